@@ -1,0 +1,127 @@
+"""Tidy tables: what the runs say, with its spread over seeds. Tables in, tables out; nothing is trained here."""
+
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+
+import pandas as pd
+
+from pwl_lab.loading.masks import prefix_mask, suffix_mask
+
+
+def steps_to_threshold(history: pd.DataFrame, threshold: float) -> dict[str, list[int | None]]:
+    """Per curriculum and, in order of seeds, the first step at which the accuracy was at least `threshold` (None: never).
+
+    `history` holds curriculum, seed, step and accuracy.
+    """
+    reached = history[history["accuracy"] >= threshold].groupby(["curriculum", "seed"])["step"].min()
+    return {
+        name: [int(reached[name, seed]) if (name, seed) in reached.index else None for seed in _seeds(history, name)]
+        for name in _curricula(history)
+    }
+
+
+def final_accuracy(history: pd.DataFrame) -> dict[str, list[float]]:
+    """Per curriculum and, in order of seeds, the accuracy at each student's last evaluation."""
+    last = history.sort_values("step").groupby(["curriculum", "seed"])["accuracy"].last()
+    return {name: [float(last[name, seed]) for seed in _seeds(history, name)] for name in _curricula(history)}
+
+
+def _curricula(history: pd.DataFrame) -> list[str]:
+    """Names in order of appearance."""
+    return list(dict.fromkeys(history["curriculum"]))
+
+
+def _seeds(history: pd.DataFrame, curriculum: str) -> list[int]:
+    """The seeds of one curriculum, in increasing order."""
+    return sorted(history.loc[history["curriculum"] == curriculum, "seed"].unique())
+
+
+def held(history: pd.DataFrame) -> pd.DataFrame:
+    """The history with every retired student held at its last accuracy up to the last step of all.
+
+    Without this a curve over seeds would, from the first retirement on, show only the students that are slower.
+    """
+    steps = sorted(history["step"].unique())
+    parts = [
+        student.set_index("step").reindex(steps).ffill()[["accuracy"]].assign(curriculum=name, seed=seed).reset_index()
+        for (name, seed), student in history.groupby(["curriculum", "seed"], sort=False)
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def median_steps(steps: Iterable[int | None], budget: int) -> float:
+    """The median with a student that never got there counted at `budget` (a lower bound, then)."""
+    return float(pd.Series([budget if step is None else step for step in steps], dtype=float).median())
+
+
+def threshold_table(history: pd.DataFrame, threshold: float, budget: int, batch_size: int) -> pd.DataFrame:
+    """One row per curriculum: how many seeds got there, median, least and most steps, median samples, final accuracy."""
+    finals, rows = final_accuracy(history), []
+    for name, steps in steps_to_threshold(history, threshold).items():
+        there = [step for step in steps if step is not None]
+        median = median_steps(steps, budget)
+        rows.append(
+            {
+                "curriculum": name,
+                "reached": f"{len(there)} of {len(steps)}",
+                "median steps": f"{'> ' if median >= budget and len(there) < len(steps) else ''}{median:,.0f}",
+                "fewest": f"{min(there):,}" if there else "–",
+                "most": f"{max(there):,}" if len(there) == len(steps) else f"> {budget:,}",
+                "median samples": f"{median * batch_size:,.0f}",
+                "final accuracy": f"{pd.Series(finals[name]).mean():.1%}",
+            }
+        )
+    return pd.DataFrame(rows).set_index("curriculum")
+
+
+def mask_table(
+    accuracies: Mapping[str, Mapping[str, float]], teacher_unit_bytes: Iterable[int], seed: int
+) -> pd.DataFrame:
+    """One row per mask: accuracy on each split (`accuracies[split][mask]`), teacher blocks and the bytes they take."""
+    units = list(teacher_unit_bytes)
+    first = next(iter(accuracies.values()))
+    rows = [
+        {
+            "mask": mask,
+            "seed": seed,
+            "teacher_blocks": mask.count("T"),
+            "teacher_bytes": sum(size for letter, size in zip(mask, units, strict=True) if letter == "T"),
+        }
+        | {split: table[mask] for split, table in accuracies.items()}
+        for mask in first
+    ]
+    return pd.DataFrame(rows)
+
+
+def loading_orders(n_blocks: int) -> dict[str, list[str]]:
+    """The masks that each named loading order goes through, k = 0..n."""
+    return {
+        "prefix": [prefix_mask(k, n_blocks) for k in range(n_blocks + 1)],
+        "suffix": [suffix_mask(k, n_blocks) for k in range(n_blocks + 1)],
+    }
+
+
+def order_curves(masks: pd.DataFrame, orders: Mapping[str, list[str]], split: str = "test") -> pd.DataFrame:
+    """Accuracy against the number of loaded teacher blocks: one row per order, seed and k."""
+    found = masks.set_index(["seed", "mask"])
+    return pd.DataFrame(
+        [
+            {
+                "order": order,
+                "seed": seed,
+                "teacher_blocks": mask.count("T"),
+                "mask": mask,
+                "teacher_bytes": int(found.loc[(seed, mask), "teacher_bytes"]),
+                "accuracy": float(found.loc[(seed, mask), split]),
+            }
+            for order, sequence in orders.items()
+            for seed in sorted(masks["seed"].unique())
+            for mask in sequence
+        ]
+    )
+
+
+def largest_dip(curve: Iterable[float]) -> float:
+    """The largest fall from one point of the curve to the next; 0 where it never falls."""
+    values = list(curve)
+    return max([0.0, *(before - after for before, after in pairwise(values))])

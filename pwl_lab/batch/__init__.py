@@ -1,0 +1,1 @@
+"""Notebooks without a person: check their parameters, execute them, say truly how it ended, export what came out."""

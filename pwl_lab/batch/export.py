@@ -1,0 +1,177 @@
+"""An executed notebook as one HTML file that needs no network: styles and images inside, formulas as MathML.
+
+nbconvert's own page asks three content delivery networks for scripts (require.js, MathJax, the widget manager). Here
+formulas become MathML, which browsers draw themselves, and where a live widget stood, a note and what the widget last
+showed.
+"""
+
+import copy
+import html
+import logging
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from latex2mathml import exceptions as latex_errors
+from latex2mathml.converter import convert
+from nbconvert.exporters import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbformat import NotebookNode
+from nbformat.v4 import new_output
+
+from pwl_lab.batch.schema import heading_of
+from pwl_lab.batch.status import RunStatus, write_text
+from pwl_lab.batch.verdict import VIEW, reachable, widget_models
+
+TEMPLATE = """
+{%- extends 'index.html.j2' -%}
+{%- block html_head_js -%}{%- endblock -%}
+{%- block jupyter_widgets -%}{%- endblock -%}
+{%- block html_head_js_mathjax -%}{%- endblock -%}
+{%- block html_head_js_mermaidjs -%}{%- endblock -%}
+{%- block extra_css -%}<style>{{ resources.own_css }}</style>{%- endblock -%}
+{%- block body_header -%}{{ super() }}{{ resources.banner }}{%- endblock -%}
+{%- block data_latex scoped -%}
+<div class="jp-RenderedLatex jp-OutputArea-output">{{ output.data['text/latex'] | latex_output }}</div>
+{%- endblock -%}
+"""
+
+CSS = """
+body.jp-Notebook { max-width: 64rem; margin: 0 auto; padding: 1rem; }
+.jp-RenderedImage img, .jp-RenderedSVG img { max-width: 100%; height: auto; }
+.jp-OutputArea-output { overflow-x: auto; }
+math[display="block"] { margin: 0.8em 0; overflow-x: auto; }
+.run-banner { border-left: 0.4rem solid #b3261e; background: #fdf0ef; color: #410e0b; padding: 0.6rem 1rem; }
+.run-banner a { color: inherit; }
+.widget-note { color: #555; font-style: italic; margin: 0.3rem 0; }
+.fa::before { font-style: normal; }
+.fa-minus::before { content: "\\2212"; } .fa-plus::before { content: "+"; }
+.fa-play::before { content: "\\25B6"; } .fa-pause::before { content: "\\23F8"; }
+.fa-step-backward::before { content: "\\276E"; } .fa-step-forward::before { content: "\\276F"; }
+.fa-fast-backward::before { content: "\\23EE"; } .fa-fast-forward::before { content: "\\23ED"; }
+.fa-flip-horizontal { display: inline-block; transform: scaleX(-1); }
+"""
+
+# Scripts and styles that an output brings along from elsewhere (matplotlib's player asks a network for its icons, for
+# which the rules above stand in).
+_REMOTE_SCRIPT = re.compile(r"<script\b[^>]*\bsrc\s*=\s*[\"']?(?:https?:)?//[^>]*>.*?</script>", re.I | re.S)
+_REMOTE_LINK = re.compile(r"<link\b[^>]*\bhref\s*=\s*[\"']?(?:https?:)?//[^>]*>", re.I)
+_DOLLARS = re.compile(r"^\s*(\$\$|\$|\\\[|\\\()(.*?)(\$\$|\$|\\\]|\\\))\s*$", re.S)
+_LATEX_ERRORS = tuple(
+    kind for kind in vars(latex_errors).values() if isinstance(kind, type) and issubclass(kind, Exception)
+)
+
+
+def write_page(nb: NotebookNode, target: Path, status: RunStatus, folder: Path) -> None:
+    """Write `nb` as a page; `folder` is where the images that its markdown names lie."""
+    exporter = PageExporter(raw_template=TEMPLATE, embed_images=True, log=_quiet_log())
+    resources = {
+        "metadata": {"name": heading_of(nb) or Path(status.notebook).stem, "path": str(folder)},
+        "own_css": CSS,
+        "banner": _banner(nb, status),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nbconvert warns of outputs that have no HTML form
+        page, _ = exporter.from_notebook_node(without_widgets(nb), resources)
+    write_text(target, _REMOTE_LINK.sub("", _REMOTE_SCRIPT.sub("", page)))
+
+
+class PageExporter(HTMLExporter):
+    """nbconvert's HTML with formulas as MathML."""
+
+    def default_filters(self) -> Any:
+        """nbconvert's filters and the one for LaTeX outputs."""
+        yield from super().default_filters()
+        yield "latex_output", latex_output
+
+    @jinja2.pass_context
+    def markdown2html(self, context: jinja2.runtime.Context, source: str) -> str:
+        """Markdown as HTML, formulas as MathML."""
+        renderer = MathRenderer(
+            escape=False,
+            attachments=context.get("cell", {}).get("attachments", {}),
+            embed_images=True,
+            path=context.get("resources", {}).get("metadata", {}).get("path", ""),
+            anchor_link_text=self.anchor_link_text,
+        )
+        return MarkdownWithMath(renderer=renderer).render(source)
+
+
+class MathRenderer(IPythonRenderer):
+    """nbconvert's markdown renderer with formulas as MathML."""
+
+    def inline_math(self, body: str) -> str:
+        """A formula in a line of text."""
+        return mathml(body, "inline") or super().inline_math(body)
+
+    def block_math(self, body: str) -> str:
+        """A formula on a line of its own."""
+        return mathml(body, "block") or super().block_math(body)
+
+    def latex_environment(self, name: str, body: str) -> str:
+        """A formula written as an environment (align, equation)."""
+        text = f"\\begin{{{name}}}{body}\\end{{{name}}}"
+        return mathml(text, "block") or super().latex_environment(name, body)
+
+
+def mathml(tex: str, display: str) -> str | None:
+    """The formula as MathML, None when it holds what the converter does not know: then it stays TeX."""
+    try:
+        found = convert(tex.strip(), display=display)
+    except (*_LATEX_ERRORS, LookupError, ValueError, TypeError, AttributeError):
+        return None
+    # An unknown command comes back as its own name. A bare ampersand would end the page's markup.
+    return None if re.search(r">\\[a-zA-Z]", found) else found.replace(">&<", ">&amp;<")
+
+
+def latex_output(text: str) -> str:
+    """A LaTeX output of a cell (from sympy, say) as MathML, or as escaped text."""
+    match = _DOLLARS.match(text)
+    return mathml(match.group(2) if match else text, "block") or html.escape(text)
+
+
+def without_widgets(nb: NotebookNode) -> NotebookNode:
+    """A copy in which each live widget is replaced by a note and what it showed last."""
+    plain = copy.deepcopy(nb)
+    for cell in plain.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [part for output in cell.outputs for part in _without_widget(nb, output)]
+    plain.metadata.pop("widgets", None)
+    return plain
+
+
+def _without_widget(nb: NotebookNode, output: NotebookNode) -> list[NotebookNode]:
+    """The outputs that stand for this one on a page without a kernel."""
+    if VIEW not in output.get("data", {}):
+        return [output]
+    models = widget_models(nb)
+    inside = reachable(nb, output["data"][VIEW]["model_id"])
+    note = '<p class="widget-note">A live control stands here in the notebook.</p>'
+    parts = [new_output("display_data", {"text/html": note, "text/plain": "(a live control)"})]
+    for model_id in inside:
+        shown = models[model_id].get("state", {}).get("outputs", ())
+        # An output that displays another widget is reached through that widget.
+        parts += [NotebookNode(part) for part in copy.deepcopy(list(shown)) if VIEW not in part.get("data", {})]
+    return parts
+
+
+def _banner(nb: NotebookNode, status: RunStatus) -> str:
+    """What a reader must know before reading: that the notebook did not end well, and where."""
+    if status.status == "ok" or status.error is None:
+        return ""
+    place = ""
+    if status.cell is not None:
+        anchor = html.escape(nb.cells[status.cell].get("id", ""))
+        place = f' at <a href="#cell-id={anchor}">cell {status.cell}</a>'
+    text = html.escape(f"{status.error.name}: {status.error.message}")
+    return f'<div class="run-banner" role="alert"><strong>{status.status}</strong>{place}. {text}</div>'
+
+
+def _quiet_log() -> logging.Logger:
+    """A logger for nbconvert's remarks, which concern nobody in batch."""
+    log = logging.getLogger("pwl_lab.batch")
+    if not log.handlers:
+        log.addHandler(logging.NullHandler())
+    return log

@@ -1,0 +1,153 @@
+"""Everything that a run starts, in one hand: the kernel, its children, its sockets; ended whatever happens."""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Self
+
+import psutil
+
+MARK = "PWL_LAB_RUN_MARK"
+LONGEST_SOCKET_FOLDER = 80  # a unix socket's path may have about 100 bytes, the names in the folder need 20
+REAP_S = 5.0
+
+
+class KernelGuard:
+    """Owns one run's kernel: `with KernelGuard() as guard: ...` leaves no process behind, however the block ends.
+
+    Three means, since each has a gap: the kernel leads a process group of its own, which is killed; a mark in the
+    environment finds children that left the group; a watchdog kills the group when this process itself is killed.
+    """
+
+    def __init__(self) -> None:
+        """Nothing runs yet; only the folder for the sockets exists."""
+        self.mark = uuid.uuid4().hex
+        self.folder = _socket_folder()
+        self.stopped_by: str | None = None
+        self._process: subprocess.Popen | None = None
+        self._watchdog: subprocess.Popen | None = None
+
+    def __enter__(self) -> Self:
+        """The guard itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End everything that the run started."""
+        self.end()
+
+    def environment(self, extra: Mapping[str, str]) -> dict[str, str]:
+        """The kernel's environment: this process's own, `extra`, and the mark that its children inherit."""
+        # A backend chosen for this process (Agg in a test run) would leave the notebook without its figures.
+        own = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
+        return own | dict(extra) | {MARK: self.mark}
+
+    def started(self, process: subprocess.Popen) -> None:
+        """Take over the kernel's process, the leader of its own group."""
+        self._process = process
+        if os.name == "posix":
+            # The shell reads until the pipe's only other end, held by this process, is closed by its death.
+            script = f"read _; kill -9 -- -{process.pid} 2>/dev/null"
+            self._watchdog = subprocess.Popen(["/bin/sh", "-c", script], stdin=subprocess.PIPE, start_new_session=True)
+        if self.stopped_by:
+            self._kill_group()
+
+    def stop(self, reason: str) -> None:
+        """Kill the kernel at once and remember why; safe to call from a signal handler."""
+        self.stopped_by = reason
+        self._kill_group()
+
+    def exit_words(self) -> str:
+        """How the kernel's process ended, as far as it is known."""
+        code = self._process.poll() if self._process else None
+        if code is None:
+            return "the kernel is gone"
+        if code >= 0:
+            return f"the kernel's process ended with exit code {code}"
+        hint = ", often because memory ran out" if -code == signal.SIGKILL else ""
+        return f"the kernel's process was ended by signal {-code} ({signal.Signals(-code).name}){hint}"
+
+    def end(self) -> None:
+        """Kill what is left of the run and remove its sockets."""
+        if self._watchdog:
+            self._watchdog.kill()
+            self._watchdog.communicate()
+        self._kill_group()
+        self._kill_marked()
+        if self._process:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(REAP_S)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _kill_group(self) -> None:
+        """Kill the kernel and every child that stayed in its process group."""
+        if self._process is None:
+            return
+        with suppress(ProcessLookupError, PermissionError):
+            if os.name == "posix":
+                os.killpg(self._process.pid, signal.SIGKILL)
+            else:
+                self._process.kill()
+
+    def _kill_marked(self) -> None:
+        """Kill every process that carries the mark, again until none is found: one may have forked meanwhile."""
+        for _ in range(10):
+            found = [process for process in psutil.process_iter() if _environment_of(process).get(MARK) == self.mark]
+            for process in found:
+                with suppress(psutil.Error):
+                    process.kill()
+            if not found:
+                return
+            psutil.wait_procs(found, timeout=1.0)
+
+
+@contextmanager
+def stop_on_signal(guard: KernelGuard) -> Iterator[None]:
+    """Let SIGINT, SIGTERM and SIGHUP stop the run (kill the kernel, then finish the status) instead of this process.
+
+    A second signal does what it did before. Outside of the main thread Python has no signal handlers: nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    # A signal that is ignored (nohup, a background job of a shell) stays ignored.
+    before = {getattr(signal, name): signal.getsignal(getattr(signal, name)) for name in names}
+    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        guard.stop(signal.Signals(number).name)
+        signal.signal(number, before[number])
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _socket_folder() -> Path:
+    """A new private folder whose path is short enough for unix sockets."""
+    place = tempfile.gettempdir()
+    if os.name == "posix" and len(os.fsencode(place)) > LONGEST_SOCKET_FOLDER:
+        place = "/tmp"  # mkdtemp makes a folder there that only this user can enter
+    return Path(tempfile.mkdtemp(prefix="pwl-", dir=place))
+
+
+def _environment_of(process: psutil.Process) -> dict[str, str]:
+    """A process's environment, empty where it is gone or not ours to read."""
+    try:
+        return process.environ()
+    except (psutil.Error, OSError):
+        return {}

@@ -1,0 +1,223 @@
+"""What a notebook can be asked for: find it, read its parameters cell, check what is given before a kernel starts."""
+
+import ast
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import yaml
+from nbformat import NotebookNode
+
+from pwl_lab import paths
+from pwl_lab.config import SETTINGS, Settings, describe
+from pwl_lab.errors import InvalidValueError, invalid, unknown
+
+SERIES = "[0-9][0-9]_*.ipynb"
+
+
+class _NotLiteral:
+    """Stands for a default that is an expression: its type is not known before the notebook runs."""
+
+    def __repr__(self) -> str:
+        return "computed in the notebook"
+
+
+NOT_LITERAL = _NotLiteral()
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML whose numbers are those of YAML 1.2: PyYAML alone reads 1e-3 as text."""
+
+
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will use: `given` by the caller, `inject`ed into the notebook, and everything `resolved`."""
+
+    preset: str | None
+    given: dict[str, Any] = field(default_factory=dict)
+    inject: dict[str, Any] = field(default_factory=dict)
+    resolved: dict[str, Any] = field(default_factory=dict)
+
+
+def series() -> list[Path]:
+    """The notebooks of the series, in order."""
+    return sorted(paths.notebooks().glob(SERIES))
+
+
+def resolve_notebook(name: str | Path) -> Path:
+    """The notebook that `name` means: a file, a name among the project's notebooks, or how only one begins (`04`).
+
+    Raises UnknownNameError naming the nearest one, InvalidValueError when several begin like this.
+    """
+    for file in (Path(name), Path(f"{name}.ipynb")):
+        if file.is_file():
+            return file.resolve()
+    folder = paths.notebooks()
+    for file in (folder / str(name), folder / f"{name}.ipynb"):
+        if file.is_file():
+            return file.resolve()
+    known = {path.stem: path for path in sorted(folder.glob("*.ipynb"))}
+    found = [stem for stem in known if stem.startswith(str(name))] if str(name) else []
+    if len(found) > 1:
+        raise invalid("notebook", str(name), f"several begin like this: {', '.join(found)}")
+    if not found:
+        raise unknown("notebook", str(name), known)
+    return known[found[0]].resolve()
+
+
+def read_notebook(path: Path) -> NotebookNode:
+    """The notebook in this file, in format 4. Raises InvalidValueError when the file holds none."""
+    try:
+        return nbformat.read(path, as_version=4)
+    except (nbformat.reader.NotJSONError, nbformat.ValidationError, AttributeError, KeyError, UnicodeDecodeError):
+        raise invalid("notebook", str(path), "this file is not a Jupyter notebook") from None
+
+
+def settings_of(nb: NotebookNode) -> type[Settings] | None:
+    """The settings class that the notebook's metadata names, None where it names none (a user's own notebook)."""
+    section = nb.metadata.get("pwl_lab", {}).get("settings")
+    if section is None:
+        return None
+    if section not in SETTINGS:
+        raise unknown("settings section", section, SETTINGS)
+    return SETTINGS[section]
+
+
+def parameter_defaults(nb: NotebookNode) -> dict[str, Any]:
+    """Name and default of every parameter in the cell tagged `parameters`; NOT_LITERAL for an expression."""
+    cell = _parameters_cell(nb)
+    if cell is None:
+        return {}
+    try:
+        tree = ast.parse(cell.source)
+    except SyntaxError as error:
+        raise InvalidValueError(f"the parameters cell is not plain Python (line {error.lineno}): {error.msg}") from None
+    return {name: _literal(value) for name, value in _assignments(tree)}
+
+
+def parse_parameters(pairs: Iterable[str]) -> dict[str, Any]:
+    """`["seeds=[0,1]", "device=cpu"]` as names and values, each value read as YAML."""
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        name, sign, text = pair.partition("=")
+        name = name.strip()
+        if not sign or not name.isidentifier():
+            raise invalid("-p", pair, "expected key=value")
+        if name in values:
+            raise invalid("-p", pair, f"{name} is given twice")
+        try:
+            values[name] = yaml.load(text, Loader=_Yaml)  # a SafeLoader
+        except yaml.YAMLError:
+            raise invalid(name, text, "the value is not YAML") from None
+    return values
+
+
+def make_plan(nb: NotebookNode, preset: str | None, params: Mapping[str, Any]) -> Plan:
+    """Check `preset` and `params` against the notebook; what is refused is named, nothing is started.
+
+    Only what is given is injected (and the preset, and `interactive` off unless asked for): the parameters cell keeps
+    None for "as the preset says". Raises UnknownNameError and InvalidValueError.
+    """
+    given = dict(params)
+    if preset is not None and given.setdefault("preset", preset) != preset:
+        raise invalid("preset", given["preset"], f"--preset already says {preset!r}")
+    settings, defaults = settings_of(nb), parameter_defaults(nb)
+    for name in given:
+        if name not in defaults:
+            raise unknown("parameter", name, defaults)
+    quiet = {"interactive": False} if defaults.get("interactive", NOT_LITERAL) in (True, False, None) else {}
+    fields = settings.model_fields if settings else {}
+    free = {name: _fitting(name, value, defaults[name]) for name, value in given.items() if name not in fields}
+    literals = {name: value for name, value in defaults.items() if value is not NOT_LITERAL}
+    if settings is None:
+        given = free
+        return Plan(given.get("preset"), given, quiet | given, literals | quiet | given)
+    asked = (given.get("preset"), literals.get("preset"), settings.model_fields["preset"].default)
+    chosen = next(name for name in asked if name is not None)
+    over = {name: value for name, value in (literals | quiet | given).items() if name in fields and name != "preset"}
+    resolved = literals | settings.load(chosen, **over).model_dump(mode="json") | free
+    given = {name: resolved[name] for name in given}
+    sent = {name: resolved[name] for name in {"preset": chosen, **quiet, **given} if name in defaults}
+    return Plan(chosen, given, sent, resolved)
+
+
+def describe_parameters(nb: NotebookNode, preset: str | None = None) -> list[dict[str, Any]]:
+    """One row per parameter of the notebook: name, type, default, range, description."""
+    settings = settings_of(nb)
+    if settings is not None:
+        return describe(settings, preset or parameter_defaults(nb).get("preset") or "lesson")
+    comments = _comments(nb)
+    return [
+        {
+            "name": name,
+            "type": "any" if value is None or value is NOT_LITERAL else type(value).__name__,
+            "default": str(value) if value is NOT_LITERAL else value,
+            "range": "",
+            "description": comments.get(name, ""),
+        }
+        for name, value in parameter_defaults(nb).items()
+    ]
+
+
+def heading_of(nb: NotebookNode) -> str | None:
+    """The first heading of the first markdown cell."""
+    for cell in nb.cells:
+        if cell.cell_type == "markdown":
+            found = re.search(r"^#{1,6}\s+(.+?)\s*#*$", cell.source, re.MULTILINE)
+            return found.group(1) if found else None
+    return None
+
+
+def _parameters_cell(nb: NotebookNode) -> NotebookNode | None:
+    """The first cell tagged `parameters`, the one that papermill takes."""
+    return next((cell for cell in nb.cells if "parameters" in cell.metadata.get("tags", [])), None)
+
+
+def _assignments(tree: ast.Module) -> list[tuple[str, ast.expr]]:
+    """Every `name = value` and `name: type = value` at the top of a cell."""
+    found = []
+    for node in tree.body:
+        if isinstance(node, ast.Assign):
+            found += [(target.id, node.value) for target in node.targets if isinstance(target, ast.Name)]
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
+            found.append((node.target.id, node.value))
+    return found
+
+
+def _literal(value: ast.expr) -> Any:
+    """The value of a literal, NOT_LITERAL for any other expression."""
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, TypeError, SyntaxError):
+        return NOT_LITERAL
+
+
+def _comments(nb: NotebookNode) -> dict[str, str]:
+    """The comment after each parameter, as its description."""
+    cell = _parameters_cell(nb)
+    lines = cell.source.splitlines() if cell is not None else []
+    found = (re.match(r"(\w+)\s*(?::[^=]+)?=.*?\s#\s*(.+)$", line) for line in lines)
+    return {match.group(1): match.group(2) for match in found if match}
+
+
+def _fitting(name: str, value: Any, default: Any) -> Any:
+    """`value` as the type of `default`, or an InvalidValueError; a default of None or an expression allows anything."""
+    if default is None or default is NOT_LITERAL:
+        return value
+    wanted = type(default)
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if wanted is tuple and isinstance(value, list):
+        return value
+    if type(value) is not wanted:
+        hint = f", to give text write '{name}=\"{value}\"'" if wanted is str else ""
+        raise invalid(name, value, f"the default {default!r} is of type {wanted.__name__}{hint}")
+    return value

@@ -1,0 +1,111 @@
+"""How a run ended: `status.json`, and the other small files of a run, written aside and then renamed."""
+
+import json
+import os
+import platform
+import re
+import subprocess
+import tempfile
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from pwl_lab import paths
+
+STATUS = "status.json"
+PARAMS = "params.json"
+METRICS = "metrics.json"
+NOTEBOOK = "notebook.ipynb"
+PAGE = "notebook.html"
+PROGRESS = "progress.log"
+FILES = (STATUS, PARAMS, METRICS, NOTEBOOK, PAGE, PROGRESS)
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_REPORTED = ("pwl_lab", "torch", "numpy", "papermill", "nbclient", "ipykernel", "ipywidgets")
+
+
+class RunError(BaseModel):
+    """What went wrong: the exception's name and text, and the traceback without colours."""
+
+    name: str
+    message: str
+    traceback: str = ""
+
+
+class RunStatus(BaseModel):
+    """What `status.json` holds.
+
+    `cell` counts from 0 in the executed `notebook.ipynb` beside it. A status that still says `running` although nothing
+    runs is a run whose own process was killed outright.
+    """
+
+    status: Literal["running", "ok", "failed", "timeout", "killed"]
+    notebook: str
+    preset: str | None = None
+    cell: int | None = None
+    cell_source: str | None = None
+    error: RunError | None = None
+    started: str
+    seconds: float = 0.0
+    cells: int
+    versions: dict[str, str | None]
+    commit: str | None
+
+
+def plain(text: str) -> str:
+    """`text` without terminal colours."""
+    return _COLOURS.sub("", text)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `path` so that a reader sees the old content or the new, never half of one."""
+    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(aside).chmod(0o644)  # mkstemp keeps a file to its owner
+        Path(aside).replace(path)
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON, atomically."""
+    write_text(path, json.dumps(value, indent=2, default=str) + "\n")
+
+
+def write_status(folder: Path, status: RunStatus) -> None:
+    """Leave `status` in `folder`."""
+    write_json(folder / STATUS, status.model_dump())
+
+
+def read_status(folder: Path) -> RunStatus | None:
+    """The status in `folder`, None where there is none that can be read."""
+    try:
+        return RunStatus.model_validate_json((folder / STATUS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def versions() -> dict[str, str | None]:
+    """The versions of Python and of what shapes a result; None for what is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name in _REPORTED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def commit() -> str | None:
+    """The git commit of the checkout, None outside of one or without git."""
+    command = ["git", "-C", str(paths.root()), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None

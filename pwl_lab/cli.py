@@ -1,0 +1,136 @@
+"""The command `pwl-lab`. Exit codes: 0 all well, 1 something ran and did not end well, 2 refused before it ran."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import pwl_lab
+from pwl_lab.errors import PwlLabError
+
+if TYPE_CHECKING:  # the runner is imported late, so that --help stays fast
+    from pwl_lab.batch.status import RunStatus
+
+FAILED, REFUSED = 1, 2
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Run and inspect the notebooks."
+)
+data_app = typer.Typer(no_args_is_help=True, help="The data sets.")
+app.add_typer(data_app, name="data")
+
+Preset = Annotated[str | None, typer.Option(help="smoke, lesson or paper; the notebook's own when not given")]
+Timeout = Annotated[int | None, typer.Option(min=1, metavar="SECONDS", help="the longest that one cell may run")]
+
+
+@app.callback(invoke_without_command=True)
+def main(version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False) -> None:
+    """Progressive weight loading and extracted-curriculum distillation, as notebooks."""
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"pwl-lab {installed(pwl_lab.__name__)}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    notebook: Annotated[str, typer.Argument(help="a file, a name in notebooks/, or how one begins (04)")],
+    out: Annotated[Path, typer.Option(help="the folder for everything that comes out")],
+    preset: Preset = None,
+    param: Annotated[
+        list[str] | None, typer.Option("-p", "--param", metavar="KEY=VALUE", help="a parameter; the value is YAML")
+    ] = None,
+    timeout: Timeout = None,
+) -> None:
+    """Execute one notebook and say truly how it ended."""
+    with _refusing():
+        from pwl_lab.batch.notebooks import run_notebook
+        from pwl_lab.batch.schema import parse_parameters
+
+        status = run_notebook(notebook, out, preset, parse_parameters(param or ()), timeout, _progress)
+    _report(status)
+    typer.echo(f"{out}", err=status.status != "ok")
+    if status.status != "ok":
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def params(
+    notebook: Annotated[str, typer.Argument(help="a file, a name in notebooks/, or how one begins (04)")],
+    preset: Preset = None,
+    as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
+) -> None:
+    """List a notebook's parameters with type, default and range."""
+    with _refusing():
+        from pwl_lab.batch.schema import describe_parameters, read_notebook, resolve_notebook
+
+        rows = describe_parameters(read_notebook(resolve_notebook(notebook)), preset)
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2, default=str))
+        return
+    columns = ("name", "type", "default", "range", "description")
+    lines = [columns, *(tuple(str(row[column]) for column in columns) for row in rows)]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
+    for line in lines:
+        typer.echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+
+
+@app.command()
+def series(
+    preset: Annotated[str, typer.Option(help="smoke, lesson or paper")] = "lesson",
+    name: Annotated[str | None, typer.Option(help="the folder among the runs; the preset when not given")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="only these notebooks: 02, or 02,04")] = None,
+    timeout: Timeout = None,
+) -> None:
+    """Execute the series in order, with an index page over all; a failure does not end it."""
+    with _refusing():
+        from pwl_lab.batch.series import run_series, series_folder
+
+        ended = run_series(preset, name, only or (), timeout, _progress, _report)
+        typer.echo(series_folder(name or preset) / "index.html")
+    if any(status.status != "ok" for status in ended):
+        raise typer.Exit(FAILED)
+
+
+@data_app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="which data set")],
+    folder: Annotated[Path | None, typer.Option(help="where to; among the runs when not given")] = None,
+) -> None:
+    """Download a data set, check its checksum, and say where it lies."""
+    with _refusing():
+        from pwl_lab.tasks.vision import fetch as fetch_images
+
+        typer.echo(fetch_images(name, folder=folder))
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Turn the project's own errors into a message and exit code 2."""
+    try:
+        yield
+    except PwlLabError as error:
+        typer.echo(f"pwl-lab: {error}", err=True)
+        raise typer.Exit(REFUSED) from None
+
+
+def _progress(line: str) -> None:
+    """Show a progress line to the person who waits."""
+    typer.echo(line, err=True)
+
+
+def _report(status: "RunStatus") -> None:
+    """One line for a run that went well, a few on stderr for one that did not."""
+    if status.status == "ok":
+        typer.echo(f"ok: {status.notebook} in {status.seconds:.0f} s")
+        return
+    place = "" if status.cell is None else f", cell {status.cell}"
+    typer.echo(f"{status.status}: {status.notebook}{place}", err=True)
+    if status.cell_source:
+        typer.echo("    " + status.cell_source.replace("\n", "\n    "), err=True)
+    if status.error:
+        typer.echo(f"{status.error.name}: {status.error.message}", err=True)

@@ -1,0 +1,247 @@
+"""Typed settings of the notebooks, the presets that fill them, and hashes of configurations.
+
+A notebook's settings are one pydantic class. Its values come from the class (defaults), the preset file
+(`presets/NAME.yaml`, one section a notebook) and the notebook's own parameters, the later winning. Everything is
+checked here, before a kernel starts and again in the notebook's first cell, and a refusal names the field, the value,
+what is allowed and the nearest known name.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pwl_lab import paths
+from pwl_lab.errors import InvalidValueError, MissingDataError, unknown
+
+Device = Literal["auto", "cpu", "cuda"]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Width = Annotated[int, Field(ge=1, le=1_000_000)]
+Steps = Annotated[int, Field(ge=1, le=50_000_000)]
+Epochs = Annotated[int, Field(ge=1, le=1_000)]
+LearningRate = Annotated[float, Field(gt=0.0, le=10.0)]
+Channels = Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=12)]
+Layers = Annotated[tuple[Annotated[int, Field(ge=1, le=16)], ...], Field(min_length=1, max_length=12)]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0, le=2**31 - 1)], ...], Field(min_length=1, max_length=1024)]
+
+
+class Frozen(BaseModel):
+    """A configuration: immutable, nothing unknown in it, hashable by content."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+def content_hash(value: Any) -> str:
+    """SHA-256 (hex) of a JSON-like value, the same for the same content whatever the order of its keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """Configurations inside a hashed value count by their fields."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    raise TypeError(f"{type(value).__name__} cannot be part of a configuration hash")
+
+
+class Settings(Frozen):
+    """What every notebook can be asked for; one subclass a notebook."""
+
+    section: ClassVar[str]
+    preset: str = Field(
+        "lesson", description="which size: smoke proves the path, lesson shows the effect, paper is full size"
+    )
+    seeds: Seeds = Field((0,), description="one run per seed; every figure shows their spread")
+    device: Device = Field("auto", description="where to compute; auto takes CUDA where there is one")
+    interactive: bool = Field(True, description="show live widgets (true) or only the same figures plainly (false)")
+
+    @classmethod
+    def load(cls, preset: str, **overrides: Any) -> Self:
+        """The preset's section for this notebook with `overrides` laid over it; an override of None keeps the preset's value.
+
+        Raises UnknownNameError for an unknown preset or field, InvalidValueError for a value outside its range.
+        """
+        given = {name: value for name, value in overrides.items() if value is not None}
+        for name in overrides:
+            if name not in cls.model_fields:
+                raise unknown("parameter", name, cls.model_fields)
+        values = read_preset(preset).get(cls.section, {}) | given | {"preset": preset}
+        return cls.checked(values)
+
+    @classmethod
+    def checked(cls, values: Mapping[str, Any]) -> Self:
+        """These values as settings, or an InvalidValueError with a line for each that is refused."""
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            lines = [_explain(cls, problem) for problem in error.errors(include_url=False)]
+            raise InvalidValueError("; ".join(dict.fromkeys(lines))) from None
+
+
+class StartHereSettings(Settings):
+    """00_start_here: both ideas, small."""
+
+    section: ClassVar[str] = "start_here"
+    n_bits: int = Field(30, ge=2, le=10_000, description="bits of the parity task")
+    k_sparse: int = Field(3, ge=1, le=20, description="how many of them the label depends on")
+    parity_teacher_width: Width = Field(1024, description="hidden units of the parity teacher")
+    parity_student_width: Width = Field(32, description="hidden units of the parity student")
+    parity_teacher_steps: Steps = Field(6_000, description="upper limit for the teacher, saturation included")
+    stage_steps: Steps = Field(500, description="length of a curriculum's first stage")
+    budget_steps: Steps = Field(6_000, description="upper limit for each student")
+    teacher_epochs: Epochs = Field(3, description="passes over the images for the image teacher")
+    pair_epochs: Epochs = Field(4, description="passes over the images for student and converters")
+    n_train: int | None = Field(None, ge=100, le=10_000, description="use only so many training images")
+
+
+class CurriculaSettings(Settings):
+    """02_distillation_curricula: three curricula on sparse parity."""
+
+    section: ClassVar[str] = "distillation_curricula"
+    n_bits: int = Field(50, ge=2, le=10_000, description="bits of the parity task")
+    k_sparse: int = Field(4, ge=1, le=20, description="how many of them the label depends on")
+    support: tuple[int, ...] | None = Field(None, description="which bits these are; drawn from the seed if not given")
+    teacher_width: Width = Field(4096, description="hidden units of the teacher")
+    student_width: Width = Field(64, description="hidden units of each student")
+    batch_size: int = Field(128, ge=1, le=65_536, description="fresh samples per step")
+    teacher_lr: LearningRate = Field(0.15, description="SGD step size of the teacher")
+    student_lr: LearningRate = Field(0.1, description="SGD step size of the students")
+    teacher_max_steps: Steps = Field(20_000, description="upper limit for the teacher, saturation included")
+    saturation: float = Field(
+        4.0, ge=1.0, le=100.0, description="how long the teacher goes on: multiple of its steps to 100%"
+    )
+    checkpoint_accuracy: Fraction = Field(0.62, description="progressive's checkpoint: the first that reaches this")
+    stage_steps: Steps = Field(1_500, description="length of the first stage (progressive and extracted)")
+    budget_steps: Steps = Field(20_000, description="upper limit for each student")
+    eval_every: Steps = Field(100, description="steps between evaluations")
+    eval_samples: int = Field(4096, ge=64, le=1_000_000, description="size of the fixed evaluation set")
+    threshold: Fraction = Field(0.99, description="the accuracy that counts as learned")
+
+
+class LoadingSettings(Settings):
+    """04_progressive_weight_loading: student, teacher and converters on images."""
+
+    section: ClassVar[str] = "progressive_weight_loading"
+    family: Literal["vgg"] = Field("vgg", description="the architecture of teacher and student")
+    dataset: str = Field("fashion-mnist-small", description="which images")
+    n_train: int | None = Field(None, ge=100, le=60_000, description="use only so many training images")
+    teacher_channels: Channels = Field((16, 32, 64, 64), description="channels of the teacher's blocks")
+    teacher_convolutions: Layers = Field((2, 2, 3, 3), description="convolutions in each teacher block")
+    student_channels: Channels = Field((8, 16, 32, 32), description="channels of the student's blocks")
+    student_convolutions: Layers = Field((1, 1, 1, 1), description="convolutions in each student block")
+    batch_size: int = Field(128, ge=2, le=8192, description="images per step")
+    teacher_epochs: Epochs = Field(8, description="passes over the images for the teacher")
+    pair_epochs: Epochs = Field(10, description="passes over the images for student and converters")
+    teacher_lr: LearningRate = Field(0.05, description="peak step size of the teacher")
+    pair_lr: LearningRate = Field(0.05, description="peak step size of the student (converters a fifth)")
+    masks: Literal["prefix", "mixture", "all"] = Field("mixture", description="which swap masks the cross loss draws")
+
+
+SETTINGS: dict[str, type[Settings]] = {
+    cls.section: cls for cls in (StartHereSettings, CurriculaSettings, LoadingSettings)
+}
+
+
+def read_preset(name: str) -> dict[str, dict[str, Any]]:
+    """The preset `name` as section -> field -> value. Raises UnknownNameError naming the nearest one."""
+    folder = paths.presets()
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    if name not in known:
+        raise unknown("preset", name, known)
+    content = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8")) or {}
+    if not isinstance(content, dict) or not all(isinstance(part, dict) for part in content.values()):
+        raise MissingDataError(f"preset {name}: expected one mapping of values per notebook section")
+    for section in content:
+        if section not in SETTINGS:
+            raise unknown(f"section in preset {name}:", section, SETTINGS)
+    return content
+
+
+def describe(cls: type[Settings], preset: str) -> list[dict[str, Any]]:
+    """One row per parameter: name, type, default under this preset, allowed range, description."""
+    current = cls.load(preset).model_dump()
+    schema = cls.model_json_schema()
+    return [
+        {
+            "name": name,
+            "type": _type_name(schema["properties"][name]),
+            "default": current[name],
+            "range": allowed(cls, name),
+            "description": field.description or "",
+        }
+        for name, field in cls.model_fields.items()
+    ]
+
+
+def allowed(cls: type[BaseModel], name: str) -> str:
+    """In words, what the field `name` may be."""
+    part = cls.model_json_schema()["properties"].get(name, {})
+    if name == "preset":
+        return "one of " + ", ".join(sorted(path.stem for path in paths.presets().glob("*.yaml")))
+    return f"{_type_name(part)}{_range_words(part)}"
+
+
+def _variants(part: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The alternatives of a JSON-schema type (an optional field has two)."""
+    return part.get("anyOf") or [part]
+
+
+def _type_name(part: Mapping[str, Any]) -> str:
+    """The type of a field as a reader says it."""
+    words = {
+        "integer": "whole number",
+        "number": "number",
+        "string": "text",
+        "boolean": "true or false",
+        "null": "none",
+    }
+    names = []
+    for variant in _variants(part):
+        if "enum" in variant or "const" in variant:
+            names.append("one of " + ", ".join(map(str, variant.get("enum", [variant.get("const")]))))
+        elif variant.get("type") == "array":
+            names.append(f"list of {_type_name(variant['items'])}s")
+        else:
+            names.append(words.get(variant.get("type", ""), variant.get("type", "value")))
+    return " or ".join(names)
+
+
+def _range_words(part: Mapping[str, Any]) -> str:
+    """The bounds of a field as a reader says them, with a leading space; empty when it has none."""
+    for variant in _variants(part):
+        if variant.get("type") == "array":
+            inner, length = _range_words(variant["items"]), variant.get("minItems")
+            return f"{inner}" + (f", at least {length} of them" if length else "")
+        low = variant.get("minimum", variant.get("exclusiveMinimum"))
+        high = variant.get("maximum", variant.get("exclusiveMaximum"))
+        if low is not None or high is not None:
+            above = "above " if "exclusiveMinimum" in variant else "from "
+            return f" {above}{low} to {high}"
+    return ""
+
+
+def _explain(cls: type[BaseModel], problem: Mapping[str, Any]) -> str:
+    """One line for one refused value."""
+    field = str(problem["loc"][0]) if problem["loc"] else "settings"
+    if problem["type"] == "extra_forbidden":
+        return str(unknown("parameter", field, cls.model_fields))
+    if field not in cls.model_fields:
+        return str(problem["msg"])
+    place = f"{field}[{problem['loc'][1]}]" if len(problem["loc"]) > 1 and isinstance(problem["loc"][1], int) else field
+    return f"{place} = {problem['input']!r} is not allowed: {allowed(cls, field)} ({problem['msg']})"
+
+
+def device(choice: Device = "auto") -> str:
+    """The torch device name for a choice; `PWL_LAB_DEVICE` decides for `auto` where it is set."""
+    import torch
+
+    choice = os.environ.get("PWL_LAB_DEVICE", "auto") if choice == "auto" else choice
+    if choice == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if choice.startswith("cuda") and not torch.cuda.is_available():
+        raise InvalidValueError("device = 'cuda' is not allowed: this torch sees no CUDA device; take cpu or auto")
+    return choice

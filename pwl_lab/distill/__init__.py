@@ -1,0 +1,1 @@
+"""Distillation: losses, random projections of hidden states, curricula as data, cohorts of students."""

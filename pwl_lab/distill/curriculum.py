@@ -1,0 +1,162 @@
+"""Curricula as data: a list of stages, each with a target, a length and what it trains.
+
+One-shot is one stage; progressive one stage per teacher checkpoint; extracted one stage per block of the final teacher,
+then its output (arXiv 2503.17494). A new curriculum is a new list, not a new trainer.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from pwl_lab.config import Fraction, Frozen
+from pwl_lab.errors import invalid
+
+
+class Labels(Frozen):
+    """Learn from the task's labels, without a teacher."""
+
+    kind: Literal["labels"] = "labels"
+
+    def __str__(self) -> str:
+        """For figures."""
+        return "labels"
+
+
+class TeacherOutput(Frozen):
+    """Match the output of the final teacher, or of one of its checkpoints."""
+
+    kind: Literal["output"] = "output"
+    at_accuracy: Fraction | None = Field(None, description="the first checkpoint that reached this validation accuracy")
+    at_step: int | None = Field(None, ge=0, description="the checkpoint of this training step")
+    temperature: float = Field(1.0, ge=0.0, description="of the teacher; 0 takes its hard decisions")
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> Self:
+        if self.at_accuracy is not None and self.at_step is not None:
+            raise ValueError("give at_accuracy or at_step, not both")
+        return self
+
+    @property
+    def final(self) -> bool:
+        """Whether the final teacher is meant, not a checkpoint."""
+        return self.at_accuracy is None and self.at_step is None
+
+    def __str__(self) -> str:
+        """For figures."""
+        if self.at_accuracy is not None:
+            return f"checkpoint at {self.at_accuracy:.0%}"
+        return "final output" if self.final else f"checkpoint at step {self.at_step}"
+
+
+class TeacherHidden(Frozen):
+    """Regress a random projection of the final teacher's hidden state on the student's hidden state of the same block."""
+
+    kind: Literal["hidden"] = "hidden"
+    block: int | None = Field(None, ge=1, description="which block, from 1; none: each block in turn, shallow to deep")
+    centre: bool = Field(True, description="subtract the projection's mean, unit by unit")
+    scale: bool = Field(True, description="divide by its standard deviation, over all units together")
+    weight: float = Field(5.0, gt=0.0, description="what the mean squared error is multiplied by")
+
+    def __str__(self) -> str:
+        """For figures."""
+        return "each block" if self.block is None else f"block {self.block}, projected"
+
+
+Target = Annotated[Labels | TeacherOutput | TeacherHidden, Field(discriminator="kind")]
+
+
+class Stage(Frozen):
+    """Pursue `target` for `steps` optimiser steps (none: until the end).
+
+    `trains`: `reach` trains every layer that the target depends on (for a hidden state: the stem and the blocks up to
+    it; the layers above wait); `block` trains the target's block alone and leaves those below as they are.
+    """
+
+    target: Target
+    steps: int | None = Field(None, ge=1, description="length in optimiser steps; none: until the end")
+    trains: Literal["reach", "block"] = "reach"
+
+    @model_validator(mode="after")
+    def _block_needs_hidden(self) -> Self:
+        if self.trains == "block" and self.target.kind != "hidden":
+            raise ValueError("trains = 'block' goes with a hidden target; labels and outputs train the whole network")
+        return self
+
+
+class Curriculum(Frozen):
+    """Stages one after another; only the last may be open-ended."""
+
+    stages: tuple[Stage, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _only_the_last_open(self) -> Self:
+        for number, stage in enumerate(self.stages[:-1], start=1):
+            if stage.steps is None:
+                raise ValueError(f"stage {number} of {len(self.stages)} has no length: only the last may be open-ended")
+        return self
+
+    def for_blocks(self, n_blocks: int) -> "Curriculum":
+        """The same with every hidden target of `block=None` written out, one stage per block.
+
+        Raises InvalidValueError for a block that a network of `n_blocks` has not.
+        """
+        stages: list[Stage] = []
+        for stage in self.stages:
+            if stage.target.kind != "hidden" or stage.target.block is not None:
+                stages.append(stage)
+                continue
+            targets = [stage.target.model_copy(update={"block": block}) for block in range(1, n_blocks + 1)]
+            stages += [stage.model_copy(update={"target": target}) for target in targets]
+        for stage in stages:
+            if stage.target.kind == "hidden" and stage.target.block > n_blocks:
+                raise invalid("block", stage.target.block, f"from 1 to {n_blocks}, the blocks that both networks have")
+        return Curriculum(stages=tuple(stages))
+
+    def starts(self) -> list[int]:
+        """The step at which each stage begins, counted from 0."""
+        begun, starts = 0, []
+        for stage in self.stages:
+            starts.append(begun)
+            begun += stage.steps or 0
+        return starts
+
+    def stage_at(self, step: int) -> Stage:
+        """The stage that step `step` (counted from 0) belongs to; the last one stays once its length is over."""
+        number = sum(start <= step for start in self.starts()) - 1
+        return self.stages[number]
+
+
+def from_labels() -> Curriculum:
+    """No teacher: the labels from beginning to end."""
+    return Curriculum(stages=(Stage(target=Labels()),))
+
+
+def one_shot(temperature: float = 1.0) -> Curriculum:
+    """The final teacher's output from beginning to end."""
+    return Curriculum(stages=(Stage(target=TeacherOutput(temperature=temperature)),))
+
+
+def progressive(at_accuracy: Sequence[float] = (0.62,), steps: int = 1_500, temperature: float = 1.0) -> Curriculum:
+    """The outputs of intermediate teacher checkpoints, `steps` each, then the final one's.
+
+    A checkpoint is the first that reached the given validation accuracy: the useful ones lie in the teacher's phase
+    transition (arXiv 2410.05464).
+    """
+    checkpoints = [TeacherOutput(at_accuracy=value, temperature=temperature) for value in at_accuracy]
+    stages = [Stage(target=target, steps=steps) for target in checkpoints]
+    return Curriculum(stages=(*stages, *one_shot(temperature).stages))
+
+
+def extracted(
+    steps: int = 1_500, blocks: Sequence[int] | None = None, temperature: float = 1.0, weight: float = 5.0
+) -> Curriculum:
+    """A random projection of the final teacher's hidden state, block by block from shallow to deep, then its output.
+
+    `blocks` are counted from 1; all of them unless named. No checkpoint is needed (arXiv 2503.17494).
+    """
+    stages = [
+        Stage(target=TeacherHidden(block=block, weight=weight), steps=steps)
+        for block in ((None,) if blocks is None else blocks)
+    ]
+    return Curriculum(stages=(*stages, *one_shot(temperature).stages))

@@ -1,0 +1,69 @@
+"""Random projections of a teacher's hidden state: the regression targets of the extracted curriculum.
+
+Source: arXiv 2503.17494: for a hidden layer of `m` units and a student's of `r`, a fixed Gaussian `P` (m x r, scaled
+1/sqrt(m)) gives the target `P^T h(x)`. Centring and scaling are ours: the source leaves them open.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pwl_lab.errors import invalid
+from pwl_lab.seeding import generator
+
+
+def random_projection(teacher_width: int, student_width: int, seed: int, block: int = 1) -> Float[Tensor, "m r"]:
+    """A Gaussian matrix with entries of variance 1/m, from the stream `projection` of `seed`, one per block."""
+    if min(teacher_width, student_width, block) < 1:
+        raise invalid("width", (teacher_width, student_width, block), "at least 1 unit on both sides, blocks from 1")
+    random = generator(seed * 1_009 + block, "projection")
+    return torch.randn(teacher_width, student_width, generator=random) / teacher_width**0.5
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Fixed projections for several students at once: `target = (P^T h - mean) * factor`, per student."""
+
+    matrices: Float[Tensor, "members m r"]
+    means: Float[Tensor, "members r"]
+    factors: Float[Tensor, " members"]
+
+    @classmethod
+    def fit(
+        cls,
+        matrices: Float[Tensor, "members m r"],
+        states: Float[Tensor, "batch m *positions"],
+        centre: bool = True,
+        scale: bool = True,
+    ) -> "Projection":
+        """Centre each unit and scale all units together to standard deviation 1, as measured on `states`.
+
+        One factor for all units keeps how much each of them says; a factor per unit would blow up the silent ones.
+        """
+        raw = _project(states, matrices).transpose(1, 2).flatten(2)  # members, r, batch * positions
+        means = raw.mean(dim=2) if centre else torch.zeros_like(raw[:, :, 0])
+        spread = (raw - means.unsqueeze(2)).square().mean(dim=(1, 2)).sqrt()
+        factors = 1 / spread.clamp_min(1e-8) if scale else torch.ones_like(spread)
+        return cls(matrices, means, factors)
+
+    def __getitem__(self, members: Tensor | list[int]) -> "Projection":
+        """The projections of some of the students."""
+        return Projection(self.matrices[members], self.means[members], self.factors[members])
+
+    def __call__(self, state: Float[Tensor, "batch m *positions"]) -> Float[Tensor, "members batch r *positions"]:
+        """Each student's target for the teacher's hidden state."""
+        positions = (1,) * (state.dim() - 2)
+        means = self.means.reshape(len(self.means), 1, -1, *positions)
+        return (_project(state, self.matrices) - means) * self.factors.reshape(-1, 1, 1, *positions)
+
+
+def _project(
+    state: Float[Tensor, "batch m *positions"], matrices: Float[Tensor, "members m r"]
+) -> Float[Tensor, "members batch r *positions"]:
+    """`P^T h` at every position, for all students in one matrix product."""
+    members, m, r = matrices.shape
+    flat = matrices.permute(1, 0, 2).reshape(m, members * r)
+    product = state.movedim(1, -1) @ flat  # batch, *positions, members * r
+    return product.unflatten(-1, (members, r)).movedim((-2, -1), (0, 2))

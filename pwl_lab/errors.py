@@ -1,0 +1,37 @@
+"""The study's own errors: each one names the field, the value, what is allowed and the nearest known name."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class PwlLabError(Exception):
+    """Base class of every error that pwl_lab raises on purpose; its text is meant for the reader."""
+
+
+class InvalidValueError(PwlLabError, ValueError):
+    """A value was refused before anything was computed with it."""
+
+
+class UnknownNameError(InvalidValueError):
+    """A name (parameter, preset, dataset, notebook) is not known."""
+
+
+class MissingDataError(PwlLabError, FileNotFoundError):
+    """A data file is not where it should be, or its checksum is not the recorded one."""
+
+
+class DivergedError(PwlLabError, ArithmeticError):
+    """A training run produced a loss that is not finite."""
+
+
+def invalid(field: str, value: object, allowed: str) -> InvalidValueError:
+    """An error that says which field got which value, and what it may be."""
+    return InvalidValueError(f"{field} = {value!r} is not allowed: {allowed}")
+
+
+def unknown(kind: str, name: object, known: Iterable[str]) -> UnknownNameError:
+    """An error that says which name is unknown, the nearest known one, and all the known ones."""
+    names = sorted(known)
+    near = get_close_matches(str(name), names, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return UnknownNameError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names) or 'none'}")

@@ -1,0 +1,1 @@
+"""Progressive weight loading: converters, networks of mixed ownership, and the training of a pair."""

@@ -1,0 +1,53 @@
+"""Swap masks: a word of `S` (student) and `T` (teacher), one letter per block, such as `TTSS`."""
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Literal
+
+import torch
+
+from pwl_lab.errors import invalid
+
+MaskDistribution = Literal["prefix", "mixture", "all"]
+
+
+def check_mask(mask: str, n_blocks: int) -> str:
+    """The mask itself, or an InvalidValueError for a wrong length or letter."""
+    if not isinstance(mask, str) or len(mask) != n_blocks or set(mask) - {"S", "T"}:
+        raise invalid("mask", mask, f"a word of {n_blocks} letters, S (student) or T (teacher), one per block")
+    return mask
+
+
+def prefix_mask(teacher_blocks: int, n_blocks: int) -> str:
+    """The first `teacher_blocks` blocks are the teacher's: prefix loading after so many steps."""
+    if not 0 <= teacher_blocks <= n_blocks:
+        raise invalid("teacher_blocks", teacher_blocks, f"from 0 to {n_blocks}, the number of blocks")
+    return "T" * teacher_blocks + "S" * (n_blocks - teacher_blocks)
+
+
+def suffix_mask(teacher_blocks: int, n_blocks: int) -> str:
+    """The last `teacher_blocks` blocks are the teacher's: suffix loading after so many steps."""
+    return prefix_mask(teacher_blocks, n_blocks)[::-1]
+
+
+def all_masks(n_blocks: int) -> list[str]:
+    """All 2^n masks, from all-student to all-teacher."""
+    return ["".join(letters) for letters in product("ST", repeat=n_blocks)]
+
+
+def random_masks(n_blocks: int, distribution: MaskDistribution, random: torch.Generator) -> Iterator[str]:
+    """Masks for the cross loss, without end; never all-student or all-teacher (those mix nothing).
+
+    `prefix`: the number of teacher blocks uniform. `mixture` (arXiv 2509.22319): half of the time one switch point
+    (a prefix or a suffix, either way round), else any mixed mask. `all`: every mixed mask equally often.
+    """
+    if n_blocks < 2:
+        raise invalid("n_blocks", n_blocks, "at least 2: with one block there is no mixed network")
+    mixed = all_masks(n_blocks)[1:-1]
+    one_switch = [side(k, n_blocks) for k in range(1, n_blocks) for side in (prefix_mask, suffix_mask)]
+    prefixes = [prefix_mask(k, n_blocks) for k in range(1, n_blocks)]
+    while True:
+        pool = {"prefix": prefixes, "all": mixed, "mixture": mixed}[distribution]
+        if distribution == "mixture" and torch.rand((), generator=random) < 0.5:
+            pool = one_switch
+        yield pool[int(torch.randint(len(pool), (), generator=random))]

@@ -1,0 +1,161 @@
+"""PWL training: a student and its converters learn beside a frozen teacher, so that any mix of their blocks predicts.
+
+Source: arXiv 2509.22319, its five losses; which cross masks are drawn, how batch norms run in a mixed pass and the
+clipping are ours (docs/decisions.md).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field
+from torch import Tensor
+
+from pwl_lab.config import Frozen
+from pwl_lab.distill.losses import feature_distance, hard_loss, mean_of, soft_loss
+from pwl_lab.loading.masks import MaskDistribution, all_masks, random_masks
+from pwl_lab.loading.swapnet import SwapNet, mask_logits
+from pwl_lab.seeding import generator
+from pwl_lab.tasks.base import Batch
+from pwl_lab.training import Learner, Losses
+
+
+class PairLossConfig(Frozen):
+    """Weights of the five terms; the defaults are the sources'."""
+
+    alpha: float = Field(0.4, ge=0.0, le=1.0, description="share of the hard loss; the soft loss has the rest")
+    temperature: float = Field(2.0, gt=0.0, description="of the soft and the cross loss")
+    sync: float = Field(1.0, ge=0.0, description="weight of the synchronisation loss")
+    recon: float = Field(1.0, ge=0.0, description="weight of the reconstruction loss")
+    cross: float = Field(2.0, ge=0.0, description="weight of the cross loss")
+    masks: MaskDistribution = Field("mixture", description="how the cross loss draws its swap masks")
+    cross_passes: int = Field(1, ge=1, le=16, description="mixed networks per step")
+    freeze_norm_at: float = Field(
+        0.6,
+        ge=0.0,
+        le=1.0,
+        description="from this share of the training on, the student's batch norms keep their statistics",
+    )
+    converter_lr: float = Field(0.2, gt=0.0, description="step size of the converters, as a share of the student's")
+
+
+def sync_loss(net: SwapNet, teacher_states: Sequence[Tensor], student_states: Sequence[Tensor]) -> Float[Tensor, ""]:
+    """Each network's state, converted, against the other's; averaged over the boundaries (arXiv 2509.22319)."""
+    return mean_of(
+        [
+            feature_distance(net.converters.encode(teacher, boundary), student)
+            + feature_distance(net.converters.decode(student, boundary), teacher)
+            for boundary, teacher, student in _boundaries(teacher_states, student_states)
+        ]
+    )
+
+
+def recon_loss(net: SwapNet, teacher_states: Sequence[Tensor], student_states: Sequence[Tensor]) -> Float[Tensor, ""]:
+    """Each state against itself, converted there and back; averaged over the boundaries (arXiv 2509.22319)."""
+    encode, decode = net.converters.encode, net.converters.decode
+    return mean_of(
+        [
+            feature_distance(decode(encode(teacher, boundary), boundary), teacher)
+            + feature_distance(encode(decode(student, boundary), boundary), student)
+            for boundary, teacher, student in _boundaries(teacher_states, student_states)
+        ]
+    )
+
+
+def _boundaries(teacher_states: Sequence[Tensor], student_states: Sequence[Tensor]) -> list[tuple[int, Tensor, Tensor]]:
+    """(boundary, teacher state, student state) for every block but the last, counted from 1."""
+    pairs = zip(teacher_states, student_states, strict=True)
+    return [(i, t, s) for i, (t, s) in enumerate(pairs, start=1) if i < len(teacher_states)]
+
+
+def cross_loss(
+    net: SwapNet,
+    mask: str,
+    teacher_states: Sequence[Tensor],
+    student_states: Sequence[Tensor],
+    teacher_logits: Float[Tensor, "batch classes"],
+    temperature: float,
+) -> Float[Tensor, ""]:
+    """`T^2 * KL(teacher || the network that mask describes)`.
+
+    The leading blocks of one owner are not computed again: the mixed network goes on from the state they gave out.
+    """
+    done = len(mask) - len(mask.lstrip(mask[0]))
+    states = teacher_states if mask[0] == "T" else student_states
+    with net.student_on_running_statistics():
+        logits = net.run_from(states[done - 1], done, mask)
+    return soft_loss(logits, teacher_logits, temperature)
+
+
+class PairLearner(Learner):
+    """Student and converters of a `SwapNet`; every term of its loss is named."""
+
+    def __init__(self, net: SwapNet, config: PairLossConfig, validation: Batch, seed: int, steps: int) -> None:
+        """`seed` gives the stream of cross masks; `validation` the accuracies in the history; `steps` the plan's length."""
+        self.freeze_norm_from = config.freeze_norm_at * steps
+        self.net, self.config, self.validation = net, config, validation
+        self.masks = random_masks(net.n_blocks, config.masks, generator(seed, "masks"))
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """Student and converters, each with its own step size; nothing of the teacher."""
+        return [
+            {"params": list(self.net.student.parameters()), "lr": lr},
+            {"params": list(self.net.converters.parameters()), "lr": lr * self.config.converter_lr},
+        ]
+
+    def losses(self, batch: Batch, step: int) -> Losses:
+        """`hard`, `soft`, `sync`, `recon`, `cross` as they are, and `total` with their weights."""
+        config, net = self.config, self.net.train()
+        if step >= self.freeze_norm_from:
+            net.student_norms(training=False)
+        with torch.no_grad():
+            teacher_states, teacher_logits = net.teacher.hidden_states(batch.inputs)
+        student_states, student_logits = net.student.hidden_states(batch.inputs)
+        terms = {
+            "hard": hard_loss(student_logits, batch.labels),
+            "soft": soft_loss(student_logits, teacher_logits, config.temperature),
+        }
+        total = config.alpha * terms["hard"] + (1 - config.alpha) * terms["soft"]
+        states = (teacher_states, student_states)
+        # A term of weight 0 is not computed: an ablation should also show what leaving it out saves.
+        if config.sync:
+            terms["sync"] = sync_loss(net, *states)
+        if config.recon:
+            terms["recon"] = recon_loss(net, *states)
+        if config.cross:
+            masks = [next(self.masks) for _ in range(config.cross_passes)]
+            terms["cross"] = mean_of(
+                [cross_loss(net, mask, *states, teacher_logits, config.temperature) for mask in masks]
+            )
+        for name in ("sync", "recon", "cross"):
+            total = total + getattr(config, name) * terms.get(name, 0.0)
+        return terms | {"total": total}
+
+    def evaluate(self, step: int) -> list[dict[str, Any]]:
+        """`accuracy` of the student and of every mask on the validation split."""
+        table = mask_accuracies(self.net, self.validation)
+        student = table["S" * self.net.n_blocks]
+        return [{"accuracy": student} | {f"accuracy_{mask}": value for mask, value in table.items()}]
+
+
+def mask_accuracies(
+    net: SwapNet, data: Batch, masks: Sequence[str] | None = None, chunk: int = 512
+) -> dict[str, float]:
+    """Accuracy in [0, 1] on `data` for each mask (all 2^n unless named)."""
+    masks = all_masks(net.n_blocks) if masks is None else list(masks)
+    hits = dict.fromkeys(masks, 0)
+    for inputs, labels in zip(data.inputs.split(chunk), data.labels.split(chunk), strict=True):
+        for mask, logits in mask_logits(net, inputs, masks).items():
+            hits[mask] += int((logits.argmax(dim=1) == labels).sum())
+    return {mask: count / len(data) for mask, count in hits.items()}
+
+
+def mask_predictions(
+    net: SwapNet, inputs: Float[Tensor, "batch *shape"], masks: Sequence[str]
+) -> tuple[Int[Tensor, "masks batch"], Float[Tensor, "masks batch"]]:
+    """Predicted class and its probability for each mask and sample."""
+    logits = mask_logits(net, inputs, masks)
+    probabilities = torch.stack([logits[mask] for mask in masks]).softmax(dim=-1)
+    confidence, predicted = probabilities.max(dim=-1)
+    return predicted, confidence

@@ -1,0 +1,7 @@
+"""Networks as a stem, a row of blocks and a head."""
+
+from pwl_lab.models.blocknet import BlockNet, ModelConfig, build
+from pwl_lab.models.mlp import MLPConfig, mlp
+from pwl_lab.models.vgg import VGGConfig, vgg
+
+__all__ = ["BlockNet", "MLPConfig", "ModelConfig", "VGGConfig", "build", "mlp", "vgg"]

@@ -1,0 +1,85 @@
+"""`BlockNet`: every network of the study is a stem, `n` blocks and a head, and hands out the state after each block."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pwl_lab.config import Frozen
+from pwl_lab.errors import invalid
+from pwl_lab.seeding import initialisation
+
+
+class BlockNet(nn.Module):
+    """`stem`, `blocks[0..n-1]`, `head`; the *hidden state* `i` is what block `i` (counted from 1) gives out.
+
+    A hidden state has its channels (units) in dimension 1 and any further positions behind: (batch, units) for an MLP,
+    (batch, channels, height, width) for a convolutional network.
+    """
+
+    def __init__(self, stem: nn.Module, blocks: Sequence[nn.Module], head: nn.Module) -> None:
+        """Raises InvalidValueError where there is no block."""
+        super().__init__()
+        if not blocks:
+            raise invalid("blocks", 0, "at least 1 block")
+        self.stem, self.blocks, self.head = stem, nn.ModuleList(blocks), head
+
+    @property
+    def n_blocks(self) -> int:
+        """How many blocks stand between stem and head."""
+        return len(self.blocks)
+
+    def forward(self, inputs: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch classes"]:
+        """Logits."""
+        state = self.stem(inputs)
+        for block in self.blocks:
+            state = block(state)
+        return self.head(state)
+
+    def hidden_states(
+        self, inputs: Float[Tensor, "batch *shape"]
+    ) -> tuple[list[Float[Tensor, "batch channels *positions"]], Float[Tensor, "batch classes"]]:
+        """The state after each block, first to last, and the logits: one pass for all of them."""
+        states, state = [], self.stem(inputs)
+        for block in self.blocks:
+            state = block(state)
+            states.append(state)
+        return states, self.head(state)
+
+    def state_shapes(self, input_shape: Sequence[int]) -> list[tuple[int, ...]]:
+        """The shape of each hidden state without the batch, for inputs of `input_shape` (found by one dry pass)."""
+        example = next(self.parameters())
+        training = self.training
+        self.eval()  # so that batch norms take a batch of one and keep their statistics
+        with torch.no_grad():
+            states, _ = self.hidden_states(torch.zeros(1, *input_shape, dtype=example.dtype, device=example.device))
+        self.train(training)
+        return [tuple(state.shape[1:]) for state in states]
+
+
+class ModelConfig(Frozen, ABC):
+    """All that determines an architecture; `build` makes the network."""
+
+    family: str
+
+    @property
+    @abstractmethod
+    def n_blocks(self) -> int:
+        """How many blocks the network has."""
+
+    @abstractmethod
+    def make(self) -> BlockNet:
+        """A network with weights from torch's current random state; use `build` for a seeded one."""
+
+
+def build(config: ModelConfig, seed: int, device: str = "cpu") -> BlockNet:
+    """The network of `config` with initial weights from the stream `init` of `seed`."""
+    with initialisation(seed):
+        return config.make().to(device)
+
+
+def parameter_bytes(module: nn.Module) -> int:
+    """Bytes of all parameters and buffers: what has to be loaded."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())

@@ -1,0 +1,59 @@
+"""Where things lie. No other module of the package builds a path out of nothing."""
+
+import os
+from pathlib import Path
+
+from pwl_lab.errors import MissingDataError
+
+
+def root() -> Path:
+    """The project's folder: `PWL_LAB_HOME`, or the checkout that this package was installed from."""
+    home = os.environ.get("PWL_LAB_HOME")
+    folder = Path(home) if home else Path(__file__).resolve().parent.parent
+    if not (folder / "presets").is_dir():
+        raise MissingDataError(
+            f"{folder} holds no presets/ folder. Install the package from a checkout (pip install -e .) "
+            "or set PWL_LAB_HOME to one."
+        )
+    return folder
+
+
+def presets() -> Path:
+    """The folder of preset files."""
+    return root() / "presets"
+
+
+def notebooks() -> Path:
+    """The folder of the series."""
+    return root() / "notebooks"
+
+
+def data() -> Path:
+    """The folder of what is bundled with the checkout."""
+    return root() / "data"
+
+
+def results() -> Path:
+    """The folder of shipped result tables."""
+    return data() / "results"
+
+
+def runs() -> Path:
+    """Where everything that is computed goes: `PWL_LAB_RUNS`, or `runs/` in the project's folder."""
+    return Path(os.environ.get("PWL_LAB_RUNS") or root() / "runs")
+
+
+def store() -> Path:
+    """Where trained things are kept between runs: `PWL_LAB_STORE`, or `store/` among the runs."""
+    return Path(os.environ.get("PWL_LAB_STORE") or runs() / "store")
+
+
+def downloads() -> Path:
+    """Where downloaded data sets are kept: `PWL_LAB_DATA`, or `downloads/` among the runs."""
+    return Path(os.environ.get("PWL_LAB_DATA") or runs() / "downloads")
+
+
+def output(notebook: str) -> Path:
+    """Where a notebook leaves its `metrics.json`: the folder `pwl-lab run` named, else one of its own among the runs."""
+    folder = os.environ.get("PWL_LAB_OUT")
+    return Path(folder) if folder else runs() / "interactive" / notebook

@@ -1,0 +1,202 @@
+"""The store: what took long to make, kept under the hash of how it was made.
+
+The key covers the configuration (with the data's fingerprint and the keys of everything it was made from), the kind and
+the version of the recipe; never a file name that someone chose. An entry is a folder: `record.json`, the tensors as
+safetensors, tables as CSV. It is written aside and renamed when whole, so a half-written one is never read; a damaged
+one is named, set aside and made again.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pwl_lab import __version__, paths
+from pwl_lab.config import content_hash
+from pwl_lab.errors import PwlLabError
+
+_TENSORS, _RECORD = "tensors.safetensors", "record.json"
+
+
+class DamagedEntryError(PwlLabError):
+    """An entry of the store is not what its record says."""
+
+
+@dataclass
+class Artifact:
+    """What a recipe makes: named tensors, named tables, and JSON values."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How something is made. Raise `version` when the same configuration would now give another result."""
+
+    kind: str
+    version: int
+    configuration: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        """The hash that the entry is kept under (32 hex digits)."""
+        return content_hash({"kind": self.kind, "version": self.version, "configuration": self.configuration})[:32]
+
+
+class Store:
+    """A folder of entries, safe to share between processes."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        """`folder` defaults to `paths.store()`; it is made when the first entry is written."""
+        self.folder = Path(folder) if folder is not None else paths.store()
+
+    def entry(self, recipe: Recipe) -> Path:
+        """Where the entry of `recipe` is or would be."""
+        return self.folder / recipe.kind / recipe.key
+
+    def get(self, recipe: Recipe, make: Callable[[], Artifact]) -> Artifact:
+        """The artifact of `recipe`: from the store, or made now, once, even when several processes ask at the same time."""
+        found = self.load(recipe)
+        if found is not None:
+            return found
+        locks = self.folder / "locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        with FileLock(locks / f"{recipe.kind}-{recipe.key}.lock"):
+            found = self.load(recipe)  # another process may have made it while this one waited
+            if found is None:
+                begun = time.monotonic()
+                found = make()
+                self.save(recipe, found, minutes=(time.monotonic() - begun) / 60)
+        return found
+
+    def load(self, recipe: Recipe) -> Artifact | None:
+        """The stored artifact, or None where there is none; a damaged entry is set aside with a warning."""
+        entry = self.entry(recipe)
+        if not entry.exists():
+            return None
+        try:
+            return _read(entry)
+        except DamagedEntryError as error:
+            aside = self._set_aside(entry)
+            warnings.warn(f"{error}; set aside as {aside.name} and made again", stacklevel=3)
+            return None
+
+    def save(self, recipe: Recipe, artifact: Artifact, minutes: float) -> Path:
+        """Write the entry of `recipe` aside, then rename it into place."""
+        entry = self.entry(recipe)
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=".part-", dir=self.folder))
+        try:
+            _write(part, recipe, artifact, minutes)
+            if entry.exists():
+                self._set_aside(entry)
+            part.rename(entry)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        return entry
+
+    def _set_aside(self, entry: Path) -> Path:
+        """Move an entry out of the way, keeping it for whoever wants to know what happened."""
+        damaged = self.folder / "damaged"
+        damaged.mkdir(exist_ok=True)
+        aside = damaged / f"{entry.parent.name}-{entry.name}-{time.time_ns()}"
+        entry.rename(aside)
+        return aside
+
+
+def _write(folder: Path, recipe: Recipe, artifact: Artifact, minutes: float) -> None:
+    """All files of an entry, the record with their checksums last."""
+    if artifact.tensors:
+        tensors = {name: t.detach().cpu().contiguous() for name, t in artifact.tensors.items()}
+        save_file(tensors, folder / _TENSORS)
+    for name, table in artifact.tables.items():
+        table.to_csv(folder / f"{name}.csv", index=False)
+    record = {
+        "kind": recipe.kind,
+        "version": recipe.version,
+        "configuration": json.loads(
+            json.dumps(recipe.configuration, default=lambda model: model.model_dump(mode="json"))
+        ),
+        "files": {path.name: file_sha256(path) for path in sorted(folder.iterdir())},
+        "info": artifact.info,
+        "made": provenance() | {"minutes": round(minutes, 4)},
+    }
+    (folder / _RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+
+def _read(folder: Path) -> Artifact:
+    """The artifact of a whole entry. Raises DamagedEntryError naming the file that is not as recorded."""
+    try:
+        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        files, info = record["files"], record["info"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedEntryError(f"store entry {folder.name}: {_RECORD} cannot be read ({error})") from error
+    for name, checksum in files.items():
+        if not (folder / name).is_file() or file_sha256(folder / name) != checksum:
+            raise DamagedEntryError(f"store entry {folder.name}: {name} is missing or not what was written")
+    tables = {
+        Path(name).stem: pd.read_csv(folder / name, float_precision="round_trip")
+        for name in files
+        if name.endswith(".csv")
+    }
+    tensors = load_file(folder / _TENSORS) if _TENSORS in files else {}
+    return Artifact(tensors, tables, info)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON aside, then rename it into place: a reader sees the old file or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def provenance() -> dict[str, Any]:
+    """Where and with what a result was made: commit, machine, versions, time (UTC)."""
+    return {
+        "commit": commit(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads",
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "pwl_lab": __version__},
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def commit() -> str | None:
+    """The checkout's commit, marked where files differ from it; None outside a git checkout."""
+    command = ["git", "-C", str(paths.root()), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def record_metrics(notebook: str, metrics: dict[str, Any]) -> Path:
+    """Write what a notebook found as `metrics.json` where its runs go; the file's path."""
+    path = paths.output(notebook) / "metrics.json"
+    write_json(path, metrics | {"made": provenance()})
+    return path

@@ -1,0 +1,257 @@
+"""The study's three verbs, each from the store where it was done before: `train_or_load`, `distill`, `train_pair`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from pwl_lab import analysis, config
+from pwl_lab.distill.curriculum import Curriculum
+from pwl_lab.distill.learner import distil_cohort
+from pwl_lab.errors import invalid
+from pwl_lab.loading.converters import check_shapes
+from pwl_lab.loading.masks import check_mask
+from pwl_lab.loading.pair import PairLearner, PairLossConfig, mask_accuracies, mask_predictions
+from pwl_lab.loading.swapnet import SwapNet
+from pwl_lab.models.blocknet import BlockNet, ModelConfig, build, parameter_bytes
+from pwl_lab.store import Artifact, Recipe, Store
+from pwl_lab.tasks.base import Task
+from pwl_lab.tasks.vision import ImageTask
+from pwl_lab.training import Checkpoint, TrainedModel, TrainPlan, fit, train
+
+# Raise a number when the same configuration would now give another result: older entries are then left alone.
+VERSIONS = {"teacher": 1, "students": 1, "pair": 1}
+
+
+def train_or_load(
+    model: ModelConfig, task: Task, plan: TrainPlan, seed: int = 0, device: config.Device = "auto"
+) -> TrainedModel:
+    """A network trained on the labels of `task`, with its history and checkpoints."""
+    where = config.device(device)
+    configuration = {"model": model, "task": task.fingerprint(), "plan": plan, "seed": seed}
+    recipe = Recipe("teacher", VERSIONS["teacher"], configuration)
+    artifact = Store().get(recipe, lambda: _pack_teacher(fit(model, task, plan, seed, where)))
+    net = build(model, seed, where)
+    net.load_state_dict(_part(artifact.tensors, "final"))
+    checkpoints = [
+        Checkpoint(step, value, _part(artifact.tensors, f"step{step}")) for step, value in artifact.info["checkpoints"]
+    ]
+    return TrainedModel(
+        config=model,
+        model=net.eval().requires_grad_(False),
+        history=artifact.tables["history"],
+        checkpoints=checkpoints,
+        test_accuracy=artifact.info["test_accuracy"],
+        reached_at=artifact.info["reached_at"],
+        fingerprint=recipe.key,
+    )
+
+
+def _pack_teacher(trained: TrainedModel) -> Artifact:
+    """A trained network as an entry of the store."""
+    tensors = _named("final", trained.model.state_dict())
+    for checkpoint in trained.checkpoints:
+        tensors |= _named(f"step{checkpoint.step}", checkpoint.state)
+    info = {
+        "checkpoints": [(checkpoint.step, checkpoint.accuracy) for checkpoint in trained.checkpoints],
+        "test_accuracy": trained.test_accuracy,
+        "reached_at": trained.reached_at,
+    }
+    return Artifact(tensors, {"history": trained.history}, info)
+
+
+def _named(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors under a common name."""
+    return {f"{prefix}/{name}": tensor for name, tensor in state.items()}
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors under a common name, without it."""
+    return {name.removeprefix(f"{prefix}/"): t for name, t in tensors.items() if name.startswith(f"{prefix}/")}
+
+
+@dataclass
+class DistillationRuns:
+    """Students of several curricula and seeds: tidy tables and the students themselves."""
+
+    student_config: ModelConfig
+    plan: TrainPlan
+    history: pd.DataFrame
+    stages: pd.DataFrame
+    weights: dict[tuple[str, int], dict[str, Tensor]]
+
+    def table(self, threshold: float = 0.99) -> pd.DataFrame:
+        """One row per curriculum: who reached `threshold`, after how many steps and samples, and the final accuracy."""
+        return analysis.threshold_table(self.history, threshold, self.plan.steps, self.plan.batch_size)
+
+    def steps_to(self, threshold: float = 0.99) -> dict[str, list[int | None]]:
+        """Steps to `threshold` per curriculum and seed; None where the budget was not enough."""
+        return analysis.steps_to_threshold(self.history, threshold)
+
+    def final_accuracy(self) -> dict[str, list[float]]:
+        """Test accuracy at each student's last evaluation, per curriculum and seed."""
+        return analysis.final_accuracy(self.history)
+
+    def student(self, curriculum: str, seed: int) -> BlockNet:
+        """One student as it was at its end, on the CPU."""
+        if (curriculum, seed) not in self.weights:
+            raise invalid("(curriculum, seed)", (curriculum, seed), f"one of {sorted(self.weights)}")
+        net = self.student_config.make()
+        net.load_state_dict(self.weights[curriculum, seed])
+        return net.eval()
+
+
+def distill(
+    teacher: TrainedModel,
+    student: ModelConfig,
+    task: Task,
+    curricula: Mapping[str, Curriculum],
+    seeds: Sequence[int],
+    plan: TrainPlan,
+    device: config.Device = "auto",
+) -> DistillationRuns:
+    """Distil `teacher` into a student per curriculum and seed; all of them side by side on one stream of batches."""
+    where = config.device(device)
+    configuration = {
+        "teacher": teacher.fingerprint,
+        "student": student,
+        "task": task.fingerprint(),
+        "curricula": {name: curriculum.model_dump(mode="json") for name, curriculum in curricula.items()},
+        "order": list(curricula),
+        "seeds": list(seeds),
+        "plan": plan,
+    }
+
+    def make() -> Artifact:
+        result = distil_cohort(teacher, student, task, curricula, seeds, plan, device=where)
+        tensors: dict[str, Tensor] = {}
+        for (name, seed), state in result.weights.items():
+            tensors |= _named(f"{name}/{seed}", state)
+        return Artifact(tensors, {"history": result.history, "stages": result.stages})
+
+    artifact = Store().get(Recipe("students", VERSIONS["students"], configuration), make)
+    weights = {(name, seed): _part(artifact.tensors, f"{name}/{seed}") for name in curricula for seed in seeds}
+    return DistillationRuns(student, plan, artifact.tables["history"], artifact.tables["stages"], weights)
+
+
+@dataclass
+class Pair:
+    """A teacher and a student that accept each other's blocks, with the accuracy of every mask."""
+
+    net: SwapNet
+    seed: int
+    history: pd.DataFrame
+    masks: pd.DataFrame
+    teacher_bytes: int
+    student_bytes: int
+
+    @property
+    def n_blocks(self) -> int:
+        """How many blocks can be swapped."""
+        return self.net.n_blocks
+
+    def accuracy(self, mask: str, split: str = "test") -> float:
+        """Accuracy in [0, 1] of the network that `mask` describes."""
+        check_mask(mask, self.n_blocks)
+        return float(self.masks.set_index("mask").loc[mask, split])
+
+    def prefix_accuracy(self, split: str = "test") -> list[float]:
+        """Accuracy with the first k blocks from the teacher, k = 0..n."""
+        return [self.accuracy(mask, split) for mask in analysis.loading_orders(self.n_blocks)["prefix"]]
+
+    def predictions(
+        self, inputs: Float[Tensor, "batch *shape"], masks: Sequence[str]
+    ) -> tuple[Int[Tensor, "masks batch"], Float[Tensor, "masks batch"]]:
+        """Predicted class and its probability for each mask and sample."""
+        return mask_predictions(self.net, inputs, masks)
+
+
+@dataclass(frozen=True)
+class SamplePredictions:
+    """A few test images and what each mask predicts for them: computed once, then only looked up."""
+
+    images: UInt8[Tensor, "n height width *colours"]
+    labels: Int[Tensor, " n"]
+    class_names: tuple[str, ...]
+    predicted: dict[str, Int[Tensor, " n"]]
+    confidence: dict[str, Float[Tensor, " n"]]
+
+
+def sample_predictions(pair: Pair, task: ImageTask, n_samples: int = 8, pool: int = 400) -> SamplePredictions:
+    """`n_samples` test images, those first whose prediction changes most often while blocks arrive in prefix order.
+
+    They are picked among the first `pool` of the split *because* they change: they show what loading does, not how
+    often it does it.
+    """
+    images, batch = task.sample(pool)
+    masks = analysis.loading_orders(pair.n_blocks)["prefix"]
+    device = next(pair.net.parameters()).device
+    predicted, confidence = pair.predictions(batch.inputs.to(device), masks)
+    predicted, confidence = predicted.cpu(), confidence.cpu()
+    changes = (predicted[1:] != predicted[:-1]).sum(dim=0)
+    chosen = changes.argsort(descending=True, stable=True)[:n_samples]
+    return SamplePredictions(
+        images=images[chosen],
+        labels=batch.labels[chosen],
+        class_names=task.class_names,
+        predicted={mask: row[chosen] for mask, row in zip(masks, predicted, strict=True)},
+        confidence={mask: row[chosen] for mask, row in zip(masks, confidence, strict=True)},
+    )
+
+
+def train_pair(
+    teacher: TrainedModel,
+    student: ModelConfig,
+    task: Task,
+    plan: TrainPlan,
+    losses: PairLossConfig | None = None,
+    seed: int = 0,
+    device: config.Device = "auto",
+) -> Pair:
+    """PWL training of `student` and converters beside the frozen `teacher`.
+
+    Raises InvalidValueError before anything is trained where the two cannot be joined (block counts, resolutions).
+    """
+    where, losses = config.device(device), losses or PairLossConfig()
+    shapes = [net.make().state_shapes(task.input_shape) for net in (teacher.config, student)]
+    check_shapes(*shapes)
+    configuration = {
+        "teacher": teacher.fingerprint,
+        "student": student,
+        "task": task.fingerprint(),
+        "plan": plan,
+        "losses": losses,
+        "seed": seed,
+    }
+
+    def make() -> Artifact:
+        net = SwapNet(teacher.model, build(student, seed, where), task.input_shape).to(where)
+        learner = PairLearner(net, losses, task.split("validation", where), seed, plan.steps)
+        history = train(learner, task.batches(seed, plan.batch_size, where), plan, f"{student.family} pair")
+        tables = {split: mask_accuracies(net, task.split(split, where)) for split in ("validation", "test")}
+        masks = analysis.mask_table(tables, unit_bytes(net.teacher), seed)
+        tensors = _named("student", net.student.state_dict()) | _named("converters", net.converters.state_dict())
+        return Artifact(tensors, {"history": history, "masks": masks})
+
+    artifact = Store().get(Recipe("pair", VERSIONS["pair"], configuration), make)
+    net = SwapNet(teacher.model, student.make(), task.input_shape).to(where)
+    net.student.load_state_dict(_part(artifact.tensors, "student"))
+    net.converters.load_state_dict(_part(artifact.tensors, "converters"))
+    return Pair(
+        net=net.eval(),
+        seed=seed,
+        history=artifact.tables["history"],
+        masks=artifact.tables["masks"],
+        teacher_bytes=parameter_bytes(teacher.model),
+        student_bytes=parameter_bytes(net.student),
+    )
+
+
+def unit_bytes(teacher: BlockNet) -> list[int]:
+    """Bytes that each swap brings: the blocks, the stem with the first one and the head with the last."""
+    sizes = [parameter_bytes(block) for block in teacher.blocks]
+    sizes[0] += parameter_bytes(teacher.stem)
+    sizes[-1] += parameter_bytes(teacher.head)
+    return sizes

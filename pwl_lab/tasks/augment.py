@@ -1,0 +1,83 @@
+"""Random changes to training images that keep their class: shifted crops, mirror images, small rotations.
+
+The functions are pure: images and a generator in, new images out. All random numbers are drawn on the CPU, so a run
+on a GPU sees the same ones.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import Field
+from torch import Generator, Tensor
+
+from pwl_lab.config import Frozen
+from pwl_lab.errors import invalid
+
+
+class Augmentation(Frozen):
+    """What happens to each training image, in the order of the fields. The default suits small grey images."""
+
+    crop_padding: int = Field(2, ge=0, le=16, description="shift by up to so many pixels each way; 0: no shift")
+    flip: bool = Field(True, description="mirror left and right with probability 1/2")
+    rotation_degrees: float = Field(0.0, ge=0.0, le=180.0, description="turn by up to so many degrees; 0: no turn")
+
+    @classmethod
+    def none(cls) -> "Augmentation":
+        """No augmentation: every epoch shows the images as they are."""
+        return cls(crop_padding=0, flip=False, rotation_degrees=0.0)
+
+    def apply(
+        self, images: Float[Tensor, "batch channels height width"], generator: Generator
+    ) -> Float[Tensor, "batch channels height width"]:
+        """The images changed at random, each in its own way. Without augmentation it draws nothing and returns them.
+
+        Raises InvalidValueError if `crop_padding` is not smaller than the images' sides.
+        """
+        if self.crop_padding:
+            images = random_crop(images, self.crop_padding, generator)
+        if self.flip:
+            images = random_flip(images, generator)
+        if self.rotation_degrees:
+            images = random_rotation(images, self.rotation_degrees, generator)
+        return images
+
+
+def random_crop(
+    images: Float[Tensor, "batch channels height width"], padding: int, generator: Generator
+) -> Float[Tensor, "batch channels height width"]:
+    """Each image shifted by -padding..padding pixels both ways; what comes into view is the border's reflection.
+
+    Raises InvalidValueError if `padding` is not smaller than both sides (there would be nothing left to reflect).
+    """
+    n, _, height, width = images.shape
+    if not 0 <= padding < min(height, width):
+        raise invalid("crop_padding", padding, f"from 0 to {min(height, width) - 1} for images of {height}x{width}")
+    top, left = torch.randint(0, 2 * padding + 1, (2, n), generator=generator).to(images.device)
+    padded = F.pad(images, (padding, padding, padding, padding), mode="reflect")
+    # every window of the original size, as views: [n, channels, 2*padding + 1, 2*padding + 1, height, width]
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)
+    return windows[torch.arange(n, device=images.device), :, top, left]
+
+
+def random_flip(
+    images: Float[Tensor, "batch channels height width"], generator: Generator
+) -> Float[Tensor, "batch channels height width"]:
+    """Each image mirrored left and right with probability 1/2."""
+    mirrored = (torch.rand(images.shape[0], generator=generator) < 0.5).to(images.device)
+    return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+
+
+def random_rotation(
+    images: Float[Tensor, "batch channels height width"], degrees: float, generator: Generator
+) -> Float[Tensor, "batch channels height width"]:
+    """Each image turned about its centre by an angle uniform in [-degrees, degrees]; bilinear, reflecting borders."""
+    n, _, height, width = images.shape
+    angle = (torch.rand(n, generator=generator) * 2 - 1) * math.radians(degrees)
+    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros(n)
+    # grid coordinates run from -1 to 1 along both sides, so a turn of a non-square image needs the ratio of the sides
+    rows = (cos, -sin * height / width, zero, sin * width / height, cos, zero)
+    affine = torch.stack(rows, dim=1).view(n, 2, 3).to(images)
+    grid = F.affine_grid(affine, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)

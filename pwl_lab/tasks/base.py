@@ -1,0 +1,50 @@
+"""The `Task` protocol: what a trainer, a distiller and a loader need to know of a task, and no more."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs with their labels (class indices)."""
+
+    inputs: Float[Tensor, "batch *shape"]
+    labels: Int[Tensor, " batch"]
+
+    def to(self, device: str) -> "Batch":
+        """The same batch on another device."""
+        return Batch(self.inputs.to(device), self.labels.to(device))
+
+    def __len__(self) -> int:
+        """How many samples it holds."""
+        return self.labels.shape[0]
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A classification task. `batches` never ends; `split` is the same at every call."""
+
+    name: str
+    input_shape: tuple[int, ...]
+    n_classes: int
+
+    def batches(self, seed: int, batch_size: int, device: str = "cpu") -> Iterator[Batch]:
+        """Training batches without end, from the named streams of `seed`."""
+        ...
+
+    def split(self, name: str, device: str = "cpu") -> Batch:
+        """The whole split `name` (`validation` or `test`)."""
+        ...
+
+    def fingerprint(self) -> dict[str, Any]:
+        """All that determines the data, as JSON values: part of every key in the store."""
+        ...
+
+
+def accuracy(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> float:
+    """Share of samples whose largest logit is the label's, in [0, 1]."""
+    return (logits.argmax(dim=-1) == labels).double().mean().item()

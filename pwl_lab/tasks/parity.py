@@ -1,0 +1,105 @@
+"""(n, k)-sparse parity: the label is the product of k hidden coordinates of n random signs.
+
+Source: arXiv 2503.17494 and its parent arXiv 2410.05464, the main synthetic setting of both.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pwl_lab.errors import invalid
+from pwl_lab.seeding import generator
+from pwl_lab.tasks.base import Batch
+
+_EVALUATION_SEEDS = {"validation": 0, "test": 1}
+
+
+class SparseParity:
+    """Inputs uniform in {-1, +1}^n, label 1 where the product over the support is +1, else 0; fresh samples at every step.
+
+    The support is drawn from the stream `support` of `seed` *without* replacement (drawn with it, two equal
+    coordinates cancel and the task gets easier unseen), or given. The two evaluation sets are fixed by `seed`.
+    """
+
+    name = "sparse-parity"
+    n_classes = 2
+
+    def __init__(
+        self,
+        n_bits: int = 50,
+        k_sparse: int | None = None,
+        seed: int = 0,
+        support: Sequence[int] | None = None,
+        eval_samples: int = 4096,
+    ) -> None:
+        """Raises InvalidValueError for a support that is outside the bits, repeats a bit, or has not `k_sparse` of them."""
+        if n_bits < 1:
+            raise invalid("n_bits", n_bits, "at least 1")
+        k_sparse = k_sparse if k_sparse is not None else (len(support) if support is not None else 4)
+        if not 1 <= k_sparse <= n_bits:
+            raise invalid("k_sparse", k_sparse, f"from 1 to n_bits = {n_bits}")
+        if eval_samples < 1:
+            raise invalid("eval_samples", eval_samples, "at least 1")
+        self.n_bits, self.k_sparse, self.seed, self.eval_samples = n_bits, k_sparse, seed, eval_samples
+        self.support = self._drawn_support() if support is None else check_support(support, n_bits, k_sparse)
+        self.input_shape = (n_bits,)
+
+    def __repr__(self) -> str:
+        """Like the call that makes it."""
+        return f"SparseParity(n_bits={self.n_bits}, support={self.support}, seed={self.seed})"
+
+    def _drawn_support(self) -> tuple[int, ...]:
+        """`k_sparse` distinct bits."""
+        order = torch.randperm(self.n_bits, generator=generator(self.seed, "support"))
+        return tuple(sorted(order[: self.k_sparse].tolist()))
+
+    def labels(self, inputs: Float[Tensor, "batch n_bits"]) -> Int[Tensor, " batch"]:
+        """1 where the product of the support's coordinates is +1, else 0."""
+        return (inputs[:, list(self.support)].prod(dim=1) > 0).long()
+
+    def draw(self, samples: int, random: torch.Generator) -> Batch:
+        """`samples` fresh samples."""
+        signs = torch.randint(0, 2, (samples, self.n_bits), generator=random, dtype=torch.int8)
+        inputs = signs.to(torch.get_default_dtype()).mul_(2).sub_(1)
+        return Batch(inputs, self.labels(inputs))
+
+    def batches(self, seed: int, batch_size: int, device: str = "cpu") -> Iterator[Batch]:
+        """Fresh samples without end, from the stream `data` of `seed`."""
+        if batch_size < 1:
+            raise invalid("batch_size", batch_size, "at least 1")
+        random = generator(seed, "data")
+        while True:
+            yield self.draw(batch_size, random).to(device)
+
+    def split(self, name: str, device: str = "cpu") -> Batch:
+        """The fixed evaluation set `validation` or `test`, `eval_samples` samples each."""
+        if name not in _EVALUATION_SEEDS:
+            raise invalid("split", name, "one of " + ", ".join(_EVALUATION_SEEDS))
+        # Two splits of one task, and the same split of two tasks, must not share samples.
+        random = generator(2 * self.seed + _EVALUATION_SEEDS[name], "evaluation")
+        return self.draw(self.eval_samples, random).to(device)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What determines every sample."""
+        return {
+            "task": self.name,
+            "n_bits": self.n_bits,
+            "support": list(self.support),
+            "seed": self.seed,
+            "eval_samples": self.eval_samples,
+        }
+
+
+def check_support(support: Sequence[int], n_bits: int, k_sparse: int) -> tuple[int, ...]:
+    """The support, sorted, or an InvalidValueError that says what is wrong with it."""
+    outside = [bit for bit in support if not 0 <= bit < n_bits]
+    if outside:
+        raise invalid("support", tuple(support), f"bits from 0 to {n_bits - 1} (n_bits = {n_bits}); outside: {outside}")
+    if len(set(support)) != len(support):
+        raise invalid("support", tuple(support), "distinct bits; repeated ones cancel in the product")
+    if len(support) != k_sparse:
+        raise invalid("support", tuple(support), f"exactly k_sparse = {k_sparse} bits")
+    return tuple(sorted(int(bit) for bit in support))

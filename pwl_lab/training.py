@@ -1,0 +1,262 @@
+"""One training loop for everything: a teacher, a cohort of students, a pair of student and converters.
+
+What differs stands in a `Learner` (its losses, its evaluation, when it is done); what is the same stands here: the
+optimiser, the schedule, clipping, evaluation, the history, the progress bar, and refusing to go on with a loss that is
+not finite.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from pwl_lab.config import Fraction, Frozen, LearningRate, Steps
+from pwl_lab.errors import DivergedError, invalid
+from pwl_lab.models.blocknet import BlockNet, ModelConfig, build
+from pwl_lab.progress import Progress
+from pwl_lab.tasks.base import Batch, Task, accuracy
+
+Losses = dict[str, Float[Tensor, ""]]
+
+
+class TrainPlan(Frozen):
+    """How long and with what optimiser; the loss belongs to the learner."""
+
+    steps: Steps = Field(description="upper limit of optimiser steps")
+    batch_size: int = Field(128, ge=1, description="samples per step")
+    optimiser: Literal["sgd", "adam"] = Field("sgd", description="plain or momentum SGD, or Adam")
+    lr: LearningRate = Field(0.1, description="(peak) step size")
+    momentum: float = Field(0.0, ge=0.0, lt=1.0, description="of SGD, Nesterov's where above 0")
+    weight_decay: float = Field(0.0, ge=0.0, description="L2 penalty")
+    schedule: Literal["constant", "cosine"] = Field(
+        "constant", description="cosine: short warm-up, then down to a thousandth"
+    )
+    clip_norm: float | None = Field(None, gt=0.0, description="largest norm of the gradient")
+    eval_every: Steps = Field(100, description="steps between evaluations")
+    stop_at: Fraction | None = Field(None, description="stop when the validation accuracy reaches this")
+    saturation: float = Field(1.0, ge=1.0, description="go on to so many times the steps that reaching `stop_at` took")
+    keep_checkpoints: bool = Field(False, description="keep the weights of every evaluation until `stop_at` is reached")
+
+
+class Learner(ABC):
+    """What is trained: its parameters, its loss terms, its evaluation and its own idea of being done."""
+
+    @abstractmethod
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """Parameter groups for the optimiser, each with its step size."""
+
+    @abstractmethod
+    def losses(self, batch: Batch, step: int) -> Losses:
+        """Named loss terms; the one named `total` is minimised."""
+
+    @abstractmethod
+    def evaluate(self, step: int) -> list[dict[str, Any]]:
+        """Rows for the history: what is known after `step` steps."""
+
+    def after_step(self, step: int) -> None:  # noqa: B027 - an optional hook
+        """Called after each optimiser step (`step` of them are done)."""
+
+    def finished(self, step: int, rows: list[dict[str, Any]], optimiser: torch.optim.Optimizer) -> bool:
+        """Whether to stop early; asked after each evaluation."""
+        return False
+
+
+def make_optimiser(plan: TrainPlan, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """The optimiser that `plan` names over these parameter groups."""
+    if plan.optimiser == "adam":
+        return torch.optim.Adam(groups, lr=plan.lr, weight_decay=plan.weight_decay)
+    return torch.optim.SGD(
+        groups, lr=plan.lr, momentum=plan.momentum, weight_decay=plan.weight_decay, nesterov=plan.momentum > 0
+    )
+
+
+def learning_rate_factor(plan: TrainPlan, step: int) -> float:
+    """What the step size is multiplied by at `step` (counted from 0)."""
+    if plan.schedule == "constant":
+        return 1.0
+    warmup = max(1, plan.steps // 20)
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, plan.steps - warmup)
+    return 0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def train(learner: Learner, batches: Iterator[Batch], plan: TrainPlan, description: str) -> pd.DataFrame:
+    """Train until the plan's steps are done or the learner says so; the history of its evaluations.
+
+    The rows hold `step` (optimiser steps done), `samples` (seen so far), the loss terms averaged since the last
+    evaluation, and what `learner.evaluate` adds. Raises DivergedError when the total loss is not finite.
+    """
+    optimiser = make_optimiser(plan, learner.parameter_groups(plan.lr))
+    base = [group["lr"] for group in optimiser.param_groups]
+    history = _rows(learner.evaluate(0), 0, plan, {})
+    sums: dict[str, Tensor] = {}
+    since = 0
+    with Progress(description, plan.steps) as bar:
+        for step in range(1, plan.steps + 1):
+            factor = learning_rate_factor(plan, step - 1)
+            for group, lr in zip(optimiser.param_groups, base, strict=True):
+                group["lr"] = lr * factor
+            terms = _one_step(learner, next(batches), step, optimiser, plan)
+            sums = {name: sums.get(name, 0.0) + value for name, value in terms.items()}
+            since += 1
+            if step % plan.eval_every and step != plan.steps:
+                bar.advance()
+                continue
+            means = {name: float(value) / since for name, value in sums.items()}
+            _check_finite(means, step, description)
+            rows = learner.evaluate(step)
+            history += _rows(rows, step, plan, means)
+            bar.advance(1, {"loss": means["total"]} | _headline(rows))
+            sums, since = {}, 0
+            if learner.finished(step, rows, optimiser):
+                break
+    return pd.DataFrame(history)
+
+
+def _one_step(
+    learner: Learner, batch: Batch, step: int, optimiser: torch.optim.Optimizer, plan: TrainPlan
+) -> dict[str, Tensor]:
+    """One optimiser step; the loss terms, detached."""
+    terms = learner.losses(batch, step - 1)
+    optimiser.zero_grad(set_to_none=True)
+    terms["total"].backward()
+    if plan.clip_norm is not None:
+        parameters = [p for group in optimiser.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, plan.clip_norm)
+    optimiser.step()
+    learner.after_step(step)
+    return {name: value.detach() for name, value in terms.items()}
+
+
+def _rows(rows: list[dict[str, Any]], step: int, plan: TrainPlan, means: dict[str, float]) -> list[dict[str, Any]]:
+    """History rows with step, samples and the mean loss terms in front."""
+    front = {"step": step, "samples": step * plan.batch_size}
+    return [front | {f"loss_{name}": value for name, value in means.items()} | row for row in rows]
+
+
+def _headline(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """The accuracy for the progress bar: the mean over rows that have one."""
+    values = [row["accuracy"] for row in rows if row.get("accuracy") is not None]
+    return {"accuracy": sum(values) / len(values)} if values else {}
+
+
+def _check_finite(means: dict[str, float], step: int, description: str) -> None:
+    """Refuse to go on with a loss that is not a number."""
+    broken = [name for name, value in means.items() if not math.isfinite(value)]
+    if broken:
+        raise DivergedError(
+            f"{description}: {', '.join(broken)} is not finite by step {step}. "
+            "Lower the step size (lr) or set clip_norm; nothing of this run is kept."
+        )
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A teacher on its way: after `step` steps, at this validation accuracy, with these weights."""
+
+    step: int
+    accuracy: float
+    state: dict[str, Tensor]
+
+
+@dataclass
+class TrainedModel:
+    """A network after training, how it got there, and what it was on the way.
+
+    `reached_at` is the step at which `stop_at` was first reached (none: never); `fingerprint` is the store's key for
+    how it was made, and so part of the key of everything made from it.
+    """
+
+    config: ModelConfig
+    model: BlockNet
+    history: pd.DataFrame
+    checkpoints: list[Checkpoint]
+    test_accuracy: float
+    reached_at: int | None
+    fingerprint: str
+
+    def checkpoint(self, at_accuracy: float | None = None, at_step: int | None = None) -> Checkpoint:
+        """The first checkpoint that reached `at_accuracy`, or the one of step `at_step`.
+
+        Raises InvalidValueError, saying which there are, when there is none such.
+        """
+        for checkpoint in self.checkpoints:
+            if checkpoint.step == at_step or (at_accuracy is not None and checkpoint.accuracy >= at_accuracy):
+                return checkpoint
+        there = ", ".join(f"{c.step} ({c.accuracy:.1%})" for c in self.checkpoints) or "none were kept"
+        name, value = ("at_step", at_step) if at_accuracy is None else ("at_accuracy", at_accuracy)
+        raise invalid(name, value, f"one of the teacher's checkpoints, step (validation accuracy): {there}")
+
+    def at(self, checkpoint: Checkpoint) -> BlockNet:
+        """The network as it was at `checkpoint`, frozen and in eval mode."""
+        net = self.config.make().to(next(self.model.parameters()).device)
+        net.load_state_dict(checkpoint.state)
+        return net.eval().requires_grad_(False)
+
+
+def fit(config: ModelConfig, task: Task, plan: TrainPlan, seed: int, device: str = "cpu") -> TrainedModel:
+    """Train the network of `config` on the labels of `task`; initial weights and batches come from streams of `seed`."""
+    model = build(config, seed, device)
+    learner = SupervisedLearner(model, task.split("validation", device), plan)
+    history = train(learner, task.batches(seed, plan.batch_size, device), plan, f"{config.family} teacher")
+    model.eval().requires_grad_(False)
+    test = task.split("test", device)
+    test_accuracy = accuracy(predict(model, test.inputs), test.labels)
+    return TrainedModel(config, model, history, learner.checkpoints, test_accuracy, learner.reached_at, "")
+
+
+class SupervisedLearner(Learner):
+    """Cross-entropy on labels: how every teacher is trained."""
+
+    def __init__(self, model: BlockNet, validation: Batch, plan: TrainPlan) -> None:
+        """`validation` is what early stopping and checkpoints go by; the test split is never seen here."""
+        self.model, self.validation, self.plan = model, validation, plan
+        self.checkpoints: list[Checkpoint] = []
+        self.reached_at: int | None = None
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """All of the network in one group."""
+        return [{"params": list(self.model.parameters()), "lr": lr}]
+
+    def losses(self, batch: Batch, step: int) -> Losses:
+        """`total`: the mean cross-entropy."""
+        self.model.train()
+        return {"total": nn.functional.cross_entropy(self.model(batch.inputs), batch.labels)}
+
+    def evaluate(self, step: int) -> list[dict[str, Any]]:
+        """Validation accuracy and cross-entropy; keeps a checkpoint where the plan asks for them."""
+        logits = predict(self.model, self.validation.inputs)
+        value = accuracy(logits, self.validation.labels)
+        if self.plan.keep_checkpoints and self.reached_at is None:
+            state = {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
+            self.checkpoints.append(Checkpoint(step, value, state))
+        loss = nn.functional.cross_entropy(logits, self.validation.labels).item()
+        return [{"accuracy": value, "validation_loss": loss}]
+
+    def finished(self, step: int, rows: list[dict[str, Any]], optimiser: torch.optim.Optimizer) -> bool:
+        """Done at `saturation` times the steps it took to reach `stop_at`."""
+        if self.plan.stop_at is None:
+            return False
+        if self.reached_at is None and rows[-1]["accuracy"] >= self.plan.stop_at:
+            self.reached_at = step
+        return self.reached_at is not None and step >= self.plan.saturation * self.reached_at
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module, inputs: Float[Tensor, "batch *shape"], chunk: int = 1024
+) -> Float[Tensor, "batch classes"]:
+    """Logits in eval mode, `chunk` samples at a time; the model's mode is put back afterwards."""
+    training = model.training
+    model.eval()
+    logits = torch.cat([model(part) for part in inputs.split(chunk)])
+    model.train(training)
+    return logits

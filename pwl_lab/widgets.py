@@ -1,0 +1,75 @@
+"""Live controls over figures that were made before: a widget never computes, it picks from a table.
+
+Each has a plain twin in `plots`, shown above it. No widget writes into an Output widget: that is what makes batch
+execution hang and hides exceptions; the pictures are values of an Image widget instead.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BytesIO
+
+import ipywidgets as controls
+from matplotlib.figure import Figure
+
+from pwl_lab import analysis, plots
+from pwl_lab.errors import invalid
+from pwl_lab.study import Pair, SamplePredictions
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One state of a widget: its picture (PNG) and the same in words, for screen readers and for tests."""
+
+    picture: bytes
+    words: str
+
+
+def png(figure: Figure, dpi: int = 110) -> bytes:
+    """The figure as PNG bytes."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()
+
+
+class FramePicker(controls.VBox):
+    """A slider over a table of frames: `frames[value]` is shown. Moving it only swaps a picture for another."""
+
+    def __init__(self, frames: Mapping[int, Frame], description: str, tooltip: str) -> None:
+        """`frames` has one entry per slider value, without a gap. Raises InvalidValueError where it has one."""
+        values = sorted(frames)
+        if not values or values != list(range(values[0], values[-1] + 1)):
+            raise invalid("frames", values, "one frame per slider value, without a gap")
+        self.frames = dict(frames)
+        self.slider = controls.IntSlider(
+            value=values[0],
+            min=values[0],
+            max=values[-1],
+            description=description,
+            tooltip=tooltip,
+            style={"description_width": "initial"},
+            layout={"width": "min(460px, 100%)"},
+        )
+        self.words = controls.HTML()
+        self.picture = controls.Image(format="png", layout={"max_width": "100%"})
+        self.slider.observe(self._moved, names="value")
+        self._show(values[0])
+        super().__init__([self.slider, self.words, self.picture])
+
+    def _moved(self, change: Mapping[str, int]) -> None:
+        """The slider has a new value."""
+        self._show(change["new"])
+
+    def _show(self, value: int) -> None:
+        """Put the frame of `value` on display."""
+        frame = self.frames[value]
+        self.picture.value = frame.picture
+        self.words.value = f"<span role='status'>{frame.words}</span>"
+
+
+def layer_loader(pair: Pair, samples: SamplePredictions) -> FramePicker:
+    """How many teacher blocks are loaded, from the first on: blocks, accuracy curve and sample predictions for each."""
+    frames = {}
+    for loaded, mask in enumerate(analysis.loading_orders(pair.n_blocks)["prefix"]):
+        words = f"{mask}: {loaded} of {pair.n_blocks} teacher blocks loaded, test accuracy {pair.accuracy(mask):.1%}"
+        frames[loaded] = Frame(png(plots.layer_loading(pair, mask, samples)), words)
+    return FramePicker(frames, "Teacher layers loaded", "how many of the teacher's blocks have replaced the student's")

@@ -1,0 +1,84 @@
+"""Make data/fashion-mnist-small.npz from the four files of Fashion-MNIST, or check that it is what they give.
+
+    python scripts/make_fashion_mnist_small.py [--source FOLDER]            writes data/fashion-mnist-small.npz
+    python scripts/make_fashion_mnist_small.py [--source FOLDER] --check    rebuilds it aside and compares
+
+Each split of the small set is the beginning of the same split of the full one (see `read_mnist_like` in
+pwl_lab/tasks/datasets.py), so nothing that the small set holds out is trained on in the full one either. After a change
+record the printed numbers in `DATASETS` in pwl_lab/tasks/datasets.py and in data/README.md.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from pwl_lab import paths
+from pwl_lab.errors import PwlLabError
+from pwl_lab.tasks import datasets, idx
+
+
+def build(source: Path | None) -> dict[str, np.ndarray]:
+    """The arrays of the small set, from the verified files of the full one."""
+    full, sizes = datasets.load("fashion-mnist", source), datasets.dataset("fashion-mnist-small").sizes
+    arrays = {}
+    for split, size in sizes.items():
+        arrays[f"{split}_images"] = full[split].images[:size, 0]
+        arrays[f"{split}_labels"] = full[split].labels[:size]
+    return arrays
+
+
+def describe(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Print what has to be recorded."""
+    pixels = arrays["train_images"] / 255
+    print(f"SHA-256 {idx.sha256(path)}, {path.stat().st_size} bytes")
+    print(f"training pixels: mean {pixels.mean():.4f}, standard deviation {pixels.std():.4f}")
+    for name, array in arrays.items():
+        print(f"{name}: {array.dtype} {list(array.shape)}")
+
+
+def check(arrays: dict[str, np.ndarray]) -> bool:
+    """Whether the bundled file holds these arrays; its bytes may differ under another zlib, and that is said."""
+    bundled = paths.data() / datasets.BUNDLE
+    recorded = datasets.dataset("fashion-mnist-small").source.files[0].sha256
+    with tempfile.TemporaryDirectory() as folder:
+        rebuilt = Path(folder) / datasets.BUNDLE
+        idx.write_npz(rebuilt, arrays)
+        sums = {"recorded": recorded, "bundled": idx.sha256(bundled), "rebuilt": idx.sha256(rebuilt)}
+    for what, value in sums.items():
+        print(f"{what:8} SHA-256 {value}")
+    present = idx.read_npz(bundled, tuple(arrays))
+    same = all(np.array_equal(arrays[name], present[name]) for name in arrays)
+    if sums["bundled"] != recorded:
+        print("DIFFERENT: the bundled file does not have the recorded checksum")
+        return False
+    arrays_are = "identical" if same else "DIFFERENT"
+    print("identical bytes" if sums["rebuilt"] == recorded else f"other bytes; arrays {arrays_are}")
+    return same
+
+
+def main() -> int:
+    """Exit code 0 if the file was written or is what it should be."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--source", type=Path, help="folder of the four IDX files; by default they are found or downloaded"
+    )
+    parser.add_argument("--check", action="store_true", help="compare with the bundled file instead of writing it")
+    options = parser.parse_args()
+    try:
+        arrays = build(options.source)
+        if options.check:
+            return 0 if check(arrays) else 1
+        target = paths.data() / datasets.BUNDLE
+        idx.write_npz(target, arrays)
+        describe(target, arrays)
+    except PwlLabError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
