@@ -2,10 +2,17 @@
 
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
+from typing import Protocol
 
 import pandas as pd
 
 from pwl_lab.loading.masks import prefix_mask, suffix_mask
+
+
+class HasMasks(Protocol):
+    """Anything with a table of masks (`mask_table`), such as a pair."""
+
+    masks: pd.DataFrame
 
 
 def steps_to_threshold(history: pd.DataFrame, threshold: float) -> dict[str, list[int | None]]:
@@ -93,6 +100,11 @@ def mask_table(
     return pd.DataFrame(rows)
 
 
+def stacked_masks(pairs: Iterable[HasMasks]) -> pd.DataFrame:
+    """The mask tables of several pairs (one per seed) as one."""
+    return pd.concat([pair.masks for pair in pairs], ignore_index=True)
+
+
 def loading_orders(n_blocks: int) -> dict[str, list[str]]:
     """The masks that each named loading order goes through, k = 0..n."""
     return {
@@ -121,7 +133,25 @@ def order_curves(masks: pd.DataFrame, orders: Mapping[str, list[str]], split: st
     )
 
 
+def mean_curve(curves: pd.DataFrame, order: str) -> list[float]:
+    """The accuracy of one loading order at k = 0..n, mean over seeds."""
+    return curves[curves["order"] == order].groupby("teacher_blocks")["accuracy"].mean().tolist()
+
+
 def largest_dip(curve: Iterable[float]) -> float:
     """The largest fall from one point of the curve to the next; 0 where it never falls."""
     values = list(curve)
     return max([0.0, *(before - after for before, after in pairwise(values))])
+
+
+def check_claims(claims: Mapping[str, bool], enforce: bool) -> pd.DataFrame:
+    """What a notebook claims and whether its numbers bear it out, as a table.
+
+    With `enforce` (the preset's own sizes, see `Settings.stock`) a claim that fails raises AssertionError: the text
+    around it would be wrong. At other sizes the table just says so.
+    """
+    failed = [claim for claim, holds in claims.items() if not holds]
+    if enforce and failed:
+        raise AssertionError("the numbers do not bear out: " + "; ".join(failed))
+    verdicts = ["yes" if holds else "no, at this size" for holds in claims.values()]
+    return pd.DataFrame({"claim": list(claims), "holds here": verdicts}).set_index("claim")

@@ -73,7 +73,7 @@ def params(
         typer.echo(json.dumps(rows, indent=2, default=str))
         return
     columns = ("name", "type", "default", "range", "description")
-    lines = [columns, *(tuple(str(row[column]) for column in columns) for row in rows)]
+    lines = [columns, *(tuple(_cell(row[column]) for column in columns) for row in rows)]
     widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
     for line in lines:
         typer.echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
@@ -116,6 +116,11 @@ def _refusing() -> Iterator[None]:
     except PwlLabError as error:
         typer.echo(f"pwl-lab: {error}", err=True)
         raise typer.Exit(REFUSED) from None
+
+
+def _cell(value: object) -> str:
+    """A table cell; a default as it would be given to -p."""
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _progress(line: str) -> None:

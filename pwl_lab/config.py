@@ -1,6 +1,6 @@
-"""Typed settings of the notebooks, the presets that fill them, and hashes of configurations.
+"""Typed settings, the presets that fill them, and hashes of configurations.
 
-A notebook's settings are one pydantic class. Its values come from the class (defaults), the preset file
+A notebook's settings are one pydantic class (`settings.py`). Its values come from the class (defaults), the preset file
 (`presets/NAME.yaml`, one section a notebook) and the notebook's own parameters, the later winning. Everything is
 checked here, before a kernel starts and again in the notebook's first cell, and a refusal names the field, the value,
 what is allowed and the nearest known name.
@@ -20,12 +20,8 @@ from pwl_lab.errors import InvalidValueError, MissingDataError, unknown
 
 Device = Literal["auto", "cpu", "cuda"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Width = Annotated[int, Field(ge=1, le=1_000_000)]
 Steps = Annotated[int, Field(ge=1, le=50_000_000)]
-Epochs = Annotated[int, Field(ge=1, le=1_000)]
 LearningRate = Annotated[float, Field(gt=0.0, le=10.0)]
-Channels = Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=12)]
-Layers = Annotated[tuple[Annotated[int, Field(ge=1, le=16)], ...], Field(min_length=1, max_length=12)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, le=2**31 - 1)], ...], Field(min_length=1, max_length=1024)]
 
 
@@ -57,7 +53,7 @@ class Settings(Frozen):
     )
     seeds: Seeds = Field((0,), description="one run per seed; every figure shows their spread")
     device: Device = Field("auto", description="where to compute; auto takes CUDA where there is one")
-    interactive: bool = Field(True, description="show live widgets (true) or only the same figures plainly (false)")
+    interactive: bool = Field(True, description="show live widgets, or only the same figures plainly")
 
     @classmethod
     def load(cls, preset: str, **overrides: Any) -> Self:
@@ -69,8 +65,27 @@ class Settings(Frozen):
         for name in overrides:
             if name not in cls.model_fields:
                 raise unknown("parameter", name, cls.model_fields)
-        values = read_preset(preset).get(cls.section, {}) | given | {"preset": preset}
-        return cls.checked(values)
+        settings = cls.checked(read_preset(preset).get(cls.section, {}) | given | {"preset": preset})
+        settings.check_together()
+        return settings
+
+    def check_together(self) -> None:
+        """Raise InvalidValueError where values that are fine alone do not fit each other."""
+
+    @classmethod
+    def from_notebook(cls, names: Mapping[str, Any]) -> Self:
+        """The settings that a notebook's parameters cell asks for: `from_notebook(globals())` reads its names.
+
+        A parameter of None takes the preset's value.
+        """
+        given = {name: names[name] for name in cls.model_fields if name in names and name != "preset"}
+        return cls.load(names.get("preset", cls.model_fields["preset"].default), **given)
+
+    @property
+    def stock(self) -> bool:
+        """Whether these are the preset's own sizes at a preset that is large enough for a notebook's claims to hold."""
+        same = type(self).load(self.preset, device=self.device, interactive=self.interactive) == self
+        return same and self.preset != "smoke"
 
     @classmethod
     def checked(cls, values: Mapping[str, Any]) -> Self:
@@ -82,70 +97,6 @@ class Settings(Frozen):
             raise InvalidValueError("; ".join(dict.fromkeys(lines))) from None
 
 
-class StartHereSettings(Settings):
-    """00_start_here: both ideas, small."""
-
-    section: ClassVar[str] = "start_here"
-    n_bits: int = Field(30, ge=2, le=10_000, description="bits of the parity task")
-    k_sparse: int = Field(3, ge=1, le=20, description="how many of them the label depends on")
-    parity_teacher_width: Width = Field(1024, description="hidden units of the parity teacher")
-    parity_student_width: Width = Field(32, description="hidden units of the parity student")
-    parity_teacher_steps: Steps = Field(6_000, description="upper limit for the teacher, saturation included")
-    stage_steps: Steps = Field(500, description="length of a curriculum's first stage")
-    budget_steps: Steps = Field(6_000, description="upper limit for each student")
-    teacher_epochs: Epochs = Field(3, description="passes over the images for the image teacher")
-    pair_epochs: Epochs = Field(4, description="passes over the images for student and converters")
-    n_train: int | None = Field(None, ge=100, le=10_000, description="use only so many training images")
-
-
-class CurriculaSettings(Settings):
-    """02_distillation_curricula: three curricula on sparse parity."""
-
-    section: ClassVar[str] = "distillation_curricula"
-    n_bits: int = Field(50, ge=2, le=10_000, description="bits of the parity task")
-    k_sparse: int = Field(4, ge=1, le=20, description="how many of them the label depends on")
-    support: tuple[int, ...] | None = Field(None, description="which bits these are; drawn from the seed if not given")
-    teacher_width: Width = Field(4096, description="hidden units of the teacher")
-    student_width: Width = Field(64, description="hidden units of each student")
-    batch_size: int = Field(128, ge=1, le=65_536, description="fresh samples per step")
-    teacher_lr: LearningRate = Field(0.15, description="SGD step size of the teacher")
-    student_lr: LearningRate = Field(0.1, description="SGD step size of the students")
-    teacher_max_steps: Steps = Field(20_000, description="upper limit for the teacher, saturation included")
-    saturation: float = Field(
-        4.0, ge=1.0, le=100.0, description="how long the teacher goes on: multiple of its steps to 100%"
-    )
-    checkpoint_accuracy: Fraction = Field(0.62, description="progressive's checkpoint: the first that reaches this")
-    stage_steps: Steps = Field(1_500, description="length of the first stage (progressive and extracted)")
-    budget_steps: Steps = Field(20_000, description="upper limit for each student")
-    eval_every: Steps = Field(100, description="steps between evaluations")
-    eval_samples: int = Field(4096, ge=64, le=1_000_000, description="size of the fixed evaluation set")
-    threshold: Fraction = Field(0.99, description="the accuracy that counts as learned")
-
-
-class LoadingSettings(Settings):
-    """04_progressive_weight_loading: student, teacher and converters on images."""
-
-    section: ClassVar[str] = "progressive_weight_loading"
-    family: Literal["vgg"] = Field("vgg", description="the architecture of teacher and student")
-    dataset: str = Field("fashion-mnist-small", description="which images")
-    n_train: int | None = Field(None, ge=100, le=60_000, description="use only so many training images")
-    teacher_channels: Channels = Field((16, 32, 64, 64), description="channels of the teacher's blocks")
-    teacher_convolutions: Layers = Field((2, 2, 3, 3), description="convolutions in each teacher block")
-    student_channels: Channels = Field((8, 16, 32, 32), description="channels of the student's blocks")
-    student_convolutions: Layers = Field((1, 1, 1, 1), description="convolutions in each student block")
-    batch_size: int = Field(128, ge=2, le=8192, description="images per step")
-    teacher_epochs: Epochs = Field(8, description="passes over the images for the teacher")
-    pair_epochs: Epochs = Field(10, description="passes over the images for student and converters")
-    teacher_lr: LearningRate = Field(0.05, description="peak step size of the teacher")
-    pair_lr: LearningRate = Field(0.05, description="peak step size of the student (converters a fifth)")
-    masks: Literal["prefix", "mixture", "all"] = Field("mixture", description="which swap masks the cross loss draws")
-
-
-SETTINGS: dict[str, type[Settings]] = {
-    cls.section: cls for cls in (StartHereSettings, CurriculaSettings, LoadingSettings)
-}
-
-
 def read_preset(name: str) -> dict[str, dict[str, Any]]:
     """The preset `name` as section -> field -> value. Raises UnknownNameError naming the nearest one."""
     folder = paths.presets()
@@ -155,9 +106,6 @@ def read_preset(name: str) -> dict[str, dict[str, Any]]:
     content = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8")) or {}
     if not isinstance(content, dict) or not all(isinstance(part, dict) for part in content.values()):
         raise MissingDataError(f"preset {name}: expected one mapping of values per notebook section")
-    for section in content:
-        if section not in SETTINGS:
-            raise unknown(f"section in preset {name}:", section, SETTINGS)
     return content
 
 

@@ -18,6 +18,7 @@ from matplotlib.ticker import PercentFormatter
 
 from pwl_lab import analysis
 from pwl_lab.study import DistillationRuns, Pair, SamplePredictions
+from pwl_lab.tasks.vision import ImageTask
 from pwl_lab.training import TrainedModel
 
 OWNER = {"T": "#D55E00", "S": "#56B4E9"}
@@ -111,7 +112,7 @@ def steps_to_threshold(runs: DistillationRuns, threshold: float = 0.99) -> Figur
             axes.plot([median, median], [row - 0.35, row + 0.35], color=colour, lw=3)
             axes.annotate(f"{median:,.0f}", (median, row - 0.37), ha="center", va="bottom", fontsize=10)
         axes.set_yticks(range(len(steps)), [name.replace("_", "-") for name in steps])
-        axes.set(xlabel=f"optimiser steps to {threshold:.0%}", xscale="log", ylim=(len(steps) - 0.5, -0.75))
+        axes.set(xlabel=f"optimiser steps to {threshold:.0%}", xlim=(0, None), ylim=(len(steps) - 0.5, -0.75))
         axes.xaxis.set_major_formatter("{x:,.0f}")
     return figure
 
@@ -137,25 +138,38 @@ def teacher_curve(teacher: TrainedModel, checkpoint_accuracy: float | None = Non
     return figure
 
 
+def image_grid(task: ImageTask, n_images: int = 20) -> Figure:
+    """The first images of the training split with their classes."""
+    images, batch = task.sample(n_images, "train")
+    with style():
+        figure = Figure(figsize=(9, 0.55 + 1.15 * (n_images // 10)), layout="constrained")
+        for index, axes in enumerate(figure.subplots(-(-n_images // 10), 10, squeeze=False).flat):
+            axes.axis("off")
+            if index < n_images:
+                axes.imshow(images[index], cmap="gray_r")
+                axes.set_title(task.class_names[int(batch.labels[index])], fontsize=8)
+    return figure
+
+
 def owner_row(axes: Axes, mask: str, labels: Sequence[str] | None = None) -> None:
     """Draw a network as a row of blocks in their owners' colours, letters inside, converters where the owner changes."""
     for index, letter in enumerate(mask):
-        box = FancyBboxPatch((index + 0.14, 0.1), 0.72, 0.8, boxstyle="round,pad=0.02,rounding_size=0.08",
+        box = FancyBboxPatch((index + 0.2, 0.1), 0.6, 0.8, boxstyle="round,pad=0.02,rounding_size=0.08",
                              fc=OWNER[letter], ec="black", lw=1)  # fmt: skip
         axes.add_patch(box)
         text = labels[index] if labels is not None else f"block {index + 1}"
         axes.text(index + 0.5, 0.5, f"{OWNER_NAME[letter]}\n{text}", ha="center", va="center", fontsize=10)
-        axes.annotate("", (index + 0.12, 0.5), (index - 0.12, 0.5), arrowprops={"arrowstyle": "->", "lw": 1.2})
+        axes.annotate("", (index + 0.18, 0.5), (index - 0.18, 0.5), arrowprops={"arrowstyle": "->", "lw": 1.2})
         if index and mask[index - 1] != letter:
-            axes.text(index, 0.74, "encoder" if letter == "S" else "decoder", ha="center", fontsize=8)
-    axes.annotate("", (len(mask) + 0.12, 0.5), (len(mask) - 0.12, 0.5), arrowprops={"arrowstyle": "->", "lw": 1.2})
-    axes.text(-0.15, 0.5, "image", ha="right", va="center")
-    axes.text(len(mask) + 0.15, 0.5, "class", ha="left", va="center")
+            axes.text(index, 0.6, "encoder" if letter == "S" else "decoder", ha="center", fontsize=8)
+    axes.annotate("", (len(mask) + 0.18, 0.5), (len(mask) - 0.18, 0.5), arrowprops={"arrowstyle": "->", "lw": 1.2})
+    axes.text(-0.22, 0.5, "image", ha="right", va="center")
+    axes.text(len(mask) + 0.22, 0.5, "class", ha="left", va="center")
     axes.set(xlim=(-0.6, len(mask) + 0.6), ylim=(0, 1))
     axes.axis("off")
 
 
-def order_curves(curves: pd.DataFrame, teacher_accuracy: float | None = None, bytes_axis: bool = False) -> Figure:
+def order_curves(curves: pd.DataFrame, teacher_accuracy: float | None = None) -> Figure:
     """Accuracy against loaded teacher blocks for each loading order: mean over seeds, bars from worst to best seed."""
     with style():
         figure, (axes,) = _figure(9, 4.2)
@@ -189,11 +203,12 @@ def mask_chart(masks: pd.DataFrame, split: str = "test") -> Figure:
         axes.hlines(rows, by_mask["min"], by_mask["max"], color="#888888", lw=2)
         axes.plot(by_mask["mean"], rows, "o", color="black", ms=5)
         axes.axvline(by_mask.loc["S" * n_blocks, "mean"], color=OWNER["S"], lw=1.5, ls="--")
-        axes.annotate("student alone", (by_mask.loc["S" * n_blocks, "mean"], 1), ha="right", va="bottom",
-                      xycoords=("data", "axes fraction"), xytext=(-3, -12), textcoords="offset points")  # fmt: skip
+        axes.set_title("dashed: the student alone", fontsize=10, color="#0072B2", loc="left")
         squares.set(xlim=(-0.6, n_blocks - 0.4), ylim=(len(by_mask) - 0.5, -0.5))
         squares.axis("off")
         axes.set(xlabel=f"{split} accuracy")
+        axes.tick_params(left=False)
+        axes.grid(False, axis="y")
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return figure
 

@@ -25,6 +25,7 @@ from pwl_lab.batch.status import RunError, plain
 ENGINE = "pwl_lab"
 KERNEL = "python3"
 START_S = 120
+SHUTDOWN_S = 5.0
 IOPUB_S = 60  # a busy machine may deliver a cell's last outputs long after its reply
 
 
@@ -120,9 +121,8 @@ class LabClient(PapermillNotebookClient):
             try:
                 self.papermill_execute_cells()
             finally:
-                if self.job.status in ("timeout", "killed") or self.job.guard.stopped_by:
-                    self.shutdown_kernel = "immediate"  # it would not answer a request
                 self.set_widgets_metadata()
+                self._say_goodbye()
         return self.nb
 
     def papermill_execute_cells(self) -> None:
@@ -139,6 +139,17 @@ class LabClient(PapermillNotebookClient):
             finally:
                 self.nb_man.cell_complete(cell, cell_index=index)
         self.job.cell = None
+
+    def _say_goodbye(self) -> None:
+        """Let a kernel that listens end by itself, its exit hooks included.
+
+        jupyter_client's own shutdown interrupts the kernel first, and an interrupt at a bad moment costs its full five
+        seconds of patience. What does not listen is killed at once.
+        """
+        self.shutdown_kernel = "immediate"
+        if self.job.status in ("ok", "failed") and not self.job.guard.stopped_by:
+            self.kc.shutdown()
+            self.job.guard.wait(SHUTDOWN_S)
 
     def _note(self, cell: NotebookNode, error: CellExecutionError | CellTimeoutError | DeadKernelError) -> None:
         """Turn nbclient's exception into a status."""

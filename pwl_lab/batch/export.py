@@ -43,14 +43,15 @@ body.jp-Notebook { max-width: 64rem; margin: 0 auto; padding: 1rem; }
 .jp-RenderedImage img, .jp-RenderedSVG img { max-width: 100%; height: auto; }
 .jp-OutputArea-output { overflow-x: auto; }
 math[display="block"] { margin: 0.8em 0; overflow-x: auto; }
-.run-banner { border-left: 0.4rem solid #b3261e; background: #fdf0ef; color: #410e0b; padding: 0.6rem 1rem; }
+.run-banner { border-left: 0.4rem solid #b3261e; background: #fdf0ef; color: #410e0b; padding: 0.6rem 1rem;
+  font: 1rem/1.5 system-ui, sans-serif; }
 .run-banner a { color: inherit; }
 .widget-note { color: #555; font-style: italic; margin: 0.3rem 0; }
 .fa::before { font-style: normal; }
 .fa-minus::before { content: "\\2212"; } .fa-plus::before { content: "+"; }
-.fa-play::before { content: "\\25B6"; } .fa-pause::before { content: "\\23F8"; }
+.fa-play::before { content: "\\25B6"; } .fa-pause::before { content: "\\275A\\275A"; }
 .fa-step-backward::before { content: "\\276E"; } .fa-step-forward::before { content: "\\276F"; }
-.fa-fast-backward::before { content: "\\23EE"; } .fa-fast-forward::before { content: "\\23ED"; }
+.fa-fast-backward::before { content: "\\AB"; } .fa-fast-forward::before { content: "\\BB"; }
 .fa-flip-horizontal { display: inline-block; transform: scaleX(-1); }
 """
 
@@ -122,8 +123,10 @@ def mathml(tex: str, display: str) -> str | None:
         found = convert(tex.strip(), display=display)
     except (*_LATEX_ERRORS, LookupError, ValueError, TypeError, AttributeError):
         return None
-    # An unknown command comes back as its own name. A bare ampersand would end the page's markup.
-    return None if re.search(r">\\[a-zA-Z]", found) else found.replace(">&<", ">&amp;<")
+    if re.search(r">\\[a-zA-Z]", found):  # an unknown command comes back as its own name
+        return None
+    # HTML needs no namespace (and nbconvert would turn it into a prefix in headings), but it needs ampersands escaped.
+    return found.replace(' xmlns="http://www.w3.org/1998/Math/MathML"', "").replace(">&<", ">&amp;<")
 
 
 def latex_output(text: str) -> str:

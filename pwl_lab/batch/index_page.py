@@ -47,7 +47,7 @@ dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr))
 dt { color: var(--soft); font-size: .85rem; overflow-wrap: anywhere; }
 dd { margin: 0; font-variant-numeric: tabular-nums; font-weight: 600; overflow-wrap: anywhere; }
 pre { background: var(--paper); border: 1px solid var(--line); border-radius: .4rem; padding: .7rem; margin: .9rem 0 0;
-  overflow-x: auto; font: .85rem/1.45 ui-monospace, Menlo, Consolas, monospace; }
+  white-space: pre-wrap; overflow-wrap: anywhere; font: .85rem/1.45 ui-monospace, Menlo, Consolas, monospace; }
 </style>
 </head>
 <body>
@@ -112,7 +112,7 @@ def _row(folder: Path, stem: str, status: RunStatus | None) -> dict[str, Any]:
     links = [(name, f"{stem}/{file}") for name, file in files.items() if (place / file).is_file()]
     facts = [stem]
     if status and state != "running":
-        facts += [f"{status.seconds / 60:.1f} min", f"preset {status.preset}"]
+        facts += [_duration(status.seconds), f"preset {status.preset}"]
         facts += [f"commit {status.commit[:10]}"] if status.commit else []
     return {
         "stem": stem,
@@ -144,6 +144,11 @@ def _facts(found: dict[str, RunStatus | None]) -> list[str]:
         f"Python {', '.join(python)}, torch {', '.join(torch)}",
         datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     ]
+
+
+def _duration(seconds: float) -> str:
+    """A time as a reader says it."""
+    return f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
 
 
 def _cores() -> int:

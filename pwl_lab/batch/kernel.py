@@ -18,6 +18,16 @@ import psutil
 MARK = "PWL_LAB_RUN_MARK"
 LONGEST_SOCKET_FOLDER = 80  # a unix socket's path may have about 100 bytes, the names in the folder need 20
 REAP_S = 5.0
+# The shell reads until the pipe's only other end, held by the runner, is closed by the runner's death. Then it does what
+# KernelGuard.end would have done: the kernel's process group, children that left the group (Linux), the socket folder.
+WATCHDOG = """
+read _
+kill -s KILL -- "-$1"
+for file in /proc/[0-9]*/environ; do
+    if grep -qsF "$2" "$file"; then pid=${file%/environ}; kill -s KILL "${pid#/proc/}"; fi
+done
+rm -rf "$3"
+"""
 
 
 class KernelGuard:
@@ -55,9 +65,10 @@ class KernelGuard:
         """Take over the kernel's process, the leader of its own group."""
         self._process = process
         if os.name == "posix":
-            # The shell reads until the pipe's only other end, held by this process, is closed by its death.
-            script = f"read _; kill -9 -- -{process.pid} 2>/dev/null"
-            self._watchdog = subprocess.Popen(["/bin/sh", "-c", script], stdin=subprocess.PIPE, start_new_session=True)
+            command = ["/bin/sh", "-c", WATCHDOG, "sh", str(process.pid), f"{MARK}={self.mark}", str(self.folder)]
+            self._watchdog = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+            )
         if self.stopped_by:
             self._kill_group()
 
@@ -65,6 +76,12 @@ class KernelGuard:
         """Kill the kernel at once and remember why; safe to call from a signal handler."""
         self.stopped_by = reason
         self._kill_group()
+
+    def wait(self, seconds: float) -> None:
+        """Wait for the kernel's process to end by itself, at most so long."""
+        if self._process:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(seconds)
 
     def exit_words(self) -> str:
         """How the kernel's process ended, as far as it is known."""
@@ -83,9 +100,8 @@ class KernelGuard:
             self._watchdog.communicate()
         self._kill_group()
         self._kill_marked()
-        if self._process:
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(REAP_S)
+        self.wait(REAP_S)
+        self._process = self._watchdog = None  # their numbers may soon be somebody else's
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _kill_group(self) -> None:
@@ -107,7 +123,7 @@ class KernelGuard:
                     process.kill()
             if not found:
                 return
-            psutil.wait_procs(found, timeout=1.0)
+            psutil.wait_procs(found, timeout=0.2)
 
 
 @contextmanager

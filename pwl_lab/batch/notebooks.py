@@ -13,12 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import nbformat
-from nbformat import NotebookNode
-
 from pwl_lab import paths
 from pwl_lab.batch import status as files
-from pwl_lab.batch import verdict
 from pwl_lab.batch.kernel import KernelGuard, stop_on_signal
 from pwl_lab.batch.schema import Plan, make_plan, read_notebook, resolve_notebook, settings_of
 from pwl_lab.batch.status import RunError, RunStatus
@@ -56,7 +52,7 @@ def run_notebook(
         notebook=_shown(source),
         preset=plan.preset,
         started=started,
-        cells=len(original.cells),
+        cells=len(original["cells"]),
         versions=files.versions(),
         commit=files.commit(),
     )
@@ -101,7 +97,9 @@ def _execute(
     on_line: Callable[[str], None] | None,
 ) -> None:
     """Run the kernel, write the notebook and its page, and complete `state`."""
-    from pwl_lab.batch.client import Job, execute  # papermill takes a second to import
+    import nbformat  # these take seconds to import, and a refusal needs none of them
+
+    from pwl_lab.batch.client import Job, execute
     from pwl_lab.batch.export import write_page
 
     progress = folder / files.PROGRESS
@@ -111,15 +109,20 @@ def _execute(
         execute(job)
         guard.end()
         if job.nb is None:
-            job.nb = read_notebook(source)
+            job.nb = nbformat.read(source, as_version=4)
         _judge(state, job, folder)
         files.write_text(folder / files.NOTEBOOK, nbformat.writes(job.nb) + "\n")
         write_page(job.nb, folder / files.PAGE, state, source.parent)
+    if guard.stopped_by and state.status == "ok":
+        state.status, state.error = (
+            "killed",
+            RunError(name=guard.stopped_by, message="stopped while the page was written"),
+        )
 
 
 def _judge(state: RunStatus, job: Any, folder: Path) -> None:
     """Complete `state`: what the client saw, then errors in outputs, then those in widgets, then missing metrics."""
-    nb: NotebookNode = job.nb
+    nb = job.nb
     state.status, state.error, state.cell, state.cells = job.status, job.error, job.cell, len(nb.cells)
     if state.status == "ok":
         _find_hidden(state, job)
@@ -132,6 +135,7 @@ def _judge(state: RunStatus, job: Any, folder: Path) -> None:
 
 def _find_hidden(state: RunStatus, job: Any) -> None:
     """Fail `state` on an error that no cell execution reported."""
+    from pwl_lab.batch import verdict
     from pwl_lab.batch.client import error_of
 
     plain = verdict.error_in_outputs(job.nb)

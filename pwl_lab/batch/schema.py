@@ -1,19 +1,19 @@
 """What a notebook can be asked for: find it, read its parameters cell, check what is given before a kernel starts."""
 
 import ast
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import yaml
-from nbformat import NotebookNode
 
 from pwl_lab import paths
-from pwl_lab.config import SETTINGS, Settings, describe
+from pwl_lab.config import Settings, describe
 from pwl_lab.errors import InvalidValueError, invalid, unknown
+from pwl_lab.settings import SETTINGS
 
 SERIES = "[0-9][0-9]_*.ipynb"
 
@@ -73,17 +73,28 @@ def resolve_notebook(name: str | Path) -> Path:
     return known[found[0]].resolve()
 
 
-def read_notebook(path: Path) -> NotebookNode:
-    """The notebook in this file, in format 4. Raises InvalidValueError when the file holds none."""
+def read_notebook(path: Path) -> dict[str, Any]:
+    """The notebook in this file, each cell's source as one text. Raises InvalidValueError when the file holds none.
+
+    nbformat, which takes two seconds to import, is left for the execution: a refusal and a listing should be quick.
+    """
     try:
-        return nbformat.read(path, as_version=4)
-    except (nbformat.reader.NotJSONError, nbformat.ValidationError, AttributeError, KeyError, UnicodeDecodeError):
-        raise invalid("notebook", str(path), "this file is not a Jupyter notebook") from None
+        nb = json.loads(path.read_text(encoding="utf-8"))
+        if nb["nbformat"] != 4:
+            raise invalid("notebook", str(path), f"format {nb['nbformat']}, expected 4; open and save it in Jupyter")
+        for cell in nb["cells"]:
+            cell["source"] = "".join(cell["source"])
+        if all(isinstance(cell["metadata"], dict) and cell["cell_type"] for cell in nb["cells"]):
+            return nb | {"metadata": dict(nb.get("metadata", {}))}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        if isinstance(error, InvalidValueError):
+            raise
+    raise invalid("notebook", str(path), "this file is not a Jupyter notebook")
 
 
-def settings_of(nb: NotebookNode) -> type[Settings] | None:
+def settings_of(nb: Mapping[str, Any]) -> type[Settings] | None:
     """The settings class that the notebook's metadata names, None where it names none (a user's own notebook)."""
-    section = nb.metadata.get("pwl_lab", {}).get("settings")
+    section = nb["metadata"].get("pwl_lab", {}).get("settings")
     if section is None:
         return None
     if section not in SETTINGS:
@@ -91,13 +102,13 @@ def settings_of(nb: NotebookNode) -> type[Settings] | None:
     return SETTINGS[section]
 
 
-def parameter_defaults(nb: NotebookNode) -> dict[str, Any]:
+def parameter_defaults(nb: Mapping[str, Any]) -> dict[str, Any]:
     """Name and default of every parameter in the cell tagged `parameters`; NOT_LITERAL for an expression."""
     cell = _parameters_cell(nb)
     if cell is None:
         return {}
     try:
-        tree = ast.parse(cell.source)
+        tree = ast.parse(cell["source"])
     except SyntaxError as error:
         raise InvalidValueError(f"the parameters cell is not plain Python (line {error.lineno}): {error.msg}") from None
     return {name: _literal(value) for name, value in _assignments(tree)}
@@ -120,7 +131,7 @@ def parse_parameters(pairs: Iterable[str]) -> dict[str, Any]:
     return values
 
 
-def make_plan(nb: NotebookNode, preset: str | None, params: Mapping[str, Any]) -> Plan:
+def make_plan(nb: Mapping[str, Any], preset: str | None, params: Mapping[str, Any]) -> Plan:
     """Check `preset` and `params` against the notebook; what is refused is named, nothing is started.
 
     Only what is given is injected (and the preset, and `interactive` off unless asked for): the parameters cell keeps
@@ -149,7 +160,7 @@ def make_plan(nb: NotebookNode, preset: str | None, params: Mapping[str, Any]) -
     return Plan(chosen, given, sent, resolved)
 
 
-def describe_parameters(nb: NotebookNode, preset: str | None = None) -> list[dict[str, Any]]:
+def describe_parameters(nb: Mapping[str, Any], preset: str | None = None) -> list[dict[str, Any]]:
     """One row per parameter of the notebook: name, type, default, range, description."""
     settings = settings_of(nb)
     if settings is not None:
@@ -167,18 +178,18 @@ def describe_parameters(nb: NotebookNode, preset: str | None = None) -> list[dic
     ]
 
 
-def heading_of(nb: NotebookNode) -> str | None:
-    """The first heading of the first markdown cell."""
-    for cell in nb.cells:
-        if cell.cell_type == "markdown":
-            found = re.search(r"^#{1,6}\s+(.+?)\s*#*$", cell.source, re.MULTILINE)
-            return found.group(1) if found else None
+def heading_of(nb: Mapping[str, Any]) -> str | None:
+    """The first heading of the first markdown cell, as plain text: without the signs of formulas, emphasis and code."""
+    for cell in nb["cells"]:
+        if cell["cell_type"] == "markdown":
+            found = re.search(r"^#{1,6}\s+(.+?)\s*#*$", cell["source"], re.MULTILINE)
+            return re.sub(r"[$*`]", "", found.group(1)) if found else None
     return None
 
 
-def _parameters_cell(nb: NotebookNode) -> NotebookNode | None:
+def _parameters_cell(nb: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The first cell tagged `parameters`, the one that papermill takes."""
-    return next((cell for cell in nb.cells if "parameters" in cell.metadata.get("tags", [])), None)
+    return next((cell for cell in nb["cells"] if "parameters" in cell["metadata"].get("tags", [])), None)
 
 
 def _assignments(tree: ast.Module) -> list[tuple[str, ast.expr]]:
@@ -200,10 +211,10 @@ def _literal(value: ast.expr) -> Any:
         return NOT_LITERAL
 
 
-def _comments(nb: NotebookNode) -> dict[str, str]:
+def _comments(nb: Mapping[str, Any]) -> dict[str, str]:
     """The comment after each parameter, as its description."""
     cell = _parameters_cell(nb)
-    lines = cell.source.splitlines() if cell is not None else []
+    lines = cell["source"].splitlines() if cell is not None else []
     found = (re.match(r"(\w+)\s*(?::[^=]+)?=.*?\s#\s*(.+)$", line) for line in lines)
     return {match.group(1): match.group(2) for match in found if match}
 

@@ -1,14 +1,14 @@
 """Swap masks: a word of `S` (student) and `T` (teacher), one letter per block, such as `TTSS`."""
 
 from collections.abc import Iterator
-from itertools import product
+from itertools import count, product
 from typing import Literal
 
 import torch
 
 from pwl_lab.errors import invalid
 
-MaskDistribution = Literal["prefix", "mixture", "all"]
+MaskDistribution = Literal["prefix", "alternating", "mixture", "all"]
 
 
 def check_mask(mask: str, n_blocks: int) -> str:
@@ -38,16 +38,17 @@ def all_masks(n_blocks: int) -> list[str]:
 def random_masks(n_blocks: int, distribution: MaskDistribution, random: torch.Generator) -> Iterator[str]:
     """Masks for the cross loss, without end; never all-student or all-teacher (those mix nothing).
 
-    `prefix`: the number of teacher blocks uniform. `mixture` (arXiv 2509.22319): half of the time one switch point
-    (a prefix or a suffix, either way round), else any mixed mask. `all`: every mixed mask equally often.
+    `prefix`: the number of teacher blocks uniform. `alternating`: a prefix, then any mixed mask, in turn. `mixture`
+    (arXiv 2509.22319): half of the time one switch point (a prefix or a suffix, either way round), else any mixed mask.
+    `all`: every mixed mask equally often.
     """
     if n_blocks < 2:
         raise invalid("n_blocks", n_blocks, "at least 2: with one block there is no mixed network")
     mixed = all_masks(n_blocks)[1:-1]
     one_switch = [side(k, n_blocks) for k in range(1, n_blocks) for side in (prefix_mask, suffix_mask)]
     prefixes = [prefix_mask(k, n_blocks) for k in range(1, n_blocks)]
-    while True:
-        pool = {"prefix": prefixes, "all": mixed, "mixture": mixed}[distribution]
+    for turn in count():
+        pool = prefixes if distribution == "prefix" or (distribution == "alternating" and turn % 2 == 0) else mixed
         if distribution == "mixture" and torch.rand((), generator=random) < 0.5:
             pool = one_switch
         yield pool[int(torch.randint(len(pool), (), generator=random))]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pwl_lab.config import Frozen
 from pwl_lab.distill.losses import feature_distance, hard_loss, mean_of, soft_loss
-from pwl_lab.loading.masks import MaskDistribution, all_masks, random_masks
+from pwl_lab.loading.masks import MaskDistribution, all_masks, prefix_mask, random_masks
 from pwl_lab.loading.swapnet import SwapNet, mask_logits
 from pwl_lab.seeding import generator
 from pwl_lab.tasks.base import Batch
@@ -29,8 +29,8 @@ class PairLossConfig(Frozen):
     sync: float = Field(1.0, ge=0.0, description="weight of the synchronisation loss")
     recon: float = Field(1.0, ge=0.0, description="weight of the reconstruction loss")
     cross: float = Field(2.0, ge=0.0, description="weight of the cross loss")
-    masks: MaskDistribution = Field("mixture", description="how the cross loss draws its swap masks")
-    cross_passes: int = Field(1, ge=1, le=16, description="mixed networks per step")
+    masks: MaskDistribution = Field("alternating", description="how the cross loss draws its swap masks")
+    cross_passes: int = Field(2, ge=1, le=16, description="mixed networks per step")
     freeze_norm_at: float = Field(
         0.6,
         ge=0.0,
@@ -133,10 +133,11 @@ class PairLearner(Learner):
         return terms | {"total": total}
 
     def evaluate(self, step: int) -> list[dict[str, Any]]:
-        """`accuracy` of the student and of every mask on the validation split."""
-        table = mask_accuracies(self.net, self.validation)
-        student = table["S" * self.net.n_blocks]
-        return [{"accuracy": student} | {f"accuracy_{mask}": value for mask, value in table.items()}]
+        """`accuracy` of the student, and of every prefix mask, on the validation split."""
+        n_blocks = self.net.n_blocks
+        masks = [prefix_mask(k, n_blocks) for k in range(n_blocks + 1)]
+        table = mask_accuracies(self.net, self.validation, masks)
+        return [{"accuracy": table[masks[0]]} | {f"accuracy_{mask}": value for mask, value in table.items()}]
 
 
 def mask_accuracies(

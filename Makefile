@@ -1,0 +1,49 @@
+# The project's commands. Each creates .venv and installs into it on first use, and again when the dependencies change.
+PYTHON ?= python3
+PRESET ?= lesson
+NAME   ?=
+ARGS   ?=
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help run test lab bench install clean distclean
+
+help:
+	@echo "make run        execute the series into runs/NAME/ and write its index page (PRESET=lesson, NAME=the preset)"
+	@echo "make test       run all tests (ARGS='...' goes to pytest)"
+	@echo "make lab        open JupyterLab on the notebooks (ARGS='...' goes to JupyterLab)"
+	@echo "make bench      measure and write runs/bench.json"
+	@echo "make install    create .venv and install (the commands above do it by themselves)"
+	@echo "make clean      remove runs/ and all caches; make distclean removes .venv too"
+
+run: $(STAMP)
+	$(BIN)/pwl-lab series --preset $(PRESET) $(if $(NAME),--name $(NAME)) $(ARGS)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(ARGS)
+
+lab: $(STAMP)
+	$(BIN)/jupyter lab notebooks $(ARGS)
+
+bench: $(STAMP)
+	$(BIN)/python scripts/bench.py $(ARGS)
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "pwl_lab needs Python 3.11 or newer; '$(PYTHON)' is not. Try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf runs .pytest_cache .ruff_cache .hypothesis .import_linter_cache build
+	find . -path ./$(VENV) -prune -o -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV) pwl_lab.egg-info

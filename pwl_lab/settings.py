@@ -1,0 +1,129 @@
+"""The settings of each notebook of the series: every size it can be asked for, with its type, range and default.
+
+What takes torch to check is imported where it is checked, so that listing the parameters stays quick.
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from pwl_lab.config import Fraction, LearningRate, Settings, Steps
+from pwl_lab.errors import invalid
+
+Width = Annotated[int, Field(ge=1, le=1_000_000)]
+Epochs = Annotated[int, Field(ge=1, le=1_000)]
+Channels = Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=12)]
+Layers = Annotated[tuple[Annotated[int, Field(ge=1, le=16)], ...], Field(min_length=1, max_length=12)]
+
+
+class StartHereSettings(Settings):
+    """00_start_here: both ideas, small."""
+
+    section: ClassVar[str] = "start_here"
+    n_bits: int = Field(30, ge=2, le=10_000, description="bits of the parity task")
+    k_sparse: int = Field(3, ge=1, le=20, description="how many of them the label depends on")
+    parity_teacher_width: Width = Field(1024, description="hidden units of the parity teacher")
+    parity_student_width: Width = Field(32, description="hidden units of the parity student")
+    parity_teacher_steps: Steps = Field(6_000, description="upper limit for the teacher, saturation included")
+    stage_steps: Steps = Field(500, description="length of a curriculum's first stage")
+    budget_steps: Steps = Field(6_000, description="upper limit for each student")
+    teacher_epochs: Epochs = Field(3, description="passes over the images for the image teacher")
+    pair_epochs: Epochs = Field(4, description="passes over the images for student and converters")
+    n_train: int | None = Field(None, ge=100, le=10_000, description="use only so many training images")
+
+    def check_together(self) -> None:
+        """The support has to fit into the bits, the curriculum into the budget, a batch into the images."""
+        check_parity(self.n_bits, self.k_sparse, None)
+        check_stage(self.stage_steps, self.budget_steps)
+        check_images("fashion-mnist-small", self.n_train, batch_size=128)
+
+
+class CurriculaSettings(Settings):
+    """02_distillation_curricula: three curricula on sparse parity."""
+
+    section: ClassVar[str] = "distillation_curricula"
+    n_bits: int = Field(50, ge=2, le=10_000, description="bits of the parity task")
+    k_sparse: int = Field(4, ge=1, le=20, description="how many of them the label depends on")
+    support: tuple[int, ...] | None = Field(None, description="which bits these are; drawn from the seed if not given")
+    teacher_width: Width = Field(4096, description="hidden units of the teacher")
+    student_width: Width = Field(64, description="hidden units of each student")
+    batch_size: int = Field(128, ge=1, le=65_536, description="fresh samples per step")
+    teacher_lr: LearningRate = Field(0.15, description="SGD step size of the teacher")
+    student_lr: LearningRate = Field(0.1, description="SGD step size of the students")
+    teacher_max_steps: Steps = Field(20_000, description="upper limit for the teacher, saturation included")
+    saturation: float = Field(
+        4.0, ge=1.0, le=100.0, description="how long the teacher goes on: multiple of its steps to 100%"
+    )
+    checkpoint_accuracy: Fraction = Field(0.62, description="progressive's checkpoint: the first that reaches this")
+    stage_steps: Steps = Field(1_500, description="length of the first stage (progressive and extracted)")
+    budget_steps: Steps = Field(20_000, description="upper limit for each student")
+    eval_every: Steps = Field(100, description="steps between evaluations")
+    eval_samples: int = Field(4096, ge=64, le=1_000_000, description="size of the fixed evaluation set")
+    threshold: Fraction = Field(0.99, description="the accuracy that counts as learned")
+
+    def check_together(self) -> None:
+        """The support has to fit into the bits, the curriculum into the budget."""
+        check_parity(self.n_bits, self.k_sparse, self.support)
+        check_stage(self.stage_steps, self.budget_steps)
+
+
+class LoadingSettings(Settings):
+    """04_progressive_weight_loading: student, teacher and converters on images."""
+
+    section: ClassVar[str] = "progressive_weight_loading"
+    family: Literal["vgg"] = Field("vgg", description="the architecture of teacher and student")
+    dataset: str = Field("fashion-mnist-small", description="which images")
+    n_train: int | None = Field(None, ge=100, le=60_000, description="use only so many training images")
+    teacher_channels: Channels = Field((16, 32, 64, 128), description="channels of the teacher's blocks")
+    teacher_convolutions: Layers = Field((1, 2, 2, 2), description="convolutions in each teacher block")
+    student_channels: Channels = Field((12, 24, 40, 40), description="channels of the student's blocks")
+    student_convolutions: Layers = Field((1, 1, 1, 1), description="convolutions in each student block")
+    batch_size: int = Field(128, ge=2, le=8192, description="images per step")
+    teacher_epochs: Epochs = Field(6, description="passes over the images for the teacher")
+    pair_epochs: Epochs = Field(6, description="passes over the images for student and converters")
+    teacher_lr: LearningRate = Field(0.1, description="peak step size of the teacher")
+    pair_lr: LearningRate = Field(0.1, description="peak step size of the student (converters a fifth)")
+    crop_padding: int = Field(0, ge=0, le=8, description="shift training images by up to so many pixels")
+    cross_passes: int = Field(2, ge=1, le=16, description="mixed networks per step")
+    masks: Literal["prefix", "alternating", "mixture", "all"] = Field(
+        "alternating", description="which swap masks the cross loss draws"
+    )
+
+    def check_together(self) -> None:
+        """Teacher and student need the same number of blocks, and a batch has to fit into the images."""
+        check_images(self.dataset, self.n_train, self.batch_size)
+        n_blocks = len(self.teacher_channels)
+        for name in ("teacher_convolutions", "student_channels", "student_convolutions"):
+            if len(getattr(self, name)) != n_blocks:
+                raise invalid(name, getattr(self, name), f"{n_blocks} numbers, one per block as in teacher_channels")
+        if n_blocks < 2:
+            raise invalid(
+                "teacher_channels", self.teacher_channels, "at least 2 blocks: with one there is nothing to mix"
+            )
+
+
+def check_parity(n_bits: int, k_sparse: int, support: tuple[int, ...] | None) -> None:
+    """Raise InvalidValueError where no parity task has these sizes."""
+    from pwl_lab.tasks.parity import SparseParity
+
+    SparseParity(n_bits, k_sparse, support=support)
+
+
+def check_stage(stage_steps: int, budget_steps: int) -> None:
+    """Raise InvalidValueError where the first stage leaves no step for the last one."""
+    if stage_steps >= budget_steps:
+        raise invalid(
+            "stage_steps", stage_steps, f"below budget_steps = {budget_steps}, or the last stage never begins"
+        )
+
+
+def check_images(dataset: str, n_train: int | None, batch_size: int) -> None:
+    """Raise UnknownNameError or InvalidValueError where there is no such data set, or not that many images in it."""
+    from pwl_lab.tasks.vision import ImageTask
+
+    ImageTask(dataset, n_train=n_train).steps_per_epoch(batch_size)
+
+
+SETTINGS: dict[str, type[Settings]] = {
+    cls.section: cls for cls in (StartHereSettings, CurriculaSettings, LoadingSettings)
+}

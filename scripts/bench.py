@@ -1,0 +1,195 @@
+"""Measure what the package claims to be quick at, each against a plain reference, and write `runs/bench.json`.
+
+Ours and the reference take turns within one run; the rows hold the medians, so that a drift of the machine's speed
+touches both alike. Rows: name, ours, reference, unit, ratio (above 1: ours is faster).
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from pwl_lab import paths
+from pwl_lab.distill.cohort import StackedCohort
+from pwl_lab.distill.curriculum import extracted, one_shot, progressive
+from pwl_lab.distill.learner import CurriculumLearner, Member, TeacherTargets, calibration_inputs
+from pwl_lab.distill.losses import hard_loss, mean_of, soft_loss
+from pwl_lab.loading.masks import random_masks
+from pwl_lab.loading.pair import PairLearner, PairLossConfig, recon_loss, sync_loss
+from pwl_lab.loading.swapnet import SwapNet
+from pwl_lab.models import BlockNet, ModelConfig, build, mlp, vgg
+from pwl_lab.seeding import generator
+from pwl_lab.store import provenance, write_json
+from pwl_lab.tasks.base import Batch
+from pwl_lab.tasks.parity import SparseParity
+from pwl_lab.tasks.vision import ImageTask
+from pwl_lab.training import Checkpoint, SupervisedLearner, TrainedModel, TrainPlan, make_optimiser
+
+ROUNDS = 7
+
+
+def rates(ours: Callable[[], None], reference: Callable[[], None], units: tuple[float, float]) -> tuple[float, float]:
+    """Units per second of both, median over rounds in which they take turns."""
+    found: tuple[list[float], list[float]] = ([], [])
+    for turn in range(ROUNDS + 1):
+        for work, amount, rate in zip((ours, reference), units, found, strict=True):
+            begun = time.perf_counter()
+            work()
+            if turn:  # the first round warms up
+                rate.append(amount / (time.perf_counter() - begun))
+    return statistics.median(found[0]), statistics.median(found[1])
+
+
+def row(name: str, unit: str, ours: float, reference: float) -> dict[str, object]:
+    """One row of the result."""
+    return {
+        "name": name,
+        "ours": round(ours, 1),
+        "reference": round(reference, 1),
+        "unit": unit,
+        "ratio": round(ours / reference, 3),
+    }
+
+
+def cohort_row() -> dict[str, object]:
+    """24 students (3 curricula x 8 seeds) side by side, against one after another with plain autograd."""
+    task, steps = SparseParity(50, 4), 20
+    config, width = mlp(task, 4096), mlp(task, 64)
+    net = build(config, 0).eval().requires_grad_(False)
+    checkpoints = [Checkpoint(0, 0.62, net.state_dict())]
+    teacher = TrainedModel(config, net, None, checkpoints, 1.0, 0, "")
+    curricula = {"one_shot": one_shot(), "progressive": progressive([0.6], 10**6), "extracted": extracted(10**6)}
+    members = [Member(name, seed, c.for_blocks(1)) for name, c in curricula.items() for seed in range(8)]
+    plan = TrainPlan(steps=steps, lr=0.1)
+    batches, inputs = task.batches(0, 128), calibration_inputs(task, 0, "cpu")
+    together = _learner(teacher, members, width, inputs, plan)
+    alone = [(_targets(teacher, [member], inputs), member, build(width, member.seed)) for member in members]
+
+    def cohort() -> None:
+        learner, optimiser = together
+        for step in range(steps):
+            optimiser.zero_grad()
+            learner.losses(next(batches), step)["total"].backward()
+            optimiser.step()
+
+    def one_after_another() -> None:
+        for targets, member, student in alone:
+            _plain_student(targets, member, student, batches, steps)
+
+    ours, reference = rates(cohort, one_after_another, (24 * steps, 24 * steps))
+    return row("cohort of 24 students, width 64, (50, 4) parity", "student-steps/s", ours, reference)
+
+
+def _targets(teacher: TrainedModel, members: list[Member], inputs: torch.Tensor) -> TeacherTargets:
+    """What the teacher says, calibrated."""
+    targets = TeacherTargets(teacher, members, [(64,)])
+    targets.calibrate(inputs)
+    return targets
+
+
+def _learner(
+    teacher: TrainedModel, members: list[Member], config: ModelConfig, inputs: torch.Tensor, plan: TrainPlan
+) -> tuple[CurriculumLearner, torch.optim.Optimizer]:
+    """A cohort ready to train."""
+    cohort = StackedCohort([build(config, member.seed) for member in members])
+    evaluation = SparseParity(50, 4).split("test")
+    learner = CurriculumLearner(cohort, members, _targets(teacher, members, inputs), evaluation, plan)
+    return learner, make_optimiser(plan, learner.parameter_groups(plan.lr))
+
+
+def _plain_student(
+    targets: TeacherTargets, member: Member, student: BlockNet, batches: Iterator[Batch], steps: int
+) -> None:
+    """A student alone: plain modules, plain autograd, the same targets."""
+    optimiser = torch.optim.SGD(student.parameters(), lr=0.1)
+    for step in range(steps):
+        batch = next(batches)
+        stage = member.curriculum.stage_at(step)
+        seen = targets.look(batch.inputs, {stage.target})
+        states, logits = student.hidden_states(batch.inputs)
+        if stage.target.kind == "hidden":
+            wanted = targets.projections[stage.target](seen["states"][0])[0]
+            loss = 5 * nn.functional.mse_loss(states[0], wanted)
+        else:
+            wanted = seen["final" if stage.target.final else stage.target].softmax(dim=1)
+            loss = nn.functional.cross_entropy(logits, wanted)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+
+def pair_row() -> dict[str, object]:
+    """A PWL training step, against the same losses with every mixed network computed from the image on."""
+    task = ImageTask()
+    net = SwapNet(
+        build(vgg(task, (16, 32, 64, 128), (1, 2, 2, 2)), 0),
+        build(vgg(task, (12, 24, 40, 40), (1, 1, 1, 1)), 1),
+        task.input_shape,
+    )
+    config = PairLossConfig(cross_passes=2, masks="alternating")
+    learner = PairLearner(net, config, task.split("validation"), 0, 10**6)
+    batch = next(task.batches(0, 128))
+    masks = random_masks(4, config.masks, generator(0, "masks"))
+
+    def plain() -> None:
+        net.train()
+        with torch.no_grad():
+            teacher_states, teacher_logits = net.teacher.hidden_states(batch.inputs)
+        states, logits = net.student.hidden_states(batch.inputs)
+        cross = []
+        for _ in range(2):
+            with net.student_on_running_statistics():
+                cross.append(soft_loss(net(batch.inputs, next(masks)), teacher_logits, 2.0))
+        total = 0.4 * hard_loss(logits, batch.labels) + 0.6 * soft_loss(logits, teacher_logits, 2.0)
+        total = total + sync_loss(net, teacher_states, states) + recon_loss(net, teacher_states, states)
+        (total + 2 * mean_of(cross)).backward()
+
+    def repeat(work: Callable[[], object]) -> Callable[[], None]:
+        return lambda: [work() for _ in range(6)] and None
+
+    ours, reference = rates(
+        repeat(lambda: learner.losses(batch, 0)["total"].backward()), repeat(plain), (6 * 128, 6 * 128)
+    )
+    return row("PWL training step, VGG, 2 mixed passes", "images/s", ours, reference)
+
+
+def teacher_row() -> dict[str, object]:
+    """Training the wide parity teacher, against a plain loop over a DataLoader of the same samples."""
+    task, steps = SparseParity(50, 4), 40
+    plan = TrainPlan(steps=steps, lr=0.1)
+    learner = SupervisedLearner(build(mlp(task, 4096), 0), task.split("validation"), plan)
+    optimiser = make_optimiser(plan, learner.parameter_groups(0.1))
+    batches = task.batches(0, 128)
+    plain = build(mlp(task, 4096), 0)
+    plain_optimiser = torch.optim.SGD(plain.parameters(), lr=0.1)
+    fixed: Batch = next(task.batches(1, 128 * steps))
+
+    def ours() -> None:
+        for step in range(steps):
+            optimiser.zero_grad()
+            learner.losses(next(batches), step)["total"].backward()
+            optimiser.step()
+
+    def loop() -> None:
+        for inputs, labels in DataLoader(TensorDataset(fixed.inputs, fixed.labels), batch_size=128, shuffle=True):
+            plain_optimiser.zero_grad()
+            nn.functional.cross_entropy(plain(inputs), labels).backward()
+            plain_optimiser.step()
+
+    fast, slow = rates(ours, loop, (128 * steps, 128 * steps))
+    return row("parity teacher, width 4096, batch 128", "samples/s", fast, slow)
+
+
+def main() -> None:
+    """Measure all rows, print and write them."""
+    rows = [measure() for measure in (cohort_row, pair_row, teacher_row)]
+    for one in rows:
+        print(f"{one['name']}: {one['ours']} against {one['reference']} {one['unit']}, ratio {one['ratio']}")
+    write_json(paths.runs() / "bench.json", {"rows": rows, "made": provenance()})
+
+
+if __name__ == "__main__":
+    main()

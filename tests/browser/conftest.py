@@ -1,0 +1,99 @@
+"""A real JupyterLab on loopback and a real Chromium that reaches nothing else."""
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from pwl_lab import paths
+
+CHROMIUM = os.environ.get("PWL_CHROMIUM", "/usr/bin/chromium")
+# Only loopback resolves, and Chromium's own background traffic stays off.
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium, or the one that PWL_CHROMIUM names."""
+    if not Path(CHROMIUM).exists():
+        pytest.skip(f"no browser at {CHROMIUM}; set PWL_CHROMIUM")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str, Path]]:
+    """A JupyterLab of its own on a copy of the series, with `smoke` as the preset: address, token, folder."""
+    folder = tmp_path_factory.mktemp("lab")
+    work = folder / "notebooks"
+    shutil.copytree(paths.notebooks(), work, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    for path in work.glob("*.ipynb"):
+        use_smoke(path)
+    port, token = free_port(), secrets.token_hex(16)
+    environment = os.environ | {
+        "JUPYTER_CONFIG_DIR": str(folder / "config"),
+        "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
+        "PWL_LAB_RUNS": str(folder / "runs"),
+    }
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser"]
+    command += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}"]
+    command += ["--LabApp.news_url=None", f"--ServerApp.root_dir={work}", "--ServerApp.ip=127.0.0.1"]
+    log = (folder / "jupyter.log").open("w")
+    server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=work)
+    yield f"http://127.0.0.1:{port}", token, work
+    server.terminate()
+    server.wait(timeout=30)
+    log.close()
+
+
+def use_smoke(path: Path) -> None:
+    """Set the preset in a notebook's parameters cell."""
+    notebook = nbformat.read(path, 4)
+    cell = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
+    assert 'preset = "lesson"' in cell.source
+    cell.source = cell.source.replace('preset = "lesson"', 'preset = "smoke"')
+    nbformat.write(notebook, path)
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def page(browser: Browser, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Page]:
+    """A tall page (cells out of sight are not painted); its picture is kept when the test fails."""
+    context = browser.new_context(viewport={"width": 1400, "height": 4000})
+    one = context.new_page()
+    one.console_errors = []
+    one.on("console", lambda message: one.console_errors.append(message.text) if message.type == "error" else None)
+    yield one
+    if getattr(request.node, "failed", False):
+        one.screenshot(path=tmp_path / "failed.png")
+    context.close()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Iterator[None]:
+    """Let the `page` fixture know whether its test failed."""
+    outcome = yield
+    if call.when == "call":
+        item.failed = outcome.get_result().failed

@@ -1,0 +1,182 @@
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pwl_lab import paths
+from pwl_lab.batch import series as series_module
+from pwl_lab.batch.index_page import headlines, write_index
+from pwl_lab.batch.status import RunError, RunStatus, write_status
+from pwl_lab.cli import app
+
+COMMAND = str(Path(sys.executable).with_name("pwl-lab"))
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch, write_notebook) -> Path:
+    """A small project of its own: three notebooks, the middle one fails."""
+    root = tmp_path / "project"
+    shutil.copytree(paths.presets(), root / "presets")
+    (root / "notebooks").mkdir()
+    monkeypatch.setenv("PWL_LAB_HOME", str(root))
+    monkeypatch.setenv("PWL_LAB_RUNS", str(root / "runs"))
+    good = (
+        "import json, os, pathlib\n"
+        "out = pathlib.Path(os.environ['PWL_LAB_OUT'], 'metrics.json')\n"
+        "out.write_text(json.dumps({'best_accuracy': 0.98765, 'all': [1]}))"
+    )
+    for name, heading, code in (
+        ("00_a", "# First & <best>", good),
+        ("01_b", "# Second", "1 / 0"),
+        ("02_c", "# Third", "2"),
+    ):
+        write_notebook(heading, code, name=f"project/notebooks/{name}", parameters='preset = "lesson"')
+    return root
+
+
+def test_run_says_where_a_callback_raised_and_exits_1(write_notebook, tmp_path: Path) -> None:
+    source = write_notebook(
+        "from ipywidgets import interact", "@interact(x=(0, 3))\ndef show(x):\n    raise KeyError('no such layer')"
+    )
+    done = subprocess.run(
+        [COMMAND, "run", source, "--out", tmp_path / "out"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "failed" in done.stderr
+    assert "cell 1" in done.stderr
+    assert "@interact(x=(0, 3))" in done.stderr
+    assert "KeyError: 'no such layer'" in done.stderr
+    status = json.loads((tmp_path / "out" / "status.json").read_text())
+    assert (status["status"], status["cell"], status["error"]["name"]) == ("failed", 1, "KeyError")
+
+
+def test_a_refusal_is_one_line_on_stderr_and_exit_code_2(write_notebook, tmp_path: Path) -> None:
+    source = write_notebook("# Own", parameters="count = 3")
+    begun = time.monotonic()
+    done = subprocess.run(
+        [COMMAND, "run", source, "-p", "cuont=4", "--out", tmp_path / "out"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert time.monotonic() - begun < 5
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == "pwl-lab: unknown parameter 'cuont'. Did you mean 'count'? Known: count\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_params_lists_type_default_and_range() -> None:
+    rows = {row["name"]: row for row in json.loads(_invoke("params", "02", "--preset", "smoke", "--json").stdout)}
+    assert rows["teacher_width"] | {"description": ""} == {
+        "name": "teacher_width",
+        "type": "whole number",
+        "default": 256,
+        "range": "whole number from 1 to 1000000",
+        "description": "",
+    }
+    table = _invoke("params", "02", "--preset", "smoke").stdout
+    assert "teacher_width" in table
+    assert "[0, 1]" in table
+    assert _invoke("params", "99", code=2).stdout == ""
+
+
+def test_params_of_a_readers_own_notebook(write_notebook) -> None:
+    source = write_notebook("# Own", parameters="count = 3  # how many\nname: str = 'x'")
+    rows = json.loads(_invoke("params", str(source), "--json").stdout)
+    assert [(row["name"], row["type"], row["default"], row["description"]) for row in rows] == [
+        ("count", "int", 3, "how many"),
+        ("name", "str", "x", ""),
+    ]
+
+
+def test_help_and_version_need_neither_torch_nor_papermill() -> None:
+    code = "import sys, pwl_lab.cli, pwl_lab.batch.schema; print({'torch', 'papermill', 'nbformat'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+    assert _invoke("--version").stdout.startswith("pwl-lab 0.")
+    for command in ("run", "params", "series", "data"):
+        assert command in _invoke("--help").stdout
+
+
+def test_series_goes_on_after_a_failure_and_writes_an_index(project: Path) -> None:
+    done = _invoke("series", "--preset", "smoke", "--name", "trial", "--only", "00,01", code=1)
+    folder = project / "runs" / "trial"
+    states = {path.parent.name: json.loads(path.read_text())["status"] for path in folder.glob("*/status.json")}
+    assert states == {"00_a": "ok", "01_b": "failed"}
+    assert str(folder / "index.html") in done.output
+    page = (folder / "index.html").read_text()
+    for words in (
+        "First &amp; &lt;best&gt;",
+        "Second",
+        "Third",
+        "1 of 3 ok",
+        "not run",
+        "ZeroDivisionError",
+        "best accuracy",
+    ):
+        assert words in page
+    assert "0.9877" in page
+    assert 'href="00_a/notebook.html"' in page
+    assert "http" not in page
+    assert "<script" not in page
+
+
+def test_series_checks_before_it_starts(project: Path) -> None:
+    assert "Did you mean 'lesson'" in _invoke("series", "--preset", "lessen", code=2).output
+    assert "01_b" in _invoke("series", "--only", "01_d", code=2).output
+    assert "name" in _invoke("series", "--name", "../x", code=2).output
+    assert "store" in _invoke("series", "--name", "store", code=2).output
+    assert not (project / "runs").exists()
+
+
+def test_a_signal_ends_the_series_and_old_results_are_not_shown(project: Path, monkeypatch) -> None:
+    stale = _status("ok")
+    (project / "runs" / "smoke" / "02_c").mkdir(parents=True)
+    write_status(project / "runs" / "smoke" / "02_c", stale)
+
+    def interrupted(source, out, *_, **__):
+        status = _status("killed", RunError(name="SIGINT", message="the run was stopped from outside"))
+        out.mkdir(parents=True)
+        write_status(out, status)
+        return status
+
+    monkeypatch.setattr(series_module, "run_notebook", interrupted)
+    ended = series_module.run_series("smoke")
+    assert [status.status for status in ended] == ["killed"]
+    page = (project / "runs" / "smoke" / "index.html").read_text()
+    assert "0 of 3 ok" in page
+    assert page.count("not run") == 2
+
+
+def test_index_of_an_empty_folder_and_headlines(project: Path) -> None:
+    assert "0 of 3 ok" in write_index(project / "runs" / "none").read_text()
+    assert headlines({"a_b": 0.123456, "n": 12345, "deep": {"x": 1}, "yes": True, "long": "x" * 99}) == [
+        ("a b", "0.1235"),
+        ("n", "12,345"),
+        ("yes", "yes"),
+    ]
+    assert headlines([1]) == []
+
+
+def test_fetch_hands_name_and_folder_over(monkeypatch, tmp_path: Path) -> None:
+    from pwl_lab.tasks import vision
+
+    monkeypatch.setattr(vision, "fetch", lambda name, folder=None: Path(folder or "default") / name, raising=False)
+    assert _invoke("data", "fetch", "digits", "--folder", str(tmp_path)).stdout.strip() == str(tmp_path / "digits")
+    assert _invoke("data", "fetch", "digits").stdout.strip() == "default/digits"
+
+
+def _invoke(*words: str, code: int = 0):
+    done = CliRunner().invoke(app, list(words))
+    assert done.exit_code == code, done.output
+    return done
+
+
+def _status(state: str, error: RunError | None = None) -> RunStatus:
+    return RunStatus(status=state, notebook="n", started="s", cells=1, versions={}, commit=None, error=error)
