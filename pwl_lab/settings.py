@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from pwl_lab.config import Fraction, LearningRate, Settings, Steps
+from pwl_lab.config import Fraction, LearningRate, MaskDistribution, Settings, Steps
 from pwl_lab.errors import invalid
 
 Width = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -85,9 +85,7 @@ class LoadingSettings(Settings):
     pair_lr: LearningRate = Field(0.1, description="peak step size of the student (converters a fifth)")
     crop_padding: int = Field(0, ge=0, le=8, description="shift training images by up to so many pixels")
     cross_passes: int = Field(2, ge=1, le=16, description="mixed networks per step")
-    masks: Literal["prefix", "alternating", "mixture", "all"] = Field(
-        "alternating", description="which swap masks the cross loss draws"
-    )
+    masks: MaskDistribution = Field("alternating", description="which swap masks the cross loss draws")
 
     def check_together(self) -> None:
         """Teacher and student need the same number of blocks, and a batch has to fit into the images."""

@@ -2,13 +2,11 @@
 
 from collections.abc import Iterator
 from itertools import count, product
-from typing import Literal
 
 import torch
 
+from pwl_lab.config import MaskDistribution
 from pwl_lab.errors import invalid
-
-MaskDistribution = Literal["prefix", "alternating", "mixture", "all"]
 
 
 def check_mask(mask: str, n_blocks: int) -> str:

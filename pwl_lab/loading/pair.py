@@ -12,9 +12,9 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from pwl_lab.config import Frozen
+from pwl_lab.config import Frozen, MaskDistribution
 from pwl_lab.distill.losses import feature_distance, hard_loss, mean_of, soft_loss
-from pwl_lab.loading.masks import MaskDistribution, all_masks, prefix_mask, random_masks
+from pwl_lab.loading.masks import all_masks, prefix_mask, random_masks
 from pwl_lab.loading.swapnet import SwapNet, mask_logits
 from pwl_lab.seeding import generator
 from pwl_lab.tasks.base import Batch

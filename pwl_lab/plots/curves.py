@@ -1,0 +1,77 @@
+"""Figures of training and distillation: a teacher's history, students' learning curves, steps to a threshold."""
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from pwl_lab import analysis
+from pwl_lab.plots.style import OWNER, chance_line, looks, row_of_axes, style
+from pwl_lab.study import DistillationRuns
+from pwl_lab.training import TrainedModel
+
+
+def learning_curves(runs: DistillationRuns, threshold: float = 0.99, chance: float = 0.5) -> Figure:
+    """Test accuracy against steps: the median over seeds, the band from the worst to the best seed, stages marked."""
+    table = analysis.held(runs.history)
+    names = list(dict.fromkeys(table["curriculum"]))
+    with style():
+        figure, (axes,) = row_of_axes(9, 4.2)
+        for name, (colour, dashes, _) in looks(names).items():
+            curve = table[table["curriculum"] == name].groupby("step")["accuracy"]
+            axes.fill_between(curve.min().index, curve.min(), curve.max(), color=colour, alpha=0.15, lw=0)
+            axes.plot(curve.median(), color=colour, ls=dashes, lw=2, label=name.replace("_", "-"))
+        starts = runs.stages.loc[runs.stages["start"] > 0, "start"].unique()
+        for start in starts:
+            axes.axvline(start, color="#444444", lw=0.8)
+            axes.annotate("on to the\nfinal output", (start, 0.02), xycoords=("data", "axes fraction"), xytext=(4, 0),
+                          textcoords="offset points", fontsize=9)  # fmt: skip
+        chance_line(axes, chance)
+        axes.axhline(threshold, color="#444444", lw=0.8, ls="--")
+        axes.set(xlabel="optimiser steps", ylabel="test accuracy", ylim=(None, 1.02), xlim=(0, None))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.legend(loc="center right")
+    return figure
+
+
+def steps_to_threshold(runs: DistillationRuns, threshold: float = 0.99) -> Figure:
+    """Steps to the threshold: a point per seed, a bar at the median; what was not reached stands at the budget, hollow."""
+    steps = runs.steps_to(threshold)
+    budget = runs.plan.steps
+    with style():
+        figure, (axes,) = row_of_axes(9, 0.6 * len(steps) + 1.2)
+        for row, (name, (colour, _, marker)) in enumerate(looks(list(steps)).items()):
+            there = [budget if value is None else value for value in steps[name]]
+            heights = row + np.linspace(-0.2, 0.2, len(there))
+            fills = ["none" if value is None else colour for value in steps[name]]
+            edge = {"linewidths": 1.5, "edgecolors": colour} if marker != "x" else {"linewidths": 1.5, "color": colour}
+            axes.scatter(
+                there, heights, marker=marker, s=45, **(edge if marker == "x" else {"facecolors": fills} | edge)
+            )
+            median = analysis.median_steps(steps[name], budget)
+            axes.plot([median, median], [row - 0.35, row + 0.35], color=colour, lw=3)
+            axes.annotate(f"{median:,.0f}", (median, row - 0.37), ha="center", va="bottom", fontsize=10)
+        axes.set_yticks(range(len(steps)), [name.replace("_", "-") for name in steps])
+        axes.set(xlabel=f"optimiser steps to {threshold:.0%}", xlim=(0, None), ylim=(len(steps) - 0.5, -0.75))
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+    return figure
+
+
+def teacher_curve(teacher: TrainedModel, checkpoint_accuracy: float | None = None) -> Figure:
+    """A teacher's validation accuracy over its training, with the moment it was done and the chosen checkpoint."""
+    history = teacher.history
+    with style():
+        figure, (axes,) = row_of_axes(9, 3.2)
+        axes.plot(history["step"], history["accuracy"], color=OWNER["T"], lw=2)
+        chance_line(axes, 1 / teacher.config.n_classes)
+        if checkpoint_accuracy is not None:
+            chosen = teacher.checkpoint(at_accuracy=checkpoint_accuracy)
+            axes.plot(chosen.step, chosen.accuracy, "^", color="#E69F00", mec="black", ms=10)
+            axes.annotate(f"checkpoint of the progressive curriculum\nstep {chosen.step:,}, {chosen.accuracy:.0%}",
+                          (chosen.step, chosen.accuracy), xytext=(14, -4), textcoords="offset points")  # fmt: skip
+        if teacher.reached_at is not None:
+            axes.axvspan(teacher.reached_at, history["step"].max(), color="#EEEEEE", zorder=0)
+            axes.annotate("goes on until it is saturated", (teacher.reached_at, 0.9),
+                          xycoords=("data", "axes fraction"), xytext=(6, 0), textcoords="offset points")  # fmt: skip
+        axes.set(xlabel="optimiser steps", ylabel="validation accuracy", xlim=(0, None), ylim=(None, 1.03))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+    return figure
