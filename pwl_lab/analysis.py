@@ -18,19 +18,33 @@ class HasMasks(Protocol):
 def steps_to_threshold(history: pd.DataFrame, threshold: float) -> dict[str, list[int | None]]:
     """Per curriculum and, in order of seeds, the first step at which the accuracy was at least `threshold` (None: never).
 
-    `history` holds curriculum, seed, step and accuracy.
+    `history` holds curriculum, seed, step and accuracy. A student that diverged never got there.
     """
     reached = history[history["accuracy"] >= threshold].groupby(["curriculum", "seed"])["step"].min()
+    lost = diverged(history)
     return {
-        name: [int(reached[name, seed]) if (name, seed) in reached.index else None for seed in _seeds(history, name)]
+        name: [
+            int(reached[name, seed]) if (name, seed) in reached.index and seed not in lost[name] else None
+            for seed in _seeds(history, name)
+        ]
         for name in _curricula(history)
     }
 
 
-def final_accuracy(history: pd.DataFrame) -> dict[str, list[float]]:
-    """Per curriculum and, in order of seeds, the accuracy at each student's last evaluation."""
+def final_accuracy(history: pd.DataFrame) -> dict[str, list[float | None]]:
+    """Per curriculum and, in order of seeds, the accuracy at each student's last evaluation (None: it diverged)."""
+    lost = diverged(history)
     last = history.sort_values("step").groupby(["curriculum", "seed"])["accuracy"].last()
-    return {name: [float(last[name, seed]) for seed in _seeds(history, name)] for name in _curricula(history)}
+    return {
+        name: [None if seed in lost[name] else float(last[name, seed]) for seed in _seeds(history, name)]
+        for name in _curricula(history)
+    }
+
+
+def diverged(history: pd.DataFrame) -> dict[str, list[int]]:
+    """Per curriculum, the seeds whose student diverged: its last row holds no accuracy."""
+    lost = history[history["accuracy"].isna()]
+    return {name: sorted(lost.loc[lost["curriculum"] == name, "seed"].unique()) for name in _curricula(history)}
 
 
 def _curricula(history: pd.DataFrame) -> list[str]:
@@ -47,13 +61,22 @@ def held(history: pd.DataFrame) -> pd.DataFrame:
     """The history with every retired student held at its last accuracy up to the last step of all.
 
     Without this a curve over seeds would, from the first retirement on, show only the students that are slower.
+    A student that diverged ends where it did.
     """
+    lost = diverged(history)
     steps = sorted(history["step"].unique())
-    parts = [
-        student.set_index("step").reindex(steps).ffill()[["accuracy"]].assign(curriculum=name, seed=seed).reset_index()
-        for (name, seed), student in history.groupby(["curriculum", "seed"], sort=False)
-    ]
+    parts = []
+    for (name, seed), student in history.groupby(["curriculum", "seed"], sort=False):
+        accuracy = student.set_index("step")[["accuracy"]].reindex(steps)
+        accuracy = accuracy if seed in lost[name] else accuracy.ffill()
+        parts.append(accuracy.assign(curriculum=name, seed=seed).reset_index())
     return pd.concat(parts, ignore_index=True)
+
+
+def transition_step(history: pd.DataFrame, chance: float = 0.5) -> int | None:
+    """The first step at which a teacher's accuracy was half way from `chance` to 1; None where it never was."""
+    risen = history.loc[history["accuracy"] >= (1 + chance) / 2, "step"]
+    return int(risen.min()) if len(risen) else None
 
 
 def median_steps(steps: Iterable[int | None], budget: int) -> float:
@@ -63,22 +86,29 @@ def median_steps(steps: Iterable[int | None], budget: int) -> float:
 
 def threshold_table(history: pd.DataFrame, threshold: float, budget: int, batch_size: int) -> pd.DataFrame:
     """One row per curriculum: how many seeds got there, median, least and most steps, median samples, final accuracy."""
-    finals, rows = final_accuracy(history), []
+    finals, lost, rows = final_accuracy(history), diverged(history), []
     for name, steps in steps_to_threshold(history, threshold).items():
         there = [step for step in steps if step is not None]
         median = median_steps(steps, budget)
+        # With half of the seeds or more still on their way, one of them is in the median: it is a lower bound.
+        at_least = "> " if 2 * len(there) <= len(steps) else ""
         rows.append(
             {
                 "curriculum": name,
-                "reached": f"{len(there)} of {len(steps)}",
-                "median steps": f"{'> ' if median >= budget and len(there) < len(steps) else ''}{median:,.0f}",
+                "reached": f"{len(there)} of {len(steps)}" + (f", {len(lost[name])} diverged" if lost[name] else ""),
+                "median steps": f"{at_least}{median:,.0f}",
                 "fewest": f"{min(there):,}" if there else "–",
                 "most": f"{max(there):,}" if len(there) == len(steps) else f"> {budget:,}",
-                "median samples": f"{median * batch_size:,.0f}",
-                "final accuracy": f"{pd.Series(finals[name]).mean():.1%}",
+                "median samples": f"{at_least}{median * batch_size:,.0f}",
+                "final accuracy": _percent([value for value in finals[name] if value is not None]),
             }
         )
     return pd.DataFrame(rows).set_index("curriculum")
+
+
+def _percent(values: list[float]) -> str:
+    """Their mean, or a dash where there is none."""
+    return f"{sum(values) / len(values):.1%}" if values else "–"
 
 
 def mask_table(

@@ -10,10 +10,10 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from pwl_lab import paths
 from pwl_lab.errors import InvalidValueError, MissingDataError, unknown
@@ -23,7 +23,19 @@ MaskDistribution = Literal["prefix", "alternating", "mixture", "all"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Steps = Annotated[int, Field(ge=1, le=50_000_000)]
 LearningRate = Annotated[float, Field(gt=0.0, le=10.0)]
-Seeds = Annotated[tuple[Annotated[int, Field(ge=0, le=2**31 - 1)], ...], Field(min_length=1, max_length=1024)]
+
+
+def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(seeds)) != len(seeds):
+        raise ValueError("each seed once: a repeated run would make the spread look smaller than it is")
+    return seeds
+
+
+Seeds = Annotated[
+    tuple[Annotated[int, Field(ge=0, le=2**31 - 1)], ...],
+    Field(min_length=1, max_length=1024),
+    AfterValidator(_distinct),
+]
 
 
 class Frozen(BaseModel):
@@ -107,6 +119,10 @@ def read_preset(name: str) -> dict[str, dict[str, Any]]:
     content = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8")) or {}
     if not isinstance(content, dict) or not all(isinstance(part, dict) for part in content.values()):
         raise MissingDataError(f"preset {name}: expected one mapping of values per notebook section")
+    known = {cls.section for cls in Settings.__subclasses__()}
+    for section in content:
+        if section not in known:
+            raise unknown(f"section in preset {name}:", section, known)
     return content
 
 
@@ -189,6 +205,8 @@ def device(choice: Device = "auto") -> str:
     import torch
 
     choice = os.environ.get("PWL_LAB_DEVICE", "auto") if choice == "auto" else choice
+    if choice not in get_args(Device):
+        raise InvalidValueError(f"device (PWL_LAB_DEVICE) = {choice!r} is not allowed: {', '.join(get_args(Device))}")
     if choice == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if choice.startswith("cuda") and not torch.cuda.is_available():

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from pwl_lab.config import Fraction, LearningRate, MaskDistribution, Settings, Steps
+from pwl_lab.config import Fraction, LearningRate, MaskDistribution, Seeds, Settings, Steps
 from pwl_lab.errors import invalid
 
 Width = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -17,25 +17,10 @@ Layers = Annotated[tuple[Annotated[int, Field(ge=1, le=16)], ...], Field(min_len
 
 
 class StartHereSettings(Settings):
-    """00_start_here: both ideas, small."""
+    """00_start_here: both ideas, on the teacher of notebook 02 and the first pair of notebook 04 at the same preset."""
 
     section: ClassVar[str] = "start_here"
-    n_bits: int = Field(30, ge=2, le=10_000, description="bits of the parity task")
-    k_sparse: int = Field(3, ge=1, le=20, description="how many of them the label depends on")
-    parity_teacher_width: Width = Field(1024, description="hidden units of the parity teacher")
-    parity_student_width: Width = Field(32, description="hidden units of the parity student")
-    parity_teacher_steps: Steps = Field(6_000, description="upper limit for the teacher, saturation included")
-    stage_steps: Steps = Field(500, description="length of a curriculum's first stage")
-    budget_steps: Steps = Field(6_000, description="upper limit for each student")
-    teacher_epochs: Epochs = Field(3, description="passes over the images for the image teacher")
-    pair_epochs: Epochs = Field(4, description="passes over the images for student and converters")
-    n_train: int | None = Field(None, ge=100, le=10_000, description="use only so many training images")
-
-    def check_together(self) -> None:
-        """The support has to fit into the bits, the curriculum into the budget, a batch into the images."""
-        check_parity(self.n_bits, self.k_sparse, None)
-        check_stage(self.stage_steps, self.budget_steps)
-        check_images("fashion-mnist-small", self.n_train, batch_size=128)
+    seeds: Seeds = Field((0, 1, 2), description="one parity student per seed and curriculum")
 
 
 class CurriculaSettings(Settings):
@@ -43,28 +28,106 @@ class CurriculaSettings(Settings):
 
     section: ClassVar[str] = "distillation_curricula"
     n_bits: int = Field(50, ge=2, le=10_000, description="bits of the parity task")
+    hard_n_bits: int = Field(100, ge=2, le=10_000, description="bits of the hard task")
     k_sparse: int = Field(4, ge=1, le=20, description="how many of them the label depends on")
     support: tuple[int, ...] | None = Field(None, description="which bits these are; drawn from the seed if not given")
-    teacher_width: Width = Field(4096, description="hidden units of the teacher")
+    teacher_width: Width = Field(1024, description="hidden units of the teacher")
     student_width: Width = Field(64, description="hidden units of each student")
     batch_size: int = Field(128, ge=1, le=65_536, description="fresh samples per step")
-    teacher_lr: LearningRate = Field(0.15, description="SGD step size of the teacher")
-    student_lr: LearningRate = Field(0.1, description="SGD step size of the students")
-    teacher_max_steps: Steps = Field(20_000, description="upper limit for the teacher, saturation included")
+    teacher_lr: LearningRate = Field(0.2, description="SGD step size of the teacher")
+    teacher_momentum: float = Field(0.9, ge=0.0, lt=1.0, description="of the teacher's SGD")
+    student_lr: LearningRate = Field(0.2, description="SGD step size of the students, without momentum")
+    teacher_max_steps: Steps = Field(20_000, description="upper limit for the teacher")
+    teacher_eval_every: Steps = Field(25, description="steps between evaluations and checkpoints of the teacher")
     saturation: float = Field(
-        4.0, ge=1.0, le=100.0, description="how long the teacher goes on: multiple of its steps to 100%"
+        1.0, ge=1.0, le=100.0, description="how long the teacher goes on: multiple of its steps to 100%"
     )
-    checkpoint_accuracy: Fraction = Field(0.62, description="progressive's checkpoint: the first that reaches this")
-    stage_steps: Steps = Field(1_500, description="length of the first stage (progressive and extracted)")
-    budget_steps: Steps = Field(20_000, description="upper limit for each student")
-    eval_every: Steps = Field(100, description="steps between evaluations")
+    temperature: float = Field(0.0, ge=0.0, le=100.0, description="of the teacher's output; 0 takes its hard decisions")
+    checkpoint_accuracy: Fraction = Field(0.8, description="progressive's checkpoint: the first that reaches this")
+    stage_steps: Steps = Field(700, description="length of the first stage (progressive and extracted)")
+    budget_steps: Steps = Field(12_000, description="upper limit for each student")
+    hard_budget_steps: Steps = Field(5_000, description="upper limit for each student of the hard task")
+    choice_steps: Steps = Field(6_000, description="upper limit for each student where choices are compared")
+    choice_seeds: int = Field(4, ge=1, le=1024, description="compare choices on so many of the seeds, the first ones")
+    eval_every: Steps = Field(100, description="steps between evaluations of the students")
     eval_samples: int = Field(4096, ge=64, le=1_000_000, description="size of the fixed evaluation set")
     threshold: Fraction = Field(0.99, description="the accuracy that counts as learned")
 
     def check_together(self) -> None:
-        """The support has to fit into the bits, the curriculum into the budget."""
+        """The support has to fit into the bits, the curriculum into the budgets."""
+        check_parity(self.n_bits, self.k_sparse, self.support)
+        check_parity(self.hard_n_bits, self.k_sparse, self.support)
+        for budget in (self.budget_steps, self.hard_budget_steps, self.choice_steps):
+            check_stage(self.stage_steps, budget)
+
+
+class SparseParityTeacherSettings(Settings):
+    """01_sparse_parity_teacher: a teacher, its checkpoints and its hidden layer under the correlation probe."""
+
+    section: ClassVar[str] = "sparse_parity_teacher"
+    n_bits: int = Field(50, ge=2, le=1_000, description="bits of the parity task")
+    k_sparse: int = Field(4, ge=2, le=20, description="how many of them the label depends on")
+    support: tuple[int, ...] | None = Field(None, description="which bits these are; drawn from the seed if not given")
+    teacher_width: Width = Field(1024, description="hidden units of the teacher")
+    batch_size: int = Field(128, ge=1, le=65_536, description="fresh samples per step")
+    teacher_lr: LearningRate = Field(0.15, description="SGD step size of the teacher")
+    weight_decay: float = Field(1e-3, ge=0.0, le=1.0, description="L2 penalty; wears off the teacher's random start")
+    teacher_max_steps: Steps = Field(20_000, description="upper limit for the teacher, saturation included")
+    saturation: float = Field(
+        4.0, ge=1.0, le=100.0, description="how long the teacher goes on: multiple of its steps to 100%"
+    )
+    eval_every: Steps = Field(50, description="steps between evaluations, and between checkpoints")
+    eval_samples: int = Field(4096, ge=64, le=1_000_000, description="size of the fixed evaluation set")
+    probe_samples: int = Field(16_384, ge=64, le=1_000_000, description="fresh inputs that the probe looks at")
+    off_subsets: int = Field(300, ge=1, le=10_000, description="sets of bits off the support per degree above 1")
+    projection_width: Width = Field(64, description="units that the hidden layer is projected to")
+
+    def check_together(self) -> None:
+        """The support has to fit into the bits and leave some of them out."""
+        check_parity(self.n_bits, self.k_sparse, self.support)
+        if self.k_sparse == self.n_bits:
+            raise invalid(
+                "k_sparse", self.k_sparse, f"below n_bits = {self.n_bits}: the probe compares with other bits"
+            )
+
+
+class ParityTransformerSettings(Settings):
+    """03_parity_transformer: the curricula of notebook 02 on transformers."""
+
+    section: ClassVar[str] = "parity_transformer"
+    n_bits: int = Field(16, ge=2, le=512, description="bits of the parity task, one token each")
+    k_sparse: int = Field(4, ge=1, le=20, description="how many of them the label depends on")
+    support: tuple[int, ...] | None = Field(None, description="which bits these are; drawn from the seed if not given")
+    layers: int = Field(2, ge=2, le=48, description="blocks of teacher and students")
+    mlp_ratio: float = Field(2.0, gt=0.0, le=16.0, description="hidden units of each block's MLP over its width")
+    teacher_width: Width = Field(64, description="channels per token in the teacher")
+    teacher_heads: int = Field(8, ge=1, le=256, description="attention heads of the teacher")
+    student_width: Width = Field(16, description="channels per token in each student")
+    student_heads: int = Field(2, ge=1, le=256, description="attention heads of each student")
+    batch_size: int = Field(32, ge=1, le=65_536, description="fresh samples per step")
+    teacher_lr: LearningRate = Field(1e-3, description="Adam step size of the teacher")
+    student_lr: LearningRate = Field(1e-3, description="Adam step size of the students")
+    teacher_max_steps: Steps = Field(4_000, description="upper limit for the teacher, saturation included")
+    saturation: float = Field(
+        2.0, ge=1.0, le=100.0, description="how long the teacher goes on: multiple of its steps to 100%"
+    )
+    checkpoint_accuracy: Fraction = Field(0.62, description="progressive's checkpoint: the first that reaches this")
+    stage_steps: Steps = Field(500, description="length of the first stage (progressive and extracted)")
+    budget_steps: Steps = Field(5_000, description="upper limit for each student")
+    eval_every: Steps = Field(50, description="steps between evaluations")
+    eval_samples: int = Field(2048, ge=64, le=1_000_000, description="size of the fixed evaluation set")
+    threshold: Fraction = Field(0.99, description="the accuracy that counts as learned")
+
+    def check_together(self) -> None:
+        """The support has to fit into the bits, the curriculum into the budget, the heads into the width."""
         check_parity(self.n_bits, self.k_sparse, self.support)
         check_stage(self.stage_steps, self.budget_steps)
+        for who in ("teacher", "student"):
+            width, heads = getattr(self, f"{who}_width"), getattr(self, f"{who}_heads")
+            if width % heads:
+                raise invalid(
+                    f"{who}_heads", heads, f"a divisor of {who}_width = {width}: every head gets an equal part"
+                )
 
 
 class LoadingSettings(Settings):
@@ -123,5 +186,12 @@ def check_images(dataset: str, n_train: int | None, batch_size: int) -> None:
 
 
 SETTINGS: dict[str, type[Settings]] = {
-    cls.section: cls for cls in (StartHereSettings, CurriculaSettings, LoadingSettings)
+    cls.section: cls
+    for cls in (
+        StartHereSettings,
+        SparseParityTeacherSettings,
+        CurriculaSettings,
+        ParityTransformerSettings,
+        LoadingSettings,
+    )
 }

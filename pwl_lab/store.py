@@ -8,6 +8,7 @@ one is named, set aside and made again.
 
 import hashlib
 import json
+import math
 import os
 import platform
 import shutil
@@ -16,6 +17,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -114,11 +116,12 @@ class Store:
         return entry
 
     def _set_aside(self, entry: Path) -> Path:
-        """Move an entry out of the way, keeping it for whoever wants to know what happened."""
+        """Move an entry out of the way, keeping it for whoever wants to know what happened; where it is now."""
         damaged = self.folder / "damaged"
         damaged.mkdir(exist_ok=True)
         aside = damaged / f"{entry.parent.name}-{entry.name}-{time.time_ns()}"
-        entry.rename(aside)
+        with suppress(FileNotFoundError):  # another process saw the damage too, and was faster
+            entry.rename(aside)
         return aside
 
 
@@ -130,15 +133,18 @@ def _write(folder: Path, recipe: Recipe, artifact: Artifact, minutes: float) -> 
     for name, table in artifact.tables.items():
         table.to_csv(folder / f"{name}.csv", index=False)
     record = {
+        "key": recipe.key,
         "kind": recipe.kind,
         "version": recipe.version,
         "configuration": json.loads(
             json.dumps(recipe.configuration, default=lambda model: model.model_dump(mode="json"))
         ),
         "files": {path.name: file_sha256(path) for path in sorted(folder.iterdir())},
+        "columns": {name: {c: kind.kind for c, kind in t.dtypes.items()} for name, t in artifact.tables.items()},
         "info": artifact.info,
         "made": provenance() | {"minutes": round(minutes, 4)},
     }
+    record["digest"] = content_hash(record)
     (folder / _RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
@@ -146,19 +152,31 @@ def _read(folder: Path) -> Artifact:
     """The artifact of a whole entry. Raises DamagedEntryError naming the file that is not as recorded."""
     try:
         record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-        files, info = record["files"], record["info"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedEntryError(f"store entry {folder.name}: {_RECORD} cannot be read ({error})") from error
-    for name, checksum in files.items():
+        digest = record.pop("digest")
+        if content_hash(record) != digest or record["key"] != folder.name:
+            raise ValueError("it is not what was written for this recipe")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedEntryError(f"store entry {folder.name}: {_RECORD} cannot be trusted ({error})") from error
+    for name, checksum in record["files"].items():
         if not (folder / name).is_file() or file_sha256(folder / name) != checksum:
             raise DamagedEntryError(f"store entry {folder.name}: {name} is missing or not what was written")
-    tables = {
-        Path(name).stem: pd.read_csv(folder / name, float_precision="round_trip")
-        for name in files
-        if name.endswith(".csv")
-    }
-    tensors = load_file(folder / _TENSORS) if _TENSORS in files else {}
-    return Artifact(tensors, tables, info)
+    tables = {name: _read_table(folder / f"{name}.csv", kinds) for name, kinds in record["columns"].items()}
+    tensors = load_file(folder / _TENSORS) if _TENSORS in record["files"] else {}
+    return Artifact(tensors, tables, record["info"])
+
+
+def _read_table(path: Path, kinds: dict[str, str]) -> pd.DataFrame:
+    """A table with the column types that it was written with (numpy's one-letter kinds).
+
+    Everything is read as text first: guessing types turns a curriculum called "1" or "NA" into something else, and
+    Python's own parsing of floats is exact.
+    """
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    parse = {"f": lambda text: float(text) if text else math.nan, "i": int, "u": int, "b": lambda text: text == "True"}
+    for column, kind in kinds.items():
+        if kind in parse:
+            table[column] = [parse[kind](text) for text in table[column]]
+    return table
 
 
 def file_sha256(path: Path) -> str:

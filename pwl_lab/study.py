@@ -22,7 +22,7 @@ from pwl_lab.tasks.vision import ImageTask
 from pwl_lab.training import Checkpoint, TrainedModel, TrainPlan, fit, train
 
 # Raise a number when the same configuration would now give another result: older entries are then left alone.
-VERSIONS = {"teacher": 1, "students": 1, "pair": 1}
+VERSIONS = {"teacher": 1, "students": 2, "pair": 1}
 
 
 def train_or_load(
@@ -90,14 +90,15 @@ class DistillationRuns:
         """Steps to `threshold` per curriculum and seed; None where the budget was not enough."""
         return analysis.steps_to_threshold(self.history, threshold)
 
-    def final_accuracy(self) -> dict[str, list[float]]:
-        """Test accuracy at each student's last evaluation, per curriculum and seed."""
+    def final_accuracy(self) -> dict[str, list[float | None]]:
+        """Test accuracy at each student's last evaluation, per curriculum and seed; None where it diverged."""
         return analysis.final_accuracy(self.history)
 
     def student(self, curriculum: str, seed: int) -> BlockNet:
         """One student as it was at its end, on the CPU."""
         if (curriculum, seed) not in self.weights:
-            raise invalid("(curriculum, seed)", (curriculum, seed), f"one of {sorted(self.weights)}")
+            there = f"a student that did not diverge, one of {sorted(self.weights)}"
+            raise invalid("(curriculum, seed)", (curriculum, seed), there)
         net = self.student_config.make()
         net.load_state_dict(self.weights[curriculum, seed])
         return net.eval()
@@ -132,7 +133,13 @@ def distill(
         return Artifact(tensors, {"history": result.history, "stages": result.stages})
 
     artifact = Store().get(Recipe("students", VERSIONS["students"], configuration), make)
-    weights = {(name, seed): _part(artifact.tensors, f"{name}/{seed}") for name in curricula for seed in seeds}
+    lost = analysis.diverged(artifact.tables["history"])
+    weights = {
+        (name, seed): _part(artifact.tensors, f"{name}/{seed}")
+        for name in curricula
+        for seed in seeds
+        if seed not in lost[name]
+    }
     return DistillationRuns(student, plan, artifact.tables["history"], artifact.tables["stages"], weights)
 
 

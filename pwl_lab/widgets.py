@@ -12,6 +12,7 @@ import ipywidgets as controls
 from matplotlib.figure import Figure
 
 from pwl_lab import analysis, plots
+from pwl_lab.distill.probes import TeacherReadings
 from pwl_lab.errors import invalid
 from pwl_lab.study import Pair, SamplePredictions
 
@@ -73,3 +74,18 @@ def layer_loader(pair: Pair, samples: SamplePredictions) -> FramePicker:
         words = f"{mask}: {loaded} of {pair.n_blocks} teacher blocks loaded, test accuracy {pair.accuracy(mask):.1%}"
         frames[loaded] = Frame(png(plots.layer_loading(pair, mask, samples)), words)
     return FramePicker(frames, "Teacher layers loaded", "how many of the teacher's blocks have replaced the student's")
+
+
+def checkpoint_slider(readings: TeacherReadings, at_most: int = 40) -> FramePicker:
+    """The teacher's checkpoints (evenly chosen where there are more than `at_most`), each with its map of bit pairs."""
+    steps, accuracies = readings.steps, readings.accuracies
+    chosen = sorted({round(i * (len(steps) - 1) / (at_most - 1)) for i in range(at_most)})
+    frames = {}
+    for number, step in enumerate((steps[place] for place in chosen), start=1):
+        row, column = divmod(int(readings.maps[step].abs().argmax()), len(readings.maps[step]))
+        strongest = f"bit {row}" if row == column else f"bits {row} and {column}"
+        words = f"step {step:,}: validation accuracy {accuracies[step]:.1%}, strongest correlation with {strongest}"
+        frames[number] = Frame(png(plots.checkpoint_map(readings, step)), words)
+    return FramePicker(
+        frames, "Checkpoint", "which of the teacher's checkpoints is shown; the last is the final teacher"
+    )

@@ -5,7 +5,7 @@ then its output (arXiv 2503.17494). A new curriculum is a new list, not a new tr
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -57,6 +57,8 @@ class TeacherHidden(Frozen):
     centre: bool = Field(True, description="subtract the projection's mean, unit by unit")
     scale: bool = Field(True, description="divide by its standard deviation, over all units together")
     weight: float = Field(5.0, gt=0.0, description="what the mean squared error is multiplied by")
+    width: int | None = Field(None, ge=1, description="match only the student's first so many units; none: all")
+    orthogonal: bool = Field(False, description="orthonormal columns instead of independent Gaussian ones")
 
     def __str__(self) -> str:
         """For figures."""
@@ -99,13 +101,15 @@ class Curriculum(Frozen):
     def for_blocks(self, n_blocks: int) -> "Curriculum":
         """The same with every hidden target of `block=None` written out, one stage per block.
 
-        Raises InvalidValueError for a block that a network of `n_blocks` has not.
+        Raises InvalidValueError for a block that a network of `n_blocks` has not, and for several stages without a length.
         """
         stages: list[Stage] = []
         for stage in self.stages:
             if stage.target.kind != "hidden" or stage.target.block is not None:
                 stages.append(stage)
                 continue
+            if stage.steps is None and n_blocks > 1:
+                raise invalid("steps", None, f"a number of steps: each of {n_blocks} blocks in turn needs a length")
             targets = [stage.target.model_copy(update={"block": block}) for block in range(1, n_blocks + 1)]
             stages += [stage.model_copy(update={"target": target}) for target in targets]
         for stage in stages:
@@ -137,26 +141,33 @@ def one_shot(temperature: float = 1.0) -> Curriculum:
     return Curriculum(stages=(Stage(target=TeacherOutput(temperature=temperature)),))
 
 
-def progressive(at_accuracy: Sequence[float] = (0.62,), steps: int = 1_500, temperature: float = 1.0) -> Curriculum:
+def progressive(
+    at_accuracy: Sequence[float] = (0.62,),
+    steps: int = 1_500,
+    temperature: float = 1.0,
+    at_steps: Sequence[int] | None = None,
+) -> Curriculum:
     """The outputs of intermediate teacher checkpoints, `steps` each, then the final one's.
 
-    A checkpoint is the first that reached the given validation accuracy: the useful ones lie in the teacher's phase
-    transition (arXiv 2410.05464).
+    A checkpoint is the first that reached the given validation accuracy, or the one of the training step in `at_steps`
+    (which then counts alone): the useful ones lie in the teacher's phase transition (arXiv 2410.05464).
     """
-    checkpoints = [TeacherOutput(at_accuracy=value, temperature=temperature) for value in at_accuracy]
+    chosen = [{"at_accuracy": v} for v in at_accuracy] if at_steps is None else [{"at_step": v} for v in at_steps]
+    checkpoints = [TeacherOutput(**choice, temperature=temperature) for choice in chosen]
     stages = [Stage(target=target, steps=steps) for target in checkpoints]
     return Curriculum(stages=(*stages, *one_shot(temperature).stages))
 
 
 def extracted(
-    steps: int = 1_500, blocks: Sequence[int] | None = None, temperature: float = 1.0, weight: float = 5.0
+    steps: int = 1_500, blocks: Sequence[int] | None = None, temperature: float = 1.0, **target: Any
 ) -> Curriculum:
     """A random projection of the final teacher's hidden state, block by block from shallow to deep, then its output.
 
-    `blocks` are counted from 1; all of them unless named. No checkpoint is needed (arXiv 2503.17494).
+    `blocks` are counted from 1; all of them unless named. `target` goes to `TeacherHidden` (weight, centre, scale,
+    width, orthogonal). No checkpoint is needed (arXiv 2503.17494).
     """
     stages = [
-        Stage(target=TeacherHidden(block=block, weight=weight), steps=steps)
+        Stage(target=TeacherHidden(block=block, **target), steps=steps)
         for block in ((None,) if blocks is None else blocks)
     ]
     return Curriculum(stages=(*stages, *one_shot(temperature).stages))

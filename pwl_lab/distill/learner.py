@@ -1,77 +1,79 @@
 """Distillation by any curriculum, on any `BlockNet`: a cohort of students, each following its own stages."""
 
-from collections import defaultdict
+import math
+import warnings
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from pwl_lab.distill.cohort import Cohort, make_cohort
-from pwl_lab.distill.curriculum import Curriculum, Stage, TeacherHidden, TeacherOutput
-from pwl_lab.distill.losses import cross_entropy_to, teacher_probabilities
-from pwl_lab.distill.projection import Projection, random_projection
-from pwl_lab.errors import invalid
-from pwl_lab.models.blocknet import BlockNet, ModelConfig
+from pwl_lab.distill.curriculum import Curriculum, Stage
+from pwl_lab.distill.losses import cross_entropy_to
+from pwl_lab.distill.targets import Member, TeacherTargets, calibration_inputs
+from pwl_lab.models.blocknet import ModelConfig
 from pwl_lab.tasks.base import Batch, Task
 from pwl_lab.training import Learner, Losses, TrainedModel, TrainPlan, train
 
-CALIBRATION_SAMPLES = 2048
 
+class Group:
+    """The students of a cohort that follow one curriculum: always in the same stage, so trained as one.
 
-@dataclass(frozen=True)
-class Member:
-    """One student of a cohort: which curriculum it follows, from which seed."""
+    What a stage does not train takes no part in its pass and gets no gradient, not even one of zero: no optimiser
+    moves it, whatever its momentum or weight decay.
+    """
 
-    name: str
-    seed: int
-    curriculum: Curriculum
+    def __init__(self, curriculum: Curriculum, cohort: Cohort, members: list[int], seeds: list[int]) -> None:
+        """`members` are the students' numbers in the whole cohort, in the order of `cohort`."""
+        self.curriculum, self.cohort, self.members, self.seeds = curriculum, cohort, members, seeds
+        self._starts = curriculum.starts()
+        self.diverged = torch.zeros(len(members), dtype=torch.bool, device=cohort.parameters()[0].device)
 
+    def number(self, step: int) -> int:
+        """Which stage (from 1) step `step` (counted from 0) belongs to."""
+        return bisect_right(self._starts, step)
 
-class TeacherTargets:
-    """What the teacher says about a batch, each thing computed once for the whole cohort."""
+    def stage(self, step: int) -> Stage:
+        """The stage that step `step` (counted from 0) belongs to."""
+        return self.curriculum.stages[self.number(step) - 1]
 
-    def __init__(self, teacher: TrainedModel, members: Sequence[Member], shapes: list[tuple[int, ...]]) -> None:
-        """`shapes` are the student's hidden states. Raises InvalidValueError for a checkpoint the teacher has not."""
-        self.final = teacher.model
-        self.members, self.shapes = list(members), shapes
-        self.checkpoints: dict[TeacherOutput, BlockNet] = {}
-        for stage in (stage for member in members for stage in member.curriculum.stages):
-            target = stage.target
-            if isinstance(target, TeacherOutput) and not target.final:
-                found = teacher.checkpoint(target.at_accuracy, target.at_step)
-                self.checkpoints[target] = teacher.at(found)
-        self.projections: dict[TeacherHidden, Projection] = {}
+    def losses(self, stage: Stage, batch: Batch, seen: dict, targets: TeacherTargets) -> Float[Tensor, " members"]:
+        """One loss per student."""
+        target = stage.target
+        self.cohort.train()
+        if target.kind == "hidden":
+            above = target.block if stage.trains == "block" else 1
+            states, _ = self.cohort.hidden_states(batch.inputs, upto=target.block, above=above)
+            wanted = seen[target][targets.rows(target, self.seeds)]
+            ours = states[-1] if target.width is None else states[-1][:, :, : target.width]
+            return target.weight * (ours - wanted).square().flatten(1).mean(dim=1)
+        _, logits = self.cohort.hidden_states(batch.inputs)
+        if target.kind == "labels":
+            return cross_entropy_to(logits, one_hot(batch.labels, logits.shape[-1]).to(logits.dtype))
+        return cross_entropy_to(logits, seen[target])
 
-    @torch.no_grad()
-    def calibrate(self, inputs: Float[Tensor, "batch *shape"]) -> None:
-        """Draw every member's projections and centre and scale them on the teacher's states for `inputs`."""
-        states, _ = self.final.hidden_states(inputs)
-        targets = {stage.target for member in self.members for stage in member.curriculum.stages}
-        for target in sorted((t for t in targets if isinstance(t, TeacherHidden)), key=str):
-            block = target.block
-            state, width = states[block - 1], self.shapes[block - 1][0]
-            if state.shape[2:] != torch.Size(self.shapes[block - 1][1:]):
-                raise invalid(
-                    f"student state of block {block}", self.shapes[block - 1], f"the positions {tuple(state.shape[2:])}"
-                )
-            matrices = [random_projection(state.shape[1], width, member.seed, block) for member in self.members]
-            stacked = torch.stack(matrices).to(state)
-            self.projections[target] = Projection.fit(stacked, state, target.centre, target.scale)
+    def hits(self, evaluation: Batch) -> Int[Tensor, " members"]:
+        """How many samples each student has right; one with a logit that is not finite is marked as diverged."""
+        self.cohort.train(False)
+        hits = torch.zeros(len(self.members), dtype=torch.long, device=evaluation.labels.device)
+        for inputs, labels in zip(evaluation.inputs.split(1024), evaluation.labels.split(1024), strict=True):
+            _, logits = self.cohort.hidden_states(inputs)
+            hits += (logits.argmax(dim=-1) == labels).sum(dim=1)
+            self.diverged |= ~logits.isfinite().flatten(1).all(dim=1)
+        return hits
 
-    @torch.no_grad()
-    def look(self, inputs: Float[Tensor, "batch *shape"], wanted: set) -> dict:
-        """The teacher's outputs (logits) and hidden states for what the current stages want."""
-        seen: dict = {}
-        if any(isinstance(t, TeacherHidden) or (isinstance(t, TeacherOutput) and t.final) for t in wanted):
-            states, logits = self.final.hidden_states(inputs)
-            seen |= {"states": states, "final": logits}
-        for target in wanted & set(self.checkpoints):
-            seen[target] = self.checkpoints[target](inputs)
-        return seen
+    def keep(self, positions: list[int], optimiser: torch.optim.Optimizer) -> None:
+        """Let the students at other positions go."""
+        self.cohort.keep(positions, optimiser)
+        self.members = [self.members[position] for position in positions]
+        self.seeds = [self.seeds[position] for position in positions]
+        self.diverged = self.diverged[positions]
 
 
 class CurriculumLearner(Learner):
@@ -81,104 +83,84 @@ class CurriculumLearner(Learner):
         self, cohort: Cohort, members: Sequence[Member], targets: TeacherTargets, evaluation: Batch, plan: TrainPlan
     ) -> None:
         """`evaluation` is where accuracy is measured; a student at `plan.stop_at` retires with what it knows."""
-        self.cohort, self.members, self.targets = cohort, list(members), targets
-        self.evaluation, self.plan = evaluation, plan
-        self.active = list(range(len(members)))
+        self.members, self.targets, self.evaluation, self.plan = list(members), targets, evaluation, plan
         self.weights: dict[int, dict[str, Tensor]] = {}
-        self._held: list[tuple[Tensor, Tensor]] = []
+        self.groups: list[Group] = []
+        for curriculum in dict.fromkeys(member.curriculum for member in members):
+            numbers = [n for n, member in enumerate(members) if member.curriculum == curriculum]
+            seeds = [members[n].seed for n in numbers]
+            self.groups.append(Group(curriculum, cohort.part(numbers), numbers, seeds))
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """All students in one group."""
-        return [{"params": self.cohort.parameters(), "lr": lr}]
-
-    def groups(self, step: int) -> dict[Stage, list[int]]:
-        """The stages under way and the positions (in the cohort) of the students in each."""
-        found: dict[Stage, list[int]] = defaultdict(list)
-        for position, member in enumerate(self.active):
-            found[self.members[member].curriculum.stage_at(step)].append(position)
-        return found
+        return [{"params": [p for group in self.groups for p in group.cohort.parameters()], "lr": lr}]
 
     def losses(self, batch: Batch, step: int) -> Losses:
-        """`total` sums over students, so that each one's gradient is as if it were alone; the other terms are means."""
-        self.cohort.train()
-        groups = self.groups(step)
-        states, logits = self.cohort.hidden_states(batch.inputs)
-        seen = self.targets.look(batch.inputs, {stage.target for stage in groups})
-        terms: dict[str, list[Tensor]] = defaultdict(list)
-        for stage, positions in groups.items():
-            terms[stage.target.kind].append(self._stage_losses(stage, positions, states, logits, batch, seen))
-        self._hold(groups)
-        total = torch.cat([values for group in terms.values() for values in group]).sum()
-        return {name: torch.cat(values).mean() for name, values in terms.items()} | {"total": total}
+        """`total` sums over students, so that each one's gradient is as if it were alone; the other terms are means.
 
-    def _stage_losses(
-        self, stage: Stage, positions: list[int], states: list[Tensor], logits: Tensor, batch: Batch, seen: dict
-    ) -> Float[Tensor, " group"]:
-        """One loss per student of a group that pursues the same target."""
-        target = stage.target
-        if target.kind == "hidden":
-            members = [self.active[position] for position in positions]
-            wanted = self.targets.projections[target][members](seen["states"][target.block - 1])
-            return target.weight * (states[target.block - 1][positions] - wanted).square().flatten(1).mean(dim=1)
-        ours = logits[positions]
-        if target.kind == "labels":
-            wanted = torch.nn.functional.one_hot(batch.labels, ours.shape[-1]).to(ours.dtype)
-        else:
-            wanted = teacher_probabilities(seen["final" if target.final else target], target.temperature)
-        return cross_entropy_to(ours, wanted)
+        A student whose loss is not finite has diverged: it counts in none of them and leaves the others alone.
+        """
+        stages = [group.stage(step) for group in self.groups]
+        seen = self.targets.look(batch.inputs, {stage.target for stage in stages})
+        terms: dict[str, list[Tensor]] = {}
+        going: dict[str, int | Tensor] = {}
+        for group, stage in zip(self.groups, stages, strict=True):
+            kind, values = stage.target.kind, group.losses(stage, batch, seen, self.targets)
+            group.diverged |= ~values.detach().isfinite()
+            terms.setdefault(kind, []).append(values.masked_fill(group.diverged, 0.0).sum())
+            going[kind] = going.get(kind, 0) + (~group.diverged).sum()
+        sums = {kind: torch.stack(values).sum() for kind, values in terms.items()}
+        means = {kind: value / going[kind].clamp_min(1) for kind, value in sums.items()}
+        return means | {"total": torch.stack(list(sums.values())).sum()}
 
-    def _hold(self, groups: dict[Stage, list[int]]) -> None:
-        """Remember the weights that a stage leaves as they are; `after_step` puts them back."""
-        self._held = [
-            (weight, weight.clone())
-            for stage, positions in groups.items()
-            if stage.trains == "block"
-            for position in positions
-            for weight in self.cohort.slices(position, below=stage.target.block)
-        ]
-
-    def after_step(self, step: int) -> None:
-        """Undo what the optimiser did to held weights (whatever optimiser it is)."""
-        for weight, value in self._held:
-            weight.copy_(value)
+    def clip_gradients(self, largest: float, optimiser: torch.optim.Optimizer) -> None:
+        """By each student's own norm, as if it were alone."""
+        for group in self.groups:
+            group.cohort.clip_gradients(largest)
 
     @torch.no_grad()
     def evaluate(self, step: int) -> list[dict[str, Any]]:
-        """A row per student still in training: curriculum, seed, stage and accuracy."""
-        self.cohort.train(False)
-        hits = torch.zeros(len(self.cohort), dtype=torch.long, device=self.evaluation.labels.device)
-        for inputs, labels in zip(self.evaluation.inputs.split(1024), self.evaluation.labels.split(1024), strict=True):
-            _, logits = self.cohort.hidden_states(inputs)
-            hits += (logits.argmax(dim=-1) == labels).sum(dim=1)
-        rows = []
-        for position, member in enumerate(self.active):
-            who = self.members[member]
-            stage = who.curriculum.stages.index(who.curriculum.stage_at(max(step - 1, 0))) + 1
-            value = int(hits[position]) / len(self.evaluation)
-            rows.append({"curriculum": who.name, "seed": who.seed, "stage": stage, "accuracy": value})
-        return rows
+        """A row per student still in training: curriculum, seed, stage and accuracy (NaN: it has diverged)."""
+        rows = {}
+        for group in self.groups:
+            hits = group.hits(self.evaluation).tolist()
+            for position, number in enumerate(group.members):
+                who, stage = self.members[number], group.number(max(step - 1, 0))
+                value = math.nan if group.diverged[position] else hits[position] / len(self.evaluation)
+                rows[number] = {"curriculum": who.name, "seed": who.seed, "stage": stage, "accuracy": value}
+        return [rows[number] for number in sorted(rows)]
 
     def finished(self, step: int, rows: list[dict[str, Any]], optimiser: torch.optim.Optimizer) -> bool:
-        """Retire the students that reached `stop_at` in their last stage; done when none is left."""
-        stop = self.plan.stop_at if self.plan.stop_at is not None else float("inf")
-        ended = {
-            position
-            for position, row in enumerate(rows)
-            if row["accuracy"] >= stop and row["stage"] == len(self.members[self.active[position]].curriculum.stages)
-        }
-        if not ended:
-            return False
-        self.collect(sorted(ended))
-        going = [position for position in range(len(self.active)) if position not in ended]
-        self.active = [self.active[position] for position in going]
-        if going:
-            self.cohort.keep(going, optimiser)
-        return not going
+        """Retire the students that diverged, and those that reached `stop_at` in their last stage; done when none is left."""
+        stop = self.plan.stop_at if self.plan.stop_at is not None else math.inf
+        accuracy = dict(zip(sorted(n for group in self.groups for n in group.members), rows, strict=True))
+        for group in self.groups:
+            last = group.number(step - 1) == len(group.curriculum.stages)
+            ended = [
+                position
+                for position, number in enumerate(group.members)
+                if group.diverged[position] or (last and accuracy[number]["accuracy"] >= stop)
+            ]
+            if ended:
+                self.collect(group, ended, step)
+                group.keep([position for position in range(len(group.members)) if position not in ended], optimiser)
+        self.groups = [group for group in self.groups if group.members]
+        return not self.groups
 
-    def collect(self, positions: Sequence[int] | None = None) -> None:
-        """Take down the weights of students that end here."""
-        for position in range(len(self.active)) if positions is None else positions:
-            self.weights[self.active[position]] = self.cohort.state(position)
+    def collect(self, group: Group | None = None, positions: Sequence[int] | None = None, step: int = 0) -> None:
+        """Take down the weights of students that end here (all by default); one that diverged is named instead."""
+        for one in self.groups if group is None else [group]:
+            for position in range(len(one.members)) if positions is None else positions:
+                number = one.members[position]
+                if not one.diverged[position]:
+                    self.weights[number] = one.cohort.state(position)
+                    continue
+                who = self.members[number]
+                warnings.warn(
+                    f"{who.name}, seed {who.seed}: diverged by step {step} (a loss that is not finite) and left out. "
+                    "Lower the step size (lr) or set clip_norm; the other students go on.",
+                    stacklevel=2,
+                )
 
 
 @dataclass
@@ -216,15 +198,9 @@ def distil_cohort(
     # The teacher saw the stream of its own seed: students get another one.
     batches = task.batches(data_seed + 1_000_003, plan.batch_size, device)
     history = train(learner, batches, plan, f"{len(members)} students")
-    learner.collect([position for position, member in enumerate(learner.active) if member not in learner.weights])
+    learner.collect()
     weights = {(members[i].name, members[i].seed): state for i, state in learner.weights.items()}
     return DistillationResult(history, stage_table(members), weights)
-
-
-def calibration_inputs(task: Task, data_seed: int, device: str) -> Float[Tensor, "batch *shape"]:
-    """Training inputs to centre and scale the projections on; none of the evaluation splits is touched."""
-    batches = task.batches(data_seed + 2_000_003, 128, device)
-    return torch.cat([next(batches).inputs for _ in range(CALIBRATION_SAMPLES // 128)])
 
 
 def stage_table(members: Sequence[Member]) -> pd.DataFrame:

@@ -50,7 +50,7 @@ def teacher_probabilities(
 
 
 def cross_entropy_to(
-    logits: Float[Tensor, "*batch classes"], target: Float[Tensor, "*batch classes"]
+    logits: Float[Tensor, "*batch classes"], target: Float[Tensor, "*#batch classes"]
 ) -> Float[Tensor, "*members"]:
     """Cross-entropy against target probabilities, in nats, averaged over the batch (the last but one dimension)."""
     return -(target * logits.log_softmax(dim=-1)).sum(dim=-1).mean(dim=-1)
@@ -59,7 +59,7 @@ def cross_entropy_to(
 def feature_distance(
     ours: Float[Tensor, "batch channels *positions"], target: Float[Tensor, "batch channels *positions"]
 ) -> Float[Tensor, ""]:
-    """Mean squared error plus one minus the cosine of the flattened features: 0 for equal features.
+    """Mean squared error plus one minus the cosine of the flattened features: 0 for equal features (1 where one is all zero).
 
     Source: arXiv 2509.22319, the distance of its synchronisation and reconstruction losses.
     """

@@ -42,6 +42,11 @@ def random_masks(n_blocks: int, distribution: MaskDistribution, random: torch.Ge
     """
     if n_blocks < 2:
         raise invalid("n_blocks", n_blocks, "at least 2: with one block there is no mixed network")
+    return _draw_masks(n_blocks, distribution, random)
+
+
+def _draw_masks(n_blocks: int, distribution: MaskDistribution, random: torch.Generator) -> Iterator[str]:
+    """The generator behind `random_masks`, which checks before the first mask is asked for."""
     mixed = all_masks(n_blocks)[1:-1]
     one_switch = [side(k, n_blocks) for k in range(1, n_blocks) for side in (prefix_mask, suffix_mask)]
     prefixes = [prefix_mask(k, n_blocks) for k in range(1, n_blocks)]

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from pwl_lab.loading.converters import Converters
 from pwl_lab.loading.masks import check_mask
-from pwl_lab.models.blocknet import BlockNet
+from pwl_lab.models.blocknet import BlockNet, evaluating
 
+# A block may change channels and positions: what goes in and what comes out are named apart.
 State = Float[Tensor, "batch channels *positions"]
+NextState = Float[Tensor, "batch next_channels *next_positions"]
 
 
 class SwapNet(nn.Module):
@@ -56,7 +58,7 @@ class SwapNet(nn.Module):
         owner = self.owner(letter)
         return owner.blocks[0](owner.stem(inputs))
 
-    def advance(self, state: State, boundary: int, before: str, after: str) -> State:
+    def advance(self, state: State, boundary: int, before: str, after: str) -> NextState:
         """From the hidden state of block `boundary` (owned by `before`) through the next block (owned by `after`)."""
         if before != after:
             convert = self.converters.encode if before == "T" else self.converters.decode
@@ -100,8 +102,6 @@ class SwapNet(nn.Module):
 @torch.no_grad()
 def mask_logits(net: SwapNet, inputs: Float[Tensor, "batch *shape"], masks: Sequence[str]) -> dict[str, Tensor]:
     """Logits of every mask in eval mode. Masks with a common beginning share its computation (a walk down a tree)."""
-    training = net.training
-    net.eval()
     found: dict[str, Tensor] = {}
 
     def walk(state: Tensor, prefix: str) -> None:
@@ -113,7 +113,7 @@ def mask_logits(net: SwapNet, inputs: Float[Tensor, "batch *shape"], masks: Sequ
             if any(mask.startswith(prefix + letter) for mask in masks):
                 walk(net.advance(state, len(prefix), prefix[-1], letter), prefix + letter)
 
-    for letter in sorted({check_mask(mask, net.n_blocks)[0] for mask in masks}):
-        walk(net.enter(inputs, letter), letter)
-    net.train(training)
+    with evaluating(net):
+        for letter in sorted({check_mask(mask, net.n_blocks)[0] for mask in masks}):
+            walk(net.enter(inputs, letter), letter)
     return {mask: found[mask] for mask in masks}

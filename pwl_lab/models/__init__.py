@@ -2,6 +2,17 @@
 
 from pwl_lab.models.blocknet import BlockNet, ModelConfig, build
 from pwl_lab.models.mlp import MLPConfig, mlp
+from pwl_lab.models.transformer import TransformerConfig, transformer
 from pwl_lab.models.vgg import VGGConfig, vgg
 
-__all__ = ["BlockNet", "MLPConfig", "ModelConfig", "VGGConfig", "build", "mlp", "vgg"]
+__all__ = [
+    "BlockNet",
+    "MLPConfig",
+    "ModelConfig",
+    "TransformerConfig",
+    "VGGConfig",
+    "build",
+    "mlp",
+    "transformer",
+    "vgg",
+]

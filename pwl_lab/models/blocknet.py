@@ -1,7 +1,8 @@
 """`BlockNet`: every network of the study is a stem, `n` blocks and a head, and hands out the state after each block."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float
@@ -10,6 +11,18 @@ from torch import Tensor, nn
 from pwl_lab.config import Frozen
 from pwl_lab.errors import invalid
 from pwl_lab.seeding import initialisation
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Inside, `module` is in eval mode; afterwards each of its parts is in the mode that it was in."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 class BlockNet(nn.Module):
@@ -51,11 +64,9 @@ class BlockNet(nn.Module):
     def state_shapes(self, input_shape: Sequence[int]) -> list[tuple[int, ...]]:
         """The shape of each hidden state without the batch, for inputs of `input_shape` (found by one dry pass)."""
         example = next(self.parameters())
-        training = self.training
-        self.eval()  # so that batch norms take a batch of one and keep their statistics
-        with torch.no_grad():
+        # In eval mode batch norms take a batch of one and keep their statistics.
+        with torch.no_grad(), evaluating(self):
             states, _ = self.hidden_states(torch.zeros(1, *input_shape, dtype=example.dtype, device=example.device))
-        self.train(training)
         return [tuple(state.shape[1:]) for state in states]
 
 

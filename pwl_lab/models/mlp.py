@@ -3,7 +3,7 @@
 from itertools import pairwise
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import nn
 
 from pwl_lab.models.blocknet import BlockNet, ModelConfig
@@ -15,8 +15,11 @@ class MLPConfig(ModelConfig):
 
     family: Literal["mlp"] = "mlp"
     n_inputs: int = Field(ge=1, description="input features")
-    widths: tuple[int, ...] = Field(min_length=1, description="units of each hidden layer")
+    widths: tuple[PositiveInt, ...] = Field(min_length=1, description="units of each hidden layer")
     n_classes: int = Field(2, ge=2, description="logits")
+    blocks_end: Literal["relu", "linear"] = Field(
+        "relu", description="where a block ends: its hidden state is what the ReLU gives out, or what goes into it"
+    )
 
     @property
     def n_blocks(self) -> int:
@@ -24,15 +27,19 @@ class MLPConfig(ModelConfig):
         return len(self.widths)
 
     def make(self) -> BlockNet:
-        """Linear and ReLU per block; the hidden state is what the ReLU gives out."""
+        """Linear and ReLU per layer; the two ways to cut them into blocks have the same initial weights."""
         widths = (self.n_inputs, *self.widths)
-        blocks = [nn.Sequential(nn.Linear(a, b), nn.ReLU()) for a, b in pairwise(widths)]
-        return BlockNet(nn.Flatten(), blocks, nn.Linear(widths[-1], self.n_classes))
+        layers, head = [nn.Linear(a, b) for a, b in pairwise(widths)], nn.Linear(widths[-1], self.n_classes)
+        if self.blocks_end == "relu":
+            return BlockNet(nn.Flatten(), [nn.Sequential(layer, nn.ReLU()) for layer in layers], head)
+        first, *others = layers
+        blocks = [nn.Sequential(first), *(nn.Sequential(nn.ReLU(), layer) for layer in others)]
+        return BlockNet(nn.Flatten(), blocks, nn.Sequential(nn.ReLU(), head))
 
 
-def mlp(task: Task, width: int, depth: int = 1) -> MLPConfig:
+def mlp(task: Task, width: int, depth: int = 1, blocks_end: Literal["relu", "linear"] = "relu") -> MLPConfig:
     """An MLP for `task` with `depth` hidden layers of `width` units."""
     n_inputs = 1
     for size in task.input_shape:
         n_inputs *= size
-    return MLPConfig(n_inputs=n_inputs, widths=(width,) * depth, n_classes=task.n_classes)
+    return MLPConfig(n_inputs=n_inputs, widths=(width,) * depth, n_classes=task.n_classes, blocks_end=blocks_end)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import nn
 
 from pwl_lab.models.blocknet import BlockNet, ModelConfig
@@ -19,8 +19,8 @@ class VGGConfig(ModelConfig):
 
     family: Literal["vgg"] = "vgg"
     in_channels: int = Field(1, ge=1, description="image channels")
-    channels: tuple[int, ...] = Field(min_length=1, description="channels of each block")
-    convolutions: tuple[int, ...] = Field(min_length=1, description="3x3 convolutions in each block")
+    channels: tuple[PositiveInt, ...] = Field(min_length=1, description="channels of each block")
+    convolutions: tuple[PositiveInt, ...] = Field(min_length=1, description="3x3 convolutions in each block")
     n_classes: int = Field(10, ge=2, description="logits")
 
     @model_validator(mode="after")

@@ -12,18 +12,19 @@ from pwl_lab.training import TrainedModel
 
 def learning_curves(runs: DistillationRuns, threshold: float = 0.99, chance: float = 0.5) -> Figure:
     """Test accuracy against steps: the median over seeds, the band from the worst to the best seed, stages marked."""
-    table = analysis.held(runs.history)
+    table, lost = analysis.held(runs.history), analysis.diverged(runs.history)
     names = list(dict.fromkeys(table["curriculum"]))
     with style():
         figure, (axes,) = row_of_axes(9, 4.2)
         for name, (colour, dashes, _) in looks(names).items():
             curve = table[table["curriculum"] == name].groupby("step")["accuracy"]
             axes.fill_between(curve.min().index, curve.min(), curve.max(), color=colour, alpha=0.15, lw=0)
-            axes.plot(curve.median(), color=colour, ls=dashes, lw=2, label=name.replace("_", "-"))
+            label = name.replace("_", "-") + (f" ({len(lost[name])} diverged)" if lost[name] else "")
+            axes.plot(curve.median(), color=colour, ls=dashes, lw=2, label=label)
         starts = runs.stages.loc[runs.stages["start"] > 0, "start"].unique()
         for start in starts:
             axes.axvline(start, color="#444444", lw=0.8)
-            axes.annotate("on to the\nfinal output", (start, 0.02), xycoords=("data", "axes fraction"), xytext=(4, 0),
+            axes.annotate("on to the next target", (start, 1), xycoords=("data", "axes fraction"), xytext=(0, 3),
                           textcoords="offset points", fontsize=9)  # fmt: skip
         chance_line(axes, chance)
         axes.axhline(threshold, color="#444444", lw=0.8, ls="--")
@@ -43,14 +44,14 @@ def steps_to_threshold(runs: DistillationRuns, threshold: float = 0.99) -> Figur
             there = [budget if value is None else value for value in steps[name]]
             heights = row + np.linspace(-0.2, 0.2, len(there))
             fills = ["none" if value is None else colour for value in steps[name]]
-            edge = {"linewidths": 1.5, "edgecolors": colour} if marker != "x" else {"linewidths": 1.5, "color": colour}
-            axes.scatter(
-                there, heights, marker=marker, s=45, **(edge if marker == "x" else {"facecolors": fills} | edge)
-            )
+            axes.scatter(there, heights, marker=marker, s=45, facecolors=fills, edgecolors=colour, linewidths=1.5)
             median = analysis.median_steps(steps[name], budget)
             axes.plot([median, median], [row - 0.35, row + 0.35], color=colour, lw=3)
-            axes.annotate(f"{median:,.0f}", (median, row - 0.37), ha="center", va="bottom", fontsize=10)
-        axes.set_yticks(range(len(steps)), [name.replace("_", "-") for name in steps])
+            more = "> " if 2 * steps[name].count(None) >= len(steps[name]) else ""
+            axes.annotate(f"{more}{median:,.0f}", (median, row - 0.37), ha="center", va="bottom", fontsize=10)
+        lost = analysis.diverged(runs.history)
+        words = [name.replace("_", "-") + (f"\n({len(lost[name])} diverged)" if lost[name] else "") for name in steps]
+        axes.set_yticks(range(len(steps)), words)
         axes.set(xlabel=f"optimiser steps to {threshold:.0%}", xlim=(0, None), ylim=(len(steps) - 0.5, -0.75))
         axes.xaxis.set_major_formatter("{x:,.0f}")
     return figure
@@ -70,7 +71,7 @@ def teacher_curve(teacher: TrainedModel, checkpoint_accuracy: float | None = Non
                           (chosen.step, chosen.accuracy), xytext=(14, -4), textcoords="offset points")  # fmt: skip
         if teacher.reached_at is not None:
             axes.axvspan(teacher.reached_at, history["step"].max(), color="#EEEEEE", zorder=0)
-            axes.annotate("goes on until it is saturated", (teacher.reached_at, 0.9),
+            axes.annotate("goes on until it is saturated", (teacher.reached_at, 0.8),
                           xycoords=("data", "axes fraction"), xytext=(6, 0), textcoords="offset points")  # fmt: skip
         axes.set(xlabel="optimiser steps", ylabel="validation accuracy", xlim=(0, None), ylim=(None, 1.03))
         axes.yaxis.set_major_formatter(PercentFormatter(1))

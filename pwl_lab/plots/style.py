@@ -15,7 +15,7 @@ OWNER = {"T": "#D55E00", "S": "#56B4E9"}
 OWNER_NAME = {"T": "teacher", "S": "student"}
 # (colour, line style, marker) of a curriculum; a reader's own ones take the spare entries in turn.
 CURRICULUM = {
-    "scratch": ("#7F7F7F", ":", "x"),
+    "scratch": ("#7F7F7F", ":", "X"),
     "one_shot": ("#0072B2", "--", "s"),
     "progressive": ("#E69F00", "-.", "^"),
     "extracted": ("#009E73", "-", "o"),

@@ -4,6 +4,8 @@ Source: arXiv 2503.17494 and its parent arXiv 2410.05464, the main synthetic set
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import count
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -71,8 +73,8 @@ class SparseParity:
         if batch_size < 1:
             raise invalid("batch_size", batch_size, "at least 1")
         random = generator(seed, "data")
-        while True:
-            yield self.draw(batch_size, random).to(device)
+        # Not `yield`: a generator function would look at its arguments only when the first batch is asked for.
+        return (self.draw(batch_size, random).to(device) for _ in count())
 
     def split(self, name: str, device: str = "cpu") -> Batch:
         """The fixed evaluation set `validation` or `test`, `eval_samples` samples each."""
@@ -95,6 +97,8 @@ class SparseParity:
 
 def check_support(support: Sequence[int], n_bits: int, k_sparse: int) -> tuple[int, ...]:
     """The support, sorted, or an InvalidValueError that says what is wrong with it."""
+    if not all(isinstance(bit, Integral) for bit in support):
+        raise invalid("support", tuple(support), f"whole numbers from 0 to {n_bits - 1}")
     outside = [bit for bit in support if not 0 <= bit < n_bits]
     if outside:
         raise invalid("support", tuple(support), f"bits from 0 to {n_bits - 1} (n_bits = {n_bits}); outside: {outside}")

@@ -2,7 +2,7 @@
 
 import inspect
 from collections import Counter
-from itertools import islice
+from itertools import islice, pairwise
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def draw(n, n_blocks, distribution, seed=0):
 
 
 def switches(mask):
-    return sum(a != b for a, b in zip(mask, mask[1:], strict=False))
+    return sum(a != b for a, b in pairwise(mask))
 
 
 @given(n_blocks=sizes, data=st.data())

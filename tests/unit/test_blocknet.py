@@ -1,5 +1,7 @@
 """BlockNet and the two families: states, shapes, configurations, seeded weights."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -88,7 +90,7 @@ def test_any_mlp_has_a_block_per_width(widths, n_inputs, n_classes):
     config = MLPConfig(n_inputs=n_inputs, widths=tuple(widths), n_classes=n_classes)
     assert build(config, 0).state_shapes((n_inputs,)) == [(width,) for width in widths]
     sizes = [n_inputs, *widths, n_classes]
-    assert parameter_bytes(build(config, 0)) == 4 * sum((a + 1) * b for a, b in zip(sizes, sizes[1:], strict=False))
+    assert parameter_bytes(build(config, 0)) == 4 * sum((a + 1) * b for a, b in pairwise(sizes))
 
 
 def test_mlp_block_is_linear_and_relu():

@@ -5,6 +5,7 @@ from copy import deepcopy
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 from toys import (
     MLP_STUDENT,
     MLP_TEACHER,
@@ -17,7 +18,6 @@ from toys import (
     norms,
     snapshot,
 )
-from torch import nn
 
 from pwl_lab.distill import learner as learner_module
 from pwl_lab.distill.cohort import SeparateCohort, StackedCohort, make_cohort
@@ -32,8 +32,9 @@ from pwl_lab.distill.curriculum import (
     one_shot,
     progressive,
 )
-from pwl_lab.distill.learner import CurriculumLearner, Member, TeacherTargets, calibration_inputs, distil_cohort
+from pwl_lab.distill.learner import CurriculumLearner, distil_cohort
 from pwl_lab.distill.projection import random_projection
+from pwl_lab.distill.targets import Member, TeacherTargets, calibration_inputs
 from pwl_lab.errors import InvalidValueError
 from pwl_lab.models import build
 from pwl_lab.tasks.parity import SparseParity
@@ -55,13 +56,21 @@ OPTIMISERS = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def double_precision():
+    """Rounding differs between one product for all students and one for each: with float64 it stays out of the way."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
 @pytest.fixture(scope="module")
-def mlp_teacher():
+def mlp_teacher(double_precision):
     return as_trained(MLP_TEACHER, checkpoints={0: 0.5, 10: 0.65, 20: 0.9})
 
 
 @pytest.fixture(scope="module")
-def vgg_teacher():
+def vgg_teacher(double_precision):
     return as_trained(VGG_TEACHER, checkpoints={0: 0.5, 10: 0.65, 20: 0.9})
 
 
@@ -75,9 +84,9 @@ def assert_same_as_alone(teacher, curricula, seeds, **changes):
     for name, curriculum in curricula.items():
         for seed in seeds:
             alone = distil(teacher, {name: curriculum}, [seed], **changes)
-            assert_close(together.weights[name, seed], alone.weights[name, seed])
+            assert_close(together.weights[name, seed], alone.weights[name, seed], 1e-9)
             rows = together.history.query("curriculum == @name and seed == @seed")
-            assert rows["accuracy"].tolist() == pytest.approx(alone.history["accuracy"].tolist(), abs=0.011)
+            assert rows["accuracy"].tolist() == pytest.approx(alone.history["accuracy"].tolist())
             assert rows["step"].tolist() == alone.history["step"].tolist()
 
 
@@ -178,10 +187,10 @@ def test_losses_against_each_targets_definition(mlp_teacher):
     expected[3] = 3.0 * (ours - theirs).square().mean()
 
     values = torch.stack(expected)
-    assert terms["labels"].item() == pytest.approx(values[0].item(), rel=1e-4)
-    assert terms["output"].item() == pytest.approx(values[[1, 2, 4]].mean().item(), rel=1e-4)
-    assert terms["hidden"].item() == pytest.approx(values[3].item(), rel=1e-4)
-    assert terms["total"].item() == pytest.approx(values.sum().item(), rel=1e-4)
+    assert terms["labels"].item() == pytest.approx(values[0].item())
+    assert terms["output"].item() == pytest.approx(values[[1, 2, 4]].mean().item())
+    assert terms["hidden"].item() == pytest.approx(values[3].item())
+    assert terms["total"].item() == pytest.approx(values.sum().item())
 
 
 def test_targets_keep_the_positions_of_images(vgg_teacher):
@@ -208,7 +217,6 @@ def marks_that_some_reach(history):
 @pytest.mark.parametrize("optimiser", ["sgd", "momentum", "adam"])
 @pytest.mark.parametrize("teacher", ["mlp_teacher", "vgg_teacher"])
 def test_retiring_students_do_not_change_the_others(request, teacher, optimiser):
-    # progressive and scratch use all layers all the time
     curricula = {name: CURRICULA[name] for name in ("scratch", "one_shot")}
     changes = {"steps": 30, "eval_every": 3} | OPTIMISERS[optimiser]
     teacher, seeds = request.getfixturevalue(teacher), (0, 1, 2)
@@ -226,7 +234,7 @@ def test_retiring_students_do_not_change_the_others(request, teacher, optimiser)
             assert_close(stopped.weights[who], alone.weights[who[0], who[1]])
         else:
             assert rows["step"].tolist() == full["step"].tolist()
-            assert rows["accuracy"].tolist() == pytest.approx(full["accuracy"].tolist(), abs=0.011)
+            assert rows["accuracy"].tolist() == pytest.approx(full["accuracy"].tolist())
             assert_close(stopped.weights[who], state)
 
 
@@ -272,7 +280,7 @@ ONE_BLOCK_AT_A_TIME = Curriculum(
 def test_training_one_block_leaves_the_blocks_below_bit_for_bit(request, teacher, optimiser):
     teacher, changes = request.getfixturevalue(teacher), OPTIMISERS[optimiser]
     ends = [after(teacher, ONE_BLOCK_AT_A_TIME, steps, **changes) for steps in (5, 10, 15, 16)]
-    for stage, (before, now) in enumerate(zip(ends[:2], ends[1:3], strict=True), start=1):
+    for stage, (before, now) in enumerate([(ends[0], ends[1]), (ends[1], ends[2])], start=1):
         moved = {name for name in changed(before, now) if "running" not in name and "tracked" not in name}
         assert {name.split(".")[1] for name in moved if name.startswith("blocks.")} >= {str(stage)}
         assert not {name for name in moved if name.startswith("blocks.") and int(name.split(".")[1]) < stage}
@@ -335,7 +343,7 @@ def test_accuracy_in_the_history_is_the_students_on_the_test_split(mlp_teacher):
         net.load_state_dict(result.weights[name, 1])
         value = (net(test.inputs).argmax(dim=1) == test.labels).double().mean().item()
         last = result.history.query("curriculum == @name and step == 24")["accuracy"].item()
-        assert last == pytest.approx(value, abs=0.011)
+        assert last == pytest.approx(value)
 
 
 @pytest.mark.parametrize(
@@ -368,7 +376,7 @@ def test_students_with_batch_norm_are_measured_on_their_running_statistics(vgg_t
     assert {int(norm.num_batches_tracked) for norm in norms(net)} == {PLAN.steps}
     test = ToyImages().split("test")
     value = (net.eval()(test.inputs).argmax(dim=1) == test.labels).double().mean().item()
-    assert result.history["accuracy"].iloc[-1] == pytest.approx(value, abs=0.02)
+    assert result.history["accuracy"].iloc[-1] == pytest.approx(value)
 
 
 def test_students_learn_from_a_teacher_that_knows():
@@ -377,6 +385,24 @@ def test_students_learn_from_a_teacher_that_knows():
     curricula = {name: CURRICULA[name] for name in ("one_shot", "extracted")}
     result = distil(teacher, curricula, plan=TrainPlan(steps=500, batch_size=32, lr=0.3, eval_every=500))
     assert result.history.query("step == 500")["accuracy"].min() > 0.9
+
+
+RECKLESS = Curriculum(stages=(Stage(target=TeacherHidden(block=1, weight=1e308), steps=9), *one_shot().stages))
+
+
+@pytest.mark.parametrize("teacher", ["mlp_teacher", "vgg_teacher"])
+def test_a_student_that_diverges_is_named_and_leaves_the_others_alone(request, teacher):
+    teacher = request.getfixturevalue(teacher)
+    with pytest.warns(UserWarning, match=r"reckless, seed 1: diverged by step \d+ .*lr.*clip_norm"):
+        result = distil(teacher, {"one_shot": one_shot(), "reckless": RECKLESS}, [1], eval_every=2)
+    alone = distil(teacher, {"one_shot": one_shot()}, [1], eval_every=2)
+    assert set(result.weights) == {("one_shot", 1)}
+    assert_close(result.weights["one_shot", 1], alone.weights["one_shot", 1], 1e-9)
+    rows = result.history.query("curriculum == 'one_shot'")
+    assert rows["accuracy"].tolist() == alone.history["accuracy"].tolist()
+    gone = result.history.query("curriculum == 'reckless'")
+    assert gone["accuracy"].isna().tolist() == [False] * (len(gone) - 1) + [True]
+    assert gone["step"].max() < PLAN.steps
 
 
 def test_keep_moves_the_optimisers_state_with_its_student():

@@ -181,7 +181,9 @@ def slow_target(matrix, state, mean=0.0, factor=1.0):
     """`(P^T h - mean) * factor` at one sample and one position after the other."""
     out = torch.zeros(state.shape[0], matrix.shape[1], *state.shape[2:], dtype=state.dtype)
     for sample in range(state.shape[0]):
-        for place in torch.cartesian_prod(*(torch.arange(n) for n in (1, *state.shape[2:]))).reshape(-1, state.dim() - 1):
+        for place in torch.cartesian_prod(*(torch.arange(n) for n in (1, *state.shape[2:]))).reshape(
+            -1, state.dim() - 1
+        ):
             at = (slice(None), *place[1:].tolist())
             out[sample][at] = (matrix.T @ state[sample][at] - mean) * factor
     return out

@@ -79,8 +79,7 @@ def statistics(net):
 
 def same(first, second):
     return all(
-        torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) and a[2] == b[2]
-        for a, b in zip(first, second, strict=True)
+        torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) and a[2] == b[2] for a, b in zip(first, second, strict=True)
     )
 
 

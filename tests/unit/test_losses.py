@@ -253,9 +253,10 @@ def test_named_terms_are_the_losses_of_this_batch():
     assert terms["recon"].item() == pytest.approx(recon_loss(net, targets, states).item(), rel=1e-5)
 
 
-def test_cross_term_is_the_mean_over_the_masks_of_its_stream():
-    learner, batch = learner_and_batch(PairLossConfig(temperature=3.0, cross_passes=3), kind="mlp")
-    net, masks = learner.net, random_masks(3, "mixture", generator(3, "masks"))
+@pytest.mark.parametrize("distribution", ["prefix", "alternating", "mixture", "all"])
+def test_cross_term_is_the_mean_over_the_masks_of_its_stream(distribution):
+    learner, batch = learner_and_batch(PairLossConfig(temperature=3.0, cross_passes=3, masks=distribution), kind="mlp")
+    net, masks = learner.net, random_masks(3, distribution, generator(3, "masks"))
     theirs = net.teacher(batch.inputs)
     for step in range(3):
         crosses = [slow_divergence(net(batch.inputs, next(masks)), theirs, 3.0) for _ in range(3)]
@@ -270,7 +271,9 @@ def test_a_term_of_weight_0_is_left_out(left_out):
     assert {"hard", "soft"} < set(terms)
 
 
-@pytest.mark.parametrize(("field", "value"), [("alpha", 1.1), ("temperature", 0.0), ("sync", -1.0), ("cross_passes", 0), ("masks", "some")])
+@pytest.mark.parametrize(
+    ("field", "value"), [("alpha", 1.1), ("temperature", 0.0), ("sync", -1.0), ("cross_passes", 0), ("masks", "some")]
+)
 def test_bad_loss_weights_are_refused(field, value):
     with pytest.raises(ValueError, match=field):
         PairLossConfig(**{field: value})

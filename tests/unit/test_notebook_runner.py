@@ -14,8 +14,8 @@ from pwl_lab import paths
 from pwl_lab.batch import schema
 from pwl_lab.batch.notebooks import resolve_notebook, run_notebook, settings_of
 from pwl_lab.batch.status import FILES, read_status, write_text
-from pwl_lab.config import CurriculaSettings
 from pwl_lab.errors import InvalidValueError, UnknownNameError
+from pwl_lab.settings import CurriculaSettings
 
 REMOTE = re.compile(r"^(https?:)?//")
 
@@ -96,7 +96,7 @@ def test_settings_notebook_gets_only_what_was_given(write_notebook, tmp_path: Pa
     fields = "\n".join(f"{name} = None" for name in CurriculaSettings.model_fields)
     source = write_notebook(
         "# Settings",
-        "from pwl_lab.config import CurriculaSettings as C\ns = C.load(preset, teacher_lr=teacher_lr, seeds=seeds)",
+        "from pwl_lab.settings import CurriculaSettings as C\ns = C.load(preset, teacher_lr=teacher_lr, seeds=seeds)",
         "print(s.teacher_lr, s.seeds, s.n_bits, repr(interactive), n_bits)",
         parameters=fields,
         pwl_lab={"settings": "distillation_curricula"},

@@ -4,8 +4,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import MLP_STUDENT, MLP_TEACHER, VGG_STUDENT, VGG_TEACHER, ToyImages, as_trained, changed, norms, snapshot, used
 from torch import nn
+from toys import (
+    MLP_STUDENT,
+    MLP_TEACHER,
+    VGG_STUDENT,
+    VGG_TEACHER,
+    ToyImages,
+    as_trained,
+    changed,
+    norms,
+    snapshot,
+    used,
+)
 
 from pwl_lab.errors import InvalidValueError
 from pwl_lab.loading.converters import ChannelMap, Converters, check_shapes
@@ -157,7 +168,7 @@ POOLED_DIFFERENTLY = PooledDifferently(**VGG_STUDENT.model_dump())
 
 
 def test_swapnet_refuses_a_resolution_mismatch():
-    with pytest.raises(InvalidValueError, match=r"behind block 2 = \(2, 5, 5\).*positions \(3, 3\)"):
+    with pytest.raises(InvalidValueError, match=r"behind block 2 = \(5, 5, 5\).*positions \(3, 3\)"):
         SwapNet(build(VGG_TEACHER, 0), build(POOLED_DIFFERENTLY, 0), (1, 9, 9))
 
 

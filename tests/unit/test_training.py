@@ -1,7 +1,7 @@
 """The one training loop: optimiser, schedule, clipping, evaluation, history, stopping, refusing what diverges."""
 
 import math
-from itertools import repeat
+from itertools import pairwise, repeat
 
 import pandas as pd
 import pytest
@@ -77,7 +77,7 @@ def test_cosine_schedule_values():
     assert factors[5] == pytest.approx(1.0)
     middle = 0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * 45 / 95))
     assert factors[50] == pytest.approx(middle)
-    assert all(a > b for a, b in zip(factors[5:], factors[6:], strict=False))
+    assert all(a > b for a, b in pairwise(factors[5:]))
     assert 0.001 <= factors[-1] < 0.0013
     assert {learning_rate_factor(TrainPlan(steps=100), step) for step in range(100)} == {1.0}
     assert learning_rate_factor(TrainPlan(steps=1, schedule="cosine"), 0) == 1.0
@@ -127,7 +127,7 @@ def test_optimisers(optimiser, expected):
     learner, places = Slope(), [0.0]
     learner.after_step = lambda step: places.append(learner.a.item())
     run(learner, steps=3, **optimiser)
-    assert [b - a for a, b in zip(places, places[1:], strict=False)] == pytest.approx(expected, rel=1e-4)
+    assert [b - a for a, b in pairwise(places)] == pytest.approx(expected, rel=1e-4)
 
 
 def test_weight_decay_pulls_towards_zero():

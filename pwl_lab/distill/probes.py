@@ -1,0 +1,227 @@
+"""Probes: which products of input bits does a network's output, or a projection of its hidden state, correlate with?
+
+Source: arXiv 2410.05464 and 2503.17494: during its phase transition a teacher's output correlates with single bits of
+the support, which a small student can learn at once; a projected hidden layer of the *final* teacher carries the same.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pwl_lab.distill.projection import random_projection
+from pwl_lab.errors import invalid
+from pwl_lab.models.blocknet import BlockNet
+from pwl_lab.seeding import generator
+from pwl_lab.tasks.parity import SparseParity, check_support
+from pwl_lab.training import TrainedModel, predict
+
+
+def noise_floor(samples: int) -> float:
+    """The mean |correlation| to expect of two independent quantities over `samples` samples: sqrt(2 / (pi samples))."""
+    return math.sqrt(2 / (math.pi * samples))
+
+
+def monomials(
+    inputs: Float[Tensor, "batch n_bits"], subsets: Int[Tensor, "subsets degree"]
+) -> Float[Tensor, "batch subsets"]:
+    """The product of each subset's bits."""
+    product = torch.ones(len(inputs), len(subsets), dtype=inputs.dtype, device=inputs.device)
+    for bits in subsets.unbind(dim=1):  # degree by degree: never batch x subsets x degree at once
+        product *= inputs[:, bits]
+    return product
+
+
+def correlations(
+    values: Float[Tensor, "batch functions"], others: Float[Tensor, "batch subsets"]
+) -> Float[Tensor, "functions subsets"]:
+    """Pearson's correlation over the batch of every function with every other; 0 where one of the two is constant."""
+    return _standardised(values).T @ _standardised(others) / len(values)
+
+
+def _standardised(values: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch columns"]:
+    """Mean 0 and standard deviation 1 per column; a constant column becomes 0."""
+    centred = values - values.mean(dim=0)
+    spread = centred.square().mean(dim=0).sqrt()
+    constant = spread <= 1e-6 * values.abs().amax(dim=0)  # what is left of a constant is rounding
+    return torch.where(constant, 0.0, centred / spread.clamp_min(1e-30))
+
+
+def in_support_subsets(support: Sequence[int], degree: int) -> Int[Tensor, "subsets degree"]:
+    """All subsets of `degree` bits of the support. Raises InvalidValueError for a degree that the support has not."""
+    if not 1 <= degree <= len(support):
+        raise invalid("degree", degree, f"from 1 to {len(support)}, the size of the support")
+    return torch.tensor(list(combinations(sorted(support), degree)))
+
+
+def off_support_subsets(
+    support: Sequence[int], n_bits: int, degree: int, at_most: int, seed: int = 0
+) -> Int[Tensor, "subsets degree"]:
+    """Distinct subsets of `degree` bits that do not lie in the support (they may share some bits with it).
+
+    All of them where there are at most `at_most`, otherwise that many drawn from the stream `probe` of `seed`.
+    Raises InvalidValueError where there is none.
+    """
+    inside = set(support)
+    there = math.comb(n_bits, degree) - math.comb(len(inside), degree)
+    if there < 1 or at_most < 1:
+        raise invalid("degree", degree, f"one with subsets outside the support of {len(inside)} of {n_bits} bits")
+    if there <= at_most:
+        kept = [subset for subset in combinations(range(n_bits), degree) if not inside.issuperset(subset)]
+        return torch.tensor(kept)
+    random, found = generator(seed * 1_009 + degree, "probe"), {}
+    while len(found) < at_most:
+        subset = tuple(sorted(torch.randperm(n_bits, generator=random)[:degree].tolist()))
+        if not inside.issuperset(subset):
+            found[subset] = None  # a dict keeps the order of drawing; a set would not
+    return torch.tensor(list(found))
+
+
+@dataclass(frozen=True)
+class CorrelationProbe:
+    """Fixed inputs and, per degree, the subsets (rows of bits) in and off the support to correlate with."""
+
+    inputs: Float[Tensor, "batch n_bits"]
+    support: tuple[int, ...]
+    in_support: dict[int, Int[Tensor, "_ _"]]
+    off_support: dict[int, Int[Tensor, "_ _"]]
+
+    @classmethod
+    def draw(
+        cls,
+        task: SparseParity,
+        samples: int = 16_384,
+        degrees: Sequence[int] | None = None,
+        off_subsets: int = 300,
+        seed: int = 0,
+    ) -> "CorrelationProbe":
+        """Fresh inputs (stream `probe` of `seed`) and subsets; degrees 1 to k-1 unless named.
+
+        Raises InvalidValueError for a degree that has no subset in, or none off, the support.
+        """
+        if samples < 2:
+            raise invalid("samples", samples, "at least 2: a correlation needs a spread")
+        support = check_support(task.support, task.n_bits, task.k_sparse)
+        degrees = range(1, task.k_sparse) if degrees is None else degrees
+        inputs = task.draw(samples, generator(seed, "probe")).inputs
+        inside, outside = {}, {}
+        for degree in degrees:
+            at_most = off_subsets if degree > 1 else max(off_subsets, task.n_bits)  # single bits are few: take them all
+            inside[degree] = in_support_subsets(support, degree)
+            outside[degree] = off_support_subsets(support, task.n_bits, degree, at_most, seed)
+        return cls(inputs, support, inside, outside)
+
+    @property
+    def noise_floor(self) -> float:
+        """What the mean |correlation| would be if there were none."""
+        return noise_floor(len(self.inputs))
+
+    @cached_property
+    def _monomials(self) -> dict[int, dict[str, Float[Tensor, "batch _"]]]:
+        """Per degree, the standardised monomials in and off the support: the same for everything that is probed."""
+        return {
+            degree: {
+                "in_support": _standardised(monomials(self.inputs, self.in_support[degree])),
+                "off_support": _standardised(monomials(self.inputs, self.off_support[degree])),
+            }
+            for degree in self.in_support
+        }
+
+    def __call__(self, values: Float[Tensor, "batch functions"]) -> list[dict[str, Any]]:
+        """Per degree, the mean |correlation| over functions and subsets: `degree`, `in_support`, `off_support`."""
+        ours = _standardised(values).T / len(values)
+        return [
+            {"degree": degree} | {where: (ours @ others).abs().mean().item() for where, others in both.items()}
+            for degree, both in self._monomials.items()
+        ]
+
+    def bit_map(self, values: Float[Tensor, " batch"]) -> Float[Tensor, "n_bits n_bits"]:
+        """The (signed) correlation of one function with each pair of bits; on the diagonal, with each single bit.
+
+        Here the signs count as centred, which they are up to the noise floor: one matrix product for all pairs.
+        """
+        ours = _standardised(values.unsqueeze(1))
+        pairs = (self.inputs * ours).T @ self.inputs / len(values)
+        single = (self.inputs * ours).mean(dim=0)
+        return pairs.diagonal_scatter(single)
+
+
+def margin(logits: Float[Tensor, "batch 2"]) -> Float[Tensor, " batch"]:
+    """How much more the network leans to label 1 than to label 0: the difference of the logits."""
+    return logits[:, 1] - logits[:, 0]
+
+
+@dataclass
+class TeacherReadings:
+    """A teacher's margin under the probe, at every checkpoint and at its end.
+
+    `table` has one row per checkpoint and degree (step, accuracy, degree, in_support, off_support; `final` marks the
+    saturated teacher), `maps` the signed correlations with bits and pairs of bits per step in it.
+    """
+
+    table: pd.DataFrame
+    maps: dict[int, Float[Tensor, "n_bits n_bits"]]
+    support: tuple[int, ...]
+    noise_floor: float
+
+    @property
+    def accuracies(self) -> dict[int, float]:
+        """Validation accuracy by step."""
+        return dict(zip(self.table["step"], self.table["accuracy"], strict=True))
+
+    @property
+    def steps(self) -> list[int]:
+        """The checkpoints' steps in order, the final teacher last."""
+        return list(self.maps)
+
+
+def probe_teacher(teacher: TrainedModel, probe: CorrelationProbe) -> TeacherReadings:
+    """The probe on the margin of every checkpoint, and on that of the final teacher."""
+    last = teacher.history.iloc[-1]
+    stages = [(point.step, point.accuracy, teacher.at(point), False) for point in teacher.checkpoints]
+    stages.append((int(last["step"]), float(last["accuracy"]), teacher.model, True))
+    rows, maps = [], {}
+    for step, value, net, final in stages:
+        values = margin(predict(net, probe.inputs.to(next(net.parameters()).device))).to(probe.inputs.device)
+        maps[step] = probe.bit_map(values)
+        front = {"step": step, "accuracy": value, "final": final}
+        rows += [front | reading for reading in probe(values.unsqueeze(1))]
+    # A teacher that never got there has its end among its checkpoints: the row marked final stands for both.
+    table = pd.DataFrame(rows).drop_duplicates(["step", "degree"], keep="last", ignore_index=True)
+    return TeacherReadings(table, maps, probe.support, probe.noise_floor)
+
+
+def probe_projections(
+    net: BlockNet, probe: CorrelationProbe, width: int, seeds: Sequence[int], block: int = 1
+) -> pd.DataFrame:
+    """The probe on random projections of a hidden state to `width` units: a row per seed and degree.
+
+    They are the projections that the extracted curriculum gives a student of the same seed.
+    """
+    projected = projected_states(net, probe.inputs, width, seeds, block)
+    return pd.DataFrame(
+        [{"seed": seed} | reading for seed, values in zip(seeds, projected, strict=True) for reading in probe(values)]
+    )
+
+
+@torch.no_grad()
+def projected_states(
+    net: BlockNet, inputs: Float[Tensor, "batch *shape"], width: int, seeds: Sequence[int], block: int = 1
+) -> Float[Tensor, "seeds batch units"]:
+    """`P^T h` for a `P` per seed (each unit at each position counts as a unit), neither centred nor scaled."""
+    device, matrices, parts = next(net.parameters()).device, None, []
+    for chunk in inputs.split(1024):  # a hidden state of all inputs at once would take hundreds of megabytes
+        state = net.hidden_states(chunk.to(device))[0][block - 1]
+        if matrices is None:
+            drawn = [random_projection(state.shape[1], width, seed, block) for seed in seeds]
+            matrices = torch.stack(drawn).to(state)
+        found = torch.einsum("bmp,smr->sbrp", state.flatten(2) if state.dim() > 2 else state.unsqueeze(2), matrices)
+        parts.append(found.flatten(2).to(inputs.device))
+    return torch.cat(parts, dim=1)

@@ -1,0 +1,96 @@
+"""What a handful of seeds can say: bootstrap intervals of medians and of slopes, and tables made of them."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy.stats import bootstrap
+
+from pwl_lab import analysis
+from pwl_lab.errors import invalid
+from pwl_lab.seeding import numpy_generator
+
+RESAMPLES = 2_000
+Interval = tuple[float, float, float]
+
+
+def median_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Lower end, median and upper end: percentile bootstrap over the seeds (2,000 resamples, always the same ones)."""
+    middle = float(np.median(values))
+    if len(set(values)) == 1:  # nothing to resample, and scipy would warn
+        return middle, middle, middle
+    ends = bootstrap(
+        (np.asarray(values, dtype=float),),
+        np.median,
+        n_resamples=RESAMPLES,
+        confidence_level=confidence,
+        method="percentile",
+        rng=numpy_generator(0, "bootstrap"),
+    ).confidence_interval
+    return float(ends.low), middle, float(ends.high)
+
+
+def samples_table(
+    history: pd.DataFrame, budget: int, batch_size: int, thresholds: Sequence[float] = (0.9, 0.99, 1.0)
+) -> pd.DataFrame:
+    """Training samples to each accuracy: the median over seeds with its 95% interval, one row per curriculum.
+
+    A student that never got there counts at the budget; a number that is touched by that is marked with `>`.
+    """
+    rows: dict[str, dict[str, str]] = {}
+    for threshold in thresholds:
+        for name, steps in analysis.steps_to_threshold(history, threshold).items():
+            values = [(budget if step is None else step) * batch_size for step in steps]
+            limit = budget * batch_size if None in steps else np.inf
+            low, middle, high = (_samples(value, limit) for value in median_interval(values))
+            text = "none" if all(step is None for step in steps) else f"{middle} ({low} to {high})"
+            rows.setdefault(name, {})[f"to {threshold:.0%}"] = text
+    return pd.DataFrame(rows).T.rename_axis("curriculum")
+
+
+def _samples(value: float, limit: float) -> str:
+    """Thousands of samples."""
+    return f"{'> ' if value >= limit else ''}{value / 1_000:,.0f}k"
+
+
+def variants_table(history: pd.DataFrame, budget: int, threshold: float = 0.99) -> pd.DataFrame:
+    """Steps to `threshold` of variants, one row each; the curricula in `history` are called `choice: variant`."""
+    rows = []
+    for name, steps in analysis.steps_to_threshold(history, threshold).items():
+        choice, _, variant = name.partition(": ")
+        there = [step for step in steps if step is not None]
+        ends = [f"{value:,.0f}" for value in median_interval([budget if step is None else step for step in steps])]
+        if len(there) < len(steps):
+            ends = ["> " + end if end == f"{budget:,}" else end for end in ends]
+        low, middle, high = ends
+        rows.append(
+            {
+                "choice": choice,
+                "variant": variant,
+                "reached": f"{len(there)} of {len(steps)}",
+                "median steps": middle,
+                "95% interval": f"{low} to {high}",
+            }
+        )
+    order = list(dict.fromkeys(row["choice"] for row in rows))
+    return pd.DataFrame(sorted(rows, key=lambda row: order.index(row["choice"]))).set_index(["choice", "variant"])
+
+
+def slope_interval(points: Mapping[float, Sequence[float]], confidence: float = 0.95) -> Interval:
+    """Slope of log(value) over log(size): lower end, least-squares slope through the medians, upper end.
+
+    `points[size]` holds one value per seed. The bootstrap draws seeds anew within each size. Raises InvalidValueError
+    for fewer than two sizes: one point has no slope.
+    """
+    if len(points) < 2:
+        raise invalid("points", sorted(points), "at least 2 sizes for a slope")
+    sizes = sorted(points)
+    random = numpy_generator(0, "bootstrap")
+    values = [np.log(np.asarray(points[size], dtype=float)) for size in sizes]
+    drawn = np.array(
+        [np.median(seeds[random.integers(len(seeds), size=(RESAMPLES, len(seeds)))], axis=1) for seeds in values]
+    )
+    slopes = np.polyfit(np.log(sizes), drawn, 1)[0]
+    middle = np.polyfit(np.log(sizes), [np.median(seeds) for seeds in values], 1)[0]
+    low, high = np.quantile(slopes, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(middle), float(high)

@@ -1,0 +1,123 @@
+"""The small pre-norm transformer of the parity experiments: one token per bit, learned positions, two logits.
+
+Source of the sizes: arXiv 2503.17494, section on transformers (2 layers; teacher and student differ in attention heads).
+The scale of the positions, the read-out and the width of the MLP are ours.
+"""
+
+from typing import Literal, Self
+
+import torch
+from jaxtyping import Float
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from pwl_lab.models.blocknet import BlockNet, ModelConfig
+from pwl_lab.tasks.base import Task
+
+
+class TransformerConfig(ModelConfig):
+    """Each layer (attention, then an MLP) is one block; a hidden state is (batch, width, tokens)."""
+
+    family: Literal["transformer"] = "transformer"
+    n_tokens: int = Field(ge=1, description="input signs, one token each")
+    width: int = Field(ge=1, description="channels of the residual stream; a multiple of `heads`")
+    heads: int = Field(ge=1, description="attention heads per layer")
+    layers: int = Field(2, ge=1, description="blocks")
+    mlp_ratio: float = Field(4.0, gt=0.0, description="hidden units of a layer's MLP over `width`")
+    position_scale: float = Field(1.0, ge=0.0, description="standard deviation of tokens and positions at the start")
+    readout: Literal["mean", "class"] = Field("mean", description="the mean over tokens, or a class token of its own")
+    n_classes: int = Field(2, ge=2, description="logits")
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(
+                f"width = {self.width} is no multiple of heads = {self.heads}: every head gets an equal part"
+            )
+        return self
+
+    @property
+    def n_blocks(self) -> int:
+        """One per layer."""
+        return self.layers
+
+    def make(self) -> BlockNet:
+        """Blocks end before the final norm: it belongs to the head."""
+        hidden = max(1, round(self.mlp_ratio * self.width))
+        blocks = [TransformerLayer(self.width, self.heads, hidden) for _ in range(self.layers)]
+        stem = SignTokens(self.n_tokens, self.width, self.position_scale, self.readout == "class")
+        return BlockNet(stem, blocks, ReadOut(self.width, self.n_classes, self.readout))
+
+
+class SignTokens(nn.Module):
+    """Signs to tokens: `x_i * e + p_i`, one learned direction `e` for all bits and a learned position `p_i` for each.
+
+    An embedding of two symbols is the same: what both share is part of the position, half of their difference is `e`.
+    With positions of scale 0.02, as in language models, parity is hardly learned at these sizes: attention has to tell
+    the bits apart from the first step on.
+    """
+
+    def __init__(self, n_tokens: int, width: int, scale: float, class_token: bool) -> None:
+        """A class token, where there is one, comes first: a position without a sign."""
+        super().__init__()
+        self.class_token = class_token
+        self.sign = nn.Parameter(torch.randn(width) * scale)
+        self.positions = nn.Parameter(torch.randn(n_tokens + class_token, width) * scale)
+
+    def forward(self, inputs: Float[Tensor, "batch bits"]) -> Float[Tensor, "batch width tokens"]:
+        """The first hidden state, tokens behind the channels."""
+        if self.class_token:
+            inputs = nn.functional.pad(inputs, (1, 0))
+        return (inputs.unsqueeze(-1) * self.sign + self.positions).transpose(1, 2)
+
+
+class TransformerLayer(nn.Module):
+    """One block: `h + attention(norm(h))`, then `h + mlp(norm(h))` (pre-norm)."""
+
+    def __init__(self, width: int, heads: int, hidden: int) -> None:
+        """`hidden` units in the MLP."""
+        super().__init__()
+        self.heads = heads
+        self.attention_norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.queries_keys_values, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+
+    def forward(self, state: Float[Tensor, "batch width tokens"]) -> Float[Tensor, "batch width tokens"]:
+        """Attention mixes tokens, the MLP channels. Channels lie last in memory: the transposes copy nothing."""
+        tokens = state.transpose(1, 2)
+        tokens = tokens + self.attention(self.attention_norm(tokens))
+        return (tokens + self.mlp(self.mlp_norm(tokens))).transpose(1, 2)
+
+    def attention(self, tokens: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
+        """Every token looks at every other. Plain products: a stack of students (vmap) has no fused kernel."""
+        parts = self.queries_keys_values(tokens).unflatten(-1, (3, self.heads, -1))  # batch, tokens, 3, heads, size
+        queries, keys, values = parts.permute(2, 0, 3, 1, 4)  # each: batch, heads, tokens, size
+        scores = queries @ keys.transpose(-2, -1) / queries.shape[-1] ** 0.5
+        return self.out((scores.softmax(dim=-1) @ values).transpose(1, 2).flatten(2))
+
+
+class ReadOut(nn.Module):
+    """The final norm, one vector out of all tokens, and the logits."""
+
+    def __init__(self, width: int, n_classes: int, readout: Literal["mean", "class"]) -> None:
+        """`class` reads the first token, `mean` averages all of them."""
+        super().__init__()
+        self.readout = readout
+        self.norm, self.logits = nn.LayerNorm(width), nn.Linear(width, n_classes)
+
+    def forward(self, state: Float[Tensor, "batch width tokens"]) -> Float[Tensor, "batch classes"]:
+        """Logits."""
+        tokens = self.norm(state.transpose(1, 2))
+        return self.logits(tokens[:, 0] if self.readout == "class" else tokens.mean(dim=1))
+
+
+def transformer(task: Task, width: int, heads: int, layers: int = 2, mlp_ratio: float = 4.0) -> TransformerConfig:
+    """A transformer for the signs of `task`, one token per input. Other choices: `TransformerConfig` itself."""
+    return TransformerConfig(
+        n_tokens=task.input_shape[0],
+        width=width,
+        heads=heads,
+        layers=layers,
+        mlp_ratio=mlp_ratio,
+        n_classes=task.n_classes,
+    )

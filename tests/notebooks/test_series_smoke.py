@@ -1,0 +1,100 @@
+"""Every notebook of the series at `smoke`, through the path that `make run` takes."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pwl_lab import paths
+from pwl_lab.batch.notebooks import run_notebook
+
+SERIES = sorted(paths.notebooks().glob("[0-9][0-9]_*.ipynb"))
+
+
+@pytest.mark.notebook
+@pytest.mark.parametrize("notebook", SERIES, ids=lambda path: path.stem)
+def test_notebook_runs_at_smoke(notebook: Path, store_folder: Path, tmp_path: Path) -> None:
+    status = run_notebook(notebook, tmp_path / "out", preset="smoke")
+    assert status.status == "ok", status.error
+    found = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"notebook.ipynb", "notebook.html", "params.json", "status.json", "metrics.json"} <= found
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["made"]["versions"]["pwl_lab"]
+    assert (tmp_path / "out" / "notebook.html").stat().st_size < 5_000_000
+    html = (tmp_path / "out" / "notebook.html").read_text()
+    assert "data:image/png;base64" in html, "figures are in the page"
+
+
+@pytest.mark.notebook
+def test_curricula_metrics_have_the_agreed_keys(store_folder: Path, tmp_path: Path) -> None:
+    run_notebook("02", tmp_path, preset="smoke", params={"seeds": [3, 4]})
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    for key in ("steps_to_threshold", "final_accuracy"):
+        assert list(metrics[key]) == ["scratch", "one_shot", "progressive", "extracted"]
+        assert all(len(values) == 2 for values in metrics[key].values())
+    assert metrics["budget_steps"] == 600
+    assert metrics["seeds"] == [3, 4]
+
+
+@pytest.mark.notebook
+def test_a_student_that_does_not_get_there_is_null(store_folder: Path, tmp_path: Path) -> None:
+    settings = {"seeds": [0], "student_lr": 1e-4, "budget_steps": 110, "stage_steps": 50}
+    run_notebook("02", tmp_path, preset="smoke", params=settings)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["steps_to_threshold"]["one_shot"] == [None]
+    assert metrics["final_accuracy"]["one_shot"][0] < 0.99
+
+
+@pytest.mark.notebook
+def test_loading_metrics_have_the_agreed_keys_and_the_store_is_used(store_folder: Path, tmp_path: Path) -> None:
+    first = run_notebook("04", tmp_path / "first", preset="smoke")
+    entries = sorted(path for path in store_folder.glob("*/*/record.json"))
+    second = run_notebook("04", tmp_path / "second", preset="smoke")
+    assert first.status == second.status == "ok"
+    assert sorted(path for path in store_folder.glob("*/*/record.json")) == entries, "nothing was made twice"
+    metrics = [json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("first", "second")]
+    for one in metrics:
+        one.pop("made")  # says when
+    assert metrics[0] == metrics[1]
+    assert {"family", "teacher_accuracy", "student_accuracy", "teacher_bytes", "student_bytes", "seeds"} <= set(
+        metrics[0]
+    )
+    assert len(metrics[0]["prefix_accuracy"]) == 5
+    assert len(metrics[0]["mask_accuracy"]) == 16
+    assert metrics[0]["prefix_accuracy"][-1] == metrics[0]["teacher_accuracy"]
+
+
+@pytest.mark.notebook
+def test_plain_papermill_works_from_any_folder(
+    store_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    papermill = pytest.importorskip("papermill")
+    monkeypatch.chdir(tmp_path)
+    source = paths.notebooks() / "02_distillation_curricula.ipynb"
+    papermill.execute_notebook(source, tmp_path / "out.ipynb", parameters={"preset": "smoke"}, progress_bar=False)
+    assert (tmp_path / "runs" / "interactive" / "02_distillation_curricula" / "metrics.json").is_file()
+
+
+@pytest.mark.notebook
+def test_plain_papermill_refuses_a_bad_value_before_training(
+    store_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    papermill = pytest.importorskip("papermill")
+    monkeypatch.chdir(tmp_path)
+    source = paths.notebooks() / "02_distillation_curricula.ipynb"
+    parameters = {"preset": "smoke", "support": [0, 99]}
+    with pytest.raises(papermill.PapermillExecutionError, match="support = "):
+        papermill.execute_notebook(source, tmp_path / "out.ipynb", parameters=parameters, progress_bar=False)
+    assert not store_folder.exists()
+
+
+@pytest.mark.notebook
+def test_a_damaged_stored_teacher_is_made_again(store_folder: Path, tmp_path: Path) -> None:
+    run_notebook("04", tmp_path / "first", preset="smoke")
+    tensors = next(store_folder.glob("teacher/*/tensors.safetensors"))
+    tensors.write_bytes(tensors.read_bytes()[:-10])
+    status = run_notebook("04", tmp_path / "second", preset="smoke")
+    assert status.status == "ok"
+    assert list((store_folder / "damaged").iterdir())
+    metrics = [json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("first", "second")]
+    assert metrics[0]["mask_accuracy"] == metrics[1]["mask_accuracy"]

@@ -1,0 +1,246 @@
+"""Figures from small tables, and a picker that only ever looks up."""
+
+from io import BytesIO
+from types import SimpleNamespace
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+from toys import MLP_STUDENT, MLP_TEACHER, as_trained
+
+from pwl_lab import analysis, plots, widgets
+from pwl_lab.errors import InvalidValueError
+from pwl_lab.loading.masks import all_masks
+from pwl_lab.loading.swapnet import SwapNet
+from pwl_lab.models import build
+from pwl_lab.plots.style import looks
+from pwl_lab.study import DistillationRuns, Pair, SamplePredictions
+from pwl_lab.tasks.vision import ImageTask
+from pwl_lab.training import TrainPlan
+from pwl_lab.widgets import Frame, FramePicker
+
+RUNS = DistillationRuns(
+    MLP_STUDENT,
+    TrainPlan(steps=100),
+    pd.DataFrame(
+        [
+            {"curriculum": name, "seed": seed, "step": step, "accuracy": 0.5 + 0.5 * step / (20 + 40 * late)}
+            for late, name in enumerate(["extracted", "one_shot", "my own"])
+            for seed in (0, 1)
+            for step in (0, 10, 20)
+        ]
+    ),
+    pd.DataFrame({"curriculum": ["extracted"] * 2, "stage": [1, 2], "start": [0, 10], "target": ["block 1", "output"]}),
+    {},
+)
+
+
+def accuracies(seed):
+    return {mask: 0.5 + 0.1 * mask.count("T") + 0.01 * seed for mask in all_masks(3)}
+
+
+@pytest.fixture(scope="module")
+def pair():
+    net = SwapNet(as_trained(MLP_TEACHER).model, build(MLP_STUDENT, 0), (6,)).eval()
+    masks = analysis.mask_table({"validation": accuracies(0), "test": accuracies(0)}, [5, 6, 7], seed=0)
+    return Pair(net, 0, pd.DataFrame(), masks, 18, 9)
+
+
+@pytest.fixture(scope="module")
+def samples():
+    masks = ["SSS", "TSS", "TTS", "TTT"]
+    return SamplePredictions(
+        images=torch.zeros(3, 8, 8, dtype=torch.uint8),
+        labels=torch.tensor([0, 1, 0]),
+        class_names=("cat", "dog"),
+        predicted={mask: torch.tensor([0, int("T" in mask), 1]) for mask in masks},
+        confidence={mask: torch.tensor([0.5, 0.75, 1.0]) for mask in masks},
+    )
+
+
+def masks_of_seeds():
+    tables = [analysis.mask_table({"test": accuracies(seed)}, [5, 6, 7], seed) for seed in (0, 1)]
+    return pd.concat(tables, ignore_index=True)
+
+
+def losses():
+    return pd.DataFrame(
+        {"step": [0, 5, 10], "loss_hard": [np.nan, 2, 1], "loss_cross": [np.nan, 3, 2], "loss_total": 1}
+    )
+
+
+def render(figure):
+    assert isinstance(figure, Figure)
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=40)
+    assert buffer.getvalue().startswith(b"\x89PNG")
+    return buffer.getvalue()
+
+
+def words(figure):
+    return [text.get_text() for text in figure.findobj(mpl.text.Text) if text.get_text()]
+
+
+FIGURES = {
+    "learning_curves": lambda pair, samples: plots.learning_curves(RUNS),
+    "steps_to_threshold": lambda pair, samples: plots.steps_to_threshold(RUNS, 0.99),
+    "teacher_curve": lambda pair, samples: plots.teacher_curve(as_trained(MLP_TEACHER, checkpoints={10: 0.7}), 0.6),
+    "order_curves": lambda pair, samples: plots.order_curves(
+        analysis.order_curves(masks_of_seeds(), analysis.loading_orders(3)), teacher_accuracy=0.8
+    ),
+    "mask_chart": lambda pair, samples: plots.mask_chart(masks_of_seeds()),
+    "loss_terms": lambda pair, samples: plots.loss_terms(losses()),
+    "layer_loading": lambda pair, samples: plots.layer_loading(pair, "TTS", samples),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_render_outside_pyplot_and_leave_the_users_style_alone(name, pair, samples):
+    before = dict(mpl.rcParams)
+    render(FIGURES[name](pair, samples))
+    assert pyplot.get_fignums() == []
+    assert dict(mpl.rcParams) == before
+
+
+def test_learning_curves_hold_retired_students_and_mark_the_stage():
+    figure = plots.learning_curves(RUNS, threshold=0.9)
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert labels == ["extracted", "one-shot", "my own"]
+    curve = figure.axes[0].get_lines()[0]
+    assert curve.get_xdata().tolist() == [0, 10, 20]
+    assert curve.get_ydata().tolist() == [0.5, 0.75, 1.0]
+    assert "guessing" in words(figure)
+    assert sum(text.startswith("on to the") for text in words(figure)) == 1
+
+
+def test_steps_that_were_not_reached_stand_at_the_budget_and_are_hollow():
+    axes = plots.steps_to_threshold(RUNS, 0.99).axes[0]
+    points = dict(zip(["extracted", "one_shot", "my own"], axes.collections, strict=True))
+    assert points["extracted"].get_offsets()[:, 0].tolist() == [20, 20]
+    assert points["one_shot"].get_offsets()[:, 0].tolist() == [100, 100]
+    assert points["extracted"].get_facecolor()[:, 3].tolist() == [1, 1]
+    assert points["one_shot"].get_facecolor()[:, 3].tolist() == [0, 0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["extracted", "one-shot", "my own"]
+
+
+def test_curricula_differ_in_colour_and_in_line_style_or_marker():
+    found = looks(["scratch", "one_shot", "progressive", "extracted", "a", "b", "c", "d"]).values()
+    assert len(set(found)) == 8
+    assert len({colour for colour, _, _ in found}) == 8
+    assert len({(dashes, marker) for _, dashes, marker in found}) == 8
+    assert len(looks([str(n) for n in range(11)])) == 11
+
+
+def test_order_curves_show_mean_and_range_over_seeds():
+    curves = analysis.order_curves(masks_of_seeds(), analysis.loading_orders(3))
+    figure = plots.order_curves(curves)
+    container = figure.axes[0].containers[0]
+    assert container.lines[0].get_ydata().tolist() == pytest.approx([0.505, 0.605, 0.705, 0.805])
+    low, high = container.lines[2][0].get_segments()[0][:, 1]
+    assert (low, high) == pytest.approx((0.5, 0.51))
+
+
+def test_mask_chart_is_sorted_from_the_best():
+    axes = plots.mask_chart(masks_of_seeds()).axes[1]
+    values = axes.get_lines()[0].get_xdata()
+    assert len(values) == 8
+    assert values[0] == pytest.approx(0.805)
+    assert list(values) == sorted(values, reverse=True)
+
+
+def test_owner_row_draws_owners_and_converters():
+    figure = Figure()
+    plots.owner_row(figure.subplots(), "TSST")
+    found = words(figure)
+    assert [text.split("\n")[0] for text in found if "block" in text] == ["teacher", "student", "student", "teacher"]
+    assert [text for text in found if text in ("encoder", "decoder")] == ["encoder", "decoder"]
+
+
+def test_layer_loading_says_mask_and_accuracy_and_marks_right_and_wrong(pair, samples):
+    figure = plots.layer_loading(pair, "TTS", samples)
+    found = words(figure)
+    title = [axes.get_title(loc="left") for sub in figure.subfigs for axes in sub.axes]
+    assert "TTS: 2 of 3 teacher blocks, test accuracy 70.0%" in title
+    assert [text for text in found if "sure" in text] == ["✓ cat\n50% sure", "✓ dog\n75% sure", "✗ dog\n100% sure"]
+
+
+@pytest.mark.parametrize("n_images", [3, 20, 25])
+def test_image_grid_shows_every_image_with_its_class(n_images):
+    figure = plots.image_grid(ImageTask(), n_images)
+    render(figure)
+    shown = [axes for axes in figure.axes if axes.get_images()]
+    assert len(shown) == n_images
+    _, batch = ImageTask().sample(n_images, "train")
+    assert [axes.get_title() for axes in shown] == [ImageTask().class_names[label] for label in batch.labels]
+
+
+def frames(first=0, n=3):
+    return {value: Frame(f"picture {value}".encode(), f"state {value}") for value in range(first, first + n)}
+
+
+def test_moving_the_slider_changes_picture_and_words():
+    picker = FramePicker(frames(2), "Teacher layers loaded", "how many")
+    assert (picker.slider.min, picker.slider.max, picker.slider.value) == (2, 4, 2)
+    for value in (2, 4, 3):
+        picker.slider.value = value
+        assert picker.picture.value == f"picture {value}".encode()
+        assert f"state {value}" in picker.words.value
+    assert "role='status'" in picker.words.value
+    assert picker.slider.description == "Teacher layers loaded"
+    assert picker.slider.style.description_width == "initial"  # the label is not cut off
+    assert picker.slider.tooltip == "how many"
+
+
+def test_picker_does_not_follow_changes_of_the_mapping_it_was_given():
+    given = frames()
+    picker = FramePicker(given, "x", "y")
+    given.clear()
+    picker.slider.value = 2
+    assert picker.picture.value == b"picture 2"
+
+
+@pytest.mark.parametrize("values", [[], [0, 2], [1, 2, 4]])
+def test_gaps_are_refused(values):
+    with pytest.raises(InvalidValueError, match="one frame per slider value, without a gap"):
+        FramePicker({value: Frame(b"", "") for value in values}, "x", "y")
+
+
+def test_layer_loader_makes_all_its_figures_first_and_none_later(pair, samples, monkeypatch):
+    made = []
+
+    def count(figure, dpi=110):
+        made.append(figure)
+        return f"picture {len(made) - 1}".encode()
+
+    monkeypatch.setattr(widgets, "png", count)
+    loader = widgets.layer_loader(pair, samples)
+    assert len(made) == 4
+    monkeypatch.setattr(plots, "layer_loading", lambda *_: pytest.fail("computed"))
+    for loaded, mask in enumerate(["SSS", "TSS", "TTS", "TTT"]):
+        loader.slider.value = loaded
+        assert loader.picture.value == f"picture {loaded}".encode()
+        text = f"{mask}: {loaded} of 3 teacher blocks loaded, test accuracy {pair.accuracy(mask):.1%}"
+        assert text in loader.words.value
+    assert len(made) == 4
+
+
+def test_layer_loader_holds_real_pictures_that_differ(pair, samples):
+    loader = widgets.layer_loader(pair, samples)
+    pictures = {frame.picture for frame in loader.frames.values()}
+    assert len(pictures) == 4
+    assert all(picture.startswith(b"\x89PNG") for picture in pictures)
+
+
+def test_an_exception_in_a_frame_comes_out_at_construction(pair, samples, monkeypatch):
+    def broken(pair, mask, samples):
+        if mask == "TTS":
+            raise ZeroDivisionError("in a frame")
+        return SimpleNamespace(savefig=lambda *_, **__: None)
+
+    monkeypatch.setattr(plots, "layer_loading", broken)
+    with pytest.raises(ZeroDivisionError, match="in a frame"):
+        widgets.layer_loader(pair, samples)

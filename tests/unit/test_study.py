@@ -1,0 +1,212 @@
+"""The three verbs: the second call loads what the first made, and everything agrees with everything else."""
+
+import pandas as pd
+import pytest
+import torch
+from toys import MLP_STUDENT, MLP_TEACHER, VGG_STUDENT, VGG_TEACHER, ToyImages, changed, snapshot
+
+from pwl_lab import study
+from pwl_lab.distill.curriculum import Curriculum, Stage, TeacherHidden, extracted, one_shot, progressive
+from pwl_lab.errors import InvalidValueError
+from pwl_lab.loading.masks import all_masks, prefix_mask
+from pwl_lab.loading.pair import PairLossConfig
+from pwl_lab.models.blocknet import parameter_bytes
+from pwl_lab.study import SamplePredictions, distill, sample_predictions, train_or_load, train_pair, unit_bytes
+from pwl_lab.tasks.parity import SparseParity
+from pwl_lab.tasks.vision import ImageTask
+from pwl_lab.training import TrainPlan
+
+PARITY = SparseParity(n_bits=6, k_sparse=2, eval_samples=200)
+TEACHER_PLAN = TrainPlan(steps=60, batch_size=16, eval_every=10, lr=0.3, keep_checkpoints=True)
+STUDENT_PLAN = TrainPlan(steps=12, batch_size=8, eval_every=4)
+PAIR_PLAN = TrainPlan(steps=6, batch_size=8, eval_every=3, lr=0.05)
+CURRICULA = {"one_shot": one_shot(), "progressive": progressive([0.0], steps=4), "extracted": extracted(steps=3)}
+
+pytestmark = pytest.mark.usefixtures("store_folder")
+
+
+@pytest.fixture
+def never_train(monkeypatch):
+    """From here on nothing may be trained."""
+
+    def forbid():
+        for name in ("fit", "train", "distil_cohort"):
+            monkeypatch.setattr(study, name, lambda *_, **__: pytest.fail("trained again"))
+
+    return forbid
+
+
+def parity_teacher(seed=0):
+    return train_or_load(MLP_TEACHER, PARITY, TEACHER_PLAN, seed, device="cpu")
+
+
+def image_teacher(seed=0):
+    return train_or_load(VGG_TEACHER, ToyImages(), TrainPlan(steps=20, batch_size=8, lr=0.05), seed, device="cpu")
+
+
+def same_tables(first, second):
+    pd.testing.assert_frame_equal(first, second, check_exact=True)
+
+
+def test_train_or_load_loads_what_it_made(never_train):
+    first = parity_teacher()
+    never_train()
+    again = parity_teacher()
+    assert changed(snapshot(first.model), snapshot(again.model)) == set()
+    same_tables(first.history, again.history)
+    assert again.test_accuracy == first.test_accuracy
+    assert (again.reached_at, again.fingerprint, again.config) == (first.reached_at, first.fingerprint, first.config)
+    assert [(c.step, c.accuracy) for c in again.checkpoints] == [(c.step, c.accuracy) for c in first.checkpoints]
+    assert len(first.checkpoints) == 7
+    for a, b in zip(first.checkpoints, again.checkpoints, strict=True):
+        assert changed(a.state, b.state) == set()
+    assert not again.model.training
+    assert not any(parameter.requires_grad for parameter in again.model.parameters())
+
+
+def test_a_network_with_batch_norm_is_loaded_with_its_statistics(never_train):
+    first = image_teacher()
+    never_train()
+    again = image_teacher()
+    assert changed(snapshot(first.model), snapshot(again.model)) == set()
+    inputs = ToyImages().split("test").inputs
+    assert torch.equal(first.model(inputs), again.model(inputs))
+
+
+def test_another_seed_or_plan_is_another_teacher():
+    teachers = [parity_teacher(), parity_teacher(seed=1)]
+    assert teachers[0].fingerprint != teachers[1].fingerprint
+    assert changed(snapshot(teachers[0].model), snapshot(teachers[1].model))
+
+
+def test_distill_loads_what_it_made(never_train):
+    teacher = parity_teacher()
+    first = distill(teacher, MLP_STUDENT, PARITY, CURRICULA, [0, 4], STUDENT_PLAN, device="cpu")
+    never_train()
+    again = distill(teacher, MLP_STUDENT, PARITY, CURRICULA, [0, 4], STUDENT_PLAN, device="cpu")
+    same_tables(first.history, again.history)
+    same_tables(first.stages, again.stages)
+    assert list(first.weights) == list(again.weights) == [(name, seed) for name in CURRICULA for seed in (0, 4)]
+    for who in first.weights:
+        assert changed(first.weights[who], again.weights[who]) == set()
+    same_tables(first.table(0.5), again.table(0.5))
+
+
+def test_distilled_students_are_those_of_the_history():
+    runs = distill(parity_teacher(), MLP_STUDENT, PARITY, CURRICULA, [0, 4], STUDENT_PLAN, device="cpu")
+    test = PARITY.split("test")
+    for name in CURRICULA:
+        for index, seed in enumerate([0, 4]):
+            net = runs.student(name, seed)
+            value = (net(test.inputs).argmax(dim=1) == test.labels).double().mean().item()
+            assert runs.final_accuracy()[name][index] == pytest.approx(value, abs=0.006)
+            assert not net.training
+    with pytest.raises(InvalidValueError, match=r"\('extracted', 3\) is not allowed.*\('extracted', 0\)"):
+        runs.student("extracted", 3)
+
+
+@pytest.mark.filterwarnings("ignore:reckless")
+def test_a_student_that_diverged_is_refused_in_plain_words():
+    reckless = Curriculum(stages=(Stage(target=TeacherHidden(block=1, weight=3e38)),))
+    curricula = {"one_shot": one_shot(), "reckless": reckless}
+    for _ in range(2):  # made, then loaded
+        runs = distill(parity_teacher(), MLP_STUDENT, PARITY, curricula, [0], STUDENT_PLAN, device="cpu")
+        assert list(runs.weights) == [("one_shot", 0)]
+        with pytest.raises(InvalidValueError, match="reckless"):
+            runs.student("reckless", 0)
+
+
+def test_students_of_another_teacher_are_made_anew():
+    one, other = (
+        distill(parity_teacher(seed), MLP_STUDENT, PARITY, {"one_shot": one_shot()}, [0], STUDENT_PLAN, device="cpu")
+        for seed in (0, 1)
+    )
+    assert changed(one.weights["one_shot", 0], other.weights["one_shot", 0])
+
+
+def make_pair(teacher=None, seed=0, **losses):
+    return train_pair(
+        teacher or image_teacher(), VGG_STUDENT, ToyImages(), PAIR_PLAN, PairLossConfig(**losses), seed, device="cpu"
+    )
+
+
+def test_train_pair_loads_what_it_made(never_train):
+    teacher = image_teacher()
+    first = make_pair(teacher)
+    never_train()
+    again = make_pair(teacher)
+    assert changed(snapshot(first.net), snapshot(again.net)) == set()
+    same_tables(first.history, again.history)
+    same_tables(first.masks, again.masks)
+    inputs = ToyImages().split("test").inputs
+    for mask in all_masks(3):
+        assert torch.equal(first.net(inputs, mask), again.net(inputs, mask))
+    assert not any(module.training for module in again.net.modules())
+
+
+def test_another_seed_or_loss_is_another_pair():
+    pairs = [make_pair(), make_pair(seed=1), make_pair(cross=0.0)]
+    assert all(changed(snapshot(pairs[0].net.student), snapshot(pair.net.student)) for pair in pairs[1:])
+
+
+def test_pair_accuracies_are_those_of_its_networks():
+    teacher = image_teacher()
+    before = snapshot(teacher.model)
+    pair, test = make_pair(teacher), ToyImages().split("test")
+    assert pair.accuracy("TTT") == teacher.test_accuracy
+    for mask in all_masks(3):
+        for split in ("test", "validation"):
+            data = ToyImages().split(split)
+            value = (pair.net(data.inputs, mask).argmax(dim=1) == data.labels).double().mean().item()
+            assert pair.accuracy(mask, split) == pytest.approx(value)
+    assert pair.accuracy("SSS") == (pair.net.student(test.inputs).argmax(1) == test.labels).double().mean().item()
+    assert pair.prefix_accuracy() == [pair.accuracy(prefix_mask(k, 3)) for k in range(4)]
+    assert changed(before, snapshot(pair.net.teacher)) == set()
+    predicted, _ = pair.predictions(test.inputs, ["SST", "TTT"])
+    assert torch.equal(predicted[1], teacher.model(test.inputs).argmax(dim=1))
+
+
+def test_asking_for_more_or_other_blocks_is_refused():
+    pair = make_pair()
+    with pytest.raises(InvalidValueError, match=r"teacher_blocks = 4.*from 0 to 3"):
+        pair.accuracy(prefix_mask(4, pair.n_blocks))
+    with pytest.raises(InvalidValueError, match="a word of 3 letters"):
+        pair.accuracy("TTTT")
+
+
+def test_bytes_add_up():
+    pair = make_pair()
+    table = pair.masks.set_index("mask")["teacher_bytes"]
+    units = unit_bytes(pair.net.teacher)
+    assert table["SSS"] == 0
+    assert table["TTT"] == sum(units) == pair.teacher_bytes == parameter_bytes(pair.net.teacher)
+    assert pair.student_bytes == parameter_bytes(pair.net.student) < pair.teacher_bytes
+    for mask in all_masks(3):
+        assert table[mask] == sum(size for letter, size in zip(mask, units, strict=True) if letter == "T")
+    assert units[1] == parameter_bytes(pair.net.teacher.blocks[1])
+
+
+def test_pair_history_names_every_loss():
+    history = make_pair().history
+    assert {f"loss_{name}" for name in ("hard", "soft", "sync", "recon", "cross", "total")} <= set(history.columns)
+    assert history["step"].tolist() == [0, 3, 6]
+
+
+def test_sample_predictions_are_looked_up_and_those_that_change_come_first():
+    task = ImageTask(n_train=200)
+    shape = {"channels": (2, 3), "convolutions": (1, 1), "n_classes": 10}
+    config = VGG_TEACHER.model_copy(update=shape)
+    teacher = train_or_load(config, task, TrainPlan(steps=2, batch_size=32), device="cpu")
+    pair = train_pair(teacher, config, task, TrainPlan(steps=2, batch_size=32), device="cpu")
+    samples = sample_predictions(pair, task, n_samples=5, pool=40)
+    assert isinstance(samples, SamplePredictions)
+    assert samples.images.shape == (5, 28, 28)
+    assert list(samples.predicted) == list(samples.confidence) == ["SS", "TS", "TT"]
+    images, batch = task.sample(40)
+    places = [next(i for i in range(40) if torch.equal(images[i], image)) for image in samples.images]
+    everything = pair.predictions(batch.inputs, ["SS", "TS", "TT"])[0]
+    assert torch.equal(samples.labels, batch.labels[places])
+    for row, mask in enumerate(samples.predicted):
+        assert torch.equal(samples.predicted[mask], everything[row, places])
+    changes = (everything[1:] != everything[:-1]).sum(dim=0)
+    assert changes[places].tolist() == sorted(changes.tolist(), reverse=True)[:5]
