@@ -3,6 +3,8 @@ PYTHON ?= python3
 PRESET ?= lesson
 NAME   ?=
 ARGS   ?=
+# Which versions are pinned, as pip's -c takes them; the project itself only asks for ranges.
+CONSTRAINTS ?= constraints.txt
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -34,11 +36,11 @@ bench: $(STAMP)
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml $(CONSTRAINTS)
 	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "pwl_lab needs Python 3.11 or newer; '$(PYTHON)' is not. Try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e '.[dev]'
 	@touch $@
 
 clean:

@@ -99,11 +99,11 @@ def series(
 @data_app.command()
 def fetch(
     name: Annotated[str, typer.Argument(help="which data set")],
-    folder: Annotated[Path | None, typer.Option(help="where to; among the runs when not given")] = None,
+    folder: Annotated[Path | None, typer.Option(help="a folder that has the files already: check them there")] = None,
 ) -> None:
-    """Download a data set, check its checksum, and say where it lies."""
+    """Make a data set available (download it where it is not), check its files, and say where they lie."""
     with _refusing():
-        from pwl_lab.tasks.vision import fetch as fetch_images
+        from pwl_lab.tasks.datasets import fetch as fetch_images
 
         typer.echo(fetch_images(name, folder=folder))
 

@@ -9,7 +9,8 @@ what is allowed and the nearest known name.
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 import yaml
@@ -91,6 +92,9 @@ class Settings(Frozen):
 
         A parameter of None takes the preset's value.
         """
+        for name in injected_names(names.get("In", ())):
+            if name not in cls.model_fields:
+                raise unknown("parameter", name, cls.model_fields)
         given = {name: names[name] for name in cls.model_fields if name in names and name != "preset"}
         return cls.load(names.get("preset", cls.model_fields["preset"].default), **given)
 
@@ -100,9 +104,23 @@ class Settings(Frozen):
         same = type(self).load(self.preset, device=self.device, interactive=self.interactive) == self
         return same and self.preset != "smoke"
 
+    def banner(self) -> str:
+        """One line for the top of a notebook: which sizes these are, and whether its text holds for them."""
+        seeds = f"{len(self.seeds)} seed{'s' if len(self.seeds) > 1 else ''}, computing on {device(self.device)}"
+        if self.stock:
+            return f"preset {self.preset}: {seeds}"
+        if self.preset == "smoke":
+            return (
+                f"preset smoke: {seeds}. The sizes are tiny: the code runs, the numbers mean nothing. Read at lesson."
+            )
+        return f"preset {self.preset} with values of your own: {seeds}. The text describes the preset's own sizes."
+
     @classmethod
     def checked(cls, values: Mapping[str, Any]) -> Self:
         """These values as settings, or an InvalidValueError with a line for each that is refused."""
+        for name, value in values.items():
+            if name in cls.model_fields and not _fits(cls.model_json_schema()["properties"][name], value):
+                raise InvalidValueError(f"{name} = {value!r} is not allowed: {allowed(cls, name)}")
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
@@ -148,6 +166,26 @@ def allowed(cls: type[BaseModel], name: str) -> str:
     if name == "preset":
         return "one of " + ", ".join(sorted(path.stem for path in paths.presets().glob("*.yaml")))
     return f"{_type_name(part)}{_range_words(part)}"
+
+
+def injected_names(cells: Sequence[str]) -> list[str]:
+    """The names in the cell that papermill put into a notebook, among the sources of the cells that have run.
+
+    papermill only warns of a parameter that the notebook does not know; here it can be refused.
+    """
+    cell = next((source for source in cells if source.startswith("# Parameters\n")), "")
+    return re.findall(r"^([^\W\d]\w*) = ", cell, re.MULTILINE)
+
+
+def _fits(part: Mapping[str, Any], value: Any) -> bool:
+    """Whether true/false and texts stand only where they belong; pydantic would read `true` as 1 and "16" as 16."""
+    kinds = {variant.get("type", "string") for variant in _variants(part)}
+    if isinstance(value, bool):
+        return "boolean" in kinds
+    if isinstance(value, str):
+        return "string" in kinds
+    items = next((variant["items"] for variant in _variants(part) if variant.get("type") == "array"), None)
+    return items is None or not isinstance(value, list | tuple) or all(_fits(items, item) for item in value)
 
 
 def _variants(part: Mapping[str, Any]) -> list[Mapping[str, Any]]:

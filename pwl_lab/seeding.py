@@ -1,8 +1,8 @@
 """Named random streams, all derived from one seed.
 
 What draws the initial weights can change without moving a single training batch: each purpose has a stream of its
-own. The names in use: `support`, `init`, `data`, `evaluation`, `order`, `augment`, `projection`, `masks`, `probe`,
-`bootstrap`.
+own: `support`, `init`, `student` and `converters` (initial weights of teachers, students, converters), `data`,
+`evaluation`, `order`, `augment`, `projection`, `masks`, `probe`, `bootstrap`.
 """
 
 import hashlib
@@ -12,7 +12,10 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-STREAMS = ("support", "init", "data", "evaluation", "order", "augment", "projection", "masks", "probe", "bootstrap")
+STREAMS = (
+    *("support", "init", "student", "converters", "data", "evaluation", "order", "augment"),
+    *("projection", "masks", "probe", "bootstrap"),
+)
 
 
 def stream_seed(seed: int, name: str) -> int:
@@ -34,9 +37,9 @@ def numpy_generator(seed: int, name: str) -> np.random.Generator:
 
 
 @contextmanager
-def initialisation(seed: int) -> Iterator[None]:
-    """Modules built inside take their initial weights from the stream `init`; torch's global state is left alone."""
+def initialisation(seed: int, stream: str = "init") -> Iterator[None]:
+    """Modules built inside take their initial weights from `stream`; torch's global state is left alone."""
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would seed the generators of GPUs too, and those are not forked.
-        torch.default_generator.manual_seed(stream_seed(seed, "init"))
+        torch.default_generator.manual_seed(stream_seed(seed, stream))
         yield

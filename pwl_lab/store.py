@@ -33,6 +33,7 @@ from pwl_lab import __version__, paths
 from pwl_lab.config import content_hash
 from pwl_lab.errors import PwlLabError
 
+FORMAT = 1  # of an entry's files; an entry of another format has another key, so it is left alone
 _TENSORS, _RECORD = "tensors.safetensors", "record.json"
 
 
@@ -60,7 +61,8 @@ class Recipe:
     @property
     def key(self) -> str:
         """The hash that the entry is kept under (32 hex digits)."""
-        return content_hash({"kind": self.kind, "version": self.version, "configuration": self.configuration})[:32]
+        parts = {"format": FORMAT, "kind": self.kind, "version": self.version, "configuration": self.configuration}
+        return content_hash(parts)[:32]
 
 
 class Store:
@@ -75,18 +77,21 @@ class Store:
         return self.folder / recipe.kind / recipe.key
 
     def get(self, recipe: Recipe, make: Callable[[], Artifact]) -> Artifact:
-        """The artifact of `recipe`: from the store, or made now, once, even when several processes ask at the same time."""
-        found = self.load(recipe)
-        if found is not None:
-            return found
-        locks = self.folder / "locks"
-        locks.mkdir(parents=True, exist_ok=True)
-        with FileLock(locks / f"{recipe.kind}-{recipe.key}.lock"):
+        """The artifact of `recipe`: from the store, or made now, once, even when several processes ask at the same time.
+
+        What was just made is read back, so that the first call gives what every later one gives.
+        """
+        entry = self.entry(recipe)
+        with suppress(DamagedEntryError):
+            if entry.exists():
+                return _read(entry)
+        with self._lock(recipe):
             found = self.load(recipe)  # another process may have made it while this one waited
             if found is None:
                 begun = time.monotonic()
-                found = make()
-                self.save(recipe, found, minutes=(time.monotonic() - begun) / 60)
+                made = make()
+                self.save(recipe, made, minutes=(time.monotonic() - begun) / 60)
+                found = _read(entry)
         return found
 
     def load(self, recipe: Recipe) -> Artifact | None:
@@ -94,12 +99,20 @@ class Store:
         entry = self.entry(recipe)
         if not entry.exists():
             return None
-        try:
-            return _read(entry)
-        except DamagedEntryError as error:
-            aside = self._set_aside(entry)
-            warnings.warn(f"{error}; set aside as {aside.name} and made again", stacklevel=3)
-            return None
+        # Under the lock: else a reader of the damage could set aside what another process has just made again.
+        with self._lock(recipe):
+            try:
+                return _read(entry)
+            except DamagedEntryError as error:
+                aside = self._set_aside(entry)
+                warnings.warn(f"{error}; set aside as {aside.name} and made again", stacklevel=3)
+                return None
+
+    def _lock(self, recipe: Recipe) -> FileLock:
+        """The lock of one entry; the same process may take it again while it holds it."""
+        locks = self.folder / "locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        return FileLock(locks / f"{recipe.kind}-{recipe.key}.lock", is_singleton=True)
 
     def save(self, recipe: Recipe, artifact: Artifact, minutes: float) -> Path:
         """Write the entry of `recipe` aside, then rename it into place."""

@@ -16,6 +16,7 @@ from pwl_lab.loading.masks import check_mask
 from pwl_lab.loading.pair import PairLearner, PairLossConfig, mask_accuracies, mask_predictions
 from pwl_lab.loading.swapnet import SwapNet
 from pwl_lab.models.blocknet import BlockNet, ModelConfig, build, parameter_bytes
+from pwl_lab.seeding import initialisation
 from pwl_lab.store import Artifact, Recipe, Store
 from pwl_lab.tasks.base import Task
 from pwl_lab.tasks.vision import ImageTask
@@ -121,7 +122,7 @@ def distill(
         "task": task.fingerprint(),
         "curricula": {name: curriculum.model_dump(mode="json") for name, curriculum in curricula.items()},
         "order": list(curricula),
-        "seeds": list(seeds),
+        "seeds": [int(seed) for seed in seeds],
         "plan": plan,
     }
 
@@ -153,6 +154,7 @@ class Pair:
     masks: pd.DataFrame
     teacher_bytes: int
     student_bytes: int
+    converter_bytes: int
 
     @property
     def n_blocks(self) -> int:
@@ -186,7 +188,7 @@ class SamplePredictions:
     confidence: dict[str, Float[Tensor, " n"]]
 
 
-def sample_predictions(pair: Pair, task: ImageTask, n_samples: int = 8, pool: int = 400) -> SamplePredictions:
+def sample_predictions(pair: Pair, task: ImageTask, n_samples: int = 6, pool: int = 400) -> SamplePredictions:
     """`n_samples` test images, those first whose prediction changes most often while blocks arrive in prefix order.
 
     They are picked among the first `pool` of the split *because* they change: they show what loading does, not how
@@ -234,7 +236,7 @@ def train_pair(
     }
 
     def make() -> Artifact:
-        net = SwapNet(teacher.model, build(student, seed, where), task.input_shape).to(where)
+        net = make_pair(teacher.model, build(student, seed, where, stream="student"), task, seed).to(where)
         learner = PairLearner(net, losses, task.split("validation", where), seed, plan.steps)
         history = train(learner, task.batches(seed, plan.batch_size, where), plan, f"{student.family} pair")
         tables = {split: mask_accuracies(net, task.split(split, where)) for split in ("validation", "test")}
@@ -243,7 +245,7 @@ def train_pair(
         return Artifact(tensors, {"history": history, "masks": masks})
 
     artifact = Store().get(Recipe("pair", VERSIONS["pair"], configuration), make)
-    net = SwapNet(teacher.model, student.make(), task.input_shape).to(where)
+    net = make_pair(teacher.model, student.make(), task, seed).to(where)
     net.student.load_state_dict(_part(artifact.tensors, "student"))
     net.converters.load_state_dict(_part(artifact.tensors, "converters"))
     return Pair(
@@ -253,7 +255,14 @@ def train_pair(
         masks=artifact.tables["masks"],
         teacher_bytes=parameter_bytes(teacher.model),
         student_bytes=parameter_bytes(net.student),
+        converter_bytes=parameter_bytes(net.converters),
     )
+
+
+def make_pair(teacher: BlockNet, student: BlockNet, task: Task, seed: int) -> SwapNet:
+    """A `SwapNet` whose converters have their initial weights from the stream `converters` of `seed`."""
+    with initialisation(seed, "converters"):
+        return SwapNet(teacher, student, task.input_shape)
 
 
 def unit_bytes(teacher: BlockNet) -> list[int]:

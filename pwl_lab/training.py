@@ -5,6 +5,7 @@ optimiser, the schedule, clipping, evaluation, the history, the progress bar, an
 not finite.
 """
 
+import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from pwl_lab.config import Fraction, Frozen, LearningRate, Steps
 from pwl_lab.errors import DivergedError, invalid
+from pwl_lab.memory import keep_freed_memory
 from pwl_lab.models.blocknet import BlockNet, ModelConfig, build, evaluating
 from pwl_lab.progress import Progress
 from pwl_lab.tasks.base import Batch, Task, accuracy
@@ -121,6 +123,7 @@ def train(learner: Learner, batches: Iterator[Batch], plan: TrainPlan, descripti
     The rows hold `step` (optimiser steps done), `samples` (seen so far), the loss terms averaged since the last
     evaluation, and what `learner.evaluate` adds. Raises DivergedError when the total loss is not finite.
     """
+    keep_freed_memory()
     optimiser = make_optimiser(plan, learner.parameter_groups(plan.lr))
     base = [group["lr"] for group in optimiser.param_groups]
     history = _rows(learner.evaluate(0), 0, plan, {})
@@ -236,7 +239,17 @@ def fit(config: ModelConfig, task: Task, plan: TrainPlan, seed: int, device: str
     model.eval().requires_grad_(False)
     test = task.split("test", device)
     test_accuracy = accuracy(predict(model, test.inputs), test.labels)
-    return TrainedModel(config, model, history, learner.checkpoints, test_accuracy, learner.reached_at, "")
+    return TrainedModel(
+        config, model, history, learner.checkpoints, test_accuracy, learner.reached_at, weights_hash(model)
+    )
+
+
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 (hex) over a network's weights: the fingerprint of one that did not come from the store."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 class SupervisedLearner(Learner):

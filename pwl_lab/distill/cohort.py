@@ -192,6 +192,6 @@ def _exchange(optimiser: torch.optim.Optimizer, before: list[Tensor], after: lis
 
 def make_cohort(config: ModelConfig, seeds: Sequence[int], device: str = "cpu") -> Cohort:
     """One student per entry of `seeds`: equal seeds begin with equal weights, whatever they are taught."""
-    students = [build(config, seed, device) for seed in seeds]
+    students = [build(config, seed, device, stream="student") for seed in seeds]
     stateful = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in students[0].modules())
     return SeparateCohort(students) if stateful else StackedCohort(students)

@@ -7,7 +7,7 @@ then its output (arXiv 2503.17494). A new curriculum is a new list, not a new tr
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pwl_lab.config import Fraction, Frozen
 from pwl_lab.errors import invalid
@@ -76,8 +76,15 @@ class Stage(Frozen):
     """
 
     target: Target
-    steps: int | None = Field(None, ge=1, description="length in optimiser steps; none: until the end")
+    steps: int | None = Field(None, description="length in optimiser steps, at least 1; none: until the end")
     trains: Literal["reach", "block"] = "reach"
+
+    @field_validator("steps")
+    @classmethod
+    def _some_steps(cls, steps: int | None) -> int | None:
+        if steps is not None and steps < 1:
+            raise ValueError(f"steps = {steps} is not allowed: at least 1; leave the stage out instead")
+        return steps
 
     @model_validator(mode="after")
     def _block_needs_hidden(self) -> Self:

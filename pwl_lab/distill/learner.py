@@ -80,10 +80,17 @@ class CurriculumLearner(Learner):
     """A cohort in training; every student moves through its curriculum by its own clock."""
 
     def __init__(
-        self, cohort: Cohort, members: Sequence[Member], targets: TeacherTargets, evaluation: Batch, plan: TrainPlan
+        self,
+        cohort: Cohort,
+        members: Sequence[Member],
+        targets: TeacherTargets,
+        evaluation: Batch,
+        plan: TrainPlan,
+        validation: Batch | None = None,
     ) -> None:
-        """`evaluation` is where accuracy is measured; a student at `plan.stop_at` retires with what it knows."""
+        """`evaluation` is where accuracy is reported; at `plan.stop_at` on `validation` a student retires as it is."""
         self.members, self.targets, self.evaluation, self.plan = list(members), targets, evaluation, plan
+        self.validation = evaluation if validation is None else validation
         self.weights: dict[int, dict[str, Tensor]] = {}
         self.groups: list[Group] = []
         for curriculum in dict.fromkeys(member.curriculum for member in members):
@@ -120,26 +127,33 @@ class CurriculumLearner(Learner):
 
     @torch.no_grad()
     def evaluate(self, step: int) -> list[dict[str, Any]]:
-        """A row per student still in training: curriculum, seed, stage and accuracy (NaN: it has diverged)."""
+        """A row per student still in training: curriculum, seed, stage, accuracy and validation_accuracy.
+
+        An accuracy of NaN says that the student has diverged; the validation accuracy, which only retires students, is
+        measured in the last stage.
+        """
         rows = {}
         for group in self.groups:
             hits = group.hits(self.evaluation).tolist()
+            last = group.number(max(step - 1, 0)) == len(group.curriculum.stages)
+            known = group.hits(self.validation).tolist() if last else [math.nan] * len(group.members)
             for position, number in enumerate(group.members):
                 who, stage = self.members[number], group.number(max(step - 1, 0))
                 value = math.nan if group.diverged[position] else hits[position] / len(self.evaluation)
-                rows[number] = {"curriculum": who.name, "seed": who.seed, "stage": stage, "accuracy": value}
+                row = {"curriculum": who.name, "seed": who.seed, "stage": stage, "accuracy": value}
+                rows[number] = row | {"validation_accuracy": known[position] / len(self.validation)}
         return [rows[number] for number in sorted(rows)]
 
     def finished(self, step: int, rows: list[dict[str, Any]], optimiser: torch.optim.Optimizer) -> bool:
         """Retire the students that diverged, and those that reached `stop_at` in their last stage; done when none is left."""
         stop = self.plan.stop_at if self.plan.stop_at is not None else math.inf
-        accuracy = dict(zip(sorted(n for group in self.groups for n in group.members), rows, strict=True))
+        reached = dict(zip(sorted(n for group in self.groups for n in group.members), rows, strict=True))
         for group in self.groups:
             last = group.number(step - 1) == len(group.curriculum.stages)
             ended = [
                 position
                 for position, number in enumerate(group.members)
-                if group.diverged[position] or (last and accuracy[number]["accuracy"] >= stop)
+                if group.diverged[position] or (last and reached[number]["validation_accuracy"] >= stop)
             ]
             if ended:
                 self.collect(group, ended, step)
@@ -194,7 +208,9 @@ def distil_cohort(
     cohort = make_cohort(student, [member.seed for member in members], device)
     targets = TeacherTargets(teacher, members, student.make().state_shapes(task.input_shape))
     targets.calibrate(calibration_inputs(task, data_seed, device))
-    learner = CurriculumLearner(cohort, members, targets, task.split("test", device), plan)
+    learner = CurriculumLearner(
+        cohort, members, targets, task.split("test", device), plan, task.split("validation", device)
+    )
     # The teacher saw the stream of its own seed: students get another one.
     batches = task.batches(data_seed + 1_000_003, plan.batch_size, device)
     history = train(learner, batches, plan, f"{len(members)} students")

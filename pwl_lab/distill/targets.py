@@ -32,7 +32,7 @@ class TeacherTargets:
 
     def __init__(self, teacher: TrainedModel, members: Sequence[Member], shapes: list[tuple[int, ...]]) -> None:
         """`shapes` are the student's hidden states. Raises InvalidValueError for a checkpoint the teacher has not."""
-        self.final, self.shapes = teacher.model, shapes
+        self.final, self.shapes = teacher.model.eval().requires_grad_(False), shapes
         self.checkpoints: dict[TeacherOutput, BlockNet] = {}
         self.seeds: dict[TeacherHidden, list[int]] = {}  # of a projected state: whose students look at it
         for member, stage in ((one, stage) for one in members for stage in one.curriculum.stages):

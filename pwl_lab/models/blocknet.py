@@ -85,9 +85,12 @@ class ModelConfig(Frozen, ABC):
         """A network with weights from torch's current random state; use `build` for a seeded one."""
 
 
-def build(config: ModelConfig, seed: int, device: str = "cpu") -> BlockNet:
-    """The network of `config` with initial weights from the stream `init` of `seed`."""
-    with initialisation(seed):
+def build(config: ModelConfig, seed: int, device: str = "cpu", stream: str = "init") -> BlockNet:
+    """The network of `config` with initial weights from `stream` of `seed`.
+
+    Students take the stream `student`: from the teacher's own, a student would begin as a slice of its teacher.
+    """
+    with initialisation(seed, stream):
         return config.make().to(device)
 
 

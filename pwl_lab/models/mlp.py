@@ -31,7 +31,7 @@ class MLPConfig(ModelConfig):
         widths = (self.n_inputs, *self.widths)
         layers, head = [nn.Linear(a, b) for a, b in pairwise(widths)], nn.Linear(widths[-1], self.n_classes)
         if self.blocks_end == "relu":
-            return BlockNet(nn.Flatten(), [nn.Sequential(layer, nn.ReLU()) for layer in layers], head)
+            return BlockNet(nn.Flatten(), [nn.Sequential(layer, nn.ReLU(inplace=True)) for layer in layers], head)
         first, *others = layers
         blocks = [nn.Sequential(first), *(nn.Sequential(nn.ReLU(), layer) for layer in others)]
         return BlockNet(nn.Flatten(), blocks, nn.Sequential(nn.ReLU(), head))

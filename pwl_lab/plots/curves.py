@@ -20,7 +20,7 @@ def learning_curves(runs: DistillationRuns, threshold: float = 0.99, chance: flo
             curve = table[table["curriculum"] == name].groupby("step")["accuracy"]
             axes.fill_between(curve.min().index, curve.min(), curve.max(), color=colour, alpha=0.15, lw=0)
             label = name.replace("_", "-") + (f" ({len(lost[name])} diverged)" if lost[name] else "")
-            axes.plot(curve.median(), color=colour, ls=dashes, lw=2, label=label)
+            axes.plot(curve.median(), color=colour, ls=dashes, lw=5 if name == "scratch" else 2, label=label)
         starts = runs.stages.loc[runs.stages["start"] > 0, "start"].unique()
         for start in starts:
             axes.axvline(start, color="#444444", lw=0.8)
@@ -28,6 +28,8 @@ def learning_curves(runs: DistillationRuns, threshold: float = 0.99, chance: flo
                           textcoords="offset points", fontsize=9)  # fmt: skip
         chance_line(axes, chance)
         axes.axhline(threshold, color="#444444", lw=0.8, ls="--")
+        axes.annotate(f"{threshold:.0%}: learned", (1, threshold), xycoords=("axes fraction", "data"), ha="right", va="top",
+                      xytext=(0, -3), textcoords="offset points", fontsize=9, color="#444444")  # fmt: skip
         axes.set(xlabel="optimiser steps", ylabel="test accuracy", ylim=(None, 1.02), xlim=(0, None))
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.legend(loc="center right")
@@ -67,9 +69,11 @@ def teacher_curve(teacher: TrainedModel, checkpoint_accuracy: float | None = Non
         if checkpoint_accuracy is not None:
             chosen = teacher.checkpoint(at_accuracy=checkpoint_accuracy)
             axes.plot(chosen.step, chosen.accuracy, "^", color="#E69F00", mec="black", ms=10)
+            left = chosen.step > 0.6 * history["step"].max()  # there is room on one side only
             axes.annotate(f"checkpoint of the progressive curriculum\nstep {chosen.step:,}, {chosen.accuracy:.0%}",
-                          (chosen.step, chosen.accuracy), xytext=(14, -4), textcoords="offset points")  # fmt: skip
-        if teacher.reached_at is not None:
+                          (chosen.step, chosen.accuracy), xytext=(-14 if left else 14, -4),
+                          textcoords="offset points", ha="right" if left else "left")  # fmt: skip
+        if teacher.reached_at is not None and teacher.reached_at < history["step"].max():
             axes.axvspan(teacher.reached_at, history["step"].max(), color="#EEEEEE", zorder=0)
             axes.annotate("goes on until it is saturated", (teacher.reached_at, 0.8),
                           xycoords=("data", "axes fraction"), xytext=(6, 0), textcoords="offset points")  # fmt: skip

@@ -47,6 +47,14 @@ def owner_row(axes: Axes, mask: str, labels: Sequence[str] | None = None) -> Non
     axes.axis("off")
 
 
+def network(mask: str) -> Figure:
+    """A network of mixed blocks as a drawing: who owns what, and which converter stands where."""
+    with style():
+        figure, (axes,) = row_of_axes(9, 1.5)
+        owner_row(axes, mask)
+    return figure
+
+
 def order_curves(curves: pd.DataFrame, teacher_accuracy: float | None = None) -> Figure:
     """Accuracy against loaded teacher blocks for each loading order: mean over seeds, bars from worst to best seed."""
     with style():
@@ -59,11 +67,13 @@ def order_curves(curves: pd.DataFrame, teacher_accuracy: float | None = None) ->
                           lw=2, ms=7, capsize=4, label=f"{order} order")  # fmt: skip
         if teacher_accuracy is not None:
             axes.axhline(teacher_accuracy, color=OWNER["T"], lw=1, ls=":")
-            axes.annotate("teacher alone", (0, teacher_accuracy), xytext=(2, 3), textcoords="offset points")
+            axes.annotate(
+                "teacher alone", (0, teacher_accuracy), xytext=(2, 4), textcoords="offset points", va="bottom"
+            )
         axes.set(xlabel="teacher blocks loaded", ylabel="test accuracy")
         axes.set_xticks(sorted(curves["teacher_blocks"].unique()))
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        axes.legend(loc="lower right")
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(curves["order"].unique()))
     return figure
 
 
@@ -99,9 +109,18 @@ def loss_terms(history: pd.DataFrame) -> Figure:
     with style():
         figure, (axes,) = row_of_axes(9, 3.6)
         sns.lineplot(
-            table, x="step", y="loss", hue="term", style="term", ax=axes, palette="colorblind", lw=2, errorbar=None
+            table,
+            x="step",
+            y="loss",
+            hue="term",
+            style="term",
+            ax=axes,
+            palette="colorblind",
+            lw=2,
+            errorbar=None,
+            markers=True,
         )
-        axes.set(xlabel="optimiser steps", ylabel="loss term (before its weight)", ylim=(0, None))
+        axes.set(xlabel="optimiser steps", ylabel="loss term (before its weight)", ylim=(0, None), xlim=(0, None))
         axes.legend(title=None, ncols=5, loc="upper center", bbox_to_anchor=(0.5, 1.15))
     return figure
 
@@ -110,15 +129,18 @@ def layer_loading(pair: Pair, mask: str, samples: SamplePredictions) -> Figure:
     """One state of loading: the blocks and their owners, where on the accuracy curve that is, and sample predictions."""
     curve = analysis.order_curves(pair.masks, {"prefix": analysis.loading_orders(pair.n_blocks)["prefix"]})
     with style():
-        figure = Figure(figsize=(9, 5.6), layout="constrained")
-        top, middle, bottom = figure.subfigures(3, 1, height_ratios=(1.1, 2.4, 1.7))
+        figure = Figure(figsize=(9, 6), layout="constrained")
+        top, middle, bottom = figure.subfigures(3, 1, height_ratios=(1.1, 2.4, 2.1))
         owner_row(top.subplots(), mask)
         axes = middle.subplots()
         axes.plot(curve["teacher_blocks"], curve["accuracy"], color="#444444", marker="o", ms=5, lw=1.5)
         loaded, value = mask.count("T"), pair.accuracy(mask)
-        axes.plot(loaded, value, "o", ms=15, mfc="none", mec=OWNER["T"], mew=3)
+        axes.plot(loaded, value, "o", ms=15, mfc="none", mec="black", mew=2.5, clip_on=False)
+        axes.margins(y=0.2)
         axes.set_title(f"{mask}: {loaded} of {pair.n_blocks} teacher blocks, test accuracy {value:.1%}", loc="left")
-        axes.set(xlabel="teacher blocks loaded, from the first on", xlim=(-0.3, pair.n_blocks + 0.3))
+        axes.set(
+            xlabel="teacher blocks loaded, from the first on", ylabel="test accuracy", xlim=(-0.3, pair.n_blocks + 0.3)
+        )
         axes.set_xticks(range(pair.n_blocks + 1))
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         prediction_strip(bottom, samples, mask)
@@ -135,6 +157,38 @@ def prediction_strip(figure: SubFigure, samples: SamplePredictions, mask: str) -
         one.grid(False)
         right = guess == truth
         for side in one.spines.values():
-            side.set(visible=True, color="#009E73" if right else "#D55E00", lw=2.5)
-        words = f"{'✓' if right else '✗'} {samples.class_names[guess]}\n{samples.confidence[mask][index]:.0%} sure"
-        one.set_xlabel(words, fontsize=8)
+            side.set(visible=True, color="black", lw=2.5 if right else 1, ls="-" if right else ":")
+        one.set_xlabel(_verdict(samples, mask, index), fontsize=9)
+
+
+def _verdict(samples: SamplePredictions, mask: str, index: int) -> str:
+    """What is predicted for a sample, how sure the network is, and the truth where that differs."""
+    guess, truth = int(samples.predicted[mask][index]), int(samples.labels[index])
+    sure = f"{samples.confidence[mask][index]:.0%}"
+    if guess == truth:
+        return f"✓ {samples.class_names[guess]}\n{sure}"
+    return f"✗ {samples.class_names[guess]}\n{sure}, is:\n{samples.class_names[truth]}"
+
+
+def predictions_by_mask(samples: SamplePredictions) -> Figure:
+    """All states at once: a column per image, a row per mask; what is predicted, in bold with a tick where it is right."""
+    masks = list(samples.predicted)
+    with style():
+        figure = Figure(figsize=(9, 1.5 + 0.42 * len(masks)), layout="constrained")
+        pictures, table = figure.subfigures(2, 1, height_ratios=(1.5, 0.42 * len(masks)))
+        for index, axes in enumerate(pictures.subplots(1, len(samples.images) + 1).flat):
+            axes.axis("off")
+            if index:
+                axes.imshow(samples.images[index - 1], cmap="gray_r")
+                axes.set_title(samples.class_names[int(samples.labels[index - 1])], fontsize=9)
+        axes = table.subplots()
+        axes.set(xlim=(0, len(samples.images) + 1), ylim=(len(masks), 0))
+        axes.axis("off")
+        for row, mask in enumerate(masks):
+            axes.text(0.5, row + 0.5, mask, ha="center", va="center", family="monospace", fontsize=11)
+            for column in range(len(samples.images)):
+                right = int(samples.predicted[mask][column]) == int(samples.labels[column])
+                words = ("✓ " if right else "✗ ") + samples.class_names[int(samples.predicted[mask][column])]
+                axes.text(column + 1.5, row + 0.5, words, ha="center", va="center", fontsize=9,
+                          color="black" if right else "#777777", weight="bold" if right else "normal")  # fmt: skip
+    return figure

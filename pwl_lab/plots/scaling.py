@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
-from pwl_lab.plots.style import looks, row_of_axes, style
+from pwl_lab.plots.style import CURRICULUM, chance_line, looks, row_of_axes, style
 
 
 def scaling_curves(
@@ -50,8 +50,8 @@ def _lines(axes: Axes, part: pd.DataFrame, size: str, fits: Mapping[str, Sequenc
     names = list(dict.fromkeys(part["curriculum"]))
     for name, (colour, dashes, marker) in looks(names).items():
         mine = part[part["curriculum"] == name]
-        fills = [colour if reached else "none" for reached in mine["reached"]]
-        axes.scatter(mine[size], mine["steps"], s=22, marker=marker, facecolors=fills, edgecolors=colour, alpha=0.7)
+        fills = [colour if reached else "white" for reached in mine["reached"]]
+        axes.scatter(mine[size], mine["steps"], s=22, marker=marker, facecolors=fills, edgecolors=colour)
         label = name.replace("_", "-")
         if name in fits:
             low, middle, high = fits[name]
@@ -68,3 +68,30 @@ def _guide(axes: Axes, part: pd.DataFrame, size: str, slope: float) -> None:
     axes.plot(
         sizes, line, color="#999999", lw=1.2, ls=(0, (1, 2)), label=f"theory, one-shot: slope {slope:g}", zorder=1
     )
+
+
+def two_phase_curves(table: pd.DataFrame) -> Figure:
+    """The two-phase scheme: test accuracy, and weights on the support over weights off it, against the step's samples.
+
+    `table` is tidy: target (labels or hidden), samples, seed, accuracy, support ratio.
+    """
+    looks_of = {"labels": CURRICULUM["one_shot"], "hidden": CURRICULUM["extracted"]}
+    words = {"labels": "step from labels", "hidden": "step from the projected hidden layer"}
+    with style():
+        figure, row = row_of_axes(10, 3.8, 2)
+        for axes, column in zip(row, ("accuracy", "support ratio"), strict=True):
+            for target, (colour, dashes, marker) in looks_of.items():
+                mine = table[table["target"] == target]
+                axes.scatter(mine["samples"], mine[column], s=18, marker=marker, color=colour, alpha=0.5)
+                axes.plot(mine.groupby("samples")[column].median(), color=colour, ls=dashes, lw=2, label=words[target])
+            samples = sorted(table["samples"].unique())
+            axes.set(xscale="log", xlabel="samples of the one large step")
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.set_xticks(samples, [f"{amount:,}" for amount in samples])
+        chance_line(row[0], 0.5)
+        row[0].yaxis.set_major_formatter(PercentFormatter(1))
+        row[0].set(ylabel="test accuracy", ylim=(None, 1.02))
+        row[0].legend(loc="center right", fontsize=9)
+        row[1].axhline(1, color="#999999", lw=1, ls=(0, (1, 2)))
+        row[1].set(ylabel="weight on the support / off it", ylim=(0, None))
+    return figure

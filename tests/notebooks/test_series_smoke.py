@@ -89,6 +89,40 @@ def test_plain_papermill_refuses_a_bad_value_before_training(
 
 
 @pytest.mark.notebook
+def test_plain_papermill_refuses_an_unknown_name(
+    store_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    papermill = pytest.importorskip("papermill")
+    monkeypatch.chdir(tmp_path)
+    source = paths.notebooks() / "02_distillation_curricula.ipynb"
+    parameters = {"preset": "smoke", "n_bitz": 3}
+    with pytest.raises(papermill.PapermillExecutionError, match="Did you mean 'n_bits'"):
+        papermill.execute_notebook(source, tmp_path / "out.ipynb", parameters=parameters, progress_bar=False)
+    assert not store_folder.exists()
+
+
+@pytest.mark.notebook
+def test_the_slider_runs_in_batch_where_it_is_asked_for(store_folder: Path, tmp_path: Path) -> None:
+    status = run_notebook("04", tmp_path, preset="smoke", params={"interactive": True})
+    assert status.status == "ok", status.error
+    notebook = json.loads((tmp_path / "notebook.ipynb").read_text())
+    state = notebook["metadata"]["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]
+    names = [model["model_name"] for model in state.values()]
+    assert "IntSliderModel" in names
+    assert "OutputModel" not in names, "nothing of ours writes into an Output widget"
+
+
+@pytest.mark.notebook
+def test_start_here_takes_its_networks_from_the_other_notebooks(store_folder: Path, tmp_path: Path) -> None:
+    for name in ("02", "04"):
+        run_notebook(name, tmp_path / name, preset="smoke")
+    before = {path.parent for kind in ("teacher", "pair") for path in store_folder.glob(f"{kind}/*/record.json")}
+    assert run_notebook("00", tmp_path / "00", preset="smoke").status == "ok"
+    after = {path.parent for kind in ("teacher", "pair") for path in store_folder.glob(f"{kind}/*/record.json")}
+    assert after == before
+
+
+@pytest.mark.notebook
 def test_a_damaged_stored_teacher_is_made_again(store_folder: Path, tmp_path: Path) -> None:
     run_notebook("04", tmp_path / "first", preset="smoke")
     tensors = next(store_folder.glob("teacher/*/tensors.safetensors"))

@@ -164,12 +164,14 @@ def test_index_of_an_empty_folder_and_headlines(project: Path) -> None:
     assert headlines([1]) == []
 
 
-def test_fetch_hands_name_and_folder_over(monkeypatch, tmp_path: Path) -> None:
-    from pwl_lab.tasks import vision
+def test_fetch_checks_the_bundled_images_and_says_where_they_lie() -> None:
+    where = Path(_invoke("data", "fetch", "fashion-mnist-small").stdout.strip())
+    assert where.exists()
 
-    monkeypatch.setattr(vision, "fetch", lambda name, folder=None: Path(folder or "default") / name, raising=False)
-    assert _invoke("data", "fetch", "digits", "--folder", str(tmp_path)).stdout.strip() == str(tmp_path / "digits")
-    assert _invoke("data", "fetch", "digits").stdout.strip() == "default/digits"
+
+def test_fetch_refuses_an_unknown_name_and_a_folder_without_the_files(tmp_path: Path) -> None:
+    assert "Did you mean 'fashion-mnist'" in _invoke("data", "fetch", "fashion-mnst", code=2).stderr
+    assert "fashion" in _invoke("data", "fetch", "fashion-mnist", "--folder", str(tmp_path), code=2).stderr
 
 
 def _invoke(*words: str, code: int = 0):

@@ -262,7 +262,7 @@ def after(teacher, curriculum, steps, **changes):
 def test_first_stage_of_extracted_leaves_what_lies_above_as_it_was(request, teacher, optimiser):
     teacher, changes = request.getfixturevalue(teacher), OPTIMISERS[optimiser]
     student = MLP_STUDENT if teacher.config.family == "mlp" else VGG_STUDENT
-    begun = build(student, 0)
+    begun = build(student, 0, stream="student")
     parameters = {name for name, _ in begun.named_parameters()}
     ended = after(teacher, extracted(steps=6, blocks=[1]), steps=6, **changes)
     assert changed(snapshot(begun), ended) & parameters == {n for n in parameters if n.startswith("blocks.0.")}
@@ -301,7 +301,7 @@ def test_same_seed_begins_with_the_same_weights_in_every_curriculum(mlp_teacher)
     cohort = make_cohort(MLP_STUDENT, [0, 1, 0])
     assert changed(cohort.state(0), cohort.state(2)) == set()
     assert changed(cohort.state(0), cohort.state(1)) == set(cohort.state(0))
-    assert changed(cohort.state(1), snapshot(build(MLP_STUDENT, 1))) == set()
+    assert changed(cohort.state(1), snapshot(build(MLP_STUDENT, 1, stream="student"))) == set()
     begun = distil(mlp_teacher, CURRICULA, [0, 1]).history.query("step == 0")
     assert begun.groupby("seed")["accuracy"].nunique().tolist() == [1, 1]
 

@@ -240,3 +240,13 @@ def test_a_device_that_the_environment_names_is_checked(monkeypatch):
     monkeypatch.setenv("PWL_LAB_DEVICE", "gpu")
     with pytest.raises(InvalidValueError, match="gpu"):
         config.device()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("n_bits", True), ("n_bits", "16"), ("threshold", True), ("seeds", [0, True]), ("interactive", 1), ("preset", 3)],
+)
+def test_a_value_of_another_kind_is_not_read_as_something_else(name, value):
+    values = {"preset": "smoke"} | {name: value}
+    with pytest.raises(InvalidValueError, match=name):
+        CurriculaSettings.checked(values)

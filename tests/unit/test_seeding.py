@@ -25,7 +25,9 @@ def test_streams_and_seeds_are_all_different():
 
 
 def test_unknown_stream_is_refused_naming_the_known_ones():
-    with pytest.raises(ValueError, match="unknown random stream 'weights'; known: support, init, data"):
+    with pytest.raises(
+        ValueError, match="unknown random stream 'weights'; known: support, init, student, converters, data"
+    ):
         seeding.generator(0, "weights")
 
 

@@ -10,11 +10,11 @@ from pwl_lab.distill.curriculum import Curriculum, Stage, TeacherHidden, extract
 from pwl_lab.errors import InvalidValueError
 from pwl_lab.loading.masks import all_masks, prefix_mask
 from pwl_lab.loading.pair import PairLossConfig
-from pwl_lab.models.blocknet import parameter_bytes
+from pwl_lab.models.blocknet import build, parameter_bytes
 from pwl_lab.study import SamplePredictions, distill, sample_predictions, train_or_load, train_pair, unit_bytes
 from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.tasks.vision import ImageTask
-from pwl_lab.training import TrainPlan
+from pwl_lab.training import TrainPlan, fit
 
 PARITY = SparseParity(n_bits=6, k_sparse=2, eval_samples=200)
 TEACHER_PLAN = TrainPlan(steps=60, batch_size=16, eval_every=10, lr=0.3, keep_checkpoints=True)
@@ -210,3 +210,34 @@ def test_sample_predictions_are_looked_up_and_those_that_change_come_first():
         assert torch.equal(samples.predicted[mask], everything[row, places])
     changes = (everything[1:] != everything[:-1]).sum(dim=0)
     assert changes[places].tolist() == sorted(changes.tolist(), reverse=True)[:5]
+
+
+def test_a_pair_owes_nothing_to_torchs_global_random_state(store_folder, monkeypatch):
+    found = []
+    for number in (1, 2):
+        monkeypatch.setenv("PWL_LAB_RUNS", str(store_folder.parent / f"runs{number}"))
+        torch.manual_seed(number)
+        teacher = image_teacher()
+        pair = train_pair(teacher, VGG_STUDENT, ToyImages(), PAIR_PLAN, device="cpu")
+        found.append(snapshot(pair.net))
+    assert changed(*found) == set()
+
+
+def test_teachers_that_did_not_come_from_the_store_are_told_apart():
+    teachers = [fit(MLP_TEACHER, PARITY, TEACHER_PLAN, seed) for seed in (0, 1)]
+    histories = [distill(t, MLP_STUDENT, PARITY, CURRICULA, (0,), STUDENT_PLAN, "cpu").history for t in teachers]
+    assert not histories[0].equals(histories[1])
+
+
+def test_a_student_does_not_begin_as_a_slice_of_its_teacher():
+    teacher, student = build(MLP_STUDENT, 0), build(MLP_STUDENT, 0, stream="student")
+    assert not torch.equal(teacher.head.weight, student.head.weight)
+
+
+def test_distillation_changes_no_bit_of_a_teacher_with_batch_norm():
+    teacher = image_teacher()
+    teacher.model.train()
+    before = snapshot(teacher.model)
+    distill(teacher, VGG_STUDENT, ToyImages(), {"extracted": extracted(steps=3)}, (0,), STUDENT_PLAN, "cpu")
+    assert changed(before, snapshot(teacher.model)) == set()
+    assert not teacher.model.training

@@ -101,7 +101,7 @@ def test_a_student_of_a_cohort_is_what_a_plain_loop_makes(optimiser):
     plan = TrainPlan(steps=10, batch_size=8, eval_every=5, optimiser=optimiser, lr=0.01)
     found = distil_cohort(as_trained(TEACHER), STUDENT, TASK, {"scratch": from_labels()}, [2, 4], plan)
     for seed in (2, 4):
-        net = build(STUDENT, seed)
+        net = build(STUDENT, seed, stream="student")
         kind = torch.optim.Adam if optimiser == "adam" else torch.optim.SGD
         update, batches = kind(net.parameters(), lr=0.01), TASK.batches(1_000_003, 8)
         for _ in range(plan.steps):

@@ -1,0 +1,90 @@
+"""The two-phase training of the proofs: one large gradient step on the first layer, then the outer layer alone.
+
+Source: arXiv 2410.05464 and arXiv 2503.17494, which prove their bounds for this scheme instead of for plain SGD. The
+first layer begins at zero, so that one step makes each unit's weights proportional to the correlation of its target with
+the single bits; the outer layer is then a linear problem, solved here by ridge regression.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pwl_lab.distill.projection import Projection, random_projection
+from pwl_lab.models.blocknet import BlockNet
+from pwl_lab.seeding import generator
+from pwl_lab.tasks.base import Batch, accuracy
+from pwl_lab.tasks.parity import SparseParity
+
+STEP_LENGTH = 2.0  # norm of each unit's weights after the step: as large as the range of the biases
+RIDGE = 1e-5
+
+
+@dataclass(frozen=True)
+class TwoPhaseResult:
+    """Test accuracy, and how much larger the first layer's weights are on the support than off it (ratio of means)."""
+
+    accuracy: float
+    support_ratio: float
+
+
+def two_phase(
+    task: SparseParity,
+    teacher: BlockNet,
+    width: int,
+    samples: int,
+    seed: int = 0,
+    target: Literal["hidden", "labels"] = "hidden",
+    outer_samples: int = 8192,
+) -> TwoPhaseResult:
+    """Train a student of `width` units: one step on `samples` samples, then the outer layer on `outer_samples` others.
+
+    `target` of the step: each unit's own projection of the teacher's hidden layer, or the label with a random sign.
+    """
+    random = generator(seed, "data")
+    first, outer = task.draw(samples, random), task.draw(outer_samples, random)
+    weights = first_step(_unit_targets(teacher, first, width, seed, target), first.inputs)
+    signs = generator(seed, "init")
+    biases = torch.empty(width).uniform_(-STEP_LENGTH, STEP_LENGTH, generator=signs)
+    solution = _ridge(_features(outer.inputs, weights, biases), 2.0 * outer.labels - 1)
+    test = task.split("test")
+    margin = _features(test.inputs, weights, biases) @ solution
+    inside = weights[:, list(task.support)].abs().mean()
+    outside = weights[:, [bit for bit in range(task.n_bits) if bit not in task.support]].abs().mean()
+    return TwoPhaseResult(accuracy(torch.stack([-margin, margin], dim=1), test.labels), float(inside / outside))
+
+
+def first_step(
+    targets: Float[Tensor, "batch units"], inputs: Float[Tensor, "batch bits"]
+) -> Float[Tensor, "units bits"]:
+    """Each unit's weights after one step from zero: along the mean of target times input, all of the same length."""
+    step = targets.T @ inputs / len(inputs)
+    return STEP_LENGTH * step / step.norm(dim=1, keepdim=True).clamp_min(1e-12)
+
+
+@torch.no_grad()
+def _unit_targets(teacher: BlockNet, batch: Batch, width: int, seed: int, target: str) -> Float[Tensor, "batch units"]:
+    """What each unit of the first layer regresses on, centred and of deviation 1 as in the extracted curriculum."""
+    if target == "labels":
+        signs = torch.randint(0, 2, (width,), generator=generator(seed, "projection")) * 2.0 - 1
+        return (2.0 * batch.labels - 1).unsqueeze(1) * signs
+    state = teacher.hidden_states(batch.inputs)[0][0]
+    matrix = random_projection(state.shape[1], width, seed)
+    return Projection.fit(matrix.unsqueeze(0), state)(state)[0]
+
+
+def _features(
+    inputs: Float[Tensor, "batch bits"], weights: Float[Tensor, "units bits"], biases: Float[Tensor, " units"]
+) -> Float[Tensor, "batch features"]:
+    """ReLU units and a constant."""
+    units = torch.relu(inputs @ weights.T + biases)
+    return torch.cat([units, torch.ones(len(inputs), 1)], dim=1)
+
+
+def _ridge(features: Float[Tensor, "batch features"], wanted: Float[Tensor, " batch"]) -> Float[Tensor, " features"]:
+    """Least squares with a small penalty; in double precision, for the features are close to dependent."""
+    left = features.double()
+    penalty = RIDGE * len(left) * torch.eye(left.shape[1], dtype=torch.double)
+    return torch.linalg.solve(left.T @ left + penalty, left.T @ wanted.double()).to(features)

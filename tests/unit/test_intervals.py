@@ -1,0 +1,78 @@
+"""Bootstrap intervals, slopes and the tables made of them; the two-phase scheme; slopes over sizes."""
+
+import pandas as pd
+import pytest
+import torch
+
+from pwl_lab import complexity, intervals, plots
+from pwl_lab.distill.two_phase import first_step, two_phase
+from pwl_lab.errors import InvalidValueError
+from pwl_lab.models import mlp
+from pwl_lab.tasks.parity import SparseParity
+from pwl_lab.training import TrainPlan, fit
+
+HISTORY = pd.DataFrame([{"curriculum": "one_shot", "seed": 0, "step": step, "accuracy": 0.99} for step in (10, 20)])
+
+
+def test_intervals():
+    assert intervals.median_interval([5.0, 5.0, 5.0]) == (5.0, 5.0, 5.0)
+    low, middle, high = intervals.median_interval([1.0, 2.0, 3.0, 10.0, 4.0])
+    assert (low, middle, high) == (1.0, 3.0, 10.0)
+    assert intervals.median_interval([1.0, 2.0, 9.0]) == intervals.median_interval([1.0, 2.0, 9.0])
+    points = {n: [n**2.0 * factor for factor in (0.9, 1.0, 1.1)] for n in (8, 16, 32)}
+    low, middle, high = intervals.slope_interval(points)
+    assert middle == pytest.approx(2.0)
+    assert 1.8 < low < 2.0 < high < 2.2
+    with pytest.raises(InvalidValueError, match="at least 2 sizes"):
+        intervals.slope_interval({8: [1.0]})
+    table = intervals.samples_table(HISTORY, 20, 1000, (0.9, 1.0))
+    assert table.loc["one_shot"].tolist() == ["10k (10k to 10k)", "none"]
+
+
+def test_variants_are_sorted_by_choice():
+    names = ("a: x", "b: y", "a: z")
+    history = pd.DataFrame(
+        [{"curriculum": name, "seed": 0, "step": 10, "accuracy": 0.5 + 0.5 * (name != "b: y")} for name in names]
+    )
+    table = intervals.variants_table(history, budget=40)
+    assert table.index.tolist() == [("a", "x"), ("a", "z"), ("b", "y")]
+    assert table.loc[("b", "y"), "median steps"] == "> 40"
+    assert plots.choices_chart(history, {"a": "extracted", "b": "one_shot"}, 40, 0.99).axes
+
+
+def points_of(steps, budget=1000):
+    return pd.DataFrame(
+        [
+            {"k": 3, "n": n, "curriculum": "one_shot", "seed": seed, "steps": value, "reached": value < budget}
+            for n, values in steps.items()
+            for seed, value in enumerate(values)
+        ]
+    )
+
+
+def test_slopes_leave_out_sizes_where_half_ran_out_of_budget():
+    points = points_of({8: [64, 64, 64], 16: [256, 256, 1000], 32: [1000, 1000, 512]})
+    assert complexity.fitted_slopes(points)["one_shot"][1] == pytest.approx(2.0)
+    assert plots.scaling_curves(points, slopes={3: {"one_shot": (1.0, 2.0, 3.0)}}, theory={3: 2}).axes
+    with pytest.raises(InvalidValueError, match=r"budget_steps = 1000 .*most one_shot students"):
+        complexity.fitted_slopes(points_of({8: [64, 64], 16: [1000, 1000]}))
+
+
+def test_the_first_step_points_at_what_a_target_correlates_with():
+    task = SparseParity(8, 2, support=(1, 4))
+    batch = task.split("test")
+    weights = first_step(torch.stack([batch.inputs[:, 1], -3 * batch.inputs[:, 4]], dim=1), batch.inputs)
+    torch.testing.assert_close(weights.norm(dim=1), torch.full((2,), 2.0))
+    assert weights[0].argmax() == 1
+    assert weights[1].argmin() == 4
+
+
+def test_two_phases_learn_from_the_hidden_layer_only():
+    task = SparseParity(12, 3)
+    teacher = fit(mlp(task, 256), task, TrainPlan(steps=3000, lr=0.2, momentum=0.9, eval_every=50, stop_at=1.0), 0)
+    assert teacher.test_accuracy > 0.99
+    hidden, labels = (two_phase(task, teacher.model, 128, 2048, 0, target) for target in ("hidden", "labels"))
+    assert hidden.accuracy > labels.accuracy + 0.1
+    assert hidden.support_ratio > 1.2
+    again = two_phase(task, teacher.model, 128, 2048, 0, "hidden")
+    assert again == hidden
