@@ -6,6 +6,9 @@ ARGS   ?=
 # Which versions are pinned, as pip's -c takes them; the project itself only asks for ranges.
 CONSTRAINTS ?= constraints.txt
 
+# Threads that wait by spinning are very slow where other work wants the same cores (docs/findings.md).
+export OMP_WAIT_POLICY ?= PASSIVE
+
 VENV  := .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed

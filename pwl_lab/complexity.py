@@ -1,12 +1,12 @@
 """Sample complexity: steps to a threshold over task sizes and student widths, as tidy points with fitted slopes."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
 from pwl_lab.distill.curriculum import extracted, one_shot
 from pwl_lab.distill.two_phase import two_phase
-from pwl_lab.errors import invalid
 from pwl_lab.intervals import Interval, slope_interval
 from pwl_lab.models import mlp
 from pwl_lab.settings import ComplexitySettings
@@ -66,16 +66,16 @@ def fitted_slopes(points: pd.DataFrame) -> dict[str, Interval]:
     """Per curriculum, the slope of log(steps) over log(n) with its 95% bootstrap interval (low, middle, high).
 
     The slope goes through medians, so a few students that ran out of budget (and stand there) do not move it; a size at
-    which half of them did is left out. Raises InvalidValueError where that leaves fewer than two sizes.
+    which half of them did is left out. Where that leaves fewer than two sizes, a warning says so and all of them count.
     """
     slopes = {}
     for name, mine in points.groupby("curriculum", sort=False):
         whole = mine.groupby("n").filter(lambda size: size["reached"].mean() > 0.5)
         if whole["n"].nunique() < 2:
-            budget = int(mine["steps"].max())
-            raise invalid(
-                "budget_steps", budget, f"large enough for most {name} students to get there at 2 sizes or more"
+            warnings.warn(
+                f"{name}: most students ran out of budget; its slope is a bound. Raise budget_steps.", stacklevel=2
             )
+            whole = mine
         slopes[name] = slope_interval({float(n): size["steps"].tolist() for n, size in whole.groupby("n")})
     return slopes
 

@@ -184,6 +184,8 @@ def _fits(part: Mapping[str, Any], value: Any) -> bool:
         return "boolean" in kinds
     if isinstance(value, str):
         return "string" in kinds
+    if kinds == {"boolean"}:
+        return False
     items = next((variant["items"] for variant in _variants(part) if variant.get("type") == "array"), None)
     return items is None or not isinstance(value, list | tuple) or all(_fits(items, item) for item in value)
 

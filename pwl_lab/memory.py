@@ -11,7 +11,7 @@ def keep_freed_memory() -> bool:
     """Let malloc hold on to freed blocks of up to 32 MiB, 1 GiB of them at most; whether this system's malloc can.
 
     Every training step frees and asks again for the same few arrays. By default glibc returns them to the system each
-    time, and touching them anew costs a page fault per 4 KiB: for a wide MLP a quarter of the step. Results are the same.
+    time, and touching them anew costs a page fault per 4 KiB: for a wide MLP about a sixth of the step. Results are the same.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

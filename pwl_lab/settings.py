@@ -114,9 +114,9 @@ class ParityTransformerSettings(Settings):
     )
     checkpoint_accuracy: Fraction = Field(0.62, description="progressive's checkpoint: the first that reaches this")
     stage_steps: Steps = Field(600, description="length of the first stage (progressive and extracted)")
-    budget_steps: Steps = Field(4_500, description="upper limit for each student")
+    budget_steps: Steps = Field(4_000, description="upper limit for each student")
     eval_every: Steps = Field(50, description="steps between evaluations")
-    eval_samples: int = Field(2048, ge=64, le=1_000_000, description="size of the fixed evaluation set")
+    eval_samples: int = Field(1024, ge=64, le=1_000_000, description="size of the fixed evaluation set")
     threshold: Fraction = Field(0.99, description="the accuracy that counts as learned")
 
     def check_together(self) -> None:

@@ -154,12 +154,16 @@ class Pair:
     masks: pd.DataFrame
     teacher_bytes: int
     student_bytes: int
-    converter_bytes: int
 
     @property
     def n_blocks(self) -> int:
         """How many blocks can be swapped."""
         return self.net.n_blocks
+
+    @property
+    def converter_bytes(self) -> int:
+        """Bytes of all encoders and decoders."""
+        return parameter_bytes(self.net.converters)
 
     def accuracy(self, mask: str, split: str = "test") -> float:
         """Accuracy in [0, 1] of the network that `mask` describes."""
@@ -255,7 +259,6 @@ def train_pair(
         masks=artifact.tables["masks"],
         teacher_bytes=parameter_bytes(teacher.model),
         student_bytes=parameter_bytes(net.student),
-        converter_bytes=parameter_bytes(net.converters),
     )
 
 
