@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, PercentFormatter
 
 from pwl_lab.plots.style import CURRICULUM, chance_line, looks, row_of_axes, style
 
@@ -40,7 +40,10 @@ def scaling_curves(
             axes.xaxis.set_minor_locator(NullLocator())
             axes.set_xticks(sizes, [f"{one:g}" for one in sizes])
             axes.yaxis.set_major_formatter("{x:,.0f}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
             axes.legend(loc="upper left", fontsize=9)
+        low, high = points["steps"].min(), points["steps"].max()
+        row[0].set_ylim(0.8 * low, 4 * high)  # room for the legend
         row[0].set(ylabel="optimiser steps to the threshold")
     return figure
 

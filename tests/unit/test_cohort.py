@@ -207,8 +207,8 @@ def test_targets_keep_the_positions_of_images(vgg_teacher):
 
 
 def marks_that_some_reach(history):
-    """An accuracy that some students reach before the end and others never, and who does."""
-    best = history[history["step"] > 0].groupby(["curriculum", "seed"])["accuracy"].max().sort_values()
+    """A validation accuracy that some students reach before the end and others never, and who does."""
+    best = history[history["step"] > 0].groupby(["curriculum", "seed"])["validation_accuracy"].max().sort_values()
     mark = best.iloc[len(best) // 2]
     assert best.iloc[0] < mark
     return mark, set(best[best >= mark].index)
@@ -227,9 +227,9 @@ def test_retiring_students_do_not_change_the_others(request, teacher, optimiser)
         full = free.history.set_index(["curriculum", "seed"]).loc[who]
         rows = stopped.history.set_index(["curriculum", "seed"]).loc[[who]]
         if who in retired:
-            first = full[(full["step"] > 0) & (full["accuracy"] >= mark)]["step"].min()
+            first = full[(full["step"] > 0) & (full["validation_accuracy"] >= mark)]["step"].min()
             assert rows["step"].max() == first
-            assert rows["accuracy"].iloc[-1] >= mark
+            assert rows["validation_accuracy"].iloc[-1] >= mark
             alone = distil(teacher, {who[0]: curricula[who[0]]}, [who[1]], **changes | {"steps": int(first)})
             assert_close(stopped.weights[who], alone.weights[who[0], who[1]])
         else:
@@ -316,7 +316,8 @@ def test_history_and_stage_tables(mlp_teacher):
     result = distil(mlp_teacher, CURRICULA, [0, 3])
     history = result.history
     terms = ["loss_hidden", "loss_labels", "loss_output", "loss_total"]
-    assert set(history.columns) == {"step", "samples", "curriculum", "seed", "stage", "accuracy", *terms}
+    known = {"step", "samples", "curriculum", "seed", "stage", "accuracy", "validation_accuracy"}
+    assert set(history.columns) == known | set(terms)
     assert len(history) == 5 * 4 * 2
     assert (history["samples"] == 8 * history["step"]).all()
     assert sorted(history["step"].unique()) == [0, 6, 12, 18, 24]
