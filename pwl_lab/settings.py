@@ -23,6 +23,11 @@ class StartHereSettings(Settings):
     section: ClassVar[str] = "start_here"
     seeds: Seeds = Field((0, 1, 2), description="one parity student per seed and curriculum")
 
+    def check_together(self) -> None:
+        """The images come last in the notebook; that they are missing should be known first."""
+        images = LoadingSettings.load(self.preset)
+        check_images(images.dataset, images.n_train, images.batch_size)
+
 
 class CurriculaSettings(Settings):
     """02_distillation_curricula: three curricula on sparse parity."""
@@ -214,10 +219,17 @@ def check_stage(stage_steps: int, budget_steps: int) -> None:
 
 
 def check_images(dataset: str, n_train: int | None, batch_size: int) -> None:
-    """Raise UnknownNameError or InvalidValueError where there is no such data set, or not that many images in it."""
+    """Raise UnknownNameError or InvalidValueError where there is no such data set, or not that many images in it.
+
+    Of a bundled data set the files are checked as well (MissingDataError); others may still have to be downloaded.
+    """
+    from pwl_lab.tasks import datasets
     from pwl_lab.tasks.vision import ImageTask
 
-    ImageTask(dataset, n_train=n_train).steps_per_epoch(batch_size)
+    task = ImageTask(dataset, n_train=n_train)
+    task.steps_per_epoch(batch_size)
+    if datasets.dataset(dataset).source.bundled:
+        task.sample(1)
 
 
 SETTINGS: dict[str, type[Settings]] = {

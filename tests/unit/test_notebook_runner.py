@@ -14,7 +14,7 @@ from pwl_lab import paths
 from pwl_lab.batch import schema
 from pwl_lab.batch.notebooks import resolve_notebook, run_notebook, settings_of
 from pwl_lab.batch.status import FILES, read_status, write_text
-from pwl_lab.errors import InvalidValueError, UnknownNameError
+from pwl_lab.errors import InvalidValueError, MissingDataError, UnknownNameError
 from pwl_lab.settings import CurriculaSettings
 
 REMOTE = re.compile(r"^(https?:)?//")
@@ -387,3 +387,18 @@ def test_every_series_notebook_can_be_planned_at_every_preset() -> None:
         for preset in sorted(file.stem for file in paths.presets().glob("*.yaml")):
             plan = schema.make_plan(schema.read_notebook(path), preset, {})
             assert plan.inject == {"preset": preset, "interactive": False}
+
+
+@pytest.mark.parametrize("name", ["00", "04"])
+def test_missing_images_are_named_before_anything_starts(name, tmp_path, monkeypatch) -> None:
+    from pwl_lab.tasks import vision
+
+    (tmp_path / "home" / "data").mkdir(parents=True)
+    for folder in ("presets", "notebooks"):
+        (tmp_path / "home" / folder).symlink_to(paths.root() / folder)
+    monkeypatch.setenv("PWL_LAB_HOME", str(tmp_path / "home"))
+    vision._tensors.cache_clear()
+    vision.datasets._load.cache_clear()
+    with pytest.raises(MissingDataError, match="fashion-mnist-small"):
+        run_notebook(name, tmp_path / "out", preset="smoke")
+    assert not (tmp_path / "out").exists()
