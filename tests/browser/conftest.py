@@ -25,7 +25,8 @@ FLAGS = [
 ]
 
 
-@pytest.fixture(scope="session")
+# Not for the whole session: Playwright's event loop would still run in tests that need one of their own.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Debian's Chromium, or the one that PWL_CHROMIUM names."""
     if not Path(CHROMIUM).exists():
