@@ -165,11 +165,21 @@ def pair_row() -> dict[str, object]:
     return row("PWL training step, VGG, 2 mixed passes", "images/s", ours, reference)
 
 
-def teacher_row() -> dict[str, object]:
+def teacher_row(threads: int) -> dict[str, object]:
     """Training the wide parity teacher, against a plain loop over a DataLoader of as many samples.
 
     The plain loop has a process of its own: `train` changes how malloc keeps memory, and the loop shall not profit.
     """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return _teacher_row(threads)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _teacher_row(threads: int) -> dict[str, object]:
+    """The row, with both on so many threads."""
     task, steps = SparseParity(50, 4), 40
     plan = TrainPlan(steps=steps, lr=0.1)
     learner = SupervisedLearner(build(mlp(task, 4096), 0), task.split("validation"), plan)
@@ -183,11 +193,11 @@ def teacher_row() -> dict[str, object]:
             learner.losses(next(batches), step)["total"].backward()
             optimiser.step()
 
-    with ProcessPoolExecutor(1, get_context("spawn"), torch.set_num_threads, (torch.get_num_threads(),)) as process:
+    with ProcessPoolExecutor(1, get_context("spawn"), torch.set_num_threads, (threads,)) as process:
         fast, slow = rates(ours, lambda: process.submit(plain_loop, steps).result(), (128 * steps, 128 * steps))
     # Multiply-adds of the products: the first layer forwards and for its weights, the outer one also for its input.
     operations = 2 * (2 * 50 * 4096 + 3 * 4096 * 2)
-    return row("parity teacher, width 4096, batch 128", "samples/s", fast, slow) | {
+    return row(f"parity teacher, width 4096, batch 128, threads: {threads}", "samples/s", fast, slow) | {
         "fraction_of_peak": round(fast * operations / peak_flops(), 3)
     }
 
@@ -221,7 +231,7 @@ def peak_flops(size: int = 1024) -> float:
 
 def main() -> None:
     """Measure all rows, print and write them."""
-    rows = [measure() for measure in (cohort_row, pair_row, teacher_row)]
+    rows = [cohort_row(), pair_row(), *(teacher_row(threads) for threads in (1, 2))]
     for one in rows:
         print(f"{one['name']}: {one['ours']} against {one['reference']} {one['unit']}, ratio {one['ratio']}")
     write_json(paths.runs() / "bench.json", {"rows": rows, "made": provenance()})

@@ -9,13 +9,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-PLAIN = (nn.Linear, nn.ReLU, nn.GELU)
+from pwl_lab.models.linear import FewOutputs
+
+LINEAR = (nn.Linear, FewOutputs)
+PLAIN = (*LINEAR, nn.ReLU, nn.GELU)
 
 
 def is_plain(part: nn.Module) -> bool:
     """Whether `run_plain` knows every layer of it, one with weights among them."""
     kinds = [type(layer) for _, layer in _layers(part, "")]
-    return nn.Linear in kinds and all(kind in PLAIN for kind in kinds)
+    return any(kind in LINEAR for kind in kinds) and all(kind in PLAIN for kind in kinds)
 
 
 def run_plain(

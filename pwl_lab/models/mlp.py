@@ -7,6 +7,7 @@ from pydantic import Field, PositiveInt
 from torch import nn
 
 from pwl_lab.models.blocknet import BlockNet, ModelConfig
+from pwl_lab.models.linear import FewOutputs, laid_out_by_input
 from pwl_lab.tasks.base import Task
 
 
@@ -29,7 +30,8 @@ class MLPConfig(ModelConfig):
     def make(self) -> BlockNet:
         """Linear and ReLU per layer; the two ways to cut them into blocks have the same initial weights."""
         widths = (self.n_inputs, *self.widths)
-        layers, head = [nn.Linear(a, b) for a, b in pairwise(widths)], nn.Linear(widths[-1], self.n_classes)
+        layers = [laid_out_by_input(nn.Linear(a, b)) for a, b in pairwise(widths)]
+        head = (FewOutputs if self.n_classes <= 4 else nn.Linear)(widths[-1], self.n_classes)
         if self.blocks_end == "relu":
             return BlockNet(nn.Flatten(), [nn.Sequential(layer, nn.ReLU(inplace=True)) for layer in layers], head)
         first, *others = layers
