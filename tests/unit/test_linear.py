@@ -38,7 +38,8 @@ def test_few_outputs_computes_no_gradient_that_nobody_asks_for():
     layer = FewOutputs(5, 2).requires_grad_(False)
     inputs = torch.randn(3, 5, requires_grad=True)
     layer(inputs).sum().backward()
-    assert layer.weight.grad is None and inputs.grad is not None
+    assert layer.weight.grad is None
+    assert inputs.grad is not None
     assert not layer(torch.randn(3, 5)).requires_grad
 
 
@@ -46,7 +47,8 @@ def test_the_layout_stays_through_training_loading_and_its_gradient():
     torch.manual_seed(0)
     ours = laid_out_by_input(nn.Linear(6, 8))
     plain = _like(ours, nn.Linear(6, 8))
-    assert ours.weight.stride() == (1, 8) and plain.weight.stride() == (6, 1)
+    assert ours.weight.stride() == (1, 8)
+    assert plain.weight.stride() == (6, 1)
     inputs = torch.randn(4, 6)
     for layer in (ours, plain):
         optimiser = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9, foreach=True)
@@ -67,4 +69,5 @@ def test_an_mlp_goes_through_the_store_unchanged(n_classes, tmp_path):
     loaded = store.get(recipe, lambda: Artifact(net.state_dict()))
     again = Store(tmp_path).get(recipe, lambda: pytest.fail("made twice"))
     for name, tensor in net.state_dict().items():
-        assert torch.equal(loaded.tensors[name], tensor) and torch.equal(again.tensors[name], tensor)
+        assert torch.equal(loaded.tensors[name], tensor)
+        assert torch.equal(again.tensors[name], tensor)
