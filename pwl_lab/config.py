@@ -20,7 +20,10 @@ from pwl_lab import paths
 from pwl_lab.errors import InvalidValueError, MissingDataError, unknown
 
 Device = Literal["auto", "cpu", "cuda"]
-MaskDistribution = Literal["prefix", "alternating", "mixture", "all"]
+Family = Literal["vgg", "resnet", "vit"]
+MaskDistribution = (
+    Literal["prefix", "alternating", "mixture", "all"] | dict[str, Annotated[float, Field(gt=0.0, allow_inf_nan=False)]]
+)
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Steps = Annotated[int, Field(ge=1, le=50_000_000)]
 LearningRate = Annotated[float, Field(gt=0.0, le=10.0)]
@@ -62,6 +65,8 @@ class Settings(Frozen):
     """What every notebook can be asked for; one subclass a notebook."""
 
     section: ClassVar[str]
+    # The field on whose value further sizes depend: a preset keeps them in the section `SECTION.VALUE`.
+    split_by: ClassVar[str | None] = None
     preset: str = Field(
         "lesson", description="which size: smoke proves the path, lesson shows the effect, paper is full size"
     )
@@ -79,9 +84,19 @@ class Settings(Frozen):
         for name in overrides:
             if name not in cls.model_fields:
                 raise unknown("parameter", name, cls.model_fields)
-        settings = cls.checked(read_preset(preset).get(cls.section, {}) | given | {"preset": preset})
+        settings = cls.checked(cls._of_preset(preset, given) | given | {"preset": preset})
         settings.check_together()
         return settings
+
+    @classmethod
+    def _of_preset(cls, preset: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What the preset says for this notebook, given what was asked for."""
+        content = read_preset(preset)
+        values = content.get(cls.section, {})
+        if cls.split_by is None:
+            return values
+        chosen = given.get(cls.split_by, values.get(cls.split_by, cls.model_fields[cls.split_by].default))
+        return values | content.get(f"{cls.section}.{chosen}", {})
 
     def check_together(self) -> None:
         """Raise InvalidValueError where values that are fine alone do not fit each other."""
@@ -101,7 +116,8 @@ class Settings(Frozen):
     @property
     def stock(self) -> bool:
         """Whether these are the preset's own sizes at a preset that is large enough for a notebook's claims to hold."""
-        same = type(self).load(self.preset, device=self.device, interactive=self.interactive) == self
+        free = {name: getattr(self, name) for name in ("device", "interactive", self.split_by) if name}
+        same = type(self).load(self.preset, **free) == self
         return same and self.preset != "smoke"
 
     def banner(self) -> str:
@@ -137,11 +153,18 @@ def read_preset(name: str) -> dict[str, dict[str, Any]]:
     content = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8")) or {}
     if not isinstance(content, dict) or not all(isinstance(part, dict) for part in content.values()):
         raise MissingDataError(f"preset {name}: expected one mapping of values per notebook section")
-    known = {cls.section for cls in Settings.__subclasses__()}
+    known = {cls.section: cls.split_by for cls in _concrete(Settings)}
     for section in content:
-        if section not in known:
+        whole, dot, _ = section.partition(".")
+        if whole not in known or (dot and known[whole] is None):
             raise unknown(f"section in preset {name}:", section, known)
     return content
+
+
+def _concrete(cls: type[Settings]) -> list[type[Settings]]:
+    """The subclasses that are some notebook's."""
+    below = [found for child in cls.__subclasses__() for found in _concrete(child)]
+    return [cls, *below] if "section" in vars(cls) else below
 
 
 def describe(cls: type[Settings], preset: str) -> list[dict[str, Any]]:
@@ -203,6 +226,7 @@ def _type_name(part: Mapping[str, Any]) -> str:
         "string": "text",
         "boolean": "true or false",
         "null": "none",
+        "object": "mapping of masks to weights",
     }
     names = []
     for variant in _variants(part):

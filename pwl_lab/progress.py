@@ -2,20 +2,30 @@
 
 At a terminal or in Jupyter it is a tqdm bar that goes away when the work is done. In batch (`PWL_LAB_PROGRESS` names a
 file, as `pwl-lab run` does) a line every few seconds goes to that file instead: no dead bars in the executed notebook,
-no flooded log.
+no flooded log. In a worker process (`report_to`) everything is said to the parent, which shows one bar for all workers.
 """
 
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from tqdm.auto import tqdm
 from tqdm.std import tqdm as plain_tqdm
 
 LINE_EVERY_S = 3.0
+REPORT_EVERY_S = 0.5
+
+_report: Callable[[dict[str, Any]], None] | None = None
+
+
+def report_to(send: Callable[[dict[str, Any]], None]) -> None:
+    """From now on, this process shows nothing itself: `send` takes `{"total"}` at a beginning and `{"steps", "values"}`."""
+    global _report  # one process, one way to report
+    _report = send
 
 
 class Progress:
@@ -30,8 +40,11 @@ class Progress:
         self._file = Path(path) if (path := os.environ.get("PWL_LAB_PROGRESS")) else None
         self._begun = self._last = time.monotonic()
         self._bar: plain_tqdm | None = None
-        if self._file is None and (sys.stderr.isatty() or "ipykernel" in sys.modules):
-            self._bar = tqdm(total=total, desc=description, unit=unit, leave=False, mininterval=0.5)
+        self._unreported = 0
+        if _report is not None:
+            _report({"total": total})
+        elif self._file is None and (sys.stderr.isatty() or "ipykernel" in sys.modules):
+            self._bar = tqdm(total=total or None, desc=description, unit=unit, leave=False, mininterval=0.5)
 
     def __enter__(self) -> "Progress":
         """The bar itself."""
@@ -41,16 +54,31 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the bar; in batch, one last line with the time it took."""
-        if self._bar is not None:
+        if _report is not None:
+            _report({"steps": self._unreported, "values": {}})
+        elif self._bar is not None:
             self._bar.close()
         elif self._file is not None:
             word = "done" if kind is None else f"stopped by {kind.__name__}"
             self._line(f"{word} after {self.done} {self.unit}s, {time.monotonic() - self._begun:.1f} s")
 
+    def extend(self, total: int) -> None:
+        """There is more, or less, to do than was known."""
+        self.total = total
+        if self._bar is not None:
+            self._bar.total = total
+            self._bar.refresh()
+
     def advance(self, steps: int = 1, values: Mapping[str, float] | None = None) -> None:
         """Say that `steps` more are done, with the numbers worth seeing (the loss, an accuracy)."""
         self.done += steps
-        if self._bar is not None:
+        self._unreported += steps
+        if _report is not None:
+            if time.monotonic() - self._last >= REPORT_EVERY_S:
+                self._last = time.monotonic()
+                _report({"steps": self._unreported, "values": dict(values or {})})
+                self._unreported = 0
+        elif self._bar is not None:
             self._bar.update(steps)
             if values:
                 self._bar.set_postfix({name: f"{value:.3g}" for name, value in values.items()}, refresh=False)

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from pwl_lab.distill.curriculum import Curriculum, extracted, from_labels, one_shot, progressive
 from pwl_lab.loading.pair import PairLossConfig
-from pwl_lab.models import mlp, vgg
-from pwl_lab.settings import CurriculaSettings, LoadingSettings
-from pwl_lab.study import DistillationRuns, Pair, distill, train_or_load, train_pair
+from pwl_lab.models import ModelConfig, mlp, resnet, vgg, vit
+from pwl_lab.settings import CurriculaSettings, ImageSettings
+from pwl_lab.study import DistillationRuns, Pair, distill, each, train_or_load, train_pair
 from pwl_lab.tasks.augment import Augmentation
 from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.tasks.vision import ImageTask
@@ -59,14 +59,51 @@ def curricula_runs(
     return distill(teacher, student, task, shown, seeds or settings.seeds, plan, device=settings.device)
 
 
-def loading_pair(settings: LoadingSettings, seed: int = 0) -> tuple[ImageTask, TrainedModel, Pair]:
-    """The image task, the teacher and the pair that notebook 04 trains for `seed`."""
-    task = ImageTask(settings.dataset, settings.n_train, Augmentation(crop_padding=settings.crop_padding))
+def image_task(settings: ImageSettings) -> ImageTask:
+    """The images, with the augmentation of their training batches."""
+    augment = Augmentation(crop_padding=settings.crop_padding, rotation_degrees=settings.rotation_degrees)
+    return ImageTask(settings.dataset, settings.n_train, augment)
+
+
+def image_models(settings: ImageSettings, task: ImageTask) -> tuple[ModelConfig, ModelConfig]:
+    """The architectures of teacher and student."""
+    return _image_model(settings, task, "teacher"), _image_model(settings, task, "student")
+
+
+def _image_model(settings: ImageSettings, task: ImageTask, who: str) -> ModelConfig:
+    """One of the two."""
+    channels, depths = getattr(settings, f"{who}_channels"), getattr(settings, f"{who}_depths")
+    if settings.family == "vgg":
+        return vgg(task, channels, depths)
+    if settings.family == "resnet":
+        return resnet(task, channels, depths, settings.stem_stride)
+    return vit(task, channels[0], getattr(settings, f"{who}_heads"), depths, patch=settings.patch)
+
+
+def image_plans(settings: ImageSettings, task: ImageTask) -> tuple[TrainPlan, TrainPlan]:
+    """How the teacher is trained, and the pair."""
     epoch = task.steps_per_epoch(settings.batch_size)
-    plan = image_plan(settings.teacher_epochs, epoch, settings.teacher_lr, settings.batch_size)
-    model = vgg(task, settings.teacher_channels, settings.teacher_convolutions)
-    teacher = train_or_load(model, task, plan, seed, settings.device)
-    plan = image_plan(settings.pair_epochs, epoch, settings.pair_lr, settings.batch_size)
-    losses = PairLossConfig(masks=settings.masks, cross_passes=settings.cross_passes)
-    student = vgg(task, settings.student_channels, settings.student_convolutions)
-    return task, teacher, train_pair(teacher, student, task, plan, losses, seed, settings.device)
+    return (
+        image_plan(settings.teacher_epochs, epoch, settings.teacher_lr, settings.batch_size, settings.optimiser),
+        image_plan(settings.pair_epochs, epoch, settings.pair_lr, settings.batch_size, settings.optimiser),
+    )
+
+
+def pair_losses(settings: ImageSettings) -> PairLossConfig:
+    """The losses of PWL training, with the masks that were asked for."""
+    return PairLossConfig(masks=settings.masks, cross_passes=settings.cross_passes, cross_groups=settings.cross_groups)
+
+
+def loading_pair(settings: ImageSettings, seed: int) -> tuple[TrainedModel, Pair]:
+    """The teacher and the pair of notebook 04 for `seed`."""
+    task = image_task(settings)
+    (teacher_model, student), (teacher_plan, pair_plan) = image_models(settings, task), image_plans(settings, task)
+    teacher = train_or_load(teacher_model, task, teacher_plan, seed, settings.device)
+    return teacher, train_pair(teacher, student, task, pair_plan, pair_losses(settings), seed, settings.device)
+
+
+def loading_pairs(settings: ImageSettings) -> tuple[list[TrainedModel], list[Pair]]:
+    """Teachers and pairs of all seeds; those that are not in the store are trained side by side."""
+    cases = [{"settings": settings, "seed": seed} for seed in settings.seeds]
+    teachers, pairs = zip(*each(loading_pair, cases, f"{settings.family} pairs"), strict=True)
+    return list(teachers), list(pairs)

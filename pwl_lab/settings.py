@@ -7,14 +7,14 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from pwl_lab.config import Fraction, LearningRate, MaskDistribution, Seeds, Settings, Steps
+from pwl_lab.config import Family, Fraction, LearningRate, MaskDistribution, Seeds, Settings, Steps
 from pwl_lab.errors import invalid
 
 Width = Annotated[int, Field(ge=1, le=1_000_000)]
 Sizes = Annotated[tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...], Field(min_length=1, max_length=64)]
 Epochs = Annotated[int, Field(ge=1, le=1_000)]
-Channels = Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=12)]
-Layers = Annotated[tuple[Annotated[int, Field(ge=1, le=16)], ...], Field(min_length=1, max_length=12)]
+Channels = Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=10)]
+Layers = Annotated[tuple[Annotated[int, Field(ge=1, le=16)], ...], Field(min_length=1, max_length=10)]
 
 
 class StartHereSettings(Settings):
@@ -170,37 +170,67 @@ class ComplexitySettings(Settings):
         check_stage(self.stage_steps, self.budget_steps)
 
 
-class LoadingSettings(Settings):
-    """04_progressive_weight_loading: student, teacher and converters on images."""
+class ImageSettings(Settings):
+    """The sizes that the image notebooks share: data, teacher, student and how both are trained."""
 
-    section: ClassVar[str] = "progressive_weight_loading"
-    family: Literal["vgg"] = Field("vgg", description="the architecture of teacher and student")
+    split_by: ClassVar[str | None] = "family"
+    family: Family = Field("vgg", description="the architecture of teacher and student")
     dataset: str = Field("fashion-mnist-small", description="which images")
     n_train: int | None = Field(None, ge=100, le=60_000, description="use only so many training images")
     teacher_channels: Channels = Field((16, 32, 64, 128), description="channels of the teacher's blocks")
-    teacher_convolutions: Layers = Field((1, 2, 2, 2), description="convolutions in each teacher block")
+    teacher_depths: Layers = Field(
+        (1, 2, 2, 2), description="layers in each teacher block: convolutions, basic blocks or transformer layers"
+    )
+    teacher_heads: int = Field(4, ge=1, le=64, description="attention heads of the teacher (vit)")
     student_channels: Channels = Field((12, 24, 40, 40), description="channels of the student's blocks")
-    student_convolutions: Layers = Field((1, 1, 1, 1), description="convolutions in each student block")
+    student_depths: Layers = Field((1, 1, 1, 1), description="layers in each student block")
+    student_heads: int = Field(4, ge=1, le=64, description="attention heads of the student (vit)")
+    stem_stride: int = Field(2, ge=1, le=4, description="2 halves the resolution before the first block (resnet)")
+    patch: int = Field(8, ge=2, le=32, description="side of the square of pixels that becomes a token (vit)")
     batch_size: int = Field(128, ge=2, le=8192, description="images per step")
+    optimiser: Literal["sgd", "adam"] = Field("sgd", description="of teacher and student")
     teacher_epochs: Epochs = Field(6, description="passes over the images for the teacher")
-    pair_epochs: Epochs = Field(6, description="passes over the images for student and converters")
     teacher_lr: LearningRate = Field(0.1, description="peak step size of the teacher")
-    pair_lr: LearningRate = Field(0.1, description="peak step size of the student (converters a fifth)")
+    pair_epochs: Epochs = Field(6, description="passes over the images for student and converters")
+    pair_lr: LearningRate = Field(0.1, description="peak step size of the student")
     crop_padding: int = Field(0, ge=0, le=8, description="shift training images by up to so many pixels")
-    cross_passes: int = Field(2, ge=1, le=16, description="mixed networks per step")
+    rotation_degrees: float = Field(0.0, ge=0.0, le=45.0, description="turn training images by up to so many degrees")
+    cross_passes: int = Field(2, ge=1, le=16, description="passes of the batch through mixed networks, per step")
+    cross_groups: int = Field(1, ge=1, le=64, description="masks per pass: each for a part of the batch")
     masks: MaskDistribution = Field("alternating", description="which swap masks the cross loss draws")
 
     def check_together(self) -> None:
         """Teacher and student need the same number of blocks, and a batch has to fit into the images."""
         check_images(self.dataset, self.n_train, self.batch_size)
         n_blocks = len(self.teacher_channels)
-        for name in ("teacher_convolutions", "student_channels", "student_convolutions"):
+        for name in ("teacher_depths", "student_channels", "student_depths"):
             if len(getattr(self, name)) != n_blocks:
                 raise invalid(name, getattr(self, name), f"{n_blocks} numbers, one per block as in teacher_channels")
         if n_blocks < 2:
             raise invalid(
                 "teacher_channels", self.teacher_channels, "at least 2 blocks: with one there is nothing to mix"
             )
+        if self.family == "vit":
+            self._check_vit()
+
+    def _check_vit(self) -> None:
+        """A residual stream has one width, and its heads divide it."""
+        for who in ("teacher", "student"):
+            channels, heads = getattr(self, f"{who}_channels"), getattr(self, f"{who}_heads")
+            if len(set(channels)) > 1:
+                raise invalid(
+                    f"{who}_channels", channels, "the same number for every block of a vit: tokens keep theirs"
+                )
+            if channels[0] % heads:
+                raise invalid(f"{who}_heads", heads, f"a divisor of {who}_channels = {channels[0]}")
+        if self.patch & (self.patch - 1):
+            raise invalid("patch", self.patch, "a power of 2: the stem halves the resolution step by step")
+
+
+class LoadingSettings(ImageSettings):
+    """04_progressive_weight_loading: student, teacher and converters on images."""
+
+    section: ClassVar[str] = "progressive_weight_loading"
 
 
 def check_parity(n_bits: int, k_sparse: int, support: tuple[int, ...] | None) -> None:

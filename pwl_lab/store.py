@@ -16,8 +16,9 @@ import subprocess
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,13 +33,31 @@ from torch import Tensor
 from pwl_lab import __version__, paths
 from pwl_lab.config import content_hash
 from pwl_lab.errors import PwlLabError
+from pwl_lab.parallel import one_thread
 
 FORMAT = 1  # of an entry's files; an entry of another format has another key, so it is left alone
 _TENSORS, _RECORD = "tensors.safetensors", "record.json"
 
 
+_MAY_MAKE = ContextVar("may_make", default=True)
+
+
 class DamagedEntryError(PwlLabError):
     """An entry of the store is not what its record says."""
+
+
+class NotMadeError(PwlLabError):
+    """Something was asked for that is not in the store, where nothing may be made."""
+
+
+@contextmanager
+def only_stored() -> Iterator[None]:
+    """Inside, `Store.get` raises NotMadeError instead of making what is not there."""
+    token = _MAY_MAKE.set(False)
+    try:
+        yield
+    finally:
+        _MAY_MAKE.reset(token)
 
 
 @dataclass
@@ -85,11 +104,14 @@ class Store:
         with suppress(DamagedEntryError):
             if entry.exists():
                 return _read(entry)
+        if not _MAY_MAKE.get():
+            raise NotMadeError(f"{recipe.kind} {recipe.key} is not in the store")
         with self._lock(recipe):
             found = self.load(recipe)  # another process may have made it while this one waited
             if found is None:
                 begun = time.monotonic()
-                made = make()
+                with one_thread():
+                    made = make()
                 self.save(recipe, made, minutes=(time.monotonic() - begun) / 60)
                 found = _read(entry)
         return found

@@ -1,7 +1,8 @@
 """The study's three verbs, each from the store where it was done before: `train_or_load`, `distill`, `train_pair`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import pandas as pd
 from jaxtyping import Float, Int, UInt8
@@ -16,14 +17,15 @@ from pwl_lab.loading.masks import check_mask
 from pwl_lab.loading.pair import PairLearner, PairLossConfig, mask_accuracies, mask_predictions
 from pwl_lab.loading.swapnet import SwapNet
 from pwl_lab.models.blocknet import BlockNet, ModelConfig, build, parameter_bytes
+from pwl_lab.parallel import side_by_side
 from pwl_lab.seeding import initialisation
-from pwl_lab.store import Artifact, Recipe, Store
+from pwl_lab.store import Artifact, NotMadeError, Recipe, Store, only_stored
 from pwl_lab.tasks.base import Task
 from pwl_lab.tasks.vision import ImageTask
 from pwl_lab.training import Checkpoint, TrainedModel, TrainPlan, fit, train
 
 # Raise a number when the same configuration would now give another result: older entries are then left alone.
-VERSIONS = {"teacher": 1, "students": 2, "pair": 1}
+VERSIONS = {"teacher": 2, "students": 2, "pair": 1}
 
 
 def train_or_load(
@@ -71,6 +73,34 @@ def _named(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors under a common name, without it."""
     return {name.removeprefix(f"{prefix}/"): t for name, t in tensors.items() if name.startswith(f"{prefix}/")}
+
+
+def each(verb: Callable[..., Any], cases: Sequence[Mapping[str, Any]], description: str) -> list[Any]:
+    """`verb(**case)` for each case: what the store does not have is made first, several cases side by side.
+
+    Any function that keeps what it makes in the store will do. On a GPU, where one training has the device to itself,
+    the cases take turns.
+    """
+    missing = [case for case in cases if not _stored(verb, case)]
+    devices = {config.device(case.get("device", "auto")) for case in missing}
+    if len(missing) > 1 and devices == {"cpu"}:
+        side_by_side(_make_only, [{"verb": verb, "case": case} for case in missing], description)
+    return [verb(**case) for case in cases]
+
+
+def _stored(verb: Callable[..., Any], case: Mapping[str, Any]) -> bool:
+    """Whether all that `verb` needs is in the store."""
+    try:
+        with only_stored():
+            verb(**case)
+    except NotMadeError:
+        return False
+    return True
+
+
+def _make_only(verb: Callable[..., Any], case: Mapping[str, Any]) -> None:
+    """Run the case for what it leaves in the store: loading that is cheaper than sending the result."""
+    verb(**case)
 
 
 @dataclass
@@ -240,7 +270,9 @@ def train_pair(
     }
 
     def make() -> Artifact:
-        net = make_pair(teacher.model, build(student, seed, where, stream="student"), task, seed).to(where)
+        net = make_pair(teacher.model, build(student, seed, where, stream="student"), task, seed, losses.converters).to(
+            where
+        )
         learner = PairLearner(net, losses, task.split("validation", where), seed, plan.steps)
         history = train(learner, task.batches(seed, plan.batch_size, where), plan, f"{student.family} pair")
         tables = {split: mask_accuracies(net, task.split(split, where)) for split in ("validation", "test")}
@@ -249,7 +281,7 @@ def train_pair(
         return Artifact(tensors, {"history": history, "masks": masks})
 
     artifact = Store().get(Recipe("pair", VERSIONS["pair"], configuration), make)
-    net = make_pair(teacher.model, student.make(), task, seed).to(where)
+    net = make_pair(teacher.model, student.make(), task, seed, losses.converters).to(where)
     net.student.load_state_dict(_part(artifact.tensors, "student"))
     net.converters.load_state_dict(_part(artifact.tensors, "converters"))
     return Pair(
@@ -262,10 +294,16 @@ def train_pair(
     )
 
 
-def make_pair(teacher: BlockNet, student: BlockNet, task: Task, seed: int) -> SwapNet:
+def make_pair(
+    teacher: BlockNet,
+    student: BlockNet,
+    task: Task,
+    seed: int,
+    converters: Literal["always", "if_different"] = "always",
+) -> SwapNet:
     """A `SwapNet` whose converters have their initial weights from the stream `converters` of `seed`."""
     with initialisation(seed, "converters"):
-        return SwapNet(teacher, student, task.input_shape)
+        return SwapNet(teacher, student, task.input_shape, converters)
 
 
 def unit_bytes(teacher: BlockNet) -> list[int]:

@@ -48,20 +48,24 @@ class TrainPlan(Frozen):
     keep_checkpoints: bool = Field(False, description="keep the weights of every evaluation until `stop_at` is reached")
 
 
-def image_plan(epochs: int, steps_per_epoch: int, lr: float, batch_size: int = 128) -> TrainPlan:
-    """The optimiser of arXiv 2509.22319 for images: Nesterov SGD, momentum 0.9, weight decay 5e-4, cosine schedule.
+def image_plan(
+    epochs: int, steps_per_epoch: int, lr: float, batch_size: int = 128, optimiser: Literal["sgd", "adam"] = "sgd"
+) -> TrainPlan:
+    """A cosine schedule with, for SGD, the settings of arXiv 2509.22319: Nesterov momentum 0.9, weight decay 5e-4.
 
-    The gradient's norm is clipped at 2 (ours): it lets a short training take larger steps.
+    The gradient's norm is clipped at 2 (ours): it lets a short training take larger steps. Adam goes without momentum
+    settings and decay.
     """
+    sgd = {"momentum": 0.9, "weight_decay": 5e-4} if optimiser == "sgd" else {}
     return TrainPlan(
         steps=epochs * steps_per_epoch,
         batch_size=batch_size,
+        optimiser=optimiser,
         lr=lr,
-        momentum=0.9,
-        weight_decay=5e-4,
         schedule="cosine",
         clip_norm=2.0,
         eval_every=steps_per_epoch,
+        **sgd,
     )
 
 

@@ -17,9 +17,8 @@ def curricula(target: Path) -> None:
 def loading(target: Path) -> None:
     """Loading orders of notebook 04."""
     settings = LoadingSettings.load("lesson")
-    found = [recipes.loading_pair(settings, seed) for seed in settings.seeds]
-    pairs = [pair for _, _, pair in found]
-    teacher_accuracy = sum(teacher.test_accuracy for _, teacher, _ in found) / len(found)
+    teachers, pairs = recipes.loading_pairs(settings)
+    teacher_accuracy = sum(teacher.test_accuracy for teacher in teachers) / len(teachers)
     curves = analysis.order_curves(analysis.stacked_masks(pairs), analysis.loading_orders(pairs[0].n_blocks))
     plots.order_curves(curves, teacher_accuracy).savefig(target)
 

@@ -1,6 +1,6 @@
 """Swap masks: a word of `S` (student) and `T` (teacher), one letter per block, such as `TTSS`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import count, product
 
 import torch
@@ -38,14 +38,29 @@ def random_masks(n_blocks: int, distribution: MaskDistribution, random: torch.Ge
 
     `prefix`: the number of teacher blocks uniform. `alternating`: a prefix, then any mixed mask, in turn. `mixture`
     (arXiv 2509.22319): half of the time one switch point (a prefix or a suffix, either way round), else any mixed mask.
-    `all`: every mixed mask equally often.
+    `all`: every mixed mask equally often. Or a weight for each mask that may be drawn: `{"TSSS": 2, "TTSS": 1}`.
+    Raises InvalidValueError for a mask that does not fit, or mixes nothing.
     """
     if n_blocks < 2:
         raise invalid("n_blocks", n_blocks, "at least 2: with one block there is no mixed network")
-    return _draw_masks(n_blocks, distribution, random)
+    if isinstance(distribution, str):
+        return _draw_masks(n_blocks, distribution, random)
+    for mask in distribution:
+        if len(set(check_mask(mask, n_blocks))) == 1:
+            raise invalid("masks", mask, "mixed masks alone: with one owner there is nothing to mix")
+    if not distribution:
+        raise invalid("masks", distribution, "a weight for at least one mixed mask")
+    return _draw_weighted(distribution, random)
 
 
-def _draw_masks(n_blocks: int, distribution: MaskDistribution, random: torch.Generator) -> Iterator[str]:
+def _draw_weighted(weights: Mapping[str, float], random: torch.Generator) -> Iterator[str]:
+    """Each mask as often as its weight says."""
+    masks, shares = list(weights), torch.tensor(list(weights.values()), dtype=torch.double)
+    while True:
+        yield masks[int(torch.multinomial(shares, 1, generator=random))]
+
+
+def _draw_masks(n_blocks: int, distribution: str, random: torch.Generator) -> Iterator[str]:
     """The generator behind `random_masks`, which checks before the first mask is asked for."""
     mixed = all_masks(n_blocks)[1:-1]
     one_switch = [side(k, n_blocks) for k in range(1, n_blocks) for side in (prefix_mask, suffix_mask)]

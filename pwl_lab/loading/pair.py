@@ -5,7 +5,7 @@ clipping are ours (docs/decisions.md).
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -30,7 +30,13 @@ class PairLossConfig(Frozen):
     recon: float = Field(1.0, ge=0.0, description="weight of the reconstruction loss")
     cross: float = Field(2.0, ge=0.0, description="weight of the cross loss")
     masks: MaskDistribution = Field("alternating", description="how the cross loss draws its swap masks")
-    cross_passes: int = Field(2, ge=1, le=16, description="mixed networks per step")
+    cross_passes: int = Field(2, ge=1, le=16, description="passes of the batch through mixed networks, per step")
+    cross_groups: int = Field(
+        1, ge=1, le=64, description="each pass splits its batch into so many groups, each with a mask of its own"
+    )
+    converters: Literal["always", "if_different"] = Field(
+        "always", description="a converter at every boundary, or only where the channels differ"
+    )
     freeze_norm_at: float = Field(
         0.6,
         ge=0.0,
@@ -77,7 +83,7 @@ def cross_loss(
     teacher_logits: Float[Tensor, "batch classes"],
     temperature: float,
 ) -> Float[Tensor, ""]:
-    """`T^2 * KL(teacher || the network that mask describes)`.
+    """`T^2 * KL(teacher || the network that mask describes)`, mean over the batch.
 
     The leading blocks of one owner are not computed again: the mixed network goes on from the state they gave out.
     """
@@ -124,13 +130,33 @@ class PairLearner(Learner):
         if config.recon:
             terms["recon"] = recon_loss(net, *states)
         if config.cross:
-            masks = [next(self.masks) for _ in range(config.cross_passes)]
-            terms["cross"] = mean_of(
-                [cross_loss(net, mask, *states, teacher_logits, config.temperature) for mask in masks]
-            )
+            terms["cross"] = self._cross(*states, teacher_logits)
         for name in ("sync", "recon", "cross"):
             total = total + getattr(config, name) * terms.get(name, 0.0)
         return terms | {"total": total}
+
+    def _cross(
+        self, teacher_states: list[Tensor], student_states: list[Tensor], teacher_logits: Tensor
+    ) -> Float[Tensor, ""]:
+        """The mean cross loss over all passes and groups, each with the next mask.
+
+        The groups of a pass cost what one mask for the whole batch would, and tell the student of several masks at once.
+        """
+        config, groups = self.config, min(self.config.cross_groups, len(teacher_logits))
+        parts = [[state.chunk(groups) for state in states] for states in (teacher_states, student_states)]
+        logits = teacher_logits.chunk(groups)
+        losses = [
+            cross_loss(
+                self.net,
+                next(self.masks),
+                *([state[group] for state in states] for states in parts),
+                logits[group],
+                config.temperature,
+            )
+            for _ in range(config.cross_passes)
+            for group in range(len(logits))
+        ]
+        return mean_of(losses)
 
     def evaluate(self, step: int) -> list[dict[str, Any]]:
         """`accuracy` of the student, and of every prefix mask, on the validation split."""

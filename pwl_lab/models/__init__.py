@@ -2,17 +2,23 @@
 
 from pwl_lab.models.blocknet import BlockNet, ModelConfig, build
 from pwl_lab.models.mlp import MLPConfig, mlp
+from pwl_lab.models.resnet import ResNetConfig, resnet
 from pwl_lab.models.transformer import TransformerConfig, transformer
 from pwl_lab.models.vgg import VGGConfig, vgg
+from pwl_lab.models.vit import ViTConfig, vit
 
 __all__ = [
     "BlockNet",
     "MLPConfig",
     "ModelConfig",
+    "ResNetConfig",
     "TransformerConfig",
     "VGGConfig",
+    "ViTConfig",
     "build",
     "mlp",
+    "resnet",
     "transformer",
     "vgg",
+    "vit",
 ]

@@ -74,10 +74,10 @@ class SignTokens(nn.Module):
 class TransformerLayer(nn.Module):
     """One block: `h + attention(norm(h))`, then `h + mlp(norm(h))` (pre-norm)."""
 
-    def __init__(self, width: int, heads: int, hidden: int) -> None:
-        """`hidden` units in the MLP."""
+    def __init__(self, width: int, heads: int, hidden: int, fused: bool = False) -> None:
+        """`hidden` units in the MLP; `fused` attention is quicker, but cannot be stacked (vmap)."""
         super().__init__()
-        self.heads = heads
+        self.heads, self.fused = heads, fused
         self.attention_norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.queries_keys_values, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
@@ -89,9 +89,12 @@ class TransformerLayer(nn.Module):
         return (tokens + self.mlp(self.mlp_norm(tokens))).transpose(1, 2)
 
     def attention(self, tokens: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
-        """Every token looks at every other. Plain products: a stack of students (vmap) has no fused kernel."""
+        """Every token looks at every other."""
         parts = self.queries_keys_values(tokens).unflatten(-1, (3, self.heads, -1))  # batch, tokens, 3, heads, size
         queries, keys, values = parts.permute(2, 0, 3, 1, 4)  # each: batch, heads, tokens, size
+        if self.fused:
+            mixed = nn.functional.scaled_dot_product_attention(queries, keys, values)
+            return self.out(mixed.transpose(1, 2).flatten(2))
         scores = queries @ keys.transpose(-2, -1) / queries.shape[-1] ** 0.5
         return self.out((scores.softmax(dim=-1) @ values).transpose(1, 2).flatten(2))
 

@@ -127,7 +127,7 @@ def test_the_same_seed_twice_is_refused():
         (LoadingSettings, {"n_train": 127}, "batch_size = 128 .*127"),
         (LoadingSettings, {"batch_size": 1025}, "batch_size = 1025 .*1024"),
         (LoadingSettings, {"dataset": "mnist"}, "mnist"),
-        (LoadingSettings, {"teacher_convolutions": [1]}, r"teacher_convolutions = \(1,\) .*4 numbers"),
+        (LoadingSettings, {"teacher_depths": [1]}, r"teacher_depths = \(1,\) .*4 numbers"),
         (LoadingSettings, {"student_channels": [4, 4]}, r"student_channels = \(4, 4\) .*4 numbers"),
     ],
 )
@@ -137,7 +137,7 @@ def test_values_that_do_not_fit_together_are_refused_before_a_kernel_starts(cls,
 
 
 def test_one_block_is_refused():
-    names = ("teacher_channels", "teacher_convolutions", "student_channels", "student_convolutions")
+    names = ("teacher_channels", "teacher_depths", "student_channels", "student_depths")
     with pytest.raises(InvalidValueError, match=r"teacher_channels = .*at least 2 blocks"):
         LoadingSettings.load("smoke", **{name: [1] for name in names})
 
