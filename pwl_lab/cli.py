@@ -1,7 +1,7 @@
 """The command `pwl-lab`. Exit codes: 0 all well, 1 something ran and did not end well, 2 refused before it ran."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -73,10 +73,7 @@ def params(
         typer.echo(json.dumps(rows, indent=2, default=str))
         return
     columns = ("name", "type", "default", "range", "description")
-    lines = [columns, *(tuple(_cell(row[column]) for column in columns) for row in rows)]
-    widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
-    for line in lines:
-        typer.echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+    _table([columns, *(tuple(_cell(row[column]) for column in columns) for row in rows)])
 
 
 @app.command()
@@ -96,10 +93,25 @@ def series(
         raise typer.Exit(FAILED)
 
 
+@data_app.command(name="list")
+def list_data() -> None:
+    """List the data sets: what they hold and where they come from."""
+    with _refusing():
+        from pwl_lab.tasks.datasets import DATASETS
+
+        rows = [("name", "images", "classes", "train", "validation", "test", "from")]
+        for name, entry in DATASETS.items():
+            channels, height, width = entry.image_shape
+            images = f"{height}x{width} {'grey' if channels == 1 else 'colour'}"
+            sizes = (f"{size:,}" for size in entry.sizes.values())
+            rows.append((name, images, str(len(entry.class_names)), *sizes, entry.source.origin))
+    _table(rows)
+
+
 @data_app.command()
 def fetch(
     name: Annotated[str, typer.Argument(help="which data set")],
-    folder: Annotated[Path | None, typer.Option(help="a folder that has the files already: check them there")] = None,
+    folder: Annotated[Path | None, typer.Option(help="a folder that has the files, or their archive, already")] = None,
 ) -> None:
     """Make a data set available (download it where it is not), check its files, and say where they lie."""
     with _refusing():
@@ -116,6 +128,13 @@ def _refusing() -> Iterator[None]:
     except PwlLabError as error:
         typer.echo(f"pwl-lab: {error}", err=True)
         raise typer.Exit(REFUSED) from None
+
+
+def _table(lines: Sequence[Sequence[str]]) -> None:
+    """Show lines of cells in columns."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        typer.echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
 
 
 def _cell(value: object) -> str:

@@ -174,8 +174,8 @@ def predictions_by_mask(samples: SamplePredictions) -> Figure:
     """All states at once: a column per image, a row per mask; what is predicted, in bold with a tick where it is right."""
     masks = list(samples.predicted)
     with style():
-        figure = Figure(figsize=(9, 1.5 + 0.42 * len(masks)), layout="constrained")
-        pictures, table = figure.subfigures(2, 1, height_ratios=(1.5, 0.42 * len(masks)))
+        figure = Figure(figsize=(9, 1.7 + 0.42 * len(masks)), layout="constrained")
+        pictures, table = figure.subfigures(2, 1, height_ratios=(1.7, 0.42 * len(masks)))
         for index, axes in enumerate(pictures.subplots(1, len(samples.images) + 1).flat):
             axes.axis("off")
             if index:

@@ -28,6 +28,15 @@ class Augmentation(Frozen):
         """No augmentation: every epoch shows the images as they are."""
         return cls(crop_padding=0, flip=False, rotation_degrees=0.0)
 
+    @classmethod
+    def of_the_sources(cls) -> "Augmentation":
+        """That of progressive weight loading's source (arXiv 2509.22319): padded crop, flip, turns of up to 15 degrees.
+
+        The source pads by reflection; by how much it leaves open. 4 pixels each way are usual at 32x32. The order of
+        the three is ours.
+        """
+        return cls(crop_padding=4, flip=True, rotation_degrees=15.0)
+
     def apply(
         self, images: Float[Tensor, "batch channels height width"], generator: Generator
     ) -> Float[Tensor, "batch channels height width"]:

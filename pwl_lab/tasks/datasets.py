@@ -5,63 +5,38 @@ turns a folder of verified files into splits.
 """
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import UInt8
-
-from pwl_lab.errors import InvalidValueError, invalid, unknown
-from pwl_lab.seeding import numpy_generator
+from pwl_lab.errors import InvalidValueError, unknown
+from pwl_lab.tasks.cifar import CIFAR_10, CIFAR_100
+from pwl_lab.tasks.digits import DIGITS
 from pwl_lab.tasks.files import DataFile, Source, find, obtain
 from pwl_lab.tasks.idx import read_idx, read_npz
+from pwl_lab.tasks.splits import SPLITS, Dataset, RawSplit, balanced_order, check_split, hold_out
 
-SPLITS = ("train", "validation", "test")
-SPLIT_SEED = 0  # draws which images validate; a constant, because every run must hold out the same ones
-
-
-@dataclass(frozen=True)
-class RawSplit:
-    """Images as bytes (0 to 255) with their class indices."""
-
-    images: np.ndarray  # [n, channels, height, width]; types and shapes are what `check_split` is for
-    labels: np.ndarray  # [n]
-
-
-@dataclass(frozen=True, eq=False)
-class Dataset:
-    """An entry of the registry. Mean and standard deviation are those of the training pixels in [0, 1], per channel."""
-
-    image_shape: tuple[int, int, int]  # channels, height, width
-    class_names: tuple[str, ...]
-    sizes: dict[str, int]  # images in each split
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    read: Callable[[Path], dict[str, RawSplit]]  # from the folder that holds its files
-    source: Source
-
-
-def balanced_order(labels: UInt8[np.ndarray, " n"], seed: int) -> np.ndarray:
-    """A random order of the n samples in which every prefix is as class-balanced as the classes' sizes allow.
-
-    The classes take turns; within a class, and within a round of turns, the order is random (stream `data`).
-    """
-    shuffled = numpy_generator(seed, "data").permutation(len(labels))
-    turn = np.empty(len(labels), dtype=np.int64)
-    for label in np.unique(labels):
-        members = shuffled[labels[shuffled] == label]
-        turn[members] = np.arange(len(members))
-    return shuffled[np.argsort(turn[shuffled], kind="stable")]
+__all__ = [
+    "BUNDLE",
+    "BUNDLE_FILE",
+    "DATASETS",
+    "SPLITS",
+    "Dataset",
+    "RawSplit",
+    "balanced_order",
+    "check_split",
+    "dataset",
+    "fetch",
+    "load",
+    "read_bundle",
+    "read_mnist_like",
+]
 
 
 def read_mnist_like(folder: Path, n_validation: int = 5_000) -> dict[str, RawSplit]:
-    """The splits from the four IDX files of a data set in MNIST's layout, grey 8-bit images.
+    """The splits (see `hold_out`) from the four IDX files of a data set in MNIST's layout, grey 8-bit images.
 
-    Validation is the first `n_validation` of the official training images in a fixed balanced order, training the
-    rest, test the official test images in a balanced order. Raises as `read_idx` does.
+    Raises as `read_idx` does.
     """
-    raw = {}
+    raw = []
     for part in ("train", "t10k"):
         names = {3: f"{part}-images-idx3-ubyte", 1: f"{part}-labels-idx1-ubyte"}
         images, labels = (read_idx(find(folder, name) or folder / name, dims) for dims, name in names.items())
@@ -69,14 +44,8 @@ def read_mnist_like(folder: Path, n_validation: int = 5_000) -> dict[str, RawSpl
             raise InvalidValueError(
                 f"{folder}: expected as many {part} labels as images, found {len(labels)} and {len(images)}"
             )
-        order = balanced_order(labels, SPLIT_SEED)
-        raw[part] = RawSplit(images[order, None], labels[order])
-    train, cut = raw["train"], n_validation
-    return {
-        "train": RawSplit(train.images[cut:], train.labels[cut:]),
-        "validation": RawSplit(train.images[:cut], train.labels[:cut]),
-        "test": raw["t10k"],
-    }
+        raw.append(RawSplit(images[:, None], labels))
+    return hold_out(*raw, n_validation)
 
 
 def read_bundle(folder: Path) -> dict[str, RawSplit]:
@@ -96,12 +65,18 @@ def dataset(name: str) -> Dataset:
 def fetch(name: str, folder: str | Path | None = None) -> Path:
     """Make a data set available on this machine, check its files, and return the folder that holds them.
 
-    Bundled data is only checked. Otherwise the files are taken from `folder` if it is given, else from the operating
-    system's folder or an earlier download, and are downloaded if they are in neither.
-    Raises UnknownNameError for an unknown data set and MissingDataError, naming the file, for one that is missing or
-    cannot be downloaded, or whose checksum is not the recorded one.
+    What is bundled, or comes with an installed package, is only checked. Otherwise the files are taken from `folder` if
+    it is given, else from the operating system's folder or an earlier download, and are downloaded if they are in
+    neither. Where they come in an archive, `folder` may hold that archive instead; it is then unpacked among the downloads.
+    Raises UnknownNameError for an unknown data set; MissingDataError, naming the file, for one that is missing or
+    cannot be downloaded, or whose checksum is not the recorded one; InvalidValueError for an archive that is not safe to
+    unpack, and for a `folder` where the data comes with a package.
     """
-    return obtain(name, dataset(name).source, None if folder is None else Path(folder))
+    entry = dataset(name)
+    place = obtain(name, entry.source, None if folder is None else Path(folder))
+    if entry.source.package:
+        entry.read(place)  # the checksum is that of the arrays, so only reading them checks it
+    return place
 
 
 @functools.cache
@@ -119,20 +94,6 @@ def load(name: str, folder: str | Path | None = None) -> dict[str, RawSplit]:
     Raises as `fetch` does, and InvalidValueError for arrays of the wrong type, shape or size.
     """
     return _load(dataset(name), name, None if folder is None else str(folder))
-
-
-def check_split(what: str, entry: Dataset, raw: RawSplit, size: int) -> None:
-    """Refuse (InvalidValueError) what is not `size` images of bytes in the data set's shape with labels that it has."""
-    if raw.images.dtype != np.uint8 or raw.labels.dtype != np.uint8:
-        found = f"{raw.images.dtype} and {raw.labels.dtype}"
-        raise InvalidValueError(f"{what}: expected images and labels of type uint8, found {found}")
-    if raw.images.shape != (size, *entry.image_shape):
-        expected = [size, *entry.image_shape]
-        raise InvalidValueError(f"{what}: expected images of shape {expected}, found {list(raw.images.shape)}")
-    if raw.labels.shape != (size,):
-        raise InvalidValueError(f"{what}: expected labels of shape {[size]}, found {list(raw.labels.shape)}")
-    if size and int(raw.labels.max()) >= len(entry.class_names):
-        raise invalid(f"{what}: label", int(raw.labels.max()), f"from 0 to {len(entry.class_names) - 1}")
 
 
 BUNDLE = "fashion-mnist-small.npz"
@@ -184,9 +145,7 @@ DATASETS: dict[str, Dataset] = {
         mean=(0.2868,),
         std=(0.3536,),
         read=read_bundle,
-        source=Source(
-            (DataFile(BUNDLE, "0fc0ccc6010cbdcb490d371220c773b800c8ba7130584edfffbc3f2da17bc782"),), bundled=True
-        ),
+        source=Source((BUNDLE_FILE,), bundled=True),
     ),
     "fashion-mnist": Dataset(
         image_shape=(1, 28, 28),
@@ -197,4 +156,7 @@ DATASETS: dict[str, Dataset] = {
         read=read_mnist_like,
         source=Source(FASHION_FILES, system_folders=("/usr/share/datasets/fashion-mnist",)),
     ),
+    "cifar-10": CIFAR_10,
+    "cifar-100": CIFAR_100,
+    "digits": DIGITS,
 }

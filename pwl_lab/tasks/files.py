@@ -1,14 +1,19 @@
-"""Where a data set's files come from: the checkout, a given folder, an operating system's package, or a download.
+"""Where a data set's files come from: the checkout, a given folder, a package, an earlier download, or a new one.
 
 Every file is known by a SHA-256 and is never used unchecked; a download appears whole or not at all.
 """
 
+import importlib.metadata
 import logging
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock
+
 from pwl_lab import paths
-from pwl_lab.errors import MissingDataError
+from pwl_lab.errors import InvalidValueError, MissingDataError
+from pwl_lab.tasks.archives import Archive, file_sha256, unpack
 from pwl_lab.tasks.idx import sha256
 
 log = logging.getLogger(__name__)
@@ -18,7 +23,8 @@ log = logging.getLogger(__name__)
 class DataFile:
     """One file of a data set, known by the SHA-256 of its unpacked content: a gzipped copy is as good as a plain one.
 
-    `url` is where a gzipped copy can be downloaded, and `url_sha256` the checksum of that copy as it is.
+    `url` is where a gzipped copy can be downloaded, and `url_sha256` the checksum of that copy as it is; a file that
+    comes in an archive has neither.
     """
 
     name: str
@@ -34,6 +40,15 @@ class Source:
     files: tuple[DataFile, ...]
     bundled: bool = False  # in the checkout's data folder
     system_folders: tuple[str, ...] = ()  # where an operating system's package may have put them
+    archive: Archive | None = None  # what is downloaded instead of single files: it holds them all
+    package: str = ""  # the Python package that they come with, by its name on PyPI
+
+    @property
+    def origin(self) -> str:
+        """Where it comes from, in a few words."""
+        if self.bundled:
+            return "the checkout"
+        return self.package or f"download: {self.archive.url if self.archive else self.files[0].url.rpartition('/')[0]}"
 
 
 def find(folder: Path, name: str) -> Path | None:
@@ -44,24 +59,98 @@ def find(folder: Path, name: str) -> Path | None:
 def obtain(name: str, source: Source, folder: Path | None = None) -> Path:
     """The folder that holds all files of the data set `name`, each with its recorded checksum.
 
-    Bundled files are only checked. Others are looked for in `folder` alone if it is given; else in the operating
-    system's folders, then among earlier downloads, and are downloaded if they are in none of them.
-    Raises MissingDataError, naming the file, for one that is missing, damaged or cannot be downloaded.
+    Bundled files are only checked, those of a package are left to their reader. Others are looked for in `folder` alone
+    if it is given (as files, or as the archive of them); else in the operating system's folders, then among earlier
+    downloads, and are downloaded if they are in none of them.
+    Raises MissingDataError, naming the file, for one that is missing, damaged or cannot be downloaded, and
+    InvalidValueError for an archive that is not safe to unpack or a `folder` that is of no use.
     """
+    if source.package:
+        return _installed(name, source, folder)
     if folder is not None or source.bundled:
-        place = paths.data() if folder is None else folder
+        place = _given(name, source, paths.data() if folder is None else folder)
         _check(name, source, place)
         return place
     for place in map(Path, source.system_folders):
-        if all(find(place, file.name) for file in source.files):
+        if _complete(source, place):
             _check(name, source, place)
             return place
     place = paths.downloads() / name
-    for file in source.files:
-        if not _intact(file, place):
-            _download(file, place, source)
+    if source.archive is not None:
+        _unpacked(source, place)
+    else:
+        for file in source.files:
+            if not _intact(file, place):
+                _download(file, place, source)
     _check(name, source, place)
     return place
+
+
+def _installed(name: str, source: Source, folder: Path | None) -> Path:
+    """Where the package that brings the data set is installed."""
+    if folder is not None:
+        raise InvalidValueError(f"{name} comes with the package {source.package}: leave folder = {str(folder)!r} out")
+    try:
+        return Path(str(importlib.metadata.distribution(source.package).locate_file("")))
+    except importlib.metadata.PackageNotFoundError as error:
+        raise MissingDataError(
+            f"{name} comes with the package {source.package}, which is not installed: pip install {source.package}"
+        ) from error
+
+
+def _given(name: str, source: Source, folder: Path) -> Path:
+    """Where the files are, of those in a given folder: there, in the archive's folder within, or in the archive itself."""
+    archive = source.archive
+    if archive is None or _complete(source, folder):
+        return folder
+    if _complete(source, folder / archive.folder):
+        return folder / archive.folder
+    if not (folder / archive.name).is_file():
+        return folder
+    place = paths.downloads() / name  # not into the given folder: it may be read-only, and it is not ours
+    _unpacked(source, place, folder / archive.name)
+    return place
+
+
+def _complete(source: Source, folder: Path) -> bool:
+    """Whether all files are in the folder, whatever they hold."""
+    return all(find(folder, file.name) for file in source.files)
+
+
+def _unpacked(source: Source, place: Path, own: Path | None = None) -> None:
+    """Have the archive's files in the folder `place`: as unpacked before, else from the archive `own`, else downloaded.
+
+    A folder in which one of them is damaged or missing is set aside. Processes take turns. Raises as `obtain` does.
+    """
+    archive = source.archive
+    if _all_intact(source, place):
+        return  # without a lock: the downloads may be another user's, to be read only
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(place.with_name(f".{place.name}.lock")):
+        if _all_intact(source, place):
+            return
+        if place.is_dir():
+            _set_aside(place)
+        path = own or _retrieve(archive.name, archive.url, archive.sha256, place.parent, source)
+        if own is not None and (found := file_sha256(own)) != archive.sha256:
+            raise MissingDataError(
+                f"{own} is cut short, damaged or another file: expected SHA-256 {archive.sha256}, found {found}. "
+                f"Delete it and fetch it again from {archive.url}"
+            )
+        unpack(path, archive, [file.name for file in source.files], place)
+        if own is None:
+            path.unlink(missing_ok=True)  # what was in it is checked at every load; twice the space serves no one
+
+
+def _all_intact(source: Source, folder: Path) -> bool:
+    """Whether all files are there with their recorded checksums."""
+    try:
+        return all(
+            (path := find(folder, file.name)) is not None and sha256(path) == file.sha256 for file in source.files
+        )
+    except MissingDataError as error:
+        log.warning("%s", error)
+        return False
 
 
 def _check(name: str, source: Source, folder: Path) -> None:
@@ -85,7 +174,8 @@ def _advice(source: Source) -> str:
     if source.bundled:
         return "It comes with the checkout: restore it with git, or make it again as data/README.md says."
     names = ", ".join(file.name for file in source.files)
-    return f"Put {names} (gzipped or plain) into one folder and name it (folder=...), or fetch them while online."
+    either = f"{source.archive.name}, or its {names}" if source.archive else names
+    return f"Put {either} (gzipped or plain) into one folder and name it (folder=...), or fetch them while online."
 
 
 def _intact(file: DataFile, folder: Path) -> bool:
@@ -98,20 +188,32 @@ def _intact(file: DataFile, folder: Path) -> bool:
             return True
     except MissingDataError as error:
         log.warning("%s", error)
-    aside = path.with_name(f"{path.name}.damaged")
-    log.warning("%s does not have the recorded checksum; set aside as %s, to be downloaded again", path, aside.name)
-    path.replace(aside)
+    _set_aside(path)
     return False
 
 
+def _set_aside(path: Path) -> None:
+    """Rename a damaged file or folder, in place of what was set aside before, and say so in the log."""
+    aside = path.with_name(f"{path.name}.damaged")
+    log.warning("%s does not have the recorded checksum; set aside as %s, to be downloaded again", path, aside.name)
+    if aside.is_dir():
+        shutil.rmtree(aside)
+    path.replace(aside)
+
+
 def _download(file: DataFile, folder: Path, source: Source) -> None:
-    """Download one file, whole and with its recorded checksum or not at all. Raises MissingDataError."""
+    """Download one gzipped file. Raises as `_retrieve` does."""
+    _retrieve(f"{file.name}.gz", file.url, file.url_sha256, folder, source)
+
+
+def _retrieve(name: str, url: str, checksum: str, folder: Path, source: Source) -> Path:
+    """Download a file, whole and with the SHA-256 `checksum` or not at all. Raises MissingDataError."""
     import pooch  # only here: it loads an HTTP client that most runs never need
 
     try:
-        pooch.retrieve(file.url, known_hash=f"sha256:{file.url_sha256}", fname=f"{file.name}.gz", path=folder)
+        return Path(pooch.retrieve(url, known_hash=f"sha256:{checksum}", fname=name, path=folder))
     except (OSError, ValueError) as error:  # no connection or no such page; a checksum that differs
         searched = ", ".join([*source.system_folders, str(folder)])
         raise MissingDataError(
-            f"{file.name}.gz is in none of {searched}, and downloading {file.url} failed: {error}. {_advice(source)}"
+            f"{name} is in none of {searched}, and downloading {url} failed: {error}. {_advice(source)}"
         ) from error

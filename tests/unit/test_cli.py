@@ -174,6 +174,33 @@ def test_fetch_refuses_an_unknown_name_and_a_folder_without_the_files(tmp_path: 
     assert "fashion" in _invoke("data", "fetch", "fashion-mnist", "--folder", str(tmp_path), code=2).stderr
 
 
+def test_fetch_finds_the_digits_where_scikit_learn_is_and_in_no_other_folder(tmp_path: Path) -> None:
+    where = Path(_invoke("data", "fetch", "digits").stdout.strip())
+    assert (where / "sklearn").is_dir()
+    done = _invoke("data", "fetch", "digits", "--folder", str(tmp_path), code=2)
+    assert "leave folder" in done.stderr
+    assert done.stdout == ""
+
+
+def test_fetch_names_a_damaged_archive_and_leaves_nothing(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("PWL_LAB_DATA", str(tmp_path / "downloads"))
+    (tmp_path / "cifar-10-binary.tar.gz").write_bytes(b"cut")
+    message = _invoke("data", "fetch", "cifar-10", "--folder", str(tmp_path), code=2).stderr
+    assert f"{tmp_path / 'cifar-10-binary.tar.gz'} is cut short, damaged or another file" in message
+    assert message.count("\n") == 1
+    assert [path.suffix for path in (tmp_path / "downloads").iterdir()] == [".lock"]
+
+
+def test_list_tells_what_each_data_set_holds_and_where_it_comes_from() -> None:
+    lines = _invoke("data", "list").stdout.splitlines()
+    table = {line.split()[0]: line for line in lines}
+    assert list(table) == ["name", "fashion-mnist-small", "fashion-mnist", "cifar-10", "cifar-100", "digits"]
+    assert table["cifar-100"].split()[1:7] == ["32x32", "colour", "100", "45,000", "5,000", "10,000"]
+    assert table["digits"].split()[1:] == ["8x8", "grey", "10", "1,000", "297", "500", "scikit-learn"]
+    assert table["fashion-mnist-small"].endswith("the checkout")
+    assert table["cifar-10"].endswith("download: https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz")
+
+
 def _invoke(*words: str, code: int = 0):
     done = CliRunner().invoke(app, list(words))
     assert done.exit_code == code, done.output

@@ -1,15 +1,13 @@
 """Data files: reading IDX and NPZ, checksums, looking for files, and downloading them (over the loopback)."""
 
-import contextlib
 import functools
 import gzip
 import hashlib
-import http.server
-import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from loopback import serving
 
 from pwl_lab import paths
 from pwl_lab.errors import InvalidValueError, MissingDataError, UnknownNameError
@@ -37,24 +35,6 @@ def contents() -> dict[str, bytes]:
 
 def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-@contextlib.contextmanager
-def serving(folder):
-    handler = functools.partial(QuietHandler, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}/"
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *arguments):
-        """The tests' output is no place for an access log."""
 
 
 @pytest.fixture

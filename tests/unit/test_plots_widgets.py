@@ -1,5 +1,6 @@
 """Figures from small tables, and a picker that only ever looks up."""
 
+from dataclasses import replace
 from io import BytesIO
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib import pyplot
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from toys import MLP_STUDENT, MLP_TEACHER, as_trained
 
@@ -19,6 +21,8 @@ from pwl_lab.loading.swapnet import SwapNet
 from pwl_lab.models import build
 from pwl_lab.plots.style import looks
 from pwl_lab.study import DistillationRuns, Pair, SamplePredictions
+from pwl_lab.tasks import datasets
+from pwl_lab.tasks.files import Source
 from pwl_lab.tasks.vision import ImageTask
 from pwl_lab.training import TrainPlan
 from pwl_lab.widgets import Frame, FramePicker
@@ -176,6 +180,53 @@ def test_image_grid_shows_every_image_with_its_class(n_images):
     assert len(shown) == n_images
     _, batch = ImageTask().sample(n_images, "train")
     assert [axes.get_title() for axes in shown] == [ImageTask().class_names[label] for label in batch.labels]
+
+
+@pytest.fixture
+def coloured(monkeypatch):
+    """cifar-100 with a few made-up images, each of one colour, under the longest names that it has."""
+    entry = datasets.dataset("cifar-100")
+    longest = sorted(range(100), key=lambda label: -len(entry.class_names[label]))[:20]
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 3, 1, 1), dtype=np.uint8)
+    raw = datasets.RawSplit(np.tile(pixels, (1, 1, 32, 32)), np.array(longest, np.uint8))
+    entry = replace(entry, sizes=dict.fromkeys(datasets.SPLITS, 20), read=lambda _: dict.fromkeys(datasets.SPLITS, raw))
+    monkeypatch.setitem(datasets.DATASETS, "cifar-100", replace(entry, source=Source((), bundled=True)))
+    return ImageTask("cifar-100")
+
+
+def coloured_samples(task, n=6):
+    images, batch = task.sample(n)
+    masks = ["SSS", "TSS", "TTS", "TTT"]
+    predicted = {mask: torch.roll(batch.labels, i) for i, mask in enumerate(masks)}  # right once, then wrong
+    confidence = dict.fromkeys(masks, torch.full((n,), 0.5))
+    return SamplePredictions(images, batch.labels, task.class_names, predicted, confidence)
+
+
+def drawn_apart(figure):
+    """Whether none of the words in the figure lies on another one's place or is cut by the figure's edge."""
+    FigureCanvasAgg(figure.figure).draw()
+    texts = [text for axes in all_axes(figure) for text in (axes.title, axes.xaxis.label, *axes.texts)]
+    boxes = [text.get_window_extent() for text in texts if text.get_text()]
+    edge = figure.figure.bbox.padded(1)  # extents are known to a pixel
+    inside = all(edge.contains(*corner) for box in boxes for corner in (box.min, box.max))
+    return inside and not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_coloured_images_are_shown_in_their_colours_and_long_names_fit(coloured, pair):
+    samples = coloured_samples(coloured)
+    figures = [plots.image_grid(coloured, 20), plots.predictions_by_mask(samples)]
+    assert all(drawn_apart(figure) for figure in figures)
+    figures += [plots.layer_loading(pair, mask, samples) for mask in ("SSS", "TTS")]
+    assert all(drawn_apart(figure.subfigs[2]) for figure in figures[2:])
+    for figure in figures:
+        shown = [axes.get_images()[0].get_array() for axes in all_axes(figure) if axes.get_images()]
+        expected = coloured.sample(len(shown))[0]
+        assert all(np.array_equal(one, image) for one, image in zip(shown, expected, strict=True))
+
+
+def all_axes(figure):
+    """The axes of a figure and of the figures in it."""
+    return [*figure.axes] if figure.axes else [axes for part in figure.subfigs for axes in part.axes]
 
 
 def frames(first=0, n=3):
