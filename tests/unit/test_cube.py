@@ -1,7 +1,7 @@
 """The exact search over the mask cube, against every permutation; budgets against every mask."""
 
 import math
-from itertools import permutations
+from itertools import pairwise, permutations
 
 import numpy as np
 import pandas as pd
@@ -46,7 +46,7 @@ def area_by_hand(table, order):
     total = 0.0
     for _, one in table.groupby("seed"):
         rows = one.set_index("mask")
-        for before, after in zip(order[:-1], order[1:], strict=True):
+        for before, after in pairwise(order):
             arriving = rows.loc[after, "teacher_bytes"] - rows.loc[before, "teacher_bytes"]
             total += rows.loc[before, "validation"] * arriving / rows["teacher_bytes"].max()
     return total / table["seed"].nunique()
