@@ -1,12 +1,12 @@
 """Tidy tables: what the runs say, with its spread over seeds. Tables in, tables out; nothing is trained here."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Protocol
 
 import pandas as pd
 
-from pwl_lab.loading.masks import prefix_mask, suffix_mask
+from pwl_lab.loading.masks import contiguous_mask, prefix_mask, suffix_mask
 
 
 class HasMasks(Protocol):
@@ -130,17 +130,29 @@ def mask_table(
     return pd.DataFrame(rows)
 
 
+def class_table(accuracies: Mapping[str, Sequence[float]], seed: int) -> pd.DataFrame:
+    """One row per mask and class (its index): `test` is the accuracy on that class's test samples, NaN without any."""
+    return pd.DataFrame(
+        [
+            {"mask": mask, "seed": seed, "class": index, "test": value}
+            for mask, values in accuracies.items()
+            for index, value in enumerate(values)
+        ]
+    )
+
+
 def stacked_masks(pairs: Iterable[HasMasks]) -> pd.DataFrame:
     """The mask tables of several pairs (one per seed) as one."""
     return pd.concat([pair.masks for pair in pairs], ignore_index=True)
 
 
 def loading_orders(n_blocks: int) -> dict[str, list[str]]:
-    """The masks that each named loading order goes through, k = 0..n."""
-    return {
-        "prefix": [prefix_mask(k, n_blocks) for k in range(n_blocks + 1)],
-        "suffix": [suffix_mask(k, n_blocks) for k in range(n_blocks + 1)],
-    }
+    """The masks that each named loading order goes through, k = 0..n; `cube.best_order` finds another one.
+
+    Of two blocks contiguous is suffix, of one all are the same.
+    """
+    named = {"prefix": prefix_mask, "suffix": suffix_mask, "contiguous": contiguous_mask}
+    return {order: [mask_of(k, n_blocks) for k in range(n_blocks + 1)] for order, mask_of in named.items()}
 
 
 def order_curves(masks: pd.DataFrame, orders: Mapping[str, list[str]], split: str = "test") -> pd.DataFrame:

@@ -7,14 +7,14 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from pwl_lab.config import Family, Fraction, LearningRate, MaskDistribution, Seeds, Settings, Steps
+from pwl_lab.config import MOST_BLOCKS, Family, Fraction, LearningRate, MaskDistribution, Seeds, Settings, Steps
 from pwl_lab.errors import invalid
 
 Width = Annotated[int, Field(ge=1, le=1_000_000)]
 Sizes = Annotated[tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...], Field(min_length=1, max_length=64)]
 Epochs = Annotated[int, Field(ge=1, le=1_000)]
-Channels = Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=10)]
-Layers = Annotated[tuple[Annotated[int, Field(ge=1, le=16)], ...], Field(min_length=1, max_length=10)]
+Channels = Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=MOST_BLOCKS)]
+Layers = Annotated[tuple[Annotated[int, Field(ge=1, le=16)], ...], Field(min_length=1, max_length=MOST_BLOCKS)]
 
 
 class StartHereSettings(Settings):

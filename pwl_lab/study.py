@@ -13,10 +13,11 @@ from pwl_lab.distill.curriculum import Curriculum
 from pwl_lab.distill.learner import distil_cohort
 from pwl_lab.errors import invalid
 from pwl_lab.loading.converters import check_shapes
-from pwl_lab.loading.masks import check_mask
-from pwl_lab.loading.pair import PairLearner, PairLossConfig, mask_accuracies, mask_predictions
+from pwl_lab.loading.evaluation import mask_predictions, score_masks
+from pwl_lab.loading.masks import check_mask, check_whole_cube
+from pwl_lab.loading.pair import PairLearner, PairLossConfig
 from pwl_lab.loading.swapnet import SwapNet
-from pwl_lab.models.blocknet import BlockNet, ModelConfig, build, parameter_bytes
+from pwl_lab.models.blocknet import BlockNet, ModelConfig, build, parameter_bytes, unit_bytes
 from pwl_lab.parallel import side_by_side
 from pwl_lab.seeding import initialisation
 from pwl_lab.store import Artifact, NotMadeError, Recipe, Store, only_stored
@@ -25,7 +26,7 @@ from pwl_lab.tasks.vision import ImageTask
 from pwl_lab.training import Checkpoint, TrainedModel, TrainPlan, fit, train
 
 # Raise a number when the same configuration would now give another result: older entries are then left alone.
-VERSIONS = {"teacher": 2, "students": 2, "pair": 1}
+VERSIONS = {"teacher": 2, "students": 2, "pair": 2}
 
 
 def train_or_load(
@@ -176,12 +177,16 @@ def distill(
 
 @dataclass
 class Pair:
-    """A teacher and a student that accept each other's blocks, with the accuracy of every mask."""
+    """A teacher and a student that accept each other's blocks, with the accuracy of every mask, per class too.
+
+    `masks` is a `mask_table` and `classes` a `class_table` (`pwl_lab.analysis`).
+    """
 
     net: SwapNet
     seed: int
     history: pd.DataFrame
     masks: pd.DataFrame
+    classes: pd.DataFrame
     teacher_bytes: int
     student_bytes: int
 
@@ -255,11 +260,13 @@ def train_pair(
 ) -> Pair:
     """PWL training of `student` and converters beside the frozen `teacher`.
 
-    Raises InvalidValueError before anything is trained where the two cannot be joined (block counts, resolutions).
+    Raises InvalidValueError before anything is trained where the two cannot be joined (block counts, resolutions) or
+    have too many blocks to evaluate every mask.
     """
     where, losses = config.device(device), losses or PairLossConfig()
     shapes = [net.make().state_shapes(task.input_shape) for net in (teacher.config, student)]
     check_shapes(*shapes)
+    check_whole_cube(teacher.config.n_blocks)
     configuration = {
         "teacher": teacher.fingerprint,
         "student": student,
@@ -275,10 +282,8 @@ def train_pair(
         )
         learner = PairLearner(net, losses, task.split("validation", where), seed, plan.steps)
         history = train(learner, task.batches(seed, plan.batch_size, where), plan, f"{student.family} pair")
-        tables = {split: mask_accuracies(net, task.split(split, where)) for split in ("validation", "test")}
-        masks = analysis.mask_table(tables, unit_bytes(net.teacher), seed)
         tensors = _named("student", net.student.state_dict()) | _named("converters", net.converters.state_dict())
-        return Artifact(tensors, {"history": history, "masks": masks})
+        return Artifact(tensors, {"history": history} | _cube_tables(net, task, seed, where))
 
     artifact = Store().get(Recipe("pair", VERSIONS["pair"], configuration), make)
     net = make_pair(teacher.model, student.make(), task, seed, losses.converters).to(where)
@@ -289,9 +294,20 @@ def train_pair(
         seed=seed,
         history=artifact.tables["history"],
         masks=artifact.tables["masks"],
+        classes=artifact.tables["classes"],
         teacher_bytes=parameter_bytes(teacher.model),
         student_bytes=parameter_bytes(net.student),
     )
+
+
+def _cube_tables(net: SwapNet, task: Task, seed: int, device: str) -> dict[str, pd.DataFrame]:
+    """Every mask of a pair, on the whole (`masks`) and class by class (`classes`): one pass over each split."""
+    scores = {split: score_masks(net, task.split(split, device)) for split in ("validation", "test")}
+    accuracies = {split: score.accuracies() for split, score in scores.items()}
+    return {
+        "masks": analysis.mask_table(accuracies, unit_bytes(net.teacher), seed),
+        "classes": analysis.class_table(scores["test"].class_accuracies(), seed),
+    }
 
 
 def make_pair(
@@ -304,11 +320,3 @@ def make_pair(
     """A `SwapNet` whose converters have their initial weights from the stream `converters` of `seed`."""
     with initialisation(seed, "converters"):
         return SwapNet(teacher, student, task.input_shape, converters)
-
-
-def unit_bytes(teacher: BlockNet) -> list[int]:
-    """Bytes that each swap brings: the blocks, the stem with the first one and the head with the last."""
-    sizes = [parameter_bytes(block) for block in teacher.blocks]
-    sizes[0] += parameter_bytes(teacher.stem)
-    sizes[-1] += parameter_bytes(teacher.head)
-    return sizes

@@ -9,7 +9,7 @@ from hypothesis import settings
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 # Shapes in signatures are checked wherever a test goes; this must come before these modules are first imported.
-CHECKED = [f"pwl_lab.{part}" for part in ("tasks", "models", "distill", "loading", "training")]
+CHECKED = [f"pwl_lab.{part}" for part in ("tasks", "models", "distill", "loading", "training", "similarity")]
 jaxtyping.install_import_hook(CHECKED, "shapecheck.check")
 
 # A deadline would measure the other work of the machine; without a fixed seed a run could not be repeated.

@@ -5,7 +5,7 @@ from itertools import count, product
 
 import torch
 
-from pwl_lab.config import MaskDistribution
+from pwl_lab.config import MOST_BLOCKS, MaskDistribution
 from pwl_lab.errors import invalid
 
 
@@ -28,9 +28,24 @@ def suffix_mask(teacher_blocks: int, n_blocks: int) -> str:
     return prefix_mask(teacher_blocks, n_blocks)[::-1]
 
 
+def contiguous_mask(teacher_blocks: int, n_blocks: int) -> str:
+    """The teacher's blocks stand in a row from the second one on, the first block arrives last (arXiv 2509.22319)."""
+    mask = prefix_mask(teacher_blocks, n_blocks)
+    return mask[-1] + mask[:-1]
+
+
 def all_masks(n_blocks: int) -> list[str]:
-    """All 2^n masks, from all-student to all-teacher."""
+    """All 2^n masks in alphabetical order, from all-student to all-teacher."""
     return ["".join(letters) for letters in product("ST", repeat=n_blocks)]
+
+
+def check_whole_cube(n_blocks: int) -> int:
+    """The number of blocks itself, or an InvalidValueError where it is too large to run every mask."""
+    if n_blocks > MOST_BLOCKS:
+        raise invalid(
+            "n_blocks", n_blocks, f"at most {MOST_BLOCKS}: every mask is evaluated, and the whole cube has 2^n of them"
+        )
+    return n_blocks
 
 
 def random_masks(n_blocks: int, distribution: MaskDistribution, random: torch.Generator) -> Iterator[str]:

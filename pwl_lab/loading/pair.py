@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
 from pwl_lab.config import Frozen, MaskDistribution
 from pwl_lab.distill.losses import feature_distance, hard_loss, mean_of, soft_loss
-from pwl_lab.loading.masks import all_masks, prefix_mask, random_masks
-from pwl_lab.loading.swapnet import SwapNet, mask_logits
+from pwl_lab.loading.evaluation import mask_accuracies
+from pwl_lab.loading.masks import prefix_mask, random_masks
+from pwl_lab.loading.swapnet import SwapNet
 from pwl_lab.seeding import generator
 from pwl_lab.tasks.base import Batch
 from pwl_lab.training import Learner, Losses
@@ -164,25 +165,3 @@ class PairLearner(Learner):
         masks = [prefix_mask(k, n_blocks) for k in range(n_blocks + 1)]
         table = mask_accuracies(self.net, self.validation, masks)
         return [{"accuracy": table[masks[0]]} | {f"accuracy_{mask}": value for mask, value in table.items()}]
-
-
-def mask_accuracies(
-    net: SwapNet, data: Batch, masks: Sequence[str] | None = None, chunk: int = 512
-) -> dict[str, float]:
-    """Accuracy in [0, 1] on `data` for each mask (all 2^n unless named)."""
-    masks = all_masks(net.n_blocks) if masks is None else list(masks)
-    hits = dict.fromkeys(masks, 0)
-    for inputs, labels in zip(data.inputs.split(chunk), data.labels.split(chunk), strict=True):
-        for mask, logits in mask_logits(net, inputs, masks).items():
-            hits[mask] += int((logits.argmax(dim=1) == labels).sum())
-    return {mask: count / len(data) for mask, count in hits.items()}
-
-
-def mask_predictions(
-    net: SwapNet, inputs: Float[Tensor, "batch *shape"], masks: Sequence[str]
-) -> tuple[Int[Tensor, "masks batch"], Float[Tensor, "masks batch"]]:
-    """Predicted class and its probability for each mask and sample."""
-    logits = mask_logits(net, inputs, masks)
-    probabilities = torch.stack([logits[mask] for mask in masks]).softmax(dim=-1)
-    confidence, predicted = probabilities.max(dim=-1)
-    return predicted, confidence

@@ -94,6 +94,14 @@ def build(config: ModelConfig, seed: int, device: str = "cpu", stream: str = "in
         return config.make().to(device)
 
 
+def unit_bytes(net: BlockNet) -> list[int]:
+    """Bytes that each swap brings: the blocks, the stem with the first one and the head with the last."""
+    sizes = [parameter_bytes(block) for block in net.blocks]
+    sizes[0] += parameter_bytes(net.stem)
+    sizes[-1] += parameter_bytes(net.head)
+    return sizes
+
+
 def parameter_bytes(module: nn.Module) -> int:
     """Bytes of all parameters and buffers: what has to be loaded."""
     return sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())

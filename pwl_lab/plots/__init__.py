@@ -1,6 +1,7 @@
 """Figures: data in, matplotlib Figure out."""
 
 from pwl_lab.plots.choices import choices_chart
+from pwl_lab.plots.cube import budget_curve, byte_curves, class_chart, mask_lattice, order_curves
 from pwl_lab.plots.curves import learning_curves, steps_to_threshold, teacher_curve
 from pwl_lab.plots.loading import (
     image_grid,
@@ -8,30 +9,36 @@ from pwl_lab.plots.loading import (
     loss_terms,
     mask_chart,
     network,
-    order_curves,
     owner_row,
     predictions_by_mask,
 )
+from pwl_lab.plots.pair import architecture, similarity_chart
 from pwl_lab.plots.probes import checkpoint_map, checkpoint_probe, maps_over_steps, projected_probe
 from pwl_lab.plots.scaling import scaling_curves, two_phase_curves
 from pwl_lab.plots.style import style
 
 __all__ = [
+    "architecture",
+    "budget_curve",
+    "byte_curves",
     "checkpoint_map",
     "checkpoint_probe",
     "choices_chart",
+    "class_chart",
     "image_grid",
     "layer_loading",
     "learning_curves",
     "loss_terms",
     "maps_over_steps",
     "mask_chart",
+    "mask_lattice",
     "network",
     "order_curves",
     "owner_row",
     "predictions_by_mask",
     "projected_probe",
     "scaling_curves",
+    "similarity_chart",
     "steps_to_threshold",
     "style",
     "teacher_curve",

@@ -11,7 +11,7 @@ from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import PercentFormatter
 
 from pwl_lab import analysis
-from pwl_lab.plots.style import ORDER, OWNER, OWNER_NAME, SPARE, row_of_axes, style
+from pwl_lab.plots.style import OWNER, OWNER_NAME, row_of_axes, style
 from pwl_lab.study import Pair, SamplePredictions
 from pwl_lab.tasks.vision import ImageTask
 
@@ -52,28 +52,6 @@ def network(mask: str) -> Figure:
     with style():
         figure, (axes,) = row_of_axes(9, 1.5)
         owner_row(axes, mask)
-    return figure
-
-
-def order_curves(curves: pd.DataFrame, teacher_accuracy: float | None = None) -> Figure:
-    """Accuracy against loaded teacher blocks for each loading order: mean over seeds, bars from worst to best seed."""
-    with style():
-        figure, (axes,) = row_of_axes(9, 4.2)
-        for order, table in curves.groupby("order", sort=False):
-            colour, dashes, marker = ORDER.get(order, SPARE[3])
-            by_k = table.groupby("teacher_blocks")["accuracy"]
-            mean, low, high = by_k.mean(), by_k.min(), by_k.max()
-            axes.errorbar(mean.index, mean, yerr=[mean - low, high - mean], color=colour, ls=dashes, marker=marker,
-                          lw=2, ms=7, capsize=4, label=f"{order} order")  # fmt: skip
-        if teacher_accuracy is not None:
-            axes.axhline(teacher_accuracy, color=OWNER["T"], lw=1, ls=":")
-            axes.annotate(
-                "teacher alone", (0, teacher_accuracy), xytext=(2, 4), textcoords="offset points", va="bottom"
-            )
-        axes.set(xlabel="teacher blocks loaded", ylabel="test accuracy")
-        axes.set_xticks(sorted(curves["teacher_blocks"].unique()))
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(curves["order"].unique()))
     return figure
 
 

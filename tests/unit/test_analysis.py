@@ -122,6 +122,15 @@ def test_mask_table_refuses_bytes_for_another_number_of_blocks():
         analysis.mask_table(ACCURACIES, [10, 300, 5], seed=0)
 
 
+def test_class_table():
+    table = analysis.class_table({"SS": [0.5, float("nan")], "TT": [1.0, 0.25]}, seed=4)
+    assert list(table) == ["mask", "seed", "class", "test"]
+    assert table["mask"].tolist() == ["SS", "SS", "TT", "TT"]
+    assert table["class"].tolist() == [0, 1, 0, 1]
+    assert table["test"].dropna().tolist() == [0.5, 1.0, 0.25]
+    assert set(table["seed"]) == {4}
+
+
 class Pair:
     def __init__(self, seed, shift):
         tables = {name: {mask: value + shift for mask, value in t.items()} for name, t in ACCURACIES.items()}
@@ -132,7 +141,7 @@ def test_order_curves():
     masks = analysis.stacked_masks([Pair(1, 0.0), Pair(0, 0.05)])
     assert len(masks) == 8
     curves = analysis.order_curves(masks, analysis.loading_orders(2))
-    assert len(curves) == 2 * 2 * 3
+    assert len(curves) == 3 * 2 * 3
     rows = curves.query("order == 'suffix' and seed == 1")
     assert rows["mask"].tolist() == ["SS", "ST", "TT"]
     assert rows["teacher_blocks"].tolist() == [0, 1, 2]
@@ -146,7 +155,14 @@ def test_order_curves():
 
 def test_loading_orders():
     orders = analysis.loading_orders(3)
-    assert orders == {"prefix": ["SSS", "TSS", "TTS", "TTT"], "suffix": ["SSS", "SST", "STT", "TTT"]}
+    assert orders == {
+        "prefix": ["SSS", "TSS", "TTS", "TTT"],
+        "suffix": ["SSS", "SST", "STT", "TTT"],
+        "contiguous": ["SSS", "STS", "STT", "TTT"],
+    }
+    assert analysis.loading_orders(4)["contiguous"] == ["SSSS", "STSS", "STTS", "STTT", "TTTT"]
+    assert analysis.loading_orders(2)["contiguous"] == ["SS", "ST", "TT"]
+    assert set(map(tuple, analysis.loading_orders(1).values())) == {("S", "T")}
     with pytest.raises(InvalidValueError):
         analysis.prefix_mask(3, 2)
 

@@ -51,7 +51,7 @@ def accuracies(seed):
 def pair():
     net = SwapNet(as_trained(MLP_TEACHER).model, build(MLP_STUDENT, 0), (6,)).eval()
     masks = analysis.mask_table({"validation": accuracies(0), "test": accuracies(0)}, [5, 6, 7], seed=0)
-    return Pair(net, 0, pd.DataFrame(), masks, 18, 9)
+    return Pair(net, 0, pd.DataFrame(), masks, pd.DataFrame(), 18, 9)
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from pwl_lab.distill.curriculum import Curriculum, Stage, TeacherHidden, extract
 from pwl_lab.errors import InvalidValueError
 from pwl_lab.loading.masks import all_masks, prefix_mask
 from pwl_lab.loading.pair import PairLossConfig
-from pwl_lab.models.blocknet import build, parameter_bytes
-from pwl_lab.study import SamplePredictions, distill, sample_predictions, train_or_load, train_pair, unit_bytes
+from pwl_lab.models.blocknet import build, parameter_bytes, unit_bytes
+from pwl_lab.study import SamplePredictions, distill, sample_predictions, train_or_load, train_pair
 from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.tasks.vision import ImageTask
 from pwl_lab.training import TrainPlan, fit
@@ -138,6 +138,7 @@ def test_train_pair_loads_what_it_made(never_train):
     assert changed(snapshot(first.net), snapshot(again.net)) == set()
     same_tables(first.history, again.history)
     same_tables(first.masks, again.masks)
+    same_tables(first.classes, again.classes)
     inputs = ToyImages().split("test").inputs
     for mask in all_masks(3):
         assert torch.equal(first.net(inputs, mask), again.net(inputs, mask))
@@ -164,6 +165,17 @@ def test_pair_accuracies_are_those_of_its_networks():
     assert changed(before, snapshot(pair.net.teacher)) == set()
     predicted, _ = pair.predictions(test.inputs, ["SST", "TTT"])
     assert torch.equal(predicted[1], teacher.model(test.inputs).argmax(dim=1))
+
+
+def test_pair_accuracies_per_class_are_those_of_its_networks():
+    pair, test = make_pair(), ToyImages().split("test")
+    assert list(pair.classes) == ["mask", "seed", "class", "test"]
+    assert len(pair.classes) == 8 * 3
+    found = pair.classes.set_index(["mask", "class"])["test"]
+    for mask in all_masks(3):
+        right = pair.net(test.inputs, mask).argmax(dim=1) == test.labels
+        for index in range(3):
+            assert found[mask, index] == pytest.approx(right[test.labels == index].double().mean().item())
 
 
 def test_asking_for_more_or_other_blocks_is_refused():

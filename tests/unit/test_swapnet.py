@@ -20,12 +20,13 @@ from toys import (
 
 from pwl_lab.errors import InvalidValueError
 from pwl_lab.loading.converters import ChannelMap, Converters, check_shapes
+from pwl_lab.loading.evaluation import mask_accuracies, mask_class_accuracies, mask_predictions, score_masks
 from pwl_lab.loading.masks import all_masks
-from pwl_lab.loading.pair import mask_accuracies, mask_predictions
 from pwl_lab.loading.swapnet import SwapNet, mask_logits
 from pwl_lab.models import MLPConfig, VGGConfig, build
 from pwl_lab.study import train_pair
 from pwl_lab.tasks.base import Batch
+from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.training import TrainPlan
 
 PAIRS = {"mlp": (MLP_TEACHER, MLP_STUDENT, (6,)), "vgg": (VGG_TEACHER, VGG_STUDENT, (1, 9, 7))}
@@ -227,3 +228,39 @@ def test_boundaries_count_from_1():
     assert converters.encode(torch.randn(1, 4), 1).shape == (1, 2)
     assert converters.encode(torch.randn(1, 5), 2).shape == (1, 3)
     assert converters.decode(torch.randn(1, 3), 2).shape == (1, 5)
+
+
+def test_class_accuracies_are_those_of_each_mask_on_each_class(net_and_inputs):
+    net, inputs = net_and_inputs
+    labels = torch.tensor([0, 1, 0, 1, 0])  # no sample of the VGG's third class
+    data = Batch(inputs, labels)
+    scores = score_masks(net, data, chunk=2)
+    table = scores.class_accuracies()
+    assert list(table) == list(scores.accuracies()) == all_masks(3)
+    for mask, values in table.items():
+        right = net(inputs, mask).argmax(dim=1) == labels
+        assert values[:2] == pytest.approx([right[labels == c].double().mean().item() for c in (0, 1)])
+        assert all(value != value for value in values[2:])
+        assert scores.accuracies()[mask] == right.double().mean().item()
+    assert mask_class_accuracies(net, data, ["TST"])["TST"][:2] == table["TST"][:2]
+
+
+def test_scores_take_one_pass(net_and_inputs):
+    net, inputs = net_and_inputs
+    calls = []
+    net.teacher.head.register_forward_hook(lambda *_: calls.append(1))
+    score_masks(net, Batch(inputs, torch.zeros(5, dtype=torch.long)))
+    assert len(calls) == 4  # the masks that end with the teacher's block
+
+
+def test_a_cube_too_large_to_run_is_refused(store_folder, monkeypatch):
+    config = MLPConfig(n_inputs=2, widths=(3,) * 11)
+    net = SwapNet(build(config, 0), build(config, 1), (2,))
+    data = Batch(torch.zeros(1, 2), torch.zeros(1, dtype=torch.long))
+    with pytest.raises(InvalidValueError, match=r"n_blocks = 11.*at most 10.*2\^n"):
+        score_masks(net, data)
+    assert list(mask_accuracies(net, data, ["S" * 11])) == ["S" * 11]
+    monkeypatch.setattr("pwl_lab.study.train", lambda *_, **__: pytest.fail("training began"))
+    task = SparseParity(n_bits=2, k_sparse=1)
+    with pytest.raises(InvalidValueError, match=r"n_blocks = 11.*at most 10"):
+        train_pair(as_trained(config), config, task, TrainPlan(steps=1, batch_size=4), device="cpu")

@@ -1,0 +1,69 @@
+"""How alike teacher's and student's hidden states are at each boundary, before and after the converter."""
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pwl_lab.errors import invalid
+from pwl_lab.loading.swapnet import SwapNet
+from pwl_lab.models.blocknet import evaluating
+
+
+def linear_cka(x: Float[Tensor, "batch *left"], y: Float[Tensor, "as_many *right"]) -> float:
+    """Linear centred kernel alignment, in [0, 1] (Kornblith et al. 2019, arXiv 1905.00414, section 3).
+
+    All dimensions behind the batch are features, in any number, centred over the batch:
+    `|Y'X|^2 / (|X'X| |Y'Y|)` in Frobenius norms. 1 where one is the other up to rotation, shift and one common scale;
+    near 0 for unrelated features, if the batch is much larger than their number (a small batch biases it upwards).
+    NaN where one of them does not vary. Raises InvalidValueError for other or fewer than 2 samples.
+    """
+    if len(x) != len(y) or len(x) < 2:
+        raise invalid("samples", (len(x), len(y)), "the same ones in both, at least 2")
+    x, y = (state.flatten(1) - state.flatten(1).mean(dim=0) for state in (x, y))
+    return (_overlap(x, y) / (_overlap(x, x) * _overlap(y, y)).sqrt()).item()
+
+
+def _overlap(x: Float[Tensor, "batch left"], y: Float[Tensor, "batch right"]) -> Float[Tensor, ""]:
+    """`|Y'X|^2`, by whichever of the two equal products is smaller: over features or over samples."""
+    if len(x) < max(x.shape[1], y.shape[1]):
+        return ((x @ x.T) * (y @ y.T)).sum()
+    return (y.T @ x).square().sum()
+
+
+def unexplained(converted: Float[Tensor, "batch *shape"], wanted: Float[Tensor, "batch *shape"]) -> float:
+    """`|converted - wanted|^2 / |wanted - its mean over the batch|^2`: 0 is exact, 1 no better than the mean.
+
+    What CKA does not see: a state of the right shape but the wrong scale is of no use to the next block.
+    """
+    spread = (wanted - wanted.mean(dim=0)).square().sum()
+    return ((converted - wanted).square().sum() / spread).item()
+
+
+@torch.no_grad()
+def boundary_similarity(net: SwapNet, inputs: Float[Tensor, "batch *shape"]) -> pd.DataFrame:
+    """One row per boundary and direction (`encoder`: teacher to student, `decoder`: student to teacher).
+
+    `before` is the CKA of the two raw states (the same for both directions), `after` that of the converted state with
+    the one it stands in for, `unexplained` the share of that one's variance which the converted state misses. All in
+    eval mode; a few hundred inputs will do (their pairwise products are held).
+    """
+    with evaluating(net):
+        states = zip(net.teacher.hidden_states(inputs)[0], net.student.hidden_states(inputs)[0], strict=True)
+        rows = []
+        for boundary, (teacher, student) in enumerate(list(states)[:-1], start=1):
+            before = linear_cka(teacher, student)
+            for direction, converted, wanted in (
+                ("encoder", net.converters.encode(teacher, boundary), student),
+                ("decoder", net.converters.decode(student, boundary), teacher),
+            ):
+                rows.append(
+                    {
+                        "boundary": boundary,
+                        "direction": direction,
+                        "before": before,
+                        "after": linear_cka(converted, wanted),
+                        "unexplained": unexplained(converted, wanted),
+                    }
+                )
+    return pd.DataFrame(rows)
