@@ -15,6 +15,7 @@ from pwl_lab.errors import invalid
 from pwl_lab.loading.converters import check_shapes
 from pwl_lab.loading.evaluation import mask_predictions, score_masks
 from pwl_lab.loading.masks import check_mask, check_whole_cube
+from pwl_lab.loading.objective import FollowCurriculum
 from pwl_lab.loading.pair import PairLearner, PairLossConfig
 from pwl_lab.loading.swapnet import SwapNet
 from pwl_lab.models.blocknet import BlockNet, ModelConfig, build, parameter_bytes, unit_bytes
@@ -257,9 +258,13 @@ def train_pair(
     losses: PairLossConfig | None = None,
     seed: int = 0,
     device: config.Device = "auto",
+    curriculum: Curriculum | None = None,
 ) -> Pair:
     """PWL training of `student` and converters beside the frozen `teacher`.
 
+    `curriculum` is what the student learns for itself; none: the sources' hard and soft loss. How it goes together with
+    the terms of PWL is `losses.student_joins_at`: 0 combines them from the start, 0.5 lets PWL follow on the curriculum
+    at half time, 1 trains the converters alone on a student that only distils.
     Raises InvalidValueError before anything is trained where the two cannot be joined (block counts, resolutions) or
     have too many blocks to evaluate every mask.
     """
@@ -273,6 +278,7 @@ def train_pair(
         "task": task.fingerprint(),
         "plan": plan,
         "losses": losses,
+        "curriculum": curriculum and curriculum.model_dump(mode="json"),
         "seed": seed,
     }
 
@@ -280,7 +286,8 @@ def train_pair(
         net = make_pair(teacher.model, build(student, seed, where, stream="student"), task, seed, losses.converters).to(
             where
         )
-        learner = PairLearner(net, losses, task.split("validation", where), seed, plan.steps)
+        own = curriculum and FollowCurriculum(curriculum, teacher, shapes[1], task, seed, where)
+        learner = PairLearner(net, losses, task.split("validation", where), seed, plan.steps, own)
         history = train(learner, task.batches(seed, plan.batch_size, where), plan, f"{student.family} pair")
         tensors = _named("student", net.student.state_dict()) | _named("converters", net.converters.state_dict())
         return Artifact(tensors, {"history": history} | _cube_tables(net, task, seed, where))

@@ -5,6 +5,7 @@ clipping are ours (docs/decisions.md).
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -13,9 +14,10 @@ from pydantic import Field
 from torch import Tensor
 
 from pwl_lab.config import Frozen, MaskDistribution
-from pwl_lab.distill.losses import feature_distance, hard_loss, mean_of, soft_loss
+from pwl_lab.distill.losses import feature_distance, mean_of, soft_loss
 from pwl_lab.loading.evaluation import mask_accuracies
 from pwl_lab.loading.masks import prefix_mask, random_masks
+from pwl_lab.loading.objective import HardAndSoft, Pass, StudentObjective
 from pwl_lab.loading.swapnet import SwapNet
 from pwl_lab.seeding import generator
 from pwl_lab.tasks.base import Batch
@@ -23,7 +25,7 @@ from pwl_lab.training import Learner, Losses
 
 
 class PairLossConfig(Frozen):
-    """Weights of the five terms; the defaults are the sources'."""
+    """PWL training: the weights of the five terms (the defaults are the sources'), and how they are computed."""
 
     alpha: float = Field(0.4, ge=0.0, le=1.0, description="share of the hard loss; the soft loss has the rest")
     temperature: float = Field(2.0, gt=0.0, description="of the soft and the cross loss")
@@ -45,6 +47,13 @@ class PairLossConfig(Frozen):
         description="from this share of the training on, the student's batch norms keep their statistics",
     )
     converter_lr: float = Field(0.2, gt=0.0, description="step size of the converters, as a share of the student's")
+    student_joins_at: float = Field(
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="the share of the training from which on sync, recon and cross reach the student; before it they "
+        "train the converters alone",
+    )
 
 
 def sync_loss(net: SwapNet, teacher_states: Sequence[Tensor], student_states: Sequence[Tensor]) -> Float[Tensor, ""]:
@@ -98,11 +107,24 @@ def cross_loss(
 class PairLearner(Learner):
     """Student and converters of a `SwapNet`; every term of its loss is named."""
 
-    def __init__(self, net: SwapNet, config: PairLossConfig, validation: Batch, seed: int, steps: int) -> None:
-        """`seed` gives the stream of cross masks; `validation` the accuracies in the history; `steps` the plan's length."""
+    def __init__(
+        self,
+        net: SwapNet,
+        config: PairLossConfig,
+        validation: Batch,
+        seed: int,
+        steps: int,
+        objective: StudentObjective | None = None,
+    ) -> None:
+        """`seed` gives the stream of cross masks; `validation` the accuracies in the history; `steps` the plan's length.
+
+        `objective` is what the student learns for itself: hard and soft loss unless given.
+        """
         self.freeze_norm_from = config.freeze_norm_at * steps
+        self.student_joins_from = config.student_joins_at * steps
         self.net, self.config, self.validation = net, config, validation
         self.masks = random_masks(net.n_blocks, config.masks, generator(seed, "masks"))
+        self.objective = objective or HardAndSoft(config.alpha, config.temperature)
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """Student and converters, each with its own step size; nothing of the teacher."""
@@ -112,32 +134,37 @@ class PairLearner(Learner):
         ]
 
     def losses(self, batch: Batch, step: int) -> Losses:
-        """`hard`, `soft`, `sync`, `recon`, `cross` as they are, and `total` with their weights."""
-        config, net = self.config, self.net.train()
+        """The student's own terms (`hard` and `soft`), `sync`, `recon`, `cross` as they are, and `total` with weights."""
+        net = self.net.train()
         if step >= self.freeze_norm_from:
             net.student_norms(training=False)
         with torch.no_grad():
             teacher_states, teacher_logits = net.teacher.hidden_states(batch.inputs)
         student_states, student_logits = net.student.hidden_states(batch.inputs)
-        terms = {
-            "hard": hard_loss(student_logits, batch.labels),
-            "soft": soft_loss(student_logits, teacher_logits, config.temperature),
-        }
-        total = config.alpha * terms["hard"] + (1 - config.alpha) * terms["soft"]
-        states = (teacher_states, student_states)
-        # A term of weight 0 is not computed: an ablation should also show what leaving it out saves.
-        if config.sync:
-            terms["sync"] = sync_loss(net, *states)
-        if config.recon:
-            terms["recon"] = recon_loss(net, *states)
-        if config.cross:
-            terms["cross"] = self._cross(*states, teacher_logits)
-        for name in ("sync", "recon", "cross"):
-            total = total + getattr(config, name) * terms.get(name, 0.0)
-        return terms | {"total": total}
+        seen = Pass(batch, teacher_states, teacher_logits, student_states, student_logits)
+        terms, total = self.objective(seen, step)
+        if step >= self.student_joins_from:
+            mixed = self._mixed_terms(seen)
+        else:
+            with net.student_left_alone():
+                mixed = self._mixed_terms(replace(seen, student_states=[state.detach() for state in student_states]))
+        for name, value in mixed.items():
+            total = total + getattr(self.config, name) * value
+        return terms | mixed | {"total": total}
+
+    def _mixed_terms(self, seen: Pass) -> Losses:
+        """`sync`, `recon` and `cross`. One of weight 0 is not computed: an ablation should show what that saves."""
+        terms, states = {}, (seen.teacher_states, seen.student_states)
+        if self.config.sync:
+            terms["sync"] = sync_loss(self.net, *states)
+        if self.config.recon:
+            terms["recon"] = recon_loss(self.net, *states)
+        if self.config.cross:
+            terms["cross"] = self._cross(*states, seen.teacher_logits)
+        return terms
 
     def _cross(
-        self, teacher_states: list[Tensor], student_states: list[Tensor], teacher_logits: Tensor
+        self, teacher_states: Sequence[Tensor], student_states: Sequence[Tensor], teacher_logits: Tensor
     ) -> Float[Tensor, ""]:
         """The mean cross loss over all passes and groups, each with the next mask.
 

@@ -98,6 +98,17 @@ class SwapNet(nn.Module):
             for norm in changed:
                 norm.train()
 
+    @contextmanager
+    def student_left_alone(self) -> Iterator[None]:
+        """Inside, what is computed sends no gradient to the student's weights; what was computed before still does."""
+        learning = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
+        self.student.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in learning:
+                parameter.requires_grad_(True)
+
 
 @torch.no_grad()
 def mask_logits(net: SwapNet, inputs: Float[Tensor, "batch *shape"], masks: Sequence[str]) -> dict[str, Tensor]:
