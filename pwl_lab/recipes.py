@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pwl_lab.distill.curriculum import Curriculum, extracted, from_labels, one_shot, progressive
 from pwl_lab.loading.pair import PairLossConfig
 from pwl_lab.models import ModelConfig, mlp, resnet, vgg, vit
-from pwl_lab.settings import CurriculaSettings, ImageSettings
+from pwl_lab.settings import CurriculaSettings, ImageSettings, LoadingSettings
 from pwl_lab.study import DistillationRuns, Pair, distill, each, train_or_load, train_pair
 from pwl_lab.tasks.augment import Augmentation
 from pwl_lab.tasks.parity import SparseParity
@@ -80,13 +80,14 @@ def _image_model(settings: ImageSettings, task: ImageTask, who: str) -> ModelCon
     return vit(task, channels[0], getattr(settings, f"{who}_heads"), depths, patch=settings.patch)
 
 
-def image_plans(settings: ImageSettings, task: ImageTask) -> tuple[TrainPlan, TrainPlan]:
-    """How the teacher is trained, and the pair."""
+def image_teacher(settings: ImageSettings, seed: int) -> TrainedModel:
+    """The teacher of a family, with a checkpoint after every half epoch."""
+    task = image_task(settings)
     epoch = task.steps_per_epoch(settings.batch_size)
-    return (
-        image_plan(settings.teacher_epochs, epoch, settings.teacher_lr, settings.batch_size, settings.optimiser),
-        image_plan(settings.pair_epochs, epoch, settings.pair_lr, settings.batch_size, settings.optimiser),
-    )
+    steps, half = settings.teacher_epochs * epoch, max(1, epoch // 2)
+    plan = image_plan(steps, settings.teacher_lr, settings.batch_size, settings.optimiser, half)
+    plan = plan.model_copy(update={"keep_checkpoints": True})
+    return train_or_load(image_models(settings, task)[0], task, plan, seed, settings.device)
 
 
 def pair_losses(settings: ImageSettings) -> PairLossConfig:
@@ -94,15 +95,21 @@ def pair_losses(settings: ImageSettings) -> PairLossConfig:
     return PairLossConfig(masks=settings.masks, cross_passes=settings.cross_passes, cross_groups=settings.cross_groups)
 
 
-def loading_pair(settings: ImageSettings, seed: int) -> tuple[TrainedModel, Pair]:
+def image_plan_of_pair(settings: LoadingSettings, task: ImageTask) -> TrainPlan:
+    """How student and converters of notebook 04 are trained."""
+    epoch = task.steps_per_epoch(settings.batch_size)
+    steps, half = settings.pair_epochs * epoch, max(1, epoch // 2)
+    return image_plan(steps, settings.pair_lr, settings.batch_size, settings.optimiser, half)
+
+
+def loading_pair(settings: LoadingSettings, seed: int) -> tuple[TrainedModel, Pair]:
     """The teacher and the pair of notebook 04 for `seed`."""
-    task = image_task(settings)
-    (teacher_model, student), (teacher_plan, pair_plan) = image_models(settings, task), image_plans(settings, task)
-    teacher = train_or_load(teacher_model, task, teacher_plan, seed, settings.device)
-    return teacher, train_pair(teacher, student, task, pair_plan, pair_losses(settings), seed, settings.device)
+    task, teacher = image_task(settings), image_teacher(settings, seed)
+    student, plan = image_models(settings, task)[1], image_plan_of_pair(settings, task)
+    return teacher, train_pair(teacher, student, task, plan, pair_losses(settings), seed, settings.device)
 
 
-def loading_pairs(settings: ImageSettings) -> tuple[list[TrainedModel], list[Pair]]:
+def loading_pairs(settings: LoadingSettings) -> tuple[list[TrainedModel], list[Pair]]:
     """Teachers and pairs of all seeds; those that are not in the store are trained side by side."""
     cases = [{"settings": settings, "seed": seed} for seed in settings.seeds]
     teachers, pairs = zip(*each(loading_pair, cases, f"{settings.family} pairs"), strict=True)

@@ -191,13 +191,12 @@ class ImageSettings(Settings):
     optimiser: Literal["sgd", "adam"] = Field("sgd", description="of teacher and student")
     teacher_epochs: Epochs = Field(6, description="passes over the images for the teacher")
     teacher_lr: LearningRate = Field(0.1, description="peak step size of the teacher")
-    pair_epochs: Epochs = Field(6, description="passes over the images for student and converters")
     pair_lr: LearningRate = Field(0.1, description="peak step size of the student")
     crop_padding: int = Field(0, ge=0, le=8, description="shift training images by up to so many pixels")
     rotation_degrees: float = Field(0.0, ge=0.0, le=45.0, description="turn training images by up to so many degrees")
     cross_passes: int = Field(2, ge=1, le=16, description="passes of the batch through mixed networks, per step")
-    cross_groups: int = Field(1, ge=1, le=64, description="masks per pass: each for a part of the batch")
-    masks: MaskDistribution = Field("alternating", description="which swap masks the cross loss draws")
+    cross_groups: int = Field(4, ge=1, le=64, description="masks per pass: each for a part of the batch")
+    masks: MaskDistribution = Field("all", description="which swap masks the cross loss draws")
 
     def check_together(self) -> None:
         """Teacher and student need the same number of blocks, and a batch has to fit into the images."""
@@ -231,6 +230,33 @@ class LoadingSettings(ImageSettings):
     """04_progressive_weight_loading: student, teacher and converters on images."""
 
     section: ClassVar[str] = "progressive_weight_loading"
+    pair_epochs: Epochs = Field(6, description="passes over the images for student and converters")
+
+
+class CrossingSettings(ImageSettings):
+    """05_curricula_meet_loading: curricula on images, alone, followed by PWL training and combined with it."""
+
+    section: ClassVar[str] = "curricula_meet_loading"
+    budget_steps: Steps = Field(400, description="optimiser steps of every student, whatever its curriculum")
+    early_share: Fraction = Field(
+        0.4, gt=0.0, lt=1.0, description="share of the budget for the stages before the final teacher's output"
+    )
+    checkpoint_accuracy: Fraction = Field(0.8, description="progressive's checkpoint: the first that reaches this")
+    eval_every: Steps = Field(20, description="steps between evaluations of the students")
+    parity_n_bits: int = Field(20, ge=4, le=10_000, description="bits of the parity task of the smallest pair")
+    parity_k_sparse: int = Field(3, ge=1, le=20, description="how many of them the label depends on")
+    parity_steps: Steps = Field(1_500, description="optimiser steps of the smallest pair")
+
+    def check_together(self) -> None:
+        """As for all image notebooks; the parity task has to exist, and every early stage needs a step."""
+        super().check_together()
+        check_parity(self.parity_n_bits, self.parity_k_sparse, None)
+        if self.early_share * self.budget_steps < len(self.teacher_channels):
+            raise invalid(
+                "budget_steps",
+                self.budget_steps,
+                f"enough for a step per block in its early share ({self.early_share})",
+            )
 
 
 def check_parity(n_bits: int, k_sparse: int, support: tuple[int, ...] | None) -> None:
@@ -270,6 +296,7 @@ SETTINGS: dict[str, type[Settings]] = {
         CurriculaSettings,
         ParityTransformerSettings,
         LoadingSettings,
+        CrossingSettings,
         ComplexitySettings,
     )
 }

@@ -49,7 +49,7 @@ class TrainPlan(Frozen):
 
 
 def image_plan(
-    epochs: int, steps_per_epoch: int, lr: float, batch_size: int = 128, optimiser: Literal["sgd", "adam"] = "sgd"
+    steps: int, lr: float, batch_size: int = 128, optimiser: Literal["sgd", "adam"] = "sgd", eval_every: int = 100
 ) -> TrainPlan:
     """A cosine schedule with, for SGD, the settings of arXiv 2509.22319: Nesterov momentum 0.9, weight decay 5e-4.
 
@@ -58,13 +58,13 @@ def image_plan(
     """
     sgd = {"momentum": 0.9, "weight_decay": 5e-4} if optimiser == "sgd" else {}
     return TrainPlan(
-        steps=epochs * steps_per_epoch,
+        steps=steps,
         batch_size=batch_size,
         optimiser=optimiser,
         lr=lr,
         schedule="cosine",
         clip_norm=2.0,
-        eval_every=steps_per_epoch,
+        eval_every=eval_every,
         **sgd,
     )
 

@@ -1,6 +1,6 @@
 """Figures: data in, matplotlib Figure out."""
 
-from pwl_lab.plots.choices import choices_chart
+from pwl_lab.plots.choices import ablation_chart, choices_chart
 from pwl_lab.plots.cube import budget_curve, byte_curves, class_chart, mask_lattice, order_curves
 from pwl_lab.plots.curves import learning_curves, steps_to_threshold, teacher_curve
 from pwl_lab.plots.loading import (
@@ -18,6 +18,7 @@ from pwl_lab.plots.scaling import scaling_curves, two_phase_curves
 from pwl_lab.plots.style import style
 
 __all__ = [
+    "ablation_chart",
     "architecture",
     "budget_curve",
     "byte_curves",

@@ -48,3 +48,44 @@ def _row(axes: Axes, row: float, values: list[int | None], look: tuple[str, str,
     axes.scatter(there, heights, marker=marker, s=26, facecolors=fills, edgecolors=colour, linewidths=1.2, zorder=3)
     median = analysis.median_steps(values, budget)
     axes.plot([median, median], [row - 0.38, row + 0.38], color=colour, lw=2.5)
+
+
+MEASURES = {"student": "student alone", "prefix_mean": "prefix order, mean on the way", "worst": "worst of all masks"}
+
+
+def ablation_chart(table: pd.DataFrame) -> Figure:
+    """What each change of PWL training does, against the default on the same seed: a point per seed, a bar at the mean.
+
+    `table` has one row per group, variant and seed (`scripts/pair_ablation.py`); a group of its own reference (`equal
+    channels`) is compared with its first variant.
+    """
+    keys = [key for key, _ in table.groupby(["group", "variant"], sort=False) if key[0] != "default"]
+    rows = [key for key in keys if key != _own_reference(table)]
+    with style():
+        figure, panels = row_of_axes(9, 0.3 * len(rows) + 1.4, len(MEASURES), sharey=True)
+        for axes, (measure, title) in zip(panels, MEASURES.items(), strict=True):
+            axes.axvline(0, color="#444444", lw=1)
+            for row, key in enumerate(rows):
+                values = _against_default(table, *key)[measure] * 100
+                axes.scatter(values, [row] * len(values), s=22, color="#56B4E9", edgecolors="#0072B2", zorder=3)
+                axes.plot([values.mean()] * 2, [row - 0.32, row + 0.32], color="#0072B2", lw=2.5)
+            axes.set_title(title, fontsize=10, loc="left")
+            axes.set_xlabel("points of accuracy")
+        names = [f"{group}: {variant}" for group, variant in rows]
+        panels[0].set_yticks(range(len(rows)), names)
+        panels[0].set_ylim(len(rows) - 0.5, -0.5)
+    return figure
+
+
+def _against_default(table: pd.DataFrame, group: str, variant: str) -> pd.DataFrame:
+    """The measures of a variant minus those of its reference, seed by seed."""
+    chosen = table.set_index(["group", "variant", "seed"])[list(MEASURES)]
+    own = _own_reference(table)
+    against = own if own is not None and group == own[0] else ("default", "default")
+    return chosen.loc[(group, variant)] - chosen.loc[against]
+
+
+def _own_reference(table: pd.DataFrame) -> tuple[str, str] | None:
+    """The variant that the others of `equal channels` are compared with: they have another student than the default."""
+    mine = table.loc[table["group"] == "equal channels", "variant"]
+    return ("equal channels", mine.iloc[0]) if len(mine) else None

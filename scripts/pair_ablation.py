@@ -1,0 +1,109 @@
+"""Which parts of PWL training matter: each changed alone, over several seeds, on the validation split.
+
+Writes `data/results/pair_ablation.csv` (one row per variant and seed) and `pair_ablation.json` (how it was made).
+Takes about half an hour on two cores and keeps every pair in the store: an interrupted run goes on where it stopped.
+"""
+
+import argparse
+import json
+import time
+
+import pandas as pd
+
+from pwl_lab import analysis, cube, paths
+from pwl_lab.loading.pair import PairLossConfig
+from pwl_lab.recipes import image_models, image_plan_of_pair, image_task, image_teacher, pair_losses
+from pwl_lab.settings import LoadingSettings
+from pwl_lab.store import provenance, write_json
+from pwl_lab.study import Pair, each, train_pair
+
+# A student with the teacher's channels at two of three boundaries, to see what converters do where none is needed.
+EQUAL_CHANNELS = {"student_channels": (16, 32, 24, 16)}
+
+# group -> variant -> (changes of the losses, changes of the settings)
+VARIANTS: dict[str, dict[str, tuple[dict[str, object], dict[str, object]]]] = {
+    "default": {"default": ({}, {})},
+    "leave out": {
+        "hard": ({"alpha": 0.0}, {}),
+        "soft": ({"alpha": 1.0}, {}),
+        "sync": ({"sync": 0.0}, {}),
+        "recon": ({"recon": 0.0}, {}),
+        "cross": ({"cross": 0.0}, {}),
+    },
+    "masks": {
+        "prefix": ({"masks": "prefix"}, {}),
+        "prefix and any in turn": ({"masks": "alternating"}, {}),
+        "mixture (sources)": ({"masks": "mixture"}, {}),
+        "one mask a pass": ({"cross_groups": 1}, {}),
+    },
+    "step size of converters": {
+        "a fifth (sources)": ({"converter_lr": 0.2}, {}),
+        "double": ({"converter_lr": 2.0}, {}),
+    },
+    "equal channels": {
+        "converters always": ({}, EQUAL_CHANNELS),
+        "only where different": ({"converters": "if_different"}, EQUAL_CHANNELS),
+    },
+}
+
+
+def variant_pair(settings: LoadingSettings, losses: PairLossConfig, seed: int) -> Pair:
+    """The pair of one variant and seed; the teacher is that of notebook 04."""
+    task, teacher = image_task(settings), image_teacher(settings, seed)
+    student = image_models(settings, task)[1]
+    plan = image_plan_of_pair(settings, task)
+    return train_pair(teacher, student, task, plan, losses, seed, settings.device)
+
+
+def measures(pair: Pair) -> dict[str, float]:
+    """What a variant is judged by, on the validation split, in [0, 1]."""
+    masks, n_blocks = pair.masks.set_index("mask")["validation"], pair.n_blocks
+    prefix = analysis.loading_orders(n_blocks)["prefix"]
+    mixed = masks.drop(["S" * n_blocks, "T" * n_blocks])
+    return {
+        "student": float(masks["S" * n_blocks]),
+        "prefix_area": cube.order_area(pair.masks, prefix, "validation")[pair.seed],
+        "prefix_mean": float(masks[prefix[1:-1]].mean()),
+        "largest_fall": analysis.largest_dip(masks[prefix]),
+        "mixed_mean": float(mixed.mean()),
+        "worst": float(masks.min()),
+    }
+
+
+def main() -> None:
+    """Train what is missing, then write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--family", default="resnet")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--preset", default="lesson")
+    asked = parser.parse_args()
+    begun = time.monotonic()
+    rows, cases = [], []
+    for group, variants in VARIANTS.items():
+        for name, (losses, changes) in variants.items():
+            settings = LoadingSettings.load(asked.preset, family=asked.family, **changes)
+            changed = pair_losses(settings).model_copy(update=losses)
+            for seed in asked.seeds:
+                rows.append({"family": asked.family, "group": group, "variant": name, "seed": seed})
+                cases.append({"settings": settings, "losses": changed, "seed": seed})
+    teachers = {case["seed"]: {"settings": case["settings"], "seed": case["seed"]} for case in cases}
+    each(image_teacher, list(teachers.values()), "teachers")
+    pairs = each(variant_pair, cases, "pairs")
+    table = pd.DataFrame([row | measures(pair) for row, pair in zip(rows, pairs, strict=True)])
+    folder = paths.results()
+    folder.mkdir(parents=True, exist_ok=True)
+    table.round(5).to_csv(folder / "pair_ablation.csv", index=False)
+    made = {
+        "command": f"python scripts/pair_ablation.py --family {asked.family} --preset {asked.preset}",
+        "split": "validation",
+        "seeds": asked.seeds,
+        "minutes": round((time.monotonic() - begun) / 60, 1),
+        "made": provenance(),
+    }
+    write_json(folder / "pair_ablation.json", made)
+    print(table.groupby(["group", "variant"], sort=False).mean(numeric_only=True).drop(columns="seed").round(4))
+    print(json.dumps(made))
+
+
+if __name__ == "__main__":
+    main()
