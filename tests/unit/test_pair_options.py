@@ -163,6 +163,32 @@ def test_a_student_that_pwl_never_joins_learns_its_own_objective_to_the_bit(kind
     assert any(not torch.allclose(gradients(joined.net.student)[name], expected[name]) for name in expected)
 
 
+def test_before_pwl_joins_the_converters_take_no_part_in_the_clipping_of_the_student():
+    plan = TrainPlan(steps=6, batch_size=8, lr=0.5, clip_norm=0.01)
+    students = {}
+    for share in (0.0, 1.0):
+        for sync in (1.0, 50.0):
+            learner, batch = learner_for("mlp", student_joins_at=share, sync=sync)
+            train(learner, iter([batch] * 6), plan, "pair")
+            students[share, sync] = snapshot(learner.net.student)
+    assert changed(students[1.0, 1.0], students[1.0, 50.0]) == set()
+    assert changed(students[0.0, 1.0], students[0.0, 50.0])
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_clipping_bounds_the_gradient_of_the_whole_or_of_each_part(share):
+    learner, batch = learner_for("mlp", student_joins_at=share, sync=50.0)
+    optimiser = torch.optim.SGD(learner.parameter_groups(0.1))
+    learner.losses(batch, 0)["total"].backward()
+    learner.clip_gradients(0.01, optimiser)
+    parts = [
+        torch.cat([parameter.grad.flatten() for parameter in part.parameters()]).norm()
+        for part in (learner.net.student, learner.net.converters)
+    ]
+    lengths = [torch.stack(parts).norm()] if share == 0 else parts
+    assert [length.item() for length in lengths] == pytest.approx([0.01] * len(lengths), rel=1e-3)
+
+
 class Quiet(StudentObjective):
     """Logits as small as possible, the more so the later."""
 
