@@ -99,6 +99,12 @@ class Settings(Frozen):
         chosen = given.get(cls.split_by, values.get(cls.split_by, cls.model_fields[cls.split_by].default))
         return values | content.get(f"{cls.section}.{chosen}", {})
 
+    @classmethod
+    def sections(cls) -> list[str]:
+        """The sections that a preset may have for this notebook."""
+        choices = get_args(cls.model_fields[cls.split_by].annotation) if cls.split_by else ()
+        return [cls.section, *(f"{cls.section}.{choice}" for choice in choices)]
+
     def check_together(self) -> None:
         """Raise InvalidValueError where values that are fine alone do not fit each other."""
 
@@ -154,10 +160,9 @@ def read_preset(name: str) -> dict[str, dict[str, Any]]:
     content = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8")) or {}
     if not isinstance(content, dict) or not all(isinstance(part, dict) for part in content.values()):
         raise MissingDataError(f"preset {name}: expected one mapping of values per notebook section")
-    known = {cls.section: cls.split_by for cls in _concrete(Settings)}
+    known = [section for cls in _concrete(Settings) for section in cls.sections()]
     for section in content:
-        whole, dot, _ = section.partition(".")
-        if whole not in known or (dot and known[whole] is None):
+        if section not in known:
             raise unknown(f"section in preset {name}:", section, known)
     return content
 
@@ -210,8 +215,14 @@ def _fits(part: Mapping[str, Any], value: Any) -> bool:
         return "string" in kinds
     if kinds == {"boolean"}:
         return False
-    items = next((variant["items"] for variant in _variants(part) if variant.get("type") == "array"), None)
-    return items is None or not isinstance(value, list | tuple) or all(_fits(items, item) for item in value)
+    if isinstance(value, Mapping):
+        kind, inner, items = "object", "additionalProperties", value.values()
+    elif isinstance(value, list | tuple):
+        kind, inner, items = "array", "items", value
+    else:
+        return True
+    each = next((variant[inner] for variant in _variants(part) if variant.get("type") == kind), None)
+    return each is None or all(_fits(each, item) for item in items)
 
 
 def _variants(part: Mapping[str, Any]) -> list[Mapping[str, Any]]:

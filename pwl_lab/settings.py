@@ -209,8 +209,18 @@ class ImageSettings(Settings):
             raise invalid(
                 "teacher_channels", self.teacher_channels, "at least 2 blocks: with one there is nothing to mix"
             )
+        self._check_masks(n_blocks)
         if self.family == "vit":
             self._check_vit()
+
+    def _check_masks(self, n_blocks: int) -> None:
+        """Masks that are named one by one have a letter per block, and mix."""
+        if self.masks == {}:
+            raise invalid("masks", self.masks, "a weight for at least one mixed mask")
+        for mask in () if isinstance(self.masks, str) else self.masks:
+            if len(mask) != n_blocks or set(mask) != {"S", "T"}:
+                there = f"words of {n_blocks} letters, S (student) or T (teacher), one per block; both in each"
+                raise invalid("masks", mask, there)
 
     def _check_vit(self) -> None:
         """A residual stream has one width, and its heads divide it."""

@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from pwl_lab.models import BlockNet, MLPConfig, VGGConfig, build
+from pwl_lab.models import BlockNet, MLPConfig, ResNetConfig, VGGConfig, ViTConfig, build
 from pwl_lab.models.blocknet import ModelConfig
 from pwl_lab.seeding import generator
 from pwl_lab.tasks.base import Batch
@@ -43,6 +43,10 @@ MLP_TEACHER = MLPConfig(n_inputs=6, widths=(12, 11, 10))
 MLP_STUDENT = MLPConfig(n_inputs=6, widths=(8, 9, 7))
 VGG_TEACHER = VGGConfig(channels=(4, 6, 7), convolutions=(1, 2, 1), n_classes=3)
 VGG_STUDENT = VGGConfig(channels=(3, 5, 6), convolutions=(1, 1, 1), n_classes=3)
+RESNET_TEACHER = ResNetConfig(channels=(4, 6, 7), depths=(1, 2, 1), n_classes=3)
+RESNET_STUDENT = ResNetConfig(channels=(3, 5, 6), depths=(1, 1, 1), n_classes=3)
+VIT_TEACHER = ViTConfig(image_size=7, width=8, heads=4, layers=(1, 2, 1), n_classes=3)
+VIT_STUDENT = ViTConfig(image_size=7, width=6, heads=2, layers=(1, 1, 1), n_classes=3)
 
 
 def norms(net: nn.Module) -> list[nn.BatchNorm2d]:

@@ -69,8 +69,9 @@ def random_masks(n_blocks: int, distribution: MaskDistribution, random: torch.Ge
 
 
 def _draw_weighted(weights: Mapping[str, float], random: torch.Generator) -> Iterator[str]:
-    """Each mask as often as its weight says."""
-    masks, shares = list(weights), torch.tensor(list(weights.values()), dtype=torch.double)
+    """Each mask as often as its weight says; the order in which they are written down does not matter."""
+    masks = sorted(weights)
+    shares = torch.tensor([weights[mask] for mask in masks], dtype=torch.double)
     while True:
         yield masks[int(torch.multinomial(shares, 1, generator=random))]
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from pwl_lab.distill.curriculum import Curriculum, TeacherHidden, TeacherOutput
 from pwl_lab.distill.losses import cross_entropy_to, hard_loss, soft_loss, teacher_probabilities
 from pwl_lab.distill.targets import Member, TeacherTargets, calibration_inputs
+from pwl_lab.errors import invalid
 from pwl_lab.tasks.base import Batch, Task
 from pwl_lab.training import Losses, TrainedModel
 
@@ -66,8 +67,10 @@ class FollowCurriculum(StudentObjective):
         seed: int,
         device: str,
     ) -> None:
-        """Raises InvalidValueError for a block or a checkpoint that the teacher has not."""
+        """Raises InvalidValueError for a block or a checkpoint that the teacher has not, and for `trains="block"`."""
         self.curriculum = curriculum.for_blocks(len(student_shapes))
+        if any(stage.trains == "block" for stage in self.curriculum.stages):
+            raise invalid("trains", "block", "reach: the student of a pair computes all of its blocks in one pass")
         self.targets = TeacherTargets(teacher, [Member("student", seed, self.curriculum)], student_shapes)
         if self.targets.seeds:
             self.targets.calibrate(calibration_inputs(task, seed, device))

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from pwl_lab.config import Frozen, MaskDistribution
 from pwl_lab.distill.losses import feature_distance, mean_of, soft_loss
@@ -120,7 +120,7 @@ class PairLearner(Learner):
         `objective` is what the student learns for itself: hard and soft loss unless given.
         """
         self.freeze_norm_from = config.freeze_norm_at * steps
-        self.student_joins_from = config.student_joins_at * steps
+        self.student_joins_from, self.joined = config.student_joins_at * steps, config.student_joins_at == 0
         self.net, self.config, self.validation = net, config, validation
         self.masks = random_masks(net.n_blocks, config.masks, generator(seed, "masks"))
         self.objective = objective or HardAndSoft(config.alpha, config.temperature)
@@ -132,6 +132,14 @@ class PairLearner(Learner):
             {"params": list(self.net.converters.parameters()), "lr": lr * self.config.converter_lr},
         ]
 
+    def clip_gradients(self, largest: float, optimiser: torch.optim.Optimizer) -> None:
+        """Student and converters as one; before PWL joins the student, each alone, so that nothing of it reaches the student."""
+        if self.joined:
+            super().clip_gradients(largest, optimiser)
+            return
+        for group in optimiser.param_groups:
+            nn.utils.clip_grad_norm_(group["params"], largest)
+
     def losses(self, batch: Batch, step: int) -> Losses:
         """The student's own terms (`hard` and `soft`), `sync`, `recon`, `cross` as they are, and `total` with weights."""
         net = self.net.train()
@@ -142,7 +150,8 @@ class PairLearner(Learner):
         student_states, student_logits = net.student.hidden_states(batch.inputs)
         seen = Pass(batch, teacher_states, teacher_logits, student_states, student_logits)
         terms, total = self.objective(seen, step)
-        if step >= self.student_joins_from:
+        self.joined = step >= self.student_joins_from
+        if self.joined:
             mixed = self._mixed_terms(seen)
         else:
             with net.student_left_alone():

@@ -126,3 +126,44 @@ def test_half_of_the_mixture_has_one_switch_plus_its_share_of_the_rest():
 def test_one_block_cannot_be_mixed(distribution):
     with pytest.raises(InvalidValueError, match=r"n_blocks = 1.*at least 2"):
         next(random_masks(1, distribution, torch.Generator()))
+
+
+weights = st.dictionaries(st.sampled_from(all_masks(4)[1:-1]), st.floats(0.1, 10), min_size=1, max_size=5)
+
+
+@given(weights=weights)
+def test_weighted_masks_come_as_often_as_their_weights_say(weights):
+    draws = 600
+    counts = Counter(draw(draws, 4, weights))
+    assert set(counts) <= set(weights)
+    for mask, weight in weights.items():
+        share = weight / sum(weights.values())
+        assert abs(counts[mask] - draws * share) <= 5 * (draws * share * (1 - share)) ** 0.5 + 1e-9, mask
+
+
+@given(weights=weights, seed=st.integers(0, 2**31))
+def test_weighted_masks_follow_the_seed_and_not_the_order_they_are_written_in(weights, seed):
+    masks = draw(20, 4, weights, seed)
+    # the store's keys do not go by the order either: one key, one result
+    assert masks == draw(20, 4, dict(reversed(weights.items())), seed)
+    assert masks == draw(20, 4, weights, seed)
+
+
+def test_a_single_weighted_mask_is_the_only_one():
+    assert set(draw(50, 4, {"TSSS": 0.001})) == {"TSSS"}
+
+
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        ({"TSS": 1.0}, "mask = 'TSS'.*a word of 4 letters"),
+        ({"TSSS": 1.0, "TSSSS": 1.0}, "mask = 'TSSSS'.*a word of 4 letters"),
+        ({"TXSS": 1.0}, "mask = 'TXSS'.*a word of 4 letters"),
+        ({"SSSS": 1.0}, "masks = 'SSSS'.*mixed masks alone"),
+        ({"TSSS": 1.0, "TTTT": 1.0}, "masks = 'TTTT'.*mixed masks alone"),
+        ({}, "masks = {}.*at least one mixed mask"),
+    ],
+)
+def test_weights_of_masks_that_mix_nothing_or_do_not_fit_are_refused_before_the_first_draw(weights, words):
+    with pytest.raises(InvalidValueError, match=words):
+        random_masks(4, weights, torch.Generator())

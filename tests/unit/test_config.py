@@ -15,6 +15,7 @@ from pwl_lab.models import MLPConfig
 from pwl_lab.settings import SETTINGS, CurriculaSettings, LoadingSettings
 
 PRESETS = ["smoke", "lesson", "paper"]
+VIT = {"family": "vit", "teacher_channels": [8] * 4, "student_channels": [8] * 4}
 
 
 @pytest.fixture
@@ -86,6 +87,8 @@ REFUSED = [
     (CurriculaSettings, "seeds", [], "list of whole numbers from 0 to 2147483647, at least 1 of them"),
     (CurriculaSettings, "seeds", 3, "list of whole numbers from 0"),
     (LoadingSettings, "masks", "random", "one of prefix, alternating, mixture, all"),
+    (LoadingSettings, "masks", 3, "one of prefix, alternating, mixture, all or mapping of masks to weights"),
+    (LoadingSettings, "family", "mlp", "one of vgg, resnet, vit"),
     (LoadingSettings, "n_train", 99, "whole number or none from 100 to 60000"),
     (LoadingSettings, "crop_padding", -1, "whole number from 0 to 8"),
     (LoadingSettings, "pair_epochs", 0, "whole number from 1 to 1000"),
@@ -129,11 +132,37 @@ def test_the_same_seed_twice_is_refused():
         (LoadingSettings, {"dataset": "mnist"}, "mnist"),
         (LoadingSettings, {"teacher_depths": [1]}, r"teacher_depths = \(1,\) .*4 numbers"),
         (LoadingSettings, {"student_channels": [4, 4]}, r"student_channels = \(4, 4\) .*4 numbers"),
+        (LoadingSettings, {"masks": {"TSS": 1.0}}, "masks = 'TSS' .*words of 4 letters"),
+        (LoadingSettings, {"masks": {"TSSS": 1.0, "TxSS": 1.0}}, "masks = 'TxSS' .*words of 4 letters"),
+        (LoadingSettings, {"masks": {"SSSS": 1.0}}, "masks = 'SSSS' .*both in each"),
+        (LoadingSettings, {"masks": {"TTTT": 1.0}}, "masks = 'TTTT' .*both in each"),
+        (LoadingSettings, {"masks": {}}, "masks = {} .*at least one mixed mask"),
+        (
+            LoadingSettings,
+            VIT | {"student_channels": [8, 8, 8, 4]},
+            r"student_channels = .*same number for every block",
+        ),
+        (LoadingSettings, VIT | {"teacher_heads": 3}, "teacher_heads = 3 .*a divisor of teacher_channels = 8"),
+        (LoadingSettings, VIT | {"student_heads": 5}, "student_heads = 5 .*a divisor of student_channels = 8"),
+        (LoadingSettings, VIT | {"patch": 6}, "patch = 6 .*a power of 2"),
     ],
 )
 def test_values_that_do_not_fit_together_are_refused_before_a_kernel_starts(cls, values, words):
     with pytest.raises(InvalidValueError, match=words):
         cls.load("smoke", **values)
+
+
+def test_masks_may_be_weighted_one_by_one():
+    loaded = LoadingSettings.load("lesson", masks={"TSSS": 1.0, "TTSS": 2})
+    assert loaded.masks == {"TSSS": 1.0, "TTSS": 2.0}
+    assert not loaded.stock
+    assert LoadingSettings.load("smoke", **VIT).patch == 8
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, math.nan, math.inf, "many", "2", True, None])
+def test_a_weight_of_a_mask_that_is_no_number_above_0_is_refused(weight):
+    with pytest.raises(InvalidValueError, match=r"^masks = .*mapping of masks to weights"):
+        LoadingSettings.load("smoke", masks={"TSSS": 1.0, "TTSS": weight})
 
 
 def test_one_block_is_refused():
@@ -179,6 +208,56 @@ def test_preset_files_are_checked_too(presets):
         CurriculaSettings.load("odd")
     presets("empty", "")
     assert CurriculaSettings.load("empty") == CurriculaSettings(preset="empty")
+
+
+SPLIT = """
+progressive_weight_loading: {batch_size: 32, teacher_epochs: 2, seeds: [4]}
+progressive_weight_loading.resnet: {teacher_epochs: 9, stem_stride: 1}
+progressive_weight_loading.vgg: {cross_passes: 3}
+"""
+
+
+def test_a_preset_lays_the_section_of_the_family_over_the_notebooks_own(presets):
+    presets("odd", SPLIT)
+    written = {"preset": "odd", "batch_size": 32, "teacher_epochs": 2, "seeds": (4,)}
+    assert LoadingSettings.load("odd") == LoadingSettings(**written, cross_passes=3)  # vgg unless asked for
+    resnet = written | {"family": "resnet", "teacher_epochs": 9, "stem_stride": 1}
+    assert LoadingSettings.load("odd", family="resnet") == LoadingSettings(**resnet)
+    assert LoadingSettings.load("odd", family="resnet", teacher_epochs=5).teacher_epochs == 5
+    assert LoadingSettings.from_notebook({"preset": "odd", "family": "resnet"}) == LoadingSettings(**resnet)
+    vit = LoadingSettings.load("odd", **VIT)  # no section of its own
+    assert (vit.batch_size, vit.teacher_epochs, vit.cross_passes) == (32, 2, 2)
+
+
+def test_a_preset_may_name_the_family_itself(presets):
+    presets("odd", SPLIT.replace("seeds: [4]", "family: resnet"))
+    assert LoadingSettings.load("odd").teacher_epochs == 9
+    assert LoadingSettings.load("odd", family="vgg").cross_passes == 3
+
+
+def test_the_presets_own_sizes_of_another_family_are_stock_too(presets):
+    presets("odd", SPLIT)
+    for family in ("vgg", "resnet"):
+        assert LoadingSettings.load("odd", family=family).stock
+        assert LoadingSettings.load("odd", family=family, device="cpu").stock
+        assert not LoadingSettings.load("odd", family=family, pair_epochs=77).stock
+    assert not LoadingSettings.load("odd", family="vgg", teacher_epochs=9, stem_stride=1).stock
+
+
+@pytest.mark.parametrize(
+    "section",
+    ["progressive_weight_loading.renset", "progressive_weight_loading.", "distillation_curricula.vgg", "resnet"],
+)
+def test_a_section_of_no_notebook_or_no_family_is_refused(presets, section):
+    presets("odd", f"{section}: {{teacher_epochs: 3}}")
+    with pytest.raises(UnknownNameError, match=rf"section in preset odd: '{section}'.*weight_loading.resnet"):
+        LoadingSettings.load("odd", family="resnet")
+
+
+def test_what_stands_in_the_section_of_a_family_is_checked(presets):
+    presets("odd", "progressive_weight_loading.vgg: {teacher_epoch: 3}")
+    with pytest.raises(InvalidValueError, match=r"unknown parameter 'teacher_epoch'. Did you mean 'teacher_epochs'"):
+        LoadingSettings.load("odd")
 
 
 @pytest.mark.parametrize("section", SETTINGS)

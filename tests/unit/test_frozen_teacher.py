@@ -4,7 +4,21 @@ import copy
 
 import pytest
 import torch
-from toys import MLP_STUDENT, MLP_TEACHER, VGG_STUDENT, VGG_TEACHER, ToyImages, changed, norms, snapshot, used
+from toys import (
+    MLP_STUDENT,
+    MLP_TEACHER,
+    RESNET_STUDENT,
+    RESNET_TEACHER,
+    VGG_STUDENT,
+    VGG_TEACHER,
+    VIT_STUDENT,
+    VIT_TEACHER,
+    ToyImages,
+    changed,
+    norms,
+    snapshot,
+    used,
+)
 
 from pwl_lab.loading.pair import PairLearner, PairLossConfig
 from pwl_lab.loading.swapnet import SwapNet
@@ -14,6 +28,8 @@ from pwl_lab.training import TrainPlan, train
 
 CASES = {
     "vgg": (VGG_TEACHER, VGG_STUDENT, ToyImages()),
+    "resnet": (RESNET_TEACHER, RESNET_STUDENT, ToyImages()),
+    "vit": (VIT_TEACHER, VIT_STUDENT, ToyImages()),
     "mlp": (MLP_TEACHER, MLP_STUDENT, SparseParity(n_bits=6, k_sparse=2, eval_samples=60)),
 }
 
@@ -42,6 +58,18 @@ def test_training_changes_student_and_converters_and_no_bit_of_the_teacher(kind,
     learned = {name for name, _ in net.named_parameters() if not name.startswith("teacher.")}
     assert learned <= moved
     assert all(parameter.grad is None for parameter in net.teacher.parameters())
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_after_training_no_teacher_block_is_the_student_and_all_of_them_the_teacher_of_before(kind):
+    learner, task = learner_for(kind, student_joins_at=0.5)
+    inputs = task.split("test").inputs
+    teacher, student = learner.net.teacher(inputs), learner.net.student.eval()(inputs)
+    train(learner, task.batches(0, 8), TrainPlan(steps=8, batch_size=8, lr=0.05), "pair")
+    net = learner.net.eval()
+    assert torch.equal(net(inputs, "TTT"), teacher)
+    assert torch.equal(net(inputs, "SSS"), net.student(inputs))
+    assert not torch.allclose(net(inputs, "SSS"), student)
 
 
 def test_teacher_stays_in_eval_mode_whatever_the_whole_is_put_into():

@@ -3,10 +3,22 @@
 import pandas as pd
 import pytest
 import torch
-from toys import MLP_STUDENT, MLP_TEACHER, VGG_STUDENT, VGG_TEACHER, ToyImages, changed, snapshot
+from toys import (
+    MLP_STUDENT,
+    MLP_TEACHER,
+    RESNET_STUDENT,
+    RESNET_TEACHER,
+    VGG_STUDENT,
+    VGG_TEACHER,
+    VIT_STUDENT,
+    VIT_TEACHER,
+    ToyImages,
+    changed,
+    snapshot,
+)
 
 from pwl_lab import study
-from pwl_lab.distill.curriculum import Curriculum, Stage, TeacherHidden, extracted, one_shot, progressive
+from pwl_lab.distill.curriculum import Curriculum, Stage, TeacherHidden, extracted, from_labels, one_shot, progressive
 from pwl_lab.errors import InvalidValueError
 from pwl_lab.loading.masks import all_masks, prefix_mask
 from pwl_lab.loading.pair import PairLossConfig
@@ -124,10 +136,22 @@ def test_students_of_another_teacher_are_made_anew():
     assert changed(one.weights["one_shot", 0], other.weights["one_shot", 0])
 
 
-def make_pair(teacher=None, seed=0, **losses):
+def make_pair(teacher=None, seed=0, student=VGG_STUDENT, curriculum=None, **losses):
     return train_pair(
-        teacher or image_teacher(), VGG_STUDENT, ToyImages(), PAIR_PLAN, PairLossConfig(**losses), seed, device="cpu"
+        teacher or image_teacher(),
+        student,
+        ToyImages(),
+        PAIR_PLAN,
+        PairLossConfig(**losses),
+        seed,
+        device="cpu",
+        curriculum=curriculum,
     )
+
+
+def image_teacher_with_checkpoints():
+    plan = TrainPlan(steps=20, batch_size=8, eval_every=10, lr=0.05, keep_checkpoints=True)
+    return train_or_load(VGG_TEACHER, ToyImages(), plan, device="cpu")
 
 
 def test_train_pair_loads_what_it_made(never_train):
@@ -143,6 +167,82 @@ def test_train_pair_loads_what_it_made(never_train):
     for mask in all_masks(3):
         assert torch.equal(first.net(inputs, mask), again.net(inputs, mask))
     assert not any(module.training for module in again.net.modules())
+
+
+@pytest.mark.parametrize(
+    ("curriculum", "terms"),
+    [
+        (from_labels(), {"labels"}),
+        (one_shot(0.0), {"output"}),
+        (progressive(at_steps=[10], steps=3), {"output"}),
+        (extracted(steps=1), {"hidden", "output"}),
+    ],
+    ids=["labels", "one-shot", "progressive", "extracted"],
+)
+def test_a_pair_whose_student_follows_a_curriculum_is_loaded_too(never_train, curriculum, terms):
+    teacher = image_teacher_with_checkpoints()
+    first = make_pair(teacher, curriculum=curriculum, student_joins_at=0.5)
+    never_train()
+    again = make_pair(teacher, curriculum=curriculum, student_joins_at=0.5)
+    assert changed(snapshot(first.net), snapshot(again.net)) == set()
+    same_tables(first.history, again.history)
+    same_tables(first.masks, again.masks)
+    named = {name.removeprefix("loss_") for name in first.history.columns if name.startswith("loss_")}
+    assert named == terms | {"sync", "recon", "cross", "total"}
+
+
+def test_another_curriculum_is_another_pair(store_folder):
+    teacher = image_teacher_with_checkpoints()
+    curricula = [None, from_labels(), one_shot(), one_shot(0.0), extracted(steps=1), extracted(steps=2)]
+    pairs = [make_pair(teacher, curriculum=curriculum) for curriculum in curricula]
+    assert len(list(store_folder.glob("pair/*"))) == len(curricula)
+    students = [snapshot(pair.net.student) for pair in pairs]
+    assert all(changed(one, other) for number, one in enumerate(students) for other in students[:number])
+
+
+def test_a_curriculum_that_asks_for_what_is_not_there_leaves_nothing_behind(store_folder):
+    teacher = image_teacher()
+    for curriculum in (progressive(at_steps=[3]), extracted(blocks=[4])):
+        with pytest.raises(InvalidValueError, match=r"at_step = 3|block = 4"):
+            make_pair(teacher, curriculum=curriculum)
+    assert not list(store_folder.glob("pair/*"))
+
+
+def test_when_pwl_joins_makes_another_student():
+    curriculum, teacher = one_shot(), image_teacher()
+    joins = [make_pair(teacher, curriculum=curriculum, student_joins_at=share) for share in (0.0, 0.5, 1.0)]
+    students = [snapshot(pair.net.student) for pair in joins]
+    assert changed(students[0], students[1])
+    assert changed(students[1], students[2])
+    only_distilled = make_pair(teacher, curriculum=curriculum, student_joins_at=1.0, cross=0.0, recon=0.0)
+    assert changed(students[2], snapshot(only_distilled.net.student)) == set()
+    assert changed(snapshot(joins[2].net.converters), snapshot(only_distilled.net.converters))
+
+
+def test_a_pair_without_a_single_converter_is_loaded_too(never_train):
+    student = VGG_TEACHER.model_copy(update={"convolutions": (1, 1, 1)})
+    first = make_pair(student=student, converters="if_different")
+    assert first.converter_bytes == 0
+    never_train()
+    again = make_pair(student=student, converters="if_different")
+    assert changed(snapshot(first.net), snapshot(again.net)) == set()
+    same_tables(first.masks, again.masks)
+
+
+@pytest.mark.parametrize(("teacher", "student"), [(RESNET_TEACHER, RESNET_STUDENT), (VIT_TEACHER, VIT_STUDENT)])
+def test_pairs_of_other_families_are_loaded_too(never_train, teacher, student):
+    def make():
+        trained = train_or_load(teacher, ToyImages(), TrainPlan(steps=4, batch_size=8, lr=0.05), device="cpu")
+        return make_pair(trained, student=student)
+
+    first = make()
+    never_train()
+    again = make()
+    assert changed(snapshot(first.net), snapshot(again.net)) == set()
+    same_tables(first.masks, again.masks)
+    inputs = ToyImages().split("test").inputs
+    for mask in all_masks(3):
+        assert torch.equal(first.net(inputs, mask), again.net(inputs, mask))
 
 
 def test_another_seed_or_loss_is_another_pair():

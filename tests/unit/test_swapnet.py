@@ -8,8 +8,12 @@ from torch import nn
 from toys import (
     MLP_STUDENT,
     MLP_TEACHER,
+    RESNET_STUDENT,
+    RESNET_TEACHER,
     VGG_STUDENT,
     VGG_TEACHER,
+    VIT_STUDENT,
+    VIT_TEACHER,
     ToyImages,
     as_trained,
     changed,
@@ -29,7 +33,12 @@ from pwl_lab.tasks.base import Batch
 from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.training import TrainPlan
 
-PAIRS = {"mlp": (MLP_TEACHER, MLP_STUDENT, (6,)), "vgg": (VGG_TEACHER, VGG_STUDENT, (1, 9, 7))}
+PAIRS = {
+    "mlp": (MLP_TEACHER, MLP_STUDENT, (6,)),
+    "vgg": (VGG_TEACHER, VGG_STUDENT, (1, 9, 7)),
+    "resnet": (RESNET_TEACHER, RESNET_STUDENT, (1, 9, 7)),
+    "vit": (VIT_TEACHER, VIT_STUDENT, (1, 7, 7)),
+}
 
 
 @pytest.fixture(params=PAIRS)
