@@ -9,10 +9,11 @@ from pwl_lab.distill.curriculum import extracted, one_shot
 from pwl_lab.distill.two_phase import two_phase
 from pwl_lab.intervals import Interval, slope_interval
 from pwl_lab.models import mlp
+from pwl_lab.plan import TrainPlan
 from pwl_lab.settings import ComplexitySettings
 from pwl_lab.study import distill, train_or_load
 from pwl_lab.tasks.parity import SparseParity
-from pwl_lab.training import TrainedModel, TrainPlan
+from pwl_lab.training import TrainedModel
 
 
 def complexity_teacher(settings: ComplexitySettings, n_bits: int, k_sparse: int) -> tuple[SparseParity, TrainedModel]:

@@ -13,11 +13,11 @@ from pwl_lab import analysis, cube
 from pwl_lab.distill.curriculum import Curriculum, extracted, one_shot, progressive
 from pwl_lab.loading.pair import PairLossConfig
 from pwl_lab.models import mlp
+from pwl_lab.plan import TrainPlan, image_plan
 from pwl_lab.recipes import image_models, image_task, image_teacher, pair_losses
 from pwl_lab.settings import CrossingSettings
 from pwl_lab.study import Pair, each, train_or_load, train_pair
 from pwl_lab.tasks.parity import SparseParity
-from pwl_lab.training import TrainPlan, image_plan
 
 # From which share of the budget on PWL training reaches the student; until then it trains the converters alone.
 LOADINGS = {"alone": 1.0, "followed": 0.5, "combined": 0.0}
@@ -63,14 +63,13 @@ def crossed_pair(settings: CrossingSettings, seed: int, curriculum: str, loading
 def crossed_pairs(settings: CrossingSettings) -> list[Crossed]:
     """All combinations and seeds; what is not in the store is trained side by side, the teachers first."""
     each(image_teacher, [{"settings": settings, "seed": seed} for seed in settings.seeds], "teachers")
-    keys = [(name, loading) for name, loading in combinations() for _ in settings.seeds]
     cases = [
         {"settings": settings, "seed": seed, "curriculum": name, "loading": loading}
         for name, loading in combinations()
         for seed in settings.seeds
     ]
     pairs = each(crossed_pair, cases, "students")
-    return [Crossed(name, loading, pair) for (name, loading), pair in zip(keys, pairs, strict=True)]
+    return [Crossed(case["curriculum"], case["loading"], pair) for case, pair in zip(cases, pairs, strict=True)]
 
 
 def steps_to_share(history: pd.DataFrame, share: float = 0.98) -> int:
@@ -122,3 +121,27 @@ def parity_pair(settings: CrossingSettings, seed: int, curriculum: str, loading:
     chosen = {"one_shot": one_shot(0.0), "extracted": extracted(50, temperature=0.0)}[curriculum]
     losses = PairLossConfig(masks="all", converter_lr=1.0, student_joins_at=LOADINGS[loading])
     return train_pair(teacher, mlp(task, 32, depth=2), task, plan, losses, seed, settings.device, chosen)
+
+
+def parity_crossings(settings: CrossingSettings) -> list[Crossed]:
+    """One-shot and extracted on the smallest pair, alone and combined with PWL, all seeds."""
+    ways = [(curriculum, loading) for curriculum in ("one_shot", "extracted") for loading in ("alone", "combined")]
+    cases = [
+        {"settings": settings, "seed": seed, "curriculum": curriculum, "loading": loading}
+        for curriculum, loading in ways
+        for seed in settings.seeds
+    ]
+    pairs = each(parity_pair, cases, "smallest pairs")
+    return [Crossed(case["curriculum"], case["loading"], pair) for case, pair in zip(cases, pairs, strict=True)]
+
+
+def parity_table(found: Sequence[Crossed], threshold: float = 0.99) -> pd.DataFrame:
+    """One row per student: curriculum, loading, seed, steps to `threshold` on validation (missing: never), each mask's accuracy."""
+    rows = []
+    for one in found:
+        history = one.pair.history
+        reached = history.loc[history["accuracy"] >= threshold, "step"]
+        row = {"curriculum": one.curriculum, "loading": one.loading, "seed": one.pair.seed}
+        row["steps"] = int(reached.min()) if len(reached) else None
+        rows.append(row | one.pair.masks.set_index("mask")["test"].to_dict())
+    return pd.DataFrame(rows).astype({"steps": "Int64"})

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from pwl_lab.distill.curriculum import Curriculum, extracted, from_labels, one_shot, progressive
 from pwl_lab.loading.pair import PairLossConfig
 from pwl_lab.models import ModelConfig, mlp, resnet, vgg, vit
+from pwl_lab.plan import TrainPlan, image_plan
 from pwl_lab.settings import CurriculaSettings, ImageSettings, LoadingSettings
 from pwl_lab.study import DistillationRuns, Pair, distill, each, train_or_load, train_pair
 from pwl_lab.tasks.augment import Augmentation
 from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.tasks.vision import ImageTask
-from pwl_lab.training import TrainedModel, TrainPlan, image_plan
+from pwl_lab.training import TrainedModel
 
 
 def parity_teacher(settings: CurriculaSettings, n_bits: int | None = None) -> tuple[SparseParity, TrainedModel]:

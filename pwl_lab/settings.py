@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from pwl_lab.checks import check_images, check_parity, check_stage
 from pwl_lab.config import MOST_BLOCKS, Family, Fraction, LearningRate, MaskDistribution, Seeds, Settings, Steps
 from pwl_lab.errors import invalid
 
@@ -267,35 +268,6 @@ class CrossingSettings(ImageSettings):
                 self.budget_steps,
                 f"enough for a step per block in its early share ({self.early_share})",
             )
-
-
-def check_parity(n_bits: int, k_sparse: int, support: tuple[int, ...] | None) -> None:
-    """Raise InvalidValueError where no parity task has these sizes."""
-    from pwl_lab.tasks.parity import SparseParity
-
-    SparseParity(n_bits, k_sparse, support=support)
-
-
-def check_stage(stage_steps: int, budget_steps: int) -> None:
-    """Raise InvalidValueError where the first stage leaves no step for the last one."""
-    if stage_steps >= budget_steps:
-        raise invalid(
-            "stage_steps", stage_steps, f"below budget_steps = {budget_steps}, or the last stage never begins"
-        )
-
-
-def check_images(dataset: str, n_train: int | None, batch_size: int) -> None:
-    """Raise UnknownNameError or InvalidValueError where there is no such data set, or not that many images in it.
-
-    Of a bundled data set the files are checked as well (MissingDataError); others may still have to be downloaded.
-    """
-    from pwl_lab.tasks import datasets
-    from pwl_lab.tasks.vision import ImageTask
-
-    task = ImageTask(dataset, n_train=n_train)
-    task.steps_per_epoch(batch_size)
-    if datasets.dataset(dataset).source.bundled:
-        task.sample(1)
 
 
 SETTINGS: dict[str, type[Settings]] = {

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import pandas as pd
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from pwl_lab import analysis, config
@@ -20,11 +20,11 @@ from pwl_lab.loading.pair import PairLearner, PairLossConfig
 from pwl_lab.loading.swapnet import SwapNet
 from pwl_lab.models.blocknet import BlockNet, ModelConfig, build, parameter_bytes, unit_bytes
 from pwl_lab.parallel import side_by_side
+from pwl_lab.plan import TrainPlan
 from pwl_lab.seeding import initialisation
 from pwl_lab.store import Artifact, NotMadeError, Recipe, Store, only_stored
 from pwl_lab.tasks.base import Task
-from pwl_lab.tasks.vision import ImageTask
-from pwl_lab.training import Checkpoint, TrainedModel, TrainPlan, fit, train
+from pwl_lab.training import Checkpoint, TrainedModel, fit, train
 
 # Raise a number when the same configuration would now give another result: older entries are then left alone.
 VERSIONS = {"teacher": 2, "students": 2, "pair": 2}
@@ -215,39 +215,6 @@ class Pair:
     ) -> tuple[Int[Tensor, "masks batch"], Float[Tensor, "masks batch"]]:
         """Predicted class and its probability for each mask and sample."""
         return mask_predictions(self.net, inputs, masks)
-
-
-@dataclass(frozen=True)
-class SamplePredictions:
-    """A few test images and what each mask predicts for them: computed once, then only looked up."""
-
-    images: UInt8[Tensor, "n height width *colours"]
-    labels: Int[Tensor, " n"]
-    class_names: tuple[str, ...]
-    predicted: dict[str, Int[Tensor, " n"]]
-    confidence: dict[str, Float[Tensor, " n"]]
-
-
-def sample_predictions(pair: Pair, task: ImageTask, n_samples: int = 6, pool: int = 400) -> SamplePredictions:
-    """`n_samples` test images, those first whose prediction changes most often while blocks arrive in prefix order.
-
-    They are picked among the first `pool` of the split *because* they change: they show what loading does, not how
-    often it does it.
-    """
-    images, batch = task.sample(pool)
-    masks = analysis.loading_orders(pair.n_blocks)["prefix"]
-    device = next(pair.net.parameters()).device
-    predicted, confidence = pair.predictions(batch.inputs.to(device), masks)
-    predicted, confidence = predicted.cpu(), confidence.cpu()
-    changes = (predicted[1:] != predicted[:-1]).sum(dim=0)
-    chosen = changes.argsort(descending=True, stable=True)[:n_samples]
-    return SamplePredictions(
-        images=images[chosen],
-        labels=batch.labels[chosen],
-        class_names=task.class_names,
-        predicted={mask: row[chosen] for mask, row in zip(masks, predicted, strict=True)},
-        confidence={mask: row[chosen] for mask, row in zip(masks, confidence, strict=True)},
-    )
 
 
 def train_pair(

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from pwl_lab import analysis, plots
 from pwl_lab.distill.probes import TeacherReadings
 from pwl_lab.errors import invalid
-from pwl_lab.study import Pair, SamplePredictions
+from pwl_lab.samples import SamplePredictions
+from pwl_lab.study import Pair
 
 
 @dataclass(frozen=True)

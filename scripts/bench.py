@@ -25,12 +25,13 @@ from pwl_lab.loading.pair import PairLearner, PairLossConfig, recon_loss, sync_l
 from pwl_lab.loading.swapnet import SwapNet
 from pwl_lab.memory import keep_freed_memory
 from pwl_lab.models import BlockNet, ModelConfig, build, mlp, vgg
+from pwl_lab.plan import TrainPlan, make_optimiser
 from pwl_lab.seeding import generator
 from pwl_lab.store import provenance, write_json
 from pwl_lab.tasks.base import Batch
 from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.tasks.vision import ImageTask
-from pwl_lab.training import Checkpoint, SupervisedLearner, TrainedModel, TrainPlan, make_optimiser
+from pwl_lab.training import Checkpoint, SupervisedLearner, TrainedModel
 
 ROUNDS = 7
 

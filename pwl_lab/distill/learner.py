@@ -18,8 +18,9 @@ from pwl_lab.distill.curriculum import Curriculum, Stage
 from pwl_lab.distill.losses import cross_entropy_to
 from pwl_lab.distill.targets import Member, TeacherTargets, calibration_inputs
 from pwl_lab.models.blocknet import ModelConfig
+from pwl_lab.plan import TrainPlan
 from pwl_lab.tasks.base import Batch, Task
-from pwl_lab.training import Learner, Losses, TrainedModel, TrainPlan, train
+from pwl_lab.training import Learner, Losses, TrainedModel, train
 
 
 class Group:

@@ -1,6 +1,7 @@
 """Figures: data in, matplotlib Figure out."""
 
 from pwl_lab.plots.choices import ablation_chart, choices_chart
+from pwl_lab.plots.crossing import crossing_chart, crossing_histories, crossing_prefixes, parity_crossing
 from pwl_lab.plots.cube import budget_curve, byte_curves, class_chart, mask_lattice, order_curves
 from pwl_lab.plots.curves import learning_curves, steps_to_threshold, teacher_curve
 from pwl_lab.plots.loading import (
@@ -26,6 +27,9 @@ __all__ = [
     "checkpoint_probe",
     "choices_chart",
     "class_chart",
+    "crossing_chart",
+    "crossing_histories",
+    "crossing_prefixes",
     "image_grid",
     "layer_loading",
     "learning_curves",
@@ -36,6 +40,7 @@ __all__ = [
     "network",
     "order_curves",
     "owner_row",
+    "parity_crossing",
     "predictions_by_mask",
     "projected_probe",
     "scaling_curves",

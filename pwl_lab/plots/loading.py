@@ -12,7 +12,8 @@ from matplotlib.ticker import PercentFormatter
 
 from pwl_lab import analysis
 from pwl_lab.plots.style import OWNER, OWNER_NAME, row_of_axes, style
-from pwl_lab.study import Pair, SamplePredictions
+from pwl_lab.samples import SamplePredictions
+from pwl_lab.study import Pair
 from pwl_lab.tasks.vision import ImageTask
 
 

@@ -37,8 +37,9 @@ from pwl_lab.distill.projection import random_projection
 from pwl_lab.distill.targets import Member, TeacherTargets, calibration_inputs
 from pwl_lab.errors import InvalidValueError
 from pwl_lab.models import build
+from pwl_lab.plan import TrainPlan
 from pwl_lab.tasks.parity import SparseParity
-from pwl_lab.training import TrainPlan, fit, train
+from pwl_lab.training import fit, train
 
 PARITY = SparseParity(n_bits=6, k_sparse=2, eval_samples=100)
 PLAN = TrainPlan(steps=24, batch_size=8, eval_every=6, lr=0.05)

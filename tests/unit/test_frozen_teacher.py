@@ -23,8 +23,9 @@ from toys import (
 from pwl_lab.loading.pair import PairLearner, PairLossConfig
 from pwl_lab.loading.swapnet import SwapNet
 from pwl_lab.models import build
+from pwl_lab.plan import TrainPlan
 from pwl_lab.tasks.parity import SparseParity
-from pwl_lab.training import TrainPlan, train
+from pwl_lab.training import train
 
 CASES = {
     "vgg": (VGG_TEACHER, VGG_STUDENT, ToyImages()),

@@ -8,8 +8,9 @@ from pwl_lab import complexity, intervals, plots
 from pwl_lab.distill.two_phase import first_step, two_phase
 from pwl_lab.errors import InvalidValueError
 from pwl_lab.models import mlp
+from pwl_lab.plan import TrainPlan
 from pwl_lab.tasks.parity import SparseParity
-from pwl_lab.training import TrainPlan, fit
+from pwl_lab.training import fit
 
 HISTORY = pd.DataFrame([{"curriculum": "one_shot", "seed": 0, "step": step, "accuracy": 0.99} for step in (10, 20)])
 

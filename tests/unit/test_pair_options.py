@@ -27,9 +27,10 @@ from pwl_lab.loading.objective import HardAndSoft, Pass, StudentObjective
 from pwl_lab.loading.pair import PairLearner, PairLossConfig, cross_loss
 from pwl_lab.loading.swapnet import SwapNet
 from pwl_lab.models import VGGConfig, build
+from pwl_lab.plan import TrainPlan
 from pwl_lab.seeding import generator, initialisation
 from pwl_lab.tasks.base import Batch
-from pwl_lab.training import TrainPlan, train
+from pwl_lab.training import train
 
 PAIRS = {
     "mlp": (MLP_TEACHER, MLP_STUDENT, (6,)),

@@ -15,9 +15,9 @@ from toys import MLP_STUDENT, MLP_TEACHER
 from pwl_lab import parallel, progress, study
 from pwl_lab.errors import InvalidValueError
 from pwl_lab.parallel import WorkerLostError, n_workers, one_thread, side_by_side
+from pwl_lab.plan import TrainPlan
 from pwl_lab.store import NotMadeError, Store, only_stored
 from pwl_lab.tasks.parity import SparseParity
-from pwl_lab.training import TrainPlan
 
 PARITY = SparseParity(n_bits=6, k_sparse=2, eval_samples=200)
 PLAN = TrainPlan(steps=20, batch_size=8, eval_every=10, lr=0.3)

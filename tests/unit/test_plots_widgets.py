@@ -19,12 +19,13 @@ from pwl_lab.errors import InvalidValueError
 from pwl_lab.loading.masks import all_masks
 from pwl_lab.loading.swapnet import SwapNet
 from pwl_lab.models import build
+from pwl_lab.plan import TrainPlan
 from pwl_lab.plots.style import looks
-from pwl_lab.study import DistillationRuns, Pair, SamplePredictions
+from pwl_lab.samples import SamplePredictions
+from pwl_lab.study import DistillationRuns, Pair
 from pwl_lab.tasks import datasets
 from pwl_lab.tasks.files import Source
 from pwl_lab.tasks.vision import ImageTask
-from pwl_lab.training import TrainPlan
 from pwl_lab.widgets import Frame, FramePicker
 
 RUNS = DistillationRuns(

@@ -23,10 +23,12 @@ from pwl_lab.errors import InvalidValueError
 from pwl_lab.loading.masks import all_masks, prefix_mask
 from pwl_lab.loading.pair import PairLossConfig
 from pwl_lab.models.blocknet import build, parameter_bytes, unit_bytes
-from pwl_lab.study import SamplePredictions, distill, sample_predictions, train_or_load, train_pair
+from pwl_lab.plan import TrainPlan
+from pwl_lab.samples import SamplePredictions, sample_predictions
+from pwl_lab.study import distill, train_or_load, train_pair
 from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.tasks.vision import ImageTask
-from pwl_lab.training import TrainPlan, fit
+from pwl_lab.training import fit
 
 PARITY = SparseParity(n_bits=6, k_sparse=2, eval_samples=200)
 TEACHER_PLAN = TrainPlan(steps=60, batch_size=16, eval_every=10, lr=0.3, keep_checkpoints=True)

@@ -28,10 +28,10 @@ from pwl_lab.loading.evaluation import mask_accuracies, mask_class_accuracies, m
 from pwl_lab.loading.masks import all_masks
 from pwl_lab.loading.swapnet import SwapNet, mask_logits
 from pwl_lab.models import MLPConfig, VGGConfig, build
+from pwl_lab.plan import TrainPlan
 from pwl_lab.study import train_pair
 from pwl_lab.tasks.base import Batch
 from pwl_lab.tasks.parity import SparseParity
-from pwl_lab.training import TrainPlan
 
 PAIRS = {
     "mlp": (MLP_TEACHER, MLP_STUDENT, (6,)),

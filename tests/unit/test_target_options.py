@@ -10,8 +10,8 @@ from pwl_lab.distill.learner import distil_cohort
 from pwl_lab.distill.projection import random_projection
 from pwl_lab.errors import InvalidValueError
 from pwl_lab.models import build, mlp
+from pwl_lab.plan import TrainPlan
 from pwl_lab.tasks.parity import SparseParity
-from pwl_lab.training import TrainPlan
 
 PARITY = SparseParity(n_bits=6, k_sparse=2, eval_samples=100)
 PLAN = TrainPlan(steps=24, batch_size=8, eval_every=6, lr=0.05)

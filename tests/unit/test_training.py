@@ -11,10 +11,11 @@ from toys import VGG_TEACHER, ToyImages, changed, snapshot, used
 
 from pwl_lab.errors import DivergedError, InvalidValueError
 from pwl_lab.models import MLPConfig, build
+from pwl_lab.plan import TrainPlan, learning_rate_factor
 from pwl_lab.study import train_or_load
 from pwl_lab.tasks.base import Batch, accuracy
 from pwl_lab.tasks.parity import SparseParity
-from pwl_lab.training import Learner, TrainPlan, fit, learning_rate_factor, predict, train
+from pwl_lab.training import Learner, fit, predict, train
 
 TASK = SparseParity(n_bits=5, k_sparse=1, eval_samples=200)
 MODEL = MLPConfig(n_inputs=5, widths=(8,))

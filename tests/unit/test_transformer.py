@@ -11,8 +11,8 @@ from pwl_lab.distill.curriculum import extracted, from_labels, one_shot, progres
 from pwl_lab.distill.learner import distil_cohort
 from pwl_lab.models import TransformerConfig, build, transformer
 from pwl_lab.models.transformer import SignTokens, TransformerLayer
+from pwl_lab.plan import TrainPlan
 from pwl_lab.tasks.parity import SparseParity
-from pwl_lab.training import TrainPlan
 
 TASK = SparseParity(n_bits=5, k_sparse=2, eval_samples=64)
 TEACHER = TransformerConfig(n_tokens=5, width=8, heads=4)

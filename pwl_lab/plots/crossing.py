@@ -1,0 +1,124 @@
+"""Figures of curricula crossed with loading: students alone, on the way, and with teacher blocks."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from pwl_lab.crossing import LOADINGS, PWL_ALONE, Crossed
+from pwl_lab.plots.style import CURRICULUM, row_of_axes, style
+
+PWL_LOOK = ("#000000", "-", "D")
+WORDS = {"alone": "curriculum alone", "followed": "then PWL", "combined": "with PWL"}
+
+
+def _look(curriculum: str) -> tuple[str, str, str]:
+    """Colour, line style and marker."""
+    return PWL_LOOK if curriculum == PWL_ALONE[0] else CURRICULUM[curriculum]
+
+
+def _name(curriculum: str) -> str:
+    """As a legend says it."""
+    return "PWL alone" if curriculum == PWL_ALONE[0] else curriculum
+
+
+def crossing_histories(found: Sequence[Crossed]) -> Figure:
+    """The student's validation accuracy over training: a panel per loading, a line per curriculum, a band over seeds."""
+    with style():
+        figure, panels = row_of_axes(9, 3.4, len(LOADINGS), sharey=True)
+        for axes, loading in zip(panels, LOADINGS, strict=True):
+            for curriculum in dict.fromkeys(one.curriculum for one in found):
+                mine = [
+                    one.pair.history.set_index("step")["accuracy"]
+                    for one in found
+                    if one.curriculum == curriculum and (one.loading == loading or curriculum == PWL_ALONE[0])
+                ]
+                table = pd.concat(mine, axis=1)
+                colour, dashes, _ = _look(curriculum)
+                axes.plot(table.index, table.mean(axis=1), color=colour, ls=dashes, lw=2, label=_name(curriculum))
+                axes.fill_between(table.index, table.min(axis=1), table.max(axis=1), color=colour, alpha=0.15, lw=0)
+            if 0 < LOADINGS[loading] < 1:
+                axes.axvline(LOADINGS[loading] * table.index.max(), color="#444444", lw=0.8, ls="--")
+            axes.set_title(WORDS[loading], fontsize=10, loc="left")
+            axes.set(xlabel="optimiser steps", xlim=(0, None))
+        panels[0].set_ylabel("student, validation accuracy")
+        panels[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=4)
+    return figure
+
+
+def crossing_prefixes(table: pd.DataFrame) -> Figure:
+    """Accuracy by loaded teacher blocks: a panel per loading, a line per curriculum (mean, bars from worst to best seed)."""
+    with style():
+        figure, panels = row_of_axes(9, 3.6, len(LOADINGS), sharey=True)
+        for axes, loading in zip(panels, LOADINGS, strict=True):
+            chosen = table[(table["loading"] == loading) | (table["curriculum"] == PWL_ALONE[0])]
+            for shift, (curriculum, mine) in enumerate(chosen.groupby("curriculum", sort=False)):
+                curves = np.array(mine["prefix_accuracy"].tolist())
+                mean = curves.mean(axis=0)
+                spread = [mean - curves.min(axis=0), curves.max(axis=0) - mean]
+                colour, dashes, marker = _look(curriculum)
+                axes.errorbar(np.arange(len(mean)) + 0.06 * (shift - 1.5), mean, yerr=spread, color=colour, ls=dashes,
+                              marker=marker, ms=5, lw=1.6, capsize=2, label=_name(curriculum))  # fmt: skip
+            axes.set_title(WORDS[loading], fontsize=10, loc="left")
+            axes.set_xlabel("teacher blocks loaded")
+            axes.set_xticks(range(curves.shape[1]))
+        panels[0].set_ylabel("test accuracy")
+        panels[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=4)
+    return figure
+
+
+MEASURES = {
+    "student_accuracy": "student alone",
+    "prefix_area": "prefix order, area",
+    "mixed_accuracy": "mean of all mixes",
+}
+
+
+def crossing_chart(table: pd.DataFrame) -> Figure:
+    """Every combination: a point per seed and a bar at the mean, for the student, prefix order and all mixes."""
+    keys = list(dict.fromkeys(zip(table["curriculum"], table["loading"], strict=True)))
+    with style():
+        figure, panels = row_of_axes(9, 0.32 * len(keys) + 1.2, len(MEASURES), sharey=True)
+        for axes, (measure, title) in zip(panels, MEASURES.items(), strict=True):
+            for row, (curriculum, loading) in enumerate(keys):
+                mine = table[(table["curriculum"] == curriculum) & (table["loading"] == loading)]
+                colour, _, marker = _look(curriculum)
+                axes.scatter(mine[measure], [row] * len(mine), color=colour, marker=marker, s=24, zorder=3)
+                axes.plot([mine[measure].mean()] * 2, [row - 0.32, row + 0.32], color=colour, lw=2.5)
+            axes.set_title(title, fontsize=10, loc="left")
+            axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            axes.set_xlabel("test accuracy")
+        names = [
+            "PWL alone" if curriculum == PWL_ALONE[0] else f"{curriculum}: {WORDS[loading]}"
+            for curriculum, loading in keys
+        ]
+        panels[0].set_yticks(range(len(keys)), names)
+        panels[0].set_ylim(len(keys) - 0.5, -0.5)
+    return figure
+
+
+def parity_crossing(found: Sequence[Crossed]) -> Figure:
+    """The smallest pair: each student's accuracy over training, with and without PWL, one line per seed."""
+    with style():
+        figure, panels = row_of_axes(9, 3.2, 2, sharey=True)
+        for axes, loading in zip(panels, ("alone", "combined"), strict=True):
+            labelled = set()
+            for one in (one for one in found if one.loading == loading):
+                history = one.pair.history
+                colour, dashes, _ = _look(one.curriculum)
+                label = None if one.curriculum in labelled else one.curriculum
+                labelled.add(one.curriculum)
+                axes.plot(history["step"], history["accuracy"], color=colour, ls=dashes, lw=1.8, label=label)
+            axes.set_title(WORDS[loading], fontsize=10, loc="left")
+            axes.set(xlabel="optimiser steps", xlim=(0, None), ylim=(0.45, 1.03))
+        panels[0].set_ylabel("student, validation accuracy")
+        panels[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=2)
+    return figure
