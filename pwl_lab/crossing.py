@@ -136,7 +136,7 @@ def parity_crossings(settings: CrossingSettings) -> list[Crossed]:
 
 
 def parity_table(found: Sequence[Crossed], threshold: float = 0.99) -> pd.DataFrame:
-    """One row per student: curriculum, loading, seed, steps to `threshold` on validation (missing: never), each mask's accuracy."""
+    """One row per student: curriculum, loading, seed, steps to `threshold` (missing: never), accuracy of each mask."""
     rows = []
     for one in found:
         history = one.pair.history

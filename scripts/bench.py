@@ -24,13 +24,15 @@ from pwl_lab.loading.masks import random_masks
 from pwl_lab.loading.pair import PairLearner, PairLossConfig, recon_loss, sync_loss
 from pwl_lab.loading.swapnet import SwapNet
 from pwl_lab.memory import keep_freed_memory
-from pwl_lab.models import BlockNet, ModelConfig, build, mlp, vgg
+from pwl_lab.models import BlockNet, ModelConfig, build, mlp
+from pwl_lab.parallel import one_thread
 from pwl_lab.plan import TrainPlan, make_optimiser
+from pwl_lab.recipes import image_models, image_task
 from pwl_lab.seeding import generator
+from pwl_lab.settings import LoadingSettings
 from pwl_lab.store import provenance, write_json
 from pwl_lab.tasks.base import Batch
 from pwl_lab.tasks.parity import SparseParity
-from pwl_lab.tasks.vision import ImageTask
 from pwl_lab.training import Checkpoint, SupervisedLearner, TrainedModel
 
 ROUNDS = 7
@@ -131,18 +133,16 @@ def _plain_student(
         optimiser.step()
 
 
-def pair_row() -> dict[str, object]:
+def pair_row(masks: str, groups: int) -> dict[str, object]:
     """A PWL training step, against the same losses with every mixed network computed from the image on."""
-    task = ImageTask()
-    net = SwapNet(
-        build(vgg(task, (16, 32, 64, 128), (1, 2, 2, 2)), 0),
-        build(vgg(task, (12, 24, 40, 40), (1, 1, 1, 1)), 1),
-        task.input_shape,
-    )
-    config = PairLossConfig(cross_passes=2, masks="alternating")
+    settings = LoadingSettings.load("lesson")
+    task = image_task(settings)
+    teacher, student = (build(model, seed) for seed, model in enumerate(image_models(settings, task)))
+    net = SwapNet(teacher, student, task.input_shape)
+    config = PairLossConfig(masks=masks, cross_groups=groups)
     learner = PairLearner(net, config, task.split("validation"), 0, 10**6)
     batch = next(task.batches(0, 128))
-    masks = random_masks(4, config.masks, generator(0, "masks"))
+    drawn = random_masks(4, config.masks, generator(0, "masks"))
 
     def plain() -> None:
         net.train()
@@ -150,9 +150,10 @@ def pair_row() -> dict[str, object]:
             teacher_states, teacher_logits = net.teacher.hidden_states(batch.inputs)
         states, logits = net.student.hidden_states(batch.inputs)
         cross = []
-        for _ in range(2):
-            with net.student_on_running_statistics():
-                cross.append(soft_loss(net(batch.inputs, next(masks)), teacher_logits, 2.0))
+        for _ in range(config.cross_passes):
+            for inputs, wanted in zip(batch.inputs.chunk(groups), teacher_logits.chunk(groups), strict=True):
+                with net.student_on_running_statistics():
+                    cross.append(soft_loss(net(inputs, next(drawn)), wanted, 2.0))
         total = 0.4 * hard_loss(logits, batch.labels) + 0.6 * soft_loss(logits, teacher_logits, 2.0)
         total = total + sync_loss(net, teacher_states, states) + recon_loss(net, teacher_states, states)
         (total + 2 * mean_of(cross)).backward()
@@ -163,7 +164,26 @@ def pair_row() -> dict[str, object]:
     ours, reference = rates(
         repeat(lambda: learner.losses(batch, 0)["total"].backward()), repeat(plain), (6 * 128, 6 * 128)
     )
-    return row("PWL training step, VGG, 2 mixed passes", "images/s", ours, reference)
+    return row(f"PWL training step, VGG, masks {masks}, {groups} a pass", "images/s", ours, reference)
+
+
+def family_row(family: str) -> dict[str, object]:
+    """Training an image teacher with its convolutions channels-last, against torch's default layout."""
+    settings = LoadingSettings.load("lesson", family=family)
+    task = image_task(settings)
+    config, batch = image_models(settings, task)[0], next(task.batches(0, 128))
+    nets = [build(config, 0), build(config, 0).to(memory_format=torch.contiguous_format)]
+
+    def steps(net: BlockNet) -> Callable[[], None]:
+        def work() -> None:
+            for _ in range(5):
+                net.train()
+                nn.functional.cross_entropy(net(batch.inputs), batch.labels).backward()
+
+        return work
+
+    ours, reference = rates(steps(nets[0]), steps(nets[1]), (5 * 128, 5 * 128))
+    return row(f"teacher of {family}, channels-last against default", "images/s", ours, reference)
 
 
 def teacher_row(threads: int) -> dict[str, object]:
@@ -232,7 +252,11 @@ def peak_flops(size: int = 1024) -> float:
 
 def main() -> None:
     """Measure all rows, print and write them."""
-    rows = [cohort_row(), pair_row(), *(teacher_row(threads) for threads in (1, 2))]
+    with one_thread():  # as everything is trained
+        keep_freed_memory()
+        rows = [cohort_row(), pair_row("all", 4), pair_row("prefix", 1)]
+        rows += [family_row(family) for family in ("vgg", "resnet", "vit")]
+    rows += [teacher_row(threads) for threads in (1, 2)]
     for one in rows:
         print(f"{one['name']}: {one['ours']} against {one['reference']} {one['unit']}, ratio {one['ratio']}")
     write_json(paths.runs() / "bench.json", {"rows": rows, "made": provenance()})

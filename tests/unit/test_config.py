@@ -35,7 +35,10 @@ def presets(tmp_path, monkeypatch):
 def test_every_preset_loads_for_every_notebook_with_its_own_values(preset, section):
     loaded = SETTINGS[section].load(preset)
     assert loaded.preset == preset
-    written = yaml.safe_load((paths.presets() / f"{preset}.yaml").read_text())[section]
+    content = yaml.safe_load((paths.presets() / f"{preset}.yaml").read_text())
+    written = content[section]
+    if SETTINGS[section].split_by is not None:
+        written |= content.get(f"{section}.{getattr(loaded, SETTINGS[section].split_by)}", {})
     for name, value in written.items():
         found = getattr(loaded, name)
         assert (list(found) if isinstance(found, tuple) else found) == value

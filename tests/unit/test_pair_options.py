@@ -80,7 +80,7 @@ def crosses_by_hand(learner, batch, groups, passes):
 
 @kinds
 def test_one_group_is_one_mask_for_the_whole_batch(kind):
-    learner, batch = learner_for(kind, cross_groups=1, cross_passes=3)
+    learner, batch = learner_for(kind, cross_groups=1, cross_passes=3, masks="alternating")
     net, seen = look(learner.net, batch)
     masks = random_masks(3, "alternating", generator(3, "masks"))
     whole = [
@@ -102,7 +102,7 @@ def test_every_group_has_the_next_mask(kind, groups):
 @given(batch_size=st.integers(2, 9), groups=st.integers(1, 12), passes=st.integers(1, 3))
 @settings(max_examples=20)
 def test_any_number_of_groups_and_passes(batch_size, groups, passes):
-    learner, batch = learner_for("mlp", batch_size, cross_groups=groups, cross_passes=passes)
+    learner, batch = learner_for("mlp", batch_size, cross_groups=groups, cross_passes=passes, masks="alternating")
     parts = crosses_by_hand(learner, batch, groups, passes)
     assert torch.equal(learner.losses(batch, 0)["cross"], torch.stack(parts).mean())
     drawn = list(islice(random_masks(3, "alternating", generator(3, "masks")), len(parts) + 1))
