@@ -50,7 +50,7 @@ def _row(axes: Axes, row: float, values: list[int | None], look: tuple[str, str,
     axes.plot([median, median], [row - 0.38, row + 0.38], color=colour, lw=2.5)
 
 
-MEASURES = {"student": "student alone", "prefix_mean": "prefix order, mean on the way", "worst": "worst of all masks"}
+MEASURES = {"student": "student alone", "prefix_mean": "prefix order,\nmean on the way", "worst": "worst of all masks"}
 
 
 def ablation_chart(table: pd.DataFrame) -> Figure:
