@@ -15,7 +15,7 @@ Width = Annotated[int, Field(ge=1, le=1_000_000)]
 Sizes = Annotated[tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...], Field(min_length=1, max_length=64)]
 Epochs = Annotated[int, Field(ge=1, le=1_000)]
 Channels = Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=MOST_BLOCKS)]
-Layers = Annotated[tuple[Annotated[int, Field(ge=0, le=16)], ...], Field(min_length=1, max_length=MOST_BLOCKS)]
+Layers = Annotated[tuple[Annotated[int, Field(ge=1, le=16)], ...], Field(min_length=1, max_length=MOST_BLOCKS)]
 
 
 class StartHereSettings(Settings):
@@ -184,9 +184,7 @@ class ImageSettings(Settings):
     )
     teacher_heads: int = Field(4, ge=1, le=64, description="attention heads of the teacher (vit)")
     student_channels: Channels = Field((12, 24, 40, 40), description="channels of the student's blocks")
-    student_depths: Layers = Field(
-        (1, 1, 1, 1), description="layers in each student block (resnet: the first may be 0)"
-    )
+    student_depths: Layers = Field((1, 1, 1, 1), description="layers in each student block")
     student_heads: int = Field(4, ge=1, le=64, description="attention heads of the student (vit)")
     stem_stride: int = Field(2, ge=1, le=4, description="2 halves the resolution before the first block (resnet)")
     patch: int = Field(8, ge=2, le=32, description="side of the square of pixels that becomes a token (vit)")
@@ -213,11 +211,6 @@ class ImageSettings(Settings):
                 "teacher_channels", self.teacher_channels, "at least 2 blocks: with one there is nothing to mix"
             )
         self._check_masks(n_blocks)
-        for name in ("teacher_depths", "student_depths"):
-            if 0 in getattr(self, name)[0 if self.family != "resnet" else 1 :]:
-                raise invalid(
-                    name, getattr(self, name), "at least 1 layer a block (only a resnet's first may have none)"
-                )
         if self.family == "vit":
             self._check_vit()
 

@@ -9,7 +9,7 @@ from typing import Literal, Self
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from pwl_lab.models.blocknet import BlockNet, ModelConfig
@@ -25,10 +25,7 @@ class ResNetConfig(ModelConfig):
     family: Literal["resnet"] = "resnet"
     in_channels: int = Field(1, ge=1, description="image channels")
     channels: tuple[PositiveInt, ...] = Field(min_length=1, description="channels of each block")
-    depths: tuple[NonNegativeInt, ...] = Field(
-        min_length=1,
-        description="basic blocks (two convolutions) in each block; the first may have none beside the stem",
-    )
+    depths: tuple[PositiveInt, ...] = Field(min_length=1, description="basic blocks (two convolutions) in each block")
     stem_stride: int = Field(1, ge=1, le=4, description="2 halves the resolution before the first block")
     n_classes: int = Field(10, ge=2, description="logits")
 
@@ -38,10 +35,6 @@ class ResNetConfig(ModelConfig):
             raise ValueError(
                 f"channels has {len(self.channels)} blocks, depths has {len(self.depths)}: "
                 "give one number per block in both"
-            )
-        if 0 in self.depths[1:]:
-            raise ValueError(
-                f"depths = {self.depths}: only the first block, which has the stem, may have no basic block"
             )
         return self
 
@@ -60,8 +53,8 @@ class ResNetConfig(ModelConfig):
         )
         widths, blocks = (first, *self.channels), []
         for index, depth in enumerate(self.depths):
-            sources = [widths[index], *[widths[index + 1]] * (depth - 1)][:depth]
-            strides = [2 if index else 1, *[1] * (depth - 1)][:depth]
+            sources = [widths[index], *[widths[index + 1]] * (depth - 1)]
+            strides = [2 if index else 1, *[1] * (depth - 1)]
             blocks.append(
                 nn.Sequential(*(BasicBlock(a, widths[index + 1], s) for a, s in zip(sources, strides, strict=True)))
             )
