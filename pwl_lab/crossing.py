@@ -43,9 +43,10 @@ def image_curricula(settings: CrossingSettings, n_blocks: int) -> dict[str, Curr
     }
 
 
-def combinations() -> list[tuple[str, str]]:
-    """(curriculum, loading) of every student of a seed: PWL training alone, then each curriculum in each way."""
-    return [PWL_ALONE, *((name, loading) for name in ("one_shot", "progressive", "extracted") for loading in LOADINGS)]
+def combinations(loadings: Sequence[str]) -> list[tuple[str, str]]:
+    """(curriculum, loading) of every student of a seed: PWL training alone, then each curriculum in each way asked for."""
+    chosen = [loading for loading in LOADINGS if loading in loadings]
+    return [PWL_ALONE, *((name, loading) for name in ("one_shot", "progressive", "extracted") for loading in chosen)]
 
 
 def crossed_pair(settings: CrossingSettings, seed: int, curriculum: str, loading: str) -> Pair:
@@ -65,7 +66,7 @@ def crossed_pairs(settings: CrossingSettings) -> list[Crossed]:
     each(image_teacher, [{"settings": settings, "seed": seed} for seed in settings.seeds], "teachers")
     cases = [
         {"settings": settings, "seed": seed, "curriculum": name, "loading": loading}
-        for name, loading in combinations()
+        for name, loading in combinations(settings.loadings)
         for seed in settings.seeds
     ]
     pairs = each(crossed_pair, cases, "students")

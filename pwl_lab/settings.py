@@ -249,6 +249,9 @@ class CrossingSettings(ImageSettings):
 
     section: ClassVar[str] = "curricula_meet_loading"
     budget_steps: Steps = Field(400, description="optimiser steps of every student, whatever its curriculum")
+    loadings: tuple[Literal["alone", "followed", "combined"], ...] = Field(
+        ("alone", "combined"), min_length=1, description="when PWL reaches the student: never, at half time, at once"
+    )
     early_share: Fraction = Field(
         0.4, gt=0.0, lt=1.0, description="share of the budget for the stages before the final teacher's output"
     )

@@ -33,7 +33,7 @@ VARIANTS: dict[str, dict[str, tuple[dict[str, object], dict[str, object]]]] = {
     "masks": {
         "prefix": ({"masks": "prefix"}, {}),
         "prefix and any in turn": ({"masks": "alternating"}, {}),
-        "mixture (sources)": ({"masks": "mixture"}, {}),
+        "mixture of the sources": ({"masks": "mixture"}, {}),
         "one mask a pass": ({"cross_groups": 1}, {}),
     },
     "step size of converters": {

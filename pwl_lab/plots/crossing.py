@@ -27,8 +27,11 @@ def _name(curriculum: str) -> str:
 def crossing_histories(found: Sequence[Crossed]) -> Figure:
     """The student's validation accuracy over training: a panel per loading, a line per curriculum, a band over seeds."""
     with style():
-        figure, panels = row_of_axes(9, 3.4, len(LOADINGS), sharey=True)
-        for axes, loading in zip(panels, LOADINGS, strict=True):
+        loadings = [
+            name for name in LOADINGS if any(one.loading == name and one.curriculum != PWL_ALONE[0] for one in found)
+        ]
+        figure, panels = row_of_axes(9, 3.4, len(loadings), sharey=True)
+        for axes, loading in zip(panels, loadings, strict=True):
             for curriculum in dict.fromkeys(one.curriculum for one in found):
                 mine = [
                     one.pair.history.set_index("step")["accuracy"]
@@ -53,8 +56,10 @@ def crossing_histories(found: Sequence[Crossed]) -> Figure:
 def crossing_prefixes(table: pd.DataFrame) -> Figure:
     """Accuracy by loaded teacher blocks: a panel per loading, a line per curriculum (mean, bars from worst to best seed)."""
     with style():
-        figure, panels = row_of_axes(9, 3.6, len(LOADINGS), sharey=True)
-        for axes, loading in zip(panels, LOADINGS, strict=True):
+        others = table[table["curriculum"] != PWL_ALONE[0]]
+        loadings = [name for name in LOADINGS if (others["loading"] == name).any()]
+        figure, panels = row_of_axes(9, 3.6, len(loadings), sharey=True)
+        for axes, loading in zip(panels, loadings, strict=True):
             chosen = table[(table["loading"] == loading) | (table["curriculum"] == PWL_ALONE[0])]
             for shift, (curriculum, mine) in enumerate(chosen.groupby("curriculum", sort=False)):
                 curves = np.array(mine["prefix_accuracy"].tolist())

@@ -32,7 +32,8 @@ def learning_curves(runs: DistillationRuns, threshold: float = 0.99, chance: flo
                       xytext=(0, -3), textcoords="offset points", fontsize=9, color="#444444")  # fmt: skip
         axes.set(xlabel="optimiser steps", ylabel="test accuracy", ylim=(None, 1.02), xlim=(0, None))
         axes.yaxis.set_major_formatter(PercentFormatter(1))
-        axes.legend(loc="center right")
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        figure.legend(loc="outside upper center", ncols=len(names))
     return figure
 
 
@@ -69,7 +70,7 @@ def teacher_curve(teacher: TrainedModel, checkpoint_accuracy: float | None = Non
         if checkpoint_accuracy is not None:
             chosen = teacher.checkpoint(at_accuracy=checkpoint_accuracy)
             axes.plot(chosen.step, chosen.accuracy, "^", color="#E69F00", mec="black", ms=10)
-            left = chosen.step > 0.6 * history["step"].max()  # there is room on one side only
+            left = chosen.step > 0.4 * history["step"].max()  # there is room on one side only
             axes.annotate(f"checkpoint of the progressive curriculum\nstep {chosen.step:,}, {chosen.accuracy:.0%}",
                           (chosen.step, chosen.accuracy), xytext=(-14 if left else 14, -4),
                           textcoords="offset points", ha="right" if left else "left")  # fmt: skip

@@ -94,7 +94,8 @@ def two_phase_curves(table: pd.DataFrame) -> Figure:
         chance_line(row[0], 0.5)
         row[0].yaxis.set_major_formatter(PercentFormatter(1))
         row[0].set(ylabel="test accuracy", ylim=(None, 1.02))
-        row[0].legend(loc="center right", fontsize=9)
+        figure.legend(*row[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+        figure.get_layout_engine().set(wspace=0.06)
         row[1].axhline(1, color="#999999", lw=1, ls=(0, (1, 2)))
         row[1].set(ylabel="weight on the support / off it", ylim=(0, None))
     return figure

@@ -85,4 +85,5 @@ def row_of_axes(width: float, height: float, columns: int = 1, **keys: object) -
 def chance_line(axes: Axes, value: float) -> None:
     """The line of guessing, labelled."""
     axes.axhline(value, color="#999999", lw=1, ls=(0, (1, 2)))
-    axes.annotate("guessing", (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="#666666")
+    axes.annotate("guessing", (1, value), xycoords=("axes fraction", "data"), xytext=(0, -3), textcoords="offset points",
+                  ha="right", va="top", color="#666666")  # fmt: skip

@@ -113,7 +113,7 @@ def test_figures_render_outside_pyplot_and_leave_the_users_style_alone(name, pai
 
 def test_learning_curves_hold_retired_students_and_mark_the_stage():
     figure = plots.learning_curves(RUNS, threshold=0.9)
-    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["extracted", "one-shot", "my own"]
     curve = figure.axes[0].get_lines()[0]
     assert curve.get_xdata().tolist() == [0, 10, 20]
