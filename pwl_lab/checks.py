@@ -40,4 +40,6 @@ def check_calibration(n_train: int | None) -> None:
     from pwl_lab.distill.targets import CALIBRATION_BATCH
 
     if n_train is not None and n_train < CALIBRATION_BATCH:
-        raise invalid("n_train", n_train, f"at least {CALIBRATION_BATCH}: the extracted curriculum is calibrated on them")
+        raise invalid(
+            "n_train", n_train, f"at least {CALIBRATION_BATCH}: the extracted curriculum is calibrated on them"
+        )

@@ -271,7 +271,9 @@ class CrossingSettings(ImageSettings):
         check_parity(self.parity_n_bits, self.parity_k_sparse, None)
         check_calibration(self.n_train)
         if round(self.early_share * self.budget_steps) >= self.budget_steps:
-            raise invalid("early_share", self.early_share, f"less of {self.budget_steps} steps: the last stage needs one")
+            raise invalid(
+                "early_share", self.early_share, f"less of {self.budget_steps} steps: the last stage needs one"
+            )
         if self.early_share * self.budget_steps < len(self.teacher_channels):
             raise invalid(
                 "budget_steps",

@@ -144,7 +144,9 @@ def test_each_result_stands_with_the_curriculum_loading_and_seed_it_was_made_for
     else:
         assert verb is crossing.parity_pair
         ways = [(name, loading) for name in ("one_shot", "extracted") for loading in ("alone", "combined")]
-    assert [(one.curriculum, one.loading, one.pair.seed) for one in found] == [(*way, s) for way in ways for s in (7, 2)]
+    assert [(one.curriculum, one.loading, one.pair.seed) for one in found] == [
+        (*way, s) for way in ways for s in (7, 2)
+    ]
 
 
 @pytest.fixture

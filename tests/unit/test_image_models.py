@@ -126,7 +126,9 @@ def test_a_first_block_of_depth_0_is_the_stem(training):
     net.load_state_dict(before)  # statistics of batch norms move
     states, logits = net.hidden_states(inputs)
     assert torch.equal(states[0], stem)
-    assert [tuple(state.shape[1:]) for state in states] == net.state_shapes((1, 9, 9)) == [(3, 5, 5), (5, 3, 3), (6, 2, 2)]
+    assert (
+        [tuple(state.shape[1:]) for state in states] == net.state_shapes((1, 9, 9)) == [(3, 5, 5), (5, 3, 3), (6, 2, 2)]
+    )
     net.load_state_dict(before)
     assert torch.equal(net.head(net.blocks[2](net.blocks[1](stem))), logits)
 

@@ -50,7 +50,9 @@ def test_the_interval_of_a_mean_is_students(values, confidence):
     scale = sem(values)
     assume(scale > 1e-6)
     low, high = t.interval(confidence, len(values) - 1, loc=np.mean(values), scale=scale)
-    assert intervals.mean_interval(values, confidence) == pytest.approx((low, np.mean(values), high), rel=1e-6, abs=1e-6)
+    assert intervals.mean_interval(values, confidence) == pytest.approx(
+        (low, np.mean(values), high), rel=1e-6, abs=1e-6
+    )
 
 
 @pytest.mark.filterwarnings("error")

@@ -65,7 +65,10 @@ def test_what_is_left_out_has_no_weight():
 
 def test_students_of_equal_channels_need_a_converter_at_one_boundary_alone():
     variants = {name: configured(*changes) for (group, name), changes in VARIANTS.items() if group == "equal channels"}
-    assert list(variants) == ["converters always", "only where different"]  # the first is what the other is compared with
+    assert list(variants) == [
+        "converters always",
+        "only where different",
+    ]  # the first is what the other is compared with
     for settings, _ in variants.values():
         pairs = zip(settings.teacher_channels[:-1], settings.student_channels[:-1], strict=True)
         assert [teacher == student for teacher, student in pairs] == [True, True, False]

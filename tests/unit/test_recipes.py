@@ -99,7 +99,7 @@ def test_a_pair_that_is_shared_is_found_by_its_seed_alone(settings):
 def pair_key(settings, seed, monkeypatch):
     """Under what the store keeps the pair of `seed`; nothing is trained."""
 
-    class Asked(Exception):  # noqa: N818 - no error
+    class Asked(Exception):
         pass
 
     def ask(store, recipe, make):
@@ -109,9 +109,10 @@ def pair_key(settings, seed, monkeypatch):
         return study._pack_teacher(as_trained(recipe.configuration["model"]))
 
     asked = []
-    with monkeypatch.context() as patched, pytest.raises(Asked):
+    with monkeypatch.context() as patched:
         patched.setattr(study.Store, "get", ask)
-        recipes.loading_pair(settings, seed)
+        with pytest.raises(Asked):
+            recipes.loading_pair(settings, seed)
     return [recipe.key for recipe in asked]
 
 
