@@ -33,3 +33,13 @@ def check_images(dataset: str, n_train: int | None, batch_size: int) -> None:
     task.steps_per_epoch(batch_size)
     if datasets.dataset(dataset).source.bundled:
         task.sample(1)
+
+
+def check_calibration(n_train: int | None) -> None:
+    """Raise InvalidValueError where the images are too few to centre and scale an extracted curriculum's targets on."""
+    from pwl_lab.distill.targets import CALIBRATION_BATCH
+
+    if n_train is not None and n_train < CALIBRATION_BATCH:
+        raise invalid(
+            "n_train", n_train, f"at least {CALIBRATION_BATCH}: the extracted curriculum is calibrated on them"
+        )

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from pwl_lab.checks import check_images, check_parity, check_stage
+from pwl_lab.checks import check_calibration, check_images, check_parity, check_stage
 from pwl_lab.config import MOST_BLOCKS, Family, Fraction, LearningRate, MaskDistribution, Seeds, Settings, Steps
 from pwl_lab.errors import invalid
 
@@ -262,9 +262,14 @@ class CrossingSettings(ImageSettings):
     parity_steps: Steps = Field(1_500, description="optimiser steps of the smallest pair")
 
     def check_together(self) -> None:
-        """As for all image notebooks; the parity task has to exist, and every early stage needs a step."""
+        """As for all image notebooks; the parity task has to exist, and every stage needs a step."""
         super().check_together()
         check_parity(self.parity_n_bits, self.parity_k_sparse, None)
+        check_calibration(self.n_train)
+        if round(self.early_share * self.budget_steps) >= self.budget_steps:
+            raise invalid(
+                "early_share", self.early_share, f"less of {self.budget_steps} steps: the last stage needs one"
+            )
         if self.early_share * self.budget_steps < len(self.teacher_channels):
             raise invalid(
                 "budget_steps",

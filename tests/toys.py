@@ -1,15 +1,18 @@
 """Small tasks and networks for tests: real ones of the package wherever it has them, made without training."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from pwl_lab.analysis import mask_table
+from pwl_lab.loading.swapnet import SwapNet
 from pwl_lab.models import BlockNet, MLPConfig, ResNetConfig, VGGConfig, ViTConfig, build
 from pwl_lab.models.blocknet import ModelConfig
 from pwl_lab.seeding import generator
+from pwl_lab.study import Pair
 from pwl_lab.tasks.base import Batch
 from pwl_lab.training import Checkpoint, TrainedModel
 
@@ -37,6 +40,9 @@ class ToyImages:
 
     def fingerprint(self) -> dict[str, Any]:
         return {"task": self.name, "shape": list(self.input_shape), "samples": self.samples, "noise": self.noise}
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        return 64 // batch_size
 
 
 MLP_TEACHER = MLPConfig(n_inputs=6, widths=(12, 11, 10))
@@ -76,6 +82,36 @@ def as_trained(config: ModelConfig, seed: int = 7, checkpoints: dict[int, float]
     ]
     history = pd.DataFrame({"step": [0, 10, 20], "accuracy": [0.5, 0.7, 1.0]})
     return TrainedModel(config, model, history, kept, 0.9, 10, f"toy-{config.family}-{seed}")
+
+
+# What a run of the image notebooks needs, as small as it gets: for `ToyImages`, where `image_task` gives them.
+TOY_SIZES = {
+    "device": "cpu",
+    "family": "resnet",
+    "batch_size": 16,
+    "teacher_epochs": 2,
+    "teacher_channels": (4, 5, 6),
+    "teacher_depths": (1, 1, 1),
+    "student_channels": (3, 4, 5),
+    "student_depths": (0, 1, 1),
+}
+
+
+def as_pair(
+    accuracies: Mapping[str, float],
+    unit_bytes: Sequence[int] = (10, 200, 3_000),
+    seed: int = 0,
+    history: Mapping[int, float] | None = None,
+    validation: Mapping[str, float] | None = None,
+) -> Pair:
+    """A pair that was never trained and says of every mask, and of the student by step, what it is told to."""
+    n_blocks = len(unit_bytes)
+    teacher, student = (MLPConfig(n_inputs=2, widths=(width,) * n_blocks) for width in (3, 2))
+    net = SwapNet(build(teacher, 0), build(student, 0), (2,)).eval()
+    masks = mask_table({"validation": validation or accuracies, "test": accuracies}, unit_bytes, seed)
+    steps = {0: 0.5, 10: 1.0} if history is None else history
+    table = pd.DataFrame({"step": list(steps), "accuracy": list(steps.values())})
+    return Pair(net, seed, table, masks, pd.DataFrame(), sum(unit_bytes), 9)
 
 
 def snapshot(module: nn.Module) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from pwl_lab.tasks.base import Task
 from pwl_lab.training import TrainedModel
 
 CALIBRATION_SAMPLES = 2048
+CALIBRATION_BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -83,5 +84,5 @@ class TeacherTargets:
 
 def calibration_inputs(task: Task, data_seed: int, device: str) -> Float[Tensor, "batch *shape"]:
     """Training inputs to centre and scale the projections on; none of the evaluation splits is touched."""
-    batches = task.batches(data_seed + 2_000_003, 128, device)
-    return torch.cat([next(batches).inputs for _ in range(CALIBRATION_SAMPLES // 128)])
+    batches = task.batches(data_seed + 2_000_003, CALIBRATION_BATCH, device)
+    return torch.cat([next(batches).inputs for _ in range(CALIBRATION_SAMPLES // CALIBRATION_BATCH)])

@@ -79,7 +79,7 @@ def ablation_chart(table: pd.DataFrame) -> Figure:
 
 def _against_default(table: pd.DataFrame, group: str, variant: str) -> pd.DataFrame:
     """The measures of a variant minus those of its reference, seed by seed."""
-    chosen = table.set_index(["group", "variant", "seed"])[list(MEASURES)]
+    chosen = table.set_index(["group", "variant", "seed"])[list(MEASURES)].sort_index()  # or pandas warns
     own = _own_reference(table)
     against = own if own is not None and group == own[0] else ("default", "default")
     return chosen.loc[(group, variant)] - chosen.loc[against]

@@ -1,8 +1,14 @@
 """Bootstrap intervals, slopes and the tables made of them; the two-phase scheme; slopes over sizes."""
 
+import math
+
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from scipy.stats import sem, t
 
 from pwl_lab import complexity, intervals, plots
 from pwl_lab.distill.two_phase import first_step, two_phase
@@ -28,6 +34,31 @@ def test_intervals():
         intervals.slope_interval({8: [1.0]})
     table = intervals.samples_table(HISTORY, 20, 1000, (0.9, 1.0))
     assert table.loc["one_shot"].tolist() == ["10k (10k to 10k)", "none"]
+
+
+def test_the_interval_of_a_mean_by_hand():
+    # 1, 2, 3: mean 2, deviation 1, so 2 +- 4.302653 / sqrt(3) (t of 2 degrees of freedom at 97.5%)
+    assert intervals.mean_interval([3.0, 1.0, 2.0]) == pytest.approx((2 - 2.484138, 2.0, 2 + 2.484138), abs=1e-6)
+    assert intervals.mean_interval([0.5, 0.5]) == (0.5, 0.5, 0.5)
+
+
+@given(
+    values=st.lists(st.floats(-100, 100), min_size=2, max_size=9, unique=True),
+    confidence=st.sampled_from([0.5, 0.9, 0.95, 0.99]),
+)
+def test_the_interval_of_a_mean_is_students(values, confidence):
+    scale = sem(values)
+    assume(scale > 1e-6)
+    low, high = t.interval(confidence, len(values) - 1, loc=np.mean(values), scale=scale)
+    assert intervals.mean_interval(values, confidence) == pytest.approx(
+        (low, np.mean(values), high), rel=1e-6, abs=1e-6
+    )
+
+
+@pytest.mark.filterwarnings("error")
+def test_of_one_value_only_the_mean_is_known():
+    low, middle, high = intervals.mean_interval([0.25])
+    assert (math.isnan(low), middle, math.isnan(high)) == (True, 0.25, True)
 
 
 def test_variants_are_sorted_by_choice():
