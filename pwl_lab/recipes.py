@@ -93,7 +93,12 @@ def image_teacher(settings: ImageSettings, seed: int) -> TrainedModel:
 
 def pair_losses(settings: ImageSettings) -> PairLossConfig:
     """The losses of PWL training, with the masks that were asked for."""
-    return PairLossConfig(masks=settings.masks, cross_passes=settings.cross_passes, cross_groups=settings.cross_groups)
+    return PairLossConfig(
+        sync=settings.sync_weight,
+        masks=settings.masks,
+        cross_passes=settings.cross_passes,
+        cross_groups=settings.cross_groups,
+    )
 
 
 def image_plan_of_pair(settings: LoadingSettings, task: ImageTask) -> TrainPlan:

@@ -195,6 +195,7 @@ class ImageSettings(Settings):
     pair_lr: LearningRate = Field(0.1, description="peak step size of the student")
     crop_padding: int = Field(0, ge=0, le=8, description="shift training images by up to so many pixels")
     rotation_degrees: float = Field(0.0, ge=0.0, le=45.0, description="turn training images by up to so many degrees")
+    sync_weight: float = Field(1.0, ge=0.0, le=1e6, description="weight of the synchronisation loss")
     cross_passes: int = Field(2, ge=1, le=16, description="passes of the batch through mixed networks, per step")
     cross_groups: int = Field(4, ge=1, le=64, description="masks per pass: each for a part of the batch")
     masks: MaskDistribution = Field("all", description="which swap masks the cross loss draws")

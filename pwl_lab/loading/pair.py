@@ -24,11 +24,11 @@ from pwl_lab.training import Learner, Losses, predict
 
 
 class PairLossConfig(Frozen):
-    """PWL training: the weights of the five terms (the sources' but for `sync`, 1 there), and how they are computed (ours)."""
+    """PWL training: the weights of the five terms (the defaults are the sources'), and how they are computed (ours)."""
 
     alpha: float = Field(0.4, ge=0.0, le=1.0, description="share of the hard loss; the soft loss has the rest")
     temperature: float = Field(2.0, gt=0.0, description="of the soft and the cross loss")
-    sync: float = Field(4.0, ge=0.0, description="weight of the synchronisation loss")
+    sync: float = Field(1.0, ge=0.0, description="weight of the synchronisation loss")
     recon: float = Field(1.0, ge=0.0, description="weight of the reconstruction loss")
     cross: float = Field(2.0, ge=0.0, description="weight of the cross loss")
     masks: MaskDistribution = Field("all", description="how the cross loss draws its swap masks")

@@ -97,7 +97,7 @@ def crossing_chart(table: pd.DataFrame) -> Figure:
                 axes.scatter(mine[measure], [row] * len(mine), color=colour, marker=marker, s=24, zorder=3)
                 axes.plot([mine[measure].mean()] * 2, [row - 0.32, row + 0.32], color=colour, lw=2.5)
             axes.set_title(title, fontsize=10, loc="left")
-            axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            axes.xaxis.set_major_formatter(PercentFormatter(1))
             axes.set_xlabel("test accuracy")
         names = [
             "PWL alone" if curriculum == PWL_ALONE[0] else f"{curriculum}: {WORDS[loading]}"

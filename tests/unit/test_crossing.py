@@ -19,7 +19,7 @@ ACCURACY = {"SSS": 0.5, "TSS": 0.4, "STS": 0.31, "SST": 0.22, "TTS": 0.7, "TST":
 
 
 def test_every_curriculum_meets_every_loading_and_pwl_stands_alone_once():
-    found = crossing.combinations()
+    found = crossing.combinations(crossing.LOADINGS)
     assert found[0] == crossing.PWL_ALONE == ("none", "combined")
     assert sorted(found[1:]) == sorted((curriculum, loading) for curriculum in CURRICULA for loading in LOADINGS)
     assert LOADINGS == {"alone": 1.0, "followed": 0.5, "combined": 0.0}
@@ -140,7 +140,7 @@ def test_each_result_stands_with_the_curriculum_loading_and_seed_it_was_made_for
     ]
     if make is crossing.crossed_pairs:
         assert [verb for verb, _ in asked] == [recipes.image_teacher, crossing.crossed_pair]
-        ways = crossing.combinations()
+        ways = crossing.combinations(crossing.LOADINGS)
     else:
         assert verb is crossing.parity_pair
         ways = [(name, loading) for name in ("one_shot", "extracted") for loading in ("alone", "combined")]
@@ -173,7 +173,7 @@ def test_a_crossed_pair_is_loaded_the_second_time(crossed, monkeypatch):
 
 
 def test_students_differ_by_curriculum_and_loading_and_have_the_same_beginning(crossed):
-    pairs = {way: crossed(*way) for way in crossing.combinations()}
+    pairs = {way: crossed(*way) for way in crossing.combinations(crossing.LOADINGS)}
     students = [snapshot(pair.net.student) for pair in pairs.values()]
     assert all(changed(one, other) for number, one in enumerate(students) for other in students[:number])
     teachers = [snapshot(pair.net.teacher) for pair in pairs.values()]

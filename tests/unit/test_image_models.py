@@ -1,25 +1,16 @@
 """ResNet and ViT against their formulas written out, their stems, and the sizes that are known from elsewhere."""
 
-from itertools import combinations
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
-from toys import RESNET_TEACHER, ToyImages, as_trained, changed, norms, snapshot, used
+from toys import norms, snapshot, used
 
-from pwl_lab.distill.curriculum import Curriculum, Stage, TeacherHidden
-from pwl_lab.distill.learner import distil_cohort
-from pwl_lab.loading.masks import all_masks
-from pwl_lab.loading.outline import outline
-from pwl_lab.loading.swapnet import SwapNet
 from pwl_lab.models import ResNetConfig, ViTConfig, build
-from pwl_lab.models.blocknet import parameter_bytes, unit_bytes
 from pwl_lab.models.resnet import BasicBlock
 from pwl_lab.models.transformer import TransformerLayer
 from pwl_lab.models.vit import Positions
-from pwl_lab.plan import TrainPlan
 
 
 def parameters_on_paper(config):
@@ -110,58 +101,6 @@ def test_any_residual_network_has_its_channels_and_halves_the_resolution(blocks,
         side = -(-side // 2) if index else side
         expected.append((width, side, side))
     assert build(config, 0).state_shapes((in_channels, 13, 13)) == expected
-
-
-STEM_ALONE = ResNetConfig(channels=(3, 5, 6), depths=(0, 1, 2), stem_stride=2, n_classes=3)
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_a_first_block_of_depth_0_is_the_stem(training):
-    net = used(build(STEM_ALONE, 0)).train(training)
-    inputs = torch.randn(4, 1, 9, 9)
-    before = snapshot(net)
-    stem = net.stem(inputs)
-    assert unit_bytes(net)[0] == parameter_bytes(net.stem) > 0
-    assert parameter_bytes(net.blocks[0]) == 0
-    net.load_state_dict(before)  # statistics of batch norms move
-    states, logits = net.hidden_states(inputs)
-    assert torch.equal(states[0], stem)
-    assert (
-        [tuple(state.shape[1:]) for state in states] == net.state_shapes((1, 9, 9)) == [(3, 5, 5), (5, 3, 3), (6, 2, 2)]
-    )
-    net.load_state_dict(before)
-    assert torch.equal(net.head(net.blocks[2](net.blocks[1](stem))), logits)
-
-
-@pytest.mark.parametrize("depths", [(1, 0, 1), (1, 1, 0), (0, 0, 1)])
-def test_only_the_first_block_may_have_depth_0(depths):
-    with pytest.raises(ValueError, match="only the first block, which has the stem"):
-        ResNetConfig(channels=(3, 5, 6), depths=depths)
-
-
-def test_a_student_whose_first_block_is_its_stem_mixes_with_any_teacher():
-    teacher = used(build(RESNET_TEACHER.model_copy(update={"stem_stride": 2}), 1)).eval()
-    student = used(build(STEM_ALONE, 2)).eval()
-    net, inputs = SwapNet(teacher, student, (1, 9, 9)).eval(), torch.randn(3, 1, 9, 9)
-    first = teacher.blocks[2](teacher.blocks[1](net.converters.decode(student.stem(inputs), 1)))
-    assert torch.equal(net(inputs, "STT"), teacher.head(first))
-    logits = {mask: net(inputs, mask) for mask in all_masks(3)}
-    assert torch.equal(logits["SSS"], student(inputs))
-    assert all(not torch.equal(logits[a], logits[b]) for a, b in combinations(logits, 2))
-    layers = outline(net, (1, 9, 9)).set_index(["part", "block"])["layers"]
-    assert layers["student"].tolist() == [0, 3, 5]
-
-
-@pytest.mark.parametrize("trains", ["reach", "block"])
-def test_a_stage_on_a_first_block_of_depth_0_teaches_the_stem(trains):
-    teacher = as_trained(RESNET_TEACHER.model_copy(update={"stem_stride": 2}))
-    curriculum = Curriculum(stages=(Stage(target=TeacherHidden(block=1), trains=trains),))
-    plan = TrainPlan(steps=2, batch_size=8, eval_every=2)
-    result = distil_cohort(teacher, STEM_ALONE, ToyImages(), {"stem": curriculum}, [0], plan)
-    [weights] = result.weights.values()
-    moved = changed(snapshot(build(STEM_ALONE, 0, stream="student")), weights)
-    assert {name.split(".")[0] for name in moved} == {"stem"}
-    assert {"stem.0.weight", "stem.1.weight", "stem.1.bias"} <= moved
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4])
