@@ -93,7 +93,7 @@ TOY_SIZES = {
     "teacher_channels": (4, 5, 6),
     "teacher_depths": (1, 1, 1),
     "student_channels": (3, 4, 5),
-    "student_depths": (0, 1, 1),
+    "student_depths": (1, 1, 1),
 }
 
 

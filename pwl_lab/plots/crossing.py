@@ -47,7 +47,7 @@ def crossing_histories(found: Sequence[Crossed]) -> Figure:
             axes.set_title(WORDS[loading], fontsize=10, loc="left")
             axes.set(xlabel="optimiser steps", xlim=(0, None))
         panels[0].set_ylabel("student, validation accuracy")
-        panels[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        panels[0].yaxis.set_major_formatter(PercentFormatter(1))
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=4)
     return figure
@@ -72,7 +72,7 @@ def crossing_prefixes(table: pd.DataFrame) -> Figure:
             axes.set_xlabel("teacher blocks loaded")
             axes.set_xticks(range(curves.shape[1]))
         panels[0].set_ylabel("test accuracy")
-        panels[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        panels[0].yaxis.set_major_formatter(PercentFormatter(1))
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=4)
     return figure
@@ -123,7 +123,7 @@ def parity_crossing(found: Sequence[Crossed]) -> Figure:
             axes.set_title(WORDS[loading], fontsize=10, loc="left")
             axes.set(xlabel="optimiser steps", xlim=(0, None), ylim=(0.45, 1.03))
         panels[0].set_ylabel("student, validation accuracy")
-        panels[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        panels[0].yaxis.set_major_formatter(PercentFormatter(1))
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=2)
     return figure

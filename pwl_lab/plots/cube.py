@@ -38,7 +38,7 @@ def order_curves(curves: pd.DataFrame, teacher_accuracy: float | None = None) ->
         _teacher_line(axes, teacher_accuracy)
         axes.set(xlabel="teacher blocks loaded", ylabel="test accuracy")
         axes.set_xticks(sorted(curves["teacher_blocks"].unique()))
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(orders) if len(orders) <= 4 else 3)
     return figure
 
@@ -65,7 +65,7 @@ def byte_curves(curves: pd.DataFrame, teacher_accuracy: float | None = None) -> 
         _teacher_line(axes, teacher_accuracy)
         axes.set(xlabel=f"share of the teacher's bytes loaded (all: {byte_words(total)})", ylabel="test accuracy")
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(PercentFormatter(1, decimals=0))
+            axis.set_major_formatter(PercentFormatter(1))
         axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
     return figure
 
@@ -112,7 +112,7 @@ def budget_curve(budgets: pd.DataFrame, masks: pd.DataFrame | None = None) -> Fi
         axes.minorticks_off()
         axes.set(xlim=(-0.15 * smallest, end), xlabel="budget: teacher bytes loaded", ylabel="test accuracy")
         axes.xaxis.set_major_formatter(lambda size, _: byte_words(size))
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
         _label_steps(axes, budgets["mask"].tolist(), sizes, budgets["test_highest"].tolist())
         axes.legend(loc="lower left")
     return figure
@@ -153,7 +153,7 @@ def class_chart(classes: pd.DataFrame, masks: Sequence[str], class_names: Sequen
         for side in axes.spines.values():
             side.set_visible(False)
         bar = figure.colorbar(image, ax=axes, label="test accuracy", pad=0.02)
-        bar.ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        bar.ax.yaxis.set_major_formatter(PercentFormatter(1))
     return figure
 
 

@@ -76,7 +76,7 @@ def mask_chart(masks: pd.DataFrame, split: str = "test") -> Figure:
         axes.set(xlabel=f"{split} accuracy")
         axes.tick_params(left=False)
         axes.grid(False, axis="y")
-        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
     return figure
 
 
@@ -121,7 +121,7 @@ def layer_loading(pair: Pair, mask: str, samples: SamplePredictions) -> Figure:
             xlabel="teacher blocks loaded, from the first on", ylabel="test accuracy", xlim=(-0.3, pair.n_blocks + 0.3)
         )
         axes.set_xticks(range(pair.n_blocks + 1))
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
         prediction_strip(bottom, samples, mask)
     return figure
 

@@ -94,7 +94,7 @@ def similarity_chart(table: pd.DataFrame) -> Figure:
         left.set(ylabel="similarity (CKA)")
         right.set_title("variance unexplained after", fontsize=10)
         right.set_ylim(0, None)
-        right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        right.yaxis.set_major_formatter(PercentFormatter(1))
         right.legend(loc="upper left")
         for axes in (left, middle, right):
             axes.set_xticks(boundaries, [f"{b} | {b + 1}" for b in boundaries])

@@ -88,12 +88,10 @@ def test_a_residual_network_of_34_layers_has_the_known_number_of_parameters():
     blocks=st.lists(st.tuples(st.integers(1, 6), st.integers(1, 3)), min_size=1, max_size=4),
     in_channels=st.integers(1, 3),
     stride=st.integers(1, 4),
-    stem_alone=st.booleans(),
 )
 @settings(max_examples=20)
-def test_any_residual_network_has_its_channels_and_halves_the_resolution(blocks, in_channels, stride, stem_alone):
+def test_any_residual_network_has_its_channels_and_halves_the_resolution(blocks, in_channels, stride):
     channels, depths = zip(*blocks, strict=True)
-    depths = (0, *depths[1:]) if stem_alone else depths
     config = ResNetConfig(in_channels=in_channels, channels=channels, depths=depths, stem_stride=stride)
     assert parameters_on_paper(config) == resnet_parameters(config)
     side, expected = -(-13 // stride), []

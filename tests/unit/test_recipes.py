@@ -6,7 +6,7 @@ from toys import TOY_SIZES, ToyImages, as_trained, changed, snapshot
 
 from pwl_lab import paths, recipes, study
 from pwl_lab.models import ResNetConfig, VGGConfig, ViTConfig
-from pwl_lab.settings import CrossingSettings, LoadingSettings, StartHereSettings
+from pwl_lab.settings import LoadingSettings, StartHereSettings
 from pwl_lab.store import NotMadeError, only_stored
 
 FAMILIES = ["vgg", "resnet", "vit"]
@@ -143,13 +143,3 @@ def test_notebooks_00_and_04_share_the_first_pair(preset, monkeypatch):
     assert keys == pair_key(settings, settings.seeds[0], monkeypatch)
     assert len(set(keys)) == 2  # a teacher and a pair
     assert keys != pair_key(settings, settings.seeds[0] + 1, monkeypatch)
-
-
-@families
-def test_notebooks_04_and_05_share_their_teachers(family, monkeypatch, store_folder):
-    keys = set()
-    for cls in (LoadingSettings, CrossingSettings):
-        with only_stored(), pytest.raises(NotMadeError, match="teacher") as refused:
-            recipes.image_teacher(cls.load("lesson", family=family, device="cpu"), 0)
-        keys.add(str(refused.value))
-    assert len(keys) == 1
