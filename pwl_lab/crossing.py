@@ -11,6 +11,7 @@ import pandas as pd
 
 from pwl_lab import analysis, cube
 from pwl_lab.distill.curriculum import Curriculum, extracted, one_shot, progressive
+from pwl_lab.intervals import mean_interval
 from pwl_lab.loading.pair import PairLossConfig
 from pwl_lab.models import mlp
 from pwl_lab.plan import TrainPlan, image_plan
@@ -111,6 +112,21 @@ def against_pwl(table: pd.DataFrame, measure: str) -> pd.DataFrame:
     others = table[table["curriculum"] != PWL_ALONE[0]]
     difference = others[measure].to_numpy() - alone.loc[others["seed"]].to_numpy()
     return others[["curriculum", "loading", "seed"]].assign(difference=difference)
+
+
+def against_pwl_intervals(table: pd.DataFrame) -> pd.DataFrame:
+    """Every curriculum and loading against PWL training alone: mean difference over seeds with its 95% interval, in points.
+
+    Columns curriculum, loading, measure, low, mean, high.
+    """
+    rows = []
+    for measure in ("student_accuracy", "prefix_area", "mixed_accuracy"):
+        differences = against_pwl(table, measure).groupby(["curriculum", "loading"], sort=False)["difference"]
+        for (curriculum, loading), mine in differences:
+            low, mean, high = (100 * value for value in mean_interval(mine))
+            row = {"curriculum": curriculum, "loading": loading, "measure": measure}
+            rows.append(row | {"low": low, "mean": mean, "high": high})
+    return pd.DataFrame(rows)
 
 
 def parity_pair(settings: CrossingSettings, seed: int, curriculum: str, loading: str) -> Pair:

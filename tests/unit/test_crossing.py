@@ -10,6 +10,7 @@ from toys import TOY_SIZES, ToyImages, as_pair, changed, snapshot
 
 from pwl_lab import crossing, cube, recipes, study
 from pwl_lab.crossing import LOADINGS, Crossed
+from pwl_lab.intervals import mean_interval
 from pwl_lab.settings import CrossingSettings
 
 SMOKE = CrossingSettings.load("smoke")
@@ -205,3 +206,18 @@ def test_a_student_that_only_distils_owes_nothing_to_the_terms_of_pwl(crossed, c
         assert changed(snapshot(ours.net.converters), snapshot(theirs.net.converters))
         moved = changed(snapshot(ours.net.student), snapshot(theirs.net.student))
         assert bool(moved) == (loading == "combined")
+
+
+def test_intervals_against_pwl_are_those_of_the_paired_differences_in_points():
+    rows = [
+        {"curriculum": name, "loading": loading, "seed": seed, "student_accuracy": value, "prefix_area": 0.5,
+         "mixed_accuracy": 1 - value}
+        for name, loading, values in (("none", "combined", (0.8, 0.7)), ("extracted", "alone", (0.9, 0.6)))
+        for seed, value in zip((5, 3), values, strict=True)
+    ]  # fmt: skip
+    found = crossing.against_pwl_intervals(pd.DataFrame(rows)).set_index("measure")
+    low, mean, high = mean_interval([10.0, -10.0])
+    assert found.loc["student_accuracy", ["low", "mean", "high"]].tolist() == pytest.approx([low, mean, high])
+    assert found.loc["prefix_area", ["low", "mean", "high"]].tolist() == [0, 0, 0]
+    assert found.loc["mixed_accuracy", "mean"] == pytest.approx(0)
+    assert set(found["curriculum"]) == {"extracted"}
