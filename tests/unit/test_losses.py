@@ -255,7 +255,9 @@ def test_named_terms_are_the_losses_of_this_batch():
 
 @pytest.mark.parametrize("distribution", ["prefix", "alternating", "mixture", "all"])
 def test_cross_term_is_the_mean_over_the_masks_of_its_stream(distribution):
-    learner, batch = learner_and_batch(PairLossConfig(temperature=3.0, cross_passes=3, masks=distribution), kind="mlp")
+    learner, batch = learner_and_batch(
+        PairLossConfig(temperature=3.0, cross_passes=3, cross_groups=1, masks=distribution), kind="mlp"
+    )
     net, masks = learner.net, random_masks(3, distribution, generator(3, "masks"))
     theirs = net.teacher(batch.inputs)
     for step in range(3):
