@@ -81,12 +81,16 @@ def _image_model(settings: ImageSettings, task: ImageTask, who: str) -> ModelCon
     return vit(task, channels[0], getattr(settings, f"{who}_heads"), depths, patch=settings.patch)
 
 
+def _plan_in_epochs(settings: ImageSettings, task: ImageTask, epochs: int, lr: float) -> TrainPlan:
+    """So many passes over the images, with an evaluation every half epoch."""
+    epoch = task.steps_per_epoch(settings.batch_size)
+    return image_plan(epochs * epoch, lr, settings.batch_size, settings.optimiser, eval_every=max(1, epoch // 2))
+
+
 def image_teacher(settings: ImageSettings, seed: int) -> TrainedModel:
     """The teacher of a family, with a checkpoint after every half epoch."""
     task = image_task(settings)
-    epoch = task.steps_per_epoch(settings.batch_size)
-    steps, half = settings.teacher_epochs * epoch, max(1, epoch // 2)
-    plan = image_plan(steps, settings.teacher_lr, settings.batch_size, settings.optimiser, half)
+    plan = _plan_in_epochs(settings, task, settings.teacher_epochs, settings.teacher_lr)
     plan = plan.model_copy(update={"keep_checkpoints": True})
     return train_or_load(image_models(settings, task)[0], task, plan, seed, settings.device)
 
@@ -103,9 +107,7 @@ def pair_losses(settings: ImageSettings) -> PairLossConfig:
 
 def image_plan_of_pair(settings: LoadingSettings, task: ImageTask) -> TrainPlan:
     """How student and converters of notebook 04 are trained."""
-    epoch = task.steps_per_epoch(settings.batch_size)
-    steps, half = settings.pair_epochs * epoch, max(1, epoch // 2)
-    return image_plan(steps, settings.pair_lr, settings.batch_size, settings.optimiser, half)
+    return _plan_in_epochs(settings, task, settings.pair_epochs, settings.pair_lr)
 
 
 def loading_pair(settings: LoadingSettings, seed: int) -> tuple[TrainedModel, Pair]:

@@ -1,6 +1,7 @@
 """The study's three verbs, each from the store where it was done before: `train_or_load`, `distill`, `train_pair`."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -83,21 +84,15 @@ def each(verb: Callable[..., Any], cases: Sequence[Mapping[str, Any]], descripti
     Any function that keeps what it makes in the store will do. On a GPU, where one training has the device to itself,
     the cases take turns.
     """
-    missing = [case for case in cases if not _stored(verb, case)]
+    found: dict[int, Any] = {}
+    for number, case in enumerate(cases):
+        with suppress(NotMadeError), only_stored():
+            found[number] = verb(**case)
+    missing = [case for number, case in enumerate(cases) if number not in found]
     devices = {config.device(case.get("device", "auto")) for case in missing}
     if len(missing) > 1 and devices == {"cpu"}:
         side_by_side(_make_only, [{"verb": verb, "case": case} for case in missing], description)
-    return [verb(**case) for case in cases]
-
-
-def _stored(verb: Callable[..., Any], case: Mapping[str, Any]) -> bool:
-    """Whether all that `verb` needs is in the store."""
-    try:
-        with only_stored():
-            verb(**case)
-    except NotMadeError:
-        return False
-    return True
+    return [found[number] if number in found else verb(**case) for number, case in enumerate(cases)]
 
 
 def _make_only(verb: Callable[..., Any], case: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
@@ -22,6 +23,14 @@ def _look(curriculum: str) -> tuple[str, str, str]:
 def _name(curriculum: str) -> str:
     """As a legend says it."""
     return "PWL alone" if curriculum == PWL_ALONE[0] else curriculum
+
+
+def _share_frame(figure: Figure, panels: Sequence[Axes], label: str) -> None:
+    """One label, in percent, for the y axis that the panels share, and one legend above them."""
+    panels[0].set_ylabel(label)
+    panels[0].yaxis.set_major_formatter(PercentFormatter(1))
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
 
 
 def crossing_histories(found: Sequence[Crossed]) -> Figure:
@@ -46,10 +55,7 @@ def crossing_histories(found: Sequence[Crossed]) -> Figure:
                 axes.axvline(LOADINGS[loading] * table.index.max(), color="#444444", lw=0.8, ls="--")
             axes.set_title(WORDS[loading], fontsize=10, loc="left")
             axes.set(xlabel="optimiser steps", xlim=(0, None))
-        panels[0].set_ylabel("student, validation accuracy")
-        panels[0].yaxis.set_major_formatter(PercentFormatter(1))
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=4)
+        _share_frame(figure, panels, "student, validation accuracy")
     return figure
 
 
@@ -71,10 +77,7 @@ def crossing_prefixes(table: pd.DataFrame) -> Figure:
             axes.set_title(WORDS[loading], fontsize=10, loc="left")
             axes.set_xlabel("teacher blocks loaded")
             axes.set_xticks(range(curves.shape[1]))
-        panels[0].set_ylabel("test accuracy")
-        panels[0].yaxis.set_major_formatter(PercentFormatter(1))
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=4)
+        _share_frame(figure, panels, "test accuracy")
     return figure
 
 
@@ -99,10 +102,7 @@ def crossing_chart(table: pd.DataFrame) -> Figure:
             axes.set_title(title, fontsize=10, loc="left")
             axes.xaxis.set_major_formatter(PercentFormatter(1))
             axes.set_xlabel("test accuracy")
-        names = [
-            "PWL alone" if curriculum == PWL_ALONE[0] else f"{curriculum}: {WORDS[loading]}"
-            for curriculum, loading in keys
-        ]
+        names = [_name(c) if c == PWL_ALONE[0] else f"{c}: {WORDS[loading]}" for c, loading in keys]
         panels[0].set_yticks(range(len(keys)), names)
         panels[0].set_ylim(len(keys) - 0.5, -0.5)
     return figure
@@ -122,8 +122,5 @@ def parity_crossing(found: Sequence[Crossed]) -> Figure:
                 axes.plot(history["step"], history["accuracy"], color=colour, ls=dashes, lw=1.8, label=label)
             axes.set_title(WORDS[loading], fontsize=10, loc="left")
             axes.set(xlabel="optimiser steps", xlim=(0, None), ylim=(0.45, 1.03))
-        panels[0].set_ylabel("student, validation accuracy")
-        panels[0].yaxis.set_major_formatter(PercentFormatter(1))
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=2)
+        _share_frame(figure, panels, "student, validation accuracy")
     return figure
