@@ -5,43 +5,28 @@ images are ours.
 """
 
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from pwl_lab.models.blocknet import BlockNet, ModelConfig
+from pwl_lab.models.blocknet import BlockNet
+from pwl_lab.models.convnet import ConvNetConfig
 from pwl_lab.tasks.base import Task
 
 
-class ResNetConfig(ModelConfig):
+class ResNetConfig(ConvNetConfig):
     """Channels and number of basic blocks (`depths`) of each block of the study.
 
     The stem is one convolution with the channels of the first block; every block but the first halves the resolution.
     """
 
+    per_block: ClassVar[str] = "depths"
     family: Literal["resnet"] = "resnet"
-    in_channels: int = Field(1, ge=1, description="image channels")
-    channels: tuple[PositiveInt, ...] = Field(min_length=1, description="channels of each block")
     depths: tuple[PositiveInt, ...] = Field(min_length=1, description="basic blocks (two convolutions) in each block")
     stem_stride: int = Field(1, ge=1, le=4, description="2 halves the resolution before the first block")
-    n_classes: int = Field(10, ge=2, description="logits")
-
-    @model_validator(mode="after")
-    def _same_length(self) -> Self:
-        if len(self.channels) != len(self.depths):
-            raise ValueError(
-                f"channels has {len(self.channels)} blocks, depths has {len(self.depths)}: "
-                "give one number per block in both"
-            )
-        return self
-
-    @property
-    def n_blocks(self) -> int:
-        """One per entry of `channels`."""
-        return len(self.channels)
 
     def make(self) -> BlockNet:
         """Stem (convolution, norm, ReLU), rows of basic blocks, head (mean over positions, output layer)."""
@@ -58,7 +43,7 @@ class ResNetConfig(ModelConfig):
             blocks.append(
                 nn.Sequential(*(BasicBlock(a, widths[index + 1], s) for a, s in zip(sources, strides, strict=True)))
             )
-        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], self.n_classes))
+        head = self.head()
         # As for the VGG: channels-last convolutions are quicker on a CPU and give the same values.
         return BlockNet(stem, blocks, head).to(memory_format=torch.channels_last)
 

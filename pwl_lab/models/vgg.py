@@ -4,44 +4,29 @@ Source of the block layout: arXiv 2509.22319, section on models; sizes for 28x28
 """
 
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt
 from torch import nn
 
-from pwl_lab.models.blocknet import BlockNet, ModelConfig
+from pwl_lab.models.blocknet import BlockNet
+from pwl_lab.models.convnet import ConvNetConfig
 from pwl_lab.tasks.base import Task
 
 
-class VGGConfig(ModelConfig):
+class VGGConfig(ConvNetConfig):
     """Channels and number of convolutions of each block; every block halves the resolution (rounding up)."""
 
+    per_block: ClassVar[str] = "convolutions"
     family: Literal["vgg"] = "vgg"
-    in_channels: int = Field(1, ge=1, description="image channels")
-    channels: tuple[PositiveInt, ...] = Field(min_length=1, description="channels of each block")
     convolutions: tuple[PositiveInt, ...] = Field(min_length=1, description="3x3 convolutions in each block")
-    n_classes: int = Field(10, ge=2, description="logits")
-
-    @model_validator(mode="after")
-    def _same_length(self) -> Self:
-        if len(self.channels) != len(self.convolutions):
-            raise ValueError(
-                f"channels has {len(self.channels)} blocks, convolutions has {len(self.convolutions)}: "
-                "give one number per block in both"
-            )
-        return self
-
-    @property
-    def n_blocks(self) -> int:
-        """One per entry of `channels`."""
-        return len(self.channels)
 
     def make(self) -> BlockNet:
         """The stem only passes the image on: the first block's convolutions read it."""
         widths = (self.in_channels, *self.channels)
         blocks = [_block(a, b, depth) for a, b, depth in zip(widths[:-1], widths[1:], self.convolutions, strict=True)]
-        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], self.n_classes))
+        head = self.head()
         # Channels-last convolutions take about two thirds of the time on a CPU; the values are the same.
         return BlockNet(nn.Identity(), blocks, head).to(memory_format=torch.channels_last)
 
