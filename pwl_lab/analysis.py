@@ -6,7 +6,7 @@ from typing import Protocol
 
 import pandas as pd
 
-from pwl_lab.loading.masks import contiguous_mask, prefix_mask, suffix_mask
+from pwl_lab.loading.orders import loading_orders as loading_orders  # what the tables are read by
 
 
 class HasMasks(Protocol):
@@ -144,15 +144,6 @@ def class_table(accuracies: Mapping[str, Sequence[float]], seed: int) -> pd.Data
 def stacked_masks(pairs: Iterable[HasMasks]) -> pd.DataFrame:
     """The mask tables of several pairs (one per seed) as one."""
     return pd.concat([pair.masks for pair in pairs], ignore_index=True)
-
-
-def loading_orders(n_blocks: int) -> dict[str, list[str]]:
-    """The masks that each named loading order goes through, k = 0..n; `cube.best_order` finds another one.
-
-    Of two blocks contiguous is suffix, of one all are the same.
-    """
-    named = {"prefix": prefix_mask, "suffix": suffix_mask, "contiguous": contiguous_mask}
-    return {order: [mask_of(k, n_blocks) for k in range(n_blocks + 1)] for order, mask_of in named.items()}
 
 
 def order_curves(masks: pd.DataFrame, orders: Mapping[str, list[str]], split: str = "test") -> pd.DataFrame:

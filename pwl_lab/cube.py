@@ -6,15 +6,13 @@ test split can report what was chosen.
 """
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 
 import pandas as pd
 
 from pwl_lab import analysis
 from pwl_lab.errors import invalid
 from pwl_lab.loading.masks import all_masks
-
-TIE = 1e-12  # areas are shares in [0, 1]; closer than this they differ by rounding alone
+from pwl_lab.loading.orders import TIE, arrivals, search_order
 
 
 def check_cube(masks: pd.DataFrame) -> int:
@@ -36,31 +34,9 @@ def check_cube(masks: pd.DataFrame) -> int:
     return n_blocks
 
 
-def arrivals(order: Sequence[str]) -> list[int]:
-    """Which block arrives at each step of a loading order, counted from 1: [2, 1] for SS, ST, TT.
-
-    Raises InvalidValueError unless the order goes from all-student to all-teacher, one block at a time.
-    """
-    allowed = "masks from all-student to all-teacher, one block more at each step"
-    if not order or set(order[0]) - {"S"} or set(order[-1]) - {"T"} or len(order) != len(order[0]) + 1:
-        raise invalid("order", list(order), allowed)
-    blocks = []
-    for before, after in pairwise(order):
-        new = [place for place, letters in enumerate(zip(before, after, strict=False), 1) if letters == ("S", "T")]
-        if len(new) != 1 or after != _loaded(before, new[0]):
-            raise invalid("order", list(order), allowed)
-        blocks += new
-    return blocks
-
-
 def order_name(order: Sequence[str]) -> str:
     """A loading order as the blocks that arrive, such as `2-3-1-4`. Raises InvalidValueError as `arrivals` does."""
     return "-".join(str(block) for block in arrivals(order))
-
-
-def _loaded(mask: str, block: int) -> str:
-    """The mask once `block` (from 1) has arrived as well."""
-    return mask[: block - 1] + "T" + mask[block:]
 
 
 def best_order(masks: pd.DataFrame, split: str = "validation") -> list[str]:
@@ -71,10 +47,7 @@ def best_order(masks: pd.DataFrame, split: str = "validation") -> list[str]:
     in [0, 1]: the mean accuracy over the time of loading at a constant rate. The finished teacher's accuracy does not
     enter (all orders end there), that of the student always does.
 
-    The search is exact over all n! orders: what an order can still gain from a mask on depends on that mask alone, not
-    on the order in which its blocks arrived. So the best way on from each of the 2^n masks follows from the best ways
-    on from the masks with one block more (dynamic programming, n * 2^(n-1) steps). Of orders whose areas agree to
-    rounding the one with the earlier block first is taken. Raises InvalidValueError as `check_cube` does.
+    The search is exact over all n! orders (`search_order`). Raises InvalidValueError as `check_cube` does.
     """
     return _search(masks, split, max)
 
@@ -89,21 +62,8 @@ def _search(masks: pd.DataFrame, split: str, pick: Callable[..., float]) -> list
     n_blocks = check_cube(masks)
     accuracy = masks.groupby("mask")[split].mean().to_dict()
     arrived = masks.groupby("mask")["teacher_bytes"].first().to_dict()
-    total = arrived["T" * n_blocks]
-
-    def ways(mask: str) -> dict[str, float]:
-        """Every mask with one block more, and the area from `mask` on if it comes next."""
-        after = [_loaded(mask, block) for block in range(1, n_blocks + 1) if mask[block - 1] == "S"]
-        return {longer: accuracy[mask] * (arrived[longer] - arrived[mask]) / total + ahead[longer] for longer in after}
-
-    ahead = {"T" * n_blocks: 0.0}
-    for mask in reversed(all_masks(n_blocks)[:-1]):  # a mask stands before all that have blocks more
-        ahead[mask] = pick(ways(mask).values())
-    order = ["S" * n_blocks]
-    while order[-1] != "T" * n_blocks:
-        mask = order[-1]
-        order.append(next(longer for longer, area in ways(mask).items() if abs(area - ahead[mask]) <= TIE))
-    return order
+    alone = ["S" * block + "T" + "S" * (n_blocks - block - 1) for block in range(n_blocks)]
+    return search_order(accuracy, [arrived[mask] for mask in alone], pick)
 
 
 def order_areas(curves: pd.DataFrame) -> pd.DataFrame:

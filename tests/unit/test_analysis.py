@@ -5,6 +5,7 @@ import pytest
 
 from pwl_lab import analysis
 from pwl_lab.errors import InvalidValueError
+from pwl_lab.loading.masks import prefix_mask
 
 
 def history(*rows):
@@ -164,7 +165,7 @@ def test_loading_orders():
     assert analysis.loading_orders(2)["contiguous"] == ["SS", "ST", "TT"]
     assert set(map(tuple, analysis.loading_orders(1).values())) == {("S", "T")}
     with pytest.raises(InvalidValueError):
-        analysis.prefix_mask(3, 2)
+        prefix_mask(3, 2)
 
 
 @pytest.mark.parametrize(
