@@ -1,0 +1,232 @@
+"""Bundles on other machines: over HTTP, and in whatever storage fsspec knows."""
+
+import contextlib
+import os
+import re
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address
+from typing import Any, TypeVar
+from urllib.parse import quote, urlsplit, urlunsplit
+from weakref import WeakSet
+
+import fsspec
+import httpx
+
+from pwl_lab.errors import invalid
+from pwl_lab.loading.sources import CHUNK_BYTES, PERMANENT, Source
+
+Result = TypeVar("Result")
+
+MAX_REDIRECTS = 5
+TRANSIENT_STATUS = {408, 425, 429}  # timeout, too early, too many requests; and everything from 500 on
+BLOCK_BYTES = 4 * 2**20  # what a storage is asked for at once
+EXTRAS = {"s3": "s3", "s3a": "s3"}  # scheme: the extra of this package that brings what it needs
+
+
+class HttpSource(Source):
+    """A bundle on a web server. Connections are kept and used again.
+
+    One request a read (and one more for each redirect, which must keep the scheme). Compressed answers are refused: the
+    bytes are checked as they were written, and weights do not compress.
+    """
+
+    def __init__(self, url: str, timeout_s: float = 10.0) -> None:
+        """`url` is the bundle's folder; `timeout_s` is the longest wait for a connection or for more bytes."""
+        if not timeout_s > 0:
+            raise invalid("timeout_s", timeout_s, "a number of seconds above 0")
+        try:
+            self._parts = urlsplit(url)
+            host, _ = self._parts.hostname, self._parts.port
+            httpx.URL(url)
+        except (ValueError, httpx.InvalidURL) as error:
+            raise invalid("address", url, f"http:// or https://, a host and a path ({error})") from error
+        if self._parts.scheme not in ("http", "https") or not host:
+            raise invalid("address", url, "http:// or https://, a host and a path")
+        place = self._parts.netloc.rpartition("@")[2]  # no password in messages, nor a token behind the question mark
+        super().__init__(urlunsplit((self._parts.scheme, place, self._parts.path.rstrip("/"), "", "")))
+        self._client = httpx.Client(
+            timeout=timeout_s,
+            headers={"Accept-Encoding": "identity"},
+            # Reading all certificates takes 50 ms, which http:// can do without; this context trusts none.
+            verify=True if self._parts.scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+            trust_env=not _is_loopback(host),  # a proxy would look for the server on its own machine
+        )
+        self._lock = threading.RLock()  # one thread may come twice: a generator can be collected anywhere
+        self._reading = 0
+        self._sockets: WeakSet[socket.socket] = WeakSet()
+
+    def chunks(self, name: str, offset: int = 0) -> Iterator[bytes | memoryview]:
+        """As `Source.chunks`. A server that stalls, breaks off or is overloaded is a transient error."""
+        self._begin(name, offset)
+        with self._lock:
+            self._check_open()
+            self._reading += 1
+        try:
+            with self._explaining(name), contextlib.closing(self._ask(name, offset)) as response:
+                skip, whole = self._check_answer(name, offset, response)
+                if response.status_code != httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+                    for chunk in response.iter_raw():
+                        if len(chunk) > skip:
+                            yield memoryview(chunk)[skip:] if skip else chunk
+                            self._check_open()
+                        skip = max(0, skip - len(chunk))
+            if skip:
+                raise self._error(name, f"has no byte {offset}")
+            if not whole:
+                raise self._error(name, "the server sent a part of what was asked for", transient=True)
+        finally:
+            with self._lock:
+                self._reading -= 1
+                self._close_client()
+
+    def close(self) -> None:
+        """As `Source.close`, at once; only a connection that is just being set up is waited for (up to the timeout)."""
+        super().close()
+        with self._lock:
+            for connection in list(self._sockets):
+                _shut_down(connection)
+            self._close_client()
+
+    def _close_client(self) -> None:
+        """Give the connections back, once no thread reads from them: a number that a thread still uses must not be free."""
+        if self._closed.is_set() and not self._reading:
+            self._client.close()
+
+    def _ask(self, name: str, offset: int) -> httpx.Response:
+        """The server's answer, its body not read yet, after redirects."""
+        path = f"{self._parts.path.rstrip('/')}/{quote(name, safe='')}"
+        url = urlunsplit((self._parts.scheme, self._parts.netloc, path, self._parts.query, ""))
+        headers = {"Range": f"bytes={offset}-"} if offset else {}
+        request = self._client.build_request("GET", url, headers=headers, extensions={"trace": self._trace})
+        for _ in range(MAX_REDIRECTS + 1):
+            response = self._client.send(request, stream=True)
+            request = response.next_request
+            if request is None:
+                return response
+            response.close()
+            if request.url.scheme != self._parts.scheme:
+                raise self._error(name, f"redirected from {self._parts.scheme} to {request.url.scheme}, not followed")
+        raise self._error(name, f"more than {MAX_REDIRECTS} redirects")
+
+    def _check_answer(self, name: str, offset: int, response: httpx.Response) -> tuple[int, bool]:
+        """How many bytes of the answer come before `offset`, and whether it goes to the file's end."""
+        status, headers = response.status_code, response.headers
+        if status == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+            if headers.get("Content-Range") == f"bytes */{offset}":
+                return 0, True  # asked for what is behind the last byte: nothing
+            raise self._error(name, f"has no byte {offset} (HTTP 416)")
+        if status not in (httpx.codes.OK, httpx.codes.PARTIAL_CONTENT):
+            again = status >= httpx.codes.INTERNAL_SERVER_ERROR or status in TRANSIENT_STATUS
+            raise self._error(name, f"HTTP {status} {response.reason_phrase}".rstrip(), again)
+        if headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise self._error(name, f"came compressed ({headers['Content-Encoding']}), which was not asked for")
+        if status == httpx.codes.OK:
+            return offset, True  # the server does not know Range
+        found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", headers.get("Content-Range", ""))
+        if found is None or int(found[1]) != offset:
+            raise self._error(name, f"asked for bytes from {offset} on, got {headers.get('Content-Range')!r}")
+        return 0, found[3] == "*" or int(found[2]) + 1 == int(found[3])
+
+    @contextlib.contextmanager
+    def _explaining(self, name: str) -> Iterator[None]:
+        """Turn the client's errors into SourceError."""
+        try:
+            yield
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
+            self._check_open()  # it broke because it was closed
+            again = isinstance(error, httpx.TransportError) and not _is_permanent(error)
+            raise self._error(name, str(error) or type(error).__name__, again) from error
+
+    def _trace(self, event: str, info: dict[str, Any]) -> None:
+        """Told by the client what it does: remember each new connection, so that `close` can end it, answered yet or not."""
+        if event.endswith((".connect_tcp.complete", ".start_tls.complete")):
+            connection = info["return_value"].get_extra_info("socket")
+            with self._lock:
+                self._sockets.add(connection)
+                if self._closed.is_set():
+                    _shut_down(connection)
+
+
+class FsspecSource(Source):
+    """A bundle in a storage that fsspec knows: s3://bucket/folder, gs://, memory:// and others."""
+
+    def __init__(self, url: str) -> None:
+        """Raises InvalidValueError if the storage's own package is not installed or takes this address for wrong."""
+        scheme = url.partition(":")[0]
+        try:
+            self._storage, path = fsspec.url_to_fs(url)
+        except ImportError as error:
+            how = f"pip install 'pwl_lab[{EXTRAS[scheme]}]'" if scheme in EXTRAS else error
+            raise invalid("address", url, f"{scheme}:// needs a package that is not installed: {how}") from error
+        except ValueError as error:
+            raise invalid("address", url, f"an address that fsspec knows ({error})") from error
+        self._folder = path.rstrip("/")
+        self._changed = threading.Condition()
+        super().__init__(url)
+
+    def chunks(self, name: str, offset: int = 0) -> Iterator[bytes | memoryview]:
+        """As `Source.chunks`."""
+        self._begin(name, offset)
+        file = self._aside(name, lambda: self._storage.open(f"{self._folder}/{name}", "rb", block_size=BLOCK_BYTES))
+        with file:
+            if offset:
+                if offset > self._aside(name, lambda: file.seek(0, os.SEEK_END)):
+                    raise self._error(name, f"has no byte {offset}")
+                file.seek(offset)
+            while chunk := self._aside(name, lambda: file.read(CHUNK_BYTES)):
+                yield chunk
+
+    def close(self) -> None:
+        """As `Source.close`. What a storage is doing just then it ends in the background."""
+        super().close()
+        with self._changed:
+            self._changed.notify_all()
+
+    def _aside(self, name: str, call: Callable[[], Result]) -> Result:
+        """What `call` gives, worked out in a thread of its own: a storage has no way to wake up who waits for it."""
+        outcome: list[tuple[Result | None, Exception | None]] = []
+
+        def work() -> None:
+            try:
+                ended = (call(), None)
+            except Exception as error:  # noqa: BLE001 - raised again below, in the thread that waits
+                ended = (None, error)
+            with self._changed:
+                outcome.append(ended)
+                self._changed.notify_all()
+
+        threading.Thread(target=work, name=f"read {name}", daemon=True).start()
+        with self._changed:
+            self._changed.wait_for(lambda: outcome or self._closed.is_set())
+        self._check_open()
+        result, error = outcome[0]
+        if error is not None:
+            permanent = (*PERMANENT, ValueError, NotImplementedError, ImportError)
+            raise self._error(name, str(error) or type(error).__name__, not isinstance(error, permanent)) from error
+        return result
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether a host name stands for this machine."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:  # a name, not an address
+        return False
+
+
+def _is_permanent(error: BaseException | None) -> bool:
+    """Whether a failed connection will fail again: the certificate is wrong, or what was asked for is."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError | httpx.UnsupportedProtocol | httpx.LocalProtocolError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _shut_down(connection: socket.socket) -> None:
+    """End a connection in both directions, which wakes up who waits for it; the TLS layer above is left alone."""
+    with contextlib.suppress(OSError):  # it has ended already
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)

@@ -1,0 +1,205 @@
+"""Where the files of a bundle come from: one interface over a folder, a web server, and object storage.
+
+`open_source(address)` finds the right one. Those that reach other machines are in `remote.py`.
+"""
+
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from pwl_lab.errors import MissingDataError, PwlLabError, invalid, unknown
+from pwl_lab.loading.throttle import Link, Throttle
+
+CHUNK_BYTES = 2**20
+COMMON_SCHEMES = ("file", "http", "https", "s3", "gs", "memory")  # the ones that a message lists
+# What another try would find again; any other error of a file system may be a matter of the moment.
+PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+
+
+class SourceError(PwlLabError):
+    """A file could not be read, or not to its end; `transient` says whether another try may go better."""
+
+    def __init__(self, message: str, transient: bool = False) -> None:
+        """Transient are broken connections, timeouts and overload; not transient: no such file, a refused name, closed."""
+        super().__init__(message)
+        self.transient = transient
+
+
+class Source(ABC):
+    """The files of one bundle, read by name; any number of threads may read at the same time.
+
+    A context manager: leaving it closes the source.
+    """
+
+    def __init__(self, address: str) -> None:
+        """`address` is what messages call the source by."""
+        self.address = address
+        self._closed = threading.Event()
+
+    @abstractmethod
+    def chunks(self, name: str, offset: int = 0) -> Iterator[bytes | memoryview]:
+        """The bytes of the file `name` from `offset` on, piece by piece; nothing is read before the first piece is asked for.
+
+        A piece is valid until the next one is asked for: its memory may be used again. From the very end there is nothing,
+        without an error. Raises SourceError, at any piece: the file is missing, cannot be read or ended early, `offset` lies
+        beyond its end, `name` is not a plain file name, or the source is closed.
+        """
+
+    def read(self, name: str, limit: int) -> bytes:
+        """The whole of a small file. Raises SourceError (not transient) if it has more than `limit` bytes."""
+        whole = bytearray()
+        for chunk in self.chunks(name):
+            if len(whole) + len(chunk) > limit:
+                raise self._error(name, f"larger than the {limit} bytes allowed")
+            whole += chunk
+        return bytes(whole)
+
+    def close(self) -> None:
+        """End all reading: whoever waits for bytes, in whatever thread, gets a SourceError. May be called again."""
+        self._closed.set()
+
+    def __enter__(self) -> Self:
+        """The source itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def _begin(self, name: str, offset: int) -> None:
+        """What every read checks first. A negative `offset` is a mistake in the program: InvalidValueError."""
+        check_name(name)
+        if offset < 0:
+            raise invalid("offset", offset, "a number of bytes from 0 on")
+        self._check_open()
+
+    def _check_open(self) -> None:
+        if self._closed.is_set():
+            raise SourceError(f"{self.address} is closed")
+
+    def _error(self, name: str, why: str, transient: bool = False) -> SourceError:
+        return SourceError(f"{self.address}: {name}: {why}", transient)
+
+
+class FolderSource(Source):
+    """A bundle in a local folder."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Raises MissingDataError if there is no such folder."""
+        self.path = Path(path).expanduser()
+        if not self.path.is_dir():
+            raise MissingDataError(f"{self.path} is {'not a folder' if self.path.exists() else 'missing'}")
+        super().__init__(str(self.path))
+
+    def chunks(self, name: str, offset: int = 0) -> Iterator[bytes | memoryview]:
+        """As `Source.chunks`: views of up to 1 MiB into one buffer. A read that hangs in the system is not woken by `close`."""
+        self._begin(name, offset)
+        path = self.path / name
+        try:
+            if path.exists() and not path.is_file():
+                raise self._error(name, "not a file")  # opening a pipe could wait for ever
+            with path.open("rb", buffering=0) as file:
+                if offset and offset > path.stat().st_size:
+                    raise self._error(name, f"has no byte {offset}")
+                file.seek(offset)
+                buffer = bytearray(CHUNK_BYTES)
+                view = memoryview(buffer)
+                while n_read := file.readinto(buffer):
+                    yield view[:n_read]
+                    self._check_open()
+        except OSError as error:
+            raise self._error(name, error.strerror or str(error), not isinstance(error, PERMANENT)) from error
+
+
+class ThrottledSource(Source):
+    """Another source over a slow link: all reads through this object share the throttle's bandwidth."""
+
+    def __init__(self, source: Source, throttle: Throttle) -> None:
+        """`source` is closed together with this one."""
+        super().__init__(source.address)
+        self.source, self.throttle = source, throttle
+        self._link = Link(throttle)
+
+    def chunks(self, name: str, offset: int = 0) -> Iterator[bytes | memoryview]:
+        """As `Source.chunks`, after the throttle's latency and in small pieces, each when it would have come."""
+        self._begin(name, offset)
+        self._wait(self.throttle.latency_s)
+        self._link.begin(time.monotonic())
+        for chunk in self.source.chunks(name, offset):
+            whole = memoryview(chunk)
+            step = self._link.piece_bytes or max(1, len(whole))
+            for first in range(0, len(whole), step):
+                piece = whole[first : first + step]
+                self._wait(self._link.delay(len(piece), time.monotonic()))
+                yield piece
+                self._check_open()
+
+    def close(self) -> None:
+        """As `Source.close`."""
+        super().close()
+        self.source.close()
+
+    def _wait(self, seconds: float) -> None:
+        if seconds > 0:
+            self._closed.wait(seconds)
+        self._check_open()
+
+
+def open_source(address: str | Path, throttle: Throttle | None = None) -> Source:
+    """The source at `address`: a folder, file://, http(s):// or any address that fsspec knows (s3://, gs://, memory://).
+
+    With a `throttle` it behaves as over a link like that. Nothing is asked of another machine yet. Raises MissingDataError if
+    there is no such folder, UnknownNameError for a scheme that is not known, and InvalidValueError for an address that is not
+    whole or whose scheme needs a package which is not installed.
+    """
+    source = _open(address)
+    return source if throttle in (None, Throttle()) else ThrottledSource(source, throttle)
+
+
+def check_name(name: str) -> None:
+    """Raise SourceError (not transient) unless `name` is a plain file name: no path, no hidden file, no control character."""
+    bad = any(sign in "/\\:" or not sign.isprintable() for sign in name)
+    if bad or not name or name.startswith("."):
+        raise SourceError(f"{name!r} is not a plain file name")
+
+
+def _open(address: str | Path) -> Source:
+    """The source at `address`, not throttled."""
+    if isinstance(address, Path) or "://" not in address:
+        if not str(address):
+            raise invalid("address", address, "a folder or an address such as https://example.org/bundle")
+        return FolderSource(address)
+    scheme = address.partition(":")[0].lower()
+    if scheme == "file":
+        return FolderSource(_local_path(address))
+    if scheme in ("http", "https"):
+        from pwl_lab.loading.remote import HttpSource  # a local folder does without it
+
+        return HttpSource(address)
+    import fsspec
+
+    known = fsspec.available_protocols()
+    if scheme not in known:
+        raise unknown("scheme", scheme, {*COMMON_SCHEMES, *get_close_matches(scheme, known)})
+    from pwl_lab.loading.remote import FsspecSource
+
+    return FsspecSource(address)
+
+
+def _local_path(address: str) -> Path:
+    """The path that a file:// address names."""
+    parts = urlsplit(address)
+    if parts.netloc not in ("", "localhost"):
+        raise invalid(
+            "address", address, "file:// with three slashes and a path on this machine: file:///path/to/bundle"
+        )
+    return Path(url2pathname(parts.path))
