@@ -93,6 +93,27 @@ def series(
         raise typer.Exit(FAILED)
 
 
+@app.command()
+def serve(
+    bundle: Annotated[Path, typer.Argument(help="the folder of a bundle, with its index.json")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="where to listen; 0 takes a port that is free")] = 0,
+    megabytes_per_s: Annotated[float | None, typer.Option(help="imitate a link of this bandwidth (10^6 bytes)")] = None,
+    latency_ms: Annotated[float, typer.Option(help="imitate a link of this latency, for each file")] = 0.0,
+) -> None:
+    """Serve a bundle to programs on this machine, until Ctrl-C."""
+
+    def show(url: str) -> None:
+        typer.echo(f"{bundle} is at {url} ({throttle}). Ctrl-C ends it.")
+        typer.echo(f'Open it with ProgressiveModel.open("{url}").')
+
+    with _refusing():
+        from pwl_lab.loading.serve import serve as serve_bundle
+        from pwl_lab.loading.throttle import Throttle
+
+        throttle = Throttle(megabytes_per_s, latency_ms / 1000)
+        serve_bundle(bundle, port, throttle, show)
+
+
 @data_app.command(name="list")
 def list_data() -> None:
     """List the data sets: what they hold and where they come from."""

@@ -96,11 +96,12 @@ def test_params_of_a_readers_own_notebook(write_notebook) -> None:
 
 
 def test_help_and_version_need_neither_torch_nor_papermill() -> None:
-    code = "import sys, pwl_lab.cli, pwl_lab.batch.schema; print({'torch', 'papermill', 'nbformat'} & set(sys.modules))"
+    heavy = {"torch", "papermill", "nbformat", "tornado", "httpx", "fsspec"}
+    code = f"import sys, pwl_lab.cli, pwl_lab.batch.schema; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
     assert _invoke("--version").stdout.startswith("pwl-lab 0.")
-    for command in ("run", "params", "series", "data"):
+    for command in ("run", "params", "series", "serve", "data"):
         assert command in _invoke("--help").stdout
 
 

@@ -1,0 +1,241 @@
+"""A small web server for one bundle, to try progressive loading over HTTP: this machine only, and reading only."""
+
+import asyncio
+import contextlib
+import json
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tornado.httpserver import HTTPServer
+from tornado.iostream import StreamClosedError
+from tornado.netutil import bind_sockets
+from tornado.web import Application, HTTPError, StaticFileHandler
+
+from pwl_lab.errors import InvalidValueError, MissingDataError, invalid
+from pwl_lab.loading.sources import FolderSource, SourceError, check_name
+from pwl_lab.loading.throttle import Link, Throttle
+
+LOOPBACK = "127.0.0.1"
+OWN_NAMES = (LOOPBACK, "localhost")  # any other Host came by way of a name that someone made point here (DNS rebinding)
+INDEX = "index.json"
+MAX_INDEX_BYTES = 16 * 2**20
+GRACE_S = 1.0  # for answers that were broken off to notice it
+MAX_BODY_BYTES = 2**16  # of a request, which is refused anyway
+
+
+class BundleServer:
+    """Serves a bundle from a thread of its own, from now until `close`; a context manager. `url` is where."""
+
+    def __init__(self, folder: str | Path, port: int = 0, throttle: Throttle | None = None) -> None:
+        """`port` 0 takes one that is free; all downloads together share the `throttle`'s bandwidth.
+
+        Raises MissingDataError if there is no such folder or no index.json in it, InvalidValueError if the index cannot be
+        read or names what is not a plain file in the folder, or the port is not to be had.
+        """
+        application = _application(Path(folder), throttle or Throttle())
+        sockets = _bind(port)
+        self.url = _url(sockets)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop = asyncio.Event()
+        self._lock = threading.Lock()
+        ready = threading.Event()
+
+        async def run() -> None:
+            self._loop = asyncio.get_running_loop()
+            try:
+                await _run(application, sockets, self._stop, ready.set)
+            finally:
+                ready.set()  # also if it could not begin
+
+        self._thread = threading.Thread(target=lambda: asyncio.run(run()), name=f"bundle at {self.url}", daemon=True)
+        self._thread.start()
+        ready.wait()
+
+    def close(self) -> None:
+        """Break off all downloads and end. May be called again."""
+        with self._lock:
+            if self._thread.is_alive() and self._loop is not None:
+                with contextlib.suppress(RuntimeError):  # the loop has ended by itself
+                    self._loop.call_soon_threadsafe(self._stop.set)
+                self._thread.join()
+
+    def __enter__(self) -> Self:
+        """The server itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        self.close()
+
+
+def serve(
+    folder: str | Path,
+    port: int = 0,
+    throttle: Throttle | None = None,
+    on_ready: Callable[[str], None] = lambda url: None,
+) -> None:
+    """Serve a bundle until SIGINT (Ctrl-C) or SIGTERM; `on_ready` is told the address. For the main thread only.
+
+    Raises what `BundleServer` raises.
+    """
+    application = _application(Path(folder), throttle or Throttle())
+    sockets = _bind(port)
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(NotImplementedError):  # Windows: KeyboardInterrupt, below
+                asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await _run(application, sockets, stop, lambda: on_ready(_url(sockets)))
+
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(run())
+
+
+def served_files(folder: Path) -> list[str]:
+    """The names of the files that a bundle's index lists, and the index itself first. Raises as `BundleServer` does."""
+    place = folder / INDEX
+    with FolderSource(folder) as source:  # raises if there is no folder
+        if not place.is_file():
+            raise MissingDataError(f"{folder} is not a bundle: it has no {INDEX}")
+        try:
+            index = json.loads(source.read(INDEX, MAX_INDEX_BYTES))
+            names = [shard["file"] for shard in index["shards"]]
+            for name in names:
+                check_name(name)
+        except SourceError as error:
+            raise InvalidValueError(f"{place} is not a bundle's index: {error}") from error
+        except (ValueError, KeyError, TypeError) as error:  # ValueError: not JSON, or not UTF-8
+            raise InvalidValueError(
+                f'{place} is not a bundle\'s index, {{"shards": [{{"file": ...}}, ...]}}: {error!r}'
+            ) from error
+    names = [INDEX, *names]
+    for name in names:
+        if not _is_inside(folder / name, folder):
+            raise InvalidValueError(
+                f"{folder / name} is a link that leaves the bundle's folder, so it would not be served"
+            )
+    return names
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    """Whether a path lies in a folder once all links are followed."""
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+class _BundleHandler(StaticFileHandler):
+    """Answers GET and HEAD for the listed files, with Range and ETag; everything else is an error without details."""
+
+    def initialize(self, path: str, names: frozenset[str], link: Link) -> None:
+        """Called by tornado, for each request, with what the application was made with."""
+        super().initialize(path)
+        self._names, self._link = names, link
+        self._unsent = 0
+        self._gone = asyncio.Event()
+
+    async def prepare(self) -> None:
+        """What every request must meet; then the latency."""
+        if self.request.host_name not in OWN_NAMES:
+            raise HTTPError(403)
+        if self.request.method not in ("GET", "HEAD"):
+            raise HTTPError(405)
+        if not await self._client_waits(self._link.throttle.latency_s):
+            self.finish()  # ends it here; nobody will see the answer
+        self._link.begin(asyncio.get_running_loop().time())
+
+    def on_connection_close(self) -> None:
+        """Told by tornado that the client has gone, or that the server ends."""
+        self._gone.set()
+
+    def parse_url_path(self, url_path: str) -> str:
+        """The name of a listed file, already unquoted; nothing else gets near the file system."""
+        slash, name = url_path[:1], url_path[1:]
+        if slash != "/" or name not in self._names:
+            raise HTTPError(404)
+        return name
+
+    def validate_absolute_path(self, root: str, absolute_path: str) -> str | None:
+        """A file that a link puts elsewhere is not served (tornado itself looks at links from 6.5.9 on)."""
+        path = Path(absolute_path)
+        if not path.is_file() or not _is_inside(path, Path(root)):
+            raise HTTPError(404)
+        return super().validate_absolute_path(root, absolute_path)
+
+    def compute_etag(self) -> str:
+        """From the file's time and size; tornado's own would read the whole file first, while all others wait."""
+        found = Path(self.absolute_path).stat()
+        return f'"{found.st_mtime_ns:x}-{found.st_size:x}"'
+
+    def write(self, chunk: str | bytes | dict) -> None:
+        """As tornado's; counts what the throttle must hold back."""
+        self._unsent += len(chunk)
+        super().write(chunk)
+
+    def flush(self, include_footers: bool = False) -> asyncio.Future[None]:
+        """As tornado's, but a piece of a file leaves no sooner than the throttle allows."""
+        if include_footers:  # from finish(), which does not wait; the file has left by then
+            return super().flush(include_footers)
+        return asyncio.ensure_future(self._flush_in_time())
+
+    async def _flush_in_time(self) -> None:
+        delay = self._link.delay(self._unsent, asyncio.get_running_loop().time())
+        self._unsent = 0
+        if not await self._client_waits(delay):
+            raise StreamClosedError  # as tornado's own flush does
+        await super().flush()
+
+    async def _client_waits(self, seconds: float) -> bool:
+        """Let time pass; False, and at once, when the connection ends meanwhile."""
+        if seconds > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._gone.wait(), seconds)
+        return not self._gone.is_set()
+
+    def write_error(self, status_code: int, **_: object) -> None:
+        """The status in plain words."""
+        self.set_header("Content-Type", "text/plain; charset=utf-8")
+        if status_code == 405:
+            self.set_header("Allow", "GET, HEAD")
+        self.finish(f"{status_code} {self._reason}\n")
+
+
+def _application(folder: Path, throttle: Throttle) -> Application:
+    """The bundle in `folder` as a web application, its index read now."""
+    names = frozenset(served_files(folder))
+    arguments = {"path": str(folder.resolve()), "names": names, "link": Link(throttle)}
+    return Application([("(.*)", _BundleHandler, arguments)], log_function=lambda handler: None)
+
+
+def _bind(port: int) -> list[socket.socket]:
+    """The listening socket, on the loopback only."""
+    if not 0 <= port <= 65535:
+        raise invalid("port", port, "a number from 0 (any that is free) to 65535")
+    try:
+        return bind_sockets(port, LOOPBACK)
+    except OSError as error:
+        raise invalid("port", port, f"a port that is free and allowed ({error.strerror}); 0 takes one") from error
+
+
+def _url(sockets: list[socket.socket]) -> str:
+    return f"http://{LOOPBACK}:{sockets[0].getsockname()[1]}"
+
+
+async def _run(
+    application: Application, sockets: list[socket.socket], stop: asyncio.Event, on_ready: Callable[[], None]
+) -> None:
+    """Answer until `stop` is set, then break off what is under way."""
+    server = HTTPServer(application, max_body_size=MAX_BODY_BYTES)
+    server.add_sockets(sockets)
+    on_ready()
+    await stop.wait()
+    server.stop()
+    await server.close_all_connections()
+    if answering := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(answering, timeout=GRACE_S)
