@@ -2,26 +2,24 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import pandas as pd
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from pwl_lab import analysis, config
 from pwl_lab.distill.curriculum import Curriculum
 from pwl_lab.distill.learner import distil_cohort
-from pwl_lab.errors import invalid
 from pwl_lab.loading.converters import check_shapes
-from pwl_lab.loading.evaluation import mask_predictions, score_masks
-from pwl_lab.loading.masks import check_mask, check_whole_cube
+from pwl_lab.loading.evaluation import score_masks
+from pwl_lab.loading.masks import check_whole_cube
 from pwl_lab.loading.objective import FollowCurriculum
 from pwl_lab.loading.pair import PairLearner, PairLossConfig
 from pwl_lab.loading.swapnet import SwapNet
 from pwl_lab.models.blocknet import BlockNet, ModelConfig, build, parameter_bytes, unit_bytes
 from pwl_lab.parallel import side_by_side
 from pwl_lab.plan import TrainPlan
+from pwl_lab.results import SPLITS, DistillationRuns, Pair
 from pwl_lab.seeding import initialisation
 from pwl_lab.store import Artifact, NotMadeError, Recipe, Store, only_stored
 from pwl_lab.tasks.base import Task
@@ -100,38 +98,6 @@ def _make_only(verb: Callable[..., Any], case: Mapping[str, Any]) -> None:
     verb(**case)
 
 
-@dataclass
-class DistillationRuns:
-    """Students of several curricula and seeds: tidy tables and the students themselves."""
-
-    student_config: ModelConfig
-    plan: TrainPlan
-    history: pd.DataFrame
-    stages: pd.DataFrame
-    weights: dict[tuple[str, int], dict[str, Tensor]]
-
-    def table(self, threshold: float = 0.99) -> pd.DataFrame:
-        """One row per curriculum: who reached `threshold`, after how many steps and samples, and the final accuracy."""
-        return analysis.threshold_table(self.history, threshold, self.plan.steps, self.plan.batch_size)
-
-    def steps_to(self, threshold: float = 0.99) -> dict[str, list[int | None]]:
-        """Steps to `threshold` per curriculum and seed; None where the budget was not enough."""
-        return analysis.steps_to_threshold(self.history, threshold)
-
-    def final_accuracy(self) -> dict[str, list[float | None]]:
-        """Test accuracy at each student's last evaluation, per curriculum and seed; None where it diverged."""
-        return analysis.final_accuracy(self.history)
-
-    def student(self, curriculum: str, seed: int) -> BlockNet:
-        """One student as it was at its end, on the CPU."""
-        if (curriculum, seed) not in self.weights:
-            there = f"a student that did not diverge, one of {sorted(self.weights)}"
-            raise invalid("(curriculum, seed)", (curriculum, seed), there)
-        net = self.student_config.make()
-        net.load_state_dict(self.weights[curriculum, seed])
-        return net.eval()
-
-
 def distill(
     teacher: TrainedModel,
     student: ModelConfig,
@@ -169,47 +135,6 @@ def distill(
         if seed not in lost[name]
     }
     return DistillationRuns(student, plan, artifact.tables["history"], artifact.tables["stages"], weights)
-
-
-@dataclass
-class Pair:
-    """A teacher and a student that accept each other's blocks, with the accuracy of every mask, per class too.
-
-    `masks` is a `mask_table` and `classes` a `class_table` (`pwl_lab.analysis`).
-    """
-
-    net: SwapNet
-    seed: int
-    history: pd.DataFrame
-    masks: pd.DataFrame
-    classes: pd.DataFrame
-    teacher_bytes: int
-    student_bytes: int
-
-    @property
-    def n_blocks(self) -> int:
-        """How many blocks can be swapped."""
-        return self.net.n_blocks
-
-    @property
-    def converter_bytes(self) -> int:
-        """Bytes of all encoders and decoders."""
-        return parameter_bytes(self.net.converters)
-
-    def accuracy(self, mask: str, split: str = "test") -> float:
-        """Accuracy in [0, 1] of the network that `mask` describes."""
-        check_mask(mask, self.n_blocks)
-        return float(self.masks.set_index("mask").loc[mask, split])
-
-    def prefix_accuracy(self, split: str = "test") -> list[float]:
-        """Accuracy with the first k blocks from the teacher, k = 0..n."""
-        return [self.accuracy(mask, split) for mask in analysis.loading_orders(self.n_blocks)["prefix"]]
-
-    def predictions(
-        self, inputs: Float[Tensor, "batch *shape"], masks: Sequence[str]
-    ) -> tuple[Int[Tensor, "masks batch"], Float[Tensor, "masks batch"]]:
-        """Predicted class and its probability for each mask and sample."""
-        return mask_predictions(self.net, inputs, masks)
 
 
 def train_pair(
@@ -266,12 +191,14 @@ def train_pair(
         classes=artifact.tables["classes"],
         teacher_bytes=parameter_bytes(teacher.model),
         student_bytes=parameter_bytes(net.student),
+        models=(teacher.config, student),
+        task=task,
     )
 
 
 def _cube_tables(net: SwapNet, task: Task, seed: int, device: str) -> dict[str, pd.DataFrame]:
     """Every mask of a pair, on the whole (`masks`) and class by class (`classes`): one pass over each split."""
-    scores = {split: score_masks(net, task.split(split, device)) for split in ("validation", "test")}
+    scores = {split: score_masks(net, task.split(split, device)) for split in SPLITS}
     accuracies = {split: score.accuracies() for split, score in scores.items()}
     return {
         "masks": analysis.mask_table(accuracies, unit_bytes(net.teacher), seed),

@@ -46,6 +46,7 @@ class Converters(nn.Module):
         """
         super().__init__()
         check_shapes(teacher_shapes, student_shapes)
+        self.where = where
         pairs = list(zip(teacher_shapes, student_shapes, strict=True))[:-1]
         self.encoders = nn.ModuleList(_channel_map(t, s, where) for t, s in pairs)
         self.decoders = nn.ModuleList(_channel_map(s, t, where) for t, s in pairs)

@@ -103,3 +103,19 @@ def search_order(accuracy: Mapping[str, float], cost: Sequence[float], pick: Cal
         mask = order[-1]
         order.append(next(longer for longer, area in ways(mask).items() if abs(area - ahead[mask]) <= TIE))
     return order
+
+
+def best_reachable(mask: str, arrived: Sequence[int], accuracy: Mapping[str, float]) -> str:
+    """The most accurate mask that can be had from `mask` with some of the `arrived` blocks (from 1) more.
+
+    For when a block is missing for good and the order asked for cannot be kept: a mask nobody chose may be worse than
+    the one there is. Of equally good ones that with more teacher blocks; `mask` itself where accuracies are not known.
+    """
+    best = mask
+    for chosen in range(1, 2 ** len(arrived)):
+        other = mask
+        for place, block in enumerate(arrived):
+            other = loaded(other, block) if chosen >> place & 1 else other
+        if (accuracy.get(other, -1.0), other.count("T")) > (accuracy.get(best, 0.0), best.count("T")):
+            best = other
+    return best

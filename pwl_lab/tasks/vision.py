@@ -1,7 +1,7 @@
 """Image classification as a `Task`: normalised batches with augmentation, from the data sets in `datasets.py`."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,12 @@ class ImageTask:
         shown = images[:, 0] if images.shape[1] == 1 else images.permute(0, 2, 3, 1).contiguous()
         return shown, Batch(self.normalise(images), labels)
 
+    @property
+    def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and deviation of the training pixels in [0, 1], per channel."""
+        entry = datasets.dataset(self.name)
+        return entry.mean, entry.std
+
     def normalise(self, images: Tensor) -> Float[Tensor, "batch channels height width"]:
         """Bytes [batch, *input_shape] to floats with mean 0 and deviation 1 over the training pixels.
 
@@ -123,11 +129,7 @@ class ImageTask:
         if images.dtype != torch.uint8 or tuple(images.shape[1:]) != self.input_shape:
             found = f"{images.dtype} of shape {list(images.shape)}"
             raise invalid("images", found, f"uint8 of shape [batch, {', '.join(map(str, self.input_shape))}]")
-        entry = datasets.dataset(self.name)
-        mean, std = (
-            torch.tensor(part, device=images.device).view(1, -1, 1, 1) * 255 for part in (entry.mean, entry.std)
-        )
-        return images.float().sub_(mean).div_(std)
+        return standardise(images, *self.normalisation)
 
     def fingerprint(self) -> dict[str, Any]:
         """All that determines the data, as JSON values. Files count by their checksums, not by where they lie."""
@@ -154,6 +156,15 @@ class ImageTask:
         n_train = self._subset if name == "train" else None
         folder = None if self.folder is None else str(self.folder)
         return _tensors(datasets.dataset(self.name), self.name, folder, name, n_train, self.subset_seed)
+
+
+def standardise(
+    images: UInt8[Tensor, "batch channels *positions"], mean: Sequence[float], std: Sequence[float]
+) -> Float[Tensor, "batch channels *positions"]:
+    """Bytes to floats, `(value / 255 - mean) / std` per channel."""
+    size = (1, -1) + (1,) * (images.ndim - 2)
+    middle, width = (torch.tensor(part, device=images.device).view(size) * 255 for part in (mean, std))
+    return images.float().sub_(middle).div_(width)
 
 
 # Kept for the process and not in the task, so that a task stays a few bytes when it is sent to another process.

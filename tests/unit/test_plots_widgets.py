@@ -12,7 +12,7 @@ import torch
 from matplotlib import pyplot
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from toys import MLP_STUDENT, MLP_TEACHER, as_trained
+from toys import MLP_STUDENT, MLP_TEACHER, ToyImages, as_trained
 
 from pwl_lab import analysis, plots, widgets
 from pwl_lab.errors import InvalidValueError
@@ -52,7 +52,7 @@ def accuracies(seed):
 def pair():
     net = SwapNet(as_trained(MLP_TEACHER).model, build(MLP_STUDENT, 0), (6,)).eval()
     masks = analysis.mask_table({"validation": accuracies(0), "test": accuracies(0)}, [5, 6, 7], seed=0)
-    return Pair(net, 0, pd.DataFrame(), masks, pd.DataFrame(), 18, 9)
+    return Pair(net, 0, pd.DataFrame(), masks, pd.DataFrame(), 18, 9, (MLP_TEACHER, MLP_STUDENT), ToyImages())
 
 
 @pytest.fixture(scope="module")

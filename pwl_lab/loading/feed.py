@@ -1,0 +1,89 @@
+"""Shards on their way: one thread fetches them in order, a bounded number ahead of whoever uses them."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from queue import Empty, Full, Queue
+
+from pwl_lab.errors import PwlLabError
+from pwl_lab.loading.bundle import Shard
+from pwl_lab.loading.log import LoadingLog
+from pwl_lab.loading.transfer import ClosedError, Received, Transfer
+
+CHECK_S = 0.1  # how often a thread that waits for the other looks whether all was closed
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A shard that will not come."""
+
+    shard: Shard
+    error: Exception
+
+
+class Feed:
+    """Iterate over it to get every shard of `plan`, `Received` or `Lost`, in order; it ends early once closed."""
+
+    def __init__(self, transfer: Transfer, plan: Sequence[Shard], log: LoadingLog, read_ahead: int) -> None:
+        """At most `read_ahead` shards wait to be taken, beside the one that is being fetched."""
+        self._transfer, self._plan, self._log = transfer, plan, log
+        self._waiting: Queue[Received | Lost | None] = Queue(maxsize=read_ahead)
+        self._thread: threading.Thread | None = None
+
+    def start(self, boot: Received) -> None:
+        """Begin to fetch what comes after `boot`."""
+        self._thread = threading.Thread(target=self._fetch_all, args=(boot,), name="pwl-fetch", daemon=True)
+        self._thread.start()
+
+    def join(self, timeout: float) -> None:
+        """Wait for the thread to end."""
+        if self._thread is not None:
+            self._thread.join(timeout)
+
+    def __iter__(self) -> Iterator[Received | Lost]:
+        """What has come, waiting for it."""
+        while not self._transfer.stop.is_set():
+            try:
+                item = self._waiting.get(timeout=CHECK_S)
+            except Empty:
+                continue
+            if item is None:
+                return
+            yield item
+
+    def _fetch_all(self, boot: Received) -> None:
+        """The thread."""
+        try:
+            self._transfer.keep(boot)
+            for shard in self._plan:
+                self._log.hold(shard.name, shard.bytes)
+                item = self._fetch(shard)
+                if not self._hand_over(item):
+                    return
+                if isinstance(item, Received):
+                    self._transfer.keep(item)
+        except ClosedError:
+            return
+        finally:
+            self._hand_over(None)
+
+    def _fetch(self, shard: Shard) -> Received | Lost:
+        """One shard, or why there is none."""
+        try:
+            received = self._transfer.fetch(shard)
+        except ClosedError:
+            raise
+        except (PwlLabError, OSError, MemoryError, RuntimeError) as error:
+            return Lost(shard, error)
+        self._log.arrive(shard)
+        return received
+
+    def _hand_over(self, item: Received | Lost | None) -> bool:
+        """Put something into the queue once there is room; False where all was closed first."""
+        while not self._transfer.stop.is_set():
+            try:
+                self._waiting.put(item, timeout=CHECK_S)
+                return True
+            except Full:
+                continue
+        return False

@@ -1,0 +1,295 @@
+"""`ProgressiveModel`: answers as soon as the student is in, and turns into the teacher while it goes on answering.
+
+Two threads work behind it. One fetches and verifies shards, a bounded number ahead; the other makes modules of them
+and swaps them in. What predicts is a `Running` network that never changes: a swap replaces the whole of it by one
+assignment, so every prediction is computed by exactly one mask, whichever thread asks, and none ever waits for a swap.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from pwl_lab import config
+from pwl_lab.errors import PwlLabError, invalid
+from pwl_lab.loading.bundle import BOOT, INDEX, MOST_INDEX_BYTES, BundleError, BundleIndex, Shard, read_index
+from pwl_lab.loading.feed import Feed, Lost
+from pwl_lab.loading.log import Event, LoadingLog, Status
+from pwl_lab.loading.masks import check_mask
+from pwl_lab.loading.orders import best_reachable, loaded
+from pwl_lab.loading.schedule import CHOOSES, schedule
+from pwl_lab.loading.sources import Source, SourceError, open_source
+from pwl_lab.loading.throttle import Throttle
+from pwl_lab.loading.transfer import Received, Retry, Transfer
+from pwl_lab.loading.units import Parts, Workshop, assemble, tensor_bytes
+from pwl_lab.tasks.vision import standardise
+
+LONGEST_CLOSE_S = 5.0  # for a thread to end; it is a daemon and goes with the process at the latest
+
+
+class LoadingError(PwlLabError):
+    """A mask that was waited for will not come."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Logits and the mask of the network that computed them, all of them."""
+
+    logits: Float[Tensor, "batch classes"]
+    mask: str
+
+    @property
+    def classes(self) -> Int[Tensor, " batch"]:
+        """The most likely class of each sample."""
+        return self.logits.argmax(dim=-1)
+
+    @property
+    def confidence(self) -> Float[Tensor, " batch"]:
+        """Its probability."""
+        return self.logits.softmax(dim=-1).amax(dim=-1)
+
+
+class ProgressiveModel:
+    """A pair out of a bundle that predicts while it loads; made by `open`. All of it may be called from any thread."""
+
+    def __init__(
+        self,
+        index: BundleIndex,
+        boot: Received,
+        transfer: Transfer,
+        feed: Feed,
+        log: LoadingLog,
+        device: str,
+        keep_student: bool,
+    ) -> None:
+        """Use `open`."""
+        self.index, self.device = index, device
+        self._transfer, self._feed, self._log, self._keep_student = transfer, feed, log, keep_student
+        self._workshop = Workshop(index, device)
+        self._student = self._workshop.student(boot.content)
+        self._teacher: dict[int, Parts] = {}
+        self._arrived: dict[int, Shard] = {}  # the shard that each teacher block came with
+        self._failed: set[int] = set()  # blocks of which a shard did not come
+        self._running = assemble("S" * index.n_blocks, self._student, self._teacher)
+        self._callbacks: list[Callable[[Event], None]] = []
+        self._installer = threading.Thread(target=self._install_all, name="pwl-install", daemon=True)
+
+    @classmethod
+    def open(
+        cls,
+        address: str | Path,
+        order: str | Sequence[int] = "prefix",
+        *,
+        device: config.Device = "auto",
+        throttle: Throttle | None = None,
+        cache: Path | None = None,
+        first_at_8_bits: bool = False,
+        read_ahead: int = 1,
+        keep_student: bool = False,
+        retry: Retry | None = None,
+    ) -> Self:
+        """The model at `address` (a folder, http(s)://, or any fsspec URL); returns as soon as the student is in.
+
+        `order`: prefix, suffix, contiguous, `2-1-3`, block numbers, or `best`: the order of the largest area under
+        accuracy against seconds, by the bundle's own table and the speed at which the boot set came. `throttle` slows
+        the source down, `cache` is a folder that keeps what was downloaded. With `first_at_8_bits` every teacher block
+        comes at 8 bits a weight first, then whole. At most `read_ahead` shards wait to be swapped in. A student block
+        that no mask needs any more is freed unless `keep_student`.
+
+        Raises BundleError where index or boot set cannot be had, InvalidValueError for bad arguments.
+        """
+        begun = time.perf_counter()
+        where, retry = config.device(device), retry or Retry()
+        if read_ahead < 1:
+            raise invalid("read_ahead", read_ahead, "a whole number from 1")
+        source = open_source(address, throttle)
+        try:
+            index = _read_index(source, retry)
+            shards = [index.shard(BOOT), *schedule(index, "prefix", None, first_at_8_bits)]
+            log = LoadingLog(shards, index.n_blocks, lambda: time.perf_counter() - begun)
+            transfer = Transfer(source, retry, threading.Event(), log.record, log.clock, cache and Path(cache))
+            boot = _boot(transfer, index)
+            plan = schedule(index, order, boot.link, first_at_8_bits)
+            model = cls(index, boot, transfer, Feed(transfer, plan, log, read_ahead), log, where, keep_student)
+        except BaseException:
+            source.close()
+            raise
+        model._begin(boot)
+        return model
+
+    def _begin(self, boot: Received) -> None:
+        """The student is in: say so, and start to load the rest."""
+        self._log.arrive(boot.shard)
+        self._weigh()
+        self._log.record("boot", boot.shard, state="loaded")
+        self._feed.start(boot)
+        self._installer.start()
+
+    def predict(self, inputs: Float[Tensor, "batch *shape"]) -> Prediction:
+        """What the network of this moment says; it is not changed under way. `inputs` as `prepare` gives them."""
+        running = self._running
+        with torch.inference_mode():
+            return Prediction(running(inputs.to(self.device)), running.mask)
+
+    def prepare(self, images: UInt8[Tensor, "batch *shape"]) -> Float[Tensor, "batch *shape"]:
+        """Bytes (0 to 255) normalised as the networks were trained. Raises InvalidValueError for another shape."""
+        inputs = self.index.inputs
+        if tuple(images.shape[1:]) != inputs.shape:
+            raise invalid("images", f"of shape {list(images.shape)}", f"of shape {['batch', *inputs.shape]}")
+        return standardise(images, inputs.mean, inputs.std) if inputs.mean else images.float()
+
+    @property
+    def mask(self) -> str:
+        """The mask that predicts now; a `t` is a teacher block at 8 bits a weight."""
+        return self._running.mask
+
+    @property
+    def events(self) -> list[Event]:
+        """All that has happened so far, in order."""
+        return self._log.events
+
+    def status(self) -> Status:
+        """How far loading is, and what failed."""
+        return self._log.status()
+
+    def on_swap(self, callback: Callable[[Event], None]) -> None:
+        """Call `callback` with the event after each swap, in the thread that swaps; what it raises ends up in `events`."""
+        self._callbacks.append(callback)
+
+    def wait(self, mask: str | None = None, timeout: float | None = None) -> Status:
+        """Wait until the teacher blocks of `mask` are in place (whole ones), or until loading has ended.
+
+        Raises TimeoutError after `timeout` seconds, and LoadingError where `mask` can no longer come.
+        """
+        wanted = "S" * self.index.n_blocks if mask is None else check_mask(mask, self.index.n_blocks)
+
+        def there() -> bool:
+            places = zip(wanted, self._log.mask, strict=True)
+            return mask is not None and all(want == "S" or have == "T" for want, have in places)
+
+        if not self._log.wait_for(lambda: there() or self._log.finished, timeout):
+            raise TimeoutError(f"{mask or 'the end of loading'} was not reached within {timeout} s: {self.mask} so far")
+        status = self.status()
+        if mask is not None and not there():
+            why = "; ".join(f"{name}: {reason}" for name, reason in status.failed.items()) or "it was closed"
+            raise LoadingError(f"{mask} will not come: loading ended at {status.mask} ({why})")
+        return status
+
+    def close(self) -> None:
+        """End the loading; the model goes on answering with the mask that it has."""
+        self._transfer.stop.set()
+        self._transfer.source.close()
+        self._feed.join(LONGEST_CLOSE_S)
+        if self._installer.is_alive() and self._installer is not threading.current_thread():  # a callback may close
+            self._installer.join(LONGEST_CLOSE_S)
+        self._log.finish("closed")
+
+    def __enter__(self) -> Self:
+        """The model itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def _install_all(self) -> None:
+        """The thread that makes networks of what comes, until nothing more does."""
+        try:
+            for item in self._feed:
+                if isinstance(item, Lost):
+                    self._lose(item.shard, item.error)
+                else:
+                    self._install(item)
+        finally:
+            self._log.finish("closed" if self._transfer.stop.is_set() else "done")
+
+    def _lose(self, shard: Shard, error: Exception) -> None:
+        """A shard will not come; what predicts stays as it is."""
+        self._failed.add(shard.block)
+        self._log.hold(shard.name, 0)
+        reason = f"{type(error).__name__}: {error}"
+        self._log.record("failed", shard, reason, state=f"failed: {reason}")
+
+    def _install(self, received: Received) -> None:
+        """Make modules of a shard and, unless that is for the worse, let them predict from now on."""
+        shard = received.shard
+        try:
+            unit = self._workshop.unit(shard, received.content)
+        except (PwlLabError, RuntimeError, MemoryError) as error:  # torch's out-of-memory errors are RuntimeErrors
+            self._lose(shard, error)
+            return
+        self._teacher[shard.block], self._arrived[shard.block] = unit, shard
+        self._log.hold(shard.name, 0)
+        mask = self._mask_with(shard.block)
+        if mask == self.mask:
+            self._log.record("held", shard, "the mask would be less accurate with it", state="held")
+            self._weigh()
+            return
+        self._running = assemble(mask, self._student, self._teacher)
+        if not self._keep_student:
+            self._student = {block: parts for block, parts in self._student.items() if mask[block - 1] == "S"}
+        self._weigh()
+        self._tell(self._log.swap(mask, shard, self._states(mask)))
+
+    def _mask_with(self, block: int) -> str:
+        """The mask to run now that `block` has arrived: with it, or as good as possible where an earlier one is lost."""
+        there = [place for place, letter in enumerate(self.mask, start=1) if letter != "S"]
+        plain, new = self.mask.upper(), sorted(self._arrived.keys() - set(there))
+        if self._failed - set(there):
+            plain = best_reachable(plain, new, self.index.accuracies.get(CHOOSES, {}))
+        elif block in new:
+            plain = loaded(plain, block)
+        bits = {place: shard.bits for place, shard in self._arrived.items()}
+        return "".join(
+            "t" if letter == "T" and bits[place] == 8 else letter for place, letter in enumerate(plain, start=1)
+        )
+
+    def _states(self, mask: str) -> dict[str, str]:
+        """What became of the shards that have arrived, now that `mask` runs."""
+        states = {}
+        for block, shard in self._arrived.items():
+            states[shard.name] = "held" if mask[block - 1] == "S" else "loaded"
+            if shard.bits == 32 and (before := f"{shard.name} at 8 bits") in self._log.status().blocks:
+                states[before] = "replaced"
+        return states
+
+    def _weigh(self) -> None:
+        """Tell the log how much memory the weights take."""
+        self._log.hold("weights", sum((tensor_bytes(self._student) | tensor_bytes(self._teacher)).values()))
+
+    def _tell(self, event: Event) -> None:
+        """Call those who wanted to know of a swap."""
+        for callback in list(self._callbacks):
+            try:
+                callback(event)
+            except Exception as error:  # noqa: BLE001 - somebody else's code must not end the loading
+                self._log.record("callback", None, f"{type(error).__name__}: {error}")
+
+
+def _read_index(source: Source, retry: Retry) -> BundleIndex:
+    """The index, through faults that pass. Raises BundleError."""
+    for failures in range(1, retry.tries + 1):
+        try:
+            return read_index(source.read(INDEX, MOST_INDEX_BYTES), source.address)
+        except SourceError as error:
+            if not error.transient or failures == retry.tries:
+                raise BundleError(f"{source.address}: {INDEX} cannot be read: {error}") from error
+        time.sleep(retry.wait_s(failures))
+    raise AssertionError("a retry has at least one try")
+
+
+def _boot(transfer: Transfer, index: BundleIndex) -> Received:
+    """The boot set. Raises BundleError."""
+    try:
+        return transfer.fetch(index.shard(BOOT))
+    except PwlLabError as error:
+        raise BundleError(f"{transfer.source.address}: the boot set cannot be loaded: {error}") from error

@@ -1,0 +1,216 @@
+"""Getting a shard: all of its bytes, verified, through faults that pass.
+
+What a fault leaves behind is kept: the next try asks for the bytes from there on. A shard whose checksum is wrong is
+asked for again from its beginning, and never handed on.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from pydantic import Field
+from torch import Tensor
+
+from pwl_lab.config import Frozen
+from pwl_lab.errors import PwlLabError
+from pwl_lab.loading.bundle import Shard
+from pwl_lab.loading.sources import FolderSource, Source, SourceError
+from pwl_lab.loading.throttle import MEGABYTE, Throttle
+
+BESIDE = 4 << 20  # from so many bytes on, a second thread computes the checksum while more bytes come in
+Report = Callable[[str, Shard, str], None]  # kind of event, shard, message
+
+
+class Retry(Frozen):
+    """How faults that pass are met. A try that brought new bytes starts the count anew."""
+
+    tries: int = Field(5, ge=1, le=1000, description="in a row without a new byte, or with a wrong checksum")
+    first_wait_s: float = Field(0.2, ge=0.0, le=60.0, description="before the second try; doubled for each further one")
+    longest_wait_s: float = Field(5.0, ge=0.0, le=600.0)
+
+    def wait_s(self, failures: int) -> float:
+        """Seconds to wait after so many failures in a row."""
+        return min(self.longest_wait_s, self.first_wait_s * 2.0 ** min(failures - 1, 30))
+
+
+class DamagedShardError(PwlLabError):
+    """A shard's bytes are not those that its index promises."""
+
+
+class ClosedError(PwlLabError):
+    """The loader was closed while it was at work."""
+
+
+@dataclass(frozen=True)
+class Received:
+    """A verified shard and how it came."""
+
+    shard: Shard
+    content: UInt8[Tensor, " bytes"]
+    latency_s: float  # until the first byte
+    seconds: float  # until the last one
+    cached: bool = False
+
+    @property
+    def link(self) -> Throttle | None:
+        """The link that it came over, as measured; None for a copy that was kept."""
+        flowing = self.seconds - self.latency_s
+        if self.cached or flowing <= 0:
+            return None
+        return Throttle(self.shard.bytes / flowing / MEGABYTE, self.latency_s)
+
+
+class _Arriving:
+    """The bytes of one shard as they come in, with the checksum of those that are there."""
+
+    def __init__(self, shard: Shard) -> None:
+        self.shard, self.content = shard, torch.empty(shard.bytes, dtype=torch.uint8)
+        self.first_at: float | None = None
+        # A long shard's checksum is computed while its next bytes are read: each of the two alone is as fast as a disk.
+        self._beside = ThreadPoolExecutor(1, "pwl-checksum") if shard.bytes >= BESIDE else None
+        self._pending: Future[None] | None = None
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what has come."""
+        self._settle()
+        self.place, self._digest = 0, hashlib.sha256()
+
+    def add(self, chunk: bytes | memoryview, now: float) -> None:
+        """The next bytes. Raises DamagedShardError for more than there should be."""
+        self.first_at = now if self.first_at is None else self.first_at
+        if self.place + len(chunk) > self.shard.bytes:
+            raise DamagedShardError(f"{self.shard.file} is longer than the {self.shard.bytes:,} bytes recorded")
+        part = self.content.numpy()[self.place : self.place + len(chunk)]
+        part[:] = np.frombuffer(chunk, dtype=np.uint8)
+        self.place += len(chunk)
+        self._settle()
+        if self._beside is None:
+            self._digest.update(part)
+        else:
+            self._pending = self._beside.submit(self._digest.update, part)
+
+    def finish(self) -> None:
+        """Raises SourceError where bytes are missing and DamagedShardError where they are not the recorded ones."""
+        if self.place < self.shard.bytes:
+            text = f"{self.shard.file} ended after {self.place:,} of {self.shard.bytes:,} bytes"
+            raise SourceError(text, transient=True)
+        self._settle()
+        if self._digest.hexdigest() != self.shard.sha256:
+            raise DamagedShardError(f"{self.shard.file} does not have the recorded checksum")
+
+    def close(self) -> None:
+        """End the second thread."""
+        if self._beside is not None:
+            self._beside.shutdown(wait=True)
+
+    def _settle(self) -> None:
+        """Wait for the checksum of what was handed to the second thread."""
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
+
+
+@dataclass
+class Transfer:
+    """Fetches shards from a source, through a cache folder where there is one."""
+
+    source: Source
+    retry: Retry
+    stop: Event
+    report: Report
+    clock: Callable[[], float]
+    cache: Path | None = None
+
+    def fetch(self, shard: Shard) -> Received:
+        """The shard, verified. Raises SourceError, DamagedShardError or ClosedError once the tries are used up."""
+        begun = self.clock()
+        arriving = _Arriving(shard)
+        try:
+            cached = self._from_cache(arriving)
+            if not cached:
+                self._from_source(arriving)
+            first = begun if arriving.first_at is None else arriving.first_at
+            return Received(shard, arriving.content, first - begun, self.clock() - begun, cached)
+        finally:
+            arriving.close()
+
+    def _from_source(self, arriving: _Arriving) -> None:
+        """All bytes of the shard, in as many tries as are allowed."""
+        failures = damages = 0
+        while True:
+            before = arriving.place
+            try:
+                self._receive(arriving, self.source, arriving.shard.file)
+                return
+            except DamagedShardError as error:
+                fault: PwlLabError = error
+                damages += 1
+                arriving.restart()
+            except SourceError as error:
+                fault = error
+                if not error.transient:
+                    raise
+                failures = 1 if arriving.place > before else failures + 1
+            if max(failures, damages) >= self.retry.tries:
+                raise fault
+            kind = "damaged" if isinstance(fault, DamagedShardError) else "retry"
+            self.report(kind, arriving.shard, str(fault))
+            if self.stop.wait(self.retry.wait_s(max(failures, damages))):
+                raise ClosedError("closed while loading")
+
+    def _receive(self, arriving: _Arriving, source: Source, name: str) -> None:
+        """What is still missing of a shard. Raises as `Source.chunks` and `_Arriving.finish` do, and ClosedError."""
+        missing = arriving.place < arriving.shard.bytes
+        for chunk in source.chunks(name, arriving.place) if missing else ():
+            if self.stop.is_set():
+                raise ClosedError("closed while loading")
+            arriving.add(chunk, self.clock())
+        arriving.finish()
+
+    def _from_cache(self, arriving: _Arriving) -> bool:
+        """Whether an earlier run kept the shard; a damaged copy is removed."""
+        path = self._kept(arriving.shard)
+        if path is None or not path.is_file():
+            return False
+        try:
+            self._receive(arriving, FolderSource(path.parent), path.name)
+            return True
+        except (SourceError, DamagedShardError):
+            self.report("cache", arriving.shard, f"the kept copy {path.name} is damaged; fetched anew")
+        arriving.restart()
+        with suppress(OSError):
+            path.unlink()
+        return False
+
+    def keep(self, received: Received) -> None:
+        """Keep a shard in the cache folder, whole or not at all. A full disk is reported and does no harm."""
+        path = self._kept(received.shard)
+        if path is None or received.cached:
+            return
+        part = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=".part-", dir=path.parent)
+            part = Path(name)
+            with os.fdopen(handle, "wb") as file:
+                file.write(received.content.numpy())
+            part.replace(path)
+        except OSError as error:
+            self.report("cache", received.shard, f"not kept: {error.strerror or error}")
+            if part is not None:
+                with suppress(OSError):
+                    part.unlink(missing_ok=True)
+
+    def _kept(self, shard: Shard) -> Path | None:
+        """Where the cache has it: under its checksum, so that bundles share what is the same in them."""
+        return None if self.cache is None else Path(self.cache) / f"{shard.sha256}.safetensors"

@@ -1,0 +1,117 @@
+"""From shards to networks that run: modules around the received bytes, and one immutable network per mask."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from pwl_lab.loading.bundle import BOOT, BundleError, BundleIndex, Shard, parts_of_unit
+from pwl_lab.loading.converters import Converters
+from pwl_lab.loading.eightbit import dequantise
+from pwl_lab.loading.tensors import view_tensors
+from pwl_lab.models.blocknet import BlockNet
+
+Parts = dict[str, nn.Module]  # of a unit: `block`, and those of stem, head, encoder, decoder that come with it
+
+
+@dataclass(frozen=True)
+class Running:
+    """The network of one mask, ready to predict. Nothing in it ever changes.
+
+    In `mask` a `t` is a teacher block at 8 bits a weight, in place until the whole one arrives.
+    """
+
+    mask: str
+    parts: tuple[nn.Module, ...]
+
+    def __call__(self, inputs: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch classes"]:
+        """Logits."""
+        state = inputs
+        for part in self.parts:
+            state = part(state)
+        return state
+
+
+def assemble(mask: str, student: Mapping[int, Parts], teacher: Mapping[int, Parts]) -> Running:
+    """The network that `mask` describes: blocks of their owners, a converter where the owner changes."""
+    owners = [student if letter == "S" else teacher for letter in mask]
+    parts = [owners[0][1]["stem"]]
+    for block, owner in enumerate(owners, start=1):
+        if block > 1 and owner is not owners[block - 2]:
+            # Both converters belong to the teacher's side of the boundary, wherever that is.
+            parts.append(teacher[block]["decoder"] if owner is teacher else teacher[block - 1]["encoder"])
+        parts.append(owner[block]["block"])
+    parts.append(owners[-1][len(mask)]["head"])
+    return Running(mask, tuple(parts))
+
+
+class Workshop:
+    """Makes modules out of a bundle's shards, on one device.
+
+    The networks are built without memory of their own (torch's meta device) and take the received bytes as their
+    weights: on a CPU nothing is copied but tensors whose layout in memory is another than in the file.
+    """
+
+    def __init__(self, index: BundleIndex, device: str) -> None:
+        """`device` as torch names it."""
+        self.index, self.device = index, torch.device(device)
+
+    @cached_property
+    def _teacher(self) -> tuple[BlockNet, Converters]:
+        """The teacher and the converters, without weights."""
+        index = self.index
+        with torch.device("meta"):
+            return index.teacher.make(), Converters(index.teacher_shapes, index.student_shapes, index.converters)
+
+    def student(self, content: UInt8[Tensor, " bytes"]) -> dict[int, Parts]:
+        """The boot set as parts per block; the stem with the first, the head with the last one."""
+        with torch.device("meta"):
+            skeleton = self.index.student.make()
+        net = self._filled(skeleton, view_tensors(content), self.index.shard(BOOT))
+        parts: dict[int, Parts] = {number: {"block": block} for number, block in enumerate(net.blocks, start=1)}
+        parts[1]["stem"], parts[net.n_blocks]["head"] = net.stem, net.head
+        return parts
+
+    def unit(self, shard: Shard, content: UInt8[Tensor, " bytes"]) -> Parts:
+        """What the arrival of a teacher block brings. Raises BundleError for tensors that do not fit the networks."""
+        tensors = view_tensors(content)
+        if shard.bits == 8:
+            tensors = dequantise(tensors)
+        skeleton = nn.ModuleDict(parts_of_unit(*self._teacher, shard.block))
+        return dict(self._filled(skeleton, tensors, shard).items())
+
+    def _filled(self, skeleton: nn.Module, tensors: Mapping[str, Tensor], shard: Shard) -> nn.Module:
+        """A copy of `skeleton` with these weights, in eval mode."""
+        wanted = skeleton.state_dict()
+        wrong = sorted(wanted.keys() ^ tensors.keys()) or sorted(
+            name
+            for name, like in wanted.items()
+            if (like.shape, like.dtype) != (tensors[name].shape, tensors[name].dtype)
+        )
+        if wrong:
+            raise BundleError(f"{shard.file}: {wrong[0]} does not fit the networks that the index describes")
+        module = deepcopy(skeleton)
+        module.load_state_dict(
+            {name: self._laid_out(tensors[name], like) for name, like in wanted.items()}, assign=True
+        )
+        return module.eval().requires_grad_(False)
+
+    def _laid_out(self, tensor: Tensor, like: Tensor) -> Tensor:
+        """The tensor on the device, its numbers in the order in memory that the network was built with.
+
+        The order decides which kernels run, and so the last bits of a result.
+        """
+        if tensor.stride() == like.stride():
+            return tensor.to(self.device)
+        return torch.empty_strided(like.shape, like.stride(), dtype=tensor.dtype, device=self.device).copy_(tensor)
+
+
+def tensor_bytes(parts: Mapping[int, Parts]) -> dict[int, int]:
+    """Where the weights lie in memory and how many bytes each of these places has (views of one buffer count once)."""
+    modules = [module for unit in parts.values() for module in unit.values()]
+    tensors = [tensor for module in modules for tensor in module.state_dict().values()]
+    return {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}

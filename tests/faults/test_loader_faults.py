@@ -1,0 +1,260 @@
+"""Faults on the way: the model goes on answering with the mask it has, names what failed, and never runs damaged weights."""
+
+import errno
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from bundles import bundle_of, expected, inputs_for, pair_of
+from faulty_server import Fault, FaultyServer
+
+from pwl_lab.loading import transfer, units
+from pwl_lab.loading.bundle import INDEX, BundleError
+from pwl_lab.loading.progressive import LoadingError, ProgressiveModel
+from pwl_lab.loading.transfer import Retry
+
+PATIENCE_S = 60
+QUICK = Retry(tries=3, first_wait_s=0.01, longest_wait_s=0.02)
+SECOND = "block-2.safetensors"
+
+
+@pytest.fixture(scope="module")
+def net():
+    return pair_of("vgg")
+
+
+@pytest.fixture
+def folder(net, tmp_path):
+    bundle_of(net, tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+def check_answers(model, net, mask):
+    """The model runs `mask`, and says what that network says."""
+    inputs = inputs_for("vgg")
+    prediction = model.predict(inputs)
+    assert prediction.mask == mask
+    assert torch.equal(prediction.logits, expected(net, inputs)[mask])
+
+
+def happened(model, kind):
+    return [event for event in model.events if event.kind == kind]
+
+
+def truncate(path: Path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def lengthen(path: Path):
+    path.write_bytes(path.read_bytes() + b"more")
+
+
+def flip(path: Path):
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [(truncate, "ended after"), (lengthen, "longer than"), (flip, "checksum"), (Path.unlink, "No such file")],
+)
+def test_a_damaged_shard_is_never_swapped_in(damage, reason, folder, net):
+    """Block 2 is lost for good. Block 3 without it is as good as what is there by the bundle's own table, so it runs."""
+    damage(folder / SECOND)
+    with ProgressiveModel.open(folder, retry=QUICK) as model:
+        status = model.wait(timeout=PATIENCE_S)
+        assert list(status.failed) == ["block 2"]
+        assert reason in status.failed["block 2"]
+        check_answers(model, net, "TST")
+        with pytest.raises(LoadingError, match="block 2"):
+            model.wait("TTT", PATIENCE_S)
+    (lost,) = happened(model, "failed")
+    assert lost.shard == "block 2"
+
+
+def test_after_a_loss_no_mask_is_taken_that_is_worse(folder, net):
+    table = {"SSS": 0.5, "TSS": 0.7, "TST": 0.6, "SST": 0.5, "STS": 0.5, "STT": 0.8, "TTS": 0.8, "TTT": 0.9}
+    bundle_of(net, folder, accuracies=table)
+    flip(folder / SECOND)
+    with ProgressiveModel.open(folder, retry=QUICK) as model:
+        status = model.wait(timeout=PATIENCE_S)
+        check_answers(model, net, "TSS")
+    assert status.blocks["block 3"] == "held"
+    assert [event.shard for event in happened(model, "held")] == ["block 3"]
+
+
+def test_after_a_loss_nothing_is_guessed_where_accuracies_are_not_known(folder, net):
+    bundle_of(net, folder, accuracies={})
+    flip(folder / SECOND)
+    with ProgressiveModel.open(folder, retry=QUICK) as model:
+        model.wait(timeout=PATIENCE_S)
+        check_answers(model, net, "TSS")
+
+
+def test_a_held_block_comes_in_with_the_one_that_makes_it_good(folder, net):
+    """Order 1-3-2-... : block 3 is lost at 8 bits, and comes whole later."""
+    table = {"SSS": 0.5, "TSS": 0.7, "TST": 0.6, "SST": 0.5, "STS": 0.5, "STT": 0.8, "TTS": 0.8, "TTT": 0.9}
+    bundle_of(net, folder, accuracies=table)
+    flip(folder / "block-2-8bit.safetensors")
+    with ProgressiveModel.open(folder, first_at_8_bits=True, retry=QUICK) as model:
+        model.wait("TTT", PATIENCE_S)
+        check_answers(model, net, "TTT")
+    assert [event.mask for event in happened(model, "swap")] == ["tSS", "TSS", "TTt", "TTT"]
+    assert [event.shard for event in happened(model, "held")] == ["block 3 at 8 bits"]
+
+
+def test_at_eight_bits_a_block_stays_when_the_whole_one_is_lost(folder, net):
+    flip(folder / SECOND)
+    with ProgressiveModel.open(folder, first_at_8_bits=True, retry=QUICK) as model:
+        status = model.wait(timeout=PATIENCE_S)
+    assert (status.mask, list(status.failed)) == ("TtT", ["block 2"])
+
+
+def test_a_connection_that_closes_half_way_is_resumed_where_it_stopped(folder, net):
+    size = (folder / SECOND).stat().st_size
+    with FaultyServer(folder, {SECOND: Fault(cut_after=size // 2, times=1)}) as server:
+        with ProgressiveModel.open(server.url, retry=QUICK) as model:
+            model.wait("TTT", PATIENCE_S)
+            check_answers(model, net, "TTT")
+        assert server.ranges(SECOND) == [None, f"bytes={size // 2}-"]
+    assert [event.shard for event in happened(model, "retry")] == ["block 2"]
+
+
+def test_a_connection_that_closes_again_and_again_gets_there_as_long_as_bytes_come(folder, net):
+    """More cuts than tries in a row are allowed: each one brought something."""
+    size = (folder / SECOND).stat().st_size
+    with FaultyServer(folder, {SECOND: Fault(cut_after=size // 6)}) as server:
+        with ProgressiveModel.open(server.url, retry=QUICK) as model:
+            model.wait("TTT", PATIENCE_S)
+            check_answers(model, net, "TTT")
+        assert server.count(SECOND) > QUICK.tries
+
+
+def test_errors_of_the_server_are_met_with_another_try(folder, net):
+    with FaultyServer(folder, {SECOND: Fault(status=500, times=2)}) as server:
+        with ProgressiveModel.open(server.url, retry=QUICK) as model:
+            model.wait("TTT", PATIENCE_S)
+            check_answers(model, net, "TTT")
+        assert server.count(SECOND) == 3
+
+
+def test_a_server_that_stays_broken_loses_the_block_alone(folder, net):
+    with FaultyServer(folder, {SECOND: Fault(status=503)}) as server:
+        with ProgressiveModel.open(server.url, retry=QUICK) as model:
+            status = model.wait(timeout=PATIENCE_S)
+            check_answers(model, net, "TST")
+        assert server.count(SECOND) == QUICK.tries
+    assert "503" in status.failed["block 2"]
+
+
+def test_a_bit_flipped_on_the_way_is_found_and_fetched_anew(folder, net):
+    with FaultyServer(folder, {SECOND: Fault(flip_bit=20_000, times=1)}) as server:
+        with ProgressiveModel.open(server.url, retry=QUICK) as model:
+            model.wait("TTT", PATIENCE_S)
+            check_answers(model, net, "TTT")
+        assert server.ranges(SECOND) == [None, None]
+    assert [event.shard for event in happened(model, "damaged")] == ["block 2"]
+
+
+def test_while_a_server_stalls_the_model_answers_and_close_ends_it(folder, net):
+    with FaultyServer(folder, {SECOND: Fault(stall_after=50)}) as server:
+        model = ProgressiveModel.open(server.url, retry=QUICK)
+        model.wait("TSS", PATIENCE_S)
+        assert server.stalled.wait(PATIENCE_S)
+        check_answers(model, net, "TSS")
+        begun = time.monotonic()
+        model.close()
+        assert time.monotonic() - begun < 5  # the stall would last for ever; `close` gives a thread 5 s at most
+        check_answers(model, net, "TSS")
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("pwl-")]
+
+
+def test_a_stall_that_ends_is_waited_out(folder, net):
+    server = FaultyServer(folder, {SECOND: Fault(stall_after=50, times=1)})
+    with server, ProgressiveModel.open(server.url, retry=QUICK) as model:
+        assert server.stalled.wait(PATIENCE_S)
+        server.release()
+        model.wait("TTT", PATIENCE_S)
+        check_answers(model, net, "TTT")
+
+
+@pytest.mark.parametrize("file", [INDEX, "boot.safetensors"])
+def test_a_boot_set_through_passing_faults(file, folder, net):
+    server = FaultyServer(folder, {file: Fault(status=500, times=2)})
+    with server, ProgressiveModel.open(server.url, retry=QUICK) as model:
+        model.wait("TTT", PATIENCE_S)
+        check_answers(model, net, "TTT")
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, Path.unlink])
+@pytest.mark.parametrize("file", [INDEX, "boot.safetensors"])
+def test_a_damaged_boot_set_is_a_clear_error_at_once(file, damage, folder):
+    damage(folder / file)
+    before = threading.active_count()
+    with pytest.raises(BundleError, match=r"index\.json|boot set"):
+        ProgressiveModel.open(folder, retry=QUICK)
+    assert threading.active_count() == before
+
+
+def test_an_index_of_a_newer_format_is_refused(folder):
+    text = (folder / INDEX).read_text()
+    (folder / INDEX).write_text(text.replace('"format": 1', '"format": 9'))
+    with pytest.raises(BundleError, match="format 9"):
+        ProgressiveModel.open(folder)
+
+
+def test_a_full_disk_while_caching_does_no_harm(folder, net, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(transfer.tempfile, "mkstemp", full)
+    with ProgressiveModel.open(folder, cache=tmp_path / "cache") as model:
+        model.wait("TTT", PATIENCE_S)
+        check_answers(model, net, "TTT")
+    model.close()
+    assert {event.message for event in happened(model, "cache")} == {"not kept: No space left on device"}
+
+
+def test_what_was_kept_is_not_fetched_again_and_a_damaged_copy_is(folder, net, tmp_path):
+    cache = tmp_path / "cache"
+    with ProgressiveModel.open(folder, cache=cache) as model:
+        model.wait("TTT", PATIENCE_S)
+        model._feed.join(PATIENCE_S)
+    kept = {path.stem: path for path in cache.iterdir()}
+    assert set(kept) == {shard.sha256 for shard in model.index.shards if shard.bits == 32}
+    flip(kept[model.index.shard(2).sha256])
+    with FaultyServer(folder) as server:
+        with ProgressiveModel.open(server.url, cache=cache, retry=QUICK) as again:
+            again.wait("TTT", PATIENCE_S)
+            check_answers(again, net, "TTT")
+        assert {request.name for request in server.requests} == {INDEX, SECOND}
+    assert [event.shard for event in happened(again, "cache")] == ["block 2"]
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("no kernel")]
+)
+def test_out_of_memory_on_a_block_leaves_the_others(error, folder, net, monkeypatch):
+    make = units.Workshop.unit
+
+    def short(self, shard, content):
+        if shard.block == 2:
+            raise error
+        return make(self, shard, content)
+
+    monkeypatch.setattr(units.Workshop, "unit", short)
+    with ProgressiveModel.open(folder) as model:
+        status = model.wait(timeout=PATIENCE_S)
+        check_answers(model, net, "TST")
+    assert type(error).__name__ in status.failed["block 2"]
+
+
+def test_nothing_is_ever_unpickled(folder, monkeypatch):
+    """A shard that is a pickle is refused as a shard, not opened as a pickle."""
+    torch.save({"weight": torch.zeros(3)}, folder / SECOND)
+    monkeypatch.setattr(torch, "load", None)
+    with ProgressiveModel.open(folder, retry=QUICK) as model:
+        assert list(model.wait(timeout=PATIENCE_S).failed) == ["block 2"]
