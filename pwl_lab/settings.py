@@ -279,6 +279,34 @@ class CrossingSettings(ImageSettings):
             )
 
 
+class ClockSettings(Settings):
+    """06_loading_under_the_clock: pairs of notebook 04, and networks of the sources' full sizes, loaded by the clock."""
+
+    section: ClassVar[str] = "loading_under_the_clock"
+    seeds: Seeds = Field((0, 1, 2), description="pairs of notebook 04: one per seed")
+    family: Family = Field("vgg", description="of the trained pairs; trained as notebook 04 does at this preset")
+    full_sizes: tuple[Literal["vgg16", "resnet", "vit_tiny", "vit_base"], ...] = Field(
+        ("vgg16", "resnet", "vit_tiny", "vit_base"), description="the sources' sizes, with random weights: timing alone"
+    )
+    megabytes_per_s: tuple[Annotated[float, Field(gt=0.0, le=100_000.0)], ...] = Field(
+        (5.0, 25.0, 100.0), min_length=1, description="slow links for the time to the first prediction"
+    )
+    longest_load_s: float = Field(
+        15.0, gt=0.0, le=3600.0, description="leave out a link on which a teacher would take longer than this"
+    )
+    repeats: int = Field(3, ge=1, le=100, description="measurements of each load without a slow link")
+    anytime_megabytes_per_s: float = Field(
+        1.0, gt=0.0, le=100_000.0, description="the link of accuracy against seconds"
+    )
+    loads: int = Field(5, ge=1, le=1000, description="loads during which single predictions are timed")
+    predictions: int = Field(10_000, ge=1, le=10_000_000, description="checked while blocks arrive")
+    predictors: int = Field(4, ge=1, le=64, description="threads that predict at the same time")
+
+    def check_together(self) -> None:
+        """The pairs are those of notebook 04."""
+        LoadingSettings.load(self.preset, family=self.family)
+
+
 SETTINGS: dict[str, type[Settings]] = {
     cls.section: cls
     for cls in (
@@ -288,6 +316,7 @@ SETTINGS: dict[str, type[Settings]] = {
         ParityTransformerSettings,
         LoadingSettings,
         CrossingSettings,
+        ClockSettings,
         ComplexitySettings,
     )
 }

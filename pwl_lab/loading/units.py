@@ -1,9 +1,7 @@
 """From shards to networks that run: modules around the received bytes, and one immutable network per mask."""
 
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from jaxtyping import Float, UInt8
@@ -13,7 +11,7 @@ from pwl_lab.loading.bundle import BOOT, BundleError, BundleIndex, Shard, parts_
 from pwl_lab.loading.converters import Converters
 from pwl_lab.loading.eightbit import dequantise
 from pwl_lab.loading.tensors import view_tensors
-from pwl_lab.models.blocknet import BlockNet
+from pwl_lab.models.blocknet import BlockNet, build_empty
 
 Parts = dict[str, nn.Module]  # of a unit: `block`, and those of stem, head, encoder, decoder that come with it
 
@@ -52,26 +50,27 @@ def assemble(mask: str, student: Mapping[int, Parts], teacher: Mapping[int, Part
 class Workshop:
     """Makes modules out of a bundle's shards, on one device.
 
-    The networks are built without memory of their own (torch's meta device) and take the received bytes as their
-    weights: on a CPU nothing is copied but tensors whose layout in memory is another than in the file.
+    The networks are built without initial weights and take the received bytes as theirs: on a CPU nothing is copied
+    but tensors whose layout in memory is another than in the file.
     """
 
     def __init__(self, index: BundleIndex, device: str) -> None:
         """`device` as torch names it."""
         self.index, self.device = index, torch.device(device)
+        self._teachers: dict[int, tuple[BlockNet, Converters]] = {}
 
-    @cached_property
-    def _teacher(self) -> tuple[BlockNet, Converters]:
-        """The teacher and the converters, without weights."""
-        index = self.index
-        with torch.device("meta"):
-            return index.teacher.make(), Converters(index.teacher_shapes, index.student_shapes, index.converters)
+    def _teacher(self, bits: int) -> tuple[BlockNet, Converters]:
+        """Teacher and converters still without weights; another copy for each precision, as parts are used up."""
+        if bits not in self._teachers:
+            index = self.index
+            converters = Converters(index.teacher_shapes, index.student_shapes, index.converters)
+            self._teachers[bits] = build_empty(index.teacher), converters
+        return self._teachers[bits]
 
     def student(self, content: UInt8[Tensor, " bytes"]) -> dict[int, Parts]:
         """The boot set as parts per block; the stem with the first, the head with the last one."""
-        with torch.device("meta"):
-            skeleton = self.index.student.make()
-        net = self._filled(skeleton, view_tensors(content), self.index.shard(BOOT))
+        net = build_empty(self.index.student)
+        self._fill(net, view_tensors(content), self.index.shard(BOOT))
         parts: dict[int, Parts] = {number: {"block": block} for number, block in enumerate(net.blocks, start=1)}
         parts[1]["stem"], parts[net.n_blocks]["head"] = net.stem, net.head
         return parts
@@ -81,24 +80,21 @@ class Workshop:
         tensors = view_tensors(content)
         if shard.bits == 8:
             tensors = dequantise(tensors)
-        skeleton = nn.ModuleDict(parts_of_unit(*self._teacher, shard.block))
-        return dict(self._filled(skeleton, tensors, shard).items())
+        unit = nn.ModuleDict(parts_of_unit(*self._teacher(shard.bits), shard.block))
+        self._fill(unit, tensors, shard)
+        return dict(unit.items())
 
-    def _filled(self, skeleton: nn.Module, tensors: Mapping[str, Tensor], shard: Shard) -> nn.Module:
-        """A copy of `skeleton` with these weights, in eval mode."""
-        wanted = skeleton.state_dict()
-        wrong = sorted(wanted.keys() ^ tensors.keys()) or sorted(
-            name
-            for name, like in wanted.items()
-            if (like.shape, like.dtype) != (tensors[name].shape, tensors[name].dtype)
+    def _fill(self, module: nn.Module, tensors: Mapping[str, Tensor], shard: Shard) -> None:
+        """Give `module` these weights, and eval mode."""
+        own = module.state_dict()
+        wrong = sorted(own.keys() ^ tensors.keys()) or sorted(
+            name for name, like in own.items() if (like.shape, like.dtype) != (tensors[name].shape, tensors[name].dtype)
         )
         if wrong:
             raise BundleError(f"{shard.file}: {wrong[0]} does not fit the networks that the index describes")
-        module = deepcopy(skeleton)
-        module.load_state_dict(
-            {name: self._laid_out(tensors[name], like) for name, like in wanted.items()}, assign=True
-        )
-        return module.eval().requires_grad_(False)
+        laid_out = {name: self._laid_out(tensors[name], like) for name, like in own.items()}
+        module.load_state_dict(laid_out, assign=True)
+        module.eval().requires_grad_(False)
 
     def _laid_out(self, tensor: Tensor, like: Tensor) -> Tensor:
         """The tensor on the device, its numbers in the order in memory that the network was built with.

@@ -3,10 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from pwl_lab.config import Frozen
 from pwl_lab.errors import invalid
@@ -92,6 +94,27 @@ def build(config: ModelConfig, seed: int, device: str = "cpu", stream: str = "in
     """
     with initialisation(seed, stream):
         return config.make().to(device)
+
+
+class _LeftAsItIs(TorchFunctionMode):
+    """Inside, a tensor that should be filled with random numbers is left as it is."""
+
+    def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        """Every call of torch comes by here, in this thread alone."""
+        return args[0] if function in _FILLING else function(*args, **kwargs or {})
+
+
+_FILLING = {Tensor.uniform_, Tensor.normal_}
+
+
+def build_empty(config: ModelConfig) -> BlockNet:
+    """The network of `config` for weights that come from elsewhere: its own hold whatever was in memory.
+
+    Drawing initial weights would take longer than reading trained ones. (Torch's meta device would do without memory,
+    but loads its compiler at the first use: seconds, where a first prediction takes a tenth of one.)
+    """
+    with _LeftAsItIs():
+        return config.make()
 
 
 def unit_bytes(net: BlockNet) -> list[int]:

@@ -1,0 +1,56 @@
+"""How accurate each network is that answers on the way, computed from the very files that were loaded."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from pwl_lab.clock.files import Files
+from pwl_lab.loading.bitplanes import decode, load_stages
+from pwl_lab.loading.bundle import BOOT, Shard
+from pwl_lab.loading.units import Parts, Workshop, assemble
+from pwl_lab.models.blocknet import build_empty
+from pwl_lab.tasks.base import Batch, accuracy
+
+
+def network_accuracies(files: Files, networks: Iterable[str], data: Batch, chunk: int = 512) -> dict[str, float]:
+    """Accuracy in [0, 1] on `data` of networks named as in `ways.Moment`: swap masks, with `t` at 8 bits, and `planes 4`."""
+    found = {}
+    masks = _Masks(files)
+    with torch.inference_mode():
+        for network in networks:
+            run = _planes(files, int(network.split()[1])) if network.startswith("planes") else masks.network(network)
+            logits = torch.cat([run(inputs) for inputs in data.inputs.split(chunk)])
+            found[network] = accuracy(logits, data.labels)
+    return found
+
+
+class _Masks:
+    """The networks of a bundle, out of its files; each shard is read once."""
+
+    def __init__(self, files: Files) -> None:
+        self.files, self.workshop = files, Workshop(files.index, "cpu")
+        self.student = self.workshop.student(self._read(files.index.shard(BOOT)))
+        self.units: dict[tuple[int, int], Parts] = {}
+
+    def network(self, mask: str) -> Callable[[Tensor], Tensor]:
+        """The network of one mask."""
+        wanted = {block: 8 if letter == "t" else 32 for block, letter in enumerate(mask, start=1) if letter != "S"}
+        for block, bits in wanted.items():
+            if (block, bits) not in self.units:
+                shard = self.files.index.shard(block, bits)
+                self.units[block, bits] = self.workshop.unit(shard, self._read(shard))
+        return assemble(mask, self.student, {block: self.units[block, bits] for block, bits in wanted.items()})
+
+    def _read(self, shard: Shard) -> Tensor:
+        """A file's bytes."""
+        return torch.frombuffer(bytearray((self.files.bundle / shard.file).read_bytes()), dtype=torch.uint8)
+
+
+def _planes(files: Files, bits: int) -> Callable[[Tensor], Tensor]:
+    """The teacher of whose weights so many bits are known."""
+    planes = load_stages(sorted(files.folder.glob("stage-*.safetensors"), key=lambda path: int(path.stem[6:])))
+    stages = next(n for n in range(1, len(planes.widths) + 1) if sum(planes.widths[:n]) == bits)
+    net = build_empty(files.index.teacher)
+    net.load_state_dict(decode(planes, stages), assign=True)
+    return net.eval()
