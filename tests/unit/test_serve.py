@@ -1,5 +1,6 @@
 """The server of one bundle: what it gives, to whom, and all that it does not."""
 
+import contextlib
 import json
 import os
 import re
@@ -271,6 +272,19 @@ def test_a_client_that_goes_away_does_no_harm(bundle, caplog):
             with client.stream("GET", "/boot.safetensors") as answer:
                 next(answer.iter_raw())
         assert client.get("/index.json").status_code == 200
+    assert caplog.text == ""
+
+
+def test_a_client_may_go_while_the_latency_lasts(bundle, caplog):
+    with BundleServer(bundle, throttle=Throttle(None, 3 * GUARD_S)) as server:
+        for _ in range(2):
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.get(f"{server.url}/boot.safetensors", timeout=0.1)
+        with socket.create_connection(server.url.removeprefix("http://").split(":")) as waiting:
+            waiting.sendall(b"GET /index.json HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            server.close()
+            with contextlib.suppress(ConnectionResetError):
+                assert waiting.recv(100) == b""
     assert caplog.text == ""
 
 
