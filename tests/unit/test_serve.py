@@ -251,7 +251,7 @@ def test_a_throttled_server_takes_the_time_of_a_slow_link(bundle):
         assert time.monotonic() - begun >= 0.1 + 100_000 / 1e6
 
 
-def test_closing_breaks_off_downloads_and_frees_the_port(bundle):
+def test_closing_breaks_off_downloads_and_frees_the_port(bundle, caplog):
     server = BundleServer(bundle, throttle=Throttle(0.01))
     with open_source(server.url) as source, ThreadPoolExecutor(1) as pool:
         reading = pool.submit(list, source.chunks("boot.safetensors"))
@@ -261,6 +261,7 @@ def test_closing_breaks_off_downloads_and_frees_the_port(bundle):
         error = reading.exception(GUARD_S)
     assert isinstance(error, SourceError)
     assert error.transient
+    assert caplog.text == ""
     with BundleServer(bundle, int(server.url.rpartition(":")[2])) as again:
         assert again.url == server.url
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("bundle at")]
@@ -299,6 +300,7 @@ def test_the_command_serves_until_it_is_told_to_end(bundle, number):
     try:
         first = started.stdout.readline()
         url = re.search(r"http://127\.0\.0\.1:\d+", first)[0]
+        assert started.stdout.readline() == f'Open it with ProgressiveModel.open("{url}").\n'
         assert first == f"{bundle} is at {url} (0.1 MB/s, 5 ms latency). Ctrl-C ends it.\n"
         with httpx.stream("GET", f"{url}/boot.safetensors") as under_way:
             assert under_way.status_code == 200
@@ -308,9 +310,7 @@ def test_the_command_serves_until_it_is_told_to_end(bundle, number):
     finally:
         started.kill()
         started.wait()
-    assert rest == f'Open it with ProgressiveModel.open("{url}").\n'
-    assert errors == ""
-    assert started.returncode == 0
+    assert (rest, errors, started.returncode) == ("", "", 0)
 
 
 @pytest.mark.parametrize(
