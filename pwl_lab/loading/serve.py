@@ -147,7 +147,7 @@ class _BundleHandler(StaticFileHandler):
         if self.request.method not in ("GET", "HEAD"):
             raise HTTPError(405)
         if not await self._client_waits(self._link.throttle.latency_s):
-            self.finish()  # ends it here; nobody will see the answer
+            raise HTTPError(503)  # ends it here; nobody will see the answer
         self._link.begin(asyncio.get_running_loop().time())
 
     def on_connection_close(self) -> None:

@@ -1,5 +1,6 @@
 """The server of one bundle: what it gives, to whom, and all that it does not."""
 
+import contextlib
 import json
 import os
 import re
@@ -250,7 +251,7 @@ def test_a_throttled_server_takes_the_time_of_a_slow_link(bundle):
         assert time.monotonic() - begun >= 0.1 + 100_000 / 1e6
 
 
-def test_closing_breaks_off_downloads_and_frees_the_port(bundle):
+def test_closing_breaks_off_downloads_and_frees_the_port(bundle, caplog):
     server = BundleServer(bundle, throttle=Throttle(0.01))
     with open_source(server.url) as source, ThreadPoolExecutor(1) as pool:
         reading = pool.submit(list, source.chunks("boot.safetensors"))
@@ -260,6 +261,7 @@ def test_closing_breaks_off_downloads_and_frees_the_port(bundle):
         error = reading.exception(GUARD_S)
     assert isinstance(error, SourceError)
     assert error.transient
+    assert caplog.text == ""
     with BundleServer(bundle, int(server.url.rpartition(":")[2])) as again:
         assert again.url == server.url
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("bundle at")]
@@ -274,6 +276,19 @@ def test_a_client_that_goes_away_does_no_harm(bundle, caplog):
     assert caplog.text == ""
 
 
+def test_a_client_may_go_while_the_latency_lasts(bundle, caplog):
+    with BundleServer(bundle, throttle=Throttle(None, 3 * GUARD_S)) as server:
+        for _ in range(2):
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.get(f"{server.url}/boot.safetensors", timeout=0.1)
+        with socket.create_connection(server.url.removeprefix("http://").split(":")) as waiting:
+            waiting.sendall(b"GET /index.json HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            server.close()
+            with contextlib.suppress(ConnectionResetError):
+                assert waiting.recv(100) == b""
+    assert caplog.text == ""
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_the_command_serves_until_it_is_told_to_end(bundle, number):
     started = subprocess.Popen(
@@ -285,6 +300,7 @@ def test_the_command_serves_until_it_is_told_to_end(bundle, number):
     try:
         first = started.stdout.readline()
         url = re.search(r"http://127\.0\.0\.1:\d+", first)[0]
+        assert started.stdout.readline() == f'Open it with ProgressiveModel.open("{url}").\n'
         assert first == f"{bundle} is at {url} (0.1 MB/s, 5 ms latency). Ctrl-C ends it.\n"
         with httpx.stream("GET", f"{url}/boot.safetensors") as under_way:
             assert under_way.status_code == 200
@@ -294,9 +310,7 @@ def test_the_command_serves_until_it_is_told_to_end(bundle, number):
     finally:
         started.kill()
         started.wait()
-    assert rest == f'Open it with ProgressiveModel.open("{url}").\n'
-    assert errors == ""
-    assert started.returncode == 0
+    assert (rest, errors, started.returncode) == ("", "", 0)
 
 
 @pytest.mark.parametrize(
