@@ -136,9 +136,9 @@ class Runs:
 
     def stop(self, reason: str) -> None:
         """Kill the kernel of every run at once and remember why; safe to call from a signal handler."""
-        self.stopped_by = reason
+        self.stopped_by = self.stopped_by or reason
         for guard in tuple(self._guards):
-            guard.stop(reason)
+            guard.stop(self.stopped_by)
 
     @contextmanager
     def including(self, guard: KernelGuard) -> Iterator[None]:

@@ -6,11 +6,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
+from processes import alive, until
 
 from pwl_lab import parallel, paths
 from pwl_lab.batch import notebooks
@@ -159,7 +159,7 @@ def test_a_series_that_is_told_to_stop_ends_all_that_run(series_of, number: sign
     assert "0 of 3 ok" in page
     assert page.count("✗ killed") == 2
     assert page.count("not run") == 1
-    assert not any(map(_alive, numbers))
+    assert not any(map(alive, numbers))
     assert not psutil.Process().children(recursive=True)
 
 
@@ -167,7 +167,7 @@ def test_a_series_that_is_killed_outright_leaves_no_kernel(series_of) -> None:
     process, numbers = _started(series_of({"00_a": HANGS, "01_b": HANGS}))
     process.kill()
     process.communicate(timeout=HANG_S)
-    _until(lambda: not any(map(_alive, numbers)))
+    until(lambda: not any(map(alive, numbers)))
 
 
 def test_a_fault_of_the_runner_ends_the_others_and_is_raised(series_of, monkeypatch) -> None:
@@ -177,7 +177,7 @@ def test_a_fault_of_the_runner_ends_the_others_and_is_raised(series_of, monkeypa
     def broken(source: Path, *words, **named) -> RunStatus:
         if source.stem == "00_a":
             return whole(source, *words, **named)
-        _until(lambda: (folder / "00_a" / "pids").exists(), HANG_S)
+        until(lambda: (folder / "00_a" / "pids").exists(), HANG_S)
         raise OSError("no space left on device")
 
     monkeypatch.setattr(series_module, "run_notebook", broken)
@@ -186,7 +186,7 @@ def test_a_fault_of_the_runner_ends_the_others_and_is_raised(series_of, monkeypa
     status = json.loads((folder / "00_a" / "status.json").read_text())
     assert (status["status"], status["error"]["name"]) == ("killed", "OSError")
     assert "✗ killed" in (folder / "index.html").read_text()
-    assert not any(_alive(int(number)) for number in (folder / "00_a" / "pids").read_text().split())
+    assert not any(alive(int(number)) for number in (folder / "00_a" / "pids").read_text().split())
 
 
 def test_jobs_have_to_be_at_least_one_and_are_one_a_core(series_of, monkeypatch) -> None:
@@ -207,7 +207,7 @@ def _started(folder: Path) -> tuple[subprocess.Popen, list[int]]:
     command = [COMMAND, "series", "--preset", "smoke", "--jobs", "2"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
     files = [folder / name / "pids" for name in ("00_a", "01_b")]
-    _until(lambda: all(file.exists() for file in files), HANG_S)
+    until(lambda: all(file.exists() for file in files), HANG_S)
     return process, [int(number) for file in files for number in file.read_text().split()]
 
 
@@ -219,19 +219,3 @@ def _made(folder: Path) -> Path:
 
 def _status(state: str, error: RunError | None = None) -> RunStatus:
     return RunStatus(status=state, notebook="n", started="s", cells=1, versions={}, commit=None, error=error)
-
-
-def _alive(number: int) -> bool:
-    """Whether this process still runs (one that nobody has reaped yet does not)."""
-    try:
-        return psutil.Process(number).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _until(condition, seconds: float = 10) -> None:
-    """Wait for `condition`, fail after `seconds`."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "still not so"
-        time.sleep(0.05)
