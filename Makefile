@@ -2,6 +2,7 @@
 PYTHON ?= python3
 PRESET ?= lesson
 NAME   ?=
+JOBS   ?=
 ARGS   ?=
 # Which versions are pinned, as pip's -c takes them; the project itself only asks for ranges.
 CONSTRAINTS ?= constraints.txt
@@ -18,7 +19,8 @@ STAMP := $(VENV)/.installed
 .PHONY: help run test lab bench install clean distclean
 
 help:
-	@echo "make run        execute the series into runs/NAME/ and write its index page (PRESET=lesson, NAME=the preset)"
+	@echo "make run        execute the series into runs/NAME/ and write its index page (PRESET=lesson, NAME=the preset,"
+	@echo "                JOBS=how many notebooks at once)"
 	@echo "make test       run all tests (ARGS='...' goes to pytest)"
 	@echo "make lab        open JupyterLab on the notebooks (ARGS='...' goes to JupyterLab)"
 	@echo "make bench      measure and write runs/bench.json"
@@ -26,7 +28,7 @@ help:
 	@echo "make clean      remove runs/ and all caches; make distclean removes .venv too"
 
 run: $(STAMP)
-	$(BIN)/pwl-lab series --preset $(PRESET) $(if $(NAME),--name $(NAME)) $(ARGS)
+	$(BIN)/pwl-lab series --preset $(PRESET) $(if $(NAME),--name $(NAME)) $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)

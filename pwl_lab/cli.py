@@ -82,12 +82,15 @@ def series(
     name: Annotated[str | None, typer.Option(help="the folder among the runs; the preset when not given")] = None,
     only: Annotated[list[str] | None, typer.Option(help="only these notebooks: 02, or 02,04")] = None,
     timeout: Timeout = None,
+    jobs: Annotated[
+        int | None, typer.Option("-j", "--jobs", help="how many notebooks run at once; one a core when not given")
+    ] = None,
 ) -> None:
-    """Execute the series in order, with an index page over all; a failure does not end it."""
+    """Execute the series, with an index page over all; a failure does not end it."""
     with _refusing():
         from pwl_lab.batch.series import run_series, series_folder
 
-        ended = run_series(preset, name, only or (), timeout, _progress, _report)
+        ended = run_series(preset, name, only or (), timeout, _progress, _report, jobs)
         typer.echo(series_folder(name or preset) / "index.html")
     if any(status.status != "ok" for status in ended):
         raise typer.Exit(FAILED)

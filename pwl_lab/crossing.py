@@ -136,7 +136,8 @@ def parity_pair(settings: CrossingSettings, seed: int, curriculum: str, loading:
     teacher = train_or_load(mlp(task, 256, depth=2), task, plan, seed, settings.device)
     plan = TrainPlan(steps=settings.parity_steps, lr=0.02, momentum=0.9, clip_norm=2.0, eval_every=20)
     chosen = {"one_shot": one_shot(0.0), "extracted": extracted(50, temperature=0.0)}[curriculum]
-    losses = PairLossConfig(masks="all", converter_lr=1.0, student_joins_at=LOADINGS[loading])
+    # Two blocks have two mixed masks, so two draws a step are enough: a step of such small networks is mostly overhead.
+    losses = PairLossConfig(masks="all", cross_passes=1, cross_groups=2, student_joins_at=LOADINGS[loading])
     return train_pair(teacher, mlp(task, 32, depth=2), task, plan, losses, seed, settings.device, chosen)
 
 

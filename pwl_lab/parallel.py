@@ -8,12 +8,14 @@ thread does not depend on how many cores a machine has.
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
+from multiprocessing.context import BaseContext
 from typing import Any
 
 import torch
@@ -22,6 +24,8 @@ from pwl_lab import progress
 from pwl_lab.errors import InvalidValueError, PwlLabError
 
 Case = Mapping[str, Any]
+WORKERS = "PWL_LAB_WORKERS"
+LONGEST_SOCKET_FOLDER = 70  # a unix socket's path may have about 100 bytes, multiprocessing's own names need 32
 
 
 class WorkerLostError(PwlLabError):
@@ -39,17 +43,21 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def n_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def n_workers() -> int:
     """How many trainings run side by side: `PWL_LAB_WORKERS`, or one more than the cores that this process may use.
 
     One more, so that with three cases on two cores neither core is idle while the last case runs.
     """
-    asked = os.environ.get("PWL_LAB_WORKERS")
+    asked = os.environ.get(WORKERS)
     if asked is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return cores + 1 if cores > 1 else 1
+        return n_cores() + 1 if n_cores() > 1 else 1
     if not asked.isdecimal() or int(asked) < 1:
-        raise InvalidValueError(f"PWL_LAB_WORKERS = {asked!r} is not allowed: a whole number from 1")
+        raise InvalidValueError(f"{WORKERS} = {asked!r} is not allowed: a whole number from 1")
     return int(asked)
 
 
@@ -63,11 +71,11 @@ def side_by_side(work: Callable[..., Any], cases: Sequence[Case], description: s
     workers = min(n_workers(), len(cases))
     if workers <= 1:
         return [work(**case) for case in cases]
-    context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads half-way through their work
+    context = _context(work)
     reports = context.SimpleQueue()
     # The workers watch one end: they end when this process closes the other, or ends itself, however that happens.
     watched, held = context.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(workers, context, _begin, (watched, reports))
+    pool = ProcessPoolExecutor(workers, context, _begin, (watched, reports, dict(os.environ)))
     try:
         futures = [pool.submit(work, **case) for case in cases]
         _follow(futures, reports, description)
@@ -105,8 +113,24 @@ def _follow(futures: Sequence[Future], reports: Any, description: str) -> None:
                 future.result()
 
 
-def _begin(watched: Connection, reports: Any) -> None:
-    """Set up a worker: one thread, progress to the parent, and an end when the parent ends."""
+def _context(work: Callable[..., Any]) -> BaseContext:
+    """How workers are made: forked from a process that has imported what `work` needs, and done nothing else.
+
+    A fork of this process would copy torch's threads half-way through their work, and a new Python for each worker takes
+    four seconds to import everything again.
+    """
+    too_long = len(os.fsencode(tempfile.gettempdir())) > LONGEST_SOCKET_FOLDER
+    if too_long or "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([work.__module__, "torch._dynamo"])  # the latter is what an optimiser imports first
+    return context
+
+
+def _begin(watched: Connection, reports: Any, environment: Mapping[str, str]) -> None:
+    """Set up a worker: its parent's environment, one thread, progress to the parent, and an end when the parent ends."""
+    os.environ.clear()  # a forked worker has that of the time when the first worker was made
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle
     torch.set_num_threads(1)
     progress.report_to(reports.put)

@@ -9,6 +9,7 @@ import copy
 import html
 import logging
 import re
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,8 @@ _LATEX_ERRORS = tuple(
     kind for kind in vars(latex_errors).values() if isinstance(kind, type) and issubclass(kind, Exception)
 )
 
+_ONE_PAGE = threading.Lock()  # the filters of warnings are the whole process's, and several runs may write a page
+
 
 def write_page(nb: NotebookNode, target: Path, status: RunStatus, folder: Path) -> None:
     """Write `nb` as a page; `folder` is where the images that its markdown names lie."""
@@ -73,7 +76,7 @@ def write_page(nb: NotebookNode, target: Path, status: RunStatus, folder: Path) 
         "own_css": CSS,
         "banner": _banner(nb, status),
     }
-    with warnings.catch_warnings():
+    with _ONE_PAGE, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # nbconvert warns of outputs that have no HTML form
         page, _ = exporter.from_notebook_node(without_widgets(nb), resources)
     write_text(target, _REMOTE_LINK.sub("", _REMOTE_SCRIPT.sub("", page)))

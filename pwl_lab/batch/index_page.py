@@ -1,6 +1,5 @@
 """The index page of a series run: one self-contained HTML file over the folders of its notebooks."""
 
-import os
 import platform
 from datetime import UTC, datetime
 from json import loads
@@ -12,6 +11,7 @@ import jinja2
 from pwl_lab.batch.schema import heading_of, read_notebook, series
 from pwl_lab.batch.status import METRICS, NOTEBOOK, PAGE, RunStatus, read_status, write_text
 from pwl_lab.errors import PwlLabError
+from pwl_lab.parallel import n_cores
 
 HEADLINES = 8
 LONGEST_TEXT = 40
@@ -84,8 +84,11 @@ WORDS = {
 }
 
 
-def write_index(folder: Path) -> Path:
-    """Write `index.html` over the notebook folders in `folder`, from their status files; returns its path."""
+def write_index(folder: Path, seconds: float | None = None) -> Path:
+    """Write `index.html` over the notebook folders in `folder`, from their status files; returns its path.
+
+    `seconds`: how long the run that writes it has taken so far.
+    """
     stems = [path.stem for path in series()]
     stems += sorted(path.parent.name for path in folder.glob("*/status.json") if path.parent.name not in stems)
     found = {stem: read_status(folder / stem) for stem in stems}
@@ -93,7 +96,7 @@ def write_index(folder: Path) -> Path:
     rows = [_row(folder, stem, status) for stem, status in found.items()]
     target = folder / "index.html"
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(target, page.render(title=f"Series run: {folder.name}", facts=_facts(found), rows=rows))
+    write_text(target, page.render(title=f"Series run: {folder.name}", facts=_facts(found, seconds), rows=rows))
     return target
 
 
@@ -127,7 +130,7 @@ def _row(folder: Path, stem: str, status: RunStatus | None) -> dict[str, Any]:
     }
 
 
-def _facts(found: dict[str, RunStatus | None]) -> list[str]:
+def _facts(found: dict[str, RunStatus | None], seconds: float | None) -> list[str]:
     """The line under the title: how many, how long, of what, where."""
     done = [status for status in found.values() if status and status.status != "running"]
     good = sum(status.status == "ok" for status in done)
@@ -135,12 +138,13 @@ def _facts(found: dict[str, RunStatus | None]) -> list[str]:
     commits = sorted({status.commit[:10] for status in done if status.commit})
     python = sorted({str(status.versions.get("python")) for status in done})
     torch = sorted({str(status.versions.get("torch")) for status in done})
+    minutes = f"{sum(status.seconds for status in done) / 60:.1f} min of notebooks"
     return [
         f"{good} of {len(found)} ok",
-        f"{sum(status.seconds for status in done) / 60:.1f} min in total",
+        minutes if seconds is None else f"{minutes}, the last run {seconds / 60:.1f} min from start to end",
         f"preset {', '.join(presets) or 'none'}",
         f"commit {', '.join(commits) or 'unknown'}",
-        f"{_cores()} CPU cores, {platform.system()} {platform.machine()}",
+        f"{n_cores()} CPU cores, {platform.system()} {platform.machine()}",
         f"Python {', '.join(python)}, torch {', '.join(torch)}",
         datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     ]
@@ -149,11 +153,6 @@ def _facts(found: dict[str, RunStatus | None]) -> list[str]:
 def _duration(seconds: float) -> str:
     """A time as a reader says it."""
     return f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
-
-
-def _cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _heading(stem: str) -> str:

@@ -126,9 +126,35 @@ class KernelGuard:
             psutil.wait_procs(found, timeout=0.2)
 
 
+class Runs:
+    """The runs that one signal ends together: those under way in any thread, and those that would begin after it."""
+
+    def __init__(self) -> None:
+        """Nothing runs yet."""
+        self.stopped_by: str | None = None
+        self._guards: set[KernelGuard] = set()
+
+    def stop(self, reason: str) -> None:
+        """Kill the kernel of every run at once and remember why; safe to call from a signal handler."""
+        self.stopped_by = self.stopped_by or reason
+        for guard in tuple(self._guards):
+            guard.stop(self.stopped_by)
+
+    @contextmanager
+    def including(self, guard: KernelGuard) -> Iterator[None]:
+        """Inside, what stops the runs stops that of `guard`, too."""
+        self._guards.add(guard)
+        if self.stopped_by:  # only now, so that a signal between the two lines is not lost
+            guard.stop(self.stopped_by)
+        try:
+            yield
+        finally:
+            self._guards.discard(guard)
+
+
 @contextmanager
-def stop_on_signal(guard: KernelGuard) -> Iterator[None]:
-    """Let SIGINT, SIGTERM and SIGHUP stop the run (kill the kernel, then finish the status) instead of this process.
+def stop_on_signal(runs: Runs) -> Iterator[None]:
+    """Let SIGINT, SIGTERM and SIGHUP stop `runs` (kill the kernels, then finish each status) instead of this process.
 
     A second signal does what it did before. Outside of the main thread Python has no signal handlers: nothing changes.
     """
@@ -141,7 +167,7 @@ def stop_on_signal(guard: KernelGuard) -> Iterator[None]:
     before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
 
     def handle(number: int, _frame: FrameType | None) -> None:
-        guard.stop(signal.Signals(number).name)
+        runs.stop(signal.Signals(number).name)
         signal.signal(number, before[number])
 
     for number in before:

@@ -16,7 +16,7 @@ from typing import Any
 
 from pwl_lab import paths
 from pwl_lab.batch import status as files
-from pwl_lab.batch.kernel import KernelGuard, stop_on_signal
+from pwl_lab.batch.kernel import KernelGuard, Runs, stop_on_signal
 from pwl_lab.batch.schema import Plan, make_plan, read_notebook, resolve_notebook, settings_of
 from pwl_lab.batch.status import RunError, RunStatus
 from pwl_lab.errors import invalid
@@ -34,12 +34,15 @@ def run_notebook(
     params: Mapping[str, Any] | None = None,
     timeout: int | None = None,
     on_line: Callable[[str], None] | None = None,
+    environment: Mapping[str, str] | None = None,
+    runs: Runs | None = None,
 ) -> RunStatus:
     """Execute `notebook` with this preset and these parameters and leave everything in the folder `out`.
 
     `timeout` is in seconds per cell; `on_line` gets each progress line as it comes. A notebook that fails, runs out of
     time or is killed is a status, not an exception. In the main thread SIGINT, SIGTERM and SIGHUP end the run (status
-    `killed`). Raises UnknownNameError or InvalidValueError before a kernel starts and before anything is written.
+    `killed`); in any other it ends when `runs`, among which it then is, are stopped. `environment` is added to the
+    kernel's. Raises UnknownNameError or InvalidValueError before a kernel starts and before anything is written.
     """
     source = resolve_notebook(notebook)
     original = read_notebook(source)
@@ -60,7 +63,7 @@ def run_notebook(
     files.write_json(folder / files.PARAMS, plan.resolved | {"given": plan.given})
     files.write_status(folder, state)
     try:
-        _execute(state, source, folder, plan, timeout, on_line)
+        _execute(state, source, folder, plan, timeout, on_line, environment or {}, runs or Runs())
     except BaseException as error:
         state.status = "failed"
         state.error = RunError(name=type(error).__name__, message=str(error))
@@ -96,6 +99,8 @@ def _execute(
     plan: Plan,
     timeout: int | None,
     on_line: Callable[[str], None] | None,
+    environment: Mapping[str, str],
+    runs: Runs,
 ) -> None:
     """Run the kernel, write the notebook and its page, and complete `state`."""
     import nbformat  # these take seconds to import, and a refusal needs none of them
@@ -106,8 +111,8 @@ def _execute(
     progress = folder / files.PROGRESS
     # Threads that wait by spinning make a step up to forty times slower where other work wants the same cores.
     waiting = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
-    extra = {"PWL_LAB_OUT": str(folder), "PWL_LAB_PROGRESS": str(progress)} | waiting
-    with KernelGuard() as guard, stop_on_signal(guard), _tail(progress, on_line):
+    extra = dict(environment) | {"PWL_LAB_OUT": str(folder), "PWL_LAB_PROGRESS": str(progress)} | waiting
+    with KernelGuard() as guard, runs.including(guard), stop_on_signal(runs), _tail(progress, on_line):
         job = Job(source, folder / files.NOTEBOOK, plan.inject, guard.environment(extra), timeout, guard)
         execute(job)
         guard.end()

@@ -5,12 +5,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import nbformat
-import psutil
 import pytest
+from processes import alive, until
 
 from pwl_lab.batch.kernel import KernelGuard
 from pwl_lab.batch.notebooks import run_notebook
@@ -87,7 +86,7 @@ def test_a_runner_that_is_killed_outright(write_notebook, tmp_path: Path) -> Non
     status = json.loads((tmp_path / "out" / "status.json").read_text())
     assert status["status"] == "running", "nobody is left to say how it ended, and it must not look finished"
     _check_gone(tmp_path / "out")
-    _until(lambda: not list(place.glob("pwl-*")))
+    until(lambda: not list(place.glob("pwl-*")))
 
 
 def test_progress_comes_while_the_notebook_runs(write_notebook, tmp_path: Path) -> None:
@@ -127,7 +126,7 @@ def test_the_guard_spares_what_is_not_its_own() -> None:
     try:
         with KernelGuard() as guard:
             child = subprocess.Popen(["sleep", "600"], start_new_session=True, env=guard.environment({}))
-        _until(lambda: child.poll() is not None)
+        until(lambda: child.poll() is not None)
         assert other.poll() is None
         assert not guard.folder.exists()
     finally:
@@ -144,7 +143,7 @@ def _started(source: Path, out: Path, **environment: str) -> subprocess.Popen:
         text=True,
         env=os.environ | environment,
     )
-    _until(lambda: len((out / "pids").read_text().split()) == 3 if (out / "pids").exists() else False, seconds=60)
+    until(lambda: len((out / "pids").read_text().split()) == 3 if (out / "pids").exists() else False, seconds=60)
     return process
 
 
@@ -159,20 +158,4 @@ def _check_left_overs(out: Path) -> None:
 def _check_gone(out: Path) -> None:
     """The kernel and both of its children have ended."""
     numbers = [int(number) for number in (out / "pids").read_text().split()]
-    _until(lambda: not any(_alive(number) for number in numbers))
-
-
-def _alive(number: int) -> bool:
-    """Whether this process still runs (one that nobody has reaped yet does not)."""
-    try:
-        return psutil.Process(number).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _until(condition, seconds: float = 10) -> None:
-    """Wait for `condition`, fail after `seconds`."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "still not so"
-        time.sleep(0.05)
+    until(lambda: not any(alive(number) for number in numbers))

@@ -9,9 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pwl_lab import paths
-from pwl_lab.batch import series as series_module
 from pwl_lab.batch.index_page import headlines, write_index
-from pwl_lab.batch.status import RunError, RunStatus, write_status
 from pwl_lab.cli import app
 
 COMMAND = str(Path(sys.executable).with_name("pwl-lab"))
@@ -110,6 +108,7 @@ def test_series_goes_on_after_a_failure_and_writes_an_index(project: Path) -> No
     folder = project / "runs" / "trial"
     states = {path.parent.name: json.loads(path.read_text())["status"] for path in folder.glob("*/status.json")}
     assert states == {"00_a": "ok", "01_b": "failed"}
+    assert done.stderr.index("== 00_a") < done.stderr.index("== 01_b")
     assert str(folder / "index.html") in done.output
     page = (folder / "index.html").read_text()
     for words in (
@@ -133,26 +132,9 @@ def test_series_checks_before_it_starts(project: Path) -> None:
     assert "01_b" in _invoke("series", "--only", "01_d", code=2).output
     assert "name" in _invoke("series", "--name", "../x", code=2).output
     assert "store" in _invoke("series", "--name", "store", code=2).output
+    for jobs in ("0", "-1"):
+        assert f"jobs = {jobs} is not allowed" in _invoke("series", "--jobs", jobs, code=2).output
     assert not (project / "runs").exists()
-
-
-def test_a_signal_ends_the_series_and_old_results_are_not_shown(project: Path, monkeypatch) -> None:
-    stale = _status("ok")
-    (project / "runs" / "smoke" / "02_c").mkdir(parents=True)
-    write_status(project / "runs" / "smoke" / "02_c", stale)
-
-    def interrupted(source, out, *_, **__):
-        status = _status("killed", RunError(name="SIGINT", message="the run was stopped from outside"))
-        out.mkdir(parents=True)
-        write_status(out, status)
-        return status
-
-    monkeypatch.setattr(series_module, "run_notebook", interrupted)
-    ended = series_module.run_series("smoke")
-    assert [status.status for status in ended] == ["killed"]
-    page = (project / "runs" / "smoke" / "index.html").read_text()
-    assert "0 of 3 ok" in page
-    assert page.count("not run") == 2
 
 
 def test_index_of_an_empty_folder_and_headlines(project: Path) -> None:
@@ -206,7 +188,3 @@ def _invoke(*words: str, code: int = 0):
     done = CliRunner().invoke(app, list(words))
     assert done.exit_code == code, done.output
     return done
-
-
-def _status(state: str, error: RunError | None = None) -> RunStatus:
-    return RunStatus(status=state, notebook="n", started="s", cells=1, versions={}, commit=None, error=error)

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -36,6 +37,11 @@ def where(number: int) -> tuple[int, int, int]:
     return number, os.getpid(), torch.get_num_threads()
 
 
+def told(name: str) -> tuple[str | None, str]:
+    """Runs in a worker: what its environment says, and how it was made."""
+    return os.environ.get(name), " ".join(psutil.Process().cmdline())
+
+
 def refuse(number: int) -> int:
     if number == 1:
         raise InvalidValueError("case 1 is not allowed")
@@ -58,6 +64,22 @@ def test_one_case_stays_in_this_process():
     assert side_by_side(where, [{"number": 7}], "case")[0][1] == os.getpid()
 
 
+def test_workers_have_the_environment_of_now_however_often_it_changes(monkeypatch, tmp_path):
+    cases = [{"name": "PWL_LAB_TOLD"}] * 2
+    for value in ("first", "second"):
+        monkeypatch.setenv("PWL_LAB_TOLD", value)
+        assert {found[0] for found in side_by_side(told, cases, "cases")} == {value}
+    monkeypatch.delenv("PWL_LAB_TOLD")
+    found = side_by_side(told, cases, "cases")
+    assert found[0][0] is None
+    assert "forkserver" in found[0][1]
+    # sockets do not fit under a temporary folder with a long name
+    deep = tmp_path / ("d" * 90)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    assert "spawn_main" in side_by_side(told, cases, "cases")[0][1]
+
+
 def test_a_refusal_ends_the_others_and_is_raised_here():
     begun = time.monotonic()
     with pytest.raises(InvalidValueError, match="case 1 is not allowed"):
@@ -73,7 +95,7 @@ def test_a_killed_worker_is_named_and_what_to_do():
 
 
 def assert_no_workers() -> None:
-    """No spawned worker of this process is left (multiprocessing's own resource tracker may be)."""
+    """No worker of this process is left (multiprocessing's own server and resource tracker may be)."""
     end = time.monotonic() + PATIENCE_S
     while workers := [c for c in psutil.Process().children(recursive=True) if _is_worker(c)]:
         assert time.monotonic() < end, workers
@@ -82,7 +104,9 @@ def assert_no_workers() -> None:
 
 def _is_worker(process: psutil.Process) -> bool:
     try:
-        return process.status() != psutil.STATUS_ZOMBIE and "spawn_main" in " ".join(process.cmdline())
+        words, parent = " ".join(process.cmdline()), " ".join(process.parent().cmdline())
+        forked = "forkserver" in words and "forkserver" in parent
+        return process.status() != psutil.STATUS_ZOMBIE and (forked or "spawn_main" in words)
     except psutil.NoSuchProcess:
         return False
 

@@ -56,6 +56,7 @@ def test_make_and_ci_run_the_same_tests() -> None:
         assert "pip install" in done, "each target installs on first use"
     assert "pwl-lab series --preset lesson --name trial" in _run("make", "--dry-run", "run", "NAME=trial")
     assert "pwl-lab series --preset smoke" in _run("make", "--dry-run", "run", "PRESET=smoke")
+    assert "pwl-lab series --preset lesson --jobs 3" in " ".join(_run("make", "--dry-run", "run", "JOBS=3").split())
     assert "make test" in _run("make")
 
 
@@ -71,6 +72,15 @@ def test_make_refuses_an_old_python(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert "needs Python 3.11 or newer" in done.stderr
     assert not (tmp_path / ".venv").exists()
+
+
+@each_of_the_series
+def test_what_trains_side_by_side_says_so_in_its_metadata(path: Path) -> None:
+    nb = nbformat.read(path, as_version=4)
+    code = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "code")
+    trains = re.search(r"\b(each|side_by_side|loading_pairs|crossed_pairs|parity_crossings)\(", code)
+    assert nb.metadata.pwl_lab.get("side_by_side", False) == bool(trains)
+    assert nb.metadata.pwl_lab.metrics
 
 
 def test_the_series_has_its_first_notebooks() -> None:
