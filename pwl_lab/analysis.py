@@ -166,6 +166,18 @@ def order_curves(masks: pd.DataFrame, orders: Mapping[str, list[str]], split: st
     )
 
 
+def arrival_table(curves: pd.DataFrame, order: str, student_bytes: int, converter_bytes: int) -> pd.DataFrame:
+    """What has arrived when each mask of a loading order can answer: accuracy (mean over seeds), bytes, share.
+
+    The student answers from its own bytes; from the first teacher block on the converters are there too, all of them
+    (an order may need fewer). `share` is of the bytes of the teacher alone, without student and converters.
+    """
+    mine = curves[curves["order"] == order].groupby("mask", sort=False)[["accuracy", "teacher_bytes"]].mean()
+    teacher = mine.pop("teacher_bytes").astype(int)
+    arrived = student_bytes + teacher + converter_bytes * (teacher > 0)
+    return mine.assign(bytes=arrived, share=arrived / teacher.iloc[-1])
+
+
 def mean_curve(curves: pd.DataFrame, order: str) -> list[float]:
     """The accuracy of one loading order at k = 0..n, mean over seeds."""
     return curves[curves["order"] == order].groupby("teacher_blocks")["accuracy"].mean().tolist()

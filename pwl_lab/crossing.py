@@ -11,7 +11,7 @@ import pandas as pd
 
 from pwl_lab import analysis, cube
 from pwl_lab.distill.curriculum import Curriculum, extracted, one_shot, progressive
-from pwl_lab.intervals import mean_interval
+from pwl_lab.intervals import in_points, mean_interval
 from pwl_lab.loading.pair import PairLossConfig
 from pwl_lab.models import mlp
 from pwl_lab.plan import TrainPlan, image_plan
@@ -23,6 +23,12 @@ from pwl_lab.tasks.parity import SparseParity
 # From which share of the budget on PWL training reaches the student; until then it trains the converters alone.
 LOADINGS = {"alone": 1.0, "followed": 0.5, "combined": 0.0}
 PWL_ALONE = ("none", "combined")  # no curriculum: the sources' hard and soft loss
+# What a pair is measured by (columns of `crossing_table`), as figures and tables say it.
+MEASURES = {
+    "student_accuracy": "student alone",
+    "prefix_area": "prefix order, area",
+    "mixed_accuracy": "mean of all mixes",
+}
 
 
 @dataclass(frozen=True)
@@ -120,7 +126,7 @@ def against_pwl_intervals(table: pd.DataFrame) -> pd.DataFrame:
     Columns curriculum, loading, measure, low, mean, high.
     """
     rows = []
-    for measure in ("student_accuracy", "prefix_area", "mixed_accuracy"):
+    for measure in MEASURES:
         differences = against_pwl(table, measure).groupby(["curriculum", "loading"], sort=False)["difference"]
         for (curriculum, loading), mine in differences:
             low, mean, high = (100 * value for value in mean_interval(mine))
@@ -129,15 +135,25 @@ def against_pwl_intervals(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def parity_pair(settings: CrossingSettings, seed: int, curriculum: str, loading: str) -> Pair:
-    """The smallest pair: MLPs of two blocks on sparse parity."""
+def against_pwl_table(table: pd.DataFrame) -> pd.DataFrame:
+    """The same in words such as `+0.47 (-0.12 to +1.05)`: a row per curriculum and loading, a column per measure."""
+    columns = {}
+    for measure, title in MEASURES.items():
+        differences = against_pwl(table, measure).groupby(["curriculum", "loading"], sort=False)["difference"]
+        columns[title] = differences.agg(lambda mine: in_points(mine.tolist()))
+    return pd.DataFrame(columns)
+
+
+def parity_pair(settings: CrossingSettings, seed: int, curriculum: str, loading: str, **weights: float) -> Pair:
+    """The smallest pair: MLPs of two blocks on sparse parity; `weights` of PWL's terms, such as `sync=0.0`."""
     task = SparseParity(settings.parity_n_bits, settings.parity_k_sparse, eval_samples=1024)
     plan = TrainPlan(steps=4_000, lr=0.1, momentum=0.9, eval_every=50, stop_at=1.0)
     teacher = train_or_load(mlp(task, 256, depth=2), task, plan, seed, settings.device)
     plan = TrainPlan(steps=settings.parity_steps, lr=0.02, momentum=0.9, clip_norm=2.0, eval_every=20)
     chosen = {"one_shot": one_shot(0.0), "extracted": extracted(50, temperature=0.0)}[curriculum]
     # Two blocks have two mixed masks, so two draws a step are enough: a step of such small networks is mostly overhead.
-    losses = PairLossConfig(masks="all", cross_passes=1, cross_groups=2, student_joins_at=LOADINGS[loading])
+    joins = LOADINGS[loading]
+    losses = PairLossConfig(masks="all", cross_passes=1, cross_groups=2, student_joins_at=joins, **weights)
     return train_pair(teacher, mlp(task, 32, depth=2), task, plan, losses, seed, settings.device, chosen)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import bootstrap, t
 
-from pwl_lab import analysis
+from pwl_lab import analysis, cube
 from pwl_lab.errors import invalid
 from pwl_lab.seeding import numpy_generator
 
@@ -40,6 +40,53 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
         return float("nan"), middle, float("nan")
     half = float(t.ppf((1 + confidence) / 2, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
     return middle - half, middle, middle + half
+
+
+def in_points(differences: Sequence[float]) -> str:
+    """Differences of accuracies, one per seed, as their mean in percentage points with its 95% interval.
+
+    Such as `+0.47 (-0.12 to +1.05)`; of one seed without an interval.
+    """
+    low, middle, high = (100 * value for value in mean_interval(differences))
+    return f"{middle:+.2f}" if np.isnan(low) else f"{middle:+.2f} ({low:+.2f} to {high:+.2f})"
+
+
+def gains_table(curves: pd.DataFrame, order: str = "prefix") -> pd.DataFrame:
+    """What each block of a loading order brings, in points with 95% intervals: against the student, and the mask before.
+
+    `curves` as from `analysis.order_curves`. Differences are taken seed by seed, so that what all masks of a seed share
+    (its teacher, its luck) cancels. One row per mask from the first teacher block on.
+    """
+    table = curves[curves["order"] == order].pivot(index="teacher_blocks", columns="seed", values="accuracy")
+    masks = curves[curves["order"] == order].drop_duplicates("mask").set_index("teacher_blocks")["mask"]
+    rows = [
+        {
+            "mask": masks[k],
+            "against the student": in_points((table.loc[k] - table.loc[0]).tolist()),
+            "against the mask before": in_points((table.loc[k] - table.loc[k - 1]).tolist()),
+        }
+        for k in range(1, len(table))
+    ]
+    return pd.DataFrame(rows).set_index("mask")
+
+
+def areas_table(curves: pd.DataFrame, against: str = "prefix") -> pd.DataFrame:
+    """One row per loading order: blocks as they arrive, its area (mean over seeds, least, most), points `against` another.
+
+    Areas as in `cube.best_order`. The last column has a 95% interval of the differences seed by seed.
+    """
+    areas = cube.order_areas(curves).pivot(index="seed", columns="order", values="area")
+    rows = {}
+    for order, mine in curves.groupby("order", sort=False):
+        area = areas[order]
+        rows[order] = {
+            "blocks arrive": cube.order_name(mine["mask"].drop_duplicates().tolist()),
+            "mean area": f"{area.mean():.2%}",
+            "least": f"{area.min():.2%}",
+            "most": f"{area.max():.2%}",
+            f"points against {against}": "–" if order == against else in_points((area - areas[against]).tolist()),
+        }
+    return pd.DataFrame(rows).T.rename_axis("order")
 
 
 def samples_table(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pwl_lab.errors import invalid
 from pwl_lab.loading.swapnet import SwapNet
-from pwl_lab.models.blocknet import evaluating
+from pwl_lab.models.blocknet import BlockNet, evaluating
 
 
 def linear_cka(x: Float[Tensor, "batch *left"], y: Float[Tensor, "as_many *right"]) -> float:
@@ -41,15 +41,19 @@ def unexplained(converted: Float[Tensor, "batch *shape"], wanted: Float[Tensor, 
 
 
 @torch.no_grad()
-def boundary_similarity(net: SwapNet, inputs: Float[Tensor, "batch *shape"]) -> pd.DataFrame:
+def boundary_similarity(
+    net: SwapNet, inputs: Float[Tensor, "batch *shape"], untrained: BlockNet | None = None
+) -> pd.DataFrame:
     """One row per boundary and direction (`encoder`: teacher to student, `decoder`: student to teacher).
 
     `before` is the CKA of the two raw states (the same for both directions), `after` that of the converted state with
-    the one it stands in for, `unexplained` the share of that one's variance which the converted state misses. All in
-    eval mode; a few hundred inputs will do (their pairwise products are held).
+    the one it stands in for, `unexplained` the share of that one's variance which the converted state misses. With an
+    `untrained` student a column of that name is the CKA of the teacher's state with its: what any network would show,
+    since both see the same inputs. All in eval mode; a few hundred inputs will do (their pairwise products are held).
     """
     with evaluating(net):
         states = zip(net.teacher.hidden_states(inputs)[0], net.student.hidden_states(inputs)[0], strict=True)
+        floor = _floor(net, inputs, untrained)
         rows = []
         for boundary, (teacher, student) in enumerate(list(states)[:-1], start=1):
             before = linear_cka(teacher, student)
@@ -65,5 +69,15 @@ def boundary_similarity(net: SwapNet, inputs: Float[Tensor, "batch *shape"]) -> 
                         "after": linear_cka(converted, wanted),
                         "unexplained": unexplained(converted, wanted),
                     }
+                    | ({"untrained": floor[boundary - 1]} if floor else {})
                 )
     return pd.DataFrame(rows)
+
+
+def _floor(net: SwapNet, inputs: Float[Tensor, "batch *shape"], untrained: BlockNet | None) -> list[float]:
+    """Per boundary the CKA of the teacher's state with that of an untrained student; empty without one."""
+    if untrained is None:
+        return []
+    with evaluating(untrained):
+        states = zip(net.teacher.hidden_states(inputs)[0], untrained.hidden_states(inputs)[0], strict=True)
+        return [linear_cka(teacher, other) for teacher, other in list(states)[:-1]]

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from pwl_lab.crossing import LOADINGS, PWL_ALONE, Crossed
-from pwl_lab.plots.style import CURRICULUM, row_of_axes, style
+from pwl_lab.crossing import LOADINGS, MEASURES, PWL_ALONE, Crossed
+from pwl_lab.plots.style import CURRICULUM, chance_line, row_of_axes, style
 
 PWL_LOOK = ("#000000", "-", "D")
 WORDS = {"alone": "curriculum alone", "followed": "then PWL", "combined": "with PWL"}
@@ -33,8 +33,11 @@ def _share_frame(figure: Figure, panels: Sequence[Axes], label: str) -> None:
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
 
 
-def crossing_histories(found: Sequence[Crossed]) -> Figure:
-    """The student's validation accuracy over training: a panel per loading, a line per curriculum, a band over seeds."""
+def crossing_histories(found: Sequence[Crossed], chance: float | None = None) -> Figure:
+    """The student's validation accuracy over training: a panel per loading, a line per curriculum, a band over seeds.
+
+    PWL alone, for comparison, is in every panel. `chance` is the accuracy of guessing, drawn as a line.
+    """
     with style():
         loadings = [
             name for name in LOADINGS if any(one.loading == name and one.curriculum != PWL_ALONE[0] for one in found)
@@ -53,6 +56,8 @@ def crossing_histories(found: Sequence[Crossed]) -> Figure:
                 axes.fill_between(table.index, table.min(axis=1), table.max(axis=1), color=colour, alpha=0.15, lw=0)
             if 0 < LOADINGS[loading] < 1:
                 axes.axvline(LOADINGS[loading] * table.index.max(), color="#444444", lw=0.8, ls="--")
+            if chance is not None:
+                chance_line(axes, chance)
             axes.set_title(WORDS[loading], fontsize=10, loc="left")
             axes.set(xlabel="optimiser steps", xlim=(0, None))
         _share_frame(figure, panels, "student, validation accuracy")
@@ -60,7 +65,10 @@ def crossing_histories(found: Sequence[Crossed]) -> Figure:
 
 
 def crossing_prefixes(table: pd.DataFrame) -> Figure:
-    """Accuracy by loaded teacher blocks: a panel per loading, a line per curriculum (mean, bars from worst to best seed)."""
+    """Accuracy by loaded teacher blocks: a panel per loading, a line per curriculum (mean, bars from worst to best seed).
+
+    PWL alone, for comparison, is in every panel.
+    """
     with style():
         others = table[table["curriculum"] != PWL_ALONE[0]]
         loadings = [name for name in LOADINGS if (others["loading"] == name).any()]
@@ -81,18 +89,11 @@ def crossing_prefixes(table: pd.DataFrame) -> Figure:
     return figure
 
 
-MEASURES = {
-    "student_accuracy": "student alone",
-    "prefix_area": "prefix order, area",
-    "mixed_accuracy": "mean of all mixes",
-}
-
-
 def crossing_chart(table: pd.DataFrame) -> Figure:
-    """Every combination: a point per seed and a bar at the mean, for the student, prefix order and all mixes."""
+    """Every combination: a point per seed and a bar at the mean, for the student, prefix order and all mixes; one scale."""
     keys = list(dict.fromkeys(zip(table["curriculum"], table["loading"], strict=True)))
     with style():
-        figure, panels = row_of_axes(9, 0.32 * len(keys) + 1.2, len(MEASURES), sharey=True)
+        figure, panels = row_of_axes(9, 0.32 * len(keys) + 1.2, len(MEASURES), sharex=True, sharey=True)
         for axes, (measure, title) in zip(panels, MEASURES.items(), strict=True):
             for row, (curriculum, loading) in enumerate(keys):
                 mine = table[(table["curriculum"] == curriculum) & (table["loading"] == loading)]

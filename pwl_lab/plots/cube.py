@@ -1,7 +1,7 @@
 """Figures of the whole mask cube: loading orders against blocks and bytes, budgets, classes, and the cube as a lattice."""
 
 from collections.abc import Mapping, Sequence
-from math import ceil, log10
+from math import ceil, floor, log10
 
 import numpy as np
 import pandas as pd
@@ -11,12 +11,14 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
+from pandas.api.typing import SeriesGroupBy
 
 from pwl_lab import cube
 from pwl_lab.errors import invalid
 from pwl_lab.loading.masks import all_masks
 from pwl_lab.plots.style import OWNER, byte_words, ink_on, order_look, row_of_axes, style
 
+NARROW_STEP = 0.08  # share of the bytes below which a step has no room for bars side by side
 MOST_LATTICE_BLOCKS = 5  # 32 masks; more cannot be read
 
 
@@ -46,9 +48,10 @@ def order_curves(curves: pd.DataFrame, teacher_accuracy: float | None = None) ->
 def byte_curves(curves: pd.DataFrame, teacher_accuracy: float | None = None) -> Figure:
     """Accuracy against the teacher's bytes loaded: steps, since a block helps once it has arrived as a whole.
 
-    `curves` as from `analysis.order_curves`, each from all-student to all-teacher. Mean over seeds, a band from worst to
-    best seed; a marker where a block is complete. The legend gives the area under each curve (`cube.best_order`).
-    Later orders are drawn thinner on top of earlier ones: common stretches show both.
+    `curves` as from `analysis.order_curves`, each from all-student to all-teacher. Mean over seeds; in the middle of each
+    step that is wide enough a bar from the worst to the best seed; a marker where a block is complete. The legend gives
+    the area under each curve (`cube.best_order`). Later orders are drawn thinner on top of earlier ones: common
+    stretches show both.
     """
     areas = cube.order_areas(curves).groupby("order")["area"].mean()
     total = curves["teacher_bytes"].max()
@@ -61,13 +64,22 @@ def byte_curves(curves: pd.DataFrame, teacher_accuracy: float | None = None) -> 
             thick = 0.8 * (len(areas) - 1 - place)
             axes.step(share, accuracy.mean(), where="post", color=colour, ls=dashes, marker=marker, lw=2 + thick,
                       ms=6 + thick, label=f"{_order_label(curves, order)}, area {areas[order]:.2%}")  # fmt: skip
-            axes.fill_between(share, accuracy.min(), accuracy.max(), step="post", color=colour, alpha=0.13, lw=0)
+            _step_bars(axes, share, accuracy, colour, 0.012 * (place - (len(areas) - 1) / 2))
         _teacher_line(axes, teacher_accuracy)
+        axes.margins(y=0.12)
         axes.set(xlabel=f"share of the teacher's bytes loaded (all: {byte_words(total)})", ylabel="test accuracy")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(PercentFormatter(1))
         axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
     return figure
+
+
+def _step_bars(axes: Axes, share: pd.Series, accuracy: SeriesGroupBy, colour: str, shift: float) -> None:
+    """A bar from the worst to the best seed in the middle of each step, where it does not crowd its neighbours'."""
+    begin, end = share.to_numpy()[:-1], share.to_numpy()[1:]
+    wide = end - begin > NARROW_STEP
+    low, high = (values.to_numpy()[:-1][wide] for values in (accuracy.min(), accuracy.max()))
+    axes.vlines(((begin + end) / 2)[wide] + shift, low, high, color=colour, lw=1.6)
 
 
 def _order_label(curves: pd.DataFrame, order: str) -> str:
@@ -108,14 +120,21 @@ def budget_curve(budgets: pd.DataFrame, masks: pd.DataFrame | None = None) -> Fi
         spread = [accuracy - budgets["test_lowest"], budgets["test_highest"] - accuracy]
         axes.errorbar(sizes, accuracy, yerr=spread, fmt="o", color="#0072B2", ms=6, capsize=4)
         axes.set_xscale("symlog", linthresh=smallest, linscale=0.5)
-        axes.set_xticks([0, *(10.0**power for power in range(ceil(log10(smallest)), ceil(log10(end))))])
+        axes.set_xticks(_byte_ticks(smallest, end))
         axes.minorticks_off()
         axes.set(xlim=(-0.15 * smallest, end), xlabel="budget: teacher bytes loaded", ylabel="test accuracy")
         axes.xaxis.set_major_formatter(lambda size, _: byte_words(size))
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         _label_steps(axes, budgets["mask"].tolist(), sizes, budgets["test_highest"].tolist())
-        axes.legend(loc="lower left")
+        figure.legend(loc="outside lower center", ncols=2)
     return figure
+
+
+def _byte_ticks(smallest: float, end: float) -> list[float]:
+    """0 and the powers of ten from the smallest block on; 2 and 5 times them as well where those would be few."""
+    powers = [10.0**power for power in range(floor(log10(smallest)), ceil(log10(end)) + 1)]
+    factors = (1, 2, 5) if log10(end / smallest) < 2.5 else (1,)
+    return [0, *(power * factor for power in powers for factor in factors if smallest <= power * factor <= end)]
 
 
 def _label_steps(axes: Axes, masks: Sequence[str], sizes: Sequence[float], tops: Sequence[float]) -> None:

@@ -8,7 +8,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import FancyBboxPatch
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
 from pwl_lab import analysis
 from pwl_lab.plots.style import OWNER, OWNER_NAME, row_of_axes, style
@@ -81,7 +81,7 @@ def mask_chart(masks: pd.DataFrame, split: str = "test") -> Figure:
 
 
 def loss_terms(history: pd.DataFrame) -> Figure:
-    """Each named loss term over the training of a pair."""
+    """Each named loss term over the training of a pair, the mean since the point before; the scale is logarithmic."""
     columns = [name for name in history if name.startswith("loss_") and name != "loss_total"]
     table = history.melt("step", columns, "term", "loss").dropna()
     table["term"] = table["term"].str.removeprefix("loss_")
@@ -99,7 +99,10 @@ def loss_terms(history: pd.DataFrame) -> Figure:
             errorbar=None,
             markers=True,
         )
-        axes.set(xlabel="optimiser steps", ylabel="loss term (before its weight)", ylim=(0, None), xlim=(0, None))
+        axes.set(xlabel="optimiser steps", ylabel="loss term (before its weight)", yscale="log", xlim=(0, None))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.legend(title=None, ncols=5, loc="upper center", bbox_to_anchor=(0.5, 1.15))
     return figure
 

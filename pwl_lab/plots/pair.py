@@ -51,7 +51,9 @@ def _box(axes: Axes, row: tuple, colour: str, height: float, largest: int, fonts
     style_of_box = "round,pad=0,rounding_size=0.05"
     axes.add_patch(FancyBboxPatch(corner, 2 * HALF, 2 * HALF, boxstyle=style_of_box, fc=colour, ec="black", lw=1))
     kind = "units" if not row.positions else "channels" if fontsize > 6 else "ch."
-    width = f"{row.channels} {kind}" + (f"\n{row.positions}" if row.positions else "")
+    # One number is a row of tokens, two are a picture's height and width.
+    positions = row.positions if "×" in row.positions else f"{row.positions} tokens"
+    width = f"{row.channels} {kind}" + (f"\n{positions}" if row.positions else "")
     layers = f"{row.layers} layer" + ("" if row.layers == 1 else "s")
     text = f"block {row.block}\n{width}\n{layers}\n{byte_words(row.bytes)}"
     axes.text(row.block, height + 0.05, text, ha="center", va="center", fontsize=fontsize, linespacing=1.35)
@@ -77,25 +79,32 @@ def similarity_chart(table: pd.DataFrame) -> Figure:
     """How alike the networks are at each boundary: CKA before and after the converter, and what is left unexplained.
 
     `table` holds the rows of `similarity.boundary_similarity`, of several seeds where it has a column `seed`: mean, bars
-    from the lowest to the highest seed. Hollow and dotted: the raw states.
+    from the lowest to the highest seed. Hollow and dotted: the raw states. A column `untrained`, where there is one, is
+    a grey line: what an untrained student shows.
     """
     boundaries = sorted(table["boundary"].unique())
     with style():
-        figure, (left, middle, right) = row_of_axes(9, 3.6, 3)
+        figure, (left, middle, right) = row_of_axes(9, 3.9, 3)
         middle.sharey(left)
         for axes, direction in ((left, "encoder"), (middle, "decoder")):
             mine = table[table["direction"] == direction]
             colour, dashes, marker = DIRECTION[direction]
-            _spread(axes, mine, "before", -0.05, color="#555555", ls=":", marker=marker, mfc="white", label="before")
-            _spread(axes, mine, "after", 0.05, color=colour, ls=dashes, marker=marker, label="after")
+            if "untrained" in mine:
+                _spread(axes, mine, "untrained", 0, color="#999999", ls="-.", marker="X", label="untrained student")
+            _spread(axes, mine, "before", -0.05, color="#555555", ls=":", marker="D", mfc="white", label="before")
+            _spread(axes, mine, "after", 0.05, color=colour, ls=dashes, marker=marker, label=f"after the {direction}")
             axes.set_title(f"{direction}: {' to '.join(ENDS[direction])}", fontsize=10)
-            axes.legend(loc="lower left")
-            _spread(right, mine, "unexplained", 0, color=colour, ls=dashes, marker=marker, label=direction)
+            _spread(right, mine, "unexplained", 0, color=colour, ls=dashes, marker=marker)
         left.set(ylabel="similarity (CKA)")
         right.set_title("variance unexplained after", fontsize=10)
         right.set_ylim(0, None)
         right.yaxis.set_major_formatter(PercentFormatter(1))
-        right.legend(loc="upper left")
+        drawn = {
+            label: handle
+            for axes in (left, middle)
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(drawn.values(), drawn.keys(), loc="outside upper center", ncols=len(drawn))
         for axes in (left, middle, right):
             axes.set_xticks(boundaries, [f"{b} | {b + 1}" for b in boundaries])
             axes.set(xlabel="boundary between blocks", xlim=(boundaries[0] - 0.4, boundaries[-1] + 0.4))

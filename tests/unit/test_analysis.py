@@ -183,3 +183,16 @@ def test_check_claims():
     with pytest.raises(AssertionError, match="never falls"):
         analysis.check_claims(claims, enforce=True)
     assert analysis.check_claims({"faster": True}, enforce=True)["holds here"].tolist() == ["yes"]
+
+
+def test_the_student_answers_without_converters_and_the_whole_costs_more_than_the_teacher():
+    tables = [
+        analysis.mask_table({"test": {"SS": 0.5 + s, "TS": 0.6 + s, "ST": 0.4, "TT": 0.7 + s}}, (10, 30), seed)
+        for seed, s in enumerate((0.0, 0.2))
+    ]
+    curves = analysis.order_curves(pd.concat(tables), analysis.loading_orders(2))
+    table = analysis.arrival_table(curves, "prefix", student_bytes=8, converter_bytes=2)
+    assert table.index.tolist() == ["SS", "TS", "TT"]
+    assert table["bytes"].tolist() == [8, 20, 50]
+    assert table["share"].tolist() == [0.2, 0.5, 1.25]
+    assert table["accuracy"].tolist() == pytest.approx([0.6, 0.7, 0.8])

@@ -221,3 +221,15 @@ def test_intervals_against_pwl_are_those_of_the_paired_differences_in_points():
     assert found.loc["prefix_area", ["low", "mean", "high"]].tolist() == [0, 0, 0]
     assert found.loc["mixed_accuracy", "mean"] == pytest.approx(0)
     assert set(found["curriculum"]) == {"extracted"}
+    shown = crossing.against_pwl_table(pd.DataFrame(rows))
+    assert shown.columns.tolist() == list(crossing.MEASURES.values())
+    assert shown.loc[("extracted", "alone"), "student alone"] == f"{mean:+.2f} ({low:+.2f} to {high:+.2f})"
+
+
+def test_the_smallest_pair_can_leave_a_loss_out(store_folder):
+    settings = CrossingSettings.load("smoke", parity_steps=20)
+    whole, without = (
+        crossing.parity_pair(settings, 0, "one_shot", "combined", **weights) for weights in ({}, {"sync": 0.0})
+    )
+    assert "loss_sync" in whole.history
+    assert "loss_sync" not in without.history

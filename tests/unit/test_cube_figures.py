@@ -112,6 +112,43 @@ def test_byte_curves_step_where_a_block_is_complete():
     assert "(all: 3.2 kB)" in axes.get_xlabel()
 
 
+def test_byte_curves_bar_the_seeds_in_the_middle_of_wide_steps_only():
+    axes = plots.byte_curves(CURVES).axes[0]
+    prefix = CURVES[(CURVES["order"] == "prefix") & (CURVES["teacher_blocks"] == 2)]["accuracy"]
+    (bar,) = axes.collections[0].get_segments()  # of three blocks only the last one's bytes are many
+    assert bar[:, 0] == pytest.approx((210 / 3210 + 1) / 2, abs=0.03)
+    assert bar[:, 1] == pytest.approx([prefix.min(), prefix.max()])
+
+
+def test_a_budget_of_few_decades_has_ticks_between_its_powers_of_ten():
+    ticks = plots.budget_curve(cube.best_under_budget(MASKS)).axes[0].get_xticks()
+    assert ticks.tolist() == [0, 10, 100, 1000]  # 10 to 3,210 bytes and some room
+    near = MASKS.assign(teacher_bytes=MASKS["teacher_blocks"] * 130)
+    ticks = plots.budget_curve(cube.best_under_budget(near)).axes[0].get_xticks()
+    assert ticks.tolist() == [0, 200, 500]
+
+
+def test_no_legend_covers_what_is_drawn():
+    for figure in (plots.budget_curve(cube.best_under_budget(MASKS), MASKS), plots.similarity_chart(SIMILARITY)):
+        assert all(axes.get_legend() is None for axes in figure.axes)
+        figure.draw_without_rendering()
+        (box,) = (legend.get_window_extent() for legend in figure.legends)
+        assert not any(box.overlaps(axes.get_window_extent()) for axes in figure.axes)
+
+
+def test_an_untrained_student_has_a_line_of_its_own():
+    assert "untrained student" not in words(plots.similarity_chart(SIMILARITY))
+    figure = plots.similarity_chart(SIMILARITY.assign(untrained=0.25))
+    assert "untrained student" in words(figure)
+    assert figure.axes[0].containers[0].lines[0].get_ydata().tolist() == [0.25, 0.25]
+
+
+def test_tokens_are_named_and_pictures_have_two_sides():
+    assert "5×4" in " ".join(words(plots.architecture(parts())))
+    tokens = parts().assign(positions="16")
+    assert any("16 tokens" in text for text in words(plots.architecture(tokens)))
+
+
 def test_a_budget_curve_is_the_table_with_one_label_per_step():
     table = cube.best_under_budget(MASKS)
     figure = plots.budget_curve(table, MASKS)

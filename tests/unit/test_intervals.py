@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.stats import sem, t
 
-from pwl_lab import complexity, intervals, plots
+from pwl_lab import analysis, complexity, intervals, plots
 from pwl_lab.distill.two_phase import first_step, two_phase
 from pwl_lab.errors import InvalidValueError
 from pwl_lab.models import mlp
@@ -108,3 +108,35 @@ def test_two_phases_learn_from_the_hidden_layer_only():
     assert hidden.support_ratio > 1.2
     again = two_phase(task, teacher.model, 128, 2048, 0, "hidden")
     assert again == hidden
+
+
+def loading_curves():
+    """Two seeds of two blocks: the second one is better by 10 points, whatever the mask."""
+    accuracies = {"SS": 0.5, "TS": 0.6, "ST": 0.4, "TT": 0.9}
+    tables = [
+        analysis.mask_table({"test": {mask: value + 0.1 * seed for mask, value in accuracies.items()}}, (10, 30), seed)
+        for seed in (0, 1)
+    ]
+    return analysis.order_curves(pd.concat(tables), analysis.loading_orders(2))
+
+
+def test_gains_are_differences_of_the_same_seed():
+    table = intervals.gains_table(loading_curves())
+    assert table.index.tolist() == ["TS", "TT"]
+    # Both seeds agree to the last digit, though their accuracies are far apart.
+    assert table["against the student"].tolist() == ["+10.00 (+10.00 to +10.00)", "+40.00 (+40.00 to +40.00)"]
+    assert table["against the mask before"].tolist() == ["+10.00 (+10.00 to +10.00)", "+30.00 (+30.00 to +30.00)"]
+
+
+def test_areas_are_compared_with_prefix_order():
+    table = intervals.areas_table(loading_curves())
+    # prefix: 0.5 for a fourth of the bytes, 0.6 for the rest; suffix: 0.5 for three fourths, 0.4 for the rest
+    assert table.loc["prefix"].tolist() == ["1-2", "62.50%", "57.50%", "67.50%", "–"]
+    assert table.loc["suffix"].tolist() == ["2-1", "52.50%", "47.50%", "57.50%", "-10.00 (-10.00 to -10.00)"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_points_of_one_seed_have_no_interval():
+    assert intervals.in_points([0.0123]) == "+1.23"
+    low, middle, high = (100 * value for value in intervals.mean_interval([0.01, 0.02, 0.03]))
+    assert intervals.in_points([0.01, 0.02, 0.03]) == f"{middle:+.2f} ({low:+.2f} to {high:+.2f})"

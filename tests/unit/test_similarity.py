@@ -94,6 +94,17 @@ def test_boundaries_compare_what_stands_there(net_and_inputs):
     assert decoder["unexplained"] == unexplained(decoded, teacher)
 
 
+def test_an_untrained_student_is_compared_with_the_teacher(net_and_inputs):
+    net, inputs = net_and_inputs
+    other = used(build({6: MLP_STUDENT, 7: VGG_STUDENT}[inputs.shape[-1]], 9), seed=3)
+    table = boundary_similarity(net, inputs, other)
+    assert "untrained" not in boundary_similarity(net, inputs)
+    with torch.no_grad():
+        teacher, untrained = (one.eval().hidden_states(inputs)[0] for one in (net.teacher, other))
+    wanted = [linear_cka(teacher[boundary], untrained[boundary]) for boundary in (0, 0, 1, 1)]
+    assert table["untrained"].tolist() == wanted
+
+
 def test_perfect_converters_leave_nothing_unexplained():
     teacher = build(MLP_TEACHER, 1)
     net = SwapNet(teacher, build(MLP_TEACHER, 1), (6,), where="if_different")
