@@ -30,17 +30,25 @@ class _Masks:
 
     def __init__(self, files: Files) -> None:
         self.files, self.workshop = files, Workshop(files.index, "cpu")
-        self.student = self.workshop.student(self._read(files.index.shard(BOOT)))
+        self.students: dict[int, dict[int, Parts]] = {}
         self.units: dict[tuple[int, int], Parts] = {}
 
     def network(self, mask: str) -> Callable[[Tensor], Tensor]:
         """The network of one mask."""
-        wanted = {block: 8 if letter == "t" else 32 for block, letter in enumerate(mask, start=1) if letter != "S"}
+        wanted = {block: 8 if letter == "t" else 32 for block, letter in enumerate(mask, start=1) if letter in "Tt"}
         for block, bits in wanted.items():
             if (block, bits) not in self.units:
                 shard = self.files.index.shard(block, bits)
                 self.units[block, bits] = self.workshop.unit(shard, self._read(shard))
-        return assemble(mask, self.student, {block: self.units[block, bits] for block, bits in wanted.items()})
+        teacher = {block: self.units[block, bits] for block, bits in wanted.items()}
+        return assemble(mask, self._student(8 if "s" in mask else 32), teacher)
+
+    def _student(self, bits: int) -> dict[int, Parts]:
+        """The boot set at one precision."""
+        if bits not in self.students:
+            shard = self.files.index.shard(BOOT, bits)
+            self.students[bits] = self.workshop.student(shard, self._read(shard))
+        return self.students[bits]
 
     def _read(self, shard: Shard) -> Tensor:
         """A file's bytes."""

@@ -28,7 +28,7 @@ def planned_timeline(
 
     Reading, checking and swapping are left out; a block at 8 bits counts as accurate as the whole one.
     """
-    boot, mask = index.shard(BOOT), "S" * index.n_blocks
+    boot, mask = index.shard(BOOT, 8 if first_at_8_bits else 32), ("s" if first_at_8_bits else "S") * index.n_blocks
     seconds, size = link.latency_s + seconds_for(boot.bytes, link), boot.bytes  # the index comes first, and is small
     rows = [(seconds, mask, size)]
     for shard in schedule(index, order, link, first_at_8_bits):

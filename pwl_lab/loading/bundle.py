@@ -93,7 +93,7 @@ class BundleIndex(Frozen):
     def _fits_together(self) -> Self:
         wanted = {(block, 32) for block in range(self.n_blocks + 1)}
         there = [(shard.block, shard.bits) for shard in self.shards]
-        extra = {(block, 8) for block in range(1, self.n_blocks + 1)}
+        extra = {(block, 8) for block in range(self.n_blocks + 1)}
         if len(set(there)) != len(there) or not wanted <= set(there) <= wanted | extra:
             raise ValueError(f"shards must be the boot set and blocks 1 to {self.n_blocks}, each once; found {there}")
         if len({shard.file for shard in self.shards}) != len(self.shards):
@@ -160,7 +160,7 @@ def write_bundle(
 ) -> BundleIndex:
     """Export a pair (`configs`: of teacher and student) to `folder`, whole or not at all; the index that was written.
 
-    An earlier bundle in `folder` is replaced. With `eight_bits` each teacher block is there at 8 bits a weight as well.
+    An earlier bundle in `folder` is replaced. With `eight_bits` every shard is there at 8 bits a weight as well.
     Raises InvalidValueError where `folder` holds something else.
     """
     folder = Path(folder)
@@ -193,18 +193,16 @@ def write_bundle(
 
 def _write_shards(net: SwapNet, folder: Path, eight_bits: bool) -> list[Shard]:
     """All shards of a pair, the boot set first."""
-    shards = [_write_shard(net.student.state_dict(), folder, BOOT, 32)]
-    units = [unit_state(net, block) for block in range(1, net.n_blocks + 1)]
-    for block, unit in enumerate(units, start=1):
-        shards.append(_write_shard(unit, folder, block, 32))
+    units = [net.student.state_dict(), *(unit_state(net, block) for block in range(1, net.n_blocks + 1))]
+    shards = [_write_shard(unit, folder, block, 32) for block, unit in enumerate(units)]
     if eight_bits:
-        shards += [_write_shard(quantise(unit), folder, block, 8) for block, unit in enumerate(units, start=1)]
+        shards += [_write_shard(quantise(unit), folder, block, 8) for block, unit in enumerate(units)]
     return shards
 
 
 def _write_shard(state: Mapping[str, Tensor], folder: Path, block: int, bits: Literal[32, 8]) -> Shard:
     """One file, with its length and checksum."""
-    name = "boot" if block == BOOT else f"block-{block}" + ("-8bit" if bits == 8 else "")
+    name = ("boot" if block == BOOT else f"block-{block}") + ("-8bit" if bits == 8 else "")
     path = folder / f"{name}.safetensors"
     save_file({key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}, path)
     return Shard(block=block, bits=bits, file=path.name, bytes=path.stat().st_size, sha256=file_sha256(path))

@@ -46,10 +46,10 @@ class Status:
 class LoadingLog:
     """Keeps events and states; whoever waits for something is woken by every change."""
 
-    def __init__(self, shards: Sequence[Shard], n_blocks: int, clock: Callable[[], float]) -> None:
-        """`shards`: all that shall come; `clock`: seconds since the start."""
+    def __init__(self, shards: Sequence[Shard], mask: str, clock: Callable[[], float]) -> None:
+        """`shards`: all that shall come; `mask`: who predicts first; `clock`: seconds since the start."""
         self.clock, self.total = clock, sum(shard.bytes for shard in shards)
-        self.mask, self.arrived, self.finished = "S" * n_blocks, 0, False
+        self.mask, self.arrived, self.finished = mask, 0, False
         self._states = {shard.name: "waiting" for shard in shards}
         self._events: list[Event] = []
         self._held: dict[str, int] = {}

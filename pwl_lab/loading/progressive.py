@@ -73,11 +73,12 @@ class ProgressiveModel:
         self.index, self.device = index, device
         self._transfer, self._feed, self._log, self._keep_student = transfer, feed, log, keep_student
         self._workshop = Workshop(index, device)
-        self._student = self._workshop.student(boot.content)
+        self._student = self._workshop.student(boot.shard, boot.content)
+        self._boot = boot.shard
         self._teacher: dict[int, Parts] = {}
         self._arrived: dict[int, Shard] = {}  # the shard that each teacher block came with
         self._failed: set[int] = set()  # blocks of which a shard did not come
-        self._running = assemble("S" * index.n_blocks, self._student, self._teacher)
+        self._running = assemble(log.mask, self._student, self._teacher)
         self._callbacks: list[Callable[[Event], None]] = []
         self._installer = threading.Thread(target=self._install_all, name="pwl-install", daemon=True)
 
@@ -99,9 +100,9 @@ class ProgressiveModel:
 
         `order`: prefix, suffix, contiguous, `2-1-3`, block numbers, or `best`: the order of the largest area under
         accuracy against seconds, by the bundle's own table and the speed at which the boot set came. `throttle` slows
-        the source down, `cache` is a folder that keeps what was downloaded. With `first_at_8_bits` every teacher block
-        comes at 8 bits a weight first, then whole. At most `read_ahead` shards wait to be swapped in. A student block
-        that no mask needs any more is freed unless `keep_student`.
+        the source down, `cache` is a folder that keeps what was downloaded. With `first_at_8_bits` the student and
+        every teacher block come at 8 bits a weight, then the teacher's blocks whole. At most `read_ahead` shards wait
+        to be swapped in. A student block that no mask needs any more is freed unless `keep_student`.
 
         Raises BundleError where index or boot set cannot be had, InvalidValueError for bad arguments.
         """
@@ -112,10 +113,14 @@ class ProgressiveModel:
         source = open_source(address, throttle)
         try:
             index = _read_index(source, retry)
-            shards = [index.shard(BOOT), *schedule(index, "prefix", None, first_at_8_bits)]
-            log = LoadingLog(shards, index.n_blocks, lambda: time.perf_counter() - begun)
+            shards = [
+                index.shard(BOOT, 8 if first_at_8_bits else 32),
+                *schedule(index, "prefix", None, first_at_8_bits),
+            ]
+            first_mask = ("s" if first_at_8_bits else "S") * index.n_blocks
+            log = LoadingLog(shards, first_mask, lambda: time.perf_counter() - begun)
             transfer = Transfer(source, retry, threading.Event(), log.record, log.clock, cache and Path(cache))
-            boot = _boot(transfer, index)
+            boot = _boot(transfer, shards[0])
             plan = schedule(index, order, boot.link, first_at_8_bits)
             model = cls(index, boot, transfer, Feed(transfer, plan, log, read_ahead), log, where, keep_student)
         except BaseException:
@@ -147,7 +152,7 @@ class ProgressiveModel:
 
     @property
     def mask(self) -> str:
-        """The mask that predicts now; a `t` is a teacher block at 8 bits a weight."""
+        """The mask that predicts now; a small letter is a block at 8 bits a weight."""
         return self._running.mask
 
     @property
@@ -236,28 +241,27 @@ class ProgressiveModel:
             return
         self._running = assemble(mask, self._student, self._teacher)
         if not self._keep_student:
-            self._student = {block: parts for block, parts in self._student.items() if mask[block - 1] == "S"}
+            self._student = {block: parts for block, parts in self._student.items() if mask[block - 1] in "Ss"}
         self._weigh()
         self._tell(self._log.swap(mask, shard, self._states(mask)))
 
     def _mask_with(self, block: int) -> str:
         """The mask to run now that `block` has arrived: with it, or as good as possible where an earlier one is lost."""
-        there = [place for place, letter in enumerate(self.mask, start=1) if letter != "S"]
-        plain, new = self.mask.upper(), sorted(self._arrived.keys() - set(there))
-        if self._failed - set(there):
+        plain = self.mask.upper()
+        there = {place for place, letter in enumerate(plain, start=1) if letter == "T"}
+        new = sorted(self._arrived.keys() - there)
+        if self._failed - there:
             plain = best_reachable(plain, new, self.index.accuracies.get(CHOOSES, {}))
         elif block in new:
             plain = loaded(plain, block)
-        bits = {place: shard.bits for place, shard in self._arrived.items()}
-        return "".join(
-            "t" if letter == "T" and bits[place] == 8 else letter for place, letter in enumerate(plain, start=1)
-        )
+        shards = [self._arrived[n] if letter == "T" else self._boot for n, letter in enumerate(plain, start=1)]
+        return "".join(letter.lower() if s.bits == 8 else letter for letter, s in zip(plain, shards, strict=True))
 
     def _states(self, mask: str) -> dict[str, str]:
         """What became of the shards that have arrived, now that `mask` runs."""
         states = {}
         for block, shard in self._arrived.items():
-            states[shard.name] = "held" if mask[block - 1] == "S" else "loaded"
+            states[shard.name] = "held" if mask[block - 1] in "Ss" else "loaded"
             if shard.bits == 32 and (before := f"{shard.name} at 8 bits") in self._log.status().blocks:
                 states[before] = "replaced"
         return states
@@ -287,9 +291,9 @@ def _read_index(source: Source, retry: Retry) -> BundleIndex:
     raise AssertionError("a retry has at least one try")
 
 
-def _boot(transfer: Transfer, index: BundleIndex) -> Received:
+def _boot(transfer: Transfer, shard: Shard) -> Received:
     """The boot set. Raises BundleError."""
     try:
-        return transfer.fetch(index.shard(BOOT))
+        return transfer.fetch(shard)
     except PwlLabError as error:
         raise BundleError(f"{transfer.source.address}: the boot set cannot be loaded: {error}") from error

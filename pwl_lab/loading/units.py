@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from pwl_lab.loading.bundle import BOOT, BundleError, BundleIndex, Shard, parts_of_unit
+from pwl_lab.loading.bundle import BundleError, BundleIndex, Shard, parts_of_unit
 from pwl_lab.loading.converters import Converters
 from pwl_lab.loading.eightbit import dequantise
 from pwl_lab.loading.tensors import view_tensors
@@ -20,7 +20,7 @@ Parts = dict[str, nn.Module]  # of a unit: `block`, and those of stem, head, enc
 class Running:
     """The network of one mask, ready to predict. Nothing in it ever changes.
 
-    In `mask` a `t` is a teacher block at 8 bits a weight, in place until the whole one arrives.
+    A small letter in `mask` is a block at 8 bits a weight, in place until a whole one arrives.
     """
 
     mask: str
@@ -36,7 +36,7 @@ class Running:
 
 def assemble(mask: str, student: Mapping[int, Parts], teacher: Mapping[int, Parts]) -> Running:
     """The network that `mask` describes: blocks of their owners, a converter where the owner changes."""
-    owners = [student if letter == "S" else teacher for letter in mask]
+    owners = [student if letter in "Ss" else teacher for letter in mask]
     parts = [owners[0][1]["stem"]]
     for block, owner in enumerate(owners, start=1):
         if block > 1 and owner is not owners[block - 2]:
@@ -67,25 +67,25 @@ class Workshop:
             self._teachers[bits] = build_empty(index.teacher), converters
         return self._teachers[bits]
 
-    def student(self, content: UInt8[Tensor, " bytes"]) -> dict[int, Parts]:
+    def student(self, shard: Shard, content: UInt8[Tensor, " bytes"]) -> dict[int, Parts]:
         """The boot set as parts per block; the stem with the first, the head with the last one."""
         net = build_empty(self.index.student)
-        self._fill(net, view_tensors(content), self.index.shard(BOOT))
+        self._fill(net, shard, content)
         parts: dict[int, Parts] = {number: {"block": block} for number, block in enumerate(net.blocks, start=1)}
         parts[1]["stem"], parts[net.n_blocks]["head"] = net.stem, net.head
         return parts
 
     def unit(self, shard: Shard, content: UInt8[Tensor, " bytes"]) -> Parts:
         """What the arrival of a teacher block brings. Raises BundleError for tensors that do not fit the networks."""
+        unit = nn.ModuleDict(parts_of_unit(*self._teacher(shard.bits), shard.block))
+        self._fill(unit, shard, content)
+        return dict(unit.items())
+
+    def _fill(self, module: nn.Module, shard: Shard, content: UInt8[Tensor, " bytes"]) -> None:
+        """Give `module` the weights of a shard, and eval mode."""
         tensors = view_tensors(content)
         if shard.bits == 8:
             tensors = dequantise(tensors)
-        unit = nn.ModuleDict(parts_of_unit(*self._teacher(shard.bits), shard.block))
-        self._fill(unit, tensors, shard)
-        return dict(unit.items())
-
-    def _fill(self, module: nn.Module, tensors: Mapping[str, Tensor], shard: Shard) -> None:
-        """Give `module` these weights, and eval mode."""
         own = module.state_dict()
         wrong = sorted(own.keys() ^ tensors.keys()) or sorted(
             name for name, like in own.items() if (like.shape, like.dtype) != (tensors[name].shape, tensors[name].dtype)

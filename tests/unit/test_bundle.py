@@ -27,7 +27,7 @@ def loaded(folder: Path, bits: int = 32):
     index = check_folder(folder)
     workshop = Workshop(index, "cpu")
     shards = {block: index.shard(block, bits) for block in range(1, index.n_blocks + 1)}
-    student = workshop.student(buffer((folder / index.shard(0).file).read_bytes()))
+    student = workshop.student(index.shard(0), buffer((folder / index.shard(0).file).read_bytes()))
     units = {block: workshop.unit(s, buffer((folder / s.file).read_bytes())) for block, s in shards.items()}
     return student, units
 

@@ -1,0 +1,41 @@
+"""The settings of each notebook of the series: every size it can be asked for, with its type, range and default.
+
+What takes torch to check is imported where it is checked, so that listing the parameters stays quick.
+"""
+
+from pwl_lab.config import Settings
+from pwl_lab.settings.images import CrossingSettings, ImageSettings, LoadingSettings
+from pwl_lab.settings.others import ClockSettings, StartHereSettings
+from pwl_lab.settings.parity import (
+    ComplexitySettings,
+    CurriculaSettings,
+    ParityTransformerSettings,
+    SparseParityTeacherSettings,
+)
+
+__all__ = [
+    "SETTINGS",
+    "ClockSettings",
+    "ComplexitySettings",
+    "CrossingSettings",
+    "CurriculaSettings",
+    "ImageSettings",
+    "LoadingSettings",
+    "ParityTransformerSettings",
+    "SparseParityTeacherSettings",
+    "StartHereSettings",
+]
+
+SETTINGS: dict[str, type[Settings]] = {
+    cls.section: cls
+    for cls in (
+        StartHereSettings,
+        SparseParityTeacherSettings,
+        CurriculaSettings,
+        ParityTransformerSettings,
+        LoadingSettings,
+        CrossingSettings,
+        ClockSettings,
+        ComplexitySettings,
+    )
+}
