@@ -4,7 +4,7 @@ Each has a plain twin in `plots`, shown above it. No widget writes into an Outpu
 execution hang and hides exceptions; the pictures are values of an Image widget instead.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -12,8 +12,12 @@ import ipywidgets as controls
 from matplotlib.figure import Figure
 
 from pwl_lab import analysis, plots
+from pwl_lab.clock.timeline import anytime_area, planned_timeline
 from pwl_lab.distill.probes import TeacherReadings
 from pwl_lab.errors import invalid
+from pwl_lab.loading.bundle import BundleIndex
+from pwl_lab.loading.throttle import Throttle
+from pwl_lab.plots.clock import second_words
 from pwl_lab.samples import SamplePredictions
 from pwl_lab.study import Pair
 
@@ -90,3 +94,61 @@ def checkpoint_slider(readings: TeacherReadings, at_most: int = 40) -> FramePick
     return FramePicker(
         frames, "Checkpoint", "which of the teacher's checkpoints is shown; the last is the final teacher"
     )
+
+
+class TimelinePicker(controls.VBox):
+    """Two choices over a table of frames, a link and a loading order: `frames[link, order]` is shown."""
+
+    def __init__(self, frames: Mapping[tuple[str, str], Frame]) -> None:
+        """`frames` has one entry for every pair of a link and an order. Raises InvalidValueError where one is missing."""
+        links, orders = (list(dict.fromkeys(key[place] for key in frames)) for place in (0, 1))
+        if not frames or len(frames) != len(links) * len(orders):
+            raise invalid("frames", sorted(frames), "one frame for each link with each order")
+        self.frames, wide = dict(frames), {"description_width": "initial"}
+        self.link = controls.SelectionSlider(
+            options=links, value=links[len(links) // 2], description="Bandwidth", tooltip="how fast the bytes come",
+            style=wide, layout={"width": "min(460px, 100%)"},
+        )  # fmt: skip
+        self.order = controls.Dropdown(
+            options=orders, description="Loading order", tooltip="which teacher block comes when", style=wide
+        )
+        self.words = controls.HTML()
+        self.picture = controls.Image(format="png", layout={"max_width": "100%"})
+        for control in (self.link, self.order):
+            control.observe(self._changed, names="value")
+        self._show()
+        super().__init__(
+            [controls.HBox([self.link, self.order], layout={"flex_flow": "row wrap"}), self.words, self.picture]
+        )
+
+    def _changed(self, _: object) -> None:
+        """One of the two has a new value."""
+        self._show()
+
+    def _show(self) -> None:
+        """Put the frame of the two choices on display."""
+        frame = self.frames[self.link.value, self.order.value]
+        self.picture.value = frame.picture
+        self.words.value = f"<span role='status'>{frame.words}</span>"
+
+
+def loading_timeline(
+    index: BundleIndex,
+    megabytes_per_s: Sequence[float] = (0.1, 0.5, 1, 5, 25),
+    orders: Sequence[str] = ("prefix", "suffix", "contiguous", "best"),
+) -> TimelinePicker:
+    """Accuracy against seconds on a link of so many MB/s, by the bundle's bytes and recorded accuracies, for each order."""
+    frames = {}
+    for speed in megabytes_per_s:
+        link = Throttle(speed)
+        plans = {order: planned_timeline(index, order, link) for order in orders}
+        teacher_s = index.teacher_bytes / link.bytes_per_s
+        horizon = 1.08 * max(plan["seconds"].iloc[-1] for plan in plans.values())
+        for order, plan in plans.items():
+            words = (
+                f"{order} order at {speed:g} MB/s: first prediction after {second_words(plan['seconds'].iloc[0])}, "
+                f"the teacher after {second_words(plan['seconds'].iloc[-1])} (alone: {second_words(teacher_s)}), "
+                f"mean accuracy meanwhile {anytime_area(plan, horizon):.1%}"
+            )
+            frames[f"{speed:g} MB/s", order] = Frame(png(plots.planned_chart(plans, order, teacher_s, horizon)), words)
+    return TimelinePicker(frames)

@@ -1,6 +1,14 @@
 """Figures: data in, matplotlib Figure out."""
 
 from pwl_lab.plots.choices import ablation_chart, choices_chart
+from pwl_lab.plots.clock import (
+    anytime_chart,
+    arrival_chart,
+    bytes_chart,
+    first_prediction_chart,
+    latency_chart,
+    planned_chart,
+)
 from pwl_lab.plots.crossing import crossing_chart, crossing_histories, crossing_prefixes, parity_crossing
 from pwl_lab.plots.cube import budget_curve, byte_curves, class_chart, mask_lattice, order_curves
 from pwl_lab.plots.curves import learning_curves, steps_to_threshold, teacher_curve
@@ -20,9 +28,12 @@ from pwl_lab.plots.style import style
 
 __all__ = [
     "ablation_chart",
+    "anytime_chart",
     "architecture",
+    "arrival_chart",
     "budget_curve",
     "byte_curves",
+    "bytes_chart",
     "checkpoint_map",
     "checkpoint_probe",
     "choices_chart",
@@ -30,7 +41,9 @@ __all__ = [
     "crossing_chart",
     "crossing_histories",
     "crossing_prefixes",
+    "first_prediction_chart",
     "image_grid",
+    "latency_chart",
     "layer_loading",
     "learning_curves",
     "loss_terms",
@@ -41,6 +54,7 @@ __all__ = [
     "order_curves",
     "owner_row",
     "parity_crossing",
+    "planned_chart",
     "predictions_by_mask",
     "projected_probe",
     "scaling_curves",

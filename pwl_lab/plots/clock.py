@@ -1,0 +1,232 @@
+"""Figures of loading by the clock: first predictions, accuracy against seconds and bytes, latencies, arrivals."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
+
+from pwl_lab.clock.timeline import anytime_area
+from pwl_lab.loading.log import Event
+from pwl_lab.plots.style import OWNER, SPARE, byte_words, row_of_axes, style
+
+# Way to load -> what figures call it, colour, line style, marker.
+WAY = {
+    "progressive": ("progressive", "#009E73", "-", "o"),
+    "progressive_8bit_first": ("progressive, 8 bits first", "#0072B2", (0, (5, 1.5)), "D"),
+    "student_only": ("student only", "#56B4E9", ":", "s"),
+    "teacher_safetensors": ("teacher, safetensors", "#D55E00", "-", "^"),
+    "teacher_torch_load": ("teacher, torch.load", "#E69F00", "-.", "v"),
+    "teacher_8bit": ("teacher at 8 bits", "#CC79A7", "--", "P"),
+    "bit_planes": ("teacher in bit planes", "#000000", "-.", "X"),
+}
+BELOW = 0.05  # accuracies further than this below the student's are named, not drawn to scale
+
+
+def way_look(way: str) -> tuple[str, str, str | tuple, str]:
+    """Label, colour, line style and marker of a way to load; of a reader's own one too."""
+    return WAY.get(way, (way, *SPARE[3]))
+
+
+def second_words(value: float, _: object = None) -> str:
+    """A time in words: `20 ms`, `1.5 s`."""
+    return f"{1000 * value:.3g} ms" if value < 0.9995 else f"{value:.3g} s"
+
+
+def first_prediction_chart(table: pd.DataFrame) -> Figure:
+    """Seconds to the first prediction: a panel per size, a row per state, a marker per way.
+
+    `table` as from `clock.measure.first_predictions`. Markers are medians, bars go from the quickest to the slowest
+    repeat; the scale is logarithmic and the same in all panels.
+    """
+    sizes, ways = (list(dict.fromkeys(table[column])) for column in ("size", "way"))
+    rows = [table.loc[table["size"] == size, "state"].nunique() for size in sizes]
+    with style():
+        figure = Figure(figsize=(9, 0.9 + 0.33 * sum(rows) + 0.45 * len(sizes)), layout="constrained")
+        panels = figure.subplots(len(sizes), 1, sharex=True, squeeze=False, height_ratios=[n + 0.6 for n in rows])
+        for size, axes in zip(sizes, panels[:, 0], strict=True):
+            part = table[table["size"] == size]
+            states = list(dict.fromkeys(part["state"]))
+            for place, way in enumerate(ways):
+                _spread(axes, part[part["way"] == way], states, way, 0.16 * (place - (len(ways) - 1) / 2))
+            axes.set_yticks(range(len(states)), states)
+            axes.set(ylim=(len(states) - 0.4, -0.6), xscale="log")
+            axes.set_title(size, loc="left", fontsize=10, pad=2)
+            axes.tick_params(axis="y", left=False)
+        _log_seconds(axes)
+        handles = [
+            axes.plot([], [], ls="", color=way_look(way)[1], marker=way_look(way)[3], label=way_look(way)[0])[0]
+            for way in ways
+        ]
+        figure.legend(handles=handles, loc="outside upper center", ncols=len(ways))
+    return figure
+
+
+def _spread(axes: Axes, rows: pd.DataFrame, states: Sequence[str], way: str, shift: float) -> None:
+    """The markers of one way, a little above or below the middle of each state's row."""
+    by_state = rows.groupby("state")["first_prediction_s"].agg(["median", "min", "max"])
+    spots = np.array([states.index(state) for state in by_state.index]) + shift
+    _, colour, _, marker = way_look(way)
+    axes.hlines(spots, by_state["min"], by_state["max"], color=colour, lw=2)
+    axes.plot(by_state["median"], spots, ls="", marker=marker, color=colour, ms=6)
+
+
+def _log_seconds(axes: Axes) -> None:
+    """A logarithmic axis of seconds, in words."""
+    axes.set_xlabel("seconds to the first prediction (logarithmic)")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    axes.xaxis.set_major_formatter(FuncFormatter(second_words))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def anytime_chart(timelines: pd.DataFrame, horizon_s: float) -> Figure:
+    """Accuracy against seconds since the start, a staircase per way; nothing is drawn before the first prediction.
+
+    `timelines` has way, seed, seconds, network and accuracy (see `clock.measure.timelines`): means over seeds, with a
+    band from the worst to the best seed. The legend has the area (`clock.timeline.anytime_area`) up to `horizon_s`.
+    """
+    with style():
+        figure, (axes,) = row_of_axes(9, 4.8)
+        for way, rows in timelines.groupby("way", sort=False):
+            area = float(np.mean([anytime_area(mine, horizon_s) for _, mine in rows.groupby("seed")]))
+            label, colour, dashes, marker = way_look(way)
+            steps = _steps(rows)
+            times = [*steps["seconds"], horizon_s]
+            low, high, mean = ([*steps[name], steps[name].iloc[-1]] for name in ("low", "high", "mean"))
+            axes.fill_between(times, low, high, step="post", color=colour, alpha=0.15, lw=0)
+            axes.step(times, mean, where="post", color=colour, ls=dashes, lw=2, label=f"{label}: {area:.1%}")
+            axes.plot(times[:-1], mean[:-1], ls="", marker=marker, color=colour, ms=6)
+        _lowest(axes, timelines)
+        axes.set(xlabel="seconds since the start", ylabel="test accuracy", xlim=(0, horizon_s))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, title="area: mean accuracy over the time shown")
+    return figure
+
+
+def bytes_chart(timelines: pd.DataFrame) -> Figure:
+    """Accuracy against the bytes that have arrived (logarithmic), a line per way: means over seeds, bars over seeds."""
+    with style():
+        figure, (axes,) = row_of_axes(9, 4.4)
+        for way, rows in timelines.groupby("way", sort=False):
+            label, colour, dashes, marker = way_look(way)
+            steps = _steps(rows)
+            bars = [steps["mean"] - steps["low"], steps["high"] - steps["mean"]]
+            axes.errorbar(steps["bytes"], steps["mean"], yerr=bars, color=colour, ls=dashes, marker=marker, lw=1.8,
+                          ms=6, capsize=3, label=label)  # fmt: skip
+        _lowest(axes, timelines)
+        axes.set(xscale="log", xlabel="bytes that have arrived (logarithmic)", ylabel="test accuracy")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: byte_words(value)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3)
+    return figure
+
+
+def _steps(rows: pd.DataFrame) -> pd.DataFrame:
+    """One way's networks in order: when and with how many bytes (means over seeds), accuracy mean, low and high."""
+    by_network = rows.groupby("network", sort=False)
+    accuracy = by_network["accuracy"]
+    steps = pd.DataFrame({"seconds": by_network["seconds"].mean(), "bytes": by_network["bytes"].mean()})
+    return steps.assign(mean=accuracy.mean(), low=accuracy.min(), high=accuracy.max()).sort_values("seconds")
+
+
+def _lowest(axes: Axes, timelines: pd.DataFrame) -> None:
+    """End the axis a little below the student; what is worse is said in words at its lower edge."""
+    means = timelines.groupby(["way", "network"])[["accuracy"]].mean()["accuracy"]
+    usual = means[~means.index.get_level_values("network").str.startswith("planes")]
+    bottom = float(usual.min()) - BELOW / 2
+    lost = [
+        f"{network.removeprefix('planes ')} bits: {value:.0%}"
+        for (_, network), value in means.items()
+        if value < bottom
+    ]
+    axes.set_ylim(bottom, float(means.max()) + 0.01)
+    if lost:
+        axes.annotate(
+            "bit planes, below the axis: " + ", ".join(lost), (0.01, 0.02), xycoords="axes fraction", fontsize=9
+        )
+
+
+def latency_chart(latencies: pd.DataFrame) -> Figure:
+    """How many predictions take longer than so many milliseconds, idle and while blocks arrive; both axes logarithmic.
+
+    `latencies` as from `clock.latency.latencies`; the dotted lines are the share of 1% (p99) and of 50% (p50).
+    """
+    looks = {"idle": ("#56B4E9", "--"), "loading": ("#009E73", "-")}
+    with style():
+        figure, (axes,) = row_of_axes(9, 3.6)
+        for state, (colour, dashes) in looks.items():
+            times = np.sort(latencies.loc[latencies["state"] == state, "ms"].to_numpy())
+            share = 1 - np.arange(len(times)) / len(times)
+            p50, p99 = np.percentile(times, (50, 99))
+            axes.step(
+                times,
+                share,
+                where="post",
+                color=colour,
+                ls=dashes,
+                lw=2,
+                label=f"{state}: p50 {p50:.2g} ms, p99 {p99:.2g} ms",
+            )
+        for share in (0.5, 0.01):
+            axes.axhline(share, color="#999999", lw=1, ls=":")
+        axes.set(xscale="log", yscale="log", xlabel="milliseconds (logarithmic)", ylabel="share that takes longer")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+        axes.legend(loc="upper right")
+    return figure
+
+
+def arrival_chart(events: Sequence[Event], accuracies: Mapping[str, float] | None = None) -> Figure:
+    """What a loader's events say: bytes arrived against seconds, and at each swap the mask that predicts from then on."""
+    came = [event for event in events if event.kind in ("boot", "fetched", "swap")]
+    with style():
+        figure, (axes,) = row_of_axes(9, 3.6)
+        seconds, arrived = [event.seconds for event in came], [event.bytes_arrived for event in came]
+        axes.plot([0, *seconds], [0, *arrived], color="#444444", lw=1.5)
+        for event in came:
+            if event.kind != "fetched":
+                spot = (event.seconds, event.bytes_arrived)
+                words = event.mask + (f"\n{accuracies[event.mask.upper()]:.1%}" if accuracies else "")
+                axes.plot(*spot, marker="o", ms=8, color=OWNER["S" if event.kind == "boot" else "T"])
+                axes.annotate(words, spot, xytext=(-6, 6), textcoords="offset points", ha="right", fontsize=9)
+        axes.margins(x=0.06, y=0.22)
+        axes.set(xlabel="seconds since `open`", ylabel="bytes arrived", xlim=(0, None), ylim=(0, None))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: byte_words(value)))
+    return figure
+
+
+def planned_chart(plans: Mapping[str, pd.DataFrame], shown: str, teacher_s: float, horizon_s: float) -> Figure:
+    """What each loading order would bring on one link (`clock.timeline.planned_timeline`), the one called `shown` in front.
+
+    The dashed line is when the teacher alone, in one file, could answer.
+    """
+    with style():
+        figure, (axes,) = row_of_axes(9, 3.4)
+        for name, plan in sorted(plans.items(), key=lambda item: item[0] == shown):
+            front = name == shown
+            times, values = [*plan["seconds"], horizon_s], [*plan["accuracy"], plan["accuracy"].iloc[-1]]
+            axes.step(times, values, where="post", color="#009E73" if front else "#BBBBBB", lw=2.5 if front else 1.2)
+            if front:
+                axes.plot(times[:-1], values[:-1], ls="", marker="o", color="#009E73")
+                for second, value, network in zip(times, values, plan["network"], strict=False):
+                    axes.annotate(network, (second, value), xytext=(4, -12), textcoords="offset points", fontsize=9)
+        axes.axvline(teacher_s, color=OWNER["T"], ls="--", lw=1.5)
+        axes.annotate(f"teacher alone\n{second_words(teacher_s)}", (teacher_s, 0.03), xycoords=("data", "axes fraction"),
+                      xytext=(-4, 0), textcoords="offset points", ha="right", fontsize=9)  # fmt: skip
+        lowest = min(plan["accuracy"].min() for plan in plans.values())
+        highest = max(plan["accuracy"].max() for plan in plans.values())
+        room = 0.15 * max(highest - lowest, 0.01)
+        axes.set(
+            xlabel="seconds since the start",
+            ylabel="test accuracy",
+            xlim=(0, horizon_s),
+            ylim=(lowest - 2 * room, highest + room),
+        )
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+    return figure
