@@ -24,7 +24,6 @@ LOOPBACK = "127.0.0.1"
 OWN_NAMES = (LOOPBACK, "localhost")  # any other Host came by way of a name that someone made point here (DNS rebinding)
 INDEX = "index.json"
 MAX_INDEX_BYTES = 16 * 2**20
-GRACE_S = 1.0  # for answers that were broken off to notice it
 MAX_BODY_BYTES = 2**16  # of a request, which is refused anyway
 
 
@@ -236,6 +235,4 @@ async def _run(
     on_ready()
     await stop.wait()
     server.stop()
-    await server.close_all_connections()
-    if answering := asyncio.all_tasks() - {asyncio.current_task()}:
-        await asyncio.wait(answering, timeout=GRACE_S)
+    await server.close_all_connections()  # which wakes up the answers that wait

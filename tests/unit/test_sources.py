@@ -299,6 +299,16 @@ def test_closing_wakes_a_reader_that_waits_for_a_server(server, stall_after):
         assert source._client.is_closed
 
 
+def test_connections_are_given_back_once_nobody_reads(server):
+    source = HttpSource(server.url)
+    chunks = source.chunks(BOOT)
+    next(chunks)
+    source.close()
+    assert not source._client.is_closed
+    chunks.close()
+    assert source._client.is_closed
+
+
 def test_an_http_address_must_be_whole():
     for address in ("http://", "http:///path", "http://host:port/"):
         with pytest.raises(InvalidValueError, match="a host and a path"):
@@ -347,13 +357,15 @@ def test_closing_wakes_a_reader_that_waits_for_a_storage(memory, monkeypatch):
 
     def slow(*_, **__):
         waiting.set()
-        released.wait(GUARD_S)
+        released.wait(3 * GUARD_S)
         raise OSError("too late")
 
     monkeypatch.setattr(fsspec.filesystem("memory"), "open", slow)
-    with open_source(memory) as source:
-        wakes_up(source, BLOCK, waiting)
-    released.set()
+    try:
+        with open_source(memory) as source:
+            wakes_up(source, BLOCK, waiting)
+    finally:
+        released.set()
 
 
 def test_a_storage_may_recover_but_not_from_what_it_cannot_do(memory, monkeypatch):
