@@ -12,12 +12,11 @@ import ipywidgets as controls
 from matplotlib.figure import Figure
 
 from pwl_lab import analysis, plots
-from pwl_lab.clock.timeline import anytime_area, planned_timeline
+from pwl_lab.clock.timeline import anytime_area
 from pwl_lab.distill.probes import TeacherReadings
 from pwl_lab.errors import invalid
 from pwl_lab.loading.bundle import BundleIndex
-from pwl_lab.loading.throttle import Throttle
-from pwl_lab.plots.clock import second_words
+from pwl_lab.plots.clock import horizon, plans_for, second_words
 from pwl_lab.samples import SamplePredictions
 from pwl_lab.study import Pair
 
@@ -140,15 +139,12 @@ def loading_timeline(
     """Accuracy against seconds on a link of so many MB/s, by the bundle's bytes and recorded accuracies, for each order."""
     frames = {}
     for speed in megabytes_per_s:
-        link = Throttle(speed)
-        plans = {order: planned_timeline(index, order, link) for order in orders}
-        teacher_s = index.teacher_bytes / link.bytes_per_s
-        horizon = 1.08 * max(plan["seconds"].iloc[-1] for plan in plans.values())
+        plans = plans_for(index, speed, orders)
         for order, plan in plans.items():
+            first, last = (second_words(plan["seconds"].iloc[place]) for place in (0, -1))
             words = (
-                f"{order} order at {speed:g} MB/s: first prediction after {second_words(plan['seconds'].iloc[0])}, "
-                f"the teacher after {second_words(plan['seconds'].iloc[-1])} (alone: {second_words(teacher_s)}), "
-                f"mean accuracy meanwhile {anytime_area(plan, horizon):.1%}"
+                f"{order} order at {speed:g} MB/s: first prediction after {first}, the whole teacher after {last}, "
+                f"mean accuracy over the time shown {anytime_area(plan, horizon(plans)):.1%}"
             )
-            frames[f"{speed:g} MB/s", order] = Frame(png(plots.planned_chart(plans, order, teacher_s, horizon)), words)
+            frames[f"{speed:g} MB/s", order] = Frame(png(plots.planned_chart(index, speed, order, orders)), words)
     return TimelinePicker(frames)

@@ -3,21 +3,16 @@
 import math
 import os
 import statistics
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from threading import Event
 
 import pandas as pd
 
 from pwl_lab.clock.accuracy import network_accuracies
 from pwl_lab.clock.files import Files
 from pwl_lab.clock.fresh import cool_down, in_fresh_process, warm_up
-from pwl_lab.clock.ways import moments
-from pwl_lab.loading.sources import FolderSource
+from pwl_lab.clock.ways import moments, read_plainly, read_verified
 from pwl_lab.loading.throttle import MEGABYTE, Throttle
-from pwl_lab.loading.transfer import Retry, Transfer
 from pwl_lab.progress import Progress
 from pwl_lab.tasks.base import Batch
 
@@ -32,10 +27,15 @@ ANYTIME_WAYS = (
 )
 
 
+def state_name(megabytes_per_s: float) -> str:
+    """What a link is called in tables."""
+    return f"{megabytes_per_s:g} MB/s"
+
+
 def states_of(files: Files, speeds: Iterable[float], longest_s: float) -> list[str]:
     """Cold, warm, and those speeds (MB/s) at which the teacher comes within `longest_s` seconds."""
     size = files.teacher_bytes() / MEGABYTE
-    return ["cold", "warm", *(f"{speed:g} MB/s" for speed in speeds if size / speed <= longest_s)]
+    return ["cold", "warm", *(state_name(speed) for speed in speeds if size / speed <= longest_s)]
 
 
 def first_predictions(files: Mapping[str, Files], states: Mapping[str, Sequence[str]], repeats: int) -> pd.DataFrame:
@@ -100,28 +100,15 @@ def timelines(files: Files, throttle: Throttle, data: Batch, ways: Sequence[str]
     return table.assign(accuracy=table["network"].map(accuracies))
 
 
-def reading_rates(folder: Path, files: Files, rounds: int = 5) -> dict[str, float]:
-    """Bytes per second, from a warm cache: `plain` (every shard with one `read`) and `verified` (as the loader reads).
+def reading_rates(files: Files, rounds: int = 5) -> dict[str, float]:
+    """MB/s from a warm cache: `plain` (one `read` per file, all of them kept) and `verified` (as the loader reads them).
 
-    Medians over rounds in which the two take turns.
+    Medians over rounds in which the two take turns, each in a fresh process: memory that a process has used before is
+    quicker to fill, and a load is the first of its process.
     """
-    shards = [shard for shard in files.index.shards if shard.bits == 32]
-    total = sum(shard.bytes for shard in shards)
-    transfer = Transfer(FolderSource(folder), Retry(), Event(), lambda *_: None, time.perf_counter)
-
-    def plain() -> None:
-        for shard in shards:
-            (folder / shard.file).read_bytes()
-
-    def verified() -> None:
-        for shard in shards:
-            transfer.fetch(shard)
-
     found: dict[str, list[float]] = {"plain": [], "verified": []}
-    warm_up(folder / shard.file for shard in shards)
+    warm_up(files.all())
     for _ in range(rounds):
-        for name, work in (("plain", plain), ("verified", verified)):
-            begun = time.perf_counter()
-            work()
-            found[name].append(total / (time.perf_counter() - begun))
-    return {name: statistics.median(values) for name, values in found.items()}
+        for name, read in (("plain", read_plainly), ("verified", read_verified)):
+            found[name].append(in_fresh_process(read, folder=files.bundle) / MEGABYTE)
+    return {name: statistics.median(rates) for name, rates in found.items()}

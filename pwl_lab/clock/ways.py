@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Event
 
 import torch
 from safetensors.torch import load, load_file
@@ -18,11 +19,12 @@ from torch import Tensor
 
 from pwl_lab.clock.files import BUNDLE, TEACHER, TEACHER_8BIT, TEACHER_TORCH
 from pwl_lab.loading.bitplanes import decode, from_bytes
-from pwl_lab.loading.bundle import BOOT, INDEX, AnyModel, BundleIndex, read_index
+from pwl_lab.loading.bundle import BOOT, INDEX, AnyModel, BundleIndex, check_folder, read_index
 from pwl_lab.loading.eightbit import dequantise
 from pwl_lab.loading.progressive import ProgressiveModel
-from pwl_lab.loading.sources import open_source
+from pwl_lab.loading.sources import FolderSource, open_source
 from pwl_lab.loading.throttle import Throttle
+from pwl_lab.loading.transfer import Retry, Transfer
 from pwl_lab.models.blocknet import build_empty
 
 
@@ -138,3 +140,20 @@ WAYS: dict[str, Callable[[_Job], Iterator[Moment]]] = {
     "teacher_8bit": partial(_teacher, name=TEACHER_8BIT, mask="t", read=lambda job, name: dequantise(job.plain(name))),
     "bit_planes": _bit_planes,
 }
+
+
+def read_plainly(folder: Path) -> float:
+    """Bytes per second of reading all whole shards of a bundle, one `read` each; nothing else is done with them."""
+    shards = [shard for shard in check_folder(folder).shards if shard.bits == 32]
+    begun = time.perf_counter()
+    kept = [(folder / shard.file).read_bytes() for shard in shards]
+    return sum(map(len, kept)) / (time.perf_counter() - begun)
+
+
+def read_verified(folder: Path) -> float:
+    """Bytes per second of reading the same shards as the loader does, checksums included."""
+    shards = [shard for shard in check_folder(folder).shards if shard.bits == 32]
+    transfer = Transfer(FolderSource(folder), Retry(), Event(), lambda *_: None, time.perf_counter)
+    begun = time.perf_counter()
+    kept = [transfer.fetch(shard).content for shard in shards]
+    return sum(map(len, kept)) / (time.perf_counter() - begun)

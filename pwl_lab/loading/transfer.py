@@ -26,7 +26,7 @@ from pwl_lab.loading.bundle import Shard
 from pwl_lab.loading.sources import FolderSource, Source, SourceError
 from pwl_lab.loading.throttle import MEGABYTE, Throttle
 
-BESIDE = 4 << 20  # from so many bytes on, a second thread computes the checksum while more bytes come in
+BESIDE = 2 << 20  # from so many bytes on, a second thread computes the checksum while more bytes come in
 Report = Callable[[str, Shard, str], None]  # kind of event, shard, message
 
 

@@ -92,16 +92,19 @@ class Workshop:
         )
         if wrong:
             raise BundleError(f"{shard.file}: {wrong[0]} does not fit the networks that the index describes")
-        laid_out = {name: self._laid_out(tensors[name], like) for name, like in own.items()}
-        module.load_state_dict(laid_out, assign=True)
+        # One copy among views of the received bytes would keep all of those alive beside it: copy all or none.
+        copy = any(like.stride() != tensors[name].stride() for name, like in own.items())
+        module.load_state_dict(
+            {name: self._placed(tensors[name], like, copy) for name, like in own.items()}, assign=True
+        )
         module.eval().requires_grad_(False)
 
-    def _laid_out(self, tensor: Tensor, like: Tensor) -> Tensor:
+    def _placed(self, tensor: Tensor, like: Tensor, copy: bool) -> Tensor:
         """The tensor on the device, its numbers in the order in memory that the network was built with.
 
         The order decides which kernels run, and so the last bits of a result.
         """
-        if tensor.stride() == like.stride():
+        if not copy:
             return tensor.to(self.device)
         return torch.empty_strided(like.shape, like.stride(), dtype=tensor.dtype, device=self.device).copy_(tensor)
 

@@ -8,6 +8,7 @@ from pwl_lab.plots.clock import (
     first_prediction_chart,
     latency_chart,
     planned_chart,
+    planned_charts,
 )
 from pwl_lab.plots.crossing import crossing_chart, crossing_histories, crossing_prefixes, parity_crossing
 from pwl_lab.plots.cube import budget_curve, byte_curves, class_chart, mask_lattice, order_curves
@@ -55,6 +56,7 @@ __all__ = [
     "owner_row",
     "parity_crossing",
     "planned_chart",
+    "planned_charts",
     "predictions_by_mask",
     "projected_probe",
     "scaling_curves",

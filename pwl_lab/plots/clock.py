@@ -8,9 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
-from pwl_lab.clock.timeline import anytime_area
+from pwl_lab.clock.timeline import anytime_area, planned_timeline
+from pwl_lab.loading.bundle import BundleIndex
 from pwl_lab.loading.log import Event
-from pwl_lab.plots.style import OWNER, SPARE, byte_words, row_of_axes, style
+from pwl_lab.loading.schedule import seconds_for
+from pwl_lab.loading.throttle import Throttle
+from pwl_lab.plots.style import OWNER, SPARE, byte_words, order_look, row_of_axes, style
 
 # Way to load -> what figures call it, colour, line style, marker.
 WAY = {
@@ -177,7 +180,7 @@ def latency_chart(latencies: pd.DataFrame) -> Figure:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
         axes.legend(loc="upper right")
     return figure
 
@@ -189,44 +192,78 @@ def arrival_chart(events: Sequence[Event], accuracies: Mapping[str, float] | Non
         figure, (axes,) = row_of_axes(9, 3.6)
         seconds, arrived = [event.seconds for event in came], [event.bytes_arrived for event in came]
         axes.plot([0, *seconds], [0, *arrived], color="#444444", lw=1.5)
-        for event in came:
-            if event.kind != "fetched":
-                spot = (event.seconds, event.bytes_arrived)
-                words = event.mask + (f"\n{accuracies[event.mask.upper()]:.1%}" if accuracies else "")
-                axes.plot(*spot, marker="o", ms=8, color=OWNER["S" if event.kind == "boot" else "T"])
-                axes.annotate(words, spot, xytext=(-6, 6), textcoords="offset points", ha="right", fontsize=9)
-        axes.margins(x=0.06, y=0.22)
+        for number, event in enumerate(event for event in came if event.kind != "fetched"):
+            spot = (event.seconds, event.bytes_arrived)
+            words = event.mask + (f"\n{accuracies[event.mask.upper()]:.1%}" if accuracies else "")
+            axes.plot(*spot, marker="o", ms=8, color=OWNER["S" if event.kind == "boot" else "T"])
+            # Two swaps may be close to each other: their words stand at two heights.
+            above = 6 if number % 2 == 0 else 32
+            axes.annotate(words, spot, xytext=(-6, above), textcoords="offset points", ha="right", fontsize=9)
+        axes.margins(x=0.06, y=0.3)
         axes.set(xlabel="seconds since `open`", ylabel="bytes arrived", xlim=(0, None), ylim=(0, None))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: byte_words(value)))
     return figure
 
 
-def planned_chart(plans: Mapping[str, pd.DataFrame], shown: str, teacher_s: float, horizon_s: float) -> Figure:
-    """What each loading order would bring on one link (`clock.timeline.planned_timeline`), the one called `shown` in front.
+def planned_charts(index: BundleIndex, megabytes_per_s: Sequence[float], orders: Sequence[str]) -> Figure:
+    """What each loading order would bring on each link (`clock.timeline.planned_timeline`): a panel per link."""
+    with style():
+        figure, panels = row_of_axes(9, 3.4, len(megabytes_per_s), sharey=True)
+        for speed, axes in zip(megabytes_per_s, panels, strict=True):
+            plans = plans_for(index, speed, orders)
+            for order, plan in plans.items():
+                colour, dashes, marker = order_look(order)
+                times, values = _held(plan, horizon(plans))
+                axes.step(times, values, where="post", color=colour, ls=dashes, lw=2, label=order)
+                axes.plot(times[:-1], values[:-1], ls="", marker=marker, color=colour, ms=5)
+            _teacher_alone(axes, index, speed)
+            axes.set_title(f"{speed:g} MB/s", loc="left", fontsize=10)
+            axes.set(xlabel="seconds since the start", xlim=(0, horizon(plans)))
+        panels[0].set(ylabel="test accuracy")
+        panels[0].yaxis.set_major_formatter(PercentFormatter(1))
+        figure.legend(handles=panels[0].get_legend_handles_labels()[0], loc="outside upper center", ncols=len(orders))
+    return figure
 
-    The dashed line is when the teacher alone, in one file, could answer.
-    """
+
+def planned_chart(index: BundleIndex, megabytes_per_s: float, shown: str, orders: Sequence[str]) -> Figure:
+    """What the loading order `shown` would bring on one link; in grey the other `orders`."""
+    plans = plans_for(index, megabytes_per_s, orders)
+    end = horizon(plans)
     with style():
         figure, (axes,) = row_of_axes(9, 3.4)
-        for name, plan in sorted(plans.items(), key=lambda item: item[0] == shown):
-            front = name == shown
-            times, values = [*plan["seconds"], horizon_s], [*plan["accuracy"], plan["accuracy"].iloc[-1]]
-            axes.step(times, values, where="post", color="#009E73" if front else "#BBBBBB", lw=2.5 if front else 1.2)
-            if front:
+        for order, plan in plans.items():
+            axes.step(*_held(plan, end), where="post", color="#BBBBBB", lw=1.2, zorder=1)
+            if order == shown:
+                times, values = _held(plan, end)
+                axes.step(times, values, where="post", color="#009E73", lw=2.5)
                 axes.plot(times[:-1], values[:-1], ls="", marker="o", color="#009E73")
-                for second, value, network in zip(times, values, plan["network"], strict=False):
-                    axes.annotate(network, (second, value), xytext=(4, -12), textcoords="offset points", fontsize=9)
-        axes.axvline(teacher_s, color=OWNER["T"], ls="--", lw=1.5)
-        axes.annotate(f"teacher alone\n{second_words(teacher_s)}", (teacher_s, 0.03), xycoords=("data", "axes fraction"),
-                      xytext=(-4, 0), textcoords="offset points", ha="right", fontsize=9)  # fmt: skip
-        lowest = min(plan["accuracy"].min() for plan in plans.values())
-        highest = max(plan["accuracy"].max() for plan in plans.values())
-        room = 0.15 * max(highest - lowest, 0.01)
-        axes.set(
-            xlabel="seconds since the start",
-            ylabel="test accuracy",
-            xlim=(0, horizon_s),
-            ylim=(lowest - 2 * room, highest + room),
-        )
+                for spot in zip(times, values, plan["network"], strict=False):
+                    axes.annotate(spot[2], spot[:2], xytext=(4, -12), textcoords="offset points", fontsize=9)
+        _teacher_alone(axes, index, megabytes_per_s)
+        axes.margins(y=0.25)
+        axes.set(xlabel="seconds since the start", ylabel="test accuracy", xlim=(0, end))
         axes.yaxis.set_major_formatter(PercentFormatter(1))
     return figure
+
+
+def plans_for(index: BundleIndex, megabytes_per_s: float, orders: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """The timeline of each order on a link."""
+    return {order: planned_timeline(index, order, Throttle(megabytes_per_s)) for order in orders}
+
+
+def horizon(plans: Mapping[str, pd.DataFrame]) -> float:
+    """The seconds that a figure of these timelines shows."""
+    return 1.08 * max(float(plan["seconds"].iloc[-1]) for plan in plans.values())
+
+
+def _held(plan: pd.DataFrame, end: float) -> tuple[list[float], list[float]]:
+    """Seconds and accuracies of a timeline, the last one held to the end."""
+    return [*plan["seconds"], end], [*plan["accuracy"], plan["accuracy"].iloc[-1]]
+
+
+def _teacher_alone(axes: Axes, index: BundleIndex, megabytes_per_s: float) -> None:
+    """When the teacher in one file could answer."""
+    seconds = seconds_for(index.teacher_bytes, Throttle(megabytes_per_s))
+    axes.axvline(seconds, color=OWNER["T"], ls="--", lw=1.5)
+    axes.annotate(f"teacher alone\n{second_words(seconds)}", (seconds, 0.03), xycoords=("data", "axes fraction"),
+                  xytext=(-4, 0), textcoords="offset points", ha="right", fontsize=9)  # fmt: skip
