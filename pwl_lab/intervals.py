@@ -73,18 +73,24 @@ def gains_table(curves: pd.DataFrame, order: str = "prefix") -> pd.DataFrame:
 def areas_table(curves: pd.DataFrame, against: str = "prefix") -> pd.DataFrame:
     """One row per loading order: blocks as they arrive, its area (mean over seeds, least, most), points `against` another.
 
-    Areas as in `cube.best_order`. The last column has a 95% interval of the differences seed by seed.
+    Areas as in `cube.best_order`. The last column has a 95% interval of the differences seed by seed; a dash for the
+    very same order, whatever its name.
     """
     areas = cube.order_areas(curves).pivot(index="seed", columns="order", values="area")
+    named = curves.groupby("order", sort=False)["mask"].agg(
+        lambda mine: cube.order_name(mine.drop_duplicates().tolist())
+    )
     rows = {}
-    for order, mine in curves.groupby("order", sort=False):
+    for order, blocks in named.items():
         area = areas[order]
         rows[order] = {
-            "blocks arrive": cube.order_name(mine["mask"].drop_duplicates().tolist()),
+            "blocks arrive": blocks,
             "mean area": f"{area.mean():.2%}",
             "least": f"{area.min():.2%}",
             "most": f"{area.max():.2%}",
-            f"points against {against}": "–" if order == against else in_points((area - areas[against]).tolist()),
+            f"points against {against}": "–"
+            if blocks == named[against]
+            else in_points((area - areas[against]).tolist()),
         }
     return pd.DataFrame(rows).T.rename_axis("order")
 

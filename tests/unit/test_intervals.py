@@ -133,6 +133,8 @@ def test_areas_are_compared_with_prefix_order():
     # prefix: 0.5 for a fourth of the bytes, 0.6 for the rest; suffix: 0.5 for three fourths, 0.4 for the rest
     assert table.loc["prefix"].tolist() == ["1-2", "62.50%", "57.50%", "67.50%", "–"]
     assert table.loc["suffix"].tolist() == ["2-1", "52.50%", "47.50%", "57.50%", "-10.00 (-10.00 to -10.00)"]
+    twice = pd.concat([loading_curves(), loading_curves().query("order == 'prefix'").assign(order="best")])
+    assert intervals.areas_table(twice).loc["best"].tolist() == table.loc["prefix"].tolist()
 
 
 @pytest.mark.filterwarnings("error")
