@@ -64,7 +64,8 @@ def _inputs(
     net: SwapNet, boundary: Boundary, nodes: Sequence[Node], states: dict[Node, Tensor], groups: int
 ) -> dict[Node, Tensor]:
     """What the block behind `boundary` is given at each node; `states` holds what the mixed nodes before gave out."""
-    first = {"S": boundary.encoded.chunk(groups), "T": boundary.decoded.chunk(groups)}
+    sizes = [len(part) for part in boundary.encoded.chunk(groups)]
+    first = {"S": _split(boundary.encoded, sizes), "T": _split(boundary.decoded, sizes)}
     inputs = {(group, mask): states.get((group, mask[:-1]), first[mask[-1]][group]) for group, mask in nodes}
     for change in ("ST", "TS"):
         convert = partial(net.convert, boundary=boundary.number, before=change[0], after=change[1])
@@ -77,8 +78,21 @@ def _together(function: Callable[[Tensor], Tensor], inputs: dict[Node, Tensor]) 
     """`function` of each, computed as one batch."""
     if not inputs:
         return {}
-    outputs = function(torch.cat(list(inputs.values())))
-    return dict(zip(inputs, outputs.split([len(state) for state in inputs.values()]), strict=True))
+    outputs = function(_join(list(inputs.values())))
+    return dict(zip(inputs, _split(outputs, [len(state) for state in inputs.values()]), strict=True))
+
+
+# Channels lie last in memory, and have to go on doing so, forwards and backwards: `cat` alone would lay out tokens anew.
+
+
+def _join(states: list[Tensor]) -> Tensor:
+    """Several batches as one."""
+    return torch.cat([state.movedim(1, -1) for state in states]).movedim(-1, 1)
+
+
+def _split(state: Tensor, sizes: list[int]) -> list[Tensor]:
+    """One batch as several."""
+    return [part.movedim(-1, 1) for part in state.movedim(1, -1).split(sizes)]
 
 
 def _ending_with(letters: str, states: dict[Node, Tensor]) -> dict[Node, Tensor]:
