@@ -26,7 +26,7 @@ from pwl_lab.tasks.base import Task
 from pwl_lab.training import Checkpoint, TrainedModel, fit, train
 
 # Raise a number when the same configuration would now give another result: older entries are then left alone.
-VERSIONS = {"teacher": 2, "students": 2, "pair": 2}
+VERSIONS = {"teacher": 2, "students": 2, "pair": 3}
 
 
 def train_or_load(

@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from multiprocessing import get_context
 
+import plain_pair
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -19,9 +20,8 @@ from pwl_lab import paths
 from pwl_lab.distill.cohort import StackedCohort
 from pwl_lab.distill.curriculum import extracted, one_shot, progressive
 from pwl_lab.distill.learner import CurriculumLearner, Member, TeacherTargets, calibration_inputs
-from pwl_lab.distill.losses import hard_loss, mean_of, soft_loss
 from pwl_lab.loading.masks import random_masks
-from pwl_lab.loading.pair import PairLearner, PairLossConfig, recon_loss, sync_loss
+from pwl_lab.loading.pair import PairLearner, PairLossConfig
 from pwl_lab.loading.swapnet import SwapNet
 from pwl_lab.memory import keep_freed_memory
 from pwl_lab.models import BlockNet, ModelConfig, build, mlp
@@ -133,38 +133,38 @@ def _plain_student(
         optimiser.step()
 
 
-def pair_row(masks: str, groups: int) -> dict[str, object]:
-    """A PWL training step, against the same losses with every mixed network computed from the image on."""
-    settings = LoadingSettings.load("lesson")
+def pair_rows(family: str, masks: str, groups: int) -> list[dict[str, object]]:
+    """A PWL training step against the same losses written plainly (`plain_pair.py`), on the same masks.
+
+    Twice: against torch's own losses, and against a reference that is given a quick feature distance.
+    """
+    settings = LoadingSettings.load("lesson", family=family)
     task = image_task(settings)
     teacher, student = (build(model, seed) for seed, model in enumerate(image_models(settings, task)))
     net = SwapNet(teacher, student, task.input_shape)
     config = PairLossConfig(masks=masks, cross_groups=groups)
-    learner = PairLearner(net, config, task.split("validation"), 0, 10**6)
-    batch = next(task.batches(0, 128))
-    drawn = random_masks(4, config.masks, generator(0, "masks"))
+    batch, steps = next(task.batches(0, 128)), 6
 
-    def plain() -> None:
-        net.train()
-        with torch.no_grad():
-            teacher_states, teacher_logits = net.teacher.hidden_states(batch.inputs)
-        states, logits = net.student.hidden_states(batch.inputs)
-        cross = []
-        for _ in range(config.cross_passes):
-            for inputs, wanted in zip(batch.inputs.chunk(groups), teacher_logits.chunk(groups), strict=True):
-                with net.student_on_running_statistics():
-                    cross.append(soft_loss(net(inputs, next(drawn)), wanted, 2.0))
-        total = 0.4 * hard_loss(logits, batch.labels) + 0.6 * soft_loss(logits, teacher_logits, 2.0)
-        total = total + sync_loss(net, teacher_states, states) + recon_loss(net, teacher_states, states)
-        (total + 2 * mean_of(cross)).backward()
+    def against(distance: plain_pair.Distance, name: str) -> dict[str, object]:
+        learner = PairLearner(net, config, task.split("validation"), 0, 10**6)
+        drawn = random_masks(net.n_blocks, config.masks, generator(0, "masks"))
 
-    def repeat(work: Callable[[], object]) -> Callable[[], None]:
-        return lambda: [work() for _ in range(6)] and None
+        def ours() -> None:
+            for _ in range(steps):
+                learner.losses(batch, 0)["total"].backward()
 
-    ours, reference = rates(
-        repeat(lambda: learner.losses(batch, 0)["total"].backward()), repeat(plain), (6 * 128, 6 * 128)
-    )
-    return row(f"PWL training step, VGG, masks {masks}, {groups} a pass", "images/s", ours, reference)
+        def plain() -> None:
+            for _ in range(steps):
+                plain_pair.plain_losses(net.train(), config, batch, drawn, distance)["total"].backward()
+
+        fast, slow = rates(ours, plain, (steps * 128, steps * 128))
+        title = f"PWL training step, {family}, masks {masks}, {groups} a pass, against {name}"
+        return row(title, "images/s", fast, slow)
+
+    return [
+        against(plain_pair.distance, "plain modules and losses"),
+        against(plain_pair.quick_distance, "the same with a quick feature distance"),
+    ]
 
 
 def family_row(family: str) -> dict[str, object]:
@@ -254,7 +254,9 @@ def main() -> None:
     """Measure all rows, print and write them."""
     with one_thread():  # as everything is trained
         keep_freed_memory()
-        rows = [cohort_row(), pair_row("all", 4), pair_row("prefix", 1)]
+        rows = [cohort_row()]
+        for family in ("vgg", "resnet", "vit"):
+            rows += pair_rows(family, "all", 4) + pair_rows(family, "prefix", 1)
         rows += [family_row(family) for family in ("vgg", "resnet", "vit")]
     rows += [teacher_row(threads) for threads in (1, 2)]
     for one in rows:

@@ -1,6 +1,6 @@
 """Distillation losses as pure functions of tensors; each returns one scalar (a mean over the batch).
 
-Knowledge distillation with temperature as both papers use it; the feature distance of arXiv 2509.22319.
+Knowledge distillation with temperature as both papers use it. The distance between features stands in `features.py`.
 """
 
 import torch
@@ -54,22 +54,6 @@ def cross_entropy_to(
 ) -> Float[Tensor, "*members"]:
     """Cross-entropy against target probabilities, in nats, averaged over the batch (the last but one dimension)."""
     return -(target * logits.log_softmax(dim=-1)).sum(dim=-1).mean(dim=-1)
-
-
-def feature_distance(
-    ours: Float[Tensor, "batch channels *positions"], target: Float[Tensor, "batch channels *positions"]
-) -> Float[Tensor, ""]:
-    """Mean squared error plus one minus the cosine of the flattened features: 0 for equal features (1 where one is all zero).
-
-    Source: arXiv 2509.22319, the distance of its synchronisation and reconstruction losses.
-    """
-    # Channels last: for the memory layout of our convolutional networks this flattening copies nothing.
-    a, b = (state.movedim(1, -1).reshape(len(state), -1) for state in (ours, target))
-    difference = a - b
-    squares = torch.linalg.vecdot(difference, difference)
-    lengths = torch.linalg.vecdot(a, a) * torch.linalg.vecdot(b, b)
-    cosine = torch.linalg.vecdot(a, b) / lengths.clamp_min(1e-12).sqrt()
-    return (squares / a.shape[1] + 1 - cosine).mean()
 
 
 def mean_of(terms: list[Float[Tensor, ""]]) -> Float[Tensor, ""]:

@@ -14,20 +14,21 @@ from pwl_lab.errors import invalid
 
 
 class ChannelMap(nn.Module):
-    """One learned linear map over dimension 1 of (batch, channels, *positions): a 1x1 convolution for any number of positions."""
+    """One learned linear map over dimension 1 of (batch, channels, *positions), the same at every position."""
 
     def __init__(self, in_channels: int, out_channels: int, positions: int) -> None:
-        """`positions` is how many dimensions follow the channels: 0 for units, 2 for images."""
+        """`positions` is how many dimensions follow the channels: 0 for units, 1 for tokens, 2 for images."""
         super().__init__()
-        kinds = {0: nn.Linear, 1: nn.Conv1d, 2: nn.Conv2d}
-        if positions not in kinds:
+        if positions not in (0, 1, 2):
             raise invalid("positions", positions, "0, 1 or 2 dimensions behind the channels")
-        size = {} if positions == 0 else {"kernel_size": 1}
-        self.map = kinds[positions](in_channels, out_channels, **size)
+        self.map = nn.Conv2d(in_channels, out_channels, 1) if positions == 2 else nn.Linear(in_channels, out_channels)
 
     def forward(self, state: Float[Tensor, "batch c_in *positions"]) -> Float[Tensor, "batch c_out *positions"]:
         """The converted state."""
-        return self.map(state)
+        if isinstance(self.map, nn.Conv2d):
+            return self.map(state)
+        # The channels of tokens lie last in memory: a linear layer copies nothing, where a Conv1d would, both ways.
+        return self.map(state.movedim(1, -1)).movedim(-1, 1)
 
 
 class Converters(nn.Module):

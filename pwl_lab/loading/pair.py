@@ -6,6 +6,7 @@ clipping are ours (docs/decisions.md).
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any, Literal
 
 import torch
@@ -14,8 +15,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pwl_lab.config import Frozen, MaskDistribution
-from pwl_lab.distill.losses import feature_distance, mean_of, soft_loss
+from pwl_lab.distill.features import feature_distance
+from pwl_lab.distill.losses import mean_of, soft_loss
+from pwl_lab.loading.converters import Converters
 from pwl_lab.loading.masks import random_masks
+from pwl_lab.loading.mixing import Boundary, boundaries, mixed_logits
 from pwl_lab.loading.objective import HardAndSoft, Pass, StudentObjective
 from pwl_lab.loading.swapnet import SwapNet
 from pwl_lab.seeding import generator
@@ -55,52 +59,41 @@ class PairLossConfig(Frozen):
     )
 
 
-def sync_loss(net: SwapNet, teacher_states: Sequence[Tensor], student_states: Sequence[Tensor]) -> Float[Tensor, ""]:
+def sync_loss(between: Sequence[Boundary]) -> Float[Tensor, ""]:
     """Each network's state, converted, against the other's; averaged over the boundaries (arXiv 2509.22319)."""
-    return mean_of(
-        [
-            feature_distance(net.converters.encode(teacher, boundary), student)
-            + feature_distance(net.converters.decode(student, boundary), teacher)
-            for boundary, teacher, student in _boundaries(teacher_states, student_states)
-        ]
-    )
+    return mean_of([feature_distance(b.encoded, b.student) + feature_distance(b.decoded, b.teacher) for b in between])
 
 
-def recon_loss(net: SwapNet, teacher_states: Sequence[Tensor], student_states: Sequence[Tensor]) -> Float[Tensor, ""]:
+def recon_loss(converters: Converters, between: Sequence[Boundary]) -> Float[Tensor, ""]:
     """Each state against itself, converted there and back; averaged over the boundaries (arXiv 2509.22319)."""
-    encode, decode = net.converters.encode, net.converters.decode
     return mean_of(
         [
-            feature_distance(decode(encode(teacher, boundary), boundary), teacher)
-            + feature_distance(encode(decode(student, boundary), boundary), student)
-            for boundary, teacher, student in _boundaries(teacher_states, student_states)
+            feature_distance(converters.decode(b.encoded, b.number), b.teacher)
+            + feature_distance(converters.encode(b.decoded, b.number), b.student)
+            for b in between
         ]
     )
-
-
-def _boundaries(teacher_states: Sequence[Tensor], student_states: Sequence[Tensor]) -> list[tuple[int, Tensor, Tensor]]:
-    """(boundary, teacher state, student state) for every block but the last, counted from 1."""
-    pairs = zip(teacher_states, student_states, strict=True)
-    return [(i, t, s) for i, (t, s) in enumerate(pairs, start=1) if i < len(teacher_states)]
 
 
 def cross_loss(
     net: SwapNet,
-    mask: str,
-    teacher_states: Sequence[Tensor],
-    student_states: Sequence[Tensor],
+    between: Sequence[Boundary],
+    masks: Sequence[str],
     teacher_logits: Float[Tensor, "batch classes"],
     temperature: float,
+    groups: int = 1,
 ) -> Float[Tensor, ""]:
-    """`T^2 * KL(teacher || the network that mask describes)`, mean over the batch.
+    """`T^2 * KL(teacher || the network that a mask describes)`, averaged over the masks.
 
-    The leading blocks of one owner are not computed again: the mixed network goes on from the state they gave out.
+    The batch is cut into `groups` parts (of `Tensor.chunk`), and the masks go to them in turn, round after round.
     """
-    done = len(mask) - len(mask.lstrip(mask[0]))
-    states = teacher_states if mask[0] == "T" else student_states
+    targets = teacher_logits.chunk(groups)
+    wanted = [(turn % len(targets), mask) for turn, mask in enumerate(masks)]
     with net.student_on_running_statistics():
-        logits = net.run_from(states[done - 1], done, mask)
-    return soft_loss(logits, teacher_logits, temperature)
+        found = mixed_logits(net, between, wanted, groups)
+    return mean_of(
+        [soft_loss(logits, targets[group], temperature) for (group, _), logits in zip(wanted, found, strict=True)]
+    )
 
 
 class PairLearner(Learner):
@@ -122,6 +115,7 @@ class PairLearner(Learner):
         self.freeze_norm_from = config.freeze_norm_at * steps
         self.student_joins_from, self.joined = config.student_joins_at * steps, config.student_joins_at == 0
         self.net, self.config, self.validation = net, config, validation
+        self.passes = net.on_folded_teacher()
         self.masks = random_masks(net.n_blocks, config.masks, generator(seed, "masks"))
         self.objective = objective or HardAndSoft(config.alpha, config.temperature)
 
@@ -146,7 +140,7 @@ class PairLearner(Learner):
         if step >= self.freeze_norm_from:
             net.student_norms(training=False)
         with torch.no_grad():
-            teacher_states, teacher_logits = net.teacher.hidden_states(batch.inputs)
+            teacher_states, teacher_logits = self.passes.teacher.hidden_states(batch.inputs)
         student_states, student_logits = net.student.hidden_states(batch.inputs)
         seen = Pass(batch, teacher_states, teacher_logits, student_states, student_logits)
         terms, total = self.objective(seen, step)
@@ -162,37 +156,18 @@ class PairLearner(Learner):
 
     def _mixed_terms(self, seen: Pass) -> Losses:
         """`sync`, `recon` and `cross`. One of weight 0 is not computed: an ablation should show what that saves."""
-        terms, states = {}, (seen.teacher_states, seen.student_states)
-        if self.config.sync:
-            terms["sync"] = sync_loss(self.net, *states)
-        if self.config.recon:
-            terms["recon"] = recon_loss(self.net, *states)
-        if self.config.cross:
-            terms["cross"] = self._cross(*states, seen.teacher_logits)
+        config, terms = self.config, {}
+        between = boundaries(self.net.converters, seen.teacher_states, seen.student_states)
+        if config.sync:
+            terms["sync"] = sync_loss(between)
+        if config.recon:
+            terms["recon"] = recon_loss(self.net.converters, between)
+        if config.cross:
+            groups = min(config.cross_groups, len(seen.teacher_logits))
+            rounds = config.cross_passes * len(seen.teacher_logits.chunk(groups))
+            masks = list(islice(self.masks, rounds))
+            terms["cross"] = cross_loss(self.passes, between, masks, seen.teacher_logits, config.temperature, groups)
         return terms
-
-    def _cross(
-        self, teacher_states: Sequence[Tensor], student_states: Sequence[Tensor], teacher_logits: Tensor
-    ) -> Float[Tensor, ""]:
-        """The mean cross loss over all passes and groups, each with the next mask.
-
-        The groups of a pass cost what one mask for the whole batch would, and tell the student of several masks at once.
-        """
-        config, groups = self.config, min(self.config.cross_groups, len(teacher_logits))
-        parts = [[state.chunk(groups) for state in states] for states in (teacher_states, student_states)]
-        logits = teacher_logits.chunk(groups)
-        losses = [
-            cross_loss(
-                self.net,
-                next(self.masks),
-                *([state[group] for state in states] for states in parts),
-                logits[group],
-                config.temperature,
-            )
-            for _ in range(config.cross_passes)
-            for group in range(len(logits))
-        ]
-        return mean_of(losses)
 
     def evaluate(self, step: int) -> list[dict[str, Any]]:
         """`accuracy` of the student on the validation split."""

@@ -4,6 +4,7 @@ Source: arXiv 2509.22319. The stem goes with block 1's owner, the head with bloc
 the owner changes. With the mask all `T` the network *is* the teacher and with all `S` the student, bit for bit.
 """
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, Self
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from pwl_lab.loading.converters import Converters
 from pwl_lab.loading.masks import check_mask
 from pwl_lab.models.blocknet import BlockNet, evaluating
+from pwl_lab.models.folding import folded
 
 # A block may change channels and positions: what goes in and what comes out are named apart.
 State = Float[Tensor, "batch channels *positions"]
@@ -60,10 +62,13 @@ class SwapNet(nn.Module):
 
     def advance(self, state: State, boundary: int, before: str, after: str) -> NextState:
         """From the hidden state of block `boundary` (owned by `before`) through the next block (owned by `after`)."""
-        if before != after:
-            convert = self.converters.encode if before == "T" else self.converters.decode
-            state = convert(state, boundary)
-        return self.owner(after).blocks[boundary](state)
+        return self.owner(after).blocks[boundary](self.convert(state, boundary, before, after))
+
+    def convert(self, state: State, boundary: int, before: str, after: str) -> NextState:
+        """The hidden state of block `boundary` (owned by `before`) as the next block (owned by `after`) expects it."""
+        if before == after:
+            return state
+        return (self.converters.encode if before == "T" else self.converters.decode)(state, boundary)
 
     def forward(self, inputs: Float[Tensor, "batch *shape"], mask: str) -> Float[Tensor, "batch classes"]:
         """Logits of the network that `mask` describes."""
@@ -75,6 +80,16 @@ class SwapNet(nn.Module):
         for boundary in range(done, self.n_blocks):
             state = self.advance(state, boundary, mask[boundary - 1], mask[boundary])
         return self.owner(mask[-1]).head(state)
+
+    def on_folded_teacher(self) -> Self:
+        """This net with a folded copy of the teacher; student and converters are the same objects.
+
+        For training passes: less work, the same values up to rounding. What the net predicts it predicts with the teacher.
+        """
+        other = copy.copy(self)
+        other._modules = self._modules.copy()
+        other.teacher = folded(self.teacher)
+        return other
 
     def student_norms(self, training: bool) -> list[nn.Module]:
         """Put the student's batch norms into training or eval mode; the ones that this changed."""

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from toys import MLP_STUDENT, MLP_TEACHER, VGG_STUDENT, VGG_TEACHER, changed, norms, snapshot, used
 
+from pwl_lab.distill.features import feature_distance
 from pwl_lab.distill.losses import (
     cross_entropy_to,
-    feature_distance,
     hard_loss,
     mean_of,
     soft_loss,
@@ -18,6 +18,7 @@ from pwl_lab.distill.losses import (
 )
 from pwl_lab.errors import InvalidValueError
 from pwl_lab.loading.masks import all_masks, random_masks
+from pwl_lab.loading.mixing import boundaries
 from pwl_lab.loading.pair import PairLearner, PairLossConfig, cross_loss, recon_loss, sync_loss
 from pwl_lab.loading.swapnet import SwapNet
 from pwl_lab.models import build
@@ -151,6 +152,22 @@ def test_feature_distance(shape):
     assert feature_distance(ours, -ours).item() == pytest.approx((4 * ours.square()).mean().item() + 2, rel=1e-10)
 
 
+@pytest.mark.parametrize("learning", [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize("shape", [(4, 3), (4, 3, 2, 5)])
+def test_gradient_of_feature_distance(shape, learning):
+    features = [randn(*shape, seed=seed).requires_grad_(learns) for seed, learns in enumerate(learning)]
+    assert torch.autograd.gradcheck(feature_distance, features)
+
+
+def test_feature_distance_to_features_of_zero():
+    ours, nothing = randn(4, 3).requires_grad_(), torch.zeros(4, 3, dtype=torch.double, requires_grad=True)
+    found = feature_distance(ours, nothing)
+    assert found.item() == pytest.approx(ours.square().mean().item() + 1)
+    found.backward()
+    torch.testing.assert_close(ours.grad, ours.detach() / 6)
+    assert nothing.grad.isfinite().all()
+
+
 def test_mean_of():
     assert mean_of([torch.tensor(1.0), torch.tensor(2.0), torch.tensor(6.0)]).item() == 3.0
 
@@ -162,7 +179,8 @@ def test_sync_loss(pair):
         teacher, student = teacher_states[index], student_states[index]
         slow += slow_distance(slow_conversion(net.converters.encoders[index], teacher), student)
         slow += slow_distance(slow_conversion(net.converters.decoders[index], student), teacher)
-    assert sync_loss(net, teacher_states, student_states).item() == pytest.approx(slow / (net.n_blocks - 1), rel=1e-9)
+    between = boundaries(net.converters, teacher_states, student_states)
+    assert sync_loss(between).item() == pytest.approx(slow / (net.n_blocks - 1), rel=1e-9)
 
 
 def test_recon_loss(pair):
@@ -173,13 +191,15 @@ def test_recon_loss(pair):
         teacher, student = teacher_states[index], student_states[index]
         slow += slow_distance(slow_conversion(decoder, slow_conversion(encoder, teacher)), teacher)
         slow += slow_distance(slow_conversion(encoder, slow_conversion(decoder, student)), student)
-    assert recon_loss(net, teacher_states, student_states).item() == pytest.approx(slow / (net.n_blocks - 1), rel=1e-9)
+    between = boundaries(net.converters, teacher_states, student_states)
+    assert recon_loss(net.converters, between).item() == pytest.approx(slow / (net.n_blocks - 1), rel=1e-9)
 
 
 @pytest.mark.parametrize("mask", [mask for mask in all_masks(3) if len(set(mask)) == 2])
 def test_cross_loss_is_the_mixed_network_with_norms_as_at_test_time(pair, mask):
     net, inputs, teacher_states, student_states, teacher_logits = pair
-    found = cross_loss(net, mask, teacher_states, student_states, teacher_logits, 2.0)
+    between = boundaries(net.converters, teacher_states, student_states)
+    found = cross_loss(net, between, [mask], teacher_logits, 2.0)
     for norm in norms(net.student):
         norm.eval()
     if mask[0] == "T":  # nothing of the train-mode pass is in it: the network as it predicts
@@ -200,7 +220,8 @@ def test_cross_loss_moves_no_statistics_and_puts_the_norms_back(pair):
     net, _, *states, teacher_logits = pair
     before, modes = snapshot(net), [module.training for module in net.modules()]
     for mask in ("TSS", "SST", "STS"):
-        cross_loss(net, mask, *states, teacher_logits, 2.0).backward(retain_graph=True)
+        between = boundaries(net.converters, *states)
+        cross_loss(net, between, [mask], teacher_logits, 2.0).backward(retain_graph=True)
         assert [module.training for module in net.modules()] == modes
     assert changed(before, snapshot(net)) == set()
 
@@ -226,7 +247,8 @@ def test_gradients_reach_student_and_converters_and_never_the_teacher(kind):
 
 def test_cross_gradients_pass_through_the_frozen_teacher(pair):
     net, _, teacher_states, student_states, teacher_logits = pair
-    cross_loss(net, "STT", [s.detach() for s in teacher_states], student_states, teacher_logits, 2.0).backward()
+    between = boundaries(net.converters, [s.detach() for s in teacher_states], student_states)
+    cross_loss(net, between, ["STT"], teacher_logits, 2.0).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.student.blocks[0].parameters())
     assert net.converters.decoders[0].map.weight.grad.abs().sum() > 0
     assert net.student.blocks[1][0].weight.grad is None
@@ -249,8 +271,9 @@ def test_named_terms_are_the_losses_of_this_batch():
     targets, theirs = net.teacher.hidden_states(batch.inputs)
     assert terms["hard"].item() == pytest.approx(nn.functional.cross_entropy(logits, batch.labels).item(), rel=1e-5)
     assert terms["soft"].item() == pytest.approx(slow_divergence(logits, theirs, 3.0), rel=1e-4, abs=1e-6)
-    assert terms["sync"].item() == pytest.approx(sync_loss(net, targets, states).item(), rel=1e-5)
-    assert terms["recon"].item() == pytest.approx(recon_loss(net, targets, states).item(), rel=1e-5)
+    between = boundaries(net.converters, targets, states)
+    assert terms["sync"].item() == pytest.approx(sync_loss(between).item(), rel=1e-5)
+    assert terms["recon"].item() == pytest.approx(recon_loss(net.converters, between).item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("distribution", ["prefix", "alternating", "mixture", "all"])

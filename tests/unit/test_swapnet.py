@@ -204,7 +204,7 @@ def test_train_pair_refuses_what_cannot_be_joined_before_training(store_folder, 
     assert not list(store_folder.glob("pair/*"))
 
 
-@pytest.mark.parametrize(("positions", "kind"), [((), nn.Linear), ((5,), nn.Conv1d), ((5, 2), nn.Conv2d)])
+@pytest.mark.parametrize(("positions", "kind"), [((), nn.Linear), ((5,), nn.Linear), ((5, 2), nn.Conv2d)])
 def test_converters_map_channels_alone(positions, kind):
     converters = Converters([(4, *positions), (6, *positions)], [(3, *positions), (2, *positions)])
     assert isinstance(converters.encoders[0].map, kind)

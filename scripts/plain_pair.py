@@ -1,0 +1,82 @@
+"""A step of PWL training as a reader of arXiv 2509.22319 would write it: the reference of `bench.py`, and of a test.
+
+Every mixed network is computed from the image on, every conversion where its loss asks for it, with torch's own losses.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pwl_lab.loading.pair import PairLossConfig
+from pwl_lab.loading.swapnet import SwapNet
+from pwl_lab.tasks.base import Batch
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+
+
+def distance(ours: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error plus one minus the cosine of the flattened features."""
+    return F.mse_loss(ours, target) + 1 - F.cosine_similarity(ours.flatten(1), target.flatten(1), eps=1e-6).mean()
+
+
+def quick_distance(ours: Tensor, target: Tensor) -> Tensor:
+    """The same from inner products of channels-last views, which copy nothing: the quickest that is not shared work."""
+    a, b = (state.movedim(1, -1).reshape(len(state), -1) for state in (ours, target))
+    difference, dot = a - b, torch.linalg.vecdot
+    cosine = dot(a, b) / (dot(a, a) * dot(b, b)).clamp_min(1e-12).sqrt()
+    return (dot(difference, difference) / a.shape[1] + 1 - cosine).mean()
+
+
+def soft(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """`T^2 * KL(target || logits)` of the softened distributions."""
+    ours, theirs = (F.log_softmax(one / temperature, dim=1) for one in (logits, target))
+    return temperature**2 * F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
+
+
+def plain_losses(
+    net: SwapNet, config: PairLossConfig, batch: Batch, masks: Iterator[str], distance: Distance = distance
+) -> dict[str, Tensor]:
+    """The terms and their weighted sum (`total`), as in `PairLearner.losses`; the norms stay in the mode they are in."""
+    with torch.no_grad():
+        teacher, teacher_logits = net.teacher.hidden_states(batch.inputs)
+    student, logits = net.student.hidden_states(batch.inputs)
+    terms = {
+        "hard": F.cross_entropy(logits, batch.labels),
+        "soft": soft(logits, teacher_logits, config.temperature),
+        "sync": sync(net, teacher, student, distance),
+        "recon": recon(net, teacher, student, distance),
+        "cross": cross(net, config, batch.inputs, teacher_logits, masks),
+    }
+    weights = {"hard": config.alpha, "soft": 1 - config.alpha}
+    weights |= {name: getattr(config, name) for name in ("sync", "recon", "cross")}
+    return terms | {"total": sum(weight * terms[name] for name, weight in weights.items())}
+
+
+def sync(net: SwapNet, teacher: Sequence[Tensor], student: Sequence[Tensor], distance: Distance) -> Tensor:
+    """Converted states against the other network's."""
+    found = 0.0
+    for i in range(1, net.n_blocks):
+        found += distance(net.converters.encode(teacher[i - 1], i), student[i - 1])
+        found += distance(net.converters.decode(student[i - 1], i), teacher[i - 1])
+    return found / (net.n_blocks - 1)
+
+
+def recon(net: SwapNet, teacher: Sequence[Tensor], student: Sequence[Tensor], distance: Distance) -> Tensor:
+    """States against themselves, converted there and back."""
+    found, encode, decode = 0.0, net.converters.encode, net.converters.decode
+    for i in range(1, net.n_blocks):
+        found += distance(decode(encode(teacher[i - 1], i), i), teacher[i - 1])
+        found += distance(encode(decode(student[i - 1], i), i), student[i - 1])
+    return found / (net.n_blocks - 1)
+
+
+def cross(net: SwapNet, config: PairLossConfig, inputs: Tensor, target: Tensor, masks: Iterator[str]) -> Tensor:
+    """Each group of each pass through the network of the next mask."""
+    found = []
+    for _ in range(config.cross_passes):
+        for part, wanted in zip(inputs.chunk(config.cross_groups), target.chunk(config.cross_groups), strict=True):
+            with net.student_on_running_statistics():
+                found.append(soft(net(part, next(masks)), wanted, config.temperature))
+    return torch.stack(found).mean()
