@@ -5,11 +5,13 @@ touches both alike. Rows: name, ours, reference, unit, ratio (above 1: ours is f
 """
 
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from multiprocessing import get_context
+from pathlib import Path
 
 import plain_pair
 import torch
@@ -17,6 +19,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from pwl_lab import paths
+from pwl_lab.clock.files import write_full_size
+from pwl_lab.clock.measure import reading_rates
 from pwl_lab.distill.cohort import StackedCohort
 from pwl_lab.distill.curriculum import extracted, one_shot, progressive
 from pwl_lab.distill.learner import CurriculumLearner, Member, TeacherTargets, calibration_inputs
@@ -250,6 +254,13 @@ def peak_flops(size: int = 1024) -> float:
     return 2 * size**3 / best
 
 
+def bundle_row() -> dict[str, object]:
+    """Reading a bundle of ViT-base's size from a warm cache, every checksum included, against one plain read per file."""
+    with tempfile.TemporaryDirectory(dir=paths.runs()) as folder:
+        rates = reading_rates(write_full_size("vit_base", Path(folder)), ROUNDS)
+    return row("reading a bundle of ViT-base's size, checksums included", "MB/s", rates["verified"], rates["plain"])
+
+
 def main() -> None:
     """Measure all rows, print and write them."""
     with one_thread():  # as everything is trained
@@ -259,6 +270,7 @@ def main() -> None:
             rows += pair_rows(family, "all", 4) + pair_rows(family, "prefix", 1)
         rows += [family_row(family) for family in ("vgg", "resnet", "vit")]
     rows += [teacher_row(threads) for threads in (1, 2)]
+    rows.append(bundle_row())
     for one in rows:
         print(f"{one['name']}: {one['ours']} against {one['reference']} {one['unit']}, ratio {one['ratio']}")
     write_json(paths.runs() / "bench.json", {"rows": rows, "made": provenance()})

@@ -11,12 +11,13 @@ import pandas as pd
 from pwl_lab.clock.accuracy import network_accuracies
 from pwl_lab.clock.files import Files
 from pwl_lab.clock.fresh import cool_down, in_fresh_process, warm_up
-from pwl_lab.clock.ways import moments, read_plainly, read_verified
+from pwl_lab.clock.ways import SafetensorsStreamer, moments, read_plainly, read_verified
 from pwl_lab.loading.throttle import MEGABYTE, Throttle
 from pwl_lab.progress import Progress
 from pwl_lab.tasks.base import Batch
 
 FIRST_WAYS = ("progressive", "student_only", "teacher_safetensors", "teacher_torch_load")
+DISK_WAYS = ("teacher_streamer",) if SafetensorsStreamer is not None else ()  # these read files themselves
 ANYTIME_WAYS = (
     "progressive",
     "progressive_8bit_first",
@@ -51,7 +52,7 @@ def first_predictions(files: Mapping[str, Files], states: Mapping[str, Sequence[
         for size, names in states.items()
         for state in names
         for repeat in range(1 if state.endswith("MB/s") else repeats)
-        for way in FIRST_WAYS
+        for way in FIRST_WAYS + (() if state.endswith("MB/s") else DISK_WAYS)
     ]
     slow = [case for case in cases if case["state"].endswith("MB/s")]
     rows: list[dict[str, object]] = []

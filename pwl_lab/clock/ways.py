@@ -27,6 +27,11 @@ from pwl_lab.loading.throttle import Throttle
 from pwl_lab.loading.transfer import Retry, Transfer
 from pwl_lab.models.blocknet import build_empty
 
+try:  # an extra: there is not a build of it for every machine
+    from runai_model_streamer import SafetensorsStreamer
+except ImportError:
+    SafetensorsStreamer = None
+
 
 @dataclass(frozen=True)
 class Moment:
@@ -119,6 +124,13 @@ def _torch_load(job: _Job, name: str) -> dict[str, Tensor]:
     return torch.load(source, map_location="cpu", weights_only=True)
 
 
+def _streamed(job: _Job, name: str) -> dict[str, Tensor]:
+    """A safetensors file through Run:ai's model streamer: many reads at once, from a disk alone."""
+    with SafetensorsStreamer() as streamer:
+        streamer.stream_file(str(job.folder / name))
+        return dict(streamer.get_tensors())
+
+
 def _bit_planes(job: _Job) -> Iterator[Moment]:
     """The teacher, its most significant bits first (arXiv 2110.00916)."""
     stages, net = list[bytes](), build_empty(job.index.teacher)
@@ -137,6 +149,7 @@ WAYS: dict[str, Callable[[_Job], Iterator[Moment]]] = {
     "student_only": _student,
     "teacher_safetensors": partial(_teacher, name=TEACHER, mask="T", read=_Job.plain),
     "teacher_torch_load": partial(_teacher, name=TEACHER_TORCH, mask="T", read=_torch_load),
+    "teacher_streamer": partial(_teacher, name=TEACHER, mask="T", read=_streamed),
     "teacher_8bit": partial(_teacher, name=TEACHER_8BIT, mask="t", read=lambda job, name: dequantise(job.plain(name))),
     "bit_planes": _bit_planes,
 }

@@ -295,5 +295,5 @@ def _boot(transfer: Transfer, shard: Shard) -> Received:
     """The boot set. Raises BundleError."""
     try:
         return transfer.fetch(shard)
-    except PwlLabError as error:
+    except (PwlLabError, OSError, MemoryError, RuntimeError) as error:
         raise BundleError(f"{transfer.source.address}: the boot set cannot be loaded: {error}") from error

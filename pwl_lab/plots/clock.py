@@ -22,6 +22,7 @@ WAY = {
     "student_only": ("student only", "#56B4E9", ":", "s"),
     "teacher_safetensors": ("teacher, safetensors", "#D55E00", "-", "^"),
     "teacher_torch_load": ("teacher, torch.load", "#E69F00", "-.", "v"),
+    "teacher_streamer": ("teacher, Run:ai streamer", "#CC79A7", ":", "P"),
     "teacher_8bit": ("teacher at 8 bits", "#CC79A7", "--", "P"),
     "bit_planes": ("teacher in bit planes", "#000000", "-.", "X"),
 }
@@ -47,7 +48,7 @@ def first_prediction_chart(table: pd.DataFrame) -> Figure:
     sizes, ways = (list(dict.fromkeys(table[column])) for column in ("size", "way"))
     rows = [table.loc[table["size"] == size, "state"].nunique() for size in sizes]
     with style():
-        figure = Figure(figsize=(9, 0.9 + 0.33 * sum(rows) + 0.45 * len(sizes)), layout="constrained")
+        figure = Figure(figsize=(9, 1.3 + 0.33 * sum(rows) + 0.45 * len(sizes)), layout="constrained")
         panels = figure.subplots(len(sizes), 1, sharex=True, squeeze=False, height_ratios=[n + 0.6 for n in rows])
         for size, axes in zip(sizes, panels[:, 0], strict=True):
             part = table[table["size"] == size]
@@ -63,7 +64,7 @@ def first_prediction_chart(table: pd.DataFrame) -> Figure:
             axes.plot([], [], ls="", color=way_look(way)[1], marker=way_look(way)[3], label=way_look(way)[0])[0]
             for way in ways
         ]
-        figure.legend(handles=handles, loc="outside upper center", ncols=len(ways))
+        figure.legend(handles=handles, loc="outside upper center", ncols=min(3, len(ways)))
     return figure
 
 

@@ -1,6 +1,10 @@
 """Faults on the way: the model goes on answering with the mask it has, names what failed, and never runs damaged weights."""
 
 import errno
+import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -250,6 +254,34 @@ def test_out_of_memory_on_a_block_leaves_the_others(error, folder, net, monkeypa
         status = model.wait(timeout=PATIENCE_S)
         check_answers(model, net, "TST")
     assert type(error).__name__ in status.failed["block 2"]
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_length_that_no_memory_holds_is_met_like_any_other_damage(number, folder, net):
+    index = json.loads((folder / INDEX).read_text())
+    index["shards"][number]["bytes"] = 2**60
+    (folder / INDEX).write_text(json.dumps(index))
+    if number == 0:
+        with pytest.raises(BundleError, match="boot set"):
+            ProgressiveModel.open(folder, retry=QUICK)
+        return
+    with ProgressiveModel.open(folder, retry=QUICK) as model:
+        assert list(model.wait(timeout=PATIENCE_S).failed) == ["block 2"]
+        check_answers(model, net, "TST")
+
+
+def test_a_bundle_needs_nothing_else_of_the_study(folder, tmp_path):
+    """No presets, no notebooks, no store: the package and the folder alone."""
+    code = (
+        "import sys, torch; from pwl_lab.loading.progressive import ProgressiveModel\n"
+        "with ProgressiveModel.open(sys.argv[1], 'best') as model:\n"
+        "    model.wait('TTT', 60); print(model.predict(torch.zeros(1, 1, 7, 7)).mask)"
+    )
+    (tmp_path / "elsewhere").mkdir()
+    empty = os.environ | {"PWL_LAB_HOME": str(tmp_path / "elsewhere")}
+    command = [sys.executable, "-c", code, str(folder)]
+    done = subprocess.run(command, env=empty, cwd=tmp_path / "elsewhere", capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "TTT", done.stderr
 
 
 def test_nothing_is_ever_unpickled(folder, monkeypatch):
