@@ -190,17 +190,16 @@ def arrival_chart(events: Sequence[Event], accuracies: Mapping[str, float] | Non
     """What a loader's events say: bytes arrived against seconds, and at each swap the mask that predicts from then on."""
     came = [event for event in events if event.kind in ("boot", "fetched", "swap")]
     with style():
-        figure, (axes,) = row_of_axes(9, 3.6)
+        figure, (axes,) = row_of_axes(9, 4)
         seconds, arrived = [event.seconds for event in came], [event.bytes_arrived for event in came]
         axes.plot([0, *seconds], [0, *arrived], color="#444444", lw=1.5)
         for number, event in enumerate(event for event in came if event.kind != "fetched"):
             spot = (event.seconds, event.bytes_arrived)
             words = event.mask + (f"\n{accuracies[event.mask.upper()]:.1%}" if accuracies else "")
             axes.plot(*spot, marker="o", ms=8, color=OWNER["S" if event.kind == "boot" else "T"])
-            # Two swaps may be close to each other: their words stand at two heights.
-            above = 6 if number % 2 == 0 else 32
+            above = 6 + 28 * (number % 3)  # swaps may be close to each other: their words stand at three heights
             axes.annotate(words, spot, xytext=(-6, above), textcoords="offset points", ha="right", fontsize=9)
-        axes.margins(x=0.06, y=0.3)
+        axes.margins(x=0.06, y=0.35)
         axes.set(xlabel="seconds since `open`", ylabel="bytes arrived", xlim=(0, None), ylim=(0, None))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: byte_words(value)))
     return figure
