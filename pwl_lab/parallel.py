@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import Any
@@ -125,6 +126,16 @@ def _context(work: Callable[..., Any]) -> BaseContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([work.__module__, "torch._dynamo"])  # the latter is what an optimiser imports first
     return context
+
+
+def end_helpers() -> None:
+    """End and reap multiprocessing's own helpers, which otherwise live as long as this process.
+
+    A kernel that is told to end first tells its children, and waits for them; the resource tracker ignores that and
+    waits for the kernel.
+    """
+    for helper in (forkserver._forkserver, resource_tracker._resource_tracker):
+        helper._stop()  # not public, but in every Python from 3.9 on; a test would notice
 
 
 def _begin(watched: Connection, reports: Any, environment: Mapping[str, str]) -> None:

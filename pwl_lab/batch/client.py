@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 import papermill
@@ -13,6 +15,7 @@ from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbclient.output_widget import OutputWidget
+from nbclient.util import run_sync
 from nbformat import NotebookNode
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
@@ -26,6 +29,7 @@ ENGINE = "pwl_lab"
 KERNEL = "python3"
 START_S = 120
 SHUTDOWN_S = 5.0
+END_HELPERS = "import sys\nif 'pwl_lab.parallel' in sys.modules: sys.modules['pwl_lab.parallel'].end_helpers()"
 IOPUB_S = 60  # a busy machine may deliver a cell's last outputs long after its reply
 
 
@@ -148,6 +152,9 @@ class LabClient(PapermillNotebookClient):
         """
         self.shutdown_kernel = "immediate"
         if self.job.status in ("ok", "failed") and not self.job.guard.stopped_by:
+            self.kc.execute(END_HELPERS, silent=True)
+            with suppress(Empty):
+                run_sync(self.kc.shell_channel.get_msg)(timeout=SHUTDOWN_S)
             self.kc.shutdown()
             self.job.guard.wait(SHUTDOWN_S)
 

@@ -62,6 +62,18 @@ def test_a_good_kernel_ends_by_itself(write_notebook, tmp_path: Path) -> None:
     assert status.seconds < 5
 
 
+def test_a_kernel_that_trained_side_by_side_ends_by_itself_too(write_notebook, tmp_path: Path, monkeypatch) -> None:
+    place = tmp_path / "temporary"
+    place.mkdir()
+    monkeypatch.setenv("TMPDIR", str(place))
+    work = "import os\nfrom pwl_lab.parallel import side_by_side\nside_by_side(os.path.abspath, [{'path': 'a'}] * 2, 'paths')"
+    hook = "import atexit, pathlib\natexit.register(pathlib.Path(os.environ['PWL_LAB_OUT'], 'left').touch)"
+    status = run_notebook(write_notebook(work, hook), tmp_path / "out", environment={"PWL_LAB_WORKERS": "2"})
+    assert status.status == "ok", status.error
+    assert (tmp_path / "out" / "left").exists(), "its exit hooks must have run"
+    assert not list(place.glob("pymp-*")), "multiprocessing's own exit hook must have run"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_runner_that_is_told_to_stop(write_notebook, tmp_path: Path, number: signal.Signals) -> None:
     process = _started(write_notebook("print('kept')", CHILDREN + WAIT), tmp_path / "out")
