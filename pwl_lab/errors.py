@@ -24,6 +24,10 @@ class DivergedError(PwlLabError, ArithmeticError):
     """A training run produced a loss that is not finite."""
 
 
+class ExerciseError(PwlLabError):
+    """An answer to an exercise is not right yet: the text says what was expected, what was found, and gives a hint."""
+
+
 def invalid(field: str, value: object, allowed: str) -> InvalidValueError:
     """An error that says which field got which value, and what it may be."""
     return InvalidValueError(f"{field} = {value!r} is not allowed: {allowed}")
