@@ -29,6 +29,21 @@ def test_an_error_in_the_answer_is_named_with_the_call_and_kept_as_the_cause():
     assert isinstance(refused.value.__cause__, IndexError)
 
 
+def test_a_notebook_shows_the_text_and_the_readers_own_lines_alone():
+    def mine(values):
+        return values["none"]
+
+    with pytest.raises(ExerciseError) as failed:
+        attempt(mine, {}, hint="there is none")
+    shown = "\n".join(failed.value._render_traceback_())
+    assert shown.startswith(str(failed.value))
+    assert 'values["none"]' in shown
+    assert "in attempt" not in shown, "the inside of the check is left out"
+    with pytest.raises(ExerciseError) as wrong:
+        same_values("mine", 1, 2, "one more")
+    assert wrong.value._render_traceback_() == [str(wrong.value)]
+
+
 def test_the_answer_cannot_spoil_the_checks_inputs():
     given = torch.ones(3)
     attempt(lambda values: values.mul_(2), given, hint="")
