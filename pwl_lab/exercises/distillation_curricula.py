@@ -36,6 +36,32 @@ def three_curricula(answer: Callable[[float, int], Mapping[str, Sequence[Stage]]
     return "Right: three lists, one trainer. Only `extracted` names blocks, only `progressive` a checkpoint."
 
 
+def extract_then_checkpoint(answer: Callable[[float, int, float], Sequence[Stage]]) -> str:
+    """`answer(at_accuracy, steps, temperature)`: the stages of `custom_curriculum`: extract, checkpoint, final output."""
+    hint = "TeacherHidden(), then TeacherOutput(at_accuracy=...), then TeacherOutput(): each with its Stage, two with `steps`"
+    name, at, steps = "extract_then_checkpoint", 0.8, 300
+    for temperature in (0.0, 2.0):
+        on = f"at_accuracy={at}, steps={steps}, temperature={temperature:g}"
+        given = _stages(name, attempt(answer, at, steps, temperature, hint=hint, on=on), hint)
+        *blocks, final = extracted(steps, temperature=temperature).for_blocks(N_BLOCKS).stages
+        checkpoint = progressive([at], steps, temperature).stages[0]
+        right = _told([*blocks, checkpoint, final])
+        mistakes = {
+            "the checkpoint comes first here: extract before": _told([checkpoint, *blocks, final]),
+            "the checkpoint is missing: this is the extracted curriculum": _told([*blocks, final]),
+            "the hidden layer is missing: this is the progressive curriculum": _told([checkpoint, final]),
+            "the final output is missing: the last thing shown would be wrong answers": _told([*blocks, checkpoint]),
+            "block 2 is missing: without a number TeacherHidden() takes each block in turn": (
+                _told([blocks[0], checkpoint, final])
+            ),
+            "the temperature is not passed on to both outputs": [
+                stage.replace(f"temperature {temperature:g}", "temperature 1") for stage in right
+            ],
+        }
+        same_values(name, _told(given), right, hint, mistakes)
+    return "Right: three targets that each exist already, in a new order. No trainer had to change."
+
+
 def _stages(name: str, given: Sequence[Stage], hint: str) -> Sequence[Stage]:
     """The stages that make a curriculum, with every block written out."""
     if not isinstance(given, list | tuple) or not all(isinstance(stage, Stage) for stage in given):

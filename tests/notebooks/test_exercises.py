@@ -84,5 +84,5 @@ def test_its_stub_differs_in_one_cell_and_is_not_solved(path, store_folder):
     assert len(differing) == 1
     assert "..." in differing[0][0]
     assert len(differing[0][1].splitlines()) < 20, "a curriculum of one's own takes under 20 lines"
-    with pytest.raises(ValueError, match="stages"):
+    with pytest.raises(ExerciseError, match="not solved yet"):
         run(stub)

@@ -49,6 +49,23 @@ def three(one=None, two=None, extract=None):
     return answer
 
 
+def mine(words, ignore=False):
+    """The stages of the custom curriculum, those named, in this order."""
+
+    def answer(at_accuracy, steps, temperature=0.0):
+        says = {} if ignore else {"temperature": temperature}
+        stages = {
+            "hidden": Stage(target=TeacherHidden(), steps=steps),
+            "first": Stage(target=TeacherHidden(block=1), steps=steps),
+            "second": Stage(target=TeacherHidden(block=2), steps=steps),
+            "checkpoint": Stage(target=TeacherOutput(at_accuracy=at_accuracy, **says), steps=steps),
+            "final": Stage(target=TeacherOutput(**says)),
+        }
+        return [stages[word] for word in words.split()]
+
+    return answer
+
+
 def centred(raw):
     return raw - raw.mean(dim=0)
 
@@ -112,6 +129,13 @@ WRONG = [
     (distillation_curricula.three_curricula, three(extract="open second final"), "no length"),
     (distillation_curricula.three_curricula, lambda a, s: {"one-shot": one_shot(0)}, "names are others"),
     (distillation_curricula.three_curricula, lambda a, s: [one_shot(0)], "names are others"),
+    (distillation_curricula.extract_then_checkpoint, mine("checkpoint hidden final"), "checkpoint comes first"),
+    (distillation_curricula.extract_then_checkpoint, mine("hidden final"), "checkpoint is missing"),
+    (distillation_curricula.extract_then_checkpoint, mine("checkpoint final"), "hidden layer is missing"),
+    (distillation_curricula.extract_then_checkpoint, mine("hidden checkpoint"), "final output is missing"),
+    (distillation_curricula.extract_then_checkpoint, mine("first checkpoint final"), "block 2 is missing"),
+    (distillation_curricula.extract_then_checkpoint, mine("hidden checkpoint final", ignore=True), "not passed on"),
+    (distillation_curricula.extract_then_checkpoint, lambda a, s, t: extracted(s), "no list of stages"),
     (distillation_curricula.projected_target, lambda h, p: h @ p, "neither"),
     (distillation_curricula.projected_target, lambda h, p: centred(h @ p), "not scaled"),
     (distillation_curricula.projected_target, lambda h, p: centred(h @ p) / (h @ p).std(dim=0), "factor of its own"),
@@ -181,6 +205,8 @@ RIGHT = [
         },
     ),
     (distillation_curricula.three_curricula, three()),
+    (distillation_curricula.extract_then_checkpoint, mine("hidden checkpoint final")),
+    (distillation_curricula.extract_then_checkpoint, mine("first second checkpoint final")),
     (distillation_curricula.projected_target, lambda h, p: centred(h @ p) / centred(h @ p).std()),
     (
         distillation_curricula.teacher_says,
