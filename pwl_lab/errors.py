@@ -1,5 +1,6 @@
 """The study's own errors: each one names the field, the value, what is allowed and the nearest known name."""
 
+import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -22,6 +23,18 @@ class MissingDataError(PwlLabError, FileNotFoundError):
 
 class DivergedError(PwlLabError, ArithmeticError):
     """A training run produced a loss that is not finite."""
+
+
+class ExerciseError(PwlLabError):
+    """An answer to an exercise is not right yet: the text says what was expected, what was found, and gives a hint."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows (IPython asks for it): the text, and where the reader's own code failed.
+
+        The inside of a check is of no use to the reader, and would hide the text behind pages of it.
+        """
+        frames = traceback.extract_tb(self.__cause__.__traceback__)[1:] if self.__cause__ else []  # the first calls it
+        return [str(self), *(line.rstrip() for line in traceback.format_list(frames))]
 
 
 def invalid(field: str, value: object, allowed: str) -> InvalidValueError:

@@ -1,0 +1,124 @@
+"""What all checks share: to try the reader's function, to compare what it gives, and to say what is wrong with it."""
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pwl_lab.errors import ExerciseError
+
+SHOWN = 8  # so many values fit on a line
+
+
+def refusal(name: str, wrong: str, hint: str, expected: Any = None, found: Any = None) -> ExerciseError:
+    """An error that says what is wrong with the answer `name`; what was expected and found are left out where None."""
+    lines = [f"{name}: {wrong}"]
+    lines += [f"  {word}: {value}" for word, value in (("expected", expected), ("found", found)) if value is not None]
+    return ExerciseError("\n".join([*lines, f"  hint: {hint}"]))
+
+
+def attempt(function: Callable[..., Any], *inputs: Any, hint: str, on: str = "") -> Any:
+    """What the reader's function gives for copies of `inputs`; `on` says in words what they are.
+
+    Raises ExerciseError where it fails, where it gives nothing, and where it is still a stub.
+    """
+    name = getattr(function, "__name__", "your answer")
+    if not callable(function):
+        raise refusal(name, "this is no function", hint, "a function", type(function).__name__)
+    where = f" (called with {on})" if on else ""
+    try:
+        answer = function(*copy.deepcopy(inputs))
+    except Exception as error:
+        raise refusal(name, f"it fails with {type(error).__name__}: {error}{where}", hint) from error
+    return written(function, answer, hint)
+
+
+def written(function: Callable[..., Any], answer: Any, hint: str) -> Any:
+    """The answer that `function` gave. Raises ExerciseError where there is none, or a `...` is left in it."""
+    if answer is None or _unwritten(answer):
+        name, asked = getattr(function, "__name__", "your answer"), inspect.getdoc(function)
+        found = "nothing is returned" if answer is None else repr(answer).replace("Ellipsis", "...")
+        raise refusal(name, "not solved yet: put your answer in place of each `...`", hint, asked, found)
+    return answer
+
+
+def _unwritten(answer: Any) -> bool:
+    """Whether a `...` is left anywhere in the answer."""
+    parts = answer.values() if isinstance(answer, Mapping) else answer
+    return answer is ... or (isinstance(answer, list | tuple | Mapping) and any(_unwritten(part) for part in parts))
+
+
+def same_numbers(
+    name: str,
+    found: Any,
+    expected: Any,
+    hint: str,
+    mistakes: Mapping[str, Any] | None = None,
+    tolerance: float = 1e-4,
+) -> None:
+    """Raise ExerciseError unless `found` (tensor, array, list or number) is `expected` within `tolerance`.
+
+    `mistakes` says what each usual mistake would give: an answer that agrees with one is told so.
+    """
+    wanted = torch.as_tensor(expected).detach().double()
+    ours = _as_tensor(name, found, wanted, hint)
+    if _agree(ours, wanted, tolerance):
+        return
+    for wrong, value in (mistakes or {}).items():
+        if _agree(ours, torch.as_tensor(value).detach().double(), tolerance):
+            raise refusal(name, wrong, hint, _shown(wanted), _shown(ours))
+    if ours.shape != wanted.shape:
+        raise refusal(name, "the shape is another", hint, tuple(wanted.shape), tuple(ours.shape))
+    raise refusal(name, "these are not the right numbers" + _where(ours, wanted), hint, _shown(wanted), _shown(ours))
+
+
+def same_values(name: str, found: Any, expected: Any, hint: str, mistakes: Mapping[str, Any] | None = None) -> None:
+    """Raise ExerciseError unless `found` equals `expected`, lists and tuples counting as the same."""
+    ours, wanted = _plain(found), _plain(expected)
+    if ours == wanted:
+        return
+    named = [wrong for wrong, value in (mistakes or {}).items() if _plain(value) == ours]
+    raise refusal(name, named[0] if named else "this is not it", hint, wanted, ours)
+
+
+def _as_tensor(name: str, found: Any, wanted: Tensor, hint: str) -> Tensor:
+    """The reader's numbers, whatever they came in."""
+    try:
+        return torch.as_tensor(found).detach().cpu().double()
+    except (TypeError, ValueError, RuntimeError) as error:
+        kind = f"numbers of shape {tuple(wanted.shape)}" if wanted.dim() else "a number"
+        raise refusal(name, "this cannot be read as numbers", hint, kind, type(found).__name__) from error
+
+
+def _agree(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    """Equal in shape and, within the tolerance, in every number (not a number equals itself)."""
+    return a.shape == b.shape and torch.allclose(a, b, rtol=tolerance, atol=tolerance * 1e-2, equal_nan=True)
+
+
+def _shown(values: Tensor) -> str:
+    """A few of the numbers, and the shape where there are more."""
+    numbers = [float(f"{value:.5g}") for value in values.flatten()[:SHOWN].tolist()]
+    if values.dim() == 0:
+        return str(numbers[0])
+    return str(numbers) if values.numel() <= SHOWN else f"shape {tuple(values.shape)}, beginning with {numbers}"
+
+
+def _where(ours: Tensor, wanted: Tensor) -> str:
+    """Where they are furthest apart, for more than a number."""
+    if wanted.dim() == 0:
+        return ""
+    place = int((ours - wanted).abs().nan_to_num(nan=float("inf")).argmax())
+    index = [int(i) for i in torch.unravel_index(torch.tensor(place), wanted.shape)]
+    return f" (furthest apart at {index}: {ours.flatten()[place]:.5g} for {wanted.flatten()[place]:.5g})"
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists and tensors as numbers, all the way down."""
+    if isinstance(value, Tensor):
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return {key: _plain(part) for key, part in value.items()} if isinstance(value, Mapping) else value

@@ -1,0 +1,159 @@
+"""Checks of the exercises to notebook 04: which converters a mask needs, the sync loss, and the best loading order."""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise, permutations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pwl_lab.distill.losses import feature_distance
+from pwl_lab.exercises.checking import attempt, same_numbers, same_values
+from pwl_lab.loading.masks import all_masks
+from pwl_lab.loading.orders import arrivals, masks_on_the_way, search_order
+from pwl_lab.seeding import generator
+
+CUBES = ((3, 116), (4, 9))  # blocks, and a seed at which each usual mistake leads to an order of its own
+
+
+def converters(answer: Callable[[str], Sequence[str]]) -> str:
+    """`answer(mask)`: the converters that the mask needs, from first to last, such as ["encoder 1", "decoder 3"]."""
+    hint = "look at each boundary: no converter where the owner stays; T then S needs an encoder, S then T a decoder"
+    for mask in ("TSST", "TTTT", "STSTTS", "SSTT"):
+        ends = list(enumerate(pairwise(mask), start=1))
+        names = {("T", "S"): "encoder", ("S", "T"): "decoder"}
+        right = [f"{names[owners]} {boundary}" for boundary, owners in ends if owners in names]
+        mistakes = {
+            "encoder and decoder have changed places: an encoder makes a student's state of a teacher's": [
+                f"{names[owners[::-1]]} {boundary}" for boundary, owners in ends if owners in names
+            ],
+            "boundaries are counted from 1: boundary 1 lies behind block 1": [
+                f"{names[owners]} {boundary - 1}" for boundary, owners in ends if owners in names
+            ],
+            "a converter is named after the block behind it: boundary i lies between block i and block i + 1": [
+                f"{names[owners]} {boundary + 1}" for boundary, owners in ends if owners in names
+            ],
+            "a converter stands only where the owner changes": [
+                f"{'encoder' if owners[0] == 'T' else 'decoder'} {boundary}" for boundary, owners in ends
+            ],
+            "the numbers of the boundaries are missing": [word.split()[0] for word in right],
+            "the last converter is missing": right[:-1] if right else ["none"],
+        }
+        found = attempt(answer, mask, hint=hint, on=f"mask {mask}")
+        same_values(f"converters({mask!r})", found, right, hint, mistakes)
+    return "Right: all T needs no converter at all, so nothing of the student is left in it: it is the teacher, bit for bit."
+
+
+def sync(answer: Callable[..., Float[Tensor, ""]]) -> str:
+    """`answer(teacher_states, student_states, encode, decode)`: the synchronisation loss of notebook 04."""
+    hint = (
+        "at each boundary (not behind the last block): distance(encode(teacher, i), student) + distance(decode(student, "
+        "i), teacher), a distance being the mean squared error plus 1 - cosine of the flattened states; then the mean"
+    )
+    random = generator(0, "data")
+    teacher = [torch.randn(6, 4, 3, generator=random) + 1 for _ in range(3)]
+    student = [torch.randn(6, 2, 3, generator=random) for _ in range(3)]
+    down, up = torch.randn(2, 4, 2, generator=random) / 2, torch.randn(2, 2, 4, generator=random)
+
+    def encode(state: Tensor, boundary: int) -> Tensor:
+        """Teacher channels to student channels."""
+        return torch.einsum("bct,cd->bdt", state, down[[1, 2].index(boundary)])
+
+    def decode(state: Tensor, boundary: int) -> Tensor:
+        """Student channels to teacher channels."""
+        return torch.einsum("bct,cd->bdt", state, up[[1, 2].index(boundary)])
+
+    def total(distance: Callable[[Tensor, Tensor], Tensor], ways: tuple[int, int] = (1, 1)) -> Tensor:
+        """The loss with another distance, or with one of its two directions alone."""
+        ends = [(i, teacher[i - 1], student[i - 1]) for i in (1, 2)]
+        terms = [ways[0] * distance(encode(t, i), s) + ways[1] * distance(decode(s, i), t) for i, t, s in ends]
+        return torch.stack(terms).mean()
+
+    right = total(feature_distance)
+    found = attempt(answer, teacher, student, encode, decode, hint=hint, on="states of three blocks, two boundaries")
+    same_numbers("sync", found, right, hint, _wrong_sync(total), tolerance=1e-3)
+    return "Right, and the same as pwl_lab.loading.pair.sync_loss."
+
+
+def _wrong_sync(total: Callable[..., Tensor]) -> dict[str, Tensor]:
+    """What the usual mistakes give."""
+    mse = torch.nn.functional.mse_loss
+
+    def cosine(a: Tensor, b: Tensor) -> Tensor:
+        """Of the flattened states, mean over the batch."""
+        return torch.cosine_similarity(a.flatten(1), b.flatten(1), dim=1).mean()
+
+    return {
+        "this is the sum over the boundaries, not the mean": 2 * total(feature_distance),
+        "the encoders alone: the decoded student's state against the teacher's is missing": total(
+            feature_distance, (1, 0)
+        ),
+        "the decoders alone: the encoded teacher's state against the student's is missing": total(
+            feature_distance, (0, 1)
+        ),
+        "the cosine is missing: distance = mean squared error + 1 - cosine": total(mse),
+        "the mean squared error is missing: distance = mean squared error + 1 - cosine": total(
+            lambda a, b: 1 - cosine(a, b)
+        ),
+        "the cosine has the wrong sign: alike states should be near, so 1 - cosine": total(
+            lambda a, b: mse(a, b) + 1 + cosine(a, b)
+        ),
+        "the 1 of 1 - cosine is missing: equal states would be at distance -1": total(
+            lambda a, b: mse(a, b) - cosine(a, b)
+        ),
+        "a cosine at every position: flatten each sample's state first": total(
+            lambda a, b: mse(a, b) + 1 - torch.cosine_similarity(a, b, dim=1).mean()
+        ),
+        "the squared errors are added up: take their mean over all numbers of a state": total(
+            lambda a, b: (a - b).square().flatten(1).sum(dim=1).mean() + 1 - cosine(a, b)
+        ),
+    }
+
+
+def best_order(answer: Callable[[Mapping[str, float], Sequence[float]], Sequence[int]]) -> str:
+    """`answer(accuracy, sizes)`: the blocks (from 1) in the order of the largest area, by trying all of them."""
+    hint = (
+        "for each of itertools.permutations(range(1, n + 1)): while a block arrives (its bytes long) the mask before "
+        "it predicts; add up accuracy times bytes and keep the order with the most"
+    )
+    for n, seed in CUBES:
+        accuracy, sizes = _cube(n, seed)
+        right = arrivals(search_order(accuracy, sizes))
+        mistakes = {wrong: order for wrong, order in _wrong_orders(accuracy, sizes).items() if order != right}
+        mistakes["blocks are counted from 1"] = [block - 1 for block in right]
+        found = attempt(answer, accuracy, sizes, hint=hint, on=f"{2**n} masks and {n} sizes")
+        same_values("best_order", found, right, hint, mistakes)
+    return "Right, and what the package finds by dynamic programming, which needs 2^n masks in place of n! orders."
+
+
+def _cube(n_blocks: int, seed: int) -> tuple[dict[str, float], list[int]]:
+    """Made-up accuracies and sizes for which the usual mistakes lead to other orders."""
+    random = generator(seed, "masks")
+    accuracy = {mask: round(0.8 + 0.15 * float(torch.rand((), generator=random)), 3) for mask in all_masks(n_blocks)}
+    return accuracy, torch.randint(1, 30, (n_blocks,), generator=random).tolist()
+
+
+def _wrong_orders(accuracy: Mapping[str, float], sizes: Sequence[float]) -> dict[str, list[int]]:
+    """The orders that the usual mistakes lead to."""
+    n = len(sizes)
+
+    def area(order: Sequence[int], weights: Sequence[float], later: int = 0) -> float:
+        """Accuracy times weight; `later` counts the mask after the block's arrival instead of the one before."""
+        masks = masks_on_the_way(order)
+        return sum(accuracy[masks[k + later]] * weights[block - 1] for k, block in enumerate(order))
+
+    orders = [list(order) for order in permutations(range(1, n + 1))]
+    greedy = ["S" * n]
+    while "S" in greedy[-1]:
+        longer = [greedy[-1][:i] + "T" + greedy[-1][i + 1 :] for i in range(n) if greedy[-1][i] == "S"]
+        greedy.append(max(longer, key=accuracy.__getitem__))
+    return {
+        "this is the order with the smallest area": min(orders, key=lambda order: area(order, sizes)),
+        "a block predicts only once it is there: while it arrives, the mask before it does": max(
+            orders, key=lambda order: area(order, sizes, later=1)
+        ),
+        "every step counts the same here: weigh it with the bytes of the block that arrives": max(
+            orders, key=lambda order: area(order, [1] * n)
+        ),
+        "this takes the best next mask at each step (greedy): compare whole orders": arrivals(greedy),
+    }

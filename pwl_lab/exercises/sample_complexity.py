@@ -1,0 +1,126 @@
+"""Checks of the exercises to notebook 08: a slope on logarithmic axes, its bootstrap interval, and one gradient step."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pwl_lab.distill.two_phase import STEP_LENGTH, first_step
+from pwl_lab.exercises.checking import attempt, refusal, same_numbers
+from pwl_lab.intervals import slope_interval
+from pwl_lab.seeding import generator, numpy_generator
+
+Points = Mapping[float, Sequence[float]]
+POINTS: dict[float, list[float]] = {  # some students take long: means and medians differ
+    20: [900, 1_100, 1_000, 1_300, 5_200],
+    30: [2_600, 2_200, 2_400, 2_300, 7_900],
+    45: [4_800, 5_600, 5_100, 6_300, 5_000],
+    70: [13_000, 11_500, 12_400, 30_000, 12_000],
+}
+SPREAD: dict[float, list[float]] = {  # even enough for a bootstrap's quantiles to lie apart
+    20: [700, 820, 950, 1_040, 1_180, 1_310, 1_500],
+    30: [1_600, 1_750, 2_050, 2_300, 2_480, 2_900, 3_300],
+    45: [3_500, 4_100, 4_600, 5_150, 5_900, 6_500, 7_600],
+    70: [8_500, 9_600, 11_200, 12_500, 13_900, 16_200, 18_000],
+}
+
+
+def slope(answer: Callable[[Points], float]) -> str:
+    """`answer(points)`: the least-squares slope of log(steps) over log(n), through the medians over seeds."""
+    hint = "a straight line (np.polyfit) through the logarithms: of the sizes, and of the median of each size's steps"
+    for points in (POINTS, {size: POINTS[size] for size in (20, 45, 70)}):
+        sizes = np.array(sorted(points))
+        medians = np.array([np.median(points[size]) for size in sizes])
+        means = np.array([np.mean(points[size]) for size in sizes])
+        ends = np.log(medians[[0, -1]])
+        mistakes = {
+            "no logarithms: a power law is a straight line only on two logarithmic axes": np.polyfit(sizes, medians, 1)[
+                0
+            ],
+            "only the steps are in logarithms: take those of the sizes as well": np.polyfit(sizes, np.log(medians), 1)[
+                0
+            ],
+            "only the sizes are in logarithms: take those of the steps as well": np.polyfit(np.log(sizes), medians, 1)[
+                0
+            ],
+            "means over seeds: one student that took long moves them; take medians": (
+                np.polyfit(np.log(sizes), np.log(means), 1)[0]
+            ),
+            "logarithm of n over logarithm of steps: the other way round": np.polyfit(
+                np.log(medians), np.log(sizes), 1
+            )[0],
+            "this is the intercept: polyfit gives the highest power first": np.polyfit(
+                np.log(sizes), np.log(medians), 1
+            )[1],
+            "a line through the first and the last point: least squares uses all of them": (
+                (ends[1] - ends[0]) / np.log(sizes[-1] / sizes[0])
+            ),
+        }
+        found = attempt(answer, points, hint=hint, on=f"{len(points)} sizes, 5 seeds each")
+        same_numbers("slope", found, slope_interval(points)[1], hint, mistakes)
+    return "Right: the exponent of a power law. Theory's lower bound for one-shot is k - 1 at large n."
+
+
+def interval(answer: Callable[[Points], Sequence[float]]) -> str:
+    """`answer(points)`: both ends of the 95% bootstrap interval of the slope, seeds drawn anew within each size."""
+    hint = "2,000 times: draw as many seeds as there are, with replacement, within each size; fit; then quantiles 0.025, 0.975"
+    low, middle, high = slope_interval(SPREAD)
+    found = attempt(answer, SPREAD, hint=hint, on="4 sizes, 7 seeds each")
+    pair = torch.as_tensor([float(value) for value in found]) if len(np.shape(found)) == 1 else None
+    if pair is None or len(pair) != 2:
+        raise refusal("interval", "two numbers are asked for", hint, "(lower end, upper end)", repr(found))
+    room = 0.12 * (high - low)  # chance: two bootstraps of 2,000 resamples differ by a few percent of the width
+    if all(abs(float(ours) - end) <= room for ours, end in zip(pair, (low, high), strict=True)):
+        return "Right, up to the chance of the resamples. It speaks of the students' seeds only, not of other teachers."
+    for wrong, ends in _wrong_intervals(middle, low, high).items():
+        if all(abs(float(ours) - end) <= room for ours, end in zip(pair, ends, strict=True)):
+            raise refusal("interval", wrong, hint, f"about ({low:.3f}, {high:.3f})", tuple(pair.tolist()))
+    raise refusal("interval", "these are not the ends", hint, f"about ({low:.3f}, {high:.3f})", tuple(pair.tolist()))
+
+
+def _wrong_intervals(middle: float, low: float, high: float) -> dict[str, tuple[float, float]]:
+    """What the usual mistakes give."""
+    random, sizes = numpy_generator(1, "bootstrap"), np.array(sorted(SPREAD))
+    values = np.log(np.array([SPREAD[size] for size in sizes]))
+    seeds = values.shape[1]
+    drawn = [np.median(row[random.integers(seeds, size=(2_000, seeds))], axis=1) for row in values]
+    slopes = np.polyfit(np.log(sizes), np.array(drawn), 1)[0]
+    single = np.array([row[random.integers(seeds, size=2_000)] for row in values])
+    alone = np.polyfit(np.log(sizes), single, 1)[0]
+    return {
+        "upper end before lower end": (high, low),
+        "this is the range of all resamples: take the quantiles 0.025 and 0.975": (slopes.min(), slopes.max()),
+        "this is the middle half: 95% lie between the quantiles 0.025 and 0.975": tuple(
+            np.quantile(slopes, (0.25, 0.75))
+        ),
+        "this has no width: are seeds drawn with replacement, and anew each time?": (middle, middle),
+        "one seed per size: draw as many as there are, and take their median": tuple(
+            np.quantile(alone, (0.025, 0.975))
+        ),
+    }
+
+
+def one_step(answer: Callable[[Tensor, Tensor], Float[Tensor, "units bits"]]) -> str:
+    """`answer(inputs, targets)`: the direction of each unit's weights after one step from zero, of length 1."""
+    hint = "the mean over the batch of target times input is one matrix product, (units, bits); then each row over its own length"
+    random = generator(0, "data")
+    inputs = torch.randint(0, 2, (200, 6), generator=random) * 2.0 - 1
+    targets = inputs[:, :3] @ torch.randn(3, 4, generator=random) + torch.randn(200, 4, generator=random)
+    right = first_step(targets, inputs) / STEP_LENGTH
+    bare = targets.T @ inputs / len(inputs)
+    mistakes = {
+        "the mean of target times input, but not of length 1: divide each row by its norm": bare,
+        "the sum of target times input, but not of length 1: divide each row by its norm": bare * len(inputs),
+        "one length for the whole matrix: each unit's weights have length 1": bare / bare.norm(),
+        "each column has length 1: the rows (units) should": bare / bare.norm(dim=0),
+        "the shape is (bits, units): a unit's weights are a row": right.T,
+        "the step points away from the correlation: from zero, descent goes along + target * input": -right,
+        "lengths by the sum of absolute values: take the root of the sum of squares": (
+            bare / bare.abs().sum(dim=1, keepdim=True)
+        ),
+    }
+    found = attempt(answer, inputs, targets, hint=hint, on="200 rows of 6 signs, targets of 4 units")
+    same_numbers("one_step", found, right, hint, mistakes)
+    return "Right: a unit's weights after one step are the correlations of its target with the single bits."
