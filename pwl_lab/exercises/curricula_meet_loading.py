@@ -8,10 +8,9 @@ from scipy.stats import norm, t
 from torch import Tensor
 
 from pwl_lab.exercises.checking import attempt, refusal, same_numbers, written
-from pwl_lab.exercises.toys import swap_net
+from pwl_lab.exercises.toys import swap_net, sync_loss
 from pwl_lab.intervals import mean_interval
 from pwl_lab.loading.masks import all_masks
-from pwl_lab.loading.pair import sync_loss
 from pwl_lab.loading.swapnet import SwapNet
 from pwl_lab.seeding import generator
 

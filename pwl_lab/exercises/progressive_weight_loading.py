@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pwl_lab.distill.losses import feature_distance
+from pwl_lab.distill.features import feature_distance
 from pwl_lab.exercises.checking import attempt, same_numbers, same_values
 from pwl_lab.loading.masks import all_masks
 from pwl_lab.loading.orders import arrivals, masks_on_the_way, search_order

@@ -1,5 +1,12 @@
 """Small tasks and networks for the exercises: made in a second or two, and from then on kept in the store."""
 
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor
+
+from pwl_lab.loading import pair
+from pwl_lab.loading.mixing import boundaries
 from pwl_lab.loading.swapnet import SwapNet
 from pwl_lab.models import MLPConfig, build, mlp
 from pwl_lab.plan import TrainPlan
@@ -28,3 +35,8 @@ def swap_net() -> SwapNet:
     """Teacher and student of three blocks, untrained, all states 8 wide: a wrong turn gives wrong numbers, not an error."""
     shape = MLPConfig(n_inputs=6, widths=(8, 8, 8))
     return SwapNet(build(shape, seed=0), build(shape, seed=0, stream="student"), (6,)).eval()
+
+
+def sync_loss(net: SwapNet, teacher_states: Sequence[Tensor], student_states: Sequence[Tensor]) -> Float[Tensor, ""]:
+    """The sync loss of two networks' hidden states, as training computes it (`pwl_lab.loading.pair.sync_loss`)."""
+    return pair.sync_loss(boundaries(net.converters, teacher_states, student_states))

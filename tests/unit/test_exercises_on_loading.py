@@ -11,12 +11,12 @@ from bundles import bundle_of, pair_of
 from scipy.stats import t as student
 
 from pwl_lab.clock import timeline
-from pwl_lab.distill.losses import feature_distance
+from pwl_lab.distill.features import feature_distance
 from pwl_lab.errors import ExerciseError
 from pwl_lab.exercises import curricula_meet_loading, loading_under_the_clock, progressive_weight_loading
+from pwl_lab.exercises.toys import sync_loss
 from pwl_lab.intervals import mean_interval
 from pwl_lab.loading.orders import arrivals, masks_on_the_way, search_order
-from pwl_lab.loading.pair import sync_loss
 from pwl_lab.loading.throttle import Throttle
 
 
