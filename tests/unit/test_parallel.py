@@ -22,7 +22,7 @@ from pwl_lab.tasks.parity import SparseParity
 
 PARITY = SparseParity(n_bits=6, k_sparse=2, eval_samples=200)
 PLAN = TrainPlan(steps=20, batch_size=8, eval_every=10, lr=0.3)
-PATIENCE_S = 60
+PATIENCE_S = 120  # a guard against hanging, however busy the machine is
 
 
 @pytest.fixture(autouse=True)
