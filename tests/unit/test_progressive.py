@@ -3,6 +3,7 @@
 import threading
 from itertools import pairwise
 
+import fsspec
 import pytest
 import torch
 from bundles import FAMILIES, bundle_of, expected, inputs_for, pair_of
@@ -90,6 +91,17 @@ def test_at_8_bits_first_every_block_comes_twice(folder, net):
 def test_over_http_it_is_the_same(folder, net):
     inputs = inputs_for("vgg")
     with BundleServer(folder) as server, ProgressiveModel.open(server.url) as model:
+        model.wait("TTT", PATIENCE_S)
+        assert torch.equal(model.predict(inputs).logits, expected(net, inputs)["TTT"])
+
+
+def test_out_of_object_storage_it_is_the_same(folder, net):
+    """`memory://` stands for s3:// and gs://: the same interface of fsspec."""
+    storage = fsspec.filesystem("memory")
+    for path in folder.iterdir():
+        storage.pipe(f"/bundles/vgg/{path.name}", path.read_bytes())
+    inputs = inputs_for("vgg")
+    with ProgressiveModel.open("memory://bundles/vgg") as model:
         model.wait("TTT", PATIENCE_S)
         assert torch.equal(model.predict(inputs).logits, expected(net, inputs)["TTT"])
 
