@@ -197,6 +197,13 @@ class _BundleHandler(StaticFileHandler):
                 await asyncio.wait_for(self._gone.wait(), seconds)
         return not self._gone.is_set()
 
+    def send_error(self, status_code: int = 500, **details: object) -> None:
+        """As tornado's; an answer that has begun cannot become an error: its connection ends, and the client sees that bytes lack."""
+        if self._headers_written:
+            self.request.connection.close()
+        else:
+            super().send_error(status_code, **details)
+
     def write_error(self, status_code: int, **_: object) -> None:
         """The status in plain words."""
         self.set_header("Content-Type", "text/plain; charset=utf-8")
