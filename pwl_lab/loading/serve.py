@@ -198,7 +198,7 @@ class _BundleHandler(StaticFileHandler):
         return not self._gone.is_set()
 
     def send_error(self, status_code: int = 500, **details: object) -> None:
-        """As tornado's; an answer that has begun cannot become an error: its connection ends, and the client sees that bytes lack."""
+        """As tornado's; where an answer has begun, its connection ends instead, and the client sees that bytes lack."""
         if self._headers_written:
             self.request.connection.close()
         else:
