@@ -1,8 +1,10 @@
 """Figures from small tables, and a picker that only ever looks up."""
 
+import base64
+import json
+import re
 from dataclasses import replace
 from io import BytesIO
-from types import SimpleNamespace
 
 import matplotlib as mpl
 import numpy as np
@@ -12,6 +14,7 @@ import torch
 from matplotlib import pyplot
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 from toys import MLP_STUDENT, MLP_TEACHER, ToyImages, as_trained
 
 from pwl_lab import analysis, plots, widgets
@@ -26,7 +29,7 @@ from pwl_lab.study import DistillationRuns, Pair
 from pwl_lab.tasks import datasets
 from pwl_lab.tasks.files import Source
 from pwl_lab.tasks.vision import ImageTask
-from pwl_lab.widgets import Frame, FramePicker
+from pwl_lab.widgets import Choice, Frame, FramePage, FramePicker, FrameTable
 
 RUNS = DistillationRuns(
     MLP_STUDENT,
@@ -230,35 +233,79 @@ def all_axes(figure):
     return [*figure.axes] if figure.axes else [axes for part in figure.subfigs for axes in part.axes]
 
 
-def frames(first=0, n=3):
-    return {value: Frame(f"picture {value}".encode(), f"state {value}") for value in range(first, first + n)}
+def table(first=0, n=3, **keys):
+    frames = {(value,): Frame(f"picture {value}".encode(), f"state {value}") for value in range(first, first + n)}
+    return FrameTable((Choice("Teacher blocks loaded", "how many", range(first, first + n), **keys),), frames)
 
 
 def test_moving_the_slider_changes_picture_and_words():
-    picker = FramePicker(frames(2), "Teacher layers loaded", "how many")
-    assert (picker.slider.min, picker.slider.max, picker.slider.value) == (2, 4, 2)
+    picker = FramePicker(table(2))
+    (slider,) = picker.controls
+    assert (slider.min, slider.max, slider.value) == (2, 4, 2)
     for value in (2, 4, 3):
-        picker.slider.value = value
+        slider.value = value
         assert picker.picture.value == f"picture {value}".encode()
         assert f"state {value}" in picker.words.value
     assert "role='status'" in picker.words.value
-    assert picker.slider.description == "Teacher layers loaded"
-    assert picker.slider.style.description_width == "initial"  # the label is not cut off
-    assert picker.slider.tooltip == "how many"
+    assert slider.description == "Teacher blocks loaded"
+    assert slider.style.description_width == "initial"  # the label is not cut off
+    assert slider.tooltip == "how many"
 
 
-def test_picker_does_not_follow_changes_of_the_mapping_it_was_given():
-    given = frames()
-    picker = FramePicker(given, "x", "y")
+def test_words_are_text_and_not_markup():
+    hostile = FrameTable((Choice("x", "y", (1,)),), {(1,): Frame(b"", "</script><b>bold</b>")})
+    assert "<b>" not in FramePicker(hostile).words.value
+    page = FramePage(hostile)._repr_html_()
+    assert "<b>" not in page
+    assert page.count("</script>") == 2  # the data's and the script's own
+
+
+def test_a_table_does_not_follow_changes_of_the_mapping_it_was_given():
+    given = dict(table().frames)
+    made = FrameTable(table().choices, given)
     given.clear()
-    picker.slider.value = 2
-    assert picker.picture.value == b"picture 2"
+    assert len(made.frames) == 3
 
 
-@pytest.mark.parametrize("values", [[], [0, 2], [1, 2, 4]])
-def test_gaps_are_refused(values):
-    with pytest.raises(InvalidValueError, match="one frame per slider value, without a gap"):
-        FramePicker({value: Frame(b"", "") for value in values}, "x", "y")
+@pytest.mark.parametrize("values", [[], [0, 2], [0, 1, 2, 3]])
+def test_a_frame_too_few_or_too_many_is_refused(values):
+    with pytest.raises(InvalidValueError, match="one frame for each choice"):
+        FrameTable((Choice("x", "y", range(3)),), {(value,): Frame(b"", "") for value in values})
+
+
+def data_of(page):
+    return json.loads(re.search(r'<script type="application/json">(.*?)</script>', page._repr_html_(), re.S).group(1))
+
+
+def test_a_page_has_every_state_and_each_picture_once():
+    choices = (Choice("order", "o", ("up", "down"), start="down", menu=True), Choice("k", "n", range(3), play=True))
+    frames = {
+        (order, k): Frame(b"same" if k else order.encode(), f"{order} {k}")
+        for order in ("up", "down")
+        for k in range(3)
+    }
+    page = FramePage(FrameTable(choices, frames))
+    data = data_of(page)
+    assert [base64.b64decode(picture) for picture in data["pictures"]] == [b"up", b"same"]
+    assert [words for _, words in data["states"]] == ["up 0", "up 1", "up 2", "down 0", "down 1", "down 2"]
+    assert [number for number, _ in data["states"]] == [0, 1, 1, None, 1, 1]
+    assert [(one["start"], one["menu"], one["play"]) for one in data["choices"]] == [(1, True, False), (0, False, True)]
+    html = page._repr_html_()
+    assert f'src="data:image/png;base64,{base64.b64encode(b"down").decode()}"' in html, (
+        "the first state needs no script"
+    )
+    assert '<p class="frame-words" role="status">down 0</p>' in html
+    assert " id=" not in html, "several controls share a page"
+    assert "down 0" in repr(page)
+
+
+def test_a_picture_with_a_palette_looks_the_same():
+    figure = plots.network("TSST")
+    small, buffer = widgets.frames.png(figure), BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    assert len(small) < len(buffer.getvalue())
+    before, after = (np.asarray(Image.open(one).convert("RGB"), dtype=float) for one in (buffer, BytesIO(small)))
+    assert np.abs(before - after).mean() < 1
 
 
 def test_layer_loader_makes_all_its_figures_first_and_none_later(pair, samples, monkeypatch):
@@ -268,12 +315,13 @@ def test_layer_loader_makes_all_its_figures_first_and_none_later(pair, samples, 
         made.append(figure)
         return f"picture {len(made) - 1}".encode()
 
-    monkeypatch.setattr(widgets, "png", count)
+    monkeypatch.setattr(widgets.loader, "png", count)
     loader = widgets.layer_loader(pair, samples)
+    (slider,) = loader.controls
     assert len(made) == 4
     monkeypatch.setattr(plots, "layer_loading", lambda *_: pytest.fail("computed"))
     for loaded, mask in enumerate(["SSS", "TSS", "TTS", "TTT"]):
-        loader.slider.value = loaded
+        slider.value = loaded
         assert loader.picture.value == f"picture {loaded}".encode()
         text = f"{mask}: {loaded} of 3 teacher blocks loaded, test accuracy {pair.accuracy(mask):.1%}"
         assert text in loader.words.value
@@ -282,7 +330,7 @@ def test_layer_loader_makes_all_its_figures_first_and_none_later(pair, samples, 
 
 def test_layer_loader_holds_real_pictures_that_differ(pair, samples):
     loader = widgets.layer_loader(pair, samples)
-    pictures = {frame.picture for frame in loader.frames.values()}
+    pictures = {frame.picture for frame in loader.table.frames.values()}
     assert len(pictures) == 4
     assert all(picture.startswith(b"\x89PNG") for picture in pictures)
 
@@ -291,7 +339,7 @@ def test_an_exception_in_a_frame_comes_out_at_construction(pair, samples, monkey
     def broken(pair, mask, samples):
         if mask == "TTS":
             raise ZeroDivisionError("in a frame")
-        return SimpleNamespace(savefig=lambda *_, **__: None)
+        return Figure()
 
     monkeypatch.setattr(plots, "layer_loading", broken)
     with pytest.raises(ZeroDivisionError, match="in a frame"):
