@@ -72,6 +72,7 @@ SCRIPT = """
       }, data.play_ms);
     });
   };
+  root.addEventListener("keydown", (event) => event.stopPropagation());  // a notebook has uses of its own for arrows
   const row = root.querySelector(".choices");
   data.choices.forEach((choice, i) => {
     const box = make("div", { className: "choice", title: choice.tooltip }, row);
