@@ -6,7 +6,7 @@ live widget, and (`interactive=False`) HTML for a page without a kernel.
 
 from pwl_lab.widgets.checkpoints import checkpoint_slider
 from pwl_lab.widgets.frames import Choice, Frame, FrameTable
-from pwl_lab.widgets.loader import layer_loader
+from pwl_lab.widgets.loader import LayerLoader, layer_loader
 from pwl_lab.widgets.page import FramePage
 from pwl_lab.widgets.picker import FramePicker
 from pwl_lab.widgets.timeline import loading_timeline
@@ -17,6 +17,7 @@ __all__ = [
     "FramePage",
     "FramePicker",
     "FrameTable",
+    "LayerLoader",
     "checkpoint_slider",
     "layer_loader",
     "loading_timeline",

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from itertools import product
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -67,8 +68,9 @@ class FrameTable:
 
 def png(figure: Figure, dpi: int = 110) -> bytes:
     """The figure as PNG bytes with a palette: less than half of what all colours take."""
-    buffer, small = BytesIO(), BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
-    picture = Image.open(buffer).convert("RGB")
-    picture.quantize(COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(small, "png", optimize=True)
+    figure.set_dpi(dpi)
+    canvas, small = FigureCanvasAgg(figure), BytesIO()
+    canvas.draw()
+    picture = Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()).convert("RGB")
+    picture.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(small, "png")
     return small.getvalue()

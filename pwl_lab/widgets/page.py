@@ -17,7 +17,7 @@ STYLE = """
 .frame-page label { display: flex; gap: .5rem; align-items: center; flex-wrap: wrap; }
 .frame-page input[type=range] { width: 15rem; max-width: 100%; }
 .frame-page output { min-width: 2.5em; font-variant-numeric: tabular-nums; }
-.frame-page .frame-words { margin: .5rem 0; }
+.frame-page .frame-words { margin: .5rem 0; white-space: pre-line; }
 .frame-page img { max-width: 100%; height: auto; }
 """
 

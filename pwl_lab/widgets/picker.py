@@ -5,6 +5,9 @@ value of an Image widget instead.
 """
 
 import html
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
 
 import ipywidgets as controls
 
@@ -30,18 +33,14 @@ class FramePicker(controls.VBox):
         self.words = controls.HTML()
         self.picture = controls.Image(format="png", layout={"max_width": "100%"})
         for control in self.controls:
-            control.observe(self._changed, names="value")
+            control.observe(told(self, self._show), names="value")
         self._show()
         row = [
             part
             for choice, control in zip(table.choices, self.controls, strict=True)
-            for part in ([player(control), control] if choice.play else [control])
+            for part in ([control, player(control)] if choice.play else [control])
         ]
         super().__init__([controls.HBox(row, layout={"flex_flow": "row wrap"}), self.words, self.picture])
-
-    def _changed(self, _: object) -> None:
-        """A control has a new value."""
-        self._show()
 
     def _show(self) -> None:
         """Put the frame of the values chosen on display."""
@@ -52,7 +51,21 @@ class FramePicker(controls.VBox):
 
 def status_line(words: str) -> str:
     """Words as HTML that a screen reader says when they change."""
-    return f"<span role='status'>{html.escape(words)}</span>"
+    return f"<div role='status' style='white-space: pre-line; line-height: 1.5'>{html.escape(words)}</div>"
+
+
+def told(widget: Any, callback: Callable[[], None]) -> Callable[[object], None]:
+    """`callback` as an observer whose exceptions the reader sees in `widget.words`; else they reach the log alone."""
+
+    @wraps(callback)
+    def observer(_: object) -> None:
+        try:
+            callback()
+        except Exception as error:
+            widget.words.value = f"<div role='alert'>{html.escape(repr(error))}</div>"
+            raise
+
+    return observer
 
 
 def control_for(choice: Choice) -> controls.DOMWidget:

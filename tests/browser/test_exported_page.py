@@ -62,6 +62,10 @@ def test_the_slider_of_04_works_by_keyboard(page: Page, opened: Callable, page_o
     assert len({picture for _, picture in seen}) == 5
     page.keyboard.press("Home")
     assert shown(control) == seen[0]
+    control.get_by_label("Loading order").select_option("suffix")
+    control.get_by_role("button", name="Play").click()
+    control.get_by_text("SSST: 1 of 4").wait_for(timeout=10_000)
+    control.get_by_role("button", name="Pause").click()
     assert page.locator("math").count() > 5, "formulas are drawn by the browser itself"
     assert page_of_04.stat().st_size < 5_000_000
 
