@@ -73,7 +73,7 @@ class Settings(Frozen):
     )
     seeds: Seeds = Field((0,), description="one run per seed; every figure shows their spread")
     device: Device = Field("auto", description="where to compute; auto takes CUDA where there is one")
-    interactive: bool = Field(True, description="show live widgets, or only the same figures plainly")
+    interactive: bool = Field(True, description="show live widgets, or the same controls as plain HTML")
 
     @classmethod
     def load(cls, preset: str, **overrides: Any) -> Self:

@@ -39,6 +39,12 @@ def order_name(order: Sequence[str]) -> str:
     return "-".join(str(block) for block in arrivals(order))
 
 
+def named_orders(masks: pd.DataFrame) -> dict[str, list[str]]:
+    """The masks, k = 0..n, of each loading order that has a name, and of the `best_order` on the validation split."""
+    best = best_order(masks)
+    return analysis.loading_orders(len(best) - 1) | {"best": best}
+
+
 def best_order(masks: pd.DataFrame, split: str = "validation") -> list[str]:
     """The masks, k = 0..n, of the loading order with the largest area under accuracy against bytes loaded.
 

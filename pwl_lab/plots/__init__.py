@@ -15,7 +15,6 @@ from pwl_lab.plots.cube import budget_curve, byte_curves, class_chart, mask_latt
 from pwl_lab.plots.curves import learning_curves, steps_to_threshold, teacher_curve
 from pwl_lab.plots.loading import (
     image_grid,
-    layer_loading,
     loss_terms,
     mask_chart,
     network,
@@ -25,9 +24,11 @@ from pwl_lab.plots.loading import (
 from pwl_lab.plots.pair import architecture, similarity_chart
 from pwl_lab.plots.probes import checkpoint_map, checkpoint_probe, maps_over_steps, projected_probe
 from pwl_lab.plots.scaling import scaling_curves, two_phase_curves
+from pwl_lab.plots.states import LayerFigure, layer_loading
 from pwl_lab.plots.style import style
 
 __all__ = [
+    "LayerFigure",
     "ablation_chart",
     "anytime_chart",
     "architecture",

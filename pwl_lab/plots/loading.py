@@ -6,14 +6,13 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
 from pwl_lab import analysis
 from pwl_lab.plots.style import OWNER, OWNER_NAME, row_of_axes, style
 from pwl_lab.samples import SamplePredictions
-from pwl_lab.study import Pair
 from pwl_lab.tasks.vision import ImageTask
 
 
@@ -107,54 +106,9 @@ def loss_terms(history: pd.DataFrame) -> Figure:
     return figure
 
 
-def layer_loading(pair: Pair, mask: str, samples: SamplePredictions) -> Figure:
-    """One state of loading: the blocks and their owners, where on the accuracy curve that is, and sample predictions."""
-    curve = analysis.order_curves(pair.masks, {"prefix": analysis.loading_orders(pair.n_blocks)["prefix"]})
-    with style():
-        figure = Figure(figsize=(9, 6), layout="constrained")
-        top, middle, bottom = figure.subfigures(3, 1, height_ratios=(1.1, 2.4, 2.1))
-        owner_row(top.subplots(), mask)
-        axes = middle.subplots()
-        axes.plot(curve["teacher_blocks"], curve["accuracy"], color="#444444", marker="o", ms=5, lw=1.5)
-        loaded, value = mask.count("T"), pair.accuracy(mask)
-        axes.plot(loaded, value, "o", ms=15, mfc="none", mec="black", mew=2.5, clip_on=False)
-        axes.margins(y=0.2)
-        axes.set_title(f"{mask}: {loaded} of {pair.n_blocks} teacher blocks, test accuracy {value:.1%}", loc="left")
-        axes.set(
-            xlabel="teacher blocks loaded, from the first on", ylabel="test accuracy", xlim=(-0.3, pair.n_blocks + 0.3)
-        )
-        axes.set_xticks(range(pair.n_blocks + 1))
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
-        prediction_strip(bottom, samples, mask)
-    return figure
-
-
-def prediction_strip(figure: SubFigure, samples: SamplePredictions, mask: str) -> None:
-    """A row of images with the prediction at `mask` below each: a tick where it is right, a cross where it is wrong."""
-    axes = figure.subplots(1, len(samples.images), squeeze=False)[0]
-    for index, one in enumerate(axes):
-        guess, truth = int(samples.predicted[mask][index]), int(samples.labels[index])
-        one.imshow(samples.images[index], cmap="gray_r")
-        one.set(xticks=[], yticks=[])
-        one.grid(False)
-        right = guess == truth
-        for side in one.spines.values():
-            side.set(visible=True, color="black", lw=2.5 if right else 1, ls="-" if right else ":")
-        one.set_xlabel(_verdict(samples, mask, index), fontsize=9)
-
-
-def _verdict(samples: SamplePredictions, mask: str, index: int) -> str:
-    """What is predicted for a sample, how sure the network is, and the truth where that differs."""
-    guess, truth = int(samples.predicted[mask][index]), int(samples.labels[index])
-    sure = f"{samples.confidence[mask][index]:.0%}"
-    if guess == truth:
-        return f"✓ {samples.class_names[guess]}\n{sure}"
-    return f"✗ {samples.class_names[guess]}\n{sure}, is:\n{samples.class_names[truth]}"
-
-
 def predictions_by_mask(samples: SamplePredictions) -> Figure:
-    """All states at once: a column per image, a row per mask; what is predicted, in bold with a tick where it is right."""
-    masks = list(samples.predicted)
+    """Prefix order at once: a column per image, a row per mask; what is predicted, in bold with a tick where it is right."""
+    masks = analysis.loading_orders(samples.n_blocks)["prefix"]
     with style():
         figure = Figure(figsize=(9, 1.7 + 0.42 * len(masks)), layout="constrained")
         pictures, table = figure.subfigures(2, 1, height_ratios=(1.7, 0.42 * len(masks)))

@@ -38,7 +38,13 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str, Path]]:
+def shared_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the kernels of these tests keep what they trained: each network is trained once."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory, shared_runs: Path) -> Iterator[tuple[str, str, Path]]:
     """A JupyterLab of its own on a copy of the series, with `smoke` as the preset: address, token, folder."""
     folder = tmp_path_factory.mktemp("lab")
     work = folder / "notebooks"
@@ -50,7 +56,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str, Pa
         "JUPYTER_CONFIG_DIR": str(folder / "config"),
         "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
         "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
-        "PWL_LAB_RUNS": str(folder / "runs"),
+        "PWL_LAB_RUNS": str(shared_runs),
     }
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser"]
     command += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}"]

@@ -9,6 +9,7 @@ from pwl_lab import paths
 from pwl_lab.batch.notebooks import run_notebook
 
 SERIES = sorted(paths.notebooks().glob("[0-9][0-9]_*.ipynb"))
+CONTROLS = {"00": 1, "01": 1, "04": 1, "06": 1}  # that work on the page without a kernel
 
 
 @pytest.mark.notebook
@@ -23,6 +24,7 @@ def test_notebook_runs_at_smoke(notebook: Path, store_folder: Path, tmp_path: Pa
     assert (tmp_path / "out" / "notebook.html").stat().st_size < 5_000_000
     html = (tmp_path / "out" / "notebook.html").read_text()
     assert "data:image/png;base64" in html, "figures are in the page"
+    assert html.count('<div class="frame-page">') == CONTROLS.get(notebook.stem[:2], 0)
 
 
 @pytest.mark.notebook

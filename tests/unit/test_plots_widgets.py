@@ -1,8 +1,7 @@
-"""Figures from small tables, and a picker that only ever looks up."""
+"""Figures from small tables."""
 
 from dataclasses import replace
 from io import BytesIO
-from types import SimpleNamespace
 
 import matplotlib as mpl
 import numpy as np
@@ -12,21 +11,19 @@ import torch
 from matplotlib import pyplot
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from toys import MLP_STUDENT, MLP_TEACHER, ToyImages, as_trained
+from scored import rising, scored_pair, some_predictions
+from toys import MLP_STUDENT, MLP_TEACHER, as_trained
 
-from pwl_lab import analysis, plots, widgets
+from pwl_lab import analysis, plots
 from pwl_lab.errors import InvalidValueError
 from pwl_lab.loading.masks import all_masks
-from pwl_lab.loading.swapnet import SwapNet
-from pwl_lab.models import build
 from pwl_lab.plan import TrainPlan
 from pwl_lab.plots.style import looks
 from pwl_lab.samples import SamplePredictions
-from pwl_lab.study import DistillationRuns, Pair
+from pwl_lab.study import DistillationRuns
 from pwl_lab.tasks import datasets
 from pwl_lab.tasks.files import Source
 from pwl_lab.tasks.vision import ImageTask
-from pwl_lab.widgets import Frame, FramePicker
 
 RUNS = DistillationRuns(
     MLP_STUDENT,
@@ -44,31 +41,18 @@ RUNS = DistillationRuns(
 )
 
 
-def accuracies(seed):
-    return {mask: 0.5 + 0.1 * mask.count("T") + 0.01 * seed for mask in all_masks(3)}
-
-
 @pytest.fixture(scope="module")
 def pair():
-    net = SwapNet(as_trained(MLP_TEACHER).model, build(MLP_STUDENT, 0), (6,)).eval()
-    masks = analysis.mask_table({"validation": accuracies(0), "test": accuracies(0)}, [5, 6, 7], seed=0)
-    return Pair(net, 0, pd.DataFrame(), masks, pd.DataFrame(), 18, 9, (MLP_TEACHER, MLP_STUDENT), ToyImages())
+    return scored_pair()
 
 
 @pytest.fixture(scope="module")
 def samples():
-    masks = ["SSS", "TSS", "TTS", "TTT"]
-    return SamplePredictions(
-        images=torch.zeros(3, 8, 8, dtype=torch.uint8),
-        labels=torch.tensor([0, 1, 0]),
-        class_names=("cat", "dog"),
-        predicted={mask: torch.tensor([0, int("T" in mask), 1]) for mask in masks},
-        confidence={mask: torch.tensor([0.5, 0.75, 1.0]) for mask in masks},
-    )
+    return some_predictions()
 
 
 def masks_of_seeds():
-    tables = [analysis.mask_table({"test": accuracies(seed)}, [5, 6, 7], seed) for seed in (0, 1)]
+    tables = [analysis.mask_table({"test": rising(0.01 * seed)}, [5, 6, 7], seed) for seed in (0, 1)]
     return pd.concat(tables, ignore_index=True)
 
 
@@ -170,7 +154,27 @@ def test_layer_loading_says_mask_and_accuracy_and_marks_right_and_wrong(pair, sa
     found = words(figure)
     title = [axes.get_title(loc="left") for sub in figure.subfigs for axes in sub.axes]
     assert "TTS: 2 of 3 teacher blocks, test accuracy 70.0%" in title
+    assert [text.split("\n")[0] for text in found if "block" in text][:3] == ["teacher", "teacher", "student"]
     assert [text for text in found if text[:1] in "✓✗"] == ["✓ cat\n50%", "✓ dog\n75%", "✗ dog\n100%, is:\ncat"]
+
+
+def test_a_layer_figure_turned_to_a_mask_is_the_figure_of_that_mask(pair, samples):
+    turned = plots.LayerFigure(pair, samples)
+    turned.at("SSS"), turned.at("TST")
+    assert render(turned.at("TTS")) == render(plots.layer_loading(pair, "TTS", samples))
+    assert render(turned.at("SSS")) != render(turned.at("TTS"))
+    with pytest.raises(InvalidValueError, match="mask"):
+        turned.at("TS")
+
+
+def test_the_ring_stands_at_the_mask_and_every_mask_has_a_dot(pair, samples):
+    figure = plots.layer_loading(pair, "STT", samples, {"suffix": ["SSS", "SST", "STT", "TTT"]})
+    (axes,) = figure.subfigs[1].axes
+    dots, suffix, ring = axes.get_lines()
+    assert len(dots.get_xdata()) == 8
+    assert suffix.get_ydata().tolist() == pytest.approx([0.5, 0.6, 0.7, 0.8])
+    assert (*ring.get_xdata(), *ring.get_ydata()) == pytest.approx((2, 0.7))
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["any mask", "suffix"]
 
 
 @pytest.mark.parametrize("n_images", [3, 20, 25])
@@ -197,7 +201,7 @@ def coloured(monkeypatch):
 
 def coloured_samples(task, n=6):
     images, batch = task.sample(n)
-    masks = ["SSS", "TSS", "TTS", "TTT"]
+    masks = all_masks(3)
     predicted = {mask: torch.roll(batch.labels, i) for i, mask in enumerate(masks)}  # right once, then wrong
     confidence = dict.fromkeys(masks, torch.full((n,), 0.5))
     return SamplePredictions(images, batch.labels, task.class_names, predicted, confidence)
@@ -228,71 +232,3 @@ def test_coloured_images_are_shown_in_their_colours_and_long_names_fit(coloured,
 def all_axes(figure):
     """The axes of a figure and of the figures in it."""
     return [*figure.axes] if figure.axes else [axes for part in figure.subfigs for axes in part.axes]
-
-
-def frames(first=0, n=3):
-    return {value: Frame(f"picture {value}".encode(), f"state {value}") for value in range(first, first + n)}
-
-
-def test_moving_the_slider_changes_picture_and_words():
-    picker = FramePicker(frames(2), "Teacher layers loaded", "how many")
-    assert (picker.slider.min, picker.slider.max, picker.slider.value) == (2, 4, 2)
-    for value in (2, 4, 3):
-        picker.slider.value = value
-        assert picker.picture.value == f"picture {value}".encode()
-        assert f"state {value}" in picker.words.value
-    assert "role='status'" in picker.words.value
-    assert picker.slider.description == "Teacher layers loaded"
-    assert picker.slider.style.description_width == "initial"  # the label is not cut off
-    assert picker.slider.tooltip == "how many"
-
-
-def test_picker_does_not_follow_changes_of_the_mapping_it_was_given():
-    given = frames()
-    picker = FramePicker(given, "x", "y")
-    given.clear()
-    picker.slider.value = 2
-    assert picker.picture.value == b"picture 2"
-
-
-@pytest.mark.parametrize("values", [[], [0, 2], [1, 2, 4]])
-def test_gaps_are_refused(values):
-    with pytest.raises(InvalidValueError, match="one frame per slider value, without a gap"):
-        FramePicker({value: Frame(b"", "") for value in values}, "x", "y")
-
-
-def test_layer_loader_makes_all_its_figures_first_and_none_later(pair, samples, monkeypatch):
-    made = []
-
-    def count(figure, dpi=110):
-        made.append(figure)
-        return f"picture {len(made) - 1}".encode()
-
-    monkeypatch.setattr(widgets, "png", count)
-    loader = widgets.layer_loader(pair, samples)
-    assert len(made) == 4
-    monkeypatch.setattr(plots, "layer_loading", lambda *_: pytest.fail("computed"))
-    for loaded, mask in enumerate(["SSS", "TSS", "TTS", "TTT"]):
-        loader.slider.value = loaded
-        assert loader.picture.value == f"picture {loaded}".encode()
-        text = f"{mask}: {loaded} of 3 teacher blocks loaded, test accuracy {pair.accuracy(mask):.1%}"
-        assert text in loader.words.value
-    assert len(made) == 4
-
-
-def test_layer_loader_holds_real_pictures_that_differ(pair, samples):
-    loader = widgets.layer_loader(pair, samples)
-    pictures = {frame.picture for frame in loader.frames.values()}
-    assert len(pictures) == 4
-    assert all(picture.startswith(b"\x89PNG") for picture in pictures)
-
-
-def test_an_exception_in_a_frame_comes_out_at_construction(pair, samples, monkeypatch):
-    def broken(pair, mask, samples):
-        if mask == "TTS":
-            raise ZeroDivisionError("in a frame")
-        return SimpleNamespace(savefig=lambda *_, **__: None)
-
-    monkeypatch.setattr(plots, "layer_loading", broken)
-    with pytest.raises(ZeroDivisionError, match="in a frame"):
-        widgets.layer_loader(pair, samples)

@@ -79,16 +79,17 @@ def test_projected_probe_has_a_point_per_seed_and_says_the_means():
 
 def test_the_slider_goes_through_the_checkpoints_to_the_final_teacher():
     picker = widgets.checkpoint_slider(READINGS)
-    assert (picker.slider.min, picker.slider.max) == (1, 5)
-    picker.slider.value = 3
+    (slider,) = picker.controls
+    assert (slider.min, slider.max) == (1, 5)
+    slider.value = 3
     assert "step 100: validation accuracy 80.0%, strongest correlation with bits 3 and 17" in picker.words.value
-    picker.slider.value = 5
+    slider.value = 5
     assert "step 600" in picker.words.value
 
 
 def test_a_long_training_is_thinned_out_for_the_slider():
     picker = widgets.checkpoint_slider(READINGS, at_most=3)
-    words = [picker.frames[number].words.split(":")[0] for number in (1, 2, 3)]
+    words = [picker.table.frames[number,].words.split(":")[0] for number in (1, 2, 3)]
     assert words == ["step 0", "step 100", "step 600"]
 
 

@@ -1,0 +1,97 @@
+"""A pair in the middle of loading: who owns which block, how accurate that is, and what it predicts for a few images."""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import PercentFormatter
+
+from pwl_lab import analysis, cube
+from pwl_lab.plots.loading import owner_row
+from pwl_lab.plots.style import order_look, style
+from pwl_lab.samples import SamplePredictions
+from pwl_lab.study import Pair
+
+
+def layer_loading(
+    pair: Pair, mask: str, samples: SamplePredictions, orders: Mapping[str, list[str]] | None = None
+) -> Figure:
+    """One state of loading; see `LayerFigure`."""
+    return LayerFigure(pair, samples, orders).at(mask)
+
+
+class LayerFigure:
+    """A figure of a pair that can be turned to any mask: its blocks, where on the accuracy curves it is, predictions.
+
+    What all masks have in common is drawn and laid out once: many masks one after the other take a fraction of the
+    time of as many figures, and nothing jumps between them.
+    """
+
+    def __init__(self, pair: Pair, samples: SamplePredictions, orders: Mapping[str, list[str]] | None = None) -> None:
+        """`orders` (the named ones and the best one unless given) are the curves; every other mask is a grey dot."""
+        self.pair, self.samples = pair, samples
+        with style():
+            self.figure = Figure(figsize=(9, 6), layout="constrained")
+            top, middle, bottom = self.figure.subfigures(3, 1, height_ratios=(1.1, 2.4, 2.1))
+            self._blocks, self._curves = top.subplots(), middle.subplots()
+            self._ring = _accuracy_curves(self._curves, pair.masks, orders or cube.named_orders(pair.masks))
+            self._strip = list(bottom.subplots(1, len(samples.images), squeeze=False)[0])
+            for index, axes in enumerate(self._strip):
+                axes.imshow(samples.images[index], cmap="gray_r")
+                axes.set(xticks=[], yticks=[])
+                axes.grid(False)
+                axes.set_xlabel(_roomiest(samples, index), fontsize=9)
+            owner_row(self._blocks, "T" * pair.n_blocks)
+            self._curves.set_title("T", loc="left")
+            self.figure.draw_without_rendering()  # lays out, with room for the longest words
+            self.figure.set_layout_engine("none")
+
+    def at(self, mask: str) -> Figure:
+        """The figure at `mask`: the same object every time. Raises InvalidValueError for a mask that is none."""
+        loaded, value = mask.count("T"), self.pair.accuracy(mask)
+        with style():
+            self._blocks.clear()
+            owner_row(self._blocks, mask)
+            self._ring.set_data([loaded], [value])
+            words = f"{mask}: {loaded} of {self.pair.n_blocks} teacher blocks, test accuracy {value:.1%}"
+            self._curves.set_title(words, loc="left")
+            for index, (axes, right) in enumerate(zip(self._strip, self.samples.right(mask), strict=True)):
+                for side in axes.spines.values():
+                    side.set(visible=True, color="black", lw=2.5 if right else 1, ls="-" if right else ":")
+                axes.set_xlabel(verdict(self.samples, mask, index), fontsize=9)
+        return self.figure
+
+
+def _accuracy_curves(axes: Axes, masks: pd.DataFrame, orders: Mapping[str, Sequence[str]]) -> Line2D:
+    """Draw a curve for each order (later ones thinner, on top) and a dot for each mask; what it returns is the ring."""
+    curves = analysis.order_curves(masks, {order: list(sequence) for order, sequence in orders.items()})
+    axes.plot(masks["teacher_blocks"], masks["test"], "o", color="#AAAAAA", ms=4, label="any mask")
+    for place, (order, curve) in enumerate(curves.groupby("order", sort=False)):
+        colour, dashes, marker = order_look(order)
+        axes.plot(curve["teacher_blocks"], curve["accuracy"], color=colour, ls=dashes, marker=marker, ms=5,
+                  lw=max(1.2, 3 - 0.5 * place), label=order)  # fmt: skip
+    most = int(masks["teacher_blocks"].max())
+    (ring,) = axes.plot([0], [masks["test"].iloc[0]], "o", ms=15, mfc="none", mec="black", mew=2.5, clip_on=False)
+    axes.margins(y=0.2)
+    axes.set(xlabel="teacher blocks loaded", ylabel="test accuracy", xlim=(-0.3, most + 0.3))
+    axes.set_xticks(range(most + 1))
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return ring
+
+
+def verdict(samples: SamplePredictions, mask: str, index: int) -> str:
+    """What is predicted for a sample, how sure the network is, and the truth where that differs."""
+    guess, truth = int(samples.predicted[mask][index]), int(samples.labels[index])
+    sure = f"{samples.confidence[mask][index]:.0%}"
+    if guess == truth:
+        return f"✓ {samples.class_names[guess]}\n{sure}"
+    return f"✗ {samples.class_names[guess]}\n{sure}, is:\n{samples.class_names[truth]}"
+
+
+def _roomiest(samples: SamplePredictions, index: int) -> str:
+    """The verdict on a sample that takes the most room over all masks: the most lines, then the longest one."""
+    lines = (verdict(samples, mask, index).split("\n") for mask in samples.predicted)
+    return "\n".join(max(lines, key=lambda them: (len(them), max(map(len, them)))))

@@ -1,0 +1,137 @@
+"""A control over a table of frames that needs no kernel and no network: plain HTML with its pictures inside.
+
+It works in an exported page and in a trusted notebook. Where scripts are not allowed (a notebook that is not trusted,
+a viewer that strips them) the first frame's picture and words remain: the controls are made by the script itself.
+"""
+
+import html
+import json
+from base64 import b64encode
+
+from pwl_lab.widgets.frames import FrameTable
+
+STYLE = """
+.frame-page { margin: .4rem 0; }
+.frame-page .choices { display: flex; flex-wrap: wrap; gap: .4rem 1.6rem; align-items: center; }
+.frame-page .choice { display: flex; gap: .5rem; align-items: center; flex-wrap: wrap; }
+.frame-page label { display: flex; gap: .5rem; align-items: center; flex-wrap: wrap; }
+.frame-page input[type=range] { width: 15rem; max-width: 100%; }
+.frame-page output { min-width: 2.5em; font-variant-numeric: tabular-nums; }
+.frame-page .frame-words { margin: .5rem 0; white-space: pre-line; }
+.frame-page img { max-width: 100%; height: auto; }
+"""
+
+# `currentScript` finds the control's own element, so that any number of them share a page without ids.
+SCRIPT = """
+(() => {
+  const root = document.currentScript.parentElement;
+  const data = JSON.parse(root.querySelector("script[type='application/json']").textContent);
+  const picture = root.querySelector("img"), words = root.querySelector("[role=status]");
+  const make = (name, attributes, parent) => parent.appendChild(Object.assign(document.createElement(name), attributes));
+  const chosen = data.choices.map((choice) => choice.start), first = picture.src;
+  const show = () => {
+    const place = data.choices.reduce((sum, choice, i) => sum * choice.values.length + chosen[i], 0);
+    const [number, text] = data.states[place];
+    picture.src = number === null ? first : "data:image/png;base64," + data.pictures[number];
+    picture.alt = words.textContent = text;
+  };
+  const menu = (choice, label) => {
+    const select = make("select", {}, label);
+    choice.values.forEach((value) => make("option", { textContent: value }, select));
+    select.selectedIndex = choice.start;
+    return [select, () => select.selectedIndex];
+  };
+  const slider = (choice, label, box) => {
+    const range = make("input", { type: "range", min: 0, max: choice.values.length - 1, step: 1 }, label);
+    range.value = choice.start;
+    const ticks = make("datalist", { id: "frame-ticks-" + document.querySelectorAll("datalist").length }, box);
+    choice.values.forEach((value, i) => make("option", { value: i, label: value }, ticks));
+    range.setAttribute("list", ticks.id);
+    const output = make("output", {}, box);
+    const say = () => {
+      output.textContent = choice.values[range.value];
+      range.setAttribute("aria-valuetext", choice.values[range.value]);
+    };
+    say();
+    range.addEventListener("input", say);
+    if (choice.play) player(range, choice, box);
+    return [range, () => Number(range.value)];
+  };
+  const player = (range, choice, box) => {
+    const button = make("button", { type: "button", textContent: "Play", title: "one after another" }, box);
+    const move = (value) => { range.value = value; range.dispatchEvent(new Event("input")); };
+    let timer = null;
+    const stop = () => { clearInterval(timer); timer = null; button.textContent = "Play"; };
+    button.addEventListener("click", () => {
+      if (timer !== null) return stop();
+      if (range.value === range.max) move(0);
+      button.textContent = "Pause";
+      timer = setInterval(() => {
+        if (range.value !== range.max) move(Number(range.value) + 1);
+        if (range.value === range.max) stop();
+      }, data.play_ms);
+    });
+  };
+  root.addEventListener("keydown", (event) => event.stopPropagation());  // a notebook has uses of its own for arrows
+  const row = root.querySelector(".choices");
+  data.choices.forEach((choice, i) => {
+    const box = make("div", { className: "choice", title: choice.tooltip }, row);
+    const label = make("label", { textContent: choice.label }, box);
+    const [control, read] = (choice.menu ? menu : slider)(choice, label, box);
+    control.addEventListener("input", () => { chosen[i] = read(); show(); });
+  });
+})();
+"""
+PLAY_MS = 1200  # so long a state stays while a choice plays
+
+
+class FramePage:
+    """The choices of a table above the frame chosen, as HTML of its own; `repr` is the first frame in words."""
+
+    def __init__(self, table: FrameTable) -> None:
+        """All frames go into the page, equal pictures once."""
+        self.table = table
+
+    def __repr__(self) -> str:
+        """What a text-only reader sees."""
+        return f"(the first of {len(self.table.frames)} states) {self.table.first.words}"
+
+    def _repr_html_(self) -> str:
+        """The control, its data and its script in one element."""
+        first = self.table.first
+        words = html.escape(first.words)
+        data = json.dumps(self._data(), ensure_ascii=False).replace("<", "\\u003c")  # nothing may end the script early
+        return (
+            f'<div class="frame-page"><style>{STYLE}</style><div class="choices"></div>'
+            f'<p class="frame-words" role="status">{words}</p>'
+            f'<img alt="{words}" src="data:image/png;base64,{_text(first.picture)}">'
+            f'<script type="application/json">{data}</script><script>{SCRIPT}</script></div>'
+        )
+
+    def _data(self) -> dict[str, object]:
+        """What the script needs: the choices, each picture once, and picture and words of every state."""
+        frames = [self.table.frames[key] for key in self.table.keys()]  # noqa: SIM118  (ordered as the script counts)
+        others = dict.fromkeys(frame.picture for frame in frames if frame.picture != self.table.first.picture)
+        pictures = {picture: number for number, picture in enumerate(others)}
+        return {
+            "play_ms": PLAY_MS,
+            "choices": [
+                {
+                    "label": choice.label,
+                    "tooltip": choice.tooltip,
+                    "values": [str(value) for value in choice.values],
+                    "start": list(choice.values).index(choice.first),
+                    "menu": choice.menu,
+                    "play": choice.play,
+                }
+                for choice in self.table.choices
+            ],
+            "pictures": [_text(picture) for picture in pictures],
+            # null: the picture that stands on the page from the start
+            "states": [[pictures.get(frame.picture), frame.words] for frame in frames],
+        }
+
+
+def _text(picture: bytes) -> str:
+    """Bytes as base64."""
+    return b64encode(picture).decode()

@@ -1,0 +1,89 @@
+"""The live control over a table of frames: ipywidgets that only ever look up.
+
+Nothing writes into an Output widget: that is what makes batch execution hang and hides exceptions. The picture is the
+value of an Image widget instead.
+"""
+
+import html
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import ipywidgets as controls
+
+from pwl_lab.widgets.frames import Choice, FrameTable
+from pwl_lab.widgets.page import FramePage
+
+WIDTH = "min(460px, 100%)"
+PLAY_MS = 1200  # so long a state stays while a choice plays
+
+
+def show(table: FrameTable, interactive: bool) -> "FramePicker | FramePage":
+    """The table as a live widget, or as a control that needs no kernel: the same choices, pictures and words."""
+    return FramePicker(table) if interactive else FramePage(table)
+
+
+class FramePicker(controls.VBox):
+    """A control for each choice of a table above the frame of the values chosen. A change only swaps a picture."""
+
+    def __init__(self, table: FrameTable) -> None:
+        """All frames are there already: nothing is computed later."""
+        self.table = table
+        self.controls = [control_for(choice) for choice in table.choices]
+        self.words = controls.HTML()
+        self.picture = controls.Image(format="png", layout={"max_width": "100%"})
+        for control in self.controls:
+            control.observe(told(self, self._show), names="value")
+        self._show()
+        row = [
+            part
+            for choice, control in zip(table.choices, self.controls, strict=True)
+            for part in ([control, player(control)] if choice.play else [control])
+        ]
+        super().__init__([controls.HBox(row, layout={"flex_flow": "row wrap"}), self.words, self.picture])
+
+    def _show(self) -> None:
+        """Put the frame of the values chosen on display."""
+        frame = self.table.frames[tuple(control.value for control in self.controls)]
+        self.picture.value = frame.picture
+        self.words.value = status_line(frame.words)
+
+
+def status_line(words: str) -> str:
+    """Words as HTML that a screen reader says when they change."""
+    return f"<div role='status' style='white-space: pre-line; line-height: 1.5'>{html.escape(words)}</div>"
+
+
+def told(widget: Any, callback: Callable[[], None]) -> Callable[[object], None]:
+    """`callback` as an observer whose exceptions the reader sees in `widget.words`; else they reach the log alone."""
+
+    @wraps(callback)
+    def observer(_: object) -> None:
+        try:
+            callback()
+        except Exception as error:
+            widget.words.value = f"<div role='alert'>{html.escape(repr(error))}</div>"
+            raise
+
+    return observer
+
+
+def control_for(choice: Choice) -> controls.DOMWidget:
+    """A slider over whole numbers without a gap, a slider over named values, or a menu."""
+    values, style = list(choice.values), {"description_width": "initial"}  # else long labels are cut
+    whole = all(isinstance(value, int) and value == values[0] + place for place, value in enumerate(values))
+    common = {"value": choice.first, "description": choice.label, "tooltip": choice.tooltip, "style": style}
+    if choice.menu:
+        return controls.Dropdown(options=values, layout={"width": "max-content"}, **common)
+    if whole:
+        return controls.IntSlider(min=values[0], max=values[-1], layout={"width": WIDTH}, **common)
+    return controls.SelectionSlider(options=values, layout={"width": WIDTH}, **common)
+
+
+def player(slider: controls.IntSlider) -> controls.Play:
+    """A play button that moves `slider` on its own; the two are linked in the browser."""
+    play = controls.Play(
+        min=slider.min, max=slider.max, value=slider.value, interval=PLAY_MS, tooltip="one after another"
+    )
+    controls.jslink((play, "value"), (slider, "value"))
+    return play

@@ -1,0 +1,110 @@
+"""A page that a batch run leaves, opened from disk: its controls work with no kernel, no server and no network."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from bundles import bundle_of, pair_of
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+from playwright.sync_api import Browser, Locator, Page
+
+from pwl_lab import widgets
+from pwl_lab.batch.export import write_page
+from pwl_lab.batch.notebooks import run_notebook
+from pwl_lab.batch.status import RunStatus
+from pwl_lab.loading.masks import all_masks
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="session")
+def page_of_04(tmp_path_factory: pytest.TempPathFactory, shared_runs: Path) -> Path:
+    """Notebook 04 as the runner leaves it at `smoke`."""
+    out = tmp_path_factory.mktemp("page")
+    status = run_notebook("04", out, preset="smoke", environment={"PWL_LAB_RUNS": str(shared_runs)})
+    assert status.status == "ok", status.error
+    return out / "notebook.html"
+
+
+@pytest.fixture
+def opened(page: Page) -> Iterator[Callable[[Path], Locator]]:
+    """Open a page from disk; whatever it asks a network for, and every error in the console, fails the test."""
+    asked, errors = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.context.set_offline(True)
+
+    def open_page(path: Path) -> Locator:
+        page.goto(path.as_uri())
+        return page.locator(".frame-page")
+
+    yield open_page
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert errors + page.console_errors == []
+
+
+def shown(control: Locator) -> tuple[str, str]:
+    """What the reader sees: the words and the picture."""
+    words, picture = control.locator("[role=status]"), control.locator("img")
+    assert picture.get_attribute("alt") == words.inner_text()
+    assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 100
+    return words.inner_text(), picture.get_attribute("src")
+
+
+def test_the_slider_of_04_works_by_keyboard(page: Page, opened: Callable, page_of_04: Path) -> None:
+    control = opened(page_of_04)
+    seen = [shown(control)]
+    control.get_by_label("Teacher blocks loaded").focus()
+    for _ in range(4):
+        page.keyboard.press("ArrowRight")
+        seen.append(shown(control))
+    assert [words.split(":")[0] for words, _ in seen] == ["SSSS", "TSSS", "TTSS", "TTTS", "TTTT"]
+    assert len({picture for _, picture in seen}) == 5
+    page.keyboard.press("Home")
+    assert shown(control) == seen[0]
+    control.get_by_label("Loading order").select_option("suffix")
+    control.get_by_role("button", name="Play").click()
+    control.get_by_text("SSST: 1 of 4").wait_for(timeout=10_000)
+    control.get_by_role("button", name="Pause").click()
+    assert page.locator("math").count() > 5, "formulas are drawn by the browser itself"
+    assert page_of_04.stat().st_size < 5_000_000
+
+
+def test_without_scripts_the_first_state_remains(browser: Browser, page_of_04: Path) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(page_of_04.as_uri())
+    control = page.locator(".frame-page")
+    assert control.locator("[role=status]").inner_text().startswith("SSSS: 0 of 4")
+    assert control.locator("img").bounding_box()["width"] > 100
+    assert control.locator("input, select, button").count() == 0, "nothing that does not work"
+    context.close()
+
+
+def test_both_choices_of_a_timeline_work_and_two_controls_share_a_page(
+    page: Page, opened: Callable, tmp_path: Path
+) -> None:
+    rising = {mask: 0.5 + 0.1 * mask.count("T") for mask in all_masks(3)}
+    index = bundle_of(pair_of("vgg"), tmp_path / "bundle").model_copy(update={"accuracies": {"test": rising}})
+    made = widgets.loading_timeline(index, (0.1, 1, 10), ("prefix", "suffix"), interactive=False)
+    output = new_output("display_data", {"text/html": made._repr_html_(), "text/plain": repr(made)})
+    nb = new_notebook(cells=[new_code_cell("twice", outputs=[output, output])])
+    write_page(nb, tmp_path / "own.html", RunStatus.model_construct(status="ok", notebook="own", error=None), tmp_path)
+    controls = opened(tmp_path / "own.html")
+    first, second = controls.nth(0), controls.nth(1)
+    before = shown(second)
+    assert "prefix order at 1 MB/s" in before[0]
+    seen = {shown(first)}
+    first.get_by_label("Bandwidth").focus()
+    for key, words in (
+        ("ArrowRight", "prefix order at 10 MB/s"),
+        ("Tab", ""),
+        ("ArrowDown", "suffix order at 10 MB/s"),
+    ):
+        page.keyboard.press(key)
+        assert words in shown(first)[0]
+        seen.add(shown(first))
+    assert len(seen) == 3
+    assert shown(second) == before
+    ids = page.evaluate("[...document.querySelectorAll('.frame-page [id]')].map(one => one.id)")
+    assert len(ids) == len(set(ids)) == 2

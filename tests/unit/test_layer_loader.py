@@ -1,0 +1,154 @@
+"""The layer loader: order and slider choose a mask, switches make any other; all of it is there before it is shown."""
+
+import pytest
+from matplotlib.figure import Figure
+from scored import scored_pair, some_predictions
+
+from pwl_lab import plots, widgets
+from pwl_lab.errors import InvalidValueError
+from pwl_lab.loading.masks import all_masks
+from pwl_lab.widgets import loader as module
+
+PATHS = {"prefix": ["SSS", "TSS", "TTS", "TTT"], "suffix": ["SSS", "SST", "STT", "TTT"]}
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return scored_pair()
+
+
+@pytest.fixture(scope="module")
+def samples():
+    return some_predictions()
+
+
+@pytest.fixture
+def cheap(monkeypatch):
+    """Pictures that say which mask they show; how many were made."""
+    made = []
+
+    class Named:
+        def __init__(self, *_):
+            pass
+
+        def at(self, mask):
+            made.append(mask)
+            return mask
+
+    monkeypatch.setattr(plots, "LayerFigure", Named)
+    monkeypatch.setattr(module, "png", str.encode)
+    return made
+
+
+def shown(loader):
+    """Mask of the picture, after checking that words, slider and switches agree with it."""
+    mask = bytes(loader.picture.value).decode()
+    assert f"{mask}: {mask.count('T')} of 3 teacher blocks loaded" in loader.words.value
+    assert loader.blocks.value == mask.count("T")
+    assert ["T" if one.value else "S" for one in loader.switches] == list(mask)
+    owners = {"S": "student", "T": "teacher"}
+    descriptions = [f"block {number}: {owners[letter]}" for number, letter in enumerate(mask, start=1)]
+    assert [one.description for one in loader.switches] == descriptions
+    return mask
+
+
+def test_slider_and_order_choose_the_mask(pair, samples, cheap):
+    loader = widgets.layer_loader(pair, samples, orders=PATHS)
+    assert sorted(cheap) == sorted(all_masks(3)), "each picture is made once, before anything is shown"
+    assert shown(loader) == "SSS"
+    seen = []
+    for loaded in (1, 2, 3):
+        loader.blocks.value = loaded
+        seen.append(shown(loader))
+    assert seen == PATHS["prefix"][1:]
+    loader.blocks.value = 2
+    loader.order.value = "suffix"
+    assert shown(loader) == "STT"
+    assert len(cheap) == 8
+
+
+def test_switches_make_any_mask_and_the_slider_comes_back_to_the_order(pair, samples, cheap):
+    loader = widgets.layer_loader(pair, samples, orders=PATHS)
+    loader.switches[1].value = True
+    assert shown(loader) == "STS"
+    loader.switches[0].value = True
+    assert shown(loader) == "TTS"
+    loader.switches[0].value = False
+    loader.blocks.value = 2
+    assert shown(loader) == "TTS"
+
+
+def test_words_have_bytes_seconds_and_predictions(pair, samples, cheap):
+    loader = widgets.layer_loader(pair, samples, orders=PATHS, megabytes_per_s=(0.001, 1))
+    assert "9 B have arrived, after 9 ms at 0.001 MB/s" in told(loader, "0.001 MB/s")
+    assert "Predictions: ✓ cat 50%; ✗ cat 75%, is dog; ✗ dog 100%, is cat" in loader.words.value
+    loader.blocks.value = 2
+    arrived = 9 + 5 + 6 + pair.converter_bytes
+    assert f"{arrived / 1000:.1f} kB have arrived, after {arrived / 1000:.2f} ms at 1 MB/s" in told(loader, "1 MB/s")
+    assert "✓ dog 75%" in loader.words.value
+
+
+def told(loader, link):
+    loader.link.value = link
+    return loader.words.value
+
+
+def test_every_control_has_a_label_that_fits_and_a_tooltip(pair, samples, cheap):
+    loader = widgets.layer_loader(pair, samples)
+    assert loader.blocks.description == "Teacher blocks loaded"
+    assert list(loader.order.options) == ["prefix", "suffix", "contiguous", "best"]
+    for control in (loader.order, loader.blocks, loader.link):
+        assert control.description
+        assert control.tooltip
+        assert control.style.description_width == "initial"
+    assert all(one.tooltip for one in (*loader.switches, loader.play))
+    assert (loader.play.min, loader.play.max) == (0, 3)
+
+
+def test_without_a_kernel_the_same_states_but_no_picture_too_many(pair, samples, cheap):
+    page = widgets.layer_loader(pair, samples, interactive=False, orders=PATHS)
+    assert sorted(cheap) == sorted({*PATHS["prefix"], *PATHS["suffix"]})
+    live = widgets.layer_loader(pair, samples, orders=PATHS)
+    for (order, loaded, link), frame in page.table.frames.items():
+        live.order.value, live.blocks.value, live.link.value = order, loaded, link
+        assert (frame.picture, frame.words) == (live.picture.value, live.states.words[live.mask, link])
+
+
+def test_many_blocks_have_no_switches(pair, samples, cheap, monkeypatch):
+    monkeypatch.setattr(module, "MOST_SWITCHED_BLOCKS", 2)
+    loader = widgets.layer_loader(pair, samples, orders=PATHS)
+    assert loader.switches == []
+    assert len(cheap) == 6
+    loader.blocks.value = 2
+    assert loader.picture.value == b"TTS"
+
+
+def test_an_exception_in_a_picture_comes_out_at_construction(pair, samples, monkeypatch):
+    def broken(self, mask):
+        if mask == "TTS":
+            raise ZeroDivisionError("in a picture")
+        return Figure(figsize=(1, 1))
+
+    monkeypatch.setattr(plots.LayerFigure, "at", broken)
+    with pytest.raises(ZeroDivisionError, match="in a picture"):
+        widgets.layer_loader(pair, samples)
+
+
+def test_an_exception_in_a_callback_is_raised_and_shown(pair, samples, cheap):
+    loader = widgets.layer_loader(pair, samples, orders=PATHS)
+    loader.states.pictures.pop("TSS")
+    with pytest.raises(KeyError, match="TSS"):
+        loader.blocks.value = 1
+    assert "role='alert'" in loader.words.value
+    assert "KeyError" in loader.words.value
+
+
+def test_an_order_without_its_pictures_is_refused(pair, samples, cheap):
+    with pytest.raises(InvalidValueError, match="masks"):
+        module.loading_states(pair, samples, PATHS, ["SSS", "TTT"], (1,))
+
+
+def test_real_pictures_differ(pair, samples):
+    loader = widgets.layer_loader(pair, samples)
+    assert len(set(loader.states.pictures.values())) == 8
+    assert all(picture.startswith(b"\x89PNG") for picture in loader.states.pictures.values())
