@@ -22,12 +22,13 @@ from pwl_lab.plots.loading import (
     predictions_by_mask,
 )
 from pwl_lab.plots.pair import architecture, similarity_chart
-from pwl_lab.plots.probes import checkpoint_map, checkpoint_probe, maps_over_steps, projected_probe
+from pwl_lab.plots.probes import CheckpointFigure, checkpoint_map, checkpoint_probe, maps_over_steps, projected_probe
 from pwl_lab.plots.scaling import scaling_curves, two_phase_curves
 from pwl_lab.plots.states import LayerFigure, layer_loading
 from pwl_lab.plots.style import style
 
 __all__ = [
+    "CheckpointFigure",
     "LayerFigure",
     "ablation_chart",
     "anytime_chart",
