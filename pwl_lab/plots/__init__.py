@@ -13,6 +13,7 @@ from pwl_lab.plots.clock import (
 from pwl_lab.plots.crossing import crossing_chart, crossing_histories, crossing_prefixes, parity_crossing
 from pwl_lab.plots.cube import budget_curve, byte_curves, class_chart, mask_lattice, order_curves
 from pwl_lab.plots.curves import learning_curves, steps_to_threshold, teacher_curve
+from pwl_lab.plots.explorer import ExplorerFigure
 from pwl_lab.plots.loading import (
     image_grid,
     loss_terms,
@@ -22,12 +23,14 @@ from pwl_lab.plots.loading import (
     predictions_by_mask,
 )
 from pwl_lab.plots.pair import architecture, similarity_chart
-from pwl_lab.plots.probes import checkpoint_map, checkpoint_probe, maps_over_steps, projected_probe
+from pwl_lab.plots.probes import CheckpointFigure, checkpoint_map, checkpoint_probe, maps_over_steps, projected_probe
 from pwl_lab.plots.scaling import scaling_curves, two_phase_curves
 from pwl_lab.plots.states import LayerFigure, layer_loading
 from pwl_lab.plots.style import style
 
 __all__ = [
+    "CheckpointFigure",
+    "ExplorerFigure",
     "LayerFigure",
     "ablation_chart",
     "anytime_chart",

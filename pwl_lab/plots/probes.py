@@ -86,34 +86,58 @@ def maps_over_steps(readings: TeacherReadings, at: Sequence[float] = (0.0, 0.55,
 
 
 def checkpoint_map(readings: TeacherReadings, step: int) -> Figure:
-    """One checkpoint: where it stands on the accuracy curve, and its correlation with every bit and pair of bits."""
-    curve = list(readings.accuracies.values())
-    here = readings.steps.index(step)
-    with style():
-        figure, (left, right) = row_of_axes(9, 3.6, 2, width_ratios=[1.2, 1])
-        left.plot(range(len(curve)), curve, color=OWNER["T"], lw=2)
-        left.plot(here, curve[here], "o", color=OWNER["T"], mec="black", ms=10)
-        chance_line(left, 0.5)
-        left.set(xlabel="checkpoint (the last: final teacher)", ylabel="validation accuracy", ylim=(None, 1.05))
-        left.set_title(f"step {step:,}")
-        left.yaxis.set_major_formatter(PercentFormatter(1))
-        image = _map(right, readings, step)
-        right.set(xlabel="bits, the support first", ylabel="bits, the support first")
-        figure.colorbar(image, ax=right, label="correlation with the pair")
-    return figure
+    """One checkpoint; see `CheckpointFigure`."""
+    return CheckpointFigure(readings).at(step)
+
+
+class CheckpointFigure:
+    """A teacher's checkpoint: where it stands on the accuracy curve, its correlation with every bit and pair of bits.
+
+    It can be turned to any checkpoint: what all have in common is laid out once.
+    """
+
+    def __init__(self, readings: TeacherReadings) -> None:
+        """`readings` has every checkpoint, the final teacher last."""
+        self.readings, self._curve = readings, list(readings.accuracies.values())
+        with style():
+            self.figure, (left, right) = row_of_axes(9, 3.6, 2, width_ratios=[1.2, 1])
+            left.plot(range(len(self._curve)), self._curve, color=OWNER["T"], lw=2)
+            (self._point,) = left.plot(0, self._curve[0], "o", color=OWNER["T"], mec="black", ms=10)
+            chance_line(left, 0.5)
+            left.set(xlabel="checkpoint (the last: final teacher)", ylabel="validation accuracy", ylim=(None, 1.05))
+            left.yaxis.set_major_formatter(PercentFormatter(1))
+            self._title = left.set_title("step")
+            self._image = _map(right, readings, readings.steps[0])
+            right.set(xlabel="bits, the support first", ylabel="bits, the support first")
+            self.figure.colorbar(self._image, ax=right, label="correlation with the pair")
+            self.figure.draw_without_rendering()
+            self.figure.set_layout_engine("none")
+
+    def at(self, step: int) -> Figure:
+        """The figure at the checkpoint of `step`: the same object every time."""
+        here = self.readings.steps.index(step)
+        self._point.set_data([here], [self._curve[here]])
+        self._title.set_text(f"step {step:,}")
+        self._image.set_data(_values(self.readings, step))
+        return self.figure
 
 
 def _map(axes: Axes, readings: TeacherReadings, step: int) -> AxesImage:
     """One map of the support's bits, framed, and some others; the same colours mean the same for all of a teacher."""
-    n_bits, inside = len(readings.maps[step]), len(readings.support)
-    order = [*readings.support, *(bit for bit in range(n_bits) if bit not in readings.support)][: inside + OTHERS]
+    inside = len(readings.support)
     largest = max(readings.table["in_support"].max(), 4 * readings.noise_floor)
-    values = readings.maps[step][order][:, order].numpy()
-    image = axes.imshow(values, cmap="RdBu_r", vmin=-largest, vmax=largest, interpolation="nearest")
+    image = axes.imshow(_values(readings, step), cmap="RdBu_r", vmin=-largest, vmax=largest, interpolation="nearest")
     axes.add_patch(Rectangle((-0.5, -0.5), inside, inside, fill=False, lw=1, ec="black"))
     axes.set(xticks=[], yticks=[])
     axes.grid(visible=False)
     return image
+
+
+def _values(readings: TeacherReadings, step: int) -> np.ndarray:
+    """The correlations of one map: bits of the support first, then some others."""
+    n_bits, inside = len(readings.maps[step]), len(readings.support)
+    order = [*readings.support, *(bit for bit in range(n_bits) if bit not in readings.support)][: inside + OTHERS]
+    return readings.maps[step][order][:, order].numpy()
 
 
 def projected_probe(table: pd.DataFrame, noise_floor: float) -> Figure:

@@ -5,6 +5,7 @@ live widget, and (`interactive=False`) HTML for a page without a kernel.
 """
 
 from pwl_lab.widgets.checkpoints import checkpoint_slider
+from pwl_lab.widgets.explorer import curriculum_explorer
 from pwl_lab.widgets.frames import Choice, Frame, FrameTable
 from pwl_lab.widgets.loader import LayerLoader, layer_loader
 from pwl_lab.widgets.page import FramePage
@@ -19,6 +20,7 @@ __all__ = [
     "FrameTable",
     "LayerLoader",
     "checkpoint_slider",
+    "curriculum_explorer",
     "layer_loader",
     "loading_timeline",
 ]

@@ -16,11 +16,11 @@ def checkpoint_slider(
     """
     steps, accuracies = readings.steps, readings.accuracies
     chosen = sorted({round(i * (len(steps) - 1) / (at_most - 1)) for i in range(at_most)})
-    frames = {}
+    figure, frames = plots.CheckpointFigure(readings), {}
     for number, step in enumerate((steps[place] for place in chosen), start=1):
         row, column = divmod(int(readings.maps[step].abs().argmax()), len(readings.maps[step]))
         strongest = f"bit {row}" if row == column else f"bits {row} and {column}"
         words = f"step {step:,}: validation accuracy {accuracies[step]:.1%}, strongest correlation with {strongest}"
-        frames[(number,)] = Frame(png(plots.checkpoint_map(readings, step)), words)
+        frames[(number,)] = Frame(png(figure.at(step)), words)
     tooltip = "which of the teacher's checkpoints is shown; the last is the final teacher"
     return show(FrameTable((Choice("Checkpoint", tooltip, range(1, len(chosen) + 1)),), frames), interactive)

@@ -9,7 +9,7 @@ from pwl_lab import paths
 from pwl_lab.batch.notebooks import run_notebook
 
 SERIES = sorted(paths.notebooks().glob("[0-9][0-9]_*.ipynb"))
-CONTROLS = {"00": 1, "01": 1, "04": 1, "06": 1}  # that work on the page without a kernel
+CONTROLS = {"00": 1, "01": 1, "02": 1, "04": 1, "06": 1}  # that work on the page without a kernel
 
 
 @pytest.mark.notebook

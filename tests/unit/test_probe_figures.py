@@ -9,6 +9,7 @@ from matplotlib import pyplot
 
 from pwl_lab import analysis, plots, widgets
 from pwl_lab.distill.probes import TeacherReadings
+from pwl_lab.widgets.frames import png
 
 STEPS = {0: 0.5, 50: 0.48, 100: 0.8, 150: 1.0, 600: 1.0}
 MAPS = {step: torch.full((20, 20), 0.01) for step in STEPS}
@@ -85,6 +86,12 @@ def test_the_slider_goes_through_the_checkpoints_to_the_final_teacher():
     assert "step 100: validation accuracy 80.0%, strongest correlation with bits 3 and 17" in picker.words.value
     slider.value = 5
     assert "step 600" in picker.words.value
+
+
+def test_a_checkpoint_figure_turned_to_a_step_is_the_figure_of_that_step():
+    turned = plots.CheckpointFigure(READINGS)
+    before, after = png(turned.at(600)), png(turned.at(100))
+    assert before != after == png(plots.checkpoint_map(READINGS, 100))
 
 
 def test_a_long_training_is_thinned_out_for_the_slider():
