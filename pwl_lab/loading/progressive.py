@@ -214,13 +214,14 @@ class ProgressiveModel:
                     self._lose(item.shard, item.error)
                 else:
                     self._install(item)
+                del item  # its bytes are the weights' alone now, or nobody's
         finally:
             self._log.finish("closed" if self._transfer.stop.is_set() else "done")
 
     def _lose(self, shard: Shard, error: Exception) -> None:
         """A shard will not come; what predicts stays as it is."""
         self._failed.add(shard.block)
-        self._log.hold(shard.name, 0)
+        self._log.hold({shard.name: 0})
         reason = f"{type(error).__name__}: {error}"
         self._log.record("failed", shard, reason, state=f"failed: {reason}")
 
@@ -229,15 +230,14 @@ class ProgressiveModel:
         shard = received.shard
         try:
             unit = self._workshop.unit(shard, received.content)
-        except (PwlLabError, RuntimeError, MemoryError) as error:  # torch's out-of-memory errors are RuntimeErrors
+        except Exception as error:  # noqa: BLE001 - whatever it is (no memory, most likely), the other blocks still come
             self._lose(shard, error)
             return
         self._teacher[shard.block], self._arrived[shard.block] = unit, shard
-        self._log.hold(shard.name, 0)
+        self._weigh(received)
         mask = self._mask_with(shard.block)
         if mask == self.mask:
             self._log.record("held", shard, "the mask would be less accurate with it", state="held")
-            self._weigh()
             return
         self._running = assemble(mask, self._student, self._teacher)
         if not self._keep_student:
@@ -266,9 +266,21 @@ class ProgressiveModel:
                 states[before] = "replaced"
         return states
 
-    def _weigh(self) -> None:
-        """Tell the log how much memory the weights take."""
-        self._log.hold("weights", sum((tensor_bytes(self._student) | tensor_bytes(self._teacher)).values()))
+    def _weigh(self, received: Received | None = None) -> None:
+        """Tell the log how much memory the weights take, those that predict now and those of `received` beside them.
+
+        The bytes of `received` count on their own unless the weights are views of them: with 8 bits, or on a GPU.
+        """
+        units = [*self._student.values(), *self._teacher.values()]
+        places = tensor_bytes([*self._running.parts, *(module for unit in units for module in unit.values())])
+        weights = {"weights": sum(places.values())}
+        if received is None:
+            self._log.hold(weights)
+            return
+        name, size = received.shard.name, received.content.untyped_storage().nbytes()
+        beside = received.content.untyped_storage().data_ptr() not in places
+        self._log.hold(weights | {name: size if beside else 0})
+        self._log.hold({name: 0})
 
     def _tell(self, event: Event) -> None:
         """Call those who wanted to know of a swap."""
@@ -295,5 +307,5 @@ def _boot(transfer: Transfer, shard: Shard) -> Received:
     """The boot set. Raises BundleError."""
     try:
         return transfer.fetch(shard)
-    except (PwlLabError, OSError, MemoryError, RuntimeError) as error:
+    except Exception as error:
         raise BundleError(f"{transfer.source.address}: the boot set cannot be loaded: {error}") from error

@@ -239,7 +239,7 @@ def test_what_was_kept_is_not_fetched_again_and_a_damaged_copy_is(folder, net, t
 
 
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("no kernel")]
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("no kernel"), KeyError("odd")]
 )
 def test_out_of_memory_on_a_block_leaves_the_others(error, folder, net, monkeypatch):
     make = units.Workshop.unit
@@ -256,10 +256,12 @@ def test_out_of_memory_on_a_block_leaves_the_others(error, folder, net, monkeypa
     assert type(error).__name__ in status.failed["block 2"]
 
 
+@pytest.mark.parametrize("length", [2**60, 2**70])
 @pytest.mark.parametrize("number", [0, 2])
-def test_a_length_that_no_memory_holds_is_met_like_any_other_damage(number, folder, net):
+def test_a_length_that_no_memory_holds_is_met_like_any_other_damage(number, length, folder, net):
+    """The second one is more than a 64-bit number: torch says so with another kind of error."""
     index = json.loads((folder / INDEX).read_text())
-    index["shards"][number]["bytes"] = 2**60
+    index["shards"][number]["bytes"] = length
     (folder / INDEX).write_text(json.dumps(index))
     if number == 0:
         with pytest.raises(BundleError, match="boot set"):

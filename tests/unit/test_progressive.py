@@ -1,6 +1,8 @@
 """The loader: it answers with the student at once, ends as the teacher, and every answer is that of the mask it names."""
 
+import gc
 import threading
+import weakref
 from itertools import pairwise
 
 import pytest
@@ -153,6 +155,31 @@ def test_the_students_blocks_are_freed_and_peak_memory_is_reported(folder):
     assert freed.memory_bytes < kept.memory_bytes
     assert kept.memory_bytes - freed.memory_bytes >= 0.5 * sizes[0]
     assert freed.memory_bytes <= freed.peak_memory_bytes <= 2 * sum(sizes.values())
+
+
+def test_what_was_replaced_or_has_arrived_is_let_go(folder):
+    """Neither a block at 8 bits nor the bytes that it came in outlive the whole block; the peak counts both."""
+    seen, names = [], []
+    with ProgressiveModel.open(folder, first_at_8_bits=True, throttle=SLOW) as model:
+        make = model._workshop.unit
+
+        def watched(shard, content):
+            unit = make(shard, content)
+            if shard.bits == 8:
+                seen.extend((weakref.ref(unit["block"]), weakref.ref(content.untyped_storage())))
+                names.append(shard.name)
+            return unit
+
+        model._workshop.unit = watched
+        status = model.wait("TTT", PATIENCE_S)
+        model._feed.join(PATIENCE_S)
+        gc.collect()
+        assert names == ["block 1 at 8 bits", "block 2 at 8 bits", "block 3 at 8 bits"]
+        assert not [what() for what in seen if what() is not None]
+    sizes = {shard.name: shard.bytes for shard in model.index.shards}
+    last = [f"block {n}" for n in (1, 2, 3)]
+    # Before the last swap: the whole teacher, and beside it block 3 once more, unpacked from its 8 bits.
+    assert status.peak_memory_bytes > sum(sizes[name] for name in last) + 0.8 * sizes["block 3"]
 
 
 def test_read_ahead_is_bounded(folder):
