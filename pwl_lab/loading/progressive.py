@@ -110,7 +110,7 @@ class ProgressiveModel:
         where, retry = config.device(device), retry or Retry()
         if read_ahead < 1:
             raise invalid("read_ahead", read_ahead, "a whole number from 1")
-        source = open_source(address, throttle)
+        source, transfer = open_source(address, throttle), None
         try:
             index = _read_index(source, retry)
             shards = [
@@ -123,10 +123,12 @@ class ProgressiveModel:
             boot = _boot(transfer, shards[0])
             plan = schedule(index, order, boot.link, first_at_8_bits)
             model = cls(index, boot, transfer, Feed(transfer, plan, log, read_ahead), log, where, keep_student)
+            model._begin(boot)
         except BaseException:
+            if transfer is not None:
+                transfer.stop.set()
             source.close()
             raise
-        model._begin(boot)
         return model
 
     def _begin(self, boot: Received) -> None:
@@ -171,7 +173,8 @@ class ProgressiveModel:
     def wait(self, mask: str | None = None, timeout: float | None = None) -> Status:
         """Wait until the teacher blocks of `mask` are in place (whole ones), or until loading has ended.
 
-        Raises TimeoutError after `timeout` seconds, and LoadingError where `mask` can no longer come.
+        Raises TimeoutError after `timeout` seconds, and LoadingError where `mask` can no longer come, or never would: in
+        a callback of `on_swap`, which the next block waits for.
         """
         wanted = "S" * self.index.n_blocks if mask is None else check_mask(mask, self.index.n_blocks)
 
@@ -179,6 +182,8 @@ class ProgressiveModel:
             places = zip(wanted, self._log.mask, strict=True)
             return mask is not None and all(want == "S" or have == "T" for want, have in places)
 
+        if threading.current_thread() is self._installer and not (there() or self._log.finished):
+            raise LoadingError("no block can come while a callback of `on_swap` waits for it: wait in another thread")
         if not self._log.wait_for(lambda: there() or self._log.finished, timeout):
             raise TimeoutError(f"{mask or 'the end of loading'} was not reached within {timeout} s: {self.mask} so far")
         status = self.status()

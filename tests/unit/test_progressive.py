@@ -207,6 +207,33 @@ def test_a_callback_that_fails_does_no_harm(folder):
     assert [event.message for event in model.events if event.kind == "callback"][-1] == "ZeroDivisionError: TTT"
 
 
+def test_a_callback_that_waits_for_a_later_mask_is_told_that_it_cannot(folder):
+    """It runs in the thread that swaps: without an error it would wait for itself."""
+    with ProgressiveModel.open(folder, throttle=SLOW) as model:
+        model.on_swap(lambda event: model.wait("TTT", PATIENCE_S))
+        model.wait("TTT", PATIENCE_S / 2)
+    told = [event.message for event in model.events if event.kind == "callback"]
+    assert len(told) == 2
+    assert all("another thread" in message for message in told)
+
+
+def test_where_no_thread_can_be_started_nothing_is_left_behind(folder, monkeypatch):
+    begun = threading.Thread.start
+
+    def refuse(thread):
+        if thread.name == "pwl-install":
+            raise RuntimeError("can't start new thread")
+        begun(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="new thread"):
+        ProgressiveModel.open(folder, throttle=SLOW)
+    for thread in threading.enumerate():
+        if thread.name == "pwl-fetch":
+            thread.join(PATIENCE_S)
+            assert not thread.is_alive()
+
+
 def test_waiting_for_a_mask_that_has_gone_by_returns_at_once(folder):
     with ProgressiveModel.open(folder) as model:
         model.wait("TTT", PATIENCE_S)
