@@ -116,7 +116,7 @@ class BundleIndex(Frozen):
 
     @property
     def teacher_bytes(self) -> int:
-        """Bytes of all teacher blocks at 32 bits, as files."""
+        """Bytes of all teacher blocks at 32 bits, as files: with the converters that come with them."""
         return sum(self.shard(block).bytes for block in range(1, self.n_blocks + 1))
 
 
