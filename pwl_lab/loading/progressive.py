@@ -19,13 +19,13 @@ from torch import Tensor
 
 from pwl_lab import config
 from pwl_lab.errors import PwlLabError, invalid
-from pwl_lab.loading.bundle import BOOT, INDEX, MOST_INDEX_BYTES, BundleError, BundleIndex, Shard, read_index
+from pwl_lab.loading.bundle import BOOT, BundleError, BundleIndex, Shard, read_index
 from pwl_lab.loading.feed import Feed, Lost
 from pwl_lab.loading.log import Event, LoadingLog, Status
 from pwl_lab.loading.masks import check_mask
 from pwl_lab.loading.orders import best_reachable, loaded
 from pwl_lab.loading.schedule import CHOOSES, schedule
-from pwl_lab.loading.sources import Source, SourceError, open_source
+from pwl_lab.loading.sources import INDEX, MOST_INDEX_BYTES, Source, SourceError, open_source
 from pwl_lab.loading.throttle import Throttle
 from pwl_lab.loading.transfer import Received, Retry, Transfer
 from pwl_lab.loading.units import Parts, Workshop, assemble, tensor_bytes
