@@ -102,7 +102,8 @@ class ProgressiveModel:
         accuracy against seconds, by the bundle's own table and the speed at which the boot set came. `throttle` slows
         the source down, `cache` is a folder that keeps what was downloaded. With `first_at_8_bits` the student and
         every teacher block come at 8 bits a weight, then the teacher's blocks whole. At most `read_ahead` shards wait
-        to be swapped in. A student block that no mask needs any more is freed unless `keep_student`.
+        to be swapped in. A student block that no mask needs any more is let go unless `keep_student`; on a CPU, where the
+        student's blocks share the memory they came in, that is freed with the last of them.
 
         Raises BundleError where index or boot set cannot be had, InvalidValueError for bad arguments.
         """

@@ -22,6 +22,7 @@ from pwl_lab.loading.throttle import Link, Throttle
 
 LOOPBACK = "127.0.0.1"
 OWN_NAMES = (LOOPBACK, "localhost")  # any other Host came by way of a name that someone made point here (DNS rebinding)
+GRACE_S = 1.0  # for answers that were broken off to notice it
 MAX_BODY_BYTES = 2**16  # of a request, which is refused anyway
 
 
@@ -234,3 +235,6 @@ async def _run(
     await stop.wait()
     server.stop()
     await server.close_all_connections()  # which wakes up the answers that wait
+    # They need a turn or two to notice; one that the loop's end cancels instead complains on stderr.
+    if answering := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(answering, timeout=GRACE_S)
