@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, Full, Queue
 
@@ -40,6 +41,13 @@ class Feed:
         """Wait for the thread to end."""
         if self._thread is not None:
             self._thread.join(timeout)
+
+    def forget(self) -> None:
+        """Let go of what has come and nobody will take any more; once all is closed."""
+        with suppress(Empty):
+            while True:
+                self._waiting.get_nowait()
+        self._log.hold({shard.name: 0 for shard in self._plan})
 
     def __iter__(self) -> Iterator[Received | Lost]:
         """What has come, waiting for it."""

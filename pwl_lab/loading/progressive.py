@@ -19,15 +19,15 @@ from torch import Tensor
 
 from pwl_lab import config
 from pwl_lab.errors import PwlLabError, invalid
-from pwl_lab.loading.bundle import BOOT, BundleError, BundleIndex, Shard, read_index
+from pwl_lab.loading.bundle import BOOT, BundleIndex, Shard
 from pwl_lab.loading.feed import Feed, Lost
 from pwl_lab.loading.log import Event, LoadingLog, Status
 from pwl_lab.loading.masks import check_mask
 from pwl_lab.loading.orders import best_reachable, loaded
 from pwl_lab.loading.schedule import CHOOSES, schedule
-from pwl_lab.loading.sources import INDEX, MOST_INDEX_BYTES, Source, SourceError, open_source
+from pwl_lab.loading.sources import open_source
 from pwl_lab.loading.throttle import Throttle
-from pwl_lab.loading.transfer import Received, Retry, Transfer
+from pwl_lab.loading.transfer import Received, Retry, Transfer, fetch_boot, fetch_index
 from pwl_lab.loading.units import Parts, Workshop, assemble, tensor_bytes
 from pwl_lab.tasks.vision import standardise
 
@@ -113,7 +113,7 @@ class ProgressiveModel:
             raise invalid("read_ahead", read_ahead, "a whole number from 1")
         source, transfer = open_source(address, throttle), None
         try:
-            index = _read_index(source, retry)
+            index = fetch_index(source, retry)
             shards = [
                 index.shard(BOOT, 8 if first_at_8_bits else 32),
                 *schedule(index, "prefix", None, first_at_8_bits),
@@ -121,7 +121,7 @@ class ProgressiveModel:
             first_mask = ("s" if first_at_8_bits else "S") * index.n_blocks
             log = LoadingLog(shards, first_mask, lambda: time.perf_counter() - begun)
             transfer = Transfer(source, retry, threading.Event(), log.record, log.clock, cache and Path(cache))
-            boot = _boot(transfer, shards[0])
+            boot = fetch_boot(transfer, shards[0])
             plan = schedule(index, order, boot.link, first_at_8_bits)
             model = cls(index, boot, transfer, Feed(transfer, plan, log, read_ahead), log, where, keep_student)
             model._begin(boot)
@@ -200,6 +200,7 @@ class ProgressiveModel:
         self._feed.join(LONGEST_CLOSE_S)
         if self._installer.is_alive() and self._installer is not threading.current_thread():  # a callback may close
             self._installer.join(LONGEST_CLOSE_S)
+        self._feed.forget()
         self._log.finish("closed")
 
     def __enter__(self) -> Self:
@@ -295,23 +296,3 @@ class ProgressiveModel:
                 callback(event)
             except Exception as error:  # noqa: BLE001 - somebody else's code must not end the loading
                 self._log.record("callback", None, f"{type(error).__name__}: {error}")
-
-
-def _read_index(source: Source, retry: Retry) -> BundleIndex:
-    """The index, through faults that pass. Raises BundleError."""
-    for failures in range(1, retry.tries + 1):
-        try:
-            return read_index(source.read(INDEX, MOST_INDEX_BYTES), source.address)
-        except SourceError as error:
-            if not error.transient or failures == retry.tries:
-                raise BundleError(f"{source.address}: {INDEX} cannot be read: {error}") from error
-        time.sleep(retry.wait_s(failures))
-    raise AssertionError("a retry has at least one try")
-
-
-def _boot(transfer: Transfer, shard: Shard) -> Received:
-    """The boot set. Raises BundleError."""
-    try:
-        return transfer.fetch(shard)
-    except Exception as error:
-        raise BundleError(f"{transfer.source.address}: the boot set cannot be loaded: {error}") from error

@@ -271,6 +271,22 @@ def test_what_was_kept_is_not_fetched_again_and_a_damaged_copy_is(folder, net, t
     assert [event.shard for event in happened(again, "cache")] == ["block 2"]
 
 
+def test_a_cache_that_may_not_be_read_does_no_harm(folder, net, tmp_path, monkeypatch):
+    real = Path.is_file
+
+    def refused(path):
+        if path.parent == tmp_path / "cache":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(Path, "is_file", refused)
+    with ProgressiveModel.open(folder, cache=tmp_path / "cache") as model:
+        model.wait("TTT", PATIENCE_S)
+        check_answers(model, net, "TTT")
+    assert all("Permission denied" in event.message for event in happened(model, "cache"))
+    assert {event.shard for event in happened(model, "cache")} == {"boot", "block 1", "block 2", "block 3"}
+
+
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("no kernel"), KeyError("odd")]
 )

@@ -260,6 +260,7 @@ def test_closing_during_a_load_leaves_a_model_that_answers(folder, net):
         prediction = model.predict(inputs)
         assert torch.equal(prediction.logits, expected(net, inputs)[prediction.mask])
         assert model.status().finished
+        assert model.status().memory_bytes == model._log._held["weights"]  # nothing is on its way any more
     assert kinds(model)[-1] == "closed"
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("pwl-")]
 
