@@ -57,7 +57,7 @@ class _Masks:
 
 def _planes(files: Files, bits: int) -> Callable[[Tensor], Tensor]:
     """The teacher of whose weights so many bits are known."""
-    planes = load_stages(sorted(files.folder.glob("stage-*.safetensors"), key=lambda path: int(path.stem[6:])))
+    planes = load_stages(files.stages())
     stages = next(n for n in range(1, len(planes.widths) + 1) if sum(planes.widths[:n]) == bits)
     net = build_empty(files.index.teacher)
     net.load_state_dict(decode(planes, stages), assign=True)

@@ -66,6 +66,10 @@ class Files:
         """Every file."""
         return sorted(path for path in self.folder.rglob("*") if path.is_file())
 
+    def stages(self) -> list[Path]:
+        """The bit planes, most significant first."""
+        return sorted(self.folder.glob("stage-*.safetensors"), key=lambda path: int(path.stem.removeprefix("stage-")))
+
     def teacher_bytes(self) -> int:
         """Of the teacher as one plain file."""
         return (self.folder / TEACHER).stat().st_size

@@ -11,22 +11,20 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pwl_lab.loading.bundle import check_folder
 from pwl_lab.loading.progressive import ProgressiveModel
 from pwl_lab.loading.throttle import Throttle
 
-LINGER = Throttle(latency_s=0.2)  # nothing arrives while the student's idle predictions are timed
+LINGER = Throttle(latency_s=0.2)  # time enough to close a model between two swaps
 
 
-def latencies(folder: Path, throttle: Throttle, loads: int, least: int = 200) -> pd.DataFrame:
-    """Milliseconds of single predictions while blocks arrive and, as many of each mask, while nothing does.
+def latencies(folder: Path, throttle: Throttle, loads: int) -> pd.DataFrame:
+    """Milliseconds of single predictions while blocks arrive and, exactly as many of each mask, while nothing does.
 
-    Columns: state (`loading`, `idle`), mask, ms. Blocks come over `throttle`, `loads` times; `idle` has at least `least`
-    predictions of each mask.
+    Columns: state (`loading`, `idle`), mask, ms. Blocks come over `throttle`, `loads` times.
     """
     busy = [row for _ in range(loads) for row in _while_loading(folder, throttle)]
     counts = Counter(mask for mask, _ in busy)
-    idle = _while_idle(folder, {mask: max(least, count) for mask, count in counts.items()})
+    idle = [row for mask, count in counts.items() for row in _while_idle(folder, mask, count)]
     rows = [("loading", *row) for row in busy] + [("idle", *row) for row in idle]
     return pd.DataFrame(rows, columns=["state", "mask", "ms"])
 
@@ -42,23 +40,16 @@ def _while_loading(folder: Path, throttle: Throttle) -> list[tuple[str, float]]:
     return rows
 
 
-def _while_idle(folder: Path, counts: Mapping[str, int]) -> list[tuple[str, float]]:
-    """Predictions of each mask in the thread that swaps, so that nothing else goes on."""
-    rows: list[tuple[str, float]] = []
-    shape = check_folder(folder).inputs.shape
-    sample = torch.zeros(1, *shape)
-
-    def measure(mask: str) -> None:
+def _while_idle(folder: Path, mask: str, times: int) -> list[tuple[str, float]]:
+    """Predictions of one mask by a model that was closed when it had got there, so that nothing else goes on."""
+    with ProgressiveModel.open(folder, throttle=LINGER, device="cpu") as model:
+        model.on_swap(lambda event: model.close() if event.mask == mask else None)
+        if model.mask == mask:
+            model.close()
+        model.wait()
+        sample = torch.zeros(1, *model.index.inputs.shape)
         _timed(model, sample, 20)
-        rows.extend(_timed(model, sample, counts.get(mask, 0)))
-
-    with ProgressiveModel.open(folder, throttle=LINGER, device="cpu") as model:
-        model.close()
-        measure(model.mask)
-    with ProgressiveModel.open(folder, throttle=LINGER, device="cpu") as model:
-        model.on_swap(lambda event: measure(event.mask))
-        model.wait("T" * model.index.n_blocks)
-    return rows
+        return _timed(model, sample, times)
 
 
 def _timed(model: ProgressiveModel, sample: Tensor, times: int) -> list[tuple[str, float]]:
@@ -102,9 +93,13 @@ def hammer(
     found, lock = Hammered(), threading.Lock()
     with ProgressiveModel.open(folder, throttle=throttle, device="cpu") as model:
 
+        def more() -> bool:
+            with lock:
+                return found.predictions < predictions or not model.status().finished
+
         def ask() -> None:
             number = 0
-            while found.predictions < predictions or not model.status().finished:
+            while more():
                 number = (number + 1) % len(inputs)
                 try:
                     prediction = model.predict(inputs[number])

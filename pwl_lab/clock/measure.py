@@ -79,7 +79,7 @@ def _first_prediction(files: Files, state: str, way: str) -> dict[str, float]:
         return {"first_prediction_s": math.nan, "teacher_s": math.nan}
     if state == "warm":
         warm_up(files.all())
-    found = in_fresh_process(moments, way=way, folder=files.folder, throttle=throttle)
+    found = in_fresh_process(moments, way=way, files=files, throttle=throttle)
     whole = [moment.seconds for moment in found if moment.network == "T" * files.index.n_blocks]
     return {"first_prediction_s": found[0].seconds, "teacher_s": whole[0] if whole else math.nan}
 
@@ -93,7 +93,7 @@ def timelines(files: Files, throttle: Throttle, data: Batch, ways: Sequence[str]
     warm_up(files.all())
     with Progress("timelines", len(ways), "way") as bar:
         for way in ways:
-            found = in_fresh_process(moments, way=way, folder=files.folder, throttle=throttle)
+            found = in_fresh_process(moments, way=way, files=files, throttle=throttle)
             rows += [{"way": way, **vars(moment)} for moment in found]
             bar.advance()
     table = pd.DataFrame(rows)

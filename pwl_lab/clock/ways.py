@@ -1,28 +1,31 @@
 """The ways to load a pair, each from files to predictions: what can be answered with, from which second on.
 
-Every way gets what is good for it: networks are built without initial weights, and plain files are read as their
-libraries read them fastest. Over a slow link a plain file is downloaded first, through the same throttle.
+Every way gets what is good for it: networks are built without initial weights, plain files are read as their libraries
+read them fastest, and a link is never idle while something is computed. Over a slow link a plain file is downloaded
+into memory, through the same throttle, and used where it lies.
 """
 
 import io
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from threading import Event
 
 import torch
-from safetensors.torch import load, load_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from pwl_lab.clock.files import BUNDLE, TEACHER, TEACHER_8BIT, TEACHER_TORCH
+from pwl_lab.clock.files import TEACHER, TEACHER_8BIT, TEACHER_TORCH, Files
 from pwl_lab.loading.bitplanes import decode, from_bytes
-from pwl_lab.loading.bundle import BOOT, INDEX, AnyModel, BundleIndex, check_folder, read_index
+from pwl_lab.loading.bundle import BOOT, AnyModel, check_folder
 from pwl_lab.loading.eightbit import dequantise
 from pwl_lab.loading.progressive import ProgressiveModel
 from pwl_lab.loading.sources import FolderSource, open_source
+from pwl_lab.loading.tensors import view_tensors
 from pwl_lab.loading.throttle import Throttle
 from pwl_lab.loading.transfer import Retry, Transfer
 from pwl_lab.models.blocknet import build_empty
@@ -32,10 +35,12 @@ try:  # an extra: there is not a build of it for every machine
 except ImportError:
     SafetensorsStreamer = None
 
+CHECK_S = 1.0  # how often a load that brings nothing new is asked whether it has failed
+
 
 @dataclass(frozen=True)
 class Moment:
-    """From `seconds` after the start on, predictions are those of `network`; `bytes` had arrived by then.
+    """From `seconds` after the start on, predictions are those of `network`; it took `bytes` of its way's files.
 
     `network` is a swap mask (lower case: at 8 bits a weight), or `planes 4` for a teacher of which 4 bits are known.
     """
@@ -49,9 +54,8 @@ class Moment:
 class _Job:
     """One load: where from, over which link, with what to ask the networks, and since when the clock runs."""
 
-    folder: Path
+    files: Files
     throttle: Throttle | None
-    index: BundleIndex
     begun: float
 
     def elapsed(self) -> float:
@@ -60,42 +64,51 @@ class _Job:
 
     def sample(self) -> Tensor:
         """One sample."""
-        return torch.zeros(1, *self.index.inputs.shape)
+        return torch.zeros(1, *self.files.index.inputs.shape)
 
-    def download(self, name: str, folder: str = "") -> bytes:
-        """The bytes of a file, as they come over the link."""
-        with closing(open_source(self.folder / folder, self.throttle)) as source:
-            return b"".join(bytes(chunk) for chunk in source.chunks(name))
+    def download(self, path: Path) -> io.BytesIO:
+        """A file, written down as it comes over the link."""
+        content = io.BytesIO()
+        with closing(open_source(path.parent, self.throttle)) as source:
+            for chunk in source.chunks(path.name):
+                content.write(chunk)
+        content.seek(0)
+        return content
 
-    def plain(self, name: str, folder: str = "") -> dict[str, Tensor]:
-        """The tensors of a safetensors file: from disk as the library does it, or downloaded."""
+    def plain(self, path: Path) -> dict[str, Tensor]:
+        """The tensors of a safetensors file: from disk as the library does it, or downloaded and not copied again."""
         if self.throttle is None:
-            return load_file(self.folder / folder / name)
-        return load(self.download(name, folder))
+            return load_file(path)
+        return view_tensors(torch.frombuffer(self.download(path).getbuffer(), dtype=torch.uint8))
 
 
-def moments(way: str, folder: Path, throttle: Throttle | None = None) -> list[Moment]:
-    """Load the pair in `folder` (see `files.Files`) in one of the `WAYS` and predict with it as soon as possible."""
-    index = read_index((Path(folder) / BUNDLE / INDEX).read_bytes(), str(folder))
-    job = _Job(Path(folder), throttle, index, time.perf_counter())
+def moments(way: str, files: Files, throttle: Throttle | None = None) -> list[Moment]:
+    """Load the pair in one of the `WAYS` and predict with it as soon as possible. Before the clock starts no file is read."""
+    job = _Job(files, throttle, time.perf_counter())
     with torch.inference_mode():
         return list(WAYS[way](job))
 
 
 def _progressive(job: _Job, **options: object) -> Iterator[Moment]:
-    """The bundle, block after block. A mask counts from its first prediction on."""
-    sample, found = job.sample(), dict[str, Moment]()
-    with ProgressiveModel.open(job.folder / BUNDLE, throttle=job.throttle, device="cpu", **options) as model:
+    """The bundle, block after block. A mask counts from its first prediction on; one that none saw is left out.
 
-        def ask() -> None:
+    Predictions come from a thread of their own, as they would in use: made in the one that swaps, they would delay it.
+    """
+    sample, swapped, whole = job.sample(), threading.Event(), "T" * job.files.index.n_blocks
+    seconds: dict[str, float] = {}
+    with ProgressiveModel.open(job.files.bundle, throttle=job.throttle, device="cpu", **options) as model:
+        model.on_swap(lambda _: swapped.set())
+        while whole not in seconds:
+            swapped.clear()
             mask = model.predict(sample).mask
-            found.setdefault(mask, Moment(job.elapsed(), mask, model.status().bytes_arrived))
-
-        ask()
-        model.on_swap(lambda _: ask())
-        model.wait("T" * job.index.n_blocks)
-        ask()
-    return iter(found.values())
+            seconds.setdefault(mask, job.elapsed())
+            if mask != whole and not swapped.wait(CHECK_S) and model.status().finished:
+                model.wait(whole)  # says why it did not come
+        model.wait()
+    # What had arrived with the shard that made a mask possible: by the time of the swap there may be more.
+    arrived = {event.shard: event.bytes_arrived for event in model.events if event.kind == "fetched"}
+    took = {event.mask: arrived[event.shard] for event in model.events if event.kind in ("boot", "swap")}
+    return (Moment(when, mask, took[mask]) for mask, when in seconds.items())
 
 
 def _whole(job: _Job, network: str, config: AnyModel, tensors: Callable[[], dict[str, Tensor]], size: int) -> Moment:
@@ -108,38 +121,42 @@ def _whole(job: _Job, network: str, config: AnyModel, tensors: Callable[[], dict
 
 def _student(job: _Job) -> Iterator[Moment]:
     """The student alone, out of the same file as the boot set."""
-    shard = job.index.shard(BOOT)
-    yield _whole(job, "S" * job.index.n_blocks, job.index.student, lambda: job.plain(shard.file, BUNDLE), shard.bytes)
+    index, shard = job.files.index, job.files.index.shard(BOOT)
+    path = job.files.bundle / shard.file
+    yield _whole(job, "S" * index.n_blocks, index.student, lambda: job.plain(path), shard.bytes)
 
 
-def _teacher(job: _Job, name: str, mask: str, read: Callable[[_Job, str], dict[str, Tensor]]) -> Iterator[Moment]:
+def _teacher(job: _Job, name: str, mask: str, read: Callable[[_Job, Path], dict[str, Tensor]]) -> Iterator[Moment]:
     """The teacher in one file."""
-    size = (job.folder / name).stat().st_size
-    yield _whole(job, mask * job.index.n_blocks, job.index.teacher, lambda: read(job, name), size)
+    index, path = job.files.index, job.files.folder / name
+    yield _whole(job, mask * index.n_blocks, index.teacher, lambda: read(job, path), path.stat().st_size)
 
 
-def _torch_load(job: _Job, name: str) -> dict[str, Tensor]:
+def _torch_load(job: _Job, path: Path) -> dict[str, Tensor]:
     """Torch's own format, weights alone."""
-    source = job.folder / name if job.throttle is None else io.BytesIO(job.download(name))
+    source = path if job.throttle is None else job.download(path)
     return torch.load(source, map_location="cpu", weights_only=True)
 
 
-def _streamed(job: _Job, name: str) -> dict[str, Tensor]:
+def _streamed(_: _Job, path: Path) -> dict[str, Tensor]:
     """A safetensors file through Run:ai's model streamer: many reads at once, from a disk alone."""
     with SafetensorsStreamer() as streamer:
-        streamer.stream_file(str(job.folder / name))
+        streamer.stream_file(str(path))
         return dict(streamer.get_tensors())
 
 
 def _bit_planes(job: _Job) -> Iterator[Moment]:
-    """The teacher, its most significant bits first (arXiv 2110.00916)."""
-    stages, net = list[bytes](), build_empty(job.index.teacher)
-    for number in range(1, 1 + len(list(job.folder.glob("stage-*.safetensors")))):
-        stages.append(job.download(f"stage-{number}.safetensors"))
-        planes = from_bytes(stages)
-        net.load_state_dict(decode(planes, number), assign=True)
-        net.eval()(job.sample())
-        yield Moment(job.elapsed(), f"planes {sum(planes.widths[:number])}", sum(map(len, stages)))
+    """The teacher, its most significant bits first (arXiv 2110.00916); a stage is decoded while the next one comes."""
+    stages: list[bytes] = []
+    with ThreadPoolExecutor(1) as pool:
+        coming = [pool.submit(job.download, path) for path in job.files.stages()]
+        net = build_empty(job.files.index.teacher)
+        for number, stage in enumerate(coming, start=1):
+            stages.append(stage.result().getvalue())
+            planes = from_bytes(stages)
+            net.load_state_dict(decode(planes, number), assign=True)
+            net.eval()(job.sample())
+            yield Moment(job.elapsed(), f"planes {sum(planes.widths[:number])}", sum(map(len, stages)))
 
 
 WAYS: dict[str, Callable[[_Job], Iterator[Moment]]] = {
@@ -150,7 +167,7 @@ WAYS: dict[str, Callable[[_Job], Iterator[Moment]]] = {
     "teacher_safetensors": partial(_teacher, name=TEACHER, mask="T", read=_Job.plain),
     "teacher_torch_load": partial(_teacher, name=TEACHER_TORCH, mask="T", read=_torch_load),
     "teacher_streamer": partial(_teacher, name=TEACHER, mask="T", read=_streamed),
-    "teacher_8bit": partial(_teacher, name=TEACHER_8BIT, mask="t", read=lambda job, name: dequantise(job.plain(name))),
+    "teacher_8bit": partial(_teacher, name=TEACHER_8BIT, mask="t", read=lambda job, path: dequantise(job.plain(path))),
     "bit_planes": _bit_planes,
 }
 
@@ -166,7 +183,7 @@ def read_plainly(folder: Path) -> float:
 def read_verified(folder: Path) -> float:
     """Bytes per second of reading the same shards as the loader does, checksums included."""
     shards = [shard for shard in check_folder(folder).shards if shard.bits == 32]
-    transfer = Transfer(FolderSource(folder), Retry(), Event(), lambda *_: None, time.perf_counter)
+    transfer = Transfer(FolderSource(folder), Retry(), threading.Event(), lambda *_: None, time.perf_counter)
     begun = time.perf_counter()
     kept = [transfer.fetch(shard).content for shard in shards]
     return sum(map(len, kept)) / (time.perf_counter() - begun)

@@ -21,6 +21,7 @@ from pwl_lab.config import Frozen
 from pwl_lab.errors import MissingDataError, PwlLabError, invalid
 from pwl_lab.loading.converters import Converters
 from pwl_lab.loading.eightbit import quantise
+from pwl_lab.loading.sources import INDEX
 from pwl_lab.loading.swapnet import SwapNet
 from pwl_lab.models.blocknet import BlockNet
 from pwl_lab.models.mlp import MLPConfig
@@ -33,8 +34,6 @@ from pwl_lab.tasks.base import Task
 from pwl_lab.tasks.vision import ImageTask
 
 FORMAT = 1  # of index.json and of what the shards hold; a reader refuses a higher one
-INDEX = "index.json"
-MOST_INDEX_BYTES = 16_000_000
 BOOT = 0  # the block number of the boot set; teacher blocks count from 1
 
 AnyModel = Annotated[
@@ -116,7 +115,7 @@ class BundleIndex(Frozen):
 
     @property
     def teacher_bytes(self) -> int:
-        """Bytes of all teacher blocks at 32 bits, as files."""
+        """Bytes of all teacher blocks at 32 bits, as files: with the converters that come with them."""
         return sum(self.shard(block).bytes for block in range(1, self.n_blocks + 1))
 
 

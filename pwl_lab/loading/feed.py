@@ -2,10 +2,10 @@
 
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, Full, Queue
 
-from pwl_lab.errors import PwlLabError
 from pwl_lab.loading.bundle import Shard
 from pwl_lab.loading.log import LoadingLog
 from pwl_lab.loading.transfer import ClosedError, Received, Transfer
@@ -29,16 +29,25 @@ class Feed:
         self._transfer, self._plan, self._log = transfer, plan, log
         self._waiting: Queue[Received | Lost | None] = Queue(maxsize=read_ahead)
         self._thread: threading.Thread | None = None
+        self._boot: Received | None = None
 
     def start(self, boot: Received) -> None:
         """Begin to fetch what comes after `boot`."""
-        self._thread = threading.Thread(target=self._fetch_all, args=(boot,), name="pwl-fetch", daemon=True)
+        self._boot = boot
+        self._thread = threading.Thread(target=self._fetch_all, name="pwl-fetch", daemon=True)
         self._thread.start()
 
     def join(self, timeout: float) -> None:
         """Wait for the thread to end."""
         if self._thread is not None:
             self._thread.join(timeout)
+
+    def forget(self) -> None:
+        """Let go of what has come and nobody will take any more; once all is closed."""
+        with suppress(Empty):
+            while True:
+                self._waiting.get_nowait()
+        self._log.hold({shard.name: 0 for shard in self._plan})
 
     def __iter__(self) -> Iterator[Received | Lost]:
         """What has come, waiting for it."""
@@ -50,18 +59,22 @@ class Feed:
             if item is None:
                 return
             yield item
+            del item  # its bytes are not held any longer than whoever took it needs them
 
-    def _fetch_all(self, boot: Received) -> None:
+    def _fetch_all(self) -> None:
         """The thread."""
         try:
-            self._transfer.keep(boot)
+            if self._boot is not None:
+                self._transfer.keep(self._boot)
+                self._boot = None  # its bytes can go once the student's last block has
             for shard in self._plan:
-                self._log.hold(shard.name, shard.bytes)
+                self._log.hold({shard.name: shard.bytes})
                 item = self._fetch(shard)
                 if not self._hand_over(item):
                     return
                 if isinstance(item, Received):
                     self._transfer.keep(item)
+                del item
         except ClosedError:
             return
         finally:
@@ -73,7 +86,7 @@ class Feed:
             received = self._transfer.fetch(shard)
         except ClosedError:
             raise
-        except (PwlLabError, OSError, MemoryError, RuntimeError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the shard is named and the others still come
             return Lost(shard, error)
         self._log.arrive(shard)
         return received

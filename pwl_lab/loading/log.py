@@ -73,10 +73,10 @@ class LoadingLog:
             self.arrived += shard.bytes
             self.record("fetched", shard, state="arrived")
 
-    def hold(self, what: str, size: int) -> None:
-        """So many bytes of memory are held for something now."""
+    def hold(self, sizes: Mapping[str, int]) -> None:
+        """So many bytes of memory are held for each of these now."""
         with self._changed:
-            self._held[what] = size
+            self._held |= sizes
             self._peak = max(self._peak, sum(self._held.values()))
 
     def swap(self, mask: str, shard: Shard, states: Mapping[str, str]) -> Event:

@@ -19,15 +19,15 @@ from torch import Tensor
 
 from pwl_lab import config
 from pwl_lab.errors import PwlLabError, invalid
-from pwl_lab.loading.bundle import BOOT, INDEX, MOST_INDEX_BYTES, BundleError, BundleIndex, Shard, read_index
+from pwl_lab.loading.bundle import BOOT, BundleIndex, Shard
 from pwl_lab.loading.feed import Feed, Lost
 from pwl_lab.loading.log import Event, LoadingLog, Status
 from pwl_lab.loading.masks import check_mask
 from pwl_lab.loading.orders import best_reachable, loaded
 from pwl_lab.loading.schedule import CHOOSES, schedule
-from pwl_lab.loading.sources import Source, SourceError, open_source
+from pwl_lab.loading.sources import open_source
 from pwl_lab.loading.throttle import Throttle
-from pwl_lab.loading.transfer import Received, Retry, Transfer
+from pwl_lab.loading.transfer import Received, Retry, Transfer, fetch_boot, fetch_index
 from pwl_lab.loading.units import Parts, Workshop, assemble, tensor_bytes
 from pwl_lab.tasks.vision import standardise
 
@@ -102,7 +102,8 @@ class ProgressiveModel:
         accuracy against seconds, by the bundle's own table and the speed at which the boot set came. `throttle` slows
         the source down, `cache` is a folder that keeps what was downloaded. With `first_at_8_bits` the student and
         every teacher block come at 8 bits a weight, then the teacher's blocks whole. At most `read_ahead` shards wait
-        to be swapped in. A student block that no mask needs any more is freed unless `keep_student`.
+        to be swapped in. A student block that no mask needs any more is let go unless `keep_student`; on a CPU, where the
+        student's blocks share the memory they came in, that is freed with the last of them.
 
         Raises BundleError where index or boot set cannot be had, InvalidValueError for bad arguments.
         """
@@ -110,9 +111,9 @@ class ProgressiveModel:
         where, retry = config.device(device), retry or Retry()
         if read_ahead < 1:
             raise invalid("read_ahead", read_ahead, "a whole number from 1")
-        source = open_source(address, throttle)
+        source, transfer = open_source(address, throttle), None
         try:
-            index = _read_index(source, retry)
+            index = fetch_index(source, retry)
             shards = [
                 index.shard(BOOT, 8 if first_at_8_bits else 32),
                 *schedule(index, "prefix", None, first_at_8_bits),
@@ -120,13 +121,15 @@ class ProgressiveModel:
             first_mask = ("s" if first_at_8_bits else "S") * index.n_blocks
             log = LoadingLog(shards, first_mask, lambda: time.perf_counter() - begun)
             transfer = Transfer(source, retry, threading.Event(), log.record, log.clock, cache and Path(cache))
-            boot = _boot(transfer, shards[0])
+            boot = fetch_boot(transfer, shards[0])
             plan = schedule(index, order, boot.link, first_at_8_bits)
             model = cls(index, boot, transfer, Feed(transfer, plan, log, read_ahead), log, where, keep_student)
+            model._begin(boot)
         except BaseException:
+            if transfer is not None:
+                transfer.stop.set()
             source.close()
             raise
-        model._begin(boot)
         return model
 
     def _begin(self, boot: Received) -> None:
@@ -171,7 +174,8 @@ class ProgressiveModel:
     def wait(self, mask: str | None = None, timeout: float | None = None) -> Status:
         """Wait until the teacher blocks of `mask` are in place (whole ones), or until loading has ended.
 
-        Raises TimeoutError after `timeout` seconds, and LoadingError where `mask` can no longer come.
+        Raises TimeoutError after `timeout` seconds, and LoadingError where `mask` can no longer come, or never would: in
+        a callback of `on_swap`, which the next block waits for.
         """
         wanted = "S" * self.index.n_blocks if mask is None else check_mask(mask, self.index.n_blocks)
 
@@ -179,6 +183,8 @@ class ProgressiveModel:
             places = zip(wanted, self._log.mask, strict=True)
             return mask is not None and all(want == "S" or have == "T" for want, have in places)
 
+        if threading.current_thread() is self._installer and not (there() or self._log.finished):
+            raise LoadingError("no block can come while a callback of `on_swap` waits for it: wait in another thread")
         if not self._log.wait_for(lambda: there() or self._log.finished, timeout):
             raise TimeoutError(f"{mask or 'the end of loading'} was not reached within {timeout} s: {self.mask} so far")
         status = self.status()
@@ -194,6 +200,7 @@ class ProgressiveModel:
         self._feed.join(LONGEST_CLOSE_S)
         if self._installer.is_alive() and self._installer is not threading.current_thread():  # a callback may close
             self._installer.join(LONGEST_CLOSE_S)
+        self._feed.forget()
         self._log.finish("closed")
 
     def __enter__(self) -> Self:
@@ -214,13 +221,14 @@ class ProgressiveModel:
                     self._lose(item.shard, item.error)
                 else:
                     self._install(item)
+                del item  # its bytes are the weights' alone now, or nobody's
         finally:
             self._log.finish("closed" if self._transfer.stop.is_set() else "done")
 
     def _lose(self, shard: Shard, error: Exception) -> None:
         """A shard will not come; what predicts stays as it is."""
         self._failed.add(shard.block)
-        self._log.hold(shard.name, 0)
+        self._log.hold({shard.name: 0})
         reason = f"{type(error).__name__}: {error}"
         self._log.record("failed", shard, reason, state=f"failed: {reason}")
 
@@ -229,15 +237,14 @@ class ProgressiveModel:
         shard = received.shard
         try:
             unit = self._workshop.unit(shard, received.content)
-        except (PwlLabError, RuntimeError, MemoryError) as error:  # torch's out-of-memory errors are RuntimeErrors
+        except Exception as error:  # noqa: BLE001 - whatever it is (no memory, most likely), the other blocks still come
             self._lose(shard, error)
             return
         self._teacher[shard.block], self._arrived[shard.block] = unit, shard
-        self._log.hold(shard.name, 0)
+        self._weigh(received)
         mask = self._mask_with(shard.block)
         if mask == self.mask:
             self._log.record("held", shard, "the mask would be less accurate with it", state="held")
-            self._weigh()
             return
         self._running = assemble(mask, self._student, self._teacher)
         if not self._keep_student:
@@ -266,9 +273,21 @@ class ProgressiveModel:
                 states[before] = "replaced"
         return states
 
-    def _weigh(self) -> None:
-        """Tell the log how much memory the weights take."""
-        self._log.hold("weights", sum((tensor_bytes(self._student) | tensor_bytes(self._teacher)).values()))
+    def _weigh(self, received: Received | None = None) -> None:
+        """Tell the log how much memory the weights take, those that predict now and those of `received` beside them.
+
+        The bytes of `received` count on their own unless the weights are views of them: with 8 bits, or on a GPU.
+        """
+        units = [*self._student.values(), *self._teacher.values()]
+        places = tensor_bytes([*self._running.parts, *(module for unit in units for module in unit.values())])
+        weights = {"weights": sum(places.values())}
+        if received is None:
+            self._log.hold(weights)
+            return
+        name, size = received.shard.name, received.content.untyped_storage().nbytes()
+        beside = received.content.untyped_storage().data_ptr() not in places
+        self._log.hold(weights | {name: size if beside else 0})
+        self._log.hold({name: 0})
 
     def _tell(self, event: Event) -> None:
         """Call those who wanted to know of a swap."""
@@ -277,23 +296,3 @@ class ProgressiveModel:
                 callback(event)
             except Exception as error:  # noqa: BLE001 - somebody else's code must not end the loading
                 self._log.record("callback", None, f"{type(error).__name__}: {error}")
-
-
-def _read_index(source: Source, retry: Retry) -> BundleIndex:
-    """The index, through faults that pass. Raises BundleError."""
-    for failures in range(1, retry.tries + 1):
-        try:
-            return read_index(source.read(INDEX, MOST_INDEX_BYTES), source.address)
-        except SourceError as error:
-            if not error.transient or failures == retry.tries:
-                raise BundleError(f"{source.address}: {INDEX} cannot be read: {error}") from error
-        time.sleep(retry.wait_s(failures))
-    raise AssertionError("a retry has at least one try")
-
-
-def _boot(transfer: Transfer, shard: Shard) -> Received:
-    """The boot set. Raises BundleError."""
-    try:
-        return transfer.fetch(shard)
-    except (PwlLabError, OSError, MemoryError, RuntimeError) as error:
-        raise BundleError(f"{transfer.source.address}: the boot set cannot be loaded: {error}") from error

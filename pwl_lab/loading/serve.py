@@ -17,13 +17,12 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application, HTTPError, StaticFileHandler
 
 from pwl_lab.errors import InvalidValueError, MissingDataError, invalid
-from pwl_lab.loading.sources import FolderSource, SourceError, check_name
+from pwl_lab.loading.sources import INDEX, MOST_INDEX_BYTES, FolderSource, SourceError, check_name
 from pwl_lab.loading.throttle import Link, Throttle
 
 LOOPBACK = "127.0.0.1"
 OWN_NAMES = (LOOPBACK, "localhost")  # any other Host came by way of a name that someone made point here (DNS rebinding)
-INDEX = "index.json"
-MAX_INDEX_BYTES = 16 * 2**20
+GRACE_S = 1.0  # for answers that were broken off to notice it
 MAX_BODY_BYTES = 2**16  # of a request, which is refused anyway
 
 
@@ -105,7 +104,7 @@ def served_files(folder: Path) -> list[str]:
         if not place.is_file():
             raise MissingDataError(f"{folder} is not a bundle: it has no {INDEX}")
         try:
-            index = json.loads(source.read(INDEX, MAX_INDEX_BYTES))
+            index = json.loads(source.read(INDEX, MOST_INDEX_BYTES))
             names = [shard["file"] for shard in index["shards"]]
             for name in names:
                 check_name(name)
@@ -243,3 +242,6 @@ async def _run(
     await stop.wait()
     server.stop()
     await server.close_all_connections()  # which wakes up the answers that wait
+    # They need a turn or two to notice; one that the loop's end cancels instead complains on stderr.
+    if answering := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(answering, timeout=GRACE_S)

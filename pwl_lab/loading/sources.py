@@ -18,6 +18,8 @@ from pwl_lab.errors import MissingDataError, PwlLabError, invalid, unknown
 from pwl_lab.loading.throttle import Link, Throttle
 
 CHUNK_BYTES = 2**20
+INDEX = "index.json"  # of a bundle
+MOST_INDEX_BYTES = 16_000_000  # what a reader reads and a server serves
 COMMON_SCHEMES = ("file", "http", "https", "s3", "gs", "memory")  # the ones that a message lists
 # What another try would find again; any other error of a file system may be a matter of the moment.
 PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)

@@ -7,6 +7,7 @@ asked for again from its beginning, and never handed on.
 import hashlib
 import os
 import tempfile
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -21,9 +22,9 @@ from pydantic import Field
 from torch import Tensor
 
 from pwl_lab.config import Frozen
-from pwl_lab.errors import PwlLabError
-from pwl_lab.loading.bundle import Shard
-from pwl_lab.loading.sources import FolderSource, Source, SourceError
+from pwl_lab.errors import MissingDataError, PwlLabError
+from pwl_lab.loading.bundle import BundleError, BundleIndex, Shard, read_index
+from pwl_lab.loading.sources import INDEX, MOST_INDEX_BYTES, FolderSource, Source, SourceError
 from pwl_lab.loading.throttle import MEGABYTE, Throttle
 
 BESIDE = 2 << 20  # from so many bytes on, a second thread computes the checksum while more bytes come in
@@ -180,13 +181,16 @@ class Transfer:
     def _from_cache(self, arriving: _Arriving) -> bool:
         """Whether an earlier run kept the shard; a damaged copy is removed."""
         path = self._kept(arriving.shard)
-        if path is None or not path.is_file():
+        if path is None:
             return False
         try:
+            if not path.is_file():
+                return False
             self._receive(arriving, FolderSource(path.parent), path.name)
             return True
-        except (SourceError, DamagedShardError):
-            self.report("cache", arriving.shard, f"the kept copy {path.name} is damaged; fetched anew")
+        except (SourceError, DamagedShardError, MissingDataError, OSError) as error:
+            why = "is damaged" if isinstance(error, DamagedShardError) else f"cannot be read ({error})"
+            self.report("cache", arriving.shard, f"the kept copy {path.name} {why}; fetched anew")
         arriving.restart()
         with suppress(OSError):
             path.unlink()
@@ -214,3 +218,23 @@ class Transfer:
     def _kept(self, shard: Shard) -> Path | None:
         """Where the cache has it: under its checksum, so that bundles share what is the same in them."""
         return None if self.cache is None else Path(self.cache) / f"{shard.sha256}.safetensors"
+
+
+def fetch_index(source: Source, retry: Retry) -> BundleIndex:
+    """The index, through faults that pass. Raises BundleError."""
+    for failures in range(1, retry.tries + 1):
+        try:
+            return read_index(source.read(INDEX, MOST_INDEX_BYTES), source.address)
+        except SourceError as error:
+            if not error.transient or failures == retry.tries:
+                raise BundleError(f"{source.address}: {INDEX} cannot be read: {error}") from error
+        time.sleep(retry.wait_s(failures))
+    raise AssertionError("a retry has at least one try")
+
+
+def fetch_boot(transfer: Transfer, shard: Shard) -> Received:
+    """The boot set. Raises BundleError, whatever went wrong."""
+    try:
+        return transfer.fetch(shard)
+    except Exception as error:
+        raise BundleError(f"{transfer.source.address}: the boot set cannot be loaded: {error}") from error

@@ -1,6 +1,6 @@
 """From shards to networks that run: modules around the received bytes, and one immutable network per mask."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -60,7 +60,7 @@ class Workshop:
         self._teachers: dict[int, tuple[BlockNet, Converters]] = {}
 
     def _teacher(self, bits: int) -> tuple[BlockNet, Converters]:
-        """Teacher and converters still without weights; another copy for each precision, as parts are used up."""
+        """Teacher and converters still without weights; another copy for each precision, as parts are handed out."""
         if bits not in self._teachers:
             index = self.index
             converters = Converters(index.teacher_shapes, index.student_shapes, index.converters)
@@ -77,8 +77,10 @@ class Workshop:
 
     def unit(self, shard: Shard, content: UInt8[Tensor, " bytes"]) -> Parts:
         """What the arrival of a teacher block brings. Raises BundleError for tensors that do not fit the networks."""
-        unit = nn.ModuleDict(parts_of_unit(*self._teacher(shard.bits), shard.block))
+        teacher, converters = self._teacher(shard.bits)
+        unit = nn.ModuleDict(parts_of_unit(teacher, converters, shard.block))
         self._fill(unit, shard, content)
+        _hand_out(teacher, converters, shard.block)
         return dict(unit.items())
 
     def _fill(self, module: nn.Module, shard: Shard, content: UInt8[Tensor, " bytes"]) -> None:
@@ -109,8 +111,20 @@ class Workshop:
         return torch.empty_strided(like.shape, like.stride(), dtype=tensor.dtype, device=self.device).copy_(tensor)
 
 
-def tensor_bytes(parts: Mapping[int, Parts]) -> dict[int, int]:
+def _hand_out(teacher: BlockNet, converters: Converters, block: int) -> None:
+    """Forget the parts of a unit: else a block at 8 bits would stay in memory after the whole one has replaced it."""
+    teacher.blocks[block - 1] = nn.Identity()
+    if block == 1:
+        teacher.stem = nn.Identity()
+    else:
+        converters.decoders[block - 2] = nn.Identity()
+    if block == teacher.n_blocks:
+        teacher.head = nn.Identity()
+    else:
+        converters.encoders[block - 1] = nn.Identity()
+
+
+def tensor_bytes(modules: Iterable[nn.Module]) -> dict[int, int]:
     """Where the weights lie in memory and how many bytes each of these places has (views of one buffer count once)."""
-    modules = [module for unit in parts.values() for module in unit.values()]
     tensors = [tensor for module in modules for tensor in module.state_dict().values()]
     return {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}

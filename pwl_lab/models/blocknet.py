@@ -100,11 +100,15 @@ class _LeftAsItIs(TorchFunctionMode):
     """Inside, a tensor that should be filled with random numbers is left as it is."""
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        """Every call of torch comes by here, in this thread alone."""
-        return args[0] if function in _FILLING else function(*args, **kwargs or {})
+        """Every call of torch comes by here, in this thread alone; what a function calls within itself does not."""
+        kwargs = kwargs or {}
+        if function in _FILLING:
+            return args[0] if args else kwargs["tensor"]  # as those of `nn.init` hand it on
+        return (torch.empty if function is torch.randn else function)(*args, **kwargs)
 
 
-_FILLING = {Tensor.uniform_, Tensor.normal_}
+_INIT = (nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_, nn.init.kaiming_normal_)
+_FILLING = {Tensor.uniform_, Tensor.normal_, *_INIT}
 
 
 def build_empty(config: ModelConfig) -> BlockNet:

@@ -13,6 +13,7 @@ from pwl_lab.loading.bundle import BundleIndex
 from pwl_lab.loading.log import Event
 from pwl_lab.loading.schedule import seconds_for
 from pwl_lab.loading.throttle import Throttle
+from pwl_lab.models.blocknet import build_empty, parameter_bytes
 from pwl_lab.plots.style import OWNER, SPARE, byte_words, order_look, row_of_axes, style
 
 # Way to load -> what figures call it, colour, line style, marker.
@@ -110,7 +111,10 @@ def anytime_chart(timelines: pd.DataFrame, horizon_s: float) -> Figure:
 
 
 def bytes_chart(timelines: pd.DataFrame) -> Figure:
-    """Accuracy against the bytes that have arrived (logarithmic), a line per way: means over seeds, bars over seeds."""
+    """Accuracy against the bytes that a network took (logarithmic), a staircase per way.
+
+    Means over seeds, bars from the worst to the best one.
+    """
     with style():
         figure, (axes,) = row_of_axes(9, 4.4)
         for way, rows in timelines.groupby("way", sort=False):
@@ -118,9 +122,9 @@ def bytes_chart(timelines: pd.DataFrame) -> Figure:
             steps = _steps(rows)
             bars = [steps["mean"] - steps["low"], steps["high"] - steps["mean"]]
             axes.errorbar(steps["bytes"], steps["mean"], yerr=bars, color=colour, ls=dashes, marker=marker, lw=1.8,
-                          ms=6, capsize=3, label=label)  # fmt: skip
+                          ms=6, capsize=3, label=label, drawstyle="steps-post")  # fmt: skip
         _lowest(axes, timelines)
-        axes.set(xscale="log", xlabel="bytes that have arrived (logarithmic)", ylabel="test accuracy")
+        axes.set(xscale="log", xlabel="bytes that had to arrive (logarithmic)", ylabel="test accuracy")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: byte_words(value)))
         axes.xaxis.set_minor_formatter(NullFormatter())
@@ -262,8 +266,8 @@ def _held(plan: pd.DataFrame, end: float) -> tuple[list[float], list[float]]:
 
 
 def _teacher_alone(axes: Axes, index: BundleIndex, megabytes_per_s: float) -> None:
-    """When the teacher in one file could answer."""
-    seconds = seconds_for(index.teacher_bytes, Throttle(megabytes_per_s))
+    """When the teacher in one file, without converters, could answer."""
+    seconds = seconds_for(parameter_bytes(build_empty(index.teacher)), Throttle(megabytes_per_s))
     axes.axvline(seconds, color=OWNER["T"], ls="--", lw=1.5)
     axes.annotate(f"teacher alone\n{second_words(seconds)}", (seconds, 0.03), xycoords=("data", "axes fraction"),
                   xytext=(-4, 0), textcoords="offset points", ha="right", fontsize=9)  # fmt: skip

@@ -1,6 +1,7 @@
 """Faults on the way: the model goes on answering with the mask it has, names what failed, and never runs damaged weights."""
 
 import errno
+import io
 import json
 import os
 import subprocess
@@ -17,6 +18,7 @@ from faulty_server import Fault, FaultyServer
 from pwl_lab.loading import transfer, units
 from pwl_lab.loading.bundle import INDEX, BundleError
 from pwl_lab.loading.progressive import LoadingError, ProgressiveModel
+from pwl_lab.loading.remote import HttpSource
 from pwl_lab.loading.transfer import Retry
 
 PATIENCE_S = 60
@@ -185,6 +187,25 @@ def test_a_stall_that_ends_is_waited_out(folder, net):
         check_answers(model, net, "TTT")
 
 
+def test_a_stall_that_does_not_end_is_given_up_and_resumed_where_it_was(folder, net, monkeypatch):
+    monkeypatch.setattr(HttpSource.__init__, "__defaults__", (0.3,))  # seconds; 10 else
+    with FaultyServer(folder, {SECOND: Fault(stall_after=50, times=1)}) as server:
+        with ProgressiveModel.open(server.url, retry=QUICK) as model:
+            model.wait("TTT", PATIENCE_S)
+            check_answers(model, net, "TTT")
+        assert server.ranges(SECOND) == [None, "bytes=50-"]
+    assert [event.shard for event in happened(model, "retry")] == ["block 2"]
+
+
+@pytest.mark.parametrize("file", [INDEX, "boot.safetensors"])
+def test_a_boot_set_that_stalls_is_an_error_not_a_wait(file, folder, monkeypatch):
+    monkeypatch.setattr(HttpSource.__init__, "__defaults__", (0.3,))
+    with FaultyServer(folder, {file: Fault(stall_after=0)}) as server:
+        with pytest.raises(BundleError, match=r"index\.json|boot set"):
+            ProgressiveModel.open(server.url, retry=QUICK)
+        assert server.count(file) == QUICK.tries
+
+
 @pytest.mark.parametrize("file", [INDEX, "boot.safetensors"])
 def test_a_boot_set_through_passing_faults(file, folder, net):
     server = FaultyServer(folder, {file: Fault(status=500, times=2)})
@@ -210,15 +231,27 @@ def test_an_index_of_a_newer_format_is_refused(folder):
         ProgressiveModel.open(folder)
 
 
-def test_a_full_disk_while_caching_does_no_harm(folder, net, tmp_path, monkeypatch):
+class FullFile(io.FileIO):
+    """A file on a disk that has room for its name and for nothing in it."""
+
+    def write(self, _):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("full_for", ["names", "contents"])
+def test_a_full_disk_while_caching_does_no_harm(full_for, folder, net, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(transfer.tempfile, "mkstemp", full)
+    if full_for == "names":
+        monkeypatch.setattr(transfer.tempfile, "mkstemp", full)
+    else:
+        monkeypatch.setattr(transfer.os, "fdopen", FullFile)
     with ProgressiveModel.open(folder, cache=tmp_path / "cache") as model:
         model.wait("TTT", PATIENCE_S)
         check_answers(model, net, "TTT")
-    model.close()
+    model._feed.join(PATIENCE_S)
+    assert not list((tmp_path / "cache").iterdir())
     assert {event.message for event in happened(model, "cache")} == {"not kept: No space left on device"}
 
 
@@ -238,8 +271,24 @@ def test_what_was_kept_is_not_fetched_again_and_a_damaged_copy_is(folder, net, t
     assert [event.shard for event in happened(again, "cache")] == ["block 2"]
 
 
+def test_a_cache_that_may_not_be_read_does_no_harm(folder, net, tmp_path, monkeypatch):
+    real = Path.is_file
+
+    def refused(path):
+        if path.parent == tmp_path / "cache":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(Path, "is_file", refused)
+    with ProgressiveModel.open(folder, cache=tmp_path / "cache") as model:
+        model.wait("TTT", PATIENCE_S)
+        check_answers(model, net, "TTT")
+    assert all("Permission denied" in event.message for event in happened(model, "cache"))
+    assert {event.shard for event in happened(model, "cache")} == {"boot", "block 1", "block 2", "block 3"}
+
+
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("no kernel")]
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("no kernel"), KeyError("odd")]
 )
 def test_out_of_memory_on_a_block_leaves_the_others(error, folder, net, monkeypatch):
     make = units.Workshop.unit
@@ -256,10 +305,12 @@ def test_out_of_memory_on_a_block_leaves_the_others(error, folder, net, monkeypa
     assert type(error).__name__ in status.failed["block 2"]
 
 
+@pytest.mark.parametrize("length", [2**60, 2**70])
 @pytest.mark.parametrize("number", [0, 2])
-def test_a_length_that_no_memory_holds_is_met_like_any_other_damage(number, folder, net):
+def test_a_length_that_no_memory_holds_is_met_like_any_other_damage(number, length, folder, net):
+    """The second one is more than a 64-bit number: torch says so with another kind of error."""
     index = json.loads((folder / INDEX).read_text())
-    index["shards"][number]["bytes"] = 2**60
+    index["shards"][number]["bytes"] = length
     (folder / INDEX).write_text(json.dumps(index))
     if number == 0:
         with pytest.raises(BundleError, match="boot set"):

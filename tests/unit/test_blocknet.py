@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from bundles import FAMILIES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -12,7 +13,7 @@ from toys import MLP_STUDENT, ToyImages, changed, norms, snapshot, used
 
 from pwl_lab.errors import InvalidValueError
 from pwl_lab.models import BlockNet, MLPConfig, ResNetConfig, VGGConfig, ViTConfig, build, mlp, resnet, vgg, vit
-from pwl_lab.models.blocknet import parameter_bytes
+from pwl_lab.models.blocknet import build_empty, parameter_bytes
 from pwl_lab.tasks.parity import SparseParity
 
 VGG = VGGConfig(channels=(3, 4), convolutions=(1, 2), n_classes=5)
@@ -200,3 +201,13 @@ def test_configurations_are_immutable():
 def test_a_network_needs_a_block():
     with pytest.raises(InvalidValueError, match="at least 1 block"):
         BlockNet(nn.Identity(), [], nn.Identity())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_network_for_weights_from_elsewhere_draws_none_itself(family):
+    """Else most of the time until a loaded network answers would go into weights that are thrown away."""
+    before = torch.get_rng_state()
+    net = build_empty(FAMILIES[family][0])
+    assert torch.equal(torch.get_rng_state(), before)
+    like = build(FAMILIES[family][0], 0).state_dict()
+    assert {name: t.shape for name, t in net.state_dict().items()} == {name: t.shape for name, t in like.items()}

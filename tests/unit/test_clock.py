@@ -1,6 +1,8 @@
 """Loading by the clock: every way to load ends in the network it names, and what is measured is what happened."""
 
+import shutil
 import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -16,12 +18,12 @@ from pwl_lab.errors import InvalidValueError
 from pwl_lab.loading.bundle import Inputs, write_bundle
 from pwl_lab.loading.evaluation import mask_accuracies
 from pwl_lab.loading.masks import all_masks
-from pwl_lab.loading.progressive import ProgressiveModel
+from pwl_lab.loading.progressive import LoadingError, ProgressiveModel
 from pwl_lab.loading.throttle import Throttle
 from pwl_lab.parallel import WorkerLostError
 from pwl_lab.tasks.base import Batch
 
-QUICK = Throttle(5.0)
+QUICK = Throttle(5.0, latency_s=0.05)  # so that nothing arrives before the first prediction
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +59,10 @@ def written(net, data, tmp_path_factory):
 )
 @pytest.mark.parametrize("throttle", [None, QUICK])
 def test_every_way_says_which_networks_answered_when(way, first, last, throttle, written):
-    found = ways.moments(way, written.folder, throttle)
-    assert (found[0].network, found[-1].network) == (first, last)
+    found = ways.moments(way, written, throttle)
+    assert found[-1].network == last
+    if throttle is not None or not way.startswith("progressive"):  # from a warm disk a block may be quicker
+        assert found[0].network == first
     seconds, sizes = [moment.seconds for moment in found], [moment.bytes for moment in found]
     assert seconds == sorted(seconds)
     assert seconds[0] > 0
@@ -67,7 +71,7 @@ def test_every_way_says_which_networks_answered_when(way, first, last, throttle,
 
 def test_the_streamer_loads_the_teacher(written):
     pytest.importorskip("runai_model_streamer")
-    (found,) = ways.moments("teacher_streamer", written.folder)
+    (found,) = ways.moments("teacher_streamer", written)
     assert (found.network, found.bytes) == ("TTT", written.teacher_bytes())
 
 
@@ -79,12 +83,12 @@ def test_every_size_of_the_sources_has_as_many_blocks_in_both_networks():
 def test_a_full_size_is_written_and_loads(tmp_path):
     found = files.write_full_size("resnet", tmp_path)
     assert found.teacher_bytes() > 4 * found.student_bytes()
-    assert ways.moments("progressive", tmp_path)[-1].network == "TTTT"
+    assert ways.moments("progressive", found)[-1].network == "TTTT"
 
 
 def test_bytes_of_a_way_are_those_of_its_files(written):
     found = {
-        way: ways.moments(way, written.folder)[-1].bytes
+        way: ways.moments(way, written)[-1].bytes
         for way in ways.WAYS
         if way not in ("progressive_best", "teacher_streamer")
     }
@@ -94,6 +98,36 @@ def test_bytes_of_a_way_are_those_of_its_files(written):
     assert found["progressive"] == index.teacher_bytes + index.shard(0).bytes
     assert found["progressive_8bit_first"] == index.teacher_bytes + sum(index.shard(n, 8).bytes for n in range(4))
     assert found["bit_planes"] == sum(path.stat().st_size for path in written.folder.glob("stage-*"))
+
+
+def test_bytes_on_the_way_are_those_that_a_mask_took(written):
+    """Also where more had arrived by the time it predicted: after 50 ms a block has, and the next is on its way."""
+    index, total = written.index, 0
+    needed = {}
+    for mask, shard in zip(("SSS", "TSS", "TTS", "TTT"), map(index.shard, range(4)), strict=True):
+        total += shard.bytes
+        needed[mask] = total
+    for link in (None, Throttle(latency_s=0.02)):
+        for moment in ways.moments("progressive", written, link):
+            assert moment.bytes == needed[moment.network]
+
+
+def test_before_the_clock_starts_no_file_is_read(written, monkeypatch):
+    """Else an index would be in the cache by then, and a cold load not quite cold."""
+    opened = []
+    monkeypatch.setattr(ways.time, "perf_counter", lambda: opened.append("clock") or 0.0)
+    real = Path.open
+    monkeypatch.setattr(Path, "open", lambda path, *args, **more: opened.append(path.name) or real(path, *args, **more))
+    ways.moments("progressive", written)
+    assert opened[0] == "clock"
+    assert "index.json" in opened
+
+
+def test_a_load_that_fails_is_an_error_not_a_wait(written, tmp_path):
+    shutil.copytree(written.folder, tmp_path / "copy")
+    (tmp_path / "copy" / files.BUNDLE / written.index.shard(3).file).unlink()
+    with pytest.raises(LoadingError, match="block 3"):
+        ways.moments("progressive", files.Files(tmp_path / "copy", written.index))
 
 
 def test_networks_out_of_the_files_are_as_accurate_as_the_pair(written, net, data):
@@ -146,7 +180,7 @@ def test_first_predictions_have_a_row_for_each_way_and_state(written):
     assert set(table.loc[table["teacher_s"].isna(), "way"]) == {"student_only"}
     assert (table["first_prediction_s"] > 0).all()
     later = table[table["way"] == "progressive"]
-    assert (later["teacher_s"] > later["first_prediction_s"]).all()
+    assert (later["teacher_s"] >= later["first_prediction_s"]).all()
 
 
 def test_a_link_on_which_a_teacher_takes_too_long_is_left_out(written):
@@ -191,10 +225,10 @@ def test_a_planned_timeline_follows_from_bytes(written):
 
 
 def test_latencies_are_taken_of_the_same_masks_idle_and_loading(written):
-    table = latency.latencies(written.bundle, Throttle(0.02), loads=1, least=30)
-    by_state = {state: set(rows["mask"]) for state, rows in table.groupby("state")}
-    assert by_state["loading"] <= by_state["idle"]
-    assert "SSS" in by_state["loading"]
+    table = latency.latencies(written.bundle, Throttle(0.02), loads=1)
+    counts = {state: rows["mask"].value_counts().to_dict() for state, rows in table.groupby("state")}
+    assert counts["loading"] == counts["idle"]
+    assert set(all_masks(3)) > set(counts["loading"]) >= {"SSS", "TTS"}
     assert (table["ms"] > 0).all()
 
 

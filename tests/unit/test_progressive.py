@@ -1,6 +1,8 @@
 """The loader: it answers with the student at once, ends as the teacher, and every answer is that of the mask it names."""
 
+import gc
 import threading
+import weakref
 from itertools import pairwise
 
 import fsspec
@@ -167,6 +169,31 @@ def test_the_students_blocks_are_freed_and_peak_memory_is_reported(folder):
     assert freed.memory_bytes <= freed.peak_memory_bytes <= 2 * sum(sizes.values())
 
 
+def test_what_was_replaced_or_has_arrived_is_let_go(folder):
+    """Neither a block at 8 bits nor the bytes that it came in outlive the whole block; the peak counts both."""
+    seen, names = [], []
+    with ProgressiveModel.open(folder, first_at_8_bits=True, throttle=SLOW) as model:
+        make = model._workshop.unit
+
+        def watched(shard, content):
+            unit = make(shard, content)
+            if shard.bits == 8:
+                seen.extend((weakref.ref(unit["block"]), weakref.ref(content.untyped_storage())))
+                names.append(shard.name)
+            return unit
+
+        model._workshop.unit = watched
+        status = model.wait("TTT", PATIENCE_S)
+        model._feed.join(PATIENCE_S)
+        gc.collect()
+        assert names == ["block 1 at 8 bits", "block 2 at 8 bits", "block 3 at 8 bits"]
+        assert not [what() for what in seen if what() is not None]
+    sizes = {shard.name: shard.bytes for shard in model.index.shards}
+    last = [f"block {n}" for n in (1, 2, 3)]
+    # Before the last swap: the whole teacher, and beside it block 3 once more, unpacked from its 8 bits.
+    assert status.peak_memory_bytes > sum(sizes[name] for name in last) + 0.8 * sizes["block 3"]
+
+
 def test_read_ahead_is_bounded(folder):
     """While the second block cannot be swapped in, no more than one shard waits and one is being handed over."""
     hold, swapped = threading.Event(), threading.Event()
@@ -190,6 +217,33 @@ def test_a_callback_that_fails_does_no_harm(folder):
         model.on_swap(fail)
         model.wait("TTT", PATIENCE_S)
     assert [event.message for event in model.events if event.kind == "callback"][-1] == "ZeroDivisionError: TTT"
+
+
+def test_a_callback_that_waits_for_a_later_mask_is_told_that_it_cannot(folder):
+    """It runs in the thread that swaps: without an error it would wait for itself."""
+    with ProgressiveModel.open(folder, throttle=SLOW) as model:
+        model.on_swap(lambda event: model.wait("TTT", PATIENCE_S))
+        model.wait("TTT", PATIENCE_S / 2)
+    told = [event.message for event in model.events if event.kind == "callback"]
+    assert len(told) == 2
+    assert all("another thread" in message for message in told)
+
+
+def test_where_no_thread_can_be_started_nothing_is_left_behind(folder, monkeypatch):
+    begun = threading.Thread.start
+
+    def refuse(thread):
+        if thread.name == "pwl-install":
+            raise RuntimeError("can't start new thread")
+        begun(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="new thread"):
+        ProgressiveModel.open(folder, throttle=SLOW)
+    for thread in threading.enumerate():
+        if thread.name == "pwl-fetch":
+            thread.join(PATIENCE_S)
+            assert not thread.is_alive()
 
 
 def test_waiting_for_a_mask_that_has_gone_by_returns_at_once(folder):
@@ -218,6 +272,7 @@ def test_closing_during_a_load_leaves_a_model_that_answers(folder, net):
         prediction = model.predict(inputs)
         assert torch.equal(prediction.logits, expected(net, inputs)[prediction.mask])
         assert model.status().finished
+        assert model.status().memory_bytes == model._log._held["weights"]  # nothing is on its way any more
     assert kinds(model)[-1] == "closed"
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("pwl-")]
 

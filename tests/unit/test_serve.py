@@ -215,7 +215,7 @@ def test_a_bundle_of_links_is_refused_at_the_start(bundle):
     ],
 )
 def test_a_folder_whose_index_says_nothing_is_refused(bundle, monkeypatch, text, words):
-    monkeypatch.setattr(serve_module, "MAX_INDEX_BYTES", 50_000)
+    monkeypatch.setattr(serve_module, "MOST_INDEX_BYTES", 50_000)
     (bundle / "index.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(InvalidValueError, match=words) as caught:
         BundleServer(bundle)
