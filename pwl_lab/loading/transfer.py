@@ -8,6 +8,7 @@ import hashlib
 import os
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -28,6 +29,7 @@ from pwl_lab.loading.sources import INDEX, MOST_INDEX_BYTES, FolderSource, Sourc
 from pwl_lab.loading.throttle import MEGABYTE, Throttle
 
 BESIDE = 2 << 20  # from so many bytes on, a second thread computes the checksum while more bytes come in
+AHEAD = 4  # so many pieces may wait for it: the two threads need not keep step
 Report = Callable[[str, Shard, str], None]  # kind of event, shard, message
 
 
@@ -78,7 +80,7 @@ class _Arriving:
         self.first_at: float | None = None
         # A long shard's checksum is computed while its next bytes are read: each of the two alone is as fast as a disk.
         self._beside = ThreadPoolExecutor(1, "pwl-checksum") if shard.bytes >= BESIDE else None
-        self._pending: Future[None] | None = None
+        self._pending: deque[Future[None]] = deque()
         self.restart()
 
     def restart(self) -> None:
@@ -94,11 +96,11 @@ class _Arriving:
         part = self.content.numpy()[self.place : self.place + len(chunk)]
         part[:] = np.frombuffer(chunk, dtype=np.uint8)
         self.place += len(chunk)
-        self._settle()
         if self._beside is None:
             self._digest.update(part)
         else:
-            self._pending = self._beside.submit(self._digest.update, part)
+            self._settle(AHEAD)
+            self._pending.append(self._beside.submit(self._digest.update, part))
 
     def finish(self) -> None:
         """Raises SourceError where bytes are missing and DamagedShardError where they are not the recorded ones."""
@@ -114,11 +116,10 @@ class _Arriving:
         if self._beside is not None:
             self._beside.shutdown(wait=True)
 
-    def _settle(self) -> None:
-        """Wait for the checksum of what was handed to the second thread."""
-        if self._pending is not None:
-            self._pending.result()
-            self._pending = None
+    def _settle(self, left: int = 0) -> None:
+        """Wait until the second thread has no more than `left` pieces before it."""
+        while len(self._pending) > left:
+            self._pending.popleft().result()
 
 
 @dataclass
