@@ -1,6 +1,7 @@
 """The command `pwl-lab`. Exit codes: 0 all well, 1 something ran and did not end well, 2 refused before it ran."""
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -146,8 +147,8 @@ def status(
             typer.echo(json.dumps([state.as_json() for state in batches.read_states(folder)], indent=1))
             return
         for lines in batches.looks(folder, watch):
-            if watch:
-                typer.clear()
+            if watch and sys.stdout.isatty():
+                typer.echo("\x1b[2J\x1b[H", nl=False)  # clear the terminal, begin at its top
             typer.echo("\n".join(lines))
 
 
