@@ -69,13 +69,17 @@ def run_points(
     with stop_on_signal(runs), _client(plan, workers, scheduler) as (client, environment):
         client.register_plugin(StopUnwanted(terminal=scheduler is None))
         run = _BatchRun(client, batch, folder, runs, on_end)
-        log_event(folder, "batch begun", batch=batch, points=len(points), scheduler=client.scheduler.address)
         try:
+            log_event(folder, "batch begun", batch=batch, points=len(points), scheduler=client.scheduler.address)
             run.submit([(point, _task(plan, point, folder, batch, environment, force)) for point in points], plan)
             run.follow()
+        except OSError as error:  # a full disk, a folder that is gone, a scheduler that is
+            run.outcome.stopped_by = f"{type(error).__name__}: {error}"
         finally:
-            run.stop(runs.stopped_by or "the batch ended early")
-        log_event(folder, "batch ended", batch=batch, points=len(run.outcome.ended), stopped_by=run.outcome.stopped_by)
+            run.stop(runs.stopped_by or run.outcome.stopped_by or "the batch ended early")
+        with suppress(OSError):
+            facts = {"points": len(run.outcome.ended), "stopped_by": run.outcome.stopped_by}
+            log_event(folder, "batch ended", batch=batch, **facts)
     return run.outcome
 
 

@@ -6,7 +6,7 @@ This module is imported by workers on any machine, so it brings no more than the
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -171,7 +171,10 @@ def threads_each(workers: int) -> int:
 
 
 def note_failure(task: Task, name: str, message: str) -> RunStatus:
-    """Leave the status of a point that no worker could bring to an end; what a worker wrote itself is kept."""
+    """Leave the status of a point that no worker could bring to an end; what a worker wrote itself is kept.
+
+    Where it cannot be written (a full disk), it is only returned: the point is not done, and its reason is still said.
+    """
     place = Path(task.place)
     before = read_status(place)
     if before and before.status in ("failed", "timeout", "killed") and before.error and before.error.name == name:
@@ -186,7 +189,8 @@ def note_failure(task: Task, name: str, message: str) -> RunStatus:
         versions=versions(),
         commit=commit(),
     )
-    place.mkdir(parents=True, exist_ok=True)
-    write_status(place, status)
-    log_event(place, "ended", batch=task.batch, status=status.status, error=name)
+    with suppress(OSError):
+        place.mkdir(parents=True, exist_ok=True)
+        write_status(place, status)
+        log_event(place, "ended", batch=task.batch, status=status.status, error=name)
     return status

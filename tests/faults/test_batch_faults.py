@@ -260,6 +260,30 @@ def test_a_scheduler_that_does_not_answer_is_refused(bench: Bench, monkeypatch) 
         engine.run_points(plan, plan.points, bench.home, scheduler="tcp://127.0.0.1:9")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_disk_that_is_full_is_said_and_costs_nothing_that_was_done(bench: Bench) -> None:
+    grid = bench.grid("fine", "also fine")
+    plan = plan_grid(grid)
+    place = point_folder(bench.out, plan.points[1].hash)
+    place.mkdir(parents=True)
+    (place / "events.jsonl").symlink_to("/dev/full")
+    code, said = bench.run(grid, "--workers", "1")
+    assert code == 1
+    assert "OSError: [Errno 28] No space left on device" in said
+    assert bench.states() == {"fine": ("ok", None), "also fine": ("failed", "OSError")}
+    (place / "events.jsonl").unlink()
+    (bench.out / "events.jsonl").unlink()
+    (bench.out / "events.jsonl").symlink_to("/dev/full")
+    code, said = bench.run(grid, "--workers", "1")
+    assert code == 1
+    assert "stopped (OSError: [Errno 28] No space left on device)" in said
+    assert "Traceback" not in said
+    (bench.out / "events.jsonl").unlink()
+    code, said = bench.run(grid, "--workers", "1")
+    assert (code, "2 of 2 ok" in said) == (0, True), said
+    assert len(bench.begun("fine")) == 1
+
+
 TEACHER = """
 import os, time, torch
 from pathlib import Path

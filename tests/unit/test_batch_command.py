@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from pwl_lab.batch import engine
+from pwl_lab.batch import engine, worker
 from pwl_lab.batch.engine import Outcome
+from pwl_lab.batch.gridplan import BatchPlan
 from pwl_lab.batch.points import point_folder
 from pwl_lab.batch.status import RunError, RunStatus, write_status
+from pwl_lab.batch.worker import Task
 from pwl_lab.cli import app
+from pwl_lab.errors import InvalidValueError
 
 GRID = "notebook: {}\naxes: [product: {{rate: [1, 2]}}]\nseeds: [0, 1]\n"
 
@@ -112,6 +115,40 @@ def test_a_folder_without_a_batch_is_refused(tmp_path: Path) -> None:
     done = invoke("status", tmp_path)
     assert done.exit_code == 2
     assert "no batch is there" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("found", "asked", "workers", "expected"), [(4, 1, None, 4), (4, 1, 2, 2), (4, 2, None, 2), (3, 2, 8, 1)]
+)
+def test_gpus_are_shared_out(monkeypatch, found: int, asked: int, workers: int | None, expected: int) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: found)
+    plan = BatchPlan(Path("x.ipynb"), "s", None, None, {"GPU": asked}, ())
+    number, environment = engine._local(plan, workers)
+    assert number == expected
+    task = Task("b", "h", "n", "s", "p", None, {}, None, environment=environment)
+    seen = [worker._environment(task, name)["CUDA_VISIBLE_DEVICES"].split(",") for name in range(number)]
+    assert [len(each) for each in seen] == [asked] * number
+    assert len({gpu for each in seen for gpu in each}) == asked * number
+    assert "GPUS" not in worker._environment(task, 0)
+
+
+@pytest.mark.parametrize("asked", [1, 0.5])
+def test_gpus_that_are_not_there_are_refused(monkeypatch, asked: float) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    plan = BatchPlan(Path("x.ipynb"), "s", None, None, {"GPU": asked}, ())
+    with pytest.raises(InvalidValueError, match=f"resources.GPU = {asked:g} is not allowed here: this machine has 0"):
+        engine._local(plan, None)
+
+
+def test_the_cores_are_shared_out(monkeypatch) -> None:
+    for name in ("OMP_NUM_THREADS", "PWL_LAB_WORKERS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwl_lab.parallel.n_cores", lambda: 8)
+    plan = BatchPlan(Path("x.ipynb"), "s", None, None, {}, ())
+    assert engine._local(plan, None) == (8, {"OMP_NUM_THREADS": "1", "PWL_LAB_WORKERS": "1"})
+    assert engine._local(plan, 2) == (2, {"OMP_NUM_THREADS": "4", "PWL_LAB_WORKERS": "4"})
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert engine._local(plan, 2)[1]["OMP_NUM_THREADS"] == "3"
 
 
 def test_the_examples_are_good_grids(tmp_path: Path) -> None:
