@@ -180,7 +180,8 @@ def _task(plan: BatchPlan, point: Point, folder: Path, batch: str, environment: 
 @contextmanager
 def _client(plan: BatchPlan, workers: int | None, scheduler: str | None) -> Iterator[tuple[Client, Mapping[str, str]]]:
     """A client of the cluster, and what the kernels' environment gets there."""
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is told by the points
+    for name in ("distributed", "distributed.client"):  # the two whose levels Dask sets; the points tell what matters
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     if scheduler is not None:
         try:
             client = Client(scheduler, timeout=CONNECT_S, set_as_default=False)

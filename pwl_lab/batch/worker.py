@@ -78,6 +78,11 @@ class StopUnwanted(WorkerPlugin):
                 if hasattr(signal, name):
                     signal.signal(getattr(signal, name), signal.SIG_IGN)
 
+    def teardown(self, worker: Worker) -> None:
+        """The worker closes, perhaps because its scheduler is gone: nothing that it runs is wanted any more."""
+        for runs in tuple(_running.values()):
+            runs.stop(CANCELLED)
+
     def transition(self, key: str, start: str, finish: str, **_: Any) -> None:
         """A task changes its state; one that ends in any other way is never released while it executes."""
         if start == "executing" and finish == "released" and (runs := _running.get(key)):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -221,17 +222,28 @@ def _done(bench: Bench, case: str) -> bool:
     return bench.states()[case][0] == "ok"
 
 
+@contextmanager
+def cluster(home: Path, workers: int) -> Iterator[tuple[str, list[subprocess.Popen]]]:
+    """A Dask scheduler and its workers on loopback, started by hand: its address, and the processes in this order."""
+    dask, file = [sys.executable, "-m", "dask"], home / "scheduler.json"
+    common = ["--no-dashboard", "--host", "127.0.0.1", "--scheduler-file", str(file)]
+    with (home / "dask.log").open("a") as log:
+        commands = [[*dask, "scheduler", *common, "--port", "0"]]
+        commands += [[*dask, "worker", *common, "--nthreads", "1", "--no-nanny"]] * workers
+        processes = [subprocess.Popen(command, cwd=home, stdout=log, stderr=log) for command in commands]
+    try:
+        until(file.exists, HANG_S)
+        yield json.loads(file.read_text())["address"], processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
 def test_a_cluster_started_by_hand_loses_nothing_with_one_of_its_workers(bench: Bench) -> None:
     grid = bench.grid("fine", "waits")
-    dask = [sys.executable, "-m", "dask"]
-    file = bench.home / "scheduler.json"
-    common = ["--no-dashboard", "--host", "127.0.0.1"]
-    processes = [_quiet([*dask, "scheduler", *common, "--port", "0", "--scheduler-file", file], bench.home)]
-    try:
-        worker = [*dask, "worker", *common, "--scheduler-file", file, "--nthreads", "1", "--no-nanny"]
-        processes += [_quiet(worker, bench.home) for _ in range(2)]
-        until(file.exists, HANG_S)
-        process = bench.start(grid, "--scheduler", json.loads(file.read_text())["address"])
+    with cluster(bench.home, 2) as (address, processes):
+        batch = bench.start(grid, "--scheduler", address)
         until(lambda: len(bench.begun("waits")) == 1, HANG_S)
         kernel, lost = bench.begun("waits")[0]
         assert lost in [process.pid for process in processes]
@@ -239,18 +251,30 @@ def test_a_cluster_started_by_hand_loses_nothing_with_one_of_its_workers(bench: 
         until(lambda: not alive(kernel), 20)
         until(lambda: len(bench.begun("waits")) == 2, HANG_S)
         # The batch itself is killed now: the worker that is left must not go on for nobody.
-        process.kill()
-        process.communicate()
+        batch.kill()
+        batch.communicate()
         until(lambda: not alive(bench.begun("waits")[1][0]), 30)
         bench.go()
-        code, said = bench.run(grid, "--scheduler", json.loads(file.read_text())["address"])
+        code, said = bench.run(grid, "--scheduler", address)
         assert (code, "2 of 2 ok" in said) == (0, True), said
         assert len(bench.begun("fine")) == 1
         assert len(bench.begun("waits")) == 3
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+
+
+def test_a_scheduler_that_is_lost_stops_the_batch_and_the_kernels(bench: Bench) -> None:
+    grid = bench.grid("waits")
+    with cluster(bench.home, 1) as (address, processes):
+        batch = bench.start(grid, "--scheduler", address)
+        until(lambda: len(bench.begun("waits")) == 1, HANG_S)
+        processes[0].kill()
+        _, errors = batch.communicate(timeout=HANG_S)
+        assert batch.returncode == 1
+        assert "stopped (the scheduler is gone)" in errors
+        assert "Traceback" not in errors, errors
+        until(lambda: not any(map(alive, bench.kernels())), 30)
+    bench.go()
+    code, said = bench.run(grid, "--workers", "1")
+    assert (code, "1 of 1 ok" in said) == (0, True), said
 
 
 def test_a_scheduler_that_does_not_answer_is_refused(bench: Bench, monkeypatch) -> None:
@@ -312,9 +336,3 @@ def test_a_teacher_that_all_points_need_is_made_once_and_again_when_it_is_damage
     assert code == 0, said
     assert (tmp_path / "made").read_text().split() == ["made", "made"]
     assert len(list((tmp_path / "runs" / "store" / "damaged").iterdir())) == 1
-
-
-def _quiet(command: list[object], folder: Path) -> subprocess.Popen:
-    """A process of Dask's; what it says goes to a file."""
-    with (folder / "dask.log").open("a") as log:
-        return subprocess.Popen(list(map(str, command)), cwd=folder, stdout=log, stderr=log)
