@@ -1,6 +1,7 @@
 """The command `pwl-lab`. Exit codes: 0 all well, 1 something ran and did not end well, 2 refused before it ran."""
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -94,6 +95,61 @@ def series(
         typer.echo(series_folder(name or preset) / "index.html")
     if any(status.status != "ok" for status in ended):
         raise typer.Exit(FAILED)
+
+
+@app.command()
+def batch(
+    grid: Annotated[Path, typer.Argument(help="the grid file (YAML); examples lie in presets/grids/")],
+    out: Annotated[Path, typer.Option(help="the batch's folder; the same command again takes up where it stopped")],
+    workers: Annotated[
+        int | None, typer.Option(help="processes on this machine; one a core when not given", metavar="N")
+    ] = None,
+    scheduler: Annotated[str | None, typer.Option(help="a Dask scheduler's address instead: tcp://HOST:PORT")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show the points and an estimate, run nothing")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="only what ran and ended badly")] = False,
+    force: Annotated[bool, typer.Option("--force", help="also what is ok already")] = False,
+    only: Annotated[
+        list[str] | None, typer.Option(help="some points: the first digits of a hash, or NAME=VALUE of an axis")
+    ] = None,
+) -> None:
+    """Run a notebook over a grid of parameters: what is ok is kept, the rest is run."""
+    with _refusing():
+        from pwl_lab.batch import batches
+
+        prepared = batches.prepare(grid, out, only or (), retry_failed, force)
+        many = None if scheduler else workers or batches.default_workers()
+        if dry_run:
+            typer.echo("\n".join(prepared.lines(many)))
+            return
+        typer.echo(prepared.headline(many), err=True)
+        outcome = batches.run_batch(
+            prepared, workers, scheduler, force, batches.Reporter(len(prepared.todo), _progress)
+        )
+        states = batches.read_states(out)
+    if outcome and outcome.stopped_by:
+        typer.echo(f"stopped ({outcome.stopped_by}); the same command goes on from here", err=True)
+    typer.echo(f"{out}: {batches.summary(states)}")
+    if outcome and not outcome.all_well(prepared.todo):
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def status(
+    folder: Annotated[Path, typer.Argument(help="the batch's folder")],
+    as_json: Annotated[bool, typer.Option("--json", help="every point, as JSON")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="again every few seconds, while the batch is at work")] = False,
+) -> None:
+    """Say how a batch stands."""
+    with _refusing():
+        from pwl_lab.batch import batches
+
+        if as_json:
+            typer.echo(json.dumps([state.as_json() for state in batches.read_states(folder)], indent=1))
+            return
+        for lines in batches.looks(folder, watch):
+            if watch and sys.stdout.isatty():
+                typer.echo("\x1b[2J\x1b[H", nl=False)  # clear the terminal, begin at its top
+            typer.echo("\n".join(lines))
 
 
 @app.command()

@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache, lru_cache
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 import yaml
@@ -142,7 +143,7 @@ class Settings(Frozen):
     def checked(cls, values: Mapping[str, Any]) -> Self:
         """These values as settings, or an InvalidValueError with a line for each that is refused."""
         for name, value in values.items():
-            if name in cls.model_fields and not _fits(cls.model_json_schema()["properties"][name], value):
+            if name in cls.model_fields and not _fits(_schema(cls)[name], value):
                 raise InvalidValueError(f"{name} = {value!r} is not allowed: {allowed(cls, name)}")
         try:
             return cls.model_validate(dict(values))
@@ -157,7 +158,7 @@ def read_preset(name: str) -> dict[str, dict[str, Any]]:
     known = sorted(path.stem for path in folder.glob("*.yaml"))
     if name not in known:
         raise unknown("preset", name, known)
-    content = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8")) or {}
+    content = _parsed((folder / f"{name}.yaml").read_text(encoding="utf-8"))
     if not isinstance(content, dict) or not all(isinstance(part, dict) for part in content.values()):
         raise MissingDataError(f"preset {name}: expected one mapping of values per notebook section")
     known = [section for cls in _concrete(Settings) for section in cls.sections()]
@@ -165,6 +166,18 @@ def read_preset(name: str) -> dict[str, dict[str, Any]]:
         if section not in known:
             raise unknown(f"section in preset {name}:", section, known)
     return content
+
+
+@lru_cache(maxsize=8)
+def _parsed(text: str) -> Any:
+    """The YAML in a preset file, remembered: a grid asks for the same file once a point."""
+    return yaml.safe_load(text) or {}
+
+
+@cache  # making it takes ten times as long as checking a value
+def _schema(cls: type[BaseModel]) -> dict[str, dict[str, Any]]:
+    """The JSON schema of each field."""
+    return cls.model_json_schema()["properties"]
 
 
 def _concrete(cls: type[Settings]) -> list[type[Settings]]:
@@ -176,11 +189,10 @@ def _concrete(cls: type[Settings]) -> list[type[Settings]]:
 def describe(cls: type[Settings], preset: str) -> list[dict[str, Any]]:
     """One row per parameter: name, type, default under this preset, allowed range, description."""
     current = cls.load(preset).model_dump()
-    schema = cls.model_json_schema()
     return [
         {
             "name": name,
-            "type": _type_name(schema["properties"][name]),
+            "type": _type_name(_schema(cls)[name]),
             "default": current[name],
             "range": allowed(cls, name),
             "description": field.description or "",
@@ -191,7 +203,7 @@ def describe(cls: type[Settings], preset: str) -> list[dict[str, Any]]:
 
 def allowed(cls: type[BaseModel], name: str) -> str:
     """In words, what the field `name` may be."""
-    part = cls.model_json_schema()["properties"].get(name, {})
+    part = _schema(cls).get(name, {})
     if name == "preset":
         return "one of " + ", ".join(sorted(path.stem for path in paths.presets().glob("*.yaml")))
     return f"{_type_name(part)}{_range_words(part)}"
@@ -255,13 +267,11 @@ def _range_words(part: Mapping[str, Any]) -> str:
     """The bounds of a field as a reader says them, with a leading space; empty when it has none."""
     for variant in _variants(part):
         if variant.get("type") == "array":
-            inner, length = _range_words(variant["items"]), variant.get("minItems")
-            return f"{inner}" + (f", at least {length} of them" if length else "")
-        low = variant.get("minimum", variant.get("exclusiveMinimum"))
-        high = variant.get("maximum", variant.get("exclusiveMaximum"))
+            length = f", at least {variant['minItems']} of them" if "minItems" in variant else ""
+            return _range_words(variant["items"]) + length
+        low, high = (variant.get(f"{end}imum", variant.get(f"exclusive{end.title()}imum")) for end in ("min", "max"))
         if low is not None or high is not None:
-            above = "above " if "exclusiveMinimum" in variant else "from "
-            return f" {above}{low} to {high}"
+            return f" {'above' if 'exclusiveMinimum' in variant else 'from'} {low} to {high}"
     return ""
 
 

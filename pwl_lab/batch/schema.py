@@ -5,13 +5,14 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from pwl_lab import paths
-from pwl_lab.config import Settings, describe
+from pwl_lab.config import Settings, describe, read_preset
 from pwl_lab.errors import InvalidValueError, invalid, unknown
 from pwl_lab.settings import SETTINGS
 
@@ -29,7 +30,15 @@ NOT_LITERAL = _NotLiteral()
 
 
 class _Yaml(yaml.SafeLoader):
-    """YAML whose numbers are those of YAML 1.2: PyYAML alone reads 1e-3 as text."""
+    """YAML whose numbers are those of YAML 1.2 (PyYAML alone reads 1e-3 as text), and with each key once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping; PyYAML alone keeps the last of two equal keys and says nothing."""
+        names = [key.value for key, _ in node.value]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 _Yaml.add_implicit_resolver(
@@ -107,8 +116,14 @@ def parameter_defaults(nb: Mapping[str, Any]) -> dict[str, Any]:
     cell = _parameters_cell(nb)
     if cell is None:
         return {}
+    return dict(_defaults_in(cell["source"]))
+
+
+@lru_cache(maxsize=8)
+def _defaults_in(source: str) -> dict[str, Any]:
+    """The defaults in the source of a parameters cell; remembered, since a grid asks once a point."""
     try:
-        tree = ast.parse(cell["source"])
+        tree = ast.parse(source)
     except SyntaxError as error:
         raise InvalidValueError(f"the parameters cell is not plain Python (line {error.lineno}): {error.msg}") from None
     return {name: _literal(value) for name, value in _assignments(tree)}
@@ -125,10 +140,31 @@ def parse_parameters(pairs: Iterable[str]) -> dict[str, Any]:
         if name in values:
             raise invalid("-p", pair, f"{name} is given twice")
         try:
-            values[name] = yaml.load(text, Loader=_Yaml)  # a SafeLoader
+            values[name] = load_yaml(text)
         except yaml.YAMLError:
             raise invalid(name, text, "the value is not YAML") from None
     return values
+
+
+def load_yaml(text: str) -> Any:
+    """What this YAML says; only plain values. Raises yaml.YAMLError."""
+    return yaml.load(text, Loader=_Yaml)  # a SafeLoader
+
+
+def check_value(nb: Mapping[str, Any], name: str, value: Any) -> None:
+    """Check one parameter alone: that the notebook has it, its type and range, not how it fits the others.
+
+    Raises UnknownNameError and InvalidValueError.
+    """
+    settings, defaults = settings_of(nb), parameter_defaults(nb)
+    if name not in defaults:
+        raise unknown("parameter", name, defaults)
+    if settings is None or name not in settings.model_fields:
+        _fitting(name, value, defaults[name])
+    elif name == "preset":
+        read_preset(value)
+    elif value is not None:  # which stands for "as the preset says"
+        settings.checked({name: value})
 
 
 def make_plan(nb: Mapping[str, Any], preset: str | None, params: Mapping[str, Any]) -> Plan:

@@ -1,0 +1,143 @@
+"""The batch command: plan, see what is left to do, run it, and say how it stands."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pwl_lab.batch.gridplan import BatchPlan, Point, plan_grid, seconds_per_point
+from pwl_lab.batch.points import PointState, alone_in, holder, read_states, to_do, write_batch
+from pwl_lab.batch.status import RunStatus
+from pwl_lab.errors import invalid
+
+if TYPE_CHECKING:  # Dask takes a second to import, and a batch that is done needs none
+    from pwl_lab.batch.engine import Outcome
+
+MOST_LINES = 60
+WATCH_EVERY_S = 2.0
+
+
+def default_workers() -> int:
+    """How many points run at once on this machine: one a core."""
+    from pwl_lab.parallel import n_cores  # imports torch, which a look at the status does without
+
+    return n_cores()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A batch before it runs: its plan, and the points that are to do."""
+
+    plan: BatchPlan
+    folder: Path
+    todo: list[Point]
+
+    def lines(self, workers: int | None) -> list[str]:
+        """What would be run, and an estimate of the minutes that `workers` need (None: not known how many)."""
+        points = [f"{point.hash[:8]}  {point.words}" for point in self.todo]
+        return [*_cut(points), self.headline(workers)]
+
+    def headline(self, workers: int | None) -> str:
+        """How many points there are, how many are to do, and about how long that takes."""
+        words = f"{len(self.plan.points):,} points of {self.plan.notebook.stem}, {len(self.todo):,} to do"
+        found = seconds_per_point(self.plan, self.folder)
+        if not self.todo:
+            return words
+        if found is None:
+            return f"{words}; no earlier run says how long they take"
+        seconds, source = found
+        waves = -(-len(self.todo) // (workers or 1))
+        where = f"on {workers} worker{'s' if workers != 1 else ''}" if workers else "on one worker"
+        return f"{words}; about {waves * seconds / 60:.1f} min {where} ({seconds:.0f} s a point, {source})"
+
+
+def prepare(
+    grid: Path, folder: Path, only: Sequence[str] = (), retry_failed: bool = False, force: bool = False
+) -> Prepared:
+    """Check everything and see what is to do; nothing is written. Raises InvalidValueError as `plan_grid` and `select` do."""
+    plan = plan_grid(grid)
+    return Prepared(plan, folder, to_do(plan, folder, only, retry_failed, force))
+
+
+def run_batch(
+    prepared: Prepared,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    force: bool = False,
+    on_end: Callable[[Point, RunStatus], None] | None = None,
+) -> "Outcome | None":
+    """Run what is to do, alone in the folder; None where nothing is. Raises InvalidValueError as `run_points` does."""
+    if workers is not None and (workers < 1 or scheduler is not None):
+        what = "none where a scheduler is given: its workers are its own" if scheduler else "a whole number from 1"
+        raise invalid("workers", workers, what)
+    with alone_in(prepared.folder):
+        write_batch(prepared.folder, prepared.plan)
+        if not prepared.todo:
+            return None
+        from pwl_lab.batch.engine import run_points
+
+        return run_points(prepared.plan, prepared.todo, prepared.folder, workers, scheduler, force, on_end)
+
+
+def summary(states: Sequence[PointState]) -> str:
+    """How many points there are of each status: `21 of 24 ok, 1 failed, 2 waiting`."""
+    counts = Counter(state.status for state in states)
+    good = counts.pop("ok", 0)
+    return ", ".join([f"{good:,} of {len(states):,} ok", *(f"{n:,} {status}" for status, n in sorted(counts.items()))])
+
+
+def status_lines(folder: Path) -> list[str]:
+    """How a batch stands: a line for each point (only those that are not ok where there are many), then the summary."""
+    states = read_states(folder)
+    shown = states if len(states) <= MOST_LINES else [state for state in states if state.status != "ok"]
+    lines = [_line(state) for state in sorted(shown, key=lambda state: state.status == "waiting")]
+    return [*_cut(lines), summary(states)]
+
+
+def looks(folder: Path, watch: bool) -> Iterator[list[str]]:
+    """The lines of `status_lines`: once, or again and again while a batch is at work on `folder`."""
+    yield status_lines(folder)
+    with suppress(KeyboardInterrupt):
+        while watch and holder(folder):
+            time.sleep(WATCH_EVERY_S)
+            yield status_lines(folder)
+
+
+class Reporter:
+    """Says a line for each point that ends: how many have, how it did, and how long the others may take."""
+
+    def __init__(self, total: int, say: Callable[[str], None]) -> None:
+        """`total` points are to do; `say` takes each line."""
+        self.total, self.done, self.say, self.begun = total, 0, say, time.monotonic()
+
+    def __call__(self, point: Point, status: RunStatus) -> None:
+        """A point has ended."""
+        self.done += 1
+        left = (time.monotonic() - self.begun) / self.done * (self.total - self.done) / 60
+        more = f", about {left:.1f} min more" if left else ""
+        error = f": {status.error.name}: {status.error.message}".splitlines()[0] if status.error else ""
+        head = f"[{self.done}/{self.total}] {status.status} {point.hash[:8]} {point.words}"
+        self.say(f"{head} ({status.seconds:.0f} s{more}){error}")
+
+
+def _line(state: PointState) -> str:
+    """One point on one line."""
+    facts = [f"{state.hash[:8]}  {state.status:<8}", f"{state.seconds:5.0f} s" if state.seconds else "       "]
+    facts.append(state.words)
+    if state.error:
+        place = "" if state.cell is None else f"cell {state.cell}: "
+        message = state.error.message.strip().partition("\n")[0]
+        facts.append(f"{place}{state.error.name}: {message}"[:200])
+    elif state.progress:
+        facts.append(state.progress)
+    return "  ".join(facts)
+
+
+def _cut(lines: list[str]) -> list[str]:
+    """The first of these lines, and how many more there are."""
+    if len(lines) <= MOST_LINES:
+        return lines
+    return [*lines[:MOST_LINES], f"... and {len(lines) - MOST_LINES:,} more"]

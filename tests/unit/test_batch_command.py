@@ -1,0 +1,159 @@
+"""`pwl-lab batch` and `pwl-lab status`, with a runner that only pretends."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pwl_lab.batch import engine, worker
+from pwl_lab.batch.engine import Outcome
+from pwl_lab.batch.gridplan import BatchPlan
+from pwl_lab.batch.points import point_folder
+from pwl_lab.batch.status import RunError, RunStatus, write_status
+from pwl_lab.batch.worker import Task
+from pwl_lab.cli import app
+from pwl_lab.errors import InvalidValueError
+
+GRID = "notebook: {}\naxes: [product: {{rate: [1, 2]}}]\nseeds: [0, 1]\n"
+
+
+@pytest.fixture
+def grid(tmp_path: Path, write_notebook, monkeypatch) -> Path:
+    """A grid of four points; its points fail where the rate is 2."""
+    monkeypatch.setattr(engine, "run_points", pretend)
+    path = tmp_path / "grid.yaml"
+    path.write_text(GRID.format(write_notebook("# Own", parameters="rate = 0.5\nseed = 0")))
+    return path
+
+
+def pretend(plan, points, folder, workers, scheduler, force, on_end) -> Outcome:
+    """A stub of `run_points`: leaves a status for each point and runs nothing."""
+    outcome = Outcome()
+    for point in points:
+        bad = point.values["rate"] == 2
+        error = RunError(name="KeyError", message="no such layer\nmore", traceback="long") if bad else None
+        status = RunStatus(
+            status="failed" if bad else "ok",
+            notebook="own.ipynb",
+            cell=3 if bad else None,
+            error=error,
+            started="",
+            seconds=30,
+            cells=4,
+            versions={},
+            commit=None,
+        )
+        place = point_folder(folder, point.hash)
+        place.mkdir(parents=True, exist_ok=True)
+        for name in ("notebook.ipynb", "params.json"):
+            (place / name).write_text("{}")
+        write_status(place, status)
+        outcome.ended[point.hash] = status
+        on_end(point, status)
+    return outcome
+
+
+def invoke(*words: object):
+    return CliRunner().invoke(app, list(map(str, words)), catch_exceptions=False)
+
+
+def test_a_dry_run_shows_the_points_and_writes_nothing(grid: Path, tmp_path: Path) -> None:
+    done = invoke("batch", grid, "--out", tmp_path / "out", "--dry-run")
+    assert done.exit_code == 0
+    lines = done.stdout.splitlines()
+    assert [line.partition("  ")[2] for line in lines[:4]] == [f"rate={r} seed={s}" for r in (1, 2) for s in (0, 1)]
+    assert lines[4] == "4 points of own, 4 to do; no earlier run says how long they take"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_batch_says_how_each_point_ended_and_the_next_does_the_rest(grid: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = invoke("batch", grid, "--out", out, "--workers", 2)
+    assert done.exit_code == 1
+    assert done.stdout.splitlines()[-1] == f"{out}: 2 of 4 ok, 2 failed"
+    assert "[1/4] ok" in done.stderr
+    assert "KeyError: no such layer" in done.stderr
+    again = invoke("batch", grid, "--out", out, "--dry-run", "--workers", 2)
+    assert "2 to do; about 0.5 min on 2 workers (30 s a point, the median of 2 earlier points)" in again.stdout
+    assert "rate=1" not in again.stdout
+    assert "0 to do" in invoke("batch", grid, "--out", out, "--only", "rate=1", "--dry-run").stdout
+    assert "4 to do" in invoke("batch", grid, "--out", out, "--force", "--dry-run").stdout
+    only = invoke("batch", grid, "--out", out, "--only", "rate=1", "--force")
+    assert only.exit_code == 0, "what was asked for went well"
+
+
+def test_status_is_a_table_or_json(grid: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    invoke("batch", grid, "--out", out)
+    done = invoke("status", out)
+    assert done.exit_code == 0
+    assert done.stdout.splitlines()[-1] == "2 of 4 ok, 2 failed"
+    assert "rate=2 seed=1  cell 3: KeyError: no such layer\n" in done.stdout
+    rows = json.loads(invoke("status", out, "--json").stdout)
+    assert [(row["values"]["rate"], row["status"]) for row in rows] == [(1, "ok")] * 2 + [(2, "failed")] * 2
+    assert rows[2]["error"] == {"name": "KeyError", "message": "no such layer\nmore"}
+    assert "2 of 4 ok" in invoke("status", out, "--watch").stdout, "nothing is at work: it looks once"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--workers", "0"), "workers = 0 is not allowed: a whole number from 1"),
+        (("--workers", "2", "--scheduler", "tcp://x:1"), "none where a scheduler is given"),
+        (("--only", "rat=1"), "Did you mean 'rate'?"),
+    ],
+)
+def test_what_is_refused(grid: Path, tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    done = invoke("batch", grid, "--out", tmp_path / "out", *words)
+    assert done.exit_code == 2
+    assert said in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_a_batch_is_refused(tmp_path: Path) -> None:
+    done = invoke("status", tmp_path)
+    assert done.exit_code == 2
+    assert "no batch is there" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("found", "asked", "workers", "expected"), [(4, 1, None, 4), (4, 1, 2, 2), (4, 2, None, 2), (3, 2, 8, 1)]
+)
+def test_gpus_are_shared_out(monkeypatch, found: int, asked: int, workers: int | None, expected: int) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: found)
+    plan = BatchPlan(Path("x.ipynb"), "s", None, None, {"GPU": asked}, ())
+    number, environment = engine._local(plan, workers)
+    assert number == expected
+    task = Task("b", "h", "n", "s", "p", None, {}, None, environment=environment)
+    seen = [worker._environment(task, name)["CUDA_VISIBLE_DEVICES"].split(",") for name in range(number)]
+    assert [len(each) for each in seen] == [asked] * number
+    assert len({gpu for each in seen for gpu in each}) == asked * number
+    assert "GPUS" not in worker._environment(task, 0)
+
+
+@pytest.mark.parametrize("asked", [1, 0.5])
+def test_gpus_that_are_not_there_are_refused(monkeypatch, asked: float) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    plan = BatchPlan(Path("x.ipynb"), "s", None, None, {"GPU": asked}, ())
+    with pytest.raises(InvalidValueError, match=f"resources.GPU = {asked:g} is not allowed here: this machine has 0"):
+        engine._local(plan, None)
+
+
+def test_the_cores_are_shared_out(monkeypatch) -> None:
+    for name in ("OMP_NUM_THREADS", "PWL_LAB_WORKERS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwl_lab.parallel.n_cores", lambda: 8)
+    plan = BatchPlan(Path("x.ipynb"), "s", None, None, {}, ())
+    assert engine._local(plan, None) == (8, {"OMP_NUM_THREADS": "1", "PWL_LAB_WORKERS": "1"})
+    assert engine._local(plan, 2) == (2, {"OMP_NUM_THREADS": "4", "PWL_LAB_WORKERS": "4"})
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert engine._local(plan, 2)[1]["OMP_NUM_THREADS"] == "3"
+
+
+def test_the_examples_are_good_grids(tmp_path: Path) -> None:
+    examples = sorted((Path(__file__).resolve().parents[2] / "presets" / "grids").glob("*.yaml"))
+    assert {"curricula", "loading"} <= {path.stem for path in examples}
+    for path in examples:
+        done = invoke("batch", path, "--out", tmp_path / "out", "--dry-run")
+        assert done.exit_code == 0, done.output
