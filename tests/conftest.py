@@ -1,3 +1,4 @@
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,10 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 # Shapes in signatures are checked wherever a test goes; this must come before these modules are first imported.
 CHECKED = [f"pwl_lab.{part}" for part in ("tasks", "models", "distill", "loading", "training", "similarity")]
 jaxtyping.install_import_hook(CHECKED, "shapecheck.check")
+
+# A shell's background job ignores interrupts, and so would every process that a test starts in order to interrupt it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A deadline would measure the other work of the machine; without a fixed seed a run could not be repeated.
 settings.register_profile("house", deadline=None, derandomize=True)
