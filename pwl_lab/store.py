@@ -6,7 +6,6 @@ safetensors, tables as CSV. It is written aside and renamed when whole, so a hal
 one is named, set aside and made again.
 """
 
-import hashlib
 import json
 import math
 import os
@@ -34,6 +33,7 @@ from pwl_lab import __version__, paths
 from pwl_lab.config import content_hash
 from pwl_lab.errors import PwlLabError
 from pwl_lab.parallel import one_thread
+from pwl_lab.tasks.archives import file_sha256
 
 FORMAT = 1  # of an entry's files; an entry of another format has another key, so it is left alone
 _TENSORS, _RECORD = "tensors.safetensors", "record.json"
@@ -212,12 +212,6 @@ def _read_table(path: Path, kinds: dict[str, str]) -> pd.DataFrame:
         if kind in parse:
             table[column] = [parse[kind](text) for text in table[column]]
     return table
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -6,14 +6,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from toys import (
-    MLP_STUDENT,
-    MLP_TEACHER,
-    RESNET_STUDENT,
-    RESNET_TEACHER,
-    VGG_STUDENT,
-    VGG_TEACHER,
-    VIT_STUDENT,
-    VIT_TEACHER,
+    PAIRS as FAMILIES,
+)
+from toys import (
     used,
 )
 
@@ -21,13 +16,6 @@ from pwl_lab.loading.bundle import BundleIndex, Inputs, write_bundle
 from pwl_lab.loading.masks import all_masks
 from pwl_lab.loading.swapnet import SwapNet, mask_logits
 from pwl_lab.models import build
-
-FAMILIES = {
-    "mlp": (MLP_TEACHER, MLP_STUDENT, (6,)),
-    "vgg": (VGG_TEACHER, VGG_STUDENT, (1, 7, 7)),
-    "resnet": (RESNET_TEACHER, RESNET_STUDENT, (1, 7, 7)),
-    "vit": (VIT_TEACHER, VIT_STUDENT, (1, 7, 7)),
-}
 
 
 def pair_of(family: str) -> SwapNet:

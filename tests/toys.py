@@ -54,6 +54,18 @@ RESNET_STUDENT = ResNetConfig(channels=(3, 5, 6), depths=(1, 1, 1), n_classes=3)
 VIT_TEACHER = ViTConfig(image_size=7, width=8, heads=4, layers=(1, 2, 1), n_classes=3)
 VIT_STUDENT = ViTConfig(image_size=7, width=6, heads=2, layers=(1, 1, 1), n_classes=3)
 
+# Teacher, student and input shape of a pair of every family; the second table has images that are not square.
+PAIRS = {
+    "mlp": (MLP_TEACHER, MLP_STUDENT, (6,)),
+    "vgg": (VGG_TEACHER, VGG_STUDENT, (1, 7, 7)),
+    "resnet": (RESNET_TEACHER, RESNET_STUDENT, (1, 7, 7)),
+    "vit": (VIT_TEACHER, VIT_STUDENT, (1, 7, 7)),
+}
+OBLONG_PAIRS = PAIRS | {
+    "vgg": (VGG_TEACHER, VGG_STUDENT, (1, 9, 7)),
+    "resnet": (RESNET_TEACHER, RESNET_STUDENT, (1, 9, 7)),
+}
+
 
 def norms(net: nn.Module) -> list[nn.BatchNorm2d]:
     return [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]

@@ -9,14 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from toys import (
-    MLP_STUDENT,
-    MLP_TEACHER,
-    RESNET_STUDENT,
-    RESNET_TEACHER,
+    PAIRS,
     VGG_STUDENT,
     VGG_TEACHER,
-    VIT_STUDENT,
-    VIT_TEACHER,
     changed,
     snapshot,
     used,
@@ -33,12 +28,6 @@ from pwl_lab.seeding import generator, initialisation
 from pwl_lab.tasks.base import Batch
 from pwl_lab.training import train
 
-PAIRS = {
-    "mlp": (MLP_TEACHER, MLP_STUDENT, (6,)),
-    "vgg": (VGG_TEACHER, VGG_STUDENT, (1, 7, 7)),
-    "resnet": (RESNET_TEACHER, RESNET_STUDENT, (1, 7, 7)),
-    "vit": (VIT_TEACHER, VIT_STUDENT, (1, 7, 7)),
-}
 kinds = pytest.mark.parametrize("kind", PAIRS)
 
 

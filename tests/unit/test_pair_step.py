@@ -7,14 +7,9 @@ from collections import Counter
 import pytest
 import torch
 from toys import (
-    MLP_STUDENT,
-    MLP_TEACHER,
-    RESNET_STUDENT,
-    RESNET_TEACHER,
-    VGG_STUDENT,
-    VGG_TEACHER,
-    VIT_STUDENT,
-    VIT_TEACHER,
+    OBLONG_PAIRS as PAIRS,
+)
+from toys import (
     changed,
     norms,
     snapshot,
@@ -31,12 +26,6 @@ from pwl_lab.models import build
 from pwl_lab.seeding import generator
 from pwl_lab.tasks.base import Batch
 
-PAIRS = {
-    "mlp": (MLP_TEACHER, MLP_STUDENT, (6,)),
-    "vgg": (VGG_TEACHER, VGG_STUDENT, (1, 9, 7)),
-    "resnet": (RESNET_TEACHER, RESNET_STUDENT, (1, 9, 7)),
-    "vit": (VIT_TEACHER, VIT_STUDENT, (1, 7, 7)),
-}
 MASKS = [mask for mask in all_masks(3) if len(set(mask)) == 2]
 
 

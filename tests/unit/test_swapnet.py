@@ -6,14 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from toys import (
-    MLP_STUDENT,
-    MLP_TEACHER,
-    RESNET_STUDENT,
-    RESNET_TEACHER,
+    OBLONG_PAIRS as PAIRS,
+)
+from toys import (
     VGG_STUDENT,
     VGG_TEACHER,
-    VIT_STUDENT,
-    VIT_TEACHER,
     ToyImages,
     as_trained,
     changed,
@@ -32,13 +29,6 @@ from pwl_lab.plan import TrainPlan
 from pwl_lab.study import train_pair
 from pwl_lab.tasks.base import Batch
 from pwl_lab.tasks.parity import SparseParity
-
-PAIRS = {
-    "mlp": (MLP_TEACHER, MLP_STUDENT, (6,)),
-    "vgg": (VGG_TEACHER, VGG_STUDENT, (1, 9, 7)),
-    "resnet": (RESNET_TEACHER, RESNET_STUDENT, (1, 9, 7)),
-    "vit": (VIT_TEACHER, VIT_STUDENT, (1, 7, 7)),
-}
 
 
 @pytest.fixture(params=PAIRS)
