@@ -44,7 +44,7 @@ def _row(axes: Axes, row: float, values: list[int | None], look: tuple[str, str,
     colour, _, marker = look
     there = [budget if value is None else value for value in values]
     heights = row + np.linspace(-0.22, 0.22, len(there))
-    seed_points(axes, there, heights, colour, marker, 34, [value is not None for value in values])
+    seed_points(axes, there, heights, colour, marker, 48, [value is not None for value in values])
     median = analysis.median_steps(values, budget)
     axes.plot([median, median], [row - 0.38, row + 0.38], color=colour, lw=2.5, zorder=1.5)
 

@@ -97,7 +97,7 @@ def crossing_chart(table: pd.DataFrame) -> Figure:
             for row, (curriculum, loading) in enumerate(keys):
                 mine = table[(table["curriculum"] == curriculum) & (table["loading"] == loading)]
                 colour, _, marker = _look(curriculum)
-                seed_points(axes, mine[measure], [row] * len(mine), colour, marker, 34)
+                seed_points(axes, mine[measure], [row] * len(mine), colour, marker, 48)
                 axes.plot([mine[measure].mean()] * 2, [row - 0.32, row + 0.32], color=colour, lw=2.5, zorder=1.5)
             axes.set_title(title, fontsize=NOTE)
             axes.xaxis.set_major_formatter(Percent())

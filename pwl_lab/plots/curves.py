@@ -43,7 +43,7 @@ def steps_to_threshold(runs: DistillationRuns, threshold: float = 0.99) -> Figur
         for row, (name, (colour, _, marker)) in enumerate(looks(list(steps)).items()):
             there = [budget if value is None else value for value in steps[name]]
             heights = row + np.linspace(-0.2, 0.2, len(there))
-            seed_points(axes, there, heights, colour, marker, 45, [value is not None for value in steps[name]])
+            seed_points(axes, there, heights, colour, marker, 70, [value is not None for value in steps[name]])
             median = analysis.median_steps(steps[name], budget)
             axes.plot([median, median], [row - 0.35, row + 0.35], color=colour, lw=3, zorder=1.5)
             more = "> " if 2 * steps[name].count(None) >= len(steps[name]) else ""

@@ -63,7 +63,7 @@ def _lines(axes: Axes, part: pd.DataFrame, size: str, fits: Mapping[str, Sequenc
     names = list(dict.fromkeys(part["curriculum"]))
     for name, (colour, dashes, marker) in looks(names).items():
         mine = part[part["curriculum"] == name]
-        seed_points(axes, mine[size], mine["steps"], colour, marker, 30, mine["reached"].tolist())
+        seed_points(axes, mine[size], mine["steps"], colour, marker, 40, mine["reached"].tolist())
         label = name.replace("_", "-")
         if name in fits:
             low, middle, high = fits[name]
@@ -94,7 +94,7 @@ def two_phase_curves(table: pd.DataFrame) -> Figure:
         for axes, column in zip(row, ("accuracy", "support ratio"), strict=True):
             for target, (colour, dashes, marker) in looks_of.items():
                 mine = table[table["target"] == target]
-                seed_points(axes, mine["samples"], mine[column], colour, marker, 30)
+                seed_points(axes, mine["samples"], mine[column], colour, marker, 40)
                 axes.plot(mine.groupby("samples")[column].median(), color=colour, ls=dashes, lw=2, label=words[target])
             samples = sorted(table["samples"].unique())
             axes.set(xscale="log", xlabel="samples of the one large step")

@@ -122,7 +122,7 @@ def seed_points(
 ) -> None:
     """A point for each seed, told apart by a white edge where they meet; hollow where a goal was not reached."""
     full = [True] * len(values) if reached is None else reached
-    axes.scatter(values, heights, marker=marker, s=size, zorder=3, linewidths=[0.8 if done else 1.5 for done in full],
+    axes.scatter(values, heights, marker=marker, s=size, zorder=3, linewidths=[0.6 if done else 1.5 for done in full],
                  facecolors=[colour if done else "none" for done in full],
                  edgecolors=["white" if done else colour for done in full])  # fmt: skip
 
@@ -133,7 +133,7 @@ def labels_above(axes: Axes, words: Sequence[str], xs: Sequence[float], ys: Sequ
     Each stands as near to its point as its neighbours allow. `xs` ascends; the limits of the axes are set before.
     """
     small = NOTE if len(words) <= 10 else 7
-    wide = 0.0019 * small * max(len(line) for word in words for line in f"{word}   ".split("\n"))
+    wide = 0.0011 * small * (2 + max(len(line) for word in words for line in word.split("\n")))
     at = axes.transAxes.inverted().transform(axes.transData.transform([(x, 0) for x in xs]))[:, 0]
     for word, x, y, place in zip(words, xs, ys, spread_out(at, min(wide, 1 / len(words))), strict=True):
         axes.annotate(word, (x, y), xytext=(place, 1.05), textcoords="axes fraction", ha="center", family="monospace",
@@ -141,11 +141,11 @@ def labels_above(axes: Axes, words: Sequence[str], xs: Sequence[float], ys: Sequ
 
 
 def spread_out(places: Sequence[float], apart: float) -> np.ndarray:
-    """The ascending `places` (0 to 1) moved little, so that they are `apart` from each other and from both ends."""
+    """The ascending `places` (0 to 1), moved little so that they are `apart` from each other."""
     slots = apart * np.arange(len(places))
     shifts = np.asarray(places) - slots  # these must not descend
     pushed, pulled = np.maximum.accumulate(shifts), np.minimum.accumulate(shifts[::-1])[::-1]
-    return np.clip((pushed + pulled) / 2, apart / 2, 1 - apart / 2 - slots[-1]) + slots
+    return np.clip((pushed + pulled) / 2, 0, 1 - slots[-1]) + slots
 
 
 def chance_line(axes: Axes, value: float, named: bool = True) -> None:
