@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from pwl_lab.clock.timeline import anytime_area, planned_timeline
 from pwl_lab.loading.bundle import BundleIndex
@@ -201,7 +201,7 @@ def latency_chart(latencies: pd.DataFrame) -> Figure:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
-        axes.legend(loc="upper right")
+        figure.legend(loc="outside upper center", ncols=2)
     return figure
 
 
@@ -238,6 +238,8 @@ def planned_charts(index: BundleIndex, megabytes_per_s: Sequence[float], orders:
             _teacher_alone(axes, index, speed)
             axes.set_title(f"{speed:g} MB/s", fontsize=NOTE, weight="bold")
             axes.set(xlabel="seconds since the start", xlim=(0, horizon(plans)))
+            axes.xaxis.set_major_locator(MaxNLocator(3))
+            axes.xaxis.set_major_formatter("{x:g}")
         panels[0].set(ylabel="test accuracy")
         panels[0].yaxis.set_major_formatter(Percent())
         figure.legend(handles=panels[0].get_legend_handles_labels()[0], loc="outside upper center", ncols=len(orders))

@@ -262,7 +262,7 @@ def test_the_figures_show_what_the_tables_say(written, data):
     (panel,) = plots.first_prediction_chart(times).axes
     assert panel.get_title(loc="left") == "small"
     waits = pd.DataFrame({"state": ["idle", "loading"] * 50, "mask": "SSS", "ms": range(1, 101)})
-    assert "p50 50 ms, p99 98 ms" in plots.latency_chart(waits).axes[0].get_legend().get_texts()[0].get_text()
+    assert "p50 50 ms, p99 98 ms" in plots.latency_chart(waits).legends[0].get_texts()[0].get_text()
 
 
 def test_the_timeline_widget_picks_a_frame_for_every_choice(written, tmp_path):
