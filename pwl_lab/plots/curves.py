@@ -39,15 +39,15 @@ def steps_to_threshold(runs: DistillationRuns, threshold: float = 0.99) -> Figur
     steps = runs.steps_to(threshold)
     budget = runs.plan.steps
     with style():
-        figure, (axes,) = row_of_axes(9, 0.68 * len(steps) + 1.1)
+        figure, (axes,) = row_of_axes(9, 0.8 * len(steps) + 1)
         for row, (name, (colour, _, marker)) in enumerate(looks(list(steps)).items()):
             there = [budget if value is None else value for value in steps[name]]
-            heights = row + np.linspace(-0.2, 0.2, len(there))
-            seed_points(axes, there, heights, colour, marker, 70, [value is not None for value in steps[name]])
+            heights = row + np.linspace(-0.28, 0.28, len(there))
+            seed_points(axes, there, heights, colour, marker, 48, [value is not None for value in steps[name]])
             median = analysis.median_steps(steps[name], budget)
-            axes.plot([median, median], [row - 0.35, row + 0.35], color=colour, lw=3, zorder=1.5)
+            axes.plot([median, median], [row - 0.4, row + 0.4], color=colour, lw=3, zorder=1.5)
             more = "> " if 2 * steps[name].count(None) >= len(steps[name]) else ""
-            axes.annotate(f"{more}{median:,.0f}", (median, row - 0.37), ha="center", va="bottom", fontsize=NOTE)
+            axes.annotate(f"{more}{median:,.0f}", (median, row - 0.41), ha="center", va="bottom", fontsize=NOTE)
         lost = analysis.diverged(runs.history)
         words = [name.replace("_", "-") + (f"\n({len(lost[name])} diverged)" if lost[name] else "") for name in steps]
         axes.set_yticks(range(len(steps)), words)
