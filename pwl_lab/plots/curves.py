@@ -67,7 +67,7 @@ def teacher_curve(teacher: TrainedModel, checkpoint_accuracy: float | None = Non
             chosen = teacher.checkpoint(at_accuracy=checkpoint_accuracy)
             axes.plot(chosen.step, chosen.accuracy, "^", color="#E69F00", mec="black", ms=10)
             left = chosen.step > 0.4 * history["step"].max()  # there is room on one side only
-            axes.annotate(f"checkpoint of the progressive curriculum\nstep {chosen.step:,}, {chosen.accuracy:.0%}",
+            axes.annotate(f"checkpoint\nof progressive:\nstep {chosen.step:,}, {chosen.accuracy:.0%}",
                           (chosen.step, chosen.accuracy), xytext=(-14 if left else 14, -4),
                           textcoords="offset points", ha="right" if left else "left")  # fmt: skip
         if teacher.reached_at is not None and teacher.reached_at < history["step"].max():

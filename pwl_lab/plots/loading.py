@@ -37,7 +37,7 @@ def image_grid(task: ImageTask, n_images: int = 20) -> Figure:
 
 def owner_row(axes: Axes, mask: str, labels: Sequence[str] | None = None) -> None:
     """Draw a network as a row of blocks in their owners' colours, letters inside, converters where the owner changes."""
-    small = NOTE if len(mask) <= 4 else 8
+    small = NOTE if len(mask) <= 4 else 8 if len(mask) == 5 else 7
     for index, letter in enumerate(mask):
         box = FancyBboxPatch((index + 0.2, 0.1), 0.6, 0.8, boxstyle="round,pad=0.02,rounding_size=0.08",
                              fc=OWNER[letter], ec="black", lw=1)  # fmt: skip
