@@ -231,7 +231,7 @@ def test_a_planned_timeline_follows_from_bytes(written):
 
 
 def test_latencies_are_taken_of_the_same_masks_idle_and_loading(written):
-    table = latency.latencies(written.bundle, Throttle(0.02), loads=1)
+    table = latency.latencies(written.bundle, Throttle(0.02, latency_s=0.4), loads=1)  # time for each mask
     counts = {state: rows["mask"].value_counts().to_dict() for state, rows in table.groupby("state")}
     assert counts["loading"] == counts["idle"]
     assert set(all_masks(3)) > set(counts["loading"]) >= {"SSS", "TTS"}
