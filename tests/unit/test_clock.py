@@ -261,16 +261,14 @@ def test_metrics_are_nested_by_level():
 
 def test_the_figures_show_what_the_tables_say(written, data):
     table = measure.timelines(written, QUICK, data).assign(seed=0)
-    labels = {
-        text.get_text().split(":")[0] for text in plots.anytime_chart(table, 1.0).axes[0].get_legend().get_texts()
-    }
+    labels = {text.get_text().split(":")[0] for text in plots.anytime_chart(table, 1.0).legends[0].get_texts()}
     assert labels == {plots.clock.way_look(way)[0] for way in measure.ANYTIME_WAYS}
-    assert len(plots.bytes_chart(table).axes[0].get_legend().get_texts()) == len(measure.ANYTIME_WAYS)
+    assert len(plots.bytes_chart(table).legends[0].get_texts()) == len(measure.ANYTIME_WAYS)
     times = measure.first_predictions({"small": written}, {"small": ["warm"]}, repeats=1)
     (panel,) = plots.first_prediction_chart(times).axes
     assert panel.get_title(loc="left") == "small"
     waits = pd.DataFrame({"state": ["idle", "loading"] * 50, "mask": "SSS", "ms": range(1, 101)})
-    assert "p50 50 ms, p99 98 ms" in plots.latency_chart(waits).axes[0].get_legend().get_texts()[0].get_text()
+    assert "p50 50 ms, p99 98 ms" in plots.latency_chart(waits).legends[0].get_texts()[0].get_text()
 
 
 def test_the_timeline_widget_picks_a_frame_for_every_choice(written, tmp_path):

@@ -87,3 +87,10 @@ def test_words_say_who_is_where_and_what_each_curriculum_shows():
     assert "as it was at step 300" in picker.words.value
     page = widgets.curriculum_explorer(RUNS, READINGS, interactive=False)
     assert page.table.frames["150",].words == words
+
+
+def test_magnified_it_shows_the_teachers_time_on_a_linear_axis():
+    everything, magnified = (plots.ExplorerFigure(RUNS, READINGS, magnified=wanted).figure.axes[2] for wanted in (0, 1))
+    assert (everything.get_xscale(), magnified.get_xscale()) == ("symlog", "linear")
+    assert everything.get_xlim()[1] > 2000
+    assert magnified.get_xlim() == (0, 1.6 * 300)  # the final teacher took more steps than any student
