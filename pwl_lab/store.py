@@ -21,7 +21,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 import torch
@@ -40,6 +40,7 @@ _TENSORS, _RECORD = "tensors.safetensors", "record.json"
 
 
 _MAY_MAKE = ContextVar("may_make", default=True)
+Found = TypeVar("Found")
 
 
 class DamagedEntryError(PwlLabError):
@@ -58,6 +59,18 @@ def only_stored() -> Iterator[None]:
         yield
     finally:
         _MAY_MAKE.reset(token)
+
+
+def may_make() -> bool:
+    """Whether what is not in the store may be made here; not so in `only_stored`, which other processes do not know of."""
+    return _MAY_MAKE.get()
+
+
+def stored(verb: Callable[..., Found], *args: Any, **keys: Any) -> Found | None:
+    """`verb(*args, **keys)` where the store has all that it needs, else None: nothing is made."""
+    with suppress(NotMadeError), only_stored():
+        return verb(*args, **keys)
+    return None
 
 
 @dataclass
@@ -104,7 +117,7 @@ class Store:
         with suppress(DamagedEntryError):
             if entry.exists():
                 return _read(entry)
-        if not _MAY_MAKE.get():
+        if not may_make():
             raise NotMadeError(f"{recipe.kind} {recipe.key} is not in the store")
         with self._lock(recipe):
             found = self.load(recipe)  # another process may have made it while this one waited
