@@ -4,6 +4,7 @@ from bisect import bisect_right
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter, SymmetricalLogLocator
@@ -47,7 +48,7 @@ class ExplorerFigure:
             self._draw_teacher(panels[1])
             self._draw_probe(panels[2])
             self._lines = [axes.axvline(0, color="black", lw=1.5) for axes in panels]
-            self._title = panels[0].set_title("step", loc="left")
+            self._title = panels[0].set_title("step", loc="left", y=1)
             panels[2].set_xscale("symlog", linthresh=LINEAR, linscale=0.4)
             panels[2].set(xlabel="optimiser steps, each network's own (logarithmic)", xlim=(0, 1.05 * self.last))
             panels[2].xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=LINEAR, subs=(1, 2, 5)))
@@ -78,6 +79,11 @@ class ExplorerFigure:
         for line in self._lines:
             line.set_xdata([step, step])
         return self.figure
+
+    @property
+    def moving(self) -> list[Artist]:
+        """What differs between steps; all else in the figure stays as it is drawn first."""
+        return [*self._lines, self._title]
 
     def _draw_students(self, axes: Axes) -> None:
         """A curve for each curriculum."""
