@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from io import BytesIO
 from itertools import product, takewhile
 
+import numpy as np
+from jaxtyping import UInt8, UInt32
 from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -102,18 +104,37 @@ class Painter:
         for artist, visible in zip(moving, shown, strict=True):
             artist.set_visible(visible)
         self._still = self._canvas.copy_from_bbox(figure.bbox)
-        self._palette = _small(self._drawn(moving))
+        still = self._pixels().copy()
+        self._draw(moving)
+        self._palette = _small(_picture(self._canvas)).getpalette()
+        self._colours, self._indices = still, self._nearest(still)
 
     def png(self, moving: Sequence[Artist]) -> bytes:
         """The figure as it is now, where nothing but `moving` has changed."""
-        return _bytes(self._drawn(moving).quantize(palette=self._palette, dither=Image.Dither.NONE))
+        self._draw(moving)
+        now, indices = self._pixels(), self._indices.copy()
+        changed = now != self._colours
+        indices[changed] = self._nearest(now[changed])
+        picture = Image.fromarray(indices)
+        picture.putpalette(self._palette)
+        return _bytes(picture)
 
-    def _drawn(self, moving: Sequence[Artist]) -> Image.Image:
-        """The figure as it is now, in all its colours."""
+    def _draw(self, moving: Sequence[Artist]) -> None:
+        """Put `moving` over what stays."""
         self._canvas.restore_region(self._still)
         for artist in moving:
             artist.draw(self._canvas.get_renderer())
-        return _pixels(self._canvas)
+
+    def _pixels(self) -> UInt32[np.ndarray, "height width"]:
+        """What was drawn, a number for each colour."""
+        return np.asarray(self._canvas.buffer_rgba()).view(np.uint32)[..., 0]
+
+    def _nearest(self, pixels: UInt32[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
+        """The place of each colour in the palette; Pillow's own search is not exact, and makes white a little grey."""
+        colours, where = np.unique(pixels, return_inverse=True)
+        parts = colours.view(np.uint8).reshape(-1, 4)[:, None, :3].astype(int)
+        palette = np.array(self._palette).reshape(-1, 3)
+        return ((parts - palette) ** 2).sum(axis=2).argmin(axis=1).astype(np.uint8)[where].reshape(pixels.shape)
 
 
 def png(figure: Figure, dpi: int = DPI) -> bytes:
@@ -121,10 +142,10 @@ def png(figure: Figure, dpi: int = DPI) -> bytes:
     figure.set_dpi(dpi)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    return _bytes(_small(_pixels(canvas)))
+    return _bytes(_small(_picture(canvas)))
 
 
-def _pixels(canvas: FigureCanvasAgg) -> Image.Image:
+def _picture(canvas: FigureCanvasAgg) -> Image.Image:
     """What was drawn, without transparency."""
     return Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()).convert("RGB")
 
