@@ -39,6 +39,7 @@ FORMAT = 1  # of an entry's files; an entry of another format has another key, s
 _TENSORS, _RECORD = "tensors.safetensors", "record.json"
 
 
+ONLY_STORED = "PWL_LAB_ONLY_STORED"
 _MAY_MAKE = ContextVar("may_make", default=True)
 Found = TypeVar("Found")
 
@@ -62,8 +63,11 @@ def only_stored() -> Iterator[None]:
 
 
 def may_make() -> bool:
-    """Whether what is not in the store may be made here; not so in `only_stored`, which other processes do not know of."""
-    return _MAY_MAKE.get()
+    """Whether what is not in the store may be made here: not in `only_stored`, nor where `PWL_LAB_ONLY_STORED` is set.
+
+    Worker processes do not know of the former.
+    """
+    return _MAY_MAKE.get() and not os.environ.get(ONLY_STORED)
 
 
 def stored(verb: Callable[..., Found], *args: Any, **keys: Any) -> Found | None:

@@ -21,7 +21,7 @@ MOST_SWITCHED_BLOCKS = 5  # 32 pictures; for more blocks only masks on the order
 STYLE = {"T": "warning", "S": "info"}  # of a switch: orange and blue, as the owners' colours in the pictures
 LINKS = (0.01, 0.1, 1, 10)  # MB/s
 ALONE: Label = ("", "")
-CROWDED_DPI = 75  # on a page with several pairs, which would grow beyond 5 MB
+CROWDED_DPI = 66  # on a page with several pairs, which would grow beyond 5 MB
 
 
 def layer_loader(
