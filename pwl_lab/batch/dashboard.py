@@ -53,14 +53,13 @@ def prepare(preset: str | None = None, port: int = 8866) -> list[str]:
     the user's own is not read. Raises UnknownNameError for a preset that there is not.
     """
     import nbformat
-    from papermill.parameterize import parameterize_notebook
 
     source = resolve_notebook(NOTEBOOK)
     make_plan(read_notebook(source), preset, {})
     nb = nbformat.read(source, as_version=4)
     if preset is not None:
-        nb.metadata["papermill"] = {}
-        nb = parameterize_notebook(nb, {"preset": preset})
+        place = next(i for i, cell in enumerate(nb.cells) if "parameters" in cell.metadata.get("tags", []))
+        nb.cells.insert(place + 1, nbformat.v4.new_code_cell(f"# Parameters\npreset = {preset!r}"))
     folder = paths.runs() / NOTEBOOK
     write_json(folder / "voila.json", configuration(port))
     nbformat.write(nb, folder / source.name)

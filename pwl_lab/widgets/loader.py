@@ -14,7 +14,7 @@ from pwl_lab.samples import SamplePredictions
 from pwl_lab.study import Pair
 from pwl_lab.widgets.frames import DPI
 from pwl_lab.widgets.page import FramePage
-from pwl_lab.widgets.picker import control_for, player, status_line, told
+from pwl_lab.widgets.picker import ROW, control_for, player, status_line, told
 from pwl_lab.widgets.states import Label, LoadingStates, loading_states, pair_choices, table_of
 
 MOST_SWITCHED_BLOCKS = 5  # 32 pictures; for more blocks only masks on the orders have one, and no block has a switch
@@ -106,7 +106,7 @@ class LayerLoader(controls.VBox):
             [self.order, controls.HBox([self.blocks, self.play], layout={"flex": "0 1 600px"})],
             [*self.switches, self.link],
         )
-        boxes = [controls.HBox(row, layout={"flex_flow": "row wrap"}) for row in rows if row]
+        boxes = [controls.HBox(row, layout=ROW) for row in rows if row]
         super().__init__([*boxes, self.words, self.picture])
 
     def _listen(self) -> None:

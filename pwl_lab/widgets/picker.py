@@ -17,6 +17,7 @@ from pwl_lab.widgets.page import FramePage
 
 WIDTH = "min(460px, 100%)"
 PLAY_MS = 1200  # so long a state stays while a choice plays
+ROW = {"flex_flow": "row wrap", "grid_gap": "0 1rem"}  # of controls beside each other
 SHORT = 12  # values of a slider that follows the hand
 
 
@@ -37,14 +38,14 @@ class FramePicker(controls.VBox):
         self.words = controls.HTML()
         self.picture = controls.Image(format="png", layout={"max_width": "100%"})
         for control in self.controls:
-            control.observe(told(self, self._show), names="value")
+            control.observe(told(self, lambda: self._show()), names="value")
         self._show()
         row = [
             part
             for choice, control in zip(table.choices, self.controls, strict=True)
             for part in ([control, player(control)] if choice.play else [control])
         ]
-        super().__init__([controls.HBox(row, layout={"flex_flow": "row wrap"}), self.words, self.picture])
+        super().__init__([controls.HBox(row, layout=ROW), self.words, self.picture])
 
     def _show(self) -> None:
         """Put the frame of the values chosen on display."""
