@@ -5,7 +5,7 @@ What takes torch to check is imported where it is checked, so that listing the p
 
 from pwl_lab.config import Settings
 from pwl_lab.settings.images import CrossingSettings, ImageSettings, LoadingSettings
-from pwl_lab.settings.others import ClockSettings, StartHereSettings
+from pwl_lab.settings.others import ClockSettings, DashboardSettings, StartHereSettings
 from pwl_lab.settings.parity import (
     ComplexitySettings,
     CurriculaSettings,
@@ -19,6 +19,7 @@ __all__ = [
     "ComplexitySettings",
     "CrossingSettings",
     "CurriculaSettings",
+    "DashboardSettings",
     "ImageSettings",
     "LoadingSettings",
     "ParityTransformerSettings",
@@ -37,5 +38,6 @@ SETTINGS: dict[str, type[Settings]] = {
         CrossingSettings,
         ClockSettings,
         ComplexitySettings,
+        DashboardSettings,
     )
 }

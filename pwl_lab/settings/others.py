@@ -48,3 +48,10 @@ class ClockSettings(Settings):
     def check_together(self) -> None:
         """The pairs are those of notebook 04."""
         LoadingSettings.load(self.preset, family=self.family)
+
+
+class DashboardSettings(Settings):
+    """dashboard: what the other notebooks have stored at a preset."""
+
+    section: ClassVar[str] = "dashboard"
+    seeds: Seeds = Field((0,), description="pairs of the first of these seeds are shown")
