@@ -26,8 +26,9 @@ from filelock import FileLock, Timeout
 from pwl_lab.batch.grid import words
 from pwl_lab.batch.gridplan import BatchPlan, Point
 from pwl_lab.batch.schema import parse_parameters
-from pwl_lab.batch.status import NOTEBOOK, PARAMS, PROGRESS, RunError, RunStatus, read_status, write_json
+from pwl_lab.batch.status import NOTEBOOK, PARAMS, PROGRESS, RunError, RunStatus, read_status
 from pwl_lab.errors import InvalidValueError, invalid, unknown
+from pwl_lab.files import write_json
 
 BATCH, EVENTS, POINTS = "batch.json", "events.jsonl", "points"
 _LOCK, _HOLDER = ".lock", ".holder.json"

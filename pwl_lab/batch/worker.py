@@ -21,8 +21,9 @@ from pwl_lab.batch.kernel import Runs
 from pwl_lab.batch.notebooks import run_notebook
 from pwl_lab.batch.points import finished, log_event
 from pwl_lab.batch.schema import read_notebook
-from pwl_lab.batch.status import RunError, RunStatus, commit, read_status, versions, write_status
+from pwl_lab.batch.status import RunError, RunStatus, read_status, versions, write_status
 from pwl_lab.errors import PwlLabError
+from pwl_lab.provenance import commit
 
 CANCELLED = "Cancelled"  # nobody waits for the point any more: its batch was ended, or has died
 PATIENCE_S = 60  # a point's last run, on a worker that was given up, may still be ending
