@@ -22,6 +22,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any, lenient: bool = False) -> None:
-    """Write `value` as JSON. `lenient`: what JSON has no form for is written as text, instead of a TypeError or ValueError."""
-    text = json.dumps(value, indent=1, allow_nan=lenient, default=str if lenient else None)
-    write_text(path, f"{text}\n")
+    """Write `value` as JSON. `lenient`: what JSON has no form for is written as text."""
+    write_text(path, json_text(value, lenient))
+
+
+def json_text(value: Any, lenient: bool = False) -> str:
+    """`value` as the text of a JSON file. Raises TypeError and ValueError for what JSON has no form for, unless `lenient`."""
+    return json.dumps(value, indent=1, allow_nan=lenient, default=str if lenient else None) + "\n"

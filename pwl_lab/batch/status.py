@@ -63,8 +63,16 @@ def write_status(folder: Path, status: RunStatus) -> None:
 def read_status(folder: Path) -> RunStatus | None:
     """The status in `folder`, None where there is none that can be read."""
     try:
-        return RunStatus.model_validate_json((folder / STATUS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return parse_status((folder / STATUS).read_bytes())
+    except OSError:
+        return None
+
+
+def parse_status(content: bytes) -> RunStatus | None:
+    """The status in this file's content, None where it cannot be read."""
+    try:
+        return RunStatus.model_validate_json(content)
+    except ValueError:
         return None
 
 
