@@ -1,8 +1,7 @@
 """Checks that settings share: what is fine alone and does not fit together. None of them needs torch."""
 
-from pwl_lab.config import CALIBRATION_BATCH
 from pwl_lab.errors import invalid
-from pwl_lab.tasks.sizes import check_batch, check_bits, check_n_train
+from pwl_lab.tasks.sizes import CALIBRATION_BATCH, check_batch, check_bits, check_n_train
 
 
 def check_parity(n_bits: int, k_sparse: int, support: tuple[int, ...] | None) -> None:

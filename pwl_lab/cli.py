@@ -127,10 +127,10 @@ def batch(
         outcome = batches.run_batch(
             prepared, workers, scheduler, force, batches.Reporter(len(prepared.todo), _progress)
         )
-        states = batches.read_states(out)
+        how = batches.how_it_stands(out)
     if outcome and outcome.stopped_by:
         typer.echo(f"stopped ({outcome.stopped_by}); the same command goes on from here", err=True)
-    typer.echo(f"{out}: {batches.summary(states)}")
+    typer.echo(f"{out}: {how}")
     if outcome and not outcome.all_well(prepared.todo):
         raise typer.Exit(FAILED)
 

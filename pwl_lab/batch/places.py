@@ -27,7 +27,7 @@ from pwl_lab.storages import open_storage
 Result = TypeVar("Result")
 
 EVENTS, POINTS = "events.jsonl", "points"
-WAITS_S = (0.5, 2.0, 5.0)  # before another try; a storage's own package tries a few times by itself
+WAITS_S = (0.5, 2.0)  # before another try; a storage's own package tries a few times by itself
 BEAT_S = 20.0
 # What another try would find again; anything else may be a matter of the moment.
 PERMANENT = (FileNotFoundError, PermissionError, NotImplementedError, ImportError)
