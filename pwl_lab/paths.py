@@ -48,6 +48,11 @@ def store() -> Path:
     return Path(os.environ.get("PWL_LAB_STORE") or runs() / "store")
 
 
+def scratch() -> Path:
+    """Where batches whose place is another machine's keep what is not copied there yet; a name that no series can have."""
+    return runs() / ".batches"
+
+
 def downloads() -> Path:
     """Where downloaded data sets are kept: `PWL_LAB_DATA`, or `downloads/` among the runs."""
     return Path(os.environ.get("PWL_LAB_DATA") or runs() / "downloads")
