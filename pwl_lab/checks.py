@@ -3,7 +3,11 @@
 What takes torch to check is imported where it is checked, so that listing the parameters stays quick.
 """
 
+from pathlib import Path
+
 from pwl_lab.errors import invalid
+
+BATCH = "batch.json"  # as `pwl_lab.batch.points` writes it, which stands above this module
 
 
 def check_parity(n_bits: int, k_sparse: int, support: tuple[int, ...] | None) -> None:
@@ -43,3 +47,9 @@ def check_calibration(n_train: int | None) -> None:
         raise invalid(
             "n_train", n_train, f"at least {CALIBRATION_BATCH}: the extracted curriculum is calibrated on them"
         )
+
+
+def check_batch(folder: str) -> None:
+    """Raise InvalidValueError where `pwl-lab batch` has not been at work in this folder."""
+    if not (Path(folder) / BATCH).is_file():
+        raise invalid("batch", folder, f"the folder that pwl-lab batch was given as --out ({BATCH} is not there)")

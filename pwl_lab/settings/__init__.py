@@ -5,7 +5,7 @@ What takes torch to check is imported where it is checked, so that listing the p
 
 from pwl_lab.config import Settings
 from pwl_lab.settings.images import CrossingSettings, ImageSettings, LoadingSettings
-from pwl_lab.settings.others import ClockSettings, StartHereSettings
+from pwl_lab.settings.others import ClockSettings, ReportSettings, StartHereSettings
 from pwl_lab.settings.parity import (
     ComplexitySettings,
     CurriculaSettings,
@@ -22,6 +22,7 @@ __all__ = [
     "ImageSettings",
     "LoadingSettings",
     "ParityTransformerSettings",
+    "ReportSettings",
     "SparseParityTeacherSettings",
     "StartHereSettings",
 ]
@@ -37,5 +38,6 @@ SETTINGS: dict[str, type[Settings]] = {
         CrossingSettings,
         ClockSettings,
         ComplexitySettings,
+        ReportSettings,
     )
 }
