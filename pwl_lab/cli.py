@@ -100,7 +100,9 @@ def series(
 @app.command()
 def batch(
     grid: Annotated[Path, typer.Argument(help="the grid file (YAML); examples lie in presets/grids/")],
-    out: Annotated[Path, typer.Option(help="the batch's folder; the same command again takes up where it stopped")],
+    out: Annotated[
+        str, typer.Option(help="a folder, or s3://bucket/prefix; the same command again takes up where it stopped")
+    ],
     workers: Annotated[
         int | None, typer.Option(help="processes on this machine; one a core when not given", metavar="N")
     ] = None,
@@ -135,7 +137,7 @@ def batch(
 
 @app.command()
 def status(
-    folder: Annotated[Path, typer.Argument(help="the batch's folder")],
+    out: Annotated[str, typer.Argument(help="the batch's folder, or its address")],
     as_json: Annotated[bool, typer.Option("--json", help="every point, as JSON")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="again every few seconds, while the batch is at work")] = False,
 ) -> None:
@@ -144,9 +146,9 @@ def status(
         from pwl_lab.batch import batches
 
         if as_json:
-            typer.echo(json.dumps([state.as_json() for state in batches.read_states(folder)], indent=1))
+            typer.echo(json.dumps([state.as_json() for state in batches.read_states(out)], indent=1))
             return
-        for lines in batches.looks(folder, watch):
+        for lines in batches.looks(out, watch):
             if watch and sys.stdout.isatty():
                 typer.echo("\x1b[2J\x1b[H", nl=False)  # clear the terminal, begin at its top
             typer.echo("\n".join(lines))

@@ -11,7 +11,6 @@ import math
 import os
 import platform
 import shutil
-import subprocess
 import tempfile
 import time
 import warnings
@@ -32,7 +31,9 @@ from torch import Tensor
 from pwl_lab import __version__, paths
 from pwl_lab.config import content_hash
 from pwl_lab.errors import PwlLabError
+from pwl_lab.files import write_json
 from pwl_lab.parallel import one_thread
+from pwl_lab.provenance import commit
 from pwl_lab.tasks.archives import file_sha256
 
 FORMAT = 1  # of an entry's files; an entry of another format has another key, so it is left alone
@@ -214,14 +215,6 @@ def _read_table(path: Path, kinds: dict[str, str]) -> pd.DataFrame:
     return table
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON aside, then rename it into place: a reader sees the old file or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    part.replace(path)
-
-
 def provenance() -> dict[str, Any]:
     """Where and with what a result was made: commit, machine, versions, time (UTC)."""
     return {
@@ -230,16 +223,6 @@ def provenance() -> dict[str, Any]:
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "pwl_lab": __version__},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def commit() -> str | None:
-    """The checkout's commit, marked where files differ from it; None outside a git checkout."""
-    command = ["git", "-C", str(paths.root()), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() or None
 
 
 def record_metrics(notebook: str, metrics: dict[str, Any]) -> Path:

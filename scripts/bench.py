@@ -24,6 +24,7 @@ from pwl_lab.clock.measure import reading_rates
 from pwl_lab.distill.cohort import StackedCohort
 from pwl_lab.distill.curriculum import extracted, one_shot, progressive
 from pwl_lab.distill.learner import CurriculumLearner, Member, TeacherTargets, calibration_inputs
+from pwl_lab.files import write_json
 from pwl_lab.loading.masks import random_masks
 from pwl_lab.loading.pair import PairLearner, PairLossConfig
 from pwl_lab.loading.swapnet import SwapNet
@@ -34,7 +35,7 @@ from pwl_lab.plan import TrainPlan, make_optimiser
 from pwl_lab.recipes import image_models, image_task
 from pwl_lab.seeding import generator
 from pwl_lab.settings import LoadingSettings
-from pwl_lab.store import provenance, write_json
+from pwl_lab.store import provenance
 from pwl_lab.tasks.base import Batch
 from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.training import Checkpoint, SupervisedLearner, TrainedModel

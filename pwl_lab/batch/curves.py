@@ -109,7 +109,7 @@ def as_records(table: pd.DataFrame) -> list[dict[str, Any]]:
 def _first_metric(batch: Batch) -> str:
     """The first metric with something to see."""
     if not batch.metrics:
-        raise InvalidValueError(f"no point of {batch.folder} has left a number in its metrics.json: nothing to draw")
+        raise InvalidValueError(f"no point of {batch.address} has left a number in its metrics.json: nothing to draw")
     keys = ["seed", PART]
     for metric in batch.metrics:
         table = batch.values(metric)

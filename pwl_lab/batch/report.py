@@ -1,15 +1,13 @@
 """A batch's folder as one table: where every point stands, what it found, what failed and why, what it cost.
 
-`read_batch` reads what `pwl-lab batch` left, whatever is missing or damaged in it. The metrics of a point are those of
-its `metrics.json` with plain dotted names: `{"hard": {"median_steps": {"extracted": 900}}}` is the column
-`hard.median_steps.extracted`. Names that differ in one place are a *metric family*, written with a star:
-`hard.median_steps.*`, whose *parts* are the curricula. A list with one number for each of the run's seeds is one value
-per seed; any other list of numbers is a family whose parts count from 0. Longer or deeper lists are left out.
+`read_batch` reads what `pwl-lab batch` left, whatever is missing or damaged in it. How metrics are named, and
+what a metric family is, stands in `pwl_lab.batch.flatten`.
 """
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -19,12 +17,14 @@ import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
 
+from pwl_lab.batch.flatten import MetricColumns
 from pwl_lab.batch.grid import words
-from pwl_lab.batch.points import BATCH, PointState, point_folder, read_events, read_states
+from pwl_lab.batch.places import EVENTS, POINTS, Place, place_at
+from pwl_lab.batch.points import BATCH, PointState, read_states
 from pwl_lab.batch.status import METRICS, PARAMS
 from pwl_lab.errors import unknown
 
-LONGEST_LIST = 64
+AT_ONCE = 1_000  # files that are held in memory
 FACTS = ("hash", "status", "seconds", "note", "seed")  # the table's own columns, beside axes and metrics
 LIMIT = "budget_steps"  # where a null among the metrics stands for "not within the budget", this is the budget
 PART = "part"
@@ -40,7 +40,7 @@ class Batch:
     of a run, in the columns `NAME.0`, `NAME.1`, ...; `nulls` says where a metric was null, and not just absent.
     """
 
-    folder: Path
+    address: str
     notebook: str
     preset: str | None
     axes: tuple[str, ...]
@@ -48,6 +48,7 @@ class Batch:
     failures: pd.DataFrame
     per_seed: frozenset[str] = frozenset()
     nulls: Mapping[str, np.ndarray] = field(default_factory=dict)
+    wall_seconds: float = 0.0
 
     @property
     def numbers(self) -> list[str]:
@@ -134,7 +135,7 @@ class Batch:
             "seconds": float(spent.sum()),
             "median_seconds": float(spent.median()) if len(spent) else 0.0,
             "longest_seconds": float(spent.max()) if len(spent) else 0.0,
-            "wall_seconds": _wall_seconds(self.folder),
+            "wall_seconds": self.wall_seconds,
         }
 
     def slowest(self, most: int = 5) -> pd.DataFrame:
@@ -150,30 +151,30 @@ def listing(table: pd.DataFrame) -> Styler:
     return shown.set_properties(**{"text-align": "left", "white-space": "pre-wrap", "overflow-wrap": "anywhere"})
 
 
-def read_batch(folder: str | Path, seeds: Sequence[int] = ()) -> Batch:
-    """The batch in this folder; only the points with these `seeds`, where any are given.
+def read_batch(out: str | Path, seeds: Sequence[int] = ()) -> Batch:
+    """The batch at this place, a folder or an address; only the points with these `seeds`, where any are given.
 
     Raises InvalidValueError where no batch is there. A point without metrics, or with damaged ones, is a row without them,
     and `note` says so.
     """
-    folder = Path(folder)
-    states = read_states(folder)
-    head = json.loads((folder / BATCH).read_text(encoding="utf-8"))
+    place = place_at(out)
+    states = read_states(place)
+    head = json.loads(place.read([BATCH])[BATCH])
     if seeds:
         states = [state for state in states if state.values.get("seed") in seeds]
     axes = tuple(dict.fromkeys(name for state in states for name in state.values if name != "seed"))
-    columns = _Columns(len(states))
-    notes = [_read_point(folder, state, row, columns) for row, state in enumerate(states)]
+    columns = MetricColumns(len(states))
+    notes = _read_metrics(place, states, columns)
     points = pd.DataFrame(
         {"hash": [state.hash for state in states]}
-        | {name: _axis(folder, states, name) for name in axes}
+        | _axes(place, states, axes)
         | {"seed": _seeds(states, columns)}
         | {"status": [state.status for state in states], "seconds": [state.seconds for state in states], "note": notes}
     )
     clear = {name: f"metrics.{name}" if name in points else name for name in columns.found}
     metrics = pd.DataFrame({clear[name]: values for name, values in columns.found.items()}, index=points.index)
     return Batch(
-        folder,
+        str(place),
         str(head.get("notebook", "")),
         head.get("preset"),
         axes,
@@ -181,86 +182,45 @@ def read_batch(folder: str | Path, seeds: Sequence[int] = ()) -> Batch:
         _failures(states),
         frozenset(columns.per_seed),
         {clear[name]: where for name, where in columns.nulls.items() if name in clear},
+        _wall_seconds(place),
     )
 
 
-class _Columns:
-    """The metrics of all points, column by column: one pass, and eight bytes for a number."""
-
-    def __init__(self, rows: int) -> None:
-        """For so many points."""
-        self.rows = rows
-        self.found: dict[str, np.ndarray] = {}
-        self.nulls: dict[str, np.ndarray] = {}
-        self.per_seed: set[str] = set()
-
-    def put(self, row: int, name: str, value: Any) -> None:
-        """One value of one point; a text makes its column one of texts."""
-        if name not in self.found:
-            self.found[name] = np.full(self.rows, np.nan)
-        if value is None:
-            self.nulls.setdefault(name, np.zeros(self.rows, dtype=bool))[row] = True
-            return
-        if isinstance(value, str) and self.found[name].dtype != object:
-            self.found[name] = self.found[name].astype(object)
-        self.found[name][row] = value
+def _read_metrics(place: Place, states: Sequence[PointState], columns: MetricColumns) -> list[str]:
+    """Take in the metrics of all points that went well; for each point what is wrong with them, empty where nothing is."""
+    notes = [""] * len(states)
+    rows = [row for row, state in enumerate(states) if state.status == "ok"]
+    for some in (rows[begin : begin + AT_ONCE] for begin in range(0, len(rows), AT_ONCE)):
+        names = {row: f"{POINTS}/{states[row].hash}/{METRICS}" for row in some}
+        texts = place.read(list(names.values()))
+        for row, name in names.items():
+            notes[row] = columns.take_in(texts[name], row) if name in texts else "no metrics"
+    return notes
 
 
-def _read_point(folder: Path, state: PointState, row: int, columns: _Columns) -> str:
-    """Take in the metrics of one point; what is wrong with them, empty where nothing is."""
-    if state.status != "ok":
-        return ""
-    try:
-        found = json.loads((point_folder(folder, state.hash) / METRICS).read_bytes())
-        if not isinstance(found, dict):
-            raise ValueError
-    except FileNotFoundError:
-        return "no metrics"
-    except (OSError, ValueError):
-        return "its metrics cannot be read"
-    listed = found.get("seeds")
-    n_seeds = len(listed) if isinstance(listed, list) else 1
-    for name, value, per_seed in _flat(found, n_seeds):
-        columns.put(row, name, value)
-        if per_seed:
-            columns.per_seed.add(name.rpartition(".")[0])
-    return ""
-
-
-def _flat(values: Mapping[str, Any], n_seeds: int, above: str = "") -> Iterator[tuple[str, Any, bool]]:
-    """Every scalar with its dotted name, and whether it is one seed's of several."""
-    for key, value in values.items():
-        if not above and key == "made":
-            continue
-        name = f"{above}{str(key).replace('.', '_')}"
-        if isinstance(value, dict):
-            yield from _flat(value, n_seeds, f"{name}.")
-        elif not isinstance(value, list):
-            yield name, value, False
-        elif len(value) <= LONGEST_LIST and not any(isinstance(each, dict | list) for each in value):
-            if len(value) == 1:
-                yield name, value[0], False
-            else:
-                yield from ((f"{name}.{index}", each, len(value) == n_seeds) for index, each in enumerate(value))
-
-
-def _seeds(states: Sequence[PointState], columns: _Columns) -> list[Any]:
+def _seeds(states: Sequence[PointState], columns: MetricColumns) -> list[Any]:
     """Each point's seed: as the grid says, else the only one of its run; the runs' own are no metric."""
     own = columns.found.pop("seeds", np.full(columns.rows, np.nan))
     return [state.values.get("seed", other) for state, other in zip(states, own, strict=True)]
 
 
-def _axis(folder: Path, states: Sequence[PointState], name: str) -> list[Any]:
-    """The points' values of one axis; what a point leaves to the preset stands in its `params.json`, if it has run."""
-    return [_scalar(state.values[name] if name in state.values else _given(folder, state, name)) for state in states]
+def _axes(place: Place, states: Sequence[PointState], axes: Sequence[str]) -> dict[str, list[Any]]:
+    """The points' values on each axis; what a point leaves to the preset stands in its `params.json`, if it has run."""
+    lacking = [state.hash for state in states if any(name not in state.values for name in axes)]
+    texts = place.read([f"{POINTS}/{name}/{PARAMS}" for name in lacking])
+    own = {name.split("/")[1]: _given(text) for name, text in texts.items()}
+    return {
+        name: [_scalar(state.values.get(name, own.get(state.hash, {}).get(name))) for state in states] for name in axes
+    }
 
 
-def _given(folder: Path, state: PointState, name: str) -> Any:
-    """What a point's run took for a parameter; None where it is not known."""
+def _given(text: bytes) -> dict[str, Any]:
+    """What a point's run took for its parameters; empty where it cannot be read."""
     try:
-        return json.loads((point_folder(folder, state.hash) / PARAMS).read_bytes()).get(name)
-    except (OSError, ValueError, AttributeError):
-        return None
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _scalar(value: Any) -> Any:
@@ -286,10 +246,11 @@ def _failures(states: Sequence[PointState]) -> pd.DataFrame:
     return table.astype({"cell": "Int64"})
 
 
-def _wall_seconds(folder: Path) -> float:
-    """How long batches were at work on this folder, by their events; one that was killed, up to its last event."""
+def _wall_seconds(place: Place) -> float:
+    """How long batches were at work on this place, by their events; one that was killed, up to its last event."""
     times: dict[str, list[datetime]] = {}
-    for event in read_events(folder):
-        if "batch" in event and "time" in event:
+    for line in place.read([EVENTS]).get(EVENTS, b"").splitlines():
+        with suppress(ValueError, KeyError, TypeError):  # a line that was cut off
+            event = json.loads(line)
             times.setdefault(event["batch"], []).append(datetime.fromisoformat(event["time"]))
     return sum((max(each) - min(each)).total_seconds() for each in times.values())

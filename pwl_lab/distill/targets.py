@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pwl_lab.config import CALIBRATION_BATCH
 from pwl_lab.distill.curriculum import Curriculum, TeacherHidden, TeacherOutput
 from pwl_lab.distill.losses import teacher_probabilities
 from pwl_lab.distill.projection import Projection, random_projection
@@ -16,7 +17,6 @@ from pwl_lab.tasks.base import Task
 from pwl_lab.training import TrainedModel
 
 CALIBRATION_SAMPLES = 2048
-CALIBRATION_BATCH = 128
 
 
 @dataclass(frozen=True)

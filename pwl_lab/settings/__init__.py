@@ -1,6 +1,6 @@
 """The settings of each notebook of the series: every size it can be asked for, with its type, range and default.
 
-What takes torch to check is imported where it is checked, so that listing the parameters stays quick.
+Nothing here imports torch, so listing the parameters and checking a grid stays quick.
 """
 
 from pwl_lab.config import Settings

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field
 
 from pwl_lab import paths
-from pwl_lab.checks import check_batch, check_images
+from pwl_lab.checks import check_images, check_report
 from pwl_lab.config import Family, Seeds, Settings
 from pwl_lab.settings.images import LoadingSettings
 from pwl_lab.settings.kinds import Megabytes
@@ -51,7 +51,7 @@ class ClockSettings(Settings):
         LoadingSettings.load(self.preset, family=self.family)
 
 
-Folder = Annotated[str, AfterValidator(lambda folder: folder and str(paths.from_here(folder)))]
+Folder = Annotated[str, AfterValidator(paths.from_here)]
 
 
 class ReportSettings(Settings):
@@ -63,7 +63,9 @@ class ReportSettings(Settings):
 
     section: ClassVar[str] = "batch_report"
     seeds: tuple[int, ...] = Field((), description="look at these seeds of the batch only; all where the list is empty")
-    batch: Folder = Field("", description="the batch's folder; empty: an example, which is run if it is not there yet")
+    batch: Folder = Field(
+        "", description="the batch's folder or address; empty: an example, which is run if it is not there yet"
+    )
     metric: str = Field("", description="what is drawn: a name in metrics.json, or a group of names such as final.*")
     axis: str = Field("", description="the horizontal axis: a name of the grid, seed, or part (the parts of a group)")
     hue: str = Field("", description="a line for each value of this one; none for a single line")
@@ -75,7 +77,7 @@ class ReportSettings(Settings):
     def check_together(self) -> None:
         """A folder that is named has to hold a batch. What can be drawn of it is known once it has been read."""
         if self.batch:
-            check_batch(self.batch)
+            check_report(self.batch)
 
     def banner(self) -> str:
         """One line for the top of the notebook: which batch this is."""

@@ -9,7 +9,6 @@ from typer.testing import CliRunner
 from pwl_lab.batch import engine, worker
 from pwl_lab.batch.engine import Outcome
 from pwl_lab.batch.gridplan import BatchPlan
-from pwl_lab.batch.points import point_folder
 from pwl_lab.batch.status import RunError, RunStatus, write_status
 from pwl_lab.batch.worker import Task
 from pwl_lab.cli import app
@@ -27,7 +26,7 @@ def grid(tmp_path: Path, write_notebook, monkeypatch) -> Path:
     return path
 
 
-def pretend(plan, points, folder, workers, scheduler, force, on_end) -> Outcome:
+def pretend(plan, points, place, workers, scheduler, force, on_end) -> Outcome:
     """A stub of `run_points`: leaves a status for each point and runs nothing."""
     outcome = Outcome()
     for point in points:
@@ -44,13 +43,13 @@ def pretend(plan, points, folder, workers, scheduler, force, on_end) -> Outcome:
             versions={},
             commit=None,
         )
-        place = point_folder(folder, point.hash)
-        place.mkdir(parents=True, exist_ok=True)
+        folder = place.point(point.hash)
+        folder.mkdir(parents=True, exist_ok=True)
         for name in ("notebook.ipynb", "params.json"):
-            (place / name).write_text("{}")
-        write_status(place, status)
+            (folder / name).write_text("{}")
+        write_status(folder, status)
         outcome.ended[point.hash] = status
-        on_end(point, status)
+        on_end(point, status, 2)
     return outcome
 
 
@@ -123,7 +122,7 @@ def test_a_folder_without_a_batch_is_refused(tmp_path: Path) -> None:
 def test_gpus_are_shared_out(monkeypatch, found: int, asked: int, workers: int | None, expected: int) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: found)
     plan = BatchPlan(Path("x.ipynb"), "s", None, None, {"GPU": asked}, ())
-    number, environment = engine._local(plan, workers)
+    number, environment = engine._local(plan, 9, workers)
     assert number == expected
     task = Task("b", "h", "n", "s", "p", None, {}, None, environment=environment)
     seen = [worker._environment(task, name)["CUDA_VISIBLE_DEVICES"].split(",") for name in range(number)]
@@ -137,7 +136,7 @@ def test_gpus_that_are_not_there_are_refused(monkeypatch, asked: float) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     plan = BatchPlan(Path("x.ipynb"), "s", None, None, {"GPU": asked}, ())
     with pytest.raises(InvalidValueError, match=f"resources.GPU = {asked:g} is not allowed here: this machine has 0"):
-        engine._local(plan, None)
+        engine._local(plan, 9, None)
 
 
 def test_the_cores_are_shared_out(monkeypatch) -> None:
@@ -145,10 +144,10 @@ def test_the_cores_are_shared_out(monkeypatch) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("pwl_lab.parallel.n_cores", lambda: 8)
     plan = BatchPlan(Path("x.ipynb"), "s", None, None, {}, ())
-    assert engine._local(plan, None) == (8, {"OMP_NUM_THREADS": "1", "PWL_LAB_WORKERS": "1"})
-    assert engine._local(plan, 2) == (2, {"OMP_NUM_THREADS": "4", "PWL_LAB_WORKERS": "4"})
+    assert engine._local(plan, 9, None) == (8, {"OMP_NUM_THREADS": "1", "PWL_LAB_WORKERS": "1"})
+    assert engine._local(plan, 9, 2) == (2, {"OMP_NUM_THREADS": "4", "PWL_LAB_WORKERS": "4"})
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert engine._local(plan, 2)[1]["OMP_NUM_THREADS"] == "3"
+    assert engine._local(plan, 9, 2)[1]["OMP_NUM_THREADS"] == "3"
 
 
 def test_the_examples_are_good_grids(tmp_path: Path) -> None:

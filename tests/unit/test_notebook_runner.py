@@ -13,8 +13,9 @@ from bs4 import BeautifulSoup
 from pwl_lab import paths
 from pwl_lab.batch import schema
 from pwl_lab.batch.notebooks import resolve_notebook, run_notebook, settings_of
-from pwl_lab.batch.status import FILES, read_status, write_text
+from pwl_lab.batch.status import FILES, read_status
 from pwl_lab.errors import InvalidValueError, MissingDataError, UnknownNameError
+from pwl_lab.files import write_text
 from pwl_lab.settings import CurriculaSettings
 
 REMOTE = re.compile(r"^(https?:)?//")
