@@ -1,7 +1,11 @@
 """Checks that settings share: what is fine alone and does not fit together. None of them needs torch."""
 
+from pathlib import Path
+
 from pwl_lab.errors import invalid
 from pwl_lab.tasks.sizes import CALIBRATION_BATCH, check_batch, check_bits, check_n_train
+
+BATCH = "batch.json"  # as `pwl_lab.batch.points` writes it, which stands above this module
 
 
 def check_parity(n_bits: int, k_sparse: int, support: tuple[int, ...] | None) -> None:
@@ -37,3 +41,9 @@ def check_calibration(n_train: int | None) -> None:
         raise invalid(
             "n_train", n_train, f"at least {CALIBRATION_BATCH}: the extracted curriculum is calibrated on them"
         )
+
+
+def check_report(folder: str) -> None:
+    """Raise InvalidValueError where `pwl-lab batch` has not been at work in this folder; an address is looked at later."""
+    if "://" not in folder and not (Path(folder) / BATCH).is_file():
+        raise invalid("batch", folder, f"the folder that pwl-lab batch was given as --out ({BATCH} is not there)")

@@ -175,6 +175,19 @@ def serve(
         serve_bundle(bundle, port, throttle, show)
 
 
+@app.command()
+def dashboard(
+    preset: Preset = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="where to listen; if it is taken, one near it")] = 8866,
+) -> None:
+    """Show what is stored as a page of its own, to browsers on this machine, until Ctrl-C; nothing is trained."""
+    with _refusing():
+        from pwl_lab.batch.dashboard import serve as serve_dashboard
+
+        typer.echo("Open the address (with its token) that stands below 'running at'. Ctrl-C ends it.")
+        serve_dashboard(preset, port)
+
+
 @data_app.command(name="list")
 def list_data() -> None:
     """List the data sets: what they hold and where they come from."""

@@ -9,6 +9,7 @@ from pwl_lab.plots.clock import (
     latency_chart,
     planned_chart,
     planned_charts,
+    way_name,
 )
 from pwl_lab.plots.crossing import crossing_chart, crossing_histories, crossing_prefixes, parity_crossing
 from pwl_lab.plots.cube import budget_curve, byte_curves, class_chart, mask_lattice, order_curves
@@ -27,6 +28,7 @@ from pwl_lab.plots.probes import CheckpointFigure, checkpoint_map, checkpoint_pr
 from pwl_lab.plots.scaling import scaling_curves, two_phase_curves
 from pwl_lab.plots.states import LayerFigure, layer_loading
 from pwl_lab.plots.style import style
+from pwl_lab.plots.sweep import sweep_curves
 
 __all__ = [
     "CheckpointFigure",
@@ -67,6 +69,8 @@ __all__ = [
     "similarity_chart",
     "steps_to_threshold",
     "style",
+    "sweep_curves",
     "teacher_curve",
     "two_phase_curves",
+    "way_name",
 ]
