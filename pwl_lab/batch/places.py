@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 from pwl_lab import paths
 from pwl_lab.batch.status import STATUS
@@ -138,12 +137,12 @@ class StoragePlace(Place):
     def __init__(self, url: str, patient: bool = True) -> None:
         """`patient`: what fails is tried again. Raises InvalidValueError for an address that is none, or holds a password."""
         url = url.rstrip("/")
-        parts = urlsplit(url)
-        if parts.username or parts.password:
-            shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        scheme, _, rest = url.partition("://")
+        shown = f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"  # no password, nor a token, in a message
+        if "@" in rest.partition("/")[0]:
             raise invalid("out", shown, "an address without a password: the storage takes its own from the environment")
         if any(sign in url for sign in "?*[#"):
-            raise invalid("out", url.partition("?")[0], "an address without any of ? * [ #")
+            raise invalid("out", shown, "an address without any of ? * [ #")
         self._storage, self._root = open_storage("out", url)
         own = f"{self._root.rpartition('/')[2]}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
         super().__init__(url, paths.scratch() / own)

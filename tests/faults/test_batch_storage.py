@@ -1,8 +1,6 @@
 """A batch whose place is an object store: a real server on loopback, workers in processes of their own."""
 
 import json
-import os
-import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +12,7 @@ from s3_server import BUCKET, SECRET, S3Server
 from s3fs import S3FileSystem
 
 from pwl_lab.batch.gridplan import plan_grid
+from pwl_lab.batch.holding import HOLDER
 from pwl_lab.batch.places import place_at
 
 WHOLE = {"status.json", "params.json", "notebook.ipynb", "notebook.html", "events.jsonl"}
@@ -101,6 +100,8 @@ def test_a_storage_that_goes_away_in_the_middle_costs_no_point(s3_bench: Bench, 
     process = s3_bench.start(grid, "--workers", "2")
     until(lambda: len(s3_bench.begun("waits")) == 1 and s3_bench.done("fine"), HANG_S)
     assert s3_bench.states()["waits"] == ("running", None)
+    code, said = s3_bench.run(grid)
+    assert (code, "another batch (process" in said) == (2, True), said
     server.stop()
     try:
         s3_bench.go()
@@ -112,20 +113,7 @@ def test_a_storage_that_goes_away_in_the_middle_costs_no_point(s3_bench: Bench, 
     finally:
         server.start()
     assert s3_bench.states() == {"fine": ("ok", None), "waits": ("cut off", None)}
-    code, said = s3_bench.run(grid, "--workers", "2")
-    assert (code, "2 of 2 ok" in said) == (0, True), said
-    assert [len(s3_bench.begun(case)) for case in ("fine", "waits")] == [1, 1], "it is copied, not run again"
-
-
-def test_a_batch_that_is_killed_outright_is_taken_up_again(s3_bench: Bench) -> None:
-    grid = s3_bench.grid("fine", "waits")
-    process = s3_bench.start(grid, "--workers", "2")
-    until(lambda: len(s3_bench.begun("waits")) == 1 and s3_bench.done("fine"), HANG_S)
-    code, said = s3_bench.run(grid)
-    assert (code, "another batch (process" in said) == (2, True), said
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    s3_bench.go()
+    assert HOLDER in place_at(s3_bench.out).read([HOLDER]), "it could not be removed, and keeps nobody out"
     code, said = s3_bench.run(grid, "--workers", "1")
     assert (code, "2 of 2 ok" in said) == (0, True), said
-    assert [len(s3_bench.begun(case)) for case in ("fine", "waits")] == [1, 2]
+    assert [len(s3_bench.begun(case)) for case in ("fine", "waits")] == [1, 1], "it is copied, not run again"

@@ -68,6 +68,8 @@ def test_what_an_address_means(tmp_path: Path) -> None:
     [
         ("s3://key:secret@bucket/out", "without a password"),
         ("s3://bucket/out?token=secret", "without any of"),
+        ("s3://key:secret@bucket/out?a=[", "without a password"),
+        ("s3://[bucket/out", "without any of"),
         ("nosuch://bucket/out", "fsspec"),
     ],
 )
@@ -145,6 +147,22 @@ def test_a_copy_that_breaks_off_is_not_taken_for_a_point_and_is_done_again_alone
     assert look(place, ["abc"])["abc"].done
 
 
+def test_a_worker_that_is_closed_leaves_the_place_to_the_next(
+    place: Place, stub: list, write_notebook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, run = task(place, write_notebook("# Own")), worker.run_notebook
+
+    def closed(*words, **more) -> RunStatus:
+        (runs,) = worker._running.values()
+        runs.stop(worker.CANCELLED)
+        return run(*words, **more)
+
+    monkeypatch.setattr(worker, "run_notebook", closed)
+    run_point(asked)
+    if isinstance(place, StoragePlace):
+        assert look(place, ["abc"])["abc"].status.status == "running"
+
+
 def test_what_another_try_finds_again_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     place, tries = place_at("memory://lab/out"), []
 
@@ -178,6 +196,18 @@ def test_one_batch_at_a_time_in_a_storage(monkeypatch: pytest.MonkeyPatch, tmp_p
                 _enter(place_at("memory://lab/out"))
     assert holder(place) is None
     assert place.read([HOLDER]) == {}
+
+
+def test_a_batch_is_not_kept_out_by_its_own_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, pipe_file = fsspec.filesystem("memory"), fsspec.filesystem("memory").pipe_file
+
+    def deaf(path, value, mode="overwrite", **_):
+        pipe_file(path, value, mode)
+        raise OSError("the answer was lost")
+
+    monkeypatch.setattr(memory, "pipe_file", deaf)
+    _enter(place_at("memory://lab/out"))
+    assert place_at("memory://lab/out").read([HOLDER]) == {}
 
 
 @pytest.mark.parametrize(("age_s", "alive"), [(10, True), (300, False)])
