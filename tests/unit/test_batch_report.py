@@ -58,7 +58,10 @@ def test_the_same_points_through_the_engine_with_the_stub_in_the_workers(tmp_pat
     monkeypatch.setattr(worker, "run_notebook", worker.run_notebook)  # so that the plugin's change is undone
     stub_runner.write_grid(tmp_path / "grid.yaml", bits=1, seeds=5)
     quiet = {"dashboard_address": None, "scheduler_kwargs": {"dashboard_address": "127.0.0.1:0"}}
-    with LocalCluster(n_workers=2, threads_per_worker=2, processes=False, **quiet) as cluster, Client(cluster) as client:
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=2, processes=False, **quiet) as cluster,
+        Client(cluster) as client,
+    ):
         client.register_plugin(stub_runner.StubRunner())
         prepared = batches.prepare(tmp_path / "grid.yaml", tmp_path / "batch")
         outcome = batches.run_batch(prepared, scheduler=cluster.scheduler_address)
