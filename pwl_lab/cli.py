@@ -100,7 +100,9 @@ def series(
 @app.command()
 def batch(
     grid: Annotated[Path, typer.Argument(help="the grid file (YAML); examples lie in presets/grids/")],
-    out: Annotated[Path, typer.Option(help="the batch's folder; the same command again takes up where it stopped")],
+    out: Annotated[
+        str, typer.Option(help="a folder, or s3://bucket/prefix; the same command again takes up where it stopped")
+    ],
     workers: Annotated[
         int | None, typer.Option(help="processes on this machine; one a core when not given", metavar="N")
     ] = None,
@@ -125,17 +127,17 @@ def batch(
         outcome = batches.run_batch(
             prepared, workers, scheduler, force, batches.Reporter(len(prepared.todo), _progress)
         )
-        states = batches.read_states(out)
+        how = batches.how_it_stands(out)
     if outcome and outcome.stopped_by:
         typer.echo(f"stopped ({outcome.stopped_by}); the same command goes on from here", err=True)
-    typer.echo(f"{out}: {batches.summary(states)}")
+    typer.echo(f"{out}: {how}")
     if outcome and not outcome.all_well(prepared.todo):
         raise typer.Exit(FAILED)
 
 
 @app.command()
 def status(
-    folder: Annotated[Path, typer.Argument(help="the batch's folder")],
+    out: Annotated[str, typer.Argument(help="the batch's folder, or its address")],
     as_json: Annotated[bool, typer.Option("--json", help="every point, as JSON")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="again every few seconds, while the batch is at work")] = False,
 ) -> None:
@@ -144,9 +146,9 @@ def status(
         from pwl_lab.batch import batches
 
         if as_json:
-            typer.echo(json.dumps([state.as_json() for state in batches.read_states(folder)], indent=1))
+            typer.echo(json.dumps([state.as_json() for state in batches.read_states(out)], indent=1))
             return
-        for lines in batches.looks(folder, watch):
+        for lines in batches.looks(out, watch):
             if watch and sys.stdout.isatty():
                 typer.echo("\x1b[2J\x1b[H", nl=False)  # clear the terminal, begin at its top
             typer.echo("\n".join(lines))
@@ -171,6 +173,19 @@ def serve(
 
         throttle = Throttle(megabytes_per_s, latency_ms / 1000)
         serve_bundle(bundle, port, throttle, show)
+
+
+@app.command()
+def dashboard(
+    preset: Preset = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="where to listen; if it is taken, one near it")] = 8866,
+) -> None:
+    """Show what is stored as a page of its own, to browsers on this machine, until Ctrl-C; nothing is trained."""
+    with _refusing():
+        from pwl_lab.batch.dashboard import serve as serve_dashboard
+
+        typer.echo("Open the address (with its token) that stands below 'running at'. Ctrl-C ends it.")
+        serve_dashboard(preset, port)
 
 
 @data_app.command(name="list")

@@ -3,6 +3,8 @@
 Networks as small as these gain little from a second thread (two give a small VGG 1.3 times the images per second, an
 MLP fewer samples than one), while two processes of one thread each give twice as much. And what is computed on one
 thread does not depend on how many cores a machine has.
+
+torch is imported where it is used: a batch asks this module for the number of cores before anything needs torch.
 """
 
 import multiprocessing
@@ -19,8 +21,6 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import Any
 
-import torch
-
 from pwl_lab import progress
 from pwl_lab.errors import InvalidValueError, PwlLabError
 
@@ -36,6 +36,8 @@ class WorkerLostError(PwlLabError):
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Inside, torch computes on one thread; afterwards on as many as before."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -140,6 +142,8 @@ def end_helpers() -> None:
 
 def _begin(watched: Connection, reports: Any, environment: Mapping[str, str]) -> None:
     """Set up a worker: its parent's environment, one thread, progress to the parent, and an end when the parent ends."""
+    import torch
+
     os.environ.clear()  # a forked worker has that of the time when the first worker was made
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle

@@ -43,9 +43,35 @@ def runs() -> Path:
     return Path(os.environ.get("PWL_LAB_RUNS") or root() / "runs")
 
 
+def from_here(folder: str) -> str:
+    """A folder as a person names it, made absolute: as seen from where the command runs, else from the project's folder.
+
+    An address (`s3://...`) and an empty name stay what they are.
+    """
+    if not folder or "://" in folder:
+        return folder
+    here = Path(folder).expanduser()
+    return str(here.absolute() if here.exists() else root() / here)
+
+
+def example_batch() -> Path:
+    """Where the example batch of notebook 09 is kept."""
+    return runs() / "example_batch"
+
+
+def grids() -> Path:
+    """The folder of the example grids."""
+    return presets() / "grids"
+
+
 def store() -> Path:
     """Where trained things are kept between runs: `PWL_LAB_STORE`, or `store/` among the runs."""
     return Path(os.environ.get("PWL_LAB_STORE") or runs() / "store")
+
+
+def scratch() -> Path:
+    """Where batches whose place is another machine's keep what is not copied there yet; a name that no series can have."""
+    return runs() / ".batches"
 
 
 def downloads() -> Path:

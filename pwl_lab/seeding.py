@@ -3,14 +3,19 @@
 What draws the initial weights can change without moving a single training batch: each purpose has a stream of its
 own: `support`, `init`, `student` and `converters` (initial weights of teachers, students, converters), `data`,
 `evaluation`, `order`, `augment`, `projection`, `masks`, `probe`, `bootstrap`.
+
+torch is imported where it is used: the registry of data sets, which a grid is checked against, needs none.
 """
 
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 STREAMS = (
     *("support", "init", "student", "converters", "data", "evaluation", "order", "augment"),
@@ -26,8 +31,10 @@ def stream_seed(seed: int, name: str) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def generator(seed: int, name: str) -> torch.Generator:
+def generator(seed: int, name: str) -> "torch.Generator":
     """A fresh torch generator (on the CPU, so that a GPU run sees the same numbers) at the start of a stream."""
+    import torch
+
     return torch.Generator().manual_seed(stream_seed(seed, name))
 
 
@@ -39,6 +46,8 @@ def numpy_generator(seed: int, name: str) -> np.random.Generator:
 @contextmanager
 def initialisation(seed: int, stream: str = "init") -> Iterator[None]:
     """Modules built inside take their initial weights from `stream`; torch's global state is left alone."""
+    import torch
+
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would seed the generators of GPUs too, and those are not forked.
         torch.default_generator.manual_seed(stream_seed(seed, stream))

@@ -11,7 +11,6 @@ import math
 import os
 import platform
 import shutil
-import subprocess
 import tempfile
 import time
 import warnings
@@ -21,7 +20,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 import torch
@@ -32,14 +31,18 @@ from torch import Tensor
 from pwl_lab import __version__, paths
 from pwl_lab.config import content_hash
 from pwl_lab.errors import PwlLabError
+from pwl_lab.files import write_json
 from pwl_lab.parallel import one_thread
+from pwl_lab.provenance import commit
 from pwl_lab.tasks.archives import file_sha256
 
 FORMAT = 1  # of an entry's files; an entry of another format has another key, so it is left alone
 _TENSORS, _RECORD = "tensors.safetensors", "record.json"
 
 
+ONLY_STORED = "PWL_LAB_ONLY_STORED"
 _MAY_MAKE = ContextVar("may_make", default=True)
+Found = TypeVar("Found")
 
 
 class DamagedEntryError(PwlLabError):
@@ -58,6 +61,21 @@ def only_stored() -> Iterator[None]:
         yield
     finally:
         _MAY_MAKE.reset(token)
+
+
+def may_make() -> bool:
+    """Whether what is not in the store may be made here: not in `only_stored`, nor where `PWL_LAB_ONLY_STORED` is set.
+
+    Worker processes do not know of the former.
+    """
+    return _MAY_MAKE.get() and not os.environ.get(ONLY_STORED)
+
+
+def stored(verb: Callable[..., Found], *args: Any, **keys: Any) -> Found | None:
+    """`verb(*args, **keys)` where the store has all that it needs, else None: nothing is made."""
+    with suppress(NotMadeError), only_stored():
+        return verb(*args, **keys)
+    return None
 
 
 @dataclass
@@ -104,7 +122,7 @@ class Store:
         with suppress(DamagedEntryError):
             if entry.exists():
                 return _read(entry)
-        if not _MAY_MAKE.get():
+        if not may_make():
             raise NotMadeError(f"{recipe.kind} {recipe.key} is not in the store")
         with self._lock(recipe):
             found = self.load(recipe)  # another process may have made it while this one waited
@@ -214,14 +232,6 @@ def _read_table(path: Path, kinds: dict[str, str]) -> pd.DataFrame:
     return table
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON aside, then rename it into place: a reader sees the old file or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    part.replace(path)
-
-
 def provenance() -> dict[str, Any]:
     """Where and with what a result was made: commit, machine, versions, time (UTC)."""
     return {
@@ -230,16 +240,6 @@ def provenance() -> dict[str, Any]:
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "pwl_lab": __version__},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def commit() -> str | None:
-    """The checkout's commit, marked where files differ from it; None outside a git checkout."""
-    command = ["git", "-C", str(paths.root()), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() or None
 
 
 def record_metrics(notebook: str, metrics: dict[str, Any]) -> Path:

@@ -14,6 +14,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import plain_pair
+import stub_sweep
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -24,6 +25,7 @@ from pwl_lab.clock.measure import reading_rates
 from pwl_lab.distill.cohort import StackedCohort
 from pwl_lab.distill.curriculum import extracted, one_shot, progressive
 from pwl_lab.distill.learner import CurriculumLearner, Member, TeacherTargets, calibration_inputs
+from pwl_lab.files import write_json
 from pwl_lab.loading.masks import random_masks
 from pwl_lab.loading.pair import PairLearner, PairLossConfig
 from pwl_lab.loading.swapnet import SwapNet
@@ -34,7 +36,7 @@ from pwl_lab.plan import TrainPlan, make_optimiser
 from pwl_lab.recipes import image_models, image_task
 from pwl_lab.seeding import generator
 from pwl_lab.settings import LoadingSettings
-from pwl_lab.store import provenance, write_json
+from pwl_lab.store import provenance
 from pwl_lab.tasks.base import Batch
 from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.training import Checkpoint, SupervisedLearner, TrainedModel
@@ -271,8 +273,11 @@ def main() -> None:
         rows += [family_row(family) for family in ("vgg", "resnet", "vit")]
     rows += [teacher_row(threads) for threads in (1, 2)]
     rows.append(bundle_row())
+    with tempfile.TemporaryDirectory() as folder:
+        rows += stub_sweep.sweep_rows(Path(folder))
     for one in rows:
-        print(f"{one['name']}: {one['ours']} against {one['reference']} {one['unit']}, ratio {one['ratio']}")
+        peak = f", {one['peak_mb']} MB at most" if "peak_mb" in one else ""
+        print(f"{one['name']}: {one['ours']} against {one['reference']} {one['unit']}, ratio {one['ratio']}{peak}")
     write_json(paths.runs() / "bench.json", {"rows": rows, "made": provenance()})
 
 

@@ -11,10 +11,11 @@ import time
 import pandas as pd
 
 from pwl_lab import analysis, cube, paths
+from pwl_lab.files import write_json
 from pwl_lab.loading.pair import PairLossConfig
 from pwl_lab.recipes import image_models, image_plan_of_pair, image_task, image_teacher, pair_losses
 from pwl_lab.settings import LoadingSettings
-from pwl_lab.store import provenance, write_json
+from pwl_lab.store import provenance
 from pwl_lab.study import Pair, each, train_pair
 
 # A student with the teacher's channels at two of three boundaries, to see what converters do where none is needed.

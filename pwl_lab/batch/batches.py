@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pwl_lab.batch.gridplan import BatchPlan, Point, plan_grid, seconds_per_point
-from pwl_lab.batch.points import PointState, alone_in, holder, read_states, to_do, write_batch
+from pwl_lab.batch.holding import alone_in, holder
+from pwl_lab.batch.places import Place, PlaceError, place_at
+from pwl_lab.batch.points import Found, PointState, look, read_states, to_do, write_batch
 from pwl_lab.batch.status import RunStatus
 from pwl_lab.errors import invalid
+from pwl_lab.parallel import n_cores
 
 if TYPE_CHECKING:  # Dask takes a second to import, and a batch that is done needs none
     from pwl_lab.batch.engine import Outcome
@@ -22,17 +25,16 @@ WATCH_EVERY_S = 2.0
 
 def default_workers() -> int:
     """How many points run at once on this machine: one a core."""
-    from pwl_lab.parallel import n_cores  # imports torch, which a look at the status does without
-
     return n_cores()
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A batch before it runs: its plan, and the points that are to do."""
+    """A batch before it runs: its plan, what there is already, and the points that are to do."""
 
     plan: BatchPlan
-    folder: Path
+    place: Place
+    found: dict[str, Found]
     todo: list[Point]
 
     def lines(self, workers: int | None) -> list[str]:
@@ -43,7 +45,7 @@ class Prepared:
     def headline(self, workers: int | None) -> str:
         """How many points there are, how many are to do, and about how long that takes."""
         words = f"{len(self.plan.points):,} points of {self.plan.notebook.stem}, {len(self.todo):,} to do"
-        found = seconds_per_point(self.plan, self.folder)
+        found = seconds_per_point(self.plan, [each.status for each in self.found.values() if each.status])
         if not self.todo:
             return words
         if found is None:
@@ -55,11 +57,15 @@ class Prepared:
 
 
 def prepare(
-    grid: Path, folder: Path, only: Sequence[str] = (), retry_failed: bool = False, force: bool = False
+    grid: Path, out: Path | str, only: Sequence[str] = (), retry_failed: bool = False, force: bool = False
 ) -> Prepared:
-    """Check everything and see what is to do; nothing is written. Raises InvalidValueError as `plan_grid` and `select` do."""
-    plan = plan_grid(grid)
-    return Prepared(plan, folder, to_do(plan, folder, only, retry_failed, force))
+    """Check everything and see what is to do; nothing is written.
+
+    Raises InvalidValueError as `plan_grid`, `place_at` and `select` do, PlaceError where `out` cannot be read.
+    """
+    plan, place = plan_grid(grid), place_at(out)
+    found = look(place, [point.hash for point in plan.points])
+    return Prepared(plan, place, found, to_do(plan, found, only, retry_failed, force))
 
 
 def run_batch(
@@ -67,19 +73,22 @@ def run_batch(
     workers: int | None = None,
     scheduler: str | None = None,
     force: bool = False,
-    on_end: Callable[[Point, RunStatus], None] | None = None,
+    on_end: Callable[[Point, RunStatus, int], None] | None = None,
 ) -> "Outcome | None":
-    """Run what is to do, alone in the folder; None where nothing is. Raises InvalidValueError as `run_points` does."""
+    """Run what is to do, alone at the place; None where nothing is.
+
+    Raises InvalidValueError as `run_points` does, PlaceError where nothing can be written.
+    """
     if workers is not None and (workers < 1 or scheduler is not None):
         what = "none where a scheduler is given: its workers are its own" if scheduler else "a whole number from 1"
         raise invalid("workers", workers, what)
-    with alone_in(prepared.folder):
-        write_batch(prepared.folder, prepared.plan)
+    with alone_in(prepared.place):
+        write_batch(prepared.place, prepared.plan)
         if not prepared.todo:
             return None
         from pwl_lab.batch.engine import run_points
 
-        return run_points(prepared.plan, prepared.todo, prepared.folder, workers, scheduler, force, on_end)
+        return run_points(prepared.plan, prepared.todo, prepared.place, workers, scheduler, force, on_end)
 
 
 def summary(states: Sequence[PointState]) -> str:
@@ -89,21 +98,29 @@ def summary(states: Sequence[PointState]) -> str:
     return ", ".join([f"{good:,} of {len(states):,} ok", *(f"{n:,} {status}" for status, n in sorted(counts.items()))])
 
 
-def status_lines(folder: Path) -> list[str]:
+def how_it_stands(out: Path | str) -> str:
+    """The `summary` of a batch that was just at work, or why there is none."""
+    try:
+        return summary(read_states(out))
+    except PlaceError as error:
+        return str(error)
+
+
+def status_lines(out: Path | str) -> list[str]:
     """How a batch stands: a line for each point (only those that are not ok where there are many), then the summary."""
-    states = read_states(folder)
+    states = read_states(out)
     shown = states if len(states) <= MOST_LINES else [state for state in states if state.status != "ok"]
     lines = [_line(state) for state in sorted(shown, key=lambda state: state.status == "waiting")]
     return [*_cut(lines), summary(states)]
 
 
-def looks(folder: Path, watch: bool) -> Iterator[list[str]]:
-    """The lines of `status_lines`: once, or again and again while a batch is at work on `folder`."""
-    yield status_lines(folder)
+def looks(out: Path | str, watch: bool) -> Iterator[list[str]]:
+    """The lines of `status_lines`: once, or again and again while a batch is at work there."""
+    yield status_lines(out)
     with suppress(KeyboardInterrupt):
-        while watch and holder(folder):
+        while watch and holder(out):
             time.sleep(WATCH_EVERY_S)
-            yield status_lines(folder)
+            yield status_lines(out)
 
 
 class Reporter:
@@ -111,12 +128,13 @@ class Reporter:
 
     def __init__(self, total: int, say: Callable[[str], None]) -> None:
         """`total` points are to do; `say` takes each line."""
-        self.total, self.done, self.say, self.begun = total, 0, say, time.monotonic()
+        self.total, self.done, self.seconds, self.say = total, 0, 0.0, say
 
-    def __call__(self, point: Point, status: RunStatus) -> None:
-        """A point has ended."""
+    def __call__(self, point: Point, status: RunStatus, at_once: int) -> None:
+        """A point has ended, while so many run at once: each of the others is taken to need as long as those that ended."""
         self.done += 1
-        left = (time.monotonic() - self.begun) / self.done * (self.total - self.done) / 60
+        self.seconds += status.seconds
+        left = self.seconds / self.done * (self.total - self.done) / at_once / 60
         more = f", about {left:.1f} min more" if left else ""
         error = f": {status.error.name}: {status.error.message}".splitlines()[0] if status.error else ""
         head = f"[{self.done}/{self.total}] {status.status} {point.hash[:8]} {point.words}"

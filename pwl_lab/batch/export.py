@@ -23,8 +23,9 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_output
 
 from pwl_lab.batch.schema import heading_of
-from pwl_lab.batch.status import RunStatus, write_text
+from pwl_lab.batch.status import RunStatus
 from pwl_lab.batch.verdict import VIEW, reachable, widget_models
+from pwl_lab.files import write_text
 
 TEMPLATE = """
 {%- extends 'index.html.j2' -%}

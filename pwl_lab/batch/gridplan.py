@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from pwl_lab.config import content_hash
 from pwl_lab.errors import InvalidValueError, PwlLabError, unknown
 
 HASH_DIGITS = 20  # 80 bits: a hundred thousand points meet by chance once in 10^14 batches
-SAMPLED = 200  # earlier points that the estimate looks at
 
 Bad = set[tuple[str, str]]
 
@@ -79,17 +78,12 @@ def source_hash(nb: Mapping[str, Any]) -> str:
     return content_hash([[cell["cell_type"], cell["source"], cell["metadata"].get("tags", [])] for cell in nb["cells"]])
 
 
-def seconds_per_point(plan: BatchPlan, folder: Path) -> tuple[float, str] | None:
-    """How long a point may take: the median over earlier points in `folder`, else of the last run of the series.
+def seconds_per_point(plan: BatchPlan, earlier: Iterable[RunStatus]) -> tuple[float, str] | None:
+    """How long a point may take: the median over `earlier` points that went well, else the last run of the series.
 
     With where the number is from; None where there was neither.
     """
-    found: list[float] = []
-    for point in plan.points:
-        status = read_status(folder / "points" / point.hash)
-        found += [status.seconds] if status and status.status == "ok" else []
-        if len(found) == SAMPLED:
-            break
+    found = [status.seconds for status in earlier if status.status == "ok"]
     if found:
         return statistics.median(found), f"the median of {len(found)} earlier points"
     status = read_status(paths.runs() / (plan.preset or "lesson") / plan.notebook.stem)

@@ -9,8 +9,9 @@ from typing import Any
 import jinja2
 
 from pwl_lab.batch.schema import heading_of, read_notebook, series
-from pwl_lab.batch.status import METRICS, NOTEBOOK, PAGE, RunStatus, read_status, write_text
+from pwl_lab.batch.status import METRICS, NOTEBOOK, PAGE, RunStatus, read_status
 from pwl_lab.errors import PwlLabError
+from pwl_lab.files import write_text
 from pwl_lab.parallel import n_cores
 
 HEADLINES = 8

@@ -59,15 +59,18 @@ class KernelGuard:
         """The kernel's environment: this process's own, `extra`, and the mark that its children inherit."""
         # A backend chosen for this process (Agg in a test run) would leave the notebook without its figures.
         own = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
-        return own | dict(extra) | {MARK: self.mark}
+        # A notebook may run others (a batch of them): those carry its mark, too, and end with it.
+        return own | dict(extra) | {MARK: ",".join(filter(None, [own.get(MARK), self.mark]))}
 
     def started(self, process: subprocess.Popen) -> None:
         """Take over the kernel's process, the leader of its own group."""
         self._process = process
         if os.name == "posix":
-            command = ["/bin/sh", "-c", WATCHDOG, "sh", str(process.pid), f"{MARK}={self.mark}", str(self.folder)]
+            command = ["/bin/sh", "-c", WATCHDOG, "sh", str(process.pid), self.mark, str(self.folder)]
+            # Without the mark of a run that this one may be part of: when that is ended, this still has its work to do.
+            own = {name: value for name, value in os.environ.items() if name != MARK}
             self._watchdog = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+                command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True, env=own
             )
         if self.stopped_by:
             self._kill_group()
@@ -117,7 +120,9 @@ class KernelGuard:
     def _kill_marked(self) -> None:
         """Kill every process that carries the mark, again until none is found: one may have forked meanwhile."""
         for _ in range(10):
-            found = [process for process in psutil.process_iter() if _environment_of(process).get(MARK) == self.mark]
+            found = [
+                process for process in psutil.process_iter() if self.mark in _environment_of(process).get(MARK, "")
+            ]
             for process in found:
                 with suppress(psutil.Error):
                     process.kill()

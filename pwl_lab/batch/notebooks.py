@@ -16,10 +16,13 @@ from typing import Any
 
 from pwl_lab import paths
 from pwl_lab.batch import status as files
+from pwl_lab.batch.imports import import_runner
 from pwl_lab.batch.kernel import KernelGuard, Runs, stop_on_signal
 from pwl_lab.batch.schema import Plan, make_plan, read_notebook, resolve_notebook, settings_of
 from pwl_lab.batch.status import RunError, RunStatus
 from pwl_lab.errors import invalid
+from pwl_lab.files import write_json, write_text
+from pwl_lab.provenance import commit
 
 __all__ = ["RunStatus", "resolve_notebook", "run_notebook", "settings_of"]
 
@@ -58,9 +61,9 @@ def run_notebook(
         started=started,
         cells=len(original["cells"]),
         versions=files.versions(),
-        commit=files.commit(),
+        commit=commit(),
     )
-    files.write_json(folder / files.PARAMS, plan.resolved | {"given": plan.given})
+    write_json(folder / files.PARAMS, plan.resolved | {"given": plan.given}, lenient=True)
     files.write_status(folder, state)
     try:
         _execute(state, source, folder, plan, timeout, on_line, environment or {}, runs or Runs())
@@ -103,7 +106,8 @@ def _execute(
     runs: Runs,
 ) -> None:
     """Run the kernel, write the notebook and its page, and complete `state`."""
-    import nbformat  # these take seconds to import, and a refusal needs none of them
+    import_runner()  # only now: a refusal needs nothing of it
+    import nbformat
 
     from pwl_lab.batch.client import Job, execute
     from pwl_lab.batch.export import write_page
@@ -119,7 +123,7 @@ def _execute(
         if job.nb is None:
             job.nb = nbformat.read(source, as_version=4)
         _judge(state, job, folder)
-        files.write_text(folder / files.NOTEBOOK, nbformat.writes(job.nb) + "\n")
+        write_text(folder / files.NOTEBOOK, nbformat.writes(job.nb) + "\n")
         write_page(job.nb, folder / files.PAGE, state, source.parent)
     if guard.stopped_by and state.status == "ok":
         state.status, state.error = (

@@ -1,36 +1,34 @@
-"""A batch's folder: one folder a point, what is done and what is to do, and one batch at a time.
+"""The points of a batch: one folder each, what is done and what is to do.
 
-    DIR/batch.json             the points of the last command, in the order of the grid
-    DIR/events.jsonl           what the batches on this folder did, one JSON object a line
-    DIR/points/HASH/           what `pwl-lab run` leaves, and this point's own events.jsonl
+    OUT/batch.json             the points of the last command, in the order of the grid
+    OUT/events.jsonl           what the batches on this place did, one JSON object a line
+    OUT/points/HASH/           what `pwl-lab run` leaves, and this point's own events.jsonl
 
 A point's folder is named by what it computes, so nothing but its `status.json` says whether it is done: the same
-command again takes up where any end left off. A second batch on the same folder is refused, since two that share the
+command again takes up where any end left off. A second batch on the same place is refused, since two that share the
 points would each report half of them; whoever wants more workers starts one batch with more.
 """
 
 import json
 import os
-import platform
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import psutil
-from filelock import FileLock, Timeout
-
 from pwl_lab.batch.grid import words
 from pwl_lab.batch.gridplan import BatchPlan, Point
+from pwl_lab.batch.holding import holder
+from pwl_lab.batch.places import EVENTS, POINTS, Place, place_at
 from pwl_lab.batch.schema import parse_parameters
-from pwl_lab.batch.status import NOTEBOOK, PARAMS, PROGRESS, RunError, RunStatus, read_status, write_json
-from pwl_lab.errors import InvalidValueError, invalid, unknown
+from pwl_lab.batch.status import NOTEBOOK, PARAMS, PROGRESS, STATUS, RunError, RunStatus, parse_status, read_status
+from pwl_lab.errors import invalid, unknown
+from pwl_lab.files import json_text
 
-BATCH, EVENTS, POINTS = "batch.json", "events.jsonl", "points"
-_LOCK, _HOLDER = ".lock", ".holder.json"
+BATCH = "batch.json"
+NEEDED = (NOTEBOOK, PARAMS)  # what a point that is done has, beside its status
 
 
 @dataclass(frozen=True)
@@ -59,22 +57,55 @@ class PointState:
         return asdict(self) | {"error": error}
 
 
+@dataclass(frozen=True)
+class Found:
+    """What there is of one point: its status, where it can be read; whether its files are whole, and any are there."""
+
+    status: RunStatus | None = None
+    whole: bool = False
+    there: bool = False
+
+    @property
+    def done(self) -> RunStatus | None:
+        """The status of a point that is done, None for any other: without one, with a damaged one, or with files missing."""
+        return self.status if self.status and self.status.status == "ok" and self.whole else None
+
+
 def point_folder(folder: Path, name: str) -> Path:
     """Where the point with this hash goes."""
     return folder / POINTS / name
 
 
 def finished(place: Path) -> RunStatus | None:
-    """The status of a point that is done, None for any other: without one, with a damaged one, or with files missing."""
+    """The status of a point that is done in this folder, None for any other."""
     status = read_status(place)
-    whole = status and status.status == "ok" and (place / NOTEBOOK).is_file() and (place / PARAMS).is_file()
-    return status if whole else None
+    return Found(status, all((place / name).is_file() for name in NEEDED)).done
+
+
+def look(place: Place, hashes: Sequence[str]) -> dict[str, Found]:
+    """What there is of these points: one listing, and one reading of all their statuses. Raises PlaceError."""
+    one = f"/{hashes[0]}" if len(hashes) == 1 else ""
+    names = place.names(f"{POINTS}{one}")
+    heads = {name: f"{POINTS}/{name}" for name in hashes}
+    texts = place.read([f"{head}/{STATUS}" for head in heads.values() if f"{head}/{STATUS}" in names])
+    return {
+        name: Found(
+            parse_status(texts.get(f"{head}/{STATUS}", b"")),
+            all(f"{head}/{file}" in names for file in NEEDED),
+            f"{head}/{STATUS}" in names,
+        )
+        for name, head in heads.items()
+    }
 
 
 def to_do(
-    plan: BatchPlan, folder: Path, only: Sequence[str] = (), retry_failed: bool = False, force: bool = False
+    plan: BatchPlan,
+    found: Mapping[str, Found],
+    only: Sequence[str] = (),
+    retry_failed: bool = False,
+    force: bool = False,
 ) -> list[Point]:
-    """The points that a batch has to run: those that are not done.
+    """The points that a batch has to run, after what was `found` of them: those that are not done.
 
     `retry_failed`: of those only the ones that ran and ended badly; `force`: done ones, too; `only`: see `select`.
     """
@@ -82,9 +113,9 @@ def to_do(
     if force:
         return chosen
     if retry_failed:
-        ended = {point.hash: read_status(point_folder(folder, point.hash)) for point in chosen}
-        return [point for point in chosen if (s := ended[point.hash]) and s.status in ("failed", "timeout", "killed")]
-    return [point for point in chosen if not finished(point_folder(folder, point.hash))]
+        bad = ("failed", "timeout", "killed")
+        return [point for point in chosen if (status := found[point.hash].status) and status.status in bad]
+    return [point for point in chosen if not found[point.hash].done]
 
 
 def select(points: Sequence[Point], only: Sequence[str]) -> list[Point]:
@@ -117,46 +148,41 @@ def select(points: Sequence[Point], only: Sequence[str]) -> list[Point]:
     return found
 
 
-def write_batch(folder: Path, plan: BatchPlan) -> None:
+def write_batch(place: Place, plan: BatchPlan) -> None:
     """Leave the list of points, which `pwl-lab status` and the report go by."""
-    write_json(
-        folder / BATCH,
-        {
-            "notebook": plan.notebook.name,
-            "preset": plan.preset,
-            "points": [{"hash": point.hash, "values": point.values, "params": point.params} for point in plan.points],
-        },
-    )
+    listed = [{"hash": point.hash, "values": point.values, "params": point.params} for point in plan.points]
+    place.write(BATCH, json_text({"notebook": plan.notebook.name, "preset": plan.preset, "points": listed}))
 
 
-def read_states(folder: Path) -> list[PointState]:
-    """Where every point of the last command stands. Raises InvalidValueError where `folder` holds no batch."""
+def read_states(out: Place | Path | str) -> list[PointState]:
+    """Where every point of the last command stands.
+
+    Raises InvalidValueError where no batch is there, PlaceError where that cannot be known.
+    """
+    place = place_at(out)
     try:
-        listed = json.loads((folder / BATCH).read_text(encoding="utf-8"))["points"]
-        points = [(str(entry["hash"]), dict(entry["values"])) for entry in listed]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise invalid("folder", str(folder), f"no batch is there: {BATCH} cannot be read") from None
-    running = holder(folder) is not None
-    return [_state(point_folder(folder, name), name, values, running) for name, values in points]
+        listed = json.loads(place.read([BATCH])[BATCH])["points"]
+        points = {str(entry["hash"]): dict(entry["values"]) for entry in listed}
+    except (ValueError, KeyError, TypeError):
+        raise invalid("folder", str(place), f"no batch is there: {BATCH} cannot be read") from None
+    at_work = holder(place) is not None
+    found = look(place, list(points))
+    running = [name for name, each in found.items() if each.status and each.status.status == "running"]
+    lines = place.read([f"{POINTS}/{name}/{PROGRESS}" for name in running])
+    said = {
+        name.split("/")[1]: (text.decode(errors="replace").splitlines() or [""])[-1] for name, text in lines.items()
+    }
+    return [_state(name, values, found[name], at_work, said.get(name, "")) for name, values in points.items()]
 
 
-def _state(place: Path, name: str, values: dict[str, Any], at_work: bool) -> PointState:
+def _state(name: str, values: dict[str, Any], found: Found, at_work: bool, progress: str) -> PointState:
     """Where one point stands."""
-    status = read_status(place)
-    if status is None or (status.status == "ok" and not finished(place)):
-        damaged = (place / "status.json").exists()
-        return PointState(name, values, "damaged" if damaged else "waiting")
+    status = found.status
+    if status is None or (status.status == "ok" and not found.done):
+        return PointState(name, values, "damaged" if found.there else "waiting")
     if status.status == "running":
-        return PointState(name, values, "running" if at_work else "cut off", progress=_last_line(place / PROGRESS))
+        return PointState(name, values, "running" if at_work else "cut off", progress=progress)
     return PointState(name, values, status.status, status.seconds, status.cell, status.error)
-
-
-def _last_line(path: Path) -> str:
-    """The last line of a small file, empty where there is none."""
-    try:
-        return (path.read_text(encoding="utf-8", errors="replace").splitlines() or [""])[-1]
-    except OSError:
-        return ""
 
 
 def log_event(place: Path, event: str, **facts: Any) -> None:
@@ -179,51 +205,3 @@ def read_events(place: Path) -> list[dict[str, Any]]:
             except ValueError:
                 continue
     return found
-
-
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Inside, no other batch works on `folder`. Raises InvalidValueError, naming the one that does.
-
-    The lock is the operating system's, so it goes with the process that holds it, however that ends.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / _LOCK, timeout=0)
-        lock.acquire()
-    except Timeout:
-        other = _holder_facts(folder)
-        who = f" (process {other['pid']} on {other['host']}, since {other['since']})" if other else ""
-        raise InvalidValueError(
-            f"another batch{who} is at work on {folder}; wait for it or stop it, the same command then goes on"
-        ) from None
-    except OSError as error:
-        raise invalid("out", str(folder), f"a folder that can be made and written to ({error.strerror})") from None
-    try:
-        me = psutil.Process()
-        facts = {"pid": me.pid, "host": platform.node(), "born": me.create_time()}
-        write_json(folder / _HOLDER, facts | {"since": datetime.now(UTC).isoformat(timespec="seconds")})
-        yield
-    finally:
-        (folder / _HOLDER).unlink(missing_ok=True)
-        lock.release()
-
-
-def holder(folder: Path) -> Mapping[str, Any] | None:
-    """The batch that is at work on `folder`; one on another machine is taken at its word."""
-    facts = _holder_facts(folder)
-    if facts and facts["host"] == platform.node():
-        try:
-            return facts if psutil.Process(facts["pid"]).create_time() == facts["born"] else None
-        except psutil.NoSuchProcess:
-            return None
-    return facts
-
-
-def _holder_facts(folder: Path) -> Mapping[str, Any] | None:
-    """What the batch that holds the lock wrote of itself."""
-    try:
-        facts = json.loads((folder / _HOLDER).read_text(encoding="utf-8"))
-        return facts if {"pid", "host", "born", "since"} <= set(facts) else None
-    except (OSError, ValueError, TypeError):
-        return None

@@ -1,18 +1,14 @@
-"""How a run ended: `status.json`, and the other small files of a run, written aside and then renamed."""
+"""How a run ended: `status.json`, and the names of the other files of a run."""
 
-import json
-import os
 import platform
 import re
-import subprocess
-import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel
 
-from pwl_lab import paths
+from pwl_lab.files import write_json
 
 STATUS = "status.json"
 PARAMS = "params.json"
@@ -59,34 +55,24 @@ def plain(text: str) -> str:
     return _COLOURS.sub("", text)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write `path` so that a reader sees the old content or the new, never half of one."""
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(aside).chmod(0o644)  # mkstemp keeps a file to its owner
-        Path(aside).replace(path)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON, atomically."""
-    write_text(path, json.dumps(value, indent=2, default=str) + "\n")
-
-
 def write_status(folder: Path, status: RunStatus) -> None:
     """Leave `status` in `folder`."""
-    write_json(folder / STATUS, status.model_dump())
+    write_json(folder / STATUS, status.model_dump(mode="json"))
 
 
 def read_status(folder: Path) -> RunStatus | None:
     """The status in `folder`, None where there is none that can be read."""
     try:
-        return RunStatus.model_validate_json((folder / STATUS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return parse_status((folder / STATUS).read_bytes())
+    except OSError:
+        return None
+
+
+def parse_status(content: bytes) -> RunStatus | None:
+    """The status in this file's content, None where it cannot be read."""
+    try:
+        return RunStatus.model_validate_json(content)
+    except ValueError:
         return None
 
 
@@ -99,13 +85,3 @@ def versions() -> dict[str, str | None]:
         except PackageNotFoundError:
             found[name] = None
     return found
-
-
-def commit() -> str | None:
-    """The git commit of the checkout, None outside of one or without git."""
-    command = ["git", "-C", str(paths.root()), "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None if done.returncode == 0 else None

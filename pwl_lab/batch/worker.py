@@ -19,10 +19,13 @@ from pwl_lab import __version__, parallel
 from pwl_lab.batch.gridplan import source_hash
 from pwl_lab.batch.kernel import Runs
 from pwl_lab.batch.notebooks import run_notebook
-from pwl_lab.batch.points import finished, log_event
+from pwl_lab.batch.places import POINTS, Place, place_at
+from pwl_lab.batch.points import finished, log_event, look
 from pwl_lab.batch.schema import read_notebook
-from pwl_lab.batch.status import RunError, RunStatus, commit, read_status, versions, write_status
+from pwl_lab.batch.status import STATUS, RunError, RunStatus, versions
 from pwl_lab.errors import PwlLabError
+from pwl_lab.files import json_text
+from pwl_lab.provenance import commit
 
 CANCELLED = "Cancelled"  # nobody waits for the point any more: its batch was ended, or has died
 PATIENCE_S = 60  # a point's last run, on a worker that was given up, may still be ending
@@ -34,24 +37,25 @@ class PointError(PwlLabError):
 
 @dataclass(frozen=True)
 class Task:
-    """One point as a worker needs it. `place` and `notebook` are paths that every worker sees."""
+    """One point as a worker needs it. `notebook` is a path that every worker sees, `out` one, or an address."""
 
     batch: str
     hash: str
     notebook: str
     source: str
-    place: str
+    out: str
     preset: str | None
     params: dict[str, Any]
     timeout: int | None
     version: str = __version__
     environment: Mapping[str, str] = field(default_factory=dict)
     force: bool = False
+    submission: int = 1  # the scheduler forgets a task that it took back only when it likes
 
     @property
     def key(self) -> str:
         """The task's name on the scheduler; one batch never takes another's for its own."""
-        return f"point-{self.batch}-{self.hash}"
+        return f"point-{self.batch}-{self.hash}-{self.submission}"
 
 
 _running: dict[str, Runs] = {}  # by the task's key
@@ -106,42 +110,54 @@ def still_running(batch: str) -> int:
 def run_point(task: Task) -> RunStatus | None:
     """Run one point and return how it ended; None where its batch was stopped before it could begin.
 
-    One that an earlier attempt has finished is left as it is. Raises PointError where this worker is not fit for it,
-    OSError where its files cannot be written.
+    One that an earlier attempt has finished is left as it is; where only the copy of it to its place failed, that is done
+    again. Raises PointError where this worker is not fit for it, OSError where its files cannot be written.
     """
-    place = Path(task.place)
-    place.mkdir(parents=True, exist_ok=True)
+    place = place_at(task.out)
+    folder = place.point(task.hash)
+    folder.mkdir(parents=True, exist_ok=True)
     with _listed(task) as runs:
         if runs.stopped_by:
             return None
         try:
-            with FileLock(place / ".lock", timeout=PATIENCE_S):
-                if not task.force and (status := finished(place)):
+            with FileLock(folder / ".lock", timeout=PATIENCE_S):
+                if not task.force and (status := look(place, [task.hash])[task.hash].done):
                     return status
-                return _run(task, place, runs)
+                status = None if task.force else finished(folder)
+                status = status or _run(task, place, runs)
+                if runs.stopped_by != CANCELLED:  # else another worker may be at it, whose files are the ones to keep
+                    place.send(task.hash)
+                return status
         except Timeout:
             raise PointError("another process still works on this point; run the batch again") from None
 
 
-def _run(task: Task, place: Path, runs: Runs) -> RunStatus:
+def _run(task: Task, place: Place, runs: Runs) -> RunStatus:
     """Run the notebook, with an event before and after."""
     if task.version != __version__:
         raise PointError(f"this worker has pwl_lab {__version__}, the batch was planned with {task.version}")
     if source_hash(read_notebook(Path(task.notebook))) != task.source:
         raise PointError(f"{Path(task.notebook).name} is not what it was when the batch was planned; run it again")
-    worker = get_worker()
-    log_event(place, "begun", batch=task.batch, worker=str(worker.name), address=worker.address)
+    worker, folder = get_worker(), place.point(task.hash)
+    log_event(folder, "begun", batch=task.batch, worker=str(worker.name), address=worker.address)
+    _say_begun(task, place)
     status = run_notebook(
         task.notebook,
-        place,
+        folder,
         task.preset,
         task.params,
         task.timeout,
         environment=_environment(task, worker.name),
         runs=runs,
     )
-    log_event(place, "ended", batch=task.batch, status=status.status, seconds=status.seconds)
+    log_event(folder, "ended", batch=task.batch, status=status.status, seconds=status.seconds)
     return status
+
+
+def _say_begun(task: Task, place: Place) -> None:
+    """Leave a status that says `running`: what an earlier run left at the place is no longer taken for the point's."""
+    place.send_events(f"{POINTS}/{task.hash}")
+    place.write(f"{POINTS}/{task.hash}/{STATUS}", _status_text(_status(task, "running")))
 
 
 @contextmanager
@@ -180,22 +196,33 @@ def note_failure(task: Task, name: str, message: str) -> RunStatus:
 
     Where it cannot be written (a full disk), it is only returned: the point is not done, and its reason is still said.
     """
-    place = Path(task.place)
-    before = read_status(place)
-    if before and before.status in ("failed", "timeout", "killed") and before.error and before.error.name == name:
-        return before
-    status = RunStatus(
-        status="killed" if name == "KilledWorker" else "failed",
+    status = _status(task, "killed" if name == "KilledWorker" else "failed", RunError(name=name, message=message))
+    place = place_at(task.out, patient=False)  # it may be the place that is away, and other points have ended meanwhile
+    with suppress(OSError):
+        before = look(place, [task.hash])[task.hash].status
+        if before and before.status in ("failed", "timeout", "killed") and before.error and before.error.name == name:
+            return before
+        place.point(task.hash).mkdir(parents=True, exist_ok=True)
+        place.write(f"{POINTS}/{task.hash}/{STATUS}", _status_text(status))
+        log_event(place.point(task.hash), "ended", batch=task.batch, status=status.status, error=name)
+        place.send_events(f"{POINTS}/{task.hash}")
+    return status
+
+
+def _status(task: Task, status: str, error: RunError | None = None) -> RunStatus:
+    """The status of a point whose notebook does not run, or not yet."""
+    return RunStatus(
+        status=status,
         notebook=Path(task.notebook).name,
         preset=task.preset,
-        error=RunError(name=name, message=message),
-        started=before.started if before else datetime.now(UTC).isoformat(timespec="seconds"),
-        cells=before.cells if before else 0,
+        error=error,
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        cells=0,
         versions=versions(),
         commit=commit(),
     )
-    with suppress(OSError):
-        place.mkdir(parents=True, exist_ok=True)
-        write_status(place, status)
-        log_event(place, "ended", batch=task.batch, status=status.status, error=name)
-    return status
+
+
+def _status_text(status: RunStatus) -> str:
+    """As it stands in `status.json`."""
+    return json_text(status.model_dump(mode="json"))

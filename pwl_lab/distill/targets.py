@@ -13,10 +13,10 @@ from pwl_lab.distill.projection import Projection, random_projection
 from pwl_lab.errors import invalid
 from pwl_lab.models.blocknet import BlockNet
 from pwl_lab.tasks.base import Task
+from pwl_lab.tasks.sizes import CALIBRATION_BATCH
 from pwl_lab.training import TrainedModel
 
 CALIBRATION_SAMPLES = 2048
-CALIBRATION_BATCH = 128
 
 
 @dataclass(frozen=True)

@@ -12,18 +12,17 @@ from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
 from weakref import WeakSet
 
-import fsspec
 import httpx
 
 from pwl_lab.errors import invalid
 from pwl_lab.loading.sources import CHUNK_BYTES, PERMANENT, Source
+from pwl_lab.storages import open_storage
 
 Result = TypeVar("Result")
 
 MAX_REDIRECTS = 5
 TRANSIENT_STATUS = {408, 425, 429}  # timeout, too early, too many requests; and everything from 500 on
 BLOCK_BYTES = 4 * 2**20  # what a storage is asked for at once
-EXTRAS = {"s3": "s3", "s3a": "s3"}  # scheme: the extra of this package that brings what it needs
 
 
 class HttpSource(Source):
@@ -155,15 +154,7 @@ class FsspecSource(Source):
 
     def __init__(self, url: str) -> None:
         """Raises InvalidValueError if the storage's own package is not installed or takes this address for wrong."""
-        scheme = url.partition(":")[0]
-        try:
-            self._storage, path = fsspec.url_to_fs(url)
-        except ImportError as error:
-            how = f"pip install 'pwl_lab[{EXTRAS[scheme]}]'" if scheme in EXTRAS else error
-            raise invalid("address", url, f"{scheme}:// needs a package that is not installed: {how}") from error
-        except ValueError as error:
-            raise invalid("address", url, f"an address that fsspec knows ({error})") from error
-        self._folder = path.rstrip("/")
+        self._storage, self._folder = open_storage("address", url)
         self._changed = threading.Condition()
         super().__init__(url)
 

@@ -28,6 +28,7 @@ from pwl_lab.plots.probes import CheckpointFigure, checkpoint_map, checkpoint_pr
 from pwl_lab.plots.scaling import scaling_curves, two_phase_curves
 from pwl_lab.plots.states import LayerFigure, layer_loading
 from pwl_lab.plots.style import style
+from pwl_lab.plots.sweep import sweep_curves
 
 __all__ = [
     "CheckpointFigure",
@@ -68,6 +69,7 @@ __all__ = [
     "similarity_chart",
     "steps_to_threshold",
     "style",
+    "sweep_curves",
     "teacher_curve",
     "two_phase_curves",
     "way_name",

@@ -4,6 +4,7 @@ from bisect import bisect_right
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import SymmetricalLogLocator
@@ -50,7 +51,7 @@ class ExplorerFigure:
             self._draw_teacher(panels[1])
             self._draw_probe(panels[2])
             self._lines = [axes.axvline(0, color="black", lw=1.5) for axes in panels]
-            self._title = panels[0].set_title("step", loc="left")
+            self._title = panels[0].set_title("step", loc="left", y=1)
             self._time_axis(panels[2], magnified)
             for axes in panels[:2]:
                 axes.yaxis.set_major_formatter(Percent())
@@ -88,6 +89,11 @@ class ExplorerFigure:
             axes.set(xlabel="optimiser steps, each network's own (logarithmic)", xlim=(0, 1.05 * self.last))
             axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=LINEAR, subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:,.0f}")
+
+    @property
+    def moving(self) -> list[Artist]:
+        """What differs between steps; all else in the figure stays as it is drawn first."""
+        return [*self._lines, self._title]
 
     def _draw_students(self, axes: Axes) -> None:
         """A curve for each curriculum."""

@@ -1,11 +1,11 @@
 """The settings of each notebook of the series: every size it can be asked for, with its type, range and default.
 
-What takes torch to check is imported where it is checked, so that listing the parameters stays quick.
+Nothing here imports torch, so listing the parameters and checking a grid stays quick.
 """
 
 from pwl_lab.config import Settings
 from pwl_lab.settings.images import CrossingSettings, ImageSettings, LoadingSettings
-from pwl_lab.settings.others import ClockSettings, StartHereSettings
+from pwl_lab.settings.others import ClockSettings, DashboardSettings, ReportSettings, StartHereSettings
 from pwl_lab.settings.parity import (
     ComplexitySettings,
     CurriculaSettings,
@@ -19,9 +19,11 @@ __all__ = [
     "ComplexitySettings",
     "CrossingSettings",
     "CurriculaSettings",
+    "DashboardSettings",
     "ImageSettings",
     "LoadingSettings",
     "ParityTransformerSettings",
+    "ReportSettings",
     "SparseParityTeacherSettings",
     "StartHereSettings",
 ]
@@ -37,5 +39,7 @@ SETTINGS: dict[str, type[Settings]] = {
         CrossingSettings,
         ClockSettings,
         ComplexitySettings,
+        ReportSettings,
+        DashboardSettings,
     )
 }

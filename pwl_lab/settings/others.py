@@ -1,10 +1,11 @@
 """The settings of the notebooks that take what others have trained."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from pwl_lab.checks import check_images
+from pwl_lab import paths
+from pwl_lab.checks import check_images, check_report
 from pwl_lab.config import Family, Seeds, Settings
 from pwl_lab.settings.images import LoadingSettings
 from pwl_lab.settings.kinds import Megabytes
@@ -48,3 +49,46 @@ class ClockSettings(Settings):
     def check_together(self) -> None:
         """The pairs are those of notebook 04."""
         LoadingSettings.load(self.preset, family=self.family)
+
+
+class DashboardSettings(Settings):
+    """dashboard: what the other notebooks have stored at a preset."""
+
+    section: ClassVar[str] = "dashboard"
+    seeds: Seeds = Field((0,), description="pairs of the first of these seeds are shown")
+
+
+Folder = Annotated[str, AfterValidator(paths.from_here)]
+
+
+class ReportSettings(Settings):
+    """09_batch_report: any batch's folder as a table, curves, failures and costs.
+
+    What is empty is chosen by the rule of `pwl_lab.batch.curves.choose`. A folder is made absolute by whoever reads it
+    first, which is the command: the kernel runs somewhere else.
+    """
+
+    section: ClassVar[str] = "batch_report"
+    seeds: tuple[int, ...] = Field((), description="look at these seeds of the batch only; all where the list is empty")
+    batch: Folder = Field(
+        "", description="the batch's folder or address; empty: an example, which is run if it is not there yet"
+    )
+    metric: str = Field("", description="what is drawn: a name in metrics.json, or a group of names such as final.*")
+    axis: str = Field("", description="the horizontal axis: a name of the grid, seed, or part (the parts of a group)")
+    hue: str = Field("", description="a line for each value of this one; none for a single line")
+    facet: tuple[str, ...] | None = Field(
+        None, max_length=2, description="panels from left to right, and from top to bottom; none for a single panel"
+    )
+    statistic: Literal["mean", "median"] = Field("mean", description="of the seeds, with its 95% interval")
+
+    def check_together(self) -> None:
+        """A folder that is named has to hold a batch. What can be drawn of it is known once it has been read."""
+        if self.batch:
+            check_report(self.batch)
+
+    def banner(self) -> str:
+        """One line for the top of the notebook: which batch this is."""
+        seeds = f", seeds {', '.join(map(str, self.seeds))} only" if self.seeds else ""
+        if self.batch:
+            return f"the batch in {self.batch}{seeds}"
+        return f"no batch was named: this is the example of presets/grids/example.yaml{seeds}. Its numbers are of toy size."

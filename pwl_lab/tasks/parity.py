@@ -5,7 +5,6 @@ Source: arXiv 2503.17494 and its parent arXiv 2410.05464, the main synthetic set
 
 from collections.abc import Iterator, Sequence
 from itertools import count
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 from pwl_lab.errors import invalid
 from pwl_lab.seeding import generator
 from pwl_lab.tasks.base import Batch
+from pwl_lab.tasks.sizes import check_bits, check_support
 
 _EVALUATION_SEEDS = {"validation": 0, "test": 1}
 
@@ -38,11 +38,8 @@ class SparseParity:
         eval_samples: int = 4096,
     ) -> None:
         """Raises InvalidValueError for a support that is outside the bits, repeats a bit, or has not `k_sparse` of them."""
-        if n_bits < 1:
-            raise invalid("n_bits", n_bits, "at least 1")
         k_sparse = k_sparse if k_sparse is not None else (len(support) if support is not None else 4)
-        if not 1 <= k_sparse <= n_bits:
-            raise invalid("k_sparse", k_sparse, f"from 1 to n_bits = {n_bits}")
+        check_bits(n_bits, k_sparse, None)
         if eval_samples < 1:
             raise invalid("eval_samples", eval_samples, "at least 1")
         self.n_bits, self.k_sparse, self.seed, self.eval_samples = n_bits, k_sparse, seed, eval_samples
@@ -93,17 +90,3 @@ class SparseParity:
             "seed": self.seed,
             "eval_samples": self.eval_samples,
         }
-
-
-def check_support(support: Sequence[int], n_bits: int, k_sparse: int) -> tuple[int, ...]:
-    """The support, sorted, or an InvalidValueError that says what is wrong with it."""
-    if not all(isinstance(bit, Integral) for bit in support):
-        raise invalid("support", tuple(support), f"whole numbers from 0 to {n_bits - 1}")
-    outside = [bit for bit in support if not 0 <= bit < n_bits]
-    if outside:
-        raise invalid("support", tuple(support), f"bits from 0 to {n_bits - 1} (n_bits = {n_bits}); outside: {outside}")
-    if len(set(support)) != len(support):
-        raise invalid("support", tuple(support), "distinct bits; repeated ones cancel in the product")
-    if len(support) != k_sparse:
-        raise invalid("support", tuple(support), f"exactly k_sparse = {k_sparse} bits")
-    return tuple(sorted(int(bit) for bit in support))

@@ -15,6 +15,7 @@ from pwl_lab.seeding import generator
 from pwl_lab.tasks import datasets
 from pwl_lab.tasks.augment import Augmentation
 from pwl_lab.tasks.base import Batch
+from pwl_lab.tasks.sizes import check_batch, check_n_train, is_whole
 
 SPLIT_RECIPE = 1  # raise it when the way images are assigned to splits or drawn into batches changes
 
@@ -38,11 +39,10 @@ class ImageTask:
     def __post_init__(self) -> None:
         """Refuse bad arguments at once."""
         size = datasets.dataset(self.name).sizes["train"]
-        if self.n_train is not None and not (_whole(self.n_train) and 1 <= self.n_train <= size):
-            raise invalid("n_train", self.n_train, f"a whole number from 1 to {size} for {self.name}, or none for all")
+        check_n_train(self.n_train, size, self.name)
         if not isinstance(self.augment, Augmentation):
             raise invalid("augment", self.augment, "an Augmentation, e.g. Augmentation.none()")
-        if not (_whole(self.subset_seed) and self.subset_seed >= 0):
+        if not (is_whole(self.subset_seed) and self.subset_seed >= 0):
             raise invalid("subset_seed", self.subset_seed, "a whole number from 0")
         if self.folder is not None and not Path(self.folder).is_dir():
             raise MissingDataError(f"folder = {str(self.folder)!r} is not a folder")
@@ -75,9 +75,7 @@ class ImageTask:
         Raises InvalidValueError if `batch_size` is not from 1 to the number of training images.
         """
         n_train = self.size("train")
-        if not (_whole(batch_size) and 1 <= batch_size <= n_train):
-            allowed = f"a whole number from 1 to {n_train}, the number of training images"
-            raise invalid("batch_size", batch_size, allowed)
+        check_batch(batch_size, n_train)
         return n_train // batch_size
 
     def batches(self, seed: int, batch_size: int, device: str = "cpu") -> Iterator[Batch]:
@@ -109,7 +107,7 @@ class ImageTask:
         Grey images come as [n, height, width], coloured ones as [n, height, width, 3]. Raises InvalidValueError if the
         split has not that many.
         """
-        if not (_whole(n) and 1 <= n <= self.size(split)):
+        if not (is_whole(n) and 1 <= n <= self.size(split)):
             raise invalid("n", n, f"a whole number from 1 to {self.size(split)}, the size of the split {split}")
         images, labels = (part[:n].clone() for part in self._split(split))
         shown = images[:, 0] if images.shape[1] == 1 else images.permute(0, 2, 3, 1).contiguous()
@@ -179,8 +177,3 @@ def _tensors(
         picked = datasets.balanced_order(labels, subset_seed)[:n_train]
         images, labels = images[picked], labels[picked]
     return torch.from_numpy(images), torch.from_numpy(labels).long()
-
-
-def _whole(value: object) -> bool:
-    """Whether the value is a whole number (Python counts True and False among them)."""
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from pwl_lab.batch.gridplan import BatchPlan, Point
+from pwl_lab.batch.holding import alone_in, holder
+from pwl_lab.batch.places import place_at
 from pwl_lab.batch.points import (
-    alone_in,
     finished,
-    holder,
     log_event,
+    look,
     point_folder,
     read_events,
     read_states,
@@ -23,7 +24,7 @@ from pwl_lab.errors import InvalidValueError, UnknownNameError
 HOLD = """
 import sys, time
 from pathlib import Path
-from pwl_lab.batch.points import alone_in
+from pwl_lab.batch.holding import alone_in
 with alone_in(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
@@ -51,6 +52,10 @@ def leave(folder: Path, name: str, status: str, files: tuple[str, ...] = ("noteb
     return place
 
 
+def todo(plan: BatchPlan, folder: Path, *more: object, **asked: bool) -> list[Point]:
+    return to_do(plan, look(place_at(folder), [point.hash for point in plan.points]), *more, **asked)
+
+
 def hashes(points: list[Point]) -> str:
     return "".join(point.hash[0] for point in points)
 
@@ -61,11 +66,11 @@ def test_what_is_ok_is_skipped_and_the_rest_done_again(plan: BatchPlan, tmp_path
     leave(tmp_path, "2abc", "running")
     leave(tmp_path, "3abc", "ok").joinpath("status.json").write_text('{"status": "ok", "cel')
     leave(tmp_path, "4abc", "ok", files=("params.json",))
-    assert hashes(to_do(plan, tmp_path)) == "12345"
-    assert hashes(to_do(plan, tmp_path, retry_failed=True)) == "1"
-    assert hashes(to_do(plan, tmp_path, force=True)) == "012345"
+    assert hashes(todo(plan, tmp_path)) == "12345"
+    assert hashes(todo(plan, tmp_path, retry_failed=True)) == "1"
+    assert hashes(todo(plan, tmp_path, force=True)) == "012345"
     assert finished(point_folder(tmp_path, "0abc")).seconds == 3
-    write_batch(tmp_path, plan)
+    write_batch(place_at(tmp_path), plan)
     states = read_states(tmp_path)
     assert [state.status for state in states] == ["ok", "failed", "cut off", "damaged", "damaged", "waiting"]
     assert states[1].as_json()["error"] == {"name": "KeyError", "message": "no"}
@@ -83,7 +88,7 @@ def test_what_is_ok_is_skipped_and_the_rest_done_again(plan: BatchPlan, tmp_path
     ],
 )
 def test_only_some(plan: BatchPlan, tmp_path: Path, only: list[str], expected: str) -> None:
-    assert hashes(to_do(plan, tmp_path, only)) == expected
+    assert hashes(todo(plan, tmp_path, only)) == expected
 
 
 @pytest.mark.parametrize(
@@ -92,12 +97,12 @@ def test_only_some(plan: BatchPlan, tmp_path: Path, only: list[str], expected: s
 )
 def test_only_what_is_not_there_is_refused(plan: BatchPlan, tmp_path: Path, only: list[str], words: str) -> None:
     with pytest.raises((InvalidValueError, UnknownNameError), match=words):
-        to_do(plan, tmp_path, only)
+        todo(plan, tmp_path, only)
 
 
 def test_a_second_batch_on_the_same_folder_is_refused_until_the_first_is_gone(plan: BatchPlan, tmp_path: Path) -> None:
     leave(tmp_path, "2abc", "running")
-    write_batch(tmp_path, plan)
+    write_batch(place_at(tmp_path), plan)
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "held\n"
     assert holder(tmp_path)["pid"] == process.pid

@@ -51,12 +51,13 @@ def test_make_and_ci_run_the_same_tests() -> None:
     ci = ROOT / ".ci" / "run"
     assert ci.stat().st_mode & 0o111
     assert ci.read_text().rstrip().endswith("make test")
-    for target in ("run", "test", "lab", "bench"):
+    for target in ("run", "test", "lab", "dashboard", "bench"):
         done = _run("make", "--dry-run", "--always-make", target, "NAME=trial")
         assert "pip install" in done, "each target installs on first use"
     assert "pwl-lab series --preset lesson --name trial" in _run("make", "--dry-run", "run", "NAME=trial")
     assert "pwl-lab series --preset smoke" in _run("make", "--dry-run", "run", "PRESET=smoke")
     assert "pwl-lab series --preset lesson --jobs 3" in " ".join(_run("make", "--dry-run", "run", "JOBS=3").split())
+    assert "pwl-lab dashboard --preset smoke" in _run("make", "--dry-run", "dashboard", "PRESET=smoke")
     assert "make test" in _run("make")
 
 
@@ -78,7 +79,7 @@ def test_make_refuses_an_old_python(tmp_path: Path) -> None:
 def test_what_trains_side_by_side_says_so_in_its_metadata(path: Path) -> None:
     nb = nbformat.read(path, as_version=4)
     code = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "code")
-    trains = re.search(r"\b(each|side_by_side|loading_pairs|crossed_pairs|parity_crossings)\(", code)
+    trains = re.search(r"\b(each|side_by_side|loading_pairs|crossed_pairs|parity_crossings|example_batch)\(", code)
     assert nb.metadata.pwl_lab.get("side_by_side", False) == bool(trains)
     assert nb.metadata.pwl_lab.metrics
 

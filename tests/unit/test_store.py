@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from pwl_lab import store as store_module
+from pwl_lab.files import write_json
 from pwl_lab.models import MLPConfig
 from pwl_lab.plan import TrainPlan
-from pwl_lab.store import Artifact, Recipe, Store, file_sha256, write_json
+from pwl_lab.store import Artifact, Recipe, Store, file_sha256
 from pwl_lab.tasks.parity import SparseParity
 
 RECIPE = Recipe("things", 1, {"width": 3, "lr": 0.1})

@@ -1,0 +1,261 @@
+"""Where a batch lies: a folder, or an address in any storage that fsspec knows (`s3://bucket/prefix`).
+
+Everything is made in a folder of this machine first, `work`. Where the place is a folder, that is the folder itself. An
+address has a folder of its own among this machine's runs, from which the worker that ran a point copies it; so the
+workers of a cluster share the address and no folder. Names are relative to the place: `points/HASH/status.json`.
+
+Nothing but this module knows which of the two a place is.
+"""
+
+import hashlib
+import os
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+from pwl_lab import paths
+from pwl_lab.batch.status import STATUS
+from pwl_lab.errors import PwlLabError, invalid
+from pwl_lab.files import write_text
+from pwl_lab.storages import open_storage
+
+Result = TypeVar("Result")
+
+EVENTS, POINTS = "events.jsonl", "points"
+WAITS_S = (0.5, 2.0)  # before another try; a storage's own package tries a few times by itself
+BEAT_S = 20.0
+AT_ONCE = 128  # files that a storage is asked for; thousands of connections are too many for a small server
+# What another try would find again; anything else may be a matter of the moment.
+PERMANENT = (FileNotFoundError, PermissionError, NotImplementedError, ImportError)
+
+
+class PlaceError(PwlLabError, OSError):
+    """A place could not be read from or written to."""
+
+
+class Place(ABC):
+    """Where a batch lies. `address` says it, and opens it again elsewhere; in `work` things are made."""
+
+    beat_s: float | None = None  # how often a batch at work says that it still is; None: the system's lock says it
+
+    def __init__(self, address: str, work: Path) -> None:
+        """Nothing is made yet."""
+        self.address, self.work = address, work
+
+    def __str__(self) -> str:
+        """As the user gave it."""
+        return self.address
+
+    def point(self, name: str) -> Path:
+        """The folder in which the point with this hash is made."""
+        return self.work / POINTS / name
+
+    @abstractmethod
+    def names(self, below: str) -> set[str]:
+        """The names of all files below this folder. Raises PlaceError."""
+
+    @abstractmethod
+    def read(self, names: Sequence[str]) -> dict[str, bytes]:
+        """What is in those of these files that are there, all at once. Raises PlaceError where that cannot be known."""
+
+    @abstractmethod
+    def write(self, name: str, text: str) -> None:
+        """Write one small file, whole or not at all. Raises OSError."""
+
+    @abstractmethod
+    def claim(self, name: str, text: str) -> bool:
+        """Write this file unless it is there; whether it was not."""
+
+    @abstractmethod
+    def remove(self, name: str) -> None:
+        """Remove one file, if it is there. Raises OSError."""
+
+    @abstractmethod
+    def send(self, name: str) -> None:
+        """Bring a point's files from `work` to the place, its status last: until then it is not taken for done.
+
+        Raises PlaceError; the files then stay in `work`, so that only this has to be done again.
+        """
+
+    @abstractmethod
+    def send_events(self, name: str = "") -> None:
+        """Add what is new in the events of the folder `name` in `work` to those of the place. Raises PlaceError."""
+
+
+class FolderPlace(Place):
+    """A folder that every worker sees under the same path."""
+
+    def __init__(self, folder: Path) -> None:
+        """The folder need not be there yet."""
+        super().__init__(str(folder.absolute()), folder.absolute())
+
+    def names(self, below: str) -> set[str]:
+        """As `Place.names`."""
+        found = set()
+        for folder, _, files in os.walk(self.work / below):
+            head = os.path.relpath(folder, self.work)
+            found.update(f"{head}/{file}" for file in files)
+        return found
+
+    def read(self, names: Sequence[str]) -> dict[str, bytes]:
+        """As `Place.read`."""
+        found = {}
+        for name in names:
+            with suppress(OSError):
+                found[name] = (self.work / name).read_bytes()
+        return found
+
+    def write(self, name: str, text: str) -> None:
+        """As `Place.write`."""
+        write_text(self.work / name, text)
+
+    def claim(self, name: str, text: str) -> bool:
+        """As `Place.claim`, but always done: whoever comes here holds the system's lock on the folder."""
+        self.write(name, text)
+        return True
+
+    def remove(self, name: str) -> None:
+        """As `Place.remove`."""
+        (self.work / name).unlink(missing_ok=True)
+
+    def send(self, name: str) -> None:
+        """Nothing to do: it was made here."""
+
+    def send_events(self, name: str = "") -> None:
+        """Nothing to do: they were written here."""
+
+
+class StoragePlace(Place):
+    """An address in a storage: s3://bucket/prefix and others. Credentials are the environment's."""
+
+    beat_s = BEAT_S
+
+    def __init__(self, url: str, patient: bool = True) -> None:
+        """`patient`: what fails is tried again. Raises InvalidValueError for an address that is none, or holds a password."""
+        url = url.rstrip("/")
+        scheme, _, rest = url.partition("://")
+        shown = f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"  # no password, nor a token, in a message
+        if "@" in rest.partition("/")[0]:
+            raise invalid("out", shown, "an address without a password: the storage takes its own from the environment")
+        if any(sign in url for sign in "?*[#"):
+            raise invalid("out", shown, "an address without any of ? * [ #")
+        self._storage, self._root = open_storage("out", url)
+        own = f"{self._root.rpartition('/')[2]}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
+        super().__init__(url, paths.scratch() / own)
+        self._waits = WAITS_S if patient else ()
+
+    def names(self, below: str) -> set[str]:
+        """As `Place.names`: one listing, whatever the number of points."""
+
+        def listed() -> list[str]:
+            self._storage.invalidate_cache()  # others write here
+            try:
+                return self._storage.find(f"{self._root}/{below}")
+            except FileNotFoundError:
+                return []
+
+        return {path.removeprefix(f"{self._root}/") for path in self._patiently("list", listed)}
+
+    def read(self, names: Sequence[str]) -> dict[str, bytes]:
+        """As `Place.read`: the storage is asked for many at the same time."""
+        by_path = {f"{self._root}/{name}": name for name in names}
+        ordered, found = list(by_path), {}
+        for begin in range(0, len(ordered), AT_ONCE):
+            some = ordered[begin : begin + AT_ONCE]
+            found |= self._patiently("read", lambda some=some: self._contents(some))
+        return {by_path[path]: content for path, content in found.items()}
+
+    def write(self, name: str, text: str) -> None:
+        """As `Place.write`."""
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "file"
+            file.write_text(text, encoding="utf-8")
+            self._put({name: file})
+
+    def claim(self, name: str, text: str) -> bool:
+        """As `Place.claim`: at once where the storage can (S3), else by looking first."""
+
+        def create() -> bool:
+            if not self._storage.async_impl:  # an object storage has no folders, and would make a bucket
+                self._storage.makedirs(self._root, exist_ok=True)
+            try:
+                self._storage.pipe_file(f"{self._root}/{name}", text.encode(), mode="create")
+            except FileExistsError:
+                return False
+            return True
+
+        return self._patiently("write", create)
+
+    def remove(self, name: str) -> None:
+        """As `Place.remove`."""
+
+        def remove() -> None:
+            with suppress(FileNotFoundError):
+                self._storage.rm_file(f"{self._root}/{name}")
+
+        self._patiently("write", remove)
+
+    def send(self, name: str) -> None:
+        """As `Place.send`; what an earlier run left and this one did not is removed, and `work` is cleared."""
+        folder, head = self.point(name), f"{POINTS}/{name}"
+        self.send_events(head)
+        files = {f"{head}/{path.relative_to(folder).as_posix()}": path for path in sorted(folder.rglob("*"))}
+        files = {key: path for key, path in files.items() if path.is_file() and not path.name.startswith(".")}
+        old = self.names(head) - set(files)
+        status = f"{head}/{STATUS}"
+        self._put({key: path for key, path in files.items() if key not in (status, f"{head}/{EVENTS}")})
+        for key in old - {f"{head}/{EVENTS}"}:
+            self.remove(key)
+        self._put({status: files[status]})
+        for path in files.values():
+            path.unlink(missing_ok=True)
+
+    def send_events(self, name: str = "") -> None:
+        """As `Place.send_events`. A line holds its time, so one that is there already is known."""
+        key = f"{name}/{EVENTS}".lstrip("/")
+        with suppress(FileNotFoundError):
+            own = (self.work / key).read_text(encoding="utf-8", errors="replace")
+            before = self.read([key]).get(key, b"").decode(errors="replace")
+            lines = dict.fromkeys(before.splitlines() + own.splitlines())
+            if len(lines) > len(before.splitlines()):
+                self.write(key, "".join(f"{line}\n" for line in lines))
+
+    def _contents(self, paths: list[str]) -> dict[str, bytes]:
+        """What is in those of these files that are there."""
+        found = self._storage.cat(paths, on_error="return")
+        for content in found.values():
+            if isinstance(content, Exception) and not isinstance(content, FileNotFoundError):
+                raise content
+        return {path: content for path, content in found.items() if isinstance(content, bytes)}
+
+    def _put(self, files: dict[str, Path]) -> None:
+        """Copy these files, several at once."""
+        sources, targets = [str(path) for path in files.values()], [f"{self._root}/{name}" for name in files]
+        if files:
+            self._patiently("write", lambda: self._storage.put(sources, targets))
+
+    def _patiently(self, what: str, call: Callable[[], Result]) -> Result:
+        """What `call` gives, after some tries where it may be a matter of the moment. Raises PlaceError."""
+        for wait in (*self._waits, None):
+            try:
+                return call()
+            except Exception as error:  # noqa: BLE001 - storages raise errors of their own: botocore's are only Exceptions
+                if wait is None or isinstance(error, PERMANENT):
+                    reason = str(error) or "no more is known"
+                    raise PlaceError(f"cannot {what} at {self.address} ({type(error).__name__}: {reason})") from None
+            time.sleep(wait)
+        raise AssertionError("the last try returns or raises")
+
+
+def place_at(out: "str | Path | Place", patient: bool = True) -> Place:
+    """The place that `out` means, as `StoragePlace` where it is an address. Raises InvalidValueError as that does."""
+    if isinstance(out, Place):
+        return out
+    scheme, sign, rest = str(out).partition("://")
+    if isinstance(out, Path) or not sign:
+        return FolderPlace(Path(out))
+    return FolderPlace(Path(rest)) if scheme == "file" else StoragePlace(str(out), patient)

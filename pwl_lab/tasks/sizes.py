@@ -1,0 +1,49 @@
+"""What sizes a task may have. Without torch, so that a batch of many points is checked, and found done, in no time."""
+
+from collections.abc import Sequence
+from numbers import Integral
+
+from pwl_lab.errors import invalid
+
+CALIBRATION_BATCH = 128  # training images at once when an extracted curriculum is calibrated
+
+
+def check_bits(n_bits: int, k_sparse: int, support: Sequence[int] | None) -> None:
+    """Raise InvalidValueError where there is no parity of `k_sparse` out of `n_bits` bits, or not with this support."""
+    if n_bits < 1:
+        raise invalid("n_bits", n_bits, "at least 1")
+    if not 1 <= k_sparse <= n_bits:
+        raise invalid("k_sparse", k_sparse, f"from 1 to n_bits = {n_bits}")
+    if support is not None:
+        check_support(support, n_bits, k_sparse)
+
+
+def check_support(support: Sequence[int], n_bits: int, k_sparse: int) -> tuple[int, ...]:
+    """The support, sorted, or an InvalidValueError that says what is wrong with it."""
+    if not all(isinstance(bit, Integral) for bit in support):
+        raise invalid("support", tuple(support), f"whole numbers from 0 to {n_bits - 1}")
+    outside = [bit for bit in support if not 0 <= bit < n_bits]
+    if outside:
+        raise invalid("support", tuple(support), f"bits from 0 to {n_bits - 1} (n_bits = {n_bits}); outside: {outside}")
+    if len(set(support)) != len(support):
+        raise invalid("support", tuple(support), "distinct bits; repeated ones cancel in the product")
+    if len(support) != k_sparse:
+        raise invalid("support", tuple(support), f"exactly k_sparse = {k_sparse} bits")
+    return tuple(sorted(int(bit) for bit in support))
+
+
+def check_n_train(n_train: int | None, size: int, name: str) -> None:
+    """Raise InvalidValueError where the data set `name`, which has `size` training images, has not `n_train` (None: all)."""
+    if n_train is not None and not (is_whole(n_train) and 1 <= n_train <= size):
+        raise invalid("n_train", n_train, f"a whole number from 1 to {size} for {name}, or none for all")
+
+
+def check_batch(batch_size: int, n_train: int) -> None:
+    """Raise InvalidValueError where a batch does not fit into `n_train` training images."""
+    if not (is_whole(batch_size) and 1 <= batch_size <= n_train):
+        raise invalid("batch_size", batch_size, f"a whole number from 1 to {n_train}, the number of training images")
+
+
+def is_whole(value: object) -> bool:
+    """Whether the value is a whole number (Python counts True and False among them)."""
+    return isinstance(value, int) and not isinstance(value, bool)
