@@ -8,11 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import PercentFormatter
 
 from pwl_lab import analysis, cube
 from pwl_lab.plots.loading import owner_row
-from pwl_lab.plots.style import OWNER, OWNER_NAME, order_look, style
+from pwl_lab.plots.style import OWNER, OWNER_NAME, Percent, order_look, style
 from pwl_lab.samples import SamplePredictions
 from pwl_lab.study import Pair
 
@@ -102,7 +101,7 @@ def _accuracy_curves(axes: Axes, masks: pd.DataFrame, orders: Mapping[str, Seque
     axes.margins(y=0.2)
     axes.set(xlabel="teacher blocks loaded", ylabel="test accuracy", xlim=(-0.3, most + 0.3))
     axes.set_xticks(range(most + 1))
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.yaxis.set_major_formatter(Percent())
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return ring
 
