@@ -7,8 +7,6 @@ from pwl_lab.errors import invalid
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-EXTRAS = {"s3": "s3", "s3a": "s3"}  # scheme: the extra of this package that brings what it needs
-
 
 def open_storage(field: str, url: str) -> "tuple[AbstractFileSystem, str]":
     """The file system behind `url`, and the path on it, without a slash at its end.
@@ -22,8 +20,7 @@ def open_storage(field: str, url: str) -> "tuple[AbstractFileSystem, str]":
     try:
         storage, path = fsspec.url_to_fs(url)
     except ImportError as error:
-        how = f"pip install 'pwl_lab[{EXTRAS[scheme]}]'" if scheme in EXTRAS else error
-        raise invalid(field, url, f"{scheme}:// needs a package that is not installed: {how}") from error
+        raise invalid(field, url, f"{scheme}:// needs a package that is not installed: {error}") from error
     except ValueError as error:
         raise invalid(field, url, f"an address that fsspec knows ({error})") from error
     return storage, path.rstrip("/")

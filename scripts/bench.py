@@ -14,6 +14,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import plain_pair
+import stub_sweep
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -272,8 +273,11 @@ def main() -> None:
         rows += [family_row(family) for family in ("vgg", "resnet", "vit")]
     rows += [teacher_row(threads) for threads in (1, 2)]
     rows.append(bundle_row())
+    with tempfile.TemporaryDirectory() as folder:
+        rows += stub_sweep.sweep_rows(Path(folder))
     for one in rows:
-        print(f"{one['name']}: {one['ours']} against {one['reference']} {one['unit']}, ratio {one['ratio']}")
+        peak = f", {one['peak_mb']} MB at most" if "peak_mb" in one else ""
+        print(f"{one['name']}: {one['ours']} against {one['reference']} {one['unit']}, ratio {one['ratio']}{peak}")
     write_json(paths.runs() / "bench.json", {"rows": rows, "made": provenance()})
 
 

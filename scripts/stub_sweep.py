@@ -84,7 +84,12 @@ def sweep_rows(folder: Path, dask: bool = False) -> list[dict[str, object]]:
 def run_through_dask(grid: Path, out: Path, workers: int = 2) -> None:
     """Send the points through the engine, as `pwl-lab batch --scheduler` does, to workers that have the stub."""
     cluster = LocalCluster(
-        n_workers=workers, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, memory_limit=0
+        n_workers=workers,
+        threads_per_worker=1,
+        host="127.0.0.1",
+        dashboard_address=None,
+        memory_limit=0,
+        scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
     )
     with cluster, Client(cluster) as client:
         client.register_plugin(stub_runner.StubRunner())

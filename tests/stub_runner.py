@@ -49,7 +49,7 @@ def metrics_of(params: Mapping[str, Any]) -> dict[str, Any]:
     steps = {
         "one_shot": slow if slow <= BUDGET else None,
         "progressive": 900 + width + seed,
-        "extracted": 2 * stage + bits,
+        "extracted": 2 * stage + bits + 3 * seed,
     }
     return {
         "steps_to_threshold": {name: [value] for name, value in steps.items()},

@@ -48,7 +48,7 @@ body.jp-Notebook { --jp-content-font-size1: 16px; --jp-code-font-size: 14px; --j
 .jp-OutputArea-output { overflow-x: auto; }
 body.jp-Notebook :is(.jp-InputArea, .jp-InputArea-editor) { overflow-x: auto; min-width: 0; }
 .jp-RenderedHTMLCommon.jp-RenderedHTMLCommon :is(tbody th, thead th:first-child, th.index_name) { text-align: left; }
-.jp-RenderedHTMLCommon tbody th { white-space: nowrap; }
+@media (min-width: 901px) { .jp-RenderedHTMLCommon tbody th { white-space: nowrap; } }
 math[display="block"] { margin: 0.6em 0; padding: 0.4em 0; overflow-x: auto; overflow-y: hidden; }
 @media (max-width: 1150px) {
   body.jp-Notebook { --jp-code-font-size: 13px; }

@@ -230,10 +230,11 @@ def planned_charts(index: BundleIndex, megabytes_per_s: Sequence[float], orders:
         figure, panels = row_of_axes(9, 3.4, len(megabytes_per_s), sharey=True)
         for speed, axes in zip(megabytes_per_s, panels, strict=True):
             plans = plans_for(index, speed, orders)
-            for order, plan in plans.items():
+            for place, (order, plan) in enumerate(plans.items()):
                 colour, dashes, marker = order_look(order)
                 times, values = _held(plan, horizon(plans))
-                axes.step(times, values, where="post", color=colour, ls=dashes, lw=2, label=order)
+                thick = 0.9 * (len(plans) - place)  # later ones thinner, on top: common stretches show all of them
+                axes.step(times, values, where="post", color=colour, ls=dashes, lw=1.2 + thick, label=order)
                 axes.plot(times[:-1], values[:-1], ls="", marker=marker, color=colour, ms=5)
             _teacher_alone(axes, index, speed)
             axes.set_title(f"{speed:g} MB/s", fontsize=NOTE, weight="bold")

@@ -7,6 +7,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
 from pwl_lab import analysis, cube
@@ -45,7 +46,9 @@ class LayerFigure:
                 axes.imshow(samples.images[index], cmap="gray_r")
                 axes.set(xticks=[], yticks=[])
                 axes.grid(False)
+                axes.spines[:].set_visible(False)
                 axes.set_xlabel(_roomiest(samples, index), fontsize=9)
+            self._frames = [axes.add_patch(_frame(axes)) for axes in self._strip]
             owner_row(self._blocks, ("TS" * pair.n_blocks)[: pair.n_blocks])  # a converter between any two blocks
             words = [text for text in self._blocks.texts if text.get_text()]
             self._names = [text for text in words if "\n" in text.get_text()]
@@ -61,16 +64,15 @@ class LayerFigure:
             self._turn_blocks(mask)
             self._ring.set_data([loaded], [value])
             self._title.set_text(f"{mask}: {loaded} of {self.pair.n_blocks} teacher blocks, test accuracy {value:.1%}")
-            for index, (axes, right) in enumerate(zip(self._strip, self.samples.right(mask), strict=True)):
-                for side in axes.spines.values():
-                    side.set(visible=True, color="black", lw=2.5 if right else 1, ls="-" if right else ":")
-                axes.set_xlabel(verdict(self.samples, mask, index), fontsize=9)
+            for index, right in enumerate(self.samples.right(mask)):
+                self._frames[index].set(lw=2.5 if right else 1, ls="-" if right else ":")
+                self._strip[index].set_xlabel(verdict(self.samples, mask, index), fontsize=9)
         return self.figure
 
     @property
     def moving(self) -> list[Artist]:
         """What differs between masks; all else in the figure stays as it is drawn first."""
-        strip = [artist for axes in self._strip for artist in (*axes.spines.values(), axes.xaxis.label)]
+        strip = [*self._frames, *(axes.xaxis.label for axes in self._strip)]
         return [*self._blocks.patches, *self._names, *self._converters, self._ring, self._title, *strip]
 
     def _turn_blocks(self, mask: str) -> None:
@@ -80,6 +82,11 @@ class LayerFigure:
             name.set_text(f"{OWNER_NAME[letter]}\n{name.get_text().split(chr(10))[1]}")
         for before, letter, converter in zip(mask, mask[1:], self._converters, strict=False):
             converter.set(text=CONVERTER[letter], visible=before != letter)
+
+
+def _frame(axes: Axes) -> Rectangle:
+    """A frame around the axes: one artist, where the four sides of its own would be four to draw."""
+    return Rectangle((0, 0), 1, 1, transform=axes.transAxes, fill=False, ec="black", clip_on=False, zorder=2.5)
 
 
 def _accuracy_curves(axes: Axes, masks: pd.DataFrame, orders: Mapping[str, Sequence[str]]) -> Line2D:

@@ -15,7 +15,8 @@ from pwl_lab.plots.style import CURRICULUM, style
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F", "#8C510A", "#5E3C99")
 DASHES = ("-", "--", "-.", ":")
 MARKERS = "osD^vPX*<>"
-MOST_SEEDS_SHOWN = 12
+MOST_LABELS = 5  # beside the lines' ends; more would not find room
+MOST_SEEDS_SHOWN, MOST_PLACES_MARKED = 12, 12  # beyond, a band stands for the bars, and only hollow marks are left
 LOG_FROM = 8  # times between the least and the largest value from which on an axis is logarithmic
 Look = tuple[str, str, str]
 
@@ -39,7 +40,7 @@ def sweep_curves(
     looks = looks_of(_levels(curves[hue]) if hue else [""])
     places = _levels(curves[axis])
     with style():
-        direct = len(columns) == len(rows) == 1 and len(looks) > 1
+        direct = len(columns) == len(rows) == 1 and hue == "part" and len(looks) <= MOST_LABELS
         width = min(10.5, 8.6 if direct else 3.4 * len(columns) + 1.6)
         figure = Figure(
             figsize=(max(width, 6.4), (4 if len(rows) == 1 else 2.7 * len(rows) + 0.8)), layout="constrained"
@@ -51,11 +52,13 @@ def sweep_curves(
             mine, each = (_part(table, here) for table in (curves, seeds))
             _panel(axes, mine, each, axis, hue, looks, places)
             axes.set_title(", ".join(f"{name} = {say(value)}" for name, value in here.items()), fontsize=10, loc="left")
-        _frame(grid, curves, metric, axis, places, statistic)
+        _frame(grid, curves, metric, axis, places)
+        words = _words(curves, metric, statistic)
         if direct:
+            grid[0][0].set_title(words, fontsize=11, loc="left")
             _direct_labels(grid[0][0], curves, axis, hue, looks, places)
-        elif len(looks) > 1:
-            _legend(figure, grid[0][0], looks, hue)
+        else:
+            _legend(figure, grid[0][0], looks, words, hue)
     return figure
 
 
@@ -134,24 +137,27 @@ def _panel(
         shift = (k - (len(looks) - 1) / 2) * min(0.03, 0.3 / len(looks)) * gap
         shifted = {place: spot * np.exp(shift) if logarithmic else spot + shift for place, spot in at.items()}
         x = np.array([shifted[place] for place in mine.index])
-        if mine["seeds"].max() <= MOST_SEEDS_SHOWN:
-            fills = [colour if reached else "white" for reached in each["reached"]]
-            spots = [shifted[place] for place in each[axis]]
-            axes.scatter(
-                spots, each["value"], s=12, marker=marker, facecolors=fills, edgecolors=colour, lw=0.7, alpha=0.55
-            )
         known = mine[["low", "high"]].notna().all(axis=1).to_numpy()
-        if known.any():
-            axes.vlines(x[known], mine["low"][known], mine["high"][known], color=colour, lw=1.4)
-        axes.plot(x, mine["middle"], color=colour, ls=dashes, lw=1.8)
         short = (mine["reached"] < mine["seeds"]).to_numpy()
         fills = np.where(short, "white", colour)
+        axes.plot(x, mine["middle"], color=colour, ls=dashes, lw=1.8)
+        if len(places) > MOST_PLACES_MARKED:
+            axes.fill_between(x[known], mine["low"][known], mine["high"][known], color=colour, alpha=0.15, lw=0)
+            axes.scatter(
+                x[short], mine["middle"][short], s=14, marker=marker, facecolors="white", edgecolors=colour, zorder=3
+            )
+            continue
+        if mine["seeds"].max() <= MOST_SEEDS_SHOWN:
+            inks = [colour if reached else "white" for reached in each["reached"]]
+            spots = [shifted[place] for place in each[axis]]
+            axes.scatter(
+                spots, each["value"], s=12, marker=marker, facecolors=inks, edgecolors=colour, lw=0.7, alpha=0.55
+            )
+        axes.vlines(x[known], mine["low"][known], mine["high"][known], color=colour, lw=1.4)
         axes.scatter(x, mine["middle"], s=46, marker=marker, facecolors=fills, edgecolors=colour, lw=1.4, zorder=3)
 
 
-def _frame(
-    grid: np.ndarray, curves: pd.DataFrame, metric: str, axis: str, places: Sequence[object], statistic: str
-) -> None:
+def _frame(grid: np.ndarray, curves: pd.DataFrame, metric: str, axis: str, places: Sequence[object]) -> None:
     """Scales, ticks and labels."""
     at = _at(places)
     first = grid[0][0]
@@ -177,9 +183,14 @@ def _frame(
         axes.set_xticks([spot for _, spot in spots], [say(place) for place, _ in spots])
         axes.tick_params(axis="x", rotation=90 if turned else 0)
         axes.set_xlabel(axis)
-    bars = "its 95% interval" if curves["seeds"].max() > 2 else "both seeds" if curves["seeds"].max() == 2 else ""
-    words = f"{metric}: {statistic} over seeds, with {bars}" if bars else f"{metric}: one seed"
-    first.figure.suptitle(words, x=0.01, ha="left", fontsize=11)
+
+
+def _words(curves: pd.DataFrame, metric: str, statistic: str) -> str:
+    """What is drawn, and what the bars are."""
+    most = curves["seeds"].max()
+    return f"{metric}: " + (
+        "one seed" if most == 1 else f"{statistic} over seeds, with {'its 95% interval' if most > 2 else 'both seeds'}"
+    )
 
 
 def _direct_labels(
@@ -208,12 +219,14 @@ def _direct_labels(
         )
 
 
-def _legend(figure: Figure, axes: Axes, looks: dict[object, Look], hue: str) -> None:
-    """One legend above all panels."""
+def _legend(figure: Figure, axes: Axes, looks: dict[object, Look], words: str, hue: str) -> None:
+    """One legend above all panels, under what they show; the title alone where there is one line."""
+    if len(looks) < 2:
+        figure.suptitle(words, x=0.01, ha="left", fontsize=11)
+        return
     handles = [
         axes.plot([], [], color=colour, ls=dashes, marker=marker, lw=1.8, label=say(value))[0]
         for value, (colour, dashes, marker) in looks.items()
     ]
-    figure.legend(
-        handles=handles, title=None if hue == "part" else hue, loc="outside upper center", ncols=min(5, len(looks))
-    )
+    title = words if hue == "part" else f"{words}; lines: {hue}"
+    figure.legend(handles=handles, title=title, loc="outside upper left", ncols=min(5, len(looks)), alignment="left")

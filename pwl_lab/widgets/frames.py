@@ -6,7 +6,7 @@ from io import BytesIO
 from itertools import product, takewhile
 
 import numpy as np
-from jaxtyping import UInt8, UInt32
+from jaxtyping import Integer, UInt32
 from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -16,6 +16,8 @@ from pwl_lab.errors import invalid
 
 COLOURS = 256  # of a picture's palette
 DPI = 110
+UNKNOWN = -1
+_BYTES = (1, 2**8, 2**16)  # red, green and blue in a number
 
 
 @dataclass(frozen=True)
@@ -104,17 +106,22 @@ class Painter:
         for artist, visible in zip(moving, shown, strict=True):
             artist.set_visible(visible)
         self._still = self._canvas.copy_from_bbox(figure.bbox)
-        still = self._pixels().copy()
+        self._colours = self._pixels()
+        still = _picture(self._canvas).getcolors(self._colours.size)
         self._draw(moving)
         self._palette = _small(_picture(self._canvas)).getpalette()
-        self._colours, self._indices = still, self._nearest(still)
+        self._places = np.full(2**24, UNKNOWN, np.int16)  # in the palette, of a colour
+        self._look_up(np.array([colour for _, colour in still], np.uint8) @ np.array(_BYTES))
+        self._indices = self._places[self._colours].astype(np.uint8)
 
     def png(self, moving: Sequence[Artist]) -> bytes:
         """The figure as it is now, where nothing but `moving` has changed."""
         self._draw(moving)
         now, indices = self._pixels(), self._indices.copy()
         changed = now != self._colours
-        indices[changed] = self._nearest(now[changed])
+        colours = now[changed]
+        self._look_up(np.unique(colours[self._places[colours] == UNKNOWN]))
+        indices[changed] = self._places[colours]
         picture = Image.fromarray(indices)
         picture.putpalette(self._palette)
         return _bytes(picture)
@@ -127,14 +134,13 @@ class Painter:
 
     def _pixels(self) -> UInt32[np.ndarray, "height width"]:
         """What was drawn, a number for each colour."""
-        return np.asarray(self._canvas.buffer_rgba()).view(np.uint32)[..., 0]
+        return np.asarray(self._canvas.buffer_rgba()).view("<u4")[..., 0] & 0xFFFFFF
 
-    def _nearest(self, pixels: UInt32[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
-        """The place of each colour in the palette; Pillow's own search is not exact, and makes white a little grey."""
-        colours, where = np.unique(pixels, return_inverse=True)
-        parts = colours.view(np.uint8).reshape(-1, 4)[:, None, :3].astype(int)
-        palette = np.array(self._palette).reshape(-1, 3)
-        return ((parts - palette) ** 2).sum(axis=2).argmin(axis=1).astype(np.uint8)[where].reshape(pixels.shape)
+    def _look_up(self, colours: Integer[np.ndarray, " n"]) -> None:
+        """Find the nearest colour of the palette; Pillow's own search is not exact, and makes white a little grey."""
+        parts = colours[:, None] // np.array(_BYTES) % 256
+        distances = ((parts[:, None] - np.array(self._palette).reshape(-1, 3)) ** 2).sum(axis=2)
+        self._places[colours] = distances.argmin(axis=1)
 
 
 def png(figure: Figure, dpi: int = DPI) -> bytes:

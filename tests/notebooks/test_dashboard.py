@@ -1,5 +1,6 @@
 """The dashboard as a batch run leaves it: it reads what is stored and makes nothing."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,15 @@ def test_with_some_stored_the_rest_is_named(store_folder: Path, tmp_path: Path) 
     assert "pwl-lab run 04 --preset smoke -p family=resnet" in page
     assert "pwl-lab run 02" not in page
     assert sorted(store_folder.rglob("*")) == before
+
+
+@pytest.mark.notebook
+def test_its_live_controls_write_into_no_output_widget(store_folder: Path, tmp_path: Path) -> None:
+    """Such a write while a cell runs is what makes Voila wait for ever."""
+    recipes.loading_pair(LoadingSettings.load("smoke"), seed=0)
+    assert run_notebook("dashboard", tmp_path, preset="smoke", params={"interactive": True}).status == "ok"
+    notebook = json.loads((tmp_path / "notebook.ipynb").read_text())
+    state = notebook["metadata"]["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]
+    names = [model["model_name"] for model in state.values()]
+    assert names.count("IntSliderModel") == 1
+    assert "OutputModel" not in names

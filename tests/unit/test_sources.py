@@ -343,7 +343,7 @@ def test_an_unknown_scheme_is_named_with_the_nearest():
 
 @pytest.mark.parametrize(
     ("address", "words"),
-    [("s3://bucket/bundle", r"pip install 'pwl_lab\[s3\]'"), ("gs://bucket/bundle", "install gcsfs")],
+    [("s3://bucket/bundle", "Install s3fs"), ("gs://bucket/bundle", "install gcsfs")],
 )
 def test_a_missing_package_is_named(monkeypatch, address, words):
     for package in ("s3fs", "gcsfs"):

@@ -1,0 +1,59 @@
+"""Checks of the exercises to notebook 09: plain names for nested numbers, and a mean that does not forget who is missing."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pwl_lab.exercises.checking import attempt, same_numbers, same_values
+
+NESTED = {"steps": {"extracted": 900, "one_shot": 7_000}, "hard": {"steps": {"extracted": 1_100}}, "threshold": 0.99}
+FLAT = {"steps.extracted": 900, "steps.one_shot": 7_000, "hard.steps.extracted": 1_100, "threshold": 0.99}
+
+
+def dotted(answer: Callable[[Mapping[str, Any]], Mapping[str, float]]) -> str:
+    """`answer(metrics)`: nested mappings of numbers as one, each number under all the names that lead to it."""
+    hint = "where a value is a mapping, go through it with the same function, and put its name and a dot before each of its names"
+    mistakes = {
+        "only the last name is kept: numbers of different groups overwrite each other": {
+            name.rpartition(".")[2]: value for name, value in FLAT.items()
+        },
+        "this goes only one level down": {
+            "steps.extracted": 900,
+            "steps.one_shot": 7_000,
+            "hard.steps": {"extracted": 1_100},
+            "threshold": 0.99,
+        },
+        "numbers at the top are lost": {name: value for name, value in FLAT.items() if "." in name},
+        "the names are joined without a dot": {name.replace(".", ""): value for name, value in FLAT.items()},
+    }
+    found = attempt(answer, NESTED, hint=hint, on="nested metrics")
+    same_values("dotted", found, FLAT, hint, mistakes)
+    same_values("dotted of nothing", attempt(answer, {"a": {}}, hint=hint, on="an empty group"), {}, hint)
+    return "Right: a table needs one name for each number, and this is how the report's columns are called."
+
+
+def mean_steps(answer: Callable[[Sequence[int | None], int], tuple[float, bool]]) -> str:
+    """`answer(steps, budget)`: the mean with None counted at the budget, and whether that is only a lower bound."""
+    hint = "put the budget in place of each None, then take the mean; it is a lower bound if there was a None"
+    for steps, budget in (([800, None, 1_000, None], 12_000), ([700, 900, 1_100], 12_000), ([None, None], 500)):
+        there = [step for step in steps if step is not None]
+        full = [budget if step is None else step for step in steps]
+        found = attempt(answer, steps, budget, hint=hint, on=f"steps {steps} and a budget of {budget}")
+        mistakes = {
+            "who did not get there is left out: so the slowest students make the mean smaller": (
+                [float(np.mean(there)), None in steps] if there else None
+            ),
+            "a step that was never reached is not step 0": [
+                float(np.mean([step or 0 for step in steps])),
+                None in steps,
+            ],
+            "this is the median, not the mean": [float(np.median(full)), None in steps],
+            "it is a lower bound where somebody did not get there, not where all did": [
+                float(np.mean(full)),
+                None not in steps,
+            ],
+        }
+        numbers = {wrong: value for wrong, value in mistakes.items() if value}
+        same_numbers(f"mean_steps of {steps}", list(found), [float(np.mean(full)), None in steps], hint, numbers)
+    return "Right: that is why the report draws such a mark hollow."

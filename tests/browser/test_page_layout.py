@@ -1,0 +1,59 @@
+"""An exported page fits its window: no line of code is cut, nothing is wider than the page, no type is too small to read."""
+
+from base64 import b64encode
+from pathlib import Path
+
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from playwright.sync_api import Browser
+
+from pwl_lab import plots
+from pwl_lab.batch.export import write_page
+from pwl_lab.batch.status import RunStatus
+from pwl_lab.widgets.frames import png
+
+LINE = "value = " + " + ".join(["number"] * 12)  # 114 letters; the project's longest lines have 120
+SMALLEST = 11  # pixels
+MEASURE = """() => {
+  const shown = element => element.getBoundingClientRect().width > 0;
+  const elements = [...document.querySelectorAll('body *')].filter(shown);
+  const own = element => [...element.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
+  const cut = element => element.scrollWidth > element.clientWidth + 1 || element.scrollHeight > element.clientHeight + 3;
+  return {
+    page: document.documentElement.scrollWidth,
+    cut: elements.filter(e => e.matches('.jp-InputArea-editor, .jp-InputArea, math[display=block]') && cut(e)).length,
+    wide: elements.filter(e => e.tagName === 'IMG').map(e => e.getBoundingClientRect().right),
+    smallest: Math.min(...elements.filter(own).map(e => parseFloat(getComputedStyle(e).fontSize))),
+  };
+}"""
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page with the longest code, a figure, a table and a formula with something below its line."""
+    table = "<table class='dataframe'><tbody><tr><th>a claim in some words</th><td>yes</td></tr></tbody></table>"
+    outputs = [
+        new_output("display_data", {"image/png": b64encode(png(plots.network("TSST"))).decode()}),
+        new_output("display_data", {"text/html": table}),
+    ]
+    cells = [
+        new_markdown_cell("# A page\n\nWith $x_i$, and\n\n$$ y = \\prod_{i \\in S} x_i . $$"),
+        new_code_cell(LINE, execution_count=12, outputs=outputs),
+    ]
+    target = tmp_path_factory.mktemp("page") / "page.html"
+    status = RunStatus(status="ok", notebook="page.ipynb", started="", cells=len(cells), versions={}, commit=None)
+    write_page(new_notebook(cells=cells), target, status, target.parent)
+    return target
+
+
+@pytest.mark.parametrize("width", [1400, 1000, 700])
+def test_nothing_is_cut_or_wider_than_the_window(browser: Browser, page: Path, width: int):
+    window = browser.new_page(viewport={"width": width, "height": 900})
+    window.goto(page.as_uri())
+    found = window.evaluate(MEASURE)
+    window.close()
+    assert found["page"] <= width
+    assert found["cut"] == 0
+    assert found["wide"]
+    assert max(found["wide"]) <= width
+    assert found["smallest"] >= SMALLEST
