@@ -67,7 +67,7 @@ def test_points_are_copied_by_their_workers_and_a_refused_copy_is_done_again_wit
     server.refuse.clear()
     server.asked.clear()
     (s3_bench.home / "repaired").touch()
-    code, said = s3_bench.run(grid, "--workers", "2")
+    code, said = s3_bench.run(grid, "--workers", "1")
     assert (code, "4 of 4 ok" in said) == (0, True), said
     assert {case: len(s3_bench.begun(case)) for case in ("fine", "raises", "refused", "overloaded")} == {
         "fine": 1,
