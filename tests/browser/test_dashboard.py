@@ -13,10 +13,10 @@ from urllib.request import Request, urlopen
 
 import nbformat
 import pytest
-from conftest import free_port
+from labpage import ANSWER_MS, open_notebook, run_all
+from loopback import free_port
 from nbformat.v4 import new_code_cell, new_notebook
 from playwright.sync_api import Locator, Page
-from test_layer_slider import ANSWER_MS, open_notebook, run_all
 
 from pwl_lab import recipes
 from pwl_lab.settings import CurriculaSettings, LoadingSettings
