@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import http.server
+import socket
 import threading
 
 
@@ -22,3 +23,10 @@ def serving(folder):
         finally:
             server.shutdown()
             thread.join()
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -3,7 +3,6 @@
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from loopback import free_port
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from pwl_lab import paths
@@ -76,13 +76,6 @@ def use_smoke(path: Path) -> None:
     assert 'preset = "lesson"' in cell.source
     cell.source = cell.source.replace('preset = "lesson"', 'preset = "smoke"')
     nbformat.write(notebook, path)
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture

@@ -11,10 +11,12 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
+import nbformat
 import pytest
-from conftest import free_port
+from labpage import ANSWER_MS, open_notebook, run_all
+from loopback import free_port
+from nbformat.v4 import new_code_cell, new_notebook
 from playwright.sync_api import Locator, Page
-from test_layer_slider import ANSWER_MS, open_notebook, run_all
 
 from pwl_lab import recipes
 from pwl_lab.settings import CurriculaSettings, LoadingSettings
@@ -100,6 +102,19 @@ def test_without_the_token_there_is_nothing(server: tuple[str, str]) -> None:
     for file in ("dashboard.ipynb", "voila.json"):
         with pytest.raises(HTTPError, match="403"):
             urlopen(f"{address}/voila/files/{file}?token={token}")
+
+
+def test_an_error_is_shown_as_what_it_is(page: Page, server: tuple[str, str], stored_runs: Path) -> None:
+    address, token = server
+    notebook = stored_runs / "dashboard" / "dashboard.ipynb"  # read anew for every page
+    whole = notebook.read_text()
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(new_notebook(cells=[new_code_cell("{}['no such pair']")], metadata=kernel), notebook)
+    try:
+        page.goto(f"{address}/?token={token}")
+        page.get_by_text("KeyError: 'no such pair'").wait_for(timeout=START_S * 1000)
+    finally:
+        notebook.write_text(whole)
 
 
 def test_the_same_notebook_opens_in_jupyterlab(page: Page, lab: tuple[str, str, Path], stored_runs: Path) -> None:

@@ -1,35 +1,10 @@
 """Notebook 04 as a reader sees it: JupyterLab runs all cells, the keyboard moves the slider, the output follows."""
 
-import time
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Error, Locator, Page
-
-KERNEL = "window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status"
-RUN_S = 240
-ANSWER_MS = 1_000  # what a reader waits for a picture at most
-
-
-def open_notebook(page: Page, lab: tuple[str, str, Path], name: str) -> None:
-    """Open a notebook and wait for its kernel; the server may still be starting."""
-    address, token, _ = lab
-    end = time.monotonic() + 60
-    while True:
-        try:
-            page.goto(f"{address}/lab/tree/{name}.ipynb?token={token}&reset")
-            break
-        except Error:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.5)
-    page.wait_for_function(f"{KERNEL} === 'idle'", timeout=90_000)
-
-
-def run_all(page: Page) -> None:
-    """Run all cells; the promise ends when the last one has."""
-    page.set_default_timeout(RUN_S * 1000)
-    page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+from labpage import ANSWER_MS, open_notebook, run_all
+from playwright.sync_api import Locator, Page
 
 
 def loader(page: Page) -> Locator:
