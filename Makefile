@@ -16,13 +16,14 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test lab bench install clean distclean
+.PHONY: help run test lab dashboard bench install clean distclean
 
 help:
 	@echo "make run        execute the series into runs/NAME/ and write its index page (PRESET=lesson, NAME=the preset,"
 	@echo "                JOBS=how many notebooks at once)"
 	@echo "make test       run all tests (ARGS='...' goes to pytest)"
 	@echo "make lab        open JupyterLab on the notebooks (ARGS='...' goes to JupyterLab)"
+	@echo "make dashboard  show what the series has stored in a browser, without training anything (PRESET=lesson)"
 	@echo "make bench      measure and write runs/bench.json"
 	@echo "make install    create .venv and install (the commands above do it by themselves)"
 	@echo "make clean      remove runs/ and all caches; make distclean removes .venv too"
@@ -35,6 +36,9 @@ test: $(STAMP)
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab notebooks $(ARGS)
+
+dashboard: $(STAMP)
+	$(BIN)/pwl-lab dashboard --preset $(PRESET) $(ARGS)
 
 bench: $(STAMP)
 	$(BIN)/python scripts/bench.py $(ARGS)

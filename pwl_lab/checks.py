@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from pwl_lab.config import CALIBRATION_BATCH
 from pwl_lab.errors import invalid
-from pwl_lab.tasks.sizes import check_batch, check_bits, check_n_train
+from pwl_lab.tasks.sizes import CALIBRATION_BATCH, check_batch, check_bits, check_n_train
 
 BATCH = "batch.json"  # as `pwl_lab.batch.points` writes it, which stands above this module
 

@@ -127,10 +127,10 @@ def batch(
         outcome = batches.run_batch(
             prepared, workers, scheduler, force, batches.Reporter(len(prepared.todo), _progress)
         )
-        states = batches.read_states(out)
+        how = batches.how_it_stands(out)
     if outcome and outcome.stopped_by:
         typer.echo(f"stopped ({outcome.stopped_by}); the same command goes on from here", err=True)
-    typer.echo(f"{out}: {batches.summary(states)}")
+    typer.echo(f"{out}: {how}")
     if outcome and not outcome.all_well(prepared.todo):
         raise typer.Exit(FAILED)
 
@@ -173,6 +173,19 @@ def serve(
 
         throttle = Throttle(megabytes_per_s, latency_ms / 1000)
         serve_bundle(bundle, port, throttle, show)
+
+
+@app.command()
+def dashboard(
+    preset: Preset = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="where to listen; if it is taken, one near it")] = 8866,
+) -> None:
+    """Show what is stored as a page of its own, to browsers on this machine, until Ctrl-C; nothing is trained."""
+    with _refusing():
+        from pwl_lab.batch.dashboard import serve as serve_dashboard
+
+        typer.echo("Open the address (with its token) that stands below 'running at'. Ctrl-C ends it.")
+        serve_dashboard(preset, port)
 
 
 @data_app.command(name="list")

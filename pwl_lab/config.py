@@ -25,7 +25,6 @@ Family = Literal["vgg", "resnet", "vit"]
 MaskDistribution = (
     Literal["prefix", "alternating", "mixture", "all"] | dict[str, Annotated[float, Field(gt=0.0, allow_inf_nan=False)]]
 )
-CALIBRATION_BATCH = 128  # training images at once when an extracted curriculum is calibrated
 MOST_BLOCKS = 10  # of a pair whose every mask is evaluated: 1,024 masks
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Steps = Annotated[int, Field(ge=1, le=50_000_000)]

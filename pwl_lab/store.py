@@ -20,7 +20,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 import torch
@@ -40,7 +40,9 @@ FORMAT = 1  # of an entry's files; an entry of another format has another key, s
 _TENSORS, _RECORD = "tensors.safetensors", "record.json"
 
 
+ONLY_STORED = "PWL_LAB_ONLY_STORED"
 _MAY_MAKE = ContextVar("may_make", default=True)
+Found = TypeVar("Found")
 
 
 class DamagedEntryError(PwlLabError):
@@ -59,6 +61,21 @@ def only_stored() -> Iterator[None]:
         yield
     finally:
         _MAY_MAKE.reset(token)
+
+
+def may_make() -> bool:
+    """Whether what is not in the store may be made here: not in `only_stored`, nor where `PWL_LAB_ONLY_STORED` is set.
+
+    Worker processes do not know of the former.
+    """
+    return _MAY_MAKE.get() and not os.environ.get(ONLY_STORED)
+
+
+def stored(verb: Callable[..., Found], *args: Any, **keys: Any) -> Found | None:
+    """`verb(*args, **keys)` where the store has all that it needs, else None: nothing is made."""
+    with suppress(NotMadeError), only_stored():
+        return verb(*args, **keys)
+    return None
 
 
 @dataclass
@@ -105,7 +122,7 @@ class Store:
         with suppress(DamagedEntryError):
             if entry.exists():
                 return _read(entry)
-        if not _MAY_MAKE.get():
+        if not may_make():
             raise NotMadeError(f"{recipe.kind} {recipe.key} is not in the store")
         with self._lock(recipe):
             found = self.load(recipe)  # another process may have made it while this one waited

@@ -21,7 +21,7 @@ from pwl_lab.parallel import side_by_side
 from pwl_lab.plan import TrainPlan
 from pwl_lab.results import SPLITS, DistillationRuns, Pair
 from pwl_lab.seeding import initialisation
-from pwl_lab.store import Artifact, NotMadeError, Recipe, Store, only_stored
+from pwl_lab.store import Artifact, NotMadeError, Recipe, Store, may_make, only_stored
 from pwl_lab.tasks.base import Task
 from pwl_lab.training import Checkpoint, TrainedModel, fit, train
 
@@ -80,8 +80,10 @@ def each(verb: Callable[..., Any], cases: Sequence[Mapping[str, Any]], descripti
     """`verb(**case)` for each case: what the store does not have is made first, several cases side by side.
 
     Any function that keeps what it makes in the store will do. On a GPU, where one training has the device to itself,
-    the cases take turns.
+    the cases take turns. In `only_stored` nothing is made: raises NotMadeError.
     """
+    if not may_make():
+        return [verb(**case) for case in cases]
     found: dict[int, Any] = {}
     for number, case in enumerate(cases):
         with suppress(NotMadeError), only_stored():

@@ -1,17 +1,35 @@
-"""Draw the README's two figures from the stored results of `make run` (what is not stored yet is made first)."""
+"""Draw the README's two figures from the stored results of `make run` (what is not stored yet is made first).
 
+They stand side by side at half a page's width: drawn small, so that their type comes out as large as the text around them,
+with names at the curves in place of a legend.
+"""
+
+from collections.abc import Mapping
 from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
 
 from pwl_lab import analysis, paths, plots, recipes
 from pwl_lab.settings import CurriculaSettings, LoadingSettings
 
 FOLDER = paths.root() / "docs" / "figures"
+SIZE = (5, 3.7)  # inches
+# Where the names of the curves stand, in the axes' units; a line leads from each to its curve.
+CURRICULA = {
+    "progressive": (1_300, 0.935),
+    "extracted": (1_300, 0.86),
+    "one-shot": (4_600, 0.82),
+    "scratch": (4_600, 0.72),
+}
+ORDERS = {"contiguous order": (0.75, 0.8985), "suffix order": (1.45, 0.8815), "prefix order": (3.05, 0.892)}
 
 
 def curricula(target: Path) -> None:
     """Learning curves of notebook 02."""
     settings = CurriculaSettings.load("lesson")
-    plots.learning_curves(recipes.curricula_runs(settings), settings.threshold).savefig(target)
+    save(plots.learning_curves(recipes.curricula_runs(settings), settings.threshold), CURRICULA, target)
 
 
 def loading(target: Path) -> None:
@@ -20,7 +38,24 @@ def loading(target: Path) -> None:
     teachers, pairs = recipes.loading_pairs(settings)
     teacher_accuracy = sum(teacher.test_accuracy for teacher in teachers) / len(teachers)
     curves = analysis.order_curves(analysis.stacked_masks(pairs), analysis.loading_orders(pairs[0].n_blocks))
-    plots.order_curves(curves, teacher_accuracy).savefig(target)
+    save(plots.order_curves(curves, teacher_accuracy), ORDERS, target)
+
+
+def save(figure: Figure, places: Mapping[str, tuple[float, float]], target: Path) -> None:
+    """At the README's size, with a name at each curve; letters are outlines, so that no font is needed."""
+    figure.set_size_inches(SIZE)
+    (legend,) = figure.legends
+    legend.remove()
+    (axes,) = figure.axes
+    figure.draw_without_rendering()  # the places of points are known only then
+    for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
+        line = handle if hasattr(handle, "get_xydata") else handle.lines[0]
+        points = axes.transData.transform(line.get_xydata())
+        nearest = np.argmin(np.linalg.norm(points - axes.transData.transform(places[name]), axis=1))
+        axes.annotate(name, line.get_xydata()[nearest], places[name], va="center", fontsize=10,
+                      arrowprops={"arrowstyle": "-", "color": line.get_color(), "lw": 1.5, "shrinkB": 4})  # fmt: skip
+    with mpl.rc_context({"svg.fonttype": "path", "svg.hashsalt": target.stem}):  # the same file for the same numbers
+        figure.savefig(target, metadata={"Date": None})
 
 
 if __name__ == "__main__":

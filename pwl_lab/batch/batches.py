@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pwl_lab.batch.gridplan import BatchPlan, Point, plan_grid, seconds_per_point
 from pwl_lab.batch.holding import alone_in, holder
-from pwl_lab.batch.places import Place, place_at
+from pwl_lab.batch.places import Place, PlaceError, place_at
 from pwl_lab.batch.points import Found, PointState, look, read_states, to_do, write_batch
 from pwl_lab.batch.status import RunStatus
 from pwl_lab.errors import invalid
@@ -96,6 +96,14 @@ def summary(states: Sequence[PointState]) -> str:
     counts = Counter(state.status for state in states)
     good = counts.pop("ok", 0)
     return ", ".join([f"{good:,} of {len(states):,} ok", *(f"{n:,} {status}" for status, n in sorted(counts.items()))])
+
+
+def how_it_stands(out: Path | str) -> str:
+    """The `summary` of a batch that was just at work, or why there is none."""
+    try:
+        return summary(read_states(out))
+    except PlaceError as error:
+        return str(error)
 
 
 def status_lines(out: Path | str) -> list[str]:

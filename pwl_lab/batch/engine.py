@@ -140,13 +140,15 @@ class _BatchRun:
         if future.status in ("cancelled", "lost"):
             if self.client.status != "running":
                 self.outcome.stopped_by = self.outcome.stopped_by or "the scheduler is gone"
-            else:
-                self._again(point, task)
-            return
-        error = future.exception() if future.status == "error" else None
-        status = future.result() if error is None else self._failed(task, error)
-        if status and status.error and status.error.name == CANCELLED and self._again(point, task):
-            return
+                return
+            status = None
+            if not self._again(point, task) and not self._stopped():
+                status = note_failure(task, CANCELLED, f"the scheduler took it back {SUBMISSIONS} times")
+        else:
+            error = future.exception() if future.status == "error" else None
+            status = future.result() if error is None else self._failed(task, error)
+            if status and status.error and status.error.name == CANCELLED and self._again(point, task):
+                return
         if status is not None:
             self.outcome.ended[point.hash] = status
             facts = {"error": f"{status.error.name}: {status.error.message}"} if status.error else {}
@@ -156,11 +158,15 @@ class _BatchRun:
 
     def _again(self, point: Point, task: Task) -> bool:
         """Hand a point to the scheduler once more whose worker was closed; False where it has been often enough."""
-        if self.runs.stopped_by or self.outcome.stopped_by or task.submission == SUBMISSIONS:
+        if self._stopped() or task.submission == SUBMISSIONS:
             return False
         log_event(self.folder, "point handed out again", batch=self.batch, hash=point.hash)
         self._submit(point, replace(task, submission=task.submission + 1), 0)
         return True
+
+    def _stopped(self) -> bool:
+        """Whether no more is to be begun."""
+        return bool(self.runs.stopped_by or self.outcome.stopped_by)
 
     def _at_once(self) -> int:
         """How many points run at once: a worker each, and no more than there are."""
@@ -244,6 +250,7 @@ def _own_cluster(
                 processes=True,
                 host="127.0.0.1",
                 dashboard_address=None,
+                scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # else it asks for one port, and warns
                 memory_limit=0,  # the kernels take the memory, and Dask does not see them
                 resources=plan.resources or None,
                 local_directory=str(scratch),

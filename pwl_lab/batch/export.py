@@ -41,10 +41,21 @@ TEMPLATE = """
 """
 
 CSS = """
-body.jp-Notebook { max-width: 64rem; margin: 0 auto; padding: 1rem; }
+body.jp-Notebook { --jp-content-font-size1: 16px; --jp-code-font-size: 14px; --jp-ui-font-size1: 14px;
+  --jp-cell-prompt-width: 76px; max-width: 72rem; margin: 0 auto; padding: 1rem; }
+.jp-RenderedMarkdown > :is(p, ul, ol) { max-width: 58rem; }
 .jp-RenderedImage img, .jp-RenderedSVG img { max-width: 100%; height: auto; }
 .jp-OutputArea-output { overflow-x: auto; }
-math[display="block"] { margin: 0.8em 0; overflow-x: auto; }
+body.jp-Notebook :is(.jp-InputArea, .jp-InputArea-editor) { overflow-x: auto; min-width: 0; }
+.jp-RenderedHTMLCommon.jp-RenderedHTMLCommon :is(tbody th, thead th:first-child, th.index_name) { text-align: left; }
+.jp-RenderedHTMLCommon tbody th { white-space: nowrap; }
+math[display="block"] { margin: 0.6em 0; padding: 0.4em 0; overflow-x: auto; overflow-y: hidden; }
+@media (max-width: 1150px) {
+  body.jp-Notebook { --jp-code-font-size: 13px; }
+  body.jp-Notebook :is(.jp-InputPrompt, .jp-OutputPrompt) { display: none; }
+}
+@media print, (max-width: 900px) { body.jp-Notebook .jp-InputArea { display: block; }
+  body.jp-Notebook .jp-InputArea-editor pre { white-space: pre-wrap; overflow-wrap: anywhere; } }
 .run-banner { border-left: 0.4rem solid #b3261e; background: #fdf0ef; color: #410e0b; padding: 0.6rem 1rem;
   font: 1rem/1.5 system-ui, sans-serif; }
 .run-banner a { color: inherit; }

@@ -16,6 +16,7 @@ from typing import Any
 
 from pwl_lab import paths
 from pwl_lab.batch import status as files
+from pwl_lab.batch.imports import import_runner
 from pwl_lab.batch.kernel import KernelGuard, Runs, stop_on_signal
 from pwl_lab.batch.schema import Plan, make_plan, read_notebook, resolve_notebook, settings_of
 from pwl_lab.batch.status import RunError, RunStatus
@@ -105,7 +106,8 @@ def _execute(
     runs: Runs,
 ) -> None:
     """Run the kernel, write the notebook and its page, and complete `state`."""
-    import nbformat  # these take seconds to import, and a refusal needs none of them
+    import_runner()  # only now: a refusal needs nothing of it
+    import nbformat
 
     from pwl_lab.batch.client import Job, execute
     from pwl_lab.batch.export import write_page

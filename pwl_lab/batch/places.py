@@ -15,8 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from typing import TypeVar
 
 from pwl_lab import paths
 from pwl_lab.batch.status import STATUS
@@ -27,8 +26,9 @@ from pwl_lab.storages import open_storage
 Result = TypeVar("Result")
 
 EVENTS, POINTS = "events.jsonl", "points"
-WAITS_S = (0.5, 2.0, 5.0)  # before another try; a storage's own package tries a few times by itself
+WAITS_S = (0.5, 2.0)  # before another try; a storage's own package tries a few times by itself
 BEAT_S = 20.0
+AT_ONCE = 128  # files that a storage is asked for; thousands of connections are too many for a small server
 # What another try would find again; anything else may be a matter of the moment.
 PERMANENT = (FileNotFoundError, PermissionError, NotImplementedError, ImportError)
 
@@ -137,12 +137,12 @@ class StoragePlace(Place):
     def __init__(self, url: str, patient: bool = True) -> None:
         """`patient`: what fails is tried again. Raises InvalidValueError for an address that is none, or holds a password."""
         url = url.rstrip("/")
-        parts = urlsplit(url)
-        if parts.username or parts.password:
-            shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        scheme, _, rest = url.partition("://")
+        shown = f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"  # no password, nor a token, in a message
+        if "@" in rest.partition("/")[0]:
             raise invalid("out", shown, "an address without a password: the storage takes its own from the environment")
         if any(sign in url for sign in "?*[#"):
-            raise invalid("out", url.partition("?")[0], "an address without any of ? * [ #")
+            raise invalid("out", shown, "an address without any of ? * [ #")
         self._storage, self._root = open_storage("out", url)
         own = f"{self._root.rpartition('/')[2]}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
         super().__init__(url, paths.scratch() / own)
@@ -161,18 +161,13 @@ class StoragePlace(Place):
         return {path.removeprefix(f"{self._root}/") for path in self._patiently("list", listed)}
 
     def read(self, names: Sequence[str]) -> dict[str, bytes]:
-        """As `Place.read`: the storage is asked for many at once."""
+        """As `Place.read`: the storage is asked for many at the same time."""
         by_path = {f"{self._root}/{name}": name for name in names}
-
-        def contents() -> dict[str, Any]:
-            found = self._storage.cat(list(by_path), on_error="return")
-            for content in found.values():
-                if isinstance(content, Exception) and not isinstance(content, FileNotFoundError):
-                    raise content
-            return found
-
-        found = self._patiently("read", contents) if names else {}
-        return {by_path[path]: content for path, content in found.items() if isinstance(content, bytes)}
+        ordered, found = list(by_path), {}
+        for begin in range(0, len(ordered), AT_ONCE):
+            some = ordered[begin : begin + AT_ONCE]
+            found |= self._patiently("read", lambda some=some: self._contents(some))
+        return {by_path[path]: content for path, content in found.items()}
 
     def write(self, name: str, text: str) -> None:
         """As `Place.write`."""
@@ -228,6 +223,14 @@ class StoragePlace(Place):
             lines = dict.fromkeys(before.splitlines() + own.splitlines())
             if len(lines) > len(before.splitlines()):
                 self.write(key, "".join(f"{line}\n" for line in lines))
+
+    def _contents(self, paths: list[str]) -> dict[str, bytes]:
+        """What is in those of these files that are there."""
+        found = self._storage.cat(paths, on_error="return")
+        for content in found.values():
+            if isinstance(content, Exception) and not isinstance(content, FileNotFoundError):
+                raise content
+        return {path: content for path, content in found.items() if isinstance(content, bytes)}
 
     def _put(self, files: dict[str, Path]) -> None:
         """Copy these files, several at once."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pwl_lab import parallel, paths
+from pwl_lab.batch.imports import import_runner
 from pwl_lab.batch.index_page import write_index
 from pwl_lab.batch.kernel import Runs, stop_on_signal
 from pwl_lab.batch.notebooks import clear, run_notebook
@@ -90,9 +91,7 @@ class _SeriesRun:
         """Run these, `jobs` at once, until all have ended. What goes wrong in the runner itself stops all and is raised."""
         if not sources or self.runs.stopped_by:
             return
-        # Imported by two threads at once, modules that import each other may be seen half-made.
-        from pwl_lab.batch import client, export  # noqa: F401
-
+        import_runner()
         with ThreadPoolExecutor(jobs) as pool:
             waiting: dict[Future[RunStatus | None], Path] = {
                 pool.submit(self._one, source, environment): source for source in sources

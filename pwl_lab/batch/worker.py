@@ -125,7 +125,8 @@ def run_point(task: Task) -> RunStatus | None:
                     return status
                 status = None if task.force else finished(folder)
                 status = status or _run(task, place, runs)
-                place.send(task.hash)
+                if runs.stopped_by != CANCELLED:  # else another worker may be at it, whose files are the ones to keep
+                    place.send(task.hash)
                 return status
         except Timeout:
             raise PointError("another process still works on this point; run the batch again") from None

@@ -20,10 +20,10 @@ from pwl_lab.parallel import WorkerLostError, one_thread
 PRELOADED = ["pwl_lab.clock.ways", "pwl_lab.clock.latency"]  # imported once; every fresh process is a copy of that one
 
 
-def in_fresh_process(work: Callable[..., Any], **case: Any) -> Any:
+def in_fresh_process(work: Callable[..., Any], longest_s: float = 1800.0, **case: Any) -> Any:
     """`work(**case)`, a module's function, in a process of its own with one torch thread; its result or its exception.
 
-    Raises WorkerLostError where the process ended without an answer.
+    Raises WorkerLostError where the process ended without an answer, or had none after `longest_s` seconds.
     """
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
@@ -34,6 +34,9 @@ def in_fresh_process(work: Callable[..., Any], **case: Any) -> Any:
     process.start()
     sender.close()
     try:
+        if not receiver.poll(longest_s):
+            process.kill()
+            raise WorkerLostError(f"the process that ran {work.__name__} had no answer after {longest_s:g} s")
         well, value = receiver.recv()
     except EOFError as error:
         raise WorkerLostError(f"the process that ran {work.__name__} ended without an answer") from error

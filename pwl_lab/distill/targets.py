@@ -7,13 +7,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pwl_lab.config import CALIBRATION_BATCH
 from pwl_lab.distill.curriculum import Curriculum, TeacherHidden, TeacherOutput
 from pwl_lab.distill.losses import teacher_probabilities
 from pwl_lab.distill.projection import Projection, random_projection
 from pwl_lab.errors import invalid
 from pwl_lab.models.blocknet import BlockNet
 from pwl_lab.tasks.base import Task
+from pwl_lab.tasks.sizes import CALIBRATION_BATCH
 from pwl_lab.training import TrainedModel
 
 CALIBRATION_SAMPLES = 2048

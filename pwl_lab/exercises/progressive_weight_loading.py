@@ -38,6 +38,10 @@ def converters(answer: Callable[[str], Sequence[str]]) -> str:
             ],
             "the numbers of the boundaries are missing": [word.split()[0] for word in right],
             "the last converter is missing": right[:-1] if right else ["none"],
+            "an encoder at every boundary: where the owner stays there is none, and S then T needs a decoder": [
+                f"encoder {boundary}" for boundary, _ in ends
+            ],
+            "this is a set: give a list, from first to last": set(right),
         }
         found = attempt(answer, mask, hint=hint, on=f"mask {mask}")
         same_values(f"converters({mask!r})", found, right, hint, mistakes)
@@ -57,11 +61,11 @@ def sync(answer: Callable[..., Float[Tensor, ""]]) -> str:
 
     def encode(state: Tensor, boundary: int) -> Tensor:
         """Teacher channels to student channels."""
-        return torch.einsum("bct,cd->bdt", state, down[[1, 2].index(boundary)])
+        return torch.einsum("bct,cd->bdt", state, down[_place(boundary)])
 
     def decode(state: Tensor, boundary: int) -> Tensor:
         """Student channels to teacher channels."""
-        return torch.einsum("bct,cd->bdt", state, up[[1, 2].index(boundary)])
+        return torch.einsum("bct,cd->bdt", state, up[_place(boundary)])
 
     def total(distance: Callable[[Tensor, Tensor], Tensor], ways: tuple[int, int] = (1, 1)) -> Tensor:
         """The loss with another distance, or with one of its two directions alone."""
@@ -73,6 +77,13 @@ def sync(answer: Callable[..., Float[Tensor, ""]]) -> str:
     found = attempt(answer, teacher, student, encode, decode, hint=hint, on="states of three blocks, two boundaries")
     same_numbers("sync", found, right, hint, _wrong_sync(total), tolerance=1e-3)
     return "Right, and the same as pwl_lab.loading.pair.sync_loss."
+
+
+def _place(boundary: int) -> int:
+    """Where the converters of a boundary stand. Raises ValueError for one that three blocks do not have."""
+    if boundary not in (1, 2):
+        raise ValueError(f"there is no boundary {boundary}: between three blocks lie the boundaries 1 and 2")
+    return int(boundary) - 1
 
 
 def _wrong_sync(total: Callable[..., Tensor]) -> dict[str, Tensor]:

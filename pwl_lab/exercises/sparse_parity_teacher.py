@@ -27,6 +27,8 @@ def monomial(answer: Callable[[Tensor, Sequence[int]], Float[Tensor, " batch"]])
         bits = inputs[:, list(subset)]
         mistakes = {
             "this is the sum of the bits, not their product": bits.sum(dim=1),
+            "this takes rows, which are samples: the bits are the columns": inputs[list(subset)].prod(dim=0),
+            "one number per row is asked for, without a dimension of length 1": bits.prod(dim=1, keepdim=True),
             "this is the mean of the bits, not their product": bits.mean(dim=1),
             "this multiplies all bits of a row, not those of the subset alone": inputs.prod(dim=1),
             "this multiplies over the batch: one number per bit, not one per row": bits.prod(dim=0),

@@ -95,6 +95,7 @@ class ProgressiveModel:
         read_ahead: int = 1,
         keep_student: bool = False,
         retry: Retry | None = None,
+        timeout: float | None = None,
     ) -> Self:
         """The model at `address` (a folder, http(s)://, or any fsspec URL); returns as soon as the student is in.
 
@@ -105,7 +106,8 @@ class ProgressiveModel:
         to be swapped in. A student block that no mask needs any more is let go unless `keep_student`; on a CPU, where the
         student's blocks share the memory they came in, that is freed with the last of them.
 
-        Raises BundleError where index or boot set cannot be had, InvalidValueError for bad arguments.
+        Raises BundleError where index or boot set cannot be had, TimeoutError where they are not there after `timeout`
+        seconds, InvalidValueError for bad arguments.
         """
         begun = time.perf_counter()
         where, retry = config.device(device), retry or Retry()
@@ -113,15 +115,14 @@ class ProgressiveModel:
             raise invalid("read_ahead", read_ahead, "a whole number from 1")
         source, transfer = open_source(address, throttle), None
         try:
-            index = fetch_index(source, retry)
-            shards = [
-                index.shard(BOOT, 8 if first_at_8_bits else 32),
-                *schedule(index, "prefix", None, first_at_8_bits),
-            ]
-            first_mask = ("s" if first_at_8_bits else "S") * index.n_blocks
-            log = LoadingLog(shards, first_mask, lambda: time.perf_counter() - begun)
-            transfer = Transfer(source, retry, threading.Event(), log.record, log.clock, cache and Path(cache))
-            boot = fetch_boot(transfer, shards[0])
+            with source.until(timeout):
+                index = fetch_index(source, retry)
+                first = index.shard(BOOT, 8 if first_at_8_bits else 32)
+                first_mask = ("s" if first_at_8_bits else "S") * index.n_blocks
+                shards = [first, *schedule(index, "prefix", None, first_at_8_bits)]
+                log = LoadingLog(shards, first_mask, lambda: time.perf_counter() - begun)
+                transfer = Transfer(source, retry, threading.Event(), log.record, log.clock, cache and Path(cache))
+                boot = fetch_boot(transfer, first)
             plan = schedule(index, order, boot.link, first_at_8_bits)
             model = cls(index, boot, transfer, Feed(transfer, plan, log, read_ahead), log, where, keep_student)
             model._begin(boot)

@@ -7,6 +7,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from types import TracebackType
@@ -66,6 +67,33 @@ class Source(ABC):
     def close(self) -> None:
         """End all reading: whoever waits for bytes, in whatever thread, gets a SourceError. May be called again."""
         self._closed.set()
+
+    @contextmanager
+    def until(self, seconds: float | None) -> Iterator[None]:
+        """Inside, the source closes itself after so many seconds (None: never); TimeoutError then, whatever was under way."""
+        if seconds is None:
+            yield
+            return
+        late = threading.Event()
+
+        def give_up() -> None:
+            late.set()
+            self.close()
+
+        timer = threading.Timer(seconds, give_up)
+        timer.daemon = True
+        timer.start()
+        cause = None
+        try:
+            yield
+        except PwlLabError as error:
+            if not late.is_set():
+                raise
+            cause = error
+        finally:
+            timer.cancel()
+        if late.is_set():
+            raise TimeoutError(f"{self.address} took longer than {seconds:g} s") from cause
 
     def __enter__(self) -> Self:
         """The source itself."""

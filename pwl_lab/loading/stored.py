@@ -1,20 +1,12 @@
-"""Tensors as files keep them: contiguous copies on the CPU, types by name, and the bytes that a file has."""
-
-from collections.abc import Mapping
+"""Tensors as files keep them: contiguous copies on the CPU, and types by name."""
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 
 def plain(tensor: Tensor) -> Tensor:
     """A copy on the CPU, laid out row by row and sharing no memory, as safetensors asks for."""
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-
-
-def file_bytes(tensors: Mapping[str, Tensor]) -> int:
-    """The length in bytes of the safetensors file with these tensors, its header included."""
-    return len(save({name: plain(tensor) for name, tensor in tensors.items()}))
 
 
 def type_name(tensor: Tensor) -> str:

@@ -9,6 +9,7 @@ from pwl_lab.plots.clock import (
     latency_chart,
     planned_chart,
     planned_charts,
+    way_name,
 )
 from pwl_lab.plots.crossing import crossing_chart, crossing_histories, crossing_prefixes, parity_crossing
 from pwl_lab.plots.cube import budget_curve, byte_curves, class_chart, mask_lattice, order_curves
@@ -71,4 +72,5 @@ __all__ = [
     "sweep_curves",
     "teacher_curve",
     "two_phase_curves",
+    "way_name",
 ]

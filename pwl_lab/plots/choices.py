@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pwl_lab import analysis
-from pwl_lab.plots.style import CURRICULUM, row_of_axes, style
+from pwl_lab.plots.style import CURRICULUM, NOTE, row_of_axes, seed_points, style
 
 
 def choices_chart(history: pd.DataFrame, curriculum_of: Mapping[str, str], budget: int, threshold: float) -> Figure:
@@ -24,7 +24,7 @@ def choices_chart(history: pd.DataFrame, curriculum_of: Mapping[str, str], budge
         for choice, curriculum in curriculum_of.items():
             mine = {name: values for name, values in steps.items() if name.startswith(f"{choice}: ")}
             axes.annotate(choice, (0, row), xycoords=("axes fraction", "data"), xytext=(-8, 0), ha="right", va="center",
-                          textcoords="offset points", weight="bold", fontsize=10)  # fmt: skip
+                          textcoords="offset points", weight="bold", fontsize=NOTE)  # fmt: skip
             for name, values in mine.items():
                 row += 1
                 labels[row] = name.removeprefix(f"{choice}: ")
@@ -33,7 +33,7 @@ def choices_chart(history: pd.DataFrame, curriculum_of: Mapping[str, str], budge
         axes.set_yticks(list(labels), list(labels.values()))
         axes.axvline(budget, color="#444444", lw=0.8, ls="--")
         axes.annotate("budget", (budget, 1), xycoords=("data", "axes fraction"), xytext=(0, 3), ha="center",
-                      textcoords="offset points", fontsize=9)  # fmt: skip
+                      textcoords="offset points", fontsize=NOTE)  # fmt: skip
         axes.set(xlabel=f"optimiser steps to {threshold:.0%}", xlim=(0, None), ylim=(row - 0.6, -0.8))
         axes.xaxis.set_major_formatter("{x:,.0f}")
     return figure
@@ -44,10 +44,9 @@ def _row(axes: Axes, row: float, values: list[int | None], look: tuple[str, str,
     colour, _, marker = look
     there = [budget if value is None else value for value in values]
     heights = row + np.linspace(-0.22, 0.22, len(there))
-    fills = ["none" if value is None else colour for value in values]
-    axes.scatter(there, heights, marker=marker, s=26, facecolors=fills, edgecolors=colour, linewidths=1.2, zorder=3)
+    seed_points(axes, there, heights, colour, marker, 48, [value is not None for value in values])
     median = analysis.median_steps(values, budget)
-    axes.plot([median, median], [row - 0.38, row + 0.38], color=colour, lw=2.5)
+    axes.plot([median, median], [row - 0.38, row + 0.38], color=colour, lw=2.5, zorder=1.5)
 
 
 MEASURES = {"student": "student alone", "prefix_mean": "prefix order,\nmean on the way", "worst": "worst of all masks"}
@@ -69,7 +68,7 @@ def ablation_chart(table: pd.DataFrame) -> Figure:
                 values = _against_default(table, *key)[measure] * 100
                 axes.scatter(values, [row] * len(values), s=22, color="#56B4E9", edgecolors="#0072B2", zorder=3)
                 axes.plot([values.mean()] * 2, [row - 0.32, row + 0.32], color="#0072B2", lw=2.5)
-            axes.set_title(title, fontsize=10, loc="left")
+            axes.set_title(title, fontsize=NOTE)
             axes.set_xlabel("points of accuracy")
         names = [f"{group}: {variant}" for group, variant in rows]
         panels[0].set_yticks(range(len(rows)), names)

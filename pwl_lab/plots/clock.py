@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from pwl_lab.clock.timeline import anytime_area, planned_timeline
 from pwl_lab.loading.bundle import BundleIndex
@@ -14,7 +14,18 @@ from pwl_lab.loading.log import Event
 from pwl_lab.loading.schedule import seconds_for
 from pwl_lab.loading.throttle import Throttle
 from pwl_lab.models.blocknet import build_empty, parameter_bytes
-from pwl_lab.plots.style import OWNER, SPARE, byte_words, order_look, row_of_axes, style
+from pwl_lab.plots.style import (
+    NOTE,
+    OWNER,
+    SPARE,
+    Percent,
+    byte_words,
+    labels_above,
+    level_line,
+    order_look,
+    row_of_axes,
+    style,
+)
 
 # Way to load -> what figures call it, colour, line style, marker.
 WAY = {
@@ -35,6 +46,11 @@ def way_look(way: str) -> tuple[str, str, str | tuple, str]:
     return WAY.get(way, (way, *SPARE[3]))
 
 
+def way_name(way: str) -> str:
+    """What figures and tables call a way to load."""
+    return way_look(way)[0]
+
+
 def second_words(value: float, _: object = None) -> str:
     """A time in words: `20 ms`, `1.5 s`."""
     return f"{1000 * value:.3g} ms" if value < 0.9995 else f"{value:.3g} s"
@@ -49,7 +65,7 @@ def first_prediction_chart(table: pd.DataFrame) -> Figure:
     sizes, ways = (list(dict.fromkeys(table[column])) for column in ("size", "way"))
     rows = [table.loc[table["size"] == size, "state"].nunique() for size in sizes]
     with style():
-        figure = Figure(figsize=(9, 1.3 + 0.33 * sum(rows) + 0.45 * len(sizes)), layout="constrained")
+        figure = Figure(figsize=(9, 1.2 + 0.27 * sum(rows) + 0.38 * len(sizes)), layout="constrained")
         panels = figure.subplots(len(sizes), 1, sharex=True, squeeze=False, height_ratios=[n + 0.6 for n in rows])
         for size, axes in zip(sizes, panels[:, 0], strict=True):
             part = table[table["size"] == size]
@@ -58,7 +74,7 @@ def first_prediction_chart(table: pd.DataFrame) -> Figure:
                 _spread(axes, part[part["way"] == way], states, way, 0.16 * (place - (len(ways) - 1) / 2))
             axes.set_yticks(range(len(states)), states)
             axes.set(ylim=(len(states) - 0.4, -0.6), xscale="log")
-            axes.set_title(size, loc="left", fontsize=10, pad=2)
+            axes.set_title(size, fontsize=NOTE, weight="bold", pad=2)
             axes.tick_params(axis="y", left=False)
         _log_seconds(axes)
         handles = [
@@ -105,8 +121,8 @@ def anytime_chart(timelines: pd.DataFrame, horizon_s: float) -> Figure:
             axes.plot(times[:-1], mean[:-1], ls="", marker=marker, color=colour, ms=6)
         _lowest(axes, timelines)
         axes.set(xlabel="seconds since the start", ylabel="test accuracy", xlim=(0, horizon_s))
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
-        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, title="area: mean accuracy over the time shown")
+        axes.yaxis.set_major_formatter(Percent())
+        figure.legend(loc="outside upper center", ncols=2, title="area: mean accuracy over the time shown")
     return figure
 
 
@@ -128,8 +144,8 @@ def bytes_chart(timelines: pd.DataFrame) -> Figure:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: byte_words(value)))
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
-        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3)
+        axes.yaxis.set_major_formatter(Percent())
+        figure.legend(loc="outside upper center", ncols=3)
     return figure
 
 
@@ -153,9 +169,8 @@ def _lowest(axes: Axes, timelines: pd.DataFrame) -> None:
     ]
     axes.set_ylim(bottom, float(means.max()) + 0.01)
     if lost:
-        axes.annotate(
-            "bit planes, below the axis: " + ", ".join(lost), (0.01, 0.02), xycoords="axes fraction", fontsize=9
-        )
+        axes.annotate("bit planes, below the axis: " + ", ".join(lost), (0.99, 0.02), xycoords="axes fraction",
+                      ha="right", fontsize=NOTE)  # fmt: skip
 
 
 def latency_chart(latencies: pd.DataFrame) -> Figure:
@@ -180,13 +195,13 @@ def latency_chart(latencies: pd.DataFrame) -> Figure:
                 label=f"{state}: p50 {p50:.2g} ms, p99 {p99:.2g} ms",
             )
         for share in (0.5, 0.01):
-            axes.axhline(share, color="#999999", lw=1, ls=":")
+            level_line(axes, share, f"p{100 * (1 - share):.0f}", "#666666", ":")
         axes.set(xscale="log", yscale="log", xlabel="milliseconds (logarithmic)", ylabel="share that takes longer")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
-        axes.legend(loc="upper right")
+        figure.legend(loc="outside upper center", ncols=2)
     return figure
 
 
@@ -197,14 +212,14 @@ def arrival_chart(events: Sequence[Event], accuracies: Mapping[str, float] | Non
         figure, (axes,) = row_of_axes(9, 4)
         seconds, arrived = [event.seconds for event in came], [event.bytes_arrived for event in came]
         axes.plot([0, *seconds], [0, *arrived], color="#444444", lw=1.5)
-        for number, event in enumerate(event for event in came if event.kind != "fetched"):
-            spot = (event.seconds, event.bytes_arrived)
-            words = event.mask + (f"\n{accuracies[event.mask.upper()]:.1%}" if accuracies else "")
-            axes.plot(*spot, marker="o", ms=8, color=OWNER["S" if event.kind == "boot" else "T"])
-            above = 6 + 28 * (number % 3)  # swaps may be close to each other: their words stand at three heights
-            axes.annotate(words, spot, xytext=(-6, above), textcoords="offset points", ha="right", fontsize=9)
-        axes.margins(x=0.06, y=0.35)
-        axes.set(xlabel="seconds since `open`", ylabel="bytes arrived", xlim=(0, None), ylim=(0, None))
+        swaps = [event for event in came if event.kind != "fetched"]
+        for event in swaps:
+            owner, marker = ("S", "s") if event.kind == "boot" else ("T", "o")
+            axes.plot(event.seconds, event.bytes_arrived, marker=marker, ms=8, color=OWNER[owner])
+        axes.margins(x=0.06, y=0.1)
+        axes.set(xlabel="seconds since the loader was opened", ylabel="bytes arrived", xlim=(0, None), ylim=(0, None))
+        words = [one.mask + (f"\n{accuracies[one.mask.upper()]:.1%}" if accuracies else "") for one in swaps]
+        labels_above(axes, words, [one.seconds for one in swaps], [one.bytes_arrived for one in swaps])
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: byte_words(value)))
     return figure
 
@@ -221,10 +236,12 @@ def planned_charts(index: BundleIndex, megabytes_per_s: Sequence[float], orders:
                 axes.step(times, values, where="post", color=colour, ls=dashes, lw=2, label=order)
                 axes.plot(times[:-1], values[:-1], ls="", marker=marker, color=colour, ms=5)
             _teacher_alone(axes, index, speed)
-            axes.set_title(f"{speed:g} MB/s", loc="left", fontsize=10)
+            axes.set_title(f"{speed:g} MB/s", fontsize=NOTE, weight="bold")
             axes.set(xlabel="seconds since the start", xlim=(0, horizon(plans)))
+            axes.xaxis.set_major_locator(MaxNLocator(3))
+            axes.xaxis.set_major_formatter("{x:g}")
         panels[0].set(ylabel="test accuracy")
-        panels[0].yaxis.set_major_formatter(PercentFormatter(1))
+        panels[0].yaxis.set_major_formatter(Percent())
         figure.legend(handles=panels[0].get_legend_handles_labels()[0], loc="outside upper center", ncols=len(orders))
     return figure
 
@@ -241,12 +258,12 @@ def planned_chart(index: BundleIndex, megabytes_per_s: float, shown: str, orders
                 times, values = _held(plan, end)
                 axes.step(times, values, where="post", color="#009E73", lw=2.5)
                 axes.plot(times[:-1], values[:-1], ls="", marker="o", color="#009E73")
-                for spot in zip(times, values, plan["network"], strict=False):
-                    axes.annotate(spot[2], spot[:2], xytext=(4, -12), textcoords="offset points", fontsize=9)
-        _teacher_alone(axes, index, megabytes_per_s)
+                axes.set(xlim=(0, end))
+                labels_above(axes, plan["network"].tolist(), times[:-1], values[:-1])
+        _teacher_alone(axes, index, megabytes_per_s, inside=True)
         axes.margins(y=0.25)
-        axes.set(xlabel="seconds since the start", ylabel="test accuracy", xlim=(0, end))
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.set(xlabel="seconds since the start", ylabel="test accuracy")
+        axes.yaxis.set_major_formatter(Percent())
     return figure
 
 
@@ -265,9 +282,10 @@ def _held(plan: pd.DataFrame, end: float) -> tuple[list[float], list[float]]:
     return [*plan["seconds"], end], [*plan["accuracy"], plan["accuracy"].iloc[-1]]
 
 
-def _teacher_alone(axes: Axes, index: BundleIndex, megabytes_per_s: float) -> None:
-    """When the teacher in one file, without converters, could answer."""
+def _teacher_alone(axes: Axes, index: BundleIndex, megabytes_per_s: float, inside: bool = False) -> None:
+    """When the teacher in one file, without converters, could answer; its words above the axes or `inside` them."""
     seconds = seconds_for(parameter_bytes(build_empty(index.teacher)), Throttle(megabytes_per_s))
     axes.axvline(seconds, color=OWNER["T"], ls="--", lw=1.5)
-    axes.annotate(f"teacher alone\n{second_words(seconds)}", (seconds, 0.03), xycoords=("data", "axes fraction"),
-                  xytext=(-4, 0), textcoords="offset points", ha="right", fontsize=9)  # fmt: skip
+    axes.annotate(f"teacher alone\n{second_words(seconds)}", (seconds, 0.03 if inside else 1.02), ha="right",
+                  xycoords=("data", "axes fraction"), xytext=(-4 if inside else 3, 0), textcoords="offset points",
+                  fontsize=NOTE, color=OWNER["T"])  # fmt: skip

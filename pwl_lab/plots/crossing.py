@@ -6,10 +6,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from pwl_lab.crossing import LOADINGS, MEASURES, PWL_ALONE, Crossed
-from pwl_lab.plots.style import CURRICULUM, chance_line, row_of_axes, style
+from pwl_lab.plots.style import CURRICULUM, NOTE, Percent, chance_line, row_of_axes, seed_points, style
 
 PWL_LOOK = ("#000000", "-", "D")
 WORDS = {"alone": "curriculum alone", "followed": "then PWL", "combined": "with PWL"}
@@ -22,13 +21,13 @@ def _look(curriculum: str) -> tuple[str, str, str]:
 
 def _name(curriculum: str) -> str:
     """As a legend says it."""
-    return "PWL alone" if curriculum == PWL_ALONE[0] else curriculum
+    return "PWL alone" if curriculum == PWL_ALONE[0] else curriculum.replace("_", "-")
 
 
 def _share_frame(figure: Figure, panels: Sequence[Axes], label: str) -> None:
     """One label, in percent, for the y axis that the panels share, and one legend above them."""
     panels[0].set_ylabel(label)
-    panels[0].yaxis.set_major_formatter(PercentFormatter(1))
+    panels[0].yaxis.set_major_formatter(Percent())
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
 
@@ -57,8 +56,8 @@ def crossing_histories(found: Sequence[Crossed], chance: float | None = None) ->
             if 0 < LOADINGS[loading] < 1:
                 axes.axvline(LOADINGS[loading] * table.index.max(), color="#444444", lw=0.8, ls="--")
             if chance is not None:
-                chance_line(axes, chance)
-            axes.set_title(WORDS[loading], fontsize=10, loc="left")
+                chance_line(axes, chance, named=axes is panels[-1])
+            axes.set_title(WORDS[loading], fontsize=NOTE)
             axes.set(xlabel="optimiser steps", xlim=(0, None))
         _share_frame(figure, panels, "student, validation accuracy")
     return figure
@@ -82,7 +81,7 @@ def crossing_prefixes(table: pd.DataFrame) -> Figure:
                 colour, dashes, marker = _look(curriculum)
                 axes.errorbar(np.arange(len(mean)) + 0.06 * (shift - 1.5), mean, yerr=spread, color=colour, ls=dashes,
                               marker=marker, ms=5, lw=1.6, capsize=2, label=_name(curriculum))  # fmt: skip
-            axes.set_title(WORDS[loading], fontsize=10, loc="left")
+            axes.set_title(WORDS[loading], fontsize=NOTE)
             axes.set_xlabel("teacher blocks loaded")
             axes.set_xticks(range(curves.shape[1]))
         _share_frame(figure, panels, "test accuracy")
@@ -98,12 +97,12 @@ def crossing_chart(table: pd.DataFrame) -> Figure:
             for row, (curriculum, loading) in enumerate(keys):
                 mine = table[(table["curriculum"] == curriculum) & (table["loading"] == loading)]
                 colour, _, marker = _look(curriculum)
-                axes.scatter(mine[measure], [row] * len(mine), color=colour, marker=marker, s=24, zorder=3)
-                axes.plot([mine[measure].mean()] * 2, [row - 0.32, row + 0.32], color=colour, lw=2.5)
-            axes.set_title(title, fontsize=10, loc="left")
-            axes.xaxis.set_major_formatter(PercentFormatter(1))
+                seed_points(axes, mine[measure], [row] * len(mine), colour, marker, 48)
+                axes.plot([mine[measure].mean()] * 2, [row - 0.32, row + 0.32], color=colour, lw=2.5, zorder=1.5)
+            axes.set_title(title, fontsize=NOTE)
+            axes.xaxis.set_major_formatter(Percent())
             axes.set_xlabel("test accuracy")
-        names = [_name(c) if c == PWL_ALONE[0] else f"{c}: {WORDS[loading]}" for c, loading in keys]
+        names = [_name(c) if c == PWL_ALONE[0] else f"{_name(c)}: {WORDS[loading]}" for c, loading in keys]
         panels[0].set_yticks(range(len(keys)), names)
         panels[0].set_ylim(len(keys) - 0.5, -0.5)
     return figure
@@ -118,10 +117,11 @@ def parity_crossing(found: Sequence[Crossed]) -> Figure:
             for one in (one for one in found if one.loading == loading):
                 history = one.pair.history
                 colour, dashes, _ = _look(one.curriculum)
-                label = None if one.curriculum in labelled else one.curriculum
+                label = None if one.curriculum in labelled else _name(one.curriculum)
                 labelled.add(one.curriculum)
                 axes.plot(history["step"], history["accuracy"], color=colour, ls=dashes, lw=1.8, label=label)
-            axes.set_title(WORDS[loading], fontsize=10, loc="left")
+            axes.set_title(WORDS[loading], fontsize=NOTE)
+            chance_line(axes, 0.5, named=loading == "combined")
             axes.set(xlabel="optimiser steps", xlim=(0, None), ylim=(0.45, 1.03))
         _share_frame(figure, panels, "student, validation accuracy")
     return figure

@@ -10,13 +10,22 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 from pandas.api.typing import SeriesGroupBy
 
 from pwl_lab import cube
 from pwl_lab.errors import invalid
 from pwl_lab.loading.masks import all_masks
-from pwl_lab.plots.style import OWNER, byte_words, ink_on, order_look, row_of_axes, style
+from pwl_lab.plots.style import (
+    OWNER,
+    Percent,
+    byte_words,
+    ink_on,
+    labels_above,
+    level_line,
+    order_look,
+    row_of_axes,
+    style,
+)
 
 NARROW_STEP = 0.08  # share of the bytes below which a step has no room for bars side by side
 MOST_LATTICE_BLOCKS = 5  # 32 masks; more cannot be read
@@ -37,11 +46,11 @@ def order_curves(curves: pd.DataFrame, teacher_accuracy: float | None = None) ->
             spots = mean.index + 0.04 * (place - (len(orders) - 1) / 2)
             axes.errorbar(spots, mean, yerr=[mean - low, high - mean], color=colour, ls=dashes, marker=marker,
                           lw=2, ms=7, capsize=4, label=_order_label(curves, order))  # fmt: skip
-        _teacher_line(axes, teacher_accuracy)
+        _levels(axes, curves, teacher_accuracy)
         axes.set(xlabel="teacher blocks loaded", ylabel="test accuracy")
         axes.set_xticks(sorted(curves["teacher_blocks"].unique()))
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
-        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(orders) if len(orders) <= 4 else 3)
+        axes.yaxis.set_major_formatter(Percent())
+        figure.legend(loc="outside upper center", ncols=len(orders) if len(orders) <= 4 else 3)
     return figure
 
 
@@ -65,12 +74,12 @@ def byte_curves(curves: pd.DataFrame, teacher_accuracy: float | None = None) -> 
             axes.step(share, accuracy.mean(), where="post", color=colour, ls=dashes, marker=marker, lw=2 + thick,
                       ms=6 + thick, label=f"{_order_label(curves, order)}, area {areas[order]:.2%}")  # fmt: skip
             _step_bars(axes, share, accuracy, colour, 0.012 * (place - (len(areas) - 1) / 2))
-        _teacher_line(axes, teacher_accuracy)
+        _levels(axes, curves, teacher_accuracy)
         axes.margins(y=0.12)
         axes.set(xlabel=f"share of the teacher's bytes loaded (all: {byte_words(total)})", ylabel="test accuracy")
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(PercentFormatter(1))
-        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
+            axis.set_major_formatter(Percent())
+        figure.legend(loc="outside upper center", ncols=2)
     return figure
 
 
@@ -90,11 +99,12 @@ def _order_label(curves: pd.DataFrame, order: str) -> str:
     return f"{order} order {cube.order_name(masks)}"
 
 
-def _teacher_line(axes: Axes, accuracy: float | None) -> None:
-    """The line of the teacher alone, labelled, where its accuracy is given."""
-    if accuracy is not None:
-        axes.axhline(accuracy, color=OWNER["T"], lw=1, ls=":")
-        axes.annotate("teacher alone", (0, accuracy), xytext=(2, 4), textcoords="offset points", va="bottom")
+def _levels(axes: Axes, curves: pd.DataFrame, teacher_accuracy: float | None) -> None:
+    """The student alone, where all orders begin, and the teacher alone, where its accuracy is given."""
+    student = curves.loc[curves["teacher_blocks"] == 0, "accuracy"].mean()
+    level_line(axes, student, "student\nalone", "#0072B2", ":")
+    if teacher_accuracy is not None:
+        level_line(axes, teacher_accuracy, "teacher\nalone", OWNER["T"], ":")
 
 
 def budget_curve(budgets: pd.DataFrame, masks: pd.DataFrame | None = None) -> Figure:
@@ -124,8 +134,8 @@ def budget_curve(budgets: pd.DataFrame, masks: pd.DataFrame | None = None) -> Fi
         axes.minorticks_off()
         axes.set(xlim=(-0.15 * smallest, end), xlabel="budget: teacher bytes loaded", ylabel="test accuracy")
         axes.xaxis.set_major_formatter(lambda size, _: byte_words(size))
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
-        _label_steps(axes, budgets["mask"].tolist(), sizes, budgets["test_highest"].tolist())
+        axes.yaxis.set_major_formatter(Percent())
+        labels_above(axes, budgets["mask"].tolist(), sizes, budgets["test_highest"].tolist())
         figure.legend(loc="outside lower center", ncols=2)
     return figure
 
@@ -135,21 +145,6 @@ def _byte_ticks(smallest: float, end: float) -> list[float]:
     powers = [10.0**power for power in range(floor(log10(smallest)), ceil(log10(end)) + 1)]
     factors = (1, 2, 5) if log10(end / smallest) < 2.5 else (1,)
     return [0, *(power * factor for power in powers for factor in factors if smallest <= power * factor <= end)]
-
-
-def _label_steps(axes: Axes, masks: Sequence[str], sizes: Sequence[float], tops: Sequence[float]) -> None:
-    """The masks in an even row above the axes, each with a thin line down to its step: steps can lie close together."""
-    for place, (mask, size, top) in enumerate(zip(masks, sizes, tops, strict=True)):
-        axes.annotate(
-            mask,
-            (size, top),
-            xytext=((place + 0.5) / len(masks), 1.06),
-            textcoords="axes fraction",
-            ha="center",
-            family="monospace",
-            fontsize=10 if len(masks) <= 10 else 7,
-            arrowprops={"arrowstyle": "-", "color": "#999999", "lw": 0.8, "shrinkB": 2},
-        )
 
 
 def class_chart(classes: pd.DataFrame, masks: Sequence[str], class_names: Sequence[str] | None = None) -> Figure:
@@ -172,7 +167,7 @@ def class_chart(classes: pd.DataFrame, masks: Sequence[str], class_names: Sequen
         for side in axes.spines.values():
             side.set_visible(False)
         bar = figure.colorbar(image, ax=axes, label="test accuracy", pad=0.02)
-        bar.ax.yaxis.set_major_formatter(PercentFormatter(1))
+        bar.ax.yaxis.set_major_formatter(Percent())
     return figure
 
 
@@ -221,9 +216,14 @@ def _lattice_nodes(axes: Axes, spots: Mapping[str, tuple[int, float]], gain: pd.
     for mask, (x, y) in spots.items():
         face = colours.to_rgba(gain[mask])
         box = {"boxstyle": "round,pad=0.35", "fc": face, "ec": "#444444"}
-        axes.text(x, y, f"{mask}\n{gain[mask]:+.1f}", ha="center", va="center", fontsize=9, family="monospace",
+        axes.text(x, y, f"{mask}\n{_signed(gain[mask])}", ha="center", va="center", fontsize=9, family="monospace",
                   color=ink_on(face), bbox=box, zorder=4)  # fmt: skip
     return colours
+
+
+def _signed(points: float) -> str:
+    """One decimal with its sign, and none for what rounds to nothing."""
+    return f"{points:+.1f}" if abs(points) >= 0.05 else "0.0"
 
 
 def _lattice_paths(axes: Axes, spots: Mapping[str, tuple[int, float]], orders: Mapping[str, Sequence[str]]) -> None:

@@ -2,10 +2,9 @@
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from pwl_lab import analysis
-from pwl_lab.plots.style import OWNER, chance_line, looks, row_of_axes, style
+from pwl_lab.plots.style import NOTE, OWNER, Percent, chance_line, level_line, looks, row_of_axes, seed_points, style
 from pwl_lab.study import DistillationRuns
 from pwl_lab.training import TrainedModel
 
@@ -25,13 +24,11 @@ def learning_curves(runs: DistillationRuns, threshold: float = 0.99, chance: flo
         for start in starts:
             axes.axvline(start, color="#444444", lw=0.8)
             axes.annotate("on to the next target", (start, 1), xycoords=("data", "axes fraction"), xytext=(0, 3),
-                          textcoords="offset points", fontsize=9)  # fmt: skip
+                          textcoords="offset points", fontsize=NOTE)  # fmt: skip
         chance_line(axes, chance)
-        axes.axhline(threshold, color="#444444", lw=0.8, ls="--")
-        axes.annotate(f"{threshold:.0%}: learned", (1, threshold), xycoords=("axes fraction", "data"), ha="right", va="top",
-                      xytext=(0, -3), textcoords="offset points", fontsize=9, color="#444444")  # fmt: skip
+        level_line(axes, threshold, f"{threshold:.0%}:\nlearned", "#444444")
         axes.set(xlabel="optimiser steps", ylabel="test accuracy", ylim=(None, 1.02), xlim=(0, None))
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.yaxis.set_major_formatter(Percent())
         axes.xaxis.set_major_formatter("{x:,.0f}")
         figure.legend(loc="outside upper center", ncols=len(names))
     return figure
@@ -42,16 +39,15 @@ def steps_to_threshold(runs: DistillationRuns, threshold: float = 0.99) -> Figur
     steps = runs.steps_to(threshold)
     budget = runs.plan.steps
     with style():
-        figure, (axes,) = row_of_axes(9, 0.6 * len(steps) + 1.2)
+        figure, (axes,) = row_of_axes(9, 0.8 * len(steps) + 1)
         for row, (name, (colour, _, marker)) in enumerate(looks(list(steps)).items()):
             there = [budget if value is None else value for value in steps[name]]
-            heights = row + np.linspace(-0.2, 0.2, len(there))
-            fills = ["none" if value is None else colour for value in steps[name]]
-            axes.scatter(there, heights, marker=marker, s=45, facecolors=fills, edgecolors=colour, linewidths=1.5)
+            heights = row + np.linspace(-0.28, 0.28, len(there))
+            seed_points(axes, there, heights, colour, marker, 48, [value is not None for value in steps[name]])
             median = analysis.median_steps(steps[name], budget)
-            axes.plot([median, median], [row - 0.35, row + 0.35], color=colour, lw=3)
+            axes.plot([median, median], [row - 0.4, row + 0.4], color=colour, lw=3, zorder=1.5)
             more = "> " if 2 * steps[name].count(None) >= len(steps[name]) else ""
-            axes.annotate(f"{more}{median:,.0f}", (median, row - 0.37), ha="center", va="bottom", fontsize=10)
+            axes.annotate(f"{more}{median:,.0f}", (median, row - 0.41), ha="center", va="bottom", fontsize=NOTE)
         lost = analysis.diverged(runs.history)
         words = [name.replace("_", "-") + (f"\n({len(lost[name])} diverged)" if lost[name] else "") for name in steps]
         axes.set_yticks(range(len(steps)), words)
@@ -79,5 +75,6 @@ def teacher_curve(teacher: TrainedModel, checkpoint_accuracy: float | None = Non
             axes.annotate("goes on until it is saturated", (teacher.reached_at, 0.8),
                           xycoords=("data", "axes fraction"), xytext=(6, 0), textcoords="offset points")  # fmt: skip
         axes.set(xlabel="optimiser steps", ylabel="validation accuracy", xlim=(0, None), ylim=(None, 1.03))
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.yaxis.set_major_formatter(Percent())
+        axes.xaxis.set_major_formatter("{x:,.0f}")
     return figure

@@ -4,13 +4,14 @@ from bisect import bisect_right
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter, SymmetricalLogLocator
+from matplotlib.ticker import SymmetricalLogLocator
 
 from pwl_lab import analysis
 from pwl_lab.distill.probes import TeacherReadings
-from pwl_lab.plots.style import OWNER, chance_line, looks, style
+from pwl_lab.plots.style import OWNER, Percent, chance_line, looks, style
 from pwl_lab.results import DistillationRuns
 
 LINEAR = 100  # steps; from there on the time axis is logarithmic, for students take many times the teacher's steps
@@ -35,8 +36,11 @@ class ExplorerFigure:
     checkpoints, and the probe's mean |correlation| of those checkpoints with monomials in and off the support.
     """
 
-    def __init__(self, runs: DistillationRuns, readings: TeacherReadings) -> None:
-        """Both on the same task; a final teacher that took more steps than any student is left out."""
+    def __init__(self, runs: DistillationRuns, readings: TeacherReadings, magnified: bool = False) -> None:
+        """Both on the same task; a final teacher that took more steps than any student is left out.
+
+        `magnified` shows the teacher's training and a little more, on a linear axis: there its transition has room.
+        """
         self.students = median_curves(runs.history)
         steps, final = readings.table["step"], readings.table["final"]
         self.kept = readings.table[~final | (steps <= self.students.index.max())]
@@ -47,13 +51,10 @@ class ExplorerFigure:
             self._draw_teacher(panels[1])
             self._draw_probe(panels[2])
             self._lines = [axes.axvline(0, color="black", lw=1.5) for axes in panels]
-            self._title = panels[0].set_title("step", loc="left")
-            panels[2].set_xscale("symlog", linthresh=LINEAR, linscale=0.4)
-            panels[2].set(xlabel="optimiser steps, each network's own (logarithmic)", xlim=(0, 1.05 * self.last))
-            panels[2].xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=LINEAR, subs=(1, 2, 5)))
-            panels[2].xaxis.set_major_formatter("{x:,.0f}")
+            self._title = panels[0].set_title("step", loc="left", y=1)
+            self._time_axis(panels[2], magnified)
             for axes in panels[:2]:
-                axes.yaxis.set_major_formatter(PercentFormatter(1))
+                axes.yaxis.set_major_formatter(Percent())
                 axes.set(ylim=(0.38, 1.05))
                 chance_line(axes, 0.5)
             self.figure.draw_without_rendering()
@@ -79,13 +80,28 @@ class ExplorerFigure:
             line.set_xdata([step, step])
         return self.figure
 
+    def _time_axis(self, axes: Axes, magnified: bool) -> None:
+        """The steps that all panels share."""
+        if magnified:
+            axes.set(xlabel="optimiser steps, each network's own", xlim=(0, 1.6 * self.kept["step"].max()))
+        else:
+            axes.set_xscale("symlog", linthresh=LINEAR, linscale=0.4)
+            axes.set(xlabel="optimiser steps, each network's own (logarithmic)", xlim=(0, 1.05 * self.last))
+            axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=LINEAR, subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+
+    @property
+    def moving(self) -> list[Artist]:
+        """What differs between steps; all else in the figure stays as it is drawn first."""
+        return [*self._lines, self._title]
+
     def _draw_students(self, axes: Axes) -> None:
         """A curve for each curriculum."""
         for name, (colour, dashes, _) in looks(list(self.students)).items():
             axes.plot(self.students.index, self.students[name], color=colour, ls=dashes, lw=2,
                       label=name.replace("_", "-"))  # fmt: skip
         axes.set(ylabel="students,\ntest accuracy")
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
 
     def _draw_teacher(self, axes: Axes) -> None:
         """The teacher's curve with a mark for each checkpoint."""
@@ -100,7 +116,7 @@ class ExplorerFigure:
             label="checkpoint;\nthe last: final",
         )
         axes.set(ylabel="teacher,\nvalidation")
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
 
     def _draw_probe(self, axes: Axes) -> None:
         """A line for each degree in the support, and the same off it in grey."""
@@ -111,4 +127,4 @@ class ExplorerFigure:
             axes.plot(rows["step"], rows["in_support"], color=DEGREE_COLOURS[place % 3], ls=dashes, lw=2,
                       label=f"degree {degree}")  # fmt: skip
         axes.set(ylabel="teacher's mean\n|correlation|", ylim=(0, None))
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))

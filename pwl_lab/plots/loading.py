@@ -8,38 +8,45 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
-from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from pwl_lab import analysis
-from pwl_lab.plots.style import OWNER, OWNER_NAME, row_of_axes, style
+from pwl_lab.plots.style import NOTE, OWNER, OWNER_NAME, Percent, row_of_axes, style
 from pwl_lab.samples import SamplePredictions
 from pwl_lab.tasks.vision import ImageTask
+
+
+def _name_size(names: Sequence[str]) -> float:
+    """The size of type at which class names side by side keep apart."""
+    return NOTE if max(map(len, names)) <= 11 else 8
 
 
 def image_grid(task: ImageTask, n_images: int = 20) -> Figure:
     """The first images of the training split with their classes."""
     images, batch = task.sample(n_images, "train")
+    small = _name_size(task.class_names)
     with style():
-        figure = Figure(figsize=(9, 0.55 + 1.15 * (n_images // 10)), layout="constrained")
+        figure = Figure(figsize=(9, 0.55 + 1.05 * (n_images // 10)), layout="constrained")
         for index, axes in enumerate(figure.subplots(-(-n_images // 10), 10, squeeze=False).flat):
             axes.axis("off")
             if index < n_images:
                 axes.imshow(images[index], cmap="gray_r")
-                axes.set_title(task.class_names[int(batch.labels[index])], fontsize=8)
+                axes.set_title(task.class_names[int(batch.labels[index])], fontsize=small, loc="center")
     return figure
 
 
 def owner_row(axes: Axes, mask: str, labels: Sequence[str] | None = None) -> None:
     """Draw a network as a row of blocks in their owners' colours, letters inside, converters where the owner changes."""
+    small = NOTE if len(mask) <= 4 else 8
     for index, letter in enumerate(mask):
         box = FancyBboxPatch((index + 0.2, 0.1), 0.6, 0.8, boxstyle="round,pad=0.02,rounding_size=0.08",
                              fc=OWNER[letter], ec="black", lw=1)  # fmt: skip
         axes.add_patch(box)
         text = labels[index] if labels is not None else f"block {index + 1}"
-        axes.text(index + 0.5, 0.5, f"{OWNER_NAME[letter]}\n{text}", ha="center", va="center", fontsize=10)
+        axes.text(index + 0.5, 0.5, f"{OWNER_NAME[letter]}\n{text}", ha="center", va="center", fontsize=NOTE)
         axes.annotate("", (index + 0.18, 0.5), (index - 0.18, 0.5), arrowprops={"arrowstyle": "->", "lw": 1.2})
         if index and mask[index - 1] != letter:
-            axes.text(index, 0.6, "encoder" if letter == "S" else "decoder", ha="center", fontsize=8)
+            axes.text(index, 0.6, "encoder" if letter == "S" else "decoder", ha="center", fontsize=small)
     axes.annotate("", (len(mask) + 0.18, 0.5), (len(mask) - 0.18, 0.5), arrowprops={"arrowstyle": "->", "lw": 1.2})
     axes.text(-0.22, 0.5, "image", ha="right", va="center")
     axes.text(len(mask) + 0.22, 0.5, "class", ha="left", va="center")
@@ -60,22 +67,23 @@ def mask_chart(masks: pd.DataFrame, split: str = "test") -> Figure:
     by_mask = masks.groupby("mask")[split].agg(["mean", "min", "max"]).sort_values("mean", ascending=False)
     n_blocks = len(by_mask.index[0])
     with style():
-        figure, (squares, axes) = row_of_axes(9, 0.28 * len(by_mask) + 1, 2, sharey=True, width_ratios=(n_blocks, 22))
+        figure, (squares, axes) = row_of_axes(9, 0.28 * len(by_mask) + 1, 2, sharey=True, width_ratios=(n_blocks, 34))
         for row, mask in enumerate(by_mask.index):
             for column, letter in enumerate(mask):
-                squares.text(column, row, letter, ha="center", va="center", fontsize=9,
+                squares.text(column, row, letter, ha="center", va="center", fontsize=NOTE,
                              bbox={"boxstyle": "square,pad=0.25", "fc": OWNER[letter], "ec": "none"})  # fmt: skip
         rows = np.arange(len(by_mask))
         axes.hlines(rows, by_mask["min"], by_mask["max"], color="#888888", lw=2)
         axes.plot(by_mask["mean"], rows, "o", color="black", ms=5)
         axes.axvline(by_mask.loc["S" * n_blocks, "mean"], color=OWNER["S"], lw=1.5, ls="--")
-        axes.set_title("dashed: the student alone", fontsize=10, color="#0072B2", loc="left")
+        axes.annotate("student alone", (by_mask.loc["S" * n_blocks, "mean"], 1), xycoords=("data", "axes fraction"),
+                      xytext=(0, 3), textcoords="offset points", ha="center", fontsize=NOTE, color="#0072B2")  # fmt: skip
         squares.set(xlim=(-0.6, n_blocks - 0.4), ylim=(len(by_mask) - 0.5, -0.5))
         squares.axis("off")
         axes.set(xlabel=f"{split} accuracy")
         axes.tick_params(left=False)
         axes.grid(False, axis="y")
-        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        axes.xaxis.set_major_formatter(Percent())
     return figure
 
 
@@ -109,14 +117,15 @@ def loss_terms(history: pd.DataFrame) -> Figure:
 def predictions_by_mask(samples: SamplePredictions) -> Figure:
     """Prefix order at once: a column per image, a row per mask; what is predicted, in bold with a tick where it is right."""
     masks = analysis.loading_orders(samples.n_blocks)["prefix"]
+    small = _name_size(samples.class_names)
     with style():
-        figure = Figure(figsize=(9, 1.7 + 0.42 * len(masks)), layout="constrained")
-        pictures, table = figure.subfigures(2, 1, height_ratios=(1.7, 0.42 * len(masks)))
+        figure = Figure(figsize=(9, 1.35 + 0.36 * len(masks)), layout="constrained")
+        pictures, table = figure.subfigures(2, 1, height_ratios=(1.35, 0.36 * len(masks)))
         for index, axes in enumerate(pictures.subplots(1, len(samples.images) + 1).flat):
             axes.axis("off")
             if index:
                 axes.imshow(samples.images[index - 1], cmap="gray_r")
-                axes.set_title(samples.class_names[int(samples.labels[index - 1])], fontsize=9)
+                axes.set_title(samples.class_names[int(samples.labels[index - 1])], fontsize=small, loc="center")
         axes = table.subplots()
         axes.set(xlim=(0, len(samples.images) + 1), ylim=(len(masks), 0))
         axes.axis("off")
@@ -125,6 +134,6 @@ def predictions_by_mask(samples: SamplePredictions) -> Figure:
             for column in range(len(samples.images)):
                 right = int(samples.predicted[mask][column]) == int(samples.labels[column])
                 words = ("✓ " if right else "✗ ") + samples.class_names[int(samples.predicted[mask][column])]
-                axes.text(column + 1.5, row + 0.5, words, ha="center", va="center", fontsize=9,
-                          color="black" if right else "#777777", weight="bold" if right else "normal")  # fmt: skip
+                axes.text(column + 1.5, row + 0.5, words, ha="center", va="center", fontsize=small,
+                          color="black" if right else "#666666", weight="bold" if right else "normal")  # fmt: skip
     return figure

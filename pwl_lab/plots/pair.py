@@ -4,9 +4,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
-from matplotlib.ticker import PercentFormatter
 
-from pwl_lab.plots.style import OWNER, OWNER_NAME, byte_words, row_of_axes, style
+from pwl_lab.plots.style import NOTE, OWNER, OWNER_NAME, Percent, byte_words, row_of_axes, style
 
 # (letter, height in the drawing) of the two networks, and by direction the rows that a converter leads from and to.
 ROWS = {"teacher": ("T", 1.0), "student": ("S", 0.0)}
@@ -24,7 +23,7 @@ def architecture(parts: pd.DataFrame) -> Figure:
     largest block's bytes. An encoder leads from the teacher's block to the student's next one, a decoder the other way.
     """
     n_blocks = int(parts["block"].max())
-    small = 9 if n_blocks <= 5 else 7 if n_blocks <= 7 else 6
+    small = NOTE if n_blocks <= 4 else 9 if n_blocks == 5 else 7 if n_blocks <= 7 else 6
     largest = parts.loc[parts["part"].isin(ROWS), "bytes"].max()
     with style():
         figure, (axes,) = row_of_axes(9, 4.4)
@@ -33,11 +32,11 @@ def architecture(parts: pd.DataFrame) -> Figure:
             for row in rows.itertuples():
                 _box(axes, row, OWNER[letter], height, largest, small)
             name = f"{OWNER_NAME[letter]}\n{byte_words(rows['bytes'].sum())}"
-            axes.text(0.28, height, name, ha="right", va="center", weight="bold", fontsize=10)
+            axes.text(0.28, height, name, ha="right", va="center", weight="bold", fontsize=NOTE)
             for place in range(n_blocks + 1):
                 ends = (place + 1 - HALF, height), (place + HALF, height)
                 axes.annotate("", *ends, arrowprops={"arrowstyle": "->", "lw": 1.2, "shrinkA": 0, "shrinkB": 0})
-            axes.text(n_blocks + 1 - HALF, height, " class", va="center", fontsize=10)
+            axes.text(n_blocks + 1 - HALF, height, " class", va="center", fontsize=NOTE)
         for row in parts[parts["part"].isin(ENDS)].itertuples():
             _converter(axes, row, small)
         axes.set(xlim=(-0.35, n_blocks + 1.05), ylim=(-HALF - 0.1, 1 + HALF + 0.1))
@@ -93,12 +92,12 @@ def similarity_chart(table: pd.DataFrame) -> Figure:
                 _spread(axes, mine, "untrained", 0, color="#999999", ls="-.", marker="X", label="untrained student")
             _spread(axes, mine, "before", -0.05, color="#555555", ls=":", marker="D", mfc="white", label="before")
             _spread(axes, mine, "after", 0.05, color=colour, ls=dashes, marker=marker, label=f"after the {direction}")
-            axes.set_title(f"{direction}: {' to '.join(ENDS[direction])}", fontsize=10)
+            axes.set_title(f"{direction}: {' to '.join(ENDS[direction])}", fontsize=NOTE)
             _spread(right, mine, "unexplained", 0, color=colour, ls=dashes, marker=marker)
         left.set(ylabel="similarity (CKA)")
-        right.set_title("variance unexplained after", fontsize=10)
+        right.set_title("variance unexplained after", fontsize=NOTE)
         right.set_ylim(0, None)
-        right.yaxis.set_major_formatter(PercentFormatter(1))
+        right.yaxis.set_major_formatter(Percent())
         drawn = {
             label: handle
             for axes in (left, middle)

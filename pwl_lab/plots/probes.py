@@ -9,10 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import PercentFormatter
 
 from pwl_lab.distill.probes import TeacherReadings
-from pwl_lab.plots.style import OWNER, chance_line, row_of_axes, style
+from pwl_lab.plots.style import NOTE, OWNER, Percent, chance_line, level_line, row_of_axes, style
 
 # (colour, line style, marker) of a degree; higher ones go round again.
 DEGREE = [("#009E73", "-", "o"), ("#0072B2", "--", "s"), ("#CC79A7", "-.", "^"), ("#E69F00", ":", "D")]
@@ -27,24 +26,26 @@ def checkpoint_probe(readings: TeacherReadings) -> Figure:
     """
     kept, final = (readings.table[readings.table["final"] == last] for last in (False, True))
     with style():
-        figure = Figure(figsize=(9, 5.2), layout="constrained")
+        figure = Figure(figsize=(9, 5.4), layout="constrained")
         grid = {"height_ratios": [1, 2.2], "width_ratios": [6, 1]}
         ((above, above_end), (below, below_end)) = figure.subplots(2, 2, sharex="col", sharey="row", gridspec_kw=grid)
         curve = kept.drop_duplicates("step")
         above.plot(curve["step"], curve["accuracy"], color=OWNER["T"], lw=2)
         above_end.plot([0], final["accuracy"].iloc[:1], "o", color=OWNER["T"])
-        chance_line(above, 0.5)
+        chance_line(above, 0.5, named=False)
+        chance_line(above_end, 0.5)
         for degree, look in _degree_looks(readings.table):
             _degree(below, kept[kept["degree"] == degree], kept["step"].unique(), look)
             _degree(below_end, final[final["degree"] == degree], [0], look)
-        for axes in (below, below_end):
-            axes.axhline(readings.noise_floor, color="#444444", lw=0.8, ls=(0, (1, 2)))
+        level_line(below, readings.noise_floor, "", "#444444", (0, (1, 2)))
+        level_line(below_end, readings.noise_floor, "noise\nfloor", "#444444", (0, (1, 2)))
         above.set(ylabel="validation\naccuracy", ylim=(None, 1.05))
-        above.yaxis.set_major_formatter(PercentFormatter(1))
+        above.yaxis.set_major_formatter(Percent())
         below.set(xlabel="optimiser steps", ylabel="mean |correlation|", ylim=(0, None))
         below.xaxis.set_major_formatter("{x:,.0f}")
         below_end.set(xlim=(-1, 1), xticks=[0], xticklabels=[f"final,\n{int(final['step'].iloc[0]):,}"])
-        below.legend(handles=_legend(readings), loc="upper left", fontsize=9)
+        handles = _legend(readings)
+        figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=NOTE)
     return figure
 
 
@@ -61,13 +62,12 @@ def _degree(axes: Axes, rows: pd.DataFrame, places: np.ndarray | list[int], look
 
 
 def _legend(readings: TeacherReadings) -> list[Line2D]:
-    """An entry per degree, one for all that is off the support, one for chance."""
+    """An entry per degree, and one for all that is off the support."""
     entries = [
-        Line2D([], [], color=colour, ls=dashes, marker=marker, lw=2, label=f"degree {degree}, in the support")
+        Line2D([], [], color=colour, ls=dashes, marker=marker, lw=2, label=f"degree {degree} in the support")
         for degree, (colour, dashes, marker) in _degree_looks(readings.table)
     ]
-    entries.append(Line2D([], [], color=OUTSIDE, marker="o", mfc="none", lw=1, label="off the support"))
-    return [*entries, Line2D([], [], color="#444444", lw=0.8, ls=(0, (1, 2)), label="noise floor")]
+    return [*entries, Line2D([], [], color=OUTSIDE, marker="o", mfc="none", lw=1, label="hollow: off it")]
 
 
 def maps_over_steps(readings: TeacherReadings, at: Sequence[float] = (0.0, 0.55, 0.7, 0.85, 1.0)) -> Figure:
@@ -76,11 +76,11 @@ def maps_over_steps(readings: TeacherReadings, at: Sequence[float] = (0.0, 0.55,
     reached = [next((step for step in readings.steps if accuracies[step] >= value), None) for value in at]
     steps = sorted({step for step in reached if step is not None} | {readings.steps[-1]})
     with style():
-        figure, row = row_of_axes(9.6, 2.5, len(steps))
+        figure, row = row_of_axes(9, 2.3, len(steps))
         for axes, step in zip(row, steps, strict=True):
             image = _map(axes, readings, step)
-            name = "final, " if step == readings.steps[-1] else ""
-            axes.set_title(f"{name}{step:,}\n{accuracies[step]:.0%}", fontsize=10)
+            name = "final:" if step == readings.steps[-1] else "step"
+            axes.set_title(f"{name} {step:,}\n{accuracies[step]:.0%} right", fontsize=NOTE)
         figure.colorbar(image, ax=row, label="correlation", shrink=0.75)
     return figure
 
@@ -101,11 +101,11 @@ class CheckpointFigure:
         self.readings, self._curve = readings, list(readings.accuracies.values())
         with style():
             self.figure, (left, right) = row_of_axes(9, 3.6, 2, width_ratios=[1.2, 1])
-            left.plot(range(len(self._curve)), self._curve, color=OWNER["T"], lw=2)
-            (self._point,) = left.plot(0, self._curve[0], "o", color=OWNER["T"], mec="black", ms=10)
+            left.plot(range(1, len(self._curve) + 1), self._curve, color=OWNER["T"], lw=2)
+            (self._point,) = left.plot(1, self._curve[0], "o", color=OWNER["T"], mec="black", ms=10)
             chance_line(left, 0.5)
             left.set(xlabel="checkpoint (the last: final teacher)", ylabel="validation accuracy", ylim=(None, 1.05))
-            left.yaxis.set_major_formatter(PercentFormatter(1))
+            left.yaxis.set_major_formatter(Percent())
             self._title = left.set_title("step")
             self._image = _map(right, readings, readings.steps[0])
             right.set(xlabel="bits, the support first", ylabel="bits, the support first")
@@ -116,7 +116,7 @@ class CheckpointFigure:
     def at(self, step: int) -> Figure:
         """The figure at the checkpoint of `step`: the same object every time."""
         here = self.readings.steps.index(step)
-        self._point.set_data([here], [self._curve[here]])
+        self._point.set_data([here + 1], [self._curve[here]])
         self._title.set_text(f"step {step:,}")
         self._image.set_data(_values(self.readings, step))
         return self.figure
@@ -154,8 +154,8 @@ def projected_probe(table: pd.DataFrame, noise_floor: float) -> Figure:
                 label = name if place == 0 else None
                 axes.scatter(spots, values, marker=marker, s=40, facecolors=fill, edgecolors=colour, label=label)
                 axes.annotate(f"{values.mean():.3f}", (spots.mean(), values.max()), xytext=(0, 7),
-                              textcoords="offset points", ha="center", fontsize=10)  # fmt: skip
-        axes.axhline(noise_floor, color="#444444", lw=0.8, ls=(0, (1, 2)), label="noise floor")
+                              textcoords="offset points", ha="center", fontsize=NOTE)  # fmt: skip
+        level_line(axes, noise_floor, "noise floor", "#444444", (0, (1, 2)))
         axes.set_xticks(range(len(degrees)), [f"degree {degree}" for degree in degrees])
         axes.set(ylabel="mean |correlation|", xlim=(-0.6, len(degrees) - 0.4))
         axes.set_ylim(0, 1.15 * max(table["in_support"].max(), table["off_support"].max()))

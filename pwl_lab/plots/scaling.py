@@ -6,9 +6,19 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
-from pwl_lab.plots.style import CURRICULUM, chance_line, looks, row_of_axes, style
+from pwl_lab.plots.style import (
+    CURRICULUM,
+    NOTE,
+    Percent,
+    chance_line,
+    level_line,
+    looks,
+    row_of_axes,
+    seed_points,
+    style,
+)
 
 
 def scaling_curves(
@@ -27,7 +37,7 @@ def scaling_curves(
     """
     values = sorted(points[panels].unique())
     with style():
-        figure, row = row_of_axes(4.8 * len(values) + 0.6, 4.2, len(values), sharey=True)
+        figure, row = row_of_axes(9, 4.4, len(values), sharey=True)
         for axes, value in zip(row, values, strict=True):
             part = points[points[panels] == value]
             fits = (slopes or {}).get(value, {})
@@ -41,7 +51,7 @@ def scaling_curves(
             axes.set_xticks(sizes, [f"{one:g}" for one in sizes])
             axes.yaxis.set_major_formatter("{x:,.0f}")
             axes.yaxis.set_minor_formatter(NullFormatter())
-            axes.legend(loc="upper left", fontsize=9)
+            axes.legend(loc="upper left", fontsize=NOTE)
         low, high = points["steps"].min(), points["steps"].max()
         row[0].set_ylim(0.8 * low, 4 * high)  # room for the legend
         row[0].set(ylabel="optimiser steps to the threshold")
@@ -53,8 +63,7 @@ def _lines(axes: Axes, part: pd.DataFrame, size: str, fits: Mapping[str, Sequenc
     names = list(dict.fromkeys(part["curriculum"]))
     for name, (colour, dashes, marker) in looks(names).items():
         mine = part[part["curriculum"] == name]
-        fills = [colour if reached else "white" for reached in mine["reached"]]
-        axes.scatter(mine[size], mine["steps"], s=22, marker=marker, facecolors=fills, edgecolors=colour)
+        seed_points(axes, mine[size], mine["steps"], colour, marker, 40, mine["reached"].tolist())
         label = name.replace("_", "-")
         if name in fits:
             low, middle, high = fits[name]
@@ -81,21 +90,20 @@ def two_phase_curves(table: pd.DataFrame) -> Figure:
     looks_of = {"labels": CURRICULUM["one_shot"], "hidden": CURRICULUM["extracted"]}
     words = {"labels": "step from labels", "hidden": "step from the projected hidden layer"}
     with style():
-        figure, row = row_of_axes(10, 3.8, 2)
+        figure, row = row_of_axes(9, 3.8, 2)
         for axes, column in zip(row, ("accuracy", "support ratio"), strict=True):
             for target, (colour, dashes, marker) in looks_of.items():
                 mine = table[table["target"] == target]
-                axes.scatter(mine["samples"], mine[column], s=18, marker=marker, color=colour, alpha=0.5)
+                seed_points(axes, mine["samples"], mine[column], colour, marker, 40)
                 axes.plot(mine.groupby("samples")[column].median(), color=colour, ls=dashes, lw=2, label=words[target])
             samples = sorted(table["samples"].unique())
             axes.set(xscale="log", xlabel="samples of the one large step")
             axes.xaxis.set_minor_locator(NullLocator())
             axes.set_xticks(samples, [f"{amount:,}" for amount in samples])
         chance_line(row[0], 0.5)
-        row[0].yaxis.set_major_formatter(PercentFormatter(1))
+        row[0].yaxis.set_major_formatter(Percent())
         row[0].set(ylabel="test accuracy", ylim=(None, 1.02))
         figure.legend(*row[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
-        figure.get_layout_engine().set(wspace=0.06)
-        row[1].axhline(1, color="#999999", lw=1, ls=(0, (1, 2)))
+        level_line(row[1], 1, "no\npreference", "#666666", (0, (1, 2)))
         row[1].set(ylabel="weight on the support / off it", ylim=(0, None))
     return figure

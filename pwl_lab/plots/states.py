@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -10,9 +11,11 @@ from matplotlib.ticker import PercentFormatter
 
 from pwl_lab import analysis, cube
 from pwl_lab.plots.loading import owner_row
-from pwl_lab.plots.style import order_look, style
+from pwl_lab.plots.style import OWNER, OWNER_NAME, order_look, style
 from pwl_lab.samples import SamplePredictions
 from pwl_lab.study import Pair
+
+CONVERTER = {"S": "encoder", "T": "decoder"}  # in front of the first block of such an owner
 
 
 def layer_loading(
@@ -43,8 +46,11 @@ class LayerFigure:
                 axes.set(xticks=[], yticks=[])
                 axes.grid(False)
                 axes.set_xlabel(_roomiest(samples, index), fontsize=9)
-            owner_row(self._blocks, "T" * pair.n_blocks)
-            self._curves.set_title("T", loc="left")
+            owner_row(self._blocks, ("TS" * pair.n_blocks)[: pair.n_blocks])  # a converter between any two blocks
+            words = [text for text in self._blocks.texts if text.get_text()]
+            self._names = [text for text in words if "\n" in text.get_text()]
+            self._converters = [text for text in words if text.get_text() in CONVERTER.values()]
+            self._title = self._curves.set_title("T", loc="left", y=1)
             self.figure.draw_without_rendering()  # lays out, with room for the longest words
             self.figure.set_layout_engine("none")
 
@@ -52,16 +58,28 @@ class LayerFigure:
         """The figure at `mask`: the same object every time. Raises InvalidValueError for a mask that is none."""
         loaded, value = mask.count("T"), self.pair.accuracy(mask)
         with style():
-            self._blocks.clear()
-            owner_row(self._blocks, mask)
+            self._turn_blocks(mask)
             self._ring.set_data([loaded], [value])
-            words = f"{mask}: {loaded} of {self.pair.n_blocks} teacher blocks, test accuracy {value:.1%}"
-            self._curves.set_title(words, loc="left")
+            self._title.set_text(f"{mask}: {loaded} of {self.pair.n_blocks} teacher blocks, test accuracy {value:.1%}")
             for index, (axes, right) in enumerate(zip(self._strip, self.samples.right(mask), strict=True)):
                 for side in axes.spines.values():
                     side.set(visible=True, color="black", lw=2.5 if right else 1, ls="-" if right else ":")
                 axes.set_xlabel(verdict(self.samples, mask, index), fontsize=9)
         return self.figure
+
+    @property
+    def moving(self) -> list[Artist]:
+        """What differs between masks; all else in the figure stays as it is drawn first."""
+        strip = [artist for axes in self._strip for artist in (*axes.spines.values(), axes.xaxis.label)]
+        return [*self._blocks.patches, *self._names, *self._converters, self._ring, self._title, *strip]
+
+    def _turn_blocks(self, mask: str) -> None:
+        """Give the blocks their owners, and show the converters between those of two owners."""
+        for letter, box, name in zip(mask, self._blocks.patches, self._names, strict=True):
+            box.set_facecolor(OWNER[letter])
+            name.set_text(f"{OWNER_NAME[letter]}\n{name.get_text().split(chr(10))[1]}")
+        for before, letter, converter in zip(mask, mask[1:], self._converters, strict=False):
+            converter.set(text=CONVERTER[letter], visible=before != letter)
 
 
 def _accuracy_curves(axes: Axes, masks: pd.DataFrame, orders: Mapping[str, Sequence[str]]) -> Line2D:

@@ -8,8 +8,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import Formatter
 
 OWNER = {"T": "#D55E00", "S": "#56B4E9"}
 OWNER_NAME = {"T": "teacher", "S": "student"}
@@ -28,9 +30,13 @@ ORDER = {
     "best": ("#009E73", (0, (5, 1.5)), "D"),
     "worst": ("#7F7F7F", ":", "X"),
 }
+NOTE = 10  # points; the smallest type of a figure: notes, labels at lines, names of panels
 STYLE = {
     "figure.dpi": 110,
     "font.size": 11,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "legend.fontsize": 11,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -82,8 +88,66 @@ def row_of_axes(width: float, height: float, columns: int = 1, **keys: object) -
     return figure, list(axes.flat)
 
 
-def chance_line(axes: Axes, value: float) -> None:
-    """The line of guessing, labelled."""
-    axes.axhline(value, color="#999999", lw=1, ls=(0, (1, 2)))
-    axes.annotate("guessing", (1, value), xycoords=("axes fraction", "data"), xytext=(0, -3), textcoords="offset points",
-                  ha="right", va="top", color="#666666")  # fmt: skip
+class Percent(Formatter):
+    """Shares as percentages, with as many decimals as the ticks need to be told apart and no more."""
+
+    digits = 0
+
+    def format_ticks(self, values: Sequence[float]) -> list[str]:
+        """All ticks of an axis, with the same number of decimals."""
+        ticks = [100 * value for value in values]
+        self.digits = next((d for d in range(3) if all(abs(tick - round(tick, d)) < 1e-6 for tick in ticks)), 3)
+        return [self(value) for value in values]
+
+    def __call__(self, value: float, pos: int | None = None) -> str:
+        """`value` (a share: 1 is 100%) in words."""
+        return f"{100 * value:.{self.digits}f}%"
+
+
+def level_line(axes: Axes, value: float, words: str, colour: str, ls: str | tuple = "--") -> None:
+    """A level to compare with, its name beside its right end, outside the axes: nothing drawn can lie on it."""
+    axes.axhline(value, color=colour, lw=1, ls=ls, zorder=1)
+    axes.annotate(words, (1, value), xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points",
+                  ha="left", va="center", fontsize=NOTE, color=colour, annotation_clip=False)  # fmt: skip
+
+
+def seed_points(
+    axes: Axes,
+    values: Sequence[float],
+    heights: Sequence[float],
+    colour: str,
+    marker: str,
+    size: float,
+    reached: Sequence[bool] | None = None,
+) -> None:
+    """A point for each seed, told apart by a white edge where they meet; hollow where a goal was not reached."""
+    full = [True] * len(values) if reached is None else reached
+    axes.scatter(values, heights, marker=marker, s=size, zorder=3, linewidths=[0.6 if done else 1.5 for done in full],
+                 facecolors=[colour if done else "none" for done in full],
+                 edgecolors=["white" if done else colour for done in full])  # fmt: skip
+
+
+def labels_above(axes: Axes, words: Sequence[str], xs: Sequence[float], ys: Sequence[float]) -> None:
+    """Words for points that may lie close together: in a row above the axes, each with a thin line down to its point.
+
+    Each stands as near to its point as its neighbours allow. `xs` ascends; the limits of the axes are set before.
+    """
+    small = NOTE if len(words) <= 10 else 7
+    wide = 0.0011 * small * (2 + max(len(line) for word in words for line in word.split("\n")))
+    at = axes.transAxes.inverted().transform(axes.transData.transform([(x, 0) for x in xs]))[:, 0]
+    for word, x, y, place in zip(words, xs, ys, spread_out(at, min(wide, 1 / len(words))), strict=True):
+        axes.annotate(word, (x, y), xytext=(place, 1.05), textcoords="axes fraction", ha="center", family="monospace",
+                      fontsize=small, arrowprops={"arrowstyle": "-", "color": "#999999", "lw": 0.8, "shrinkB": 4})  # fmt: skip
+
+
+def spread_out(places: Sequence[float], apart: float) -> np.ndarray:
+    """The ascending `places` (0 to 1), moved little so that they are `apart` from each other."""
+    slots = apart * np.arange(len(places))
+    shifts = np.asarray(places) - slots  # these must not descend
+    pushed, pulled = np.maximum.accumulate(shifts), np.minimum.accumulate(shifts[::-1])[::-1]
+    return np.clip((pushed + pulled) / 2, 0, 1 - slots[-1]) + slots
+
+
+def chance_line(axes: Axes, value: float, named: bool = True) -> None:
+    """The line of guessing; `named` only in the last of several panels in a row."""
+    level_line(axes, value, "guessing" if named else "", "#666666", (0, (1, 2)))

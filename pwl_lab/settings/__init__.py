@@ -5,7 +5,7 @@ Nothing here imports torch, so listing the parameters and checking a grid stays 
 
 from pwl_lab.config import Settings
 from pwl_lab.settings.images import CrossingSettings, ImageSettings, LoadingSettings
-from pwl_lab.settings.others import ClockSettings, ReportSettings, StartHereSettings
+from pwl_lab.settings.others import ClockSettings, DashboardSettings, ReportSettings, StartHereSettings
 from pwl_lab.settings.parity import (
     ComplexitySettings,
     CurriculaSettings,
@@ -19,6 +19,7 @@ __all__ = [
     "ComplexitySettings",
     "CrossingSettings",
     "CurriculaSettings",
+    "DashboardSettings",
     "ImageSettings",
     "LoadingSettings",
     "ParityTransformerSettings",
@@ -39,5 +40,6 @@ SETTINGS: dict[str, type[Settings]] = {
         ClockSettings,
         ComplexitySettings,
         ReportSettings,
+        DashboardSettings,
     )
 }

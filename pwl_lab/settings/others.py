@@ -51,6 +51,13 @@ class ClockSettings(Settings):
         LoadingSettings.load(self.preset, family=self.family)
 
 
+class DashboardSettings(Settings):
+    """dashboard: what the other notebooks have stored at a preset."""
+
+    section: ClassVar[str] = "dashboard"
+    seeds: Seeds = Field((0,), description="pairs of the first of these seeds are shown")
+
+
 Folder = Annotated[str, AfterValidator(paths.from_here)]
 
 

@@ -5,6 +5,8 @@ from numbers import Integral
 
 from pwl_lab.errors import invalid
 
+CALIBRATION_BATCH = 128  # training images at once when an extracted curriculum is calibrated
+
 
 def check_bits(n_bits: int, k_sparse: int, support: Sequence[int] | None) -> None:
     """Raise InvalidValueError where there is no parity of `k_sparse` out of `n_bits` bits, or not with this support."""

@@ -6,7 +6,7 @@ from pwl_lab import plots
 from pwl_lab.distill.probes import TeacherReadings
 from pwl_lab.plots.explorer import latest
 from pwl_lab.results import DistillationRuns
-from pwl_lab.widgets.frames import Choice, Frame, FrameTable, png
+from pwl_lab.widgets.frames import Choice, Frame, FrameTable, Painter
 from pwl_lab.widgets.page import FramePage
 from pwl_lab.widgets.picker import FramePicker, show
 
@@ -20,7 +20,10 @@ def curriculum_explorer(
     """
     figure = plots.ExplorerFigure(runs, readings)
     steps = figure.moments(at_most)
-    frames = {(f"{step:,}",): Frame(png(figure.at(step)), _words(figure, runs.stages, step)) for step in steps}
+    painter, frames = Painter(figure.at(steps[0]), figure.moving), {}
+    for step in steps:
+        figure.at(step)
+        frames[(f"{step:,}",)] = Frame(painter.png(figure.moving), _words(figure, runs.stages, step))
     choice = Choice("Optimiser steps", "of each network's own training", [f"{step:,}" for step in steps])
     return show(FrameTable((choice,), frames), interactive)
 

@@ -3,8 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from itertools import product
+from itertools import product, takewhile
 
+import numpy as np
+from jaxtyping import UInt8, UInt32
+from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -12,6 +15,7 @@ from PIL import Image
 from pwl_lab.errors import invalid
 
 COLOURS = 256  # of a picture's palette
+DPI = 110
 
 
 @dataclass(frozen=True)
@@ -44,33 +48,115 @@ class Choice:
 
 @dataclass(frozen=True)
 class FrameTable:
-    """A frame for every combination of the choices: `frames[value of the first, value of the second, ...]`."""
+    """A frame for every combination of the choices: `frames[value of the first, value of the second, ...]`.
+
+    What the menus at the front choose may be missing as a whole: it is not offered then.
+    """
 
     choices: tuple[Choice, ...]
     frames: Mapping[tuple[int | str, ...], Frame]
 
     def __post_init__(self) -> None:
         """Raise InvalidValueError where a choice has no value, or a combination no frame."""
-        keys = self.keys()
-        if not keys or set(keys) != set(self.frames):
+        menus = len(list(takewhile(lambda choice: choice.menu, self.choices)))
+        keys, chosen = self.keys(), {key[:menus] for key in self.frames}
+        wanted = {key for key in keys if key[:menus] in chosen}
+        unused = [choice for i, choice in enumerate(self.choices) if set(choice.values) != {key[i] for key in wanted}]
+        if not keys or unused or wanted != set(self.frames):
             raise invalid("frames", sorted(self.frames), f"one frame for each choice, {keys or 'and at least one'}")
         object.__setattr__(self, "frames", dict(self.frames))
 
     def keys(self) -> list[tuple[int | str, ...]]:
-        """Every combination, the last choice changing fastest."""
+        """Every combination, also those that are not offered; the last choice changes fastest."""
         return list(product(*(choice.values for choice in self.choices)))
+
+    @property
+    def complete(self) -> bool:
+        """Whether every combination has a frame."""
+        return len(self.frames) == len(self.keys())
 
     @property
     def first(self) -> Frame:
         """The frame shown first."""
-        return self.frames[tuple(choice.first for choice in self.choices)]
+        return self.frames[self.start]
+
+    @property
+    def start(self) -> tuple[int | str, ...]:
+        """The values chosen first: each choice's own, or the first combination where that one is not offered."""
+        key = tuple(choice.first for choice in self.choices)
+        return key if key in self.frames else next(key for key in self.keys() if key in self.frames)
 
 
-def png(figure: Figure, dpi: int = 110) -> bytes:
+class Painter:
+    """Pictures (PNG) of a figure of which only some artists change: everything else is drawn once, and so is the palette.
+
+    A tenth of the time of drawing the whole figure for each picture.
+    """
+
+    def __init__(self, figure: Figure, moving: Sequence[Artist], dpi: int = DPI) -> None:
+        """`moving` is what will change, in the colours it will have; the layout has to be finished (no layout engine)."""
+        figure.set_dpi(dpi)
+        self._canvas = FigureCanvasAgg(figure)
+        shown = [artist.get_visible() for artist in moving]
+        for artist in moving:
+            artist.set_visible(False)
+        self._canvas.draw()
+        for artist, visible in zip(moving, shown, strict=True):
+            artist.set_visible(visible)
+        self._still = self._canvas.copy_from_bbox(figure.bbox)
+        still = self._pixels().copy()
+        self._draw(moving)
+        self._palette = _small(_picture(self._canvas)).getpalette()
+        self._colours, self._indices = still, self._nearest(still)
+
+    def png(self, moving: Sequence[Artist]) -> bytes:
+        """The figure as it is now, where nothing but `moving` has changed."""
+        self._draw(moving)
+        now, indices = self._pixels(), self._indices.copy()
+        changed = now != self._colours
+        indices[changed] = self._nearest(now[changed])
+        picture = Image.fromarray(indices)
+        picture.putpalette(self._palette)
+        return _bytes(picture)
+
+    def _draw(self, moving: Sequence[Artist]) -> None:
+        """Put `moving` over what stays."""
+        self._canvas.restore_region(self._still)
+        for artist in moving:
+            artist.draw(self._canvas.get_renderer())
+
+    def _pixels(self) -> UInt32[np.ndarray, "height width"]:
+        """What was drawn, a number for each colour."""
+        return np.asarray(self._canvas.buffer_rgba()).view(np.uint32)[..., 0]
+
+    def _nearest(self, pixels: UInt32[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
+        """The place of each colour in the palette; Pillow's own search is not exact, and makes white a little grey."""
+        colours, where = np.unique(pixels, return_inverse=True)
+        parts = colours.view(np.uint8).reshape(-1, 4)[:, None, :3].astype(int)
+        palette = np.array(self._palette).reshape(-1, 3)
+        return ((parts - palette) ** 2).sum(axis=2).argmin(axis=1).astype(np.uint8)[where].reshape(pixels.shape)
+
+
+def png(figure: Figure, dpi: int = DPI) -> bytes:
     """The figure as PNG bytes with a palette: less than half of what all colours take."""
     figure.set_dpi(dpi)
-    canvas, small = FigureCanvasAgg(figure), BytesIO()
+    canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    picture = Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()).convert("RGB")
-    picture.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(small, "png")
-    return small.getvalue()
+    return _bytes(_small(_picture(canvas)))
+
+
+def _picture(canvas: FigureCanvasAgg) -> Image.Image:
+    """What was drawn, without transparency."""
+    return Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()).convert("RGB")
+
+
+def _small(picture: Image.Image) -> Image.Image:
+    """The picture with a palette of its own."""
+    return picture.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+
+
+def _bytes(picture: Image.Image) -> bytes:
+    """The picture as PNG."""
+    written = BytesIO()
+    picture.save(written, "png")
+    return written.getvalue()

@@ -1,150 +1,158 @@
 """Loading a teacher block by block, by hand: choose an order and move the slider, or switch single blocks."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 
 import ipywidgets as controls
 
-from pwl_lab import analysis, cube, plots
+from pwl_lab import cube
 from pwl_lab.errors import invalid
 from pwl_lab.loading.masks import all_masks
-from pwl_lab.loading.schedule import seconds_for
-from pwl_lab.loading.throttle import Throttle
-from pwl_lab.plots.clock import second_words
-from pwl_lab.plots.states import verdict
-from pwl_lab.plots.style import OWNER_NAME, byte_words
+from pwl_lab.plots.style import OWNER_NAME
 from pwl_lab.samples import SamplePredictions
 from pwl_lab.study import Pair
-from pwl_lab.widgets.frames import Choice, Frame, FrameTable, png
+from pwl_lab.widgets.frames import DPI
 from pwl_lab.widgets.page import FramePage
-from pwl_lab.widgets.picker import control_for, player, status_line, told
+from pwl_lab.widgets.picker import ROW, control_for, player, status_line, told
+from pwl_lab.widgets.states import Label, LoadingStates, loading_states, pair_choices, table_of
 
 MOST_SWITCHED_BLOCKS = 5  # 32 pictures; for more blocks only masks on the orders have one, and no block has a switch
 STYLE = {"T": "warning", "S": "info"}  # of a switch: orange and blue, as the owners' colours in the pictures
 LINKS = (0.01, 0.1, 1, 10)  # MB/s
-
-
-@dataclass(frozen=True)
-class LoadingStates:
-    """All that the loader can show: a picture per mask, and words per mask and link."""
-
-    orders: Mapping[str, list[str]]
-    pictures: Mapping[str, bytes]
-    words: Mapping[tuple[str, str], str]
-    links: tuple[str, ...]
-
-    @property
-    def n_blocks(self) -> int:
-        """How many blocks can be swapped."""
-        return len(next(iter(self.pictures)))
-
-    @property
-    def every_mask(self) -> bool:
-        """Whether each block can be switched on its own."""
-        return len(self.pictures) == 2**self.n_blocks
-
-    def choices(self) -> tuple[Choice, Choice, Choice]:
-        """Order, number of blocks, bandwidth."""
-        return (
-            Choice("Loading order", "which teacher block comes when", list(self.orders), menu=True),
-            Choice("Teacher blocks loaded", "how many of the teacher's blocks have replaced the student's",
-                   range(self.n_blocks + 1), play=True),
-            Choice("Bandwidth", "how fast the bytes come", self.links, start=self.links[len(self.links) // 2]),
-        )  # fmt: skip
-
-    def table(self) -> FrameTable:
-        """A frame for each order, number of blocks and bandwidth."""
-        frames = {
-            (order, loaded, link): Frame(self.pictures[mask], self.words[mask, link])
-            for order, masks in self.orders.items()
-            for loaded, mask in enumerate(masks)
-            for link in self.links
-        }
-        return FrameTable(self.choices(), frames)
+ALONE: Label = ("", "")
+CROWDED_DPI = 66  # on a page with several pairs, which would grow beyond 5 MB
 
 
 def layer_loader(
-    pair: Pair,
-    samples: SamplePredictions,
+    pair: Pair | Mapping[Label, Pair],
+    samples: SamplePredictions | Mapping[Label, SamplePredictions],
     interactive: bool = True,
     orders: Mapping[str, list[str]] | None = None,
     megabytes_per_s: Sequence[float] = LINKS,
 ) -> "LayerLoader | FramePage":
     """A pair while its teacher's blocks arrive: blocks and owners, accuracy, bytes and seconds, predictions.
 
-    `orders` are the masks k = 0..n of each loading order (the named ones and the best one unless given). In a live
-    widget single blocks can be switched as well; with `interactive=False` it is a control for a page without a kernel.
+    Several pairs, of equally many blocks, go by (family, curriculum), and so do their samples: menus choose among those
+    that are there. `orders` are the masks k = 0..n of each loading order (each pair's named ones and its best one unless
+    given). In a live widget single blocks can be switched as well, and the pictures of a pair are made when it is first
+    chosen; with `interactive=False` it is a control for a page without a kernel, with all its pictures.
+    Raises InvalidValueError where pairs and samples do not have the same labels, or pairs differ in their blocks.
     """
+    pairs = pair if isinstance(pair, Mapping) else {ALONE: pair}
+    seen = samples if isinstance(samples, Mapping) else {ALONE: samples}
+    _check(pairs, seen)
+    dpi = DPI if interactive or len(pairs) == 1 else CROWDED_DPI
+    makers = {
+        label: partial(
+            _states, one, seen[label], interactive, orders, megabytes_per_s, ", ".join(filter(None, label)), dpi
+        )
+        for label, one in pairs.items()
+    }
+    if interactive:
+        return LayerLoader(makers)
+    return FramePage(table_of({label: make() for label, make in makers.items()}))
+
+
+def _check(pairs: Mapping[Label, Pair], samples: Mapping[Label, SamplePredictions]) -> None:
+    """Refuse what cannot share the same controls."""
+    if not pairs or set(pairs) != set(samples):
+        raise invalid("samples", list(samples), f"those of each pair, {list(pairs) or 'and at least one pair'}")
+    blocks = {label: pair.n_blocks for label, pair in pairs.items()}
+    if len(set(blocks.values())) > 1:
+        raise invalid("pairs", blocks, "pairs of equally many blocks")
+
+
+def _states(
+    pair: Pair,
+    samples: SamplePredictions,
+    interactive: bool,
+    orders: Mapping[str, list[str]] | None,
+    megabytes_per_s: Sequence[float],
+    name: str,
+    dpi: int,
+) -> LoadingStates:
+    """The states of one pair: of every mask where blocks can be switched, else of those that the orders go through."""
     orders = orders or cube.named_orders(pair.masks)
     every = interactive and pair.n_blocks <= MOST_SWITCHED_BLOCKS
     masks = all_masks(pair.n_blocks) if every else list(dict.fromkeys(mask for way in orders.values() for mask in way))
-    states = loading_states(pair, samples, orders, masks, megabytes_per_s)
-    return LayerLoader(states) if interactive else FramePage(states.table())
-
-
-def loading_states(
-    pair: Pair,
-    samples: SamplePredictions,
-    orders: Mapping[str, list[str]],
-    masks: Sequence[str],
-    megabytes_per_s: Sequence[float],
-) -> LoadingStates:
-    """Make every picture and every line of words. Raises InvalidValueError where `masks` lack one of an order."""
-    missing = [mask for way in orders.values() for mask in way if mask not in masks]
-    if missing:
-        raise invalid("masks", list(masks), f"all that the orders go through, also {missing[0]}")
-    figure = plots.LayerFigure(pair, samples, orders)
-    links = {f"{speed:g} MB/s": Throttle(speed) for speed in megabytes_per_s}
-    arrived = analysis.arrived_bytes(pair.masks, pair.student_bytes, pair.converter_bytes)
-    words = {
-        (mask, name): f"{mask}: {mask.count('T')} of {pair.n_blocks} teacher blocks loaded, "
-        f"test accuracy {pair.accuracy(mask):.1%}. {byte_words(arrived[mask])} have arrived, "
-        f"after {second_words(seconds_for(arrived[mask], link))} at {name}.\nPredictions: {spoken(samples, mask)}"
-        for mask in masks
-        for name, link in links.items()
-    }
-    return LoadingStates(dict(orders), {mask: png(figure.at(mask)) for mask in masks}, words, tuple(links))
-
-
-def spoken(samples: SamplePredictions, mask: str) -> str:
-    """What is predicted for each image, in a line."""
-    verdicts = (
-        verdict(samples, mask, index).replace(":\n", " ").replace("\n", " ") for index in range(len(samples.labels))
-    )
-    return "; ".join(verdicts)
+    return loading_states(pair, samples, orders, masks, megabytes_per_s, name, dpi)
 
 
 class LayerLoader(controls.VBox):
     """Order, number of blocks (with a play button), a switch for each block, bandwidth; below them the state chosen.
 
     Slider and order choose a mask on that order; a switch leaves it, and the next move of the slider comes back to it.
+    Where there are several pairs, menus above choose one by family and curriculum.
     """
 
-    def __init__(self, states: LoadingStates) -> None:
-        """All pictures and words are there already: nothing is computed later."""
-        self.states, self.mask, self._following = states, "S" * states.n_blocks, False
-        self.order, self.blocks, self.link = (control_for(choice) for choice in states.choices())
+    def __init__(self, makers: Mapping[Label, Callable[[], LoadingStates]]) -> None:
+        """The states of the first pair are made now, those of any other when it is first chosen; then only looked up."""
+        self._makers, self._made, self._following = dict(makers), {}, False
+        self.label = next(iter(makers))
+        self.states = self._states_of(self.label)
+        self.mask = "S" * self.states.n_blocks
+        self.family, self.curriculum = (choice and control_for(choice) for choice in pair_choices(list(makers)))
+        self.order, self.blocks, self.link = (control_for(choice) for choice in self.states.choices())
         self.play = player(self.blocks)
-        self.switches = [switch(number) for number in range(1, states.n_blocks + 1)] if states.every_mask else []
+        self.switches = [switch(number) for number in range(1, len(self.mask) + 1)] if self.states.every_mask else []
         self.words = controls.HTML()
         self.picture = controls.Image(format="png", layout={"max_width": "100%"})
-        for control in (self.order, self.blocks):
-            control.observe(told(self, self._moved), names="value")
-        for one in self.switches:
-            one.observe(told(self, self._switched), names="value")
-        self.link.observe(told(self, self._show), names="value")
+        self._offer_curricula()
+        self._listen()
         self._turn(self.mask)
         rows = (
-            (self.order, controls.HBox([self.blocks, self.play], layout={"flex": "0 1 600px"})),
-            (*self.switches, self.link),
+            [menu for menu in (self.family, self.curriculum) if menu],
+            [self.order, controls.HBox([self.blocks, self.play], layout={"flex": "0 1 600px"})],
+            [*self.switches, self.link],
         )
-        super().__init__(
-            [*(controls.HBox(row, layout={"flex_flow": "row wrap"}) for row in rows), self.words, self.picture]
+        boxes = [controls.HBox(row, layout=ROW) for row in rows if row]
+        super().__init__([*boxes, self.words, self.picture])
+
+    def _listen(self) -> None:
+        """Each control calls what it changes."""
+        for control, callback in (
+            (self.family, self._chosen),
+            (self.curriculum, self._chosen),
+            (self.order, self._moved),
+            (self.blocks, self._moved),
+            (self.link, self._show),
+            *((one, self._switched) for one in self.switches),
+        ):
+            if control:
+                control.observe(told(self, callback), names="value")
+
+    def _states_of(self, label: Label) -> LoadingStates:
+        """The states of a pair, made where they are not yet."""
+        if label not in self._made:
+            self._made[label] = self._makers[label]()
+        return self._made[label]
+
+    def _offer_curricula(self) -> None:
+        """The menu has the curricula that there are of this family; the one chosen stays where it is among them."""
+        if self.curriculum:
+            offered = [curriculum for family, curriculum in self._makers if family == self.label[0]]
+            self.curriculum.options = offered
+            self.curriculum.value = self.label[1] if self.label[1] in offered else offered[0]
+
+    def _chosen(self) -> None:
+        """The menus name another pair."""
+        if self._following:
+            return
+        family, curriculum = (
+            menu.value if menu else now for menu, now in zip((self.family, self.curriculum), self.label, strict=True)
         )
+        with self._follow():
+            self.label = (family, curriculum)
+            self._offer_curricula()
+            self.label = (family, self.curriculum.value if self.curriculum else curriculum)
+        if self.label not in self._made:
+            self.words.value = status_line(f"Drawing {', '.join(filter(None, self.label))} ...")
+        self.states = self._states_of(self.label)
+        self._moved()
 
     def _moved(self) -> None:
-        """Order or slider have a new value."""
+        """Order, slider or pair are other ones."""
         if not self._following:
             self._turn(self.states.orders[self.order.value][self.blocks.value])
 

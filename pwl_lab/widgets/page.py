@@ -28,10 +28,22 @@ SCRIPT = """
   const data = JSON.parse(root.querySelector("script[type='application/json']").textContent);
   const picture = root.querySelector("img"), words = root.querySelector("[role=status]");
   const make = (name, attributes, parent) => parent.appendChild(Object.assign(document.createElement(name), attributes));
-  const chosen = data.choices.map((choice) => choice.start), first = picture.src;
+  const chosen = data.choices.map((choice) => choice.start), first = picture.src, menus = [];
+  const states = (n) => data.choices.slice(n).reduce((count, choice) => count * choice.values.length, 1);
+  const place = (n) => chosen.slice(0, n).reduce((sum, value, i) => sum + value * states(i + 1), 0);
+  const offered = (i, value) => {  // whether there is a state of this value after those chosen before it
+    const from = place(i) + value * states(i + 1);
+    return data.states.slice(from, from + states(i + 1)).some((state) => state !== null);
+  };
+  const offer = () => menus.forEach(([i, select]) => {
+    [...select.options].forEach((option, value) => { option.hidden = option.disabled = !offered(i, value); });
+    if (!offered(i, chosen[i])) {
+      chosen[i] = select.selectedIndex = [...select.options].findIndex((option) => !option.disabled);
+    }
+  });
   const show = () => {
-    const place = data.choices.reduce((sum, choice, i) => sum * choice.values.length + chosen[i], 0);
-    const [number, text] = data.states[place];
+    offer();
+    const [number, text] = data.states[place(chosen.length)];
     picture.src = number === null ? first : "data:image/png;base64," + data.pictures[number];
     picture.alt = words.textContent = text;
   };
@@ -78,8 +90,10 @@ SCRIPT = """
     const box = make("div", { className: "choice", title: choice.tooltip }, row);
     const label = make("label", { textContent: choice.label }, box);
     const [control, read] = (choice.menu ? menu : slider)(choice, label, box);
+    if (choice.menu) menus.push([i, control]);
     control.addEventListener("input", () => { chosen[i] = read(); show(); });
   });
+  offer();
 })();
 """
 PLAY_MS = 1200  # so long a state stays while a choice plays
@@ -110,8 +124,8 @@ class FramePage:
 
     def _data(self) -> dict[str, object]:
         """What the script needs: the choices, each picture once, and picture and words of every state."""
-        frames = [self.table.frames[key] for key in self.table.keys()]  # noqa: SIM118  (ordered as the script counts)
-        others = dict.fromkeys(frame.picture for frame in frames if frame.picture != self.table.first.picture)
+        frames = [self.table.frames.get(key) for key in self.table.keys()]  # noqa: SIM118  (ordered as the script counts)
+        others = dict.fromkeys(frame.picture for frame in frames if frame and frame.picture != self.table.first.picture)
         pictures = {picture: number for number, picture in enumerate(others)}
         return {
             "play_ms": PLAY_MS,
@@ -120,15 +134,15 @@ class FramePage:
                     "label": choice.label,
                     "tooltip": choice.tooltip,
                     "values": [str(value) for value in choice.values],
-                    "start": list(choice.values).index(choice.first),
+                    "start": list(choice.values).index(start),
                     "menu": choice.menu,
                     "play": choice.play,
                 }
-                for choice in self.table.choices
+                for choice, start in zip(self.table.choices, self.table.start, strict=True)
             ],
             "pictures": [_text(picture) for picture in pictures],
-            # null: the picture that stands on the page from the start
-            "states": [[pictures.get(frame.picture), frame.words] for frame in frames],
+            # null for a state that there is not; in one, null for the picture that stands on the page from the start
+            "states": [frame and [pictures.get(frame.picture), frame.words] for frame in frames],
         }
 
 

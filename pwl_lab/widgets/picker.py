@@ -11,11 +11,14 @@ from typing import Any
 
 import ipywidgets as controls
 
+from pwl_lab.errors import invalid
 from pwl_lab.widgets.frames import Choice, FrameTable
 from pwl_lab.widgets.page import FramePage
 
 WIDTH = "min(460px, 100%)"
 PLAY_MS = 1200  # so long a state stays while a choice plays
+ROW = {"flex_flow": "row wrap", "grid_gap": "0 1rem"}  # of controls beside each other
+SHORT = 12  # values of a slider that follows the hand
 
 
 def show(table: FrameTable, interactive: bool) -> "FramePicker | FramePage":
@@ -27,20 +30,22 @@ class FramePicker(controls.VBox):
     """A control for each choice of a table above the frame of the values chosen. A change only swaps a picture."""
 
     def __init__(self, table: FrameTable) -> None:
-        """All frames are there already: nothing is computed later."""
+        """All frames are there already: nothing is computed later. Raises InvalidValueError where some are not."""
+        if not table.complete:
+            raise invalid("table", f"{len(table.frames)} frames", f"one for each of {len(table.keys())} combinations")
         self.table = table
         self.controls = [control_for(choice) for choice in table.choices]
         self.words = controls.HTML()
         self.picture = controls.Image(format="png", layout={"max_width": "100%"})
         for control in self.controls:
-            control.observe(told(self, self._show), names="value")
+            control.observe(told(self, lambda: self._show()), names="value")
         self._show()
         row = [
             part
             for choice, control in zip(table.choices, self.controls, strict=True)
             for part in ([control, player(control)] if choice.play else [control])
         ]
-        super().__init__([controls.HBox(row, layout={"flex_flow": "row wrap"}), self.words, self.picture])
+        super().__init__([controls.HBox(row, layout=ROW), self.words, self.picture])
 
     def _show(self) -> None:
         """Put the frame of the values chosen on display."""
@@ -69,15 +74,20 @@ def told(widget: Any, callback: Callable[[], None]) -> Callable[[object], None]:
 
 
 def control_for(choice: Choice) -> controls.DOMWidget:
-    """A slider over whole numbers without a gap, a slider over named values, or a menu."""
+    """A slider over whole numbers without a gap, a slider over named values, or a menu.
+
+    A short slider follows the hand. A long one waits until the hand lets go: on the way every value would send a
+    picture, which a kernel far away answers too late. An arrow key always answers at once.
+    """
     values, style = list(choice.values), {"description_width": "initial"}  # else long labels are cut
     whole = all(isinstance(value, int) and value == values[0] + place for place, value in enumerate(values))
     common = {"value": choice.first, "description": choice.label, "tooltip": choice.tooltip, "style": style}
     if choice.menu:
         return controls.Dropdown(options=values, layout={"width": "max-content"}, **common)
+    common |= {"continuous_update": len(values) <= SHORT, "layout": {"width": WIDTH}}
     if whole:
-        return controls.IntSlider(min=values[0], max=values[-1], layout={"width": WIDTH}, **common)
-    return controls.SelectionSlider(options=values, layout={"width": WIDTH}, **common)
+        return controls.IntSlider(min=values[0], max=values[-1], **common)
+    return controls.SelectionSlider(options=values, **common)
 
 
 def player(slider: controls.IntSlider) -> controls.Play:

@@ -7,6 +7,7 @@ import pytest
 from bundles import bundle_of, pair_of
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from playwright.sync_api import Browser, Locator, Page
+from scored import scored_pair, some_predictions
 
 from pwl_lab import widgets
 from pwl_lab.batch.export import write_page
@@ -108,3 +109,26 @@ def test_both_choices_of_a_timeline_work_and_two_controls_share_a_page(
     assert shown(second) == before
     ids = page.evaluate("[...document.querySelectorAll('.frame-page [id]')].map(one => one.id)")
     assert len(ids) == len(set(ids)) == 2
+
+
+def test_menus_offer_only_the_pairs_that_there_are(page: Page, opened: Callable, tmp_path: Path) -> None:
+    labels = [("vgg", "none"), ("resnet", "extracted"), ("resnet", "none")]
+    pairs = {label: scored_pair() for label in labels}
+    made = widgets.layer_loader(pairs, dict.fromkeys(labels, some_predictions()), interactive=False)
+    output = new_output("display_data", {"text/html": made._repr_html_(), "text/plain": repr(made)})
+    nb = new_notebook(cells=[new_code_cell("pairs", outputs=[output])])
+    write_page(nb, tmp_path / "own.html", RunStatus.model_construct(status="ok", notebook="own", error=None), tmp_path)
+    control = opened(tmp_path / "own.html")
+    family, curriculum = control.get_by_label("Family"), control.get_by_label("Curriculum")
+    offered = "one => [...one.options].filter(option => !option.disabled).map(option => option.value)"
+    assert shown(control)[0].startswith("SSS: 0 of 3 teacher blocks loaded of vgg, none")
+    assert curriculum.evaluate(offered) == ["none"]
+    family.focus()
+    page.keyboard.press("ArrowDown")
+    assert "of resnet, none" in shown(control)[0]
+    assert curriculum.evaluate(offered) == ["none", "extracted"]
+    curriculum.select_option("extracted")
+    assert "of resnet, extracted" in shown(control)[0]
+    family.select_option("vgg")
+    assert "of vgg, none" in shown(control)[0], "what is not there is left for what is"
+    assert curriculum.input_value() == "none"

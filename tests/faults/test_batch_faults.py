@@ -5,133 +5,33 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
+from benches import HANG_S, Bench
 from processes import alive, until
+from typer.testing import CliRunner
 
 from pwl_lab.batch import engine
 from pwl_lab.batch.gridplan import plan_grid
-from pwl_lab.batch.points import point_folder, read_events, read_states
+from pwl_lab.batch.places import place_at
+from pwl_lab.batch.points import point_folder, read_events
+from pwl_lab.cli import app
 from pwl_lab.errors import InvalidValueError
 
-COMMAND = str(Path(sys.executable).with_name("pwl-lab"))
-HANG_S = 150
-
-# What a point does stands in its parameter; the file `repaired` mends every fault.
-CASES = """
-import json, os, resource, time
-from pathlib import Path
-out, home = Path(os.environ["PWL_LAB_OUT"]), Path(os.getcwd())
-with (home / "log").open("a") as log:
-    log.write(f"{case} {os.getpid()} {os.getppid()}\\n")
-def wait():
-    end = time.monotonic() + 140
-    while not (home / "go").exists() and time.monotonic() < end:
-        time.sleep(0.05)
-if (home / "repaired").exists():
-    case = "fine"
-"""
-ACT = """
-if case == "raises":
-    raise KeyError("no such layer")
-if case == "hangs":
-    time.sleep(600)
-if case == "memory":
-    resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33))
-    bytes(2**34)
-if case == "killed":
-    os.kill(os.getpid(), 9)
-if case == "disk":
-    with Path("/dev/full").open("w") as full:
-        full.write("x" * 100_000)
-if case.startswith("waits"):
-    wait()
-if case == "murders" and not (home / "repaired").exists():
-    os.kill(os.getppid(), 9)
-    wait()
-"""
-WIDGET = """
-from ipywidgets import interact, IntSlider
-def show(x):
-    if case == "widget":
-        raise ValueError("three is refused")
-interact(show, x=IntSlider(3));
-"""
+FULL = Path("/dev/full")
 
 
-class Bench:
-    """A batch of points that do what they are told, in a folder of its own."""
-
-    def __init__(self, home: Path, notebook: Path) -> None:
-        self.home, self.notebook, self.out, self.started = home, notebook, home / "out", []
-
-    def grid(self, *cases: object, **more: object) -> Path:
-        path = self.home / "grid.yaml"
-        path.write_text(json.dumps({"notebook": str(self.notebook), "axes": [{"product": {"case": cases}}], **more}))
-        return path
-
-    def start(self, grid: Path, *words: str) -> subprocess.Popen:
-        self.started.append(
-            subprocess.Popen(
-                [COMMAND, "batch", grid, "--out", self.out, *words],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                start_new_session=True,
-            )
-        )
-        return self.started[-1]
-
-    def run(self, grid: Path, *words: str) -> tuple[int, str]:
-        process = self.start(grid, *words)
-        output, errors = process.communicate(timeout=HANG_S)
-        return process.returncode, output + errors
-
-    def states(self) -> dict[str, tuple[str, str | None]]:
-        return {
-            state.values["case"]: (state.status, state.error and state.error.name) for state in read_states(self.out)
-        }
-
-    def place(self, case: str) -> Path:
-        return next(
-            point_folder(self.out, state.hash) for state in read_states(self.out) if state.values["case"] == case
-        )
-
-    def begun(self, case: str) -> list[tuple[int, int]]:
-        """The kernel and the worker of each time that this point began."""
-        log = self.home / "log"
-        lines = [line.split() for line in log.read_text().splitlines()] if log.exists() else []
-        return [(int(line[-2]), int(line[-1])) for line in lines if line[0] == case]
-
-    def go(self) -> None:
-        (self.home / "go").touch()
-
-    def kernels(self) -> list[int]:
-        log = self.home / "log"
-        return [int(line.split()[-2]) for line in log.read_text().splitlines()] if log.exists() else []
-
-
-@pytest.fixture
-def bench(tmp_path: Path, write_notebook: Callable[..., Path], monkeypatch) -> Iterator[Bench]:
-    """A bench; afterwards nothing that it started still runs."""
-    monkeypatch.setenv("PWL_LAB_RUNS", str(tmp_path / "runs"))
-    notebook = write_notebook("# Cases", CASES, ACT, WIDGET, name="cases", parameters='case = "fine"')
-    made = Bench(tmp_path, notebook)
-    yield made
-    for process in made.started:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
-    until(lambda: not any(map(alive, made.kernels())), 20)
-
-
+@pytest.mark.skipif(not FULL.exists(), reason="no device that is always full")
 def test_every_fault_has_its_true_reason_and_is_mended_by_the_same_command(bench: Bench) -> None:
-    grid = bench.grid("fine", "raises", "hangs", "memory", "killed", "disk", "widget", timeout=10)
-    code, said = bench.run(grid, "--workers", "3")
+    grid = bench.grid("hangs", "fine", "raises", "memory", "killed", "disk", "widget", "full", timeout=8)
+    full = point_folder(bench.out, plan_grid(grid).points[-1].hash)  # where even the point's own files find no room
+    full.mkdir(parents=True)
+    (full / "events.jsonl").symlink_to(FULL)
+    code, said = bench.run(grid, "--workers", "2")
     assert code == 1, said
     assert bench.states() == {
         "fine": ("ok", None),
@@ -141,14 +41,17 @@ def test_every_fault_has_its_true_reason_and_is_mended_by_the_same_command(bench
         "killed": ("killed", "DeadKernelError"),
         "disk": ("failed", "OSError"),
         "widget": ("failed", "ValueError"),
+        "full": ("failed", "OSError"),
     }
-    assert "1 of 7 ok, 4 failed, 1 killed, 1 timeout" in said
+    assert "1 of 8 ok, 5 failed, 1 killed, 1 timeout" in said
+    assert "OSError: [Errno 28] No space left on device" in said
     assert [event["event"] for event in read_events(bench.place("hangs"))] == ["begun", "ended"]
+    (full / "events.jsonl").unlink()
     (bench.place("raises") / "status.json").write_text('{"status": "o')
     (bench.home / "repaired").touch()
-    code, said = bench.run(grid, "--workers", "3")
+    code, said = bench.run(grid, "--workers", "2")
     assert code == 0, said
-    assert "7 of 7 ok" in said
+    assert "8 of 8 ok" in said
     assert len(bench.begun("fine")) == 1, "a finished point is not run again"
     assert {len(bench.begun(case)) for case in ("raises", "hangs", "disk")} == {2}
     assert not any(map(alive, bench.kernels()))
@@ -169,19 +72,20 @@ def test_a_worker_that_is_killed_costs_one_attempt(bench: Bench) -> None:
     assert [event["event"] for event in read_events(bench.place("waits"))] == ["begun", "begun", "ended"]
 
 
-def test_a_point_that_kills_its_workers_is_called_so(bench: Bench) -> None:
+def test_a_point_that_kills_its_workers_is_called_so(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "ALLOWED_FAILURES", 1)
     grid = bench.grid("fine", "murders")
-    code, said = bench.run(grid, "--workers", "1")
-    assert code == 1, said
+    done = CliRunner().invoke(app, ["batch", str(grid), "--out", str(bench.out), "--workers", "1"])
+    assert done.exit_code == 1, done.output
     assert bench.states() == {"fine": ("ok", None), "murders": ("killed", "KilledWorker")}
-    assert len(bench.begun("murders")) == 4
-    assert "4 workers died while they ran this point" in said
+    assert len(bench.begun("murders")) == 2
+    assert "2 workers died while they ran this point" in done.stderr
 
 
 def test_a_batch_that_is_killed_outright_leaves_nothing_running_and_resumes(bench: Bench) -> None:
     grid = bench.grid("fine", "waits")
     process = bench.start(grid, "--workers", "2")
-    until(lambda: len(bench.begun("waits")) == 1 and _done(bench, "fine"), HANG_S)
+    until(lambda: len(bench.begun("waits")) == 1 and bench.done("fine"), HANG_S)
     below = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.communicate()
@@ -191,13 +95,14 @@ def test_a_batch_that_is_killed_outright_leaves_nothing_running_and_resumes(benc
     code, said = bench.run(grid, "--workers", "2")
     assert (code, "2 of 2 ok" in said) == (0, True), said
     assert len(bench.begun("fine")) == 1
+    assert not (bench.out / ".dask").exists(), "what the killed one left of Dask's own"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_batch_that_is_told_to_stop_ends_what_runs_and_resumes(bench: Bench, number: signal.Signals) -> None:
-    grid = bench.grid("waits", "waits too", "waits as well")
-    process = bench.start(grid, "--workers", "2")
-    until(lambda: len(bench.begun("waits")) == 2, HANG_S)
+    grid = bench.grid("waits", "waits too")
+    process = bench.start(grid, "--workers", "1")
+    until(lambda: len(bench.begun("waits")) == 1, HANG_S)
     code, said = bench.run(grid)
     assert code == 2
     assert f"another batch (process {process.pid} on " in said
@@ -211,15 +116,11 @@ def test_a_batch_that_is_told_to_stop_ends_what_runs_and_resumes(bench: Bench, n
     assert f"stopped ({number.name})" in errors
     assert "Traceback" not in errors
     until(lambda: not any(alive(child.pid) for child in below))
-    states = bench.states()
-    assert sorted(states.values(), key=str) == [("killed", number.name)] * 2 + [("waiting", None)]
-    bench.go()
-    code, said = bench.run(grid, "--workers", "2")
-    assert (code, "3 of 3 ok" in said) == (0, True), said
-
-
-def _done(bench: Bench, case: str) -> bool:
-    return bench.states()[case][0] == "ok"
+    assert bench.states() == {"waits": ("killed", number.name), "waits too": ("waiting", None)}
+    if number == signal.SIGINT:  # the state is the same after the other
+        bench.go()
+        code, said = bench.run(grid, "--workers", "1")
+        assert (code, "2 of 2 ok" in said) == (0, True), said
 
 
 @contextmanager
@@ -240,32 +141,25 @@ def cluster(home: Path, workers: int) -> Iterator[tuple[str, list[subprocess.Pop
             process.wait()
 
 
-def test_a_cluster_started_by_hand_loses_nothing_with_one_of_its_workers(bench: Bench) -> None:
+def test_a_cluster_started_by_hand_loses_nothing_whatever_is_lost_of_it(bench: Bench) -> None:
     grid = bench.grid("fine", "waits")
-    with cluster(bench.home, 2) as (address, processes):
+    with cluster(bench.home, 3) as (address, processes):
         batch = bench.start(grid, "--scheduler", address)
-        until(lambda: len(bench.begun("waits")) == 1, HANG_S)
-        kernel, lost = bench.begun("waits")[0]
-        assert lost in [process.pid for process in processes]
-        os.kill(lost, signal.SIGKILL)
-        until(lambda: not alive(kernel), 20)
-        until(lambda: len(bench.begun("waits")) == 2, HANG_S)
+        # One of its workers is killed, the next one closed in good order: each time another one takes the point.
+        for attempt, number in enumerate((signal.SIGKILL, signal.SIGTERM)):
+            until(lambda count=attempt + 1: len(bench.begun("waits")) == count, HANG_S)
+            kernel, worker = bench.begun("waits")[attempt]
+            assert worker in [process.pid for process in processes]
+            os.kill(worker, number)
+            until(lambda lost=kernel: not alive(lost), 20)
+        until(lambda: len(bench.begun("waits")) == 3 and bench.done("fine"), HANG_S)
         # The batch itself is killed now: the worker that is left must not go on for nobody.
         batch.kill()
         batch.communicate()
-        until(lambda: not alive(bench.begun("waits")[1][0]), 30)
-        bench.go()
-        code, said = bench.run(grid, "--scheduler", address)
-        assert (code, "2 of 2 ok" in said) == (0, True), said
-        assert len(bench.begun("fine")) == 1
-        assert len(bench.begun("waits")) == 3
-
-
-def test_a_scheduler_that_is_lost_stops_the_batch_and_the_kernels(bench: Bench) -> None:
-    grid = bench.grid("waits")
-    with cluster(bench.home, 1) as (address, processes):
+        until(lambda: not alive(bench.begun("waits")[2][0]), 30)
+        # Another one goes on from there, and loses the scheduler.
         batch = bench.start(grid, "--scheduler", address)
-        until(lambda: len(bench.begun("waits")) == 1, HANG_S)
+        until(lambda: len(bench.begun("waits")) == 4, HANG_S)
         processes[0].kill()
         _, errors = batch.communicate(timeout=HANG_S)
         assert batch.returncode == 1
@@ -274,38 +168,26 @@ def test_a_scheduler_that_is_lost_stops_the_batch_and_the_kernels(bench: Bench) 
         until(lambda: not any(map(alive, bench.kernels())), 30)
     bench.go()
     code, said = bench.run(grid, "--workers", "1")
-    assert (code, "1 of 1 ok" in said) == (0, True), said
+    assert (code, "2 of 2 ok" in said) == (0, True), said
+    assert (len(bench.begun("fine")), len(bench.begun("waits"))) == (1, 5)
 
 
-def test_a_scheduler_that_does_not_answer_is_refused(bench: Bench, monkeypatch) -> None:
+def test_a_scheduler_that_does_not_answer_is_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "CONNECT_S", 1)
     plan = plan_grid(bench.grid("fine"))
     with pytest.raises(InvalidValueError, match=r"scheduler = 'tcp://127\.0\.0\.1:9' is not allowed"):
-        engine.run_points(plan, plan.points, bench.home, scheduler="tcp://127.0.0.1:9")
+        engine.run_points(plan, plan.points, place_at(bench.home), scheduler="tcp://127.0.0.1:9")
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-def test_a_disk_that_is_full_is_said_and_costs_nothing_that_was_done(bench: Bench) -> None:
-    grid = bench.grid("fine", "also fine")
-    plan = plan_grid(grid)
-    place = point_folder(bench.out, plan.points[1].hash)
-    place.mkdir(parents=True)
-    (place / "events.jsonl").symlink_to("/dev/full")
-    code, said = bench.run(grid, "--workers", "1")
-    assert code == 1
-    assert "OSError: [Errno 28] No space left on device" in said
-    assert bench.states() == {"fine": ("ok", None), "also fine": ("failed", "OSError")}
-    (place / "events.jsonl").unlink()
-    (bench.out / "events.jsonl").unlink()
-    (bench.out / "events.jsonl").symlink_to("/dev/full")
-    code, said = bench.run(grid, "--workers", "1")
-    assert code == 1
-    assert "stopped (OSError: [Errno 28] No space left on device)" in said
-    assert "Traceback" not in said
-    (bench.out / "events.jsonl").unlink()
-    code, said = bench.run(grid, "--workers", "1")
-    assert (code, "2 of 2 ok" in said) == (0, True), said
-    assert len(bench.begun("fine")) == 1
+@pytest.mark.skipif(not FULL.exists(), reason="no device that is always full")
+def test_a_disk_that_is_full_stops_the_batch_and_is_said(bench: Bench) -> None:
+    grid = bench.grid("fine")
+    bench.out.mkdir()
+    (bench.out / "events.jsonl").symlink_to(FULL)
+    done = CliRunner().invoke(app, ["batch", str(grid), "--out", str(bench.out), "--workers", "1"])
+    assert done.exit_code == 1, done.output
+    assert "stopped (OSError: [Errno 28] No space left on device)" in done.stderr
+    assert bench.states() == {"fine": ("waiting", None)}
 
 
 TEACHER = """
@@ -326,13 +208,13 @@ def test_a_teacher_that_all_points_need_is_made_once_and_again_when_it_is_damage
     bench: Bench, write_notebook, tmp_path: Path
 ) -> None:
     bench.notebook = write_notebook("# Shared", TEACHER, name="shared", parameters="case = 1")
-    grid = bench.grid(*range(3))
-    code, said = bench.run(grid, "--workers", "3")
+    grid = bench.grid(*range(2))
+    code, said = bench.run(grid, "--workers", "2")
     assert code == 0, said
     assert (tmp_path / "made").read_text().split() == ["made"]
     (entry,) = (tmp_path / "runs" / "store" / "teacher").iterdir()
     (entry / "tensors.safetensors").write_bytes(b"short")
-    code, said = bench.run(grid, "--workers", "2", "--force")
+    code, said = bench.run(grid, "--workers", "1", "--force", "--only", "case=1")
     assert code == 0, said
     assert (tmp_path / "made").read_text().split() == ["made", "made"]
     assert len(list((tmp_path / "runs" / "store" / "damaged").iterdir())) == 1

@@ -1,6 +1,7 @@
 """Faults on the way: the model goes on answering with the mask it has, names what failed, and never runs damaged weights."""
 
 import errno
+import inspect
 import io
 import json
 import os
@@ -19,6 +20,7 @@ from pwl_lab.loading import transfer, units
 from pwl_lab.loading.bundle import INDEX, BundleError
 from pwl_lab.loading.progressive import LoadingError, ProgressiveModel
 from pwl_lab.loading.remote import HttpSource
+from pwl_lab.loading.throttle import Throttle
 from pwl_lab.loading.transfer import Retry
 
 PATIENCE_S = 60
@@ -187,8 +189,13 @@ def test_a_stall_that_ends_is_waited_out(folder, net):
         check_answers(model, net, "TTT")
 
 
+def wait_briefly(monkeypatch):
+    """Give up on a server that says nothing after 0.3 s, instead of 10 (the function below what checks its shapes)."""
+    monkeypatch.setattr(inspect.unwrap(HttpSource.__init__), "__defaults__", (0.3,))
+
+
 def test_a_stall_that_does_not_end_is_given_up_and_resumed_where_it_was(folder, net, monkeypatch):
-    monkeypatch.setattr(HttpSource.__init__, "__defaults__", (0.3,))  # seconds; 10 else
+    wait_briefly(monkeypatch)
     with FaultyServer(folder, {SECOND: Fault(stall_after=50, times=1)}) as server:
         with ProgressiveModel.open(server.url, retry=QUICK) as model:
             model.wait("TTT", PATIENCE_S)
@@ -199,11 +206,29 @@ def test_a_stall_that_does_not_end_is_given_up_and_resumed_where_it_was(folder, 
 
 @pytest.mark.parametrize("file", [INDEX, "boot.safetensors"])
 def test_a_boot_set_that_stalls_is_an_error_not_a_wait(file, folder, monkeypatch):
-    monkeypatch.setattr(HttpSource.__init__, "__defaults__", (0.3,))
+    wait_briefly(monkeypatch)
     with FaultyServer(folder, {file: Fault(stall_after=0)}) as server:
         with pytest.raises(BundleError, match=r"index\.json|boot set"):
             ProgressiveModel.open(server.url, retry=QUICK)
         assert server.count(file) == QUICK.tries
+
+
+@pytest.mark.parametrize("file", [INDEX, "boot.safetensors"])
+def test_opening_has_an_end_whatever_a_server_does(file, folder):
+    with (
+        FaultyServer(folder, {file: Fault(stall_after=40)}) as server,
+        pytest.raises(TimeoutError, match=r"longer than 0\.3 s"),
+    ):
+        ProgressiveModel.open(server.url, timeout=0.3)
+    with pytest.raises(TimeoutError, match="longer than"):  # bytes do come all the time, too few
+        ProgressiveModel.open(folder, throttle=Throttle(0.001), timeout=0.3)
+
+
+def test_the_end_of_opening_is_not_that_of_loading(folder, net):
+    with ProgressiveModel.open(folder, throttle=Throttle(latency_s=0.05), timeout=PATIENCE_S) as model:
+        assert not any(isinstance(thread, threading.Timer) for thread in threading.enumerate())
+        model.wait("TTT", PATIENCE_S)
+        check_answers(model, net, "TTT")
 
 
 @pytest.mark.parametrize("file", [INDEX, "boot.safetensors"])

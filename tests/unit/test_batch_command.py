@@ -1,14 +1,19 @@
 """`pwl-lab batch` and `pwl-lab status`, with a runner that only pretends."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
 
 from pwl_lab.batch import engine, worker
+from pwl_lab.batch.batches import Reporter
 from pwl_lab.batch.engine import Outcome
-from pwl_lab.batch.gridplan import BatchPlan
+from pwl_lab.batch.gridplan import BatchPlan, Point
+from pwl_lab.batch.kernel import Runs
 from pwl_lab.batch.status import RunError, RunStatus, write_status
 from pwl_lab.batch.worker import Task
 from pwl_lab.cli import app
@@ -93,6 +98,73 @@ def test_status_is_a_table_or_json(grid: Path, tmp_path: Path) -> None:
     assert [(row["values"]["rate"], row["status"]) for row in rows] == [(1, "ok")] * 2 + [(2, "failed")] * 2
     assert rows[2]["error"] == {"name": "KeyError", "message": "no such layer\nmore"}
     assert "2 of 4 ok" in invoke("status", out, "--watch").stdout, "nothing is at work: it looks once"
+
+
+WITHOUT_TORCH = """
+import sys
+from typer.testing import CliRunner
+from pwl_lab.cli import app
+grid, out = sys.argv[1:]
+for words in (["batch", grid, "--out", out, "--only", "rate=1"], ["batch", grid, "--out", out, "--dry-run"], ["status", out]):
+    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    heavy = {"torch", "distributed", "fsspec", "pandas"} & set(sys.modules)
+    assert not heavy, (words, heavy)
+"""
+
+
+def test_a_batch_that_is_done_and_a_look_at_it_need_neither_torch_nor_dask(grid: Path, tmp_path: Path) -> None:
+    invoke("batch", grid, "--out", tmp_path / "out")
+    for path in (grid, *(Path(__file__).resolve().parents[2] / "presets" / "grids").glob("*.yaml")):
+        words = WITHOUT_TORCH if path == grid else WITHOUT_TORCH.replace('"--only", "rate=1"', '"--dry-run"')
+        command = [sys.executable, "-c", words, path, tmp_path / "out"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_minutes_that_are_left_are_those_of_all_workers() -> None:
+    lines: list[str] = []
+    report = Reporter(13, lines.append)
+    point = Point("0123456789abc", {"rate": 1}, {})
+    ended = RunStatus(status="ok", notebook="own", started="", seconds=60, cells=1, versions={}, commit=None)
+    report(point, ended, 4)
+    assert lines == ["[1/13] ok 01234567 rate=1 (60 s, about 3.0 min more)"]
+    report(point, ended.model_copy(update={"seconds": 180.0}), 4)
+    assert lines[1].endswith("(180 s, about 5.5 min more)")
+
+
+class Cluster:
+    """A client whose scheduler takes back everything it is given, or whose workers are closed."""
+
+    def __init__(self, answer: str) -> None:
+        self.status, self.answer, self.submitted = "running", answer, []
+
+    def submit(self, work, task: Task, key: str, **_) -> SimpleNamespace:
+        self.submitted.append(key)
+        stopped = RunError(name=worker.CANCELLED, message="stopped")
+        status = RunStatus(status="killed", notebook="", error=stopped, started="", cells=0, versions={}, commit=None)
+        return SimpleNamespace(key=key, status=self.answer, result=lambda: status, add_done_callback=lambda take: None)
+
+
+@pytest.mark.parametrize(("answer", "ended"), [("cancelled", "failed"), ("lost", "failed"), ("finished", "killed")])
+def test_what_the_scheduler_takes_back_is_handed_out_again_and_not_for_ever(
+    tmp_path: Path, answer: str, ended: str
+) -> None:
+    cluster = Cluster(answer)
+    run = engine._BatchRun(cluster, "b", tmp_path, {}, Runs(), None)
+    task = Task("b", "h", "n", "s", str(tmp_path), None, {}, None)
+    run.submit([(Point("h", {}, {}), task)])
+    for _ in range(10):
+        for _, _, future in list(run.waiting.values()):
+            run._take(future)
+    assert len(cluster.submitted) == len(set(cluster.submitted)) == engine.SUBMISSIONS
+    assert (run.outcome.ended["h"].status, run.outcome.ended["h"].error.name) == (ended, worker.CANCELLED)
+    assert run.outcome.stopped_by is None
+    cluster.status = "connecting"
+    run.submit([(Point("h", {}, {}), task)])
+    if answer != "finished":
+        run._take(next(iter(run.waiting.values()))[2])
+        assert run.outcome.stopped_by == "the scheduler is gone"
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from pwl_lab.plots.crossing import MEASURES, PWL_LOOK, WORDS
 from pwl_lab.plots.style import CURRICULUM
 
 SEEDS = (4, 1)
-NAMES = ["PWL alone", "one_shot", "progressive", "extracted"]
+NAMES = ["PWL alone", "one-shot", "progressive", "extracted"]
 CURRICULA = ["none", "one_shot", "progressive", "extracted"]
 LOOKS = {"none": PWL_LOOK} | CURRICULUM
 
@@ -159,7 +159,9 @@ def test_the_chart_has_a_row_for_every_combination_with_a_point_per_seed():
     figure = plots.crossing_chart(TABLE)
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     ways = crossing.combinations(crossing.LOADINGS)
-    assert names == ["PWL alone"] + [f"{curriculum}: {WORDS[loading]}" for curriculum, loading in ways[1:]]
+    assert names == ["PWL alone"] + [
+        f"{curriculum.replace('_', '-')}: {WORDS[loading]}" for curriculum, loading in ways[1:]
+    ]
     assert titles(figure) == list(MEASURES.values())
     for axes, measure in zip(figure.axes, MEASURES, strict=True):
         for row, (way, points, bar) in enumerate(zip(ways, axes.collections, axes.get_lines(), strict=True)):
@@ -174,11 +176,13 @@ def test_the_chart_has_a_row_for_every_combination_with_a_point_per_seed():
 
 def test_the_smallest_pair_has_a_line_per_seed_and_one_name_per_curriculum():
     figure = plots.parity_crossing(PARITY)
-    assert legend(figure) == ["one_shot", "extracted"]
+    assert legend(figure) == ["one-shot", "extracted"]
     assert titles(figure) == [WORDS["alone"], WORDS["combined"]]
     for axes, loading in zip(figure.axes, ("alone", "combined"), strict=True):
         mine = [one for one in PARITY if one.loading == loading]
-        for one, line in zip(mine, axes.get_lines(), strict=True):
+        *lines, guessing = axes.get_lines()
+        assert list(guessing.get_ydata()) == [0.5, 0.5]
+        for one, line in zip(mine, lines, strict=True):
             assert line.get_xdata().tolist() == one.pair.history["step"].tolist()
             assert line.get_ydata().tolist() == one.pair.history["accuracy"].tolist()
             assert line.get_color() == CURRICULUM[one.curriculum][0]

@@ -55,7 +55,8 @@ def words(figure):
 
 
 def legend(axes):
-    return [text.get_text() for text in axes.get_legend().get_texts()]
+    (shown,) = axes.figure.legends or [axes.get_legend()]
+    return [text.get_text() for text in shown.get_texts()]
 
 
 FIGURES = {
@@ -101,7 +102,7 @@ def test_order_curves_draw_every_order_at_its_blocks():
 
 def test_byte_curves_step_where_a_block_is_complete():
     axes = plots.byte_curves(CURVES).axes[0]
-    lines = dict(zip(ORDERS, axes.get_lines(), strict=True))
+    lines = dict(zip(ORDERS, axes.get_lines(), strict=False))  # the last one is the student's level
     for order, line in lines.items():
         assert line.get_drawstyle() == "steps-post"
         assert line.get_ydata().tolist() == pytest.approx(analysis.mean_curve(CURVES, order))
@@ -181,7 +182,7 @@ def test_a_lattice_has_every_mask_every_edge_and_the_orders_as_paths():
     nodes = {text.get_text().split("\n")[0]: text for text in axes.texts}
     assert set(nodes) == set(all_masks(3))
     assert nodes["SST"].get_text() == "SST\n+3.0"
-    assert nodes["SSS"].get_text() == "SSS\n+0.0"
+    assert nodes["SSS"].get_text() == "SSS\n0.0"
     for mask, node in nodes.items():
         assert node.get_position()[0] == mask.count("T")
     assert len(axes.get_lines()) == 12 + 2  # a cube has 12 edges

@@ -103,6 +103,8 @@ WRONG = [
     (start_here.waits, lambda s, t, r: (s / r / 1e6, (s + t) / r / 1e6), "shape"),
     (sparse_parity_teacher.monomial, lambda x, s: x[:, list(s)].sum(dim=1), "sum of the bits"),
     (sparse_parity_teacher.monomial, lambda x, s: x.prod(dim=1), "all bits"),
+    (sparse_parity_teacher.monomial, lambda x, s: x[list(s)].prod(dim=0), "takes rows"),
+    (sparse_parity_teacher.monomial, lambda x, s: x[:, list(s)].prod(dim=1, keepdim=True), "dimension of length 1"),
     (sparse_parity_teacher.monomial, lambda x, s: x[:, list(s)].prod(dim=0), "over the batch"),
     (sparse_parity_teacher.monomial, lambda x, s: x[:, list(s)].prod(), "shape"),
     (sparse_parity_teacher.mean_correlation, lambda v, x, s: signed(v, x, s).mean(), "different sign"),

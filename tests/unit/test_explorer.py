@@ -1,17 +1,20 @@
 """Students, teacher and probe on one time axis, from small tables."""
 
 from dataclasses import replace
+from io import BytesIO
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from toys import MLP_STUDENT
 
 from pwl_lab import plots, widgets
 from pwl_lab.distill.probes import TeacherReadings
 from pwl_lab.plan import TrainPlan
 from pwl_lab.results import DistillationRuns
-from pwl_lab.widgets.frames import png
+from pwl_lab.widgets.frames import Painter, png
 
 HISTORY = [
     ("extracted", seed, step, value)
@@ -87,3 +90,21 @@ def test_words_say_who_is_where_and_what_each_curriculum_shows():
     assert "as it was at step 300" in picker.words.value
     page = widgets.curriculum_explorer(RUNS, READINGS, interactive=False)
     assert page.table.frames["150",].words == words
+
+
+def test_magnified_it_shows_the_teachers_time_on_a_linear_axis():
+    everything, magnified = (plots.ExplorerFigure(RUNS, READINGS, magnified=wanted).figure.axes[2] for wanted in (0, 1))
+    assert (everything.get_xscale(), magnified.get_xscale()) == ("symlog", "linear")
+    assert everything.get_xlim()[1] > 2000
+    assert magnified.get_xlim() == (0, 1.6 * 300)  # the final teacher took more steps than any student
+
+
+def test_the_moving_line_over_the_rest_is_the_whole_figure():
+    figure = plots.ExplorerFigure(RUNS, READINGS)
+    painter = Painter(figure.at(0), figure.moving)
+    for step in figure.moments():
+        figure.at(step)
+        over, whole = (
+            Image.open(BytesIO(one)).convert("RGB") for one in (painter.png(figure.moving), png(figure.figure))
+        )
+        assert np.abs(np.asarray(over, float) - np.asarray(whole, float)).mean() < 1

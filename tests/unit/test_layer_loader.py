@@ -1,13 +1,20 @@
 """The layer loader: order and slider choose a mask, switches make any other; all of it is there before it is shown."""
 
+from dataclasses import replace
+from io import BytesIO
+
+import numpy as np
 import pytest
-from matplotlib.figure import Figure
+from PIL import Image
 from scored import scored_pair, some_predictions
+from toys import as_pair
 
 from pwl_lab import plots, widgets
 from pwl_lab.errors import InvalidValueError
 from pwl_lab.loading.masks import all_masks
 from pwl_lab.widgets import loader as module
+from pwl_lab.widgets import states
+from pwl_lab.widgets.frames import Painter, png
 
 PATHS = {"prefix": ["SSS", "TSS", "TTS", "TTT"], "suffix": ["SSS", "SST", "STT", "TTT"]}
 
@@ -24,19 +31,30 @@ def samples():
 
 @pytest.fixture
 def cheap(monkeypatch):
-    """Pictures that say which mask they show; how many were made."""
+    """Pictures that say which mask they show, and of which pair; how many were made."""
     made = []
 
     class Named:
+        def __init__(self, pair, *_):
+            self.figure, self.pair = self, pair
+
+        def at(self, mask):
+            self.mask = mask
+
+        @property
+        def moving(self):
+            return self.pair, self.mask
+
+    class Painted:
         def __init__(self, *_):
             pass
 
-        def at(self, mask):
-            made.append(mask)
-            return mask
+        def png(self, moving):
+            made.append(moving[1])
+            return (moving[1] + ("" if moving[0].seed == 0 else f" of {moving[0].seed}")).encode()
 
     monkeypatch.setattr(plots, "LayerFigure", Named)
-    monkeypatch.setattr(module, "png", str.encode)
+    monkeypatch.setattr(states, "Painter", Painted)
     return made
 
 
@@ -124,10 +142,12 @@ def test_many_blocks_have_no_switches(pair, samples, cheap, monkeypatch):
 
 
 def test_an_exception_in_a_picture_comes_out_at_construction(pair, samples, monkeypatch):
+    whole = plots.LayerFigure.at
+
     def broken(self, mask):
         if mask == "TTS":
             raise ZeroDivisionError("in a picture")
-        return Figure(figsize=(1, 1))
+        return whole(self, mask)
 
     monkeypatch.setattr(plots.LayerFigure, "at", broken)
     with pytest.raises(ZeroDivisionError, match="in a picture"):
@@ -145,7 +165,91 @@ def test_an_exception_in_a_callback_is_raised_and_shown(pair, samples, cheap):
 
 def test_an_order_without_its_pictures_is_refused(pair, samples, cheap):
     with pytest.raises(InvalidValueError, match="masks"):
-        module.loading_states(pair, samples, PATHS, ["SSS", "TTT"], (1,))
+        states.loading_states(pair, samples, PATHS, ["SSS", "TTT"], (1,))
+
+
+LABELS = [("vgg", "none"), ("resnet", "extracted"), ("resnet", "none")]
+
+
+@pytest.fixture
+def several(pair, samples):
+    """Three pairs by family and curriculum, and their samples."""
+    return {label: replace(pair, seed=seed) for seed, label in enumerate(LABELS)}, dict.fromkeys(LABELS, samples)
+
+
+def test_menus_choose_among_the_pairs_that_there_are(several, cheap):
+    loader = widgets.layer_loader(*several, orders=PATHS)
+    assert len(cheap) == 8, "the first pair's pictures, no others yet"
+    assert (loader.family.options, loader.curriculum.options) == (("vgg", "resnet"), ("none",))
+    loader.blocks.value = 2
+    loader.family.value = "resnet"
+    assert loader.curriculum.options == ("extracted", "none")
+    assert loader.curriculum.value == "none", "what was chosen stays chosen where it can"
+    assert loader.picture.value == b"TTS of 2"
+    assert "TTS: 2 of 3 teacher blocks loaded of resnet, none, test accuracy" in loader.words.value
+    loader.curriculum.value = "extracted"
+    loader.order.value = "suffix"
+    assert loader.picture.value == b"STT of 1"
+    loader.switches[0].value = True
+    assert loader.picture.value == b"TTT of 1"
+    loader.family.value = "vgg"
+    assert (loader.curriculum.options, loader.curriculum.value) == (("none",), "none")
+    assert loader.picture.value == b"TTT"
+    assert len(cheap) == 24, "the pictures of each pair are made once"
+    assert all(menu.description and menu.tooltip for menu in (loader.family, loader.curriculum))
+
+
+def test_while_the_pictures_of_a_pair_are_made_the_words_say_so(several, cheap, monkeypatch):
+    loader, said = widgets.layer_loader(*several, orders=PATHS), []
+    monkeypatch.setattr(states.Painter, "png", lambda self, _: said.append(loader.words.value) or b"")
+    loader.family.value = "resnet"
+    assert len(said) == 8
+    assert all("Drawing resnet, none" in words for words in said)
+    assert "Drawing" not in loader.words.value
+
+
+def test_where_there_is_one_of_a_kind_there_is_no_menu_for_it(pair, samples, cheap):
+    alone = widgets.layer_loader(pair, samples, orders=PATHS)
+    assert (alone.family, alone.curriculum) == (None, None)
+    labels = [("vgg", "none"), ("vgg", "extracted")]
+    two = widgets.layer_loader(dict.fromkeys(labels, pair), dict.fromkeys(labels, samples), orders=PATHS)
+    assert two.family is None
+    two.curriculum.value = "extracted"
+    assert "of vgg, extracted" in two.words.value
+
+
+def test_the_page_offers_the_same_pairs_with_the_same_words(several, cheap):
+    table = widgets.layer_loader(*several, interactive=False, orders=PATHS).table
+    assert [choice.label for choice in table.choices][:2] == ["Family", "Curriculum"]
+    assert {key[:2] for key in table.frames} == set(LABELS)
+    live = widgets.layer_loader(*several, orders=PATHS)
+    for (family, curriculum, order, loaded, link), frame in table.frames.items():
+        live.family.value = family
+        live.curriculum.value = curriculum
+        live.order.value, live.blocks.value, live.link.value = order, loaded, link
+        assert (frame.picture, frame.words) == (live.picture.value, live.states.words[live.mask, link])
+
+
+def test_pairs_that_cannot_share_the_controls_are_refused(several, pair, samples):
+    pairs, seen = several
+    with pytest.raises(InvalidValueError, match="samples"):
+        widgets.layer_loader(pairs, {LABELS[0]: samples})
+    with pytest.raises(InvalidValueError, match="equally many blocks"):
+        widgets.layer_loader(pairs | {LABELS[0]: as_pair({"SS": 0.5, "TS": 0.6, "ST": 0.6, "TT": 0.7}, (1, 2))}, seen)
+
+
+def test_a_picture_with_what_moves_drawn_over_the_rest_is_the_whole_figure(pair, samples):
+    figure = plots.LayerFigure(pair, samples)
+    painter = Painter(figure.at("TST"), figure.moving)
+    for mask in all_masks(3):
+        figure.at(mask)
+        pixels = pixels_of(painter.png(figure.moving))
+        assert np.abs(pixels - pixels_of(png(plots.layer_loading(pair, mask, samples)))).mean() < 1
+        assert painter.png(figure.moving) == painter.png(figure.moving)
+
+
+def pixels_of(picture):
+    return np.asarray(Image.open(BytesIO(picture)).convert("RGB"), dtype=float)
 
 
 def test_real_pictures_differ(pair, samples):

@@ -175,8 +175,19 @@ CALLBACK = "def show(x):\n    if x == 3:\n        raise ValueError('three is ref
         ),
         # displayed by no cell: the cell that was running is named
         (["from ipywidgets import Output\nout = Output()", "with out:\n    raise ValueError('three is refused')"], 1),
+        # a control of ours, moved by a later cell
+        (
+            [
+                "from pwl_lab.widgets import Choice, Frame, FramePicker, FrameTable",
+                "values = (1, 2, 3)\nframes = {(value,): Frame(b'', '') for value in values}\n"
+                "picker = FramePicker(FrameTable((Choice('x', 'y', values),), frames))\n"
+                "def refuse():\n    raise ValueError('three is refused')\npicker._show = refuse\npicker",
+                "picker.controls[0].value = 3",
+            ],
+            2,
+        ),
     ],
-    ids=["interact", "in a container, then cleared", "never displayed"],
+    ids=["interact", "in a container, then cleared", "never displayed", "one of ours"],
 )
 def test_an_error_in_a_widget_fails_the_run(write_notebook, tmp_path: Path, cells: list[str], cell: int) -> None:
     status = run_notebook(write_notebook(*cells), tmp_path / "out")

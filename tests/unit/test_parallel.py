@@ -17,7 +17,7 @@ from pwl_lab import parallel, progress, study
 from pwl_lab.errors import InvalidValueError
 from pwl_lab.parallel import WorkerLostError, n_workers, one_thread, side_by_side
 from pwl_lab.plan import TrainPlan
-from pwl_lab.store import NotMadeError, Store, only_stored
+from pwl_lab.store import NotMadeError, Store, may_make, only_stored, stored
 from pwl_lab.tasks.parity import SparseParity
 
 PARITY = SparseParity(n_bits=6, k_sparse=2, eval_samples=200)
@@ -195,3 +195,16 @@ def test_where_nothing_may_be_made_nothing_is():
     with only_stored(), pytest.raises(NotMadeError, match="not in the store"):
         study.train_or_load(MLP_STUDENT, PARITY, PLAN, device="cpu")
     assert study.train_or_load(MLP_STUDENT, PARITY, PLAN, device="cpu").model is not None
+
+
+@pytest.mark.usefixtures("store_folder")
+def test_not_even_side_by_side(monkeypatch):
+    monkeypatch.setattr(study, "side_by_side", lambda *_: pytest.fail("workers know nothing of what may not be made"))
+    cases = [{"model": MLP_STUDENT, "task": PARITY, "plan": PLAN, "seed": seed, "device": "cpu"} for seed in (0, 1)]
+    with only_stored(), pytest.raises(NotMadeError, match="not in the store"):
+        study.each(study.train_or_load, cases, "teachers")
+    assert stored(study.each, study.train_or_load, cases, "teachers") is None
+    study.train_or_load(**cases[0])
+    assert stored(study.train_or_load, **cases[1]) is None
+    assert stored(study.train_or_load, **cases[0]).model is not None
+    assert may_make()

@@ -68,14 +68,14 @@ def test_a_map_shows_the_support_first():
 
 
 def test_panels_are_the_first_checkpoints_at_each_accuracy_and_the_final_teacher():
-    titles = [axes.get_title() for axes in plots.maps_over_steps(READINGS).axes if axes.get_title()]
-    assert titles == ["0\n50%", "100\n80%", "150\n100%", "final, 600\n100%"]
+    titles = [axes.get_title(loc="left") for axes in plots.maps_over_steps(READINGS).axes]
+    assert titles == ["step 0\n50% right", "step 100\n80% right", "step 150\n100% right", "final: 600\n100% right", ""]
 
 
 def test_projected_probe_has_a_point_per_seed_and_says_the_means():
     (axes,) = plots.projected_probe(PROJECTED, 0.01).axes
     assert [len(points.get_offsets()) for points in axes.collections] == [2] * 4
-    assert [text.get_text() for text in axes.texts] == ["0.310", "0.310", "0.050", "0.050"]
+    assert [text.get_text() for text in axes.texts] == ["0.310", "0.310", "0.050", "0.050", "noise floor"]
 
 
 def test_the_slider_goes_through_the_checkpoints_to_the_final_teacher():

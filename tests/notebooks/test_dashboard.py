@@ -1,0 +1,39 @@
+"""The dashboard as a batch run leaves it: it reads what is stored and makes nothing."""
+
+from pathlib import Path
+
+import pytest
+
+from pwl_lab import recipes
+from pwl_lab.batch.notebooks import run_notebook
+from pwl_lab.settings import CurriculaSettings, LoadingSettings
+
+
+def runs_at_smoke(out: Path) -> str:
+    """Run it; its page."""
+    status = run_notebook("dashboard", out, preset="smoke")
+    assert status.status == "ok", status.error
+    assert (out / "notebook.html").stat().st_size < 5_000_000
+    return (out / "notebook.html").read_text()
+
+
+@pytest.mark.notebook
+def test_with_nothing_stored_it_says_how_to_make_it_and_makes_nothing(store_folder: Path, tmp_path: Path) -> None:
+    page = runs_at_smoke(tmp_path / "out")
+    assert page.count('<div class="frame-page">') == 0
+    for notebook in ("02", "04", "05"):
+        assert f".venv/bin/pwl-lab run {notebook} --preset smoke" in page
+    assert not store_folder.exists()
+
+
+@pytest.mark.notebook
+def test_with_some_stored_the_rest_is_named(store_folder: Path, tmp_path: Path) -> None:
+    recipes.curricula_runs(CurriculaSettings.load("smoke"))
+    for family in ("vgg", "vit"):
+        recipes.loading_pair(LoadingSettings.load("smoke", family=family), seed=0)
+    before = sorted(store_folder.rglob("*"))
+    page = runs_at_smoke(tmp_path / "out")
+    assert page.count('<div class="frame-page">') == 3
+    assert "pwl-lab run 04 --preset smoke -p family=resnet" in page
+    assert "pwl-lab run 02" not in page
+    assert sorted(store_folder.rglob("*")) == before

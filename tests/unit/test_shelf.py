@@ -1,0 +1,104 @@
+"""What the dashboard takes from the store: it reads, never trains, and names the command for what is not there."""
+
+import shlex
+
+import pytest
+from scored import scored_pair, some_predictions
+
+from pwl_lab import crossing, distill, recipes, shelf, store, study, training, widgets
+from pwl_lab.batch import dashboard
+from pwl_lab.batch.schema import make_plan, parse_parameters, read_notebook, resolve_notebook
+from pwl_lab.errors import UnknownNameError
+from pwl_lab.settings import DashboardSettings
+
+SETTINGS = DashboardSettings.load("smoke", device="cpu", seeds=(5,))
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    """Whoever trains fails the test."""
+    for place, name in ((study, "fit"), (study, "train"), (study, "distil_cohort"), (study, "side_by_side")):
+        monkeypatch.setattr(place, name, lambda *_, **__: pytest.fail("something was trained"))
+    assert study.fit.__name__ == study.train.__name__ == "<lambda>"
+    assert training.fit is not study.fit
+    assert distill.learner.distil_cohort is not study.distil_cohort
+
+
+def test_an_empty_store_is_left_empty_and_every_command_is_named(store_folder, no_training):
+    found, curricula = shelf.stored_pairs(SETTINGS), shelf.stored_curricula(SETTINGS)
+    assert (found.pairs, found.samples) == ({}, {})
+    assert len(found.missing.commands) == 6  # three families of 04, three of 05
+    assert list(curricula.commands) == ["students of notebook 02"]
+    assert not store_folder.exists()
+
+
+def test_the_commands_named_are_ones_that_run(store_folder):
+    commands = {**shelf.stored_pairs(SETTINGS).missing.commands, **shelf.stored_curricula(SETTINGS).commands}
+    outs = []
+    for command in commands.values():
+        program, run, notebook, *options = shlex.split(command)
+        assert (program, run) == (".venv/bin/pwl-lab", "run")
+        named = dict(zip(options[::2], options[1::2], strict=True))
+        given = parse_parameters([named["-p"]] if "-p" in named else [])
+        assert make_plan(read_notebook(resolve_notebook(notebook)), named["--preset"], given).preset == "smoke"
+        outs.append(named["--out"])
+    assert len(set(outs)) == len(outs)
+
+
+def test_what_is_there_is_offered_and_the_rest_named(monkeypatch):
+    pair = scored_pair()
+
+    def only(*there):
+        def recipe(sizes, seed, *which):
+            assert seed == 5
+            if (sizes.family, *which) not in there:
+                raise store.NotMadeError
+            return (None, pair) if not which else pair
+
+        return recipe
+
+    monkeypatch.setattr(recipes, "loading_pair", only(("vit",)))
+    there = [("resnet", "none", "combined"), ("resnet", "one_shot", "followed")]
+    monkeypatch.setattr(crossing, "crossed_pair", only(*there))
+    monkeypatch.setattr(shelf, "sample_predictions", lambda *_: some_predictions())
+    found = shelf.stored_pairs(SETTINGS)
+    assert list(found.pairs) == [
+        ("vit", "PWL alone, 1 epochs"),
+        ("resnet", "PWL alone, 12 steps"),
+        ("resnet", "one-shot then PWL"),
+    ]
+    assert set(found.samples) == set(found.pairs)
+    missing = [f"pairs of notebook {name}" for name in ("04, vgg", "04, resnet", "05, vgg", "05, vit")]
+    assert list(found.missing.commands) == missing
+    orders = {"prefix": ["SSS", "TSS", "TTS", "TTT"]}
+    loader = widgets.layer_loader(found.pairs, found.samples, orders=orders)
+    assert loader.family.options == ("vit", "resnet")
+
+
+def test_hints_are_text_and_not_markup():
+    hint = shelf.Missing({"a <b>": "make & run"})
+    assert "<b>" not in hint._repr_html_()
+    assert "make &amp; run" in hint._repr_html_()
+    assert repr(hint) == "Not stored: a <b>. It is made by: make & run"
+    assert "All is stored" in shelf.Missing()._repr_html_()
+
+
+def test_the_servers_kernels_may_not_make_anything(store_folder, no_training, monkeypatch):
+    for name, value in dashboard.environment().items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(store.NotMadeError):
+        recipes.loading_pairs(recipes.LoadingSettings.load("smoke", device="cpu", seeds=(0, 1)))
+    assert not store_folder.exists()
+
+
+def test_the_server_is_for_this_machine_and_behind_a_token(store_folder, monkeypatch):
+    command = dashboard.prepare("smoke", port=9999)
+    folder = store_folder.parent / "dashboard"
+    assert command[-2:] == [str(folder / "dashboard.ipynb"), f"--Voila.config_file_paths={folder}"]
+    assert "preset = 'smoke'" in (folder / "dashboard.ipynb").read_text()
+    options = dashboard.configuration(9999)
+    assert options["Voila"]["ip"] == "127.0.0.1"
+    assert options["Voila"]["auto_token"]
+    assert options["VoilaExecutor"]["timeout"] > 0
+    with pytest.raises(UnknownNameError, match="smoke"):
+        dashboard.prepare("smok")
