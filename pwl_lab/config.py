@@ -155,10 +155,16 @@ class Settings(Frozen):
 def read_preset(name: str) -> dict[str, dict[str, Any]]:
     """The preset `name` as section -> field -> value. Raises UnknownNameError naming the nearest one."""
     folder = paths.presets()
-    known = sorted(path.stem for path in folder.glob("*.yaml"))
-    if name not in known:
-        raise unknown("preset", name, known)
-    content = _parsed((folder / f"{name}.yaml").read_text(encoding="utf-8"))
+    file = folder / f"{name}.yaml"
+    if file.parent != folder or not file.is_file():
+        raise unknown("preset", name, sorted(path.stem for path in folder.glob("*.yaml")))
+    return _parsed(name, file.read_text(encoding="utf-8"))
+
+
+@lru_cache(maxsize=8)
+def _parsed(name: str, text: str) -> dict[str, dict[str, Any]]:
+    """The checked content of a preset file, remembered: a grid asks for the same one once a point."""
+    content = yaml.safe_load(text) or {}
     if not isinstance(content, dict) or not all(isinstance(part, dict) for part in content.values()):
         raise MissingDataError(f"preset {name}: expected one mapping of values per notebook section")
     known = [section for cls in _concrete(Settings) for section in cls.sections()]
@@ -166,12 +172,6 @@ def read_preset(name: str) -> dict[str, dict[str, Any]]:
         if section not in known:
             raise unknown(f"section in preset {name}:", section, known)
     return content
-
-
-@lru_cache(maxsize=8)
-def _parsed(text: str) -> Any:
-    """The YAML in a preset file, remembered: a grid asks for the same file once a point."""
-    return yaml.safe_load(text) or {}
 
 
 @cache  # making it takes ten times as long as checking a value

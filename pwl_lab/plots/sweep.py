@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator
 
-from pwl_lab.plots.style import CURRICULUM, style
+from pwl_lab.plots.style import CURRICULUM, NOTE, Percent, spread_out, style
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F", "#8C510A", "#5E3C99")
 DASHES = ("-", "--", "-.", ":")
@@ -51,11 +51,13 @@ def sweep_curves(
             axes = grid[i][j]
             mine, each = (_part(table, here) for table in (curves, seeds))
             _panel(axes, mine, each, axis, hue, looks, places)
-            axes.set_title(", ".join(f"{name} = {say(value)}" for name, value in here.items()), fontsize=10, loc="left")
+            axes.set_title(
+                ", ".join(f"{name} = {say(value)}" for name, value in here.items()), fontsize=NOTE, loc="left"
+            )
         _frame(grid, curves, metric, axis, places)
         words = _words(curves, metric, statistic)
         if direct:
-            grid[0][0].set_title(words, fontsize=11, loc="left")
+            grid[0][0].set_title(words)
             _direct_labels(grid[0][0], curves, axis, hue, looks, places)
         else:
             _legend(figure, grid[0][0], looks, words, hue)
@@ -169,7 +171,7 @@ def _frame(grid: np.ndarray, curves: pd.DataFrame, metric: str, axis: str, place
         least = curves["middle"].min()
         first.set_ylim(0.6 * max(np.nanmin(ends), 0.3 * least), 1.5 * np.nanmax(ends))
     if "accuracy" in metric:
-        first.yaxis.set_major_formatter(PercentFormatter(1))
+        first.yaxis.set_major_formatter(Percent())
     elif np.nanmax(np.abs(ends)) >= 1_000 and np.nanmax(np.abs(ends)) < 1e7:
         first.yaxis.set_major_formatter("{x:,.0f}")
     if _logarithmic(list(at.values())):
@@ -197,26 +199,16 @@ def _direct_labels(
     axes: Axes, curves: pd.DataFrame, axis: str, hue: str, looks: dict[object, Look], places: Sequence[object]
 ) -> None:
     """Each line's name at its right end, pushed apart where two would overlap."""
-    scale = axes.transData
+    to_axes = axes.transData + axes.transAxes.inverted()
     ends = {}
     for value in looks:
         mine = curves[curves[hue] == value].set_index(axis)["middle"]
         last = [place for place in places if place in mine.index][-1]
-        ends[value] = scale.transform((_at(places)[last], mine[last]))[1]
-    step, below = 15 * axes.figure.dpi / 72, -np.inf
-    for value, height in sorted(ends.items(), key=lambda end: end[1]):
-        below = max(height, below + step)
-        axes.annotate(
-            say(value),
-            (1, axes.transAxes.inverted().transform((0, below))[1]),
-            xycoords="axes fraction",
-            xytext=(8, 0),
-            textcoords="offset points",
-            va="center",
-            color=looks[value][0],
-            fontweight="bold",
-            annotation_clip=False,
-        )
+        ends[value] = to_axes.transform((_at(places)[last], mine[last]))[1]
+    order = sorted(ends, key=ends.__getitem__)
+    for value, height in zip(order, spread_out([ends[value] for value in order], 0.08), strict=True):
+        axes.annotate(say(value), (1, height), xycoords="axes fraction", xytext=(8, 0), textcoords="offset points",
+                      va="center", color=looks[value][0], fontweight="bold", annotation_clip=False)  # fmt: skip
 
 
 def _legend(figure: Figure, axes: Axes, looks: dict[object, Look], words: str, hue: str) -> None:
