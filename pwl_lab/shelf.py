@@ -7,10 +7,8 @@ import html
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import get_args
 
 from pwl_lab import crossing, paths, recipes
-from pwl_lab.config import Family
 from pwl_lab.distill.probes import CorrelationProbe, TeacherReadings, probe_teacher
 from pwl_lab.loading.bundle import BundleIndex
 from pwl_lab.results import DistillationRuns, Pair
@@ -18,6 +16,7 @@ from pwl_lab.samples import SamplePredictions, sample_predictions
 from pwl_lab.settings import CrossingSettings, CurriculaSettings, DashboardSettings, ImageSettings, LoadingSettings
 from pwl_lab.store import stored
 
+MOST_ON_A_PAGE = 10  # about 0.5 MB each
 LOADING_WORDS = {"alone": "alone", "followed": "then PWL", "combined": "with PWL"}
 
 
@@ -26,10 +25,12 @@ class Missing:
     """What is not stored, each with the command that makes it; in a notebook a list."""
 
     commands: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)  # what is stored and not shown all the same: why
 
     def __repr__(self) -> str:
         """A line for each."""
-        return "\n".join(f"Not stored: {what}. It is made by: {command}" for what, command in self.commands.items())
+        lines = [f"Not stored: {what}. It is made by: {command}" for what, command in self.commands.items()]
+        return "\n".join([*lines, *(f"Not shown: {what}: {why}" for what, why in self.left_out.items())])
 
     def _repr_html_(self) -> str:
         """A list, with the commands ready to be copied."""
@@ -37,7 +38,9 @@ class Missing:
             f"<li>{html.escape(what)}: <code style='white-space: normal'>{html.escape(command)}</code></li>"
             for what, command in self.commands.items()
         )
-        return f"<p>Not stored, and made by:</p><ul>{''.join(lines)}</ul>" if self.commands else "<p>All is stored.</p>"
+        page = f"<p>Not stored, and made by:</p><ul>{''.join(lines)}</ul>" if self.commands else "<p>All is stored.</p>"
+        lines = (f"<li>{html.escape(what)}: {html.escape(why)}</li>" for what, why in self.left_out.items())
+        return page + (f"<p>Stored, and not shown:</p><ul>{''.join(lines)}</ul>" if self.left_out else "")
 
 
 @dataclass
@@ -55,11 +58,15 @@ class StoredPairs:
 
 
 def stored_pairs(settings: DashboardSettings) -> StoredPairs:
-    """The pairs of notebooks 04 and 05 at a preset, of every family, as far as the store has them; of one seed each."""
+    """The pairs of notebooks 04 and 05 at a preset, of each family asked for, as far as the store has them; of one seed each.
+
+    Controls are shared by pairs of equally many blocks, those of the first; and a page without a kernel, which holds the
+    pictures of all, has `MOST_ON_A_PAGE`. What is left out for that is named.
+    """
     found, seed = StoredPairs(), settings.seeds[0]
     for notebook, cls in (("04", LoadingSettings), ("05", CrossingSettings)):
         own = cls.load(settings.preset).family
-        for family in sorted(get_args(Family), key=lambda name: name != own):
+        for family in sorted(settings.families, key=lambda name: name != own):
             sizes = cls.load(settings.preset, family=family, device=settings.device)
             before = len(found.pairs)
             for curriculum, load in _pairs_of(sizes, seed):
@@ -71,7 +78,21 @@ def stored_pairs(settings: DashboardSettings) -> StoredPairs:
                 found.missing.commands[f"pairs of notebook {notebook}, {family}"] = _command(
                     notebook, settings.preset, family if family != own else None
                 )
+    _leave_out(found, MOST_ON_A_PAGE if not settings.interactive else len(found.pairs))
     return found
+
+
+def _leave_out(found: StoredPairs, most: int) -> None:
+    """Take out what cannot be shown with the others, and say so."""
+    n_blocks = next(iter(found.pairs.values())).n_blocks if found.pairs else 0
+    shown = 0
+    for label, pair in list(found.pairs.items()):
+        why = f"it has {pair.n_blocks} blocks, the first one {n_blocks}" if pair.n_blocks != n_blocks else ""
+        why = why or (f"a page without a kernel has room for {most} pairs" if shown == most else "")
+        shown += not why
+        if why:
+            del found.pairs[label], found.samples[label]
+            found.missing.left_out[", ".join(label)] = f"{why}; families=[{label[0]!r}] shows its family alone"
 
 
 def _pairs_of(sizes: ImageSettings, seed: int) -> Iterator[tuple[str, Callable[[], Pair]]]:

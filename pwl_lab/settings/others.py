@@ -56,6 +56,7 @@ class DashboardSettings(Settings):
 
     section: ClassVar[str] = "dashboard"
     seeds: Seeds = Field((0,), description="pairs of the first of these seeds are shown")
+    families: tuple[Family, ...] = Field(("vgg", "resnet", "vit"), min_length=1, description="pairs of these are shown")
 
 
 Folder = Annotated[str, AfterValidator(paths.from_here)]

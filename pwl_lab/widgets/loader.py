@@ -14,7 +14,7 @@ from pwl_lab.samples import SamplePredictions
 from pwl_lab.study import Pair
 from pwl_lab.widgets.frames import DPI
 from pwl_lab.widgets.page import FramePage
-from pwl_lab.widgets.picker import ROW, control_for, player, status_line, told
+from pwl_lab.widgets.picker import PICTURE, ROW, control_for, player, status_line, told
 from pwl_lab.widgets.states import Label, LoadingStates, loading_states, pair_choices, table_of
 
 MOST_SWITCHED_BLOCKS = 5  # 32 pictures; for more blocks only masks on the orders have one, and no block has a switch
@@ -97,7 +97,7 @@ class LayerLoader(controls.VBox):
         self.play = player(self.blocks)
         self.switches = [switch(number) for number in range(1, len(self.mask) + 1)] if self.states.every_mask else []
         self.words = controls.HTML()
-        self.picture = controls.Image(format="png", layout={"max_width": "100%"})
+        self.picture = controls.Image(format="png", layout=PICTURE)
         self._offer_curricula()
         self._listen()
         self._turn(self.mask)

@@ -18,6 +18,7 @@ from pwl_lab.widgets.page import FramePage
 WIDTH = "min(460px, 100%)"
 PLAY_MS = 1200  # so long a state stays while a choice plays
 ROW = {"flex_flow": "row wrap", "grid_gap": "0 1rem"}  # of controls beside each other
+PICTURE = {"max_width": "100%", "align_self": "flex-start"}  # at its own size, not as wide as the page: it stays sharp
 SHORT = 12  # values of a slider that follows the hand
 
 
@@ -36,7 +37,7 @@ class FramePicker(controls.VBox):
         self.table = table
         self.controls = [control_for(choice) for choice in table.choices]
         self.words = controls.HTML()
-        self.picture = controls.Image(format="png", layout={"max_width": "100%"})
+        self.picture = controls.Image(format="png", layout=PICTURE)
         for control in self.controls:
             control.observe(told(self, lambda: self._show()), names="value")
         self._show()

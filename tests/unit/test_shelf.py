@@ -1,6 +1,7 @@
 """What the dashboard takes from the store: it reads, never trains, and names the command for what is not there."""
 
 import shlex
+from types import SimpleNamespace
 
 import pytest
 from scored import scored_pair, some_predictions
@@ -73,6 +74,27 @@ def test_what_is_there_is_offered_and_the_rest_named(monkeypatch):
     orders = {"prefix": ["SSS", "TSS", "TTS", "TTT"]}
     loader = widgets.layer_loader(found.pairs, found.samples, orders=orders)
     assert loader.family.options == ("vit", "resnet")
+
+
+def test_what_cannot_be_shown_beside_the_others_is_left_out_and_named(monkeypatch):
+    def recipe(sizes, seed, *_):
+        return None, SimpleNamespace(n_blocks=4 if sizes.family == "vit" else 3, task=None)
+
+    monkeypatch.setattr(recipes, "loading_pair", recipe)
+    monkeypatch.setattr(crossing, "crossed_pair", lambda *which: recipe(*which)[1])
+    monkeypatch.setattr(shelf, "sample_predictions", lambda *_: some_predictions())
+    live = shelf.stored_pairs(SETTINGS)
+    assert {family for family, _ in live.pairs} == {"vgg", "resnet"}
+    assert len(live.pairs) > shelf.MOST_ON_A_PAGE
+    why = live.missing.left_out["vit, PWL alone, 1 epochs"]
+    assert why == "it has 4 blocks, the first one 3; families=['vit'] shows its family alone"
+    page = shelf.stored_pairs(SETTINGS.model_copy(update={"interactive": False}))
+    assert list(page.pairs) == list(page.samples) == list(live.pairs)[: shelf.MOST_ON_A_PAGE]
+    assert len(page.pairs) + len(page.missing.left_out) == len(live.pairs) + len(live.missing.left_out)
+    assert "Stored, and not shown" in page.missing._repr_html_()
+    alone = shelf.stored_pairs(SETTINGS.model_copy(update={"families": ("vit",)}))
+    assert {family for family, _ in alone.pairs} == {"vit"}
+    assert alone.missing.left_out == {}
 
 
 def test_hints_are_text_and_not_markup():
