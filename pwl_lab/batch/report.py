@@ -148,7 +148,8 @@ class Batch:
 def listing(table: pd.DataFrame) -> Styler:
     """A table of texts for a page: whole, set left, wrapped where they are long."""
     shown = table.style.hide(axis="index").format(na_rep="–")
-    return shown.set_properties(**{"text-align": "left", "white-space": "pre-wrap", "overflow-wrap": "anywhere"})
+    shown = shown.set_table_styles([{"selector": "th", "props": "text-align: left"}])
+    return shown.set_properties(**{"text-align": "left", "white-space": "pre-wrap", "overflow-wrap": "break-word"})
 
 
 def read_batch(out: str | Path, seeds: Sequence[int] = ()) -> Batch:
