@@ -16,8 +16,7 @@ from pwl_lab.samples import SamplePredictions, sample_predictions
 from pwl_lab.settings import CrossingSettings, CurriculaSettings, DashboardSettings, ImageSettings, LoadingSettings
 from pwl_lab.store import stored
 
-MOST_ON_A_PAGE = 10  # about 0.5 MB each
-LOADING_WORDS = {"alone": "alone", "followed": "then PWL", "combined": "with PWL"}
+MOST_ON_A_PAGE = 4  # about 0.7 MB each
 
 
 @dataclass
@@ -50,6 +49,11 @@ class StoredPairs:
     pairs: dict[tuple[str, str], Pair] = field(default_factory=dict)
     samples: dict[tuple[str, str], SamplePredictions] = field(default_factory=dict)
     missing: Missing = field(default_factory=Missing)
+
+    @property
+    def first(self) -> str:
+        """The first pair in words: its family and its curriculum."""
+        return ", ".join(next(iter(self.pairs)))
 
     def index(self) -> BundleIndex:
         """The index of the first pair's bundle, which is written and thrown away for it."""
@@ -98,12 +102,12 @@ def _leave_out(found: StoredPairs, most: int) -> None:
 def _pairs_of(sizes: ImageSettings, seed: int) -> Iterator[tuple[str, Callable[[], Pair]]]:
     """What a notebook with these sizes trains: curriculum as menus call it, and the recipe."""
     if isinstance(sizes, LoadingSettings):
-        yield f"PWL alone, {sizes.pair_epochs} epochs", lambda: recipes.loading_pair(sizes, seed)[1]
+        yield "PWL alone (notebook 04)", lambda: recipes.loading_pair(sizes, seed)[1]
         return
     for name, loading in crossing.combinations(sizes.loadings):
-        words = f"{name.replace('_', '-')} {LOADING_WORDS[loading]}"
+        words = f"{name.replace('_', '-')}, {crossing.LOADING_WORDS[loading]} (notebook 05)"
         if (name, loading) == crossing.PWL_ALONE:
-            words = f"PWL alone, {sizes.budget_steps} steps"
+            words = "PWL alone (notebook 05)"
         yield words, lambda name=name, loading=loading: crossing.crossed_pair(sizes, seed, name, loading)
 
 
