@@ -92,11 +92,14 @@ def _leave_out(found: StoredPairs, most: int) -> None:
     shown = 0
     for label, pair in list(found.pairs.items()):
         why = f"it has {pair.n_blocks} blocks, the first one {n_blocks}" if pair.n_blocks != n_blocks else ""
-        why = why or (f"a page without a kernel has room for {most} pairs" if shown == most else "")
+        if why:
+            why = f"{why}; families=[{label[0]!r}] shows its family alone"
+        elif shown == most:
+            why = f"this page has room for {most} pairs; a live notebook shows all, families=[{label[0]!r}] only this family"
         shown += not why
         if why:
             del found.pairs[label], found.samples[label]
-            found.missing.left_out[", ".join(label)] = f"{why}; families=[{label[0]!r}] shows its family alone"
+            found.missing.left_out[", ".join(label)] = why
 
 
 def _pairs_of(sizes: ImageSettings, seed: int) -> Iterator[tuple[str, Callable[[], Pair]]]:
