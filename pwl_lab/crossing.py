@@ -22,6 +22,7 @@ from pwl_lab.tasks.parity import SparseParity
 
 # From which share of the budget on PWL training reaches the student; until then it trains the converters alone.
 LOADINGS = {"alone": 1.0, "followed": 0.5, "combined": 0.0}
+LOADING_WORDS = {"alone": "no PWL", "followed": "then PWL", "combined": "with PWL"}  # as figures and menus say it
 PWL_ALONE = ("none", "combined")  # no curriculum: the sources' hard and soft loss
 # What a pair is measured by (columns of `crossing_table`), as figures and tables say it.
 MEASURES = {

@@ -16,8 +16,7 @@ from pwl_lab.samples import SamplePredictions, sample_predictions
 from pwl_lab.settings import CrossingSettings, CurriculaSettings, DashboardSettings, ImageSettings, LoadingSettings
 from pwl_lab.store import stored
 
-MOST_ON_A_PAGE = 10  # about 0.5 MB each
-LOADING_WORDS = {"alone": "alone", "followed": "then PWL", "combined": "with PWL"}
+MOST_ON_A_PAGE = 4  # about 0.7 MB each
 
 
 @dataclass
@@ -50,6 +49,11 @@ class StoredPairs:
     pairs: dict[tuple[str, str], Pair] = field(default_factory=dict)
     samples: dict[tuple[str, str], SamplePredictions] = field(default_factory=dict)
     missing: Missing = field(default_factory=Missing)
+
+    @property
+    def first(self) -> str:
+        """The first pair in words: its family and its curriculum."""
+        return ", ".join(next(iter(self.pairs)))
 
     def index(self) -> BundleIndex:
         """The index of the first pair's bundle, which is written and thrown away for it."""
@@ -88,22 +92,25 @@ def _leave_out(found: StoredPairs, most: int) -> None:
     shown = 0
     for label, pair in list(found.pairs.items()):
         why = f"it has {pair.n_blocks} blocks, the first one {n_blocks}" if pair.n_blocks != n_blocks else ""
-        why = why or (f"a page without a kernel has room for {most} pairs" if shown == most else "")
+        if why:
+            why = f"{why}; families=[{label[0]!r}] shows its family alone"
+        elif shown == most:
+            why = f"this page has room for {most} pairs; a live notebook shows all, families=[{label[0]!r}] only this family"
         shown += not why
         if why:
             del found.pairs[label], found.samples[label]
-            found.missing.left_out[", ".join(label)] = f"{why}; families=[{label[0]!r}] shows its family alone"
+            found.missing.left_out[", ".join(label)] = why
 
 
 def _pairs_of(sizes: ImageSettings, seed: int) -> Iterator[tuple[str, Callable[[], Pair]]]:
     """What a notebook with these sizes trains: curriculum as menus call it, and the recipe."""
     if isinstance(sizes, LoadingSettings):
-        yield f"PWL alone, {sizes.pair_epochs} epochs", lambda: recipes.loading_pair(sizes, seed)[1]
+        yield "PWL alone (notebook 04)", lambda: recipes.loading_pair(sizes, seed)[1]
         return
     for name, loading in crossing.combinations(sizes.loadings):
-        words = f"{name.replace('_', '-')} {LOADING_WORDS[loading]}"
+        words = f"{name.replace('_', '-')}, {crossing.LOADING_WORDS[loading]} (notebook 05)"
         if (name, loading) == crossing.PWL_ALONE:
-            words = f"PWL alone, {sizes.budget_steps} steps"
+            words = "PWL alone (notebook 05)"
         yield words, lambda name=name, loading=loading: crossing.crossed_pair(sizes, seed, name, loading)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from pwl_lab.exercises.checking import attempt, same_numbers, same_values
+from pwl_lab.exercises.checking import attempt, pair_of, same_numbers, same_values
 
 NESTED = {"steps": {"extracted": 900, "one_shot": 7_000}, "hard": {"steps": {"extracted": 1_100}}, "threshold": 0.99}
 FLAT = {"steps.extracted": 900, "steps.one_shot": 7_000, "hard.steps.extracted": 1_100, "threshold": 0.99}
@@ -55,5 +55,7 @@ def mean_steps(answer: Callable[[Sequence[int | None], int], tuple[float, bool]]
             ],
         }
         numbers = {wrong: value for wrong, value in mistakes.items() if value}
-        same_numbers(f"mean_steps of {steps}", list(found), [float(np.mean(full)), None in steps], hint, numbers)
+        name = f"mean_steps of {steps}"
+        pair = pair_of(name, found, "(mean, whether it is a lower bound)", hint)
+        same_numbers(name, pair, [float(np.mean(full)), None in steps], hint, numbers)
     return "Right: that is why the report draws such a mark hollow."

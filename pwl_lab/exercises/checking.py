@@ -64,7 +64,7 @@ def same_numbers(
     `mistakes` says what each usual mistake would give: an answer that agrees with one is told so.
     """
     wanted = torch.as_tensor(expected).detach().double()
-    ours = _as_tensor(name, found, wanted, hint)
+    ours = as_numbers(name, found, wanted, hint)
     if _agree(ours, wanted, tolerance):
         return
     for wrong, value in (mistakes or {}).items():
@@ -84,8 +84,19 @@ def same_values(name: str, found: Any, expected: Any, hint: str, mistakes: Mappi
     raise refusal(name, named[0] if named else "this is not it", hint, wanted, ours)
 
 
-def _as_tensor(name: str, found: Any, wanted: Tensor, hint: str) -> Tensor:
-    """The reader's numbers, whatever they came in."""
+def pair_of(name: str, found: Any, asked: str, hint: str) -> list[Any]:
+    """The two parts of an answer, in whatever they came. Raises ExerciseError unless there are two; `asked` names them."""
+    try:
+        parts = [] if isinstance(found, str | Mapping) else list(found)
+    except TypeError:  # nothing to go through
+        parts = []
+    if len(parts) != 2:
+        raise refusal(name, "two values are asked for", hint, asked, repr(found))
+    return parts
+
+
+def as_numbers(name: str, found: Any, wanted: Tensor, hint: str) -> Tensor:
+    """The reader's numbers, whatever they came in. Raises ExerciseError where they are none; `wanted` has their shape."""
     try:
         return torch.as_tensor(found).detach().cpu().double()
     except (TypeError, ValueError, RuntimeError) as error:
@@ -116,8 +127,8 @@ def _where(ours: Tensor, wanted: Tensor) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Tuples as lists and tensors as numbers, all the way down."""
-    if isinstance(value, Tensor):
+    """Tuples as lists, tensors and arrays as numbers, all the way down."""
+    if hasattr(value, "tolist"):  # tensors, numpy's arrays and numbers, columns of a table
         return value.tolist()
     if isinstance(value, list | tuple):
         return [_plain(part) for part in value]

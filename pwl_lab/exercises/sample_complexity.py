@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pwl_lab.distill.two_phase import STEP_LENGTH, first_step
-from pwl_lab.exercises.checking import attempt, refusal, same_numbers
+from pwl_lab.exercises.checking import as_numbers, attempt, pair_of, refusal, same_numbers
 from pwl_lab.intervals import slope_interval
 from pwl_lab.seeding import generator, numpy_generator
 
@@ -68,8 +68,9 @@ def interval(answer: Callable[[Points], Sequence[float]]) -> str:
     hint = "2,000 times: draw as many seeds as there are, with replacement, within each size; fit; then quantiles 0.025, 0.975"
     low, middle, high = slope_interval(SPREAD)
     found = attempt(answer, SPREAD, hint=hint, on="4 sizes, 7 seeds each")
-    pair = torch.as_tensor([float(value) for value in found]) if len(np.shape(found)) == 1 else None
-    if pair is None or len(pair) != 2:
+    parts = pair_of("interval", found, "(lower end, upper end)", hint)
+    pair = as_numbers("interval", parts, torch.zeros(2), hint)
+    if pair.shape != (2,):
         raise refusal("interval", "two numbers are asked for", hint, "(lower end, upper end)", repr(found))
     room = 0.12 * (high - low)  # chance: two bootstraps of 2,000 resamples differ by a few percent of the width
     if all(abs(float(ours) - end) <= room for ours, end in zip(pair, (low, high), strict=True)):

@@ -7,11 +7,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pwl_lab.crossing import LOADINGS, MEASURES, PWL_ALONE, Crossed
+from pwl_lab.crossing import LOADING_WORDS, LOADINGS, MEASURES, PWL_ALONE, Crossed
 from pwl_lab.plots.style import CURRICULUM, NOTE, Percent, chance_line, row_of_axes, seed_points, style
 
 PWL_LOOK = ("#000000", "-", "D")
-WORDS = {"alone": "curriculum alone", "followed": "then PWL", "combined": "with PWL"}
 
 
 def _look(curriculum: str) -> tuple[str, str, str]:
@@ -57,7 +56,7 @@ def crossing_histories(found: Sequence[Crossed], chance: float | None = None) ->
                 axes.axvline(LOADINGS[loading] * table.index.max(), color="#444444", lw=0.8, ls="--")
             if chance is not None:
                 chance_line(axes, chance, named=axes is panels[-1])
-            axes.set_title(WORDS[loading], fontsize=NOTE)
+            axes.set_title(LOADING_WORDS[loading], fontsize=NOTE)
             axes.set(xlabel="optimiser steps", xlim=(0, None))
         _share_frame(figure, panels, "student, validation accuracy")
     return figure
@@ -81,7 +80,7 @@ def crossing_prefixes(table: pd.DataFrame) -> Figure:
                 colour, dashes, marker = _look(curriculum)
                 axes.errorbar(np.arange(len(mean)) + 0.06 * (shift - 1.5), mean, yerr=spread, color=colour, ls=dashes,
                               marker=marker, ms=5, lw=1.6, capsize=2, label=_name(curriculum))  # fmt: skip
-            axes.set_title(WORDS[loading], fontsize=NOTE)
+            axes.set_title(LOADING_WORDS[loading], fontsize=NOTE)
             axes.set_xlabel("teacher blocks loaded")
             axes.set_xticks(range(curves.shape[1]))
         _share_frame(figure, panels, "test accuracy")
@@ -102,7 +101,7 @@ def crossing_chart(table: pd.DataFrame) -> Figure:
             axes.set_title(title, fontsize=NOTE)
             axes.xaxis.set_major_formatter(Percent())
             axes.set_xlabel("test accuracy")
-        names = [_name(c) if c == PWL_ALONE[0] else f"{_name(c)}: {WORDS[loading]}" for c, loading in keys]
+        names = [_name(c) if c == PWL_ALONE[0] else f"{_name(c)}: {LOADING_WORDS[loading]}" for c, loading in keys]
         panels[0].set_yticks(range(len(keys)), names)
         panels[0].set_ylim(len(keys) - 0.5, -0.5)
     return figure
@@ -120,7 +119,7 @@ def parity_crossing(found: Sequence[Crossed]) -> Figure:
                 label = None if one.curriculum in labelled else _name(one.curriculum)
                 labelled.add(one.curriculum)
                 axes.plot(history["step"], history["accuracy"], color=colour, ls=dashes, lw=1.8, label=label)
-            axes.set_title(WORDS[loading], fontsize=NOTE)
+            axes.set_title(LOADING_WORDS[loading], fontsize=NOTE)
             chance_line(axes, 0.5, named=loading == "combined")
             axes.set(xlabel="optimiser steps", xlim=(0, None), ylim=(0.45, 1.03))
         _share_frame(figure, panels, "student, validation accuracy")

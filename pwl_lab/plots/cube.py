@@ -16,12 +16,11 @@ from pwl_lab import cube
 from pwl_lab.errors import invalid
 from pwl_lab.loading.masks import all_masks
 from pwl_lab.plots.style import (
-    OWNER,
     Percent,
     byte_words,
     ink_on,
     labels_above,
-    level_line,
+    levels_alone,
     order_look,
     row_of_axes,
     style,
@@ -101,10 +100,7 @@ def _order_label(curves: pd.DataFrame, order: str) -> str:
 
 def _levels(axes: Axes, curves: pd.DataFrame, teacher_accuracy: float | None) -> None:
     """The student alone, where all orders begin, and the teacher alone, where its accuracy is given."""
-    student = curves.loc[curves["teacher_blocks"] == 0, "accuracy"].mean()
-    level_line(axes, student, "student\nalone", "#0072B2", ":")
-    if teacher_accuracy is not None:
-        level_line(axes, teacher_accuracy, "teacher\nalone", OWNER["T"], ":")
+    levels_alone(axes, curves.loc[curves["teacher_blocks"] == 0, "accuracy"].mean(), teacher_accuracy)
 
 
 def budget_curve(budgets: pd.DataFrame, masks: pd.DataFrame | None = None) -> Figure:

@@ -1,6 +1,7 @@
 """Students, teacher and probe on one time axis: what each of them is at so many steps of its own training."""
 
 from bisect import bisect_right
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -11,17 +12,18 @@ from matplotlib.ticker import SymmetricalLogLocator
 
 from pwl_lab import analysis
 from pwl_lab.distill.probes import TeacherReadings
-from pwl_lab.plots.style import OWNER, Percent, chance_line, looks, style
+from pwl_lab.plots.style import NOTE, OWNER, Percent, chance_line, looks, style
 from pwl_lab.results import DistillationRuns
 
 LINEAR = 100  # steps; from there on the time axis is logarithmic, for students take many times the teacher's steps
 DEGREE_COLOURS = ("#009E73", "#0072B2", "#CC79A7")
 
 
-def median_curves(history: pd.DataFrame) -> pd.DataFrame:
-    """One column per curriculum, in order of appearance: median accuracy over seeds by step (the index), gaps filled."""
-    table = analysis.held(history).groupby(["curriculum", "step"])["accuracy"].median().unstack("curriculum")
-    return table[list(dict.fromkeys(history["curriculum"]))].ffill()
+def curves_over_seeds(history: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The "median", "min" and "max" accuracy over seeds: by step (the index), a column per curriculum, gaps filled."""
+    table = analysis.held(history).groupby(["curriculum", "step"])["accuracy"].agg(["median", "min", "max"])
+    names = list(dict.fromkeys(history["curriculum"]))  # in order of appearance
+    return {statistic: table[statistic].unstack("curriculum")[names].ffill() for statistic in table}
 
 
 def latest(steps: list[int], step: int) -> int:
@@ -32,8 +34,9 @@ def latest(steps: list[int], step: int) -> int:
 class ExplorerFigure:
     """Three panels over the same optimiser steps, with a line across all of them that can be moved.
 
-    Above the students (median over seeds, a curve for each curriculum), below them the teacher's own training with its
-    checkpoints, and the probe's mean |correlation| of those checkpoints with monomials in and off the support.
+    Above the students (a curve for each curriculum: median over seeds, the band from the worst seed to the best), below
+    them the teacher's own training with its checkpoints, and the probe's mean |correlation| of those checkpoints with
+    monomials in and off the support.
     """
 
     def __init__(self, runs: DistillationRuns, readings: TeacherReadings, magnified: bool = False) -> None:
@@ -41,13 +44,15 @@ class ExplorerFigure:
 
         `magnified` shows the teacher's training and a little more, on a linear axis: there its transition has room.
         """
-        self.students = median_curves(runs.history)
+        curves = curves_over_seeds(runs.history)
+        self.students = curves["median"]
         steps, final = readings.table["step"], readings.table["final"]
         self.kept = readings.table[~final | (steps <= self.students.index.max())]
+        lowest = min(0.38, curves["min"].min().min() - 0.02)
         with style():
             self.figure = Figure(figsize=(9, 6.2), layout="constrained")
             panels = self.figure.subplots(3, 1, sharex=True, height_ratios=(1.5, 1, 1.2))
-            self._draw_students(panels[0])
+            self._draw_students(panels[0], curves)
             self._draw_teacher(panels[1])
             self._draw_probe(panels[2])
             self._lines = [axes.axvline(0, color="black", lw=1.5) for axes in panels]
@@ -55,7 +60,7 @@ class ExplorerFigure:
             self._time_axis(panels[2], magnified)
             for axes in panels[:2]:
                 axes.yaxis.set_major_formatter(Percent())
-                axes.set(ylim=(0.38, 1.05))
+                axes.set(ylim=(lowest, 1.05))
                 chance_line(axes, 0.5)
             self.figure.draw_without_rendering()
             self.figure.set_layout_engine("none")
@@ -95,13 +100,15 @@ class ExplorerFigure:
         """What differs between steps; all else in the figure stays as it is drawn first."""
         return [*self._lines, self._title]
 
-    def _draw_students(self, axes: Axes) -> None:
-        """A curve for each curriculum."""
-        for name, (colour, dashes, _) in looks(list(self.students)).items():
-            axes.plot(self.students.index, self.students[name], color=colour, ls=dashes, lw=2,
-                      label=name.replace("_", "-"))  # fmt: skip
+    def _draw_students(self, axes: Axes, curves: Mapping[str, pd.DataFrame]) -> None:
+        """A curve and a band for each curriculum."""
+        median, low, high = (curves[statistic] for statistic in ("median", "min", "max"))
+        for name, (colour, dashes, _) in looks(list(median)).items():
+            axes.fill_between(median.index, low[name], high[name], color=colour, alpha=0.15, lw=0)
+            axes.plot(median.index, median[name], color=colour, ls=dashes, lw=2, label=name.replace("_", "-"))
         axes.set(ylabel="students,\ntest accuracy")
-        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+        title = "median over seeds;\nband: worst to best"
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), title=title, title_fontsize=NOTE, alignment="left")
 
     def _draw_teacher(self, axes: Axes) -> None:
         """The teacher's curve with a mark for each checkpoint."""

@@ -8,10 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from pwl_lab import analysis, cube
 from pwl_lab.plots.loading import owner_row
-from pwl_lab.plots.style import OWNER, OWNER_NAME, Percent, order_look, style
+from pwl_lab.plots.style import NOTE, OWNER, OWNER_NAME, Percent, levels_alone, order_look, style
 from pwl_lab.samples import SamplePredictions
 from pwl_lab.study import Pair
 
@@ -46,7 +47,7 @@ class LayerFigure:
                 axes.set(xticks=[], yticks=[])
                 axes.grid(False)
                 axes.spines[:].set_visible(False)
-                axes.set_xlabel(_roomiest(samples, index), fontsize=9)
+                axes.set_xlabel(_roomiest(samples, index), fontsize=NOTE)
             self._frames = [axes.add_patch(_frame(axes)) for axes in self._strip]
             owner_row(self._blocks, ("TS" * pair.n_blocks)[: pair.n_blocks])  # a converter between any two blocks
             words = [text for text in self._blocks.texts if text.get_text()]
@@ -62,10 +63,12 @@ class LayerFigure:
         with style():
             self._turn_blocks(mask)
             self._ring.set_data([loaded], [value])
-            self._title.set_text(f"{mask}: {loaded} of {self.pair.n_blocks} teacher blocks, test accuracy {value:.1%}")
+            self._title.set_text(
+                f"{mask}: {loaded} of {self.pair.n_blocks} teacher blocks, test accuracy {value:.1%} (seed {self.pair.seed})"
+            )
             for index, right in enumerate(self.samples.right(mask)):
                 self._frames[index].set(lw=2.5 if right else 1, ls="-" if right else ":")
-                self._strip[index].set_xlabel(verdict(self.samples, mask, index), fontsize=9)
+                self._strip[index].set_xlabel(verdict(self.samples, mask, index), fontsize=NOTE)
         return self.figure
 
     @property
@@ -89,20 +92,28 @@ def _frame(axes: Axes) -> Rectangle:
 
 
 def _accuracy_curves(axes: Axes, masks: pd.DataFrame, orders: Mapping[str, Sequence[str]]) -> Line2D:
-    """Draw a curve for each order (later ones thinner, on top) and a dot for each mask; what it returns is the ring."""
+    """Draw a curve for each order (later ones thinner, on top) and a dot for each mask; what it returns is the ring.
+
+    Two levels to compare with: the student alone and the teacher alone.
+    """
     curves = analysis.order_curves(masks, {order: list(sequence) for order, sequence in orders.items()})
     axes.plot(masks["teacher_blocks"], masks["test"], "o", color="#AAAAAA", ms=4, label="any mask")
     for place, (order, curve) in enumerate(curves.groupby("order", sort=False)):
         colour, dashes, marker = order_look(order)
         axes.plot(curve["teacher_blocks"], curve["accuracy"], color=colour, ls=dashes, marker=marker, ms=5,
                   lw=max(1.2, 3 - 0.5 * place), label=order)  # fmt: skip
-    most = int(masks["teacher_blocks"].max())
+    most, by_mask = int(masks["teacher_blocks"].max()), masks.set_index("mask")["test"]
+    student, teacher = by_mask["S" * most], by_mask["T" * most]
+    levels_alone(axes, student, teacher, close=abs(teacher - student) < 0.25 * (by_mask.max() - by_mask.min()))
     (ring,) = axes.plot([0], [masks["test"].iloc[0]], "o", ms=15, mfc="none", mec="black", mew=2.5, clip_on=False)
     axes.margins(y=0.2)
     axes.set(xlabel="teacher blocks loaded", ylabel="test accuracy", xlim=(-0.3, most + 0.3))
     axes.set_xticks(range(most + 1))
+    axes.yaxis.set_major_locator(
+        MaxNLocator(5, steps=(1, 2, 2.5, 5, 10))
+    )  # as many ticks before the layout as after it
     axes.yaxis.set_major_formatter(Percent())
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.legend(loc="center left", bbox_to_anchor=(1.09, 0.5))  # beside the names of the levels
     return ring
 
 

@@ -6,6 +6,7 @@ pyplot's list of open figures, so a notebook shows one exactly once: as the valu
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -30,7 +31,9 @@ ORDER = {
     "best": ("#009E73", (0, (5, 1.5)), "D"),
     "worst": ("#7F7F7F", ":", "X"),
 }
-NOTE = 10  # points; the smallest type of a figure: notes, labels at lines, names of panels
+# Points; the smallest type of a figure: notes, labels at lines, names of panels. Smaller only where words would run into
+# each other otherwise: five blocks or more side by side, long class names, a crowded lattice.
+NOTE = 10
 STYLE = {
     "figure.dpi": 110,
     "font.size": 11,
@@ -104,11 +107,21 @@ class Percent(Formatter):
         return f"{100 * value:.{self.digits}f}%"
 
 
-def level_line(axes: Axes, value: float, words: str, colour: str, ls: str | tuple = "--") -> None:
-    """A level to compare with, its name beside its right end, outside the axes: nothing drawn can lie on it."""
+def level_line(
+    axes: Axes,
+    value: float,
+    words: str,
+    colour: str,
+    ls: str | tuple = "--",
+    va: Literal["center", "top", "bottom"] = "center",
+) -> None:
+    """A level to compare with, its name beside its right end, outside the axes: nothing drawn can lie on it.
+
+    `va` says which part of the name stands at the level; "bottom" and "top" keep the names of two close levels apart.
+    """
     axes.axhline(value, color=colour, lw=1, ls=ls, zorder=1)
     axes.annotate(words, (1, value), xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points",
-                  ha="left", va="center", fontsize=NOTE, color=colour, annotation_clip=False)  # fmt: skip
+                  ha="left", va=va, fontsize=NOTE, color=colour, annotation_clip=False)  # fmt: skip
 
 
 def seed_points(
@@ -146,6 +159,15 @@ def spread_out(places: Sequence[float], apart: float) -> np.ndarray:
     shifts = np.asarray(places) - slots  # these must not descend
     pushed, pulled = np.maximum.accumulate(shifts), np.minimum.accumulate(shifts[::-1])[::-1]
     return np.clip((pushed + pulled) / 2, 0, 1 - slots[-1]) + slots
+
+
+def levels_alone(axes: Axes, student: float, teacher: float | None = None, close: bool = False) -> None:
+    """The levels of the student alone and, where it is given, of the teacher alone; `close` keeps their names apart."""
+    low, high = ("top", "bottom") if close else ("center", "center")
+    beneath = teacher is None or student <= teacher
+    level_line(axes, student, "student\nalone", "#0072B2", ":", low if beneath else high)
+    if teacher is not None:
+        level_line(axes, teacher, "teacher\nalone", OWNER["T"], ":", high if beneath else low)
 
 
 def chance_line(axes: Axes, value: float, named: bool = True) -> None:

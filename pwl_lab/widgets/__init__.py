@@ -1,7 +1,10 @@
-"""Controls over figures that were made before: a control never computes, it picks from a table.
+"""Controls over figures that were made before: a control picks from a table of frames and does not compute.
 
-Each has a plain twin in `plots`, shown above it, and comes in two forms with the same choices, pictures and words: a
-live widget, and (`interactive=False`) HTML for a page without a kernel.
+There is one exception: a live `LayerLoader` of several pairs shows the first one's pictures at once, draws those of the
+others while nobody waits, and finishes those of a pair that is chosen before they are all there.
+
+What a control shows is a figure of `plots`. It comes in two forms with the same choices, pictures and words: a live widget,
+and (`interactive=False`) HTML for a page without a kernel.
 """
 
 from pwl_lab.widgets.checkpoints import checkpoint_slider

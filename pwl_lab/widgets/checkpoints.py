@@ -2,6 +2,7 @@
 
 from pwl_lab import plots
 from pwl_lab.distill.probes import TeacherReadings
+from pwl_lab.errors import invalid
 from pwl_lab.widgets.frames import Choice, Frame, FrameTable, png
 from pwl_lab.widgets.page import FramePage
 from pwl_lab.widgets.picker import FramePicker, show
@@ -12,8 +13,11 @@ def checkpoint_slider(
 ) -> FramePicker | FramePage:
     """The teacher's checkpoints (evenly chosen where there are more than `at_most`), each with its map of bit pairs.
 
-    A live widget, or with `interactive=False` a control for a page without a kernel.
+    A live widget, or with `interactive=False` a control for a page without a kernel. Raises InvalidValueError where
+    `at_most` is less than 2: the first and the last one are always there.
     """
+    if at_most < 2:
+        raise invalid("at_most", at_most, "2 or more: the first checkpoint and the last one are always shown")
     steps, accuracies = readings.steps, readings.accuracies
     chosen = sorted({round(i * (len(steps) - 1) / (at_most - 1)) for i in range(at_most)})
     figure, frames = plots.CheckpointFigure(readings), {}

@@ -39,7 +39,7 @@ def _words(figure: plots.ExplorerFigure, stages: pd.DataFrame, step: int) -> str
         for reading in probe.itertuples()
     ]
     return (
-        f"After {step:,} steps the students (median over seeds): {', '.join(students)}.\n"
+        f"After {step:,} steps the students (median over seeds; band: worst to best): {', '.join(students)}.\n"
         f"The teacher as it was at step {point:,}: {probe['accuracy'].iloc[0]:.1%}; correlation: {'; '.join(read)}."
     )
 

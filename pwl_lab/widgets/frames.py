@@ -48,6 +48,17 @@ class Choice:
         return self.values[0] if self.start is None else self.start
 
 
+def link_name(megabytes_per_s: float) -> str:
+    """A link as controls and words call it."""
+    return f"{megabytes_per_s:g} MB/s"
+
+
+def bandwidth_choice(megabytes_per_s: Sequence[float]) -> Choice:
+    """A slider over links of so many MB/s, which starts in the middle."""
+    links = [link_name(speed) for speed in megabytes_per_s]
+    return Choice("Bandwidth", "how fast the bytes come", links, start=links[len(links) // 2])
+
+
 @dataclass(frozen=True)
 class FrameTable:
     """A frame for every combination of the choices: `frames[value of the first, value of the second, ...]`.

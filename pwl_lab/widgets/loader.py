@@ -1,6 +1,7 @@
 """Loading a teacher block by block, by hand: choose an order and move the slider, or switch single blocks."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -12,16 +13,16 @@ from pwl_lab.loading.masks import all_masks
 from pwl_lab.plots.style import OWNER_NAME
 from pwl_lab.samples import SamplePredictions
 from pwl_lab.study import Pair
-from pwl_lab.widgets.frames import DPI
 from pwl_lab.widgets.page import FramePage
 from pwl_lab.widgets.picker import PICTURE, ROW, control_for, player, status_line, told
-from pwl_lab.widgets.states import Label, LoadingStates, loading_states, pair_choices, table_of
+from pwl_lab.widgets.states import Label, LoadingStates, finished, loading_states, pair_choices, table_of
 
 MOST_SWITCHED_BLOCKS = 5  # 32 pictures; for more blocks only masks on the orders have one, and no block has a switch
 STYLE = {"T": "warning", "S": "info"}  # of a switch: orange and blue, as the owners' colours in the pictures
 LINKS = (0.01, 0.1, 1, 10)  # MB/s
 ALONE: Label = ("", "")
-CROWDED_DPI = 66  # on a page with several pairs, which would grow beyond 5 MB
+PAUSE = 0.02  # seconds between two pictures drawn ahead: whatever the reader does has its turn there
+Steps = Generator[None, None, LoadingStates]
 
 
 def layer_loader(
@@ -35,23 +36,26 @@ def layer_loader(
 
     Several pairs, of equally many blocks, go by (family, curriculum), and so do their samples: menus choose among those
     that are there. `orders` are the masks k = 0..n of each loading order (each pair's named ones and its best one unless
-    given). In a live widget single blocks can be switched as well, and the pictures of a pair are made when it is first
-    chosen; with `interactive=False` it is a control for a page without a kernel, with all its pictures.
+    given). In a live widget single blocks can be switched as well, and the pictures of all pairs but the first are drawn
+    after it is shown (where an event loop runs; else when a pair is first chosen). With `interactive=False` it is a
+    control for a page without a kernel, with all its pictures.
     Raises InvalidValueError where pairs and samples do not have the same labels, or pairs differ in their blocks.
     """
     pairs = pair if isinstance(pair, Mapping) else {ALONE: pair}
     seen = samples if isinstance(samples, Mapping) else {ALONE: samples}
     _check(pairs, seen)
-    dpi = DPI if interactive or len(pairs) == 1 else CROWDED_DPI
     makers = {
-        label: partial(
-            _states, one, seen[label], interactive, orders, megabytes_per_s, ", ".join(filter(None, label)), dpi
-        )
+        label: partial(_states, one, seen[label], interactive, orders, megabytes_per_s, _name(label))
         for label, one in pairs.items()
     }
     if interactive:
         return LayerLoader(makers)
-    return FramePage(table_of({label: make() for label, make in makers.items()}))
+    return FramePage(table_of({label: finished(make()) for label, make in makers.items()}))
+
+
+def _name(label: Label) -> str:
+    """A pair as words call it."""
+    return ", ".join(filter(None, label))
 
 
 def _check(pairs: Mapping[Label, Pair], samples: Mapping[Label, SamplePredictions]) -> None:
@@ -70,13 +74,12 @@ def _states(
     orders: Mapping[str, list[str]] | None,
     megabytes_per_s: Sequence[float],
     name: str,
-    dpi: int,
-) -> LoadingStates:
+) -> Steps:
     """The states of one pair: of every mask where blocks can be switched, else of those that the orders go through."""
     orders = orders or cube.named_orders(pair.masks)
     every = interactive and pair.n_blocks <= MOST_SWITCHED_BLOCKS
     masks = all_masks(pair.n_blocks) if every else list(dict.fromkeys(mask for way in orders.values() for mask in way))
-    return loading_states(pair, samples, orders, masks, megabytes_per_s, name, dpi)
+    return loading_states(pair, samples, orders, masks, megabytes_per_s, name)
 
 
 class LayerLoader(controls.VBox):
@@ -86,9 +89,12 @@ class LayerLoader(controls.VBox):
     Where there are several pairs, menus above choose one by family and curriculum.
     """
 
-    def __init__(self, makers: Mapping[Label, Callable[[], LoadingStates]]) -> None:
-        """The states of the first pair are made now, those of any other when it is first chosen; then only looked up."""
-        self._makers, self._made, self._following = dict(makers), {}, False
+    def __init__(self, makers: Mapping[Label, Callable[[], Steps]]) -> None:
+        """The states of the first pair are made now, those of the others by `drawing`, or when they are first chosen.
+
+        `drawing` is a task of the event loop; None where no loop runs, or there is only one pair.
+        """
+        self._makers, self._made, self._begun, self._following = dict(makers), {}, {}, False
         self.label = next(iter(makers))
         self.states = self._states_of(self.label)
         self.mask = "S" * self.states.n_blocks
@@ -108,6 +114,7 @@ class LayerLoader(controls.VBox):
         )
         boxes = [controls.HBox(row, layout=ROW) for row in rows if row]
         super().__init__([*boxes, self.words, self.picture])
+        self.drawing = self._draw_ahead()
 
     def _listen(self) -> None:
         """Each control calls what it changes."""
@@ -124,9 +131,44 @@ class LayerLoader(controls.VBox):
 
     def _states_of(self, label: Label) -> LoadingStates:
         """The states of a pair, made where they are not yet."""
-        if label not in self._made:
-            self._made[label] = self._makers[label]()
+        while label not in self._made:
+            self._step(label)
         return self._made[label]
+
+    def _step(self, label: Label) -> None:
+        """One step more towards the states of a pair, whoever took those before."""
+        if label not in self._begun:
+            self._begun[label] = self._makers[label]()
+        try:
+            next(self._begun[label])
+        except StopIteration as end:
+            self._made[label] = end.value
+            del self._begun[label]
+        except Exception:
+            del self._begun[label]  # to fail again, in the reader's sight, when the pair is chosen
+            raise
+
+    def _draw_ahead(self) -> asyncio.Task | None:
+        """Have the event loop draw what the reader may choose next, a picture at a time."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # a plain script has none
+            return None
+        return loop.create_task(self._draw_the_others()) if len(self._makers) > 1 else None
+
+    async def _draw_the_others(self) -> None:
+        """A picture, then a pause, until the pictures of all pairs are there; a pair that fails is told and left out."""
+        for label in self._makers:
+            step = told(self, partial(self._step, label))
+            while label not in self._made:
+                await asyncio.sleep(PAUSE)
+                try:
+                    if label not in self._made:  # the reader may have chosen it in the pause
+                        step(None)
+                except Exception as error:  # noqa: BLE001  (the words show it already; it goes where the loop's errors go)
+                    context = {"message": f"drawing {_name(label)} failed", "exception": error}
+                    asyncio.get_running_loop().call_exception_handler(context)
+                    break
 
     def _offer_curricula(self) -> None:
         """The menu has the curricula that there are of this family; the one chosen stays where it is among them."""
@@ -147,7 +189,7 @@ class LayerLoader(controls.VBox):
             self._offer_curricula()
             self.label = (family, self.curriculum.value if self.curriculum else curriculum)
         if self.label not in self._made:
-            self.words.value = status_line(f"Drawing {', '.join(filter(None, self.label))} ...")
+            self.words.value = status_line(f"Drawing {_name(self.label)} ...")
         self.states = self._states_of(self.label)
         self._moved()
 

@@ -1,6 +1,6 @@
-"""What a pair shows while its teacher's blocks arrive, state by state: all of it made before a control appears."""
+"""What a pair shows while its teacher's blocks arrive, state by state: all of it made before it can be chosen."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pwl_lab import analysis, plots
@@ -12,7 +12,7 @@ from pwl_lab.plots.states import verdict
 from pwl_lab.plots.style import byte_words
 from pwl_lab.samples import SamplePredictions
 from pwl_lab.study import Pair
-from pwl_lab.widgets.frames import DPI, Choice, Frame, FrameTable, Painter
+from pwl_lab.widgets.frames import Choice, Frame, FrameTable, Painter, bandwidth_choice, link_name
 
 Label = tuple[str, str]  # family and curriculum of a pair
 
@@ -24,7 +24,7 @@ class LoadingStates:
     orders: Mapping[str, list[str]]
     pictures: Mapping[str, bytes]
     words: Mapping[tuple[str, str], str]
-    links: tuple[str, ...]
+    bandwidth: Choice
 
     @property
     def n_blocks(self) -> int:
@@ -42,7 +42,7 @@ class LoadingStates:
             Choice("Loading order", "which teacher block comes when", list(self.orders), menu=True),
             Choice("Teacher blocks loaded", "how many of the teacher's blocks have replaced the student's",
                    range(self.n_blocks + 1), play=True),
-            Choice("Bandwidth", "how fast the bytes come", self.links, start=self.links[len(self.links) // 2]),
+            self.bandwidth,
         )  # fmt: skip
 
     def frames(self) -> dict[tuple[int | str, ...], Frame]:
@@ -51,7 +51,7 @@ class LoadingStates:
             (order, loaded, link): Frame(self.pictures[mask], self.words[mask, link])
             for order, masks in self.orders.items()
             for loaded, mask in enumerate(masks)
-            for link in self.links
+            for link in self.bandwidth.values
         }
 
 
@@ -83,40 +83,55 @@ def loading_states(
     masks: Sequence[str],
     megabytes_per_s: Sequence[float],
     name: str = "",
-    dpi: int = DPI,
-) -> LoadingStates:
+) -> Generator[None, None, LoadingStates]:
     """Make every picture and every line of words (with the pair's `name` in it, where there are several pairs).
 
-    Raises InvalidValueError where `masks` lack one of an order.
+    In steps of a picture each: a generator that *returns* the states, so that others have their turn between two steps;
+    `finished` makes them at once. Raises InvalidValueError where `masks` lack one of an order.
     """
     missing = [mask for way in orders.values() for mask in way if mask not in masks]
     if missing:
         raise invalid("masks", list(masks), f"all that the orders go through, also {missing[0]}")
-    links = {f"{speed:g} MB/s": Throttle(speed) for speed in megabytes_per_s}
+    links = {link_name(speed): Throttle(speed) for speed in megabytes_per_s}
     arrived = analysis.arrived_bytes(pair.masks, pair.student_bytes, pair.converter_bytes)
-    of = f" of {name}" if name else ""
-    words = {
-        (mask, link): f"{mask}: {mask.count('T')} of {pair.n_blocks} teacher blocks loaded{of}, "
-        f"test accuracy {pair.accuracy(mask):.1%}. {byte_words(arrived[mask])} have arrived, "
-        f"after {second_words(seconds_for(arrived[mask], throttle))} at {link}.\nPredictions: {spoken(samples, mask)}"
-        for mask in masks
-        for link, throttle in links.items()
-    }
-    return LoadingStates(dict(orders), _pictures(pair, samples, orders, masks, dpi), words, tuple(links))
+    of, accuracy = f" of {name}" if name else "", pair.masks.set_index("mask")["test"]
+    pictures, words = {}, {}
+    yield
+    for mask, picture in _pictures(pair, samples, orders, masks):
+        if picture is not None:
+            pictures[mask] = picture
+            for link, throttle in links.items():
+                words[mask, link] = (
+                    f"{mask}: {mask.count('T')} of {pair.n_blocks} teacher blocks loaded{of}, "
+                    f"test accuracy {accuracy[mask]:.1%}. {byte_words(arrived[mask])} have arrived, "
+                    f"after {second_words(seconds_for(arrived[mask], throttle))} at {link}.\n"
+                    f"Predictions: {spoken(samples, mask)}"
+                )
+        yield
+    return LoadingStates(dict(orders), pictures, words, bandwidth_choice(megabytes_per_s))
+
+
+def finished(steps: Generator[None, None, LoadingStates]) -> LoadingStates:
+    """What the steps make, all of them taken now."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
 
 
 def _pictures(
-    pair: Pair, samples: SamplePredictions, orders: Mapping[str, list[str]], masks: Sequence[str], dpi: int
-) -> dict[str, bytes]:
-    """A picture for each mask."""
+    pair: Pair, samples: SamplePredictions, orders: Mapping[str, list[str]], masks: Sequence[str]
+) -> Iterator[tuple[str, bytes | None]]:
+    """Each mask and its picture; before them, when the figure is laid out and when it is painted, None for a picture."""
     figure = plots.LayerFigure(pair, samples, orders)
+    yield "", None
     figure.at(("TS" * pair.n_blocks)[: pair.n_blocks])  # has the colours of both owners
-    painter = Painter(figure.figure, figure.moving, dpi)
-    pictures = {}
+    painter = Painter(figure.figure, figure.moving)
+    yield "", None
     for mask in masks:
         figure.at(mask)
-        pictures[mask] = painter.png(figure.moving)
-    return pictures
+        yield mask, painter.png(figure.moving)
 
 
 def spoken(samples: SamplePredictions, mask: str) -> str:

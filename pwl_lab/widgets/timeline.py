@@ -6,7 +6,7 @@ from pwl_lab import plots
 from pwl_lab.clock.timeline import anytime_area
 from pwl_lab.loading.bundle import BundleIndex
 from pwl_lab.plots.clock import horizon, plans_for, second_words
-from pwl_lab.widgets.frames import Choice, Frame, FrameTable, png
+from pwl_lab.widgets.frames import Choice, Frame, FrameTable, bandwidth_choice, link_name, png
 from pwl_lab.widgets.page import FramePage
 from pwl_lab.widgets.picker import FramePicker, show
 
@@ -27,13 +27,12 @@ def loading_timeline(
         for order, plan in plans.items():
             first, last = (second_words(plan["seconds"].iloc[place]) for place in (0, -1))
             words = (
-                f"{order} order at {speed:g} MB/s: first prediction after {first}, the whole teacher after {last}, "
+                f"{order} order at {link_name(speed)}: first prediction after {first}, the whole teacher after {last}, "
                 f"mean accuracy over the time shown {anytime_area(plan, horizon(plans)):.1%}"
             )
-            frames[f"{speed:g} MB/s", order] = Frame(png(plots.planned_chart(index, speed, order, orders)), words)
-    links = [f"{speed:g} MB/s" for speed in megabytes_per_s]
+            frames[link_name(speed), order] = Frame(png(plots.planned_chart(index, speed, order, orders)), words)
     choices = (
-        Choice("Bandwidth", "how fast the bytes come", links, start=links[len(links) // 2]),
+        bandwidth_choice(megabytes_per_s),
         Choice("Loading order", "which teacher block comes when", orders, menu=True),
     )
     return show(FrameTable(choices, frames), interactive)

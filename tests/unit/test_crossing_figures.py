@@ -10,10 +10,10 @@ from matplotlib.colors import same_color
 from toys import as_pair
 
 from pwl_lab import crossing, plots
-from pwl_lab.crossing import LOADINGS, Crossed
+from pwl_lab.crossing import LOADING_WORDS, LOADINGS, MEASURES, Crossed
 from pwl_lab.loading.masks import all_masks
 from pwl_lab.plots.choices import MEASURES as ABLATED
-from pwl_lab.plots.crossing import MEASURES, PWL_LOOK, WORDS
+from pwl_lab.plots.crossing import PWL_LOOK
 from pwl_lab.plots.style import CURRICULUM
 
 SEEDS = (4, 1)
@@ -119,7 +119,7 @@ def of(curriculum, loading):
 def test_histories_are_the_mean_over_seeds_in_a_band_from_worst_to_best():
     figure = plots.crossing_histories(FOUND)
     assert legend(figure) == NAMES
-    assert titles(figure) == [WORDS[loading] for loading in LOADINGS]
+    assert titles(figure) == [LOADING_WORDS[loading] for loading in LOADINGS]
     for axes, loading in zip(figure.axes, LOADINGS, strict=True):
         lines, bands = axes.get_lines()[:4], axes.collections
         for curriculum, line, band in zip(CURRICULA, lines, bands, strict=True):
@@ -142,7 +142,7 @@ def test_only_where_pwl_follows_a_line_says_when():
 def test_prefixes_are_the_mean_over_seeds_with_bars_from_worst_to_best():
     figure = plots.crossing_prefixes(TABLE)
     assert legend(figure) == NAMES
-    assert titles(figure) == [WORDS[loading] for loading in LOADINGS]
+    assert titles(figure) == [LOADING_WORDS[loading] for loading in LOADINGS]
     for axes, loading in zip(figure.axes, LOADINGS, strict=True):
         assert axes.get_xticks().tolist() == [0, 1, 2, 3]
         for curriculum, drawn in zip(CURRICULA, axes.containers, strict=True):
@@ -160,7 +160,7 @@ def test_the_chart_has_a_row_for_every_combination_with_a_point_per_seed():
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     ways = crossing.combinations(crossing.LOADINGS)
     assert names == ["PWL alone"] + [
-        f"{curriculum.replace('_', '-')}: {WORDS[loading]}" for curriculum, loading in ways[1:]
+        f"{curriculum.replace('_', '-')}: {LOADING_WORDS[loading]}" for curriculum, loading in ways[1:]
     ]
     assert titles(figure) == list(MEASURES.values())
     for axes, measure in zip(figure.axes, MEASURES, strict=True):
@@ -177,7 +177,7 @@ def test_the_chart_has_a_row_for_every_combination_with_a_point_per_seed():
 def test_the_smallest_pair_has_a_line_per_seed_and_one_name_per_curriculum():
     figure = plots.parity_crossing(PARITY)
     assert legend(figure) == ["one-shot", "extracted"]
-    assert titles(figure) == [WORDS["alone"], WORDS["combined"]]
+    assert titles(figure) == [LOADING_WORDS["alone"], LOADING_WORDS["combined"]]
     for axes, loading in zip(figure.axes, ("alone", "combined"), strict=True):
         mine = [one for one in PARITY if one.loading == loading]
         *lines, guessing = axes.get_lines()

@@ -174,7 +174,7 @@ WRONG = [
     (sample_complexity.slope, lambda p: np.polyfit(logs(p), np.log(medians(p)), 1)[1], "intercept"),
     (sample_complexity.slope, means_slope, "take medians"),
     (sample_complexity.interval, lambda p: slope_interval(p)[::-2], "upper end before"),
-    (sample_complexity.interval, lambda p: slope_interval(p), "two numbers"),
+    (sample_complexity.interval, lambda p: slope_interval(p), "two values"),
     (sample_complexity.interval, lambda p: [slope_interval(p)[1]] * 2, "no width"),
     (sample_complexity.interval, lambda p: slope_interval(p, confidence=0.5)[::2], "middle half"),
     (sample_complexity.interval, lambda p: (0.0, 9.0), "not the ends"),

@@ -47,9 +47,19 @@ READINGS = TeacherReadings(
 
 
 def test_medians_over_seeds_hold_those_that_are_done():
-    table = plots.explorer.median_curves(RUNS.history)
-    assert list(table) == ["extracted", "one_shot"]
-    assert table["extracted"].tolist() == pytest.approx([0.5, 0.7, 0.9, 0.9])
+    curves = plots.explorer.curves_over_seeds(RUNS.history)
+    assert list(curves["median"]) == ["extracted", "one_shot"]
+    assert curves["median"]["extracted"].tolist() == pytest.approx([0.5, 0.7, 0.9, 0.9])
+    assert curves["min"]["extracted"].tolist() == pytest.approx([0.5, 0.6, 0.8, 0.8])
+    assert curves["max"]["extracted"].tolist() == pytest.approx([0.5, 0.8, 1.0, 1.0])
+
+
+def test_each_curriculum_has_a_band_from_the_worst_seed_to_the_best():
+    axes = plots.ExplorerFigure(RUNS, READINGS).figure.axes[0]
+    extracted, one_shot = (band.get_paths()[0].get_extents() for band in axes.collections)
+    assert (extracted.y0, extracted.y1) == pytest.approx((0.5, 1.0))
+    assert (one_shot.y0, one_shot.y1) == pytest.approx((0.5, 0.5))
+    assert "band: worst to best" in axes.get_legend().get_title().get_text()
 
 
 def test_moments_are_steps_at_which_something_was_measured():

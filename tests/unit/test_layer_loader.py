@@ -1,5 +1,6 @@
 """The layer loader: order and slider choose a mask, switches make any other; all of it is there before it is shown."""
 
+import asyncio
 from dataclasses import replace
 from io import BytesIO
 
@@ -165,7 +166,7 @@ def test_an_exception_in_a_callback_is_raised_and_shown(pair, samples, cheap):
 
 def test_an_order_without_its_pictures_is_refused(pair, samples, cheap):
     with pytest.raises(InvalidValueError, match="masks"):
-        states.loading_states(pair, samples, PATHS, ["SSS", "TTT"], (1,))
+        states.finished(states.loading_states(pair, samples, PATHS, ["SSS", "TTT"], (1,)))
 
 
 LABELS = [("vgg", "none"), ("resnet", "extracted"), ("resnet", "none")]
@@ -206,6 +207,78 @@ def test_while_the_pictures_of_a_pair_are_made_the_words_say_so(several, cheap, 
     assert len(said) == 8
     assert all("Drawing resnet, none" in words for words in said)
     assert "Drawing" not in loader.words.value
+
+
+def in_a_loop(session):
+    """What `session`, a coroutine function, gives in an event loop of its own; it may not hang."""
+    return asyncio.run(asyncio.wait_for(session(), timeout=60))
+
+
+def test_an_event_loop_draws_the_other_pairs_before_they_are_chosen(several, cheap):
+    async def session():
+        loader, said = widgets.layer_loader(*several, orders=PATHS), []
+        assert len(cheap) == 8, "nothing more before the loader is shown"
+        await loader.drawing
+        assert len(cheap) == 24
+        loader.words.observe(lambda change: said.append(change.new), "value")
+        loader.family.value = "resnet"
+        assert loader.picture.value == b"SSS of 2"
+        assert len(cheap) == 24
+        assert said
+        assert not any("Drawing" in words for words in said)
+
+    in_a_loop(session)
+
+
+def test_a_reader_who_is_faster_goes_on_with_what_was_drawn(several, cheap):
+    async def session():
+        loader = widgets.layer_loader(*several, orders=PATHS)
+        while len(cheap) < 8 + 3:
+            await asyncio.sleep(0)
+        loader.family.value = "resnet"
+        loader.curriculum.value = "extracted"
+        assert loader.picture.value == b"SSS of 1"
+        await loader.drawing
+        assert len(cheap) == 24, "no picture is drawn twice"
+
+    in_a_loop(session)
+
+
+def test_a_picture_that_fails_while_nobody_waits_is_told_and_the_others_are_drawn(several, cheap, monkeypatch):
+    whole, errors = states.Painter.png, []
+
+    def broken(self, moving):
+        if moving[0].seed == 1:
+            raise ZeroDivisionError("in a picture")
+        return whole(self, moving)
+
+    monkeypatch.setattr(states.Painter, "png", broken)
+
+    async def session():
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+        loader = widgets.layer_loader(*several, orders=PATHS)
+        await loader.drawing
+        assert [type(context["exception"]) for context in errors] == [ZeroDivisionError]
+        assert "resnet, extracted" in errors[0]["message"]
+        assert "role='alert'" in loader.words.value
+        loader.family.value = "resnet"
+        assert loader.picture.value == b"SSS of 2"
+        with pytest.raises(ZeroDivisionError):
+            loader.curriculum.value = "extracted"
+        assert "role='alert'" in loader.words.value
+
+    in_a_loop(session)
+
+
+def test_nothing_is_drawn_ahead_without_a_loop_or_for_a_page(several, pair, samples, cheap):
+    assert widgets.layer_loader(*several, orders=PATHS).drawing is None
+
+    async def session():
+        widgets.layer_loader(*several, interactive=False, orders=PATHS)
+        assert widgets.layer_loader(pair, samples, orders=PATHS).drawing is None
+        assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(session())
 
 
 def test_where_there_is_one_of_a_kind_there_is_no_menu_for_it(pair, samples, cheap):

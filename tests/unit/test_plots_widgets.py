@@ -153,7 +153,7 @@ def test_layer_loading_says_mask_and_accuracy_and_marks_right_and_wrong(pair, sa
     figure = plots.layer_loading(pair, "TTS", samples)
     found = words(figure)
     title = [axes.get_title(loc="left") for sub in figure.subfigs for axes in sub.axes]
-    assert "TTS: 2 of 3 teacher blocks, test accuracy 70.0%" in title
+    assert "TTS: 2 of 3 teacher blocks, test accuracy 70.0% (seed 0)" in title
     assert [text.split("\n")[0] for text in found if "block" in text][:3] == ["teacher", "teacher", "student"]
     assert [text for text in found if text[:1] in "✓✗"] == ["✓ cat\n50%", "✓ dog\n75%", "✗ dog\n100%, is:\ncat"]
 
@@ -170,11 +170,28 @@ def test_a_layer_figure_turned_to_a_mask_is_the_figure_of_that_mask(pair, sample
 def test_the_ring_stands_at_the_mask_and_every_mask_has_a_dot(pair, samples):
     figure = plots.layer_loading(pair, "STT", samples, {"suffix": ["SSS", "SST", "STT", "TTT"]})
     (axes,) = figure.subfigs[1].axes
-    dots, suffix, ring = axes.get_lines()
+    dots, suffix, student, teacher, ring = axes.get_lines()
+    assert [line.get_ydata()[0] for line in (student, teacher)] == pytest.approx([0.5, 0.8])
     assert len(dots.get_xdata()) == 8
     assert suffix.get_ydata().tolist() == pytest.approx([0.5, 0.6, 0.7, 0.8])
     assert (*ring.get_xdata(), *ring.get_ydata()) == pytest.approx((2, 0.7))
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["any mask", "suffix"]
+
+
+@pytest.mark.parametrize("whole", [0.52, 0.503, 0.498])
+def test_levels_legend_and_label_keep_apart_and_are_not_cut(pair, samples, whole):
+    masks = pair.masks.assign(test=0.5 + pair.masks["test"] / 50)
+    masks.loc[masks["mask"] == "TTT", "test"] = whole + 0.01
+    figure = plots.layer_loading(replace(pair, masks=masks), "SSS", samples)
+    FigureCanvasAgg(figure).draw()
+    (axes,) = figure.subfigs[1].axes
+    levels = [text for text in axes.texts if text.get_text()]
+    assert sorted(text.get_text() for text in levels) == ["student\nalone", "teacher\nalone"]
+    boxes = [
+        part.get_window_extent() for part in (*levels, axes.get_legend(), axes.yaxis.label, *axes.get_yticklabels())
+    ]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    assert all(figure.bbox.padded(1).contains(*corner) for box in boxes for corner in (box.min, box.max))
 
 
 @pytest.mark.parametrize("n_images", [3, 20, 25])

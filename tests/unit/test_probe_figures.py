@@ -9,6 +9,7 @@ from matplotlib import pyplot
 
 from pwl_lab import analysis, plots, widgets
 from pwl_lab.distill.probes import TeacherReadings
+from pwl_lab.errors import InvalidValueError
 from pwl_lab.widgets.frames import png
 
 STEPS = {0: 0.5, 50: 0.48, 100: 0.8, 150: 1.0, 600: 1.0}
@@ -95,6 +96,8 @@ def test_a_checkpoint_figure_turned_to_a_step_is_the_figure_of_that_step():
 
 
 def test_a_long_training_is_thinned_out_for_the_slider():
+    with pytest.raises(InvalidValueError, match="2 or more"):
+        widgets.checkpoint_slider(READINGS, at_most=1)
     picker = widgets.checkpoint_slider(READINGS, at_most=3)
     words = [picker.table.frames[number,].words.split(":")[0] for number in (1, 2, 3)]
     assert words == ["step 0", "step 100", "step 600"]

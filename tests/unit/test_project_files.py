@@ -88,6 +88,14 @@ def test_the_series_has_its_first_notebooks() -> None:
     assert {"00", "02", "04"} <= {path.stem[:2] for path in SERIES}
 
 
+@each_of_the_series
+def test_a_notebook_and_the_readme_tell_the_same_minutes(path: Path) -> None:
+    said = re.search(r"`lesson` about (\d+(?:\.\d+)?)", path.read_text(encoding="utf-8"))
+    row = re.search(rf"\[{path.stem}\].*\| ([^|]+) \|", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert row
+    assert row[1].split()[0] == (said[1] if said else "<"), row[1]
+
+
 @each_notebook
 def test_a_notebook_is_committed_clean(path: Path) -> None:
     nb = nbformat.read(path, as_version=4)

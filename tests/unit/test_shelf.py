@@ -64,9 +64,9 @@ def test_what_is_there_is_offered_and_the_rest_named(monkeypatch):
     monkeypatch.setattr(shelf, "sample_predictions", lambda *_: some_predictions())
     found = shelf.stored_pairs(SETTINGS)
     assert list(found.pairs) == [
-        ("vit", "PWL alone, 1 epochs"),
-        ("resnet", "PWL alone, 12 steps"),
-        ("resnet", "one-shot then PWL"),
+        ("vit", "PWL alone (notebook 04)"),
+        ("resnet", "PWL alone (notebook 05)"),
+        ("resnet", "one-shot, then PWL (notebook 05)"),
     ]
     assert set(found.samples) == set(found.pairs)
     missing = [f"pairs of notebook {name}" for name in ("04, vgg", "04, resnet", "05, vgg", "05, vit")]
@@ -86,7 +86,7 @@ def test_what_cannot_be_shown_beside_the_others_is_left_out_and_named(monkeypatc
     live = shelf.stored_pairs(SETTINGS)
     assert {family for family, _ in live.pairs} == {"vgg", "resnet"}
     assert len(live.pairs) > shelf.MOST_ON_A_PAGE
-    why = live.missing.left_out["vit, PWL alone, 1 epochs"]
+    why = live.missing.left_out["vit, PWL alone (notebook 04)"]
     assert why == "it has 4 blocks, the first one 3; families=['vit'] shows its family alone"
     page = shelf.stored_pairs(SETTINGS.model_copy(update={"interactive": False}))
     assert list(page.pairs) == list(page.samples) == list(live.pairs)[: shelf.MOST_ON_A_PAGE]
