@@ -6,17 +6,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 import nbformat
+import psutil
 import pytest
 from labpage import ANSWER_MS, open_notebook, run_all
-from loopback import free_port
+from loopback import free_port, serving
 from nbformat.v4 import new_code_cell, new_notebook
-from playwright.sync_api import Locator, Page
+from playwright.sync_api import Browser, Locator, Page
 
 from pwl_lab import recipes
 from pwl_lab.settings import CurriculaSettings, LoadingSettings
@@ -37,22 +39,41 @@ def stored_runs(shared_runs: Path) -> Path:
     return shared_runs
 
 
-@pytest.fixture(scope="module")
-def server(stored_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """The dashboard's own server at `smoke`: address, token."""
-    port, token, folder = free_port(), secrets.token_hex(16), tmp_path_factory.mktemp("dashboard")
+@contextmanager
+def serving_dashboard(runs: Path, folder: Path, *command: str) -> Iterator[tuple[str, str, subprocess.Popen]]:
+    """The dashboard's own server, started by `command` and the options of `pwl-lab dashboard`: address, token, process."""
+    port, token = free_port(), secrets.token_hex(16)
     environment = {name: value for name, value in os.environ.items() if name != "PWL_LAB_STORE"}
-    environment |= {"PWL_LAB_RUNS": str(stored_runs), "JUPYTER_TOKEN": token, "JUPYTER_CONFIG_DIR": str(folder)}
-    command = [str(Path(sys.executable).parent / "pwl-lab"), "dashboard", "--preset", "smoke", "--port", str(port)]
+    environment |= {"PWL_LAB_RUNS": str(runs), "JUPYTER_TOKEN": token, "JUPYTER_CONFIG_DIR": str(folder)}
+    options = ["dashboard", "--preset", "smoke", "--port", str(port)]
     with (folder / "voila.log").open("w") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen([sys.executable, *command, *options], env=environment, stdout=log, stderr=log)
         end = time.monotonic() + START_S
         while f"127.0.0.1:{port}" not in (folder / "voila.log").read_text() and time.monotonic() < end:
             assert process.poll() is None, (folder / "voila.log").read_text()
             time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}", token
+        yield f"http://127.0.0.1:{port}", token, process
         process.terminate()
         process.wait(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def server(stored_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """The dashboard at `smoke`: address, token."""
+    folder = tmp_path_factory.mktemp("dashboard")
+    with serving_dashboard(stored_runs, folder, str(Path(sys.executable).parent / "pwl-lab")) as (address, token, _):
+        yield address, token
+
+
+@contextmanager
+def instead(runs: Path, source: str) -> Iterator[None]:
+    """A notebook of one cell in place of the dashboard's; it is read anew for every page."""
+    (notebook,) = (runs / ".batches").glob("dashboard-*/dashboard.ipynb")
+    whole = notebook.read_text()
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(new_notebook(cells=[new_code_cell(source)], metadata=kernel), notebook)
+    yield
+    notebook.write_text(whole)
 
 
 def test_three_controls_answer_and_nothing_is_asked_elsewhere(page: Page, server: tuple[str, str]) -> None:
@@ -106,15 +127,61 @@ def test_without_the_token_there_is_nothing(server: tuple[str, str]) -> None:
 
 def test_an_error_is_shown_as_what_it_is(page: Page, server: tuple[str, str], stored_runs: Path) -> None:
     address, token = server
-    notebook = stored_runs / "dashboard" / "dashboard.ipynb"  # read anew for every page
-    whole = notebook.read_text()
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(new_notebook(cells=[new_code_cell("{}['no such pair']")], metadata=kernel), notebook)
-    try:
+    with instead(stored_runs, "{}['no such pair']"):
         page.goto(f"{address}/?token={token}")
         page.get_by_text("KeyError: 'no such pair'").wait_for(timeout=START_S * 1000)
-    finally:
-        notebook.write_text(whole)
+
+
+def test_the_page_reaches_no_other_server_not_even_on_this_machine(
+    page: Page, server: tuple[str, str], stored_runs: Path, tmp_path: Path
+) -> None:
+    address, token = server
+    with instead(stored_runs, "print('a page')"):
+        answer = page.goto(f"{address}/?token={token}")
+        page.get_by_text("a page").wait_for(timeout=START_S * 1000)
+    assert "frame-ancestors 'self'" in answer.headers["content-security-policy"]
+    ask = "url => fetch(url, {mode: 'no-cors'}).then(() => 'answered', () => 'refused')"
+    with serving(tmp_path) as other:
+        assert page.evaluate(ask, f"{address}/login") == "answered"
+        assert page.evaluate(ask, other) == "refused"
+    assert [text for text in page.console_errors if "Content Security Policy" not in text] == []
+    assert page.console_errors
+    page.console_errors.clear()
+
+
+QUICK = """
+import sys
+from pwl_lab.batch import dashboard
+from pwl_lab.cli import app
+dashboard.IDLE_S, dashboard.LOOK_S = 2, 1
+app(sys.argv[1:])
+"""
+
+
+def test_no_kernel_outlives_its_page_or_the_server(browser: Browser, tmp_path: Path) -> None:
+    with serving_dashboard(tmp_path, tmp_path, "-c", QUICK) as (address, token, process):
+        with instead(tmp_path, "print('a page')"):
+            lost = browser.new_page()
+            lost.goto(f"{address}/?token={token}")
+            lost.get_by_text("a page").wait_for(timeout=START_S * 1000)
+            (kernel,) = kernels(process)
+            lost.close()  # without a word to the server, as when a browser is killed
+            psutil.wait_procs([kernel], timeout=60)
+            assert not kernel.is_running()
+            kept = browser.new_page()
+            kept.goto(f"{address}/?token={token}")
+            kept.get_by_text("a page").wait_for(timeout=START_S * 1000)
+            (kernel,) = kernels(process)
+        process.terminate()
+        process.wait(timeout=60)
+        assert not kernel.is_running()
+        assert not list((tmp_path / ".batches").iterdir()), "its folder went with it"
+        kept.close()
+
+
+def kernels(server: subprocess.Popen) -> list[psutil.Process]:
+    """The kernels that a server has started."""
+    return [child for child in psutil.Process(server.pid).children() if "ipykernel_launcher" in child.cmdline()]
 
 
 def test_the_same_notebook_opens_in_jupyterlab(page: Page, lab: tuple[str, str, Path], stored_runs: Path) -> None:
