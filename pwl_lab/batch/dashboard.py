@@ -96,7 +96,7 @@ def serve(preset: str | None = None, port: int = 8866) -> None:
 
     refuse_taken(port)
     folder = prepare(preset, port)
-    os.environ.pop("MPLBACKEND", None)
+    os.environ.pop("MPLBACKEND", None)  # that of this process is not that of a notebook
     os.environ.update(environment())
     try:
         Voila.launch_instance([str(folder / f"{NOTEBOOK}.ipynb"), f"--Voila.config_file_paths={folder}"])

@@ -25,8 +25,6 @@ FLAGS = [
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]
 
-JUPYTERLABS_OWN = ("nothing yet",)  # errors in the console that it writes with any notebook
-
 
 # Not for the whole session: Playwright's event loop would still run in tests that need one of their own.
 @pytest.fixture(scope="module")
@@ -103,7 +101,7 @@ def page(browser: Browser, request: pytest.FixtureRequest, tmp_path: Path) -> It
     if failed:
         one.screenshot(path=tmp_path / "failed.png")
     context.close()
-    assert failed or [text for text in one.console_errors if not text.startswith(JUPYTERLABS_OWN)] == []
+    assert failed or one.console_errors == []
 
 
 @pytest.hookimpl(hookwrapper=True)
