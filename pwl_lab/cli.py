@@ -178,7 +178,7 @@ def serve(
 @app.command()
 def dashboard(
     preset: Preset = None,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="where to listen; if it is taken, one near it")] = 8866,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="where to listen")] = 8866,
 ) -> None:
     """Show what is stored as a page of its own, to browsers on this machine, until Ctrl-C; nothing is trained."""
     with _refusing():

@@ -70,7 +70,10 @@ def store() -> Path:
 
 
 def scratch() -> Path:
-    """Where batches whose place is another machine's keep what is not copied there yet; a name that no series can have."""
+    """What only a command at work needs; a name that no series can have.
+
+    Batches whose place is another machine's keep here what is not copied there yet, each dashboard its server's files.
+    """
     return runs() / ".batches"
 
 

@@ -26,6 +26,17 @@ def open_notebook(page: Page, lab: tuple[str, str, Path], name: str) -> None:
 
 
 def run_all(page: Page) -> None:
-    """Run all cells; the promise ends when the last one has."""
+    """Run all cells; the promise ends when the last one has. From then on an answer has the time of an answer."""
     page.set_default_timeout(RUN_S * 1000)
     page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    page.set_default_timeout(ANSWER_MS)
+
+
+def cut(page: Page) -> list[str]:
+    """The labels, values, menus and buttons of controls whose words do not fit."""
+    return page.evaluate(
+        """parts => [...document.querySelectorAll(parts)].filter(one => one.scrollWidth > one.clientWidth + 1)
+           .filter(one => getComputedStyle(one).display !== 'inline').map(one => one.innerText)""",
+        ".widget-label, .widget-readout, .widget-toggle-button, .widget-dropdown select, "
+        ".frame-page label, .frame-page .value, .frame-page select, .frame-page button",
+    )

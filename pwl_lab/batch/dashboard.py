@@ -6,19 +6,30 @@ anything: the template leaves out what Voila's own takes from a CDN, and the bro
 
 import asyncio
 import os
-import sys
+import shutil
+import socket
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from pwl_lab import paths
 from pwl_lab.batch.schema import make_plan, read_notebook, resolve_notebook
+from pwl_lab.errors import invalid
 from pwl_lab.store import ONLY_STORED, write_json
 
 NOTEBOOK = "dashboard"
 TEMPLATES = Path(__file__).parent / "templates"
 CELL_S = 300  # a cell that takes longer ends with an error; Voila alone would wait for ever
-IDLE_S = 300
-POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self' ws://127.0.0.1:* data:"
+IDLE_S = 300  # after so long without a page its kernel is ended
+LOOK_S = 30  # how often that is looked at
+# What the browser lets the page do; {port} is the server's own. Scripts inside the page and `eval` are needed by Voila
+# and by the widgets. The server's default, that no other site may put the page in a frame, is lost unless said again.
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; "
+    "connect-src 'self' ws://127.0.0.1:{port} data:; "
+    "frame-ancestors 'self'; base-uri 'self'; form-action 'self'; object-src 'none'"
+)
 
 
 def configuration(port: int) -> dict[str, dict[str, Any]]:
@@ -27,9 +38,10 @@ def configuration(port: int) -> dict[str, dict[str, Any]]:
         "Voila": {
             "ip": "127.0.0.1",
             "port": port,
+            "port_retries": 0,  # a bookmark or a tunnel leads to this port; another one would be found by chance
             "open_browser": False,
             "auto_token": True,
-            "tornado_settings": {"headers": {"Content-Security-Policy": POLICY}},
+            "tornado_settings": {"headers": {"Content-Security-Policy": POLICY.format(port=port)}},
         },
         "VoilaConfiguration": {
             "template": "pwl_lab_dashboard",
@@ -39,18 +51,19 @@ def configuration(port: int) -> dict[str, dict[str, Any]]:
             "file_denylist": [".*"],  # no file beside the notebook is served
         },
         "VoilaExecutor": {"timeout": CELL_S},
-        "MappingKernelManager": {"cull_idle_timeout": IDLE_S, "cull_interval": 30},  # of pages that were closed
+        "MappingKernelManager": {"cull_idle_timeout": IDLE_S, "cull_interval": LOOK_S},  # of pages that were closed
     }
     if hasattr(asyncio, "start_unix_server"):  # kernels on a machine with other users: no TCP port to talk to
         options["KernelManager"] = {"transport": "ipc"}
     return options
 
 
-def prepare(preset: str | None = None, port: int = 8866) -> list[str]:
-    """Write notebook and configuration among the runs; the command that serves them.
+def prepare(preset: str | None = None, port: int = 8866) -> Path:
+    """Write notebook and configuration into a folder of this server's own, which is returned.
 
-    The token is JUPYTER_TOKEN where that is set, else a new one, which Voila shows with the address. Configuration of
-    the user's own is not read. Raises UnknownNameError for a preset that there is not.
+    Voila reads the notebook anew for every page: servers that shared it would change each other's. The token is
+    JUPYTER_TOKEN where that is set, else a new one, which Voila shows with the address. Raises UnknownNameError for a
+    preset that there is not.
     """
     import nbformat
 
@@ -60,10 +73,11 @@ def prepare(preset: str | None = None, port: int = 8866) -> list[str]:
     if preset is not None:
         place = next(i for i, cell in enumerate(nb.cells) if "parameters" in cell.metadata.get("tags", []))
         nb.cells.insert(place + 1, nbformat.v4.new_code_cell(f"# Parameters\npreset = {preset!r}"))
-    folder = paths.runs() / NOTEBOOK
+    paths.scratch().mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{NOTEBOOK}-", dir=paths.scratch()))
     write_json(folder / "voila.json", configuration(port))
     nbformat.write(nb, folder / source.name)
-    return [sys.executable, "-m", "voila", str(folder / source.name), f"--Voila.config_file_paths={folder}"]
+    return folder
 
 
 def environment() -> dict[str, str]:
@@ -74,7 +88,28 @@ def environment() -> dict[str, str]:
 
 
 def serve(preset: str | None = None, port: int = 8866) -> None:
-    """Become the server: this does not return."""
-    command = prepare(preset, port)
-    sys.stdout.flush()
-    os.execve(command[0], command, environment())
+    """Be the server until Ctrl-C or SIGTERM; its kernels and its folder go with it. The user's configuration is not read.
+
+    Raises InvalidValueError for a port that is taken, and UnknownNameError for a preset that there is not.
+    """
+    from voila.app import Voila
+
+    refuse_taken(port)
+    folder = prepare(preset, port)
+    os.environ.pop("MPLBACKEND", None)  # that of this process is not that of a notebook
+    os.environ.update(environment())
+    try:
+        Voila.launch_instance([str(folder / f"{NOTEBOOK}.ipynb"), f"--Voila.config_file_paths={folder}"])
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def refuse_taken(port: int) -> None:
+    """Say that a port is taken before anything is started; Voila's own words would promise another one."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: one that ended takes no port
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            free = f"one that is free on this machine ({error.strerror}); --port names another"
+            raise invalid("port", port, free) from error

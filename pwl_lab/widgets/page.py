@@ -10,16 +10,20 @@ from base64 import b64encode
 
 from pwl_lab.widgets.frames import FrameTable
 
+PLAY_MS = 1200  # so long a state stays while a choice plays
+# Controls, words and picture fit a projector's window together; in a low one the picture stays large enough to read.
+PICTURE_HEIGHT = "max(14rem, calc(100vh - 15rem))"
+PICTURE_NAME = "the state described above"  # the words are read already: the picture's name does not repeat them
 STYLE = """
 .frame-page { margin: .4rem 0; }
 .frame-page .choices { display: flex; flex-wrap: wrap; gap: .4rem 1.6rem; align-items: center; }
 .frame-page .choice { display: flex; gap: .5rem; align-items: center; flex-wrap: wrap; }
 .frame-page label { display: flex; gap: .5rem; align-items: center; flex-wrap: wrap; }
 .frame-page input[type=range] { width: 15rem; max-width: 100%; }
-.frame-page output { min-width: 2.5em; font-variant-numeric: tabular-nums; }
+.frame-page .value { min-width: 2.5em; font-variant-numeric: tabular-nums; }
 .frame-page .frame-words { margin: .5rem 0; white-space: pre-line; }
-.frame-page img { max-width: 100%; height: auto; }
-"""
+.frame-page img { max-width: 100%; max-height: PICTURE_HEIGHT; width: auto; height: auto; }
+""".replace("PICTURE_HEIGHT", PICTURE_HEIGHT)
 
 # `currentScript` finds the control's own element, so that any number of them share a page without ids.
 SCRIPT = """
@@ -45,7 +49,7 @@ SCRIPT = """
     offer();
     const [number, text] = data.states[place(chosen.length)];
     picture.src = number === null ? first : "data:image/png;base64," + data.pictures[number];
-    picture.alt = words.textContent = text;
+    words.textContent = text;
   };
   const menu = (choice, label) => {
     const select = make("select", {}, label);
@@ -59,9 +63,10 @@ SCRIPT = """
     const ticks = make("datalist", { id: "frame-ticks-" + document.querySelectorAll("datalist").length }, box);
     choice.values.forEach((value, i) => make("option", { value: i, label: value }, ticks));
     range.setAttribute("list", ticks.id);
-    const output = make("output", {}, box);
+    const shown = make("span", { className: "value" }, box);
+    shown.setAttribute("aria-hidden", "true");  // the range says it itself
     const say = () => {
-      output.textContent = choice.values[range.value];
+      shown.textContent = choice.values[range.value];
       range.setAttribute("aria-valuetext", choice.values[range.value]);
     };
     say();
@@ -87,16 +92,16 @@ SCRIPT = """
   root.addEventListener("keydown", (event) => event.stopPropagation());  // a notebook has uses of its own for arrows
   const row = root.querySelector(".choices");
   data.choices.forEach((choice, i) => {
-    const box = make("div", { className: "choice", title: choice.tooltip }, row);
+    const box = make("div", { className: "choice" }, row);
     const label = make("label", { textContent: choice.label }, box);
     const [control, read] = (choice.menu ? menu : slider)(choice, label, box);
+    control.title = choice.tooltip;
     if (choice.menu) menus.push([i, control]);
     control.addEventListener("input", () => { chosen[i] = read(); show(); });
   });
   offer();
 })();
 """
-PLAY_MS = 1200  # so long a state stays while a choice plays
 
 
 class FramePage:
@@ -118,7 +123,7 @@ class FramePage:
         return (
             f'<div class="frame-page"><style>{STYLE}</style><div class="choices"></div>'
             f'<p class="frame-words" role="status">{words}</p>'
-            f'<img alt="{words}" src="data:image/png;base64,{_text(first.picture)}">'
+            f'<img alt="{PICTURE_NAME}" src="data:image/png;base64,{_text(first.picture)}">'
             f'<script type="application/json">{data}</script><script>{SCRIPT}</script></div>'
         )
 

@@ -13,12 +13,12 @@ import ipywidgets as controls
 
 from pwl_lab.errors import invalid
 from pwl_lab.widgets.frames import Choice, FrameTable
-from pwl_lab.widgets.page import FramePage
+from pwl_lab.widgets.page import PICTURE_HEIGHT, PLAY_MS, FramePage
 
 WIDTH = "min(460px, 100%)"
-PLAY_MS = 1200  # so long a state stays while a choice plays
 ROW = {"flex_flow": "row wrap", "grid_gap": "0 1rem"}  # of controls beside each other
-PICTURE = {"max_width": "100%", "align_self": "flex-start"}  # at its own size, not as wide as the page: it stays sharp
+# At its own size, not as wide as the page, so that it stays sharp, and no higher than the window.
+PICTURE = {"max_width": "100%", "max_height": PICTURE_HEIGHT, "align_self": "flex-start"}
 SHORT = 12  # values of a slider that follows the hand
 
 
@@ -39,7 +39,7 @@ class FramePicker(controls.VBox):
         self.words = controls.HTML()
         self.picture = controls.Image(format="png", layout=PICTURE)
         for control in self.controls:
-            control.observe(told(self, lambda: self._show()), names="value")
+            control.observe(told(self, self._show), names="value")
         self._show()
         row = [
             part
@@ -56,7 +56,11 @@ class FramePicker(controls.VBox):
 
 
 def status_line(words: str) -> str:
-    """Words as HTML that a screen reader says when they change."""
+    """Words as HTML, marked as what tells the state.
+
+    The widget puts a new element in place of the old one at every change, and not every screen reader says what a new
+    element holds. The dashboard's own page marks the place that stays; in JupyterLab that cannot be done from here.
+    """
     return f"<div role='status' style='white-space: pre-line; line-height: 1.5'>{html.escape(words)}</div>"
 
 
@@ -94,7 +98,12 @@ def control_for(choice: Choice) -> controls.DOMWidget:
 def player(slider: controls.IntSlider) -> controls.Play:
     """A play button that moves `slider` on its own; the two are linked in the browser."""
     play = controls.Play(
-        min=slider.min, max=slider.max, value=slider.value, interval=PLAY_MS, tooltip="one after another"
+        min=slider.min,
+        max=slider.max,
+        value=slider.value,
+        interval=PLAY_MS,
+        show_repeat=False,
+        tooltip="one after another",
     )
     controls.jslink((play, "value"), (slider, "value"))
     return play

@@ -14,6 +14,7 @@ from loopback import free_port
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from pwl_lab import paths
+from pwl_lab.batch.notebooks import run_notebook
 
 CHROMIUM = os.environ.get("PWL_CHROMIUM", "/usr/bin/chromium")
 # Only loopback resolves, and Chromium's own background traffic stays off.
@@ -71,25 +72,37 @@ def lab(tmp_path_factory: pytest.TempPathFactory, shared_runs: Path) -> Iterator
 
 
 def use_smoke(path: Path) -> None:
-    """Set the preset in a notebook's parameters cell."""
+    """Set the preset in a notebook's parameters cell; the example of a grid's point has none."""
     notebook = nbformat.read(path, 4)
     cell = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
-    assert 'preset = "lesson"' in cell.source
+    assert 'preset = "lesson"' in cell.source or path.stem == "example_point"
     cell.source = cell.source.replace('preset = "lesson"', 'preset = "smoke"')
     nbformat.write(notebook, path)
 
 
+@pytest.fixture(scope="session")
+def page_of_04(tmp_path_factory: pytest.TempPathFactory, shared_runs: Path) -> Path:
+    """Notebook 04 as the runner leaves it at `smoke`."""
+    out = tmp_path_factory.mktemp("page")
+    status = run_notebook("04", out, preset="smoke", environment={"PWL_LAB_RUNS": str(shared_runs)})
+    assert status.status == "ok", status.error
+    return out / "notebook.html"
+
+
 @pytest.fixture
 def page(browser: Browser, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Page]:
-    """A tall page (cells out of sight are not painted); its picture is kept when the test fails."""
+    """A tall page (cells out of sight are not painted), without an error at its end; kept as a picture of a failure."""
     context = browser.new_context(viewport={"width": 1400, "height": 4000})
     one = context.new_page()
     one.console_errors = []
     one.on("console", lambda message: one.console_errors.append(message.text) if message.type == "error" else None)
+    one.on("pageerror", lambda error: one.console_errors.append(f"{error.name}: {error.message}"))
     yield one
-    if getattr(request.node, "failed", False):
+    failed = getattr(request.node, "failed", False)
+    if failed:
         one.screenshot(path=tmp_path / "failed.png")
     context.close()
+    assert failed or one.console_errors == []
 
 
 @pytest.hookimpl(hookwrapper=True)

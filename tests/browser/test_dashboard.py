@@ -6,17 +6,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 import nbformat
+import psutil
 import pytest
-from labpage import ANSWER_MS, open_notebook, run_all
-from loopback import free_port
+from labpage import ANSWER_MS, cut, open_notebook, run_all
+from loopback import free_port, serving
 from nbformat.v4 import new_code_cell, new_notebook
-from playwright.sync_api import Locator, Page
+from playwright.sync_api import Browser, Locator, Page
 
 from pwl_lab import recipes
 from pwl_lab.settings import CurriculaSettings, LoadingSettings
@@ -37,29 +39,47 @@ def stored_runs(shared_runs: Path) -> Path:
     return shared_runs
 
 
-@pytest.fixture(scope="module")
-def server(stored_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """The dashboard's own server at `smoke`: address, token."""
-    port, token, folder = free_port(), secrets.token_hex(16), tmp_path_factory.mktemp("dashboard")
+@contextmanager
+def serving_dashboard(runs: Path, folder: Path, *command: str) -> Iterator[tuple[str, str, subprocess.Popen]]:
+    """The dashboard's own server, started by `command` and the options of `pwl-lab dashboard`: address, token, process."""
+    port, token = free_port(), secrets.token_hex(16)
     environment = {name: value for name, value in os.environ.items() if name != "PWL_LAB_STORE"}
-    environment |= {"PWL_LAB_RUNS": str(stored_runs), "JUPYTER_TOKEN": token, "JUPYTER_CONFIG_DIR": str(folder)}
-    command = [str(Path(sys.executable).parent / "pwl-lab"), "dashboard", "--preset", "smoke", "--port", str(port)]
+    environment |= {"PWL_LAB_RUNS": str(runs), "JUPYTER_TOKEN": token, "JUPYTER_CONFIG_DIR": str(folder)}
+    options = ["dashboard", "--preset", "smoke", "--port", str(port)]
     with (folder / "voila.log").open("w") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen([sys.executable, *command, *options], env=environment, stdout=log, stderr=log)
         end = time.monotonic() + START_S
         while f"127.0.0.1:{port}" not in (folder / "voila.log").read_text() and time.monotonic() < end:
             assert process.poll() is None, (folder / "voila.log").read_text()
             time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}", token
+        yield f"http://127.0.0.1:{port}", token, process
         process.terminate()
         process.wait(timeout=60)
 
 
+@pytest.fixture(scope="module")
+def server(stored_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """The dashboard at `smoke`: address, token."""
+    folder = tmp_path_factory.mktemp("dashboard")
+    with serving_dashboard(stored_runs, folder, str(Path(sys.executable).parent / "pwl-lab")) as (address, token, _):
+        yield address, token
+
+
+@contextmanager
+def instead(runs: Path, source: str) -> Iterator[None]:
+    """A notebook of one cell in place of the dashboard's; it is read anew for every page."""
+    (notebook,) = (runs / ".batches").glob("dashboard-*/dashboard.ipynb")
+    whole = notebook.read_text()
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(new_notebook(cells=[new_code_cell(source)], metadata=kernel), notebook)
+    yield
+    notebook.write_text(whole)
+
+
 def test_three_controls_answer_and_nothing_is_asked_elsewhere(page: Page, server: tuple[str, str]) -> None:
     address, token = server
-    asked, errors = [], []
+    asked = []
     page.on("request", lambda request: asked.append(request.url))
-    page.on("pageerror", lambda error: errors.append(str(error)))
     page.set_default_timeout(START_S * 1000)
     page.set_viewport_size({"width": 1000, "height": 4000})
     page.goto(f"{address}/?token={token}")
@@ -86,10 +106,11 @@ def test_three_controls_answer_and_nothing_is_asked_elsewhere(page: Page, server
     assert "pwl-lab run 05 --preset smoke" in page.inner_text("body")
     assert cut(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= 1000
+    what_a_screen_reader_is_told(page)
+    a_state_fits_a_projector(page)
     assert {urlsplit(url).netloc for url in asked if not url.startswith(("data:", "blob:"))} == {
         urlsplit(address).netloc
     }
-    assert errors + page.console_errors == []
 
 
 def test_without_the_token_there_is_nothing(server: tuple[str, str]) -> None:
@@ -106,15 +127,56 @@ def test_without_the_token_there_is_nothing(server: tuple[str, str]) -> None:
 
 def test_an_error_is_shown_as_what_it_is(page: Page, server: tuple[str, str], stored_runs: Path) -> None:
     address, token = server
-    notebook = stored_runs / "dashboard" / "dashboard.ipynb"  # read anew for every page
-    whole = notebook.read_text()
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(new_notebook(cells=[new_code_cell("{}['no such pair']")], metadata=kernel), notebook)
-    try:
+    with instead(stored_runs, "{}['no such pair']"):
         page.goto(f"{address}/?token={token}")
         page.get_by_text("KeyError: 'no such pair'").wait_for(timeout=START_S * 1000)
-    finally:
-        notebook.write_text(whole)
+
+
+def test_the_page_reaches_no_other_server_not_even_on_this_machine(
+    page: Page, server: tuple[str, str], stored_runs: Path, tmp_path: Path
+) -> None:
+    address, token = server
+    with instead(stored_runs, "print('a page')"):
+        answer = page.goto(f"{address}/?token={token}")
+        page.get_by_text("a page").wait_for(timeout=START_S * 1000)
+    assert "frame-ancestors 'self'" in answer.headers["content-security-policy"]
+    ask = "url => fetch(url, {mode: 'no-cors'}).then(() => 'answered', () => 'refused')"
+    with serving(tmp_path) as other:
+        assert page.evaluate(ask, f"{address}/login") == "answered"
+        assert page.evaluate(ask, other) == "refused"
+    assert page.console_errors
+    assert all("Content Security Policy" in text for text in page.console_errors)
+    page.console_errors.clear()  # this one was to be
+
+
+QUICK = """
+import sys
+from pwl_lab.batch import dashboard
+from pwl_lab.cli import app
+dashboard.IDLE_S, dashboard.LOOK_S = 5, 1
+app(sys.argv[1:])
+"""
+
+
+def test_no_kernel_outlives_its_page_or_the_server(browser: Browser, tmp_path: Path) -> None:
+    with serving_dashboard(tmp_path, tmp_path, "-c", QUICK) as (address, token, process):
+        with instead(tmp_path, "import os; print('kernel', os.getpid())"):
+            kernels, pages = [], []
+            for _ in range(2):
+                pages.append(browser.new_page())
+                pages[-1].goto(f"{address}/?token={token}")
+                words = pages[-1].get_by_text("kernel ", exact=False).last.inner_text(timeout=START_S * 1000)
+                kernels.append(int(words.split()[-1]))
+        pages[0].close()  # without a word to the server, as when a browser is killed
+        end = time.monotonic() + 60
+        while psutil.pid_exists(kernels[0]) and time.monotonic() < end:
+            time.sleep(0.2)
+        assert not psutil.pid_exists(kernels[0])
+        process.terminate()
+        process.wait(timeout=60)
+        assert not psutil.pid_exists(kernels[1])
+        assert not list((tmp_path / ".batches").iterdir()), "its folder went with it"
+        pages[1].close()
 
 
 def test_the_same_notebook_opens_in_jupyterlab(page: Page, lab: tuple[str, str, Path], stored_runs: Path) -> None:
@@ -148,9 +210,38 @@ def changed(page: Page, place: int, before: tuple[str, str]) -> tuple[str, str]:
     return shown(page, place)
 
 
-def cut(page: Page) -> list[str]:
-    """The labels and buttons whose words do not fit."""
-    return page.evaluate(
-        "[...document.querySelectorAll('.widget-label, .widget-readout, .widget-toggle-button, select')]"
-        ".filter(one => one.scrollWidth > one.clientWidth).map(one => one.innerText)"
-    )
+def what_a_screen_reader_is_told(page: Page) -> None:
+    """Every handle, button and picture has a name; the words change inside an element that stays."""
+    page.set_default_timeout(ANSWER_MS)
+    for label in ("Teacher blocks loaded", "Optimiser steps", "Bandwidth"):
+        one = page.get_by_role("slider", name=label).last
+        one.wait_for()
+        value = page.locator(".widget-slider", has_text=label).locator(".widget-readout").last.inner_text()
+        assert one.get_attribute("aria-valuetext") == value
+        one.press("ArrowLeft")
+        page.wait_for_function(
+            "([handle, value]) => handle.getAttribute('aria-valuetext') !== value", arg=[one.element_handle(), value]
+        )
+    for name in ("Play", "Back to the start"):
+        assert page.get_by_role("button", name=name, exact=True).count() == page.locator(".widget-play").count() > 0
+    assert page.locator(".widget-play button:not([aria-label]):visible").count() == 0
+    words = page.locator("[role=status]")
+    assert words.count() == page.locator(".widget-image").count() == 3
+    assert page.locator("[role=status][aria-live=polite] > *").count() == 3
+    place = words.first.element_handle()
+    before = shown(page, 0)
+    page.get_by_role("slider", name="Teacher blocks loaded").press("ArrowRight")
+    changed(page, 0, before)
+    assert place.evaluate("place => place === document.querySelector('[role=status]')")
+    assert page.get_by_role("img", name="the state described above").count() == 3
+
+
+def a_state_fits_a_projector(page: Page) -> None:
+    """Slider, words and picture of each control are seen together in a low window."""
+    page.set_viewport_size({"width": 1366, "height": 768})
+    for box in page.locator(".widget-vbox").all():
+        box.evaluate("box => box.scrollIntoView({block: 'start'})")
+        handle, picture = (box.locator(part).first.bounding_box() for part in (".noUi-handle", ".widget-image"))
+        assert handle["y"] >= 0
+        assert picture["y"] + picture["height"] <= 768, (handle, picture)
+        assert picture["height"] > 200

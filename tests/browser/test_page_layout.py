@@ -4,6 +4,7 @@ from base64 import b64encode
 from pathlib import Path
 
 import pytest
+from labpage import cut
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from playwright.sync_api import Browser
 
@@ -29,7 +30,7 @@ MEASURE = """() => {
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def own_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page with the longest code, a figure, a table and a formula with something below its line."""
     table = "<table class='dataframe'><tbody><tr><th>a claim in some words</th><td>yes</td></tr></tbody></table>"
     outputs = [
@@ -47,13 +48,17 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("width", [1400, 1000, 700])
-def test_nothing_is_cut_or_wider_than_the_window(browser: Browser, page: Path, width: int):
+@pytest.mark.parametrize("made", ["own_page", pytest.param("page_of_04", marks=pytest.mark.browser)])
+def test_nothing_is_cut_or_wider_than_the_window(
+    browser: Browser, request: pytest.FixtureRequest, made: str, width: int
+):
     window = browser.new_page(viewport={"width": width, "height": 900})
-    window.goto(page.as_uri())
-    found = window.evaluate(MEASURE)
+    window.goto(request.getfixturevalue(made).as_uri())
+    found, controls_cut = window.evaluate(MEASURE), cut(window)
     window.close()
     assert found["page"] <= width
     assert found["cut"] == 0
+    assert controls_cut == []
     assert found["wide"]
     assert max(found["wide"]) <= width
     assert found["smallest"] >= SMALLEST

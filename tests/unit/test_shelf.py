@@ -1,6 +1,8 @@
 """What the dashboard takes from the store: it reads, never trains, and names the command for what is not there."""
 
+import json
 import shlex
+import socket
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +11,7 @@ from scored import scored_pair, some_predictions
 from pwl_lab import crossing, distill, recipes, shelf, store, study, training, widgets
 from pwl_lab.batch import dashboard
 from pwl_lab.batch.schema import make_plan, parse_parameters, read_notebook, resolve_notebook
-from pwl_lab.errors import UnknownNameError
+from pwl_lab.errors import InvalidValueError, UnknownNameError
 from pwl_lab.settings import DashboardSettings
 
 SETTINGS = DashboardSettings.load("smoke", device="cpu", seeds=(5,))
@@ -113,14 +115,37 @@ def test_the_servers_kernels_may_not_make_anything(store_folder, no_training, mo
     assert not store_folder.exists()
 
 
-def test_the_server_is_for_this_machine_and_behind_a_token(store_folder, monkeypatch):
-    command = dashboard.prepare("smoke", port=9999)
-    folder = store_folder.parent / "dashboard"
-    assert command[-2:] == [str(folder / "dashboard.ipynb"), f"--Voila.config_file_paths={folder}"]
+def test_the_server_is_for_this_machine_and_behind_a_token(store_folder):
+    folder = dashboard.prepare("smoke", port=9999)
+    assert folder.is_relative_to(store_folder.parent)
     assert "preset = 'smoke'" in (folder / "dashboard.ipynb").read_text()
-    options = dashboard.configuration(9999)
+    options = json.loads((folder / "voila.json").read_text())
     assert options["Voila"]["ip"] == "127.0.0.1"
     assert options["Voila"]["auto_token"]
     assert options["VoilaExecutor"]["timeout"] > 0
     with pytest.raises(UnknownNameError, match="smoke"):
         dashboard.prepare("smok")
+
+
+def test_two_servers_leave_each_others_notebook_alone(store_folder):
+    first, second = dashboard.prepare("smoke"), dashboard.prepare("lesson", port=9999)
+    assert "preset = 'smoke'" in (first / "dashboard.ipynb").read_text()
+    assert "preset = 'lesson'" in (second / "dashboard.ipynb").read_text()
+    assert not (store_folder.parent / "dashboard").exists(), "a series may have that name"
+
+
+def test_a_taken_port_is_said_and_nothing_is_started(store_folder):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(InvalidValueError, match=f"port = {port} .* free on this machine"):
+            dashboard.serve("smoke", port)
+    assert not store_folder.parent.exists()
+    dashboard.refuse_taken(port)
+
+
+def test_the_policy_names_the_servers_own_port_and_no_other_site():
+    policy = dashboard.configuration(9999)["Voila"]["tornado_settings"]["headers"]["Content-Security-Policy"]
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert rules["connect-src"].split() == ["'self'", "ws://127.0.0.1:9999", "data:"]
+    assert rules["frame-ancestors"] == rules["base-uri"] == rules["form-action"] == "'self'"
+    assert not any("*" in rule or "http" in rule for rule in rules.values())
