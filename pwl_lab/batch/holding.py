@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 from filelock import FileLock, Timeout
 
-from pwl_lab.batch.places import Place, place_at
+from pwl_lab.batch.places import Place, PlaceError, place_at
 from pwl_lab.errors import InvalidValueError, invalid
 from pwl_lab.files import json_text
 
@@ -37,7 +37,10 @@ def alone_in(out: Place | Path | str) -> Iterator[None]:
         lock = FileLock(place.work / LOCK, timeout=0)
         lock.acquire()
     except Timeout:
-        raise _refusal(place, _read(place)) from None
+        other = None
+        with suppress(PlaceError):  # it is there, whoever it is
+            other = _read(place)
+        raise _refusal(place, other) from None
     except OSError as error:
         raise invalid("out", str(place.work), f"a folder that can be made and written to ({error.strerror})") from None
     try:
@@ -54,7 +57,7 @@ def alone_in(out: Place | Path | str) -> Iterator[None]:
 
 
 def holder(out: Place | Path | str) -> Mapping[str, Any] | None:
-    """The batch that is at work on the place; None where there is none, or only the note of one that died."""
+    """The batch that is at work on the place; None where there is none, or only the note of one that died. Raises PlaceError."""
     facts = _read(place_at(out))
     if facts and facts["host"] == platform.node():
         try:

@@ -12,8 +12,8 @@ import os
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,6 +29,7 @@ EVENTS, POINTS = "events.jsonl", "points"
 WAITS_S = (0.5, 2.0)  # before another try; a storage's own package tries a few times by itself
 BEAT_S = 20.0
 AT_ONCE = 128  # files that a storage is asked for; thousands of connections are too many for a small server
+ABSENT = (FileNotFoundError, NotADirectoryError)  # any other error does not say that a file is not there
 # What another try would find again; anything else may be a matter of the moment.
 PERMANENT = (FileNotFoundError, PermissionError, NotImplementedError, ImportError)
 
@@ -56,7 +57,7 @@ class Place(ABC):
 
     @abstractmethod
     def names(self, below: str) -> set[str]:
-        """The names of all files below this folder. Raises PlaceError."""
+        """The names of all files below this folder, none where it is not there. Raises PlaceError."""
 
     @abstractmethod
     def read(self, names: Sequence[str]) -> dict[str, bytes]:
@@ -96,17 +97,19 @@ class FolderPlace(Place):
     def names(self, below: str) -> set[str]:
         """As `Place.names`."""
         found = set()
-        for folder, _, files in os.walk(self.work / below):
-            head = os.path.relpath(folder, self.work)
-            found.update(f"{head}/{file}" for file in files)
+        with self._saying("list"):
+            for folder, _, files in os.walk(self.work / below, onerror=_unless_absent):
+                head = os.path.relpath(folder, self.work)
+                found.update(f"{head}/{file}" for file in files)
         return found
 
     def read(self, names: Sequence[str]) -> dict[str, bytes]:
         """As `Place.read`."""
         found = {}
-        for name in names:
-            with suppress(OSError):
-                found[name] = (self.work / name).read_bytes()
+        with self._saying("read"):
+            for name in names:
+                with suppress(*ABSENT):
+                    found[name] = (self.work / name).read_bytes()
         return found
 
     def write(self, name: str, text: str) -> None:
@@ -127,6 +130,14 @@ class FolderPlace(Place):
 
     def send_events(self, name: str = "") -> None:
         """Nothing to do: they were written here."""
+
+    @contextmanager
+    def _saying(self, what: str) -> Iterator[None]:
+        """Inside, what the system refuses is a PlaceError. Nothing is tried again: the system's own are no moments."""
+        try:
+            yield
+        except OSError as error:
+            raise _failure(what, self.address, error) from None
 
 
 class StoragePlace(Place):
@@ -245,10 +256,20 @@ class StoragePlace(Place):
                 return call()
             except Exception as error:  # noqa: BLE001 - storages raise errors of their own: botocore's are only Exceptions
                 if wait is None or isinstance(error, PERMANENT):
-                    reason = str(error) or "no more is known"
-                    raise PlaceError(f"cannot {what} at {self.address} ({type(error).__name__}: {reason})") from None
+                    raise _failure(what, self.address, error) from None
             time.sleep(wait)
         raise AssertionError("the last try returns or raises")
+
+
+def _failure(what: str, address: str, error: Exception) -> PlaceError:
+    """What could not be done there, and why."""
+    return PlaceError(f"cannot {what} at {address} ({type(error).__name__}: {str(error) or 'no more is known'})")
+
+
+def _unless_absent(error: OSError) -> None:
+    """A folder that is not there holds nothing; of one that cannot be looked into nobody knows."""
+    if not isinstance(error, ABSENT):
+        raise error
 
 
 def place_at(out: "str | Path | Place", patient: bool = True) -> Place:

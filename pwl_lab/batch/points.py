@@ -21,9 +21,9 @@ from typing import Any
 from pwl_lab.batch.grid import words
 from pwl_lab.batch.gridplan import BatchPlan, Point
 from pwl_lab.batch.holding import holder
-from pwl_lab.batch.places import EVENTS, POINTS, Place, place_at
+from pwl_lab.batch.places import ABSENT, EVENTS, POINTS, Place, place_at
 from pwl_lab.batch.schema import parse_parameters
-from pwl_lab.batch.status import NOTEBOOK, PARAMS, PROGRESS, STATUS, RunError, RunStatus, parse_status, read_status
+from pwl_lab.batch.status import NOTEBOOK, PARAMS, PROGRESS, STATUS, RunError, RunStatus, parse_status
 from pwl_lab.errors import invalid, unknown
 from pwl_lab.files import json_text
 
@@ -77,8 +77,11 @@ def point_folder(folder: Path, name: str) -> Path:
 
 
 def finished(place: Path) -> RunStatus | None:
-    """The status of a point that is done in this folder, None for any other."""
-    status = read_status(place)
+    """The status of a point that is done in this folder, None for any other. Raises OSError where that cannot be known."""
+    try:
+        status = parse_status((place / STATUS).read_bytes())
+    except ABSENT:
+        return None
     return Found(status, all((place / name).is_file() for name in NEEDED)).done
 
 

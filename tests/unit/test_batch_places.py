@@ -1,8 +1,10 @@
 """Where a batch lies: the same for a folder and for a storage, here one in memory."""
 
+import errno
 import json
 import platform
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -176,12 +178,45 @@ def test_what_another_try_finds_again_is_not_tried_again(monkeypatch: pytest.Mon
     assert len(tries) == 1
 
 
-def test_a_storage_that_cannot_be_read_is_not_an_empty_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    place = place_at("memory://lab/out")
-    place.write("points/abc/status.json", "{}")
-    monkeypatch.setattr(fsspec.filesystem("memory"), "cat_file", lambda *_, **__: 1 / 0)
-    with pytest.raises(PlaceError, match="cannot read at memory://lab/out"):
-        look(place, ["abc"])
+def broken(*_: object, **__: object) -> None:
+    raise OSError(errno.EIO, "the disk does not answer")
+
+
+@pytest.mark.parametrize("what", ["list", "read"])
+def test_a_place_that_cannot_be_read_is_not_an_empty_one(
+    place: Place, stub: list, write_notebook, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    asked, memory = task(place, write_notebook("# Own")), fsspec.filesystem("memory")
+    run_point(asked)
+    with monkeypatch.context() as patch:
+        if isinstance(place, StoragePlace):
+            patch.setattr(memory, "find" if what == "list" else "cat_file", broken)
+        elif what == "list":
+            patch.setattr("os.scandir", broken)
+        else:
+            patch.setattr(Path, "read_bytes", broken)
+        for look_again in (lambda: look(place, ["abc"]), lambda: run_point(asked)):
+            with pytest.raises(PlaceError, match=f"cannot {what} at .*out .OSError: .*does not answer"):
+                look_again()
+        with pytest.raises(PlaceError) if what == "read" else nullcontext():
+            holder(place)
+    assert look(place, ["abc"])["abc"].done
+    assert len(stub) == 1
+
+
+def test_a_finished_copy_that_cannot_be_read_is_not_run_again(
+    stub: list, write_notebook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = task(place_at("memory://lab/out"), write_notebook("# Own"))
+    with monkeypatch.context() as patch:
+        patch.setattr(StoragePlace, "send", broken)
+        with pytest.raises(OSError, match="does not answer"):
+            run_point(asked)
+        patch.setattr(Path, "read_bytes", broken)
+        with pytest.raises(OSError, match="does not answer"):
+            run_point(asked)
+    assert run_point(asked).status == "ok"
+    assert len(stub) == 1
 
 
 def test_one_batch_at_a_time_in_a_storage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
