@@ -65,15 +65,15 @@ class Place(ABC):
 
     @abstractmethod
     def write(self, name: str, text: str) -> None:
-        """Write one small file, whole or not at all. Raises OSError."""
+        """Write one small file, whole or not at all. Raises PlaceError."""
 
     @abstractmethod
     def claim(self, name: str, text: str) -> bool:
-        """Write this file unless it is there; whether it was not."""
+        """Write this file unless it is there; whether it was not. Raises PlaceError."""
 
     @abstractmethod
     def remove(self, name: str) -> None:
-        """Remove one file, if it is there. Raises OSError."""
+        """Remove one file, if it is there. Raises PlaceError."""
 
     @abstractmethod
     def send(self, name: str) -> None:
@@ -85,6 +85,16 @@ class Place(ABC):
     @abstractmethod
     def send_events(self, name: str = "") -> None:
         """Add what is new in the events of the folder `name` in `work` to those of the place. Raises PlaceError."""
+
+    @contextmanager
+    def _saying(self, what: str) -> Iterator[None]:
+        """Inside, what this machine's system refuses is a PlaceError. Nothing is tried again."""
+        try:
+            yield
+        except PlaceError:
+            raise
+        except OSError as error:
+            raise _failure(what, self.address, error) from None
 
 
 class FolderPlace(Place):
@@ -114,7 +124,8 @@ class FolderPlace(Place):
 
     def write(self, name: str, text: str) -> None:
         """As `Place.write`."""
-        write_text(self.work / name, text)
+        with self._saying("write"):
+            write_text(self.work / name, text)
 
     def claim(self, name: str, text: str) -> bool:
         """As `Place.claim`, but always done: whoever comes here holds the system's lock on the folder."""
@@ -123,21 +134,14 @@ class FolderPlace(Place):
 
     def remove(self, name: str) -> None:
         """As `Place.remove`."""
-        (self.work / name).unlink(missing_ok=True)
+        with self._saying("write"), suppress(*ABSENT):
+            (self.work / name).unlink()
 
     def send(self, name: str) -> None:
         """Nothing to do: it was made here."""
 
     def send_events(self, name: str = "") -> None:
         """Nothing to do: they were written here."""
-
-    @contextmanager
-    def _saying(self, what: str) -> Iterator[None]:
-        """Inside, what the system refuses is a PlaceError. Nothing is tried again: the system's own are no moments."""
-        try:
-            yield
-        except OSError as error:
-            raise _failure(what, self.address, error) from None
 
 
 class StoragePlace(Place):
@@ -182,7 +186,7 @@ class StoragePlace(Place):
 
     def write(self, name: str, text: str) -> None:
         """As `Place.write`."""
-        with tempfile.TemporaryDirectory() as folder:
+        with self._saying("write"), tempfile.TemporaryDirectory() as folder:  # this machine's disk may be full, too
             file = Path(folder) / "file"
             file.write_text(text, encoding="utf-8")
             self._put({name: file})
@@ -228,7 +232,7 @@ class StoragePlace(Place):
     def send_events(self, name: str = "") -> None:
         """As `Place.send_events`. A line holds its time, so one that is there already is known."""
         key = f"{name}/{EVENTS}".lstrip("/")
-        with suppress(FileNotFoundError):
+        with self._saying("write"), suppress(FileNotFoundError):
             own = (self.work / key).read_text(encoding="utf-8", errors="replace")
             before = self.read([key]).get(key, b"").decode(errors="replace")
             lines = dict.fromkeys(before.splitlines() + own.splitlines())

@@ -3,7 +3,7 @@
 import errno
 import json
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,12 +15,15 @@ from processes import until
 
 from pwl_lab.batch import places, worker
 from pwl_lab.batch.grid import Values
+from pwl_lab.batch.gridplan import BatchPlan
 from pwl_lab.batch.holding import HOLDER, alone_in, holder
 from pwl_lab.batch.places import FolderPlace, Place, PlaceError, StoragePlace, place_at
-from pwl_lab.batch.points import log_event, look
+from pwl_lab.batch.points import log_event, look, write_batch
 from pwl_lab.batch.status import RunStatus, write_status
 from pwl_lab.batch.worker import Task, note_failure, run_point
 from pwl_lab.errors import InvalidValueError
+
+PLAN = BatchPlan(Path("own.ipynb"), "source", None, None, {}, ())
 
 
 @pytest.fixture(autouse=True)
@@ -180,6 +183,21 @@ def test_what_another_try_finds_again_is_not_tried_again(monkeypatch: pytest.Mon
 
 def broken(*_: object, **__: object) -> None:
     raise OSError(errno.EIO, "the disk does not answer")
+
+
+@pytest.mark.parametrize("call", [alone_in, lambda place: write_batch(place, PLAN)], ids=["hold", "list the points"])
+def test_a_disk_that_is_full_when_a_batch_begins_is_said_in_plain_words(
+    place: Place, monkeypatch: pytest.MonkeyPatch, call: Callable
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for name in ("pwl_lab.files.os.fdopen", "pathlib.Path.write_text"):
+        monkeypatch.setattr(name, full)
+    monkeypatch.setattr(fsspec.filesystem("memory"), "pipe_file", full)
+    said = pytest.raises(PlaceError, match=r"cannot write at .*out .OSError: .*No space left on device")
+    with said, call(place) or nullcontext():
+        pass
 
 
 @pytest.mark.parametrize("what", ["list", "read"])
