@@ -2,23 +2,20 @@
 
 import errno
 import json
-import platform
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
 import fsspec
 import pytest
-from processes import until
 
 from pwl_lab.batch import places, worker
 from pwl_lab.batch.grid import Values
 from pwl_lab.batch.gridplan import BatchPlan
-from pwl_lab.batch.holding import HOLDER, alone_in, holder
+from pwl_lab.batch.holding import alone_in, holder
 from pwl_lab.batch.places import FolderPlace, Place, PlaceError, StoragePlace, place_at
-from pwl_lab.batch.points import log_event, look, write_batch
+from pwl_lab.batch.points import look, write_batch
 from pwl_lab.batch.status import RunStatus, write_status
 from pwl_lab.batch.worker import Task, note_failure, run_point
 from pwl_lab.errors import InvalidValueError
@@ -66,6 +63,8 @@ def test_what_an_address_means(tmp_path: Path) -> None:
     assert one.address == "memory://lab/out"
     assert one.work != other.work
     assert place_at(one) is one
+    assert place_at("memory://container@account/out").address == "memory://container@account/out"
+    assert place_at("a:b/c").work == Path("a:b/c").absolute()
 
 
 @pytest.mark.parametrize(
@@ -75,10 +74,14 @@ def test_what_an_address_means(tmp_path: Path) -> None:
         ("s3://bucket/out?token=secret", "without any of"),
         ("s3://key:secret@bucket/out?a=[", "without a password"),
         ("s3://[bucket/out", "without any of"),
+        ("s3://key:sl/secret@bucket/out", "without a password"),
+        ("zip://x::s3://key:secret@bucket/out", "without ::"),
+        ("s3:/key:secret@bucket/out", "two slashes"),
+        (Path("s3://bucket/out"), "two slashes"),
         ("nosuch://bucket/out", "fsspec"),
     ],
 )
-def test_addresses_that_are_refused_do_not_say_their_secrets(url: str, words: str) -> None:
+def test_addresses_that_are_refused_do_not_say_their_secrets(url: str | Path, words: str) -> None:
     with pytest.raises(InvalidValueError, match=words) as refusal:
         place_at(url)
     assert "secret" not in str(refusal.value)
@@ -235,56 +238,3 @@ def test_a_finished_copy_that_cannot_be_read_is_not_run_again(
             run_point(asked)
     assert run_point(asked).status == "ok"
     assert len(stub) == 1
-
-
-def test_one_batch_at_a_time_in_a_storage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    place = place_at("memory://lab/out")
-    with alone_in(place):
-        assert holder(place)["host"] == platform.node()
-        # A second batch from another machine, which has neither this one's lock nor its processes.
-        with monkeypatch.context() as patch:
-            patch.setattr("platform.node", lambda: "elsewhere")
-            patch.setenv("PWL_LAB_RUNS", str(tmp_path / "elsewhere"))
-            with pytest.raises(InvalidValueError, match=r"another batch \(process .* is at work on memory://lab/out"):
-                _enter(place_at("memory://lab/out"))
-    assert holder(place) is None
-    assert place.read([HOLDER]) == {}
-
-
-def test_a_batch_is_not_kept_out_by_its_own_note(monkeypatch: pytest.MonkeyPatch) -> None:
-    memory, pipe_file = fsspec.filesystem("memory"), fsspec.filesystem("memory").pipe_file
-
-    def deaf(path, value, mode="overwrite", **_):
-        pipe_file(path, value, mode)
-        raise OSError("the answer was lost")
-
-    monkeypatch.setattr(memory, "pipe_file", deaf)
-    _enter(place_at("memory://lab/out"))
-    assert place_at("memory://lab/out").read([HOLDER]) == {}
-
-
-@pytest.mark.parametrize(("age_s", "alive"), [(10, True), (300, False)])
-def test_a_batch_elsewhere_that_says_nothing_any_more_is_dead(age_s: float, alive: bool) -> None:
-    place = place_at("memory://lab/out")
-    beat = (datetime.now(UTC) - timedelta(seconds=age_s)).isoformat()
-    facts = {"pid": 1, "host": "elsewhere", "born": 0, "since": "noon", "id": "x", "beat": beat}
-    place.write(HOLDER, json.dumps(facts))
-    assert (holder(place) is not None) == alive
-    if not alive:
-        _enter(place)
-        assert place.read([HOLDER]) == {}
-
-
-def test_a_batch_at_work_says_so_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(StoragePlace, "beat_s", 0.02)
-    place = place_at("memory://lab/out")
-    with alone_in(place):
-        first = place.read([HOLDER])[HOLDER]
-        log_event(place.work, "batch begun")
-        until(lambda: place.read([HOLDER, "events.jsonl"]).get("events.jsonl"))
-        until(lambda: place.read([HOLDER])[HOLDER] != first)
-
-
-def _enter(place: Place) -> None:
-    with alone_in(place):
-        pass
