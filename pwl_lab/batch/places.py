@@ -42,7 +42,7 @@ class PlaceError(PwlLabError, OSError):
 class Place(ABC):
     """Where a batch lies. `address` says it, and opens it again elsewhere; in `work` things are made."""
 
-    beat_s: float | None = None  # how often a batch at work says that it still is; None: the system's lock says it
+    beat_s = BEAT_S  # how often a batch at work says that it still is
 
     def __init__(self, address: str, work: Path) -> None:
         """Nothing is made yet."""
@@ -150,8 +150,6 @@ class StoragePlace(Place):
 
     Tried with fsspec's storage in memory and with an S3 server on loopback (moto), no other.
     """
-
-    beat_s = BEAT_S
 
     def __init__(self, url: str, patient: bool = True) -> None:
         """`patient`: what fails is tried again. Raises InvalidValueError for an address that is none, or holds a password."""
