@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from pwl_lab import paths
 from pwl_lab.batch.addresses import checked, is_address
+from pwl_lab.batch.remembered import Remembered
 from pwl_lab.batch.status import STATUS
 from pwl_lab.errors import PwlLabError
 from pwl_lab.files import write_text
@@ -43,6 +44,7 @@ class Place(ABC):
     """Where a batch lies. `address` says it, and opens it again elsewhere; in `work` things are made."""
 
     beat_s = BEAT_S  # how often a batch at work says that it still is
+    look_s = 2.0  # how often one who watches it looks
 
     def __init__(self, address: str, work: Path) -> None:
         """Nothing is made yet."""
@@ -55,6 +57,9 @@ class Place(ABC):
     def point(self, name: str) -> Path:
         """The folder in which the point with this hash is made."""
         return self.work / POINTS / name
+
+    def remember(self) -> None:  # noqa: B027 - most have nothing to remember
+        """From now on, keep in memory what costs to be read again; for one who only looks, again and again."""
 
     @abstractmethod
     def names(self, below: str) -> set[str]:
@@ -151,6 +156,8 @@ class StoragePlace(Place):
     Tried with fsspec's storage in memory and with an S3 server on loopback (moto), no other.
     """
 
+    look_s = 20.0  # each look is a listing, of a thousand files a request
+
     def __init__(self, url: str, patient: bool = True) -> None:
         """`patient`: what fails is tried again. Raises InvalidValueError for an address that is none, or holds a password."""
         url = checked(url)
@@ -158,26 +165,37 @@ class StoragePlace(Place):
         own = f"{self._root.rpartition('/')[2]}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
         super().__init__(url, paths.scratch() / own)
         self._waits = WAITS_S if patient else ()
+        self._remembered: Remembered | None = None
+
+    def remember(self) -> None:
+        """As `Place.remember`: a file is asked for again only when a listing shows that it was written since."""
+        self._remembered = Remembered()
 
     def names(self, below: str) -> set[str]:
         """As `Place.names`: one listing, whatever the number of points."""
 
-        def listed() -> list[str]:
+        def listed() -> dict[str, dict]:
             self._storage.invalidate_cache()  # others write here
             try:
-                return self._storage.find(f"{self._root}/{below}")
+                return self._storage.find(f"{self._root}/{below}", detail=True)
             except FileNotFoundError:
-                return []
+                return {}
 
-        return {path.removeprefix(f"{self._root}/") for path in self._patiently("list", listed)}
+        found = self._patiently("list", listed)
+        if self._remembered:
+            self._remembered.listed(f"{self._root}/{below}", found)
+        return {path.removeprefix(f"{self._root}/") for path in found}
 
     def read(self, names: Sequence[str]) -> dict[str, bytes]:
         """As `Place.read`: the storage is asked for many at the same time."""
         by_path = {f"{self._root}/{name}": name for name in names}
-        ordered, found = list(by_path), {}
+        found = self._remembered.known(by_path) if self._remembered else {}
+        ordered = [path for path in by_path if path not in found]
         for begin in range(0, len(ordered), AT_ONCE):
             some = ordered[begin : begin + AT_ONCE]
             found |= self._patiently("read", lambda some=some: self._contents(some))
+        if self._remembered:
+            self._remembered.keep({path: found[path] for path in ordered if path in found})
         return {by_path[path]: content for path, content in found.items()}
 
     def write(self, name: str, text: str) -> None:

@@ -16,7 +16,7 @@ from pwl_lab.batch.gridplan import BatchPlan
 from pwl_lab.batch.holding import alone_in, holder
 from pwl_lab.batch.places import FolderPlace, Place, PlaceError, StoragePlace, place_at
 from pwl_lab.batch.points import look, write_batch
-from pwl_lab.batch.status import RunStatus, write_status
+from pwl_lab.batch.status import RunError, RunStatus, write_status
 from pwl_lab.batch.worker import Task, note_failure, run_point
 from pwl_lab.errors import InvalidValueError
 
@@ -158,17 +158,27 @@ def test_a_copy_that_breaks_off_is_not_taken_for_a_point_and_is_done_again_alone
 def test_a_worker_that_is_closed_leaves_the_place_to_the_next(
     place: Place, stub: list, write_notebook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, run = task(place, write_notebook("# Own")), worker.run_notebook
+    asked = task(place, write_notebook("# Own"))
 
-    def closed(*words, **more) -> RunStatus:
+    def closed(notebook, out, *_, **__) -> RunStatus:
         (runs,) = worker._running.values()
         runs.stop(worker.CANCELLED)
-        return run(*words, **more)
+        stopped = RunError(name=runs.stopped_by, message="stopped")
+        status = RunStatus(
+            status="killed", notebook="own", started="", cells=1, versions={}, commit=None, error=stopped
+        )
+        write_status(out, status)
+        return status
 
-    monkeypatch.setattr(worker, "run_notebook", closed)
-    run_point(asked)
-    if isinstance(place, StoragePlace):
-        assert look(place, ["abc"])["abc"].status.status == "running"
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "run_notebook", closed)
+        assert run_point(asked).error.name == worker.CANCELLED
+    left = look(place, ["abc"])["abc"]
+    assert left.status.status == ("running" if isinstance(place, StoragePlace) else "killed")
+    assert not left.done
+    assert run_point(asked).status == "ok"
+    assert look(place, ["abc"])["abc"].done
+    assert len(stub) == 1
 
 
 def test_what_another_try_finds_again_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,6 +192,33 @@ def test_what_another_try_finds_again_is_not_tried_again(monkeypatch: pytest.Mon
     with pytest.raises(PlaceError, match="PermissionError: not yours"):
         place.write("batch.json", "{}")
     assert len(tries) == 1
+
+
+def test_one_who_watches_an_address_asks_only_for_what_was_written_since(monkeypatch: pytest.MonkeyPatch) -> None:
+    place, memory, asked = place_at("memory://lab/out"), fsspec.filesystem("memory"), []
+    names, cat_file = [f"points/{number}/status.json" for number in range(3)], memory.cat_file
+
+    def noting(path, *words, **more) -> bytes:
+        asked.append(path[-13])
+        return cat_file(path, *words, **more)
+
+    def seen() -> tuple[list[bytes], str]:
+        asked.clear()
+        found = place.read(sorted(place.names("points")))
+        return [found[name] for name in names], "".join(sorted(asked))
+
+    monkeypatch.setattr(memory, "cat_file", noting)
+    for name in names:
+        place.write(name, "running")
+    assert seen() == seen() == ([b"running"] * 3, "012"), "one who does not watch remembers nothing"
+    place.remember()
+    assert seen() == ([b"running"] * 3, "012")
+    assert seen() == ([b"running"] * 3, "")
+    place_at("memory://lab/out").write(names[1], "written")
+    assert seen() == ([b"running", b"written", b"running"], "1")
+    place.remove(names[2])
+    place.names("points")
+    assert set(place.read(names)) == set(names[:2])
 
 
 def broken(*_: object, **__: object) -> None:
