@@ -143,12 +143,13 @@ def status(
 ) -> None:
     """Say how a batch stands."""
     with _refusing():
-        from pwl_lab.batch import batches
+        from pwl_lab.batch.points import read_states
+        from pwl_lab.batch.watch import looks
 
         if as_json:
-            typer.echo(json.dumps([state.as_json() for state in batches.read_states(out)], indent=1))
+            typer.echo(json.dumps([state.as_json() for state in read_states(out)], indent=1))
             return
-        for lines in batches.looks(out, watch):
+        for lines in looks(out, watch):
             if watch and sys.stdout.isatty():
                 typer.echo("\x1b[2J\x1b[H", nl=False)  # clear the terminal, begin at its top
             typer.echo("\n".join(lines))

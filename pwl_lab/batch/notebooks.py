@@ -21,7 +21,7 @@ from pwl_lab.batch.kernel import KernelGuard, Runs, stop_on_signal
 from pwl_lab.batch.schema import Plan, make_plan, read_notebook, resolve_notebook, settings_of
 from pwl_lab.batch.status import RunError, RunStatus
 from pwl_lab.errors import invalid
-from pwl_lab.files import write_json, write_text
+from pwl_lab.files import settle, write_json, write_text
 from pwl_lab.provenance import commit
 
 __all__ = ["RunStatus", "resolve_notebook", "run_notebook", "settings_of"]
@@ -125,6 +125,8 @@ def _execute(
         _judge(state, job, folder)
         write_text(folder / files.NOTEBOOK, nbformat.writes(job.nb) + "\n")
         write_page(job.nb, folder / files.PAGE, state, source.parent)
+        state.metrics = (folder / files.METRICS).is_file()
+        settle(folder / name for name in files.FILES)  # before the status that says that they are there
     if guard.stopped_by and state.status == "ok":
         state.status, state.error = (
             "killed",

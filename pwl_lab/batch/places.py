@@ -12,14 +12,16 @@ import os
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 from pwl_lab import paths
+from pwl_lab.batch.addresses import checked, is_address
+from pwl_lab.batch.remembered import Remembered
 from pwl_lab.batch.status import STATUS
-from pwl_lab.errors import PwlLabError, invalid
+from pwl_lab.errors import PwlLabError
 from pwl_lab.files import write_text
 from pwl_lab.storages import open_storage
 
@@ -29,6 +31,7 @@ EVENTS, POINTS = "events.jsonl", "points"
 WAITS_S = (0.5, 2.0)  # before another try; a storage's own package tries a few times by itself
 BEAT_S = 20.0
 AT_ONCE = 128  # files that a storage is asked for; thousands of connections are too many for a small server
+ABSENT = (FileNotFoundError, NotADirectoryError)  # any other error does not say that a file is not there
 # What another try would find again; anything else may be a matter of the moment.
 PERMANENT = (FileNotFoundError, PermissionError, NotImplementedError, ImportError)
 
@@ -40,7 +43,8 @@ class PlaceError(PwlLabError, OSError):
 class Place(ABC):
     """Where a batch lies. `address` says it, and opens it again elsewhere; in `work` things are made."""
 
-    beat_s: float | None = None  # how often a batch at work says that it still is; None: the system's lock says it
+    beat_s = BEAT_S  # how often a batch at work says that it still is
+    look_s = 2.0  # how often one who watches it looks
 
     def __init__(self, address: str, work: Path) -> None:
         """Nothing is made yet."""
@@ -54,9 +58,12 @@ class Place(ABC):
         """The folder in which the point with this hash is made."""
         return self.work / POINTS / name
 
+    def remember(self) -> None:  # noqa: B027 - most have nothing to remember
+        """From now on, keep in memory what costs to be read again; for one who only looks, again and again."""
+
     @abstractmethod
     def names(self, below: str) -> set[str]:
-        """The names of all files below this folder. Raises PlaceError."""
+        """The names of all files below this folder, none where it is not there. Raises PlaceError."""
 
     @abstractmethod
     def read(self, names: Sequence[str]) -> dict[str, bytes]:
@@ -64,15 +71,15 @@ class Place(ABC):
 
     @abstractmethod
     def write(self, name: str, text: str) -> None:
-        """Write one small file, whole or not at all. Raises OSError."""
+        """Write one small file, whole or not at all. Raises PlaceError."""
 
     @abstractmethod
     def claim(self, name: str, text: str) -> bool:
-        """Write this file unless it is there; whether it was not."""
+        """Write this file unless it is there; whether it was not. Raises PlaceError."""
 
     @abstractmethod
     def remove(self, name: str) -> None:
-        """Remove one file, if it is there. Raises OSError."""
+        """Remove one file, if it is there. Raises PlaceError."""
 
     @abstractmethod
     def send(self, name: str) -> None:
@@ -85,6 +92,16 @@ class Place(ABC):
     def send_events(self, name: str = "") -> None:
         """Add what is new in the events of the folder `name` in `work` to those of the place. Raises PlaceError."""
 
+    @contextmanager
+    def _saying(self, what: str) -> Iterator[None]:
+        """Inside, what this machine's system refuses is a PlaceError. Nothing is tried again."""
+        try:
+            yield
+        except PlaceError:
+            raise
+        except OSError as error:
+            raise _failure(what, self.address, error) from None
+
 
 class FolderPlace(Place):
     """A folder that every worker sees under the same path."""
@@ -96,22 +113,25 @@ class FolderPlace(Place):
     def names(self, below: str) -> set[str]:
         """As `Place.names`."""
         found = set()
-        for folder, _, files in os.walk(self.work / below):
-            head = os.path.relpath(folder, self.work)
-            found.update(f"{head}/{file}" for file in files)
+        with self._saying("list"):
+            for folder, _, files in os.walk(self.work / below, onerror=_unless_absent):
+                head = os.path.relpath(folder, self.work)
+                found.update(f"{head}/{file}" for file in files)
         return found
 
     def read(self, names: Sequence[str]) -> dict[str, bytes]:
         """As `Place.read`."""
         found = {}
-        for name in names:
-            with suppress(OSError):
-                found[name] = (self.work / name).read_bytes()
+        with self._saying("read"):
+            for name in names:
+                with suppress(*ABSENT):
+                    found[name] = (self.work / name).read_bytes()
         return found
 
     def write(self, name: str, text: str) -> None:
         """As `Place.write`."""
-        write_text(self.work / name, text)
+        with self._saying("write"):
+            write_text(self.work / name, text)
 
     def claim(self, name: str, text: str) -> bool:
         """As `Place.claim`, but always done: whoever comes here holds the system's lock on the folder."""
@@ -120,7 +140,8 @@ class FolderPlace(Place):
 
     def remove(self, name: str) -> None:
         """As `Place.remove`."""
-        (self.work / name).unlink(missing_ok=True)
+        with self._saying("write"), suppress(*ABSENT):
+            (self.work / name).unlink()
 
     def send(self, name: str) -> None:
         """Nothing to do: it was made here."""
@@ -130,62 +151,82 @@ class FolderPlace(Place):
 
 
 class StoragePlace(Place):
-    """An address in a storage: s3://bucket/prefix and others. Credentials are the environment's."""
+    """An address in a storage: s3://bucket/prefix and others. Credentials are the environment's.
 
-    beat_s = BEAT_S
+    Tried with fsspec's storage in memory and with an S3 server on loopback (moto), no other.
+    """
+
+    look_s = 20.0  # each look is a listing, of a thousand files a request
 
     def __init__(self, url: str, patient: bool = True) -> None:
         """`patient`: what fails is tried again. Raises InvalidValueError for an address that is none, or holds a password."""
-        url = url.rstrip("/")
-        scheme, _, rest = url.partition("://")
-        shown = f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"  # no password, nor a token, in a message
-        if "@" in rest.partition("/")[0]:
-            raise invalid("out", shown, "an address without a password: the storage takes its own from the environment")
-        if any(sign in url for sign in "?*[#"):
-            raise invalid("out", shown, "an address without any of ? * [ #")
+        url = checked(url)
         self._storage, self._root = open_storage("out", url)
         own = f"{self._root.rpartition('/')[2]}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
         super().__init__(url, paths.scratch() / own)
         self._waits = WAITS_S if patient else ()
+        self._remembered: Remembered | None = None
+
+    def remember(self) -> None:
+        """As `Place.remember`: a file is asked for again only when a listing shows that it was written since."""
+        self._remembered = Remembered()
 
     def names(self, below: str) -> set[str]:
         """As `Place.names`: one listing, whatever the number of points."""
 
-        def listed() -> list[str]:
+        def listed() -> dict[str, dict]:
             self._storage.invalidate_cache()  # others write here
             try:
-                return self._storage.find(f"{self._root}/{below}")
+                return self._storage.find(f"{self._root}/{below}", detail=True)
             except FileNotFoundError:
-                return []
+                return {}
 
-        return {path.removeprefix(f"{self._root}/") for path in self._patiently("list", listed)}
+        found = self._patiently("list", listed)
+        if self._remembered:
+            self._remembered.listed(f"{self._root}/{below}", found)
+        return {path.removeprefix(f"{self._root}/") for path in found}
 
     def read(self, names: Sequence[str]) -> dict[str, bytes]:
         """As `Place.read`: the storage is asked for many at the same time."""
         by_path = {f"{self._root}/{name}": name for name in names}
-        ordered, found = list(by_path), {}
+        found = self._remembered.known(by_path) if self._remembered else {}
+        ordered = [path for path in by_path if path not in found]
         for begin in range(0, len(ordered), AT_ONCE):
             some = ordered[begin : begin + AT_ONCE]
             found |= self._patiently("read", lambda some=some: self._contents(some))
+        if self._remembered:
+            self._remembered.keep({path: found[path] for path in ordered if path in found})
         return {by_path[path]: content for path, content in found.items()}
 
     def write(self, name: str, text: str) -> None:
         """As `Place.write`."""
-        with tempfile.TemporaryDirectory() as folder:
+        with self._saying("write"), tempfile.TemporaryDirectory() as folder:  # this machine's disk may be full, too
             file = Path(folder) / "file"
             file.write_text(text, encoding="utf-8")
             self._put({name: file})
 
     def claim(self, name: str, text: str) -> bool:
-        """As `Place.claim`: at once where the storage can (S3), else by looking first."""
+        """As `Place.claim`: in one step where the storage can, else by looking first.
+
+        Some storages take a wish to create only for one to write (adlfs), some servers answer it with an error of their
+        own; so it is looked first in any case, and what fails otherwise is written plainly. Two batches that come within
+        the same moment are then both let in; see `holding`.
+        """
+        path = f"{self._root}/{name}"
 
         def create() -> bool:
             if not self._storage.async_impl:  # an object storage has no folders, and would make a bucket
                 self._storage.makedirs(self._root, exist_ok=True)
+            if self._contents([path]):
+                return False
             try:
-                self._storage.pipe_file(f"{self._root}/{name}", text.encode(), mode="create")
+                self._storage.pipe_file(path, text.encode(), mode="create")
             except FileExistsError:
                 return False
+            except Exception:  # noqa: BLE001 - each storage has its own; what is amiss with the place is said again below
+                if self._contents([path]):  # another's, or this one's whose answer was lost
+                    return False
+                self._storage.pipe_file(path, text.encode())
             return True
 
         return self._patiently("write", create)
@@ -217,7 +258,7 @@ class StoragePlace(Place):
     def send_events(self, name: str = "") -> None:
         """As `Place.send_events`. A line holds its time, so one that is there already is known."""
         key = f"{name}/{EVENTS}".lstrip("/")
-        with suppress(FileNotFoundError):
+        with self._saying("write"), suppress(FileNotFoundError):
             own = (self.work / key).read_text(encoding="utf-8", errors="replace")
             before = self.read([key]).get(key, b"").decode(errors="replace")
             lines = dict.fromkeys(before.splitlines() + own.splitlines())
@@ -245,17 +286,27 @@ class StoragePlace(Place):
                 return call()
             except Exception as error:  # noqa: BLE001 - storages raise errors of their own: botocore's are only Exceptions
                 if wait is None or isinstance(error, PERMANENT):
-                    reason = str(error) or "no more is known"
-                    raise PlaceError(f"cannot {what} at {self.address} ({type(error).__name__}: {reason})") from None
+                    raise _failure(what, self.address, error) from None
             time.sleep(wait)
         raise AssertionError("the last try returns or raises")
+
+
+def _failure(what: str, address: str, error: Exception) -> PlaceError:
+    """What could not be done there, and why."""
+    return PlaceError(f"cannot {what} at {address} ({type(error).__name__}: {str(error) or 'no more is known'})")
+
+
+def _unless_absent(error: OSError) -> None:
+    """A folder that is not there holds nothing; of one that cannot be looked into nobody knows."""
+    if not isinstance(error, ABSENT):
+        raise error
 
 
 def place_at(out: "str | Path | Place", patient: bool = True) -> Place:
     """The place that `out` means, as `StoragePlace` where it is an address. Raises InvalidValueError as that does."""
     if isinstance(out, Place):
         return out
-    scheme, sign, rest = str(out).partition("://")
-    if isinstance(out, Path) or not sign:
+    if not is_address(out):
         return FolderPlace(Path(out))
+    scheme, _, rest = str(out).partition("://")
     return FolderPlace(Path(rest)) if scheme == "file" else StoragePlace(str(out), patient)

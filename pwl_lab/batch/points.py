@@ -12,7 +12,7 @@ points would each report half of them; whoever wants more workers starts one bat
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,14 +21,14 @@ from typing import Any
 from pwl_lab.batch.grid import words
 from pwl_lab.batch.gridplan import BatchPlan, Point
 from pwl_lab.batch.holding import holder
-from pwl_lab.batch.places import EVENTS, POINTS, Place, place_at
+from pwl_lab.batch.places import ABSENT, EVENTS, POINTS, Place, place_at
 from pwl_lab.batch.schema import parse_parameters
-from pwl_lab.batch.status import NOTEBOOK, PARAMS, PROGRESS, STATUS, RunError, RunStatus, parse_status, read_status
+from pwl_lab.batch.status import METRICS, NOTEBOOK, PARAMS, PROGRESS, STATUS, RunError, RunStatus, parse_status
 from pwl_lab.errors import invalid, unknown
 from pwl_lab.files import json_text
 
 BATCH = "batch.json"
-NEEDED = (NOTEBOOK, PARAMS)  # what a point that is done has, beside its status
+NEEDED = (NOTEBOOK, PARAMS)  # what a point that is done has, beside its status; and METRICS, if its run left them
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,12 @@ def point_folder(folder: Path, name: str) -> Path:
 
 
 def finished(place: Path) -> RunStatus | None:
-    """The status of a point that is done in this folder, None for any other."""
-    status = read_status(place)
-    return Found(status, all((place / name).is_file() for name in NEEDED)).done
+    """The status of a point that is done in this folder, None for any other. Raises OSError where that cannot be known."""
+    try:
+        status = parse_status((place / STATUS).read_bytes())
+    except ABSENT:
+        return None
+    return Found(status, _whole(status, lambda name: (place / name).is_file())).done
 
 
 def look(place: Place, hashes: Sequence[str]) -> dict[str, Found]:
@@ -88,14 +91,17 @@ def look(place: Place, hashes: Sequence[str]) -> dict[str, Found]:
     names = place.names(f"{POINTS}{one}")
     heads = {name: f"{POINTS}/{name}" for name in hashes}
     texts = place.read([f"{head}/{STATUS}" for head in heads.values() if f"{head}/{STATUS}" in names])
-    return {
-        name: Found(
-            parse_status(texts.get(f"{head}/{STATUS}", b"")),
-            all(f"{head}/{file}" in names for file in NEEDED),
-            f"{head}/{STATUS}" in names,
-        )
-        for name, head in heads.items()
-    }
+    found = {}
+    for name, head in heads.items():
+        status = parse_status(texts.get(f"{head}/{STATUS}", b""))
+        whole = _whole(status, lambda file, head=head: f"{head}/{file}" in names)
+        found[name] = Found(status, whole, f"{head}/{STATUS}" in names)
+    return found
+
+
+def _whole(status: RunStatus | None, there: Callable[[str], bool]) -> bool:
+    """Whether all files are there that a point with this status has left."""
+    return all(map(there, (*NEEDED, METRICS) if status and status.metrics else NEEDED))
 
 
 def to_do(

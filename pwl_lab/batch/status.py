@@ -31,7 +31,7 @@ class RunError(BaseModel):
 
 
 class RunStatus(BaseModel):
-    """What `status.json` holds.
+    """What `status.json` holds. `metrics`: whether the run left a `metrics.json`, without which it is not whole.
 
     `cell` counts from 0 in the executed `notebook.ipynb` beside it. A status that still says `running` although nothing
     runs is a run whose own process was killed outright.
@@ -46,6 +46,7 @@ class RunStatus(BaseModel):
     started: str
     seconds: float = 0.0
     cells: int
+    metrics: bool = False
     versions: dict[str, str | None]
     commit: str | None
 

@@ -1,24 +1,26 @@
 """Where a batch lies: the same for a folder and for a storage, here one in memory."""
 
+import errno
 import json
-import platform
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
 import fsspec
 import pytest
-from processes import until
 
 from pwl_lab.batch import places, worker
 from pwl_lab.batch.grid import Values
-from pwl_lab.batch.holding import HOLDER, alone_in, holder
+from pwl_lab.batch.gridplan import BatchPlan
+from pwl_lab.batch.holding import alone_in, holder
 from pwl_lab.batch.places import FolderPlace, Place, PlaceError, StoragePlace, place_at
-from pwl_lab.batch.points import log_event, look
-from pwl_lab.batch.status import RunStatus, write_status
+from pwl_lab.batch.points import look, write_batch
+from pwl_lab.batch.status import RunError, RunStatus, write_status
 from pwl_lab.batch.worker import Task, note_failure, run_point
 from pwl_lab.errors import InvalidValueError
+
+PLAN = BatchPlan(Path("own.ipynb"), "source", None, None, {}, ())
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +63,8 @@ def test_what_an_address_means(tmp_path: Path) -> None:
     assert one.address == "memory://lab/out"
     assert one.work != other.work
     assert place_at(one) is one
+    assert place_at("memory://container@account/out").address == "memory://container@account/out"
+    assert place_at("a:b/c").work == Path("a:b/c").absolute()
 
 
 @pytest.mark.parametrize(
@@ -70,10 +74,14 @@ def test_what_an_address_means(tmp_path: Path) -> None:
         ("s3://bucket/out?token=secret", "without any of"),
         ("s3://key:secret@bucket/out?a=[", "without a password"),
         ("s3://[bucket/out", "without any of"),
+        ("s3://key:sl/secret@bucket/out", "without a password"),
+        ("zip://x::s3://key:secret@bucket/out", "without ::"),
+        ("s3:/key:secret@bucket/out", "two slashes"),
+        (Path("s3://bucket/out"), "two slashes"),
         ("nosuch://bucket/out", "fsspec"),
     ],
 )
-def test_addresses_that_are_refused_do_not_say_their_secrets(url: str, words: str) -> None:
+def test_addresses_that_are_refused_do_not_say_their_secrets(url: str | Path, words: str) -> None:
     with pytest.raises(InvalidValueError, match=words) as refusal:
         place_at(url)
     assert "secret" not in str(refusal.value)
@@ -150,17 +158,27 @@ def test_a_copy_that_breaks_off_is_not_taken_for_a_point_and_is_done_again_alone
 def test_a_worker_that_is_closed_leaves_the_place_to_the_next(
     place: Place, stub: list, write_notebook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, run = task(place, write_notebook("# Own")), worker.run_notebook
+    asked = task(place, write_notebook("# Own"))
 
-    def closed(*words, **more) -> RunStatus:
+    def closed(notebook, out, *_, **__) -> RunStatus:
         (runs,) = worker._running.values()
         runs.stop(worker.CANCELLED)
-        return run(*words, **more)
+        stopped = RunError(name=runs.stopped_by, message="stopped")
+        status = RunStatus(
+            status="killed", notebook="own", started="", cells=1, versions={}, commit=None, error=stopped
+        )
+        write_status(out, status)
+        return status
 
-    monkeypatch.setattr(worker, "run_notebook", closed)
-    run_point(asked)
-    if isinstance(place, StoragePlace):
-        assert look(place, ["abc"])["abc"].status.status == "running"
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "run_notebook", closed)
+        assert run_point(asked).error.name == worker.CANCELLED
+    left = look(place, ["abc"])["abc"]
+    assert left.status.status == ("running" if isinstance(place, StoragePlace) else "killed")
+    assert not left.done
+    assert run_point(asked).status == "ok"
+    assert look(place, ["abc"])["abc"].done
+    assert len(stub) == 1
 
 
 def test_what_another_try_finds_again_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,62 +194,84 @@ def test_what_another_try_finds_again_is_not_tried_again(monkeypatch: pytest.Mon
     assert len(tries) == 1
 
 
-def test_a_storage_that_cannot_be_read_is_not_an_empty_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    place = place_at("memory://lab/out")
-    place.write("points/abc/status.json", "{}")
-    monkeypatch.setattr(fsspec.filesystem("memory"), "cat_file", lambda *_, **__: 1 / 0)
-    with pytest.raises(PlaceError, match="cannot read at memory://lab/out"):
-        look(place, ["abc"])
+def test_one_who_watches_an_address_asks_only_for_what_was_written_since(monkeypatch: pytest.MonkeyPatch) -> None:
+    place, memory, asked = place_at("memory://lab/out"), fsspec.filesystem("memory"), []
+    names, cat_file = [f"points/{number}/status.json" for number in range(3)], memory.cat_file
+
+    def noting(path, *words, **more) -> bytes:
+        asked.append(path[-13])
+        return cat_file(path, *words, **more)
+
+    def seen() -> tuple[list[bytes], str]:
+        asked.clear()
+        found = place.read(sorted(place.names("points")))
+        return [found[name] for name in names], "".join(sorted(asked))
+
+    monkeypatch.setattr(memory, "cat_file", noting)
+    for name in names:
+        place.write(name, "running")
+    assert seen() == seen() == ([b"running"] * 3, "012"), "one who does not watch remembers nothing"
+    place.remember()
+    assert seen() == ([b"running"] * 3, "012")
+    assert seen() == ([b"running"] * 3, "")
+    place_at("memory://lab/out").write(names[1], "written")
+    assert seen() == ([b"running", b"written", b"running"], "1")
+    place.remove(names[2])
+    place.names("points")
+    assert set(place.read(names)) == set(names[:2])
 
 
-def test_one_batch_at_a_time_in_a_storage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    place = place_at("memory://lab/out")
-    with alone_in(place):
-        assert holder(place)["host"] == platform.node()
-        # A second batch from another machine, which has neither this one's lock nor its processes.
-        with monkeypatch.context() as patch:
-            patch.setattr("platform.node", lambda: "elsewhere")
-            patch.setenv("PWL_LAB_RUNS", str(tmp_path / "elsewhere"))
-            with pytest.raises(InvalidValueError, match=r"another batch \(process .* is at work on memory://lab/out"):
-                _enter(place_at("memory://lab/out"))
-    assert holder(place) is None
-    assert place.read([HOLDER]) == {}
+def broken(*_: object, **__: object) -> None:
+    raise OSError(errno.EIO, "the disk does not answer")
 
 
-def test_a_batch_is_not_kept_out_by_its_own_note(monkeypatch: pytest.MonkeyPatch) -> None:
-    memory, pipe_file = fsspec.filesystem("memory"), fsspec.filesystem("memory").pipe_file
+@pytest.mark.parametrize("call", [alone_in, lambda place: write_batch(place, PLAN)], ids=["hold", "list the points"])
+def test_a_disk_that_is_full_when_a_batch_begins_is_said_in_plain_words(
+    place: Place, monkeypatch: pytest.MonkeyPatch, call: Callable
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    def deaf(path, value, mode="overwrite", **_):
-        pipe_file(path, value, mode)
-        raise OSError("the answer was lost")
-
-    monkeypatch.setattr(memory, "pipe_file", deaf)
-    _enter(place_at("memory://lab/out"))
-    assert place_at("memory://lab/out").read([HOLDER]) == {}
-
-
-@pytest.mark.parametrize(("age_s", "alive"), [(10, True), (300, False)])
-def test_a_batch_elsewhere_that_says_nothing_any_more_is_dead(age_s: float, alive: bool) -> None:
-    place = place_at("memory://lab/out")
-    beat = (datetime.now(UTC) - timedelta(seconds=age_s)).isoformat()
-    facts = {"pid": 1, "host": "elsewhere", "born": 0, "since": "noon", "id": "x", "beat": beat}
-    place.write(HOLDER, json.dumps(facts))
-    assert (holder(place) is not None) == alive
-    if not alive:
-        _enter(place)
-        assert place.read([HOLDER]) == {}
-
-
-def test_a_batch_at_work_says_so_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(StoragePlace, "beat_s", 0.02)
-    place = place_at("memory://lab/out")
-    with alone_in(place):
-        first = place.read([HOLDER])[HOLDER]
-        log_event(place.work, "batch begun")
-        until(lambda: place.read([HOLDER, "events.jsonl"]).get("events.jsonl"))
-        until(lambda: place.read([HOLDER])[HOLDER] != first)
-
-
-def _enter(place: Place) -> None:
-    with alone_in(place):
+    for name in ("pwl_lab.files.os.fdopen", "pathlib.Path.write_text"):
+        monkeypatch.setattr(name, full)
+    monkeypatch.setattr(fsspec.filesystem("memory"), "pipe_file", full)
+    said = pytest.raises(PlaceError, match=r"cannot write at .*out .OSError: .*No space left on device")
+    with said, call(place) or nullcontext():
         pass
+
+
+@pytest.mark.parametrize("what", ["list", "read"])
+def test_a_place_that_cannot_be_read_is_not_an_empty_one(
+    place: Place, stub: list, write_notebook, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    asked, memory = task(place, write_notebook("# Own")), fsspec.filesystem("memory")
+    run_point(asked)
+    with monkeypatch.context() as patch:
+        if isinstance(place, StoragePlace):
+            patch.setattr(memory, "find" if what == "list" else "cat_file", broken)
+        elif what == "list":
+            patch.setattr("os.scandir", broken)
+        else:
+            patch.setattr(Path, "read_bytes", broken)
+        for look_again in (lambda: look(place, ["abc"]), lambda: run_point(asked)):
+            with pytest.raises(PlaceError, match=f"cannot {what} at .*out .OSError: .*does not answer"):
+                look_again()
+        with pytest.raises(PlaceError) if what == "read" else nullcontext():
+            holder(place)
+    assert look(place, ["abc"])["abc"].done
+    assert len(stub) == 1
+
+
+def test_a_finished_copy_that_cannot_be_read_is_not_run_again(
+    stub: list, write_notebook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = task(place_at("memory://lab/out"), write_notebook("# Own"))
+    with monkeypatch.context() as patch:
+        patch.setattr(StoragePlace, "send", broken)
+        with pytest.raises(OSError, match="does not answer"):
+            run_point(asked)
+        patch.setattr(Path, "read_bytes", broken)
+        with pytest.raises(OSError, match="does not answer"):
+            run_point(asked)
+    assert run_point(asked).status == "ok"
+    assert len(stub) == 1

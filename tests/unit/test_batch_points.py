@@ -39,16 +39,20 @@ def plan() -> BatchPlan:
     return BatchPlan(Path("x.ipynb"), "s", "smoke", None, {}, points)
 
 
-def leave(folder: Path, name: str, status: str, files: tuple[str, ...] = ("notebook.ipynb", "params.json")) -> Path:
+def leave(
+    folder: Path,
+    name: str,
+    status: str,
+    files: tuple[str, ...] = ("notebook.ipynb", "params.json"),
+    metrics: bool = False,
+) -> Path:
     place = point_folder(folder, name)
     place.mkdir(parents=True)
     for file in files:
         (place / file).write_text("{}")
     error = None if status in ("ok", "running") else RunError(name="KeyError", message="no", traceback="long")
-    write_status(
-        place,
-        RunStatus(status=status, notebook="x", started="", seconds=3, cells=1, versions={}, commit=None, error=error),
-    )
+    facts = {"notebook": "x", "started": "", "seconds": 3, "cells": 1, "versions": {}, "commit": None}
+    write_status(place, RunStatus(status=status, error=error, metrics=metrics, **facts))
     return place
 
 
@@ -75,6 +79,15 @@ def test_what_is_ok_is_skipped_and_the_rest_done_again(plan: BatchPlan, tmp_path
     assert [state.status for state in states] == ["ok", "failed", "cut off", "damaged", "damaged", "waiting"]
     assert states[1].as_json()["error"] == {"name": "KeyError", "message": "no"}
     assert states[5].words == "n_bits=12 seed=2"
+
+
+def test_a_point_whose_metrics_are_lost_is_to_do_again(plan: BatchPlan, tmp_path: Path) -> None:
+    files = ("notebook.ipynb", "params.json", "metrics.json")
+    for name, left, metrics in (("0abc", files, True), ("1abc", files[:2], True), ("2abc", files[:2], False)):
+        leave(tmp_path, name, "ok", left, metrics)
+    assert hashes(todo(plan, tmp_path)) == "1345"
+    write_batch(place_at(tmp_path), plan)
+    assert [state.status for state in read_states(tmp_path)][:3] == ["ok", "damaged", "ok"]
 
 
 @pytest.mark.parametrize(
