@@ -37,7 +37,8 @@ class Batch:
 
     `points` has one row a point, in the order of the grid: hash, a column for each of `axes`, seed, status, seconds, note
     (what is wrong with its metrics, if anything), then the metrics. `per_seed` are metrics with a value for each seed
-    of a run, in the columns `NAME.0`, `NAME.1`, ...; `nulls` says where a metric was null, and not just absent.
+    of a run, in the columns `NAME.0`, `NAME.1`, ...; `undeclared` are lists of as many values as the run has seeds, of
+    which its notebook does not say whether they are that. `nulls` says where a metric was null, and not just absent.
     """
 
     address: str
@@ -47,6 +48,7 @@ class Batch:
     points: pd.DataFrame
     failures: pd.DataFrame
     per_seed: frozenset[str] = frozenset()
+    undeclared: tuple[str, ...] = ()
     nulls: Mapping[str, np.ndarray] = field(default_factory=dict)
     wall_seconds: float = 0.0
 
@@ -182,6 +184,7 @@ def read_batch(out: str | Path, seeds: Sequence[int] = ()) -> Batch:
         pd.concat([points, metrics], axis=1),
         _failures(states),
         frozenset(columns.per_seed),
+        tuple(columns.undeclared),
         {clear[name]: where for name, where in columns.nulls.items() if name in clear},
         _wall_seconds(place),
     )

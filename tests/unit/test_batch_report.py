@@ -8,10 +8,11 @@ import pytest
 import stub_runner
 from distributed import Client, LocalCluster
 
-from pwl_lab import checks, plots
+from pwl_lab import checks, paths, plots
 from pwl_lab.batch import batches, curves, points, report, worker
 from pwl_lab.batch.gridplan import BatchPlan, Point, plan_grid
 from pwl_lab.batch.places import place_at
+from pwl_lab.batch.schema import read_notebook
 from pwl_lab.errors import InvalidValueError, UnknownNameError
 
 
@@ -124,7 +125,7 @@ def test_null_counts_at_the_budget_that_is_nearest_and_is_marked(tmp_path: Path)
 
 def test_lists_are_seeds_or_parts(tmp_path: Path) -> None:
     metrics = {"seeds": [3, 4], "steps": {"a": [1, 2], "b": [5, None]}, "budget_steps": 9, "prefix": [0.1, 0.2, 0.3],
-               "rows": [{"k": 1}], "text": "vgg", "version.two": 1.5}  # fmt: skip
+               "rows": [{"k": 1}], "text": "vgg", "version.two": 1.5, "made": {"per_seed": ["steps"]}}  # fmt: skip
     found = report.read_batch(leave(tmp_path, [({"n": 1}, metrics), ({"n": 2}, metrics)]))
     steps = found.values("steps.*")
     assert (
@@ -136,6 +137,39 @@ def test_lists_are_seeds_or_parts(tmp_path: Path) -> None:
     assert (view.axis, view.hue) == ("part", "n"), "numbered parts are an axis"
     assert list(found.points["text"]) == ["vgg", "vgg"]
     assert found.metrics == ["steps.*", "prefix.*", "version_two"]
+    assert found.undeclared == ()
+
+
+@pytest.mark.parametrize("said", [None, [], ["steps"]])
+def test_a_list_as_long_as_the_seeds_is_one_value_per_seed_only_where_it_is_said(tmp_path: Path, said) -> None:
+    """Five seeds, and the accuracy with 0 to 4 teacher blocks loaded: nothing but a word can tell the two apart."""
+    metrics = {"seeds": [0, 1, 2, 3, 4], "steps": {"a": [1, 2, 3, 4, 5]}, "prefix": {"all": [0.5, 0.6, 0.7, 0.8, 0.9]}}
+    made = {} if said is None else {"made": {"per_seed": said}}
+    found = report.read_batch(leave(tmp_path, [({"n": 1}, metrics | made), ({"n": 2}, metrics | made)]))
+    view = curves.choose(found, metric="prefix.all.*")
+    assert (view.axis, view.hue) == ("part", "n"), "the depth of loading is an axis"
+    assert curves.curves(found, view)["seeds"].eq(1).all(), "and no interval over depths is claimed"
+    assert found.per_seed == ({"steps.a"} if said else frozenset())
+    if said:
+        rows = curves.curves(found, curves.choose(found, metric="steps.a"))
+        assert set(rows["seeds"]) == {5}
+        assert set(rows["middle"]) == {3}
+    assert found.undeclared == (("steps.a", "prefix.all") if said is None else ()), "what is left open is listed"
+
+
+def test_a_declared_list_of_another_length_is_no_value_per_seed_and_said(tmp_path: Path) -> None:
+    metrics = {"seeds": [0, 1], "steps": [1, 2, 3], "made": {"per_seed": ["steps"]}}
+    found = report.read_batch(leave(tmp_path, [({"n": 1}, metrics)]))
+    assert list(found.points["note"]) == ["not one value for each seed: steps"]
+    assert found.per_seed == frozenset()
+    assert found.metrics == ["steps.*"]
+
+
+@pytest.mark.parametrize("name", [path.name for path in sorted(paths.notebooks().glob("*.ipynb"))])
+def test_every_notebook_that_records_its_seeds_says_what_has_one_value_for_each(name: str) -> None:
+    cells = ["".join(cell["source"]) for cell in read_notebook(paths.notebooks() / name)["cells"]]
+    recording = [cell for cell in cells if "store.record_metrics(\n" in cell or "metrics).name" in cell]
+    assert all("per_seed=" in cell for cell in recording if '"seeds"' in cell)
 
 
 def test_what_is_missing_or_damaged_is_said_and_the_rest_reported(tmp_path: Path) -> None:
