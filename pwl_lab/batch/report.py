@@ -84,8 +84,8 @@ class Batch:
     def values(self, metric: str) -> pd.DataFrame:
         """The values of a metric or a family, one row per point, part and seed: hash, axes, seed, part, value, reached.
 
-        A null next to (or below) a `budget_steps` counts at that budget and is not `reached`; any other is left out. Raises
-        UnknownNameError for a metric that no point has.
+        A null among steps, that is, beside a `budget_steps` or below it under a name with `steps` in it, counts at that
+        budget and is not `reached`; any other is left out. Raises UnknownNameError for a metric that no point has.
         """
         shape = re.compile(r"\.".join(r"([^.]+)" if bit == "*" else re.escape(bit) for bit in metric.split(".")))
         known = ["hash", *self.axes, *(["seed"] if "seed" not in self.axes else [])]
@@ -113,7 +113,8 @@ class Batch:
         while owner:
             owner = owner.rpartition(".")[0]
             limit = f"{owner}.{LIMIT}".lstrip(".")
-            if limit in self.points:
+            below = base.removeprefix(f"{owner}.")
+            if limit in self.points and ("steps" in below or "." not in below):
                 return table.assign(value=table["value"].where(~null, self.points[limit]), reached=~null)
         return table.assign(reached=True)
 

@@ -105,6 +105,53 @@ def test_a_curve_is_the_mean_over_seeds_of_means_within_a_seed(sweep) -> None:
         curves.curves(found, view, "mode")
 
 
+@pytest.mark.parametrize(("statistic", "seeds", "bar"), [
+    ("mean", 1, ""), ("median", 1, ""), ("mean", 2, "seeds"), ("median", 2, "seeds"), ("mean", 3, "95%"),
+    ("median", 5, "seeds"), ("median", 6, "95%"),
+])  # fmt: skip
+def test_a_bar_is_an_interval_only_of_enough_seeds(tmp_path: Path, statistic: str, seeds: int, bar: str) -> None:
+    runs = [({"n": n, "seed": seed}, {"steps": 10 * n + seed**2}) for n in (1, 2) for seed in range(seeds)]
+    found = report.read_batch(leave(tmp_path, runs))
+    row = curves.as_records(curves.curves(found, curves.choose(found), statistic))[0]
+    assert row["bar"] == bar
+    if bar == "seeds":
+        assert (row["low"], row["high"]) == (10, 10 + (seeds - 1) ** 2)
+    else:
+        assert (row["low"] is None) == (row["high"] is None) == (not bar)
+
+
+def test_values_at_the_budget_make_no_interval(tmp_path: Path) -> None:
+    runs = [({"n": n, "seed": seed}, {"budget_steps": 100, "steps": None if n == seed == 2 else 10 * n + seed})
+            for n in (1, 2) for seed in range(4)]  # fmt: skip
+    rows = curves.curves(found := report.read_batch(leave(tmp_path, runs)), curves.choose(found)).set_index("n")
+    assert dict(rows["bar"]) == {1: "95%", 2: "seeds"}
+    assert (rows.loc[2, "low"], rows.loc[2, "high"]) == (20, 100)
+
+
+def test_only_steps_count_at_the_budget(tmp_path: Path) -> None:
+    """An accuracy that is not known is not 12,000."""
+    odd = {"budget_steps": 12_000, "teacher": {"accuracy": None}, "median_steps": {"a": None}}
+    runs = [({"n": 1}, odd), ({"n": 2}, odd | {"teacher": {"accuracy": 0.9}})]
+    found = report.read_batch(leave(tmp_path, runs))
+    assert list(found.values("teacher.accuracy")["value"]) == [0.9]
+    assert list(found.values("median_steps.a")["value"]) == [12_000, 12_000]
+
+
+@pytest.mark.parametrize("lost", [("a", 2, 2), ("b", 1, 0)])
+def test_a_place_that_lacks_runs_of_the_others_says_so(tmp_path: Path, lost: tuple) -> None:
+    """The survivors' mean is no match for a whole one: of the seeds, or of an axis that is averaged over."""
+    every = [(kind, n, seed) for kind in "ab" for n in (1, 2) for seed in range(3)]
+    runs = [({"kind": kind, "n": n, "seed": seed}, {"steps": 10 * n + seed} if (kind, n, seed) != lost else {})
+            for kind, n, seed in every]  # fmt: skip
+    found = report.read_batch(leave(tmp_path, runs))
+    whole = {"metric": "steps", "axis": "n", "facet": ["none"]}
+    lines = curves.curves(found, curves.choose(found, **whole, hue="kind")).set_index(["kind", "n"])["missing"]
+    assert lines[lost[:2]] == 1
+    assert lines.sum() == 1
+    means = curves.curves(found, curves.choose(found, **whole, hue="none")).set_index("n")["missing"]
+    assert dict(means) == {n: int(n == lost[1]) for n in (1, 2)}
+
+
 def test_null_counts_at_the_budget_that_is_nearest_and_is_marked(tmp_path: Path) -> None:
     runs = [
         (
