@@ -3,10 +3,10 @@
 `{"hard": {"median_steps": {"extracted": 900}}}` is the column `hard.median_steps.extracted`. Names that differ in one
 place are a *metric family*, written with a star: `hard.median_steps.*`, whose *parts* are the curricula. A list is one
 value per seed (columns `NAME.0`, `NAME.1`, ...) only where the notebook says so, of this name or of one above it, in
-`store.record_metrics(..., per_seed=[...])`; that a list is as long as the seeds proves nothing, since five seeds and
-five depths of loading look alike. Any other list is a family whose parts count from 0, and a list of one is just `NAME`.
-What a notebook without such a word may have meant as seeds is listed. Lists that are long, or hold more than numbers and
-texts, are left out, and so is `made`: it says where a result is from.
+`store.record_metrics(..., per_seed=[...])`, as is what stands there under the seeds' own names; that a list is as long as
+the seeds proves nothing, since five seeds and five depths of loading look alike. Any other list is a family whose parts
+count from 0, and a list of one is just `NAME`. What a notebook without such a word may have meant as seeds is listed. Lists
+that are long, or hold more than numbers and texts, are left out, and so is `made`: it says where a result is from.
 """
 
 import json
@@ -50,7 +50,7 @@ class MetricColumns:
             return "its metrics cannot be read"
         listed, declared, wrong = found.get("seeds"), _declared(found), []
         n_seeds = len(listed) if isinstance(listed, list) else 1
-        for name, value in _flat(found):
+        for name, value in _flat(_by_seed(found, declared or [], listed)):
             if not isinstance(value, list):
                 self._put(row, name, value)
                 continue
@@ -68,6 +68,18 @@ def _declared(found: Mapping[str, Any]) -> list[str] | None:
     made = found.get("made")
     said = made.get("per_seed") if isinstance(made, dict) else None
     return [str(name) for name in said] if isinstance(said, list) else None
+
+
+def _by_seed(found: Mapping[str, Any], declared: list[str], seeds: Any) -> Mapping[str, Any]:
+    """The metrics with what is declared and kept under the seeds' names, `{"0": {"a": 1}, "1": {"a": 2}}`, as lists."""
+    names = [str(seed) for seed in seeds] if isinstance(seeds, list) else []
+    turned = dict(found)
+    for name in declared:
+        mine = found.get(name)
+        if isinstance(mine, dict) and set(mine) == set(names) and all(isinstance(each, dict) for each in mine.values()):
+            inner = dict.fromkeys(key for each in mine.values() for key in each)
+            turned[name] = {key: [mine[seed].get(key) for seed in names] for key in inner}
+    return turned
 
 
 def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

@@ -204,6 +204,16 @@ def test_a_list_as_long_as_the_seeds_is_one_value_per_seed_only_where_it_is_said
     assert found.undeclared == (("steps.a", "prefix.all") if said is None else ()), "what is left open is listed"
 
 
+def test_values_under_the_names_of_the_seeds(tmp_path: Path) -> None:
+    metrics = {"seeds": [3, 4], "each": {"3": {"SS": 0.1, "TT": 0.2}, "4": {"SS": 0.3, "TT": 0.4}}}
+    found = report.read_batch(leave(tmp_path, [({"n": 1}, metrics | {"made": {"per_seed": ["each"]}})]))
+    assert found.metrics == ["each.*"]
+    values = found.values("each.*")
+    assert sorted(zip(values["part"], values["seed"], values["value"], strict=True)) == [
+        ("SS", 3, 0.1), ("SS", 4, 0.3), ("TT", 3, 0.2), ("TT", 4, 0.4)
+    ]  # fmt: skip
+
+
 def test_a_declared_list_of_another_length_is_no_value_per_seed_and_said(tmp_path: Path) -> None:
     metrics = {"seeds": [0, 1], "steps": [1, 2, 3], "made": {"per_seed": ["steps"]}}
     found = report.read_batch(leave(tmp_path, [({"n": 1}, metrics)]))
