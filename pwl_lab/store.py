@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ from torch import Tensor
 
 from pwl_lab import __version__, paths
 from pwl_lab.config import content_hash
-from pwl_lab.errors import PwlLabError
+from pwl_lab.errors import PwlLabError, invalid, unknown
 from pwl_lab.files import write_json
 from pwl_lab.parallel import one_thread
 from pwl_lab.provenance import commit
@@ -242,8 +242,38 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def record_metrics(notebook: str, metrics: dict[str, Any]) -> Path:
-    """Write what a notebook found as `metrics.json` where its runs go; the file's path."""
+def record_metrics(notebook: str, metrics: dict[str, Any], per_seed: Sequence[str] | None = None) -> Path:
+    """Write what a notebook found as `metrics.json` where its runs go; the file's path.
+
+    `per_seed` names what has one value for each of `metrics["seeds"]`, in their order: dotted names, each of a list or of
+    all lists below it, or of a mapping with the seeds as its names. A report takes no other list for values per seed,
+    however long it is; an empty sequence says that there is none. Raises UnknownNameError for a name that is not there,
+    InvalidValueError for a list of another length.
+    """
+    said = {}
+    if per_seed is not None:
+        _check_per_seed(metrics, per_seed)
+        said = {"per_seed": list(per_seed)}
     path = paths.output(notebook) / "metrics.json"
-    write_json(path, metrics | {"made": provenance()})
+    write_json(path, metrics | {"made": provenance() | said})
     return path
+
+
+def _check_per_seed(metrics: dict[str, Any], per_seed: Sequence[str]) -> None:
+    """Raise where a name is unknown, or a list under it does not have one value per seed."""
+    n_seeds = len(metrics.get("seeds", [0]))
+    for name in per_seed:
+        found: Any = metrics
+        for part in name.split("."):
+            if not isinstance(found, dict) or part not in found:
+                raise unknown(
+                    "metric with one value per seed", name, map(str, found if isinstance(found, dict) else [])
+                )
+            found = found[part]
+        below = [found]
+        while below:
+            value = below.pop()
+            if isinstance(value, dict):
+                below += value.values()
+            elif isinstance(value, list) and len(value) != n_seeds:
+                raise invalid(f"per_seed: {name}", value, f"one value for each of {n_seeds} seeds")

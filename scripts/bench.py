@@ -13,6 +13,7 @@ from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 
+import batch_overhead
 import plain_pair
 import stub_sweep
 import torch
@@ -273,8 +274,9 @@ def main() -> None:
         rows += [family_row(family) for family in ("vgg", "resnet", "vit")]
     rows += [teacher_row(threads) for threads in (1, 2)]
     rows.append(bundle_row())
-    with tempfile.TemporaryDirectory() as folder:
-        rows += stub_sweep.sweep_rows(Path(folder))
+    for measure in (stub_sweep.sweep_rows, batch_overhead.overhead_rows):
+        with tempfile.TemporaryDirectory() as folder:
+            rows += measure(Path(folder))
     for one in rows:
         peak = f", {one['peak_mb']} MB at most" if "peak_mb" in one else ""
         print(f"{one['name']}: {one['ours']} against {one['reference']} {one['unit']}, ratio {one['ratio']}{peak}")

@@ -76,24 +76,38 @@ def tidy(batch: Batch, view: View) -> pd.DataFrame:
 
 
 def curves(batch: Batch, view: View, statistic: str = "mean") -> pd.DataFrame:
-    """One row for each place of the view: facets, hue, axis, then low, middle, high, seeds, and how many reached it.
+    """One row for each place of the view: facets, hue, axis, low, middle, high, bar, seeds, reached, missing.
 
-    `mean` with Student's t, or `median` with a bootstrap, as everywhere in the package (`pwl_lab.intervals`), 95%. Of two
-    seeds an interval says nothing (t would make it 13 times as wide as they are apart): low and high are these two.
+    `bar` says what low and high are: `95%` (`mean` with Student's t, `median` with a bootstrap: `pwl_lab.intervals`),
+    `seeds` (least and most of them) where no such interval can be told, and none of one seed. `reached` of the `seeds` got
+    there; `missing` runs, of those that all places together have, are not there, so that the place cannot be compared.
     """
     if statistic not in INTERVALS:
         raise invalid("statistic", statistic, f"one of {', '.join(INTERVALS)}")
     keys = list(dict.fromkeys([*view.facets, *filter(None, [view.hue]), view.axis]))
+    runs = [name for name in dict.fromkeys(["seed", *view.averaged]) if name not in keys]
+    whole = len(batch.values(view.metric)[runs].drop_duplicates()) if runs else 1
     rows = []
     for place, mine in tidy(batch, view).groupby(keys, sort=False, dropna=False):
-        low, middle, high = INTERVALS[statistic](mine["value"].tolist())
-        if len(mine) == 2:
-            low, high = mine["value"].min(), mine["value"].max()
-        spread = {"low": low, "middle": middle, "high": high}
-        rows.append(
-            dict(zip(keys, place, strict=True)) | spread | {"seeds": len(mine), "reached": mine["reached"].sum()}
-        )
+        counts = {"seeds": len(mine), "reached": mine["reached"].sum(), "missing": whole - mine["points"].sum()}
+        rows.append(dict(zip(keys, place, strict=True)) | _spread(mine, statistic) | counts)
     return pd.DataFrame(rows)
+
+
+def _spread(mine: pd.DataFrame, statistic: str) -> dict[str, Any]:
+    """The middle of one place's seeds, and how far they are apart: low, middle, high, and what low and high are.
+
+    There is no 95% interval of two seeds (t would make it 13 times as wide as they are apart), none of a median of fewer
+    than six (least and most hold it with at most 1 - 2 / 2^5 = 94%), and none of values of which some are only a bound.
+    """
+    values = mine["value"].tolist()
+    low, middle, high = INTERVALS[statistic](values)
+    bar = "95%"
+    if len(values) == 1:
+        low, high, bar = float("nan"), float("nan"), ""
+    elif len(values) == 2 or (statistic == "median" and len(values) < 6) or not mine["reached"].all():
+        low, high, bar = min(values), max(values), "seeds"
+    return {"low": low, "middle": middle, "high": high, "bar": bar}
 
 
 def as_record(view: View, statistic: str) -> dict[str, Any]:

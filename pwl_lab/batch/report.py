@@ -37,7 +37,8 @@ class Batch:
 
     `points` has one row a point, in the order of the grid: hash, a column for each of `axes`, seed, status, seconds, note
     (what is wrong with its metrics, if anything), then the metrics. `per_seed` are metrics with a value for each seed
-    of a run, in the columns `NAME.0`, `NAME.1`, ...; `nulls` says where a metric was null, and not just absent.
+    of a run, in the columns `NAME.0`, `NAME.1`, ...; `undeclared` are lists of as many values as the run has seeds, of
+    which its notebook does not say whether they are that. `nulls` says where a metric was null, and not just absent.
     """
 
     address: str
@@ -47,6 +48,7 @@ class Batch:
     points: pd.DataFrame
     failures: pd.DataFrame
     per_seed: frozenset[str] = frozenset()
+    undeclared: tuple[str, ...] = ()
     nulls: Mapping[str, np.ndarray] = field(default_factory=dict)
     wall_seconds: float = 0.0
 
@@ -82,8 +84,8 @@ class Batch:
     def values(self, metric: str) -> pd.DataFrame:
         """The values of a metric or a family, one row per point, part and seed: hash, axes, seed, part, value, reached.
 
-        A null next to (or below) a `budget_steps` counts at that budget and is not `reached`; any other is left out. Raises
-        UnknownNameError for a metric that no point has.
+        A null among steps, that is, beside a `budget_steps` or below it under a name with `steps` in it, counts at that
+        budget and is not `reached`; any other is left out. Raises UnknownNameError for a metric that no point has.
         """
         shape = re.compile(r"\.".join(r"([^.]+)" if bit == "*" else re.escape(bit) for bit in metric.split(".")))
         known = ["hash", *self.axes, *(["seed"] if "seed" not in self.axes else [])]
@@ -111,7 +113,8 @@ class Batch:
         while owner:
             owner = owner.rpartition(".")[0]
             limit = f"{owner}.{LIMIT}".lstrip(".")
-            if limit in self.points:
+            below = base.removeprefix(f"{owner}.")
+            if limit in self.points and ("steps" in below or "." not in below):
                 return table.assign(value=table["value"].where(~null, self.points[limit]), reached=~null)
         return table.assign(reached=True)
 
@@ -182,6 +185,7 @@ def read_batch(out: str | Path, seeds: Sequence[int] = ()) -> Batch:
         pd.concat([points, metrics], axis=1),
         _failures(states),
         frozenset(columns.per_seed),
+        tuple(columns.undeclared),
         {clear[name]: where for name, where in columns.nulls.items() if name in clear},
         _wall_seconds(place),
     )

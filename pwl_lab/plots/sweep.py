@@ -30,11 +30,11 @@ def sweep_curves(
     facets: Sequence[str] = (),
     statistic: str = "mean",
 ) -> Figure:
-    """The middle over seeds with its 95% interval (of two seeds: from one to the other), over an axis.
+    """The middle over seeds with its 95% interval (or, where `bar` says so, from the least to the most), over an axis.
 
     Every seed is a small mark, hollow where it is a lower bound. `curves` and `seeds` are tidy, as `pwl_lab.batch.curves`
-    makes them: columns for `facets`, `hue` and `axis`, then low, middle, high, seeds, reached, and value, reached. Panels
-    run over the first facet from left to right, over the second from top to bottom.
+    makes them: columns for `facets`, `hue` and `axis`, then low, middle, high, bar, seeds, reached, and value, reached.
+    Panels run over the first facet from left to right, over the second from top to bottom.
     """
     columns, rows = (_levels(curves[name]) for name in facets) if len(facets) == 2 else (_only(curves, facets), [None])
     looks = looks_of(_levels(curves[hue]) if hue else [""])
@@ -189,10 +189,12 @@ def _frame(grid: np.ndarray, curves: pd.DataFrame, metric: str, axis: str, place
 
 def _words(curves: pd.DataFrame, metric: str, statistic: str) -> str:
     """What is drawn, and what the bars are."""
-    most = curves["seeds"].max()
-    return f"{metric}: " + (
-        "one seed" if most == 1 else f"{statistic} over seeds, with {'its 95% interval' if most > 2 else 'both seeds'}"
-    )
+    bars = set(curves["bar"]) - {""}
+    if not bars:
+        return f"{metric}: one seed"
+    spread = {"95%": "its 95% interval", "seeds": "the least and the most"}
+    said = [spread[bar] for bar in spread if bar in bars]
+    return f"{metric}: {statistic} over seeds, with {' or '.join(said)}"
 
 
 def _direct_labels(

@@ -8,10 +8,11 @@ import pytest
 import stub_runner
 from distributed import Client, LocalCluster
 
-from pwl_lab import checks, plots
+from pwl_lab import checks, paths, plots
 from pwl_lab.batch import batches, curves, points, report, worker
 from pwl_lab.batch.gridplan import BatchPlan, Point, plan_grid
 from pwl_lab.batch.places import place_at
+from pwl_lab.batch.schema import read_notebook
 from pwl_lab.errors import InvalidValueError, UnknownNameError
 
 
@@ -104,6 +105,53 @@ def test_a_curve_is_the_mean_over_seeds_of_means_within_a_seed(sweep) -> None:
         curves.curves(found, view, "mode")
 
 
+@pytest.mark.parametrize(("statistic", "seeds", "bar"), [
+    ("mean", 1, ""), ("median", 1, ""), ("mean", 2, "seeds"), ("median", 2, "seeds"), ("mean", 3, "95%"),
+    ("median", 5, "seeds"), ("median", 6, "95%"),
+])  # fmt: skip
+def test_a_bar_is_an_interval_only_of_enough_seeds(tmp_path: Path, statistic: str, seeds: int, bar: str) -> None:
+    runs = [({"n": n, "seed": seed}, {"steps": 10 * n + seed**2}) for n in (1, 2) for seed in range(seeds)]
+    found = report.read_batch(leave(tmp_path, runs))
+    row = curves.as_records(curves.curves(found, curves.choose(found), statistic))[0]
+    assert row["bar"] == bar
+    if bar == "seeds":
+        assert (row["low"], row["high"]) == (10, 10 + (seeds - 1) ** 2)
+    else:
+        assert (row["low"] is None) == (row["high"] is None) == (not bar)
+
+
+def test_values_at_the_budget_make_no_interval(tmp_path: Path) -> None:
+    runs = [({"n": n, "seed": seed}, {"budget_steps": 100, "steps": None if n == seed == 2 else 10 * n + seed})
+            for n in (1, 2) for seed in range(4)]  # fmt: skip
+    rows = curves.curves(found := report.read_batch(leave(tmp_path, runs)), curves.choose(found)).set_index("n")
+    assert dict(rows["bar"]) == {1: "95%", 2: "seeds"}
+    assert (rows.loc[2, "low"], rows.loc[2, "high"]) == (20, 100)
+
+
+def test_only_steps_count_at_the_budget(tmp_path: Path) -> None:
+    """An accuracy that is not known is not 12,000."""
+    odd = {"budget_steps": 12_000, "teacher": {"accuracy": None}, "median_steps": {"a": None}}
+    runs = [({"n": 1}, odd), ({"n": 2}, odd | {"teacher": {"accuracy": 0.9}})]
+    found = report.read_batch(leave(tmp_path, runs))
+    assert list(found.values("teacher.accuracy")["value"]) == [0.9]
+    assert list(found.values("median_steps.a")["value"]) == [12_000, 12_000]
+
+
+@pytest.mark.parametrize("lost", [("a", 2, 2), ("b", 1, 0)])
+def test_a_place_that_lacks_runs_of_the_others_says_so(tmp_path: Path, lost: tuple) -> None:
+    """The survivors' mean is no match for a whole one: of the seeds, or of an axis that is averaged over."""
+    every = [(kind, n, seed) for kind in "ab" for n in (1, 2) for seed in range(3)]
+    runs = [({"kind": kind, "n": n, "seed": seed}, {"steps": 10 * n + seed} if (kind, n, seed) != lost else {})
+            for kind, n, seed in every]  # fmt: skip
+    found = report.read_batch(leave(tmp_path, runs))
+    whole = {"metric": "steps", "axis": "n", "facet": ["none"]}
+    lines = curves.curves(found, curves.choose(found, **whole, hue="kind")).set_index(["kind", "n"])["missing"]
+    assert lines[lost[:2]] == 1
+    assert lines.sum() == 1
+    means = curves.curves(found, curves.choose(found, **whole, hue="none")).set_index("n")["missing"]
+    assert dict(means) == {n: int(n == lost[1]) for n in (1, 2)}
+
+
 def test_null_counts_at_the_budget_that_is_nearest_and_is_marked(tmp_path: Path) -> None:
     runs = [
         (
@@ -124,7 +172,7 @@ def test_null_counts_at_the_budget_that_is_nearest_and_is_marked(tmp_path: Path)
 
 def test_lists_are_seeds_or_parts(tmp_path: Path) -> None:
     metrics = {"seeds": [3, 4], "steps": {"a": [1, 2], "b": [5, None]}, "budget_steps": 9, "prefix": [0.1, 0.2, 0.3],
-               "rows": [{"k": 1}], "text": "vgg", "version.two": 1.5}  # fmt: skip
+               "rows": [{"k": 1}], "text": "vgg", "version.two": 1.5, "made": {"per_seed": ["steps"]}}  # fmt: skip
     found = report.read_batch(leave(tmp_path, [({"n": 1}, metrics), ({"n": 2}, metrics)]))
     steps = found.values("steps.*")
     assert (
@@ -136,6 +184,49 @@ def test_lists_are_seeds_or_parts(tmp_path: Path) -> None:
     assert (view.axis, view.hue) == ("part", "n"), "numbered parts are an axis"
     assert list(found.points["text"]) == ["vgg", "vgg"]
     assert found.metrics == ["steps.*", "prefix.*", "version_two"]
+    assert found.undeclared == ()
+
+
+@pytest.mark.parametrize("said", [None, [], ["steps"]])
+def test_a_list_as_long_as_the_seeds_is_one_value_per_seed_only_where_it_is_said(tmp_path: Path, said) -> None:
+    """Five seeds, and the accuracy with 0 to 4 teacher blocks loaded: nothing but a word can tell the two apart."""
+    metrics = {"seeds": [0, 1, 2, 3, 4], "steps": {"a": [1, 2, 3, 4, 5]}, "prefix": {"all": [0.5, 0.6, 0.7, 0.8, 0.9]}}
+    made = {} if said is None else {"made": {"per_seed": said}}
+    found = report.read_batch(leave(tmp_path, [({"n": 1}, metrics | made), ({"n": 2}, metrics | made)]))
+    view = curves.choose(found, metric="prefix.all.*")
+    assert (view.axis, view.hue) == ("part", "n"), "the depth of loading is an axis"
+    assert curves.curves(found, view)["seeds"].eq(1).all(), "and no interval over depths is claimed"
+    assert found.per_seed == ({"steps.a"} if said else frozenset())
+    if said:
+        rows = curves.curves(found, curves.choose(found, metric="steps.a"))
+        assert set(rows["seeds"]) == {5}
+        assert set(rows["middle"]) == {3}
+    assert found.undeclared == (("steps.a", "prefix.all") if said is None else ()), "what is left open is listed"
+
+
+def test_values_under_the_names_of_the_seeds(tmp_path: Path) -> None:
+    metrics = {"seeds": [3, 4], "each": {"3": {"SS": 0.1, "TT": 0.2}, "4": {"SS": 0.3, "TT": 0.4}}}
+    found = report.read_batch(leave(tmp_path, [({"n": 1}, metrics | {"made": {"per_seed": ["each"]}})]))
+    assert found.metrics == ["each.*"]
+    values = found.values("each.*")
+    assert sorted(zip(values["part"], values["seed"], values["value"], strict=True)) == [
+        ("SS", 3, 0.1), ("SS", 4, 0.3), ("TT", 3, 0.2), ("TT", 4, 0.4)
+    ]  # fmt: skip
+
+
+def test_a_declared_list_of_another_length_is_no_value_per_seed_and_said(tmp_path: Path) -> None:
+    metrics = {"seeds": [0, 1], "steps": [1, 2, 3], "made": {"per_seed": ["steps"]}}
+    found = report.read_batch(leave(tmp_path, [({"n": 1}, metrics)]))
+    assert list(found.points["note"]) == ["not one value for each seed: steps"]
+    assert found.per_seed == frozenset()
+    assert found.metrics == ["steps.*"]
+
+
+@pytest.mark.parametrize("name", [path.name for path in sorted(paths.notebooks().glob("*.ipynb"))])
+def test_every_notebook_that_records_its_seeds_says_what_has_one_value_for_each(name: str) -> None:
+    cells = ["".join(cell["source"]) for cell in read_notebook(paths.notebooks() / name)["cells"]]
+    recording = [cell for cell in cells if "store.record_metrics(\n" in cell or "metrics).name" in cell]
+    assert all("per_seed=" in cell for cell in recording if '"seeds"' in cell)
 
 
 def test_what_is_missing_or_damaged_is_said_and_the_rest_reported(tmp_path: Path) -> None:

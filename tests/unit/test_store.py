@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from pwl_lab import store as store_module
+from pwl_lab.errors import InvalidValueError, UnknownNameError
 from pwl_lab.files import write_json
 from pwl_lab.models import MLPConfig
 from pwl_lab.plan import TrainPlan
@@ -363,3 +364,14 @@ def test_metrics_go_where_the_run_says_and_say_how_they_were_made(store_folder, 
     found = json.loads(path.read_text())
     assert found["a"] == 1
     assert set(found["made"]) == {"commit", "machine", "versions", "date"}
+
+
+def test_metrics_say_which_of_them_have_one_value_per_seed(store_folder):
+    metrics = {"seeds": [0, 1], "steps": {"a": [1, 2], "b": [3, 4]}, "prefix": [0.1, 0.2, 0.3]}
+    for said in (["steps"], ["steps.a"], []):
+        path = store_module.record_metrics("04", metrics, per_seed=said)
+        assert json.loads(path.read_text())["made"]["per_seed"] == said
+    with pytest.raises(InvalidValueError, match="each of 2 seeds"):
+        store_module.record_metrics("04", metrics, per_seed=["prefix"])
+    with pytest.raises(UnknownNameError, match="steps"):
+        store_module.record_metrics("04", metrics, per_seed=["step"])
