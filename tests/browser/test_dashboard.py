@@ -48,13 +48,15 @@ def serving_dashboard(runs: Path, folder: Path, *command: str) -> Iterator[tuple
     options = ["dashboard", "--preset", "smoke", "--port", str(port)]
     with (folder / "voila.log").open("w") as log:
         process = subprocess.Popen([sys.executable, *command, *options], env=environment, stdout=log, stderr=log)
-        end = time.monotonic() + START_S
-        while f"127.0.0.1:{port}" not in (folder / "voila.log").read_text() and time.monotonic() < end:
-            assert process.poll() is None, (folder / "voila.log").read_text()
-            time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}", token, process
-        process.terminate()
-        process.wait(timeout=60)
+        try:
+            end = time.monotonic() + START_S
+            while f"127.0.0.1:{port}" not in (folder / "voila.log").read_text() and time.monotonic() < end:
+                assert process.poll() is None, (folder / "voila.log").read_text()
+                time.sleep(0.2)
+            yield f"http://127.0.0.1:{port}", token, process
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +74,10 @@ def instead(runs: Path, source: str) -> Iterator[None]:
     whole = notebook.read_text()
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(new_notebook(cells=[new_code_cell(source)], metadata=kernel), notebook)
-    yield
-    notebook.write_text(whole)
+    try:
+        yield
+    finally:
+        notebook.write_text(whole)
 
 
 def test_three_controls_answer_and_nothing_is_asked_elsewhere(page: Page, server: tuple[str, str]) -> None:
