@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from distributed import Worker, WorkerPlugin, get_worker
+from distributed import Status, Worker, WorkerPlugin, get_worker
 from filelock import FileLock, Timeout
 
 from pwl_lab import __version__, parallel
@@ -83,7 +83,12 @@ class StopUnwanted(WorkerPlugin):
                     signal.signal(getattr(signal, name), signal.SIG_IGN)
 
     def teardown(self, worker: Worker) -> None:
-        """The worker closes, perhaps because its scheduler is gone: nothing that it runs is wanted any more."""
+        """The worker closes, perhaps because its scheduler is gone: nothing that it runs is wanted any more.
+
+        Dask also calls this when the next batch registers its own; then the worker goes on with what it runs.
+        """
+        if worker.status not in (Status.closing, Status.closed, Status.failed):
+            return
         for runs in tuple(_running.values()):
             runs.stop(CANCELLED)
 
