@@ -16,7 +16,7 @@ from distributed import Status, Worker, WorkerPlugin, get_worker
 from filelock import FileLock, Timeout
 
 from pwl_lab import __version__, parallel
-from pwl_lab.batch.gridplan import source_hash
+from pwl_lab.batch.gridplan import hash_here, source_hash
 from pwl_lab.batch.kernel import Runs
 from pwl_lab.batch.notebooks import run_notebook
 from pwl_lab.batch.places import POINTS, Place, place_at
@@ -139,10 +139,7 @@ def run_point(task: Task) -> RunStatus | None:
 
 def _run(task: Task, place: Place, runs: Runs) -> RunStatus:
     """Run the notebook, with an event before and after."""
-    if task.version != __version__:
-        raise PointError(f"this worker has pwl_lab {__version__}, the batch was planned with {task.version}")
-    if source_hash(read_notebook(Path(task.notebook))) != task.source:
-        raise PointError(f"{Path(task.notebook).name} is not what it was when the batch was planned; run it again")
+    _check_same(task)
     worker, folder = get_worker(), place.point(task.hash)
     log_event(folder, "begun", batch=task.batch, worker=str(worker.name), address=worker.address)
     _say_begun(task, place)
@@ -157,6 +154,22 @@ def _run(task: Task, place: Place, runs: Runs) -> RunStatus:
     )
     log_event(folder, "ended", batch=task.batch, status=status.status, seconds=status.seconds)
     return status
+
+
+def _check_same(task: Task) -> None:
+    """Raise PointError where this worker would compute something else than what the point's hash stands for.
+
+    The kernel reads the notebook, the preset's file and the data's checksums only when it runs, perhaps on another machine
+    or hours later.
+    """
+    if task.version != __version__:
+        raise PointError(f"this worker has pwl_lab {__version__}, the batch was planned with {task.version}")
+    notebook = Path(task.notebook)
+    if source_hash(read_notebook(notebook)) != task.source:
+        raise PointError(f"{notebook.name} is not what it was when the batch was planned; run the batch again")
+    if hash_here(notebook, task.preset, task.params) != task.hash:
+        what = f"the preset {task.preset}, or the recorded data set," if task.preset else "a preset, or a data set,"
+        raise PointError(f"{what} is not here what it was when the batch was planned; run the batch again")
 
 
 def _say_begun(task: Task, place: Place) -> None:

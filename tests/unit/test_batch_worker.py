@@ -1,14 +1,22 @@
 """What a worker does with one point, and with the batches that share it."""
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from distributed import Client, LocalCluster
 from processes import until
 
-from pwl_lab.batch import worker
+from pwl_lab import paths
+from pwl_lab.batch import gridplan, worker
+from pwl_lab.batch.engine import _task
+from pwl_lab.batch.gridplan import plan_grid
 from pwl_lab.batch.kernel import Runs
-from pwl_lab.batch.worker import CANCELLED, StopUnwanted
+from pwl_lab.batch.places import place_at
+from pwl_lab.batch.status import RunStatus, write_status
+from pwl_lab.batch.worker import CANCELLED, PointError, StopUnwanted, Task, run_point
 
 
 @pytest.fixture
@@ -29,3 +37,52 @@ def test_a_second_batch_on_a_worker_stops_none_of_the_first(
     assert runs.stopped_by is None
     cluster.scale(0)
     until(lambda: runs.stopped_by == CANCELLED)
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """A runner that only pretends: the folders that it was given."""
+    folders: list[Path] = []
+
+    def run(notebook, out, *_, **__) -> RunStatus:
+        folders.append(out)
+        status = RunStatus(status="ok", notebook="own", started="", cells=1, versions={}, commit=None)
+        for name in ("notebook.ipynb", "params.json"):
+            (out / name).write_text("{}")
+        write_status(out, status)
+        return status
+
+    monkeypatch.setattr(worker, "run_notebook", run)
+    monkeypatch.setattr(worker, "get_worker", lambda: SimpleNamespace(name=0, address="tcp://x"))
+    return folders
+
+
+def planned(grid: Path, out: Path, **more: bool) -> Task:
+    """The first point of a grid as a worker gets it."""
+    plan = plan_grid(grid)
+    return _task(plan, plan.points[0], place_at(out), "batch", {}, more.get("force", False))
+
+
+def test_a_preset_or_data_that_are_not_the_planned_ones_are_refused(
+    ran: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    presets = tmp_path / "presets"
+    shutil.copytree(paths.presets(), presets)
+    monkeypatch.setattr(paths, "presets", lambda: presets)
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("{notebook: 04, preset: smoke, seeds: [0]}")
+    asked = planned(grid, tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(gridplan, "_data", lambda name: "others")
+        with pytest.raises(PointError, match="not here what it was when the batch was planned"):
+            run_point(asked)
+    other = (presets / "lesson.yaml").read_text()
+    with monkeypatch.context() as patch:
+        patch.setattr(paths, "presets", lambda: tmp_path / "other")
+        (tmp_path / "other").mkdir()
+        (tmp_path / "other" / "smoke.yaml").write_text(other)
+        with pytest.raises(PointError, match="the preset smoke"):
+            run_point(asked)
+    assert ran == []
+    assert run_point(asked).status == "ok"
+    assert len(ran) == 1
