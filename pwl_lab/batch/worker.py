@@ -28,6 +28,7 @@ from pwl_lab.files import json_text
 from pwl_lab.provenance import commit
 
 CANCELLED = "Cancelled"  # nobody waits for the point any more: its batch was ended, or has died
+LOCK = ".lock"  # in a point's folder: one process at a time works on it
 PATIENCE_S = 60  # a point's last run, on a worker that was given up, may still be ending
 
 
@@ -125,7 +126,7 @@ def run_point(task: Task) -> RunStatus | None:
         if runs.stopped_by:
             return None
         try:
-            with FileLock(folder / ".lock", timeout=PATIENCE_S):
+            with FileLock(folder / LOCK, timeout=PATIENCE_S):
                 if not task.force and (status := look(place, [task.hash])[task.hash].done):
                     return status
                 status = None if task.force else finished(folder)
@@ -152,7 +153,8 @@ def _run(task: Task, place: Place, runs: Runs) -> RunStatus:
         environment=_environment(task, worker.name),
         runs=runs,
     )
-    log_event(folder, "ended", batch=task.batch, status=status.status, seconds=status.seconds)
+    with suppress(OSError):  # a disk that is full only now: the point has ended as its status says
+        log_event(folder, "ended", batch=task.batch, status=status.status, seconds=status.seconds)
     return status
 
 
@@ -212,18 +214,25 @@ def threads_each(workers: int) -> int:
 def note_failure(task: Task, name: str, message: str) -> RunStatus:
     """Leave the status of a point that no worker could bring to an end; what a worker wrote itself is kept.
 
-    Where it cannot be written (a full disk), it is only returned: the point is not done, and its reason is still said.
+    A point that is done stays so, whoever finished it; with `force` the failure is returned all the same, since what was
+    asked for did not happen. Where the status cannot be written (a full disk), or another process still works on the point,
+    it is only returned: the point is not done, and its reason is still said.
     """
     status = _status(task, "killed" if name == "KilledWorker" else "failed", RunError(name=name, message=message))
     place = place_at(task.out, patient=False)  # it may be the place that is away, and other points have ended meanwhile
-    with suppress(OSError):
-        before = look(place, [task.hash])[task.hash].status
-        if before and before.status in ("failed", "timeout", "killed") and before.error and before.error.name == name:
-            return before
-        place.point(task.hash).mkdir(parents=True, exist_ok=True)
-        place.write(f"{POINTS}/{task.hash}/{STATUS}", _status_text(status))
-        log_event(place.point(task.hash), "ended", batch=task.batch, status=status.status, error=name)
-        place.send_events(f"{POINTS}/{task.hash}")
+    folder = place.point(task.hash)
+    with suppress(OSError, Timeout):
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / LOCK, timeout=0):
+            found = look(place, [task.hash])[task.hash]
+            if found.done:
+                return status if task.force else found.done
+            before = found.status
+            if before and before.status in ("failed", "timeout", "killed") and before.error and before.error.name == name:
+                return before
+            place.write(f"{POINTS}/{task.hash}/{STATUS}", _status_text(status))
+            log_event(folder, "ended", batch=task.batch, status=status.status, error=name)
+            place.send_events(f"{POINTS}/{task.hash}")
     return status
 
 
