@@ -14,18 +14,12 @@ from pwl_lab.batch.places import Place, PlaceError, place_at
 from pwl_lab.batch.points import Found, PointState, look, read_states, to_do, write_batch
 from pwl_lab.batch.status import RunStatus
 from pwl_lab.errors import invalid
-from pwl_lab.parallel import n_cores
 
 if TYPE_CHECKING:  # Dask takes a second to import, and a batch that is done needs none
     from pwl_lab.batch.engine import Outcome
 
 MOST_LINES = 60
 WATCH_EVERY_S = 2.0
-
-
-def default_workers() -> int:
-    """How many points run at once on this machine: one a core."""
-    return n_cores()
 
 
 @dataclass(frozen=True)
@@ -74,6 +68,7 @@ def run_batch(
     scheduler: str | None = None,
     force: bool = False,
     on_end: Callable[[Point, RunStatus, int], None] | None = None,
+    on_line: Callable[[str], None] | None = None,
 ) -> "Outcome | None":
     """Run what is to do, alone at the place; None where nothing is.
 
@@ -88,7 +83,7 @@ def run_batch(
             return None
         from pwl_lab.batch.engine import run_points
 
-        return run_points(prepared.plan, prepared.todo, prepared.place, workers, scheduler, force, on_end)
+        return run_points(prepared.plan, prepared.todo, prepared.place, workers, scheduler, force, on_end, on_line)
 
 
 def summary(states: Sequence[PointState]) -> str:

@@ -15,9 +15,10 @@ from typing import Any
 from distributed import Status, Worker, WorkerPlugin, get_worker
 from filelock import FileLock, Timeout
 
-from pwl_lab import __version__, parallel
+from pwl_lab import __version__
 from pwl_lab.batch.gridplan import hash_here, source_hash
 from pwl_lab.batch.kernel import Runs
+from pwl_lab.batch.machine import GPUS
 from pwl_lab.batch.notebooks import run_notebook
 from pwl_lab.batch.places import POINTS, Place, place_at
 from pwl_lab.batch.points import finished, log_event, look
@@ -199,16 +200,10 @@ def _listed(task: Task) -> Iterator[Runs]:
 def _environment(task: Task, worker: Any) -> dict[str, str]:
     """What the kernel's environment gets: threads, and the GPU that is this worker's where the batch hands them out."""
     own = dict(task.environment)
-    gpus = own.pop("GPUS", None)
+    gpus = own.pop(GPUS, None)
     if gpus:
-        each, index = int(gpus), int(worker)
-        own["CUDA_VISIBLE_DEVICES"] = ",".join(str(index * each + offset) for offset in range(each))
+        own["CUDA_VISIBLE_DEVICES"] = gpus.split(";")[int(worker)]
     return own
-
-
-def threads_each(workers: int) -> int:
-    """How many threads a kernel gets where `workers` of them share this machine's cores."""
-    return max(1, parallel.n_cores() // workers)
 
 
 def note_failure(task: Task, name: str, message: str) -> RunStatus:
@@ -228,7 +223,12 @@ def note_failure(task: Task, name: str, message: str) -> RunStatus:
             if found.done:
                 return status if task.force else found.done
             before = found.status
-            if before and before.status in ("failed", "timeout", "killed") and before.error and before.error.name == name:
+            if (
+                before
+                and before.status in ("failed", "timeout", "killed")
+                and before.error
+                and before.error.name == name
+            ):
                 return before
             place.write(f"{POINTS}/{task.hash}/{STATUS}", _status_text(status))
             log_event(folder, "ended", batch=task.batch, status=status.status, error=name)
