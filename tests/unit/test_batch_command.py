@@ -87,6 +87,21 @@ def test_a_batch_says_how_each_point_ended_and_the_next_does_the_rest(grid: Path
     assert only.exit_code == 0, "what was asked for went well"
 
 
+def test_finished_points_that_the_grid_does_not_mean_any_more_are_spoken_of(
+    grid: Path, tmp_path: Path, write_notebook
+) -> None:
+    """A typo mended in a text is a new notebook: nobody should wonder why all is to do again."""
+    out = tmp_path / "out"
+    invoke("batch", grid, "--out", out)
+    write_notebook("# Own, mended", parameters="rate = 0.5\nseed = 0")
+    said = invoke("batch", grid, "--out", out, "--dry-run").stdout
+    assert "4 to do (2 finished points here belong to another notebook, parameters or version); no earlier run" in said
+    invoke("batch", grid, "--out", out, "--only", "rate=1", "--only", "seed=0")
+    write_notebook("# Own", parameters="rate = 0.5\nseed = 0")
+    said = invoke("batch", grid, "--out", out, "--dry-run").stdout
+    assert "2 to do (1 finished point here belongs to another" in said
+
+
 def test_status_is_a_table_or_json(grid: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     invoke("batch", grid, "--out", out)
@@ -174,6 +189,7 @@ def test_what_the_scheduler_takes_back_is_handed_out_again_and_not_for_ever(
         (("--workers", "0"), "workers = 0 is not allowed: a whole number from 1"),
         (("--workers", "2", "--scheduler", "tcp://x:1"), "none where a scheduler is given"),
         (("--only", "rat=1"), "Did you mean 'rate'?"),
+        (("--force", "--retry-failed"), "--force and --retry-failed are not allowed together"),
     ],
 )
 def test_what_is_refused(grid: Path, tmp_path: Path, words: tuple[str, ...], said: str) -> None:

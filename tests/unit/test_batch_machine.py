@@ -26,7 +26,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch):
     def pretend(number: int) -> None:
         monkeypatch.setattr(machine, "_has_driver", lambda: number > 0)
         monkeypatch.setattr("torch.cuda.device_count", lambda: number)
-    
+
     return pretend
 
 
