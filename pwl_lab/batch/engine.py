@@ -19,7 +19,7 @@ from typing import Any
 
 from distributed import Client, Future
 
-from pwl_lab.batch.clusters import ALLOWED_FAILURES, cluster_at, in_time, nobody_fits, own_cluster
+from pwl_lab.batch.clusters import ALLOWED_FAILURES, StoppedError, cluster_at, in_time, nobody_fits, own_cluster
 from pwl_lab.batch.gridplan import BatchPlan, Point
 from pwl_lab.batch.kernel import Runs, stop_on_signal
 from pwl_lab.batch.places import Place
@@ -73,23 +73,16 @@ def run_points(
     begins no more. Raises InvalidValueError for a scheduler that does not answer, or resources that this machine does not
     have.
     """
-    runs, batch = Runs(), uuid.uuid4().hex[:12]
-    share = (plan, len(points), place.work / ".dask", workers)
-    with stop_on_signal(runs), cluster_at(scheduler) if scheduler else own_cluster(*share) as (client, environment):
-        client.register_plugin(StopUnwanted(terminal=scheduler is None))
-        run = _BatchRun(client, batch, place.work, plan.resources, runs, on_end, on_line)
-        try:
-            log_event(place.work, "batch begun", batch=batch, points=len(points), scheduler=client.scheduler.address)
-            run.submit([(point, _task(plan, point, place, batch, environment, force)) for point in points])
-            run.follow()
-        except OSError as error:  # a full disk, a folder that is gone, a scheduler that is
-            run.outcome.stopped_by = f"{type(error).__name__}: {error}"
-        finally:
-            run.stop(runs.stopped_by or run.outcome.stopped_by or "the batch ended early")
-        with suppress(OSError):
-            facts = {"points": len(run.outcome.ended), "stopped_by": run.outcome.stopped_by}
-            log_event(place.work, "batch ended", batch=batch, **facts)
-    return run.outcome
+    runs = Runs()
+    here = (plan, len(points), place.work / ".dask", workers, runs)
+    try:
+        with stop_on_signal(runs), cluster_at(scheduler) if scheduler else own_cluster(*here) as (client, environment):
+            run = _BatchRun(client, uuid.uuid4().hex[:12], place.work, plan.resources, runs, on_end, on_line)
+            tasks = [(point, _task(plan, point, place, run.batch, environment, force)) for point in points]
+            run.run(tasks, StopUnwanted(terminal=scheduler is None))
+            return run.outcome
+    except StoppedError as error:
+        return Outcome(stopped_by=str(error))
 
 
 @dataclass
@@ -108,6 +101,22 @@ class _BatchRun:
     done: "queue.SimpleQueue[Future]" = field(default_factory=queue.SimpleQueue)
     looked: float = field(default_factory=time.monotonic)  # when a point ended, or the workers were looked at
     said: str | None = None
+
+    def run(self, tasks: Sequence[tuple[Point, Task]], plugin: StopUnwanted) -> None:
+        """Run all points; `outcome` then says how they ended, and what stopped them."""
+        try:
+            self.client.register_plugin(plugin)
+            scheduler = self.client.scheduler.address
+            log_event(self.folder, "batch begun", batch=self.batch, points=len(tasks), scheduler=scheduler)
+            self.submit(tasks)
+            self.follow()
+        except OSError as error:  # a full disk, a folder that is gone, a scheduler that is
+            self.outcome.stopped_by = self.runs.stopped_by or f"{type(error).__name__}: {error}"
+        finally:
+            self.stop(self.runs.stopped_by or self.outcome.stopped_by or "the batch ended early")
+        with suppress(OSError):
+            facts = {"points": len(self.outcome.ended), "stopped_by": self.outcome.stopped_by}
+            log_event(self.folder, "batch ended", batch=self.batch, **facts)
 
     def submit(self, tasks: Sequence[tuple[Point, Task]]) -> None:
         """Hand all points to the scheduler, in the order of the grid."""

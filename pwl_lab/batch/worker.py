@@ -29,6 +29,7 @@ from pwl_lab.files import json_text
 from pwl_lab.provenance import commit
 
 CANCELLED = "Cancelled"  # nobody waits for the point any more: its batch was ended, or has died
+OF_THE_TERMINAL = [getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)]
 LOCK = ".lock"  # in a point's folder: one process at a time works on it
 PATIENCE_S = 60  # a point's last run, on a worker that was given up, may still be ending
 
@@ -78,11 +79,12 @@ class StopUnwanted(WorkerPlugin):
         self.terminal = terminal
 
     def setup(self, worker: Worker) -> None:
-        """Let a signal of the terminal pass."""
+        """Let a signal of the terminal pass, and let the kernels have theirs: they get what is blocked here blocked, too."""
         if self.terminal and threading.current_thread() is threading.main_thread():
-            for name in ("SIGINT", "SIGHUP"):
-                if hasattr(signal, name):
-                    signal.signal(getattr(signal, name), signal.SIG_IGN)
+            for number in OF_THE_TERMINAL:
+                signal.signal(number, signal.SIG_IGN)
+            if hasattr(signal, "pthread_sigmask"):
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, OF_THE_TERMINAL)
 
     def teardown(self, worker: Worker) -> None:
         """The worker closes, perhaps because its scheduler is gone: nothing that it runs is wanted any more.

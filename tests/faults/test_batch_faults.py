@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -121,6 +121,29 @@ def test_a_batch_that_is_told_to_stop_ends_what_runs_and_resumes(bench: Bench, n
         bench.go()
         code, said = bench.run(grid, "--workers", "1")
         assert (code, "2 of 2 ok" in said) == (0, True), said
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_batch_that_is_told_to_stop_while_its_workers_start(bench: Bench, number: signal.Signals) -> None:
+    process = bench.start(bench.grid("waits"), "--workers", "1")
+    until(lambda: any("spawn_main" in words for words in _commands_below(process.pid)), HANG_S)
+    below = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, number)
+    output, errors = process.communicate(timeout=HANG_S)
+    assert process.returncode == 1, errors
+    assert f"stopped ({number.name})" in errors
+    assert "Traceback" not in errors, errors
+    assert "0 of 1 ok, 1 waiting" in output
+    until(lambda: not any(alive(child.pid) for child in below))
+
+
+def _commands_below(number: int) -> list[str]:
+    """The command of each process that this one started, as one text."""
+    found = []
+    for child in psutil.Process(number).children(recursive=True):
+        with suppress(psutil.Error):
+            found.append(" ".join(child.cmdline()))
+    return found
 
 
 @contextmanager
