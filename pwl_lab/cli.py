@@ -117,15 +117,16 @@ def batch(
     """Run a notebook over a grid of parameters: what is ok is kept, the rest is run."""
     with _refusing():
         from pwl_lab.batch import batches
+        from pwl_lab.batch.machine import default_workers
 
         prepared = batches.prepare(grid, out, only or (), retry_failed, force)
-        many = None if scheduler else workers or batches.default_workers()
+        many = None if scheduler else workers or default_workers(prepared.plan)
         if dry_run:
             typer.echo("\n".join(prepared.lines(many)))
             return
         typer.echo(prepared.headline(many), err=True)
         outcome = batches.run_batch(
-            prepared, workers, scheduler, force, batches.Reporter(len(prepared.todo), _progress)
+            prepared, workers, scheduler, force, batches.Reporter(len(prepared.todo), _progress), _progress
         )
         how = batches.how_it_stands(out)
     if outcome and outcome.stopped_by:

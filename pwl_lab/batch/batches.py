@@ -10,22 +10,16 @@ from typing import TYPE_CHECKING
 
 from pwl_lab.batch.gridplan import BatchPlan, Point, plan_grid, seconds_per_point
 from pwl_lab.batch.holding import alone_in, holder
-from pwl_lab.batch.places import Place, PlaceError, place_at
+from pwl_lab.batch.places import POINTS, Place, PlaceError, place_at
 from pwl_lab.batch.points import Found, PointState, look, read_states, to_do, write_batch
-from pwl_lab.batch.status import RunStatus
-from pwl_lab.errors import invalid
-from pwl_lab.parallel import n_cores
+from pwl_lab.batch.status import STATUS, RunStatus
+from pwl_lab.errors import InvalidValueError, invalid
 
 if TYPE_CHECKING:  # Dask takes a second to import, and a batch that is done needs none
     from pwl_lab.batch.engine import Outcome
 
 MOST_LINES = 60
 WATCH_EVERY_S = 2.0
-
-
-def default_workers() -> int:
-    """How many points run at once on this machine: one a core."""
-    return n_cores()
 
 
 @dataclass(frozen=True)
@@ -36,6 +30,7 @@ class Prepared:
     place: Place
     found: dict[str, Found]
     todo: list[Point]
+    others: int = 0  # finished points at the place that the plan does not know
 
     def lines(self, workers: int | None) -> list[str]:
         """What would be run, and an estimate of the minutes that `workers` need (None: not known how many)."""
@@ -48,6 +43,11 @@ class Prepared:
         found = seconds_per_point(self.plan, [each.status for each in self.found.values() if each.status])
         if not self.todo:
             return words
+        if self.others:
+            are = (
+                "1 finished point here belongs" if self.others == 1 else f"{self.others:,} finished points here belong"
+            )
+            words += f" ({are} to another notebook, parameters or version)"
         if found is None:
             return f"{words}; no earlier run says how long they take"
         seconds, source = found
@@ -61,11 +61,17 @@ def prepare(
 ) -> Prepared:
     """Check everything and see what is to do; nothing is written.
 
-    Raises InvalidValueError as `plan_grid`, `place_at` and `select` do, PlaceError where `out` cannot be read.
+    Raises InvalidValueError as `plan_grid`, `place_at` and `select` do, and for `force` together with `retry_failed`;
+    PlaceError where `out` cannot be read.
     """
+    if force and retry_failed:
+        raise InvalidValueError(
+            "--force and --retry-failed are not allowed together: one redoes all, one what ended badly"
+        )
     plan, place = plan_grid(grid), place_at(out)
     found = look(place, [point.hash for point in plan.points])
-    return Prepared(plan, place, found, to_do(plan, found, only, retry_failed, force))
+    todo = to_do(plan, found, only, retry_failed, force)
+    return Prepared(plan, place, found, todo, _others(place, plan) if todo else 0)
 
 
 def run_batch(
@@ -74,6 +80,7 @@ def run_batch(
     scheduler: str | None = None,
     force: bool = False,
     on_end: Callable[[Point, RunStatus, int], None] | None = None,
+    on_line: Callable[[str], None] | None = None,
 ) -> "Outcome | None":
     """Run what is to do, alone at the place; None where nothing is.
 
@@ -88,7 +95,7 @@ def run_batch(
             return None
         from pwl_lab.batch.engine import run_points
 
-        return run_points(prepared.plan, prepared.todo, prepared.place, workers, scheduler, force, on_end)
+        return run_points(prepared.plan, prepared.todo, prepared.place, workers, scheduler, force, on_end, on_line)
 
 
 def summary(states: Sequence[PointState]) -> str:
@@ -139,6 +146,13 @@ class Reporter:
         error = f": {status.error.name}: {status.error.message}".splitlines()[0] if status.error else ""
         head = f"[{self.done}/{self.total}] {status.status} {point.hash[:8]} {point.words}"
         self.say(f"{head} ({status.seconds:.0f} s{more}){error}")
+
+
+def _others(place: Place, plan: BatchPlan) -> int:
+    """How many points at the place are done that this plan does not have: of a notebook that was edited since, say."""
+    there = {parts[1] for name in place.names(POINTS) if len(parts := name.split("/")) == 3 and parts[2] == STATUS}
+    there -= {point.hash for point in plan.points}
+    return sum(found.done is not None for found in look(place, sorted(there)).values()) if there else 0
 
 
 def _line(state: PointState) -> str:

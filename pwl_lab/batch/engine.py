@@ -7,21 +7,19 @@ another, a few times. Threads in a worker, rather than a process for each point,
 already.
 """
 
-import logging
-import os
 import queue
-import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import dask
-from distributed import Client, Future, LocalCluster
+from distributed import Client, Future
 
-from pwl_lab import parallel
+from pwl_lab.batch.clusters import ALLOWED_FAILURES, StoppedError, cluster_at, in_time, nobody_fits, own_cluster
 from pwl_lab.batch.gridplan import BatchPlan, Point
 from pwl_lab.batch.kernel import Runs, stop_on_signal
 from pwl_lab.batch.places import Place
@@ -35,16 +33,12 @@ from pwl_lab.batch.worker import (
     run_point,
     still_running,
     stop_batch,
-    threads_each,
 )
-from pwl_lab.errors import InvalidValueError, invalid
 
-CONNECT_S = 20
+QUIET_S = 60  # nothing has ended for so long: perhaps nothing can begin
 STOP_S = 20  # the points that were stopped still write how far they got
 REPORT_S = 0.5
 LOOK_EVERY_S = 0.2
-# Dask's own: a worker that dies is replaced, and its point tried again so often before the point is called its murderer.
-ALLOWED_FAILURES = 3
 SUBMISSIONS = 4  # of a point whose workers were closed in good order, or whose answer was lost
 
 OnEnd = Callable[[Point, RunStatus, int], None]  # the last: how many points run at once
@@ -70,30 +64,25 @@ def run_points(
     scheduler: str | None = None,
     force: bool = False,
     on_end: OnEnd | None = None,
+    on_line: Callable[[str], None] | None = None,
 ) -> Outcome:
     """Run `points` of `plan` into `place`; the caller holds its lock.
 
-    `workers` processes here (one a core unless given, and no more than there are points), or those of the `scheduler`
-    (`tcp://HOST:PORT`). A signal stops what runs and begins no more. Raises InvalidValueError for a scheduler that does
-    not answer, or resources that this machine does not have.
+    `workers` processes here (`default_workers` unless given, and no more than there are points), or those of the
+    `scheduler` (`tcp://HOST:PORT`). `on_line` gets what there is to say while nothing ends. A signal stops what runs and
+    begins no more. Raises InvalidValueError for a scheduler that does not answer, or resources that this machine does not
+    have.
     """
-    runs, batch = Runs(), uuid.uuid4().hex[:12]
-    share = (plan, len(points), place.work / ".dask", workers)
-    with stop_on_signal(runs), _cluster(scheduler) if scheduler else _own_cluster(*share) as (client, environment):
-        client.register_plugin(StopUnwanted(terminal=scheduler is None))
-        run = _BatchRun(client, batch, place.work, plan.resources, runs, on_end)
-        try:
-            log_event(place.work, "batch begun", batch=batch, points=len(points), scheduler=client.scheduler.address)
-            run.submit([(point, _task(plan, point, place, batch, environment, force)) for point in points])
-            run.follow()
-        except OSError as error:  # a full disk, a folder that is gone, a scheduler that is
-            run.outcome.stopped_by = f"{type(error).__name__}: {error}"
-        finally:
-            run.stop(runs.stopped_by or run.outcome.stopped_by or "the batch ended early")
-        with suppress(OSError):
-            facts = {"points": len(run.outcome.ended), "stopped_by": run.outcome.stopped_by}
-            log_event(place.work, "batch ended", batch=batch, **facts)
-    return run.outcome
+    runs = Runs()
+    here = (plan, len(points), place.work / ".dask", workers, runs)
+    try:
+        with stop_on_signal(runs), cluster_at(scheduler) if scheduler else own_cluster(*here) as (client, environment):
+            run = _BatchRun(client, uuid.uuid4().hex[:12], place.work, plan.resources, runs, on_end, on_line)
+            tasks = [(point, _task(plan, point, place, run.batch, environment, force)) for point in points]
+            run.run(tasks, StopUnwanted(terminal=scheduler is None))
+            return run.outcome
+    except StoppedError as error:
+        return Outcome(stopped_by=str(error))
 
 
 @dataclass
@@ -105,10 +94,29 @@ class _BatchRun:
     folder: Path
     resources: Mapping[str, float]
     runs: Runs
-    on_end: OnEnd | None
+    on_end: OnEnd | None = None
+    on_line: Callable[[str], None] | None = None
     outcome: Outcome = field(default_factory=Outcome)
     waiting: dict[str, tuple[Point, Task, Future]] = field(default_factory=dict)
     done: "queue.SimpleQueue[Future]" = field(default_factory=queue.SimpleQueue)
+    looked: float = field(default_factory=time.monotonic)  # when a point ended, or the workers were looked at
+    said: str | None = None
+
+    def run(self, tasks: Sequence[tuple[Point, Task]], plugin: StopUnwanted) -> None:
+        """Run all points; `outcome` then says how they ended, and what stopped them."""
+        try:
+            self.client.register_plugin(plugin)
+            scheduler = self.client.scheduler.address
+            log_event(self.folder, "batch begun", batch=self.batch, points=len(tasks), scheduler=scheduler)
+            self.submit(tasks)
+            self.follow()
+        except OSError as error:  # a full disk, a folder that is gone, a scheduler that is
+            self.outcome.stopped_by = self.runs.stopped_by or f"{type(error).__name__}: {error}"
+        finally:
+            self.stop(self.runs.stopped_by or self.outcome.stopped_by or "the batch ended early")
+        with suppress(OSError):
+            facts = {"points": len(self.outcome.ended), "stopped_by": self.outcome.stopped_by}
+            log_event(self.folder, "batch ended", batch=self.batch, **facts)
 
     def submit(self, tasks: Sequence[tuple[Point, Task]]) -> None:
         """Hand all points to the scheduler, in the order of the grid."""
@@ -130,7 +138,20 @@ class _BatchRun:
         while self.waiting and not self.runs.stopped_by:
             with suppress(queue.Empty):
                 self._take(self.done.get(timeout=LOOK_EVERY_S))
+                self.looked = time.monotonic()
+            if time.monotonic() > self.looked + QUIET_S:
+                self._say_who_is_missing()
         self.outcome.stopped_by = self.outcome.stopped_by or self.runs.stopped_by
+
+    def _say_who_is_missing(self) -> None:
+        """Say it once where no worker can take what waits: Dask itself waits for one, and says nothing."""
+        with suppress(OSError, TimeoutError):  # a scheduler that is just going
+            said, self.said = self.said, nobody_fits(self.client, self.resources)
+            if self.said and self.said != said and self.client.status == "running":
+                log_event(self.folder, "no worker", batch=self.batch, why=self.said)
+                if self.on_line:
+                    self.on_line(self.said)
+        self.looked = time.monotonic()
 
     def _take(self, future: Future) -> None:
         """Note how one point ended."""
@@ -188,17 +209,26 @@ class _BatchRun:
         if not self.waiting or self.client.status != "running":
             return
         self.outcome.stopped_by = self.outcome.stopped_by or reason
-        with suppress(OSError, TimeoutError):  # a scheduler that is gone has nothing to stop
-            self.client.run(stop_batch, self.batch, reason, on_error="ignore")
-            end = time.monotonic() + STOP_S
-            while any(self.client.run(still_running, self.batch, on_error="ignore").values()):
-                if time.monotonic() > end:
-                    break
-                time.sleep(LOOK_EVERY_S)
-            with suppress(queue.Empty):  # what they have just reported is still on its way
-                while time.monotonic() < end:
-                    self._take(self.done.get(timeout=REPORT_S))
+        with suppress(OSError, TimeoutError):  # a scheduler that is gone has nothing to stop; a frozen node is silent
+            self._stop_on_workers(reason)
+        end = time.monotonic() + STOP_S
+        with suppress(OSError, queue.Empty):  # what they have just reported is still on its way
+            while time.monotonic() < end:
+                self._take(self.done.get(timeout=REPORT_S))
+        with suppress(OSError):
             self.client.cancel([future for _, _, future in self.waiting.values()], force=True)
+
+    def _stop_on_workers(self, reason: str) -> None:
+        """Kill what runs, wait until none of it is left. Raises TimeoutError where that takes longer than STOP_S."""
+        end = time.monotonic() + STOP_S
+        self._on_workers(end, stop_batch, reason)
+        while any(self._on_workers(end, still_running).values()):
+            time.sleep(LOOK_EVERY_S)
+
+    def _on_workers(self, end: float, function: Callable, *words: str) -> Mapping[str, Any]:
+        """What each worker answers to this about the batch. Raises TimeoutError where one has not until `end`."""
+        run = partial(self.client.run, function, self.batch, *words, on_error="ignore")
+        return in_time(run, max(0.0, end - time.monotonic()))
 
 
 def _task(plan: BatchPlan, point: Point, place: Place, batch: str, environment: Mapping[str, str], force: bool) -> Task:
@@ -215,74 +245,3 @@ def _task(plan: BatchPlan, point: Point, place: Place, batch: str, environment: 
         environment=environment,
         force=force,
     )
-
-
-@contextmanager
-def _cluster(scheduler: str) -> Iterator[tuple[Client, Mapping[str, str]]]:
-    """A client of a cluster that is there, whose workers have their own environment."""
-    _quieten()
-    try:
-        client = Client(scheduler, timeout=CONNECT_S, set_as_default=False)
-    except (OSError, TimeoutError, ValueError) as error:
-        raise invalid("scheduler", scheduler, f"an address that answers, as tcp://HOST:PORT ({error})") from None
-    with client:
-        yield client, {}
-
-
-@contextmanager
-def _own_cluster(
-    plan: BatchPlan, points: int, scratch: Path, workers: int | None
-) -> Iterator[tuple[Client, Mapping[str, str]]]:
-    """A client of processes that are started here, and what the environment of their kernels gets.
-
-    Dask's own files go to `scratch`, where the next batch removes what one that was killed left.
-    """
-    _quieten()
-    number, environment = _local(plan, points, workers)
-    shutil.rmtree(scratch, ignore_errors=True)
-    settings = {"distributed.scheduler.allowed-failures": ALLOWED_FAILURES, "distributed.admin.tick.limit": "1h"}
-    try:
-        with (
-            dask.config.set(settings),
-            LocalCluster(
-                n_workers=number,
-                threads_per_worker=1,
-                processes=True,
-                host="127.0.0.1",
-                dashboard_address=None,
-                scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # else it asks for one port, and warns
-                memory_limit=0,  # the kernels take the memory, and Dask does not see them
-                resources=plan.resources or None,
-                local_directory=str(scratch),
-                silence_logs=logging.CRITICAL,
-            ) as cluster,
-            Client(cluster, set_as_default=False) as client,
-        ):
-            yield client, environment
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _quieten() -> None:
-    """Dask says nothing: the points tell what matters. These are the two whose levels it sets."""
-    for name in ("distributed", "distributed.client"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-
-
-def _local(plan: BatchPlan, points: int, workers: int | None) -> tuple[int, dict[str, str]]:
-    """How many processes to start here for so many points, and how they share the cores and GPUs.
-
-    A resource other than GPU is one that this machine has enough of: each process is said to have what a point asks.
-    """
-    number = min(points, parallel.n_cores() if workers is None else workers)
-    gpus = plan.resources.get("GPU")
-    if gpus is not None:
-        import torch
-
-        found = torch.cuda.device_count()
-        if gpus != int(gpus) or gpus > found:
-            raise InvalidValueError(f"resources.GPU = {gpus:g} is not allowed here: this machine has {found}")
-        number = min(points, workers or found, int(found // gpus))
-    threads = str(threads_each(number))
-    environment = {name: os.environ.get(name, threads) for name in ("OMP_NUM_THREADS", parallel.WORKERS)}
-    return number, environment | ({"GPUS": str(int(gpus))} if gpus else {})

@@ -78,6 +78,15 @@ def source_hash(nb: Mapping[str, Any]) -> str:
     return content_hash([[cell["cell_type"], cell["source"], cell["metadata"].get("tags", [])] for cell in nb["cells"]])
 
 
+def hash_here(notebook: Path, preset: str | None, params: Mapping[str, Any]) -> str:
+    """The hash of one point as this machine would run it: with the cells, presets and data that it has now.
+
+    Raises UnknownNameError and InvalidValueError as `make_plan` does.
+    """
+    nb = read_notebook(notebook)
+    return _hash(source_hash(nb), make_plan(nb, preset, params).resolved)
+
+
 def seconds_per_point(plan: BatchPlan, earlier: Iterable[RunStatus]) -> tuple[float, str] | None:
     """How long a point may take: the median over `earlier` points that went well, else the last run of the series.
 

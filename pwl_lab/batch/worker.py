@@ -12,12 +12,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from distributed import Worker, WorkerPlugin, get_worker
+from distributed import Status, Worker, WorkerPlugin, get_worker
 from filelock import FileLock, Timeout
 
-from pwl_lab import __version__, parallel
-from pwl_lab.batch.gridplan import source_hash
+from pwl_lab import __version__
+from pwl_lab.batch.gridplan import hash_here, source_hash
 from pwl_lab.batch.kernel import Runs
+from pwl_lab.batch.machine import GPUS
 from pwl_lab.batch.notebooks import run_notebook
 from pwl_lab.batch.places import POINTS, Place, place_at
 from pwl_lab.batch.points import finished, log_event, look
@@ -28,6 +29,8 @@ from pwl_lab.files import json_text
 from pwl_lab.provenance import commit
 
 CANCELLED = "Cancelled"  # nobody waits for the point any more: its batch was ended, or has died
+OF_THE_TERMINAL = [getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)]
+LOCK = ".lock"  # in a point's folder: one process at a time works on it
 PATIENCE_S = 60  # a point's last run, on a worker that was given up, may still be ending
 
 
@@ -76,14 +79,20 @@ class StopUnwanted(WorkerPlugin):
         self.terminal = terminal
 
     def setup(self, worker: Worker) -> None:
-        """Let a signal of the terminal pass."""
+        """Let a signal of the terminal pass, and let the kernels have theirs: they get what is blocked here blocked, too."""
         if self.terminal and threading.current_thread() is threading.main_thread():
-            for name in ("SIGINT", "SIGHUP"):
-                if hasattr(signal, name):
-                    signal.signal(getattr(signal, name), signal.SIG_IGN)
+            for number in OF_THE_TERMINAL:
+                signal.signal(number, signal.SIG_IGN)
+            if hasattr(signal, "pthread_sigmask"):
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, OF_THE_TERMINAL)
 
     def teardown(self, worker: Worker) -> None:
-        """The worker closes, perhaps because its scheduler is gone: nothing that it runs is wanted any more."""
+        """The worker closes, perhaps because its scheduler is gone: nothing that it runs is wanted any more.
+
+        Dask also calls this when the next batch registers its own; then the worker goes on with what it runs.
+        """
+        if worker.status not in (Status.closing, Status.closed, Status.failed):
+            return
         for runs in tuple(_running.values()):
             runs.stop(CANCELLED)
 
@@ -120,7 +129,7 @@ def run_point(task: Task) -> RunStatus | None:
         if runs.stopped_by:
             return None
         try:
-            with FileLock(folder / ".lock", timeout=PATIENCE_S):
+            with FileLock(folder / LOCK, timeout=PATIENCE_S):
                 if not task.force and (status := look(place, [task.hash])[task.hash].done):
                     return status
                 status = None if task.force else finished(folder)
@@ -134,10 +143,7 @@ def run_point(task: Task) -> RunStatus | None:
 
 def _run(task: Task, place: Place, runs: Runs) -> RunStatus:
     """Run the notebook, with an event before and after."""
-    if task.version != __version__:
-        raise PointError(f"this worker has pwl_lab {__version__}, the batch was planned with {task.version}")
-    if source_hash(read_notebook(Path(task.notebook))) != task.source:
-        raise PointError(f"{Path(task.notebook).name} is not what it was when the batch was planned; run it again")
+    _check_same(task)
     worker, folder = get_worker(), place.point(task.hash)
     log_event(folder, "begun", batch=task.batch, worker=str(worker.name), address=worker.address)
     _say_begun(task, place)
@@ -150,8 +156,25 @@ def _run(task: Task, place: Place, runs: Runs) -> RunStatus:
         environment=_environment(task, worker.name),
         runs=runs,
     )
-    log_event(folder, "ended", batch=task.batch, status=status.status, seconds=status.seconds)
+    with suppress(OSError):  # a disk that is full only now: the point has ended as its status says
+        log_event(folder, "ended", batch=task.batch, status=status.status, seconds=status.seconds)
     return status
+
+
+def _check_same(task: Task) -> None:
+    """Raise PointError where this worker would compute something else than what the point's hash stands for.
+
+    The kernel reads the notebook, the preset's file and the data's checksums only when it runs, perhaps on another machine
+    or hours later.
+    """
+    if task.version != __version__:
+        raise PointError(f"this worker has pwl_lab {__version__}, the batch was planned with {task.version}")
+    notebook = Path(task.notebook)
+    if source_hash(read_notebook(notebook)) != task.source:
+        raise PointError(f"{notebook.name} is not what it was when the batch was planned; run the batch again")
+    if hash_here(notebook, task.preset, task.params) != task.hash:
+        what = f"the preset {task.preset}, or the recorded data set," if task.preset else "a preset, or a data set,"
+        raise PointError(f"{what} is not here what it was when the batch was planned; run the batch again")
 
 
 def _say_begun(task: Task, place: Place) -> None:
@@ -179,33 +202,39 @@ def _listed(task: Task) -> Iterator[Runs]:
 def _environment(task: Task, worker: Any) -> dict[str, str]:
     """What the kernel's environment gets: threads, and the GPU that is this worker's where the batch hands them out."""
     own = dict(task.environment)
-    gpus = own.pop("GPUS", None)
+    gpus = own.pop(GPUS, None)
     if gpus:
-        each, index = int(gpus), int(worker)
-        own["CUDA_VISIBLE_DEVICES"] = ",".join(str(index * each + offset) for offset in range(each))
+        own["CUDA_VISIBLE_DEVICES"] = gpus.split(";")[int(worker)]
     return own
-
-
-def threads_each(workers: int) -> int:
-    """How many threads a kernel gets where `workers` of them share this machine's cores."""
-    return max(1, parallel.n_cores() // workers)
 
 
 def note_failure(task: Task, name: str, message: str) -> RunStatus:
     """Leave the status of a point that no worker could bring to an end; what a worker wrote itself is kept.
 
-    Where it cannot be written (a full disk), it is only returned: the point is not done, and its reason is still said.
+    A point that is done stays so, whoever finished it; with `force` the failure is returned all the same, since what was
+    asked for did not happen. Where the status cannot be written (a full disk), or another process still works on the point,
+    it is only returned: the point is not done, and its reason is still said.
     """
     status = _status(task, "killed" if name == "KilledWorker" else "failed", RunError(name=name, message=message))
     place = place_at(task.out, patient=False)  # it may be the place that is away, and other points have ended meanwhile
-    with suppress(OSError):
-        before = look(place, [task.hash])[task.hash].status
-        if before and before.status in ("failed", "timeout", "killed") and before.error and before.error.name == name:
-            return before
-        place.point(task.hash).mkdir(parents=True, exist_ok=True)
-        place.write(f"{POINTS}/{task.hash}/{STATUS}", _status_text(status))
-        log_event(place.point(task.hash), "ended", batch=task.batch, status=status.status, error=name)
-        place.send_events(f"{POINTS}/{task.hash}")
+    folder = place.point(task.hash)
+    with suppress(OSError, Timeout):
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / LOCK, timeout=0):
+            found = look(place, [task.hash])[task.hash]
+            if found.done:
+                return status if task.force else found.done
+            before = found.status
+            if (
+                before
+                and before.status in ("failed", "timeout", "killed")
+                and before.error
+                and before.error.name == name
+            ):
+                return before
+            place.write(f"{POINTS}/{task.hash}/{STATUS}", _status_text(status))
+            log_event(folder, "ended", batch=task.batch, status=status.status, error=name)
+            place.send_events(f"{POINTS}/{task.hash}")
     return status
 
 

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -15,7 +15,7 @@ from benches import HANG_S, Bench
 from processes import alive, until
 from typer.testing import CliRunner
 
-from pwl_lab.batch import engine
+from pwl_lab.batch import clusters, engine
 from pwl_lab.batch.gridplan import plan_grid
 from pwl_lab.batch.places import place_at
 from pwl_lab.batch.points import point_folder, read_events
@@ -73,7 +73,7 @@ def test_a_worker_that_is_killed_costs_one_attempt(bench: Bench) -> None:
 
 
 def test_a_point_that_kills_its_workers_is_called_so(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "ALLOWED_FAILURES", 1)
+    monkeypatch.setattr(clusters, "ALLOWED_FAILURES", 1)
     grid = bench.grid("fine", "murders")
     done = CliRunner().invoke(app, ["batch", str(grid), "--out", str(bench.out), "--workers", "1"])
     assert done.exit_code == 1, done.output
@@ -121,6 +121,29 @@ def test_a_batch_that_is_told_to_stop_ends_what_runs_and_resumes(bench: Bench, n
         bench.go()
         code, said = bench.run(grid, "--workers", "1")
         assert (code, "2 of 2 ok" in said) == (0, True), said
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_batch_that_is_told_to_stop_while_its_workers_start(bench: Bench, number: signal.Signals) -> None:
+    process = bench.start(bench.grid("waits"), "--workers", "1")
+    until(lambda: any("spawn_main" in words for words in _commands_below(process.pid)), HANG_S)
+    below = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, number)
+    output, errors = process.communicate(timeout=HANG_S)
+    assert process.returncode == 1, errors
+    assert f"stopped ({number.name})" in errors
+    assert "Traceback" not in errors, errors
+    assert "0 of 1 ok, 1 waiting" in output
+    until(lambda: not any(alive(child.pid) for child in below))
+
+
+def _commands_below(number: int) -> list[str]:
+    """The command of each process that this one started, as one text."""
+    found = []
+    for child in psutil.Process(number).children(recursive=True):
+        with suppress(psutil.Error):
+            found.append(" ".join(child.cmdline()))
+    return found
 
 
 @contextmanager
@@ -173,7 +196,7 @@ def test_a_cluster_started_by_hand_loses_nothing_whatever_is_lost_of_it(bench: B
 
 
 def test_a_scheduler_that_does_not_answer_is_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "CONNECT_S", 1)
+    monkeypatch.setattr(clusters, "CONNECT_S", 1)
     plan = plan_grid(bench.grid("fine"))
     with pytest.raises(InvalidValueError, match=r"scheduler = 'tcp://127\.0\.0\.1:9' is not allowed"):
         engine.run_points(plan, plan.points, place_at(bench.home), scheduler="tcp://127.0.0.1:9")

@@ -107,6 +107,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> list[Values]:
 
     monkeypatch.setattr(worker, "run_notebook", run)
     monkeypatch.setattr(worker, "source_hash", lambda nb: "source")
+    monkeypatch.setattr(worker, "hash_here", lambda *_: "abc")
     monkeypatch.setattr(worker, "get_worker", lambda: SimpleNamespace(name=0, address="tcp://x"))
     return asked
 

@@ -1,0 +1,91 @@
+"""What a batch does when its cluster does not: no worker that fits, a node that is frozen."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from distributed import Client, LocalCluster
+
+from pwl_lab.batch import engine
+from pwl_lab.batch.clusters import in_time, nobody_fits
+from pwl_lab.batch.gridplan import Point
+from pwl_lab.batch.kernel import Runs
+from pwl_lab.batch.points import read_events
+from pwl_lab.batch.status import RunStatus
+from pwl_lab.batch.worker import Task
+
+POINT = Point("h", {}, {})
+
+
+@pytest.fixture
+def client() -> Iterator[Client]:
+    """A cluster of one worker in this process, which has one GPU as far as Dask knows."""
+    with (
+        LocalCluster(n_workers=1, processes=False, dashboard_address=None, resources={"GPU": 1}) as cluster,
+        Client(cluster, set_as_default=False) as made,
+    ):
+        yield made
+
+
+def task(folder: Path) -> Task:
+    return Task("b", "h", "n", "s", str(folder), None, {}, None)
+
+
+def test_a_batch_that_waits_for_a_worker_says_for_which(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "QUIET_S", 0)
+    said, runs = [], Runs()
+
+    def say(line: str) -> None:
+        said.append(line)
+        if len(said) == 1:
+            client.cluster.scale(0)
+        else:
+            runs.stop("enough")
+
+    run = engine._BatchRun(client, "b", tmp_path, {"GPU": 2, "DISK": 1}, runs, on_line=say)
+    run.submit([(POINT, task(tmp_path))])
+    run.follow()
+    assert said == ["no worker with GPU=2 DISK=1 is there (1 without); waiting", "no worker is there; waiting"]
+    assert [event["why"] for event in read_events(tmp_path)] == said
+
+
+def test_a_worker_that_fits_is_nothing_to_speak_of(client: Client) -> None:
+    assert nobody_fits(client, {}) is None
+    assert nobody_fits(client, {"GPU": 1}) is None
+    assert nobody_fits(client, {"GPU": 1, "DISK": 1}) is not None
+
+
+def test_a_node_that_is_frozen_does_not_keep_the_batch_from_ending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The points that the others have reported are still taken in."""
+    monkeypatch.setattr(engine, "STOP_S", 0.1)
+    monkeypatch.setattr(engine, "REPORT_S", 0.01)
+    thawed, answered, cancelled = threading.Event(), [], []
+
+    def frozen(*_, **__) -> dict:
+        thawed.wait(20)
+        answered.append(1)
+        return {}
+
+    ended = RunStatus(status="killed", notebook="", started="", cells=0, versions={}, commit=None)
+    future = SimpleNamespace(key="k", status="finished", result=lambda: ended)
+    client = SimpleNamespace(status="running", run=frozen, cancel=lambda *_, **__: cancelled.append(1), nthreads=dict)
+    run = engine._BatchRun(client, "b", tmp_path, {}, Runs())
+    run.waiting = {"k": (POINT, task(tmp_path), future), "other": (POINT, task(tmp_path), future)}
+    run.done.put(future)
+    run.stop("SIGINT")
+    assert not answered
+    thawed.set()
+    assert run.outcome.ended == {"h": ended}
+    assert (run.outcome.stopped_by, cancelled) == ("SIGINT", [1])
+
+
+def test_what_is_asked_in_time_is_answered_as_it_is() -> None:
+    assert in_time(lambda: 3, 5) == 3
+    with pytest.raises(KeyError):
+        in_time(lambda: {}["none"], 5)
