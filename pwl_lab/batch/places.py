@@ -92,10 +92,8 @@ class Place(ABC):
         """Inside, what this machine's system refuses is a PlaceError. Nothing is tried again."""
         try:
             yield
-        except PlaceError:
-            raise
         except OSError as error:
-            raise failure(what, self.address, error) from None
+            raise error if isinstance(error, PlaceError) else failure(what, self.address, error) from None
 
 
 class FolderPlace(Place):
