@@ -6,10 +6,19 @@ An address goes into logs, events and messages, so nothing secret may stand in i
 import re
 from pathlib import Path
 
-from pwl_lab.errors import invalid
+from pwl_lab.errors import PwlLabError, invalid
 
 _MISTYPED = re.compile(r"[A-Za-z][\w+.-]+:/(?!/)")  # one letter is a drive of Windows
 _PASSWORD = re.compile(r":.*@")  # a name alone before the @ is no secret: abfs://container@account
+
+
+class PlaceError(PwlLabError, OSError):
+    """A place could not be read from or written to."""
+
+
+def failure(what: str, address: str, error: Exception) -> PlaceError:
+    """What could not be done there, and why."""
+    return PlaceError(f"cannot {what} at {address} ({type(error).__name__}: {str(error) or 'no more is known'})")
 
 
 def is_address(out: str | Path) -> bool:

@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from pwl_lab import paths
-from pwl_lab.batch.addresses import checked, is_address
+from pwl_lab.batch.addresses import PlaceError, checked, failure, is_address
 from pwl_lab.batch.remembered import Remembered
 from pwl_lab.batch.status import STATUS
-from pwl_lab.errors import PwlLabError
 from pwl_lab.files import write_text
 from pwl_lab.storages import open_storage
 
@@ -34,10 +33,6 @@ AT_ONCE = 128  # files that a storage is asked for; thousands of connections are
 ABSENT = (FileNotFoundError, NotADirectoryError)  # any other error does not say that a file is not there
 # What another try would find again; anything else may be a matter of the moment.
 PERMANENT = (FileNotFoundError, PermissionError, NotImplementedError, ImportError)
-
-
-class PlaceError(PwlLabError, OSError):
-    """A place could not be read from or written to."""
 
 
 class Place(ABC):
@@ -97,10 +92,8 @@ class Place(ABC):
         """Inside, what this machine's system refuses is a PlaceError. Nothing is tried again."""
         try:
             yield
-        except PlaceError:
-            raise
         except OSError as error:
-            raise _failure(what, self.address, error) from None
+            raise error if isinstance(error, PlaceError) else failure(what, self.address, error) from None
 
 
 class FolderPlace(Place):
@@ -286,14 +279,9 @@ class StoragePlace(Place):
                 return call()
             except Exception as error:  # noqa: BLE001 - storages raise errors of their own: botocore's are only Exceptions
                 if wait is None or isinstance(error, PERMANENT):
-                    raise _failure(what, self.address, error) from None
+                    raise failure(what, self.address, error) from None
             time.sleep(wait)
         raise AssertionError("the last try returns or raises")
-
-
-def _failure(what: str, address: str, error: Exception) -> PlaceError:
-    """What could not be done there, and why."""
-    return PlaceError(f"cannot {what} at {address} ({type(error).__name__}: {str(error) or 'no more is known'})")
 
 
 def _unless_absent(error: OSError) -> None:
