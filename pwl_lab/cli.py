@@ -104,7 +104,8 @@ def batch(
         str, typer.Option(help="a folder, or s3://bucket/prefix; the same command again takes up where it stopped")
     ],
     workers: Annotated[
-        int | None, typer.Option(help="processes on this machine; one a core when not given", metavar="N")
+        int | None,
+        typer.Option(help="processes on this machine; one a core (one in all with a GPU) when not given", metavar="N"),
     ] = None,
     scheduler: Annotated[str | None, typer.Option(help="a Dask scheduler's address instead: tcp://HOST:PORT")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="show the points and an estimate, run nothing")] = False,
