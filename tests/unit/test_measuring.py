@@ -9,7 +9,7 @@ from pwl_lab import paths
 
 PARENT = """
 import subprocess, sys
-child = subprocess.Popen([sys.executable, "-c", "held = b'x' * 200 * 2**20; import time; time.sleep(1.5)"])
+child = subprocess.Popen([sys.executable, "-c", "held = b'x' * 200 * 2**20; import time; time.sleep(3)"])
 sys.exit(child.wait())
 """
 
@@ -23,8 +23,8 @@ def measuring(monkeypatch: pytest.MonkeyPatch):
 
 def test_memory_is_that_of_the_children_too(measuring) -> None:
     found = measuring.measured([sys.executable, "-c", PARENT])
-    assert 200 < found["peak_mb"] < 400
-    assert found["seconds"] > 1.5
+    assert found["peak_mb"] > 200
+    assert found["seconds"] > 3
 
 
 def test_a_command_that_fails_is_no_measurement(measuring) -> None:
