@@ -181,7 +181,8 @@ CALLBACK = "def show(x):\n    if x == 3:\n        raise ValueError('three is ref
                 "from pwl_lab.widgets import Choice, Frame, FramePicker, FrameTable",
                 "values = (1, 2, 3)\nframes = {(value,): Frame(b'', '') for value in values}\n"
                 "picker = FramePicker(FrameTable((Choice('x', 'y', values),), frames))\n"
-                "def refuse():\n    raise ValueError('three is refused')\npicker._show = refuse\npicker",
+                "class Refusing(dict):\n    def __getitem__(self, key):\n        raise ValueError('three is refused')\n"
+                "object.__setattr__(picker.table, 'frames', Refusing())\npicker",
                 "picker.controls[0].value = 3",
             ],
             2,

@@ -11,6 +11,7 @@ import torch
 from matplotlib import pyplot
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 from scored import rising, scored_pair, some_predictions
 from toys import MLP_STUDENT, MLP_TEACHER, as_trained
 
@@ -68,6 +69,10 @@ def render(figure):
     figure.savefig(buffer, format="png", dpi=40)
     assert buffer.getvalue().startswith(b"\x89PNG")
     return buffer.getvalue()
+
+
+def pixels(figure):
+    return np.asarray(Image.open(BytesIO(render(figure)))).astype(int)
 
 
 def words(figure):
@@ -161,7 +166,9 @@ def test_layer_loading_says_mask_and_accuracy_and_marks_right_and_wrong(pair, sa
 def test_a_layer_figure_turned_to_a_mask_is_the_figure_of_that_mask(pair, samples):
     turned = plots.LayerFigure(pair, samples)
     turned.at("SSS"), turned.at("TST")
-    assert render(turned.at("TTS")) == render(plots.layer_loading(pair, "TTS", samples))
+    # Even two new figures of one mask may differ by a level: the layout's solver ends 1e-14 apart.
+    apart = pixels(turned.at("TTS")) - pixels(plots.layer_loading(pair, "TTS", samples))
+    assert np.abs(apart).max() <= 1
     assert render(turned.at("SSS")) != render(turned.at("TTS"))
     with pytest.raises(InvalidValueError, match="mask"):
         turned.at("TS")

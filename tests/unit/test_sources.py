@@ -348,6 +348,9 @@ def test_an_unknown_scheme_is_named_with_the_nearest():
 def test_a_missing_package_is_named(monkeypatch, address, words):
     for package in ("s3fs", "gcsfs"):
         monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(
+        sys.modules["fsspec.registry"]._registry, address.partition(":")[0], raising=False
+    )  # as it is once used
     with pytest.raises(InvalidValueError, match=words):
         open_source(address)
 
