@@ -1,15 +1,13 @@
 """The batch command: plan, see what is left to do, run it, and say how it stands."""
 
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pwl_lab.batch.gridplan import BatchPlan, Point, plan_grid, seconds_per_point
-from pwl_lab.batch.holding import alone_in, holder
+from pwl_lab.batch.holding import alone_in
 from pwl_lab.batch.places import POINTS, Place, PlaceError, place_at
 from pwl_lab.batch.points import Found, PointState, look, read_states, to_do, write_batch
 from pwl_lab.batch.status import STATUS, RunStatus
@@ -19,7 +17,6 @@ if TYPE_CHECKING:  # Dask takes a second to import, and a batch that is done nee
     from pwl_lab.batch.engine import Outcome
 
 MOST_LINES = 60
-WATCH_EVERY_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -113,21 +110,12 @@ def how_it_stands(out: Path | str) -> str:
         return str(error)
 
 
-def status_lines(out: Path | str) -> list[str]:
+def status_lines(out: Place | Path | str) -> list[str]:
     """How a batch stands: a line for each point (only those that are not ok where there are many), then the summary."""
     states = read_states(out)
     shown = states if len(states) <= MOST_LINES else [state for state in states if state.status != "ok"]
     lines = [_line(state) for state in sorted(shown, key=lambda state: state.status == "waiting")]
     return [*_cut(lines), summary(states)]
-
-
-def looks(out: Path | str, watch: bool) -> Iterator[list[str]]:
-    """The lines of `status_lines`: once, or again and again while a batch is at work there."""
-    yield status_lines(out)
-    with suppress(KeyboardInterrupt):
-        while watch and holder(out):
-            time.sleep(WATCH_EVERY_S)
-            yield status_lines(out)
 
 
 class Reporter:

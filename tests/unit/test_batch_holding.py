@@ -6,7 +6,6 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,27 +14,12 @@ import psutil
 import pytest
 from processes import until
 
-from pwl_lab.batch import places
 from pwl_lab.batch.holding import HOLDER, alone_in, holder
 from pwl_lab.batch.places import Place, place_at
 from pwl_lab.batch.points import log_event
 from pwl_lab.errors import InvalidValueError
 
-
-@pytest.fixture(autouse=True)
-def nothing_else(store_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An empty storage in memory, runs of the test's own, and no waiting."""
-    memory = fsspec.filesystem("memory")
-    memory.store.clear()
-    monkeypatch.setattr(places, "WAITS_S", (0.0, 0.0))
-    yield
-    memory.store.clear()
-
-
-@pytest.fixture(params=["folder", "memory"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    """A place of each kind."""
-    return place_at(tmp_path / "out" if request.param == "folder" else "memory://lab/out")
+pytestmark = pytest.mark.usefixtures("empty_storage")
 
 
 def test_one_batch_at_a_time_in_a_storage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import errno
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import fsspec
 import pytest
 
-from pwl_lab.batch import places, worker
+from pwl_lab.batch import worker
 from pwl_lab.batch.grid import Values
 from pwl_lab.batch.gridplan import BatchPlan
 from pwl_lab.batch.holding import alone_in, holder
@@ -23,20 +23,7 @@ from pwl_lab.errors import InvalidValueError
 PLAN = BatchPlan(Path("own.ipynb"), "source", None, None, {}, ())
 
 
-@pytest.fixture(autouse=True)
-def nothing_else(store_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An empty storage in memory, runs of the test's own, and no waiting."""
-    memory = fsspec.filesystem("memory")
-    memory.store.clear()
-    monkeypatch.setattr(places, "WAITS_S", (0.0, 0.0))
-    yield
-    memory.store.clear()
-
-
-@pytest.fixture(params=["folder", "memory"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    """A place of each kind."""
-    return place_at(tmp_path / "out" if request.param == "folder" else "memory://lab/out")
+pytestmark = pytest.mark.usefixtures("empty_storage")
 
 
 def test_files_come_and_go(place: Place) -> None:

@@ -25,11 +25,10 @@ def leave(place: Place, number: int, status: str) -> None:
 
 @pytest.mark.parametrize(("out", "every_s"), [("folder", 2.0), ("memory://lab/out", 20.0)])
 def test_a_batch_is_watched_until_it_is_gone_and_an_address_seldom(
-    out: str, every_s: float, store_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    out: str, every_s: float, empty_storage: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, waits = str(tmp_path / out) if out == "folder" else out, []
     memory = fsspec.filesystem("memory")
-    memory.store.clear()
     place, statuses, cat_file = place_at(out), [], memory.cat_file
 
     def noting(path, *words, **more) -> bytes:
@@ -54,4 +53,3 @@ def test_a_batch_is_watched_until_it_is_gone_and_an_address_seldom(
     assert waits == [every_s] * 2
     assert len(statuses) == (3 if "://" in out else 0), "each is asked for once"
     assert len(list(watch.looks(out, watch=False))) == 1
-    memory.store.clear()

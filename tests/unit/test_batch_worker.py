@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
-import fsspec
 import pytest
 from distributed import Client, LocalCluster
 from filelock import FileLock
@@ -89,15 +88,6 @@ def test_a_preset_or_data_that_are_not_the_planned_ones_are_refused(
     assert ran == []
     assert run_point(asked).status == "ok"
     assert len(ran) == 1
-
-
-@pytest.fixture(params=["folder", "memory"])
-def place(request: pytest.FixtureRequest, tmp_path: Path, store_folder: Path) -> Iterator[Place]:
-    """A place of each kind."""
-    memory = fsspec.filesystem("memory")
-    memory.store.clear()
-    yield place_at(tmp_path / "out" if request.param == "folder" else "memory://lab/out")
-    memory.store.clear()
 
 
 @pytest.fixture

@@ -1,0 +1,26 @@
+"""What several tests of batches need: an empty storage, and a place of each kind."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from pwl_lab.batch import places
+from pwl_lab.batch.places import Place, place_at
+
+
+@pytest.fixture
+def empty_storage(store_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An empty storage in memory, runs of the test's own, and no waiting."""
+    memory = fsspec.filesystem("memory")
+    memory.store.clear()
+    monkeypatch.setattr(places, "WAITS_S", (0.0, 0.0))
+    yield
+    memory.store.clear()
+
+
+@pytest.fixture(params=["folder", "memory"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, empty_storage: None) -> Place:
+    """A place of each kind."""
+    return place_at(tmp_path / "out" if request.param == "folder" else "memory://lab/out")
