@@ -14,7 +14,7 @@ def anytime_area(points: pd.DataFrame, horizon_s: float) -> float:
 
     `points` has seconds and accuracy of one load, in any order; it counts as a staircase.
     """
-    steps = points.sort_values("seconds")
+    steps = points.sort_values("seconds", kind="stable")  # of two at once the later row predicts from then on
     begins = steps["seconds"].clip(upper=horizon_s).tolist()
     ends = [*begins[1:], horizon_s]
     held = zip(begins, ends, steps["accuracy"], strict=True)

@@ -1,0 +1,93 @@
+"""What a change that should change nothing must leave as it is: the smoke series, recorded and compared.
+
+`record FILE` executes the series at `smoke` into an empty folder and writes what it made: for each notebook the store's
+entries with the checksum of their weights, and the metrics without times. `compare OLD NEW` says what differs and ends
+with 1 where anything does. Weights and metrics are equal only on one machine with one number of threads: record both
+there. The entries' keys hold everywhere, and `tests/notebooks/test_series_smoke.py` compares them with
+`tests/golden/smoke.json`, which `record` writes without weights and metrics under `--keys`.
+"""
+
+import argparse
+import json
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+TIMED = re.compile(r"(seconds|minutes|_s|_ms|_per_s|_mb|latency|clock|area|made|peak|bytes_per_s)(\.|$)")
+
+
+def main() -> int:
+    """The exit code: 1 where two recordings differ."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    recording = verbs.add_parser("record", help="execute the series and write what it made")
+    recording.add_argument("file", type=Path)
+    recording.add_argument("--keys", action="store_true", help="keys of the store's entries only: they hold everywhere")
+    comparing = verbs.add_parser("compare", help="two recordings of one machine")
+    comparing.add_argument("old", type=Path)
+    comparing.add_argument("new", type=Path)
+    given = parser.parse_args()
+    if given.verb == "record":
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ |= {"PWL_LAB_RUNS": folder, "OMP_NUM_THREADS": "1"}
+            found = record(Path(folder), weights=not given.keys)
+        given.file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        return 0
+    differences = list(differing(*(json.loads(path.read_text(encoding="utf-8")) for path in (given.old, given.new))))
+    print("\n".join(differences) or "nothing differs")
+    return bool(differences)
+
+
+def record(runs: Path, weights: bool) -> dict[str, Any]:
+    """Per notebook of the series, executed at `smoke`: the entries that it added to the store, and its metrics."""
+    from pwl_lab import paths
+    from pwl_lab.batch.notebooks import run_notebook
+
+    found: dict[str, Any] = {}
+    known: set[Path] = set()
+    for notebook in sorted(paths.notebooks().glob("[0-9][0-9]_*.ipynb")):
+        print(notebook.stem, file=sys.stderr)
+        status = run_notebook(notebook, runs / notebook.stem, preset="smoke")
+        if status.status != "ok":
+            raise SystemExit(f"{notebook.stem}: {status.status}, {status.error}")
+        entries = {path.parent for path in (runs / "store").glob("*/*/record.json")} - known
+        known |= entries
+        found[notebook.stem] = {"entries": made_by(entries, weights)}
+        if weights:
+            metrics = json.loads((runs / notebook.stem / "metrics.json").read_text(encoding="utf-8"))
+            found[notebook.stem]["metrics"] = {name: value for name, value in flat(metrics) if not TIMED.search(name)}
+    return found
+
+
+def made_by(entries: set[Path], weights: bool) -> Any:
+    """`kind/key` of each entry, with the checksums of its files where `weights` are asked for."""
+    names = sorted(f"{entry.parent.name}/{entry.name}" for entry in entries)
+    if not weights:
+        return names
+    records = {f"{entry.parent.name}/{entry.name}": entry / "record.json" for entry in entries}
+    return {name: json.loads(records[name].read_text(encoding="utf-8"))["files"] for name in names}
+
+
+def flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value in nested mappings and lists under its dotted name."""
+    if isinstance(value, dict | list):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from flat(part, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, value
+
+
+def differing(old: Any, new: Any) -> Iterator[str]:
+    """One line for each value that differs or is in one recording only."""
+    before, after = dict(flat(old)), dict(flat(new))
+    for name in sorted(before.keys() | after.keys()):
+        if before.get(name, "absent") != after.get(name, "absent"):
+            yield f"{name}: {before.get(name, 'absent')} -> {after.get(name, 'absent')}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
