@@ -63,12 +63,13 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, within: Path | None = None) -> Iterator[Path]:
     """Inside, an empty folder to fill; afterwards it is `path`, unless there was an exception.
 
-    A folder that is at `path` already has to be moved away inside. Raises OSError.
+    It is made in `within`, on the same file system, or beside `path`. A folder that is at `path` already has to be moved
+    away inside. Raises OSError.
     """
-    with work_folder(path) as part:
+    with work_folder(path if within is None else within / path.name) as part:
         yield part
         for file in part.rglob("*"):
             if file.is_file():
@@ -175,6 +176,25 @@ def _digest(text: str, length: int) -> str:
     return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:length]
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is a file; UnreadableError where that cannot be found out (`Path.is_file` says no to that, or raises)."""
+    with readable(path):
+        try:
+            return stat.S_ISREG(path.stat().st_mode)
+        except ABSENT:
+            return False
+
+
+def exists(path: Path) -> bool:
+    """Whether there is anything of this name; raises as `is_file` does."""
+    with readable(path):
+        try:
+            path.lstat()
+        except ABSENT:
+            return False
+        return True
+
+
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
     """Inside, whatever keeps `path` from being read, other than that it is not there, is an UnreadableError.
@@ -183,7 +203,7 @@ def readable(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (*ABSENT, PwlLabError):
+    except (*ABSENT, IsADirectoryError, PwlLabError):
         raise
     except OSError as error:
         advice = ". Ask its owner for permission to read it" if isinstance(error, PermissionError) else ""

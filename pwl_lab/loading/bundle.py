@@ -8,7 +8,6 @@ converters between them and the student's are there.
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -19,9 +18,11 @@ from torch import Tensor
 
 from pwl_lab.config import Frozen
 from pwl_lab.errors import MissingDataError, PwlLabError, invalid
+from pwl_lab.files import is_file, new_folder, readable
 from pwl_lab.loading.converters import Converters
 from pwl_lab.loading.eightbit import quantise
 from pwl_lab.loading.sources import INDEX
+from pwl_lab.loading.stored import plain
 from pwl_lab.loading.swapnet import SwapNet
 from pwl_lab.models.blocknet import BlockNet
 from pwl_lab.models.mlp import MLPConfig
@@ -165,9 +166,7 @@ def write_bundle(
     folder = Path(folder)
     if folder.exists() and not (folder.is_dir() and ((folder / INDEX).is_file() or not any(folder.iterdir()))):
         raise invalid("folder", str(folder), "a folder that is new, empty, or an earlier bundle")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with new_folder(folder) as part:
         index = BundleIndex(
             teacher=configs[0],
             student=configs[1],
@@ -181,12 +180,8 @@ def write_bundle(
             made=dict(made or {}),
         )
         (part / INDEX).write_text(index.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        part.chmod(0o755)  # a temporary folder is its owner's alone
         if folder.exists():
             shutil.rmtree(folder)
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return index
 
 
@@ -203,7 +198,7 @@ def _write_shard(state: Mapping[str, Tensor], folder: Path, block: int, bits: Li
     """One file, with its length and checksum."""
     name = ("boot" if block == BOOT else f"block-{block}") + ("-8bit" if bits == 8 else "")
     path = folder / f"{name}.safetensors"
-    save_file({key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}, path)
+    save_file({key: plain(tensor) for key, tensor in state.items()}, path)
     return Shard(block=block, bits=bits, file=path.name, bytes=path.stat().st_size, sha256=file_sha256(path))
 
 
@@ -229,13 +224,18 @@ def parts_of_unit(teacher: BlockNet, converters: Converters, block: int) -> dict
 
 
 def check_folder(folder: Path) -> BundleIndex:
-    """The index of the bundle in a local folder. Raises MissingDataError or BundleError, naming what is wrong."""
+    """The index of the bundle in a local folder.
+
+    Raises MissingDataError or BundleError, naming what is wrong, and UnreadableError for a file that cannot be read.
+    """
     path = Path(folder) / INDEX
-    if not path.is_file():
+    if not is_file(path):
         raise MissingDataError(f"{folder} is no bundle: there is no {INDEX} in it")
-    index = read_index(path.read_bytes(), str(folder))
+    with readable(path):
+        text = path.read_bytes()
+    index = read_index(text, str(folder))
     for shard in index.shards:
         file = Path(folder) / shard.file
-        if not file.is_file() or file.stat().st_size != shard.bytes or file_sha256(file) != shard.sha256:
+        if not is_file(file) or file.stat().st_size != shard.bytes or file_sha256(file) != shard.sha256:
             raise BundleError(f"{folder}: {shard.file} ({shard.name}) is missing or not what was written")
     return index
