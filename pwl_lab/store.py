@@ -36,7 +36,7 @@ from pwl_lab.parallel import one_thread
 from pwl_lab.provenance import commit
 from pwl_lab.tasks.archives import file_sha256
 
-FORMAT = 1  # of an entry's files; an entry of another format has another key, so it is left alone
+FORMAT = 2  # of an entry's files; an entry of another format has another key, so it is left alone
 _TENSORS, _RECORD = "tensors.safetensors", "record.json"
 
 
