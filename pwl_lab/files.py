@@ -30,6 +30,7 @@ UNABLE = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # what a file system says 
 ABSENT = (FileNotFoundError, NotADirectoryError)
 STALE_S = 86_400.0  # nobody writes this long without changing a file
 _PART = re.compile(r"\.part-([0-9a-f]{8})-([0-9a-f]{6})-[0-9a-f]{12}")  # of which name, on which machine
+_EARLIER = re.compile(r"\.part-[0-9a-z_]{8}")  # as earlier versions called it, without a lock
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
@@ -121,10 +122,11 @@ def sweep(folder: Path, name: str | None = None) -> None:
     The system's lock tells a live writer, whose work is never touched. Where it cannot tell (another machine's writer, a
     file system without locks, what an earlier version wrote) only what nobody has changed for a day is removed.
     """
+    of = None if name is None else _digest(name, 8)
     with suppress(OSError):
         for part in folder.glob(".part-*"):
             found = _PART.fullmatch(part.name)
-            if name is None or (found and found[1] == _digest(name, 8)):
+            if (found and of in (None, found[1])) or (of is None and _EARLIER.fullmatch(part.name)):
                 with suppress(OSError):  # gone meanwhile, or another user's: it harms nobody
                     _sweep_one(part, here=bool(found and found[2] == _digest(platform.node(), 6)))
 

@@ -140,6 +140,14 @@ def test_where_no_lock_tells_only_what_is_a_day_old_goes(why, tmp_path, writer, 
     assert not part.exists()
 
 
+@pytest.mark.parametrize("name", [".part-", ".part-two", ".part-of my thesis", ".part-OLD_one8", ".parts", "a.part"])
+def test_what_is_nobody_elses_part_is_left_alone_however_old(name, tmp_path):
+    (tmp_path / name).touch()
+    os.utime(tmp_path / name, (0, 0))
+    sweep(tmp_path)
+    assert (tmp_path / name).exists()
+
+
 @pytest.mark.parametrize("write", [new_file, new_folder])
 def test_sweeping_all_the_time_costs_no_writer_its_work(write, tmp_path):
     """The moment between the making of a part and its lock is one, too: a second process sweeps, and this one writes."""
