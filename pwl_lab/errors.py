@@ -21,6 +21,10 @@ class MissingDataError(PwlLabError, FileNotFoundError):
     """A data file is not where it should be, or its checksum is not the recorded one."""
 
 
+class UnreadableError(PwlLabError, OSError):
+    """A file is there, and this process cannot read it: nobody knows whether it is damaged, so it is never taken for that."""
+
+
 class DivergedError(PwlLabError, ArithmeticError):
     """A training run produced a loss that is not finite."""
 

@@ -6,12 +6,11 @@ safetensors, tables as CSV. It is written aside and renamed when whole, so a hal
 one is named, set aside and made again.
 """
 
+import errno
 import json
 import math
 import os
 import platform
-import shutil
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -31,12 +30,13 @@ from torch import Tensor
 from pwl_lab import __version__, paths
 from pwl_lab.config import content_hash
 from pwl_lab.errors import PwlLabError, invalid, unknown
-from pwl_lab.files import write_json
+from pwl_lab.files import ABSENT, exists, is_file, new_folder, readable, sweep, write_json
+from pwl_lab.loading.stored import plain
 from pwl_lab.parallel import one_thread
 from pwl_lab.provenance import commit
 from pwl_lab.tasks.archives import file_sha256
 
-FORMAT = 1  # of an entry's files; an entry of another format has another key, so it is left alone
+FORMAT = 2  # of an entry's files; an entry of another format has another key, so it is left alone
 _TENSORS, _RECORD = "tensors.safetensors", "record.json"
 
 
@@ -117,16 +117,19 @@ class Store:
         """The artifact of `recipe`: from the store, or made now, once, even when several processes ask at the same time.
 
         What was just made is read back, so that the first call gives what every later one gives.
+        Raises UnreadableError where the entry cannot be read, and InvalidValueError, before anything is made, where the
+        store cannot be written to.
         """
         entry = self.entry(recipe)
         with suppress(DamagedEntryError):
-            if entry.exists():
+            if exists(entry):
                 return _read(entry)
         if not may_make():
             raise NotMadeError(f"{recipe.kind} {recipe.key} is not in the store")
         with self._lock(recipe):
             found = self.load(recipe)  # another process may have made it while this one waited
             if found is None:
+                self._check_writable(entry)
                 begun = time.monotonic()
                 with one_thread():
                     made = make()
@@ -135,9 +138,12 @@ class Store:
         return found
 
     def load(self, recipe: Recipe) -> Artifact | None:
-        """The stored artifact, or None where there is none; a damaged entry is set aside with a warning."""
+        """The stored artifact, or None where there is none; a damaged entry is set aside with a warning.
+
+        Raises UnreadableError for one that cannot be read, which is left as it is.
+        """
         entry = self.entry(recipe)
-        if not entry.exists():
+        if not exists(entry):
             return None
         # Under the lock: else a reader of the damage could set aside what another process has just made again.
         with self._lock(recipe):
@@ -148,41 +154,67 @@ class Store:
                 warnings.warn(f"{error}; set aside as {aside.name} and made again", stacklevel=3)
                 return None
 
-    def _lock(self, recipe: Recipe) -> FileLock:
-        """The lock of one entry; the same process may take it again while it holds it."""
+    @contextmanager
+    def _lock(self, recipe: Recipe) -> Iterator[None]:
+        """Inside, no other process makes or sets aside the entry; the same process may come here again.
+
+        Raises InvalidValueError where the lock cannot be written.
+        """
         locks = self.folder / "locks"
-        locks.mkdir(parents=True, exist_ok=True)
-        return FileLock(locks / f"{recipe.kind}-{recipe.key}.lock", is_singleton=True)
+        with self._writing():
+            locks.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(locks / f"{recipe.kind}-{recipe.key}.lock", is_singleton=True)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _check_writable(self, entry: Path) -> None:
+        """Raise InvalidValueError where an entry could be made and then not be written."""
+        with self._writing():
+            entry.parent.mkdir(parents=True, exist_ok=True)
+            for folder in (self.folder, entry.parent):
+                if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Inside, it is an InvalidValueError where the store is not this user's to write to."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            why = f"a folder that can be written to ({error.filename}: {error.strerror})"
+            raise invalid("PWL_LAB_STORE", str(self.folder), why) from error
 
     def save(self, recipe: Recipe, artifact: Artifact, minutes: float) -> Path:
-        """Write the entry of `recipe` aside, then rename it into place."""
+        """Write the entry of `recipe` aside, then rename it into place; what killed writers left goes."""
         entry = self.entry(recipe)
+        sweep(self.folder)
         entry.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=".part-", dir=self.folder))
-        try:
+        with new_folder(entry, within=self.folder) as part:
             _write(part, recipe, artifact, minutes)
-            if entry.exists():
+            if exists(entry):
                 self._set_aside(entry)
-            part.rename(entry)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
         return entry
 
     def _set_aside(self, entry: Path) -> Path:
         """Move an entry out of the way, keeping it for whoever wants to know what happened; where it is now."""
         damaged = self.folder / "damaged"
-        damaged.mkdir(exist_ok=True)
         aside = damaged / f"{entry.parent.name}-{entry.name}-{time.time_ns()}"
-        with suppress(FileNotFoundError):  # another process saw the damage too, and was faster
-            entry.rename(aside)
+        with self._writing():
+            damaged.mkdir(exist_ok=True)
+            with suppress(FileNotFoundError):  # another process saw the damage too, and was faster
+                entry.rename(aside)
         return aside
 
 
 def _write(folder: Path, recipe: Recipe, artifact: Artifact, minutes: float) -> None:
     """All files of an entry, the record with their checksums last."""
     if artifact.tensors:
-        tensors = {name: t.detach().cpu().contiguous() for name, t in artifact.tensors.items()}
-        save_file(tensors, folder / _TENSORS)
+        save_file({name: plain(tensor) for name, tensor in artifact.tensors.items()}, folder / _TENSORS)
     for name, table in artifact.tables.items():
         table.to_csv(folder / f"{name}.csv", index=False)
     record = {
@@ -202,16 +234,21 @@ def _write(folder: Path, recipe: Recipe, artifact: Artifact, minutes: float) -> 
 
 
 def _read(folder: Path) -> Artifact:
-    """The artifact of a whole entry. Raises DamagedEntryError naming the file that is not as recorded."""
+    """The artifact of a whole entry.
+
+    Raises DamagedEntryError naming the file that is not as recorded, and UnreadableError for one that cannot be read.
+    """
     try:
-        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        with readable(folder / _RECORD):
+            text = (folder / _RECORD).read_bytes()
+        record = json.loads(text)
         digest = record.pop("digest")
         if content_hash(record) != digest or record["key"] != folder.name:
             raise ValueError("it is not what was written for this recipe")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (*ABSENT, IsADirectoryError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedEntryError(f"store entry {folder.name}: {_RECORD} cannot be trusted ({error})") from error
     for name, checksum in record["files"].items():
-        if not (folder / name).is_file() or file_sha256(folder / name) != checksum:
+        if not is_file(folder / name) or file_sha256(folder / name) != checksum:
             raise DamagedEntryError(f"store entry {folder.name}: {name} is missing or not what was written")
     tables = {name: _read_table(folder / f"{name}.csv", kinds) for name, kinds in record["columns"].items()}
     tensors = load_file(folder / _TENSORS) if _TENSORS in record["files"] else {}

@@ -1,5 +1,6 @@
 """The study's three verbs, each from the store where it was done before: `train_or_load`, `distill`, `train_pair`."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal
@@ -8,8 +9,11 @@ import pandas as pd
 from torch import Tensor
 
 from pwl_lab import analysis, config
+from pwl_lab.answers import Answer, Entry, answers_of, check_keepable, check_kept, kept_answers, mask_answers
 from pwl_lab.distill.curriculum import Curriculum
 from pwl_lab.distill.learner import distil_cohort
+from pwl_lab.errors import InvalidValueError, invalid
+from pwl_lab.loading.bundle import check_exportable
 from pwl_lab.loading.converters import check_shapes
 from pwl_lab.loading.evaluation import score_masks
 from pwl_lab.loading.masks import check_whole_cube
@@ -36,9 +40,15 @@ def train_or_load(
     where = config.device(device)
     configuration = {"model": model, "task": task.fingerprint(), "plan": plan, "seed": seed}
     recipe = Recipe("teacher", VERSIONS["teacher"], configuration)
-    artifact = Store().get(recipe, lambda: _pack_teacher(fit(model, task, plan, seed, where)))
+
+    def make() -> Artifact:
+        check_keepable(model, task)
+        return _pack_teacher(fit(model, task, plan, seed, where), task)
+
+    artifact, entry = _from_store(recipe, make, f"the teacher of family {model.family!r}")
     net = build(model, seed, where)
-    net.load_state_dict(_part(artifact.tensors, "final"))
+    entry.restore(net, _part(artifact.tensors, "final"))
+    entry.check({"teacher": answers_of(net)})
     checkpoints = [
         Checkpoint(step, value, _part(artifact.tensors, f"step{step}")) for step, value in artifact.info["checkpoints"]
     ]
@@ -53,9 +63,17 @@ def train_or_load(
     )
 
 
-def _pack_teacher(trained: TrainedModel) -> Artifact:
+def _from_store(recipe: Recipe, make: Callable[[], Artifact], what: str) -> tuple[Artifact, Entry]:
+    """What the store has or is given, and the same as what it says of networks."""
+    artifact = Store().get(recipe, make)
+    return artifact, Entry(artifact.tensors, what, Store().entry(recipe))
+
+
+def _pack_teacher(trained: TrainedModel, task: Task) -> Artifact:
     """A trained network as an entry of the store."""
+    check_kept(trained.config, trained.model, task)
     tensors = _named("final", trained.model.state_dict())
+    tensors |= kept_answers({"teacher": answers_of(trained.model)}, task)
     for checkpoint in trained.checkpoints:
         tensors |= _named(f"step{checkpoint.step}", checkpoint.state)
     info = {
@@ -109,8 +127,14 @@ def distill(
     plan: TrainPlan,
     device: config.Device = "auto",
 ) -> DistillationRuns:
-    """Distil `teacher` into a student per curriculum and seed; all of them side by side on one stream of batches."""
+    """Distil `teacher` into a student per curriculum and seed; all of them side by side on one stream of batches.
+
+    Raises InvalidValueError before anything is trained for a curriculum whose name the store cannot keep apart from others.
+    """
     where = config.device(device)
+    for name in curricula:
+        if "/" in str(name):
+            raise invalid("curricula", name, "names without a slash")
     configuration = {
         "teacher": teacher.fingerprint,
         "student": student,
@@ -122,13 +146,16 @@ def distill(
     }
 
     def make() -> Artifact:
+        check_keepable(student, task)
         result = distil_cohort(teacher, student, task, curricula, seeds, plan, device=where)
         tensors: dict[str, Tensor] = {}
         for (name, seed), state in result.weights.items():
             tensors |= _named(f"{name}/{seed}", state)
+        tensors |= kept_answers(_student_answers(student, result.weights), task)
         return Artifact(tensors, {"history": result.history, "stages": result.stages})
 
-    artifact = Store().get(Recipe("students", VERSIONS["students"], configuration), make)
+    recipe = Recipe("students", VERSIONS["students"], configuration)
+    artifact, entry = _from_store(recipe, make, f"the students of family {student.family!r}")
     lost = analysis.diverged(artifact.tables["history"])
     weights = {
         (name, seed): _part(artifact.tensors, f"{name}/{seed}")
@@ -136,7 +163,19 @@ def distill(
         for seed in seeds
         if seed not in lost[name]
     }
+    with entry.blaming_code():
+        entry.check(_student_answers(student, weights))
     return DistillationRuns(student, plan, artifact.tables["history"], artifact.tables["stages"], weights)
+
+
+def _student_answers(config: ModelConfig, weights: Mapping[tuple[str, int], dict[str, Tensor]]) -> dict[str, Answer]:
+    """What one student of each curriculum answers: all of them run the same code."""
+    answers = {}
+    for name, seed in {name: (name, seed) for name, seed in sorted(weights, reverse=True)}.values():
+        net = config.make()
+        net.load_state_dict(weights[name, seed])
+        answers[f"{name}/{seed}"] = answers_of(net)
+    return answers
 
 
 def train_pair(
@@ -148,6 +187,7 @@ def train_pair(
     seed: int = 0,
     device: config.Device = "auto",
     curriculum: Curriculum | None = None,
+    to_export: bool = False,
 ) -> Pair:
     """PWL training of `student` and converters beside the frozen `teacher`.
 
@@ -155,12 +195,11 @@ def train_pair(
     the terms of PWL is `losses.student_joins_at`: 0 combines them from the start, 0.5 lets PWL follow on the curriculum
     at half time, 1 trains the converters alone on a student that only distils.
     Raises InvalidValueError before anything is trained where the two cannot be joined (block counts, resolutions) or
-    have too many blocks to evaluate every mask.
+    have too many blocks to evaluate every mask; with `to_export`, also where `Pair.export` would refuse what was trained.
+    Without it a warning says so.
     """
     where, losses = config.device(device), losses or PairLossConfig()
-    shapes = [net.make().state_shapes(task.input_shape) for net in (teacher.config, student)]
-    check_shapes(*shapes)
-    check_whole_cube(teacher.config.n_blocks)
+    shapes = _checked_shapes((teacher.config, student), task, to_export)
     configuration = {
         "teacher": teacher.fingerprint,
         "student": student,
@@ -172,19 +211,22 @@ def train_pair(
     }
 
     def make() -> Artifact:
+        check_keepable(student, task)
         net = make_pair(teacher.model, build(student, seed, where, stream="student"), task, seed, losses.converters).to(
             where
         )
         own = curriculum and FollowCurriculum(curriculum, teacher, shapes[1], task, seed, where)
         learner = PairLearner(net, losses, task.split("validation", where), seed, plan.steps, own)
         history = train(learner, task.batches(seed, plan.batch_size, where), plan, f"{student.family} pair")
-        tensors = _named("student", net.student.state_dict()) | _named("converters", net.converters.state_dict())
-        return Artifact(tensors, {"history": history} | _cube_tables(net, task, seed, where))
+        check_kept(student, net.student, task)
+        return Artifact(_pair_tensors(net, task), {"history": history} | _cube_tables(net, task, seed, where))
 
-    artifact = Store().get(Recipe("pair", VERSIONS["pair"], configuration), make)
+    recipe = Recipe("pair", VERSIONS["pair"], configuration)
+    artifact, entry = _from_store(recipe, make, f"the pair of family {student.family!r}")
     net = make_pair(teacher.model, student.make(), task, seed, losses.converters).to(where)
-    net.student.load_state_dict(_part(artifact.tensors, "student"))
-    net.converters.load_state_dict(_part(artifact.tensors, "converters"))
+    entry.restore(net.student, _part(artifact.tensors, "student"))
+    entry.restore(net.converters, _part(artifact.tensors, "converters"))
+    entry.check(mask_answers(net))
     return Pair(
         net=net.eval(),
         seed=seed,
@@ -196,6 +238,28 @@ def train_pair(
         models=(teacher.config, student),
         task=task,
     )
+
+
+def _checked_shapes(
+    models: tuple[ModelConfig, ModelConfig], task: Task, to_export: bool
+) -> list[list[tuple[int, ...]]]:
+    """The hidden states' shapes of teacher and student. Raises, and warns, as `train_pair` says."""
+    shapes = [net.make().state_shapes(task.input_shape) for net in models]
+    check_shapes(*shapes)
+    check_whole_cube(models[0].n_blocks)
+    try:
+        check_exportable(models)
+    except InvalidValueError as error:
+        if to_export:
+            raise
+        warnings.warn(f"export() will refuse this pair: {error}", stacklevel=3)
+    return shapes
+
+
+def _pair_tensors(net: SwapNet, task: Task) -> dict[str, Tensor]:
+    """What a pair adds to its teacher, and what it answers."""
+    tensors = _named("student", net.student.state_dict()) | _named("converters", net.converters.state_dict())
+    return tensors | kept_answers(mask_answers(net), task)
 
 
 def _cube_tables(net: SwapNet, task: Task, seed: int, device: str) -> dict[str, pd.DataFrame]:

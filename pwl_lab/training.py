@@ -186,7 +186,8 @@ def weights_hash(model: nn.Module) -> str:
     """SHA-256 (hex) over a network's weights: the fingerprint of one that did not come from the store."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+        content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)  # numpy does not know all types
+        digest.update(name.encode() + content.numpy().tobytes())
     return digest.hexdigest()
 
 

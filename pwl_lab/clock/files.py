@@ -6,9 +6,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from pwl_lab.files import usual_mode
 from pwl_lab.loading.bitplanes import encode
 from pwl_lab.loading.bundle import BOOT, AnyModel, BundleIndex, Inputs, write_bundle
 from pwl_lab.loading.eightbit import quantise
+from pwl_lab.loading.stored import plain
 from pwl_lab.loading.swapnet import SwapNet
 from pwl_lab.models import ViTConfig, build
 from pwl_lab.models.resnet import ResNetConfig
@@ -81,11 +83,13 @@ class Files:
 
 def write_plain(net: SwapNet, folder: Path, alternatives: bool) -> None:
     """The teacher as one file (safetensors and torch's own); with `alternatives` at 8 bits and in bit planes too."""
-    state = {name: tensor.contiguous() for name, tensor in net.teacher.state_dict().items()}
+    state = {name: plain(tensor) for name, tensor in net.teacher.state_dict().items()}
     save_file(state, folder / TEACHER)
+    usual_mode(folder / TEACHER)  # safetensors would leave it to its owner alone
     torch.save(state, folder / TEACHER_TORCH)
     if alternatives:
         save_file(quantise(state), folder / TEACHER_8BIT)
+        usual_mode(folder / TEACHER_8BIT)
         encode(state).save(folder)
 
 

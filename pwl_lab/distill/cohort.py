@@ -47,7 +47,7 @@ class _Pass(nn.Module):
 
 
 class StackedCohort:
-    """Students without batch norm, their parameters stacked along a first dimension of members."""
+    """Students of parameters alone, no two the same, which are stacked along a first dimension of members."""
 
     def __init__(self, students: Sequence[BlockNet]) -> None:
         """The students' weights are copied; the students themselves are left alone."""
@@ -125,7 +125,7 @@ class StackedCohort:
 
 
 class SeparateCohort:
-    """Students that cannot be stacked (batch norm keeps statistics in place): one after another, the same interface."""
+    """Students that cannot be stacked (they have buffers, or tied parameters): one after another, the same interface."""
 
     def __init__(self, students: Sequence[BlockNet]) -> None:
         """The students are copied."""
@@ -193,5 +193,6 @@ def _exchange(optimiser: torch.optim.Optimizer, before: list[Tensor], after: lis
 def make_cohort(config: ModelConfig, seeds: Sequence[int], device: str = "cpu") -> Cohort:
     """One student per entry of `seeds`: equal seeds begin with equal weights, whatever they are taught."""
     students = [build(config, seed, device, stream="student") for seed in seeds]
-    stateful = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in students[0].modules())
-    return SeparateCohort(students) if stateful else StackedCohort(students)
+    # Buffers (of batch norms, for one) change in place, and stacking would take tied parameters apart.
+    stackable = students[0].state_dict().keys() == {name for name, _ in students[0].named_parameters()}
+    return StackedCohort(students) if stackable else SeparateCohort(students)

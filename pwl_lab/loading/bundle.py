@@ -8,22 +8,23 @@ converters between them and the student's are there.
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, ValidationError, model_validator
 from safetensors.torch import save_file
 from torch import Tensor
 
 from pwl_lab.config import Frozen
-from pwl_lab.errors import MissingDataError, PwlLabError, invalid
+from pwl_lab.errors import InvalidValueError, MissingDataError, PwlLabError, invalid
+from pwl_lab.files import is_file, new_folder, readable
 from pwl_lab.loading.converters import Converters
 from pwl_lab.loading.eightbit import quantise
 from pwl_lab.loading.sources import INDEX
+from pwl_lab.loading.stored import plain
 from pwl_lab.loading.swapnet import SwapNet
-from pwl_lab.models.blocknet import BlockNet
+from pwl_lab.models.blocknet import BlockNet, ModelConfig
 from pwl_lab.models.mlp import MLPConfig
 from pwl_lab.models.resnet import ResNetConfig
 from pwl_lab.models.transformer import TransformerConfig
@@ -147,9 +148,23 @@ def read_index(text: bytes, address: str) -> BundleIndex:
         raise BundleError(f"{address}: {INDEX} is no index of a bundle ({place}: {problem['msg']})") from error
 
 
+def check_exportable(configs: tuple[ModelConfig, ModelConfig]) -> None:
+    """Raise InvalidValueError for a pair (`configs`: of teacher and student) that the reader of a bundle could not build."""
+    known = get_args(get_args(AnyModel)[0])
+    for field, config in zip(("teacher", "student"), configs, strict=True):
+        if type(config) not in known:  # one derived from them would be built as what it was derived from
+            names = ", ".join(cls.__name__ for cls in known)
+            raise invalid(
+                field,
+                config,
+                f"who reads a bundle builds its networks from their configurations alone, so these have to be one of {names}; "
+                "a pair of other networks can be trained and evaluated, but not exported",
+            )
+
+
 def write_bundle(
     net: SwapNet,
-    configs: tuple[AnyModel, AnyModel],
+    configs: tuple[ModelConfig, ModelConfig],
     folder: Path,
     inputs: Inputs,
     class_names: Sequence[str] = (),
@@ -160,33 +175,33 @@ def write_bundle(
     """Export a pair (`configs`: of teacher and student) to `folder`, whole or not at all; the index that was written.
 
     An earlier bundle in `folder` is replaced. With `eight_bits` every shard is there at 8 bits a weight as well.
-    Raises InvalidValueError where `folder` holds something else.
+    Raises InvalidValueError where `folder` holds something else, as `check_exportable` does, and for what no index can say.
     """
     folder = Path(folder)
+    check_exportable(configs)
     if folder.exists() and not (folder.is_dir() and ((folder / INDEX).is_file() or not any(folder.iterdir()))):
         raise invalid("folder", str(folder), "a folder that is new, empty, or an earlier bundle")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        index = BundleIndex(
-            teacher=configs[0],
-            student=configs[1],
-            converters=net.converters.where,
-            teacher_shapes=tuple(net.teacher.state_shapes(inputs.shape)),
-            student_shapes=tuple(net.student.state_shapes(inputs.shape)),
-            inputs=inputs,
-            class_names=tuple(class_names),
-            shards=tuple(_write_shards(net, part, eight_bits)),
-            accuracies={split: dict(table) for split, table in (accuracies or {}).items()},
-            made=dict(made or {}),
-        )
+    facts = {
+        "teacher": configs[0],
+        "student": configs[1],
+        "converters": net.converters.where,
+        "teacher_shapes": tuple(net.teacher.state_shapes(inputs.shape)),
+        "student_shapes": tuple(net.student.state_shapes(inputs.shape)),
+        "inputs": inputs,
+        "class_names": tuple(class_names),
+        "accuracies": {split: dict(table) for split, table in (accuracies or {}).items()},
+        "made": dict(made or {}),
+    }
+    with new_folder(folder) as part:
+        try:
+            index = BundleIndex(shards=tuple(_write_shards(net, part, eight_bits)), **facts)
+        except ValidationError as error:
+            problem = error.errors(include_url=False)[0]
+            place = ".".join(map(str, problem["loc"])) or "as a whole"
+            raise InvalidValueError(f"this pair cannot be written as a bundle ({place}: {problem['msg']})") from error
         (part / INDEX).write_text(index.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        part.chmod(0o755)  # a temporary folder is its owner's alone
         if folder.exists():
             shutil.rmtree(folder)
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return index
 
 
@@ -203,7 +218,7 @@ def _write_shard(state: Mapping[str, Tensor], folder: Path, block: int, bits: Li
     """One file, with its length and checksum."""
     name = ("boot" if block == BOOT else f"block-{block}") + ("-8bit" if bits == 8 else "")
     path = folder / f"{name}.safetensors"
-    save_file({key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}, path)
+    save_file({key: plain(tensor) for key, tensor in state.items()}, path)
     return Shard(block=block, bits=bits, file=path.name, bytes=path.stat().st_size, sha256=file_sha256(path))
 
 
@@ -229,13 +244,18 @@ def parts_of_unit(teacher: BlockNet, converters: Converters, block: int) -> dict
 
 
 def check_folder(folder: Path) -> BundleIndex:
-    """The index of the bundle in a local folder. Raises MissingDataError or BundleError, naming what is wrong."""
+    """The index of the bundle in a local folder.
+
+    Raises MissingDataError or BundleError, naming what is wrong, and UnreadableError for a file that cannot be read.
+    """
     path = Path(folder) / INDEX
-    if not path.is_file():
+    if not is_file(path):
         raise MissingDataError(f"{folder} is no bundle: there is no {INDEX} in it")
-    index = read_index(path.read_bytes(), str(folder))
+    with readable(path):
+        text = path.read_bytes()
+    index = read_index(text, str(folder))
     for shard in index.shards:
         file = Path(folder) / shard.file
-        if not file.is_file() or file.stat().st_size != shard.bytes or file_sha256(file) != shard.sha256:
+        if not is_file(file) or file.stat().st_size != shard.bytes or file_sha256(file) != shard.sha256:
             raise BundleError(f"{folder}: {shard.file} ({shard.name}) is missing or not what was written")
     return index

@@ -5,13 +5,10 @@ asked for again from its beginning, and never handed on.
 """
 
 import hashlib
-import os
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -24,6 +21,7 @@ from torch import Tensor
 
 from pwl_lab.config import Frozen
 from pwl_lab.errors import MissingDataError, PwlLabError
+from pwl_lab.files import is_file, readable, sweep, write_bytes
 from pwl_lab.loading.bundle import BundleError, BundleIndex, Shard, read_index
 from pwl_lab.loading.sources import INDEX, MOST_INDEX_BYTES, FolderSource, Source, SourceError
 from pwl_lab.loading.throttle import MEGABYTE, Throttle
@@ -180,12 +178,12 @@ class Transfer:
         arriving.finish()
 
     def _from_cache(self, arriving: _Arriving) -> bool:
-        """Whether an earlier run kept the shard; a damaged copy is removed."""
+        """Whether an earlier run kept the shard whole; what was kept is left as it is, whatever it is."""
         path = self._kept(arriving.shard)
         if path is None:
             return False
         try:
-            if not path.is_file():
+            if not is_file(path):
                 return False
             self._receive(arriving, FolderSource(path.parent), path.name)
             return True
@@ -193,28 +191,25 @@ class Transfer:
             why = "is damaged" if isinstance(error, DamagedShardError) else f"cannot be read ({error})"
             self.report("cache", arriving.shard, f"the kept copy {path.name} {why}; fetched anew")
         arriving.restart()
-        with suppress(OSError):
-            path.unlink()
         return False
 
     def keep(self, received: Received) -> None:
-        """Keep a shard in the cache folder, whole or not at all. A full disk is reported and does no harm."""
+        """Keep a shard in the cache folder, whole or not at all, in place of a damaged copy.
+
+        A full disk is reported and does no harm. A copy that may not be read is not replaced: it may be whole, and another
+        user's.
+        """
         path = self._kept(received.shard)
         if path is None or received.cached:
             return
-        part = None
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=".part-", dir=path.parent)
-            part = Path(name)
-            with os.fdopen(handle, "wb") as file:
-                file.write(received.content.numpy())
-            part.replace(path)
+            sweep(path.parent)
+            if is_file(path):
+                with readable(path), path.open("rb"):
+                    pass
+            write_bytes(path, received.content.numpy().data)
         except OSError as error:
             self.report("cache", received.shard, f"not kept: {error.strerror or error}")
-            if part is not None:
-                with suppress(OSError):
-                    part.unlink(missing_ok=True)
 
     def _kept(self, shard: Shard) -> Path | None:
         """Where the cache has it: under its checksum, so that bundles share what is the same in them."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pwl_lab.errors import InvalidValueError, MissingDataError
+from pwl_lab.files import is_file, new_folder, readable
 
 DAMAGE = (EOFError, gzip.BadGzipFile, tarfile.TarError, zlib.error)  # how a truncated or garbled tar.gz shows itself
 
@@ -26,10 +27,13 @@ class Archive:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 (hex) of the file as it is, read in pieces. Raises MissingDataError if there is no such file."""
-    if not path.is_file():
+    """SHA-256 (hex) of the file as it is, read in pieces.
+
+    Raises MissingDataError if there is no such file, UnreadableError for one that cannot be read.
+    """
+    if not is_file(path):
         raise MissingDataError(f"{path} is missing")
-    with path.open("rb") as file:
+    with readable(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -40,15 +44,15 @@ def unpack(path: Path, archive: Archive, names: Collection[str], target: Path) -
     The caller sees to it that no other process unpacks to the same `target` meanwhile.
     No name, mode or owner in the archive ever reaches the file system: only wanted files are written, under our names.
     (`tarfile`'s own extraction filters are missing in early releases of Python 3.11, Debian's among them.)
-    Raises MissingDataError if the archive is missing, cut short, damaged or lacks a file, and InvalidValueError if it is
-    unsafe: a path that leaves its folder, a link, anything but files and folders, a file twice, or more than `max_bytes`.
+    Raises MissingDataError if the archive is missing, cut short, damaged or lacks a file, UnreadableError if it cannot be
+    read, and InvalidValueError if it is unsafe: a path that leaves its folder, a link, anything but files and folders, a
+    file twice, or more than `max_bytes`.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise MissingDataError(f"{path} is missing")
-    aside = target.with_name(f".{target.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
-    aside.mkdir(parents=True)
-    try:
+    with readable(path), path.open("rb"):
+        pass
+    with new_folder(target) as aside:
         try:
             found = _copy_members(path, archive, names, aside)
         except DAMAGE as error:
@@ -62,9 +66,6 @@ def unpack(path: Path, archive: Archive, names: Collection[str], target: Path) -
                 f"{path} is cut short or another archive: {', '.join(absent)} is not in its folder {archive.folder}. "
                 f"Delete it and fetch it again from {archive.url}"
             )
-        aside.rename(target)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _copy_members(path: Path, archive: Archive, names: Collection[str], folder: Path) -> set[str]:

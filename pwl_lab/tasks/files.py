@@ -13,6 +13,7 @@ from filelock import FileLock
 
 from pwl_lab import paths
 from pwl_lab.errors import InvalidValueError, MissingDataError
+from pwl_lab.files import is_file, usual_mode, work_folder
 from pwl_lab.tasks.archives import Archive, file_sha256, unpack
 from pwl_lab.tasks.idx import sha256
 
@@ -53,7 +54,7 @@ class Source:
 
 def find(folder: Path, name: str) -> Path | None:
     """Where the file `name` is in `folder`, gzipped or plain; None if it is not there."""
-    return next((place for place in (folder / f"{name}.gz", folder / name) if place.is_file()), None)
+    return next((place for place in (folder / f"{name}.gz", folder / name) if is_file(place)), None)
 
 
 def obtain(name: str, source: Source, folder: Path | None = None) -> Path:
@@ -105,7 +106,7 @@ def _given(name: str, source: Source, folder: Path) -> Path:
         return folder
     if _complete(source, folder / archive.folder):
         return folder / archive.folder
-    if not (folder / archive.name).is_file():
+    if not is_file(folder / archive.name):
         return folder
     place = paths.downloads() / name  # not into the given folder: it may be read-only, and it is not ours
     _unpacked(source, place, folder / archive.name)
@@ -211,7 +212,12 @@ def _retrieve(name: str, url: str, checksum: str, folder: Path, source: Source) 
     import pooch  # only here: it loads an HTTP client that most runs never need
 
     try:
-        return Path(pooch.retrieve(url, known_hash=f"sha256:{checksum}", fname=name, path=folder))
+        with work_folder(
+            folder / name
+        ) as work:  # pooch would leave the file to its owner alone, and a part of it if killed
+            part = Path(pooch.retrieve(url, known_hash=f"sha256:{checksum}", fname=name, path=work))
+            usual_mode(part)
+            return part.replace(folder / name)
     except (OSError, ValueError) as error:  # no connection or no such page; a checksum that differs
         searched = ", ".join([*source.system_folders, str(folder)])
         raise MissingDataError(

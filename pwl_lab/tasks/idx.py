@@ -4,7 +4,6 @@ import gzip
 import hashlib
 import io
 import math
-import os
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from pwl_lab.errors import InvalidValueError, MissingDataError
+from pwl_lab.files import is_file, new_file, readable
 
 GZIP_MAGIC = b"\x1f\x8b"
 IDX_UINT8 = 0x08  # the third byte of an IDX file names the element type; images and labels are unsigned bytes
@@ -23,11 +23,13 @@ ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip can hold: the same a
 def content(path: Path) -> bytes:
     """What the file holds, unpacked if it is gzipped (told by its first bytes, not by its name).
 
-    Raises MissingDataError if there is no such file, or if it is a gzip file that is cut short or damaged.
+    Raises MissingDataError if there is no such file, or if it is a gzip file that is cut short or damaged; UnreadableError
+    for one that cannot be read.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise MissingDataError(f"{path} is missing")
-    raw = path.read_bytes()
+    with readable(path):
+        raw = path.read_bytes()
     if not raw.startswith(GZIP_MAGIC):
         return raw
     try:
@@ -75,32 +77,29 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
     The file appears whole or not at all: it is written beside its place and then renamed.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with zipfile.ZipFile(aside, "w") as archive:
-            for name, array in arrays.items():
-                entry = zipfile.ZipInfo(f"{name}.npy", date_time=ZIP_DATE)
-                entry.create_system = 3  # Unix, wherever this runs
-                entry.external_attr = 0o644 << 16
-                entry.compress_type = zipfile.ZIP_DEFLATED
-                buffer = io.BytesIO()
-                np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
-                archive.writestr(entry, buffer.getvalue(), compresslevel=9)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with new_file(path) as aside, zipfile.ZipFile(aside, "w") as archive:
+        for name, array in arrays.items():
+            entry = zipfile.ZipInfo(f"{name}.npy", date_time=ZIP_DATE)
+            entry.create_system = 3  # Unix, wherever this runs
+            entry.external_attr = 0o644 << 16
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            buffer = io.BytesIO()
+            np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+            archive.writestr(entry, buffer.getvalue(), compresslevel=9)
 
 
 def read_npz(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
     """The arrays `names` of an NPZ file, never unpickling anything.
 
     Raises MissingDataError if the file is missing, damaged or holds pickled objects, and InvalidValueError if one of
-    the arrays is not in it.
+    the arrays is not in it; UnreadableError for a file that cannot be read.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise MissingDataError(f"{path} is missing")
+    with readable(path):
+        whole = path.read_bytes()  # what goes wrong from here on is the content's doing
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with np.load(io.BytesIO(whole), allow_pickle=False) as archive:
             absent = sorted(set(names) - set(archive.files))
             if absent:
                 raise InvalidValueError(

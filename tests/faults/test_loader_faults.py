@@ -2,7 +2,6 @@
 
 import errno
 import inspect
-import io
 import json
 import os
 import subprocess
@@ -15,7 +14,9 @@ import pytest
 import torch
 from bundles import bundle_of, expected, inputs_for, pair_of
 from faulty_server import Fault, FaultyServer
+from privileges import as_modes_say
 
+from pwl_lab.files import new_file
 from pwl_lab.loading import transfer, units
 from pwl_lab.loading.bundle import INDEX, BundleError
 from pwl_lab.loading.progressive import LoadingError, ProgressiveModel
@@ -256,10 +257,9 @@ def test_an_index_of_a_newer_format_is_refused(folder):
         ProgressiveModel.open(folder)
 
 
-class FullFile(io.FileIO):
-    """A file on a disk that has room for its name and for nothing in it."""
-
-    def write(self, _):
+def write_full(path):
+    """On a disk that has room for a file's name and for nothing in it."""
+    with new_file(path):
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
@@ -269,9 +269,9 @@ def test_a_full_disk_while_caching_does_no_harm(full_for, folder, net, tmp_path,
         raise OSError(errno.ENOSPC, "No space left on device")
 
     if full_for == "names":
-        monkeypatch.setattr(transfer.tempfile, "mkstemp", full)
+        monkeypatch.setattr(Path, "touch", full)
     else:
-        monkeypatch.setattr(transfer.os, "fdopen", FullFile)
+        monkeypatch.setattr(transfer, "write_bytes", lambda path, _: write_full(path))
     with ProgressiveModel.open(folder, cache=tmp_path / "cache") as model:
         model.wait("TTT", PATIENCE_S)
         check_answers(model, net, "TTT")
@@ -296,20 +296,25 @@ def test_what_was_kept_is_not_fetched_again_and_a_damaged_copy_is(folder, net, t
     assert [event.shard for event in happened(again, "cache")] == ["block 2"]
 
 
-def test_a_cache_that_may_not_be_read_does_no_harm(folder, net, tmp_path, monkeypatch):
-    real = Path.is_file
-
-    def refused(path):
-        if path.parent == tmp_path / "cache":
-            raise PermissionError(errno.EACCES, "Permission denied")
-        return real(path)
-
-    monkeypatch.setattr(Path, "is_file", refused)
-    with ProgressiveModel.open(folder, cache=tmp_path / "cache") as model:
+@pytest.mark.parametrize("what", ["files", "folder"])
+def test_a_cache_that_may_not_be_read_does_no_harm_and_takes_none(what, folder, net, tmp_path):
+    cache = tmp_path / "cache"
+    with ProgressiveModel.open(folder, cache=cache) as model:
+        model.wait("TTT", PATIENCE_S)
+        model._feed.join(PATIENCE_S)
+    kept = {path: path.stat().st_ino for path in cache.iterdir()}
+    closed = [cache] if what == "folder" else list(kept)
+    for path in closed:
+        path.chmod(0)
+    with as_modes_say(), ProgressiveModel.open(folder, cache=cache) as model:
         model.wait("TTT", PATIENCE_S)
         check_answers(model, net, "TTT")
+        model._feed.join(PATIENCE_S)
+    for path in closed:
+        path.chmod(0o755)
     assert all("Permission denied" in event.message for event in happened(model, "cache"))
     assert {event.shard for event in happened(model, "cache")} == {"boot", "block 1", "block 2", "block 3"}
+    assert {path: path.stat().st_ino for path in cache.iterdir()} == kept
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,12 @@
 import gzip
 import io
 import tarfile
+from shutil import copytree
 
 import pytest
 
 from pwl_lab.errors import InvalidValueError, MissingDataError
+from pwl_lab.files import work_folder
 from pwl_lab.tasks import archives
 from pwl_lab.tasks.archives import Archive, unpack
 
@@ -57,8 +59,9 @@ def refused(path, place, error, words):
 @pytest.mark.parametrize("left_over", [False, True])
 def test_the_wanted_files_come_out_whole_and_no_others(tmp_path, place, left_over):
     if left_over:  # by a process that was killed
-        (place / ".data.part").mkdir()
-        (place / ".data.part" / "one.bin").write_bytes(b"half")
+        with work_folder(place / "data") as part:
+            (part / "one.bin").write_bytes(b"half")
+            copytree(part, place / f"{part.name[:-12]}{'0' * 12}")
     unpack(packed(tmp_path, GOOD), ARCHIVE, WANTED, place / "data")
     assert [path.name for path in place.iterdir()] == ["data"]
     assert {path.name: path.read_bytes() for path in (place / "data").iterdir()} == WANTED

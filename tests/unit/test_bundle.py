@@ -100,6 +100,31 @@ def test_an_earlier_bundle_is_replaced_and_nothing_else(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "other"]
 
 
+def test_weights_that_share_memory_are_written_out_for_each_block(tmp_path):
+    model = MLPConfig(n_inputs=6, widths=(6, 6, 6))
+    net = SwapNet(build(model, 1), build(model, 2), (6,)).eval()
+    for one in (net.teacher, net.student):
+        one.blocks[1] = one.blocks[0]  # the same block twice
+        one.blocks[2][0].weight = one.blocks[0][0].weight  # the same weights in two
+        one.head.bias = torch.nn.Parameter(one.blocks[2][0].bias.detach()[2:4])  # part of another
+    write_bundle(net, (model, model), tmp_path / "bundle", Inputs(shape=(6,)))
+    student, units = loaded(tmp_path / "bundle")
+    inputs = inputs_for("mlp")
+    for mask, logits in expected(net, inputs).items():
+        with torch.inference_mode():
+            assert torch.equal(assemble(mask, student, units)(inputs), logits), mask
+
+
+def test_what_no_index_can_say_is_refused_in_words_and_leaves_the_folder_alone(tmp_path):
+    net = pair_of("mlp")
+    index = bundle_of(net, tmp_path / "bundle", "mlp")
+    shorter = index.student.model_copy(update={"widths": (8, 9)})
+    with pytest.raises(InvalidValueError, match=r"cannot be written as a bundle.*teacher has 3 blocks, the student 2"):
+        write_bundle(net, (index.teacher, shorter), tmp_path / "bundle", index.inputs)
+    assert check_folder(tmp_path / "bundle") == index
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
 def test_a_folder_without_an_index_is_no_bundle(tmp_path):
     with pytest.raises(MissingDataError, match="no bundle"):
         check_folder(tmp_path)

@@ -1,13 +1,17 @@
 """Recipes that notebooks share: the settings say all of it, and what was made once is found again."""
 
+from unittest.mock import Mock
+
 import nbformat
 import pytest
+import torch
 from toys import TOY_SIZES, ToyImages, as_trained, changed, snapshot
 
 from pwl_lab import paths, recipes, study
 from pwl_lab.models import ResNetConfig, VGGConfig, ViTConfig
 from pwl_lab.settings import LoadingSettings, StartHereSettings
 from pwl_lab.store import NotMadeError, only_stored
+from pwl_lab.tasks.base import Batch
 
 FAMILIES = ["vgg", "resnet", "vit"]
 families = pytest.mark.parametrize("family", FAMILIES)
@@ -106,9 +110,11 @@ def pair_key(settings, seed, monkeypatch):
         asked.append(recipe)
         if recipe.kind == "pair":
             raise Asked
-        return study._pack_teacher(as_trained(recipe.configuration["model"]))
+        return study._pack_teacher(as_trained(recipe.configuration["model"]), drawn)
 
-    asked = []
+    asked, drawn = [], Mock()  # the data set may be one that is not here
+    inputs = torch.rand(2, *recipes.image_task(settings).input_shape)
+    drawn.split.return_value = Batch(inputs, torch.zeros(2, dtype=torch.int64))
     with monkeypatch.context() as patched:
         patched.setattr(study.Store, "get", ask)
         with pytest.raises(Asked):

@@ -281,9 +281,10 @@ def wait_for(name):
 """
 SAVES_AND_IS_KILLED = """
 def checksum(path):
-    (folder / "writing").touch()
+    (folder / f"writing{sys.argv[2]}").touch()
     time.sleep(600)
 store.file_sha256 = checksum
+recipe = Recipe("things", 1, {"width": 3, "lr": 0.1} | ({"n": sys.argv[2]} if sys.argv[2] else {}))
 Store(folder / "store").get(recipe, lambda: Artifact({"t": torch.zeros(9)}, {}, {"value": 7}))
 """
 MAKES_ONCE = """
@@ -323,7 +324,7 @@ def processes():
 
 @pytest.mark.skipif(os.name != "posix", reason="kills a process the POSIX way")
 def test_a_process_killed_while_saving_leaves_nothing_that_is_read(tmp_path, processes):
-    processes.append(start(SAVES_AND_IS_KILLED, tmp_path))
+    processes.append(start(SAVES_AND_IS_KILLED, tmp_path, ""))
     wait_for(tmp_path / "writing")
     processes[0].send_signal(signal.SIGKILL)
     assert processes[0].wait(PATIENCE_S) == -signal.SIGKILL
@@ -333,6 +334,28 @@ def test_a_process_killed_while_saving_leaves_nothing_that_is_read(tmp_path, pro
     make = Maker()
     assert_same(here.get(RECIPE, make), artifact())  # and its lock died with it
     assert make.calls == 1
+    assert not list(here.folder.glob(".part-*"))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills a process the POSIX way")
+def test_what_killed_writers_left_goes_with_the_next_one_of_whatever_kind_and_a_live_one_keeps_its_own(
+    tmp_path, processes
+):
+    processes += [start(SAVES_AND_IS_KILLED, tmp_path, name) for name in "abc"]
+    for name in "abc":
+        wait_for(tmp_path / f"writing{name}")
+    here = Store(tmp_path / "store")
+    assert len(list(here.folder.glob(".part-*"))) == 3
+    for process in processes[:2]:
+        process.kill()
+        process.wait(PATIENCE_S)
+    here.get(Recipe("others", 1, {}), artifact)
+    (left,) = here.folder.glob(".part-*")
+    assert [path.name for path in left.iterdir()] == ["tensors.safetensors"]
+    processes[2].kill()
+    processes[2].wait(PATIENCE_S)
+    here.get(Recipe("others", 2, {}), artifact)
+    assert not list(here.folder.glob(".part-*"))
 
 
 def test_two_processes_that_ask_at_the_same_time_make_it_once(tmp_path, processes):
