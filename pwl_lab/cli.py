@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import pwl_lab
+from pwl_lab import environment
 from pwl_lab.errors import PwlLabError
 
 if TYPE_CHECKING:  # the runner is imported late, so that --help stays fast
@@ -35,6 +36,8 @@ def main(version: Annotated[bool, typer.Option("--version", help="Show the versi
 
         typer.echo(f"pwl-lab {installed(pwl_lab.__name__)}")
         raise typer.Exit
+    with _refusing():
+        environment.settled()  # here is where a person typed them
 
 
 @app.command()
