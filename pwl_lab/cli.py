@@ -124,7 +124,7 @@ def batch(
         from pwl_lab.batch.machine import default_workers
 
         prepared = batches.prepare(grid, out, only or (), retry_failed, force)
-        many = None if scheduler else workers or default_workers(prepared.plan)
+        many = None if scheduler is not None else workers or default_workers(prepared.plan)
         if dry_run:
             typer.echo("\n".join(prepared.lines(many)))
             return
