@@ -33,6 +33,12 @@ ANSWER_S = 20
 ALLOWED_FAILURES = 3
 
 
+class OwnCluster(LocalCluster):
+    """One that Dask does not close once more when the process ends: what is left then did not answer, and is killed."""
+
+    shutdown_on_close = property(lambda self: False, lambda self, value: None)
+
+
 @contextmanager
 def cluster_at(scheduler: str, runs: Runs) -> Iterator[tuple[Client, Mapping[str, str]]]:
     """A client of a cluster that is there, whose workers have their own environment. Raises as `connect` does."""
@@ -114,7 +120,7 @@ def _local_cluster(number: int, resources: Mapping[str, float], scratch: Path, r
     def start() -> LocalCluster:
         if hasattr(signal, "pthread_sigmask"):
             signal.pthread_sigmask(signal.SIG_BLOCK, OF_THE_TERMINAL)
-        return LocalCluster(
+        return OwnCluster(
             n_workers=number,
             threads_per_worker=1,
             processes=True,
