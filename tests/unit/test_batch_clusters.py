@@ -13,7 +13,7 @@ from pwl_lab.batch.clusters import Workers, nobody_fits
 from pwl_lab.batch.gridplan import Point
 from pwl_lab.batch.kernel import Runs
 from pwl_lab.batch.points import read_events
-from pwl_lab.batch.status import RunStatus
+from pwl_lab.batch.status import RunStatus, write_status
 from pwl_lab.batch.waiting import StoppedError, in_time
 from pwl_lab.batch.worker import Task
 
@@ -122,3 +122,24 @@ def test_only_a_worker_that_the_scheduler_hears_nothing_more_of_is_silent(monkey
     del notes["a"]
     workers.look()
     assert workers.silent() == []
+
+
+def test_what_a_worker_does_not_give_any_more_is_read_at_the_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It wrote how its point ended, then was frozen with the answer."""
+    monkeypatch.setattr(engine, "ANSWER_S", 0.1)
+    thawed = threading.Event()
+    future = SimpleNamespace(key="k", status="finished", result=lambda: thawed.wait(20))
+    client = SimpleNamespace(status="running", nthreads=dict)
+    run = engine._BatchRun(client, "b", tmp_path, {}, Runs())
+    run.waiting = {"k": (POINT, task(tmp_path), future)}
+    run._take(future)
+    assert set(run.waiting) == {"k"}, "nothing is written: it is asked again"
+    ended = RunStatus(status="failed", notebook="", started="", cells=0, versions={}, commit=None)
+    (tmp_path / "points" / "h").mkdir(parents=True)
+    write_status(tmp_path / "points" / "h", ended)
+    run._take(run.done.get(timeout=1))
+    thawed.set()
+    assert run.waiting == {}
+    assert run.outcome.ended["h"].status == "failed"
