@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import pwl_lab
+from pwl_lab import environment
 from pwl_lab.errors import PwlLabError
 
 if TYPE_CHECKING:  # the runner is imported late, so that --help stays fast
@@ -35,6 +36,8 @@ def main(version: Annotated[bool, typer.Option("--version", help="Show the versi
 
         typer.echo(f"pwl-lab {installed(pwl_lab.__name__)}")
         raise typer.Exit
+    with _refusing():
+        environment.settled()  # here is where a person typed them
 
 
 @app.command()
@@ -121,7 +124,7 @@ def batch(
         from pwl_lab.batch.machine import default_workers
 
         prepared = batches.prepare(grid, out, only or (), retry_failed, force)
-        many = None if scheduler else workers or default_workers(prepared.plan)
+        many = None if scheduler is not None else workers or default_workers(prepared.plan)
         if dry_run:
             typer.echo("\n".join(prepared.lines(many)))
             return

@@ -8,7 +8,6 @@ what is allowed and the nearest known name.
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
@@ -17,8 +16,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from pwl_lab import paths
-from pwl_lab.errors import InvalidValueError, MissingDataError, unknown
+from pwl_lab import environment, paths
+from pwl_lab.errors import InvalidValueError, MissingDataError, invalid, unknown
 
 Device = Literal["auto", "cpu", "cuda"]
 Family = Literal["vgg", "resnet", "vit"]
@@ -290,9 +289,9 @@ def device(choice: Device = "auto") -> str:
     """The torch device name for a choice; `PWL_LAB_DEVICE` decides for `auto` where it is set."""
     import torch
 
-    choice = os.environ.get("PWL_LAB_DEVICE", "auto") if choice == "auto" else choice
+    choice = environment.DEVICE.get() or "auto" if choice == "auto" else choice
     if choice not in get_args(Device):
-        raise InvalidValueError(f"device (PWL_LAB_DEVICE) = {choice!r} is not allowed: {', '.join(get_args(Device))}")
+        raise invalid("device", choice, ", ".join(get_args(Device)))
     if choice == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if choice.startswith("cuda") and not torch.cuda.is_available():

@@ -21,11 +21,11 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import Any
 
-from pwl_lab import progress
-from pwl_lab.errors import InvalidValueError, PwlLabError
+from pwl_lab import environment, progress
+from pwl_lab.errors import PwlLabError
 
 Case = Mapping[str, Any]
-WORKERS = "PWL_LAB_WORKERS"
+WORKERS = environment.WORKERS.name
 LONGEST_SOCKET_FOLDER = 70  # a unix socket's path may have about 100 bytes, multiprocessing's own names need 32
 
 
@@ -56,12 +56,7 @@ def n_workers() -> int:
 
     One more, so that with three cases on two cores neither core is idle while the last case runs.
     """
-    asked = os.environ.get(WORKERS)
-    if asked is None:
-        return n_cores() + 1 if n_cores() > 1 else 1
-    if not asked.isdecimal() or int(asked) < 1:
-        raise InvalidValueError(f"{WORKERS} = {asked!r} is not allowed: a whole number from 1")
-    return int(asked)
+    return environment.WORKERS.get() or (n_cores() + 1 if n_cores() > 1 else 1)
 
 
 def side_by_side(work: Callable[..., Any], cases: Sequence[Case], description: str) -> list[Any]:
@@ -78,7 +73,7 @@ def side_by_side(work: Callable[..., Any], cases: Sequence[Case], description: s
     reports = context.SimpleQueue()
     # The workers watch one end: they end when this process closes the other, or ends itself, however that happens.
     watched, held = context.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(workers, context, _begin, (watched, reports, dict(os.environ)))
+    pool = ProcessPoolExecutor(workers, context, _begin, (watched, reports, environment.settled()))
     try:
         futures = [pool.submit(work, **case) for case in cases]
         _follow(futures, reports, description)

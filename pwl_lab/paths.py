@@ -1,15 +1,14 @@
 """Where things lie. No other module of the package builds a path out of nothing."""
 
-import os
 from pathlib import Path
 
+from pwl_lab import environment
 from pwl_lab.errors import MissingDataError
 
 
 def root() -> Path:
     """The project's folder: `PWL_LAB_HOME`, or the checkout that this package was installed from."""
-    home = os.environ.get("PWL_LAB_HOME")
-    folder = Path(home) if home else Path(__file__).resolve().parent.parent
+    folder = environment.HOME.get() or Path(__file__).resolve().parent.parent
     if not (folder / "presets").is_dir():
         raise MissingDataError(
             f"{folder} holds no presets/ folder. Install the package from a checkout (pip install -e .) "
@@ -40,7 +39,7 @@ def results() -> Path:
 
 def runs() -> Path:
     """Where everything that is computed goes: `PWL_LAB_RUNS`, or `runs/` in the project's folder."""
-    return Path(os.environ.get("PWL_LAB_RUNS") or root() / "runs")
+    return environment.RUNS.get() or root() / "runs"
 
 
 def from_here(folder: str) -> str:
@@ -66,7 +65,7 @@ def grids() -> Path:
 
 def store() -> Path:
     """Where trained things are kept between runs: `PWL_LAB_STORE`, or `store/` among the runs."""
-    return Path(os.environ.get("PWL_LAB_STORE") or runs() / "store")
+    return environment.STORE.get() or runs() / "store"
 
 
 def scratch() -> Path:
@@ -79,10 +78,9 @@ def scratch() -> Path:
 
 def downloads() -> Path:
     """Where downloaded data sets are kept: `PWL_LAB_DATA`, or `downloads/` among the runs."""
-    return Path(os.environ.get("PWL_LAB_DATA") or runs() / "downloads")
+    return environment.DATA.get() or runs() / "downloads"
 
 
 def output(notebook: str) -> Path:
     """Where a notebook leaves its `metrics.json`: the folder `pwl-lab run` named, else one of its own among the runs."""
-    folder = os.environ.get("PWL_LAB_OUT")
-    return Path(folder) if folder else runs() / "interactive" / notebook
+    return environment.OUT.get() or runs() / "interactive" / notebook

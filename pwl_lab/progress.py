@@ -5,16 +5,16 @@ file, as `pwl-lab run` does) a line every few seconds goes to that file instead:
 no flooded log. In a worker process (`report_to`) everything is said to the parent, which shows one bar for all workers.
 """
 
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from tqdm.auto import tqdm
 from tqdm.std import tqdm as plain_tqdm
+
+from pwl_lab import environment
 
 LINE_EVERY_S = 3.0
 REPORT_EVERY_S = 0.5
@@ -37,7 +37,7 @@ class Progress:
     def __init__(self, description: str, total: int, unit: str = "step") -> None:
         """`total` counts in `unit`s."""
         self.description, self.total, self.unit, self.done = description, total, unit, 0
-        self._file = Path(path) if (path := os.environ.get("PWL_LAB_PROGRESS")) else None
+        self._file = environment.PROGRESS.get()
         self._begun = self._last = time.monotonic()
         self._bar: plain_tqdm | None = None
         self._unreported = 0

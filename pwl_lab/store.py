@@ -27,7 +27,7 @@ from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pwl_lab import __version__, paths
+from pwl_lab import __version__, environment, paths
 from pwl_lab.config import content_hash
 from pwl_lab.errors import PwlLabError, invalid, unknown
 from pwl_lab.files import ABSENT, exists, is_file, new_folder, readable, sweep, write_json
@@ -39,8 +39,6 @@ from pwl_lab.tasks.archives import file_sha256
 FORMAT = 2  # of an entry's files; an entry of another format has another key, so it is left alone
 _TENSORS, _RECORD = "tensors.safetensors", "record.json"
 
-
-ONLY_STORED = "PWL_LAB_ONLY_STORED"
 _MAY_MAKE = ContextVar("may_make", default=True)
 Found = TypeVar("Found")
 
@@ -68,7 +66,7 @@ def may_make() -> bool:
 
     Worker processes do not know of the former.
     """
-    return _MAY_MAKE.get() and not os.environ.get(ONLY_STORED)
+    return _MAY_MAKE.get() and not environment.ONLY_STORED.get()
 
 
 def stored(verb: Callable[..., Found], *args: Any, **keys: Any) -> Found | None:

@@ -84,15 +84,30 @@ def run_batch(
     Raises InvalidValueError as `run_points` does, PlaceError where nothing can be written.
     """
     if workers is not None and (workers < 1 or scheduler is not None):
-        what = "none where a scheduler is given: its workers are its own" if scheduler else "a whole number from 1"
+        given = scheduler is not None
+        what = "none where a scheduler is given: its workers are its own" if given else "a whole number from 1"
         raise invalid("workers", workers, what)
     with alone_in(prepared.place):
         write_batch(prepared.place, prepared.plan)
         if not prepared.todo:
             return None
+        _import_dask()
         from pwl_lab.batch.engine import run_points
 
         return run_points(prepared.plan, prepared.todo, prepared.place, workers, scheduler, force, on_end, on_line)
+
+
+def _import_dask() -> None:
+    """Import Dask, which reads its configuration then. Raises InvalidValueError where it does not start with that."""
+    try:
+        import distributed  # noqa: F401
+    except ImportError:
+        raise
+    except Exception as error:  # noqa: BLE001 - what a wrong value makes of it depends on which it is
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InvalidValueError(
+            f"Dask does not start with its configuration on this machine; check its files and the DASK_... variables ({why})"
+        ) from None
 
 
 def summary(states: Sequence[PointState]) -> str:

@@ -14,8 +14,9 @@ from typing import Any
 
 from pwl_lab import paths
 from pwl_lab.batch.schema import make_plan, read_notebook, resolve_notebook
+from pwl_lab.environment import ONLY_STORED, settled
 from pwl_lab.errors import invalid
-from pwl_lab.store import ONLY_STORED, write_json
+from pwl_lab.store import write_json
 
 NOTEBOOK = "dashboard"
 TEMPLATES = Path(__file__).parent / "templates"
@@ -82,9 +83,9 @@ def prepare(preset: str | None = None, port: int = 8866) -> Path:
 
 def environment() -> dict[str, str]:
     """That of this process, with the template's folder and the word that nothing may be made."""
-    own = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
+    own = {name: value for name, value in settled().items() if name != "MPLBACKEND"}
     folders = os.pathsep.join(filter(None, (str(TEMPLATES), os.environ.get("JUPYTER_PATH"))))
-    return own | {"JUPYTER_PATH": folders, ONLY_STORED: "1"}
+    return own | {"JUPYTER_PATH": folders, ONLY_STORED.name: "1"}
 
 
 def serve(preset: str | None = None, port: int = 8866) -> None:

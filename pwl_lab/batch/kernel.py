@@ -15,7 +15,9 @@ from typing import Self
 
 import psutil
 
-MARK = "PWL_LAB_RUN_MARK"
+from pwl_lab import environment
+
+MARK = environment.RUN_MARK.name
 LONGEST_SOCKET_FOLDER = 80  # a unix socket's path may have about 100 bytes, the names in the folder need 20
 REAP_S = 5.0
 # The shell reads until the pipe's only other end, held by the runner, is closed by the runner's death. Then it does what
@@ -58,7 +60,7 @@ class KernelGuard:
     def environment(self, extra: Mapping[str, str]) -> dict[str, str]:
         """The kernel's environment: this process's own, `extra`, and the mark that its children inherit."""
         # A backend chosen for this process (Agg in a test run) would leave the notebook without its figures.
-        own = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
+        own = {name: value for name, value in environment.settled().items() if name != "MPLBACKEND"}
         # A notebook may run others (a batch of them): those carry its mark, too, and end with it.
         return own | dict(extra) | {MARK: ",".join(filter(None, [own.get(MARK), self.mark]))}
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pwl_lab import parallel
+from pwl_lab.environment import DEVICE, WORKERS
 from pwl_lab.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ def share_out(plan: "BatchPlan", points: int, workers: int | None) -> tuple[int,
         names = _gpu_names(found)
         environment[GPUS] = ";".join(",".join(names[each * index : each * (index + 1)]) for index in range(number))
     threads = str(threads_each(number))
-    return number, environment | {name: os.environ.get(name, threads) for name in ("OMP_NUM_THREADS", parallel.WORKERS)}
+    environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", threads)
+    return number, environment | {WORKERS.name: str(WORKERS.get() or threads)}
 
 
 def threads_each(workers: int) -> int:
@@ -59,7 +61,7 @@ def threads_each(workers: int) -> int:
 def _uses_gpu(plan: "BatchPlan") -> bool:
     """Whether points of this grid train on a GPU, as far as their parameter `device` and this machine say."""
     asked = {point.params.get("device") or "auto" for point in plan.points} or {"auto"}
-    if os.environ.get("PWL_LAB_DEVICE") == "cpu":
+    if DEVICE.get() == "cpu":
         asked.discard("auto")
     return bool(asked - {"cpu"}) and _has_driver() and _gpus_found() > 0
 

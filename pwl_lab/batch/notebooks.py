@@ -20,6 +20,7 @@ from pwl_lab.batch.imports import import_runner
 from pwl_lab.batch.kernel import KernelGuard, Runs, stop_on_signal
 from pwl_lab.batch.schema import Plan, make_plan, read_notebook, resolve_notebook, settings_of
 from pwl_lab.batch.status import RunError, RunStatus
+from pwl_lab.environment import OUT, PROGRESS
 from pwl_lab.errors import invalid
 from pwl_lab.files import settle, write_json, write_text
 from pwl_lab.provenance import commit
@@ -115,7 +116,7 @@ def _execute(
     progress = folder / files.PROGRESS
     # Threads that wait by spinning make a step up to forty times slower where other work wants the same cores.
     waiting = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
-    extra = dict(environment) | {"PWL_LAB_OUT": str(folder), "PWL_LAB_PROGRESS": str(progress)} | waiting
+    extra = dict(environment) | {OUT.name: str(folder), PROGRESS.name: str(progress)} | waiting
     with KernelGuard() as guard, runs.including(guard), stop_on_signal(runs), _tail(progress, on_line):
         job = Job(source, folder / files.NOTEBOOK, plan.inject, guard.environment(extra), timeout, guard)
         execute(job)

@@ -6,7 +6,6 @@ once as there are cores. One whose metadata say `side_by_side` trains on all cor
 Two of those at once would end no sooner, and each would take twice as long.
 """
 
-import os
 import re
 import threading
 import time
@@ -23,6 +22,7 @@ from pwl_lab.batch.notebooks import clear, run_notebook
 from pwl_lab.batch.schema import make_plan, read_notebook, resolve_notebook, series
 from pwl_lab.batch.status import RunStatus
 from pwl_lab.config import device, read_preset
+from pwl_lab.environment import WORKERS
 from pwl_lab.errors import invalid, unknown
 
 __all__ = ["run_series", "write_index"]
@@ -150,7 +150,7 @@ def _checked(source: Path, preset: str) -> bool:
 def _shared_workers(jobs: int) -> dict[str, str]:
     """What tells each of `jobs` notebooks at once to take its share of the cores, should it train side by side."""
     workers = parallel.n_workers()
-    return {} if jobs == 1 or parallel.WORKERS in os.environ else {parallel.WORKERS: str(max(1, workers // jobs))}
+    return {} if jobs == 1 or WORKERS.get() else {WORKERS.name: str(max(1, workers // jobs))}
 
 
 def series_folder(name: str) -> Path:

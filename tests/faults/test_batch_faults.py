@@ -15,7 +15,7 @@ from benches import HANG_S, Bench
 from processes import alive, until
 from typer.testing import CliRunner
 
-from pwl_lab.batch import clusters, engine
+from pwl_lab.batch import clusters, engine, reaching
 from pwl_lab.batch.gridplan import plan_grid
 from pwl_lab.batch.places import place_at
 from pwl_lab.batch.points import point_folder, read_events
@@ -196,7 +196,7 @@ def test_a_cluster_started_by_hand_loses_nothing_whatever_is_lost_of_it(bench: B
 
 
 def test_a_scheduler_that_does_not_answer_is_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clusters, "CONNECT_S", 1)
+    monkeypatch.setattr(reaching, "CONNECT_S", 1)
     plan = plan_grid(bench.grid("fine"))
     with pytest.raises(InvalidValueError, match=r"scheduler = 'tcp://127\.0\.0\.1:9' is not allowed"):
         engine.run_points(plan, plan.points, place_at(bench.home), scheduler="tcp://127.0.0.1:9")

@@ -9,11 +9,12 @@ import pytest
 from distributed import Client, LocalCluster
 
 from pwl_lab.batch import engine
-from pwl_lab.batch.clusters import in_time, nobody_fits
+from pwl_lab.batch.clusters import Workers, nobody_fits
 from pwl_lab.batch.gridplan import Point
 from pwl_lab.batch.kernel import Runs
 from pwl_lab.batch.points import read_events
-from pwl_lab.batch.status import RunStatus
+from pwl_lab.batch.status import RunStatus, write_status
+from pwl_lab.batch.waiting import StoppedError, in_time
 from pwl_lab.batch.worker import Task
 
 POINT = Point("h", {}, {})
@@ -54,9 +55,10 @@ def test_a_batch_that_waits_for_a_worker_says_for_which(
 
 
 def test_a_worker_that_fits_is_nothing_to_speak_of(client: Client) -> None:
-    assert nobody_fits(client, {}) is None
-    assert nobody_fits(client, {"GPU": 1}) is None
-    assert nobody_fits(client, {"GPU": 1, "DISK": 1}) is not None
+    workers = Workers(client).look()
+    assert nobody_fits(workers, {}) is None
+    assert nobody_fits(workers, {"GPU": 1}) is None
+    assert nobody_fits(workers, {"GPU": 1, "DISK": 1}) is not None
 
 
 def test_a_node_that_is_frozen_does_not_keep_the_batch_from_ending(
@@ -89,3 +91,55 @@ def test_what_is_asked_in_time_is_answered_as_it_is() -> None:
     assert in_time(lambda: 3, 5) == 3
     with pytest.raises(KeyError):
         in_time(lambda: {}["none"], 5)
+
+
+def test_what_is_waited_for_in_vain_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    never, runs = threading.Event(), Runs()
+    with pytest.raises(TimeoutError):
+        in_time(never.wait, 0.1)
+    threading.Timer(0.3, lambda: runs.stop("SIGINT")).start()
+    with pytest.raises(StoppedError, match="SIGINT"):
+        in_time(never.wait, 60, runs)
+    with pytest.raises(TimeoutError, match="its own"):
+        in_time(lambda: (_ for _ in ()).throw(TimeoutError("its own")), 60)
+    never.set()
+
+
+def test_only_a_worker_that_the_scheduler_hears_nothing_more_of_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the scheduler's clock shows."""
+    notes, clock = {"a": 1e9, "b": -5.0}, [0.0]
+    client = SimpleNamespace(
+        scheduler_info=lambda n_workers: {"workers": {n: {"last_seen": t} for n, t in notes.items()}}
+    )
+    monkeypatch.setattr("pwl_lab.batch.clusters.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    workers = Workers(client)
+    workers.look()
+    clock[0] = 100.0
+    notes["b"] = -4.0
+    workers.look()
+    assert workers.silent() == ["a"]
+    assert workers.silent(200) == []
+    del notes["a"]
+    workers.look()
+    assert workers.silent() == []
+
+
+def test_what_a_worker_does_not_give_any_more_is_read_at_the_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It wrote how its point ended, then was frozen with the answer."""
+    monkeypatch.setattr(engine, "ANSWER_S", 0.1)
+    thawed = threading.Event()
+    future = SimpleNamespace(key="k", status="finished", result=lambda: thawed.wait(20))
+    client = SimpleNamespace(status="running", nthreads=dict)
+    run = engine._BatchRun(client, "b", tmp_path, {}, Runs())
+    run.waiting = {"k": (POINT, task(tmp_path), future)}
+    run._take(future)
+    assert set(run.waiting) == {"k"}, "nothing is written: it is asked again"
+    ended = RunStatus(status="failed", notebook="", started="", cells=0, versions={}, commit=None)
+    (tmp_path / "points" / "h").mkdir(parents=True)
+    write_status(tmp_path / "points" / "h", ended)
+    run._take(run.done.get(timeout=1))
+    thawed.set()
+    assert run.waiting == {}
+    assert run.outcome.ended["h"].status == "failed"

@@ -65,11 +65,11 @@ def test_one_case_stays_in_this_process():
 
 
 def test_workers_have_the_environment_of_now_however_often_it_changes(monkeypatch, tmp_path):
-    cases = [{"name": "PWL_LAB_TOLD"}] * 2
+    cases = [{"name": "TOLD"}] * 2
     for value in ("first", "second"):
-        monkeypatch.setenv("PWL_LAB_TOLD", value)
+        monkeypatch.setenv("TOLD", value)
         assert {found[0] for found in side_by_side(told, cases, "cases")} == {value}
-    monkeypatch.delenv("PWL_LAB_TOLD")
+    monkeypatch.delenv("TOLD")
     found = side_by_side(told, cases, "cases")
     assert found[0][0] is None
     assert "forkserver" in found[0][1]
