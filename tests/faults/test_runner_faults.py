@@ -129,8 +129,7 @@ def test_a_fault_of_the_runner_itself_is_a_failed_status(write_notebook, tmp_pat
 def test_a_kernel_that_cannot_start(write_notebook, tmp_path: Path, monkeypatch) -> None:
     from pwl_lab.batch import client
 
-    command = {"argv": [sys.executable, "-c", "raise SystemExit(5)"], "display_name": "Python", "language": "python"}
-    monkeypatch.setattr(client, "get_kernel_dict", lambda: command)
+    monkeypatch.setattr(client, "KERNEL_COMMAND", [sys.executable, "-c", "raise SystemExit(5)"])
     status = run_notebook(write_notebook("1"), tmp_path / "out")
     assert (status.status, status.error.name) == ("failed", "KernelStartError")
 
