@@ -18,7 +18,8 @@ from jupyter_client.kernelspec import KernelSpec
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbclient.output_widget import OutputWidget
 from nbclient.util import run_sync
-from nbformat import NotebookNode
+from nbformat import NotebookNode, ValidationError
+from nbformat.v4 import new_output
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
@@ -174,7 +175,12 @@ class LabClient(PapermillNotebookClient):
     def output(self, outs: list[NotebookNode], *args: Any) -> NotebookNode | None:
         """Append an output; text that goes on where the last one stopped is joined to it, as Jupyter does."""
         before = len(outs)
-        out = super().output(outs, *args)
+        try:
+            out = super().output(outs, *args)
+        except ValidationError as error:
+            text = f"An output was left out, since no notebook can hold it: {error.message}\n"
+            out = new_output("stream", name="stderr", text=text)
+            outs.append(out)
         if out and len(outs) == before + 1 > 1 and out.output_type == outs[-2].output_type == "stream":
             last = outs[-2]
             if last.name == out.name:
