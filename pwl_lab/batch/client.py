@@ -142,6 +142,7 @@ class LabClient(PapermillNotebookClient):
     def execute(self, **kwargs: Any) -> NotebookNode:
         """Run all cells. Widget state is kept on every kind of end: errors hide in it."""
         self.reset_execution_trackers()
+        self.nb.metadata.pop("widgets", None)  # of an earlier run: its errors are not this one's
         with self.setup_kernel(**kwargs):
             reply = self.wait_for_reply(self.kc.kernel_info())
             self.nb.metadata["language_info"] = reply["content"]["language_info"]
