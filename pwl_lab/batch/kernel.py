@@ -131,6 +131,15 @@ class KernelGuard:
             psutil.wait_procs(found, timeout=0.2)
 
 
+def neutral(folder: Path) -> dict[str, str]:
+    """What lets a kernel's environment know nothing of the user's own IPython and matplotlib; they find theirs in `folder`.
+
+    A style or a start-up file of the user's would change what the study shows, or break it. The caches stay the user's.
+    """
+    (folder / "matplotlibrc").touch()
+    return {"IPYTHONDIR": str(folder / "ipython"), "MATPLOTLIBRC": str(folder / "matplotlibrc"), "PYTHONSTARTUP": ""}
+
+
 class Runs:
     """The runs that one signal ends together: those under way in any thread, and those that would begin after it."""
 

@@ -17,7 +17,7 @@ from typing import Any
 from pwl_lab import paths
 from pwl_lab.batch import status as files
 from pwl_lab.batch.imports import import_runner
-from pwl_lab.batch.kernel import KernelGuard, Runs, stop_on_signal
+from pwl_lab.batch.kernel import KernelGuard, Runs, neutral, stop_on_signal
 from pwl_lab.batch.own_folder import alone_in_folder, check_replaceable, clear, folder_at
 from pwl_lab.batch.schema import Plan, make_plan, read_notebook, resolve_notebook, settings_of
 from pwl_lab.batch.status import RunError, RunStatus
@@ -118,7 +118,14 @@ def _execute(
     waiting = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
     extra = dict(environment) | {"PWL_LAB_OUT": str(folder), "PWL_LAB_PROGRESS": str(progress)} | waiting
     with KernelGuard() as guard, runs.including(guard), stop_on_signal(runs), _tail(progress, on_line):
-        job = Job(source, folder / files.NOTEBOOK, plan.inject, guard.environment(extra), timeout, guard)
+        job = Job(
+            source,
+            folder / files.NOTEBOOK,
+            plan.inject,
+            guard.environment(extra | neutral(guard.folder)),
+            timeout,
+            guard,
+        )
         execute(job)
         guard.end()
         if job.nb is None:
