@@ -1,5 +1,6 @@
 """The batch command: plan, see what is left to do, run it, and say how it stands."""
 
+import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -18,6 +19,7 @@ if TYPE_CHECKING:  # Dask takes a second to import, and a batch that is done nee
     from pwl_lab.batch.engine import Outcome
 
 MOST_LINES = 60
+DASK = ".dask"
 
 
 @dataclass(frozen=True)
@@ -89,12 +91,21 @@ def run_batch(
         what = "none where a scheduler is given: its workers are its own" if scheduler else "a whole number from 1"
         raise invalid("workers", workers, what)
     with alone_in(prepared.place):
+        _sweep(prepared.place)
         write_batch(prepared.place, prepared.plan)
         if not prepared.todo:
             return None
         from pwl_lab.batch.engine import run_points
 
         return run_points(prepared.plan, prepared.todo, prepared.place, workers, scheduler, force, on_end, on_line)
+
+
+def _sweep(place: Place) -> None:
+    """Remove the files that Dask left for a batch which was killed: no other is at work here, whoever holds the place."""
+    scratch = place.work / DASK
+    shutil.rmtree(scratch / "dask-scratch-space", ignore_errors=True)
+    with suppress(OSError):  # not there, or it holds something else, which is not ours
+        scratch.rmdir()
 
 
 def summary(states: Sequence[PointState]) -> str:

@@ -2,8 +2,11 @@
 
 import os
 import re
+import shutil
+import stat
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -14,6 +17,7 @@ from pwl_lab.errors import InvalidValueError, invalid
 
 _ADDRESS = re.compile(r"([A-Za-z][\w+.-]+):/")  # a Path takes one slash of two away; one letter is a drive of Windows
 LOCK = ".run.lock"  # only where a folder itself cannot be locked
+LEFT_S = 3600.0  # a folder is made before it is locked
 
 
 def folder_at(out: str | Path) -> Path:
@@ -69,7 +73,7 @@ def alone_in_folder(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        release = _lock(folder)
+        release = lock_folder(folder)
     except Timeout:
         raise InvalidValueError(f"another run is at work in {folder}; wait for it, or give another folder") from None
     except OSError as error:
@@ -80,8 +84,11 @@ def alone_in_folder(folder: Path) -> Iterator[None]:
         release()
 
 
-def _lock(folder: Path) -> Callable[[], None]:
-    """Lock the folder, by a file in it where the system cannot (Windows, some shares); what releases it. Raises Timeout."""
+def lock_folder(folder: Path) -> Callable[[], None]:
+    """Lock the folder, by a file in it where the system cannot (Windows, some shares); what releases it, once.
+
+    Raises Timeout where another has locked it.
+    """
     if os.name == "posix":
         import fcntl
 
@@ -98,3 +105,23 @@ def _lock(folder: Path) -> Callable[[], None]:
     lock = FileLock(folder / LOCK, timeout=0)
     lock.acquire()
     return lock.release
+
+
+def sweep(parent: Path, prefix: str, known: tuple[str, ...]) -> None:
+    """Remove the folders `prefix...` in `parent` whose process was killed before it could do so.
+
+    That is safe to say of one that is this user's, that nothing was made in for an hour, that holds nothing but what
+    begins with the `known` names, and that no process has locked.
+    """
+    for folder in parent.glob(f"{prefix}*"):
+        with suppress(OSError, Timeout):  # another's, in use, or just gone: left alone
+            facts = folder.lstat()
+            mine = not hasattr(os, "getuid") or facts.st_uid == os.getuid()
+            if not mine or not stat.S_ISDIR(facts.st_mode) or time.time() - facts.st_mtime < LEFT_S:
+                continue
+            if all(path.name.startswith(known) for path in folder.iterdir()):
+                release = lock_folder(folder)
+                try:
+                    shutil.rmtree(folder)
+                finally:
+                    release()
