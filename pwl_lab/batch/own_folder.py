@@ -44,10 +44,12 @@ def check_replaceable(folder: Path) -> None:
     status = read_status(folder)
     others = sorted(there.intersection(FILES))
     if status is None and others:
-        allowed = f"a folder whose files a run has left; no status says so of the {', '.join(others)} that it holds"
+        allowed = (
+            f"a folder that is new, empty or an earlier run's; this one holds {', '.join(others)}, which no run left"
+        )
         raise invalid("out", str(folder), allowed)
     if status is None and there and any(home.is_relative_to(folder.resolve()) for home in _homes()):
-        raise invalid("out", str(folder), "a folder of the run's own: it holds everything that comes out")
+        raise invalid("out", str(folder), "a folder of the run's own; this one is, or holds, where you work")
     length = status.files.get(NOTEBOOK) if status else None
     if length is not None and NOTEBOOK in there and (folder / NOTEBOOK).stat().st_size != length:
         changed = f"its {NOTEBOOK} was changed since it was run; move it away, or give another folder"

@@ -109,7 +109,7 @@ def test_no_file_is_replaced_without_a_run_s_own_status_beside_it(names: set[str
         for name in names:
             (out / name).write_text(text)
         before = tree(out)
-        with pytest.raises(InvalidValueError, match="a run has left"):
+        with pytest.raises(InvalidValueError, match="which no run left"):
             run_notebook(source, out)
         assert tree(out) == before
 
