@@ -43,7 +43,7 @@ def main(version: Annotated[bool, typer.Option("--version", help="Show the versi
 @app.command()
 def run(
     notebook: Annotated[str, typer.Argument(help="a file, a name in notebooks/, or how one begins (04)")],
-    out: Annotated[Path, typer.Option(help="the folder for everything that comes out")],
+    out: Annotated[str, typer.Option(help="the folder for everything that comes out")],
     preset: Preset = None,
     param: Annotated[
         list[str] | None, typer.Option("-p", "--param", metavar="KEY=VALUE", help="a parameter; the value is YAML")
@@ -95,7 +95,7 @@ def series(
         from pwl_lab.batch.series import run_series, series_folder
 
         ended = run_series(preset, name, only or (), timeout, _progress, _report, jobs)
-        typer.echo(series_folder(name or preset) / "index.html")
+        typer.echo(series_folder(preset if name is None else name) / "index.html")
     if any(status.status != "ok" for status in ended):
         raise typer.Exit(FAILED)
 
@@ -249,7 +249,9 @@ def _progress(line: str) -> None:
 
 
 def _report(status: "RunStatus") -> None:
-    """One line for a run that went well, a few on stderr for one that did not."""
+    """One line for a run that went well, a few on stderr for one that did not, or whose page lacks something."""
+    if status.page_error:
+        typer.echo(status.page_error, err=True)
     if status.status == "ok":
         typer.echo(f"ok: {status.notebook} in {status.seconds:.0f} s")
         return

@@ -1,7 +1,9 @@
 """The batch command: plan, see what is left to do, run it, and say how it stands."""
 
+import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING
 from pwl_lab.batch.gridplan import BatchPlan, Point, plan_grid, seconds_per_point
 from pwl_lab.batch.holding import alone_in
 from pwl_lab.batch.places import POINTS, Place, PlaceError, place_at
-from pwl_lab.batch.points import Found, PointState, look, read_states, to_do, write_batch
+from pwl_lab.batch.points import Found, PointState, check_own, look, read_states, to_do, write_batch
 from pwl_lab.batch.status import STATUS, RunStatus
 from pwl_lab.errors import InvalidValueError, invalid
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:  # Dask takes a second to import, and a batch that is done nee
     from pwl_lab.batch.engine import Outcome
 
 MOST_LINES = 60
+DASK = ".dask"
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ def prepare(
             "--force and --retry-failed are not allowed together: one redoes all, one what ended badly"
         )
     plan, place = plan_grid(grid), place_at(out)
+    check_own(place)
     found = look(place, [point.hash for point in plan.points])
     todo = to_do(plan, found, only, retry_failed, force)
     return Prepared(plan, place, found, todo, _others(place, plan) if todo else 0)
@@ -88,6 +92,7 @@ def run_batch(
         what = "none where a scheduler is given: its workers are its own" if given else "a whole number from 1"
         raise invalid("workers", workers, what)
     with alone_in(prepared.place):
+        _sweep(prepared.place)
         write_batch(prepared.place, prepared.plan)
         if not prepared.todo:
             return None
@@ -108,6 +113,14 @@ def _import_dask() -> None:
         raise InvalidValueError(
             f"Dask does not start with its configuration on this machine; check its files and the DASK_... variables ({why})"
         ) from None
+
+
+def _sweep(place: Place) -> None:
+    """Remove the files that Dask left for a batch which was killed: no other is at work here, whoever holds the place."""
+    scratch = place.work / DASK
+    shutil.rmtree(scratch / "dask-scratch-space", ignore_errors=True)
+    with suppress(OSError):  # not there, or it holds something else, which is not ours
+        scratch.rmdir()
 
 
 def summary(states: Sequence[PointState]) -> str:
@@ -153,9 +166,11 @@ class Reporter:
 
 def _others(place: Place, plan: BatchPlan) -> int:
     """How many points at the place are done that this plan does not have: of a notebook that was edited since, say."""
-    there = {parts[1] for name in place.names(POINTS) if len(parts := name.split("/")) == 3 and parts[2] == STATUS}
-    there -= {point.hash for point in plan.points}
-    return sum(found.done is not None for found in look(place, sorted(there)).values()) if there else 0
+    with suppress(PlaceError):  # what cannot be read is not counted: this is only said, and nothing hangs on it
+        there = {parts[1] for name in place.names(POINTS) if len(parts := name.split("/")) == 3 and parts[2] == STATUS}
+        there -= {point.hash for point in plan.points}
+        return sum(found.done is not None for found in look(place, sorted(there)).values()) if there else 0
+    return 0
 
 
 def _line(state: PointState) -> str:

@@ -1,7 +1,8 @@
-"""papermill's engine with a client that says truly how a notebook ended, and that cannot hang on output widgets."""
+"""papermill's engine with a client that loses no output, waits for nothing without end, and says truly how a notebook ended."""
 
 import asyncio
 import logging
+import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,13 +11,15 @@ from typing import Any
 
 import papermill
 import zmq
+import zmq.asyncio
 from ipykernel.kernelspec import get_kernel_dict
-from jupyter_client import AsyncKernelManager
+from jupyter_client import AsyncKernelClient, AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbclient.output_widget import OutputWidget
 from nbclient.util import run_sync
-from nbformat import NotebookNode
+from nbformat import NotebookNode, ValidationError
+from nbformat.v4 import new_output
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
@@ -24,13 +27,20 @@ from papermill.execute import remove_error_markers
 
 from pwl_lab.batch.kernel import KernelGuard
 from pwl_lab.batch.status import RunError, plain
+from pwl_lab.errors import PwlLabError
 
 ENGINE = "pwl_lab"
 KERNEL = "python3"
+KERNEL_COMMAND = [sys.executable, "-m", "pwl_lab.batch.kernel_app", "-f", "{connection_file}"]
 START_S = 120
 SHUTDOWN_S = 5.0
 END_HELPERS = "import sys\nif 'pwl_lab.parallel' in sys.modules: sys.modules['pwl_lab.parallel'].end_helpers()"
-IOPUB_S = 60  # a busy machine may deliver a cell's last outputs long after its reply
+QUIET_S = 60  # of a cell that has ended, its last messages may come late, but not after so long a silence
+LOOK_EVERY_S = 1.0
+
+
+class LostMessagesError(PwlLabError):
+    """A cell has ended, but what the kernel still owes for it does not arrive."""
 
 
 @dataclass
@@ -63,13 +73,25 @@ class Job:
         self.status, self.error = status, error
 
 
+class KeepingClient(AsyncKernelClient):
+    """A connection to a kernel that keeps every message until it is taken, however far behind the taker is."""
+
+    def _context_default(self) -> zmq.asyncio.Context:
+        """Sockets without a high-water mark: beyond it (1,000 messages) ZeroMQ drops silently what a kernel publishes."""
+        context = super()._context_default()
+        context.rcvhwm = context.sndhwm = 0
+        return context
+
+
 class LocalKernelManager(AsyncKernelManager):
     """A manager of kernels in this very Python, whatever `python3` kernel specification lies in the user's folders."""
 
+    client_class = f"{__name__}.{KeepingClient.__name__}"
+
     @property
     def kernel_spec(self) -> KernelSpec:
-        """The specification of ipykernel in this environment."""
-        return KernelSpec(**get_kernel_dict())
+        """The specification of our kernel application in this environment."""
+        return KernelSpec(**get_kernel_dict() | {"argv": KERNEL_COMMAND})
 
 
 class GuardedOutputWidget(OutputWidget):
@@ -100,6 +122,7 @@ class LabClient(PapermillNotebookClient):
         """A client for the notebook of `nb_man`, with nbclient's own options."""
         super().__init__(nb_man, **kw)
         self.job = job
+        self.heard = 0  # messages of the running cell
         self.widget_registry = {"@jupyter-widgets/output": {"OutputModel": GuardedOutputWidget}}
 
     def create_kernel_manager(self) -> AsyncKernelManager:
@@ -119,6 +142,7 @@ class LabClient(PapermillNotebookClient):
     def execute(self, **kwargs: Any) -> NotebookNode:
         """Run all cells. Widget state is kept on every kind of end: errors hide in it."""
         self.reset_execution_trackers()
+        self.nb.metadata.pop("widgets", None)  # of an earlier run: its errors are not this one's
         with self.setup_kernel(**kwargs):
             reply = self.wait_for_reply(self.kc.kernel_info())
             self.nb.metadata["language_info"] = reply["content"]["language_info"]
@@ -136,13 +160,84 @@ class LabClient(PapermillNotebookClient):
             self.nb_man.cell_start(cell, index)
             try:
                 self.execute_cell(cell, index)
-            except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+            except (CellExecutionError, CellTimeoutError, DeadKernelError, LostMessagesError) as error:
                 self._note(cell, error)
                 self.nb_man.cell_exception(cell, cell_index=index, exception=error)
                 return
             finally:
                 self.nb_man.cell_complete(cell, cell_index=index)
         self.job.cell = None
+
+    def process_message(self, msg: dict[str, Any], cell: NotebookNode, cell_index: int) -> NotebookNode | None:
+        """Take in one message of the running cell."""
+        self.heard += 1
+        return super().process_message(msg, cell, cell_index)
+
+    def output(self, outs: list[NotebookNode], *args: Any) -> NotebookNode | None:
+        """Append an output; text that goes on where the last one stopped is joined to it, as Jupyter does."""
+        before = len(outs)
+        try:
+            out = super().output(outs, *args)
+        except ValidationError as error:
+            text = f"An output was left out, since no notebook can hold it: {error.message}\n"
+            out = new_output("stream", name="stderr", text=text)
+            outs.append(out)
+        if out and len(outs) == before + 1 > 1 and out.output_type == outs[-2].output_type == "stream":
+            last = outs[-2]
+            if last.name == out.name:
+                text = last.pop("text")  # the only reference, so that Python extends it in place
+                text += out.text
+                last.text = text
+                outs.pop()
+        return out
+
+    async def _async_poll_for_reply(
+        self,
+        msg_id: str,
+        cell: NotebookNode,
+        timeout: int | None,
+        task_poll_output_msg: asyncio.Future[None],
+        task_poll_kernel_alive: asyncio.Future[None],
+    ) -> dict[str, Any]:
+        """Wait for both signs of a cell's end: the kernel's reply, and the message that it is idle, after all outputs.
+
+        The cell's limit holds until the first of them. From then on the other may take any time while messages arrive:
+        nbclient itself gives it a fixed one, and calls what is over that a cell that ran too long. Raises CellTimeoutError,
+        DeadKernelError and LostMessagesError.
+        """
+        reply = asyncio.ensure_future(self._reply_to(msg_id))
+        both = {reply, task_poll_output_msg}
+        try:
+            done, _ = await asyncio.wait(both, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                await self._async_check_alive()
+                raise CellTimeoutError.error_from_timeout_and_cell("Cell execution timed out", timeout, cell)
+            await self._rest(both)
+            task_poll_output_msg.result()
+            return reply.result()
+        finally:
+            reply.cancel()
+            task_poll_kernel_alive.cancel()
+
+    async def _reply_to(self, msg_id: str) -> dict[str, Any]:
+        """The kernel's reply to this request."""
+        while True:
+            msg = await self.kc.shell_channel.get_msg(timeout=None)
+            if msg["parent_header"].get("msg_id") == msg_id:
+                return msg
+
+    async def _rest(self, both: set[asyncio.Future]) -> None:
+        """Wait until both are done. Raises LostMessagesError after a silence of QUIET_S, counted in looks: this process
+        may have been stopped meanwhile, and then finds all of the messages at once."""
+        quiet, heard = 0, self.heard
+        while (left := {each for each in both if not each.done()}) and quiet * LOOK_EVERY_S < QUIET_S:
+            await asyncio.wait(left, timeout=LOOK_EVERY_S)
+            quiet, heard = (quiet + 1 if heard == self.heard else 0), self.heard
+        if left:
+            await self._async_check_alive()
+            raise LostMessagesError(
+                f"the cell has ended, but the kernel's last messages for it had not arrived after {QUIET_S} s of silence"
+            )
 
     def _say_goodbye(self) -> None:
         """Let a kernel that listens end by itself, its exit hooks included.
@@ -158,9 +253,11 @@ class LabClient(PapermillNotebookClient):
             self.kc.shutdown()
             self.job.guard.wait(SHUTDOWN_S)
 
-    def _note(self, cell: NotebookNode, error: CellExecutionError | CellTimeoutError | DeadKernelError) -> None:
-        """Turn nbclient's exception into a status."""
-        if isinstance(error, CellTimeoutError):
+    def _note(self, cell: NotebookNode, error: Exception) -> None:
+        """Turn the exception into a status."""
+        if isinstance(error, LostMessagesError):
+            self.job.ended("failed", RunError(name="LostMessagesError", message=str(error)))
+        elif isinstance(error, CellTimeoutError):
             text = f"the cell ran longer than {self.timeout} s"
             self.job.ended("timeout", RunError(name="CellTimeoutError", message=text))
         elif isinstance(error, DeadKernelError):
@@ -187,7 +284,6 @@ class LabEngine(NBClientEngine):
             kernel_manager_class=LocalKernelManager,
             timeout=job.timeout,
             startup_timeout=START_S,
-            iopub_timeout=IOPUB_S,
             log=_quiet_log(),
         )
         client.execute(cwd=str(job.source.parent), env=job.environment)

@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from pwl_lab import paths
+from pwl_lab.batch.kernel import neutral
+from pwl_lab.batch.own_folder import LOCK, lock_folder, sweep
 from pwl_lab.batch.schema import make_plan, read_notebook, resolve_notebook
 from pwl_lab.environment import ONLY_STORED, settled
 from pwl_lab.errors import invalid
 from pwl_lab.store import write_json
 
 NOTEBOOK = "dashboard"
+OWN_NAMES = ("voila.json", f"{NOTEBOOK}.ipynb", "ipython", "matplotlibrc", LOCK)
 TEMPLATES = Path(__file__).parent / "templates"
 CELL_S = 300  # a cell that takes longer ends with an error; Voila alone would wait for ever
 IDLE_S = 300  # after so long without a page its kernel is ended
@@ -75,6 +78,7 @@ def prepare(preset: str | None = None, port: int = 8866) -> Path:
         place = next(i for i, cell in enumerate(nb.cells) if "parameters" in cell.metadata.get("tags", []))
         nb.cells.insert(place + 1, nbformat.v4.new_code_cell(f"# Parameters\npreset = {preset!r}"))
     paths.scratch().mkdir(parents=True, exist_ok=True)
+    sweep(paths.scratch(), f"{NOTEBOOK}-", OWN_NAMES)
     folder = Path(tempfile.mkdtemp(prefix=f"{NOTEBOOK}-", dir=paths.scratch()))
     write_json(folder / "voila.json", configuration(port))
     nbformat.write(nb, folder / source.name)
@@ -97,12 +101,14 @@ def serve(preset: str | None = None, port: int = 8866) -> None:
 
     refuse_taken(port)
     folder = prepare(preset, port)
+    release = lock_folder(folder)  # it is in use
     os.environ.pop("MPLBACKEND", None)  # that of this process is not that of a notebook
-    os.environ.update(environment())
+    os.environ.update(environment() | neutral(folder))
     try:
         Voila.launch_instance([str(folder / f"{NOTEBOOK}.ipynb"), f"--Voila.config_file_paths={folder}"])
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        release()
 
 
 def refuse_taken(port: int) -> None:

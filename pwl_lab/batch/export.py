@@ -11,20 +11,20 @@ import logging
 import re
 import threading
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from latex2mathml import exceptions as latex_errors
 from latex2mathml.converter import convert
 from nbconvert.exporters import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
-from nbformat.v4 import new_output
+from nbformat.v4 import new_markdown_cell, new_output
 
 from pwl_lab.batch.schema import heading_of
-from pwl_lab.batch.status import RunStatus
-from pwl_lab.batch.verdict import VIEW, reachable, widget_models
+from pwl_lab.batch.status import PAGE, RunStatus
+from pwl_lab.batch.verdict import VIEW, reachable, views, widget_models
 from pwl_lab.files import write_text
 
 TEMPLATE = """
@@ -68,30 +68,88 @@ math[display="block"] { margin: 0.6em 0; padding: 0.4em 0; overflow-x: auto; ove
 .fa-flip-horizontal { display: inline-block; transform: scaleX(-1); }
 """
 
+NOTE = '<p class="widget-note">{} could not be shown here; the executed notebook has it.</p>'
+
 # Scripts and styles that an output brings along from elsewhere (matplotlib's player asks a network for its icons, for
 # which the rules above stand in).
 _REMOTE_SCRIPT = re.compile(r"<script\b[^>]*\bsrc\s*=\s*[\"']?(?:https?:)?//[^>]*>.*?</script>", re.I | re.S)
 _REMOTE_LINK = re.compile(r"<link\b[^>]*\bhref\s*=\s*[\"']?(?:https?:)?//[^>]*>", re.I)
 _DOLLARS = re.compile(r"^\s*(\$\$|\$|\\\[|\\\()(.*?)(\$\$|\$|\\\]|\\\))\s*$", re.S)
-_LATEX_ERRORS = tuple(
-    kind for kind in vars(latex_errors).values() if isinstance(kind, type) and issubclass(kind, Exception)
-)
-
 _ONE_PAGE = threading.Lock()  # the filters of warnings are the whole process's, and several runs may write a page
 
 
-def write_page(nb: NotebookNode, target: Path, status: RunStatus, folder: Path) -> None:
-    """Write `nb` as a page; `folder` is where the images that its markdown names lie."""
+def write_page(nb: NotebookNode, target: Path, status: RunStatus, folder: Path) -> str | None:
+    """Write `nb` as a page; `folder` is where the images that its markdown names lie.
+
+    Nothing is raised: how the run ended does not hang on whether it can be shown. Returns what could not be, and why: a
+    cell, in whose place its source stands, or the page as a whole; None where all is there.
+    """
+    try:
+        name = heading_of(nb) or Path(status.notebook).stem
+        resources = {"metadata": {"name": name, "path": str(folder)}, "own_css": CSS, "banner": _banner(nb, status)}
+        plain = without_widgets(nb)
+        try:
+            page, said = _html(plain, resources), None
+        except Exception:  # noqa: BLE001 - of a template, a filter, a converter: each raises what it likes
+            said = _replace_bad_cells(plain, resources)
+            page = _html(plain, resources)
+        write_text(target, page)
+        return said
+    except Exception as error:  # noqa: BLE001 - as above
+        target.unlink(missing_ok=True)
+        return f"{target.name} could not be made ({_words(error)})"
+
+
+def _html(nb: NotebookNode, resources: Mapping[str, Any]) -> str:
+    """The page of a notebook without widgets."""
     exporter = PageExporter(raw_template=TEMPLATE, embed_images=True, log=_quiet_log())
-    resources = {
-        "metadata": {"name": heading_of(nb) or Path(status.notebook).stem, "path": str(folder)},
-        "own_css": CSS,
-        "banner": _banner(nb, status),
-    }
     with _ONE_PAGE, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # nbconvert warns of outputs that have no HTML form
-        page, _ = exporter.from_notebook_node(without_widgets(nb), resources)
-    write_text(target, _REMOTE_LINK.sub("", _REMOTE_SCRIPT.sub("", page)))
+        page, _ = exporter.from_notebook_node(nb, copy.deepcopy(dict(resources)))
+    return _REMOTE_LINK.sub("", _REMOTE_SCRIPT.sub("", page))
+
+
+def _replace_bad_cells(nb: NotebookNode, resources: Mapping[str, Any]) -> str | None:
+    """Replace what cannot be shown of each cell; which cells these are, and why the first of them cannot."""
+    bad: dict[int, Exception] = {}
+    for index, cell in enumerate(nb.cells):
+        error = _error_of(nb, cell, resources)
+        if error:
+            bad[index] = error
+            nb.cells[index] = _stand_in(nb, cell, resources)
+    if not bad:
+        return None
+    names = ("cells " if len(bad) > 1 else "cell ") + ", ".join(map(str, bad))
+    return f"{names} could not be shown in {PAGE} ({_words(next(iter(bad.values())))})"
+
+
+def _error_of(nb: NotebookNode, cell: NotebookNode, resources: Mapping[str, Any]) -> Exception | None:
+    """Why this cell alone cannot be shown; None where it can."""
+    try:
+        _html(NotebookNode(nb, cells=[cell]), resources)
+    except Exception as error:  # noqa: BLE001 - as above
+        return error
+    return None
+
+
+def _stand_in(nb: NotebookNode, cell: NotebookNode, resources: Mapping[str, Any]) -> NotebookNode:
+    """The cell without those of its outputs that cannot be shown; where that is not it, its source as it was written."""
+    if cell.cell_type == "code":
+        kept = [out for out in cell.outputs if not _error_of(nb, NotebookNode(cell, outputs=[out]), resources)]
+        note = new_output("display_data", {"text/html": NOTE.format("An output")})
+        rest = NotebookNode(cell, outputs=[*kept, note])
+        if not _error_of(nb, rest, resources):
+            return rest
+    source = html.escape(cell.source)
+    for sign in "$\\`*_":  # none of which markdown is to read
+        source = source.replace(sign, f"&#{ord(sign)};")
+    text = f"{NOTE.format('This cell')}\n\n<pre>{source}</pre>"
+    return NotebookNode(new_markdown_cell(text), id=cell.get("id", ""))
+
+
+def _words(error: Exception) -> str:
+    """An error on one line."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 class PageExporter(HTMLExporter):
@@ -136,7 +194,7 @@ def mathml(tex: str, display: str) -> str | None:
     """The formula as MathML, None when it holds what the converter does not know: then it stays TeX."""
     try:
         found = convert(tex.strip(), display=display)
-    except (*_LATEX_ERRORS, LookupError, ValueError, TypeError, AttributeError):
+    except Exception:  # noqa: BLE001 - it raises whatever it comes upon: StopIteration for \left alone
         return None
     if re.search(r">\\[a-zA-Z]", found):  # an unknown command comes back as its own name
         return None
@@ -165,7 +223,7 @@ def _without_widget(nb: NotebookNode, output: NotebookNode) -> list[NotebookNode
     if VIEW not in output.get("data", {}):
         return [output]
     models = widget_models(nb)
-    inside = reachable(nb, output["data"][VIEW]["model_id"])
+    inside = [model_id for start in views([output]) for model_id in reachable(nb, start)]
     note = '<p class="widget-note">A live control stands here in the notebook.</p>'
     parts = [new_output("display_data", {"text/html": note, "text/plain": "(a live control)"})]
     for model_id in inside:

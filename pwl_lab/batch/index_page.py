@@ -10,12 +10,14 @@ import jinja2
 
 from pwl_lab.batch.schema import heading_of, read_notebook, series
 from pwl_lab.batch.status import METRICS, NOTEBOOK, PAGE, RunStatus, read_status
-from pwl_lab.errors import PwlLabError
+from pwl_lab.errors import PwlLabError, invalid
 from pwl_lab.files import write_text
 from pwl_lab.parallel import n_cores
 
 HEADLINES = 8
 LONGEST_TEXT = 40
+INDEX = "index.html"
+TITLE = "Series run: "
 
 TEMPLATE = """<!DOCTYPE html>
 <html lang="en">
@@ -95,10 +97,26 @@ def write_index(folder: Path, seconds: float | None = None) -> Path:
     found = {stem: read_status(folder / stem) for stem in stems}
     page = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE)
     rows = [_row(folder, stem, status) for stem, status in found.items()]
-    target = folder / "index.html"
+    target = folder / INDEX
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(target, page.render(title=f"Series run: {folder.name}", facts=_facts(found, seconds), rows=rows))
+    write_text(target, page.render(title=TITLE + folder.name, facts=_facts(found, seconds), rows=rows))
     return target
+
+
+def check_index(folder: Path) -> None:
+    """Raise InvalidValueError where `folder` holds a page of that name that is no index of ours."""
+    try:
+        page = (folder / INDEX).read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise invalid(
+            "name", folder.name, f"a folder that can be written to ({error.strerror}: {error.filename})"
+        ) from None
+    if f"<title>{TITLE}" not in page:
+        raise invalid(
+            "name", folder.name, f"a folder of the series' own; {folder} holds an {INDEX} that no series run left"
+        )
 
 
 def headlines(metrics: Any) -> list[tuple[str, str]]:

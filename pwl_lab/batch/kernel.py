@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -16,10 +16,13 @@ from typing import Self
 import psutil
 
 from pwl_lab import environment
+from pwl_lab.batch.own_folder import LOCK, lock_folder, sweep
 
 MARK = environment.RUN_MARK.name
 LONGEST_SOCKET_FOLDER = 80  # a unix socket's path may have about 100 bytes, the names in the folder need 20
 REAP_S = 5.0
+PREFIX = "pwl-"
+OWN_NAMES = ("kernel.json", "socket-", "ipython", "matplotlibrc", LOCK)
 # The shell reads until the pipe's only other end, held by the runner, is closed by the runner's death. Then it does what
 # KernelGuard.end would have done: the kernel's process group, children that left the group (Linux), the socket folder.
 WATCHDOG = """
@@ -43,6 +46,7 @@ class KernelGuard:
         """Nothing runs yet; only the folder for the sockets exists."""
         self.mark = uuid.uuid4().hex
         self.folder = _socket_folder()
+        self._release: Callable[[], None] | None = lock_folder(self.folder)  # that says it is in use
         self.stopped_by: str | None = None
         self._process: subprocess.Popen | None = None
         self._watchdog: subprocess.Popen | None = None
@@ -108,6 +112,9 @@ class KernelGuard:
         self.wait(REAP_S)
         self._process = self._watchdog = None  # their numbers may soon be somebody else's
         shutil.rmtree(self.folder, ignore_errors=True)
+        if self._release:
+            self._release()
+            self._release = None
 
     def _kill_group(self) -> None:
         """Kill the kernel and every child that stayed in its process group."""
@@ -131,6 +138,15 @@ class KernelGuard:
             if not found:
                 return
             psutil.wait_procs(found, timeout=0.2)
+
+
+def neutral(folder: Path) -> dict[str, str]:
+    """What lets a kernel's environment know nothing of the user's own IPython and matplotlib; they find theirs in `folder`.
+
+    A style or a start-up file of the user's would change what the study shows, or break it. The caches stay the user's.
+    """
+    (folder / "matplotlibrc").touch()
+    return {"IPYTHONDIR": str(folder / "ipython"), "MATPLOTLIBRC": str(folder / "matplotlibrc"), "PYTHONSTARTUP": ""}
 
 
 class Runs:
@@ -191,7 +207,8 @@ def _socket_folder() -> Path:
     place = tempfile.gettempdir()
     if os.name == "posix" and len(os.fsencode(place)) > LONGEST_SOCKET_FOLDER:
         place = "/tmp"  # mkdtemp makes a folder there that only this user can enter
-    return Path(tempfile.mkdtemp(prefix="pwl-", dir=place))
+    sweep(Path(place), PREFIX, OWN_NAMES)
+    return Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
 
 
 def _environment_of(process: psutil.Process) -> dict[str, str]:

@@ -17,7 +17,8 @@ from typing import Any
 from pwl_lab import paths
 from pwl_lab.batch import status as files
 from pwl_lab.batch.imports import import_runner
-from pwl_lab.batch.kernel import KernelGuard, Runs, stop_on_signal
+from pwl_lab.batch.kernel import KernelGuard, Runs, neutral, stop_on_signal
+from pwl_lab.batch.own_folder import alone_in_folder, check_replaceable, clear, folder_at
 from pwl_lab.batch.schema import Plan, make_plan, read_notebook, resolve_notebook, settings_of
 from pwl_lab.batch.status import RunError, RunStatus
 from pwl_lab.environment import OUT, PROGRESS
@@ -53,7 +54,25 @@ def run_notebook(
     plan = make_plan(original, preset, params or {})
     if timeout is not None and timeout < 1:
         raise invalid("timeout", timeout, "a whole number of seconds from 1")
-    folder = _prepared(Path(out).absolute(), source)
+    folder = folder_at(out)
+    if (folder / files.NOTEBOOK).resolve() == source:
+        raise invalid("out", str(folder), "the executed notebook would overwrite its source")
+    check_replaceable(folder)  # before the folder is made
+    with alone_in_folder(folder):
+        check_replaceable(folder)
+        clear(folder)
+        return _run(original, source, folder, plan, timeout, on_line, environment or {}, runs or Runs())
+
+
+def _run(
+    original: Mapping[str, Any],
+    source: Path,
+    folder: Path,
+    plan: Plan,
+    timeout: int | None,
+    *how: Any,
+) -> RunStatus:
+    """Run the notebook in its folder, and leave a status whatever happens."""
     begun, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
     state = RunStatus(
         status="running",
@@ -64,10 +83,10 @@ def run_notebook(
         versions=files.versions(),
         commit=commit(),
     )
-    write_json(folder / files.PARAMS, plan.resolved | {"given": plan.given}, lenient=True)
-    files.write_status(folder, state)
+    files.write_status(folder, state)  # first: it says whose the other files are
     try:
-        _execute(state, source, folder, plan, timeout, on_line, environment or {}, runs or Runs())
+        write_json(folder / files.PARAMS, plan.resolved | {"given": plan.given}, lenient=True)
+        _execute(state, source, folder, plan, timeout, *how)
     except BaseException as error:
         state.status = "failed"
         state.error = RunError(name=type(error).__name__, message=str(error))
@@ -76,24 +95,6 @@ def run_notebook(
         state.seconds = round(time.monotonic() - begun, 2)
         files.write_status(folder, state)
     return state
-
-
-def clear(folder: Path) -> None:
-    """Remove what an earlier run left in `folder`, so that nothing old is taken for new."""
-    for name in files.FILES:
-        (folder / name).unlink(missing_ok=True)
-
-
-def _prepared(folder: Path, source: Path) -> Path:
-    """The folder, made and without the files of an earlier run."""
-    if (folder / files.NOTEBOOK).resolve() == source:
-        raise invalid("out", str(folder), "the executed notebook would overwrite its source")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        clear(folder)
-    except OSError as error:
-        raise invalid("out", str(folder), f"a folder that can be made and written to ({error.strerror})") from None
-    return folder
 
 
 def _execute(
@@ -118,16 +119,24 @@ def _execute(
     waiting = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
     extra = dict(environment) | {OUT.name: str(folder), PROGRESS.name: str(progress)} | waiting
     with KernelGuard() as guard, runs.including(guard), stop_on_signal(runs), _tail(progress, on_line):
-        job = Job(source, folder / files.NOTEBOOK, plan.inject, guard.environment(extra), timeout, guard)
+        job = Job(
+            source,
+            folder / files.NOTEBOOK,
+            plan.inject,
+            guard.environment(extra | neutral(guard.folder)),
+            timeout,
+            guard,
+        )
         execute(job)
         guard.end()
         if job.nb is None:
             job.nb = nbformat.read(source, as_version=4)
         _judge(state, job, folder)
         write_text(folder / files.NOTEBOOK, nbformat.writes(job.nb) + "\n")
-        write_page(job.nb, folder / files.PAGE, state, source.parent)
+        state.page_error = write_page(job.nb, folder / files.PAGE, state, source.parent)
         state.metrics = (folder / files.METRICS).is_file()
         settle(folder / name for name in files.FILES)  # before the status that says that they are there
+        state.files = files.lengths(folder)
     if guard.stopped_by and state.status == "ok":
         state.status, state.error = (
             "killed",

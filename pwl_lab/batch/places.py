@@ -21,6 +21,7 @@ from pwl_lab import paths
 from pwl_lab.batch.addresses import PlaceError, checked, failure, is_address
 from pwl_lab.batch.remembered import Remembered
 from pwl_lab.batch.status import STATUS
+from pwl_lab.errors import invalid
 from pwl_lab.files import write_text
 from pwl_lab.storages import open_storage
 
@@ -56,9 +57,17 @@ class Place(ABC):
     def remember(self) -> None:  # noqa: B027 - most have nothing to remember
         """From now on, keep in memory what costs to be read again; for one who only looks, again and again."""
 
-    @abstractmethod
     def names(self, below: str) -> set[str]:
         """The names of all files below this folder, none where it is not there. Raises PlaceError."""
+        return set(self.sizes(below))
+
+    @abstractmethod
+    def sizes(self, below: str) -> dict[str, int]:
+        """How many bytes each file below this folder has, by its name. Raises PlaceError."""
+
+    def beside(self) -> list[str]:
+        """The names directly at the place; none in a storage, where nothing of others' is ever replaced. Raises PlaceError."""
+        return []
 
     @abstractmethod
     def read(self, names: Sequence[str]) -> dict[str, bytes]:
@@ -103,14 +112,26 @@ class FolderPlace(Place):
         """The folder need not be there yet."""
         super().__init__(str(folder.absolute()), folder.absolute())
 
-    def names(self, below: str) -> set[str]:
-        """As `Place.names`."""
-        found = set()
+    def sizes(self, below: str) -> dict[str, int]:
+        """As `Place.sizes`."""
+        found = {}
         with self._saying("list"):
             for folder, _, files in os.walk(self.work / below, onerror=_unless_absent):
                 head = os.path.relpath(folder, self.work)
-                found.update(f"{head}/{file}" for file in files)
+                for file in files:
+                    with suppress(*ABSENT):  # gone since, or a link that leads nowhere
+                        found[f"{head}/{file}"] = Path(folder, file).stat().st_size
         return found
+
+    def beside(self) -> list[str]:
+        """As `Place.beside`. Raises InvalidValueError where a file is in the way of the folder."""
+        with self._saying("list"):
+            try:
+                return [path.name for path in self.work.iterdir()]
+            except FileNotFoundError:
+                return []
+            except NotADirectoryError:
+                raise invalid("out", str(self), "a folder that can be made and written to (Not a directory)") from None
 
     def read(self, names: Sequence[str]) -> dict[str, bytes]:
         """As `Place.read`."""
@@ -164,8 +185,8 @@ class StoragePlace(Place):
         """As `Place.remember`: a file is asked for again only when a listing shows that it was written since."""
         self._remembered = Remembered()
 
-    def names(self, below: str) -> set[str]:
-        """As `Place.names`: one listing, whatever the number of points."""
+    def sizes(self, below: str) -> dict[str, int]:
+        """As `Place.sizes`: one listing, whatever the number of points."""
 
         def listed() -> dict[str, dict]:
             self._storage.invalidate_cache()  # others write here
@@ -177,7 +198,7 @@ class StoragePlace(Place):
         found = self._patiently("list", listed)
         if self._remembered:
             self._remembered.listed(f"{self._root}/{below}", found)
-        return {path.removeprefix(f"{self._root}/") for path in found}
+        return {path.removeprefix(f"{self._root}/"): facts["size"] for path, facts in found.items()}
 
     def read(self, names: Sequence[str]) -> dict[str, bytes]:
         """As `Place.read`: the storage is asked for many at the same time."""
@@ -294,6 +315,10 @@ def place_at(out: "str | Path | Place", patient: bool = True) -> Place:
     """The place that `out` means, as `StoragePlace` where it is an address. Raises InvalidValueError as that does."""
     if isinstance(out, Place):
         return out
+    if not str(out).strip():
+        raise invalid(
+            "out", str(out), "the path of a folder, or an address as s3://bucket/prefix; . is the current one"
+        )
     if not is_address(out):
         return FolderPlace(Path(out))
     scheme, _, rest = str(out).partition("://")

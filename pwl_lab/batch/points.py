@@ -12,22 +12,35 @@ points would each report half of them; whoever wants more workers starts one bat
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pwl_lab.batch.addresses import PlaceError
 from pwl_lab.batch.grid import words
 from pwl_lab.batch.gridplan import BatchPlan, Point
 from pwl_lab.batch.holding import holder
 from pwl_lab.batch.places import ABSENT, EVENTS, POINTS, Place, place_at
 from pwl_lab.batch.schema import parse_parameters
-from pwl_lab.batch.status import METRICS, NOTEBOOK, PARAMS, PROGRESS, STATUS, RunError, RunStatus, parse_status
+from pwl_lab.batch.status import (
+    LASTING,
+    METRICS,
+    NOTEBOOK,
+    PARAMS,
+    PROGRESS,
+    STATUS,
+    RunError,
+    RunStatus,
+    lengths,
+    parse_status,
+)
 from pwl_lab.errors import invalid, unknown
 from pwl_lab.files import json_text
 
 BATCH = "batch.json"
+SHOWN = 4
 NEEDED = (NOTEBOOK, PARAMS)  # what a point that is done has, beside its status; and METRICS, if its run left them
 
 
@@ -35,7 +48,8 @@ NEEDED = (NOTEBOOK, PARAMS)  # what a point that is done has, beside its status;
 class PointState:
     """Where one point stands: `status` is that of its run, `waiting` where there is none, `cut off` where it was lost.
 
-    `progress` is the last line that a running notebook said.
+    `damaged`: its files are not what its run left; `unknown`: they cannot be read, and `error` says why. `progress` is the
+    last line that a running notebook said.
     """
 
     hash: str
@@ -59,11 +73,15 @@ class PointState:
 
 @dataclass(frozen=True)
 class Found:
-    """What there is of one point: its status, where it can be read; whether its files are whole, and any are there."""
+    """What there is of one point: its status, where it can be read; whether its files are whole, and any are there.
+
+    `unknown` is the reason where that cannot be known.
+    """
 
     status: RunStatus | None = None
     whole: bool = False
     there: bool = False
+    unknown: PlaceError | None = None
 
     @property
     def done(self) -> RunStatus | None:
@@ -82,26 +100,84 @@ def finished(place: Path) -> RunStatus | None:
         status = parse_status((place / STATUS).read_bytes())
     except ABSENT:
         return None
-    return Found(status, _whole(status, lambda name: (place / name).is_file())).done
+    return Found(status, not _wrong(status, lengths(place))).done
 
 
 def look(place: Place, hashes: Sequence[str]) -> dict[str, Found]:
-    """What there is of these points: one listing, and one reading of all their statuses. Raises PlaceError."""
-    one = f"/{hashes[0]}" if len(hashes) == 1 else ""
-    names = place.names(f"{POINTS}{one}")
-    heads = {name: f"{POINTS}/{name}" for name in hashes}
-    texts = place.read([f"{head}/{STATUS}" for head in heads.values() if f"{head}/{STATUS}" in names])
+    """What there is of these points: one listing, and one reading of all their statuses.
+
+    Where that fails although the place can be read, each point is looked at alone, and those that cannot be are unknown.
+    Raises PlaceError where the place as a whole cannot be read, or the only point.
+    """
+    try:
+        return _look(place, hashes)
+    except PlaceError:
+        if len(hashes) == 1:
+            raise
+        place.read([BATCH])
     found = {}
-    for name, head in heads.items():
-        status = parse_status(texts.get(f"{head}/{STATUS}", b""))
-        whole = _whole(status, lambda file, head=head: f"{head}/{file}" in names)
-        found[name] = Found(status, whole, f"{head}/{STATUS}" in names)
+    for name in hashes:
+        try:
+            found |= _look(place, [name])
+        except PlaceError as error:
+            found[name] = Found(there=True, unknown=error)
     return found
 
 
-def _whole(status: RunStatus | None, there: Callable[[str], bool]) -> bool:
-    """Whether all files are there that a point with this status has left."""
-    return all(map(there, (*NEEDED, METRICS) if status and status.metrics else NEEDED))
+def _look(place: Place, hashes: Sequence[str]) -> dict[str, Found]:
+    """`look`, which fails as a whole where any of it does."""
+    one = f"/{hashes[0]}" if len(hashes) == 1 else ""
+    sizes = place.sizes(f"{POINTS}{one}")
+    heads = {name: f"{POINTS}/{name}" for name in hashes}
+    texts = place.read([f"{head}/{STATUS}" for head in heads.values() if f"{head}/{STATUS}" in sizes])
+    statuses = {name: parse_status(texts.get(f"{head}/{STATUS}", b"")) for name, head in heads.items()}
+    own = {
+        name: {file: sizes[f"{head}/{file}"] for file in LASTING if f"{head}/{file}" in sizes}
+        for name, head in heads.items()
+    }
+    wrong = {name: _wrong(status, own[name]) for name, status in statuses.items()}
+    edited = [name for name, files in wrong.items() if files == {NOTEBOOK} and NOTEBOOK in own[name]]
+    notebooks = place.read([f"{heads[name]}/{NOTEBOOK}" for name in edited])
+    for name in edited:  # saved in Jupyter since, say: then it is another, but whole
+        if _is_json(notebooks.get(f"{heads[name]}/{NOTEBOOK}", b"")):
+            wrong[name] = set()
+    return {
+        name: Found(status, not wrong[name], f"{heads[name]}/{STATUS}" in sizes) for name, status in statuses.items()
+    }
+
+
+def read_each(place: Place, names: Sequence[str]) -> dict[str, bytes | None]:
+    """As `Place.read`, but where one of these files cannot be read only that is missing: it is None.
+
+    Raises PlaceError where the place as a whole cannot be read.
+    """
+    try:
+        return dict(place.read(names))
+    except PlaceError:
+        place.read([BATCH])
+    found: dict[str, bytes | None] = {}
+    for name in names:
+        try:
+            found |= place.read([name])
+        except PlaceError:
+            found[name] = None
+    return found
+
+
+def _wrong(status: RunStatus | None, found: Mapping[str, int]) -> set[str]:
+    """Which files of a point with this status are not there as its run left them, by the lengths of those that are."""
+    needed = {*NEEDED, METRICS} if status and status.metrics else {*NEEDED}
+    told = status.files if status else {}
+    return needed - set(found) | {name for name, length in found.items() if told.get(name, length) != length}
+
+
+def _is_json(text: bytes) -> bool:
+    """Whether this is a JSON text, to its end."""
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def to_do(
@@ -154,6 +230,21 @@ def select(points: Sequence[Point], only: Sequence[str]) -> list[Point]:
     return found
 
 
+def check_own(place: Place) -> None:
+    """Raise InvalidValueError where a batch at `place` would replace, or lie among, what none of ours left; PlaceError."""
+    text = place.read([BATCH]).get(BATCH)
+    if text is not None:
+        try:
+            json.loads(text)["points"]
+        except (ValueError, KeyError, TypeError):
+            raise invalid("out", str(place), f"a place of the batch's own: the {BATCH} there is none's list") from None
+        return
+    others = sorted(name for name in place.beside() if not name.startswith(".") and name not in (EVENTS, POINTS))
+    if others:
+        few = ", ".join(others[:SHOWN]) + (f" and {len(others) - SHOWN} more" if len(others) > SHOWN else "")
+        raise invalid("out", str(place), f"a folder that is new, empty, or an earlier batch's; this one holds {few}")
+
+
 def write_batch(place: Place, plan: BatchPlan) -> None:
     """Leave the list of points, which `pwl-lab status` and the report go by."""
     listed = [{"hash": point.hash, "values": point.values, "params": point.params} for point in plan.points]
@@ -174,9 +265,11 @@ def read_states(out: Place | Path | str) -> list[PointState]:
     at_work = holder(place) is not None
     found = look(place, list(points))
     running = [name for name, each in found.items() if each.status and each.status.status == "running"]
-    lines = place.read([f"{POINTS}/{name}/{PROGRESS}" for name in running])
+    lines = read_each(place, [f"{POINTS}/{name}/{PROGRESS}" for name in running])
     said = {
-        name.split("/")[1]: (text.decode(errors="replace").splitlines() or [""])[-1] for name, text in lines.items()
+        name.split("/")[1]: (text.decode(errors="replace").splitlines() or [""])[-1]
+        for name, text in lines.items()
+        if text is not None
     }
     return [_state(name, values, found[name], at_work, said.get(name, "")) for name, values in points.items()]
 
@@ -184,6 +277,8 @@ def read_states(out: Place | Path | str) -> list[PointState]:
 def _state(name: str, values: dict[str, Any], found: Found, at_work: bool, progress: str) -> PointState:
     """Where one point stands."""
     status = found.status
+    if found.unknown:
+        return PointState(name, values, "unknown", error=RunError(name="PlaceError", message=str(found.unknown)))
     if status is None or (status.status == "ok" and not found.done):
         return PointState(name, values, "damaged" if found.there else "waiting")
     if status.status == "running":

@@ -20,7 +20,7 @@ from pandas.io.formats.style import Styler
 from pwl_lab.batch.flatten import MetricColumns
 from pwl_lab.batch.grid import words
 from pwl_lab.batch.places import EVENTS, POINTS, Place, place_at
-from pwl_lab.batch.points import BATCH, PointState, read_states
+from pwl_lab.batch.points import BATCH, PointState, read_each, read_states
 from pwl_lab.batch.status import METRICS, PARAMS
 from pwl_lab.errors import unknown
 
@@ -28,7 +28,7 @@ AT_ONCE = 1_000  # files that are held in memory
 FACTS = ("hash", "status", "seconds", "note", "seed")  # the table's own columns, beside axes and metrics
 LIMIT = "budget_steps"  # where a null among the metrics stands for "not within the budget", this is the budget
 PART = "part"
-FAILED = ("failed", "timeout", "killed", "damaged", "cut off")
+FAILED = ("failed", "timeout", "killed", "damaged", "cut off", "unknown")
 
 
 @dataclass(frozen=True)
@@ -197,9 +197,9 @@ def _read_metrics(place: Place, states: Sequence[PointState], columns: MetricCol
     rows = [row for row, state in enumerate(states) if state.status == "ok"]
     for some in (rows[begin : begin + AT_ONCE] for begin in range(0, len(rows), AT_ONCE)):
         names = {row: f"{POINTS}/{states[row].hash}/{METRICS}" for row in some}
-        texts = place.read(list(names.values()))
+        texts = read_each(place, list(names.values()))
         for row, name in names.items():
-            notes[row] = columns.take_in(texts[name], row) if name in texts else "no metrics"
+            notes[row] = columns.take_in(texts[name] or b"", row) if name in texts else "no metrics"
     return notes
 
 
@@ -212,8 +212,8 @@ def _seeds(states: Sequence[PointState], columns: MetricColumns) -> list[Any]:
 def _axes(place: Place, states: Sequence[PointState], axes: Sequence[str]) -> dict[str, list[Any]]:
     """The points' values on each axis; what a point leaves to the preset stands in its `params.json`, if it has run."""
     lacking = [state.hash for state in states if any(name not in state.values for name in axes)]
-    texts = place.read([f"{POINTS}/{name}/{PARAMS}" for name in lacking])
-    own = {name.split("/")[1]: _given(text) for name, text in texts.items()}
+    texts = read_each(place, [f"{POINTS}/{name}/{PARAMS}" for name in lacking])
+    own = {name.split("/")[1]: _given(text or b"") for name, text in texts.items()}
     return {
         name: [_scalar(state.values.get(name, own.get(state.hash, {}).get(name))) for state in states] for name in axes
     }

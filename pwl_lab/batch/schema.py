@@ -4,6 +4,7 @@ import ast
 import json
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import yaml
 
 from pwl_lab import paths
+from pwl_lab.batch.shape import check_shape
 from pwl_lab.config import Settings, describe, read_preset
 from pwl_lab.errors import InvalidValueError, invalid, unknown
 from pwl_lab.settings import SETTINGS
@@ -66,13 +68,11 @@ def resolve_notebook(name: str | Path) -> Path:
 
     Raises UnknownNameError naming the nearest one, InvalidValueError when several begin like this.
     """
-    for file in (Path(name), Path(f"{name}.ipynb")):
-        if file.is_file():
-            return file.resolve()
     folder = paths.notebooks()
-    for file in (folder / str(name), folder / f"{name}.ipynb"):
-        if file.is_file():
-            return file.resolve()
+    for file in (Path(name), Path(f"{name}.ipynb"), folder / str(name), folder / f"{name}.ipynb"):
+        with suppress(OSError, ValueError):  # too long for a file's name, or a character that no file's name has
+            if file.is_file():
+                return file.resolve()
     known = {path.stem: path for path in sorted(folder.glob("*.ipynb"))}
     found = [stem for stem in known if stem.startswith(str(name))] if str(name) else []
     if len(found) > 1:
@@ -92,9 +92,11 @@ def read_notebook(path: Path) -> dict[str, Any]:
         if nb["nbformat"] != 4:
             raise invalid("notebook", str(path), f"format {nb['nbformat']}, expected 4; open and save it in Jupyter")
         for cell in nb["cells"]:
+            if not isinstance(cell["source"], str | list):
+                raise TypeError
             cell["source"] = "".join(cell["source"])
         if all(isinstance(cell["metadata"], dict) and cell["cell_type"] for cell in nb["cells"]):
-            return nb | {"metadata": dict(nb.get("metadata", {}))}
+            return check_shape(nb | {"metadata": dict(nb.get("metadata", {}))}, path)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         if isinstance(error, InvalidValueError):
             raise
@@ -200,7 +202,8 @@ def describe_parameters(nb: Mapping[str, Any], preset: str | None = None) -> lis
     """One row per parameter of the notebook: name, type, default, range, description."""
     settings = settings_of(nb)
     if settings is not None:
-        return describe(settings, preset or parameter_defaults(nb).get("preset") or "lesson")
+        chosen = parameter_defaults(nb).get("preset") or "lesson" if preset is None else preset
+        return describe(settings, chosen)
     comments = _comments(nb)
     return [
         {

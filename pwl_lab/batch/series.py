@@ -16,9 +16,10 @@ from pathlib import Path
 
 from pwl_lab import parallel, paths
 from pwl_lab.batch.imports import import_runner
-from pwl_lab.batch.index_page import write_index
+from pwl_lab.batch.index_page import check_index, write_index
 from pwl_lab.batch.kernel import Runs, stop_on_signal
-from pwl_lab.batch.notebooks import clear, run_notebook
+from pwl_lab.batch.notebooks import run_notebook
+from pwl_lab.batch.own_folder import alone_in_folder, check_replaceable, clear
 from pwl_lab.batch.schema import make_plan, read_notebook, resolve_notebook, series
 from pwl_lab.batch.status import RunStatus
 from pwl_lab.config import device, read_preset
@@ -48,15 +49,17 @@ def run_series(
     jobs = default_jobs() if jobs is None else jobs
     if jobs < 1:
         raise invalid("jobs", jobs, "a whole number from 1: so many notebooks run at once")
-    folder = series_folder(name or preset)
+    folder = series_folder(preset if name is None else name)
     chosen = _chosen(only)
     read_preset(preset)
     alone = [source for source in chosen if _checked(source, preset)]
     shared = _shared_workers(jobs)
-    for source in chosen:
-        clear(folder / source.stem)
+    _check_own(folder, chosen)
     run = _SeriesRun(folder, preset, timeout, on_line, on_end)
-    with stop_on_signal(run.runs):
+    with alone_in_folder(folder), stop_on_signal(run.runs):
+        _check_own(folder, chosen)
+        for source in chosen:
+            clear(folder / source.stem)
         try:
             if jobs == 1:
                 run.batch(chosen, 1, {})
@@ -66,6 +69,13 @@ def run_series(
         finally:
             run.renew_index()
     return [run.ended[source] for source in chosen if source in run.ended]
+
+
+def _check_own(folder: Path, chosen: Sequence[Path]) -> None:
+    """Raise InvalidValueError where the series would replace what no run of ours left."""
+    check_index(folder)
+    for source in chosen:
+        check_replaceable(folder / source.stem)
 
 
 def default_jobs() -> int:
@@ -156,8 +166,11 @@ def _shared_workers(jobs: int) -> dict[str, str]:
 def series_folder(name: str) -> Path:
     """Where the series run called `name` goes. Raises InvalidValueError for a name that is no plain folder name."""
     folder = paths.runs() / name
-    if not re.fullmatch(r"\w[\w.-]*", name) or folder in (paths.store(), paths.downloads()):
-        raise invalid("name", name, "letters, digits, dot, dash and underscore, and no folder that has another use")
+    others = (paths.store(), paths.downloads(), paths.example_batch(), paths.runs() / "interactive")
+    if not re.fullmatch(r"\w[\w.-]{0,99}", name) or folder in others:
+        raise invalid(
+            "name", name, "up to 100 letters, digits, dots, dashes and underscores, and no folder that has another use"
+        )
     return folder
 
 

@@ -17,6 +17,7 @@ NOTEBOOK = "notebook.ipynb"
 PAGE = "notebook.html"
 PROGRESS = "progress.log"
 FILES = (STATUS, PARAMS, METRICS, NOTEBOOK, PAGE, PROGRESS)
+LASTING = (PARAMS, METRICS, NOTEBOOK, PAGE)  # what nothing changes once a run has ended
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _REPORTED = ("pwl_lab", "torch", "numpy", "papermill", "nbclient", "ipykernel", "ipywidgets")
@@ -33,6 +34,8 @@ class RunError(BaseModel):
 class RunStatus(BaseModel):
     """What `status.json` holds. `metrics`: whether the run left a `metrics.json`, without which it is not whole.
 
+    `files`: the length in bytes of each file that the run left, once it has ended; one that has another is damaged.
+    `page_error` says why `notebook.html` is not there, or what it could not show: the run itself ended as `status` says.
     `cell` counts from 0 in the executed `notebook.ipynb` beside it. A status that still says `running` although nothing
     runs is a run whose own process was killed outright.
     """
@@ -47,6 +50,8 @@ class RunStatus(BaseModel):
     seconds: float = 0.0
     cells: int
     metrics: bool = False
+    files: dict[str, int] = {}
+    page_error: str | None = None
     versions: dict[str, str | None]
     commit: str | None
 
@@ -75,6 +80,11 @@ def parse_status(content: bytes) -> RunStatus | None:
         return RunStatus.model_validate_json(content)
     except ValueError:
         return None
+
+
+def lengths(folder: Path) -> dict[str, int]:
+    """How many bytes each of the files has that a run has left in `folder`."""
+    return {name: (folder / name).stat().st_size for name in LASTING if (folder / name).is_file()}
 
 
 def versions() -> dict[str, str | None]:

@@ -54,7 +54,8 @@ def displaying_cell(nb: NotebookNode, model_id: str) -> int | None:
 
 def views(outputs: Iterable[Mapping[str, Any]]) -> list[str]:
     """The model ids of the widgets that these outputs display."""
-    return [output["data"][VIEW]["model_id"] for output in outputs if VIEW in output.get("data", {})]
+    shown = [output.get("data", {}).get(VIEW) for output in outputs]
+    return [str(view.get("model_id")) for view in shown if isinstance(view, Mapping)]
 
 
 def reachable(nb: NotebookNode, start: str) -> list[str]:

@@ -7,6 +7,7 @@ converters between them and the student's are there.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -179,8 +180,7 @@ def write_bundle(
     """
     folder = Path(folder)
     check_exportable(configs)
-    if folder.exists() and not (folder.is_dir() and ((folder / INDEX).is_file() or not any(folder.iterdir()))):
-        raise invalid("folder", str(folder), "a folder that is new, empty, or an earlier bundle")
+    _check_replaceable(folder)
     facts = {
         "teacher": configs[0],
         "student": configs[1],
@@ -203,6 +203,25 @@ def write_bundle(
         if folder.exists():
             shutil.rmtree(folder)
     return index
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Raise InvalidValueError unless a bundle may be written to `folder`: it is not there, or empty, or holds one and no more."""
+    if re.match(r"[A-Za-z][\w+.-]+:/", str(folder)):  # a Path takes one slash of two away
+        raise invalid("folder", str(folder), "a folder of this machine; copy it to an address when it is written")
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if there != folder.absolute() and there.is_dir() and folder.name.strip():
+        return
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else None
+    own = names is not None and INDEX in names
+    if own:
+        try:
+            index = read_index((folder / INDEX).read_bytes(), str(folder))
+            own = names <= {INDEX, *(shard.file for shard in index.shards)}
+        except (BundleError, OSError):
+            own = False
+    if (names != set() and not own) or folder.resolve() == Path.cwd():
+        raise invalid("folder", str(folder), "a folder that is new, empty, or an earlier bundle and nothing else")
 
 
 def _write_shards(net: SwapNet, folder: Path, eight_bits: bool) -> list[Shard]:

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from pwl_lab.clock.timeline import anytime_area, planned_timeline
@@ -18,6 +17,7 @@ from pwl_lab.plots.style import (
     NOTE,
     OWNER,
     SPARE,
+    Figure,
     Percent,
     byte_words,
     labels_above,

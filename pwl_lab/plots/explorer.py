@@ -7,12 +7,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import SymmetricalLogLocator
 
 from pwl_lab import analysis
 from pwl_lab.distill.probes import TeacherReadings
-from pwl_lab.plots.style import NOTE, OWNER, Percent, chance_line, looks, style
+from pwl_lab.plots.style import NOTE, OWNER, Figure, Percent, chance_line, looks, style
 from pwl_lab.results import DistillationRuns
 
 LINEAR = 100  # steps; from there on the time axis is logarithmic, for students take many times the teacher's steps

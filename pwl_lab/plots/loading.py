@@ -6,12 +6,11 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from pwl_lab import analysis
-from pwl_lab.plots.style import NOTE, OWNER, OWNER_NAME, Percent, row_of_axes, style
+from pwl_lab.plots.style import NOTE, OWNER, OWNER_NAME, Figure, Percent, row_of_axes, style
 from pwl_lab.samples import SamplePredictions
 from pwl_lab.tasks.vision import ImageTask
 

@@ -5,13 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from pwl_lab.distill.probes import TeacherReadings
-from pwl_lab.plots.style import NOTE, OWNER, Percent, chance_line, level_line, row_of_axes, style
+from pwl_lab.plots.style import NOTE, OWNER, Figure, Percent, chance_line, level_line, row_of_axes, style
 
 # (colour, line style, marker) of a degree; higher ones go round again.
 DEGREE = [("#009E73", "-", "o"), ("#0072B2", "--", "s"), ("#CC79A7", "-.", "^"), ("#E69F00", ":", "D")]

@@ -5,14 +5,13 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from pwl_lab import analysis, cube
 from pwl_lab.plots.loading import owner_row
-from pwl_lab.plots.style import NOTE, OWNER, OWNER_NAME, Percent, levels_alone, order_look, style
+from pwl_lab.plots.style import NOTE, OWNER, OWNER_NAME, Figure, Percent, levels_alone, order_look, style
 from pwl_lab.samples import SamplePredictions
 from pwl_lab.study import Pair
 

@@ -6,12 +6,12 @@ pyplot's list of open figures, so a notebook shows one exactly once: as the valu
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib as mpl
+import matplotlib.figure
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import Formatter
 
 OWNER = {"T": "#D55E00", "S": "#56B4E9"}
@@ -52,9 +52,34 @@ STYLE = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The study's style inside, whatever the user's own is outside."""
-    with mpl.rc_context(STYLE):
+    """The study's style inside: matplotlib's defaults and `STYLE`, whatever the user's own configuration is outside."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(STYLE)
         yield
+
+
+class Figure(matplotlib.figure.Figure):
+    """A figure that stays in the study's style when it is drawn, which a notebook does long after it was made.
+
+    Ticks, fonts and LaTeX are settled only then, by the configuration of that moment: the user's own `text.usetex` would
+    ask for a LaTeX that is not there.
+    """
+
+    def draw(self, renderer: Any) -> None:
+        """Draw in the study's style."""
+        with style():
+            super().draw(renderer)
+
+    def get_tightbbox(self, *args: Any, **keys: Any) -> Any:
+        """The box around everything drawn, measured in the study's style."""
+        with style():
+            return super().get_tightbbox(*args, **keys)
+
+    def savefig(self, *args: Any, **keys: Any) -> None:
+        """Save in the study's style."""
+        with style():
+            super().savefig(*args, **keys)
 
 
 def looks(names: Sequence[str]) -> dict[str, tuple[str, str, str]]:

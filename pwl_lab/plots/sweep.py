@@ -7,10 +7,9 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator
 
-from pwl_lab.plots.style import CURRICULUM, NOTE, Percent, spread_out, style
+from pwl_lab.plots.style import CURRICULUM, NOTE, Figure, Percent, spread_out, style
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F", "#8C510A", "#5E3C99")
 DASHES = ("-", "--", "-.", ":")

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from pwl_lab.errors import invalid
+from pwl_lab.plots.style import style
 
 COLOURS = 256  # of a picture's palette
 DPI = 110
@@ -140,8 +141,9 @@ class Painter:
     def _draw(self, moving: Sequence[Artist]) -> None:
         """Put `moving` over what stays."""
         self._canvas.restore_region(self._still)
-        for artist in moving:
-            artist.draw(self._canvas.get_renderer())
+        with style():  # the figure itself sees to that when it draws all
+            for artist in moving:
+                artist.draw(self._canvas.get_renderer())
 
     def _pixels(self) -> UInt32[np.ndarray, "height width"]:
         """What was drawn, a number for each colour."""

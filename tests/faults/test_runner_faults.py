@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from processes import alive, until
 
-from pwl_lab.batch import client
+from pwl_lab.batch import client, notebooks
 from pwl_lab.batch.kernel import KernelGuard
 from pwl_lab.batch.notebooks import run_notebook
 
@@ -113,12 +113,10 @@ def test_progress_comes_while_the_notebook_runs(write_notebook, tmp_path: Path) 
 
 
 def test_a_fault_of_the_runner_itself_is_a_failed_status(write_notebook, tmp_path: Path, monkeypatch) -> None:
-    from pwl_lab.batch import export
-
     def broken(*_: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(export, "write_page", broken)
+    monkeypatch.setattr(notebooks, "write_text", broken)
     with pytest.raises(OSError, match="no space"):
         run_notebook(write_notebook(CHILDREN), tmp_path / "out")
     status = json.loads((tmp_path / "out" / "status.json").read_text())
@@ -129,8 +127,7 @@ def test_a_fault_of_the_runner_itself_is_a_failed_status(write_notebook, tmp_pat
 def test_a_kernel_that_cannot_start(write_notebook, tmp_path: Path, monkeypatch) -> None:
     from pwl_lab.batch import client
 
-    command = {"argv": [sys.executable, "-c", "raise SystemExit(5)"], "display_name": "Python", "language": "python"}
-    monkeypatch.setattr(client, "get_kernel_dict", lambda: command)
+    monkeypatch.setattr(client, "KERNEL_COMMAND", [sys.executable, "-c", "raise SystemExit(5)"])
     status = run_notebook(write_notebook("1"), tmp_path / "out")
     assert (status.status, status.error.name) == ("failed", "KernelStartError")
 

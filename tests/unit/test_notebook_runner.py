@@ -55,7 +55,7 @@ def test_a_run_leaves_everything(write_notebook, tmp_path: Path) -> None:
         pwl_lab={"metrics": True},
     )
     out, lines = tmp_path / "out {a}", []
-    out.mkdir()
+    run_notebook(write_notebook("1"), out)
     (out / "metrics.json").write_text('{"stale": 1}')
     status = run_notebook(source, out, params={"rate": 2}, on_line=lines.append)
 

@@ -1,0 +1,266 @@
+"""What is given to a command as its place, and is not its own: refused in one sentence, and left as it was."""
+
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from pwl_lab import paths
+from pwl_lab.batch import notebooks, series
+from pwl_lab.batch.notebooks import run_notebook
+from pwl_lab.batch.own_folder import alone_in_folder
+from pwl_lab.batch.places import EVENTS, POINTS
+from pwl_lab.batch.points import BATCH
+from pwl_lab.batch.status import FILES, METRICS, NOTEBOOK, read_status
+from pwl_lab.cli import app
+from pwl_lab.errors import InvalidValueError
+from pwl_lab.loading import bundle
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from pwl_lab.batch.own_folder import alone_in_folder
+with alone_in_folder(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    """Everything below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_notebook: Callable[..., Path]) -> Path:
+    """The folder where a person works: files of their own, a notebook, a grid; it is the current one."""
+    desk = tmp_path / "desk"
+    (desk / "full").mkdir(parents=True)
+    write_notebook("# Own", "1", parameters="count = 1", name="desk/own")
+    (desk / "grid.yaml").write_text(
+        json.dumps({"notebook": str(desk / "own.ipynb"), "axes": [{"product": {"count": [1]}}]})
+    )
+    (desk / "file").write_text("mine")
+    for name in (*FILES, BATCH, EVENTS, "index.json", "index.html"):
+        (desk / "full" / name).write_text("mine")
+    monkeypatch.chdir(desk)
+    monkeypatch.setenv("PWL_LAB_RUNS", str(tmp_path / "runs"))
+    return desk
+
+
+def run(out: str) -> str:
+    return refused("run", "own.ipynb", "--out", out)
+
+
+def batch(out: str) -> str:
+    return refused("batch", "grid.yaml", "--out", out)
+
+
+def plan_batch(out: str) -> str:
+    return refused("batch", "grid.yaml", "--dry-run", "--out", out)
+
+
+def export(out: str) -> str:
+    with pytest.raises(InvalidValueError) as refusal:
+        bundle._check_replaceable(Path(out))
+    return str(refusal.value)
+
+
+def refused(*words: str) -> str:
+    """What the command says, in one line and with exit code 2."""
+    done = CliRunner().invoke(app, list(words))
+    assert done.exit_code == 2, done.output
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    return done.stderr
+
+
+@pytest.mark.parametrize("out", ["", " ", ".", "file", "file/below", "full", "../desk", ".."])
+@pytest.mark.parametrize("command", [run, batch, plan_batch, export])
+def test_a_place_that_is_not_its_own_is_refused_and_left_as_it_was(desk: Path, command: Callable, out: str) -> None:
+    before = tree(desk.parent)
+    said = command(out)
+    assert " is not allowed: " in said
+    assert tree(desk.parent) == before
+
+
+@pytest.mark.parametrize("out", ["s3://bucket/prefix", "s3:/bucket", "https://host/x", "file:///tmp/x", "gs://b"])
+@pytest.mark.parametrize("command", [run, export])
+def test_an_address_makes_no_local_folder_of_that_name(desk: Path, command: Callable, out: str) -> None:
+    before = tree(desk)
+    assert "a folder of this machine" in command(out)
+    assert tree(desk) == before
+
+
+@given(st.sets(st.sampled_from(FILES), min_size=1), st.sampled_from(["", "{}", "mine", '{"status": "ok"}', "[]"]))
+def test_no_file_is_replaced_without_a_run_s_own_status_beside_it(names: set[str], text: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        source, out = Path(folder, "own.ipynb"), Path(folder, "out")
+        out.mkdir()
+        source.write_text(json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": []}))
+        for name in names:
+            (out / name).write_text(text)
+        before = tree(out)
+        with pytest.raises(InvalidValueError, match="which no run left"):
+            run_notebook(source, out)
+        assert tree(out) == before
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run without a kernel: it leaves its files, and one more of its own."""
+
+    def execute(state, source: Path, folder: Path, *_: object) -> None:
+        (folder / NOTEBOOK).write_text("{}")
+        (folder / "figure.png").write_text("made")
+        state.status, state.files = "ok", notebooks.files.lengths(folder)
+
+    monkeypatch.setattr(notebooks, "_execute", execute)
+
+
+def test_what_a_run_left_is_replaced_and_nothing_else(desk: Path, quick: None) -> None:
+    out = desk / "new"
+    run_notebook("own.ipynb", out)
+    (out / METRICS).write_text("cut sh")
+    (out / "notes.txt").write_text("mine")
+    assert run_notebook("own.ipynb", out).status == "ok"
+    assert not (out / METRICS).exists()
+    assert (out / "notes.txt").read_text() == "mine"
+    (out / NOTEBOOK).write_text('{"mine": 1}')
+    with pytest.raises(InvalidValueError, match="was changed since it was run"):
+        run_notebook("own.ipynb", out)
+    assert (out / NOTEBOOK).read_text() == '{"mine": 1}'
+
+
+@pytest.mark.parametrize("stage", ["begin", "parameters", "kernel"])
+def test_what_a_killed_run_left_is_its_own(
+    desk: Path, quick: None, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    class Killed(BaseException):
+        """Stands for SIGKILL: nothing is written after it."""
+
+    def kill(*_: object, **__: object) -> None:
+        monkeypatch.setattr(notebooks.files, "write_status", lambda *_: None)
+        raise Killed
+
+    where = {
+        "begin": (notebooks.files, "versions"),
+        "parameters": (notebooks, "write_json"),
+        "kernel": (notebooks, "_execute"),
+    }
+    run_notebook("own.ipynb", desk / "new")
+    with monkeypatch.context() as patch:
+        patch.setattr(*where[stage], kill)
+        with pytest.raises(Killed):
+            run_notebook("own.ipynb", desk / "new")
+    monkeypatch.undo()
+    monkeypatch.chdir(desk)
+    monkeypatch.setattr(notebooks, "_execute", lambda state, *_: setattr(state, "status", "ok"))
+    assert run_notebook("own.ipynb", desk / "new").status == "ok"
+
+
+def test_an_empty_current_folder_is_a_good_place(desk: Path, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    (desk / "empty").mkdir()
+    monkeypatch.chdir(desk / "empty")
+    assert run_notebook("../own.ipynb", ".").status == "ok"
+    assert read_status(desk / "empty").status == "ok"
+
+
+def test_two_runs_in_one_folder_the_second_is_refused_until_the_first_is_gone(desk: Path, quick: None) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(desk / "new")], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    try:
+        (desk / "link").symlink_to(desk / "new")
+        for out in ("new", "link", "../desk/new/."):
+            with pytest.raises(InvalidValueError, match="another run is at work in"):
+                run_notebook("own.ipynb", out)
+        assert list((desk / "new").iterdir()) == []
+    finally:
+        holder.kill()
+        holder.wait()
+    assert run_notebook("own.ipynb", "new").status == "ok"
+    assert not [name for name in Path("new").iterdir() if name.name.startswith(".")]
+
+
+def test_of_many_at_once_only_one_runs(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside, go, ended = threading.Semaphore(0), threading.Event(), []
+
+    def execute(state, *_: object) -> None:
+        inside.release()
+        go.wait(60)
+        state.status = "ok"
+
+    def one() -> None:
+        try:
+            ended.append(run_notebook("own.ipynb", "new").status)
+        except InvalidValueError as error:
+            ended.append(str(error))
+            refusals.release()
+
+    monkeypatch.setattr(notebooks, "_execute", execute)
+    refusals = threading.Semaphore(0)
+    threads = [threading.Thread(target=one) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    assert inside.acquire(timeout=60)
+    for _ in range(7):
+        assert refusals.acquire(timeout=60)
+    go.set()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(said.partition(" in ")[0] for said in ended) == ["another run is at work"] * 7 + ["ok"]
+
+
+@pytest.mark.parametrize(
+    "name", ["store", "downloads", "example_batch", "interactive", "", ".", "..", "../x", "x" * 300]
+)
+def test_a_series_takes_no_folder_that_has_another_use(desk: Path, name: str) -> None:
+    before = tree(desk.parent)
+    said = refused("series", "--name", name, "--only", "00", "--preset", "smoke")
+    assert "name = " in said
+    assert tree(desk.parent) == before
+
+
+def test_a_series_replaces_no_page_and_no_folder_of_others(desk: Path) -> None:
+    stem = series.series()[0].stem
+    for name in ("index.html", f"{stem}/{NOTEBOOK}"):
+        mine = paths.runs() / name.replace("/", "-") / name
+        mine.parent.mkdir(parents=True)
+        mine.write_text("mine")
+        refused("series", "--name", name.replace("/", "-"), "--only", stem, "--preset", "smoke")
+        assert mine.read_text() == "mine"
+
+
+def test_two_series_of_one_name_the_second_is_refused(desk: Path) -> None:
+    with alone_in_folder(paths.runs() / "trial"):
+        assert "another run is at work" in refused("series", "--name", "trial", "--only", "00", "--preset", "smoke")
+    assert list((paths.runs() / "trial").iterdir()) == []
+
+
+def test_a_batch_takes_up_its_own_also_without_its_list(desk: Path) -> None:
+    done = CliRunner().invoke(app, ["batch", "grid.yaml", "--dry-run", "--out", "new"])
+    assert done.exit_code == 0
+    for leftover in (Path("new", POINTS, "abc"), Path("new", ".holder.json")):
+        leftover.mkdir(parents=True)
+    Path("new", EVENTS).write_text("")
+    assert CliRunner().invoke(app, ["batch", "grid.yaml", "--dry-run", "--out", "new"]).exit_code == 0
+    Path("new", "thesis.tex").write_text("mine")
+    assert "thesis.tex" in batch("new")
+    Path("new", BATCH).write_text('{"points": []}')
+    assert CliRunner().invoke(app, ["batch", "grid.yaml", "--dry-run", "--out", "new"]).exit_code == 0
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"points": 3', "mine"])
+def test_a_batch_replaces_no_list_that_is_none(desk: Path, text: str) -> None:
+    Path("new").mkdir()
+    Path("new", BATCH).write_text(text)
+    assert BATCH in batch("new")
+    assert Path("new", BATCH).read_text() == text
