@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from pwl_lab import paths
-from pwl_lab.errors import InvalidValueError, MissingDataError, unknown
+from pwl_lab.errors import InvalidValueError, MissingDataError, shown, unknown
+from pwl_lab.yaml12 import read_yaml
 
 Device = Literal["auto", "cpu", "cuda"]
 Family = Literal["vgg", "resnet", "vit"]
@@ -144,7 +144,7 @@ class Settings(Frozen):
         """These values as settings, or an InvalidValueError with a line for each that is refused."""
         for name, value in values.items():
             if name in cls.model_fields and not _fits(_schema(cls)[name], value):
-                raise InvalidValueError(f"{name} = {value!r} is not allowed: {allowed(cls, name)}")
+                raise InvalidValueError(f"{name} = {shown(value)} is not allowed: {allowed(cls, name)}")
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
@@ -164,7 +164,10 @@ def read_preset(name: str) -> dict[str, dict[str, Any]]:
 @lru_cache(maxsize=8)
 def _parsed(name: str, text: str) -> dict[str, dict[str, Any]]:
     """The checked content of a preset file, remembered: a grid asks for the same one once a point."""
-    content = yaml.safe_load(text) or {}
+    try:
+        content = read_yaml(text) or {}
+    except InvalidValueError as error:
+        raise InvalidValueError(f"preset {name}: {error}") from None
     if not isinstance(content, dict) or not all(isinstance(part, dict) for part in content.values()):
         raise MissingDataError(f"preset {name}: expected one mapping of values per notebook section")
     known = [section for cls in _concrete(Settings) for section in cls.sections()]
@@ -283,7 +286,7 @@ def _explain(cls: type[BaseModel], problem: Mapping[str, Any]) -> str:
     if field not in cls.model_fields:
         return str(problem["msg"])
     place = f"{field}[{problem['loc'][1]}]" if len(problem["loc"]) > 1 and isinstance(problem["loc"][1], int) else field
-    return f"{place} = {problem['input']!r} is not allowed: {allowed(cls, field)} ({problem['msg']})"
+    return f"{place} = {shown(problem['input'])} is not allowed: {allowed(cls, field)} ({problem['msg']})"
 
 
 def device(choice: Device = "auto") -> str:

@@ -9,12 +9,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pwl_lab import paths
 from pwl_lab.config import Settings, describe, read_preset
 from pwl_lab.errors import InvalidValueError, invalid, unknown
 from pwl_lab.settings import SETTINGS
+from pwl_lab.yaml12 import read_yaml
 
 SERIES = "[0-9][0-9]_*.ipynb"
 
@@ -27,23 +26,6 @@ class _NotLiteral:
 
 
 NOT_LITERAL = _NotLiteral()
-
-
-class _Yaml(yaml.SafeLoader):
-    """YAML whose numbers are those of YAML 1.2 (PyYAML alone reads 1e-3 as text), and with each key once."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping; PyYAML alone keeps the last of two equal keys and says nothing."""
-        names = [key.value for key, _ in node.value]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise yaml.constructor.ConstructorError(None, None, f"{twice} is given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-_Yaml.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
 
 
 @dataclass(frozen=True)
@@ -130,7 +112,7 @@ def _defaults_in(source: str) -> dict[str, Any]:
 
 
 def parse_parameters(pairs: Iterable[str]) -> dict[str, Any]:
-    """`["seeds=[0,1]", "device=cpu"]` as names and values, each value read as YAML."""
+    """`["seeds=[0,1]", "device=cpu"]` as names and values, each value read as YAML. Raises InvalidValueError."""
     values: dict[str, Any] = {}
     for pair in pairs:
         name, sign, text = pair.partition("=")
@@ -140,15 +122,10 @@ def parse_parameters(pairs: Iterable[str]) -> dict[str, Any]:
         if name in values:
             raise invalid("-p", pair, f"{name} is given twice")
         try:
-            values[name] = load_yaml(text)
-        except yaml.YAMLError:
-            raise invalid(name, text, "the value is not YAML") from None
+            values[name] = read_yaml(text)
+        except InvalidValueError as error:
+            raise invalid(name, text, str(error)) from None
     return values
-
-
-def load_yaml(text: str) -> Any:
-    """What this YAML says; only plain values. Raises yaml.YAMLError."""
-    return yaml.load(text, Loader=_Yaml)  # a SafeLoader
 
 
 def check_value(nb: Mapping[str, Any], name: str, value: Any) -> None:
