@@ -48,8 +48,8 @@ def shown(value: object) -> str:
     """A value for a sentence: as Python writes it, the middle left out where it is long."""
     try:
         text = repr(value)
-    except (ValueError, RecursionError) as error:  # a number of more digits than Python writes, a list without end
-        return f"a {type(value).__name__} that cannot be shown ({error})"
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        return f"a value of type {type(value).__name__} that is too long to show"
     return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN // 2]} … {text[-LONGEST_SHOWN // 4 :]}"
 
 

@@ -5,7 +5,6 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from pwl_lab import config, paths
 from pwl_lab.config import content_hash
@@ -205,7 +204,7 @@ def test_stock_is_the_presets_own_sizes_but_never_smoke(cls):
 
 
 def test_settings_cannot_be_changed():
-    with pytest.raises(ValidationError, match="frozen"):
+    with pytest.raises(InvalidValueError, match="frozen"):
         CurriculaSettings.load("smoke").n_bits = 3
 
 
