@@ -175,11 +175,10 @@ class Settings(Frozen):
 
 def read_preset(name: str) -> dict[str, dict[str, Any]]:
     """The preset `name` as section -> field -> value. Raises UnknownNameError naming the nearest one."""
-    folder = paths.presets()
-    file = folder / f"{name}.yaml"
-    if file.parent != folder or not file.is_file():
-        raise unknown("preset", name, sorted(path.stem for path in folder.glob("*.yaml")))
-    return _parsed(name, file.read_text(encoding="utf-8"))
+    known = {path.stem: path for path in paths.presets().glob("*.yaml")}
+    if not isinstance(name, str) or name not in known:
+        raise unknown("preset", name, known)
+    return _parsed(name, known[name].read_text(encoding="utf-8"))
 
 
 @lru_cache(maxsize=8)

@@ -58,4 +58,4 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> UnknownNameError:
     names = sorted(known)
     near = get_close_matches(str(name), names, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return UnknownNameError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names) or 'none'}")
+    return UnknownNameError(f"unknown {kind} {shown(name)}.{hint} Known: {', '.join(names) or 'none'}")

@@ -5,6 +5,9 @@ from pathlib import Path
 
 from pwl_lab.errors import MissingDataError
 
+INTERACTIVE = "interactive"  # among the runs: what a notebook leaves that no command runs
+BENCH = "bench.json"  # among the runs: what the benchmarks measured
+
 
 def root() -> Path:
     """The project's folder: `PWL_LAB_HOME`, or the checkout that this package was installed from."""
@@ -69,6 +72,11 @@ def store() -> Path:
     return Path(os.environ.get("PWL_LAB_STORE") or runs() / "store")
 
 
+def reserved() -> list[Path]:
+    """Places that have a use of their own, which no series may have for its folder."""
+    return [example_batch(), store(), downloads(), scratch(), runs() / INTERACTIVE, runs() / BENCH]
+
+
 def scratch() -> Path:
     """What only a command at work needs; a name that no series can have.
 
@@ -85,4 +93,4 @@ def downloads() -> Path:
 def output(notebook: str) -> Path:
     """Where a notebook leaves its `metrics.json`: the folder `pwl-lab run` named, else one of its own among the runs."""
     folder = os.environ.get("PWL_LAB_OUT")
-    return Path(folder) if folder else runs() / "interactive" / notebook
+    return Path(folder) if folder else runs() / INTERACTIVE / notebook

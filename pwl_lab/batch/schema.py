@@ -4,6 +4,7 @@ import ast
 import json
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -48,13 +49,11 @@ def resolve_notebook(name: str | Path) -> Path:
 
     Raises UnknownNameError naming the nearest one, InvalidValueError when several begin like this.
     """
-    for file in (Path(name), Path(f"{name}.ipynb")):
-        if file.is_file():
-            return file.resolve()
     folder = paths.notebooks()
-    for file in (folder / str(name), folder / f"{name}.ipynb"):
-        if file.is_file():
-            return file.resolve()
+    for file in (Path(name), Path(f"{name}.ipynb"), folder / str(name), folder / f"{name}.ipynb"):
+        with suppress(OSError, ValueError):  # too long for a file's name, or a character that no file's name has
+            if file.is_file():
+                return file.resolve()
     known = {path.stem: path for path in sorted(folder.glob("*.ipynb"))}
     found = [stem for stem in known if stem.startswith(str(name))] if str(name) else []
     if len(found) > 1:
