@@ -9,8 +9,7 @@ what is allowed and the nearest known name.
 import hashlib
 import json
 import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_args
 
@@ -18,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from pwl_lab import paths
 from pwl_lab.errors import InvalidValueError, MissingDataError, UnknownNameError, invalid, shown, unknown
+from pwl_lab.parameters_cell import values_that_ran
 from pwl_lab.yaml12 import read_yaml
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -135,15 +135,20 @@ class Settings(Frozen):
 
     @classmethod
     def from_notebook(cls, names: Mapping[str, Any]) -> Self:
-        """The settings that a notebook's parameters cell asks for: `from_notebook(globals())` reads its names.
+        """The settings that a notebook's parameters cell asks for: `from_notebook(globals())`.
 
-        A parameter of None takes the preset's value.
+        They are read from the source of the parameters cells that have run, which IPython keeps in `In`: what the notebook
+        itself does with the same names does not matter, and a misspelt one is refused. Without a history (a script, Voila)
+        the names count. A parameter of None takes the preset's value. Raises as `load` does, and InvalidValueError where no
+        parameters cell has run.
         """
-        for name in injected_names(names.get("In", ())):
-            if name not in cls.model_fields:
-                raise unknown("parameter", name, cls.model_fields)
-        given = {name: names[name] for name in cls.model_fields if name in names and name != "preset"}
-        return cls.load(names.get("preset", cls.model_fields["preset"].default), **given)
+        cells = names.get("In", ())
+        if any(cells):
+            given = values_that_ran(cells, Settings.model_fields)
+        else:
+            given = {name: names[name] for name in cls.model_fields if name in names}
+        preset = given.pop("preset", None)
+        return cls.load(cls.model_fields["preset"].default if preset is None else preset, **given)
 
     @property
     def stock(self) -> bool:
@@ -230,15 +235,6 @@ def allowed(cls: type[BaseModel], name: str) -> str:
     if name == "preset":
         return "one of " + ", ".join(sorted(path.stem for path in paths.presets().glob("*.yaml")))
     return f"{_type_name(part)}{_range_words(part)}"
-
-
-def injected_names(cells: Sequence[str]) -> list[str]:
-    """The names in the cell that papermill put into a notebook, among the sources of the cells that have run.
-
-    papermill only warns of a parameter that the notebook does not know; here it can be refused.
-    """
-    cell = next((source for source in cells if source.startswith("# Parameters\n")), "")
-    return re.findall(r"^([^\W\d]\w*) = ", cell, re.MULTILINE)
 
 
 def _check_kinds(cls: type[BaseModel], values: Mapping[str, Any]) -> None:

@@ -1,6 +1,5 @@
 """What a notebook can be asked for: find it, read its parameters cell, check what is given before a kernel starts."""
 
-import ast
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -13,20 +12,11 @@ from typing import Any
 from pwl_lab import paths
 from pwl_lab.config import Settings, describe, read_preset
 from pwl_lab.errors import InvalidValueError, invalid, unknown
+from pwl_lab.parameters_cell import NOT_LITERAL, values_in
 from pwl_lab.settings import SETTINGS
 from pwl_lab.yaml12 import read_yaml
 
 SERIES = "[0-9][0-9]_*.ipynb"
-
-
-class _NotLiteral:
-    """Stands for a default that is an expression: its type is not known before the notebook runs."""
-
-    def __repr__(self) -> str:
-        return "computed in the notebook"
-
-
-NOT_LITERAL = _NotLiteral()
 
 
 @dataclass(frozen=True)
@@ -104,10 +94,9 @@ def parameter_defaults(nb: Mapping[str, Any]) -> dict[str, Any]:
 def _defaults_in(source: str) -> dict[str, Any]:
     """The defaults in the source of a parameters cell; remembered, since a grid asks once a point."""
     try:
-        tree = ast.parse(source)
+        return values_in(source)
     except SyntaxError as error:
         raise InvalidValueError(f"the parameters cell is not plain Python (line {error.lineno}): {error.msg}") from None
-    return {name: _literal(value) for name, value in _assignments(tree)}
 
 
 def parse_parameters(pairs: Iterable[str]) -> dict[str, Any]:
@@ -202,25 +191,6 @@ def heading_of(nb: Mapping[str, Any]) -> str | None:
 def _parameters_cell(nb: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The first cell tagged `parameters`, the one that papermill takes."""
     return next((cell for cell in nb["cells"] if "parameters" in cell["metadata"].get("tags", [])), None)
-
-
-def _assignments(tree: ast.Module) -> list[tuple[str, ast.expr]]:
-    """Every `name = value` and `name: type = value` at the top of a cell."""
-    found = []
-    for node in tree.body:
-        if isinstance(node, ast.Assign):
-            found += [(target.id, node.value) for target in node.targets if isinstance(target, ast.Name)]
-        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
-            found.append((node.target.id, node.value))
-    return found
-
-
-def _literal(value: ast.expr) -> Any:
-    """The value of a literal, NOT_LITERAL for any other expression."""
-    try:
-        return ast.literal_eval(value)
-    except (ValueError, TypeError, SyntaxError):
-        return NOT_LITERAL
 
 
 def _comments(nb: Mapping[str, Any]) -> dict[str, str]:
