@@ -260,7 +260,7 @@ def _fits(part: Mapping[str, Any], value: Any) -> bool:
     else:
         return True
     each = next((variant[inner] for variant in _variants(part) if variant.get("type") == kind), None)
-    return each is None or all(_fits(each, item) for item in items)
+    return not isinstance(each, Mapping) or all(_fits(each, item) for item in items)  # `true` lets anything in
 
 
 def _variants(part: Mapping[str, Any]) -> list[Mapping[str, Any]]:
