@@ -16,25 +16,30 @@ class HasMasks(Protocol):
 
 
 def steps_to_threshold(history: pd.DataFrame, threshold: float) -> dict[str, list[int | None]]:
-    """Per curriculum and, in order of seeds, the first step at which the accuracy was at least `threshold` (None: never).
+    """As `steps_by_seed`, a list per curriculum: its seeds in the order in which they were given."""
+    return {name: list(steps.values()) for name, steps in steps_by_seed(history, threshold).items()}
+
+
+def steps_by_seed(history: pd.DataFrame, threshold: float) -> dict[str, dict[int, int | None]]:
+    """Per curriculum and seed, the first step at which the accuracy was at least `threshold` (None: never).
 
     `history` holds curriculum, seed, step and accuracy. A student that diverged never got there.
     """
-    reached = history[history["accuracy"] >= threshold].groupby(["curriculum", "seed"])["step"].min()
+    reached = history[history["accuracy"] >= threshold].groupby(["curriculum", "seed"], sort=False)["step"].min()
     lost = diverged(history)
     return {
-        name: [
-            int(reached[name, seed]) if (name, seed) in reached.index and seed not in lost[name] else None
+        name: {
+            seed: int(reached[name, seed]) if (name, seed) in reached.index and seed not in lost[name] else None
             for seed in _seeds(history, name)
-        ]
+        }
         for name in _curricula(history)
     }
 
 
 def final_accuracy(history: pd.DataFrame) -> dict[str, list[float | None]]:
-    """Per curriculum and, in order of seeds, the accuracy at each student's last evaluation (None: it diverged)."""
+    """Per curriculum and, seeds in the order given, the accuracy at each student's last evaluation (None: it diverged)."""
     lost = diverged(history)
-    last = history.sort_values("step").groupby(["curriculum", "seed"])["accuracy"].last()
+    last = history.sort_values("step").groupby(["curriculum", "seed"], sort=False)["accuracy"].last()
     return {
         name: [None if seed in lost[name] else float(last[name, seed]) for seed in _seeds(history, name)]
         for name in _curricula(history)
@@ -44,7 +49,7 @@ def final_accuracy(history: pd.DataFrame) -> dict[str, list[float | None]]:
 def diverged(history: pd.DataFrame) -> dict[str, list[int]]:
     """Per curriculum, the seeds whose student diverged: its last row holds no accuracy."""
     lost = history[history["accuracy"].isna()]
-    return {name: sorted(lost.loc[lost["curriculum"] == name, "seed"].unique()) for name in _curricula(history)}
+    return {name: lost.loc[lost["curriculum"] == name, "seed"].unique().tolist() for name in _curricula(history)}
 
 
 def _curricula(history: pd.DataFrame) -> list[str]:
@@ -53,8 +58,11 @@ def _curricula(history: pd.DataFrame) -> list[str]:
 
 
 def _seeds(history: pd.DataFrame, curriculum: str) -> list[int]:
-    """The seeds of one curriculum, in increasing order."""
-    return sorted(history.loc[history["curriculum"] == curriculum, "seed"].unique())
+    """The seeds of one curriculum in order of appearance, which is the one they were given in.
+
+    Every student is evaluated at least once before any is retired.
+    """
+    return history.loc[history["curriculum"] == curriculum, "seed"].unique().tolist()
 
 
 def held(history: pd.DataFrame) -> pd.DataFrame:
@@ -160,7 +168,7 @@ def order_curves(masks: pd.DataFrame, orders: Mapping[str, list[str]], split: st
                 "accuracy": float(found.loc[(seed, mask), split]),
             }
             for order, sequence in orders.items()
-            for seed in sorted(masks["seed"].unique())
+            for seed in masks["seed"].unique()
             for mask in sequence
         ]
     )

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
+from pwl_lab import analysis
 from pwl_lab.distill.curriculum import extracted, one_shot
 from pwl_lab.distill.two_phase import two_phase
 from pwl_lab.intervals import Interval, slope_interval
@@ -46,8 +47,8 @@ def threshold_points(
     curricula = {"one_shot": one_shot(0.0), "extracted": extracted(settings.stage_steps, temperature=0.0)}
     runs = distill(teacher, mlp(task, width), task, curricula, settings.seeds, plan, device=settings.device)
     rows = []
-    for name, steps in runs.steps_to(settings.threshold).items():
-        for seed, step in zip(sorted(settings.seeds), steps, strict=True):
+    for name, steps in analysis.steps_by_seed(runs.history, settings.threshold).items():
+        for seed, step in steps.items():
             where = {"k": k_sparse, "n": n_bits, "width": width, "curriculum": name, "seed": seed}
             rows.append(where | {"steps": plan.steps if step is None else step, "reached": step is not None})
     return pd.DataFrame(rows)

@@ -8,16 +8,16 @@ what is allowed and the nearest known name.
 
 import hashlib
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache, lru_cache
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_args
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from pwl_lab import environment, paths
-from pwl_lab.errors import InvalidValueError, MissingDataError, invalid, unknown
+from pwl_lab.errors import InvalidValueError, MissingDataError, UnknownNameError, invalid, shown, unknown
+from pwl_lab.parameters_cell import values_that_ran
+from pwl_lab.yaml12 import read_yaml
 
 Device = Literal["auto", "cpu", "cuda"]
 Family = Literal["vgg", "resnet", "vit"]
@@ -47,6 +47,30 @@ class Frozen(BaseModel):
     """A configuration: immutable, nothing unknown in it, hashable by content."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    if not TYPE_CHECKING:  # editors show the fields
+
+        def __init__(self, /, **values: Any) -> None:
+            """Raises UnknownNameError for a field that there is not, InvalidValueError for a value that is not allowed."""
+            _check_kinds(type(self), values)
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                raise _refusal(type(self), error, f"parameter of {type(self).__name__}:") from None
+
+        __init__.__pydantic_base_init__ = (
+            True  # one configuration inside another is checked as before, not built by this
+        )
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with these values changed; unlike pydantic's it is checked, and refuses as the class does."""
+        return type(self)(**(dict(self) | dict(update))) if update else super().model_copy(deep=deep)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Raises InvalidValueError: a configuration does not change."""
+        if not name.startswith("_"):
+            raise invalid(name, value, f"a {type(self).__name__} is frozen; take .model_copy(update={{{name!r}: ...}})")
+        super().__setattr__(name, value)
 
 
 def content_hash(value: Any) -> str:
@@ -110,15 +134,20 @@ class Settings(Frozen):
 
     @classmethod
     def from_notebook(cls, names: Mapping[str, Any]) -> Self:
-        """The settings that a notebook's parameters cell asks for: `from_notebook(globals())` reads its names.
+        """The settings that a notebook's parameters cell asks for: `from_notebook(globals())`.
 
-        A parameter of None takes the preset's value.
+        They are read from the source of the parameters cells that have run, which IPython keeps in `In`: what the notebook
+        itself does with the same names does not matter, and a misspelt one is refused. Without a history (a script, Voila)
+        the names count. A parameter of None takes the preset's value. Raises as `load` does, and InvalidValueError where no
+        parameters cell has run.
         """
-        for name in injected_names(names.get("In", ())):
-            if name not in cls.model_fields:
-                raise unknown("parameter", name, cls.model_fields)
-        given = {name: names[name] for name in cls.model_fields if name in names and name != "preset"}
-        return cls.load(names.get("preset", cls.model_fields["preset"].default), **given)
+        cells = names.get("In", ())
+        if any(cells):
+            given = values_that_ran(cells, Settings.model_fields)
+        else:
+            given = {name: names[name] for name in cls.model_fields if name in names}
+        preset = given.pop("preset", None)
+        return cls.load(cls.model_fields["preset"].default if preset is None else preset, **given)
 
     @property
     def stock(self) -> bool:
@@ -141,14 +170,11 @@ class Settings(Frozen):
     @classmethod
     def checked(cls, values: Mapping[str, Any]) -> Self:
         """These values as settings, or an InvalidValueError with a line for each that is refused."""
-        for name, value in values.items():
-            if name in cls.model_fields and not _fits(_schema(cls)[name], value):
-                raise InvalidValueError(f"{name} = {value!r} is not allowed: {allowed(cls, name)}")
+        _check_kinds(cls, values)
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            lines = [_explain(cls, problem) for problem in error.errors(include_url=False)]
-            raise InvalidValueError("; ".join(dict.fromkeys(lines))) from None
+            raise _refusal(cls, error, "parameter") from None
 
 
 def read_preset(name: str) -> dict[str, dict[str, Any]]:
@@ -162,7 +188,10 @@ def read_preset(name: str) -> dict[str, dict[str, Any]]:
 @lru_cache(maxsize=8)
 def _parsed(name: str, text: str) -> dict[str, dict[str, Any]]:
     """The checked content of a preset file, remembered: a grid asks for the same one once a point."""
-    content = yaml.safe_load(text) or {}
+    try:
+        content = read_yaml(text) or {}
+    except InvalidValueError as error:
+        raise InvalidValueError(f"preset {name}: {error}") from None
     if not isinstance(content, dict) or not all(isinstance(part, dict) for part in content.values()):
         raise MissingDataError(f"preset {name}: expected one mapping of values per notebook section")
     known = [section for cls in _concrete(Settings) for section in cls.sections()]
@@ -207,13 +236,11 @@ def allowed(cls: type[BaseModel], name: str) -> str:
     return f"{_type_name(part)}{_range_words(part)}"
 
 
-def injected_names(cells: Sequence[str]) -> list[str]:
-    """The names in the cell that papermill put into a notebook, among the sources of the cells that have run.
-
-    papermill only warns of a parameter that the notebook does not know; here it can be refused.
-    """
-    cell = next((source for source in cells if source.startswith("# Parameters\n")), "")
-    return re.findall(r"^([^\W\d]\w*) = ", cell, re.MULTILINE)
+def _check_kinds(cls: type[BaseModel], values: Mapping[str, Any]) -> None:
+    """Raise InvalidValueError where true/false or a text stands for a number, or a number for one of them."""
+    for name, value in values.items():
+        if name in cls.model_fields and not _fits(_schema(cls)[name], value):
+            raise InvalidValueError(f"{name} = {shown(value)} is not allowed: {allowed(cls, name)}")
 
 
 def _fits(part: Mapping[str, Any], value: Any) -> bool:
@@ -232,12 +259,12 @@ def _fits(part: Mapping[str, Any], value: Any) -> bool:
     else:
         return True
     each = next((variant[inner] for variant in _variants(part) if variant.get("type") == kind), None)
-    return each is None or all(_fits(each, item) for item in items)
+    return not isinstance(each, Mapping) or all(_fits(each, item) for item in items)  # `true` lets anything in
 
 
 def _variants(part: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The alternatives of a JSON-schema type (an optional field has two)."""
-    return part.get("anyOf") or [part]
+    return part.get("anyOf") or part.get("oneOf") or [part]
 
 
 def _type_name(part: Mapping[str, Any]) -> str:
@@ -252,7 +279,9 @@ def _type_name(part: Mapping[str, Any]) -> str:
     }
     names = []
     for variant in _variants(part):
-        if "enum" in variant or "const" in variant:
+        if "$ref" in variant:
+            names.append(variant["$ref"].rpartition("/")[2])
+        elif "enum" in variant or "const" in variant:
             names.append("one of " + ", ".join(map(str, variant.get("enum", [variant.get("const")]))))
         elif variant.get("type") == "array":
             names.append(f"list of {_type_name(variant['items'])}s")
@@ -269,19 +298,38 @@ def _range_words(part: Mapping[str, Any]) -> str:
             return _range_words(variant["items"]) + length
         low, high = (variant.get(f"{end}imum", variant.get(f"exclusive{end.title()}imum")) for end in ("min", "max"))
         if low is not None or high is not None:
-            return f" {'above' if 'exclusiveMinimum' in variant else 'from'} {low} to {high}"
+            below = "below " if "exclusiveMaximum" in variant else ""
+            words = [] if low is None else [f"{'above' if 'exclusiveMinimum' in variant else 'from'} {low}"]
+            return " " + " ".join(words if high is None else [*words, f"to {below}{high}"])
     return ""
+
+
+def _refusal(cls: type[BaseModel], error: ValidationError, kind: str) -> InvalidValueError:
+    """All that pydantic refuses, as one of our errors; the fields of `cls` are each a `kind`."""
+    problems = error.errors(include_url=False)
+    misspelt = [str(each["loc"][0]) for each in problems if each["type"] == "extra_forbidden" and len(each["loc"]) == 1]
+    lines = [str(unknown(kind, name, cls.model_fields)) for name in misspelt]
+    # what is missing may be what is misspelt
+    skipped = {"extra_forbidden", "missing"} if misspelt else set()
+    lines += [_explain(cls, each) for each in problems if len(each["loc"]) > 1 or each["type"] not in skipped]
+    return (UnknownNameError if misspelt else InvalidValueError)("; ".join(dict.fromkeys(lines)))
 
 
 def _explain(cls: type[BaseModel], problem: Mapping[str, Any]) -> str:
     """One line for one refused value."""
-    field = str(problem["loc"][0]) if problem["loc"] else "settings"
-    if problem["type"] == "extra_forbidden":
-        return str(unknown("parameter", field, cls.model_fields))
+    field = str(problem["loc"][0]) if problem["loc"] else ""
+    own = problem["type"] == "value_error"  # a check of ours, whose words are enough
+    reason = str(problem["ctx"]["error"]) if own else problem["msg"]
     if field not in cls.model_fields:
-        return str(problem["msg"])
+        return reason
+    if problem["type"] == "extra_forbidden":
+        return f"{field}: unknown name {problem['loc'][-1]!r}"
+    if problem["type"] == "missing":
+        return f"{field} is missing: {allowed(cls, field)}"
     place = f"{field}[{problem['loc'][1]}]" if len(problem["loc"]) > 1 and isinstance(problem["loc"][1], int) else field
-    return f"{place} = {problem['input']!r} is not allowed: {allowed(cls, field)} ({problem['msg']})"
+    return f"{place} = {shown(problem['input'])} is not allowed: " + (
+        reason if own else f"{allowed(cls, field)} ({reason})"
+    )
 
 
 def device(choice: Device = "auto") -> str:

@@ -21,7 +21,7 @@ def check_cube(masks: pd.DataFrame) -> int:
         raise invalid("masks", "an empty table", "one row per mask and seed")
     n_blocks = len(masks["mask"].iloc[0])
     whole = all_masks(n_blocks)
-    for seed, table in masks.groupby("seed"):
+    for seed, table in masks.groupby("seed", sort=False):
         if sorted(table["mask"]) != whole:
             missing = sorted(set(whole) - set(table["mask"]))
             raise invalid(

@@ -4,6 +4,8 @@ import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+LONGEST_SHOWN = 400  # characters of a value in a sentence
+
 
 class PwlLabError(Exception):
     """Base class of every error that pwl_lab raises on purpose; its text is meant for the reader."""
@@ -43,7 +45,16 @@ class ExerciseError(PwlLabError):
 
 def invalid(field: str, value: object, allowed: str) -> InvalidValueError:
     """An error that says which field got which value, and what it may be."""
-    return InvalidValueError(f"{field} = {value!r} is not allowed: {allowed}")
+    return InvalidValueError(f"{field} = {shown(value)} is not allowed: {allowed}")
+
+
+def shown(value: object) -> str:
+    """A value for a sentence: as Python writes it, the middle left out where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        return f"a value of type {type(value).__name__} that is too long to show"
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN // 2]} … {text[-LONGEST_SHOWN // 4 :]}"
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> UnknownNameError:
@@ -51,4 +62,4 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> UnknownNameError:
     names = sorted(known)
     near = get_close_matches(str(name), names, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return UnknownNameError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names) or 'none'}")
+    return UnknownNameError(f"unknown {kind} {shown(name)}.{hint} Known: {', '.join(names) or 'none'}")

@@ -5,6 +5,9 @@ from pathlib import Path
 from pwl_lab import environment
 from pwl_lab.errors import MissingDataError
 
+INTERACTIVE = "interactive"  # among the runs: what a notebook leaves that no command runs
+BENCH = "bench.json"  # among the runs: what the benchmarks measured
+
 
 def root() -> Path:
     """The project's folder: `PWL_LAB_HOME`, or the checkout that this package was installed from."""
@@ -68,6 +71,11 @@ def store() -> Path:
     return environment.STORE.get() or runs() / "store"
 
 
+def reserved() -> list[Path]:
+    """Places that have a use of their own, which no series may have for its folder."""
+    return [example_batch(), store(), downloads(), scratch(), runs() / INTERACTIVE, runs() / BENCH]
+
+
 def scratch() -> Path:
     """What only a command at work needs; a name that no series can have.
 
@@ -83,4 +91,4 @@ def downloads() -> Path:
 
 def output(notebook: str) -> Path:
     """Where a notebook leaves its `metrics.json`: the folder `pwl-lab run` named, else one of its own among the runs."""
-    return environment.OUT.get() or runs() / "interactive" / notebook
+    return environment.OUT.get() or runs() / INTERACTIVE / notebook

@@ -283,15 +283,24 @@ def record_metrics(notebook: str, metrics: dict[str, Any], per_seed: Sequence[st
     `per_seed` names what has one value for each of `metrics["seeds"]`, in their order: dotted names, each of a list or of
     all lists below it, or of a mapping with the seeds as its names. A report takes no other list for values per seed,
     however long it is; an empty sequence says that there is none. Raises UnknownNameError for a name that is not there,
-    InvalidValueError for a list of another length.
+    InvalidValueError for a list of another length. What is no number (NaN, infinite: a ratio to nothing) becomes null.
     """
     said = {}
     if per_seed is not None:
         _check_per_seed(metrics, per_seed)
         said = {"per_seed": list(per_seed)}
     path = paths.output(notebook) / "metrics.json"
-    write_json(path, metrics | {"made": provenance() | said})
+    write_json(path, _finite(metrics) | {"made": provenance() | said})
     return path
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for every float that JSON cannot hold: a run must not fail at its very end over a ratio to 0."""
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _check_per_seed(metrics: dict[str, Any], per_seed: Sequence[str]) -> None:

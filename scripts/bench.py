@@ -280,7 +280,7 @@ def main() -> None:
     for one in rows:
         peak = f", {one['peak_mb']} MB at most" if "peak_mb" in one else ""
         print(f"{one['name']}: {one['ours']} against {one['reference']} {one['unit']}, ratio {one['ratio']}{peak}")
-    write_json(paths.runs() / "bench.json", {"rows": rows, "made": provenance()})
+    write_json(paths.runs() / paths.BENCH, {"rows": rows, "made": provenance()})
 
 
 if __name__ == "__main__":

@@ -24,12 +24,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field, ValidationError
 
-from pwl_lab.batch.schema import load_yaml
 from pwl_lab.config import Frozen
-from pwl_lab.errors import InvalidValueError, invalid, unknown
+from pwl_lab.errors import InvalidValueError, invalid, shown, unknown
+from pwl_lab.yaml12 import read_yaml
 
 MOST_POINTS = 100_000
 Values = dict[str, Any]
@@ -184,8 +183,8 @@ def read_grid(path: Path) -> tuple[Grid | None, list[str]]:
     cannot be read or holds no mapping.
     """
     try:
-        raw = load_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raw = read_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, InvalidValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
         raise invalid("grid", str(path), f"a YAML file that can be read ({reason})") from None
     if not isinstance(raw, dict) or not all(isinstance(name, str) for name in raw):
@@ -238,4 +237,4 @@ def _explain(problem: Mapping[str, Any]) -> str:
     if problem["type"] == "missing":
         return f"{place} is missing"
     place = place.removesuffix(".int").removesuffix(".str")  # the alternatives of `notebook`
-    return f"{place} = {problem['input']!r} is not allowed: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+    return f"{place} = {shown(problem['input'])} is not allowed: {problem['msg'][0].lower()}{problem['msg'][1:]}"

@@ -1,6 +1,5 @@
 """What a notebook can be asked for: find it, read its parameters cell, check what is given before a kernel starts."""
 
-import ast
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -10,42 +9,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pwl_lab import paths
 from pwl_lab.batch.shape import check_shape
 from pwl_lab.config import Settings, describe, read_preset
 from pwl_lab.errors import InvalidValueError, invalid, unknown
+from pwl_lab.parameters_cell import NOT_LITERAL, values_in
 from pwl_lab.settings import SETTINGS
+from pwl_lab.yaml12 import read_yaml
 
 SERIES = "[0-9][0-9]_*.ipynb"
-
-
-class _NotLiteral:
-    """Stands for a default that is an expression: its type is not known before the notebook runs."""
-
-    def __repr__(self) -> str:
-        return "computed in the notebook"
-
-
-NOT_LITERAL = _NotLiteral()
-
-
-class _Yaml(yaml.SafeLoader):
-    """YAML whose numbers are those of YAML 1.2 (PyYAML alone reads 1e-3 as text), and with each key once."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping; PyYAML alone keeps the last of two equal keys and says nothing."""
-        names = [key.value for key, _ in node.value]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise yaml.constructor.ConstructorError(None, None, f"{twice} is given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-_Yaml.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
 
 
 @dataclass(frozen=True)
@@ -125,14 +97,13 @@ def parameter_defaults(nb: Mapping[str, Any]) -> dict[str, Any]:
 def _defaults_in(source: str) -> dict[str, Any]:
     """The defaults in the source of a parameters cell; remembered, since a grid asks once a point."""
     try:
-        tree = ast.parse(source)
+        return values_in(source)
     except SyntaxError as error:
         raise InvalidValueError(f"the parameters cell is not plain Python (line {error.lineno}): {error.msg}") from None
-    return {name: _literal(value) for name, value in _assignments(tree)}
 
 
 def parse_parameters(pairs: Iterable[str]) -> dict[str, Any]:
-    """`["seeds=[0,1]", "device=cpu"]` as names and values, each value read as YAML."""
+    """`["seeds=[0,1]", "device=cpu"]` as names and values, each value read as YAML. Raises InvalidValueError."""
     values: dict[str, Any] = {}
     for pair in pairs:
         name, sign, text = pair.partition("=")
@@ -142,15 +113,10 @@ def parse_parameters(pairs: Iterable[str]) -> dict[str, Any]:
         if name in values:
             raise invalid("-p", pair, f"{name} is given twice")
         try:
-            values[name] = load_yaml(text)
-        except yaml.YAMLError:
-            raise invalid(name, text, "the value is not YAML") from None
+            values[name] = read_yaml(text)
+        except InvalidValueError as error:
+            raise invalid(name, text, str(error)) from None
     return values
-
-
-def load_yaml(text: str) -> Any:
-    """What this YAML says; only plain values. Raises yaml.YAMLError."""
-    return yaml.load(text, Loader=_Yaml)  # a SafeLoader
 
 
 def check_value(nb: Mapping[str, Any], name: str, value: Any) -> None:
@@ -229,25 +195,6 @@ def heading_of(nb: Mapping[str, Any]) -> str | None:
 def _parameters_cell(nb: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The first cell tagged `parameters`, the one that papermill takes."""
     return next((cell for cell in nb["cells"] if "parameters" in cell["metadata"].get("tags", [])), None)
-
-
-def _assignments(tree: ast.Module) -> list[tuple[str, ast.expr]]:
-    """Every `name = value` and `name: type = value` at the top of a cell."""
-    found = []
-    for node in tree.body:
-        if isinstance(node, ast.Assign):
-            found += [(target.id, node.value) for target in node.targets if isinstance(target, ast.Name)]
-        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
-            found.append((node.target.id, node.value))
-    return found
-
-
-def _literal(value: ast.expr) -> Any:
-    """The value of a literal, NOT_LITERAL for any other expression."""
-    try:
-        return ast.literal_eval(value)
-    except (ValueError, TypeError, SyntaxError):
-        return NOT_LITERAL
 
 
 def _comments(nb: Mapping[str, Any]) -> dict[str, str]:

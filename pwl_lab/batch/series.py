@@ -22,6 +22,7 @@ from pwl_lab.batch.notebooks import run_notebook
 from pwl_lab.batch.own_folder import alone_in_folder, check_replaceable, clear
 from pwl_lab.batch.schema import make_plan, read_notebook, resolve_notebook, series
 from pwl_lab.batch.status import RunStatus
+from pwl_lab.checks import BATCH
 from pwl_lab.config import device, read_preset
 from pwl_lab.environment import WORKERS
 from pwl_lab.errors import invalid, unknown
@@ -165,13 +166,25 @@ def _shared_workers(jobs: int) -> dict[str, str]:
 
 def series_folder(name: str) -> Path:
     """Where the series run called `name` goes. Raises InvalidValueError for a name that is no plain folder name."""
+    if not re.fullmatch(r"\w[\w.-]{,99}", name):
+        raise invalid("name", name, "up to 100 letters, digits, dots, dashes and underscores, no dot or dash first")
     folder = paths.runs() / name
-    others = (paths.store(), paths.downloads(), paths.example_batch(), paths.runs() / "interactive")
-    if not re.fullmatch(r"\w[\w.-]{0,99}", name) or folder in others:
-        raise invalid(
-            "name", name, "up to 100 letters, digits, dots, dashes and underscores, and no folder that has another use"
-        )
+    if _has_another_use(folder):
+        raise invalid("name", name, f"{folder} has another use; a series needs a folder of its own")
     return folder
+
+
+def _has_another_use(folder: Path) -> bool:
+    """Whether this is, holds or lies in a place that is reserved, by any spelling, or a file or a batch is there already."""
+    mine = _spelt(folder)
+    others = [_spelt(place) for place in paths.reserved()]
+    meets = any(mine[: len(other)] == other or other[: len(mine)] == mine for other in others)
+    return meets or folder.is_file() or (folder / BATCH).exists()
+
+
+def _spelt(place: Path) -> tuple[str, ...]:
+    """A place as a file system that does not tell upper and lower case apart may know it."""
+    return tuple(part.casefold() for part in place.absolute().parts)
 
 
 def _chosen(only: Sequence[str]) -> list[Path]:

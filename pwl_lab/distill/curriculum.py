@@ -83,7 +83,7 @@ class Stage(Frozen):
     @classmethod
     def _some_steps(cls, steps: int | None) -> int | None:
         if steps is not None and steps < 1:
-            raise ValueError(f"steps = {steps} is not allowed: at least 1; leave the stage out instead")
+            raise ValueError("at least 1; leave the stage out instead")
         return steps
 
     @model_validator(mode="after")

@@ -21,6 +21,7 @@ from pwl_lab.errors import invalid
 from pwl_lab.models.blocknet import BlockNet
 from pwl_lab.seeding import generator
 from pwl_lab.tasks.parity import SparseParity, check_support
+from pwl_lab.tasks.sizes import check_probe
 from pwl_lab.training import TrainedModel, predict
 
 
@@ -109,7 +110,9 @@ class CorrelationProbe:
         if samples < 2:
             raise invalid("samples", samples, "at least 2: a correlation needs a spread")
         support = check_support(task.support, task.n_bits, task.k_sparse)
-        degrees = range(1, task.k_sparse) if degrees is None else degrees
+        if degrees is None:
+            check_probe(task.n_bits, task.k_sparse, samples, off_subsets)
+            degrees = range(1, task.k_sparse)
         inputs = task.draw(samples, generator(seed, "probe")).inputs
         inside, outside = {}, {}
         for degree in degrees:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
-from pydantic import ValidationError
 from torch import Tensor
 
 from pwl_lab.distill.curriculum import Curriculum, Stage, extracted, one_shot, progressive
@@ -68,9 +67,8 @@ def _stages(name: str, given: Sequence[Stage], hint: str) -> Sequence[Stage]:
         raise refusal(name, "this is no list of stages", hint, "a list of Stage(target=..., steps=...)", repr(given))
     try:
         return Curriculum(stages=tuple(given)).for_blocks(N_BLOCKS).stages
-    except (ValidationError, PwlLabError) as error:
-        wrong = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-        raise refusal(name, f"these stages make no curriculum: {wrong}", hint) from error
+    except PwlLabError as error:
+        raise refusal(name, f"these stages make no curriculum: {error}", hint) from error
 
 
 def _told(stages: Sequence[Stage]) -> list[str]:

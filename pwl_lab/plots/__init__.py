@@ -12,7 +12,7 @@ from pwl_lab.plots.clock import (
     way_name,
 )
 from pwl_lab.plots.crossing import crossing_chart, crossing_histories, crossing_prefixes, parity_crossing
-from pwl_lab.plots.cube import budget_curve, byte_curves, class_chart, mask_lattice, order_curves
+from pwl_lab.plots.cube import MOST_LATTICE_BLOCKS, budget_curve, byte_curves, class_chart, mask_lattice, order_curves
 from pwl_lab.plots.curves import learning_curves, steps_to_threshold, teacher_curve
 from pwl_lab.plots.explorer import ExplorerFigure
 from pwl_lab.plots.loading import (
@@ -31,6 +31,7 @@ from pwl_lab.plots.style import style
 from pwl_lab.plots.sweep import sweep_curves
 
 __all__ = [
+    "MOST_LATTICE_BLOCKS",
     "CheckpointFigure",
     "ExplorerFigure",
     "LayerFigure",

@@ -111,7 +111,7 @@ def anytime_chart(timelines: pd.DataFrame, horizon_s: float) -> Figure:
     with style():
         figure, (axes,) = row_of_axes(9, 4.8)
         for way, rows in timelines.groupby("way", sort=False):
-            area = float(np.mean([anytime_area(mine, horizon_s) for _, mine in rows.groupby("seed")]))
+            area = float(np.mean([anytime_area(mine, horizon_s) for _, mine in rows.groupby("seed", sort=False)]))
             label, colour, dashes, marker = way_look(way)
             steps = _steps(rows)
             times = [*steps["seconds"], horizon_s]

@@ -1,13 +1,13 @@
 """The settings of the notebooks that train on images."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from pwl_lab.checks import check_calibration, check_images, check_parity
 from pwl_lab.config import Family, Fraction, LearningRate, MaskDistribution, Settings, Steps
 from pwl_lab.errors import invalid
-from pwl_lab.settings.kinds import Channels, Epochs, Layers
+from pwl_lab.settings.kinds import Channels, EachOnce, Epochs, Layers
 
 
 class ImageSettings(Settings):
@@ -41,7 +41,7 @@ class ImageSettings(Settings):
 
     def check_together(self) -> None:
         """Teacher and student need the same number of blocks, and a batch has to fit into the images."""
-        check_images(self.dataset, self.n_train, self.batch_size)
+        check_images(self.dataset, self.n_train, self.batch_size, self.crop_padding)
         n_blocks = len(self.teacher_channels)
         for name in ("teacher_depths", "student_channels", "student_depths"):
             if len(getattr(self, name)) != n_blocks:
@@ -89,7 +89,7 @@ class CrossingSettings(ImageSettings):
 
     section: ClassVar[str] = "curricula_meet_loading"
     budget_steps: Steps = Field(400, description="optimiser steps of every student, whatever its curriculum")
-    loadings: tuple[Literal["alone", "followed", "combined"], ...] = Field(
+    loadings: Annotated[tuple[Literal["alone", "followed", "combined"], ...], EachOnce] = Field(
         ("alone", "combined"), min_length=1, description="when PWL reaches the student: never, at half time, at once"
     )
     early_share: Fraction = Field(

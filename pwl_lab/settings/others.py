@@ -8,7 +8,7 @@ from pwl_lab import paths
 from pwl_lab.checks import check_images, check_report
 from pwl_lab.config import Family, Seeds, Settings
 from pwl_lab.settings.images import LoadingSettings
-from pwl_lab.settings.kinds import Megabytes
+from pwl_lab.settings.kinds import EachOnce, Megabytes
 
 
 class StartHereSettings(Settings):
@@ -20,7 +20,7 @@ class StartHereSettings(Settings):
     def check_together(self) -> None:
         """The images come last in the notebook; that they are missing should be known first."""
         images = LoadingSettings.load(self.preset)
-        check_images(images.dataset, images.n_train, images.batch_size)
+        check_images(images.dataset, images.n_train, images.batch_size, images.crop_padding)
 
 
 class ClockSettings(Settings):
@@ -29,10 +29,10 @@ class ClockSettings(Settings):
     section: ClassVar[str] = "loading_under_the_clock"
     seeds: Seeds = Field((0, 1, 2), description="pairs of notebook 04: one per seed")
     family: Family = Field("vgg", description="of the trained pairs; trained as notebook 04 does at this preset")
-    full_sizes: tuple[Literal["vgg16", "resnet", "vit_tiny", "vit_base"], ...] = Field(
+    full_sizes: Annotated[tuple[Literal["vgg16", "resnet", "vit_tiny", "vit_base"], ...], EachOnce] = Field(
         ("vgg16", "resnet", "vit_tiny", "vit_base"), description="the sources' sizes, with random weights: timing alone"
     )
-    megabytes_per_s: tuple[Megabytes, ...] = Field(
+    megabytes_per_s: Annotated[tuple[Megabytes, ...], EachOnce] = Field(
         (5.0, 25.0, 100.0), min_length=1, description="slow links for the time to the first prediction"
     )
     longest_load_s: float = Field(
@@ -56,7 +56,9 @@ class DashboardSettings(Settings):
 
     section: ClassVar[str] = "dashboard"
     seeds: Seeds = Field((0,), description="pairs of the first of these seeds are shown")
-    families: tuple[Family, ...] = Field(("vgg", "resnet", "vit"), min_length=1, description="pairs of these are shown")
+    families: Annotated[tuple[Family, ...], EachOnce] = Field(
+        ("vgg", "resnet", "vit"), min_length=1, description="pairs of these are shown"
+    )
 
 
 Folder = Annotated[str, AfterValidator(paths.from_here)]

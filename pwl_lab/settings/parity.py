@@ -8,6 +8,7 @@ from pwl_lab.checks import check_parity, check_stage
 from pwl_lab.config import Fraction, LearningRate, Settings, Steps
 from pwl_lab.errors import invalid
 from pwl_lab.settings.kinds import Sizes, Width
+from pwl_lab.tasks.sizes import check_orthogonal, check_probe
 
 
 class CurriculaSettings(Settings):
@@ -44,6 +45,8 @@ class CurriculaSettings(Settings):
         """The support has to fit into the bits, the curriculum into the budgets."""
         check_parity(self.n_bits, self.k_sparse, self.support)
         check_parity(self.hard_n_bits, self.k_sparse, self.support)
+        check_probe(self.n_bits, self.k_sparse, samples=4_096, off_subsets=300)  # as the notebook has it
+        check_orthogonal(self.teacher_width, self.student_width)
         for budget in (self.budget_steps, self.hard_budget_steps, self.choice_steps):
             check_stage(self.stage_steps, budget)
 
@@ -72,10 +75,7 @@ class SparseParityTeacherSettings(Settings):
     def check_together(self) -> None:
         """The support has to fit into the bits and leave some of them out."""
         check_parity(self.n_bits, self.k_sparse, self.support)
-        if self.k_sparse == self.n_bits:
-            raise invalid(
-                "k_sparse", self.k_sparse, f"below n_bits = {self.n_bits}: the probe compares with other bits"
-            )
+        check_probe(self.n_bits, self.k_sparse, self.probe_samples, self.off_subsets)
 
 
 class ParityTransformerSettings(Settings):

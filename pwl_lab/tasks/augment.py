@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from pwl_lab.config import Frozen
-from pwl_lab.errors import invalid
+from pwl_lab.tasks.sizes import check_crop
 
 
 class Augmentation(Frozen):
@@ -61,8 +61,7 @@ def random_crop(
     Raises InvalidValueError if `padding` is not smaller than both sides (there would be nothing left to reflect).
     """
     n, _, height, width = images.shape
-    if not 0 <= padding < min(height, width):
-        raise invalid("crop_padding", padding, f"from 0 to {min(height, width) - 1} for images of {height}x{width}")
+    check_crop(padding, height, width)
     top, left = torch.randint(0, 2 * padding + 1, (2, n), generator=generator).to(images.device)
     padded = F.pad(images, (padding, padding, padding, padding), mode="reflect")
     # every window of the original size, as views: [n, channels, 2*padding + 1, 2*padding + 1, height, width]

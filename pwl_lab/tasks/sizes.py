@@ -5,6 +5,7 @@ from numbers import Integral
 
 from pwl_lab.errors import invalid
 
+MOST_PRODUCTS = 2**29  # that a correlation probe keeps, of 4 bytes each
 CALIBRATION_BATCH = 128  # training images at once when an extracted curriculum is calibrated
 
 
@@ -16,6 +17,31 @@ def check_bits(n_bits: int, k_sparse: int, support: Sequence[int] | None) -> Non
         raise invalid("k_sparse", k_sparse, f"from 1 to n_bits = {n_bits}")
     if support is not None:
         check_support(support, n_bits, k_sparse)
+
+
+def check_probe(n_bits: int, k_sparse: int, samples: int, off_subsets: int) -> None:
+    """Raise InvalidValueError where a correlation probe of degrees 1 to k - 1 has nothing to look at, or too much.
+
+    It keeps the product of every subset's bits for every sample: 2^k subsets of the support, `off_subsets` a degree off it.
+    """
+    if not 2 <= k_sparse < n_bits:
+        there = f"from 2 to n_bits - 1 = {n_bits - 1}: the probe compares parts of the support with bits outside the support"
+        raise invalid("k_sparse", k_sparse, there)
+    products = samples * (2**k_sparse + (k_sparse - 1) * off_subsets)
+    if products > MOST_PRODUCTS:
+        there = (
+            f"a smaller one, or fewer samples or subsets: the probe would keep {4e-9 * products:,.1f} GB of products"
+        )
+        raise invalid("k_sparse", k_sparse, there)
+
+
+def check_orthogonal(teacher_width: int, student_width: int) -> None:
+    """Raise InvalidValueError where a teacher of so few units has no orthogonal projection for a student of so many."""
+    if student_width > teacher_width:
+        there = (
+            f"at most teacher_width = {teacher_width}: orthogonal columns are tried, and the teacher has no more units"
+        )
+        raise invalid("student_width", student_width, there)
 
 
 def check_support(support: Sequence[int], n_bits: int, k_sparse: int) -> tuple[int, ...]:
@@ -42,6 +68,12 @@ def check_batch(batch_size: int, n_train: int) -> None:
     """Raise InvalidValueError where a batch does not fit into `n_train` training images."""
     if not (is_whole(batch_size) and 1 <= batch_size <= n_train):
         raise invalid("batch_size", batch_size, f"a whole number from 1 to {n_train}, the number of training images")
+
+
+def check_crop(padding: int, height: int, width: int) -> None:
+    """Raise InvalidValueError where images of this size cannot be shifted so far: nothing would be left to reflect."""
+    if not 0 <= padding < min(height, width):
+        raise invalid("crop_padding", padding, f"from 0 to {min(height, width) - 1} for images of {height}x{width}")
 
 
 def is_whole(value: object) -> bool:

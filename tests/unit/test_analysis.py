@@ -28,16 +28,17 @@ RUNS = history(
 
 
 def test_steps_to_threshold_is_the_first_step_per_seed_and_none_where_there_is_none():
-    assert analysis.steps_to_threshold(RUNS, 0.99) == {"slow": [10, None], "fast": [10, 20]}
-    assert analysis.steps_to_threshold(RUNS, 0.9) == {"slow": [10, 20], "fast": [10, 20]}
-    assert analysis.steps_to_threshold(RUNS, 0.45) == {"slow": [10, 0], "fast": [0, 0]}
+    assert analysis.steps_to_threshold(RUNS, 0.99) == {"slow": [None, 10], "fast": [10, 20]}
+    assert analysis.steps_to_threshold(RUNS, 0.9) == {"slow": [20, 10], "fast": [10, 20]}
+    assert analysis.steps_to_threshold(RUNS, 0.45) == {"slow": [0, 10], "fast": [0, 0]}
+    assert analysis.steps_by_seed(RUNS, 0.99) == {"slow": {3: None, 1: 10}, "fast": {1: 10, 3: 20}}
     assert list(analysis.steps_to_threshold(RUNS, 0.99)) == ["slow", "fast"]  # in order of appearance
 
 
 def test_final_accuracy_is_the_last_in_time_not_in_the_table():
-    shuffled = RUNS.sample(frac=1, random_state=0)
-    found = analysis.final_accuracy(shuffled)
-    assert found == {"slow": [0.6, 0.95], "fast": [1.0, 0.99]}
+    backwards = RUNS.sort_values("step", ascending=False, kind="stable")
+    found = analysis.final_accuracy(backwards)
+    assert found == {"slow": [0.95, 0.6], "fast": [0.99, 1.0]}  # the seeds in order of appearance
 
 
 def test_a_student_that_diverged_has_no_final_accuracy():

@@ -1,3 +1,4 @@
+import inspect
 import json
 import shutil
 import subprocess
@@ -135,6 +136,55 @@ def test_series_checks_before_it_starts(project: Path) -> None:
     for jobs in ("0", "-1"):
         assert f"jobs = {jobs} is not allowed" in _invoke("series", "--jobs", jobs, code=2).output
     assert not (project / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["example_batch", "store", "downloads", "interactive", "bench.json", "Store", "EXAMPLE_BATCH", ".batches"]
+)
+def test_a_series_is_refused_a_name_that_has_another_use(project: Path, name: str) -> None:
+    assert f"name = {name!r} is not allowed" in _invoke("series", "--name", name, code=2).stderr
+    assert not (project / "runs").exists()
+
+
+def test_no_place_among_the_runs_is_left_out(project: Path) -> None:
+    """Every function of `paths` that names a place among the runs names one that is reserved."""
+    ours = [getattr(paths, name) for name, found in vars(paths).items() if inspect.isfunction(found)]
+    places = [found() for found in ours if inspect.signature(found).return_annotation is Path and not _asks(found)]
+    among = [place for place in places if paths.runs() in place.parents]
+    assert len(among) >= 4
+    assert set(among) <= set(paths.reserved())
+    assert paths.output("x").parent in paths.reserved()
+
+
+def _asks(found) -> bool:
+    return bool(inspect.signature(found).parameters)
+
+
+@pytest.mark.parametrize("where", ["", "deeper/", "deeper/down/"])
+def test_a_series_is_refused_what_holds_a_place_or_lies_in_one(project: Path, monkeypatch, where: str) -> None:
+    monkeypatch.setenv("PWL_LAB_STORE", str(project / "runs" / where / "kept"))
+    name = (where or "kept").partition("/")[0]
+    assert "has another use" in _invoke("series", "--name", name, code=2).stderr
+
+
+def test_a_series_is_refused_a_batch_and_a_file(project: Path) -> None:
+    (project / "runs" / "grid").mkdir(parents=True)
+    (project / "runs" / "grid" / "batch.json").write_text("{}")
+    (project / "runs" / "notes.txt").write_text("mine")
+    for name in ("grid", "notes.txt"):
+        assert "has another use" in _invoke("series", "--name", name, code=2).stderr
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a\0b", "../x", "a/b", "x" * 5000])
+@pytest.mark.parametrize(
+    "command",
+    [["series", "--name"], ["series", "--only"], ["series", "--preset"], ["params"]],
+)
+def test_a_name_that_no_file_can_have_is_refused_in_one_line(project: Path, command: list[str], name: str) -> None:
+    message = _invoke(*command, name, code=2).stderr
+    assert message.startswith("pwl-lab: ")
+    assert message.count("\n") == 1
+    assert len(message) < 1000
 
 
 def test_index_of_an_empty_folder_and_headlines(project: Path) -> None:

@@ -3,16 +3,15 @@
 import math
 
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from pwl_lab import config, paths
 from pwl_lab.config import content_hash
 from pwl_lab.errors import InvalidValueError, MissingDataError, UnknownNameError
 from pwl_lab.models import MLPConfig
 from pwl_lab.settings import SETTINGS, CrossingSettings, CurriculaSettings, LoadingSettings
+from pwl_lab.yaml12 import read_yaml
 
 PRESETS = ["smoke", "lesson", "paper"]
 VIT = {"family": "vit", "teacher_channels": [8] * 4, "student_channels": [8] * 4}
@@ -36,7 +35,7 @@ def presets(tmp_path, monkeypatch):
 def test_every_preset_loads_for_every_notebook_with_its_own_values(preset, section):
     loaded = SETTINGS[section].load(preset)
     assert loaded.preset == preset
-    content = yaml.safe_load((paths.presets() / f"{preset}.yaml").read_text())
+    content = read_yaml((paths.presets() / f"{preset}.yaml").read_text())
     written = content[section]
     if SETTINGS[section].split_by is not None:
         written |= content.get(f"{section}.{getattr(loaded, SETTINGS[section].split_by)}", {})
@@ -205,7 +204,7 @@ def test_stock_is_the_presets_own_sizes_but_never_smoke(cls):
 
 
 def test_settings_cannot_be_changed():
-    with pytest.raises(ValidationError, match="frozen"):
+    with pytest.raises(InvalidValueError, match="frozen"):
         CurriculaSettings.load("smoke").n_bits = 3
 
 

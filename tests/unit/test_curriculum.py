@@ -4,7 +4,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from pwl_lab.distill.curriculum import (
     Curriculum,
@@ -138,7 +137,7 @@ def test_a_block_beyond_the_networks_is_refused():
     ],
 )
 def test_impossible_curricula_are_refused(make, words):
-    with pytest.raises(ValidationError, match=words):
+    with pytest.raises(InvalidValueError, match=words):
         make()
 
 

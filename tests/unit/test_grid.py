@@ -132,7 +132,7 @@ def test_the_same_run_twice_is_refused(grid: Write) -> None:
             "notebook: 02\naxes: [product: {n_bits: [5]}]\nexclude: [{n_bits: 6}]",
             "exclude[0] (n_bits=6) meets no point",
         ),
-        ("notebook: 02\nparameters: {n_bits: 2026-01-01}", "n_bits = 2026-01-01 is not allowed"),
+        ("notebook: 02\nparameters: {n_bits: 2026-01-01}", "n_bits = '2026-01-01' is not allowed: whole number"),
         ("notebook: 02\nresources: {GPU: 0}", "resources.GPU = 0.0 is not allowed"),
     ],
 )

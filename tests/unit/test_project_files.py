@@ -10,9 +10,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
-import yaml
 
 from pwl_lab.batch.schema import settings_of
+from pwl_lab.yaml12 import read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -34,7 +34,7 @@ def test_conda_and_pip_ask_for_the_same() -> None:
     wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
     wanted = {re.sub(r"^[\w.-]+", lambda name: CONDA_NAMES.get(name[0], name[0]), line) for line in wanted}
     wanted |= {f"python{project['requires-python']}", "pip"}
-    conda = yaml.safe_load((ROOT / "environment.yml").read_text())
+    conda = read_yaml((ROOT / "environment.yml").read_text())
     assert conda["name"] == "pwl-lab"
     assert conda["channels"] == ["conda-forge"]
     assert {line for line in conda["dependencies"] if isinstance(line, str)} == wanted

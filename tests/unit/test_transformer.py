@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from pydantic import ValidationError
 from torch import nn
 from torch.nn import functional as F
 from toys import as_trained, assert_close
 
 from pwl_lab.distill.curriculum import extracted, from_labels, one_shot, progressive
 from pwl_lab.distill.learner import distil_cohort
+from pwl_lab.errors import InvalidValueError
 from pwl_lab.models import TransformerConfig, build, transformer
 from pwl_lab.models.transformer import SignTokens, TransformerLayer
 from pwl_lab.plan import TrainPlan
@@ -130,5 +130,5 @@ def test_a_configuration_for_a_task():
     ],
 )
 def test_impossible_configurations_are_refused(values, field):
-    with pytest.raises(ValidationError, match=field):
+    with pytest.raises(InvalidValueError, match=field):
         TransformerConfig(**({"n_tokens": 5, "width": 8, "heads": 2} | values))
