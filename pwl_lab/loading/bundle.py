@@ -18,10 +18,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pwl_lab.config import Frozen
-from pwl_lab.errors import MissingDataError, PwlLabError, invalid
+from pwl_lab.errors import MissingDataError, invalid
 from pwl_lab.loading.converters import Converters
 from pwl_lab.loading.eightbit import quantise
-from pwl_lab.loading.sources import INDEX
+from pwl_lab.loading.sources import INDEX, BundleError
 from pwl_lab.loading.swapnet import SwapNet
 from pwl_lab.models.blocknet import BlockNet
 from pwl_lab.models.mlp import MLPConfig
@@ -40,10 +40,6 @@ AnyModel = Annotated[
     MLPConfig | TransformerConfig | VGGConfig | ResNetConfig | ViTConfig, Field(discriminator="family")
 ]
 Shape = tuple[int, ...]
-
-
-class BundleError(PwlLabError):
-    """A bundle cannot be used: its index or its boot set is missing, damaged or of a newer format."""
 
 
 class Shard(Frozen):

@@ -17,6 +17,7 @@ from urllib.request import url2pathname
 
 from pwl_lab.errors import MissingDataError, PwlLabError, invalid, unknown
 from pwl_lab.loading.throttle import Link, Throttle
+from pwl_lab.storages import LOCAL_SCHEMES, shown
 
 CHUNK_BYTES = 2**20
 INDEX = "index.json"  # of a bundle
@@ -26,7 +27,11 @@ COMMON_SCHEMES = ("file", "http", "https", "s3", "gs", "memory")  # the ones tha
 PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
-class SourceError(PwlLabError):
+class BundleError(PwlLabError):
+    """A bundle cannot be used: it cannot be reached, or its index or its boot set is missing, damaged or of a newer format."""
+
+
+class SourceError(BundleError):
     """A file could not be read, or not to its end; `transient` says whether another try may go better."""
 
     def __init__(self, message: str, transient: bool = False) -> None:
@@ -124,10 +129,15 @@ class FolderSource(Source):
     """A bundle in a local folder."""
 
     def __init__(self, path: str | Path) -> None:
-        """Raises MissingDataError if there is no such folder."""
-        self.path = Path(path).expanduser()
-        if not self.path.is_dir():
-            raise MissingDataError(f"{self.path} is {'not a folder' if self.path.exists() else 'missing'}")
+        """Raises MissingDataError if there is no such folder, and SourceError where that cannot be found out."""
+        try:
+            self.path = Path(path).expanduser()
+            if not self.path.is_dir():
+                raise MissingDataError(f"{self.path} is {'not a folder' if self.path.exists() else 'missing'}")
+        except MissingDataError:
+            raise
+        except (OSError, RuntimeError) as error:  # no right to look, a name too long; ~ of a user who is not known
+            raise SourceError(f"{path} cannot be opened ({error})") from error
         super().__init__(str(self.path))
 
     def chunks(self, name: str, offset: int = 0) -> Iterator[bytes | memoryview]:
@@ -189,7 +199,8 @@ def open_source(address: str | Path, throttle: Throttle | None = None) -> Source
 
     With a `throttle` it behaves as over a link like that. Nothing is asked of another machine yet. Raises MissingDataError if
     there is no such folder, UnknownNameError for a scheme that is not known, and InvalidValueError for an address that is not
-    whole or whose scheme needs a package which is not installed.
+    whole or whose scheme needs a package which is not installed; SourceError, which names the address and the reason, for
+    whatever else keeps a client or a storage from being made.
     """
     source = _open(address)
     return source if throttle in (None, Throttle()) else ThrottledSource(source, throttle)
@@ -209,7 +220,7 @@ def _open(address: str | Path) -> Source:
             raise invalid("address", address, "a folder or an address such as https://example.org/bundle")
         return FolderSource(address)
     scheme = address.partition(":")[0].lower()
-    if scheme == "file":
+    if scheme in LOCAL_SCHEMES:
         return FolderSource(_local_path(address))
     if scheme in ("http", "https"):
         from pwl_lab.loading.remote import HttpSource  # a local folder does without it
@@ -227,9 +238,12 @@ def _open(address: str | Path) -> Source:
 
 def _local_path(address: str) -> Path:
     """The path that a file:// address names."""
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError as error:
+        raise invalid("address", shown(address), f"file:// and a path on this machine ({error})") from error
     if parts.netloc not in ("", "localhost"):
         raise invalid(
-            "address", address, "file:// with three slashes and a path on this machine: file:///path/to/bundle"
+            "address", shown(address), "file:// with three slashes and a path on this machine: file:///path/to/bundle"
         )
     return Path(url2pathname(parts.path))
