@@ -17,7 +17,7 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application, HTTPError, StaticFileHandler
 
 from pwl_lab.errors import InvalidValueError, MissingDataError, invalid
-from pwl_lab.loading.sources import INDEX, MOST_INDEX_BYTES, FolderSource, SourceError, check_name
+from pwl_lab.loading.sources import INDEX, MOST_INDEX_BYTES, FolderSource, SourceError, check_name, is_inside
 from pwl_lab.loading.throttle import Link, Throttle
 
 LOOPBACK = "127.0.0.1"
@@ -110,22 +110,17 @@ def served_files(folder: Path) -> list[str]:
                 check_name(name)
         except SourceError as error:
             raise InvalidValueError(f"{place} is not a bundle's index: {error}") from error
-        except (ValueError, KeyError, TypeError) as error:  # ValueError: not JSON, or not UTF-8
+        except (ValueError, KeyError, TypeError, RecursionError) as error:  # ValueError: not JSON, or not UTF-8
             raise InvalidValueError(
                 f'{place} is not a bundle\'s index, {{"shards": [{{"file": ...}}, ...]}}: {error!r}'
             ) from error
     names = [INDEX, *names]
     for name in names:
-        if not _is_inside(folder / name, folder):
+        if not is_inside(folder / name, folder):
             raise InvalidValueError(
                 f"{folder / name} is a link that leaves the bundle's folder, so it would not be served"
             )
     return names
-
-
-def _is_inside(path: Path, folder: Path) -> bool:
-    """Whether a path lies in a folder once all links are followed."""
-    return path.resolve().is_relative_to(folder.resolve())
 
 
 class _BundleHandler(StaticFileHandler):
@@ -162,7 +157,7 @@ class _BundleHandler(StaticFileHandler):
     def validate_absolute_path(self, root: str, absolute_path: str) -> str | None:
         """A file that a link puts elsewhere is not served (tornado itself looks at links from 6.5.9 on)."""
         path = Path(absolute_path)
-        if not path.is_file() or not _is_inside(path, Path(root)):
+        if not path.is_file() or not is_inside(path, Path(root)):
             raise HTTPError(404)
         return super().validate_absolute_path(root, absolute_path)
 

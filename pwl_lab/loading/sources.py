@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
+from stat import S_ISREG
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
@@ -143,10 +144,8 @@ class FolderSource(Source):
     def chunks(self, name: str, offset: int = 0) -> Iterator[bytes | memoryview]:
         """As `Source.chunks`: views of up to 1 MiB into one buffer. A read that hangs in the system is not woken by `close`."""
         self._begin(name, offset)
-        path = self.path / name
+        path = self.file(name)
         try:
-            if path.exists() and not path.is_file():
-                raise self._error(name, "not a file")  # opening a pipe could wait for ever
             with path.open("rb", buffering=0) as file:
                 if offset and offset > path.stat().st_size:
                     raise self._error(name, f"has no byte {offset}")
@@ -157,7 +156,24 @@ class FolderSource(Source):
                     yield view[:n_read]
                     self._check_open()
         except OSError as error:
-            raise self._error(name, error.strerror or str(error), not isinstance(error, PERMANENT)) from error
+            raise self._failure(name, error) from error
+
+    def file(self, name: str) -> Path:
+        """The path of a file. Raises SourceError where there is none in this folder: a link out of it is not followed."""
+        check_name(name)
+        path = self.path / name
+        try:
+            if not S_ISREG(path.stat().st_mode):
+                raise self._error(name, "not a file")  # opening a pipe could wait for ever
+            if not is_inside(path, self.path):
+                raise self._error(name, "a link that leaves the bundle's folder")
+        except OSError as error:
+            raise self._failure(name, error) from error
+        return path
+
+    def _failure(self, name: str, error: OSError) -> SourceError:
+        """What the system said."""
+        return self._error(name, error.strerror or str(error), not isinstance(error, PERMANENT))
 
 
 class ThrottledSource(Source):
@@ -211,6 +227,11 @@ def check_name(name: str) -> None:
     bad = any(sign in "/\\:" or not sign.isprintable() for sign in name)
     if bad or not name or name.startswith("."):
         raise SourceError(f"{name!r} is not a plain file name")
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Whether a path lies in a folder once all links are followed."""
+    return path.resolve().is_relative_to(folder.resolve())
 
 
 def _open(address: str | Path) -> Source:
