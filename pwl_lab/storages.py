@@ -1,18 +1,24 @@
 """Storages that fsspec knows, opened in one way: s3://bucket/folder, gs://, memory:// and others."""
 
+import re
+from asyncio import CancelledError
 from typing import TYPE_CHECKING
 
-from pwl_lab.errors import invalid
+from pwl_lab.errors import PwlLabError, invalid
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
+LOCAL_SCHEMES = ("file", "local")  # both are folders of this machine
+PASSWORD = re.compile(r":(.*)@")  # a name alone before the @ is no secret: abfs://container@account
 
-def open_storage(field: str, url: str) -> "tuple[AbstractFileSystem, str]":
+
+def open_storage(field: str, url: str, failure: type[PwlLabError]) -> "tuple[AbstractFileSystem, str]":
     """The file system behind `url`, and the path on it, without a slash at its end.
 
     Credentials are the environment's. Raises InvalidValueError, about the value of `field`, if the storage's own package
-    is not installed or takes this address for wrong.
+    is not installed or takes this address for wrong, and `failure`, with the address and the reason, for anything else:
+    a server that is not there, an address that says too little, an environment that does not fit.
     """
     import fsspec  # a local folder does without
 
@@ -20,7 +26,26 @@ def open_storage(field: str, url: str) -> "tuple[AbstractFileSystem, str]":
     try:
         storage, path = fsspec.url_to_fs(url)
     except ImportError as error:
-        raise invalid(field, url, f"{scheme}:// needs a package that is not installed: {error}") from error
+        raise invalid(field, shown(url), f"{scheme}:// needs a package that is not installed: {error}") from error
     except ValueError as error:
-        raise invalid(field, url, f"an address that fsspec knows ({error})") from error
+        raise invalid(field, shown(url), f"an address that fsspec knows ({_reason(error, url)})") from error
+    except (Exception, CancelledError) as error:  # storages raise errors of their own, and those of their libraries
+        raise failure(f"{shown(url)} cannot be opened ({_reason(error, url)})") from error
     return storage, path.rstrip("/")
+
+
+def shown(url: str) -> str:
+    """An address as a message may show it: without a name and password before its last @, and without what follows its path."""
+    scheme, slashes, rest = re.split("(:/+)", url, maxsplit=1)
+    if PASSWORD.search(rest):
+        rest = rest.rpartition("@")[2]
+    return f"{scheme}{slashes}{re.split('[?#]', rest)[0]}"
+
+
+def _reason(error: BaseException, url: str) -> str:
+    """The error in words, without the password that it may repeat."""
+    text = str(error).replace(url, shown(url))
+    found = PASSWORD.search(url.partition("://")[2])
+    if found and found[1]:
+        text = text.replace(found[1], "***")
+    return f"{type(error).__name__}: {text or 'no more is known'}"

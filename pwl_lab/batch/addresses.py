@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 
 from pwl_lab.errors import PwlLabError, invalid
+from pwl_lab.storages import PASSWORD, shown
 
 _MISTYPED = re.compile(r"[A-Za-z][\w+.-]+:/(?!/)")  # one letter is a drive of Windows
-_PASSWORD = re.compile(r":.*@")  # a name alone before the @ is no secret: abfs://container@account
 
 
 class PlaceError(PwlLabError, OSError):
@@ -27,24 +27,18 @@ def is_address(out: str | Path) -> bool:
     A Path takes one slash of two away, and the rest would be a folder called `s3:`.
     """
     if _MISTYPED.match(str(out)):
-        raise invalid("out", _shown(str(out)), "a folder's path, or an address with two slashes, as s3://bucket/prefix")
+        raise invalid("out", shown(str(out)), "a folder's path, or an address with two slashes, as s3://bucket/prefix")
     return not isinstance(out, Path) and "://" in out
 
 
 def checked(url: str) -> str:
     """The address, without a slash at its end. Raises InvalidValueError, which says no secret, for one that holds some."""
     if "::" in url:
-        raise invalid("out", _shown(url), "the address of one storage, without ::")
-    if _PASSWORD.search(url.partition("://")[2]):
+        raise invalid("out", shown(url), "the address of one storage, without ::")
+    if PASSWORD.search(url.partition("://")[2]):
         raise invalid(
-            "out", _shown(url), "an address without a password: the storage takes its own from the environment"
+            "out", shown(url), "an address without a password: the storage takes its own from the environment"
         )
     if any(sign in url for sign in "?*[#"):
-        raise invalid("out", _shown(url), "an address without any of ? * [ #")
+        raise invalid("out", shown(url), "an address without any of ? * [ #")
     return url.rstrip("/")
-
-
-def _shown(url: str) -> str:
-    """The address as a message may show it: without what stands before its last @, and after its path."""
-    scheme, slashes, rest = re.split("(:/+)", url, maxsplit=1)
-    return f"{scheme}{slashes}{re.split('[?#]', rest.rpartition('@')[2])[0]}"

@@ -23,7 +23,7 @@ from pwl_lab.batch.remembered import Remembered
 from pwl_lab.batch.status import STATUS
 from pwl_lab.errors import invalid
 from pwl_lab.files import write_text
-from pwl_lab.storages import open_storage
+from pwl_lab.storages import LOCAL_SCHEMES, open_storage
 
 Result = TypeVar("Result")
 
@@ -173,9 +173,13 @@ class StoragePlace(Place):
     look_s = 20.0  # each look is a listing, of a thousand files a request
 
     def __init__(self, url: str, patient: bool = True) -> None:
-        """`patient`: what fails is tried again. Raises InvalidValueError for an address that is none, or holds a password."""
+        """`patient`: what fails is tried again.
+
+        Raises InvalidValueError for an address that is none, or holds a password, and PlaceError where its storage cannot
+        be opened.
+        """
         url = checked(url)
-        self._storage, self._root = open_storage("out", url)
+        self._storage, self._root = open_storage("out", url, PlaceError)
         own = f"{self._root.rpartition('/')[2]}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
         super().__init__(url, paths.scratch() / own)
         self._waits = WAITS_S if patient else ()
@@ -312,7 +316,7 @@ def _unless_absent(error: OSError) -> None:
 
 
 def place_at(out: "str | Path | Place", patient: bool = True) -> Place:
-    """The place that `out` means, as `StoragePlace` where it is an address. Raises InvalidValueError as that does."""
+    """The place that `out` means, a `StoragePlace` where it is an address. Raises what that raises."""
     if isinstance(out, Place):
         return out
     if not str(out).strip():
@@ -322,4 +326,4 @@ def place_at(out: "str | Path | Place", patient: bool = True) -> Place:
     if not is_address(out):
         return FolderPlace(Path(out))
     scheme, _, rest = str(out).partition("://")
-    return FolderPlace(Path(rest)) if scheme == "file" else StoragePlace(str(out), patient)
+    return FolderPlace(Path(rest)) if scheme in LOCAL_SCHEMES else StoragePlace(str(out), patient)

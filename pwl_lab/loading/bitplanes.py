@@ -27,6 +27,7 @@ from torch import Tensor
 
 from pwl_lab.errors import InvalidValueError, invalid
 from pwl_lab.loading.stored import named_type, plain, type_name
+from pwl_lab.loading.tensors import not_finite
 
 BITS = 16  # of a value once all planes are there
 _FORMAT = 1
@@ -104,6 +105,8 @@ def encode(state: Mapping[str, Tensor], widths: Sequence[int] = (2,) * 8, whole_
             least, largest = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
             ranges.append((least, largest))
             numbers.append(_bins(values, least, _span(name, least, largest)))
+        elif not_finite({name: tensor}) is not None:
+            raise invalid(name, "NaN or infinite values", "finite values only")
         else:
             whole[name] = plain(tensor)
     joined = np.concatenate(numbers) if numbers else np.empty(0, np.uint16)
@@ -147,13 +150,19 @@ def from_bytes(stages: Sequence[bytes]) -> BitPlanes:
     parts = [_read(stage, number) for number, stage in enumerate(stages, start=1)]
     try:
         announced = _announced(parts[0])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise _refused(1, f"no first stage, or damaged ({error})") from error
     if len(parts) > len(announced.digests):
         raise invalid("stages", len(parts), f"at most {len(announced.digests)}, as many as the first stage announces")
     for number, (part, digest) in enumerate(zip(parts, announced.digests, strict=False), start=1):
         if _PLANE not in part or _digest({_PLANE: part[_PLANE]}) != digest:
             raise _refused(number, "another network's, out of its order, or damaged")
+        # Before anything is unpacked: what a first stage announces decides how much memory that takes.
+        bits = announced.widths[number - 1] * sum(prod(entry.shape) for entry in announced.entries if entry.coded)
+        if part[_PLANE].dtype != torch.uint8 or tuple(part[_PLANE].shape) != (-(-bits // 8),):
+            raise _refused(
+                number, f"damaged: its plane has {part[_PLANE].numel():,} bytes, not the {bits:,} bits announced"
+            )
     return replace(announced, planes=tuple(part[_PLANE] for part in parts))
 
 
@@ -172,7 +181,38 @@ def _announced(first: Mapping[str, Tensor]) -> BitPlanes:
         raise ValueError(f"its format is {header['format']!r}, not {_FORMAT}")
     whole = {name.removeprefix(_WHOLE): tensor for name, tensor in rest.items() if name.startswith(_WHOLE)}
     entries = tuple(Entry(name, dtype, tuple(shape), coded) for name, dtype, shape, coded in header["entries"])
-    return BitPlanes(tuple(header["widths"]), entries, first[_RANGES], whole, (), tuple(header["digests"]))
+    announced = BitPlanes(_check_widths(header["widths"]), entries, first[_RANGES], whole, (), tuple(header["digests"]))
+    _check_announced(announced)
+    return announced
+
+
+def _check_announced(planes: BitPlanes) -> None:
+    """Raise ValueError unless what a first stage announces holds together, and all numbers that it brings are finite."""
+    coded = [entry for entry in planes.entries if entry.coded]
+    for entry in planes.entries:
+        kind = named_type(entry.dtype)
+        if kind is None or any(type(length) is not int or not 0 <= length < 2**63 for length in entry.shape):
+            raise ValueError(f"{entry.name} has type {entry.dtype!r} and shape {entry.shape}")
+        if entry.coded != (entry.name not in planes.whole) or (entry.coded and not kind.is_floating_point):
+            raise ValueError(f"{entry.name} is neither in planes nor whole")
+        if not entry.coded and (planes.whole[entry.name].dtype, tuple(planes.whole[entry.name].shape)) != (
+            kind,
+            entry.shape,
+        ):
+            raise ValueError(f"{entry.name} is not of the type and shape announced")
+    names = {entry.name for entry in planes.entries}
+    if not len(names) == len(planes.entries) == len(coded) + len(planes.whole):
+        raise ValueError("it does not announce each tensor once")
+    if planes.ranges.dtype != torch.float64 or tuple(planes.ranges.shape) != (len(coded), 2):
+        raise ValueError(f"its ranges are of shape {tuple(planes.ranges.shape)}, not of {(len(coded), 2)}")
+    if len(planes.digests) != len(planes.widths):
+        raise ValueError(f"{len(planes.digests)} digests for {len(planes.widths)} stages")
+    if (name := not_finite({"ranges": planes.ranges, **planes.whole})) is not None:
+        raise ValueError(f"{name} holds values that are NaN or infinite")
+    for entry, (least, largest) in zip(coded, planes.ranges.tolist(), strict=True):
+        _span(entry.name, least, largest)
+        if max(abs(least), abs(largest)) > torch.finfo(named_type(entry.dtype)).max:
+            raise ValueError(f"{entry.name} has values from {least} to {largest}, which are beyond {entry.dtype}")
 
 
 def _read(stage: bytes, number: int) -> dict[str, Tensor]:

@@ -13,19 +13,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, PositiveInt, ValidationError, model_validator
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from pwl_lab.config import Frozen
-from pwl_lab.errors import InvalidValueError, MissingDataError, PwlLabError, invalid
+from pwl_lab.errors import InvalidValueError, MissingDataError, invalid
 from pwl_lab.files import is_file, new_folder, readable
 from pwl_lab.loading.converters import Converters
-from pwl_lab.loading.eightbit import quantise
-from pwl_lab.loading.sources import INDEX
+from pwl_lab.loading.eightbit import quantise, stored_bytes
+from pwl_lab.loading.sources import INDEX, MOST_INDEX_BYTES, BundleError, FolderSource
 from pwl_lab.loading.stored import plain
 from pwl_lab.loading.swapnet import SwapNet
-from pwl_lab.models.blocknet import BlockNet, ModelConfig
+from pwl_lab.loading.tensors import not_finite
+from pwl_lab.models.blocknet import BlockNet, ModelConfig, build_empty, weightless
 from pwl_lab.models.mlp import MLPConfig
 from pwl_lab.models.resnet import ResNetConfig
 from pwl_lab.models.transformer import TransformerConfig
@@ -36,16 +37,15 @@ from pwl_lab.tasks.base import Task
 from pwl_lab.tasks.vision import ImageTask
 
 FORMAT = 1  # of index.json and of what the shards hold; a reader refuses a higher one
+MOST_UNITS = 1_000  # of a bundle: each of them is a file or two
+HEADER_BYTES = 100_000, 1_000  # what a shard may have beside its weights: at all, and for each of its tensors
 BOOT = 0  # the block number of the boot set; teacher blocks count from 1
 
 AnyModel = Annotated[
     MLPConfig | TransformerConfig | VGGConfig | ResNetConfig | ViTConfig, Field(discriminator="family")
 ]
-Shape = tuple[int, ...]
-
-
-class BundleError(PwlLabError):
-    """A bundle cannot be used: its index or its boot set is missing, damaged or of a newer format."""
+Shape = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+Accuracy = Annotated[float, Field(ge=0.0, le=1.0)]  # neither NaN nor infinity is
 
 
 class Shard(Frozen):
@@ -53,7 +53,9 @@ class Shard(Frozen):
 
     block: int = Field(ge=BOOT, description="the teacher block that it brings, from 1; 0: the boot set")
     bits: Literal[32, 8] = Field(32, description="per weight; an 8-bit shard stands in until the whole one arrives")
-    file: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors$", description="its name in the bundle")
+    file: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors$", max_length=255, description="its name in the bundle"
+    )
     bytes: int = Field(ge=8, description="its length")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of its content")
 
@@ -67,10 +69,18 @@ class Inputs(Frozen):
     """What the networks take: samples of `shape`, bytes (0 to 255) normalised per channel as recorded."""
 
     shape: Shape
-    mean: tuple[float, ...] = Field(
+    mean: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = Field(
         (), description="per channel, of values in [0, 1]; empty: samples go in as they are"
     )
-    std: tuple[float, ...] = ()
+    std: tuple[Annotated[float, Field(gt=0.0, allow_inf_nan=False)], ...] = ()
+
+    @model_validator(mode="after")
+    def _per_channel(self) -> Self:
+        if len(self.mean) != len(self.std) or len(self.mean) not in (0, self.shape[0]):
+            raise ValueError(
+                f"{len(self.mean)} means and {len(self.std)} standard deviations for {self.shape[0]} channels"
+            )
+        return self
 
 
 class BundleIndex(Frozen):
@@ -85,13 +95,21 @@ class BundleIndex(Frozen):
     inputs: Inputs
     class_names: tuple[str, ...] = ()
     shards: tuple[Shard, ...] = Field(min_length=2)
-    accuracies: dict[str, dict[str, float]] = Field(
+    accuracies: dict[str, dict[str, Accuracy]] = Field(
         default_factory=dict, description="split -> swap mask -> accuracy in [0, 1], as measured when it was written"
     )
     made: dict[str, Any] = Field(default_factory=dict, description="from what, when and with which versions")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        if self.n_blocks > min(MOST_UNITS, len(self.shards)):
+            raise ValueError(
+                f"{self.n_blocks} blocks, with {len(self.shards)} shards; at most {MOST_UNITS} are allowed"
+            )
+        if not len(self.teacher_shapes) == len(self.student_shapes) == self.n_blocks:
+            raise ValueError(
+                f"teacher_shapes and student_shapes must have one shape for each of {self.n_blocks} blocks"
+            )
         wanted = {(block, 32) for block in range(self.n_blocks + 1)}
         there = [(shard.block, shard.bits) for shard in self.shards]
         extra = {(block, 8) for block in range(self.n_blocks + 1)}
@@ -129,12 +147,16 @@ def inputs_of(task: Task) -> Inputs:
 
 
 def read_index(text: bytes, address: str) -> BundleIndex:
-    """The index of the bundle at `address`. Raises BundleError for what is none, or of a newer format."""
+    """The index of the bundle at `address`. Raises BundleError for what is none, or of a newer format.
+
+    Also for an index that describes other networks than its shards can hold, by their recorded lengths: whoever goes on
+    may build what it describes.
+    """
     try:
         content = json.loads(text)
         if not isinstance(content, dict):
             raise TypeError(f"a {type(content).__name__} where a mapping should be")
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise BundleError(f"{address}: {INDEX} cannot be read ({error})") from error
     made_for = content.get("format")
     if isinstance(made_for, int) and made_for > FORMAT:
@@ -142,11 +164,38 @@ def read_index(text: bytes, address: str) -> BundleIndex:
             f"{address}: {INDEX} has format {made_for}; this version of pwl_lab reads up to {FORMAT}. Update pwl_lab"
         )
     try:
-        return BundleIndex.model_validate(content)
+        index = BundleIndex.model_validate(content)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in problem["loc"]) or "as a whole"
         raise BundleError(f"{address}: {INDEX} is no index of a bundle ({place}: {problem['msg']})") from error
+    _check_lengths(index, address)
+    return index
+
+
+def _check_lengths(index: BundleIndex, address: str) -> None:
+    """Raise BundleError for a shard whose recorded length is not that of the weights it is to bring. Takes no memory."""
+    try:
+        states = [build_empty(index.student).state_dict()]
+        parts = empty_teacher(index)
+        states += [state_of(parts_of_unit(*parts, block)) for block in range(1, index.n_blocks + 1)]
+    except Exception as error:  # sizes beyond what torch can count have errors of several kinds
+        raise BundleError(f"{address}: {INDEX} describes networks that cannot be built ({error})") from error
+    for shard in index.shards:
+        state = states[shard.block]
+        weights = stored_bytes(state) if shard.bits == 8 else sum(tensor.nbytes for tensor in state.values())
+        if not weights < shard.bytes <= weights + HEADER_BYTES[0] + HEADER_BYTES[1] * len(state):
+            raise BundleError(
+                f"{address}: {shard.file} ({shard.name}) has {shard.bytes:,} bytes by {INDEX}, and the weights that the "
+                f"same {INDEX} describes for it take {weights:,}"
+            )
+
+
+def empty_teacher(index: BundleIndex) -> tuple[BlockNet, Converters]:
+    """The teacher and the converters of a bundle, without memory for their weights; raises as `build_empty` does."""
+    with weightless():
+        converters = Converters(index.teacher_shapes, index.student_shapes, index.converters)
+    return build_empty(index.teacher), converters
 
 
 def check_exportable(configs: tuple[ModelConfig, ModelConfig]) -> None:
@@ -176,7 +225,8 @@ def write_bundle(
     """Export a pair (`configs`: of teacher and student) to `folder`, whole or not at all; the index that was written.
 
     An earlier bundle in `folder` is replaced. With `eight_bits` every shard is there at 8 bits a weight as well.
-    Raises InvalidValueError where `folder` holds something else, as `check_exportable` does, and for what no index can say.
+    Raises InvalidValueError where `folder` holds something else, as `check_exportable` does, for what no index can say,
+    and for weights that are NaN or infinite.
     """
     folder = Path(folder)
     check_exportable(configs)
@@ -227,6 +277,9 @@ def _check_replaceable(folder: Path) -> None:
 def _write_shards(net: SwapNet, folder: Path, eight_bits: bool) -> list[Shard]:
     """All shards of a pair, the boot set first."""
     units = [net.student.state_dict(), *(unit_state(net, block) for block in range(1, net.n_blocks + 1))]
+    for unit in units:
+        if (name := not_finite(unit)) is not None:
+            raise invalid(name, "NaN or infinite values", "finite values only")
     shards = [_write_shard(unit, folder, block, 32) for block, unit in enumerate(units)]
     if eight_bits:
         shards += [_write_shard(quantise(unit), folder, block, 8) for block, unit in enumerate(units)]
@@ -243,14 +296,18 @@ def _write_shard(state: Mapping[str, Tensor], folder: Path, block: int, bits: Li
 
 def unit_state(net: SwapNet, block: int) -> dict[str, Tensor]:
     """What the arrival of teacher block `block` (from 1) brings, under the names of `parts_of_unit`."""
-    parts = parts_of_unit(net.teacher, net.converters, block)
+    return state_of(parts_of_unit(net.teacher, net.converters, block))
+
+
+def state_of(parts: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """The weights of a unit's parts, each under the name of its part and its own."""
     return {f"{part}.{name}": tensor for part, module in parts.items() for name, tensor in module.state_dict().items()}
 
 
-def parts_of_unit(teacher: BlockNet, converters: Converters, block: int) -> dict[str, Any]:
+def parts_of_unit(teacher: BlockNet, converters: Converters, block: int) -> dict[str, nn.Module]:
     """The modules that arrive with teacher block `block`: `stem`, `block`, `head`, `decoder` (in front), `encoder` (behind)."""
     last = teacher.n_blocks
-    parts: dict[str, Any] = {"block": teacher.blocks[block - 1]}
+    parts: dict[str, nn.Module] = {"block": teacher.blocks[block - 1]}
     if block == 1:
         parts["stem"] = teacher.stem
     else:
@@ -270,11 +327,11 @@ def check_folder(folder: Path) -> BundleIndex:
     path = Path(folder) / INDEX
     if not is_file(path):
         raise MissingDataError(f"{folder} is no bundle: there is no {INDEX} in it")
-    with readable(path):
-        text = path.read_bytes()
-    index = read_index(text, str(folder))
-    for shard in index.shards:
-        file = Path(folder) / shard.file
-        if not is_file(file) or file.stat().st_size != shard.bytes or file_sha256(file) != shard.sha256:
-            raise BundleError(f"{folder}: {shard.file} ({shard.name}) is missing or not what was written")
+    with FolderSource(folder) as source, readable(path):
+        source.file(INDEX).open("rb").close()  # a file without permission is another error than one that is no index
+        index = read_index(source.read(INDEX, MOST_INDEX_BYTES), str(folder))
+        for shard in index.shards:
+            file = source.file(shard.file)
+            if file.stat().st_size != shard.bytes or file_sha256(file) != shard.sha256:
+                raise BundleError(f"{folder}: {shard.file} ({shard.name}) is not what was written")
     return index

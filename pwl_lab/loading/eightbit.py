@@ -35,7 +35,7 @@ def quantise(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         values = tensor.detach()
         if values.is_floating_point() and not bool(values.to(torch.float64).isfinite().all()):
             raise invalid(name, "NaN or infinite values", "finite values only")
-        if values.is_floating_point() and values.ndim >= 2 and values.numel():
+        if _is_quantised(values):
             scales = _scales(name, values)
             stored[name + _INTEGERS] = plain(_integers(values, scales))
             stored[name + _SCALE + type_name(values)] = plain(scales)
@@ -44,11 +44,19 @@ def quantise(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return stored
 
 
+def stored_bytes(state: Mapping[str, Tensor]) -> int:
+    """The bytes of the tensors that `quantise` makes of `state`, which may be on the meta device: shapes decide."""
+    return sum(
+        tensor.numel() + 4 * len(tensor) if _is_quantised(tensor) else tensor.nbytes for tensor in state.values()
+    )
+
+
 def dequantise(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state dict that `quantise` was given, with weights off by at most half a scale of their channel.
 
     Names, shapes and types are what they were; the order is that of `stored`, and the rounding of the tensor's own
-    type comes on top where that is coarser. Raises InvalidValueError for what `quantise` did not make.
+    type comes on top where that is coarser. Raises InvalidValueError for what `quantise` did not make, and for scales
+    that are NaN or infinite.
     """
     state, scales = {}, {name.partition(_SCALE)[0]: name for name in stored if _SCALE in name}
     for key, tensor in stored.items():
@@ -63,6 +71,11 @@ def dequantise(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
         else:
             raise invalid("name", key, f"what `quantise` names: NAME, NAME{_INTEGERS} or NAME{_SCALE}TYPE")
     return state
+
+
+def _is_quantised(tensor: Tensor) -> bool:
+    """Whether a tensor is stored as integers and scales."""
+    return tensor.is_floating_point() and tensor.ndim >= 2 and tensor.numel() > 0
 
 
 def _scales(name: str, values: Float[Tensor, "channels *rest"]) -> Float32[Tensor, " channels"]:
@@ -96,6 +109,8 @@ def _dequantised(name: str, integers: Tensor, scale: str | None, stored: Mapping
     if integers.dtype != torch.int8 or integers.ndim < 2 or scales.shape != integers.shape[:1]:
         shapes = (tuple(integers.shape), tuple(scales.shape))
         raise invalid(name, (str(integers.dtype), *shapes), "int8 values of two dimensions or more, a scale each row")
+    if not bool(scales.isfinite().all()):
+        raise invalid(scale, "NaN or infinite scales", "finite values only")
     return (integers.to(torch.float64) * _along(scales.double(), integers)).to(kind)
 
 

@@ -15,13 +15,22 @@ from weakref import WeakSet
 import httpx
 
 from pwl_lab.errors import invalid
-from pwl_lab.loading.sources import CHUNK_BYTES, PERMANENT, Source
-from pwl_lab.storages import open_storage
+from pwl_lab.loading.sources import CHUNK_BYTES, PERMANENT, Source, SourceError
+from pwl_lab.storages import open_storage, shown
 
 Result = TypeVar("Result")
 
 MAX_REDIRECTS = 5
 TRANSIENT_STATUS = {408, 425, 429}  # timeout, too early, too many requests; and everything from 500 on
+READ_VARIABLES = (
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "SSLKEYLOGFILE",
+)
 BLOCK_BYTES = 4 * 2**20  # what a storage is asked for at once
 
 
@@ -33,26 +42,33 @@ class HttpSource(Source):
     """
 
     def __init__(self, url: str, timeout_s: float = 10.0) -> None:
-        """`url` is the bundle's folder; `timeout_s` is the longest wait for a connection or for more bytes."""
+        """`url` is the bundle's folder; `timeout_s` is the longest wait for a connection or for more bytes.
+
+        Raises InvalidValueError for an address that is not whole, and SourceError where the environment (proxies,
+        certificates) allows no connection.
+        """
         if not timeout_s > 0:
             raise invalid("timeout_s", timeout_s, "a number of seconds above 0")
         try:
             self._parts = urlsplit(url)
             host, _ = self._parts.hostname, self._parts.port
-            httpx.URL(url)
+            (httpx.URL(url).host or "").encode("idna")  # as a look-up will, whose error would be a raw one
         except (ValueError, httpx.InvalidURL) as error:
-            raise invalid("address", url, f"http:// or https://, a host and a path ({error})") from error
+            raise invalid("address", shown(url), f"http:// or https://, a host and a path ({error})") from error
         if self._parts.scheme not in ("http", "https") or not host:
-            raise invalid("address", url, "http:// or https://, a host and a path")
+            raise invalid("address", shown(url), "http:// or https://, a host and a path")
         place = self._parts.netloc.rpartition("@")[2]  # no password in messages, nor a token behind the question mark
         super().__init__(urlunsplit((self._parts.scheme, place, self._parts.path.rstrip("/"), "", "")))
-        self._client = httpx.Client(
-            timeout=timeout_s,
-            headers={"Accept-Encoding": "identity"},
-            # Reading all certificates takes 50 ms, which http:// can do without; this context trusts none.
-            verify=True if self._parts.scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
-            trust_env=not _is_loopback(host),  # a proxy would look for the server on its own machine
-        )
+        try:
+            self._client = httpx.Client(
+                timeout=timeout_s,
+                headers={"Accept-Encoding": "identity"},
+                # Reading all certificates takes 50 ms, which http:// can do without; this context trusts none.
+                verify=True if self._parts.scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+                trust_env=not _is_loopback(host),  # a proxy would look for the server on its own machine
+            )
+        except Exception as error:  # a proxy, a file of certificates: each has errors of its own
+            raise SourceError(f"{self.address}: no connection can be set up ({_blamed(error)})") from error
         self._lock = threading.RLock()  # one thread may come twice: a generator can be collected anywhere
         self._reading = 0
         self._sockets: WeakSet[socket.socket] = WeakSet()
@@ -153,10 +169,10 @@ class FsspecSource(Source):
     """A bundle in a storage that fsspec knows: s3://bucket/folder, gs://, memory:// and others."""
 
     def __init__(self, url: str) -> None:
-        """Raises InvalidValueError if the storage's own package is not installed or takes this address for wrong."""
-        self._storage, self._folder = open_storage("address", url)
+        """Raises InvalidValueError as `open_storage` does, and SourceError where the storage cannot be opened."""
+        self._storage, self._folder = open_storage("address", url, SourceError)
         self._changed = threading.Condition()
-        super().__init__(url)
+        super().__init__(shown(url))
 
     def chunks(self, name: str, offset: int = 0) -> Iterator[bytes | memoryview]:
         """As `Source.chunks`."""
@@ -198,6 +214,16 @@ class FsspecSource(Source):
             permanent = (*PERMANENT, ValueError, NotImplementedError, ImportError)
             raise self._error(name, str(error) or type(error).__name__, not isinstance(error, permanent)) from error
         return result
+
+
+def _blamed(error: Exception) -> str:
+    """An error that the environment must have caused, and the variables that a client reads, without their passwords."""
+    read = {name: value for name, value in sorted(os.environ.items()) if name.upper() in READ_VARIABLES}
+    told = ", ".join(f"{name}={value}" for name, value in read.items()) or "the certificates of this machine"
+    said = f"{type(error).__name__}: {error}; check {told}"
+    for value in read.values():
+        said = said.replace(value, value.rpartition("@")[2])
+    return said
 
 
 def _is_loopback(host: str) -> bool:

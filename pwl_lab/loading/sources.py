@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
+from stat import S_ISREG
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
@@ -17,6 +18,7 @@ from urllib.request import url2pathname
 
 from pwl_lab.errors import MissingDataError, PwlLabError, invalid, unknown
 from pwl_lab.loading.throttle import Link, Throttle
+from pwl_lab.storages import LOCAL_SCHEMES, shown
 
 CHUNK_BYTES = 2**20
 INDEX = "index.json"  # of a bundle
@@ -26,7 +28,11 @@ COMMON_SCHEMES = ("file", "http", "https", "s3", "gs", "memory")  # the ones tha
 PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
-class SourceError(PwlLabError):
+class BundleError(PwlLabError):
+    """A bundle cannot be used: it cannot be reached, or its index or its boot set is missing, damaged or of a newer format."""
+
+
+class SourceError(BundleError):
     """A file could not be read, or not to its end; `transient` says whether another try may go better."""
 
     def __init__(self, message: str, transient: bool = False) -> None:
@@ -124,19 +130,22 @@ class FolderSource(Source):
     """A bundle in a local folder."""
 
     def __init__(self, path: str | Path) -> None:
-        """Raises MissingDataError if there is no such folder."""
-        self.path = Path(path).expanduser()
-        if not self.path.is_dir():
-            raise MissingDataError(f"{self.path} is {'not a folder' if self.path.exists() else 'missing'}")
+        """Raises MissingDataError if there is no such folder, and SourceError where that cannot be found out."""
+        try:
+            self.path = Path(path).expanduser()
+            if not self.path.is_dir():
+                raise MissingDataError(f"{self.path} is {'not a folder' if self.path.exists() else 'missing'}")
+        except MissingDataError:
+            raise
+        except (OSError, RuntimeError) as error:  # no right to look, a name too long; ~ of a user who is not known
+            raise SourceError(f"{path} cannot be opened ({error})") from error
         super().__init__(str(self.path))
 
     def chunks(self, name: str, offset: int = 0) -> Iterator[bytes | memoryview]:
         """As `Source.chunks`: views of up to 1 MiB into one buffer. A read that hangs in the system is not woken by `close`."""
         self._begin(name, offset)
-        path = self.path / name
+        path = self.file(name)
         try:
-            if path.exists() and not path.is_file():
-                raise self._error(name, "not a file")  # opening a pipe could wait for ever
             with path.open("rb", buffering=0) as file:
                 if offset and offset > path.stat().st_size:
                     raise self._error(name, f"has no byte {offset}")
@@ -147,7 +156,24 @@ class FolderSource(Source):
                     yield view[:n_read]
                     self._check_open()
         except OSError as error:
-            raise self._error(name, error.strerror or str(error), not isinstance(error, PERMANENT)) from error
+            raise self._failure(name, error) from error
+
+    def file(self, name: str) -> Path:
+        """The path of a file. Raises SourceError where there is none in this folder: a link out of it is not followed."""
+        check_name(name)
+        path = self.path / name
+        try:
+            if not S_ISREG(path.stat().st_mode):
+                raise self._error(name, "not a file")  # opening a pipe could wait for ever
+            if not is_inside(path, self.path):
+                raise self._error(name, "a link that leaves the bundle's folder")
+        except OSError as error:
+            raise self._failure(name, error) from error
+        return path
+
+    def _failure(self, name: str, error: OSError) -> SourceError:
+        """What the system said."""
+        return self._error(name, error.strerror or str(error), not isinstance(error, PERMANENT))
 
 
 class ThrottledSource(Source):
@@ -189,7 +215,8 @@ def open_source(address: str | Path, throttle: Throttle | None = None) -> Source
 
     With a `throttle` it behaves as over a link like that. Nothing is asked of another machine yet. Raises MissingDataError if
     there is no such folder, UnknownNameError for a scheme that is not known, and InvalidValueError for an address that is not
-    whole or whose scheme needs a package which is not installed.
+    whole or whose scheme needs a package which is not installed; SourceError, which names the address and the reason, for
+    whatever else keeps a client or a storage from being made.
     """
     source = _open(address)
     return source if throttle in (None, Throttle()) else ThrottledSource(source, throttle)
@@ -202,6 +229,11 @@ def check_name(name: str) -> None:
         raise SourceError(f"{name!r} is not a plain file name")
 
 
+def is_inside(path: Path, folder: Path) -> bool:
+    """Whether a path lies in a folder once all links are followed."""
+    return path.resolve().is_relative_to(folder.resolve())
+
+
 def _open(address: str | Path) -> Source:
     """The source at `address`, not throttled."""
     if isinstance(address, Path) or "://" not in address:
@@ -209,7 +241,7 @@ def _open(address: str | Path) -> Source:
             raise invalid("address", address, "a folder or an address such as https://example.org/bundle")
         return FolderSource(address)
     scheme = address.partition(":")[0].lower()
-    if scheme == "file":
+    if scheme in LOCAL_SCHEMES:
         return FolderSource(_local_path(address))
     if scheme in ("http", "https"):
         from pwl_lab.loading.remote import HttpSource  # a local folder does without it
@@ -227,9 +259,12 @@ def _open(address: str | Path) -> Source:
 
 def _local_path(address: str) -> Path:
     """The path that a file:// address names."""
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError as error:
+        raise invalid("address", shown(address), f"file:// and a path on this machine ({error})") from error
     if parts.netloc not in ("", "localhost"):
         raise invalid(
-            "address", address, "file:// with three slashes and a path on this machine: file:///path/to/bundle"
+            "address", shown(address), "file:// with three slashes and a path on this machine: file:///path/to/bundle"
         )
     return Path(url2pathname(parts.path))

@@ -6,6 +6,7 @@ JSON, then the data: https://github.com/safetensors/safetensors.
 """
 
 import json
+from collections.abc import Mapping
 from math import prod
 from typing import Any
 
@@ -50,9 +51,21 @@ def view_tensors(content: UInt8[Tensor, " bytes"]) -> dict[str, Tensor]:
             found[name], end = _view(data, entry, end)
         if end != len(data):
             raise ValueError(f"{len(data) - end} bytes belong to no tensor")
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (ArithmeticError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         raise TensorFormatError(f"no safetensors file: {error}") from error
     return found
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor that holds NaN or infinity; None where there is none.
+
+    A sum is finite only if all of its terms are, and takes one pass over the memory; where it is not, it may still be that
+    it alone is too large.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.sum().isfinite() and not tensor.isfinite().all():
+            return name
+    return None
 
 
 def _view(data: UInt8[Tensor, " bytes"], entry: dict[str, Any], begin: int) -> tuple[Tensor, int]:

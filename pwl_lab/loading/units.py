@@ -7,10 +7,11 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from pwl_lab.loading.bundle import BundleError, BundleIndex, Shard, parts_of_unit
+from pwl_lab.errors import InvalidValueError
+from pwl_lab.loading.bundle import BundleError, BundleIndex, Shard, empty_teacher, parts_of_unit
 from pwl_lab.loading.converters import Converters
 from pwl_lab.loading.eightbit import dequantise
-from pwl_lab.loading.tensors import view_tensors
+from pwl_lab.loading.tensors import TensorFormatError, not_finite, view_tensors
 from pwl_lab.models.blocknet import BlockNet, build_empty
 
 Parts = dict[str, nn.Module]  # of a unit: `block`, and those of stem, head, encoder, decoder that come with it
@@ -50,7 +51,7 @@ def assemble(mask: str, student: Mapping[int, Parts], teacher: Mapping[int, Part
 class Workshop:
     """Makes modules out of a bundle's shards, on one device.
 
-    The networks are built without initial weights and take the received bytes as theirs: on a CPU nothing is copied
+    The networks are built without memory for their weights and take the received bytes as theirs: on a CPU nothing is copied
     but tensors whose layout in memory is another than in the file.
     """
 
@@ -62,13 +63,11 @@ class Workshop:
     def _teacher(self, bits: int) -> tuple[BlockNet, Converters]:
         """Teacher and converters still without weights; another copy for each precision, as parts are handed out."""
         if bits not in self._teachers:
-            index = self.index
-            converters = Converters(index.teacher_shapes, index.student_shapes, index.converters)
-            self._teachers[bits] = build_empty(index.teacher), converters
+            self._teachers[bits] = empty_teacher(self.index)
         return self._teachers[bits]
 
     def student(self, shard: Shard, content: UInt8[Tensor, " bytes"]) -> dict[int, Parts]:
-        """The boot set as parts per block; the stem with the first, the head with the last one."""
+        """The boot set as parts per block; the stem with the first, the head with the last one. Raises as `unit` does."""
         net = build_empty(self.index.student)
         self._fill(net, shard, content)
         parts: dict[int, Parts] = {number: {"block": block} for number, block in enumerate(net.blocks, start=1)}
@@ -76,7 +75,7 @@ class Workshop:
         return parts
 
     def unit(self, shard: Shard, content: UInt8[Tensor, " bytes"]) -> Parts:
-        """What the arrival of a teacher block brings. Raises BundleError for tensors that do not fit the networks."""
+        """What the arrival of a teacher block brings. Raises BundleError for what is no shard, or does not fit the networks."""
         teacher, converters = self._teacher(shard.bits)
         unit = nn.ModuleDict(parts_of_unit(teacher, converters, shard.block))
         self._fill(unit, shard, content)
@@ -85,20 +84,29 @@ class Workshop:
 
     def _fill(self, module: nn.Module, shard: Shard, content: UInt8[Tensor, " bytes"]) -> None:
         """Give `module` the weights of a shard, and eval mode."""
-        tensors = view_tensors(content)
-        if shard.bits == 8:
-            tensors = dequantise(tensors)
+        try:
+            tensors = view_tensors(content)
+            if shard.bits == 8:
+                tensors = dequantise(tensors)
+        except (TensorFormatError, InvalidValueError) as error:
+            raise BundleError(f"{shard.file} ({shard.name}) cannot be used: {error}") from error
         own = module.state_dict()
         wrong = sorted(own.keys() ^ tensors.keys()) or sorted(
             name for name, like in own.items() if (like.shape, like.dtype) != (tensors[name].shape, tensors[name].dtype)
         )
         if wrong:
             raise BundleError(f"{shard.file}: {wrong[0]} does not fit the networks that the index describes")
+        if (name := not_finite(tensors)) is not None:
+            raise BundleError(f"{shard.file}: {name} holds values that are NaN or infinite")
         # One copy among views of the received bytes would keep all of those alive beside it: copy all or none.
         copy = any(like.stride() != tensors[name].stride() for name, like in own.items())
         module.load_state_dict(
             {name: self._placed(tensors[name], like, copy) for name, like in own.items()}, assign=True
         )
+        if any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers())):
+            raise BundleError(
+                f"{shard.file}: the network holds tensors that its state dict leaves out, so none can come"
+            )
         module.eval().requires_grad_(False)
 
     def _placed(self, tensor: Tensor, like: Tensor, copy: bool) -> Tensor:

@@ -14,6 +14,8 @@ from pwl_lab.config import Frozen
 from pwl_lab.errors import invalid
 from pwl_lab.seeding import initialisation
 
+MOST_TENSORS = 10_000  # of a network that is built after somebody else's description
+
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
@@ -97,27 +99,51 @@ def build(config: ModelConfig, seed: int, device: str = "cpu", stream: str = "in
 
 
 class _LeftAsItIs(TorchFunctionMode):
-    """Inside, a tensor that should be filled with random numbers is left as it is."""
+    """Inside, a tensor that should be filled with random numbers is left as it is, and there may be only so many."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._made = 0
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         """Every call of torch comes by here, in this thread alone; what a function calls within itself does not."""
         kwargs = kwargs or {}
         if function in _FILLING:
             return args[0] if args else kwargs["tensor"]  # as those of `nn.init` hand it on
+        if function is Tensor.mul and isinstance(args[1], float):  # the scale of random numbers, see `build_empty`
+            return args[0]
+        if function in _MAKING:
+            self._made += 1
+            if self._made > MOST_TENSORS:
+                raise invalid("network", f"more than {MOST_TENSORS:,} tensors", f"at most {MOST_TENSORS:,}")
         return (torch.empty if function is torch.randn else function)(*args, **kwargs)
 
 
 _INIT = (nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_, nn.init.kaiming_normal_)
 _FILLING = {Tensor.uniform_, Tensor.normal_, *_INIT}
+_MAKING = {torch.empty, torch.zeros, torch.ones, torch.randn, torch.tensor}
+
+
+@contextmanager
+def weightless() -> Iterator[None]:
+    """Inside, modules are made without memory for their weights, which `load_state_dict(..., assign=True)` brings.
+
+    Raises InvalidValueError at the tensor that is one too many: `MOST_TENSORS` is far above any network of use, and a
+    configuration that someone else wrote may ask for any number of layers.
+    """
+    with torch.device("meta"), _LeftAsItIs():
+        yield
 
 
 def build_empty(config: ModelConfig) -> BlockNet:
-    """The network of `config` for weights that come from elsewhere: its own hold whatever was in memory.
+    """The network of `config` for weights that come from elsewhere, by `load_state_dict(..., assign=True)`.
 
-    Drawing initial weights would take longer than reading trained ones. (Torch's meta device would do without memory,
-    but loads its compiler at the first use: seconds, where a first prediction takes a tenth of one.)
+    Its own are on torch's meta device: they have shapes and no memory, however large they are, and drawing initial
+    values would take longer than reading trained ones. (Arithmetic on that device loads torch's compiler at the first
+    use: seconds, where a first prediction takes a tenth of one. The only one in our networks scales random numbers,
+    and is left out with them.) Raises InvalidValueError for a network of more than `MOST_TENSORS` tensors.
     """
-    with _LeftAsItIs():
+    with weightless():
         return config.make()
 
 

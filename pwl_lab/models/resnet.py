@@ -38,11 +38,9 @@ class ResNetConfig(ConvNetConfig):
         )
         widths, blocks = (first, *self.channels), []
         for index, depth in enumerate(self.depths):
-            sources = [widths[index], *[widths[index + 1]] * (depth - 1)]
-            strides = [2 if index else 1, *[1] * (depth - 1)]
-            blocks.append(
-                nn.Sequential(*(BasicBlock(a, widths[index + 1], s) for a, s in zip(sources, strides, strict=True)))
-            )
+            first_of_block = BasicBlock(widths[index], widths[index + 1], stride=2 if index else 1)
+            others = (BasicBlock(widths[index + 1], widths[index + 1], stride=1) for _ in range(depth - 1))
+            blocks.append(nn.Sequential(first_of_block, *others))
         head = self.head()
         # As for the VGG: channels-last convolutions are quicker on a CPU and give the same values.
         return BlockNet(stem, blocks, head).to(memory_format=torch.channels_last)

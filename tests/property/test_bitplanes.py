@@ -1,5 +1,6 @@
 """Bit planes: error against the open interval, exact packing and counting, and what is refused."""
 
+import json
 import struct
 
 import numpy as np
@@ -7,11 +8,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from mutations import mutated
 from safetensors.torch import load, save
 from toys import RESNET_TEACHER, VIT_TEACHER, used
 
 from pwl_lab.errors import InvalidValueError
-from pwl_lab.loading.bitplanes import BitPlanes, decode, encode, from_bytes, load_stages
+from pwl_lab.loading.bitplanes import BitPlanes, _digest, decode, encode, from_bytes, load_stages
 from pwl_lab.models import build
 
 FLOATS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
@@ -275,3 +277,43 @@ def test_a_header_of_another_format_is_refused():
     first["check"] = torch.tensor(list(bitplanes._digest(rest).encode()), dtype=torch.uint8)
     with pytest.raises(InvalidValueError, match="its format is 2, not 1"):
         from_bytes([save(first)])
+
+
+def signed(plane, first):
+    """A first stage whose digest is right whatever it announces."""
+    rest = {name: tensor for name, tensor in first.items() if name != "check"}
+    check = torch.frombuffer(bytearray(_digest(rest).encode()), dtype=torch.uint8)
+    return save({"plane": plane, "check": check} | rest)
+
+
+@given(data=st.data())
+def test_a_hostile_first_stage_is_refused_or_read_and_costs_no_more_than_its_bytes(data):
+    """What it announces is changed and its digests made right again: the plane decides how much is unpacked."""
+    first = load(encode({"w": torch.randn(5, 4), "n": torch.tensor(3)}, whole_below=1).to_bytes(1))
+    plane, header = first.pop("plane"), json.loads(bytes(first["header"].tolist()))
+    text = json.dumps(data.draw(mutated(header))).encode("utf-8", "surrogatepass")
+    first["header"] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+    which = data.draw(st.sampled_from(["none", "none", "ranges", "whole.n"]))
+    if which != "none":
+        odd = [torch.tensor([[float("nan"), 1.0]]).double(), torch.tensor([[-1e308, 1e308]]).double(), torch.ones(3)]
+        first[which] = data.draw(st.sampled_from(odd))
+    try:
+        state = decode(from_bytes([signed(plane, first)]), 1)
+    except InvalidValueError:
+        return
+    assert sum(tensor.numel() for tensor in state.values()) <= 8 * len(plane) + 3
+    assert all(bool(tensor.isfinite().all()) for tensor in state.values())
+
+
+def test_a_first_stage_that_announces_more_than_it_brings_is_refused():
+    first = load(encode({"w": torch.randn(5, 4)}).to_bytes(1))
+    plane = first.pop("plane")
+    text = bytes(first["header"].tolist()).replace(b"[5,4]", b"[60000,60000]")
+    first["header"] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+    with pytest.raises(InvalidValueError, match=r"stage 1.*not the 7,200,000,000 bits announced"):
+        from_bytes([signed(plane, first)])
+
+
+def test_what_is_sent_whole_must_be_finite_too():
+    with pytest.raises(InvalidValueError, match=r"b = 'NaN or infinite values'"):
+        encode({"w": torch.ones(2, 2), "b": torch.tensor([float("nan")])}, whole_below=2)

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -85,6 +86,32 @@ def test_a_file_that_changed_has_another_etag(bundle, server):
     before = httpx.head(f"{server.url}/boot.safetensors").headers["Etag"]
     (bundle / "boot.safetensors").write_bytes(BOOT[:-1])
     assert httpx.head(f"{server.url}/boot.safetensors").headers["Etag"] != before
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_part_is_given_only_of_the_version_that_it_was_asked_for(bundle, server, method):
+    os.utime(bundle / "boot.safetensors", (1_000_000_000, 1_000_000_000))
+    head = httpx.head(f"{server.url}/boot.safetensors").headers
+    tag, date = head["Etag"], head["Last-Modified"]
+    conditions = {
+        tag: 206,
+        date: 206,
+        '"other"': 200,
+        f"W/{tag}": 200,
+        "Sun, 09 Sep 2001 01:46:41 GMT": 200,
+        "x": 200,
+        "": 200,
+    }
+    for condition, status in conditions.items():
+        asked = {"Range": "bytes=10-19", "If-Range": condition}
+        answer = httpx.request(method, f"{server.url}/boot.safetensors", headers=asked)
+        assert answer.status_code == status, condition
+        assert method == "HEAD" or answer.content == (BOOT[10:20] if status == 206 else BOOT)
+    (bundle / "boot.safetensors").write_bytes(BOOT[::-1])
+    fresh = httpx.head(f"{server.url}/boot.safetensors").headers["Last-Modified"]
+    for condition in (tag, fresh):  # a file that has just changed may change again within the second
+        asked = {"Range": "bytes=10-19", "If-Range": condition}
+        assert httpx.get(f"{server.url}/boot.safetensors", headers=asked).content == BOOT[::-1]
 
 
 @pytest.mark.parametrize(
@@ -255,6 +282,78 @@ def test_a_throttled_server_takes_the_time_of_a_slow_link(bundle):
         assert seconds(1) >= 0.1 + len(BOOT) / 1e6
         assert seconds(2) >= 0.1 + 2 * len(BOOT) / 1e6, "both share the link"
         assert seconds(1, first=156_000) >= 0.1 + 100_000 / 1e6
+
+
+def connected(url):
+    """A connection that has asked for nothing yet."""
+    host, port = url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=GUARD_S)
+
+
+def test_more_connections_than_there_is_room_for_keep_nobody_out(bundle, monkeypatch, caplog):
+    monkeypatch.setattr(serve_module, "MOST_CONNECTIONS", 8)
+    monkeypatch.setattr(serve_module, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(serve_module, "REST_S", 0.02)
+    with BundleServer(bundle) as server, contextlib.ExitStack() as open_ones:
+        begun = b"GET /boot.safetensors HTTP/1.1\r\nHost: localhost\r\n"
+        for number in range(60):  # half open: some have begun to ask
+            open_ones.enter_context(connected(server.url)).sendall(begun if number % 2 else b"")
+        for _ in range(3):
+            assert httpx.get(f"{server.url}/boot.safetensors", timeout=GUARD_S).content == BOOT
+    assert caplog.text == ""
+
+
+def test_where_all_connections_are_busy_a_new_one_waits_and_breaks_off_none(bundle, monkeypatch):
+    monkeypatch.setattr(serve_module, "MOST_CONNECTIONS", 2)
+    monkeypatch.setattr(serve_module, "REST_S", 0.05)
+    with BundleServer(bundle, throttle=Throttle(1)) as server, ThreadPoolExecutor(5) as pool:
+        url = f"{server.url}/boot.safetensors"
+        asked = [pool.submit(httpx.get, url, timeout=GUARD_S, headers={"Connection": "close"}) for _ in range(5)]
+        assert [answer.result(GUARD_S).content for answer in asked] == [BOOT] * 5
+
+
+def test_without_a_descriptor_left_it_neither_spins_nor_complains(bundle):
+    command = 'ulimit -n 48; exec "$0" serve "$1"'
+    started = subprocess.Popen(
+        ["bash", "-c", command, COMMAND, bundle], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        url = re.search(r"http://127\.0\.0\.1:\d+", started.stdout.readline())[0]
+        with contextlib.ExitStack() as open_ones:
+            for _ in range(100):
+                open_ones.enter_context(connected(url)).sendall(b"GET /")
+            assert httpx.get(f"{url}/boot.safetensors", timeout=GUARD_S).content == BOOT
+            process = psutil.Process(started.pid)
+            before = process.cpu_times().user + process.cpu_times().system
+            time.sleep(1)
+            after = process.cpu_times().user + process.cpu_times().system
+        started.send_signal(signal.SIGTERM)
+        _, errors = started.communicate(timeout=GUARD_S)
+    finally:
+        started.kill()
+        started.wait()
+    assert after - before < 0.5, "it spins"
+    assert (errors, started.returncode) == ("", 0)
+
+
+def test_requests_sent_ahead_on_a_connection_that_has_ended_are_not_answered(bundle, monkeypatch):
+    late, begun, prepare = [], threading.Event(), serve_module._BundleHandler.prepare
+
+    async def noting(handler):
+        late.append(handler.request.connection.stream is None or handler.request.connection.stream.closed())
+        if len(late) >= 40:
+            begun.set()
+        await prepare(handler)
+
+    monkeypatch.setattr(serve_module._BundleHandler, "prepare", noting)
+    with BundleServer(bundle) as server, contextlib.ExitStack() as open_ones:
+        for _ in range(4):
+            flood = b"GET /absent HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1_000
+            open_ones.enter_context(connected(server.url)).sendall(flood)
+        assert begun.wait(GUARD_S)
+        server.close()
+    assert sum(late) <= 4
+    assert len(late) < 4_000, "all had been answered before it was closed: the test says nothing"
 
 
 def test_closing_breaks_off_downloads_and_frees_the_port(bundle, caplog):

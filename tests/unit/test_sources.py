@@ -181,6 +181,24 @@ def test_a_folder_has_only_plain_files(folder):
         refused(opened, "pipe", "not a file", transient=False)
 
 
+def test_a_folder_follows_links_within_it_and_no_others(folder):
+    (folder.parent / "secret").write_bytes(b"secret")
+    (folder / "within").symlink_to(BLOCK)
+    (folder / "out").symlink_to("../secret")
+    (folder / "far").symlink_to(folder.parent / "secret")
+    (folder / "by-way-of").symlink_to("out")
+    (folder / "circle").symlink_to("circle")
+    (folder / "absent").symlink_to("nowhere")
+    (folder.parent / "other").symlink_to(folder, target_is_directory=True)
+    for place in (folder, folder.parent / "other"):  # the folder itself may be reached by a link
+        with FolderSource(place) as opened:
+            assert whole(opened, "within") == FILES[BLOCK]
+            for name in ("out", "far", "by-way-of"):
+                refused(opened, name, "a link that leaves the bundle's folder", transient=False)
+            refused(opened, "circle", "symbolic links", transient=True)
+            refused(opened, "absent", "No such file", transient=False)
+
+
 def test_a_folder_gives_views_of_one_buffer(folder):
     with FolderSource(folder) as opened:
         views = list(opened.chunks(BOOT))
