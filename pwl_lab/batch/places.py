@@ -23,17 +23,16 @@ from pwl_lab.batch.remembered import Remembered
 from pwl_lab.batch.status import STATUS
 from pwl_lab.errors import invalid
 from pwl_lab.files import write_text
+from pwl_lab.retries import Retry, patiently
 from pwl_lab.storages import LOCAL_SCHEMES, open_storage
 
 Result = TypeVar("Result")
 
 EVENTS, POINTS = "events.jsonl", "points"
-WAITS_S = (0.5, 2.0)  # before another try; a storage's own package tries a few times by itself
+RETRY = Retry(tries=3, first_wait_s=0.7, longest_wait_s=2.0)  # a storage's own package tries a few times by itself
 BEAT_S = 20.0
 AT_ONCE = 128  # files that a storage is asked for; thousands of connections are too many for a small server
 ABSENT = (FileNotFoundError, NotADirectoryError)  # any other error does not say that a file is not there
-# What another try would find again; anything else may be a matter of the moment.
-PERMANENT = (FileNotFoundError, PermissionError, NotImplementedError, ImportError)
 
 
 class Place(ABC):
@@ -182,7 +181,7 @@ class StoragePlace(Place):
         self._storage, self._root = open_storage("out", url, PlaceError)
         own = f"{self._root.rpartition('/')[2]}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
         super().__init__(url, paths.scratch() / own)
-        self._waits = WAITS_S if patient else ()
+        self._retry = RETRY if patient else Retry(tries=1)
         self._remembered: Remembered | None = None
 
     def remember(self) -> None:
@@ -299,14 +298,10 @@ class StoragePlace(Place):
 
     def _patiently(self, what: str, call: Callable[[], Result]) -> Result:
         """What `call` gives, after some tries where it may be a matter of the moment. Raises PlaceError."""
-        for wait in (*self._waits, None):
-            try:
-                return call()
-            except Exception as error:  # noqa: BLE001 - storages raise errors of their own: botocore's are only Exceptions
-                if wait is None or isinstance(error, PERMANENT):
-                    raise failure(what, self.address, error) from None
-            time.sleep(wait)
-        raise AssertionError("the last try returns or raises")
+        try:
+            return patiently(call, self._retry, time.sleep)
+        except Exception as error:  # noqa: BLE001 - storages raise errors of their own: botocore's are only Exceptions
+            raise failure(what, self.address, error) from None
 
 
 def _unless_absent(error: OSError) -> None:

@@ -48,6 +48,10 @@ Shape = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 Accuracy = Annotated[float, Field(ge=0.0, le=1.0)]  # neither NaN nor infinity is
 
 
+class NewerFormatError(BundleError):
+    """The index was written by a later version of pwl_lab: another try would find it again."""
+
+
 class Shard(Frozen):
     """One file of a bundle: the boot set (block 0) or a teacher block, at 32 bits a weight or at 8."""
 
@@ -160,7 +164,7 @@ def read_index(text: bytes, address: str) -> BundleIndex:
         raise BundleError(f"{address}: {INDEX} cannot be read ({error})") from error
     made_for = content.get("format")
     if isinstance(made_for, int) and made_for > FORMAT:
-        raise BundleError(
+        raise NewerFormatError(
             f"{address}: {INDEX} has format {made_for}; this version of pwl_lab reads up to {FORMAT}. Update pwl_lab"
         )
     try:

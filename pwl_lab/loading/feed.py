@@ -18,18 +18,22 @@ class Lost:
     """A shard that will not come."""
 
     shard: Shard
-    error: Exception
+    error: BaseException
 
 
 class Feed:
-    """Iterate over it to get every shard of `plan`, `Received` or `Lost`, in order; it ends early once closed."""
+    """Iterate over it to get every shard of `plan`, `Received` or `Lost`, in order; it ends early once closed.
+
+    What the thread behind it dies of is raised to whoever iterates.
+    """
 
     def __init__(self, transfer: Transfer, plan: Sequence[Shard], log: LoadingLog, read_ahead: int) -> None:
         """At most `read_ahead` shards wait to be taken, beside the one that is being fetched."""
-        self._transfer, self._plan, self._log = transfer, plan, log
+        self._transfer, self.plan, self._log = transfer, plan, log
         self._waiting: Queue[Received | Lost | None] = Queue(maxsize=read_ahead)
         self._thread: threading.Thread | None = None
         self._boot: Received | None = None
+        self._died_of: BaseException | None = None
 
     def start(self, boot: Received) -> None:
         """Begin to fetch what comes after `boot`."""
@@ -47,7 +51,7 @@ class Feed:
         with suppress(Empty):
             while True:
                 self._waiting.get_nowait()
-        self._log.hold({shard.name: 0 for shard in self._plan})
+        self._log.hold({shard.name: 0 for shard in self.plan})
 
     def __iter__(self) -> Iterator[Received | Lost]:
         """What has come, waiting for it."""
@@ -57,6 +61,8 @@ class Feed:
             except Empty:
                 continue
             if item is None:
+                if self._died_of is not None:
+                    raise self._died_of
                 return
             yield item
             del item  # its bytes are not held any longer than whoever took it needs them
@@ -67,7 +73,7 @@ class Feed:
             if self._boot is not None:
                 self._transfer.keep(self._boot)
                 self._boot = None  # its bytes can go once the student's last block has
-            for shard in self._plan:
+            for shard in self.plan:
                 self._log.hold({shard.name: shard.bytes})
                 item = self._fetch(shard)
                 if not self._hand_over(item):
@@ -77,6 +83,8 @@ class Feed:
                 del item
         except ClosedError:
             return
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits for shards
+            self._died_of = error
         finally:
             self._hand_over(None)
 
@@ -86,7 +94,7 @@ class Feed:
             received = self._transfer.fetch(shard)
         except ClosedError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, the shard is named and the others still come
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the shard is named and the others still come
             return Lost(shard, error)
         self._log.arrive(shard)
         return received

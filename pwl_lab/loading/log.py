@@ -6,13 +6,16 @@ from dataclasses import dataclass
 
 from pwl_lab.loading.bundle import Shard
 
+FAILED = "failed: "  # how the state of a shard begins that will not come; it is final
+
 
 @dataclass(frozen=True)
 class Event:
     """Something that happened while loading, `seconds` after `open` was called.
 
     Kinds: `boot` (predictions are possible), `fetched`, `swap`, `held` (arrived, but kept out of the mask), `retry`,
-    `damaged`, `failed`, `cache`, `callback`, `done`, `closed`. `mask` and `bytes_arrived` are as they were afterwards.
+    `damaged`, `failed`, `cache`, `callback`, and at the end `done`, `closed` or `broken` (a fault in the loader itself).
+    `mask` and `bytes_arrived` are as they were afterwards.
     """
 
     seconds: float
@@ -39,8 +42,7 @@ class Status:
     @property
     def failed(self) -> dict[str, str]:
         """Shard -> why it could not be loaded."""
-        mark = "failed: "
-        return {name: state.removeprefix(mark) for name, state in self.blocks.items() if state.startswith(mark)}
+        return {name: state.removeprefix(FAILED) for name, state in self.blocks.items() if state.startswith(FAILED)}
 
 
 class LoadingLog:
@@ -49,7 +51,7 @@ class LoadingLog:
     def __init__(self, shards: Sequence[Shard], mask: str, clock: Callable[[], float]) -> None:
         """`shards`: all that shall come; `mask`: who predicts first; `clock`: seconds since the start."""
         self.clock, self.total = clock, sum(shard.bytes for shard in shards)
-        self.mask, self.arrived, self.finished = mask, 0, False
+        self.mask, self.arrived, self.finished, self.closed = mask, 0, False, False
         self._states = {shard.name: "waiting" for shard in shards}
         self._events: list[Event] = []
         self._held: dict[str, int] = {}
@@ -61,11 +63,17 @@ class LoadingLog:
         with self._changed:
             name = shard.name if shard is not None else ""
             if state is not None:
-                self._states[name] = state
+                self._become({name: state})
             event = Event(self.clock(), kind, name, self.mask, self.arrived, message)
             self._events.append(event)
             self._changed.notify_all()
         return event
+
+    def fail(self, shard: Shard, why: str) -> None:
+        """A shard will not come, or cannot be used."""
+        with self._changed:
+            self._held[shard.name] = 0
+            self.record("failed", shard, why, state=FAILED + why)
 
     def arrive(self, shard: Shard) -> None:
         """All bytes of a shard are here, and are the right ones."""
@@ -83,15 +91,29 @@ class LoadingLog:
         """The network that predicts is another one; `states` is what that makes of the shards."""
         with self._changed:
             self.mask = mask
-            self._states |= states
+            self._become(states)
             return self.record("swap", shard)
 
-    def finish(self, kind: str) -> None:
-        """Nothing more will arrive."""
+    def keep_out(self, shard: Shard, states: Mapping[str, str]) -> None:
+        """A shard has arrived, and the network that predicts stays as it is; `states` as for `swap`."""
         with self._changed:
-            if not self.finished:
-                self.finished = True
-                self.record(kind)
+            self._become(states)
+            self.record("held", shard, "the mask would be less accurate with it")
+
+    def _become(self, states: Mapping[str, str]) -> None:
+        """New states of shards; one that has failed keeps its reason, whatever comes in its place."""
+        self._states |= {name: state for name, state in states.items() if not self._states[name].startswith(FAILED)}
+
+    def finish(self, kind: str, why: str = "") -> None:
+        """Nothing more will arrive; with `why`, because of a fault, which all that is not in yet has failed by."""
+        with self._changed:
+            if self.finished:
+                return
+            if why:
+                pending = [name for name, state in self._states.items() if state in ("waiting", "arrived")]
+                self._become(dict.fromkeys(pending, FAILED + why))
+            self.finished, self.closed = True, kind == "closed"
+            self.record(kind, message=why)
 
     def wait_for(self, holds: Callable[[], bool], timeout: float | None) -> bool:
         """Wait until `holds()`; whether it does."""

@@ -34,6 +34,11 @@ def contiguous_mask(teacher_blocks: int, n_blocks: int) -> str:
     return mask[-1] + mask[:-1]
 
 
+def number_mask(number: int, n_blocks: int) -> str:
+    """The mask at this place (from 0) among all masks in alphabetical order: the number in binary, T for 1."""
+    return f"{number:0{n_blocks}b}".translate({ord("0"): "S", ord("1"): "T"})
+
+
 def all_masks(n_blocks: int) -> list[str]:
     """All 2^n masks in alphabetical order, from all-student to all-teacher."""
     return ["".join(letters) for letters in product("ST", repeat=n_blocks)]
@@ -78,11 +83,12 @@ def _draw_weighted(weights: Mapping[str, float], random: torch.Generator) -> Ite
 
 def _draw_masks(n_blocks: int, distribution: str, random: torch.Generator) -> Iterator[str]:
     """The generator behind `random_masks`, which checks before the first mask is asked for."""
-    mixed = all_masks(n_blocks)[1:-1]
+    n_mixed = 2**n_blocks - 2  # they are not written down: of 24 blocks they would take gigabytes
     one_switch = [side(k, n_blocks) for k in range(1, n_blocks) for side in (prefix_mask, suffix_mask)]
     prefixes = [prefix_mask(k, n_blocks) for k in range(1, n_blocks)]
     for turn in count():
-        pool = prefixes if distribution == "prefix" or (distribution == "alternating" and turn % 2 == 0) else mixed
+        pool = prefixes if distribution == "prefix" or (distribution == "alternating" and turn % 2 == 0) else None
         if distribution == "mixture" and torch.rand((), generator=random) < 0.5:
             pool = one_switch
-        yield pool[int(torch.randint(len(pool), (), generator=random))]
+        place = int(torch.randint(n_mixed if pool is None else len(pool), (), generator=random))
+        yield number_mask(place + 1, n_blocks) if pool is None else pool[place]

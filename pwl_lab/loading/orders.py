@@ -4,11 +4,13 @@ The best one is found by exact search: what an order can still gain from a mask 
 how it came about.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+import math
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import pairwise, takewhile
 
 from pwl_lab.errors import invalid, unknown
-from pwl_lab.loading.masks import all_masks, contiguous_mask, prefix_mask, suffix_mask
+from pwl_lab.loading.masks import all_masks, contiguous_mask, number_mask, prefix_mask, suffix_mask
 
 TIE = 1e-12  # areas are shares in [0, 1]; closer than this they differ by rounding alone
 NAMED = {"prefix": prefix_mask, "suffix": suffix_mask, "contiguous": contiguous_mask}
@@ -79,43 +81,66 @@ def search_order(accuracy: Mapping[str, float], cost: Sequence[float], pick: Cal
     `accuracy` holds every mask, `cost` what each block takes to arrive (bytes, or seconds). While a block is on its way
     the mask before it predicts: the area is the sum over steps of accuracy(mask before) * cost(block) / total cost.
     Dynamic programming over the 2^n masks, n * 2^(n-1) steps; of orders whose areas agree to rounding the one with the
-    earlier block first is taken.
+    earlier block first is taken. All masks are in the table: the time goes with its length (an index holds those of 19
+    blocks at most, which take some seconds), and a table that is not whole is refused at once.
     Raises InvalidValueError for a mask that is missing, and for costs that are no costs.
     """
     n_blocks = len(cost)
-    missing = [mask for mask in all_masks(n_blocks) if mask not in accuracy]
-    if missing:
-        raise invalid("accuracy", f"without {missing[0]}", f"each of the {2**n_blocks} masks of {n_blocks} blocks")
+    if missing := first_missing(accuracy, n_blocks):
+        raise invalid("accuracy", f"without {missing}", f"each of the 2^{n_blocks} masks of {n_blocks} blocks")
     if min(cost) < 0 or sum(cost) <= 0:
         raise invalid("cost", list(cost), "numbers from 0, not all of them 0")
     total = sum(cost)
+    masks = all_masks(n_blocks)  # a mask's place in this list is the number that it spells, T for 1
+    steps = [(1 << n_blocks - block, cost[block - 1]) for block in range(1, n_blocks + 1)]
 
-    def ways(mask: str) -> dict[str, float]:
-        """Every mask with one block more, and the area from `mask` on if it comes next."""
-        after = [(block, loaded(mask, block)) for block in range(1, n_blocks + 1) if mask[block - 1] == "S"]
-        return {longer: accuracy[mask] * cost[block - 1] / total + ahead[longer] for block, longer in after}
+    def ways(number: int) -> list[tuple[float, int]]:
+        """The area from this mask on, for each mask with one block more that may come next."""
+        here = accuracy[masks[number]]
+        return [(here * each / total + ahead[number | bit], number | bit) for bit, each in steps if not number & bit]
 
-    ahead = {"T" * n_blocks: 0.0}
-    for mask in reversed(all_masks(n_blocks)[:-1]):  # a mask stands before all that have blocks more
-        ahead[mask] = pick(ways(mask).values())
-    order = ["S" * n_blocks]
-    while order[-1] != "T" * n_blocks:
-        mask = order[-1]
-        order.append(next(longer for longer, area in ways(mask).items() if abs(area - ahead[mask]) <= TIE))
-    return order
+    ahead = [0.0] * len(masks)
+    for number in reversed(range(len(masks) - 1)):  # a mask stands before all that have blocks more
+        ahead[number] = pick(area for area, _ in ways(number))
+    order = [0]
+    while order[-1] != len(masks) - 1:
+        order.append(next(longer for area, longer in ways(order[-1]) if abs(area - ahead[order[-1]]) <= TIE))
+    return [masks[number] for number in order]
 
 
-def best_reachable(mask: str, arrived: Sequence[int], accuracy: Mapping[str, float]) -> str:
-    """The most accurate mask that can be had from `mask` with some of the `arrived` blocks (from 1) more.
+def first_missing(accuracy: Mapping[str, float], n_blocks: int) -> str | None:
+    """The first mask of so many blocks that the table does not have; not looked for longer than the table is."""
+    letters = (number_mask(number, n_blocks) for number in range(min(2**n_blocks, len(accuracy) + 1)))
+    return next((mask for mask in letters if mask not in accuracy), None)
 
-    For when a block is missing for good and the order asked for cannot be kept: a mask nobody chose may be worse than
-    the one there is. Of equally good ones that with more teacher blocks; `mask` itself where accuracies are not known.
+
+def best_mask(
+    order: Sequence[int], arrived: Collection[int], missed: Collection[int], accuracy: Mapping[str, float]
+) -> str:
+    """The mask to run when the teacher blocks `arrived` (from 1) are there, of those that shall come in `order`.
+
+    As long as none but arrived ones are `missed` (a try to load them has failed for good), all that have arrived run:
+    that is the order as it was asked for. Otherwise the most accurate mask that can be had from what has arrived, by the
+    masks that `accuracy` knows; of equally good ones that with more teacher blocks, then that with the blocks that come
+    first. What is not known is not guessed at: the only mask that needs no accuracy is the longest beginning of `order`
+    that has arrived, which is taken for as good as the last mask on its way that is known.
+
+    The time it takes goes with the length of the table, not with the number of masks that there could be.
     """
-    best = mask
-    for chosen in range(1, 2 ** len(arrived)):
-        other = mask
-        for place, block in enumerate(arrived):
-            other = loaded(other, block) if chosen >> place & 1 else other
-        if (accuracy.get(other, -1.0), other.count("T")) > (accuracy.get(best, 0.0), best.count("T")):
-            best = other
-    return best
+    n_blocks, there = len(order), set(arrived)
+    if set(missed) <= there:
+        return _mask_of(there, n_blocks)
+    start = list(takewhile(there.__contains__, order))
+    way = [_mask_of(start[:length], n_blocks) for length in range(len(start) + 1)]
+    known = [accuracy[mask] for mask in way if mask in accuracy]
+    possible = re.compile("".join("[ST]" if block in there else "S" for block in range(1, n_blocks + 1))).fullmatch
+    candidates = {mask: accuracy[mask] for mask in accuracy if possible(mask)}
+    candidates.setdefault(way[-1], known[-1] if known else -math.inf)
+    best = max(candidates.values())
+    equal = [mask for mask, value in candidates.items() if value == best]
+    return min(equal, key=lambda mask: (-mask.count("T"), [mask[block - 1] == "S" for block in order]))
+
+
+def _mask_of(blocks: Collection[int], n_blocks: int) -> str:
+    """The mask with these teacher blocks (from 1)."""
+    return "".join("T" if block in blocks else "S" for block in range(1, n_blocks + 1))

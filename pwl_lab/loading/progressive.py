@@ -23,7 +23,7 @@ from pwl_lab.loading.bundle import BOOT, BundleIndex, Shard
 from pwl_lab.loading.feed import Feed, Lost
 from pwl_lab.loading.log import Event, LoadingLog, Status
 from pwl_lab.loading.masks import check_mask
-from pwl_lab.loading.orders import best_reachable, loaded
+from pwl_lab.loading.orders import best_mask
 from pwl_lab.loading.schedule import CHOOSES, schedule
 from pwl_lab.loading.sources import open_source
 from pwl_lab.loading.throttle import Throttle
@@ -77,7 +77,8 @@ class ProgressiveModel:
         self._boot = boot.shard
         self._teacher: dict[int, Parts] = {}
         self._arrived: dict[int, Shard] = {}  # the shard that each teacher block came with
-        self._failed: set[int] = set()  # blocks of which a shard did not come
+        self._missed: set[int] = set()  # blocks of which a shard did not come
+        self._order = list(dict.fromkeys(shard.block for shard in feed.plan))
         self._running = assemble(log.mask, self._student, self._teacher)
         self._callbacks: list[Callable[[Event], None]] = []
         self._installer = threading.Thread(target=self._install_all, name="pwl-install", daemon=True)
@@ -103,8 +104,9 @@ class ProgressiveModel:
         accuracy against seconds, by the bundle's own table and the speed at which the boot set came. `throttle` slows
         the source down, `cache` is a folder that keeps what was downloaded. With `first_at_8_bits` the student and
         every teacher block come at 8 bits a weight, then the teacher's blocks whole. At most `read_ahead` shards wait
-        to be swapped in. A student block that no mask needs any more is let go unless `keep_student`; on a CPU, where the
-        student's blocks share the memory they came in, that is freed with the last of them.
+        to be swapped in. Where a shard is lost for good, the mask that runs is the most accurate one that can be had from
+        what has arrived (`best_mask`), by the bundle's validation accuracies. The student's blocks are let go, unless
+        `keep_student`, once no loss can call for them: with the last teacher block, or at the end.
 
         Raises BundleError where index or boot set cannot be had, TimeoutError where they are not there after `timeout`
         seconds, InvalidValueError for bad arguments.
@@ -190,8 +192,9 @@ class ProgressiveModel:
             raise TimeoutError(f"{mask or 'the end of loading'} was not reached within {timeout} s: {self.mask} so far")
         status = self.status()
         if mask is not None and not there():
-            why = "; ".join(f"{name}: {reason}" for name, reason in status.failed.items()) or "it was closed"
-            raise LoadingError(f"{mask} will not come: loading ended at {status.mask} ({why})")
+            why = [f"{name}: {reason}" for name, reason in status.failed.items()]
+            why += ["it was closed"] if self._log.closed else []
+            raise LoadingError(f"{mask} will not come: loading ended at {status.mask} ({'; '.join(why)})")
         return status
 
     def close(self) -> None:
@@ -223,47 +226,57 @@ class ProgressiveModel:
                 else:
                     self._install(item)
                 del item  # its bytes are the weights' alone now, or nobody's
+            self._drop_student()
+            self._weigh()
+        except BaseException as error:  # noqa: BLE001 - whoever waits must be told, whatever it is
+            self._transfer.stop.set()  # nobody takes any more what comes
+            self._transfer.source.close()
+            self._log.finish("broken", f"{type(error).__name__}: {error}")
         finally:
             self._log.finish("closed" if self._transfer.stop.is_set() else "done")
 
-    def _lose(self, shard: Shard, error: Exception) -> None:
-        """A shard will not come; what predicts stays as it is."""
-        self._failed.add(shard.block)
-        self._log.hold({shard.name: 0})
-        reason = f"{type(error).__name__}: {error}"
-        self._log.record("failed", shard, reason, state=f"failed: {reason}")
+    def _lose(self, shard: Shard, error: BaseException) -> None:
+        """A shard will not come: without it another mask may be the best one."""
+        self._missed.add(shard.block)
+        self._log.fail(shard, f"{type(error).__name__}: {error}")
+        self._run_best(shard)
 
     def _install(self, received: Received) -> None:
         """Make modules of a shard and, unless that is for the worse, let them predict from now on."""
         shard = received.shard
         try:
             unit = self._workshop.unit(shard, received.content)
-        except Exception as error:  # noqa: BLE001 - whatever it is (no memory, most likely), the other blocks still come
+        except BaseException as error:  # noqa: BLE001 - whatever it is (no memory, most likely), the other blocks still come
             self._lose(shard, error)
             return
         self._teacher[shard.block], self._arrived[shard.block] = unit, shard
         self._weigh(received)
-        mask = self._mask_with(shard.block)
+        if not self._run_best(shard):
+            self._log.keep_out(shard, self._states(self.mask))
+
+    def _run_best(self, shard: Shard) -> bool:
+        """Run the best mask that can be had now that `shard` has come or is lost; whether that is another one."""
+        mask = self._best_mask()
         if mask == self.mask:
-            self._log.record("held", shard, "the mask would be less accurate with it", state="held")
-            return
+            return False
         self._running = assemble(mask, self._student, self._teacher)
-        if not self._keep_student:
-            self._student = {block: parts for block, parts in self._student.items() if mask[block - 1] in "Ss"}
+        if len(self._arrived) == self.index.n_blocks:
+            self._drop_student()  # there is no block left to lose
         self._weigh()
         self._tell(self._log.swap(mask, shard, self._states(mask)))
+        return True
 
-    def _mask_with(self, block: int) -> str:
-        """The mask to run now that `block` has arrived: with it, or as good as possible where an earlier one is lost."""
-        plain = self.mask.upper()
-        there = {place for place, letter in enumerate(plain, start=1) if letter == "T"}
-        new = sorted(self._arrived.keys() - there)
-        if self._failed - there:
-            plain = best_reachable(plain, new, self.index.accuracies.get(CHOOSES, {}))
-        elif block in new:
-            plain = loaded(plain, block)
+    def _best_mask(self) -> str:
+        """The mask to run with what has arrived; a small letter for a block at 8 bits."""
+        accuracies = self.index.accuracies.get(CHOOSES, {})
+        plain = best_mask(self._order, self._arrived.keys(), self._missed, accuracies)
         shards = [self._arrived[n] if letter == "T" else self._boot for n, letter in enumerate(plain, start=1)]
         return "".join(letter.lower() if s.bits == 8 else letter for letter, s in zip(plain, shards, strict=True))
+
+    def _drop_student(self) -> None:
+        """Let go of the student's blocks that do not run, once no other mask will."""
+        if not self._keep_student:
+            self._student = {n: parts for n, parts in self._student.items() if self.mask[n - 1] in "Ss"}
 
     def _states(self, mask: str) -> dict[str, str]:
         """What became of the shards that have arrived, now that `mask` runs."""
@@ -295,5 +308,5 @@ class ProgressiveModel:
         for callback in list(self._callbacks):
             try:
                 callback(event)
-            except Exception as error:  # noqa: BLE001 - somebody else's code must not end the loading
+            except BaseException as error:  # noqa: BLE001 - somebody else's code must not end the loading
                 self._log.record("callback", None, f"{type(error).__name__}: {error}")

@@ -15,13 +15,13 @@ from weakref import WeakSet
 import httpx
 
 from pwl_lab.errors import invalid
-from pwl_lab.loading.sources import CHUNK_BYTES, PERMANENT, Source, SourceError
+from pwl_lab.loading.sources import CHUNK_BYTES, Source, SourceError
+from pwl_lab.retries import permanent, permanent_status, reason
 from pwl_lab.storages import open_storage, shown
 
 Result = TypeVar("Result")
 
 MAX_REDIRECTS = 5
-TRANSIENT_STATUS = {408, 425, 429}  # timeout, too early, too many requests; and everything from 500 on
 READ_VARIABLES = (
     "HTTP_PROXY",
     "HTTPS_PROXY",
@@ -34,7 +34,53 @@ READ_VARIABLES = (
 BLOCK_BYTES = 4 * 2**20  # what a storage is asked for at once
 
 
-class HttpSource(Source):
+class RemoteSource(Source):
+    """A source whose calls have no way to wake up who waits for them: each is made in a thread of its own."""
+
+    def __init__(self, address: str) -> None:
+        """As `Source`."""
+        super().__init__(address)
+        self._changed = threading.Condition()
+
+    def close(self) -> None:
+        """As `Source.close`. A call that is being made just then ends in the background."""
+        super().close()
+        with self._changed:
+            self._changed.notify_all()
+
+    def _aside(self, name: str, call: Callable[[], Result]) -> Result:
+        """What `call` gives. Raises SourceError, whatever `call` raises: a thread that died silently would be waited for."""
+        outcome: list[tuple[Any, BaseException | None]] = []
+        gone = threading.Event()  # nobody waits for the outcome any more
+
+        def work() -> None:
+            try:
+                ended = (call(), None)
+            except BaseException as error:  # noqa: BLE001 - raised again below, in the thread that waits
+                ended = (None, error)
+            with self._changed:
+                outcome.append(ended)
+                self._changed.notify_all()
+            if gone.is_set():
+                _let_go(ended[0])
+
+        threading.Thread(target=work, name=f"read {name}", daemon=True).start()
+        with self._changed:
+            self._changed.wait_for(lambda: outcome or self._closed.is_set())
+            if not outcome:
+                gone.set()
+        result, error = outcome[0] if outcome else (None, None)
+        if self._closed.is_set():
+            _let_go(result)
+            self._check_open()
+        if isinstance(error, SourceError):
+            raise error
+        if error is not None:
+            raise self._error(name, reason(error), not permanent(error)) from error
+        return result
+
+
+class HttpSource(RemoteSource):
     """A bundle on a web server. Connections are kept and used again.
 
     One request a read (and one more for each redirect, which must keep the scheme). Compressed answers are refused: the
@@ -76,11 +122,9 @@ class HttpSource(Source):
     def chunks(self, name: str, offset: int = 0) -> Iterator[bytes | memoryview]:
         """As `Source.chunks`. A server that stalls, breaks off or is overloaded is a transient error."""
         self._begin(name, offset)
-        with self._lock:
-            self._check_open()
-            self._reading += 1
-        try:
-            with self._explaining(name), contextlib.closing(self._ask(name, offset)) as response:
+        with self._reader():
+            answer = self._aside(name, lambda: self._ask(name, offset))
+            with self._explaining(name), contextlib.closing(answer) as response:
                 skip, whole = self._check_answer(name, offset, response)
                 if response.status_code != httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
                     for chunk in response.iter_raw():
@@ -92,18 +136,27 @@ class HttpSource(Source):
                 raise self._error(name, f"has no byte {offset}")
             if not whole:
                 raise self._error(name, "the server sent a part of what was asked for", transient=True)
-        finally:
-            with self._lock:
-                self._reading -= 1
-                self._close_client()
 
     def close(self) -> None:
-        """As `Source.close`, at once; only a connection that is just being set up is waited for (up to the timeout)."""
+        """As `Source.close`, at once; a connection that is just being set up ends in the background."""
         super().close()
         with self._lock:
             for connection in list(self._sockets):
                 _shut_down(connection)
             self._close_client()
+
+    @contextlib.contextmanager
+    def _reader(self) -> Iterator[None]:
+        """Inside, the client is in use."""
+        with self._lock:
+            self._check_open()
+            self._reading += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._reading -= 1
+                self._close_client()
 
     def _close_client(self) -> None:
         """Give the connections back, once no thread reads from them: a number that a thread still uses must not be free."""
@@ -115,16 +168,18 @@ class HttpSource(Source):
         path = f"{self._parts.path.rstrip('/')}/{quote(name, safe='')}"
         url = urlunsplit((self._parts.scheme, self._parts.netloc, path, self._parts.query, ""))
         headers = {"Range": f"bytes={offset}-"} if offset else {}
-        request = self._client.build_request("GET", url, headers=headers, extensions={"trace": self._trace})
-        for _ in range(MAX_REDIRECTS + 1):
-            response = self._client.send(request, stream=True)
-            request = response.next_request
-            if request is None:
-                return response
-            response.close()
-            if request.url.scheme != self._parts.scheme:
-                raise self._error(name, f"redirected from {self._parts.scheme} to {request.url.scheme}, not followed")
-        raise self._error(name, f"more than {MAX_REDIRECTS} redirects")
+        with self._reader(), self._explaining(name):
+            request = self._client.build_request("GET", url, headers=headers, extensions={"trace": self._trace})
+            for _ in range(MAX_REDIRECTS + 1):
+                response = self._client.send(request, stream=True)
+                request = response.next_request
+                if request is None:
+                    return response
+                response.close()
+                if request.url.scheme != self._parts.scheme:
+                    ways = f"from {self._parts.scheme} to {request.url.scheme}"
+                    raise self._error(name, f"redirected {ways}, not followed")
+            raise self._error(name, f"more than {MAX_REDIRECTS} redirects")
 
     def _check_answer(self, name: str, offset: int, response: httpx.Response) -> tuple[int, bool]:
         """How many bytes of the answer come before `offset`, and whether it goes to the file's end."""
@@ -134,8 +189,8 @@ class HttpSource(Source):
                 return 0, True  # asked for what is behind the last byte: nothing
             raise self._error(name, f"has no byte {offset} (HTTP 416)")
         if status not in (httpx.codes.OK, httpx.codes.PARTIAL_CONTENT):
-            again = status >= httpx.codes.INTERNAL_SERVER_ERROR or status in TRANSIENT_STATUS
-            raise self._error(name, f"HTTP {status} {response.reason_phrase}".rstrip(), again)
+            said = f"HTTP {status} {response.reason_phrase}".rstrip()
+            raise self._error(name, said, not permanent_status(status))
         if headers.get("Content-Encoding", "identity").lower() != "identity":
             raise self._error(name, f"came compressed ({headers['Content-Encoding']}), which was not asked for")
         if status == httpx.codes.OK:
@@ -165,13 +220,12 @@ class HttpSource(Source):
                     _shut_down(connection)
 
 
-class FsspecSource(Source):
+class FsspecSource(RemoteSource):
     """A bundle in a storage that fsspec knows: s3://bucket/folder, gs://, memory:// and others."""
 
     def __init__(self, url: str) -> None:
         """Raises InvalidValueError as `open_storage` does, and SourceError where the storage cannot be opened."""
         self._storage, self._folder = open_storage("address", url, SourceError)
-        self._changed = threading.Condition()
         super().__init__(shown(url))
 
     def chunks(self, name: str, offset: int = 0) -> Iterator[bytes | memoryview]:
@@ -182,38 +236,9 @@ class FsspecSource(Source):
             if offset:
                 if offset > self._aside(name, lambda: file.seek(0, os.SEEK_END)):
                     raise self._error(name, f"has no byte {offset}")
-                file.seek(offset)
+                self._aside(name, lambda: file.seek(offset))
             while chunk := self._aside(name, lambda: file.read(CHUNK_BYTES)):
                 yield chunk
-
-    def close(self) -> None:
-        """As `Source.close`. What a storage is doing just then it ends in the background."""
-        super().close()
-        with self._changed:
-            self._changed.notify_all()
-
-    def _aside(self, name: str, call: Callable[[], Result]) -> Result:
-        """What `call` gives, worked out in a thread of its own: a storage has no way to wake up who waits for it."""
-        outcome: list[tuple[Result | None, Exception | None]] = []
-
-        def work() -> None:
-            try:
-                ended = (call(), None)
-            except Exception as error:  # noqa: BLE001 - raised again below, in the thread that waits
-                ended = (None, error)
-            with self._changed:
-                outcome.append(ended)
-                self._changed.notify_all()
-
-        threading.Thread(target=work, name=f"read {name}", daemon=True).start()
-        with self._changed:
-            self._changed.wait_for(lambda: outcome or self._closed.is_set())
-        self._check_open()
-        result, error = outcome[0]
-        if error is not None:
-            permanent = (*PERMANENT, ValueError, NotImplementedError, ImportError)
-            raise self._error(name, str(error) or type(error).__name__, not isinstance(error, permanent)) from error
-        return result
 
 
 def _blamed(error: Exception) -> str:
@@ -247,3 +272,10 @@ def _shut_down(connection: socket.socket) -> None:
     """End a connection in both directions, which wakes up who waits for it; the TLS layer above is left alone."""
     with contextlib.suppress(OSError):  # it has ended already
         socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+
+def _let_go(result: object) -> None:
+    """Close what came too late for anybody to use."""
+    if hasattr(result, "close"):
+        with contextlib.suppress(Exception):  # the one who asked for it has gone
+            result.close()

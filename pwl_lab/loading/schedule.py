@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 from pwl_lab.errors import invalid
 from pwl_lab.loading.bundle import BundleIndex, Shard
-from pwl_lab.loading.masks import all_masks
-from pwl_lab.loading.orders import arrivals, arrivals_of, search_order
+from pwl_lab.loading.orders import arrivals, arrivals_of, first_missing, search_order
 from pwl_lab.loading.throttle import Throttle
 
 CHOOSES = "validation"  # the split whose recorded accuracies decide; the test split only reports
@@ -33,7 +32,7 @@ def schedule(
 def _best_blocks(index: BundleIndex, link: Throttle | None, bits: int) -> list[int]:
     """The order that is best on this link; by bytes alone where there is none."""
     accuracies = index.accuracies.get(CHOOSES, {})
-    if set(accuracies) != set(all_masks(index.n_blocks)):
+    if len(accuracies) != 2**index.n_blocks or first_missing(accuracies, index.n_blocks):
         raise invalid("order", "best", "another order: the bundle has no validation accuracy for every mask")
     link = link or Throttle(1.0)
     cost = [seconds_for(index.shard(block, bits).bytes, link) for block in range(1, index.n_blocks + 1)]

@@ -18,14 +18,13 @@ from urllib.request import url2pathname
 
 from pwl_lab.errors import MissingDataError, PwlLabError, invalid, unknown
 from pwl_lab.loading.throttle import Link, Throttle
+from pwl_lab.retries import PERMANENT
 from pwl_lab.storages import LOCAL_SCHEMES, shown
 
 CHUNK_BYTES = 2**20
 INDEX = "index.json"  # of a bundle
 MOST_INDEX_BYTES = 16_000_000  # what a reader reads and a server serves
 COMMON_SCHEMES = ("file", "http", "https", "s3", "gs", "memory")  # the ones that a message lists
-# What another try would find again; any other error of a file system may be a matter of the moment.
-PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
 class BundleError(PwlLabError):
@@ -73,6 +72,12 @@ class Source(ABC):
     def close(self) -> None:
         """End all reading: whoever waits for bytes, in whatever thread, gets a SourceError. May be called again."""
         self._closed.set()
+
+    def pause(self, seconds: float) -> None:
+        """Wait, before another try for example; `close` ends the wait at once, with a SourceError."""
+        if seconds > 0:
+            self._closed.wait(min(seconds, threading.TIMEOUT_MAX))
+        self._check_open()
 
     @contextmanager
     def until(self, seconds: float | None) -> Iterator[None]:
@@ -188,14 +193,14 @@ class ThrottledSource(Source):
     def chunks(self, name: str, offset: int = 0) -> Iterator[bytes | memoryview]:
         """As `Source.chunks`, after the throttle's latency and in small pieces, each when it would have come."""
         self._begin(name, offset)
-        self._wait(self.throttle.latency_s)
+        self.pause(self.throttle.latency_s)
         self._link.begin(time.monotonic())
         for chunk in self.source.chunks(name, offset):
             whole = memoryview(chunk)
             step = self._link.piece_bytes or max(1, len(whole))
             for first in range(0, len(whole), step):
                 piece = whole[first : first + step]
-                self._wait(self._link.delay(len(piece), time.monotonic()))
+                self.pause(self._link.delay(len(piece), time.monotonic()))
                 yield piece
                 self._check_open()
 
@@ -203,11 +208,6 @@ class ThrottledSource(Source):
         """As `Source.close`."""
         super().close()
         self.source.close()
-
-    def _wait(self, seconds: float) -> None:
-        if seconds > 0:
-            self._closed.wait(seconds)
-        self._check_open()
 
 
 def open_source(address: str | Path, throttle: Throttle | None = None) -> Source:

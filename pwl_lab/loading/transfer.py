@@ -1,11 +1,10 @@
 """Getting a shard: all of its bytes, verified, through faults that pass.
 
-What a fault leaves behind is kept: the next try asks for the bytes from there on. A shard whose checksum is wrong is
-asked for again from its beginning, and never handed on.
+What a fault leaves behind is kept: the next try asks for the bytes from there on. A shard whose checksum is wrong, or
+of which the rest cannot be had, is asked for again from its beginning; what is damaged is never handed on.
 """
 
 import hashlib
-import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,35 +15,26 @@ from threading import Event
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from pydantic import Field
 from torch import Tensor
 
-from pwl_lab.config import Frozen
 from pwl_lab.errors import MissingDataError, PwlLabError
 from pwl_lab.files import is_file, readable, sweep, write_bytes
-from pwl_lab.loading.bundle import BundleError, BundleIndex, Shard, read_index
+from pwl_lab.loading.bundle import BundleError, BundleIndex, NewerFormatError, Shard, read_index
 from pwl_lab.loading.sources import INDEX, MOST_INDEX_BYTES, FolderSource, Source, SourceError
 from pwl_lab.loading.throttle import MEGABYTE, Throttle
+from pwl_lab.retries import DamagedError, Retry, patiently, reason
 
 BESIDE = 2 << 20  # from so many bytes on, a second thread computes the checksum while more bytes come in
 AHEAD = 4  # so many pieces may wait for it: the two threads need not keep step
 Report = Callable[[str, Shard, str], None]  # kind of event, shard, message
 
 
-class Retry(Frozen):
-    """How faults that pass are met. A try that brought new bytes starts the count anew."""
-
-    tries: int = Field(5, ge=1, le=1000, description="in a row without a new byte, or with a wrong checksum")
-    first_wait_s: float = Field(0.2, ge=0.0, le=60.0, description="before the second try; doubled for each further one")
-    longest_wait_s: float = Field(5.0, ge=0.0, le=600.0)
-
-    def wait_s(self, failures: int) -> float:
-        """Seconds to wait after so many failures in a row."""
-        return min(self.longest_wait_s, self.first_wait_s * 2.0 ** min(failures - 1, 30))
-
-
-class DamagedShardError(PwlLabError):
+class DamagedShardError(DamagedError):
     """A shard's bytes are not those that its index promises."""
+
+
+class DamagedIndexError(DamagedError, BundleError):
+    """An index cannot be read, or does not hold together: it has no checksum, so this may have happened on the way."""
 
 
 class ClosedError(PwlLabError):
@@ -146,27 +136,26 @@ class Transfer:
 
     def _from_source(self, arriving: _Arriving) -> None:
         """All bytes of the shard, in as many tries as are allowed."""
-        failures = damages = 0
-        while True:
-            before = arriving.place
-            try:
-                self._receive(arriving, self.source, arriving.shard.file)
-                return
-            except DamagedShardError as error:
-                fault: PwlLabError = error
-                damages += 1
-                arriving.restart()
-            except SourceError as error:
-                fault = error
-                if not error.transient:
-                    raise
-                failures = 1 if arriving.place > before else failures + 1
-            if max(failures, damages) >= self.retry.tries:
-                raise fault
-            kind = "damaged" if isinstance(fault, DamagedShardError) else "retry"
-            self.report(kind, arriving.shard, str(fault))
-            if self.stop.wait(self.retry.wait_s(max(failures, damages))):
-                raise ClosedError("closed while loading")
+
+        def report(fault: Exception) -> None:
+            if self.stop.is_set():
+                raise ClosedError("closed while loading") from fault
+            kind = "damaged" if isinstance(fault, DamagedError) else "retry"
+            self.report(kind, arriving.shard, reason(fault))
+
+        try:
+            patiently(
+                lambda: self._receive(arriving, self.source, arriving.shard.file),
+                self.retry,
+                self.source.pause,
+                place=lambda: arriving.place,
+                restart=arriving.restart,
+                report=report,
+            )
+        except PwlLabError as error:
+            if self.stop.is_set():  # the source was closed, whatever that looked like
+                raise ClosedError("closed while loading") from error
+            raise
 
     def _receive(self, arriving: _Arriving, source: Source, name: str) -> None:
         """What is still missing of a shard. Raises as `Source.chunks` and `_Arriving.finish` do, and ClosedError."""
@@ -218,14 +207,22 @@ class Transfer:
 
 def fetch_index(source: Source, retry: Retry) -> BundleIndex:
     """The index, through faults that pass. Raises BundleError."""
-    for failures in range(1, retry.tries + 1):
+
+    def attempt() -> BundleIndex:
+        text = source.read(INDEX, MOST_INDEX_BYTES)
         try:
-            return read_index(source.read(INDEX, MOST_INDEX_BYTES), source.address)
-        except SourceError as error:
-            if not error.transient or failures == retry.tries:
-                raise BundleError(f"{source.address}: {INDEX} cannot be read: {error}") from error
-        time.sleep(retry.wait_s(failures))
-    raise AssertionError("a retry has at least one try")
+            return read_index(text, source.address)
+        except NewerFormatError:
+            raise
+        except BundleError as error:
+            raise DamagedIndexError(str(error)) from error
+
+    try:
+        return patiently(attempt, retry, source.pause)
+    except (DamagedIndexError, NewerFormatError):
+        raise
+    except Exception as error:
+        raise BundleError(f"{source.address}: {INDEX} cannot be read: {reason(error)}") from error
 
 
 def fetch_boot(transfer: Transfer, shard: Shard) -> Received:
@@ -233,4 +230,4 @@ def fetch_boot(transfer: Transfer, shard: Shard) -> Received:
     try:
         return transfer.fetch(shard)
     except Exception as error:
-        raise BundleError(f"{transfer.source.address}: the boot set cannot be loaded: {error}") from error
+        raise BundleError(f"{transfer.source.address}: the boot set cannot be loaded: {reason(error)}") from error

@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 from bundles import bundle_of, expected, inputs_for, pair_of
@@ -21,6 +22,7 @@ from pwl_lab.loading import transfer, units
 from pwl_lab.loading.bundle import INDEX, BundleError
 from pwl_lab.loading.progressive import LoadingError, ProgressiveModel
 from pwl_lab.loading.remote import HttpSource
+from pwl_lab.loading.sources import FolderSource
 from pwl_lab.loading.throttle import Throttle
 from pwl_lab.loading.transfer import Retry
 
@@ -166,6 +168,95 @@ def test_a_bit_flipped_on_the_way_is_found_and_fetched_anew(folder, net):
             check_answers(model, net, "TTT")
         assert server.ranges(SECOND) == [None, None]
     assert [event.shard for event in happened(model, "damaged")] == ["block 2"]
+
+
+class OnceWrong(FaultyServer):
+    """The first answer about one file breaks off, the second is wrong in another way, all others are right."""
+
+    def __init__(self, files, name, second, first=None):
+        super().__init__(files)
+        self._wrong = {name: [Fault(cut_after=400) if first is None else first, second]}
+
+    def received(self, request):
+        super().received(request)
+        wrong = self._wrong.get(request.name)
+        return wrong.pop(0) if wrong else Fault()
+
+
+WRONG_ANSWERS = {
+    "416": Fault(status=416),
+    "a shorter file": Fault(status=416, headers={"Content-Range": "bytes */300"}),
+    "just as much as there is": Fault(status=416, headers={"Content-Range": "bytes */400"}),
+    "other bytes": Fault(headers={"Content-Range": "bytes 3-9/10"}),
+    "no place": Fault(headers={"Content-Range": ""}),
+    "missing": Fault(status=404),
+    "forbidden": Fault(status=403),
+    "compressed": Fault(headers={"Content-Encoding": "gzip"}),
+    "elsewhere": Fault(status=302, headers={"Location": "https://127.0.0.1/x"}),
+    "short and whole": Fault(ignore_range=True, cut_after=100),
+    "another file": Fault(flip_bit=3_500),
+}
+
+
+@pytest.mark.parametrize("second", WRONG_ANSWERS)
+@pytest.mark.parametrize("file", ["boot.safetensors", SECOND])
+def test_one_wrong_answer_after_a_part_loses_nothing(file, second, folder, net):
+    """As while a bundle is being uploaded anew: what is wrong in the middle may be right from the beginning."""
+    server = OnceWrong(folder, file, WRONG_ANSWERS[second])
+    with server, ProgressiveModel.open(server.url, retry=QUICK) as model:
+        model.wait("TTT", PATIENCE_S)
+        check_answers(model, net, "TTT")
+    assert server.ranges(file)[:2] == [None, "bytes=400-"]
+    assert len(server.ranges(file)) == 3
+
+
+def test_a_file_that_has_become_shorter_is_read_from_its_beginning(folder, net):
+    """In a folder, and in a storage: there is no server to say so."""
+    content, told = (folder / SECOND).read_bytes(), []
+    with ProgressiveModel.open(folder, retry=QUICK) as model:
+        model.wait("TTT", PATIENCE_S)
+        shard, source = model.index.shard(2), FolderSource(folder)
+
+    def pause(_):
+        told.append((folder / SECOND).stat().st_size)
+        (folder / SECOND).write_bytes(content if len(told) > 1 else content[:100])
+
+    source.pause = pause
+    (folder / SECOND).write_bytes(content[:400])
+    made = transfer.Transfer(source, QUICK, threading.Event(), lambda *_: None, time.perf_counter)
+    assert bytes(made.fetch(shard).content.numpy()) == content
+    assert told == [400, 100]
+
+
+@pytest.mark.parametrize("first", [Fault(flip_bit=3), Fault(status=503), Fault(cut_after=700)], ids=str)
+@pytest.mark.parametrize("second", [Fault(flip_bit=9), Fault(status=429), Fault(cut_after=0)], ids=str)
+def test_an_index_that_is_damaged_is_asked_for_again(first, second, folder, net):
+    server = OnceWrong(folder, INDEX, second, first)
+    with server, ProgressiveModel.open(server.url, retry=QUICK) as model:
+        model.wait("TTT", PATIENCE_S)
+        check_answers(model, net, "TTT")
+    assert server.count(INDEX) == 3
+
+
+def test_an_index_of_a_newer_format_is_not_asked_for_again(folder):
+    (folder / INDEX).write_text((folder / INDEX).read_text().replace('"format": 1', '"format": 9'))
+    with FaultyServer(folder) as server:
+        with pytest.raises(BundleError, match="format 9"):
+            ProgressiveModel.open(server.url)
+        assert server.count(INDEX) == 1
+
+
+def test_a_file_that_a_storage_does_not_have_is_told_with_a_reason(folder):
+    storage = fsspec.filesystem("memory")
+    for path in folder.iterdir():
+        storage.pipe(f"/faults/{path.name}", path.read_bytes())
+    storage.rm(f"/faults/{SECOND}")
+    with ProgressiveModel.open("memory://faults", retry=QUICK) as model:
+        failed = model.wait(timeout=PATIENCE_S).failed
+    assert "No such file or directory" in failed["block 2"]
+    storage.rm(f"/faults/{INDEX}")
+    with pytest.raises(BundleError, match="No such file or directory"):
+        ProgressiveModel.open("memory://faults", retry=QUICK)
 
 
 def test_while_a_server_stalls_the_model_answers_and_close_ends_it(folder, net):

@@ -83,6 +83,11 @@ def test_prefix_draws_only_prefixes(n_blocks, seed):
     assert set(draw(20, n_blocks, "prefix", seed)) <= {prefix_mask(k, n_blocks) for k in range(1, n_blocks)}
 
 
+@pytest.mark.parametrize("distribution", distributions)
+def test_masks_of_many_blocks_are_drawn_without_writing_all_of_them_down(distribution):
+    assert {len(mask) for mask in draw(20, 60, distribution)} == {60}
+
+
 def test_alternating_takes_a_prefix_and_any_mixed_mask_in_turn():
     masks = draw(400, 4, "alternating", seed=3)
     assert set(masks[::2]) == {"TSSS", "TTSS", "TTTS"}

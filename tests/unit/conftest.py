@@ -8,6 +8,7 @@ import pytest
 
 from pwl_lab.batch import places
 from pwl_lab.batch.places import Place, place_at
+from pwl_lab.retries import Retry
 
 
 @pytest.fixture
@@ -15,7 +16,7 @@ def empty_storage(store_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     """An empty storage in memory, runs of the test's own, and no waiting."""
     memory = fsspec.filesystem("memory")
     memory.store.clear()
-    monkeypatch.setattr(places, "WAITS_S", (0.0, 0.0))
+    monkeypatch.setattr(places, "RETRY", Retry(tries=3, first_wait_s=0.0, longest_wait_s=0.0))
     yield
     memory.store.clear()
 
