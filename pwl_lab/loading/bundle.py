@@ -247,12 +247,11 @@ def write_bundle(
         "made": dict(made or {}),
     }
     with new_folder(folder) as part:
+        shards = tuple(_write_shards(net, part, eight_bits))
         try:
-            index = BundleIndex(shards=tuple(_write_shards(net, part, eight_bits)), **facts)
-        except ValidationError as error:
-            problem = error.errors(include_url=False)[0]
-            place = ".".join(map(str, problem["loc"])) or "as a whole"
-            raise InvalidValueError(f"this pair cannot be written as a bundle ({place}: {problem['msg']})") from error
+            index = BundleIndex(shards=shards, **facts)
+        except InvalidValueError as error:
+            raise InvalidValueError(f"this pair cannot be written as a bundle ({error})") from error
         (part / INDEX).write_text(index.model_dump_json(indent=1) + "\n", encoding="utf-8")
         if folder.exists():
             shutil.rmtree(folder)

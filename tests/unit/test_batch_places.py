@@ -220,7 +220,7 @@ def test_a_disk_that_is_full_when_a_batch_begins_is_said_in_plain_words(
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    for name in ("pwl_lab.files.os.fdopen", "pathlib.Path.write_text"):
+    for name in ("pathlib.Path.touch", "pathlib.Path.write_text"):
         monkeypatch.setattr(name, full)
     monkeypatch.setattr(fsspec.filesystem("memory"), "pipe_file", full)
     said = pytest.raises(PlaceError, match=r"cannot write at .*out .OSError: .*No space left on device")
