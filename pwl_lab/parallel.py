@@ -210,7 +210,7 @@ def _follow(futures: Sequence[Future], reports: Any, description: str) -> None:
                     begun.append(report["total"])
                     bar.extend(sum(begun) + round(sum(begun) / len(begun)) * max(0, len(futures) - len(begun)))
                 else:
-                    bar.advance(report["steps"], report["values"])
+                    bar.advance(report["steps"], **report["values"])
             for future in done:
                 future.result()
 
