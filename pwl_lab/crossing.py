@@ -71,13 +71,13 @@ def crossed_pair(settings: CrossingSettings, seed: int, curriculum: str, loading
 
 def crossed_pairs(settings: CrossingSettings) -> list[Crossed]:
     """All combinations and seeds; what is not in the store is trained side by side, the teachers first."""
-    each(image_teacher, [{"settings": settings, "seed": seed} for seed in settings.seeds], "teachers")
+    each(image_teacher, [{"settings": settings, "seed": seed} for seed in settings.seeds], "teachers", settings.device)
     cases = [
         {"settings": settings, "seed": seed, "curriculum": name, "loading": loading}
         for name, loading in combinations(settings.loadings)
         for seed in settings.seeds
     ]
-    pairs = each(crossed_pair, cases, "students")
+    pairs = each(crossed_pair, cases, "students", settings.device)
     return [Crossed(case["curriculum"], case["loading"], pair) for case, pair in zip(cases, pairs, strict=True)]
 
 
@@ -166,7 +166,7 @@ def parity_crossings(settings: CrossingSettings) -> list[Crossed]:
         for curriculum, loading in ways
         for seed in settings.seeds
     ]
-    pairs = each(parity_pair, cases, "smallest pairs")
+    pairs = each(parity_pair, cases, "smallest pairs", settings.device)
     return [Crossed(case["curriculum"], case["loading"], pair) for case, pair in zip(cases, pairs, strict=True)]
 
 

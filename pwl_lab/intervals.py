@@ -150,7 +150,7 @@ def slope_interval(points: Mapping[float, Sequence[float]], confidence: float = 
     if len(points) < 2:
         raise invalid("points", sorted(points), "at least 2 sizes for a slope")
     sizes = sorted(points)
-    random = numpy_generator(0, "bootstrap")
+    random = numpy_generator(0, "bootstrap", "slope")
     values = [np.log(np.asarray(points[size], dtype=float)) for size in sizes]
     drawn = np.array(
         [np.median(seeds[random.integers(len(seeds), size=(RESAMPLES, len(seeds)))], axis=1) for seeds in values]

@@ -7,7 +7,7 @@ no flooded log. In a worker process (`report_to`) everything is said to the pare
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -69,14 +69,14 @@ class Progress:
             self._bar.total = total
             self._bar.refresh()
 
-    def advance(self, steps: int = 1, values: Mapping[str, float] | None = None) -> None:
+    def advance(self, steps: int = 1, /, **values: float) -> None:
         """Say that `steps` more are done, with the numbers worth seeing (the loss, an accuracy)."""
         self.done += steps
         self._unreported += steps
         if _report is not None:
             if time.monotonic() - self._last >= REPORT_EVERY_S:
                 self._last = time.monotonic()
-                _report({"steps": self._unreported, "values": dict(values or {})})
+                _report({"steps": self._unreported, "values": values})
                 self._unreported = 0
         elif self._bar is not None:
             self._bar.update(steps)
@@ -85,7 +85,7 @@ class Progress:
         elif self._file is not None and time.monotonic() - self._last >= LINE_EVERY_S:
             self._last = time.monotonic()
             left = (self._last - self._begun) / max(self.done, 1) * (self.total - self.done)
-            shown = "".join(f", {name} {value:.3g}" for name, value in (values or {}).items())
+            shown = "".join(f", {name} {value:.3g}" for name, value in values.items())
             self._line(f"{self.done}/{self.total} {self.unit}s{shown}, at most {left:.0f} s left")
 
     def _line(self, text: str) -> None:

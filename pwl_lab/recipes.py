@@ -120,5 +120,5 @@ def loading_pair(settings: LoadingSettings, seed: int) -> tuple[TrainedModel, Pa
 def loading_pairs(settings: LoadingSettings) -> tuple[list[TrainedModel], list[Pair]]:
     """Teachers and pairs of all seeds; those that are not in the store are trained side by side."""
     cases = [{"settings": settings, "seed": seed} for seed in settings.seeds]
-    teachers, pairs = zip(*each(loading_pair, cases, f"{settings.family} pairs"), strict=True)
+    teachers, pairs = zip(*each(loading_pair, cases, f"{settings.family} pairs", settings.device), strict=True)
     return list(teachers), list(pairs)

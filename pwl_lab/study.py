@@ -30,7 +30,7 @@ from pwl_lab.tasks.base import Task
 from pwl_lab.training import Checkpoint, TrainedModel, fit, train
 
 # Raise a number when the same configuration would now give another result: older entries are then left alone.
-VERSIONS = {"teacher": 2, "students": 2, "pair": 3}
+VERSIONS = {"teacher": 2, "students": 3, "pair": 4}
 
 
 def train_or_load(
@@ -94,12 +94,19 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(f"{prefix}/"): t for name, t in tensors.items() if name.startswith(f"{prefix}/")}
 
 
-def each(verb: Callable[..., Any], cases: Sequence[Mapping[str, Any]], description: str) -> list[Any]:
+def each(
+    verb: Callable[..., Any], cases: Sequence[Mapping[str, Any]], description: str, device: config.Device
+) -> list[Any]:
     """`verb(**case)` for each case: what the store does not have is made first, several cases side by side.
 
-    Any function that keeps what it makes in the store will do. On a GPU, where one training has the device to itself,
-    the cases take turns. In `only_stored` nothing is made: raises NotMadeError.
+    Any function that keeps what it makes in the store will do. `device` is where the verb computes, as it is told by its
+    own arguments: on a GPU the cases take turns (see `side_by_side`). In `only_stored` nothing is made: raises
+    NotMadeError. Raises InvalidValueError for a case with a `device` that is another one.
     """
+    where = config.device(device)
+    for case in cases:
+        if config.device(case.get("device", where)) != where:
+            raise invalid("device", case["device"], f"that of all cases together, {device!r}")
     if not may_make():
         return [verb(**case) for case in cases]
     found: dict[int, Any] = {}
@@ -107,9 +114,8 @@ def each(verb: Callable[..., Any], cases: Sequence[Mapping[str, Any]], descripti
         with suppress(NotMadeError), only_stored():
             found[number] = verb(**case)
     missing = [case for number, case in enumerate(cases) if number not in found]
-    devices = {config.device(case.get("device", "auto")) for case in missing}
-    if len(missing) > 1 and devices == {"cpu"}:
-        side_by_side(_make_only, [{"verb": verb, "case": case} for case in missing], description)
+    if len(missing) > 1:
+        side_by_side(_make_only, [{"verb": verb, "case": case} for case in missing], description, where)
     return [found[number] if number in found else verb(**case) for number, case in enumerate(cases)]
 
 
@@ -217,7 +223,8 @@ def train_pair(
         )
         own = curriculum and FollowCurriculum(curriculum, teacher, shapes[1], task, seed, where)
         learner = PairLearner(net, losses, task.split("validation", where), seed, plan.steps, own)
-        history = train(learner, task.batches(seed, plan.batch_size, where), plan, f"{student.family} pair")
+        batches = task.batches(seed, plan.batch_size, where, role="pair")
+        history = train(learner, batches, plan, f"{student.family} pair")
         check_kept(student, net.student, task)
         return Artifact(_pair_tensors(net, task), {"history": history} | _cube_tables(net, task, seed, where))
 

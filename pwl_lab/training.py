@@ -82,7 +82,7 @@ def train(learner: Learner, batches: Iterator[Batch], plan: TrainPlan, descripti
             _check_finite(means, step, description)
             rows = learner.evaluate(step)
             history += _rows(rows, step, plan, means)
-            bar.advance(1, {"loss": means["total"]} | _headline(rows))
+            bar.advance(1, loss=means["total"], **_headline(rows))
             sums, counts = {}, Counter()
             if learner.finished(step, rows, optimiser):
                 break

@@ -87,8 +87,8 @@ def main() -> None:
                 rows.append({"family": asked.family, "group": group, "variant": name, "seed": seed})
                 cases.append({"settings": settings, "losses": changed, "seed": seed})
     teachers = {case["seed"]: {"settings": case["settings"], "seed": case["seed"]} for case in cases}
-    each(image_teacher, list(teachers.values()), "teachers")
-    pairs = each(variant_pair, cases, "pairs")
+    each(image_teacher, list(teachers.values()), "teachers", settings.device)
+    pairs = each(variant_pair, cases, "pairs", settings.device)
     table = pd.DataFrame([row | measures(pair) for row, pair in zip(rows, pairs, strict=True)])
     folder = paths.results()
     folder.mkdir(parents=True, exist_ok=True)

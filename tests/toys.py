@@ -30,13 +30,13 @@ class ToyImages:
         noise = torch.randn(samples, *self.input_shape, generator=random)
         return Batch(self.patterns[labels] + self.noise * noise, labels)
 
-    def batches(self, seed: int, batch_size: int, device: str = "cpu") -> Iterator[Batch]:
-        random = generator(seed, "data")
+    def batches(self, seed: int, batch_size: int, device: str = "cpu", role: str = "teacher") -> Iterator[Batch]:
+        random = generator(seed, "data", role)
         while True:
             yield self._draw(batch_size, random).to(device)
 
     def split(self, name: str, device: str = "cpu") -> Batch:
-        return self._draw(self.samples, generator(["validation", "test"].index(name), "evaluation")).to(device)
+        return self._draw(self.samples, generator(0, "evaluation", name)).to(device)
 
     def fingerprint(self) -> dict[str, Any]:
         return {"task": self.name, "shape": list(self.input_shape), "samples": self.samples, "noise": self.noise}

@@ -26,7 +26,7 @@ def example_batch(folder: Path | None = None, workers: int | None = None) -> Pat
     with Progress("example batch", len(prepared.todo), "point") as bar:
 
         def note(point: Point, status: RunStatus, at_once: int) -> None:
-            bar.advance(1, {"seconds": status.seconds})
+            bar.advance(1, seconds=status.seconds)
 
         outcome = batches.run_batch(prepared, workers or min(parallel.n_workers(), parallel.n_cores()), on_end=note)
     if outcome and outcome.stopped_by:

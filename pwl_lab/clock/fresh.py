@@ -13,9 +13,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import torch
 
-from pwl_lab.parallel import WorkerLostError, one_thread
+from pwl_lab.parallel import CaseFailedError, WorkerLostError, how_it_ended, one_thread, pack, run_packed, without_main
 
 PRELOADED = ["pwl_lab.clock.ways", "pwl_lab.clock.latency"]  # imported once; every fresh process is a copy of that one
 
@@ -30,8 +31,9 @@ def in_fresh_process(work: Callable[..., Any], longest_s: float = 1800.0, **case
     if context.get_start_method() == "forkserver":
         context.set_forkserver_preload(PRELOADED)
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(sender, work, case), daemon=True)
-    process.start()
+    process = context.Process(target=_answer, args=(sender, pack(work, case)), daemon=True)
+    with without_main():
+        process.start()
     sender.close()
     try:
         if not receiver.poll(longest_s):
@@ -39,22 +41,23 @@ def in_fresh_process(work: Callable[..., Any], longest_s: float = 1800.0, **case
             raise WorkerLostError(f"the process that ran {work.__name__} had no answer after {longest_s:g} s")
         well, value = receiver.recv()
     except EOFError as error:
-        raise WorkerLostError(f"the process that ran {work.__name__} ended without an answer") from error
+        process.join()
+        raise WorkerLostError(f"{work.__name__}: {how_it_ended(process.exitcode)}") from error
     finally:
         process.join()
         receiver.close()
     if not well:
-        raise value
-    return value
+        value.raise_here()
+    return cloudpickle.loads(value)
 
 
-def _answer(sender: Connection, work: Callable[..., Any], case: dict[str, Any]) -> None:
+def _answer(sender: Connection, packed: bytes) -> None:
     """The fresh process."""
     with one_thread():
         try:
-            answer = (True, work(**case))
-        except Exception as error:  # noqa: BLE001 - raised again where it was asked for
-            answer = (False, error)
+            answer = (True, run_packed(packed))
+        except CaseFailedError as failed:
+            answer = (False, failed)
     sender.send(answer)
 
 

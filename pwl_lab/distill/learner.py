@@ -212,8 +212,7 @@ def distil_cohort(
     learner = CurriculumLearner(
         cohort, members, targets, task.split("test", device), plan, task.split("validation", device)
     )
-    # The teacher saw the stream of its own seed: students get another one.
-    batches = task.batches(data_seed + 1_000_003, plan.batch_size, device)
+    batches = task.batches(data_seed, plan.batch_size, device, role="student")
     history = train(learner, batches, plan, f"{len(members)} students")
     learner.collect()
     weights = {(members[i].name, members[i].seed): state for i, state in learner.weights.items()}

@@ -77,7 +77,7 @@ def off_support_subsets(
     if there <= at_most:
         kept = [subset for subset in combinations(range(n_bits), degree) if not inside.issuperset(subset)]
         return torch.tensor(kept)
-    random, found = generator(seed * 1_009 + degree, "probe"), {}
+    random, found = generator(seed, "probe", f"degree {degree}"), {}
     while len(found) < at_most:
         subset = tuple(sorted(torch.randperm(n_bits, generator=random)[:degree].tolist()))
         if not inside.issuperset(subset):

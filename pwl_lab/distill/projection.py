@@ -18,7 +18,7 @@ from pwl_lab.seeding import generator
 def random_projection(
     teacher_width: int, student_width: int, seed: int, block: int = 1, orthogonal: bool = False
 ) -> Float[Tensor, "m r"]:
-    """A Gaussian matrix with entries of variance 1/m, from the stream `projection` of `seed`, one per block.
+    """A Gaussian matrix with entries of variance 1/m, from the stream `projection` of `seed`, the role is its block.
 
     `orthogonal` makes its columns orthonormal, which takes `r <= m`: InvalidValueError otherwise.
     """
@@ -31,7 +31,7 @@ def random_projection(
             f"at most {teacher_width}, the teacher's units in block {block}, when orthogonal; "
             "narrow it (width), take a wider teacher, or orthogonal=False",
         )
-    random = generator(seed * 1_009 + block, "projection")
+    random = generator(seed, "projection", f"block {block}")
     matrix = torch.randn(teacher_width, student_width, generator=random) / teacher_width**0.5
     return torch.linalg.qr(matrix).Q if orthogonal else matrix
 

@@ -84,5 +84,5 @@ class TeacherTargets:
 
 def calibration_inputs(task: Task, data_seed: int, device: str) -> Float[Tensor, "batch *shape"]:
     """Training inputs to centre and scale the projections on; none of the evaluation splits is touched."""
-    batches = task.batches(data_seed + 2_000_003, CALIBRATION_BATCH, device)
+    batches = task.batches(data_seed, CALIBRATION_BATCH, device, role="calibration")
     return torch.cat([next(batches).inputs for _ in range(CALIBRATION_SAMPLES // CALIBRATION_BATCH)])

@@ -20,6 +20,7 @@ from pwl_lab.tasks.parity import SparseParity
 
 STEP_LENGTH = 2.0  # norm of each unit's weights after the step: as large as the range of the biases
 RIDGE = 1e-5
+ROLE = "two_phase"  # whose streams these are: neither the teacher's nor those of a cohort
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,10 @@ def two_phase(
 
     `target` of the step: each unit's own projection of the teacher's hidden layer, or the label with a random sign.
     """
-    random = generator(seed, "data")
+    random = generator(seed, "data", ROLE)
     first, outer = task.draw(samples, random), task.draw(outer_samples, random)
     weights = first_step(_unit_targets(teacher, first, width, seed, target), first.inputs)
-    signs = generator(seed, "init")
+    signs = generator(seed, "init", ROLE)
     biases = torch.empty(width).uniform_(-STEP_LENGTH, STEP_LENGTH, generator=signs)
     solution = _ridge(_features(outer.inputs, weights, biases), 2.0 * outer.labels - 1)
     test = task.split("test")
@@ -68,7 +69,7 @@ def first_step(
 def _unit_targets(teacher: BlockNet, batch: Batch, width: int, seed: int, target: str) -> Float[Tensor, "batch units"]:
     """What each unit of the first layer regresses on, centred and of deviation 1 as in the extracted curriculum."""
     if target == "labels":
-        signs = torch.randint(0, 2, (width,), generator=generator(seed, "projection")) * 2.0 - 1
+        signs = torch.randint(0, 2, (width,), generator=generator(seed, "projection", ROLE)) * 2.0 - 1
         return (2.0 * batch.labels - 1).unsqueeze(1) * signs
     state = teacher.hidden_states(batch.inputs)[0][0]
     matrix = random_projection(state.shape[1], width, seed)

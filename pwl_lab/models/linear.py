@@ -5,12 +5,12 @@ layer's weights, its transpose, and the gradient of the hidden state. The first 
 the last is a product with an inner dimension of two, which a matrix product is a poor tool for.
 """
 
+import math
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 
 def laid_out_by_input(layer: nn.Linear) -> nn.Linear:
@@ -26,35 +26,45 @@ def laid_out_by_input(layer: nn.Linear) -> nn.Linear:
 class FewOutputs(nn.Linear):
     """`nn.Linear` for a handful of outputs: the gradient of its input is added up output by output.
 
-    Works wherever `nn.Linear` does except under a second derivative.
+    Works wherever `nn.Linear` does except in forward-mode differentiation. Under autocast it is `nn.Linear`.
     """
 
-    def forward(self, inputs: Float[Tensor, "batch units"]) -> Float[Tensor, "batch outputs"]:
+    def forward(self, inputs: Float[Tensor, "*batch units"]) -> Float[Tensor, "*batch outputs"]:
         """`inputs @ weight^T + bias`."""
+        if torch.is_autocast_enabled(inputs.device.type):  # it would hand backward tensors of two types
+            return super().forward(inputs)
         return _FewOutputs.apply(inputs, self.weight, self.bias)
 
 
 class _FewOutputs(torch.autograd.Function):
     """Forward as ever; backward without a matrix product for the input's gradient."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Source of the names: `torch.nn.functional.linear`."""
-        ctx.save_for_backward(inputs, weight)
         return nn.functional.linear(inputs, weight, bias)
 
     @staticmethod
-    @once_differentiable
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+        """Keep what backward needs."""
+        ctx.save_for_backward(*inputs[:2])
+
+    @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Gradients of inputs, weight and bias, each only where it is asked for."""
         inputs, weight = ctx.saved_tensors
         of_inputs = of_weight = of_bias = None
+        rows = math.prod(inputs.shape[:-1])  # `reshape(-1, n)` could not tell for an empty batch
+        gradient = gradient.reshape(rows, len(weight))
         if ctx.needs_input_grad[0]:
             of_inputs = gradient[:, :1] * weight[0]
             for output in range(1, len(weight)):
-                of_inputs.addcmul_(gradient[:, output : output + 1], weight[output])
+                of_inputs = of_inputs.addcmul_(gradient[:, output : output + 1], weight[output])
+            of_inputs = of_inputs.reshape(inputs.shape)
         if ctx.needs_input_grad[1]:
-            of_weight = gradient.t() @ inputs
+            of_weight = gradient.t() @ inputs.reshape(rows, weight.shape[1])
         if ctx.needs_input_grad[2]:
             of_bias = gradient.sum(dim=0)
         return of_inputs, of_weight, of_bias

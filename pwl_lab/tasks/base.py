@@ -7,6 +7,8 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pwl_lab.seeding import TEACHER
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -32,8 +34,12 @@ class Task(Protocol):
     input_shape: tuple[int, ...]
     n_classes: int
 
-    def batches(self, seed: int, batch_size: int, device: str = "cpu") -> Iterator[Batch]:
-        """Training batches without end, from the named streams of `seed`."""
+    def batches(self, seed: int, batch_size: int, device: str = "cpu", role: str = TEACHER) -> Iterator[Batch]:
+        """Training batches without end, from the named streams of `seed` as `role` draws them.
+
+        `role` says who trains (`teacher`, `student`, `pair`, `calibration`). Hand it on to every generator, such as
+        `generator(seed, "data", role)`: otherwise a student is trained on the samples that its teacher saw.
+        """
         ...
 
     def split(self, name: str, device: str = "cpu") -> Batch:

@@ -12,11 +12,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pwl_lab.errors import invalid
-from pwl_lab.seeding import generator
+from pwl_lab.seeding import TEACHER, generator
 from pwl_lab.tasks.base import Batch
 from pwl_lab.tasks.sizes import check_bits, check_support
 
-_EVALUATION_SEEDS = {"validation": 0, "test": 1}
+_EVALUATION = ("validation", "test")
+_RECIPE = 2  # raise it when the same task would now have other samples
 
 
 class SparseParity:
@@ -65,26 +66,25 @@ class SparseParity:
         inputs = signs.to(torch.get_default_dtype()).mul_(2).sub_(1)
         return Batch(inputs, self.labels(inputs))
 
-    def batches(self, seed: int, batch_size: int, device: str = "cpu") -> Iterator[Batch]:
-        """Fresh samples without end, from the stream `data` of `seed`."""
+    def batches(self, seed: int, batch_size: int, device: str = "cpu", role: str = TEACHER) -> Iterator[Batch]:
+        """Fresh samples without end, from the stream `data` of `seed` as `role` draws it."""
         if batch_size < 1:
             raise invalid("batch_size", batch_size, "at least 1")
-        random = generator(seed, "data")
+        random = generator(seed, "data", role)
         # Not `yield`: a generator function would look at its arguments only when the first batch is asked for.
         return (self.draw(batch_size, random).to(device) for _ in count())
 
     def split(self, name: str, device: str = "cpu") -> Batch:
         """The fixed evaluation set `validation` or `test`, `eval_samples` samples each."""
-        if name not in _EVALUATION_SEEDS:
-            raise invalid("split", name, "one of " + ", ".join(_EVALUATION_SEEDS))
-        # Two splits of one task, and the same split of two tasks, must not share samples.
-        random = generator(2 * self.seed + _EVALUATION_SEEDS[name], "evaluation")
-        return self.draw(self.eval_samples, random).to(device)
+        if name not in _EVALUATION:
+            raise invalid("split", name, "one of " + ", ".join(_EVALUATION))
+        return self.draw(self.eval_samples, generator(self.seed, "evaluation", name)).to(device)
 
     def fingerprint(self) -> dict[str, Any]:
         """What determines every sample."""
         return {
             "task": self.name,
+            "recipe": _RECIPE,
             "n_bits": self.n_bits,
             "support": list(self.support),
             "seed": self.seed,

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from pwl_lab.errors import InvalidValueError, invalid
-from pwl_lab.seeding import numpy_generator
+from pwl_lab.seeding import TEACHER, numpy_generator
 from pwl_lab.tasks.files import Source
 
 SPLITS = ("train", "validation", "test")
@@ -36,12 +36,12 @@ class Dataset:
     source: Source
 
 
-def balanced_order(labels: UInt8[np.ndarray, " n"], seed: int) -> np.ndarray:
+def balanced_order(labels: UInt8[np.ndarray, " n"], seed: int, role: str = TEACHER) -> np.ndarray:
     """A random order of the n samples in which every prefix is as class-balanced as the classes' sizes allow.
 
-    The classes take turns; within a class, and within a round of turns, the order is random (stream `data`).
+    The classes take turns; within a class, and within a round of turns, the order is random (stream `data`, drawn as `role`).
     """
-    shuffled = numpy_generator(seed, "data").permutation(len(labels))
+    shuffled = numpy_generator(seed, "data", role).permutation(len(labels))
     turn = np.empty(len(labels), dtype=np.int64)
     for label in np.unique(labels):
         members = shuffled[labels[shuffled] == label]

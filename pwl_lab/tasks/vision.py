@@ -8,16 +8,17 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int, UInt8
-from torch import Tensor
+from torch import Generator, Tensor
 
 from pwl_lab.errors import MissingDataError, invalid, unknown
-from pwl_lab.seeding import generator
+from pwl_lab.seeding import TEACHER, generator
 from pwl_lab.tasks import datasets
 from pwl_lab.tasks.augment import Augmentation
 from pwl_lab.tasks.base import Batch
 from pwl_lab.tasks.sizes import check_batch, check_n_train, is_whole
 
 SPLIT_RECIPE = 1  # raise it when the way images are assigned to splits or drawn into batches changes
+SUBSET_RECIPE = 2  # and this one when `n_train` picks other images
 
 
 @dataclass(frozen=True)
@@ -78,18 +79,20 @@ class ImageTask:
         check_batch(batch_size, n_train)
         return n_train // batch_size
 
-    def batches(self, seed: int, batch_size: int, device: str = "cpu") -> Iterator[Batch]:
+    def batches(self, seed: int, batch_size: int, device: str = "cpu", role: str = TEACHER) -> Iterator[Batch]:
         """Augmented training batches without end: inputs [batch_size, *input_shape], labels [batch_size].
 
         Each epoch has `steps_per_epoch` batches in a fresh order (stream `order`), no image twice; the stream `augment`
-        drives the augmentation. Raises InvalidValueError at the call if `batch_size` does not fit.
+        drives the augmentation. Both are drawn as `role`. Raises InvalidValueError at the call if `batch_size` does not fit.
         """
-        return self._batches(seed, batch_size, self.steps_per_epoch(batch_size), device)
+        streams = generator(seed, "order", role), generator(seed, "augment", role)
+        return self._batches(*streams, batch_size, self.steps_per_epoch(batch_size), device)
 
-    def _batches(self, seed: int, batch_size: int, steps: int, device: str) -> Iterator[Batch]:
+    def _batches(
+        self, order_stream: Generator, augment_stream: Generator, batch_size: int, steps: int, device: str
+    ) -> Iterator[Batch]:
         """The generator behind `batches`, which checks its arguments before the first batch is asked for."""
         images, labels = (part.to(device) for part in self._split("train"))
-        order_stream, augment_stream = generator(seed, "order"), generator(seed, "augment")
         while True:
             order = torch.randperm(len(labels), generator=order_stream).to(device)
             for picked in order[: steps * batch_size].split(batch_size):
@@ -137,7 +140,7 @@ class ImageTask:
             "name": self.name,
             "recipe": SPLIT_RECIPE,
             "sizes": {split: self.size(split) for split in entry.sizes},
-            "subset_seed": None if self._subset is None else self.subset_seed,
+            "subset_seed": None if self._subset is None else {"seed": self.subset_seed, "recipe": SUBSET_RECIPE},
             "augment": self.augment.model_dump(mode="json"),
             "normalisation": {"mean": list(entry.mean), "std": list(entry.std)},
             "files": {file.name: file.sha256 for file in entry.source.files},
@@ -174,6 +177,6 @@ def _tensors(
     raw = datasets.load(name, folder)[split]
     images, labels = raw.images, raw.labels
     if n_train is not None:
-        picked = datasets.balanced_order(labels, subset_seed)[:n_train]
+        picked = datasets.balanced_order(labels, subset_seed, "subset")[:n_train]
         images, labels = images[picked], labels[picked]
     return torch.from_numpy(images), torch.from_numpy(labels).long()

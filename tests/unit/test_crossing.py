@@ -128,7 +128,7 @@ def test_in_the_parity_table_a_student_that_never_gets_there_has_no_steps(last):
 def test_each_result_stands_with_the_curriculum_loading_and_seed_it_was_made_for(make, monkeypatch):
     asked = []
 
-    def each(verb, cases, description):
+    def each(verb, cases, description, device):
         asked.append((verb, cases))
         return [as_pair(ACCURACY, seed=case["seed"]) for case in cases]
 

@@ -18,20 +18,66 @@ def _like(layer: nn.Linear, plain: nn.Linear) -> nn.Linear:
     return plain
 
 
-@given(batch=st.integers(1, 7), units=st.integers(1, 9), outputs=st.integers(1, 4), seed=st.integers(0, 99))
-def test_few_outputs_is_linear_forwards_and_backwards(batch, units, outputs, seed):
-    torch.manual_seed(seed)
-    ours = FewOutputs(units, outputs)
-    plain = _like(ours, nn.Linear(units, outputs))
-    inputs = torch.randn(batch, units)
-    results = []
-    for layer in (ours, plain):
-        at = inputs.clone().requires_grad_(True)
+def _everything(layer, inputs, twice, autocast):
+    """The output and all gradients; with `twice`, those of the gradient's own length, too."""
+    at = inputs.detach().clone().requires_grad_(True)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         out = layer(at)
-        (out**2).sum().backward()
-        results.append((out, at.grad, layer.weight.grad, layer.bias.grad))
-    for mine, torchs in zip(*results, strict=True):
-        torch.testing.assert_close(mine, torchs)
+    wanted = [at, *layer.parameters()]
+    found = torch.autograd.grad((out.double() ** 3).sum(), wanted, create_graph=twice)
+    again = torch.autograd.grad(sum(part.square().sum() for part in found), wanted) if twice else ()
+    return out, *found, *again
+
+
+# The inputs as they lie in memory: as torch lays them out, transposed, or one row standing for all.
+LAYOUTS = {
+    "plain": torch.randn,
+    "transposed": lambda *shape: (
+        torch.randn(*shape[:-2], *shape[:-3:-1]).transpose(-1, -2) if shape[1:] else torch.randn(shape)
+    ),
+    "expanded": lambda *shape: torch.randn(shape[-1]).expand(shape),
+}
+
+
+@given(
+    batch=st.lists(st.integers(0, 4), max_size=3),
+    units=st.integers(1, 9),
+    outputs=st.integers(1, 4),
+    bias=st.booleans(),
+    layout=st.sampled_from(sorted(LAYOUTS)),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    mode=st.sampled_from(["once", "twice", "autocast"]),
+    seed=st.integers(0, 99),
+)
+def test_few_outputs_is_linear_wherever_linear_works(batch, units, outputs, bias, layout, dtype, mode, seed):
+    torch.manual_seed(seed)
+    ours = FewOutputs(units, outputs, bias=bias, dtype=dtype)
+    plain = _like(ours, nn.Linear(units, outputs, bias=bias, dtype=dtype))
+    inputs = LAYOUTS[layout](*batch, units).to(dtype)
+    both = [_everything(layer, inputs, mode == "twice", mode == "autocast") for layer in (ours, plain)]
+    for mine, torchs in zip(*both, strict=True):
+        torch.testing.assert_close(mine, torchs, rtol=1e-4, atol=1e-4)
+
+
+def test_few_outputs_is_linear_under_functional_transforms():
+    torch.manual_seed(0)
+    ours = FewOutputs(4, 3)
+    plain, inputs = _like(ours, nn.Linear(4, 3)), torch.randn(5, 2, 4)
+    for transform in (
+        lambda layer: torch.func.vmap(layer)(inputs),
+        lambda layer: torch.func.vmap(torch.func.grad(lambda at: layer(at).pow(2).sum()))(inputs),
+        lambda layer: torch.func.jacrev(layer)(inputs[0]),
+        lambda layer: torch.func.vmap(
+            lambda weight: torch.func.functional_call(layer, {"weight": weight}, (inputs[0],))
+        )(torch.randn(6, 3, 4, generator=torch.Generator().manual_seed(0))),
+    ):
+        torch.testing.assert_close(transform(ours), transform(plain))
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 5)])
+def test_few_outputs_refuses_what_linear_refuses(shape):
+    with pytest.raises(RuntimeError):
+        FewOutputs(4, 2)(torch.randn(shape))
 
 
 def test_few_outputs_computes_no_gradient_that_nobody_asks_for():

@@ -5,19 +5,25 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import Mock
 
 import psutil
 import pytest
 import torch
+import workers
 from toys import MLP_STUDENT, MLP_TEACHER
 
-from pwl_lab import parallel, progress, study
-from pwl_lab.errors import InvalidValueError
+from pwl_lab import crossing, parallel, progress, recipes, study
+from pwl_lab.clock.fresh import in_fresh_process
+from pwl_lab.errors import InvalidValueError, PwlLabError
 from pwl_lab.parallel import WorkerLostError, n_workers, one_thread, side_by_side
 from pwl_lab.plan import TrainPlan
-from pwl_lab.store import NotMadeError, Store, may_make, only_stored, stored
+from pwl_lab.settings import CrossingSettings, LoadingSettings
+from pwl_lab.store import Artifact, NotMadeError, Recipe, Store, may_make, only_stored, stored
 from pwl_lab.tasks.parity import SparseParity
 
 PARITY = SparseParity(n_bits=6, k_sparse=2, eval_samples=200)
@@ -89,9 +95,77 @@ def test_a_refusal_ends_the_others_and_is_raised_here():
 
 
 def test_a_killed_worker_is_named_and_what_to_do():
-    with pytest.raises(WorkerLostError, match="PWL_LAB_WORKERS=1"):
+    with pytest.raises(WorkerLostError, match=r"cases: .* SIGKILL, which is .* memory .* PWL_LAB_WORKERS=1"):
         side_by_side(vanish, [{"number": 0}, {"number": 1}], "cases")
     assert_no_workers()
+
+
+@pytest.mark.parametrize(
+    ("work", "number", "error", "words"),
+    [
+        (workers.leave, 3, WorkerLostError, r"exit code 3\).*standard error"),
+        (workers.fall, signal.SIGSEGV, WorkerLostError, "ended by SIGSEGV"),
+        (workers.fall, signal.SIGTERM, WorkerLostError, "ended by SIGTERM"),
+        (workers.stumble, 5, PwlLabError, "AwkwardError: 5 and 5"),
+        (workers.keep_locked, 5, TypeError, "cannot pickle"),
+        (workers.miss, 5, ModuleNotFoundError, "nowhere_to_be_found"),
+    ],
+)
+@pytest.mark.parametrize("way", ["pool", "fresh"])
+def test_the_true_reason_is_told(way, work, number, error, words):
+    run = {
+        "pool": lambda case: side_by_side(work, [case] * 2, "cases"),
+        "fresh": lambda case: in_fresh_process(work, **case),
+    }
+    with pytest.raises(error, match=words) as told:
+        run[way]({"number": number})
+    assert ("memory" in str(told.value)) == (way == "pool" and error is WorkerLostError)  # the last word of the advice
+    if error is not WorkerLostError:
+        assert "run_packed" in str(told.value.__cause__)  # the traceback in the worker
+
+
+def test_what_cannot_be_sent_is_refused_here():
+    with pytest.raises(InvalidValueError, match=r"case of where = .*another process"):
+        side_by_side(where, [{"number": threading.Lock()}] * 2, "cases")
+
+
+SCRIPT = """
+import os
+from pwl_lab.clock.fresh import in_fresh_process
+from pwl_lab.parallel import side_by_side
+from pwl_lab.models import MLPConfig
+
+print("begun")
+
+class Own(MLPConfig):
+    def twice(self):
+        return 2 * sum(self.widths)
+
+def work(model, number):
+    assert os.getpid() != PARENT
+    return model.twice() + number, model.model_copy(update={"widths": (number,)})
+
+PARENT = os.getpid()
+cases = [{"model": Own(n_inputs=2, widths=(5,)), "number": number} for number in (1, 2)]
+found = [*side_by_side(work, cases, "cases"), in_fresh_process(work, **cases[0])]
+assert all(type(model) is Own for _, model in found)
+print(*(number for number, _ in found), *(model.twice() for _, model in found))
+"""
+
+
+@pytest.mark.parametrize("started", ["script", "standard input", "main guard"])
+def test_a_script_needs_no_main_guard(started, tmp_path):
+    (tmp_path / "my_script.py").write_text(SCRIPT)
+    words, text = {
+        "script": ([str(tmp_path / "my_script.py")], None),
+        "standard input": (["-"], SCRIPT),
+        "main guard": (["-"], SCRIPT.replace("found =", "if __name__ == '__main__': found =")),
+    }[started]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    ended = subprocess.run(
+        [sys.executable, *words], input=text, capture_output=True, text=True, env=environment, timeout=PATIENCE_S
+    )
+    assert ended.stdout == "begun\n11 12 11 2 4 2\n", ended.stderr
 
 
 def assert_no_workers() -> None:
@@ -175,12 +249,12 @@ def test_each_makes_what_is_missing_side_by_side_and_the_same_as_alone(monkeypat
     alone = study.train_or_load(**cases[1])
     asked = []
     monkeypatch.setattr(
-        study, "side_by_side", lambda work, cases, _: asked.extend(cases) or side_by_side(work, cases, "")
+        study, "side_by_side", lambda work, cases, *more: asked.extend(cases) or side_by_side(work, cases, *more)
     )
-    together = study.each(study.train_or_load, cases, "teachers")
+    together = study.each(study.train_or_load, cases, "teachers", "cpu")
     assert [case["case"]["seed"] for case in asked] == [0, 2]
     assert [trained.fingerprint for trained in together] == [study.train_or_load(**case).fingerprint for case in cases]
-    study.each(study.train_or_load, cases, "teachers")
+    study.each(study.train_or_load, cases, "teachers", "cpu")
     assert len(asked) == 2
     # One more, made in a worker, against the same made here in a store of its own.
     monkeypatch.setenv("PWL_LAB_STORE", str(Store().folder / "other"))
@@ -188,6 +262,53 @@ def test_each_makes_what_is_missing_side_by_side_and_the_same_as_alone(monkeypat
     for name, tensor in together[2].model.state_dict().items():
         assert torch.equal(tensor, again.model.state_dict()[name])
     assert alone.fingerprint != again.fingerprint
+
+
+def note(folder: str, number: int, device: str = "auto") -> int:
+    """Keeps in the store which process made it, and how many were at it at once."""
+    artifact = Store().get(Recipe("note", 1, {"number": number}), lambda: Artifact({}, {}, {"process": os.getpid()}))
+    return artifact.info["process"]
+
+
+class PoolAsked(Exception):
+    """Instead of a pool."""
+
+
+@pytest.mark.parametrize("passed", [False, True], ids=["by settings", "in each case"])
+@pytest.mark.parametrize("gpu", [False, True], ids=["no GPU", "GPU"])
+@pytest.mark.parametrize("variable", [None, "auto", "cpu", "cuda"])
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda"])
+def test_cases_run_side_by_side_just_where_they_compute_on_the_cpu(
+    monkeypatch, store_folder, device, variable, gpu, passed
+):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    monkeypatch.delenv("PWL_LAB_DEVICE", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("PWL_LAB_DEVICE", variable)
+    cases = [{"folder": "", "number": number} | ({"device": device} if passed else {}) for number in range(2)]
+    meant = variable or "auto" if device == "auto" else device
+    computes = meant if meant != "auto" else "cuda" if gpu else "cpu"
+    monkeypatch.setattr(parallel, "ProcessPoolExecutor", Mock(side_effect=PoolAsked))
+    error = InvalidValueError if computes == "cuda" and not gpu else PoolAsked if computes == "cpu" else None
+    with pytest.raises(error) if error else nullcontext():
+        assert study.each(note, cases, "notes", device) == [os.getpid()] * 2
+
+
+@pytest.mark.parametrize("recipe", ["loading_pairs", "crossed_pairs", "parity_crossings"])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_recipes_say_where_their_cases_compute(monkeypatch, recipe, device):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    where, told = (recipes if recipe == "loading_pairs" else crossing), []
+    monkeypatch.setattr(where, "each", lambda verb, cases, words, on: told.append(on) or [(0, 0)] * len(cases))
+    settings = LoadingSettings if recipe == "loading_pairs" else CrossingSettings
+    getattr(where, recipe)(settings.load("smoke", device=device))
+    assert set(told) == {device}
+
+
+def test_one_case_on_another_device_is_refused(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    with pytest.raises(InvalidValueError, match=r"device = 'cpu' is not allowed: that of all cases together, 'cuda'"):
+        study.each(note, [{"folder": "", "number": 0, "device": "cpu"}], "notes", "cuda")
 
 
 @pytest.mark.usefixtures("store_folder")
@@ -202,8 +323,8 @@ def test_not_even_side_by_side(monkeypatch):
     monkeypatch.setattr(study, "side_by_side", lambda *_: pytest.fail("workers know nothing of what may not be made"))
     cases = [{"model": MLP_STUDENT, "task": PARITY, "plan": PLAN, "seed": seed, "device": "cpu"} for seed in (0, 1)]
     with only_stored(), pytest.raises(NotMadeError, match="not in the store"):
-        study.each(study.train_or_load, cases, "teachers")
-    assert stored(study.each, study.train_or_load, cases, "teachers") is None
+        study.each(study.train_or_load, cases, "teachers", "cpu")
+    assert stored(study.each, study.train_or_load, cases, "teachers", "cpu") is None
     study.train_or_load(**cases[0])
     assert stored(study.train_or_load, **cases[1]) is None
     assert stored(study.train_or_load, **cases[0]).model is not None

@@ -57,7 +57,7 @@ def test_the_steps_that_a_worker_reports_sum_up_to_those_it_did(clock, bars, mon
     with Progress("teacher", 50) as bar:
         for step in range(17):
             clock.now += 0.2
-            bar.advance(2, {"loss": float(step)})
+            bar.advance(2, loss=float(step))
     assert sent[0] == {"total": 50}
     assert all(set(report) == {"steps", "values"} for report in sent[1:])
     assert sum(report["steps"] for report in sent[1:]) == 34
@@ -92,7 +92,7 @@ def test_a_process_that_is_no_worker_shows_a_bar_that_can_grow(clock, bars):
     with Progress("teachers", 0) as bar:
         assert bars[0].total is None  # not known yet: no share is shown
         bar.extend(20)
-        bar.advance(5, {"loss": 0.12345})
+        bar.advance(5, loss=0.12345)
         bar.extend(12)
     assert bars[0].refreshed == [20, 12]
     assert (bar.total, bars[0].total, bars[0].done, bars[0].closed) == (12, 12, 5, True)
@@ -104,7 +104,7 @@ def test_in_batch_the_lines_know_of_what_was_added(clock, bars, monkeypatch, tmp
     with Progress("teachers", 10) as bar:
         bar.extend(40)
         clock.now += 4
-        bar.advance(10, {"loss": 2.0})
+        bar.advance(10, loss=2.0)
     assert (tmp_path / "progress").read_text().splitlines() == [
         "teachers: 10/40 steps, loss 2, at most 12 s left",
         "teachers: done after 10 steps, 4.0 s",

@@ -6,9 +6,12 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from pwl_lab import seeding
+from pwl_lab.errors import InvalidValueError
 
 
 def test_stream_seeds_are_what_they_always_were():
@@ -25,10 +28,36 @@ def test_streams_and_seeds_are_all_different():
 
 
 def test_unknown_stream_is_refused_naming_the_known_ones():
-    with pytest.raises(
-        ValueError, match="unknown random stream 'weights'; known: support, init, student, converters, data"
-    ):
+    with pytest.raises(ValueError, match="'weights' is not allowed: one of support, init, student, converters, data"):
         seeding.generator(0, "weights")
+
+
+@pytest.mark.parametrize("role", ["", "Pair", "pair:1", "block 2 ", "block two", "2", None, 3])
+def test_a_role_of_another_form_is_refused(role):
+    with pytest.raises(InvalidValueError, match=r"role = .* is not allowed: a word of small letters"):
+        seeding.generator(0, "data", role)
+
+
+@pytest.mark.parametrize("seed", [1.0, True, "1", None, np.float64(1)])
+def test_a_seed_that_is_no_whole_number_is_refused(seed):
+    with pytest.raises(InvalidValueError, match=r"seed = .* is not allowed: a whole number"):
+        seeding.generator(seed, "data")
+    with pytest.raises(InvalidValueError), seeding.initialisation(seed):
+        pass
+
+
+def test_a_seed_of_numpys_is_the_same_seed():
+    assert seeding.stream_seed(np.int64(7), "data") == seeding.stream_seed(7, "data")
+
+
+DRAWER = st.tuples(
+    st.integers(), st.sampled_from(seeding.STREAMS), st.from_regex(seeding.ROLE, fullmatch=True) | st.just("teacher")
+)
+
+
+@given(DRAWER, DRAWER)
+def test_no_two_drawers_share_a_stream(one, other):
+    assert (seeding.stream_seed(*one) == seeding.stream_seed(*other)) == (one == other)
 
 
 def test_generators_start_the_stream_afresh():

@@ -182,7 +182,7 @@ def test_arguments_of_another_type_are_refused_at_once(field, value):
     assert repr(value) in str(caught.value)
 
 
-def test_other_refusals():
+def test_other_refusals(tmp_path):
     task = ImageTask(n_train=100)
     with pytest.raises(InvalidValueError, match=r"batch_size = 128 is not allowed.*from 1 to 100"):
         task.batches(0, 128)  # at the call, not at the first batch
@@ -193,7 +193,7 @@ def test_other_refusals():
     with pytest.raises(InvalidValueError, match="n = 2001 is not allowed: a whole number from 1 to 2000"):
         task.sample(2001)
     with pytest.raises(MissingDataError, match="is not a folder"):
-        ImageTask(folder="/nonexistent")
+        ImageTask(folder=tmp_path / "nothing")
 
 
 @pytest.mark.parametrize("images", [torch.zeros(2, 1, 28, 28), torch.zeros(2, 3, 28, 28, dtype=torch.uint8)])
