@@ -5,10 +5,9 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from pwl_lab import analysis
-from pwl_lab.plots.style import CURRICULUM, NOTE, row_of_axes, seed_points, style
+from pwl_lab.plots.style import CURRICULUM, NOTE, Figure, row_of_axes, seed_points, style
 
 
 def choices_chart(history: pd.DataFrame, curriculum_of: Mapping[str, str], budget: int, threshold: float) -> Figure:

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from pwl_lab.crossing import LOADING_WORDS, LOADINGS, MEASURES, PWL_ALONE, Crossed
-from pwl_lab.plots.style import CURRICULUM, NOTE, Percent, chance_line, row_of_axes, seed_points, style
+from pwl_lab.plots.style import CURRICULUM, NOTE, Figure, Percent, chance_line, row_of_axes, seed_points, style
 
 PWL_LOOK = ("#000000", "-", "D")
 

@@ -9,13 +9,13 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 from pandas.api.typing import SeriesGroupBy
 
 from pwl_lab import cube
 from pwl_lab.errors import invalid
 from pwl_lab.loading.masks import all_masks
 from pwl_lab.plots.style import (
+    Figure,
     Percent,
     byte_words,
     ink_on,

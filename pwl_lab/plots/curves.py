@@ -1,10 +1,20 @@
 """Figures of training and distillation: a teacher's history, students' learning curves, steps to a threshold."""
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from pwl_lab import analysis
-from pwl_lab.plots.style import NOTE, OWNER, Percent, chance_line, level_line, looks, row_of_axes, seed_points, style
+from pwl_lab.plots.style import (
+    NOTE,
+    OWNER,
+    Figure,
+    Percent,
+    chance_line,
+    level_line,
+    looks,
+    row_of_axes,
+    seed_points,
+    style,
+)
 from pwl_lab.study import DistillationRuns
 from pwl_lab.training import TrainedModel
 

@@ -2,10 +2,9 @@
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
-from pwl_lab.plots.style import NOTE, OWNER, OWNER_NAME, Percent, byte_words, row_of_axes, style
+from pwl_lab.plots.style import NOTE, OWNER, OWNER_NAME, Figure, Percent, byte_words, row_of_axes, style
 
 # (letter, height in the drawing) of the two networks, and by direction the rows that a converter leads from and to.
 ROWS = {"teacher": ("T", 1.0), "student": ("S", 0.0)}

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
 from pwl_lab.plots.style import (
     CURRICULUM,
     NOTE,
+    Figure,
     Percent,
     chance_line,
     level_line,
