@@ -18,6 +18,7 @@ from pwl_lab.models.blocknet import BlockNet, ModelConfig, parameter_bytes
 from pwl_lab.plan import TrainPlan
 from pwl_lab.store import provenance
 from pwl_lab.tasks.base import Task
+from pwl_lab.tasks.entrances import check_inputs
 
 SPLITS = ("validation", "test")  # that every mask is evaluated on
 
@@ -91,9 +92,13 @@ class Pair:
         return [self.accuracy(mask, split) for mask in analysis.loading_orders(self.n_blocks)["prefix"]]
 
     def predictions(
-        self, inputs: Float[Tensor, "batch *shape"], masks: Sequence[str]
+        self, inputs: Tensor, masks: Sequence[str]
     ) -> tuple[Int[Tensor, "masks batch"], Float[Tensor, "masks batch"]]:
-        """Predicted class and its probability for each mask and sample."""
+        """Predicted class and its probability for each mask and sample.
+
+        Raises InvalidValueError unless `inputs` are finite floats of the task's shape on the networks' device.
+        """
+        check_inputs(inputs, self.task.input_shape, self.net)
         return mask_predictions(self.net, inputs, masks)
 
     def export(self, folder: str | Path, eight_bits: bool = True) -> BundleIndex:

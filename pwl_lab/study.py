@@ -27,6 +27,7 @@ from pwl_lab.results import SPLITS, DistillationRuns, Pair
 from pwl_lab.seeding import initialisation
 from pwl_lab.store import Artifact, NotMadeError, Recipe, Store, may_make, only_stored
 from pwl_lab.tasks.base import Task
+from pwl_lab.tasks.entrances import batches_of, split_of
 from pwl_lab.training import Checkpoint, TrainedModel, fit, train
 
 # Raise a number when the same configuration would now give another result: older entries are then left alone.
@@ -222,8 +223,8 @@ def train_pair(
             where
         )
         own = curriculum and FollowCurriculum(curriculum, teacher, shapes[1], task, seed, where)
-        learner = PairLearner(net, losses, task.split("validation", where), seed, plan.steps, own)
-        batches = task.batches(seed, plan.batch_size, where, role="pair")
+        learner = PairLearner(net, losses, split_of(task, "validation", where), seed, plan.steps, own)
+        batches = batches_of(task, seed, plan.batch_size, where, role="pair")
         history = train(learner, batches, plan, f"{student.family} pair")
         check_kept(student, net.student, task)
         return Artifact(_pair_tensors(net, task), {"history": history} | _cube_tables(net, task, seed, where))
@@ -271,7 +272,7 @@ def _pair_tensors(net: SwapNet, task: Task) -> dict[str, Tensor]:
 
 def _cube_tables(net: SwapNet, task: Task, seed: int, device: str) -> dict[str, pd.DataFrame]:
     """Every mask of a pair, on the whole (`masks`) and class by class (`classes`): one pass over each split."""
-    scores = {split: score_masks(net, task.split(split, device)) for split in SPLITS}
+    scores = {split: score_masks(net, split_of(task, split, device)) for split in SPLITS}
     accuracies = {split: score.accuracies() for split, score in scores.items()}
     return {
         "masks": analysis.mask_table(accuracies, unit_bytes(net.teacher), seed),

@@ -24,6 +24,8 @@ from pwl_lab.models.blocknet import BlockNet, ModelConfig, build, evaluating
 from pwl_lab.plan import TrainPlan, learning_rate_factor, make_optimiser
 from pwl_lab.progress import Progress
 from pwl_lab.tasks.base import Batch, Task, accuracy
+from pwl_lab.tasks.entrances import batches_of, check_inputs, split_of
+from pwl_lab.tasks.sizes import check_count
 
 Losses = dict[str, Float[Tensor, ""]]
 
@@ -172,10 +174,10 @@ class TrainedModel:
 def fit(config: ModelConfig, task: Task, plan: TrainPlan, seed: int, device: str = "cpu") -> TrainedModel:
     """Train the network of `config` on the labels of `task`; initial weights and batches come from streams of `seed`."""
     model = build(config, seed, device)
-    learner = SupervisedLearner(model, task.split("validation", device), plan)
-    history = train(learner, task.batches(seed, plan.batch_size, device), plan, f"{config.family} teacher")
+    learner = SupervisedLearner(model, split_of(task, "validation", device), plan)
+    history = train(learner, batches_of(task, seed, plan.batch_size, device), plan, f"{config.family} teacher")
     model.eval().requires_grad_(False)
-    test = task.split("test", device)
+    test = split_of(task, "test", device)
     test_accuracy = accuracy(predict(model, test.inputs), test.labels)
     return TrainedModel(
         config, model, history, learner.checkpoints, test_accuracy, learner.reached_at, weights_hash(model)
@@ -229,9 +231,12 @@ class SupervisedLearner(Learner):
 
 
 @torch.no_grad()
-def predict(
-    model: nn.Module, inputs: Float[Tensor, "batch *shape"], chunk: int = 1024
-) -> Float[Tensor, "batch classes"]:
-    """Logits in eval mode, `chunk` samples at a time; the model's mode is put back afterwards."""
+def predict(model: nn.Module, inputs: Tensor, chunk: int = 1024) -> Float[Tensor, "batch classes"]:
+    """Logits in eval mode, `chunk` samples at a time; the model's mode is put back afterwards.
+
+    Raises InvalidValueError unless `inputs` are finite floats of the model's type, [batch, *shape], on its device.
+    """
+    check_inputs(inputs, net=model)
+    check_count("chunk", chunk)
     with evaluating(model):
         return torch.cat([model(part) for part in inputs.split(chunk)])

@@ -17,9 +17,11 @@ from pwl_lab.distill.cohort import Cohort, make_cohort
 from pwl_lab.distill.curriculum import Curriculum, Stage
 from pwl_lab.distill.losses import cross_entropy_to
 from pwl_lab.distill.targets import Member, TeacherTargets, calibration_inputs
+from pwl_lab.errors import invalid
 from pwl_lab.models.blocknet import ModelConfig
 from pwl_lab.plan import TrainPlan
 from pwl_lab.tasks.base import Batch, Task
+from pwl_lab.tasks.entrances import batches_of, split_of
 from pwl_lab.training import Learner, Losses, TrainedModel, train
 
 
@@ -202,6 +204,8 @@ def distil_cohort(
     Per seed all curricula share initial weights and projections: the comparison is paired. Raises InvalidValueError
     for a block or a checkpoint that a network has not, before anything is trained.
     """
+    if not curricula or not seeds:
+        raise invalid("curricula and seeds", (list(curricula), list(seeds)), "at least one of each")
     n_blocks = min(student.n_blocks, teacher.config.n_blocks)
     members = [
         Member(name, seed, curriculum.for_blocks(n_blocks)) for name, curriculum in curricula.items() for seed in seeds
@@ -210,9 +214,9 @@ def distil_cohort(
     targets = TeacherTargets(teacher, members, student.make().state_shapes(task.input_shape))
     targets.calibrate(calibration_inputs(task, data_seed, device))
     learner = CurriculumLearner(
-        cohort, members, targets, task.split("test", device), plan, task.split("validation", device)
+        cohort, members, targets, split_of(task, "test", device), plan, split_of(task, "validation", device)
     )
-    batches = task.batches(data_seed, plan.batch_size, device, role="student")
+    batches = batches_of(task, data_seed, plan.batch_size, device, role="student")
     history = train(learner, batches, plan, f"{len(members)} students")
     learner.collect()
     weights = {(members[i].name, members[i].seed): state for i, state in learner.weights.items()}

@@ -21,7 +21,7 @@ from pwl_lab.errors import invalid
 from pwl_lab.models.blocknet import BlockNet
 from pwl_lab.seeding import generator
 from pwl_lab.tasks.parity import SparseParity, check_support
-from pwl_lab.tasks.sizes import check_probe
+from pwl_lab.tasks.sizes import check_count, check_probe
 from pwl_lab.training import TrainedModel, predict
 
 
@@ -107,8 +107,7 @@ class CorrelationProbe:
 
         Raises InvalidValueError for a degree that has no subset in, or none off, the support.
         """
-        if samples < 2:
-            raise invalid("samples", samples, "at least 2: a correlation needs a spread")
+        check_count("samples", samples, 2)  # a correlation needs a spread
         support = check_support(task.support, task.n_bits, task.k_sparse)
         if degrees is None:
             check_probe(task.n_bits, task.k_sparse, samples, off_subsets)

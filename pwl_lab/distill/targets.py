@@ -13,6 +13,7 @@ from pwl_lab.distill.projection import Projection, random_projection
 from pwl_lab.errors import invalid
 from pwl_lab.models.blocknet import BlockNet
 from pwl_lab.tasks.base import Task
+from pwl_lab.tasks.entrances import batches_of
 from pwl_lab.tasks.sizes import CALIBRATION_BATCH
 from pwl_lab.training import TrainedModel
 
@@ -84,5 +85,5 @@ class TeacherTargets:
 
 def calibration_inputs(task: Task, data_seed: int, device: str) -> Float[Tensor, "batch *shape"]:
     """Training inputs to centre and scale the projections on; none of the evaluation splits is touched."""
-    batches = task.batches(data_seed, CALIBRATION_BATCH, device, role="calibration")
+    batches = batches_of(task, data_seed, CALIBRATION_BATCH, device, role="calibration")
     return torch.cat([next(batches).inputs for _ in range(CALIBRATION_SAMPLES // CALIBRATION_BATCH)])

@@ -13,10 +13,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pwl_lab.distill.projection import Projection, random_projection
+from pwl_lab.errors import unknown
 from pwl_lab.models.blocknet import BlockNet
 from pwl_lab.seeding import generator
 from pwl_lab.tasks.base import Batch, accuracy
 from pwl_lab.tasks.parity import SparseParity
+from pwl_lab.tasks.sizes import check_count
 
 STEP_LENGTH = 2.0  # norm of each unit's weights after the step: as large as the range of the biases
 RIDGE = 1e-5
@@ -43,7 +45,12 @@ def two_phase(
     """Train a student of `width` units: one step on `samples` samples, then the outer layer on `outer_samples` others.
 
     `target` of the step: each unit's own projection of the teacher's hidden layer, or the label with a random sign.
+    Raises InvalidValueError for a number that is not from 1, or another target.
     """
+    for field, value in {"width": width, "samples": samples, "outer_samples": outer_samples}.items():
+        check_count(field, value)
+    if target not in ("hidden", "labels"):
+        raise unknown("target", target, ("hidden", "labels"))
     random = generator(seed, "data", ROLE)
     first, outer = task.draw(samples, random), task.draw(outer_samples, random)
     weights = first_step(_unit_targets(teacher, first, width, seed, target), first.inputs)
@@ -71,7 +78,7 @@ def _unit_targets(teacher: BlockNet, batch: Batch, width: int, seed: int, target
     if target == "labels":
         signs = torch.randint(0, 2, (width,), generator=generator(seed, "projection", ROLE)) * 2.0 - 1
         return (2.0 * batch.labels - 1).unsqueeze(1) * signs
-    state = teacher.hidden_states(batch.inputs)[0][0]
+    state = teacher.hidden_states(batch.inputs.to(next(teacher.parameters()).device))[0][0].to(batch.inputs)
     matrix = random_projection(state.shape[1], width, seed)
     return Projection.fit(matrix.unsqueeze(0), state)(state)[0]
 

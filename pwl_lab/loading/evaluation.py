@@ -10,6 +10,7 @@ from torch import Tensor
 from pwl_lab.loading.masks import all_masks, check_whole_cube
 from pwl_lab.loading.swapnet import SwapNet, mask_logits
 from pwl_lab.tasks.base import Batch
+from pwl_lab.tasks.entrances import check_inputs, check_labels
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,12 @@ class MaskScores:
 def score_masks(net: SwapNet, data: Batch, masks: Sequence[str] | None = None, chunk: int = 512) -> MaskScores:
     """Each mask (all 2^n unless named) on `data`, `chunk` samples at a time.
 
-    Raises InvalidValueError for a mask that is none, and for the whole cube of more than `MOST_BLOCKS` blocks.
+    Raises InvalidValueError for a mask that is none, for the whole cube of more than `MOST_BLOCKS` blocks, and for data
+    of another type or on another device than the networks.
     """
     masks = all_masks(check_whole_cube(net.n_blocks)) if masks is None else list(dict.fromkeys(masks))
+    check_inputs(data.inputs, net=net)
+    check_labels(data.labels, len(data))
     hits, samples = None, None
     for inputs, labels in zip(data.inputs.split(chunk), data.labels.split(chunk), strict=True):
         logits = torch.stack(list(mask_logits(net, inputs, masks).values()))
@@ -66,9 +70,10 @@ def mask_class_accuracies(
 
 
 def mask_predictions(
-    net: SwapNet, inputs: Float[Tensor, "batch *shape"], masks: Sequence[str]
+    net: SwapNet, inputs: Tensor, masks: Sequence[str]
 ) -> tuple[Int[Tensor, "masks batch"], Float[Tensor, "masks batch"]]:
-    """Predicted class and its probability for each mask and sample."""
+    """Predicted class and its probability for each mask and sample. Raises InvalidValueError as `score_masks` does."""
+    check_inputs(inputs, net=net)
     logits = mask_logits(net, inputs, masks)
     probabilities = torch.stack([logits[mask] for mask in masks]).softmax(dim=-1)
     confidence, predicted = probabilities.max(dim=-1)

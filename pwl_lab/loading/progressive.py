@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from pwl_lab import config
@@ -29,6 +29,7 @@ from pwl_lab.loading.sources import open_source
 from pwl_lab.loading.throttle import Throttle
 from pwl_lab.loading.transfer import Received, Retry, Transfer, fetch_boot, fetch_index
 from pwl_lab.loading.units import Parts, Workshop, assemble, tensor_bytes
+from pwl_lab.tasks.entrances import check_images, check_inputs
 from pwl_lab.tasks.vision import standardise
 
 LONGEST_CLOSE_S = 5.0  # for a thread to end; it is a daemon and goes with the process at the latest
@@ -143,17 +144,23 @@ class ProgressiveModel:
         self._feed.start(boot)
         self._installer.start()
 
-    def predict(self, inputs: Float[Tensor, "batch *shape"]) -> Prediction:
-        """What the network of this moment says; it is not changed under way. `inputs` as `prepare` gives them."""
+    def predict(self, inputs: Tensor) -> Prediction:
+        """What the network of this moment says; it is not changed under way. `inputs` as `prepare` gives them.
+
+        Raises InvalidValueError unless they are finite floats (float32) of shape [batch, *shape].
+        """
+        check_inputs(inputs, self.index.inputs.shape)
         running = self._running
         with torch.inference_mode():
             return Prediction(running(inputs.to(self.device)), running.mask)
 
-    def prepare(self, images: UInt8[Tensor, "batch *shape"]) -> Float[Tensor, "batch *shape"]:
-        """Bytes (0 to 255) normalised as the networks were trained. Raises InvalidValueError for another shape."""
+    def prepare(self, images: Tensor) -> Float[Tensor, "batch *shape"]:
+        """Bytes (0 to 255) normalised as the networks were trained.
+
+        Raises InvalidValueError for another type or shape (hence the loose annotation).
+        """
         inputs = self.index.inputs
-        if tuple(images.shape[1:]) != inputs.shape:
-            raise invalid("images", f"of shape {list(images.shape)}", f"of shape {['batch', *inputs.shape]}")
+        check_images(images, inputs.shape)
         return standardise(images, inputs.mean, inputs.std) if inputs.mean else images.float()
 
     @property

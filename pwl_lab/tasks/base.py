@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pwl_lab.errors import invalid
 from pwl_lab.seeding import TEACHER
 
 
@@ -51,6 +52,12 @@ class Task(Protocol):
         ...
 
 
-def accuracy(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> float:
-    """Share of samples whose largest logit is the label's, in [0, 1]."""
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Share of samples whose largest logit is the label's, in [0, 1]: logits [batch, classes], labels [batch].
+
+    Raises InvalidValueError for other shapes or no sample: torch would compare each with each.
+    """
+    if logits.dim() != 2 or logits.shape[:1] != labels.shape or not len(labels):
+        found = f"{list(logits.shape)} and {list(labels.shape)}"
+        raise invalid("logits and labels", found, "of shapes [batch, classes] and [batch], with at least one sample")
     return (logits.argmax(dim=-1) == labels).double().mean().item()

@@ -14,7 +14,8 @@ from torch import Tensor
 from pwl_lab.errors import invalid
 from pwl_lab.seeding import TEACHER, generator
 from pwl_lab.tasks.base import Batch
-from pwl_lab.tasks.sizes import check_bits, check_support
+from pwl_lab.tasks.entrances import check_inputs
+from pwl_lab.tasks.sizes import check_bits, check_count, check_support
 
 _EVALUATION = ("validation", "test")
 _RECIPE = 2  # raise it when the same task would now have other samples
@@ -41,8 +42,7 @@ class SparseParity:
         """Raises InvalidValueError for a support that is outside the bits, repeats a bit, or has not `k_sparse` of them."""
         k_sparse = k_sparse if k_sparse is not None else (len(support) if support is not None else 4)
         check_bits(n_bits, k_sparse, None)
-        if eval_samples < 1:
-            raise invalid("eval_samples", eval_samples, "at least 1")
+        check_count("eval_samples", eval_samples)
         self.n_bits, self.k_sparse, self.seed, self.eval_samples = n_bits, k_sparse, seed, eval_samples
         self.support = self._drawn_support() if support is None else check_support(support, n_bits, k_sparse)
         self.input_shape = (n_bits,)
@@ -56,20 +56,30 @@ class SparseParity:
         order = torch.randperm(self.n_bits, generator=generator(self.seed, "support"))
         return tuple(sorted(order[: self.k_sparse].tolist()))
 
-    def labels(self, inputs: Float[Tensor, "batch n_bits"]) -> Int[Tensor, " batch"]:
-        """1 where the product of the support's coordinates is +1, else 0."""
+    def labels(self, inputs: Tensor) -> Int[Tensor, " batch"]:
+        """1 where the product of the support's coordinates is +1, else 0; `inputs` are signs, [batch, n_bits].
+
+        Raises InvalidValueError for anything but -1.0 and +1.0 of that shape (hence the loose annotation).
+        """
+        check_inputs(inputs, self.input_shape)
+        if not (inputs.abs() == 1).all():
+            raise invalid("inputs", inputs.unique().tolist()[:5], "signs, -1.0 or +1.0")
+        return self._labels(inputs)
+
+    def _labels(self, inputs: Float[Tensor, "batch n_bits"]) -> Int[Tensor, " batch"]:
+        """The same of inputs that were drawn here."""
         return (inputs[:, list(self.support)].prod(dim=1) > 0).long()
 
     def draw(self, samples: int, random: torch.Generator) -> Batch:
-        """`samples` fresh samples."""
+        """`samples` fresh samples. Raises InvalidValueError unless that is a whole number from 1."""
+        check_count("samples", samples)
         signs = torch.randint(0, 2, (samples, self.n_bits), generator=random, dtype=torch.int8)
         inputs = signs.to(torch.get_default_dtype()).mul_(2).sub_(1)
-        return Batch(inputs, self.labels(inputs))
+        return Batch(inputs, self._labels(inputs))
 
     def batches(self, seed: int, batch_size: int, device: str = "cpu", role: str = TEACHER) -> Iterator[Batch]:
         """Fresh samples without end, from the stream `data` of `seed` as `role` draws it."""
-        if batch_size < 1:
-            raise invalid("batch_size", batch_size, "at least 1")
+        check_count("batch_size", batch_size)
         random = generator(seed, "data", role)
         # Not `yield`: a generator function would look at its arguments only when the first batch is asked for.
         return (self.draw(batch_size, random).to(device) for _ in count())

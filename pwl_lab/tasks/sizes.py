@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from numbers import Integral
+from operator import index
 
 from pwl_lab.errors import invalid
 
@@ -9,11 +10,21 @@ MOST_PRODUCTS = 2**29  # that a correlation probe keeps, of 4 bytes each
 CALIBRATION_BATCH = 128  # training images at once when an extracted curriculum is calibrated
 
 
+def check_count(field: str, value: object, least: int = 1) -> int:
+    """A whole number from `least`, as Python's own; InvalidValueError for anything else, such as 3.0 or True."""
+    try:
+        number = None if isinstance(value, bool) else index(value)
+    except TypeError:
+        number = None
+    if number is None or number < least:
+        raise invalid(field, value, f"a whole number, at least {least}")
+    return number
+
+
 def check_bits(n_bits: int, k_sparse: int, support: Sequence[int] | None) -> None:
     """Raise InvalidValueError where there is no parity of `k_sparse` out of `n_bits` bits, or not with this support."""
-    if n_bits < 1:
-        raise invalid("n_bits", n_bits, "at least 1")
-    if not 1 <= k_sparse <= n_bits:
+    check_count("n_bits", n_bits)
+    if not 1 <= check_count("k_sparse", k_sparse, 0) <= n_bits:
         raise invalid("k_sparse", k_sparse, f"from 1 to n_bits = {n_bits}")
     if support is not None:
         check_support(support, n_bits, k_sparse)

@@ -15,6 +15,7 @@ from pwl_lab.seeding import TEACHER, generator
 from pwl_lab.tasks import datasets
 from pwl_lab.tasks.augment import Augmentation
 from pwl_lab.tasks.base import Batch
+from pwl_lab.tasks.entrances import check_images
 from pwl_lab.tasks.sizes import check_batch, check_n_train, is_whole
 
 SPLIT_RECIPE = 1  # raise it when the way images are assigned to splits or drawn into batches changes
@@ -127,9 +128,7 @@ class ImageTask:
 
         Raises InvalidValueError for images of another type or shape (hence the loose annotation).
         """
-        if images.dtype != torch.uint8 or tuple(images.shape[1:]) != self.input_shape:
-            found = f"{images.dtype} of shape {list(images.shape)}"
-            raise invalid("images", found, f"uint8 of shape [batch, {', '.join(map(str, self.input_shape))}]")
+        check_images(images, self.input_shape)
         return standardise(images, *self.normalisation)
 
     def fingerprint(self) -> dict[str, Any]:

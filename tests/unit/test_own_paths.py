@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
-# Devices and tables of the system, and two programs' places that a test looks for before it counts on them.
+# Devices, tables and a file of the system (never opened), and two places that a test looks for before it counts on them.
 OF_THE_SYSTEM = (
     "/dev/full",
     "/proc/net/tcp",
