@@ -38,7 +38,6 @@ from pwl_lab.tasks.vision import ImageTask
 
 FORMAT = 1  # of index.json and of what the shards hold; a reader refuses a higher one
 MOST_UNITS = 1_000  # of a bundle: each of them is a file or two
-HEADER_BYTES = 100_000, 1_000  # what a shard may have beside its weights: at all, and for each of its tensors
 BOOT = 0  # the block number of the boot set; teacher blocks count from 1
 
 AnyModel = Annotated[
@@ -153,7 +152,7 @@ def inputs_of(task: Task) -> Inputs:
 def read_index(text: bytes, address: str) -> BundleIndex:
     """The index of the bundle at `address`. Raises BundleError for what is none, or of a newer format.
 
-    Also for an index that describes other networks than its shards can hold, by their recorded lengths: whoever goes on
+    Also for an index that describes larger networks than its shards can hold, by their recorded lengths: whoever goes on
     may build what it describes.
     """
     try:
@@ -178,7 +177,7 @@ def read_index(text: bytes, address: str) -> BundleIndex:
 
 
 def _check_lengths(index: BundleIndex, address: str) -> None:
-    """Raise BundleError for a shard whose recorded length is not that of the weights it is to bring. Takes no memory."""
+    """Raise BundleError for a shard whose recorded length is too short for the weights it is to bring. Takes no memory."""
     try:
         states = [build_empty(index.student).state_dict()]
         parts = empty_teacher(index)
@@ -188,7 +187,7 @@ def _check_lengths(index: BundleIndex, address: str) -> None:
     for shard in index.shards:
         state = states[shard.block]
         weights = stored_bytes(state) if shard.bits == 8 else sum(tensor.nbytes for tensor in state.values())
-        if not weights < shard.bytes <= weights + HEADER_BYTES[0] + HEADER_BYTES[1] * len(state):
+        if weights >= shard.bytes:  # one that is too long is met like any other damage: of that block alone
             raise BundleError(
                 f"{address}: {shard.file} ({shard.name}) has {shard.bytes:,} bytes by {INDEX}, and the weights that the "
                 f"same {INDEX} describes for it take {weights:,}"
