@@ -20,6 +20,7 @@ from pwl_lab.errors import InvalidValueError, PwlLabError, invalid
 from pwl_lab.loading.stored import plain
 from pwl_lab.loading.swapnet import SwapNet, mask_logits
 from pwl_lab.models.blocknet import ModelConfig
+from pwl_lab.seeding import generator, initialisation
 from pwl_lab.tasks.base import Task
 from pwl_lab.training import predict
 
@@ -102,8 +103,7 @@ def check_keepable(config: ModelConfig, task: Task) -> None:
     One is made, run and changed as in training, and what the store would keep of it is given to another, which must then
     answer as the first. Tensors may share memory. Raises InvalidValueError, saying what cannot be kept.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(1)
+    with initialisation(0, "probe", "keeping"):
         net = config.make()
         if net.n_blocks != config.n_blocks:
             raise invalid("model", config, f"{config.n_blocks} blocks, as it says; it makes {net.n_blocks}")
@@ -145,8 +145,7 @@ def _on_cpu(net: nn.Module) -> nn.Module:
 
 def _answer(answer: Answer, inputs: Tensor) -> Float[Tensor, "batch values"]:
     """The logits; whatever is drawn at random for them is always the same."""
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
+    with torch.no_grad(), initialisation(0, "probe", "answers"):
         return answer(inputs).float().flatten(1)
 
 
@@ -156,7 +155,7 @@ def _allowed(answer: Answer, inputs: Tensor, found: Float[Tensor, "batch values"
     allowed = TOLERANCE * torch.maximum(size, size.median())
     if not inputs.is_floating_point():
         return allowed
-    noise = torch.rand(inputs.shape, generator=torch.Generator().manual_seed(0)).to(inputs)
+    noise = torch.rand(inputs.shape, generator=generator(0, "probe", "nudge")).to(inputs)
     moved = _finite(_answer(answer, inputs * (1.0 + NUDGE * noise)) - found).abs().amax(dim=1)
     return allowed + torch.maximum(moved, moved.median())
 

@@ -37,7 +37,8 @@ def stream_seed(seed: int, name: str, role: str = TEACHER) -> int:
     """A 63-bit seed for the stream `name` of the run `seed` as `role` draws it; unrelated if any of the three differs.
 
     Roles of the study: `teacher`, `student` (a cohort's), `pair`, `two_phase`, `calibration`, `validation`, `test`,
-    `subset`, `slope`, `block 1` and so on, `degree 1` and so on. Anything new that draws takes a role of its own.
+    `subset`, `slope`, `keeping`, `answers`, `nudge`, `block 1` and so on, `degree 1` and so on. Anything new that draws
+    takes a role of its own.
     Raises InvalidValueError for a seed that is not a whole number, an unknown stream, or a role of another form.
     """
     if name not in STREAMS:
@@ -75,7 +76,7 @@ def numpy_generator(seed: int, name: str, role: str = TEACHER) -> np.random.Gene
 
 
 @contextmanager
-def initialisation(seed: int, stream: str = "init") -> Iterator[None]:
+def initialisation(seed: int, stream: str = "init", role: str = TEACHER) -> Iterator[None]:
     """Modules built inside take their initial weights from `stream`; torch's global state is left alone.
 
     Raises InvalidValueError as `stream_seed` does.
@@ -84,5 +85,5 @@ def initialisation(seed: int, stream: str = "init") -> Iterator[None]:
 
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would seed the generators of GPUs too, and those are not forked.
-        torch.default_generator.manual_seed(stream_seed(seed, stream))
+        torch.default_generator.manual_seed(stream_seed(seed, stream, role))
         yield

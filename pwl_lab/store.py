@@ -185,7 +185,7 @@ class Store:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise
             why = f"a folder that can be written to ({error.filename}: {error.strerror})"
-            raise invalid("PWL_LAB_STORE", str(self.folder), why) from error
+            raise invalid(environment.STORE.name, str(self.folder), why) from error
 
     def save(self, recipe: Recipe, artifact: Artifact, minutes: float) -> Path:
         """Write the entry of `recipe` aside, then rename it into place; what killed writers left goes."""

@@ -219,9 +219,8 @@ def train_pair(
 
     def make() -> Artifact:
         check_keepable(student, task)
-        net = make_pair(teacher.model, build(student, seed, where, stream="student"), task, seed, losses.converters).to(
-            where
-        )
+        initial = build(student, seed, where, stream="student")
+        net = make_pair(teacher.model, initial, task, seed, losses.converters).to(where)
         own = curriculum and FollowCurriculum(curriculum, teacher, shapes[1], task, seed, where)
         learner = PairLearner(net, losses, split_of(task, "validation", where), seed, plan.steps, own)
         batches = batches_of(task, seed, plan.batch_size, where, role="pair")

@@ -60,7 +60,7 @@ def test_the_same_points_through_the_engine_with_the_stub_in_the_workers(tmp_pat
     stub_runner.write_grid(tmp_path / "grid.yaml", bits=1, seeds=5)
     quiet = {"dashboard_address": None, "scheduler_kwargs": {"dashboard_address": "127.0.0.1:0"}}
     with (
-        LocalCluster(n_workers=2, threads_per_worker=2, processes=False, **quiet) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=2, processes=False, protocol="tcp://", **quiet) as cluster,
         Client(cluster) as client,
     ):
         client.register_plugin(stub_runner.StubRunner())

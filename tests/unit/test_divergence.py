@@ -28,12 +28,18 @@ def teacher():
 
 
 @pytest.fixture
-def one_bad_start(monkeypatch):
+def bad_seeds():
+    """Whose students begin with a weight that overflows in their first step."""
+    return {1}
+
+
+@pytest.fixture
+def one_bad_start(monkeypatch, bad_seeds):
     """The student of seed 1 begins with a weight that overflows in its first step."""
 
     def spoiled(config, seed, device="cpu", **keys):
         net = build(config, seed, device, **keys)
-        if seed == 1:
+        if seed in bad_seeds:
             with torch.no_grad():
                 net.head.weight.fill_(float("inf"))
         return net
@@ -57,9 +63,10 @@ def test_a_diverging_student_neither_stops_nor_moves_the_others(teacher, one_bad
     assert losses.map(math.isfinite).all().all(), "no mean over students has it in"
 
 
-def test_all_of_them_may_diverge(teacher):
+def test_all_of_them_may_diverge(teacher, bad_seeds, one_bad_start):
+    bad_seeds.add(0)
     with pytest.warns(UserWarning, match="diverged"):
-        result = distil_cohort(teacher, MLP_STUDENT, PARITY, CURRICULA, (0, 1), PLAN.model_copy(update={"lr": 1e30}))
+        result = distil_cohort(teacher, MLP_STUDENT, PARITY, CURRICULA, (0, 1), PLAN)
     assert result.weights == {}
     assert analysis.diverged(result.history) == {"scratch": [0, 1], "one_shot": [0, 1]}
 

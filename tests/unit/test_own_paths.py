@@ -7,6 +7,9 @@ TESTS = Path(__file__).resolve().parents[1]
 # Devices, tables and a file of the system (never opened), and two places that a test looks for before it counts on them.
 OF_THE_SYSTEM = (
     "/dev/full",
+    "/etc/passwd",
+    "/proc/self/clear_refs",
+    "/proc/self/status",
     "/proc/net/tcp",
     "/proc/net/tcp6",
     "/usr/bin/chromium",
