@@ -108,6 +108,6 @@ def _bound(tree):
     return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
 
 
-@pytest.mark.parametrize(("code", "names"), literal_examples())
+@pytest.mark.parametrize(("code", "names"), list(literal_examples()))
 def test_examples_that_stand_alone_run(code, names):
     exec(code, dict(names))
