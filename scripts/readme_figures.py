@@ -18,12 +18,12 @@ FOLDER = paths.root() / "docs" / "figures"
 SIZE = (5, 3.7)  # inches
 # Where the names of the curves stand, in the axes' units; a line leads from each to its curve.
 CURRICULA = {
-    "progressive": (1_300, 0.935),
-    "extracted": (1_300, 0.86),
-    "one-shot": (4_600, 0.82),
-    "scratch": (4_600, 0.72),
+    "progressive": (1_350, 0.945),
+    "extracted": (1_350, 0.865),
+    "one-shot": (4_300, 0.82),
+    "scratch": (4_300, 0.72),
 }
-ORDERS = {"contiguous order": (0.75, 0.8985), "suffix order": (1.45, 0.8815), "prefix order": (3.05, 0.892)}
+ORDERS = {"contiguous order": (0.9, 0.9045), "suffix order": (1.45, 0.8815), "prefix order": (3.05, 0.8945)}
 
 
 def curricula(target: Path) -> None:
@@ -52,7 +52,7 @@ def save(figure: Figure, places: Mapping[str, tuple[float, float]], target: Path
         line = handle if hasattr(handle, "get_xydata") else handle.lines[0]
         points = axes.transData.transform(line.get_xydata())
         nearest = np.argmin(np.linalg.norm(points - axes.transData.transform(places[name]), axis=1))
-        axes.annotate(name, line.get_xydata()[nearest], places[name], va="center", fontsize=10,
+        axes.annotate(name, line.get_xydata()[nearest], places[name], va="center", fontsize=9,
                       arrowprops={"arrowstyle": "-", "color": line.get_color(), "lw": 1.5, "shrinkB": 4})  # fmt: skip
     with mpl.rc_context({"svg.fonttype": "path", "svg.hashsalt": target.stem}):  # the same file for the same numbers
         figure.savefig(target, metadata={"Date": None})
