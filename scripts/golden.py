@@ -4,7 +4,7 @@
 entries with the checksum of their weights, and the metrics without times. `compare OLD NEW` says what differs and ends
 with 1 where anything does. Weights and metrics are equal only on one machine with one number of threads: record both
 there. The entries' keys hold everywhere, and `tests/notebooks/test_series_smoke.py` compares them with
-`tests/golden/smoke.json`, which `record` writes without weights and metrics under `--keys`.
+`tests/golden/smoke.json`, which `record --keys` writes: there each notebook begins with an empty store.
 """
 
 import argparse
@@ -51,14 +51,19 @@ def record(runs: Path, weights: bool) -> dict[str, Any]:
     known: set[Path] = set()
     for notebook in sorted(paths.notebooks().glob("[0-9][0-9]_*.ipynb")):
         print(notebook.stem, file=sys.stderr)
+        if not weights:
+            os.environ["PWL_LAB_RUNS"] = str(runs / f"only {notebook.stem}")
+            known = set()
+        store = Path(os.environ["PWL_LAB_RUNS"]) / "store"
         status = run_notebook(notebook, runs / notebook.stem, preset="smoke")
         if status.status != "ok":
             raise SystemExit(f"{notebook.stem}: {status.status}, {status.error}")
-        entries = {path.parent for path in (runs / "store").glob("*/*/record.json")} - known
+        entries = {path.parent for path in store.glob("*/*/record.json")} - known
         known |= entries
         found[notebook.stem] = {"entries": made_by(entries, weights)}
         if weights:
             metrics = json.loads((runs / notebook.stem / "metrics.json").read_text(encoding="utf-8"))
+            metrics.get("batch", {}).pop("place", None)  # a folder of this recording
             found[notebook.stem]["metrics"] = {name: value for name, value in flat(metrics) if not TIMED.search(name)}
     return found
 

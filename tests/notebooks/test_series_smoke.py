@@ -9,6 +9,9 @@ from pwl_lab import paths
 from pwl_lab.batch.notebooks import run_notebook
 
 SERIES = sorted(paths.notebooks().glob("[0-9][0-9]_*.ipynb"))
+# What each notebook makes in an empty store, by key: what was stored before is found again as long as these stay.
+# Where they are meant to change, `scripts/golden.py record tests/golden/smoke.json --keys` writes them anew.
+GOLDEN = json.loads((Path(__file__).resolve().parents[1] / "golden" / "smoke.json").read_text(encoding="utf-8"))
 CONTROLS = {"00": 1, "01": 1, "02": 1, "04": 1, "06": 1}  # that work on the page without a kernel
 
 
@@ -25,6 +28,8 @@ def test_notebook_runs_at_smoke(notebook: Path, store_folder: Path, tmp_path: Pa
     html = (tmp_path / "out" / "notebook.html").read_text()
     assert "data:image/png;base64" in html, "figures are in the page"
     assert html.count('<div class="frame-page">') == CONTROLS.get(notebook.stem[:2], 0)
+    made = sorted(str(path.parent.relative_to(store_folder)) for path in store_folder.glob("*/*/record.json"))
+    assert made == GOLDEN[notebook.stem]["entries"]
 
 
 @pytest.mark.notebook
