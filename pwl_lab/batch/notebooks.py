@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,8 @@ def _run(
     except BaseException as error:
         state.status = "failed"
         state.error = RunError(name=type(error).__name__, message=str(error))
+        with suppress(OSError):  # what ended the run is the one to say
+            state.files = files.left_files(folder)
         raise
     finally:
         state.seconds = round(time.monotonic() - begun, 2)
@@ -136,7 +138,7 @@ def _execute(
         state.page_error = write_page(job.nb, folder / files.PAGE, state, source.parent)
         state.metrics = (folder / files.METRICS).is_file()
         settle(folder / name for name in files.FILES)  # before the status that says that they are there
-        state.files = files.lengths(folder)
+        state.files = files.left_files(folder)
     if guard.stopped_by and state.status == "ok":
         state.status, state.error = (
             "killed",

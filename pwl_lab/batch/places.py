@@ -20,7 +20,7 @@ from typing import TypeVar
 from pwl_lab import paths
 from pwl_lab.batch.addresses import PlaceError, checked, failure, is_address
 from pwl_lab.batch.remembered import Remembered
-from pwl_lab.batch.status import STATUS
+from pwl_lab.batch.status import FILES, STATUS
 from pwl_lab.errors import invalid
 from pwl_lab.files import write_text
 from pwl_lab.retries import Retry, patiently
@@ -115,9 +115,9 @@ class FolderPlace(Place):
         """As `Place.sizes`."""
         found = {}
         with self._saying("list"):
-            for folder, _, files in os.walk(self.work / below, onerror=_unless_absent):
+            for folder, folders, files in os.walk(self.work / below, onerror=_unless_absent):
                 head = os.path.relpath(folder, self.work)
-                for file in files:
+                for file in (*files, *(name for name in folders if name in FILES)):  # which then cannot be read
                     with suppress(*ABSENT):  # gone since, or a link that leads nowhere
                         found[f"{head}/{file}"] = Path(folder, file).stat().st_size
         return found
