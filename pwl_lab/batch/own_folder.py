@@ -22,12 +22,41 @@ LEFT_S = 3600.0  # a folder is made before it is locked
 
 
 def folder_at(out: str | Path) -> Path:
-    """The folder that `out` names, absolute. Raises InvalidValueError where it names none: an empty text, an address."""
-    if not str(out).strip():
-        raise invalid("out", str(out), "the path of a folder; . is the current one")
+    """The folder that `out` names, absolute; ~ is a user's home.
+
+    Raises InvalidValueError where it names none: an empty text, an address, what no name of a file can hold.
+    """
+    check_name(out)
     if found := _ADDRESS.match(str(out)):
         raise invalid("out", f"{found[1]}://...", "a folder of this machine; only a batch can be kept at an address")
-    return Path(out).expanduser().absolute()
+    try:
+        return Path(out).expanduser().absolute()
+    except RuntimeError:
+        allowed = (
+            "the path of a folder; no user of that name has a home folder here (for a folder called so write ./~...)"
+        )
+        raise invalid("out", str(out), allowed) from None
+
+
+def check_name(out: str | Path, allowed: str = "the path of a folder; . is the current one") -> None:
+    """Raise InvalidValueError for an empty text, and for one that neither UTF-8 nor a file's name can hold."""
+    if not str(out).strip():
+        raise invalid("out", str(out), allowed)
+    try:
+        str(out).encode()
+    except UnicodeEncodeError:
+        raise invalid("out", str(out), "a name in UTF-8") from None
+    if "\0" in str(out):
+        raise invalid("out", str(out), "a name without the character 0")
+
+
+def no_folder(folder: Path, error: OSError) -> InvalidValueError:
+    """Why no folder can be there: a file is in the way, or what the system says."""
+    file = next((path for path in (folder, *folder.parents) if path.is_file()), None)
+    if file is not None and not isinstance(error, PermissionError):
+        which = "this" if file == folder else str(file)
+        return invalid("out", str(folder), f"a folder that can be made and written to; {which} is a file")
+    return invalid("out", str(folder), f"a folder that can be made and written to ({error.strerror})")
 
 
 def check_replaceable(folder: Path) -> None:
@@ -41,7 +70,7 @@ def check_replaceable(folder: Path) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise invalid("out", str(folder), f"a folder that can be made and written to ({error.strerror})") from None
+        raise no_folder(folder, error) from None
     status = read_status(folder)
     others = sorted(there.intersection(FILES))
     if status is None and others:
@@ -101,7 +130,7 @@ def alone_in_folder(folder: Path) -> Iterator[None]:
     except Timeout:
         raise InvalidValueError(f"another run is at work in {folder}; wait for it, or give another folder") from None
     except OSError as error:
-        raise invalid("out", str(folder), f"a folder that can be made and written to ({error.strerror})") from None
+        raise no_folder(folder, error) from None
     try:
         yield
     finally:

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from pwl_lab import paths
 from pwl_lab.batch import notebooks, series
 from pwl_lab.batch.notebooks import run_notebook
-from pwl_lab.batch.own_folder import alone_in_folder, clear, set_aside
-from pwl_lab.batch.places import EVENTS, POINTS
+from pwl_lab.batch.own_folder import alone_in_folder, clear, folder_at, set_aside
+from pwl_lab.batch.places import EVENTS, POINTS, place_at
 from pwl_lab.batch.points import BATCH
 from pwl_lab.batch.status import FILES, NOTEBOOK, STATUS, read_status, write_status
 from pwl_lab.cli import app
@@ -91,6 +91,34 @@ def test_a_place_that_is_not_its_own_is_refused_and_left_as_it_was(desk: Path, c
     said = command(out)
     assert " is not allowed: " in said
     assert tree(desk.parent) == before
+
+
+def status_of(out: str) -> str:
+    return refused("status", out)
+
+
+@pytest.mark.parametrize(
+    ("out", "why"),
+    [("~nobody_x/y", "no user of that name"), ("a\udcff", "a name in UTF-8"), ("a\0", "without the character 0")],
+)
+@pytest.mark.parametrize("command", [run, batch, plan_batch, status_of])
+def test_what_names_no_folder_is_refused_by_every_command_alike(
+    desk: Path, command: Callable, out: str, why: str
+) -> None:
+    before = tree(desk.parent)
+    assert why in command(out)
+    assert tree(desk.parent) == before
+
+
+@pytest.mark.parametrize(("out", "why"), [("file", "this is a file"), ("file/below", "/file is a file")])
+@pytest.mark.parametrize("command", [run, batch, plan_batch])
+def test_a_file_in_the_way_is_said_to_be_one(desk: Path, command: Callable, out: str, why: str) -> None:
+    assert why in command(out)
+
+
+def test_every_command_takes_the_home_folder_for_its_sign(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(desk / "home"))
+    assert folder_at("~/x") == place_at("~/x").work == place_at("file://~/x").work == desk / "home" / "x"
 
 
 @pytest.mark.parametrize("out", ["s3://bucket/prefix", "s3:/bucket", "https://host/x", "file:///tmp/x", "gs://b"])
