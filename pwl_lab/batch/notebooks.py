@@ -4,7 +4,6 @@
 `status.json`, the notebook's own `metrics.json`, and `progress.log`.
 """
 
-import json
 import os
 import threading
 import time
@@ -20,7 +19,7 @@ from pwl_lab.batch.imports import import_runner
 from pwl_lab.batch.kernel import KernelGuard, Runs, neutral, stop_on_signal
 from pwl_lab.batch.own_folder import alone_in_folder, check_replaceable, clear, folder_at
 from pwl_lab.batch.schema import Plan, make_plan, read_notebook, resolve_notebook, settings_of
-from pwl_lab.batch.status import RunError, RunStatus
+from pwl_lab.batch.status import RunError, RunStatus, parse_json
 from pwl_lab.environment import OUT, PROGRESS
 from pwl_lab.errors import invalid
 from pwl_lab.files import settle, write_json, write_text
@@ -184,7 +183,7 @@ def _find_hidden(state: RunStatus, job: Any) -> None:
 def _check_metrics(state: RunStatus, metrics: Path) -> None:
     """Fail `state` when a notebook that promises metrics left none that can be read."""
     try:
-        json.loads(metrics.read_text(encoding="utf-8"))
+        parse_json(metrics.read_text(encoding="utf-8"))
     except FileNotFoundError:
         text = f"the notebook ran to its end but left no {files.METRICS}, which its metadata promise"
         state.status, state.error = "failed", RunError(name="MissingMetrics", message=text)

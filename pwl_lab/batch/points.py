@@ -34,6 +34,7 @@ from pwl_lab.batch.status import (
     STATUS,
     RunError,
     RunStatus,
+    parse_json,
     parse_status,
 )
 from pwl_lab.errors import invalid, unknown
@@ -237,7 +238,7 @@ def check_own(place: Place) -> None:
     text = place.read([BATCH]).get(BATCH)
     if text is not None:
         try:
-            json.loads(text)["points"]
+            parse_json(text)["points"]
         except (ValueError, KeyError, TypeError):
             raise invalid("out", str(place), f"a place of the batch's own: the {BATCH} there is none's list") from None
         return
@@ -260,7 +261,7 @@ def read_states(out: Place | Path | str) -> list[PointState]:
     """
     place = place_at(out)
     try:
-        listed = json.loads(place.read([BATCH])[BATCH])["points"]
+        listed = parse_json(place.read([BATCH])[BATCH])["points"]
         points = {str(entry["hash"]): dict(entry["values"]) for entry in listed}
     except (ValueError, KeyError, TypeError):
         raise invalid("folder", str(place), f"no batch is there: {BATCH} cannot be read") from None
@@ -304,7 +305,7 @@ def read_events(place: Path) -> list[dict[str, Any]]:
     if (place / EVENTS).is_file():
         for line in (place / EVENTS).read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                found.append(json.loads(line))
+                found.append(parse_json(line))
             except ValueError:
                 continue
     return found

@@ -18,6 +18,8 @@ from pwl_lab.settings import SETTINGS
 from pwl_lab.yaml12 import read_yaml
 
 SERIES = "[0-9][0-9]_*.ipynb"
+DEEPEST = 100  # lists and mappings within each other
+TOO_DEEP = f"its lists and mappings lie more than {DEEPEST} deep within each other, which no notebook needs"
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,11 @@ def read_notebook(path: Path) -> dict[str, Any]:
     nbformat, which takes two seconds to import, is left for the execution: a refusal and a listing should be quick.
     """
     try:
-        nb = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if text.startswith("\ufeff"):  # which nbformat does not read, either
+            raise invalid("notebook", str(path), "it begins with a byte-order mark; save it as UTF-8 without one")
+        nb = json.loads(text)
+        _check_depth(nb)
         if nb["nbformat"] != 4:
             raise invalid("notebook", str(path), f"format {nb['nbformat']}, expected 4; open and save it in Jupyter")
         for cell in nb["cells"]:
@@ -72,7 +78,24 @@ def read_notebook(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         if isinstance(error, InvalidValueError):
             raise
+    except RecursionError:
+        raise invalid("notebook", str(path), TOO_DEEP) from None
     raise invalid("notebook", str(path), "this file is not a Jupyter notebook")
+
+
+def _check_depth(nb: Any) -> None:
+    """Raise RecursionError for what the runner, which goes down by calling itself, may not get to the bottom of."""
+    level = [nb]
+    for _ in range(DEEPEST):
+        level = [part for each in level for part in _parts(each) if isinstance(part, dict | list)]
+        if not level:
+            return
+    raise RecursionError
+
+
+def _parts(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    """What is directly in a mapping or list."""
+    return value.values() if isinstance(value, dict) else value
 
 
 def settings_of(nb: Mapping[str, Any]) -> type[Settings] | None:

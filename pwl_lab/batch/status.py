@@ -1,10 +1,11 @@
 """How a run ended: `status.json`, and the names of the other files of a run."""
 
+import json
 import platform
 import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
@@ -70,6 +71,14 @@ class RunStatus(BaseModel):
     page_error: str | None = None
     versions: dict[str, str | None]
     commit: str | None
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What this JSON says. Raises ValueError, also for what is nested too deeply to be read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply to be read") from None
 
 
 def plain(text: str) -> str:
