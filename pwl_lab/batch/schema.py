@@ -148,6 +148,8 @@ def check_value(nb: Mapping[str, Any], name: str, value: Any) -> None:
     Raises UnknownNameError and InvalidValueError.
     """
     settings, defaults = settings_of(nb), parameter_defaults(nb)
+    if name == "preset":
+        _check_preset_taken(nb, value)
     if name not in defaults:
         raise unknown("parameter", name, defaults)
     if settings is None or name not in settings.model_fields:
@@ -165,6 +167,7 @@ def make_plan(nb: Mapping[str, Any], preset: str | None, params: Mapping[str, An
     None for "as the preset says". Raises UnknownNameError and InvalidValueError.
     """
     given = dict(params)
+    _check_preset_taken(nb, preset)
     if preset is not None and given.setdefault("preset", preset) != preset:
         raise invalid("preset", given["preset"], f"--preset already says {preset!r}")
     settings, defaults = settings_of(nb), parameter_defaults(nb)
@@ -187,9 +190,16 @@ def make_plan(nb: Mapping[str, Any], preset: str | None, params: Mapping[str, An
     return Plan(chosen, given, sent, resolved)
 
 
+def _check_preset_taken(nb: Mapping[str, Any], preset: str | None) -> None:
+    """Raise InvalidValueError where a preset is given to a notebook that has no parameter of that name."""
+    if preset is not None and "preset" not in parameter_defaults(nb):
+        raise invalid("preset", preset, "this notebook takes no preset, since none of its parameters is called so")
+
+
 def describe_parameters(nb: Mapping[str, Any], preset: str | None = None) -> list[dict[str, Any]]:
     """One row per parameter of the notebook: name, type, default, range, description."""
     settings = settings_of(nb)
+    _check_preset_taken(nb, preset)
     if settings is not None:
         chosen = parameter_defaults(nb).get("preset") or "lesson" if preset is None else preset
         return describe(settings, chosen)
