@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pwl_lab import environment
-from pwl_lab.errors import MissingDataError
+from pwl_lab.errors import MissingDataError, invalid
 
 INTERACTIVE = "interactive"  # among the runs: what a notebook leaves that no command runs
 BENCH = "bench.json"  # among the runs: what the benchmarks measured
@@ -52,7 +52,10 @@ def from_here(folder: str) -> str:
     """
     if not folder or "://" in folder:
         return folder
-    here = Path(folder).expanduser()
+    try:
+        here = Path(folder).expanduser()
+    except RuntimeError:
+        raise invalid("folder", folder, "a folder's path; no user of that name has a home folder here") from None
     return str(here.absolute() if here.exists() else root() / here)
 
 

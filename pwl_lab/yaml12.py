@@ -112,7 +112,7 @@ class _Content:
         if event.version or event.tags:
             raise _refused("directives (%) are not read: values are those of YAML 1.2", event.start_mark)
         if self.documents > 1:
-            raise _refused("a second document (---)", event.start_mark)
+            raise _refused(f"a second document ({'---' if event.explicit else 'after ...'})", event.start_mark)
 
     @staticmethod
     def _check_tag(event: ScalarEvent | CollectionStartEvent) -> None:

@@ -9,11 +9,12 @@ count from 0, and a list of one is just `NAME`. What a notebook without such a w
 that are long, or hold more than numbers and texts, are left out, and so is `made`: it says where a result is from.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+
+from pwl_lab.batch.status import parse_json
 
 LONGEST_LIST = 64
 
@@ -43,7 +44,7 @@ class MetricColumns:
     def take_in(self, text: bytes, row: int) -> str:
         """Take in one `metrics.json`; what is wrong with it, empty where nothing is."""
         try:
-            found = json.loads(text)
+            found = parse_json(text)
             if not isinstance(found, dict):
                 raise ValueError
         except ValueError:

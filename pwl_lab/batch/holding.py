@@ -9,7 +9,6 @@ same hash. So the one that finds itself replaced says so and goes on: points tha
 as killed, perhaps over the other's good ones.
 """
 
-import json
 import platform
 import threading
 import uuid
@@ -24,6 +23,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from pwl_lab.batch.places import Place, PlaceError, place_at
+from pwl_lab.batch.status import parse_json
 from pwl_lab.errors import InvalidValueError, invalid
 from pwl_lab.files import json_text
 
@@ -122,7 +122,7 @@ def _beating(place: Place, mine: dict[str, Any]) -> Iterator[None]:
 def _read(place: Place) -> Mapping[str, Any] | None:
     """What the batch that holds the place wrote of itself."""
     try:
-        facts = json.loads(place.read([HOLDER])[HOLDER])
+        facts = parse_json(place.read([HOLDER])[HOLDER])
         return facts if {"pid", "host", "born", "since", "id"} <= set(facts) else None
     except (KeyError, ValueError, TypeError):
         return None

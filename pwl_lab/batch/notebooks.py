@@ -4,12 +4,11 @@
 `status.json`, the notebook's own `metrics.json`, and `progress.log`.
 """
 
-import json
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from pwl_lab.batch.imports import import_runner
 from pwl_lab.batch.kernel import KernelGuard, Runs, neutral, stop_on_signal
 from pwl_lab.batch.own_folder import alone_in_folder, check_replaceable, clear, folder_at
 from pwl_lab.batch.schema import Plan, make_plan, read_notebook, resolve_notebook, settings_of
-from pwl_lab.batch.status import RunError, RunStatus
+from pwl_lab.batch.status import RunError, RunStatus, parse_json
 from pwl_lab.environment import OUT, PROGRESS
 from pwl_lab.errors import invalid
 from pwl_lab.files import settle, write_json, write_text
@@ -90,6 +89,8 @@ def _run(
     except BaseException as error:
         state.status = "failed"
         state.error = RunError(name=type(error).__name__, message=str(error))
+        with suppress(OSError):  # what ended the run is the one to say
+            state.files = files.left_files(folder)
         raise
     finally:
         state.seconds = round(time.monotonic() - begun, 2)
@@ -136,7 +137,7 @@ def _execute(
         state.page_error = write_page(job.nb, folder / files.PAGE, state, source.parent)
         state.metrics = (folder / files.METRICS).is_file()
         settle(folder / name for name in files.FILES)  # before the status that says that they are there
-        state.files = files.lengths(folder)
+        state.files = files.left_files(folder)
     if guard.stopped_by and state.status == "ok":
         state.status, state.error = (
             "killed",
@@ -182,7 +183,7 @@ def _find_hidden(state: RunStatus, job: Any) -> None:
 def _check_metrics(state: RunStatus, metrics: Path) -> None:
     """Fail `state` when a notebook that promises metrics left none that can be read."""
     try:
-        json.loads(metrics.read_text(encoding="utf-8"))
+        parse_json(metrics.read_text(encoding="utf-8"))
     except FileNotFoundError:
         text = f"the notebook ran to its end but left no {files.METRICS}, which its metadata promise"
         state.status, state.error = "failed", RunError(name="MissingMetrics", message=text)

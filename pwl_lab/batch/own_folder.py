@@ -1,5 +1,6 @@
 """The folder that a command writes into: its own alone, for as long as it works, and nothing but what a run left is replaced."""
 
+import itertools
 import os
 import re
 import shutil
@@ -12,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from pwl_lab import paths
-from pwl_lab.batch.status import FILES, NOTEBOOK, STATUS, read_status
+from pwl_lab.batch.status import FILES, NOTEBOOK, STATUS, RunStatus, read_status
 from pwl_lab.errors import InvalidValueError, invalid
 
 _ADDRESS = re.compile(r"([A-Za-z][\w+.-]+):/")  # a Path takes one slash of two away; one letter is a drive of Windows
@@ -21,18 +22,47 @@ LEFT_S = 3600.0  # a folder is made before it is locked
 
 
 def folder_at(out: str | Path) -> Path:
-    """The folder that `out` names, absolute. Raises InvalidValueError where it names none: an empty text, an address."""
-    if not str(out).strip():
-        raise invalid("out", str(out), "the path of a folder; . is the current one")
+    """The folder that `out` names, absolute; ~ is a user's home.
+
+    Raises InvalidValueError where it names none: an empty text, an address, what no name of a file can hold.
+    """
+    check_name(out)
     if found := _ADDRESS.match(str(out)):
         raise invalid("out", f"{found[1]}://...", "a folder of this machine; only a batch can be kept at an address")
-    return Path(out).expanduser().absolute()
+    try:
+        return Path(out).expanduser().absolute()
+    except RuntimeError:
+        allowed = (
+            "the path of a folder; no user of that name has a home folder here (for a folder called so write ./~...)"
+        )
+        raise invalid("out", str(out), allowed) from None
+
+
+def check_name(out: str | Path, allowed: str = "the path of a folder; . is the current one") -> None:
+    """Raise InvalidValueError for an empty text, and for one that neither UTF-8 nor a file's name can hold."""
+    if not str(out).strip():
+        raise invalid("out", str(out), allowed)
+    try:
+        str(out).encode()
+    except UnicodeEncodeError:
+        raise invalid("out", str(out), "a name in UTF-8") from None
+    if "\0" in str(out):
+        raise invalid("out", str(out), "a name without the character 0")
+
+
+def no_folder(folder: Path, error: OSError) -> InvalidValueError:
+    """Why no folder can be there: a file is in the way, or what the system says."""
+    file = next((path for path in (folder, *folder.parents) if path.is_file()), None)
+    if file is not None and not isinstance(error, PermissionError):
+        which = "this" if file == folder else str(file)
+        return invalid("out", str(folder), f"a folder that can be made and written to; {which} is a file")
+    return invalid("out", str(folder), f"a folder that can be made and written to ({error.strerror})")
 
 
 def check_replaceable(folder: Path) -> None:
     """Raise InvalidValueError where a run in `folder` would replace, or lie among, what no run of ours left there.
 
-    A notebook that was changed since its run is its reader's own. A folder that holds the current one, the project or the
+    What was changed or added since the run is its reader's own. A folder that holds the current one, the project or the
     user's home is no run's own, unless it is empty.
     """
     try:
@@ -40,7 +70,7 @@ def check_replaceable(folder: Path) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise invalid("out", str(folder), f"a folder that can be made and written to ({error.strerror})") from None
+        raise no_folder(folder, error) from None
     status = read_status(folder)
     others = sorted(there.intersection(FILES))
     if status is None and others:
@@ -50,10 +80,31 @@ def check_replaceable(folder: Path) -> None:
         raise invalid("out", str(folder), allowed)
     if status is None and there and any(home.is_relative_to(folder.resolve()) for home in _homes()):
         raise invalid("out", str(folder), "a folder of the run's own; this one is, or holds, where you work")
-    length = status.files.get(NOTEBOOK) if status else None
-    if length is not None and NOTEBOOK in there and (folder / NOTEBOOK).stat().st_size != length:
-        changed = f"its {NOTEBOOK} was changed since it was run; move it away, or give another folder"
+    if status and (own := [name for name in others if name != STATUS and not _is_left(status, folder, name)]):
+        are = "was" if len(own) == 1 else "were"
+        changed = f"{', '.join(own)} in it {are} changed or added since the run; move away what is yours, or give another folder"
         raise invalid("out", str(folder), changed)
+
+
+def _is_left(status: RunStatus, folder: Path, name: str) -> bool:
+    """Whether the file is what the run with this status left there.
+
+    A run that was killed outright has listed none. It had removed what was there before, so that what is older than its
+    status is not its own; of what is newer nobody can tell.
+    """
+    if status.files:
+        return name in status.files and status.files[name].is_at(folder / name)
+    if status.status == "running":
+        return (folder / name).stat().st_mtime_ns >= (folder / STATUS).stat().st_mtime_ns
+    return True
+
+
+def set_aside(folder: Path) -> None:
+    """Keep a notebook that was changed since its run under a name that no run writes; for one that is to be redone."""
+    status = read_status(folder)
+    if status and NOTEBOOK in status.files and (folder / NOTEBOOK).is_file() and not _is_left(status, folder, NOTEBOOK):
+        names = (folder / f"changed-{number}.ipynb" for number in itertools.count(1))
+        (folder / NOTEBOOK).rename(next(path for path in names if not path.exists()))
 
 
 def _homes() -> list[Path]:
@@ -79,7 +130,7 @@ def alone_in_folder(folder: Path) -> Iterator[None]:
     except Timeout:
         raise InvalidValueError(f"another run is at work in {folder}; wait for it, or give another folder") from None
     except OSError as error:
-        raise invalid("out", str(folder), f"a folder that can be made and written to ({error.strerror})") from None
+        raise no_folder(folder, error) from None
     try:
         yield
     finally:

@@ -19,9 +19,9 @@ from typing import TypeVar
 
 from pwl_lab import paths
 from pwl_lab.batch.addresses import PlaceError, checked, failure, is_address
+from pwl_lab.batch.own_folder import check_name, folder_at, no_folder
 from pwl_lab.batch.remembered import Remembered
-from pwl_lab.batch.status import STATUS
-from pwl_lab.errors import invalid
+from pwl_lab.batch.status import FILES, STATUS
 from pwl_lab.files import write_text
 from pwl_lab.retries import Retry, patiently
 from pwl_lab.storages import LOCAL_SCHEMES, open_storage
@@ -115,9 +115,9 @@ class FolderPlace(Place):
         """As `Place.sizes`."""
         found = {}
         with self._saying("list"):
-            for folder, _, files in os.walk(self.work / below, onerror=_unless_absent):
+            for folder, folders, files in os.walk(self.work / below, onerror=_unless_absent):
                 head = os.path.relpath(folder, self.work)
-                for file in files:
+                for file in (*files, *(name for name in folders if name in FILES)):  # which then cannot be read
                     with suppress(*ABSENT):  # gone since, or a link that leads nowhere
                         found[f"{head}/{file}"] = Path(folder, file).stat().st_size
         return found
@@ -129,8 +129,8 @@ class FolderPlace(Place):
                 return [path.name for path in self.work.iterdir()]
             except FileNotFoundError:
                 return []
-            except NotADirectoryError:
-                raise invalid("out", str(self), "a folder that can be made and written to (Not a directory)") from None
+            except NotADirectoryError as error:
+                raise no_folder(self.work, error) from None
 
     def read(self, names: Sequence[str]) -> dict[str, bytes]:
         """As `Place.read`."""
@@ -314,11 +314,8 @@ def place_at(out: "str | Path | Place", patient: bool = True) -> Place:
     """The place that `out` means, a `StoragePlace` where it is an address. Raises what that raises."""
     if isinstance(out, Place):
         return out
-    if not str(out).strip():
-        raise invalid(
-            "out", str(out), "the path of a folder, or an address as s3://bucket/prefix; . is the current one"
-        )
+    check_name(out, "the path of a folder, or an address as s3://bucket/prefix; . is the current one")
     if not is_address(out):
-        return FolderPlace(Path(out))
+        return FolderPlace(folder_at(out))
     scheme, _, rest = str(out).partition("://")
-    return FolderPlace(Path(rest)) if scheme in LOCAL_SCHEMES else StoragePlace(str(out), patient)
+    return FolderPlace(folder_at(rest)) if scheme in LOCAL_SCHEMES else StoragePlace(str(out), patient)

@@ -9,6 +9,7 @@ command again takes up where any end left off. A second batch on the same place 
 points would each report half of them; whoever wants more workers starts one batch with more.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -33,7 +34,7 @@ from pwl_lab.batch.status import (
     STATUS,
     RunError,
     RunStatus,
-    lengths,
+    parse_json,
     parse_status,
 )
 from pwl_lab.errors import invalid, unknown
@@ -41,6 +42,8 @@ from pwl_lab.files import json_text
 
 BATCH = "batch.json"
 SHOWN = 4
+SUMMED = (PARAMS, METRICS)  # what is compared by its checksum, too, up to this length
+SMALL = 1_000_000
 NEEDED = (NOTEBOOK, PARAMS)  # what a point that is done has, beside its status; and METRICS, if its run left them
 
 
@@ -100,7 +103,10 @@ def finished(place: Path) -> RunStatus | None:
         status = parse_status((place / STATUS).read_bytes())
     except ABSENT:
         return None
-    return Found(status, not _wrong(status, lengths(place))).done
+    there = {name: (place / name).stat().st_size for name in LASTING if (place / name).is_file()}
+    told = status.files if status else {}
+    same = all(told[name].is_at(place / name) for name in there if name in told)
+    return Found(status, not _wrong(status, there) and same).done
 
 
 def look(place: Place, hashes: Sequence[str]) -> dict[str, Found]:
@@ -136,11 +142,17 @@ def _look(place: Place, hashes: Sequence[str]) -> dict[str, Found]:
         for name, head in heads.items()
     }
     wrong = {name: _wrong(status, own[name]) for name, status in statuses.items()}
-    edited = [name for name, files in wrong.items() if files == {NOTEBOOK} and NOTEBOOK in own[name]]
-    notebooks = place.read([f"{heads[name]}/{NOTEBOOK}" for name in edited])
-    for name in edited:  # saved in Jupyter since, say: then it is another, but whole
-        if _is_json(notebooks.get(f"{heads[name]}/{NOTEBOOK}", b"")):
-            wrong[name] = set()
+    sums = {  # the others have megabytes, and of thousands of points that is too much to read
+        f"{heads[name]}/{file}": (name, status.files[file].sha256)
+        for name, status in statuses.items()
+        if status and status.status == "ok" and not wrong[name]
+        for file in SUMMED
+        if file in status.files and own[name].get(file, SMALL) < SMALL
+    }
+    for path, content in read_each(place, list(sums)).items():
+        name, expected = sums[path]
+        if content is not None and hashlib.sha256(content).hexdigest() != expected:
+            wrong[name] = {path}
     return {
         name: Found(status, not wrong[name], f"{heads[name]}/{STATUS}" in sizes) for name, status in statuses.items()
     }
@@ -168,16 +180,7 @@ def _wrong(status: RunStatus | None, found: Mapping[str, int]) -> set[str]:
     """Which files of a point with this status are not there as its run left them, by the lengths of those that are."""
     needed = {*NEEDED, METRICS} if status and status.metrics else {*NEEDED}
     told = status.files if status else {}
-    return needed - set(found) | {name for name, length in found.items() if told.get(name, length) != length}
-
-
-def _is_json(text: bytes) -> bool:
-    """Whether this is a JSON text, to its end."""
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
+    return needed - set(found) | {name for name, length in found.items() if name in told and told[name].bytes != length}
 
 
 def to_do(
@@ -235,7 +238,7 @@ def check_own(place: Place) -> None:
     text = place.read([BATCH]).get(BATCH)
     if text is not None:
         try:
-            json.loads(text)["points"]
+            parse_json(text)["points"]
         except (ValueError, KeyError, TypeError):
             raise invalid("out", str(place), f"a place of the batch's own: the {BATCH} there is none's list") from None
         return
@@ -258,7 +261,7 @@ def read_states(out: Place | Path | str) -> list[PointState]:
     """
     place = place_at(out)
     try:
-        listed = json.loads(place.read([BATCH])[BATCH])["points"]
+        listed = parse_json(place.read([BATCH])[BATCH])["points"]
         points = {str(entry["hash"]): dict(entry["values"]) for entry in listed}
     except (ValueError, KeyError, TypeError):
         raise invalid("folder", str(place), f"no batch is there: {BATCH} cannot be read") from None
@@ -302,7 +305,7 @@ def read_events(place: Path) -> list[dict[str, Any]]:
     if (place / EVENTS).is_file():
         for line in (place / EVENTS).read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                found.append(json.loads(line))
+                found.append(parse_json(line))
             except ValueError:
                 continue
     return found

@@ -4,7 +4,6 @@
 what a metric family is, stands in `pwl_lab.batch.flatten`.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -21,7 +20,7 @@ from pwl_lab.batch.flatten import MetricColumns
 from pwl_lab.batch.grid import words
 from pwl_lab.batch.places import EVENTS, POINTS, Place, place_at
 from pwl_lab.batch.points import BATCH, PointState, read_each, read_states
-from pwl_lab.batch.status import METRICS, PARAMS
+from pwl_lab.batch.status import METRICS, PARAMS, parse_json
 from pwl_lab.errors import unknown
 
 AT_ONCE = 1_000  # files that are held in memory
@@ -163,7 +162,7 @@ def read_batch(out: str | Path, seeds: Sequence[int] = ()) -> Batch:
     """
     place = place_at(out)
     states = read_states(place)
-    head = json.loads(place.read([BATCH])[BATCH])
+    head = parse_json(place.read([BATCH])[BATCH])
     if seeds:
         states = [state for state in states if state.values.get("seed") in seeds]
     axes = tuple(dict.fromkeys(name for state in states for name in state.values if name != "seed"))
@@ -222,7 +221,7 @@ def _axes(place: Place, states: Sequence[PointState], axes: Sequence[str]) -> di
 def _given(text: bytes) -> dict[str, Any]:
     """What a point's run took for its parameters; empty where it cannot be read."""
     try:
-        found = json.loads(text)
+        found = parse_json(text)
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
@@ -256,6 +255,6 @@ def _wall_seconds(place: Place) -> float:
     times: dict[str, list[datetime]] = {}
     for line in place.read([EVENTS]).get(EVENTS, b"").splitlines():
         with suppress(ValueError, KeyError, TypeError):  # a line that was cut off
-            event = json.loads(line)
+            event = parse_json(line)
             times.setdefault(event["batch"], []).append(datetime.fromisoformat(event["time"]))
     return sum((max(each) - min(each)).total_seconds() for each in times.values())

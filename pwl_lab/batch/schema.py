@@ -18,6 +18,8 @@ from pwl_lab.settings import SETTINGS
 from pwl_lab.yaml12 import read_yaml
 
 SERIES = "[0-9][0-9]_*.ipynb"
+DEEPEST = 100  # lists and mappings within each other
+TOO_DEEP = f"its lists and mappings lie more than {DEEPEST} deep within each other, which no notebook needs"
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,11 @@ def read_notebook(path: Path) -> dict[str, Any]:
     nbformat, which takes two seconds to import, is left for the execution: a refusal and a listing should be quick.
     """
     try:
-        nb = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if text.startswith("\ufeff"):  # which nbformat does not read, either
+            raise invalid("notebook", str(path), "it begins with a byte-order mark; save it as UTF-8 without one")
+        nb = json.loads(text)
+        _check_depth(nb)
         if nb["nbformat"] != 4:
             raise invalid("notebook", str(path), f"format {nb['nbformat']}, expected 4; open and save it in Jupyter")
         for cell in nb["cells"]:
@@ -72,7 +78,24 @@ def read_notebook(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         if isinstance(error, InvalidValueError):
             raise
+    except RecursionError:
+        raise invalid("notebook", str(path), TOO_DEEP) from None
     raise invalid("notebook", str(path), "this file is not a Jupyter notebook")
+
+
+def _check_depth(nb: Any) -> None:
+    """Raise RecursionError for what the runner, which goes down by calling itself, may not get to the bottom of."""
+    level = [nb]
+    for _ in range(DEEPEST):
+        level = [part for each in level for part in _parts(each) if isinstance(part, dict | list)]
+        if not level:
+            return
+    raise RecursionError
+
+
+def _parts(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    """What is directly in a mapping or list."""
+    return value.values() if isinstance(value, dict) else value
 
 
 def settings_of(nb: Mapping[str, Any]) -> type[Settings] | None:
@@ -125,6 +148,8 @@ def check_value(nb: Mapping[str, Any], name: str, value: Any) -> None:
     Raises UnknownNameError and InvalidValueError.
     """
     settings, defaults = settings_of(nb), parameter_defaults(nb)
+    if name == "preset":
+        _check_preset_taken(nb, value)
     if name not in defaults:
         raise unknown("parameter", name, defaults)
     if settings is None or name not in settings.model_fields:
@@ -142,6 +167,7 @@ def make_plan(nb: Mapping[str, Any], preset: str | None, params: Mapping[str, An
     None for "as the preset says". Raises UnknownNameError and InvalidValueError.
     """
     given = dict(params)
+    _check_preset_taken(nb, preset)
     if preset is not None and given.setdefault("preset", preset) != preset:
         raise invalid("preset", given["preset"], f"--preset already says {preset!r}")
     settings, defaults = settings_of(nb), parameter_defaults(nb)
@@ -164,9 +190,16 @@ def make_plan(nb: Mapping[str, Any], preset: str | None, params: Mapping[str, An
     return Plan(chosen, given, sent, resolved)
 
 
+def _check_preset_taken(nb: Mapping[str, Any], preset: str | None) -> None:
+    """Raise InvalidValueError where a preset is given to a notebook that has no parameter of that name."""
+    if preset is not None and "preset" not in parameter_defaults(nb):
+        raise invalid("preset", preset, "this notebook takes no preset, since none of its parameters is called so")
+
+
 def describe_parameters(nb: Mapping[str, Any], preset: str | None = None) -> list[dict[str, Any]]:
     """One row per parameter of the notebook: name, type, default, range, description."""
     settings = settings_of(nb)
+    _check_preset_taken(nb, preset)
     if settings is not None:
         chosen = parameter_defaults(nb).get("preset") or "lesson" if preset is None else preset
         return describe(settings, chosen)

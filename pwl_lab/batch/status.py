@@ -1,14 +1,16 @@
 """How a run ended: `status.json`, and the names of the other files of a run."""
 
+import json
 import platform
 import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
 from pwl_lab.files import write_json
+from pwl_lab.tasks.archives import file_sha256
 
 STATUS = "status.json"
 PARAMS = "params.json"
@@ -31,10 +33,25 @@ class RunError(BaseModel):
     traceback: str = ""
 
 
+class LeftFile(BaseModel):
+    """One file as a run left it: its length in bytes, and its SHA-256 (hex)."""
+
+    bytes: int
+    sha256: str
+
+    def is_at(self, path: Path) -> bool:
+        """Whether the file at `path` is still this one. Raises UnreadableError where that cannot be known."""
+        try:
+            return path.stat().st_size == self.bytes and file_sha256(path) == self.sha256
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+
 class RunStatus(BaseModel):
     """What `status.json` holds. `metrics`: whether the run left a `metrics.json`, without which it is not whole.
 
-    `files`: the length in bytes of each file that the run left, once it has ended; one that has another is damaged.
+    `files`: each file that the run left, once it has ended; one that is another since is damaged, or its reader's own. None
+    are listed while it runs, and none were by earlier versions.
     `page_error` says why `notebook.html` is not there, or what it could not show: the run itself ended as `status` says.
     `cell` counts from 0 in the executed `notebook.ipynb` beside it. A status that still says `running` although nothing
     runs is a run whose own process was killed outright.
@@ -50,10 +67,18 @@ class RunStatus(BaseModel):
     seconds: float = 0.0
     cells: int
     metrics: bool = False
-    files: dict[str, int] = {}
+    files: dict[str, LeftFile] = {}
     page_error: str | None = None
     versions: dict[str, str | None]
     commit: str | None
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What this JSON says. Raises ValueError, also for what is nested too deeply to be read."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply to be read") from None
 
 
 def plain(text: str) -> str:
@@ -82,9 +107,10 @@ def parse_status(content: bytes) -> RunStatus | None:
         return None
 
 
-def lengths(folder: Path) -> dict[str, int]:
-    """How many bytes each of the files has that a run has left in `folder`."""
-    return {name: (folder / name).stat().st_size for name in LASTING if (folder / name).is_file()}
+def left_files(folder: Path) -> dict[str, LeftFile]:
+    """The files that a run has left in `folder`, beside its status. Raises OSError where they cannot be read."""
+    there = {name: folder / name for name in FILES if name != STATUS and (folder / name).is_file()}
+    return {name: LeftFile(bytes=path.stat().st_size, sha256=file_sha256(path)) for name, path in there.items()}
 
 
 def versions() -> dict[str, str | None]:

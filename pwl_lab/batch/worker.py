@@ -20,7 +20,7 @@ from pwl_lab.batch.gridplan import hash_here, source_hash
 from pwl_lab.batch.kernel import Runs
 from pwl_lab.batch.machine import GPUS
 from pwl_lab.batch.notebooks import run_notebook
-from pwl_lab.batch.own_folder import clear
+from pwl_lab.batch.own_folder import clear, set_aside
 from pwl_lab.batch.places import POINTS, Place, place_at
 from pwl_lab.batch.points import finished, log_event, look
 from pwl_lab.batch.schema import read_notebook
@@ -147,6 +147,7 @@ def _run(task: Task, place: Place, runs: Runs) -> RunStatus:
     _check_same(task)
     worker, folder = get_worker(), place.point(task.hash)
     log_event(folder, "begun", batch=task.batch, worker=str(worker.name), address=worker.address)
+    set_aside(folder)
     clear(folder)  # a point's folder is the batch's own, also where its files were damaged
     _say_begun(task, place)
     status = run_notebook(

@@ -186,7 +186,7 @@ NONSENSE = {
     "COMM__REQUIRE_ENCRYPTION": "True",
     "COMM__DEFAULT_SCHEME": "banana",
     "COMM__COMPRESSION": "banana",
-    "COMM__TLS__CA_FILE": "/nonexistent/ca.pem",
+    "COMM__TLS__CA_FILE": "{tmp_path}/absent/ca.pem",
     "WORKER__PRELOAD": "['no_such_module']",
     "WORKER__MULTIPROCESSING_METHOD": "banana",
     "SCHEDULER__WORKER_TTL": "banana",
@@ -194,19 +194,21 @@ NONSENSE = {
 }
 
 
-def test_a_batch_on_this_machine_has_dask_as_it_comes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_on_this_machine_has_dask_as_it_comes(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in NONSENSE.items():
-        monkeypatch.setenv(f"DASK_DISTRIBUTED__{name}", value)
+        monkeypatch.setenv(f"DASK_DISTRIBUTED__{name}", value.format(tmp_path=tmp_path))
     code, said = bench.run(bench.grid("fine"), "--workers", "1")
     assert (code, "1 of 1 ok" in said) == (0, True), said
 
 
 @pytest.mark.parametrize("name", NONSENSE)
 def test_a_configuration_that_keeps_dask_from_a_scheduler_is_one_line(
-    bench: Bench, places: dict[str, int], name: str, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, places: dict[str, int], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or it does not matter to a client; then there is only no worker, and the batch is ended."""
-    monkeypatch.setenv(f"DASK_DISTRIBUTED__{name}", NONSENSE[name])
+    monkeypatch.setenv(f"DASK_DISTRIBUTED__{name}", NONSENSE[name].format(tmp_path=tmp_path))
     process = bench.start(bench.grid("fine"), "--scheduler", f"tcp://127.0.0.1:{places['tcp']}")
     until(lambda: process.poll() is not None or (bench.out / "events.jsonl").exists(), HANG_S)
     process.terminate()

@@ -183,3 +183,11 @@ def test_a_grid_says_in_which_line(tmp_path) -> None:
     path.write_text("notebook: 02\npreset: smoke\nparameters: {n_bits: &a 3, k_sparse: *a}\n")
     with pytest.raises(InvalidValueError, match=r"line 3: anchors \(&\) and aliases \(\*\) are not read"):
         plan_grid(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "sign"), [("a\n...\nb", "after ..."), ("a\n---\nb", "---"), ("a\n...\n---\nb", "---")]
+)
+def test_a_second_document_is_told_by_the_sign_that_begins_it(text: str, sign: str) -> None:
+    with pytest.raises(InvalidValueError, match=re.escape(f"a second document ({sign})")):
+        read_yaml(text)

@@ -13,7 +13,7 @@ from pwl_lab.batch.batches import _others, status_lines
 from pwl_lab.batch.gridplan import BatchPlan, Point
 from pwl_lab.batch.places import FolderPlace, Place, PlaceError, place_at
 from pwl_lab.batch.points import finished, look, point_folder, read_states, to_do, write_batch
-from pwl_lab.batch.status import LASTING, METRICS, NOTEBOOK, PAGE, PARAMS, STATUS, RunStatus, lengths, write_status
+from pwl_lab.batch.status import LASTING, METRICS, NOTEBOOK, PAGE, PARAMS, STATUS, RunStatus, left_files, write_status
 
 POINTS = tuple(Point(f"{n}abc", {"seed": n}, {}) for n in range(3))
 PLAN = BatchPlan(Path("own.ipynb"), "s", None, None, {}, POINTS)
@@ -30,7 +30,7 @@ def leave(folder: Path) -> Place:
         for name, text in TEXTS.items():
             (own / name).write_text(text)
         facts = {"notebook": "x", "started": "", "cells": 1, "versions": {}, "commit": None, "metrics": True}
-        write_status(own, RunStatus(status="ok", files=lengths(own), **facts))
+        write_status(own, RunStatus(status="ok", files=left_files(own), **facts))
     return place
 
 
@@ -59,13 +59,33 @@ def test_a_point_without_one_of_its_files_is_to_do_again_and_without_its_page_is
     assert todo(place) == [POINTS[1].hash]
 
 
-def test_a_notebook_that_was_saved_since_is_another_but_whole(tmp_path: Path) -> None:
+def test_a_notebook_that_was_saved_since_is_said_to_be_changed(tmp_path: Path) -> None:
     place = leave(tmp_path)
     (point_folder(tmp_path, POINTS[1].hash) / NOTEBOOK).write_text('{"cells": [1], "metadata": {"mine": 1}}')
-    assert todo(place) == []
+    assert [state.status for state in read_states(place)] == ["ok", "damaged", "ok"]
 
 
-def test_a_status_of_before_lengths_were_kept_says_what_it_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", LASTING)
+def test_a_file_of_the_same_length_that_holds_something_else_is_damaged(name: str, tmp_path: Path) -> None:
+    place = leave(tmp_path)
+    file = point_folder(tmp_path, POINTS[1].hash) / name
+    file.write_text(TEXTS[name].translate(str.maketrans("1l{", "2m[")))
+    assert len(file.read_text()) == len(TEXTS[name])
+    assert finished(file.parent) is None
+    if name in (PARAMS, METRICS):  # a listing of thousands reads no more than these
+        assert todo(place) == [POINTS[1].hash]
+        assert [state.status for state in read_states(place)] == ["ok", "damaged", "ok"]
+
+
+def test_a_status_that_is_a_folder_is_unknown_rather_than_waiting(tmp_path: Path) -> None:
+    place = leave(tmp_path)
+    status = point_folder(tmp_path, POINTS[1].hash) / STATUS
+    status.unlink()
+    status.mkdir()
+    assert [state.status for state in read_states(place)] == ["ok", "unknown", "ok"]
+
+
+def test_a_status_of_before_files_were_listed_says_what_it_said(tmp_path: Path) -> None:
     place = leave(tmp_path)
     status = tmp_path / "points" / POINTS[1].hash / STATUS
     old = RunStatus.model_validate_json(status.read_text()).model_dump(exclude={"files", "page_error"})

@@ -319,6 +319,19 @@ def test_settings_are_checked_before_a_kernel(write_notebook, tmp_path, preset, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("parameters", [None, "count = 1"])
+def test_a_notebook_without_that_parameter_takes_no_preset(write_notebook, tmp_path, parameters) -> None:
+    source = write_notebook("# Own", "1", parameters=parameters)
+    nb = schema.read_notebook(source)
+    for ask in (
+        lambda: run_notebook(source, tmp_path / "out", "aaa"),
+        lambda: schema.describe_parameters(nb, "aaa"),
+        lambda: schema.check_value(nb, "preset", "aaa"),
+    ):
+        with pytest.raises(InvalidValueError, match="'aaa' is not allowed: this notebook takes no preset"):
+            ask()
+
+
 def test_preset_as_parameter_or_option_is_the_same(write_notebook) -> None:
     nb = schema.read_notebook(
         write_notebook(

@@ -9,7 +9,11 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from pwl_lab.batch import client, schema
-from pwl_lab.batch.notebooks import run_notebook
+from pwl_lab.batch.flatten import MetricColumns
+from pwl_lab.batch.notebooks import _check_metrics, run_notebook
+from pwl_lab.batch.places import place_at
+from pwl_lab.batch.points import check_own, read_states
+from pwl_lab.batch.status import RunStatus
 from pwl_lab.cli import app
 from pwl_lab.errors import InvalidValueError, PwlLabError
 
@@ -51,6 +55,45 @@ def notebook() -> dict:
             {**code, "id": "c", "metadata": {}},
         ],
     }
+
+
+DEEP = {
+    "brackets": "[" * 100_000 + "]" * 100_000,
+    "mappings": '{"a":' * 5_000 + "1" + "}" * 5_000,
+    "just too deep": json.dumps(notebook()).replace('"widgets": {}', '"widgets": ' + '{"a":' * 98 + "{}" + "}" * 98),
+}
+
+
+@pytest.mark.parametrize("kind", DEEP)
+@pytest.mark.parametrize("command", [["params"], ["run", "--out", "out"]])
+def test_a_notebook_nested_too_deeply_is_refused_in_a_sentence(
+    command: list[str], kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("deep.ipynb").write_text(DEEP[kind])
+    done = CliRunner().invoke(app, [command[0], "deep.ipynb", *command[1:]])
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert "deep within each other" in done.stderr
+    assert not Path("out").exists()
+
+
+def test_metrics_nested_too_deeply_are_no_metrics(tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text(DEEP["brackets"])
+    state = RunStatus(status="ok", notebook="x", started="", cells=1, versions={}, commit=None)
+    _check_metrics(state, tmp_path / "metrics.json")
+    assert (state.status, state.error.name) == ("failed", "MissingMetrics")
+    assert "nested too deeply" in state.error.message
+    assert MetricColumns(1).take_in(DEEP["brackets"].encode(), 0) == "its metrics cannot be read"
+    (tmp_path / "batch.json").write_text(DEEP["brackets"])
+    for refusing in (read_states, lambda place: check_own(place_at(place))):
+        with pytest.raises(InvalidValueError):
+            refusing(tmp_path)
+
+
+def test_a_notebook_with_a_byte_order_mark_is_refused_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "own.ipynb").write_text(json.dumps(notebook()), encoding="utf-8-sig")
+    with pytest.raises(InvalidValueError, match="begins with a byte-order mark"):
+        schema.read_notebook(tmp_path / "own.ipynb")
 
 
 def with_odd(place: tuple, value: object) -> dict:

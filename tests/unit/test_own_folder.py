@@ -1,6 +1,7 @@
 """What is given to a command as its place, and is not its own: refused in one sentence, and left as it was."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -16,10 +17,10 @@ from typer.testing import CliRunner
 from pwl_lab import paths
 from pwl_lab.batch import notebooks, series
 from pwl_lab.batch.notebooks import run_notebook
-from pwl_lab.batch.own_folder import alone_in_folder
-from pwl_lab.batch.places import EVENTS, POINTS
+from pwl_lab.batch.own_folder import alone_in_folder, clear, folder_at, set_aside
+from pwl_lab.batch.places import EVENTS, POINTS, place_at
 from pwl_lab.batch.points import BATCH
-from pwl_lab.batch.status import FILES, METRICS, NOTEBOOK, read_status
+from pwl_lab.batch.status import FILES, NOTEBOOK, STATUS, read_status, write_status
 from pwl_lab.cli import app
 from pwl_lab.errors import InvalidValueError
 from pwl_lab.loading import bundle
@@ -92,6 +93,34 @@ def test_a_place_that_is_not_its_own_is_refused_and_left_as_it_was(desk: Path, c
     assert tree(desk.parent) == before
 
 
+def status_of(out: str) -> str:
+    return refused("status", out)
+
+
+@pytest.mark.parametrize(
+    ("out", "why"),
+    [("~nobody_x/y", "no user of that name"), ("a\udcff", "a name in UTF-8"), ("a\0", "without the character 0")],
+)
+@pytest.mark.parametrize("command", [run, batch, plan_batch, status_of])
+def test_what_names_no_folder_is_refused_by_every_command_alike(
+    desk: Path, command: Callable, out: str, why: str
+) -> None:
+    before = tree(desk.parent)
+    assert why in command(out)
+    assert tree(desk.parent) == before
+
+
+@pytest.mark.parametrize(("out", "why"), [("file", "this is a file"), ("file/below", "/file is a file")])
+@pytest.mark.parametrize("command", [run, batch, plan_batch])
+def test_a_file_in_the_way_is_said_to_be_one(desk: Path, command: Callable, out: str, why: str) -> None:
+    assert why in command(out)
+
+
+def test_every_command_takes_the_home_folder_for_its_sign(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(desk / "home"))
+    assert folder_at("~/x") == place_at("~/x").work == place_at("file://~/x").work == desk / "home" / "x"
+
+
 @pytest.mark.parametrize("out", ["s3://bucket/prefix", "s3:/bucket", "https://host/x", "file:///tmp/x", "gs://b"])
 @pytest.mark.parametrize("command", [run, export])
 def test_an_address_makes_no_local_folder_of_that_name(desk: Path, command: Callable, out: str) -> None:
@@ -121,7 +150,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     def execute(state, source: Path, folder: Path, *_: object) -> None:
         (folder / NOTEBOOK).write_text("{}")
         (folder / "figure.png").write_text("made")
-        state.status, state.files = "ok", notebooks.files.lengths(folder)
+        state.status, state.files = "ok", notebooks.files.left_files(folder)
 
     monkeypatch.setattr(notebooks, "_execute", execute)
 
@@ -129,15 +158,44 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_a_run_left_is_replaced_and_nothing_else(desk: Path, quick: None) -> None:
     out = desk / "new"
     run_notebook("own.ipynb", out)
-    (out / METRICS).write_text("cut sh")
     (out / "notes.txt").write_text("mine")
     assert run_notebook("own.ipynb", out).status == "ok"
-    assert not (out / METRICS).exists()
     assert (out / "notes.txt").read_text() == "mine"
-    (out / NOTEBOOK).write_text('{"mine": 1}')
-    with pytest.raises(InvalidValueError, match="was changed since it was run"):
+
+
+@pytest.mark.parametrize("state", ["ended", "failed", "killed"])
+@pytest.mark.parametrize("name", [name for name in FILES if name != STATUS])
+def test_what_its_reader_changed_or_added_is_never_replaced(
+    desk: Path, quick: None, monkeypatch: pytest.MonkeyPatch, name: str, state: str
+) -> None:
+    out = desk / "new"
+    run_notebook("own.ipynb", out)
+    mine = "[]"  # as long as what the run left
+    (out / name).write_text(mine)
+    if state == "failed":
+        write_status(out, read_status(out).model_copy(update={"status": "failed"}))
+    elif state == "killed":  # the file is an older one that was moved there
+        write_status(out, read_status(out).model_copy(update={"status": "running", "files": {}}))
+        for file in set(out.iterdir()) - {out / STATUS}:
+            os.utime(file, (1, 1) if file.name == name else None)
+    before = tree(out)
+    with pytest.raises(InvalidValueError, match=f"{name} in it was changed or added since the run"):
         run_notebook("own.ipynb", out)
-    assert (out / NOTEBOOK).read_text() == '{"mine": 1}'
+    assert tree(out) == before
+    (out / name).unlink()
+    assert run_notebook("own.ipynb", out).status == "ok"
+
+
+def test_a_batch_that_redoes_a_point_keeps_the_notebook_that_its_reader_changed(desk: Path, quick: None) -> None:
+    out = desk / "new"
+    for mine in ("[1]", "[2]"):
+        run_notebook("own.ipynb", out)
+        set_aside(out)
+        assert (out / NOTEBOOK).exists(), "it is as the run left it"
+        (out / NOTEBOOK).write_text(mine)
+        set_aside(out)
+        clear(out)
+    assert [(out / f"changed-{n}.ipynb").read_text() for n in (1, 2)] == ["[1]", "[2]"]
 
 
 @pytest.mark.parametrize("stage", ["begin", "parameters", "kernel"])

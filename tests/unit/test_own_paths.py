@@ -16,16 +16,24 @@ OF_THE_SYSTEM = (
     "/usr/share/datasets/fashion-mnist",
 )
 
+# How many of its first arguments may be one.
+TAKES_A_PATH = {"Path": 1, "open": 1, "Store": 1, "setenv": 2, "setitem": 3}
+
 
 def elsewhere(text):
-    """Absolute paths written out where a path is meant: as an argument of `Path`, or by name."""
+    """Absolute paths written out where a path is meant: for `Path` or the environment, by name, in a mapping, assigned."""
     for node in ast.walk(ast.parse(text)):
+        given = []
         if isinstance(node, ast.Call):
-            path = getattr(node.func, "id", getattr(node.func, "attr", "")) in ("Path", "open", "Store")
-            given = [*(node.args[:1] if path else ()), *(key.value for key in node.keywords)]
-            for one in given:
-                if isinstance(one, ast.Constant) and isinstance(one.value, str) and one.value.startswith(("/", "~")):
-                    yield one.value
+            to = TAKES_A_PATH.get(getattr(node.func, "id", getattr(node.func, "attr", "")), 0)
+            given = [*node.args[:to], *(key.value for key in node.keywords)]
+        elif isinstance(node, ast.Dict):
+            given = node.values
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            given = [node.value]
+        for one in given:
+            if isinstance(one, ast.Constant) and isinstance(one.value, str) and one.value.startswith(("/", "~")):
+                yield one.value
 
 
 def test_no_test_counts_on_a_path_that_is_not_its_own():
@@ -34,4 +42,8 @@ def test_no_test_counts_on_a_path_that_is_not_its_own():
 
 
 def test_the_search_finds_them():
-    assert set(elsewhere('ImageTask(folder="/nothing"); Path("/no/such"); Path("mine")')) == {"/no/such", "/nothing"}
+    text = (
+        'ImageTask(folder="/nothing"); Path("/no/such"); Path("mine"); ODD = {"CA_FILE": "/none/ca.pem"}; own = "/own"; '
+        'patch.setenv("HOME", "/home/none"); patch.setitem(os.environ, "HOME", "~none")'
+    )
+    assert set(elsewhere(text)) == {"/no/such", "/nothing", "/none/ca.pem", "/own", "/home/none", "~none"}
