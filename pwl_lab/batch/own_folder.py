@@ -1,7 +1,6 @@
 """The folder that a command writes into: its own alone, for as long as it works, and nothing but what a run left is replaced."""
 
 import os
-import re
 import shutil
 import stat
 import time
@@ -14,8 +13,8 @@ from filelock import FileLock, Timeout
 from pwl_lab import paths
 from pwl_lab.batch.status import FILES, NOTEBOOK, STATUS, read_status
 from pwl_lab.errors import InvalidValueError, invalid
+from pwl_lab.storages import scheme_of
 
-_ADDRESS = re.compile(r"([A-Za-z][\w+.-]+):/")  # a Path takes one slash of two away; one letter is a drive of Windows
 LOCK = ".run.lock"  # only where a folder itself cannot be locked
 LEFT_S = 3600.0  # a folder is made before it is locked
 
@@ -24,8 +23,8 @@ def folder_at(out: str | Path) -> Path:
     """The folder that `out` names, absolute. Raises InvalidValueError where it names none: an empty text, an address."""
     if not str(out).strip():
         raise invalid("out", str(out), "the path of a folder; . is the current one")
-    if found := _ADDRESS.match(str(out)):
-        raise invalid("out", f"{found[1]}://...", "a folder of this machine; only a batch can be kept at an address")
+    if scheme := scheme_of(out):
+        raise invalid("out", f"{scheme}://...", "a folder of this machine; only a batch can be kept at an address")
     return Path(out).expanduser().absolute()
 
 

@@ -24,7 +24,7 @@ from pwl_lab.batch.status import STATUS
 from pwl_lab.errors import invalid
 from pwl_lab.files import write_text
 from pwl_lab.retries import Retry, patiently
-from pwl_lab.storages import LOCAL_SCHEMES, open_storage
+from pwl_lab.storages import LOCAL_SCHEMES, open_storage, whole
 
 Result = TypeVar("Result")
 
@@ -320,5 +320,5 @@ def place_at(out: "str | Path | Place", patient: bool = True) -> Place:
         )
     if not is_address(out):
         return FolderPlace(Path(out))
-    scheme, _, rest = str(out).partition("://")
+    scheme, _, rest = whole("out", str(out)).partition("://")
     return FolderPlace(Path(rest)) if scheme in LOCAL_SCHEMES else StoragePlace(str(out), patient)

@@ -13,11 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from pwl_lab.batch.places import PlaceError, place_at
+from pwl_lab.batch.own_folder import folder_at
+from pwl_lab.batch.places import PlaceError, StoragePlace, place_at
 from pwl_lab.cli import app
 from pwl_lab.errors import InvalidValueError, PwlLabError
 from pwl_lab.loading.bundle import BundleError
 from pwl_lab.loading.progressive import ProgressiveModel
+from pwl_lab.loading.remote import FsspecSource
+from pwl_lab.loading.serve import BundleServer
 from pwl_lab.loading.sources import open_source
 from pwl_lab.loading.transfer import Retry
 
@@ -88,6 +91,35 @@ def test_no_address_of_any_scheme_raises_anything_but_our_own_errors(scheme: str
         said = refusal(make, f"{scheme}://{tail}")
         assert said is None or scheme in said or tail in said, "it names the address"
         assert "secret" not in str(said)
+
+
+def as_a_path(address: str) -> object:
+    return place_at(Path(address))
+
+
+@pytest.mark.parametrize("slashes", ["", "/", "//", "///", " "])
+@pytest.mark.parametrize("make", [place_at, as_a_path, StoragePlace, folder_at, BundleServer, FsspecSource])
+def test_an_address_with_nothing_behind_its_scheme_is_refused_whoever_takes_it(make: Callable, slashes: str) -> None:
+    for scheme in (*fsspec.available_protocols(), "S3"):
+        with pytest.raises(InvalidValueError, match=rf"'{scheme}:.* is not allowed"):
+            make(f"{scheme}://{slashes}")
+    assert not list(Path.cwd().iterdir()), "no folder is called like a scheme"
+
+
+@pytest.mark.parametrize("slashes", ["", "/", "//"])
+def test_no_bundle_is_opened_where_an_address_names_no_place(slashes: str) -> None:
+    for scheme in set(fsspec.available_protocols()) - {"file", "local"}:
+        with pytest.raises(InvalidValueError, match=f"address = '{scheme}:"):
+            open_source(f"{scheme}://{slashes}")
+
+
+@given(st.sampled_from(["memory", "file", "local"]), st.lists(st.booleans(), min_size=6, max_size=6))
+def test_a_scheme_means_the_same_in_capitals(scheme: str, large: list[bool]) -> None:
+    typed = "".join(sign.upper() if up else sign for sign, up in zip(scheme, large, strict=False))
+    place, same = place_at(f"{typed}:///Some/where"), place_at(f"{scheme}:///Some/where")
+    assert (type(place), place.address) == (type(same), same.address), "two batches hold the same place"
+    with pytest.raises(PwlLabError, match=r"Some/where"):
+        as_source(f"{typed}:///Some/where")
 
 
 class Raising(fsspec.AbstractFileSystem):
