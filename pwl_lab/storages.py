@@ -67,6 +67,6 @@ def _reason(error: BaseException, url: str) -> str:
     """The error in words, without the password that it may repeat."""
     text = str(error).replace(url, shown(url))
     found = PASSWORD.search(url.partition("://")[2])
-    if found and found[1]:
-        text = text.replace(found[1], "***")
+    if found and any(part in text for part in re.split(r"[^\w]+", found[1]) if part):
+        text = "its words are left out: they may show the password"
     return f"{type(error).__name__}: {text or 'no more is known'}"

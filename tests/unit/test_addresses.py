@@ -236,6 +236,50 @@ def test_an_environment_that_allows_no_connection_is_named(
     assert refusals or variable == "SSL_CERT_DIR" or (scheme == "http" and variable.startswith("SSL")), "it is not read"
 
 
+PASSWORDS = [
+    "geh/eim",
+    "geh℀eim",
+    "geh[eim",
+    "geh@eim",
+    "geh:eim",
+    "geh#eim",
+    "geh?eim",
+    "geh]eim",
+    "geh%eim",
+    "geh eim",
+]
+
+
+@pytest.mark.parametrize("password", PASSWORDS)
+@pytest.mark.parametrize("behind", ["host:80/x", "ho℀st/x", "host:port/x", "[::1/x", "a..b/x"])
+def test_no_part_of_a_password_is_told(password: str, behind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = f"user:{password}@{behind}"
+    for scheme in ("http", "https", "ftp", "memory", "sftp", "github"):
+        quiet(lambda at=f"{scheme}://{secret}": address_of(at))
+        quiet(lambda at=f"{scheme}://{secret}": place_at(at))
+    for variable in ("HTTP_PROXY", "https_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(variable, f"http://{secret}")
+        for scheme in ("http", "https"):
+            quiet(lambda at=f"{scheme}://{ELSEWHERE}/bundle": open_source(at).close())
+        monkeypatch.delenv(variable)
+
+
+def address_of(address: str) -> str:
+    """What a source says of where it is."""
+    with open_source(address) as source:
+        return source.address
+
+
+def quiet(call: Callable[[], object]) -> None:
+    """Whatever is said of it, there is no part of the password in it."""
+    try:
+        told = str(call())
+    except PwlLabError as error:
+        told = str(error)
+    assert "geh" not in told
+    assert "eim" not in told
+
+
 @pytest.mark.parametrize("address", ["ftp://nohost.invalid/x", "zip://x"])
 def test_a_batch_at_such_an_address_is_refused_in_one_line(address: str, tmp_path: Path) -> None:
     (tmp_path / "grid.yaml").write_text("notebook: 02_distillation_curricula\npreset: smoke\nseeds: [1, 2]\n")
