@@ -123,6 +123,7 @@ def batch(
         from pwl_lab.batch import batches
         from pwl_lab.batch.machine import default_workers
 
+        batches.check_workers(workers, scheduler)
         prepared = batches.prepare(grid, out, only or (), retry_failed, force)
         many = None if scheduler is not None else workers or default_workers(prepared.plan)
         if dry_run:

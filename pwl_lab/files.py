@@ -14,6 +14,7 @@ import secrets
 import shutil
 import stat
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -72,9 +73,7 @@ def new_folder(path: Path, within: Path | None = None) -> Iterator[Path]:
     """
     with work_folder(path if within is None else within / path.name) as part:
         yield part
-        for file in part.rglob("*"):
-            if file.is_file():
-                usual_mode(file)
+        usual_mode(*[file for file in part.rglob("*") if file.is_file()])
         part.rename(path)
 
 
@@ -85,10 +84,18 @@ def work_folder(path: Path) -> Iterator[Path]:
         yield part
 
 
-def usual_mode(path: Path) -> None:
-    """Give a file that its writer kept to its owner the mode that a new file gets in its folder. Raises OSError."""
-    with _aside(path, lambda part: part.touch(exist_ok=False)) as probe:  # the umask cannot be asked for, only set
-        path.chmod(stat.S_IMODE(probe.stat().st_mode))
+def usual_mode(*paths: Path) -> None:
+    """Give files that their writer kept to their owner the mode that a new file gets in their folder. Raises OSError."""
+    by_folder = defaultdict(list)
+    for path in paths:
+        by_folder[path.parent].append(path)
+    for those in by_folder.values():
+        with _aside(
+            those[0], lambda part: part.touch(exist_ok=False)
+        ) as probe:  # the umask cannot be asked for, only set
+            mode = stat.S_IMODE(probe.stat().st_mode)
+        for path in those:
+            path.chmod(mode)
 
 
 @contextmanager

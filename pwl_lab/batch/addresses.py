@@ -3,13 +3,10 @@
 An address goes into logs, events and messages, so nothing secret may stand in it: credentials are the environment's.
 """
 
-import re
 from pathlib import Path
 
 from pwl_lab.errors import PwlLabError, invalid
-from pwl_lab.storages import PASSWORD, shown
-
-_MISTYPED = re.compile(r"[A-Za-z][\w+.-]+:/(?!/)")  # one letter is a drive of Windows
+from pwl_lab.storages import PASSWORD, scheme_of, shown, whole
 
 
 class PlaceError(PwlLabError, OSError):
@@ -24,15 +21,19 @@ def failure(what: str, address: str, error: Exception) -> PlaceError:
 def is_address(out: str | Path) -> bool:
     """Whether `out` is an address rather than a path. Raises InvalidValueError for an address that has lost a slash.
 
-    A Path takes one slash of two away, and the rest would be a folder called `s3:`.
+    A Path takes one slash of two away, or both, and the rest would be a folder called `s3:`.
     """
-    if _MISTYPED.match(str(out)):
+    if scheme_of(out) and "://" not in str(out):
         raise invalid("out", shown(str(out)), "a folder's path, or an address with two slashes, as s3://bucket/prefix")
     return not isinstance(out, Path) and "://" in out
 
 
 def checked(url: str) -> str:
-    """The address, without a slash at its end. Raises InvalidValueError, which says no secret, for one that holds some."""
+    """The address, its scheme in lower case, without a slash at its end.
+
+    Raises InvalidValueError, which says no secret, for one that holds some, or is no whole address.
+    """
+    url = whole("out", url)
     if "::" in url:
         raise invalid("out", shown(url), "the address of one storage, without ::")
     if PASSWORD.search(url.partition("://")[2]):

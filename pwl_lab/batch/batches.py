@@ -75,6 +75,23 @@ def prepare(
     return Prepared(plan, place, found, todo, _others(place, plan) if todo else 0)
 
 
+def check_workers(workers: int | None, scheduler: str | None) -> None:
+    """Check who is to run a batch; nothing is written and nobody is asked.
+
+    Raises InvalidValueError for a number of workers below 1, or together with a scheduler, and for a scheduler's address
+    that is none.
+    """
+    if workers is not None and (workers < 1 or scheduler is not None):
+        given = scheduler is not None
+        what = "none where a scheduler is given: its workers are its own" if given else "a whole number from 1"
+        raise invalid("workers", workers, what)
+    if scheduler is not None:
+        _import_dask()
+        from pwl_lab.batch.reaching import checked
+
+        checked(scheduler)
+
+
 def run_batch(
     prepared: Prepared,
     workers: int | None = None,
@@ -87,10 +104,7 @@ def run_batch(
 
     Raises InvalidValueError as `run_points` does, PlaceError where nothing can be written.
     """
-    if workers is not None and (workers < 1 or scheduler is not None):
-        given = scheduler is not None
-        what = "none where a scheduler is given: its workers are its own" if given else "a whole number from 1"
-        raise invalid("workers", workers, what)
+    check_workers(workers, scheduler)
     with alone_in(prepared.place):
         _sweep(prepared.place)
         write_batch(prepared.place, prepared.plan)

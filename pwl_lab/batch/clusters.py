@@ -174,6 +174,13 @@ class Workers:
         }
         return found
 
+    def heard_of(self, seconds: float) -> tuple[list[str], list[str]]:
+        """Those that the scheduler has heard of in the last `seconds` by its own clock, and the others. Raises as `look`."""
+        found = self.look()
+        now = in_time(lambda: self.client.run_on_scheduler(lambda: time.time()), ANSWER_S)
+        heard = [name for name, facts in found.items() if now - facts["last_seen"] <= seconds]
+        return heard, [name for name in found if name not in heard]
+
     def silent(self, seconds: float = SILENT_S) -> list[str]:
         """Those that have not been heard of for so long, as of the last look."""
         now = time.monotonic()

@@ -41,6 +41,7 @@ from pwl_lab.errors import PwlLabError
 
 QUIET_S = 60  # nothing has ended for so long: perhaps nothing can begin
 STOP_S = 20  # the points that were stopped still write how far they got
+HEARD_S = 6  # a worker that has said nothing for so long is not waited for where the batch stops
 REPORT_S = 0.5
 LOOK_EVERY_S = 0.2
 HELD_LOOK_S = 5  # how often it is looked whether points that are held back can be handed out
@@ -370,9 +371,19 @@ class _BatchRun:
             time.sleep(LOOK_EVERY_S)
 
     def _on_workers(self, end: float, function: Callable, *words: str) -> Mapping[str, Any]:
-        """What each worker answers to this about the batch. Raises TimeoutError where one has not until `end`."""
-        run = partial(self.client.run, function, self.batch, *words, on_error="ignore")
-        return in_time(run, max(0.0, end - time.monotonic()))
+        """What each worker that is heard of answers about the batch. Raises TimeoutError where one does not until `end`."""
+        while True:
+            heard, silent = self.workers.heard_of(HEARD_S)
+            if silent:
+                self._say(f"not waiting for {len(silent)} workers that do not answer ({', '.join(silent[:3])})")
+            if not heard:
+                return {}
+            run = partial(self.client.run, function, self.batch, *words, workers=heard, on_error="ignore")
+            try:
+                return in_time(run, max(0.0, min(HEARD_S, end - time.monotonic())))
+            except TimeoutError:  # one may have fallen silent just before
+                if time.monotonic() >= end:
+                    raise
 
 
 def _task(plan: BatchPlan, point: Point, place: Place, batch: str, environment: Mapping[str, str], force: bool) -> Task:

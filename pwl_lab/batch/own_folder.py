@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import re
 import shutil
 import stat
 import time
@@ -15,8 +14,8 @@ from filelock import FileLock, Timeout
 from pwl_lab import paths
 from pwl_lab.batch.status import FILES, NOTEBOOK, STATUS, RunStatus, read_status
 from pwl_lab.errors import InvalidValueError, invalid
+from pwl_lab.storages import scheme_of
 
-_ADDRESS = re.compile(r"([A-Za-z][\w+.-]+):/")  # a Path takes one slash of two away; one letter is a drive of Windows
 LOCK = ".run.lock"  # only where a folder itself cannot be locked
 LEFT_S = 3600.0  # a folder is made before it is locked
 
@@ -27,8 +26,8 @@ def folder_at(out: str | Path) -> Path:
     Raises InvalidValueError where it names none: an empty text, an address, what no name of a file can hold.
     """
     check_name(out)
-    if found := _ADDRESS.match(str(out)):
-        raise invalid("out", f"{found[1]}://...", "a folder of this machine; only a batch can be kept at an address")
+    if scheme := scheme_of(out):
+        raise invalid("out", f"{scheme}://...", "a folder of this machine; only a batch can be kept at an address")
     try:
         return Path(out).expanduser().absolute()
     except RuntimeError:

@@ -24,7 +24,7 @@ from pwl_lab.batch.remembered import Remembered
 from pwl_lab.batch.status import FILES, STATUS
 from pwl_lab.files import write_text
 from pwl_lab.retries import Retry, patiently
-from pwl_lab.storages import LOCAL_SCHEMES, open_storage
+from pwl_lab.storages import LOCAL_SCHEMES, open_storage, whole
 
 Result = TypeVar("Result")
 
@@ -317,5 +317,5 @@ def place_at(out: "str | Path | Place", patient: bool = True) -> Place:
     check_name(out, "the path of a folder, or an address as s3://bucket/prefix; . is the current one")
     if not is_address(out):
         return FolderPlace(folder_at(out))
-    scheme, _, rest = str(out).partition("://")
+    scheme, _, rest = whole("out", str(out)).partition("://")
     return FolderPlace(folder_at(rest)) if scheme in LOCAL_SCHEMES else StoragePlace(str(out), patient)

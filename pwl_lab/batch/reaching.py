@@ -34,12 +34,11 @@ def connect(scheduler: str, runs: Runs) -> Client:
     Raises InvalidValueError for an address that is none, and within CONNECT_S and a little for one where no scheduler
     answers; StoppedError where a signal stops the `runs` meanwhile.
     """
-    scheme, host, port = _parts(scheduler)
-    _check_certificates(scheduler, scheme)
+    scheme, host, port = checked(scheduler)
     end = time.monotonic() + CONNECT_S
     try:
         in_time(lambda: _wait_for_port(host, port, end), CONNECT_S, runs)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # UnicodeError, a ValueError, for what can be no host's name
         raise invalid("scheduler", scheduler, _no_port(host, port, error)) from None
     left = max(1.0, end - time.monotonic())
     try:  # Dask itself waits up to twice as long as it is told
@@ -54,11 +53,21 @@ def connect(scheduler: str, runs: Runs) -> Client:
         raise invalid("scheduler", scheduler, _no_scheduler(scheme, host, port, error)) from None
 
 
+def checked(scheduler: str) -> tuple[str, str, int]:
+    """Scheme, host and port of an address; nobody is asked yet.
+
+    Raises InvalidValueError for an address that is none, or whose certificates cannot be read.
+    """
+    parts = _parts(scheduler)
+    _check_certificates(scheduler, parts[0])
+    return parts
+
+
 def _parts(scheduler: str) -> tuple[str, str, int]:
     """Scheme, host and port of an address. Raises InvalidValueError."""
     scheme, separator, rest = scheduler.strip().rpartition("://")
     try:
-        scheme = scheme if separator else str(dask.config.get("distributed.comm.default-scheme"))
+        scheme = scheme.lower() if separator else str(dask.config.get("distributed.comm.default-scheme"))
         parts = urlsplit(f"//{rest}")
         host, port = parts.hostname, parts.port
     except ValueError as error:  # a port that is no number, or too large; a bracket that is not closed
@@ -104,8 +113,10 @@ def _wait_for_port(host: str, port: int, end: float) -> None:
             time.sleep(AGAIN_S)
 
 
-def _no_port(host: str, port: int, error: OSError) -> str:
+def _no_port(host: str, port: int, error: OSError | ValueError) -> str:
     """What to check where no connection came about."""
+    if not isinstance(error, OSError):
+        return f"{host!r} can be no host's name ({error}); check how it is spelt"
     if isinstance(error, socket.gaierror):
         return f"the host name {host!r} is not known on this machine ({error.strerror}); check how it is spelt"
     if isinstance(error, ConnectionRefusedError) or error.errno == errno.ECONNREFUSED:

@@ -100,11 +100,14 @@ class HttpSource(RemoteSource):
             host, _ = self._parts.hostname, self._parts.port
             (httpx.URL(url).host or "").encode("idna")  # as a look-up will, whose error would be a raw one
         except (ValueError, httpx.InvalidURL) as error:
-            raise invalid("address", shown(url), f"http:// or https://, a host and a path ({error})") from error
+            hidden = "@" in url  # the error may quote any part of a password
+            why = type(error).__name__ if hidden else error
+            cause = None if hidden else error
+            raise invalid("address", shown(url), f"http:// or https://, a host and a path ({why})") from cause
         if self._parts.scheme not in ("http", "https") or not host:
             raise invalid("address", shown(url), "http:// or https://, a host and a path")
         place = self._parts.netloc.rpartition("@")[2]  # no password in messages, nor a token behind the question mark
-        super().__init__(urlunsplit((self._parts.scheme, place, self._parts.path.rstrip("/"), "", "")))
+        super().__init__(shown(urlunsplit((self._parts.scheme, place, self._parts.path.rstrip("/"), "", ""))))
         try:
             self._client = httpx.Client(
                 timeout=timeout_s,
@@ -113,8 +116,9 @@ class HttpSource(RemoteSource):
                 verify=True if self._parts.scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
                 trust_env=not _is_loopback(host),  # a proxy would look for the server on its own machine
             )
-        except Exception as error:  # a proxy, a file of certificates: each has errors of its own
-            raise SourceError(f"{self.address}: no connection can be set up ({_blamed(error)})") from error
+        except Exception as error:  # noqa: BLE001 - a proxy, a file of certificates: each has errors of its own
+            cause = None if any("@" in value for value in _read().values()) else error
+            raise SourceError(f"{self.address}: no connection can be set up ({_blamed(error)})") from cause
         self._lock = threading.RLock()  # one thread may come twice: a generator can be collected anywhere
         self._reading = 0
         self._sockets: WeakSet[socket.socket] = WeakSet()
@@ -242,13 +246,19 @@ class FsspecSource(RemoteSource):
 
 
 def _blamed(error: Exception) -> str:
-    """An error that the environment must have caused, and the variables that a client reads, without their passwords."""
-    read = {name: value for name, value in sorted(os.environ.items()) if name.upper() in READ_VARIABLES}
-    told = ", ".join(f"{name}={value}" for name, value in read.items()) or "the certificates of this machine"
-    said = f"{type(error).__name__}: {error}; check {told}"
-    for value in read.values():
-        said = said.replace(value, value.rpartition("@")[2])
-    return said
+    """An error that the environment must have caused, and the variables that a client reads, without their passwords.
+
+    Of the error only its kind where there may be a password: it can quote any part of it.
+    """
+    read = _read()
+    told = ", ".join(f"{name}={value.rpartition('@')[2]}" for name, value in read.items())
+    words = "" if any("@" in value for value in read.values()) else f": {error}"
+    return f"{type(error).__name__}{words}; check {told or 'the certificates of this machine'}"
+
+
+def _read() -> dict[str, str]:
+    """The variables of the environment that a client reads, as they are set."""
+    return {name: value for name, value in sorted(os.environ.items()) if name.upper() in READ_VARIABLES}
 
 
 def _is_loopback(host: str) -> bool:

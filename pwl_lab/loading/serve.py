@@ -23,6 +23,7 @@ from tornado.web import Application, HTTPError, StaticFileHandler
 from pwl_lab.errors import InvalidValueError, MissingDataError, invalid
 from pwl_lab.loading.sources import INDEX, MOST_INDEX_BYTES, FolderSource, SourceError, check_name, is_inside
 from pwl_lab.loading.throttle import Link, Throttle
+from pwl_lab.storages import scheme_of
 
 LOOPBACK = "127.0.0.1"
 OWN_NAMES = (LOOPBACK, "localhost")  # any other Host came by way of a name that someone made point here (DNS rebinding)
@@ -111,6 +112,10 @@ def serve(
 
 def served_files(folder: Path) -> list[str]:
     """The names of the files that a bundle's index lists, and the index itself first. Raises as `BundleServer` does."""
+    if scheme := scheme_of(folder):
+        raise invalid(
+            "bundle", f"{scheme}://...", "a folder of this machine; a bundle at an address is opened from there"
+        )
     place = folder / INDEX
     with FolderSource(folder) as source:  # raises if there is no folder
         if not place.is_file():

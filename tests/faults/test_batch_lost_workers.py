@@ -81,6 +81,20 @@ def test_a_signal_while_the_workers_are_asked_ends_the_batch(bench: Bench) -> No
         assert "Traceback" not in errors
 
 
+def test_a_batch_that_is_stopped_asks_only_the_workers_that_are_heard_of(bench: Bench) -> None:
+    with cluster(bench.home, 2) as (address, processes):
+        process = bench.start(bench.grid("waits-1", "waits-2"), "--scheduler", address)
+        until(lambda: bench.begun("waits-1") and bench.begun("waits-2"), HANG_S)
+        processes[1].send_signal(signal.SIGSTOP)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=HANG_S)
+        assert process.returncode == 1, errors
+        assert "not waiting for 1 workers that do not answer (tcp://127.0.0.1:" in errors, errors
+        assert "stopped (SIGINT)" in errors
+        assert "Traceback" not in errors
+        assert "killed" in {status for status, _ in bench.states().values()}, "the one that is heard of was told"
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.parametrize("seed", range(2))
 def test_workers_that_end_while_a_batch_starts_are_workers_less(

@@ -14,12 +14,16 @@ import dask
 import pytest
 from benches import HANG_S, Bench
 from distributed.security import Security
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from processes import until
+from typer.testing import CliRunner
 
 from pwl_lab.batch import clusters, reaching
 from pwl_lab.batch.kernel import Runs
 from pwl_lab.batch.reaching import connect
 from pwl_lab.batch.waiting import StoppedError
+from pwl_lab.cli import app
 from pwl_lab.errors import InvalidValueError
 
 SLACK_S = 30  # that a busy machine may need beside the time to connect
@@ -103,11 +107,46 @@ def test_what_is_no_address_is_refused_at_once(wrong: str) -> None:
     assert f"scheduler = {wrong!r}" in str(told.value)
 
 
+@given(st.text(st.characters(exclude_characters="/?#@[]:", exclude_categories=["Cs"]), min_size=1, max_size=70))
+@settings(deadline=None, max_examples=50)
+@example("a" * 70)
+@example("a..b")
+@example("xn--")
+@example("é" * 70)
+@example("a\0b")
+def test_no_host_name_raises_anything_but_our_own_error(host: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "create_connection", looked_up)
+        with pytest.raises(InvalidValueError, match=r"^scheduler = .* is not allowed"):
+            connect(f"tcp://{host}:9", Runs())
+
+
+def looked_up(address: tuple[str, int], timeout: float) -> None:
+    """As the real one, as far as it goes without asking anybody."""
+    host = address[0].encode("idna")
+    if b"\0" in host:
+        raise ValueError("embedded null character")
+    raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+@pytest.mark.parametrize("wrong", NO_ADDRESSES)
+def test_a_batch_for_no_scheduler_is_refused_before_anything_is_said_or_written(
+    wrong: str, more: list[str], bench: Bench
+) -> None:
+    words = ["batch", str(bench.grid("fine")), "--out", str(bench.out), "--scheduler", wrong, *more]
+    told = CliRunner().invoke(app, words)
+    assert told.exit_code == 2
+    assert told.output.startswith(f"pwl-lab: scheduler = {wrong!r} is not allowed: ")
+    assert not bench.out.exists()
+
+
 @pytest.mark.parametrize(
     ("address", "said"),
     [
         ("tcp://{closed}", "nothing listens on port"),
         ("{closed}", "nothing listens on port"),
+        ("TCP://{closed}", "nothing listens on port"),
         ("tcp://no-such-host.invalid:1", "the host name 'no-such-host.invalid' is not known on this machine"),
         ("tcp://{http}", "does not answer as a Dask scheduler"),
         ("tcp://{mute}", "does not answer as a Dask scheduler"),

@@ -13,11 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from pwl_lab.batch.places import PlaceError, place_at
+from pwl_lab.batch.own_folder import folder_at
+from pwl_lab.batch.places import PlaceError, StoragePlace, place_at
 from pwl_lab.cli import app
 from pwl_lab.errors import InvalidValueError, PwlLabError
 from pwl_lab.loading.bundle import BundleError
 from pwl_lab.loading.progressive import ProgressiveModel
+from pwl_lab.loading.remote import FsspecSource
+from pwl_lab.loading.serve import BundleServer
 from pwl_lab.loading.sources import open_source
 from pwl_lab.loading.transfer import Retry
 
@@ -88,6 +91,35 @@ def test_no_address_of_any_scheme_raises_anything_but_our_own_errors(scheme: str
         said = refusal(make, f"{scheme}://{tail}")
         assert said is None or scheme in said or tail in said, "it names the address"
         assert "secret" not in str(said)
+
+
+def as_a_path(address: str) -> object:
+    return place_at(Path(address))
+
+
+@pytest.mark.parametrize("slashes", ["", "/", "//", "///", " "])
+@pytest.mark.parametrize("make", [place_at, as_a_path, StoragePlace, folder_at, BundleServer, FsspecSource])
+def test_an_address_with_nothing_behind_its_scheme_is_refused_whoever_takes_it(make: Callable, slashes: str) -> None:
+    for scheme in (*fsspec.available_protocols(), "S3"):
+        with pytest.raises(InvalidValueError, match=rf"'{scheme}:.* is not allowed"):
+            make(f"{scheme}://{slashes}")
+    assert not list(Path.cwd().iterdir()), "no folder is called like a scheme"
+
+
+@pytest.mark.parametrize("slashes", ["", "/", "//"])
+def test_no_bundle_is_opened_where_an_address_names_no_place(slashes: str) -> None:
+    for scheme in set(fsspec.available_protocols()) - {"file", "local"}:
+        with pytest.raises(InvalidValueError, match=f"address = '{scheme}:"):
+            open_source(f"{scheme}://{slashes}")
+
+
+@given(st.sampled_from(["memory", "file", "local"]), st.lists(st.booleans(), min_size=6, max_size=6))
+def test_a_scheme_means_the_same_in_capitals(scheme: str, large: list[bool]) -> None:
+    typed = "".join(sign.upper() if up else sign for sign, up in zip(scheme, large, strict=False))
+    place, same = place_at(f"{typed}:///Some/where"), place_at(f"{scheme}:///Some/where")
+    assert (type(place), place.address) == (type(same), same.address), "two batches hold the same place"
+    with pytest.raises(PwlLabError, match=r"Some/where"):
+        as_source(f"{typed}:///Some/where")
 
 
 class Raising(fsspec.AbstractFileSystem):
@@ -202,6 +234,50 @@ def test_an_environment_that_allows_no_connection_is_named(
             assert f"{variable}={value.rpartition('@')[2]}" in said
             assert "secret" not in said
     assert refusals or variable == "SSL_CERT_DIR" or (scheme == "http" and variable.startswith("SSL")), "it is not read"
+
+
+PASSWORDS = [
+    "geh/eim",
+    "geh℀eim",
+    "geh[eim",
+    "geh@eim",
+    "geh:eim",
+    "geh#eim",
+    "geh?eim",
+    "geh]eim",
+    "geh%eim",
+    "geh eim",
+]
+
+
+@pytest.mark.parametrize("password", PASSWORDS)
+@pytest.mark.parametrize("behind", ["host:80/x", "ho℀st/x", "host:port/x", "[::1/x", "a..b/x"])
+def test_no_part_of_a_password_is_told(password: str, behind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = f"user:{password}@{behind}"
+    for scheme in ("http", "https", "ftp", "memory", "sftp", "github"):
+        quiet(lambda at=f"{scheme}://{secret}": address_of(at))
+        quiet(lambda at=f"{scheme}://{secret}": place_at(at))
+    for variable in ("HTTP_PROXY", "https_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(variable, f"http://{secret}")
+        for scheme in ("http", "https"):
+            quiet(lambda at=f"{scheme}://{ELSEWHERE}/bundle": open_source(at).close())
+        monkeypatch.delenv(variable)
+
+
+def address_of(address: str) -> str:
+    """What a source says of where it is."""
+    with open_source(address) as source:
+        return source.address
+
+
+def quiet(call: Callable[[], object]) -> None:
+    """Whatever is said of it, there is no part of the password in it."""
+    try:
+        told = str(call())
+    except PwlLabError as error:
+        told = str(error)
+    assert "geh" not in told
+    assert "eim" not in told
 
 
 @pytest.mark.parametrize("address", ["ftp://nohost.invalid/x", "zip://x"])

@@ -78,6 +78,7 @@ def test_a_node_that_is_frozen_does_not_keep_the_batch_from_ending(
     future = SimpleNamespace(key="k", status="finished", result=lambda: ended)
     client = SimpleNamespace(status="running", run=frozen, cancel=lambda *_, **__: cancelled.append(1), nthreads=dict)
     run = engine._BatchRun(client, "b", tmp_path, {}, Runs())
+    monkeypatch.setattr(run.workers, "heard_of", lambda seconds: (["w"], []))  # it has fallen silent only now
     run.waiting = {"k": (POINT, task(tmp_path), future), "other": (POINT, task(tmp_path), future)}
     run.done.put(future)
     run.stop("SIGINT")

@@ -209,3 +209,23 @@ def test_what_cannot_be_read_is_said_to_be_that_and_what_is_absent_is_not(tmp_pa
     for absent in (FileNotFoundError, NotADirectoryError):
         with pytest.raises(absent), readable(tmp_path):
             raise absent(2, "x")
+
+
+def test_a_folder_of_many_files_is_looked_through_as_often_as_one_of_few(tmp_path, monkeypatch):
+    looks = []
+    ours = files.sweep
+    monkeypatch.setattr(files, "sweep", lambda folder, name=None: (looks.append(folder), ours(folder, name)))
+    counts = []
+    for number in (2, 60):
+        looks.clear()
+        with new_folder(tmp_path / f"of {number}") as part:
+            (part / "below").mkdir()
+            for index in range(number):
+                for file in (part / f"{index}", part / "below" / f"{index}"):
+                    file.touch(0o600)
+        counts.append(len(looks))
+        done = [path for path in (tmp_path / f"of {number}").rglob("*") if path.is_file()]
+        assert len(done) == 2 * number
+        (tmp_path / "usual").touch()
+        assert {path.stat().st_mode for path in done} == {(tmp_path / "usual").stat().st_mode}
+    assert counts == [3, 3], "once for itself, and once for each folder in it"
