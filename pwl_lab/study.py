@@ -1,5 +1,6 @@
 """The study's three verbs, each from the store where it was done before: `train_or_load`, `distill`, `train_pair`."""
 
+import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -46,7 +47,7 @@ def train_or_load(
         check_keepable(model, task)
         return _pack_teacher(fit(model, task, plan, seed, where), task)
 
-    artifact, entry = _from_store(recipe, make, f"the teacher of family {model.family!r}")
+    artifact, entry = _from_store(recipe, make, f"the teacher of family {model.family!r}", task)
     net = build(model, seed, where)
     entry.restore(net, _part(artifact.tensors, "final"))
     entry.check({"teacher": answers_of(net)})
@@ -64,10 +65,12 @@ def train_or_load(
     )
 
 
-def _from_store(recipe: Recipe, make: Callable[[], Artifact], what: str) -> tuple[Artifact, Entry]:
-    """What the store has or is given, and the same as what it says of networks."""
+def _from_store(recipe: Recipe, make: Callable[[], Artifact], what: str, task: Task) -> tuple[Artifact, Entry]:
+    """What the store has or is given, and the same as what it says of networks; refused where `task` has changed since."""
     artifact = Store().get(recipe, make)
-    return artifact, Entry(artifact.tensors, what, Store().entry(recipe))
+    entry = Entry(artifact.tensors, what, Store().entry(recipe))
+    entry.check_task(task)
+    return artifact, entry
 
 
 def _pack_teacher(trained: TrainedModel, task: Task) -> Artifact:
@@ -100,14 +103,16 @@ def each(
 ) -> list[Any]:
     """`verb(**case)` for each case: what the store does not have is made first, several cases side by side.
 
-    Any function that keeps what it makes in the store will do. `device` is where the verb computes, as it is told by its
-    own arguments: on a GPU the cases take turns (see `side_by_side`). In `only_stored` nothing is made: raises
+    Any function that keeps what it makes in the store will do. `device` is where the verb computes: it is told so where it
+    takes a `device`. On a GPU the cases take turns (see `side_by_side`). In `only_stored` nothing is made: raises
     NotMadeError. Raises InvalidValueError for a case with a `device` that is another one.
     """
     where = config.device(device)
     for case in cases:
         if config.device(case.get("device", where)) != where:
             raise invalid("device", case["device"], f"that of all cases together, {device!r}")
+    if "device" in inspect.signature(verb).parameters:
+        cases = [{**case, "device": where} for case in cases]
     if not may_make():
         return [verb(**case) for case in cases]
     found: dict[int, Any] = {}
@@ -162,7 +167,7 @@ def distill(
         return Artifact(tensors, {"history": result.history, "stages": result.stages})
 
     recipe = Recipe("students", VERSIONS["students"], configuration)
-    artifact, entry = _from_store(recipe, make, f"the students of family {student.family!r}")
+    artifact, entry = _from_store(recipe, make, f"the students of family {student.family!r}", task)
     lost = analysis.diverged(artifact.tables["history"])
     weights = {
         (name, seed): _part(artifact.tensors, f"{name}/{seed}")
@@ -171,7 +176,8 @@ def distill(
         if seed not in lost[name]
     }
     with entry.blaming_code():
-        entry.check(_student_answers(student, weights))
+        answers = _student_answers(student, weights)
+    entry.check(answers)
     return DistillationRuns(student, plan, artifact.tables["history"], artifact.tables["stages"], weights)
 
 
@@ -229,7 +235,7 @@ def train_pair(
         return Artifact(_pair_tensors(net, task), {"history": history} | _cube_tables(net, task, seed, where))
 
     recipe = Recipe("pair", VERSIONS["pair"], configuration)
-    artifact, entry = _from_store(recipe, make, f"the pair of family {student.family!r}")
+    artifact, entry = _from_store(recipe, make, f"the pair of family {student.family!r}", task)
     net = make_pair(teacher.model, student.make(), task, seed, losses.converters).to(where)
     entry.restore(net.student, _part(artifact.tensors, "student"))
     entry.restore(net.converters, _part(artifact.tensors, "converters"))
