@@ -28,7 +28,7 @@ N_SAMPLES = 16
 # Another machine or number of threads adds up in another order, which moves a logit by about 1e-6 of the largest one.
 TOLERANCE = 1e-3
 NUDGE = 1e-5  # a network that makes much of such small differences shows it when its inputs change by this share
-MAY_DIFFER = 0.25  # of the samples: where a network rounds or chooses, one may fall on the other side
+MAY_DIFFER = 1 / N_SAMPLES  # of the samples: where a network rounds or chooses, one may fall on the other side
 _PREFIX = "/answers"  # the names of students, which stand beside it, do not begin with a slash
 
 Answer = Callable[[Tensor], Float[Tensor, "batch classes"]]
@@ -61,6 +61,21 @@ class Entry:
                 if share > MAY_DIFFER:
                     raise ValueError(f"it answers {round(share * len(inputs))} of {len(inputs)} samples differently")
 
+    def check_task(self, task: Task) -> None:
+        """Raise ChangedCodeError where the task has other samples than when this was stored, under the same fingerprint."""
+        mine = _asked(task)
+        for name, kept in (
+            (name, self.tensors[name]) for name in mine if name in self.tensors
+        ):  # older ones lack labels
+            if mine[name].shape != kept.shape or not torch.allclose(
+                mine[name].double(), kept.double(), rtol=TOLERANCE, atol=1e-6
+            ):
+                raise ChangedCodeError(
+                    f"the task of {self.what} gives other {name.rpartition('/')[2]} than when it was stored, under the same "
+                    f"fingerprint: put its code back, let its fingerprint() tell them apart, or remove {self.place} to train "
+                    "it anew"
+                )
+
     @contextmanager
     def blaming_code(self) -> Iterator[None]:
         """Inside, what goes wrong is the doing of code that has changed: the weights are those that were written."""
@@ -76,9 +91,9 @@ class Entry:
 
 
 def kept_answers(answers: Mapping[str, Answer], task: Task) -> dict[str, Tensor]:
-    """A few validation samples of `task`, the answers to them, and how far from these others may be: tensors for an entry."""
-    inputs = _samples(task)
-    kept = {f"{_PREFIX}/inputs": inputs}
+    """A few validation samples of `task`, the answers to them, and how far from these others may be: tensors to keep."""
+    kept = _asked(task)
+    inputs = kept[f"{_PREFIX}/inputs"]
     for name, answer in answers.items():
         found = _answer(answer, inputs)
         kept |= {f"{_PREFIX}/{name}/logits": found, f"{_PREFIX}/{name}/allowed": _allowed(answer, inputs, found)}
@@ -135,6 +150,12 @@ def _not_keepable(config: ModelConfig, why: str) -> InvalidValueError:
 def _samples(task: Task) -> Tensor:
     """What networks are asked."""
     return task.split("validation").inputs[:N_SAMPLES].cpu().clone()
+
+
+def _asked(task: Task) -> dict[str, Tensor]:
+    """The same with their labels: tensors for an entry."""
+    labels = task.split("validation").labels[:N_SAMPLES].cpu().clone()
+    return {f"{_PREFIX}/inputs": _samples(task), f"{_PREFIX}/labels": labels}
 
 
 def _on_cpu(net: nn.Module) -> nn.Module:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pwl_lab.errors import invalid
-from pwl_lab.tasks.sizes import CALIBRATION_BATCH, check_batch, check_bits, check_crop, check_n_train
+from pwl_lab.tasks.sizes import CALIBRATION_BATCH, check_batch_size, check_bits, check_crop, check_n_train
 
 BATCH = "batch.json"  # as `pwl_lab.batch.points` writes it, which stands above this module
 
@@ -21,7 +21,7 @@ def check_stage(stage_steps: int, budget_steps: int) -> None:
         )
 
 
-def check_images(dataset: str, n_train: int | None, batch_size: int, crop_padding: int = 0) -> None:
+def check_image_settings(dataset: str, n_train: int | None, batch_size: int, crop_padding: int = 0) -> None:
     """Raise UnknownNameError or InvalidValueError where there is no such data set, too few images in it, or too small ones.
 
     Of a bundled data set the files are checked as well (MissingDataError); others may still have to be downloaded.
@@ -30,7 +30,7 @@ def check_images(dataset: str, n_train: int | None, batch_size: int, crop_paddin
 
     entry = datasets.dataset(dataset)
     check_n_train(n_train, entry.sizes["train"], dataset)
-    check_batch(batch_size, n_train or entry.sizes["train"])
+    check_batch_size(batch_size, n_train or entry.sizes["train"])
     check_crop(crop_padding, *entry.image_shape[1:])
     if entry.source.bundled:
         datasets.load(dataset)

@@ -24,6 +24,7 @@ Family = Literal["vgg", "resnet", "vit"]
 MaskDistribution = (
     Literal["prefix", "alternating", "mixture", "all"] | dict[str, Annotated[float, Field(gt=0.0, allow_inf_nan=False)]]
 )
+EACH_SEED_ONCE = "each seed once: a repeated run would make the spread look smaller than it is"
 MOST_BLOCKS = 10  # of a pair whose every mask is evaluated: 1,024 masks
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Steps = Annotated[int, Field(ge=1, le=50_000_000)]
@@ -32,7 +33,7 @@ LearningRate = Annotated[float, Field(gt=0.0, le=10.0)]
 
 def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
     if len(set(seeds)) != len(seeds):
-        raise ValueError("each seed once: a repeated run would make the spread look smaller than it is")
+        raise ValueError(EACH_SEED_ONCE)
     return seeds
 
 

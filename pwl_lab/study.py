@@ -1,5 +1,6 @@
 """The study's three verbs, each from the store where it was done before: `train_or_load`, `distill`, `train_pair`."""
 
+import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -28,6 +29,7 @@ from pwl_lab.seeding import initialisation
 from pwl_lab.store import Artifact, NotMadeError, Recipe, Store, may_make, only_stored
 from pwl_lab.tasks.base import Task
 from pwl_lab.tasks.entrances import batches_of, split_of
+from pwl_lab.tasks.sizes import check_count
 from pwl_lab.training import Checkpoint, TrainedModel, fit, train
 
 # Raise a number when the same configuration would now give another result: older entries are then left alone.
@@ -37,16 +39,21 @@ VERSIONS = {"teacher": 2, "students": 3, "pair": 4}
 def train_or_load(
     model: ModelConfig, task: Task, plan: TrainPlan, seed: int = 0, device: config.Device = "auto"
 ) -> TrainedModel:
-    """A network trained on the labels of `task`, with its history and checkpoints."""
+    """A network trained on the labels of `task`, with its history and checkpoints.
+
+    Raises InvalidValueError before anything is trained for what is none of these, or a model that the task does not fit.
+    """
+    _check_kinds(model=(model, ModelConfig), plan=(plan, TrainPlan))
     where = config.device(device)
     configuration = {"model": model, "task": task.fingerprint(), "plan": plan, "seed": seed}
     recipe = Recipe("teacher", VERSIONS["teacher"], configuration)
 
     def make() -> Artifact:
+        _shapes(model, task)
         check_keepable(model, task)
         return _pack_teacher(fit(model, task, plan, seed, where), task)
 
-    artifact, entry = _from_store(recipe, make, f"the teacher of family {model.family!r}")
+    artifact, entry = _from_store(recipe, make, f"the teacher of family {model.family!r}", task)
     net = build(model, seed, where)
     entry.restore(net, _part(artifact.tensors, "final"))
     entry.check({"teacher": answers_of(net)})
@@ -64,10 +71,37 @@ def train_or_load(
     )
 
 
-def _from_store(recipe: Recipe, make: Callable[[], Artifact], what: str) -> tuple[Artifact, Entry]:
-    """What the store has or is given, and the same as what it says of networks."""
+def _check_kinds(**given: tuple[object, type]) -> None:
+    """Raise InvalidValueError for a value that is not of its kind, each by its name."""
+    for name, (value, kind) in given.items():
+        if not isinstance(value, kind):
+            seen = f"the class {value.__name__} itself" if isinstance(value, type) else type(value).__name__
+            raise InvalidValueError(f"{name} is {seen}, where a {kind.__name__} is expected")
+
+
+def _checked_seeds(seeds: Sequence[int]) -> list[int]:
+    """The seeds as Python's own whole numbers. Raises InvalidValueError for anything else, and for one that comes twice."""
+    whole = [check_count("seeds", seed, 0) for seed in seeds]
+    if len(set(whole)) != len(whole):
+        raise invalid("seeds", whole, config.EACH_SEED_ONCE)
+    return whole
+
+
+def _shapes(model: ModelConfig, task: Task) -> list[tuple[int, ...]]:
+    """The shapes of a network's hidden states. Raises InvalidValueError where it does not take the task's inputs."""
+    try:
+        return model.make().state_shapes(task.input_shape)
+    except RuntimeError as error:  # torch's, of matrices that do not fit
+        what = f"a task whose inputs the network of family {model.family!r} takes ({error})"
+        raise invalid("input shape of the task", tuple(task.input_shape), what) from error
+
+
+def _from_store(recipe: Recipe, make: Callable[[], Artifact], what: str, task: Task) -> tuple[Artifact, Entry]:
+    """What the store has or is given, and the same as what it says of networks; refused where `task` has changed since."""
     artifact = Store().get(recipe, make)
-    return artifact, Entry(artifact.tensors, what, Store().entry(recipe))
+    entry = Entry(artifact.tensors, what, Store().entry(recipe))
+    entry.check_task(task)
+    return artifact, entry
 
 
 def _pack_teacher(trained: TrainedModel, task: Task) -> Artifact:
@@ -100,14 +134,16 @@ def each(
 ) -> list[Any]:
     """`verb(**case)` for each case: what the store does not have is made first, several cases side by side.
 
-    Any function that keeps what it makes in the store will do. `device` is where the verb computes, as it is told by its
-    own arguments: on a GPU the cases take turns (see `side_by_side`). In `only_stored` nothing is made: raises
+    Any function that keeps what it makes in the store will do. `device` is where the verb computes: it is told so where it
+    takes a `device`. On a GPU the cases take turns (see `side_by_side`). In `only_stored` nothing is made: raises
     NotMadeError. Raises InvalidValueError for a case with a `device` that is another one.
     """
     where = config.device(device)
     for case in cases:
         if config.device(case.get("device", where)) != where:
             raise invalid("device", case["device"], f"that of all cases together, {device!r}")
+    if "device" in inspect.signature(verb).parameters:
+        cases = [{**case, "device": where} for case in cases]
     if not may_make():
         return [verb(**case) for case in cases]
     found: dict[int, Any] = {}
@@ -136,9 +172,12 @@ def distill(
 ) -> DistillationRuns:
     """Distil `teacher` into a student per curriculum and seed; all of them side by side on one stream of batches.
 
-    Raises InvalidValueError before anything is trained for a curriculum whose name the store cannot keep apart from others.
+    Raises InvalidValueError before anything is trained for a curriculum whose name the store cannot keep apart from others,
+    a seed that comes twice, and a network that the task does not fit.
     """
-    where = config.device(device)
+    _check_kinds(teacher=(teacher, TrainedModel), student=(student, ModelConfig), plan=(plan, TrainPlan))
+    _check_kinds(**{f"curricula[{name!r}]": (one, Curriculum) for name, one in curricula.items()})
+    where, seeds = config.device(device), _checked_seeds(seeds)
     for name in curricula:
         if "/" in str(name):
             raise invalid("curricula", name, "names without a slash")
@@ -148,11 +187,13 @@ def distill(
         "task": task.fingerprint(),
         "curricula": {name: curriculum.model_dump(mode="json") for name, curriculum in curricula.items()},
         "order": list(curricula),
-        "seeds": [int(seed) for seed in seeds],
+        "seeds": seeds,
         "plan": plan,
     }
 
     def make() -> Artifact:
+        _shapes(teacher.config, task)
+        _shapes(student, task)
         check_keepable(student, task)
         result = distil_cohort(teacher, student, task, curricula, seeds, plan, device=where)
         tensors: dict[str, Tensor] = {}
@@ -162,7 +203,7 @@ def distill(
         return Artifact(tensors, {"history": result.history, "stages": result.stages})
 
     recipe = Recipe("students", VERSIONS["students"], configuration)
-    artifact, entry = _from_store(recipe, make, f"the students of family {student.family!r}")
+    artifact, entry = _from_store(recipe, make, f"the students of family {student.family!r}", task)
     lost = analysis.diverged(artifact.tables["history"])
     weights = {
         (name, seed): _part(artifact.tensors, f"{name}/{seed}")
@@ -171,7 +212,8 @@ def distill(
         if seed not in lost[name]
     }
     with entry.blaming_code():
-        entry.check(_student_answers(student, weights))
+        answers = _student_answers(student, weights)
+    entry.check(answers)
     return DistillationRuns(student, plan, artifact.tables["history"], artifact.tables["stages"], weights)
 
 
@@ -201,11 +243,13 @@ def train_pair(
     `curriculum` is what the student learns for itself; none: the sources' hard and soft loss. How it goes together with
     the terms of PWL is `losses.student_joins_at`: 0 combines them from the start, 0.5 lets PWL follow on the curriculum
     at half time, 1 trains the converters alone on a student that only distils.
-    Raises InvalidValueError before anything is trained where the two cannot be joined (block counts, resolutions) or
-    have too many blocks to evaluate every mask; with `to_export`, also where `Pair.export` would refuse what was trained.
-    Without it a warning says so.
+    Raises InvalidValueError before anything is trained where the two cannot be joined (block counts, resolutions), do not
+    take the task's inputs, or have too many blocks to evaluate every mask; with `to_export`, also where `Pair.export` would
+    refuse what was trained. Without it a warning says so.
     """
-    where, losses = config.device(device), losses or PairLossConfig()
+    where, losses = config.device(device), PairLossConfig() if losses is None else losses
+    _check_kinds(teacher=(teacher, TrainedModel), student=(student, ModelConfig), plan=(plan, TrainPlan))
+    _check_kinds(losses=(losses, PairLossConfig), **{"curriculum": (curriculum, Curriculum)} if curriculum else {})
     shapes = _checked_shapes((teacher.config, student), task, to_export)
     configuration = {
         "teacher": teacher.fingerprint,
@@ -229,7 +273,7 @@ def train_pair(
         return Artifact(_pair_tensors(net, task), {"history": history} | _cube_tables(net, task, seed, where))
 
     recipe = Recipe("pair", VERSIONS["pair"], configuration)
-    artifact, entry = _from_store(recipe, make, f"the pair of family {student.family!r}")
+    artifact, entry = _from_store(recipe, make, f"the pair of family {student.family!r}", task)
     net = make_pair(teacher.model, student.make(), task, seed, losses.converters).to(where)
     entry.restore(net.student, _part(artifact.tensors, "student"))
     entry.restore(net.converters, _part(artifact.tensors, "converters"))
@@ -237,9 +281,7 @@ def train_pair(
     return Pair(
         net=net.eval(),
         seed=seed,
-        history=artifact.tables["history"],
-        masks=artifact.tables["masks"],
-        classes=artifact.tables["classes"],
+        **{name: artifact.tables[name] for name in ("history", "masks", "classes")},
         teacher_bytes=parameter_bytes(teacher.model),
         student_bytes=parameter_bytes(net.student),
         models=(teacher.config, student),
@@ -251,7 +293,7 @@ def _checked_shapes(
     models: tuple[ModelConfig, ModelConfig], task: Task, to_export: bool
 ) -> list[list[tuple[int, ...]]]:
     """The hidden states' shapes of teacher and student. Raises, and warns, as `train_pair` says."""
-    shapes = [net.make().state_shapes(task.input_shape) for net in models]
+    shapes = [_shapes(model, task) for model in models]
     check_shapes(*shapes)
     check_whole_cube(models[0].n_blocks)
     try:

@@ -13,7 +13,7 @@ from pwl_lab import paths
 from pwl_lab.batch.shape import check_shape
 from pwl_lab.config import Settings, describe, read_preset
 from pwl_lab.errors import InvalidValueError, invalid, unknown
-from pwl_lab.parameters_cell import NOT_LITERAL, values_in
+from pwl_lab.parameters_cell import NOT_LITERAL, check_literal, values_in
 from pwl_lab.settings import SETTINGS
 from pwl_lab.yaml12 import read_yaml
 
@@ -181,6 +181,7 @@ def make_plan(nb: Mapping[str, Any], preset: str | None, params: Mapping[str, An
     if settings is None:
         given = free
         return Plan(given.get("preset"), given, quiet | given, literals | quiet | given)
+    check_literal(defaults | quiet | given)
     asked = (given.get("preset"), literals.get("preset"), settings.model_fields["preset"].default)
     chosen = next(name for name in asked if name is not None)
     over = {name: value for name, value in (literals | quiet | given).items() if name in fields and name != "preset"}

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from pwl_lab.checks import check_calibration, check_images, check_parity
+from pwl_lab.checks import check_calibration, check_image_settings, check_parity
 from pwl_lab.config import Family, Fraction, LearningRate, MaskDistribution, Settings, Steps
 from pwl_lab.errors import invalid
 from pwl_lab.settings.kinds import Channels, EachOnce, Epochs, Layers
@@ -41,7 +41,7 @@ class ImageSettings(Settings):
 
     def check_together(self) -> None:
         """Teacher and student need the same number of blocks, and a batch has to fit into the images."""
-        check_images(self.dataset, self.n_train, self.batch_size, self.crop_padding)
+        check_image_settings(self.dataset, self.n_train, self.batch_size, self.crop_padding)
         n_blocks = len(self.teacher_channels)
         for name in ("teacher_depths", "student_channels", "student_depths"):
             if len(getattr(self, name)) != n_blocks:

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field
 
 from pwl_lab import paths
-from pwl_lab.checks import check_images, check_report
+from pwl_lab.checks import check_image_settings, check_report
 from pwl_lab.config import Family, Seeds, Settings
 from pwl_lab.settings.images import LoadingSettings
 from pwl_lab.settings.kinds import EachOnce, Megabytes
@@ -20,7 +20,7 @@ class StartHereSettings(Settings):
     def check_together(self) -> None:
         """The images come last in the notebook; that they are missing should be known first."""
         images = LoadingSettings.load(self.preset)
-        check_images(images.dataset, images.n_train, images.batch_size, images.crop_padding)
+        check_image_settings(images.dataset, images.n_train, images.batch_size, images.crop_padding)
 
 
 class ClockSettings(Settings):

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pwl_lab import config
 from pwl_lab.errors import invalid
 from pwl_lab.seeding import TEACHER, generator
 from pwl_lab.tasks.base import Batch
@@ -80,15 +81,15 @@ class SparseParity:
     def batches(self, seed: int, batch_size: int, device: str = "cpu", role: str = TEACHER) -> Iterator[Batch]:
         """Fresh samples without end, from the stream `data` of `seed` as `role` draws it."""
         check_count("batch_size", batch_size)
-        random = generator(seed, "data", role)
+        where, random = config.device(device), generator(seed, "data", role)
         # Not `yield`: a generator function would look at its arguments only when the first batch is asked for.
-        return (self.draw(batch_size, random).to(device) for _ in count())
+        return (self.draw(batch_size, random).to(where) for _ in count())
 
     def split(self, name: str, device: str = "cpu") -> Batch:
         """The fixed evaluation set `validation` or `test`, `eval_samples` samples each."""
         if name not in _EVALUATION:
             raise invalid("split", name, "one of " + ", ".join(_EVALUATION))
-        return self.draw(self.eval_samples, generator(self.seed, "evaluation", name)).to(device)
+        return self.draw(self.eval_samples, generator(self.seed, "evaluation", name)).to(config.device(device))
 
     def fingerprint(self) -> dict[str, Any]:
         """What determines every sample."""

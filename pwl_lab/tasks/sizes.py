@@ -75,7 +75,7 @@ def check_n_train(n_train: int | None, size: int, name: str) -> None:
         raise invalid("n_train", n_train, f"a whole number from 1 to {size} for {name}, or none for all")
 
 
-def check_batch(batch_size: int, n_train: int) -> None:
+def check_batch_size(batch_size: int, n_train: int) -> None:
     """Raise InvalidValueError where a batch does not fit into `n_train` training images."""
     if not (is_whole(batch_size) and 1 <= batch_size <= n_train):
         raise invalid("batch_size", batch_size, f"a whole number from 1 to {n_train}, the number of training images")

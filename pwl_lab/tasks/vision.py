@@ -10,13 +10,14 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Generator, Tensor
 
+from pwl_lab import config
 from pwl_lab.errors import MissingDataError, invalid, unknown
 from pwl_lab.seeding import TEACHER, generator
 from pwl_lab.tasks import datasets
 from pwl_lab.tasks.augment import Augmentation
 from pwl_lab.tasks.base import Batch
 from pwl_lab.tasks.entrances import check_images
-from pwl_lab.tasks.sizes import check_batch, check_n_train, is_whole
+from pwl_lab.tasks.sizes import check_batch_size, check_n_train, is_whole
 
 SPLIT_RECIPE = 1  # raise it when the way images are assigned to splits or drawn into batches changes
 SUBSET_RECIPE = 2  # and this one when `n_train` picks other images
@@ -77,7 +78,7 @@ class ImageTask:
         Raises InvalidValueError if `batch_size` is not from 1 to the number of training images.
         """
         n_train = self.size("train")
-        check_batch(batch_size, n_train)
+        check_batch_size(batch_size, n_train)
         return n_train // batch_size
 
     def batches(self, seed: int, batch_size: int, device: str = "cpu", role: str = TEACHER) -> Iterator[Batch]:
@@ -87,7 +88,7 @@ class ImageTask:
         drives the augmentation. Both are drawn as `role`. Raises InvalidValueError at the call if `batch_size` does not fit.
         """
         streams = generator(seed, "order", role), generator(seed, "augment", role)
-        return self._batches(*streams, batch_size, self.steps_per_epoch(batch_size), device)
+        return self._batches(*streams, batch_size, self.steps_per_epoch(batch_size), config.device(device))
 
     def _batches(
         self, order_stream: Generator, augment_stream: Generator, batch_size: int, steps: int, device: str
@@ -102,7 +103,8 @@ class ImageTask:
 
     def split(self, name: str, device: str = "cpu") -> Batch:
         """The whole split `train`, `validation` or `test`, never augmented. Raises UnknownNameError for another."""
-        images, labels = (part.to(device) for part in self._split(name))
+        where = config.device(device)
+        images, labels = (part.to(where) for part in self._split(name))
         return Batch(self.normalise(images), labels.clone())
 
     def sample(self, n: int, split: str = "test") -> tuple[UInt8[Tensor, "n height width *colours"], Batch]:

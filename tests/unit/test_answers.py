@@ -317,3 +317,46 @@ def test_a_pair_of_ours_is_exported_without_a_word(tmp_path, recwarn):
     index = pair_of(mlp(TASK, 4, depth=2), to_export=True).export(tmp_path / "bundle")
     assert check_folder(tmp_path / "bundle") == index
     assert not [one for one in recwarn if "export" in str(one.message)]
+
+
+def answered_apart(samples: int) -> None:
+    """Check a network that answers so many of the stored samples with the other sign."""
+    net = Own().make().eval()
+    kept = Entry(kept_answers({"a": answers_of(net)}, TASK), "it", Path("there"))
+    sign = torch.ones(answers.N_SAMPLES, 1)
+    sign[:samples] = -1.0
+    kept.check({"a": lambda inputs: sign * answers_of(net)(inputs)})
+
+
+def test_one_sample_may_fall_on_the_other_side_and_no_second_one():
+    answered_apart(1)
+    for samples in (2, 4, answers.N_SAMPLES):
+        with pytest.raises(ChangedCodeError, match=f"it answers {samples} of 16 samples differently"):
+            answered_apart(samples)
+
+
+class OwnParity(SparseParity):
+    """A reader's task, whose fingerprint does not tell what its code does."""
+
+    def split(self, name: str, device: str = "cpu") -> Batch:
+        batch = super().split(name, device)
+        return Batch(*OF_THE_TASK(batch.inputs, batch.labels))
+
+
+OF_THE_TASK = lambda inputs, labels: (inputs, labels)  # noqa: E731 - what the reader edits
+TASK_CHANGES = {
+    "labels": lambda inputs, labels: (inputs, 1 - labels),
+    "inputs": lambda inputs, labels: (-inputs, labels),
+}
+
+
+@pytest.mark.filterwarnings("ignore:export\\(\\) will refuse")
+@pytest.mark.parametrize("changed", TASK_CHANGES)
+@pytest.mark.parametrize("verb", VERBS)
+def test_old_weights_are_not_given_to_a_task_that_has_changed(verb, changed, monkeypatch):
+    monkeypatch.setitem(globals(), "TASK", OwnParity(n_bits=6, k_sparse=2, eval_samples=64))
+    VERBS[verb](Own())
+    VERBS[verb](Own())
+    monkeypatch.setitem(globals(), "OF_THE_TASK", TASK_CHANGES[changed])
+    with pytest.raises(ChangedCodeError, match=rf"gives other {changed} than when it was stored, .*/store/"):
+        VERBS[verb](Own())

@@ -17,7 +17,7 @@ import torch
 import workers
 from toys import MLP_STUDENT, MLP_TEACHER
 
-from pwl_lab import crossing, parallel, progress, recipes, study
+from pwl_lab import config, crossing, parallel, progress, recipes, study
 from pwl_lab.clock.fresh import in_fresh_process
 from pwl_lab.errors import InvalidValueError, PwlLabError
 from pwl_lab.parallel import WorkerLostError, n_workers, one_thread, side_by_side
@@ -292,6 +292,23 @@ def test_cases_run_side_by_side_just_where_they_compute_on_the_cpu(
     error = InvalidValueError if computes == "cuda" and not gpu else PoolAsked if computes == "cpu" else None
     with pytest.raises(error) if error else nullcontext():
         assert study.each(note, cases, "notes", device) == [os.getpid()] * 2
+
+
+@pytest.mark.parametrize("passed", [False, True], ids=["by each", "in each case"])
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda"])
+def test_a_verb_that_takes_a_device_computes_where_its_cases_are_counted(monkeypatch, device, passed):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.delenv("PWL_LAB_DEVICE", raising=False)
+    counted = []
+    monkeypatch.setattr(study, "side_by_side", lambda work, cases, words, where: counted.append(where))
+
+    def verb(number, device="auto"):
+        if not may_make():
+            raise NotMadeError("not in the store")
+        return config.device(device)
+
+    cases = [{"number": number} | ({"device": device} if passed else {}) for number in range(2)]
+    assert study.each(verb, cases, "notes", device) == counted * 2 == [config.device(device)] * 2
 
 
 @pytest.mark.parametrize("recipe", ["loading_pairs", "crossed_pairs", "parity_crossings"])

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +11,11 @@ import nbformat
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from IPython.core.inputtransformer2 import TransformerManager
 
-from pwl_lab.batch.schema import settings_of
+from pwl_lab.batch.schema import make_plan, parameter_defaults, settings_of
 from pwl_lab.errors import InvalidValueError, UnknownNameError
-from pwl_lab.parameters_cell import NOT_LITERAL, values_in, values_that_ran
+from pwl_lab.parameters_cell import NOT_LITERAL, is_parameters_cell, values_in, values_that_ran
 from pwl_lab.settings import SETTINGS, CurriculaSettings, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,7 +95,7 @@ def test_no_other_cell_looks_like_a_parameters_cell(name) -> None:
     for cell in BOOKS[name].cells:
         if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", []):
             plain = "\n".join(line for line in cell.source.splitlines() if not line.startswith("%"))
-            assert "preset" not in values_in(plain)
+            assert not is_parameters_cell(plain)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").rglob("*.ipynb")), ids=lambda path: path.stem)
@@ -141,6 +143,12 @@ def test_without_a_parameters_cell_there_are_no_settings() -> None:
 def test_an_expression_is_refused_rather_than_run_a_second_time() -> None:
     with pytest.raises(InvalidValueError, match="seeds = computed in the notebook is not allowed: a literal"):
         CurriculaSettings.from_notebook({"In": ['preset = "smoke"\nseeds = list(range(3))']})
+    nb = nbformat.v4.new_notebook(metadata=BOOKS["02_distillation_curricula"].metadata)
+    source = 'preset = "smoke"\nseeds = list(range(3))'
+    nb.cells.append(nbformat.v4.new_code_cell(source, metadata={"tags": ["parameters"]}))
+    with pytest.raises(InvalidValueError, match="seeds = computed in the notebook is not allowed: a literal"):
+        make_plan(nb, None, {})
+    assert make_plan(nb, None, {"seeds": [4]}).resolved["seeds"] == [4]
 
 
 def test_a_cell_that_did_not_parse_did_not_run() -> None:
@@ -159,9 +167,49 @@ plain = st.recursive(
 def test_a_literal_is_read_as_python_reads_it(values) -> None:
     source = "\n".join(f"{name} = {value!r}  # a comment" for name, value in values.items())
     assert values_in(source) == values
-    assert values_in("x: int = 3\ny = z = [1]\na, b = 1, 2\nc = 1 + 1") == {
+    assert values_in("import os\nx: int = 3\ny = z = [1]\n'a text'\nc = 1 + 1") == {
         "x": 3,
         "y": [1],
         "z": [1],
         "c": NOT_LITERAL,
     }
+
+
+OTHER_WAYS = [
+    "n_bits, k_sparse = 20, 3",
+    "n_bits += 4",
+    "seeds.append(1)",
+    "if True:\n    n_bits = 20",
+    "for n_bits in (20,):\n    pass",
+    "(n_bits := 20)",
+    "globals()['n_bits'] = 20",
+    "n_bits: int",
+    "exec('n_bits = 20')",
+    "with open('x') as n_bits:\n    pass",
+    "del n_bits",
+    "def n_bits(): ...",
+]
+
+
+@pytest.mark.parametrize("other", OTHER_WAYS)
+@pytest.mark.parametrize("magic", ["", "%%time\n", "%%capture out\n"])
+def test_a_parameter_set_in_another_way_is_refused_by_its_line(other, magic) -> None:
+    source = f'{magic}preset = "smoke"\n\nn_bits = 9\n{other}\n'
+    line = re.escape(repr(other.splitlines()[0]))
+    wanted = rf"line {4 + bool(magic)} of the parameters cell, {line}, is not allowed: each parameter"
+    ran = TransformerManager().transform_cell(source)  # as IPython keeps it
+    with pytest.raises(InvalidValueError, match=wanted):
+        CurriculaSettings.from_notebook({"In": ["", ran, "set-up"]})
+    cell = nbformat.v4.new_code_cell(source, metadata={"tags": ["parameters"]})
+    with pytest.raises(InvalidValueError, match=wanted):  # and before there is a kernel
+        parameter_defaults(nbformat.v4.new_notebook(cells=[cell]))
+    whole = "\n".join(f"{name} = None" for name in Settings.model_fields)
+    assert CurriculaSettings.from_notebook({"In": ["", ran, whole, "n_bits = 10"]}).preset == "lesson"
+
+
+@pytest.mark.parametrize("magic", ["%%time", "%%capture", "%%capture --no-stderr out"])
+def test_a_cell_that_is_only_timed_or_kept_quiet_is_read(magic) -> None:
+    source = f'{magic}\npreset = "smoke"\nn_bits = 9  # it\'s'
+    assert values_in(source) == {"preset": "smoke", "n_bits": 9}
+    ran = TransformerManager().transform_cell(source)
+    assert CurriculaSettings.from_notebook({"In": ["", ran]}).n_bits == 9

@@ -356,3 +356,61 @@ def test_distillation_changes_no_bit_of_a_teacher_with_batch_norm():
     distill(teacher, VGG_STUDENT, ToyImages(), {"extracted": extracted(steps=3)}, (0,), STUDENT_PLAN, "cpu")
     assert changed(before, snapshot(teacher.model)) == set()
     assert not teacher.model.training
+
+
+OTHER_TASK = SparseParity(n_bits=7, k_sparse=2, eval_samples=200)
+REFUSED = {
+    "no plan": (lambda t: train_or_load(MLP_TEACHER, PARITY, None), "plan is NoneType, where a TrainPlan"),
+    "no plan of students": (lambda t: on_students(t, plan=None), "plan is NoneType, where a TrainPlan"),
+    "no plan of a pair": (lambda t: on_pair(t, plan=None), "plan is NoneType, where a TrainPlan"),
+    "a class": (
+        lambda t: train_or_load(type(MLP_TEACHER), PARITY, TEACHER_PLAN),
+        "model is the class MLPConfig itself",
+    ),
+    "a class of students": (
+        lambda t: on_students(t, student=type(MLP_STUDENT)),
+        "student is the class MLPConfig itself",
+    ),
+    "a class of a pair": (lambda t: on_pair(t, student=type(MLP_STUDENT)), "student is the class MLPConfig itself"),
+    "a network": (lambda t: on_students(t.model), "teacher is BlockNet, where a TrainedModel"),
+    "a network in a pair": (lambda t: on_pair(t.model), "teacher is BlockNet, where a TrainedModel"),
+    "no curriculum": (
+        lambda t: on_students(t, curricula={"a": None}),
+        r"curricula\['a'\] is NoneType, where a Curriculum",
+    ),
+    "another curriculum": (lambda t: on_pair(t, curriculum="a"), "curriculum is str, where a Curriculum"),
+    "other losses": (lambda t: on_pair(t, losses={}), "losses is dict, where a PairLossConfig"),
+    "a seed twice": (lambda t: on_students(t, seeds=[1, 2, 1]), r"seeds = \[1, 2, 1\] is not allowed: each seed once"),
+    "half a seed": (lambda t: on_students(t, seeds=[1.7]), "seeds = 1.7 is not allowed: a whole number"),
+    "other inputs": (
+        lambda t: train_or_load(MLP_TEACHER, OTHER_TASK, TEACHER_PLAN),
+        r"input shape of the task = \(7,\)",
+    ),
+    "other inputs of students": (lambda t: on_students(t, task=OTHER_TASK), r"input shape of the task = \(7,\)"),
+    "other inputs of a pair": (lambda t: on_pair(t, task=OTHER_TASK), r"input shape of the task = \(7,\)"),
+}
+
+
+def on_students(teacher, **other):
+    given = {"student": MLP_STUDENT, "task": PARITY, "curricula": {"a": one_shot()}, "seeds": [0], "plan": STUDENT_PLAN}
+    return distill(teacher, **given | other, device="cpu")
+
+
+def on_pair(teacher, **other):
+    return train_pair(teacher, **{"student": MLP_STUDENT, "task": PARITY, "plan": PAIR_PLAN} | other, device="cpu")
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_no_verb_can_work_with_is_refused_in_words_before_anything_is_trained(case, never_train):
+    teacher = fit(MLP_TEACHER, PARITY, TrainPlan(steps=1, batch_size=8), 0)
+    never_train()
+    call, words = REFUSED[case]
+    with pytest.raises(InvalidValueError, match=words):
+        call(teacher)
+
+
+@pytest.mark.parametrize("task", [PARITY, ImageTask(n_train=200)], ids=["parity", "images"])
+def test_a_device_that_there_is_not_is_refused_when_a_task_is_asked(task):
+    for ask in (lambda: task.batches(0, 8, device="gpu"), lambda: task.split("test", "gpu")):
+        with pytest.raises(InvalidValueError, match="device = 'gpu' is not allowed: auto, cpu, cuda"):
+            ask()
