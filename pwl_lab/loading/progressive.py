@@ -25,7 +25,7 @@ from pwl_lab.loading.log import Event, LoadingLog, Status
 from pwl_lab.loading.masks import check_mask
 from pwl_lab.loading.orders import best_mask
 from pwl_lab.loading.schedule import CHOOSES, schedule
-from pwl_lab.loading.sources import open_source
+from pwl_lab.loading.sources import bounded, open_source
 from pwl_lab.loading.throttle import Throttle
 from pwl_lab.loading.transfer import Received, Retry, Transfer, fetch_boot, fetch_index
 from pwl_lab.loading.units import Parts, Workshop, assemble, tensor_bytes
@@ -111,11 +111,11 @@ class ProgressiveModel:
         `keep_student`, once no loss can call for them: with the last teacher block, or at the end.
 
         Raises BundleError where index or boot set cannot be had, MissingDataError where there is no such folder,
-        TimeoutError where they are not there after `timeout` seconds, UnknownNameError
+        TimeoutError where they are not there after `timeout` seconds (a number from 0; None: no limit), UnknownNameError
         for a scheme or an order that is not known, and InvalidValueError for other bad arguments. What is wrong with a
         teacher block, or with what the index says of it, is met when its turn comes: that block is lost.
         """
-        begun = time.perf_counter()
+        begun, timeout = time.perf_counter(), bounded(timeout)
         where, retry = config.device(device), retry or Retry()
         if read_ahead < 1:
             raise invalid("read_ahead", read_ahead, "a whole number from 1")
@@ -193,8 +193,9 @@ class ProgressiveModel:
         """Wait until the teacher blocks of `mask` are in place (whole ones), or until loading has ended.
 
         Raises TimeoutError after `timeout` seconds, and LoadingError where `mask` can no longer come, or never would: in
-        a callback of `on_swap`, which the next block waits for.
+        a callback of `on_swap`, which the next block waits for. InvalidValueError for a mask or a `timeout` that is none.
         """
+        timeout = bounded(timeout)
         wanted = "S" * self.index.n_blocks if mask is None else check_mask(mask, self.index.n_blocks)
 
         def there() -> bool:

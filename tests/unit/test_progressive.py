@@ -16,7 +16,7 @@ from pwl_lab.loading import bundle, units
 from pwl_lab.loading.bundle import INDEX, BundleError
 from pwl_lab.loading.progressive import LoadingError, ProgressiveModel
 from pwl_lab.loading.serve import BundleServer
-from pwl_lab.loading.sources import FolderSource
+from pwl_lab.loading.sources import FolderSource, bounded
 from pwl_lab.loading.throttle import Throttle
 from pwl_lab.loading.transfer import Retry
 from pwl_lab.models.blocknet import BlockNet, ModelConfig, build_empty
@@ -342,3 +342,24 @@ def test_an_index_that_claims_too_much_is_read_once(folder, tmp_path, monkeypatc
     with pytest.raises(BundleError, match="cannot be read"):
         ProgressiveModel.open(tmp_path, retry=Retry(tries=3, first_wait_s=0.0))
     assert reads == [INDEX] * 4
+
+
+@pytest.mark.parametrize("timeout", ["3", [3], True], ids=str)
+def test_a_timeout_of_another_type_is_refused(timeout):
+    with pytest.raises(InvalidValueError, match=r"^timeout = "):
+        bounded(timeout)
+
+
+@pytest.mark.parametrize("timeout", [-1.0, -0.001, float("nan"), float("-inf")], ids=str)
+def test_a_timeout_that_is_no_number_from_0_is_refused(timeout, folder):
+    with pytest.raises(InvalidValueError, match=r"^timeout = "):
+        ProgressiveModel.open(folder, timeout=timeout)
+    with ProgressiveModel.open(folder) as model, pytest.raises(InvalidValueError, match=r"^timeout = "):
+        model.wait(timeout=timeout)
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("timeout", [None, float("inf"), 1e10, 1e300, threading.TIMEOUT_MAX, PATIENCE_S], ids=str)
+def test_a_timeout_may_be_as_long_as_one_likes(timeout, folder):
+    with ProgressiveModel.open(folder, timeout=timeout) as model:
+        assert model.wait("TTT", timeout).mask == "TTT"
