@@ -26,7 +26,7 @@ from pwl_lab.loading.sources import INDEX, MOST_INDEX_BYTES, BundleError, Folder
 from pwl_lab.loading.stored import plain
 from pwl_lab.loading.swapnet import SwapNet
 from pwl_lab.loading.tensors import not_finite
-from pwl_lab.models.blocknet import BlockNet, ModelConfig, build_empty, weightless
+from pwl_lab.models.blocknet import MOST_TENSORS, BlockNet, ModelConfig, build_empty, weightless
 from pwl_lab.models.mlp import MLPConfig
 from pwl_lab.models.resnet import ResNetConfig
 from pwl_lab.models.transformer import TransformerConfig
@@ -38,6 +38,7 @@ from pwl_lab.tasks.vision import ImageTask
 
 FORMAT = 1  # of index.json and of what the shards hold; a reader refuses a higher one
 MOST_UNITS = 1_000  # of a bundle: each of them is a file or two
+LEAST_TENSOR_BYTES = 40  # of a safetensors file for each tensor in it: its name, type, shape and place
 BOOT = 0  # the block number of the boot set; teacher blocks count from 1
 
 AnyModel = Annotated[
@@ -150,10 +151,18 @@ def inputs_of(task: Task) -> Inputs:
 
 
 def read_index(text: bytes, address: str) -> BundleIndex:
+    """As `parse_index`, and raises BundleError for larger networks than the shards can hold (`Networks.check`), too."""
+    index = parse_index(text, address)
+    networks = Networks(index, address)
+    for shard in index.shards:
+        networks.check(shard)
+    return index
+
+
+def parse_index(text: bytes, address: str) -> BundleIndex:
     """The index of the bundle at `address`. Raises BundleError for what is none, or of a newer format.
 
-    Also for an index that describes larger networks than its shards can hold, by their recorded lengths: whoever goes on
-    may build what it describes.
+    Whether its shards can hold the networks that it describes is not looked at.
     """
     try:
         content = json.loads(text)
@@ -167,38 +176,78 @@ def read_index(text: bytes, address: str) -> BundleIndex:
             f"{address}: {INDEX} has format {made_for}; this version of pwl_lab reads up to {FORMAT}. Update pwl_lab"
         )
     try:
-        index = BundleIndex.model_validate(content)
+        return BundleIndex.model_validate(content)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in problem["loc"]) or "as a whole"
         raise BundleError(f"{address}: {INDEX} is no index of a bundle ({place}: {problem['msg']})") from error
-    _check_lengths(index, address)
-    return index
 
 
-def _check_lengths(index: BundleIndex, address: str) -> None:
-    """Raise BundleError for a shard whose recorded length is too short for the weights it is to bring. Takes no memory."""
-    try:
-        states = [build_empty(index.student).state_dict()]
-        parts = empty_teacher(index)
-        states += [state_of(parts_of_unit(*parts, block)) for block in range(1, index.n_blocks + 1)]
-    except Exception as error:  # sizes beyond what torch can count have errors of several kinds
-        raise BundleError(f"{address}: {INDEX} describes networks that cannot be built ({error})") from error
-    for shard in index.shards:
-        state = states[shard.block]
-        weights = stored_bytes(state) if shard.bits == 8 else sum(tensor.nbytes for tensor in state.values())
+class Networks:
+    """The networks that an index describes, without memory for their weights.
+
+    Each is built where it is first needed, once: what was built to check a length is handed out to be filled.
+    """
+
+    def __init__(self, index: BundleIndex, address: str = "") -> None:
+        """`address` is what messages call the bundle by."""
+        self.index, self.address = index, address
+        self._spare: dict[bool, Any] = {}  # for the boot set and for the others: what is built and not handed out
+        self._sizes: dict[bool, list[tuple[int, int]] | str] = {}  # bytes at 32 and at 8 bits, or why there are none
+
+    def student(self) -> BlockNet:
+        """The student, another one at each call. Raises BundleError where it cannot be built."""
+        return self._spare.pop(True, None) or self._build(True)
+
+    def teacher(self) -> tuple[BlockNet, Converters]:
+        """Teacher and converters, others at each call. Raises BundleError where they cannot be built."""
+        return self._spare.pop(False, None) or self._build(False)
+
+    def check(self, shard: Shard) -> None:
+        """Raise BundleError for a shard whose recorded length is too short for the weights it is to bring.
+
+        Takes no memory; of student and teacher, only the one that the shard belongs to is built.
+        """
+        boot = shard.block == BOOT
+        if boot not in self._sizes:
+            try:
+                self._spare[boot] = self._build(boot)
+                self._sizes[boot] = self._measure(boot)
+            except BundleError as error:
+                self._sizes[boot] = str(error)  # what cannot be built is not tried for each of its shards
+        sizes = self._sizes[boot]
+        if isinstance(sizes, str):
+            raise BundleError(sizes)
+        weights = sizes[0 if boot else shard.block - 1][shard.bits == 8]
         if weights >= shard.bytes:  # one that is too long is met like any other damage: of that block alone
             raise BundleError(
-                f"{address}: {shard.file} ({shard.name}) has {shard.bytes:,} bytes by {INDEX}, and the weights that the "
-                f"same {INDEX} describes for it take {weights:,}"
+                f"{self.address}: {shard.file} ({shard.name}) has {shard.bytes:,} bytes by {INDEX}, and the weights that "
+                f"the same {INDEX} describes for it take {weights:,}"
             )
 
+    def _build(self, boot: bool) -> Any:
+        """The student, or the teacher with the converters."""
+        shards = [shard for shard in self.index.shards if (shard.block == BOOT) is boot and shard.bits == 32]
+        most = min(MOST_TENSORS, sum(shard.bytes for shard in shards) // LEAST_TENSOR_BYTES)
+        try:
+            return build_empty(self.index.student, most) if boot else empty_teacher(self.index, most)
+        except Exception as error:  # sizes beyond what torch can count have errors of several kinds
+            why = (str(error).splitlines() or [type(error).__name__])[0]  # what follows may be frames of torch's stack
+            raise BundleError(f"{self.address}: {INDEX} describes networks that cannot be built ({why})") from error
 
-def empty_teacher(index: BundleIndex) -> tuple[BlockNet, Converters]:
+    def _measure(self, boot: bool) -> list[tuple[int, int]]:
+        """The bytes of each unit's weights, at 32 bits and at 8."""
+        built = self._spare[boot]
+        units = [{"": built}] if boot else [parts_of_unit(*built, n) for n in range(1, self.index.n_blocks + 1)]
+        states = [state_of(parts, keep_vars=True) for parts in units]  # quicker than views of them
+        return [(sum(tensor.nbytes for tensor in state.values()), stored_bytes(state)) for state in states]
+
+
+def empty_teacher(index: BundleIndex, most: int = MOST_TENSORS) -> tuple[BlockNet, Converters]:
     """The teacher and the converters of a bundle, without memory for their weights; raises as `build_empty` does."""
-    with weightless():
+    with weightless(most):
         converters = Converters(index.teacher_shapes, index.student_shapes, index.converters)
-    return build_empty(index.teacher), converters
+    return build_empty(index.teacher, most), converters
 
 
 def check_exportable(configs: tuple[ModelConfig, ModelConfig]) -> None:
@@ -301,9 +350,13 @@ def unit_state(net: SwapNet, block: int) -> dict[str, Tensor]:
     return state_of(parts_of_unit(net.teacher, net.converters, block))
 
 
-def state_of(parts: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """The weights of a unit's parts, each under the name of its part and its own."""
-    return {f"{part}.{name}": tensor for part, module in parts.items() for name, tensor in module.state_dict().items()}
+def state_of(parts: Mapping[str, nn.Module], keep_vars: bool = False) -> dict[str, Tensor]:
+    """The weights of a unit's parts, each under the name of its part and its own; `keep_vars` as in `state_dict`."""
+    return {
+        f"{part}.{name}": tensor
+        for part, module in parts.items()
+        for name, tensor in module.state_dict(keep_vars=keep_vars).items()
+    }
 
 
 def parts_of_unit(teacher: BlockNet, converters: Converters, block: int) -> dict[str, nn.Module]:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, Full, Queue
 
-from pwl_lab.loading.bundle import Shard
+from pwl_lab.loading.bundle import Networks, Shard
 from pwl_lab.loading.log import LoadingLog
 from pwl_lab.loading.transfer import ClosedError, Received, Transfer
 
@@ -27,9 +27,14 @@ class Feed:
     What the thread behind it dies of is raised to whoever iterates.
     """
 
-    def __init__(self, transfer: Transfer, plan: Sequence[Shard], log: LoadingLog, read_ahead: int) -> None:
-        """At most `read_ahead` shards wait to be taken, beside the one that is being fetched."""
-        self._transfer, self.plan, self._log = transfer, plan, log
+    def __init__(
+        self, transfer: Transfer, plan: Sequence[Shard], log: LoadingLog, read_ahead: int, networks: Networks
+    ) -> None:
+        """At most `read_ahead` shards wait to be taken, beside the one that is being fetched.
+
+        A shard that is too short for its part of `networks` is not fetched.
+        """
+        self._transfer, self.plan, self._log, self._networks = transfer, plan, log, networks
         self._waiting: Queue[Received | Lost | None] = Queue(maxsize=read_ahead)
         self._thread: threading.Thread | None = None
         self._boot: Received | None = None
@@ -91,6 +96,7 @@ class Feed:
     def _fetch(self, shard: Shard) -> Received | Lost:
         """One shard, or why there is none."""
         try:
+            self._networks.check(shard)
             received = self._transfer.fetch(shard)
         except ClosedError:
             raise

@@ -19,13 +19,13 @@ from torch import Tensor
 
 from pwl_lab import config
 from pwl_lab.errors import PwlLabError, invalid
-from pwl_lab.loading.bundle import BOOT, BundleIndex, Shard
+from pwl_lab.loading.bundle import BOOT, BundleIndex, Networks, Shard
 from pwl_lab.loading.feed import Feed, Lost
 from pwl_lab.loading.log import Event, LoadingLog, Status
 from pwl_lab.loading.masks import check_mask
 from pwl_lab.loading.orders import best_mask
 from pwl_lab.loading.schedule import CHOOSES, schedule
-from pwl_lab.loading.sources import open_source
+from pwl_lab.loading.sources import bounded, open_source
 from pwl_lab.loading.throttle import Throttle
 from pwl_lab.loading.transfer import Received, Retry, Transfer, fetch_boot, fetch_index
 from pwl_lab.loading.units import Parts, Workshop, assemble, tensor_bytes
@@ -69,11 +69,12 @@ class ProgressiveModel:
         log: LoadingLog,
         device: str,
         keep_student: bool,
+        networks: Networks,
     ) -> None:
         """Use `open`."""
         self.index, self.device = index, device
         self._transfer, self._feed, self._log, self._keep_student = transfer, feed, log, keep_student
-        self._workshop = Workshop(index, device)
+        self._workshop = Workshop(index, device, networks)
         self._student = self._workshop.student(boot.shard, boot.content)
         self._boot = boot.shard
         self._teacher: dict[int, Parts] = {}
@@ -109,10 +110,12 @@ class ProgressiveModel:
         what has arrived (`best_mask`), by the bundle's validation accuracies. The student's blocks are let go, unless
         `keep_student`, once no loss can call for them: with the last teacher block, or at the end.
 
-        Raises BundleError where index or boot set cannot be had, TimeoutError where they are not there after `timeout`
-        seconds, InvalidValueError for bad arguments.
+        Raises BundleError where index or boot set cannot be had, MissingDataError where there is no such folder,
+        TimeoutError where they are not there after `timeout` seconds (a number from 0; None: no limit), UnknownNameError
+        for a scheme or an order that is not known, and InvalidValueError for other bad arguments. What is wrong with a
+        teacher block, or with what the index says of it, is met when its turn comes: that block is lost.
         """
-        begun = time.perf_counter()
+        begun, timeout = time.perf_counter(), bounded(timeout)
         where, retry = config.device(device), retry or Retry()
         if read_ahead < 1:
             raise invalid("read_ahead", read_ahead, "a whole number from 1")
@@ -125,9 +128,14 @@ class ProgressiveModel:
                 shards = [first, *schedule(index, "prefix", None, first_at_8_bits)]
                 log = LoadingLog(shards, first_mask, lambda: time.perf_counter() - begun)
                 transfer = Transfer(source, retry, threading.Event(), log.record, log.clock, cache and Path(cache))
+                networks = Networks(index, source.address)
+                networks.check(
+                    first
+                )  # the teacher's shards wait for their turn: nothing is built before the boot set is in
                 boot = fetch_boot(transfer, first)
             plan = schedule(index, order, boot.link, first_at_8_bits)
-            model = cls(index, boot, transfer, Feed(transfer, plan, log, read_ahead), log, where, keep_student)
+            feed = Feed(transfer, plan, log, read_ahead, networks)
+            model = cls(index, boot, transfer, feed, log, where, keep_student, networks)
             model._begin(boot)
         except BaseException:
             if transfer is not None:
@@ -185,8 +193,9 @@ class ProgressiveModel:
         """Wait until the teacher blocks of `mask` are in place (whole ones), or until loading has ended.
 
         Raises TimeoutError after `timeout` seconds, and LoadingError where `mask` can no longer come, or never would: in
-        a callback of `on_swap`, which the next block waits for.
+        a callback of `on_swap`, which the next block waits for. InvalidValueError for a mask or a `timeout` that is none.
         """
+        timeout = bounded(timeout)
         wanted = "S" * self.index.n_blocks if mask is None else check_mask(mask, self.index.n_blocks)
 
         def there() -> bool:

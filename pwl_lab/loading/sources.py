@@ -81,7 +81,10 @@ class Source(ABC):
 
     @contextmanager
     def until(self, seconds: float | None) -> Iterator[None]:
-        """Inside, the source closes itself after so many seconds (None: never); TimeoutError then, whatever was under way."""
+        """Inside, the source closes itself after so many seconds (None: never); TimeoutError then, whatever was under way.
+
+        `seconds` as `bounded` gives them.
+        """
         if seconds is None:
             yield
             return
@@ -220,6 +223,18 @@ def open_source(address: str | Path, throttle: Throttle | None = None) -> Source
     """
     source = _open(address)
     return source if throttle in (None, Throttle()) else ThrottledSource(source, throttle)
+
+
+def bounded(timeout: object) -> float | None:
+    """A `timeout` in seconds, no longer than a thread can wait (centuries).
+
+    Raises InvalidValueError unless it is None or a number from 0 (hence the loose annotation).
+    """
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0:  # NaN is not, either
+        raise invalid("timeout", timeout, "a number of seconds from 0, or None for no limit")
+    return float(min(timeout, threading.TIMEOUT_MAX))
 
 
 def check_name(name: str) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pwl_lab.errors import MissingDataError, PwlLabError
 from pwl_lab.files import is_file, readable, sweep, write_bytes
-from pwl_lab.loading.bundle import BundleError, BundleIndex, NewerFormatError, Shard, read_index
+from pwl_lab.loading.bundle import BundleError, BundleIndex, NewerFormatError, Shard, parse_index
 from pwl_lab.loading.sources import INDEX, MOST_INDEX_BYTES, FolderSource, Source, SourceError
 from pwl_lab.loading.throttle import MEGABYTE, Throttle
 from pwl_lab.retries import DamagedError, Retry, patiently, reason
@@ -206,12 +206,12 @@ class Transfer:
 
 
 def fetch_index(source: Source, retry: Retry) -> BundleIndex:
-    """The index, through faults that pass. Raises BundleError."""
+    """The index, through faults that pass; as `parse_index` takes it. Raises BundleError."""
 
     def attempt() -> BundleIndex:
         text = source.read(INDEX, MOST_INDEX_BYTES)
         try:
-            return read_index(text, source.address)
+            return parse_index(text, source.address)
         except NewerFormatError:
             raise
         except BundleError as error:

@@ -8,11 +8,11 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from pwl_lab.errors import InvalidValueError
-from pwl_lab.loading.bundle import BundleError, BundleIndex, Shard, empty_teacher, parts_of_unit
+from pwl_lab.loading.bundle import BundleError, BundleIndex, Networks, Shard, parts_of_unit
 from pwl_lab.loading.converters import Converters
 from pwl_lab.loading.eightbit import dequantise
 from pwl_lab.loading.tensors import TensorFormatError, not_finite, view_tensors
-from pwl_lab.models.blocknet import BlockNet, build_empty
+from pwl_lab.models.blocknet import BlockNet
 
 Parts = dict[str, nn.Module]  # of a unit: `block`, and those of stem, head, encoder, decoder that come with it
 
@@ -55,20 +55,21 @@ class Workshop:
     but tensors whose layout in memory is another than in the file.
     """
 
-    def __init__(self, index: BundleIndex, device: str) -> None:
-        """`device` as torch names it."""
+    def __init__(self, index: BundleIndex, device: str, networks: Networks | None = None) -> None:
+        """`device` as torch names it; `networks` are those of the index where some of them may be built already."""
         self.index, self.device = index, torch.device(device)
+        self._networks = networks or Networks(index)
         self._teachers: dict[int, tuple[BlockNet, Converters]] = {}
 
     def _teacher(self, bits: int) -> tuple[BlockNet, Converters]:
         """Teacher and converters still without weights; another copy for each precision, as parts are handed out."""
         if bits not in self._teachers:
-            self._teachers[bits] = empty_teacher(self.index)
+            self._teachers[bits] = self._networks.teacher()
         return self._teachers[bits]
 
     def student(self, shard: Shard, content: UInt8[Tensor, " bytes"]) -> dict[int, Parts]:
         """The boot set as parts per block; the stem with the first, the head with the last one. Raises as `unit` does."""
-        net = build_empty(self.index.student)
+        net = self._networks.student()
         self._fill(net, shard, content)
         parts: dict[int, Parts] = {number: {"block": block} for number, block in enumerate(net.blocks, start=1)}
         parts[1]["stem"], parts[net.n_blocks]["head"] = net.stem, net.head

@@ -98,12 +98,12 @@ def build(config: ModelConfig, seed: int, device: str = "cpu", stream: str = "in
         return config.make().to(device)
 
 
-class _LeftAsItIs(TorchFunctionMode):
-    """Inside, a tensor that should be filled with random numbers is left as it is, and there may be only so many."""
+class _Weightless(TorchFunctionMode):
+    """Inside, tensors are made on the meta device and never filled with random numbers, and there may be only so many."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
         super().__init__()
-        self._made = 0
+        self._made, self._most = 0, most
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         """Every call of torch comes by here, in this thread alone; what a function calls within itself does not."""
@@ -114,36 +114,37 @@ class _LeftAsItIs(TorchFunctionMode):
             return args[0]
         if function in _MAKING:
             self._made += 1
-            if self._made > MOST_TENSORS:
-                raise invalid("network", f"more than {MOST_TENSORS:,} tensors", f"at most {MOST_TENSORS:,}")
+            if self._made > self._most:
+                raise invalid("network", f"more than {self._most:,} tensors", f"at most {self._most:,}")
+            kwargs = {**kwargs, "device": "meta"}
         return (torch.empty if function is torch.randn else function)(*args, **kwargs)
 
 
 _INIT = (nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_, nn.init.kaiming_normal_)
 _FILLING = {Tensor.uniform_, Tensor.normal_, *_INIT}
-_MAKING = {torch.empty, torch.zeros, torch.ones, torch.randn, torch.tensor}
+_MAKING = {torch.empty, torch.zeros, torch.ones, torch.full, torch.arange, torch.rand, torch.randn, torch.tensor}
 
 
 @contextmanager
-def weightless() -> Iterator[None]:
+def weightless(most: int = MOST_TENSORS) -> Iterator[None]:
     """Inside, modules are made without memory for their weights, which `load_state_dict(..., assign=True)` brings.
 
     Raises InvalidValueError at the tensor that is one too many: `MOST_TENSORS` is far above any network of use, and a
     configuration that someone else wrote may ask for any number of layers.
     """
-    with torch.device("meta"), _LeftAsItIs():
+    with _Weightless(most):
         yield
 
 
-def build_empty(config: ModelConfig) -> BlockNet:
+def build_empty(config: ModelConfig, most: int = MOST_TENSORS) -> BlockNet:
     """The network of `config` for weights that come from elsewhere, by `load_state_dict(..., assign=True)`.
 
     Its own are on torch's meta device: they have shapes and no memory, however large they are, and drawing initial
     values would take longer than reading trained ones. (Arithmetic on that device loads torch's compiler at the first
     use: seconds, where a first prediction takes a tenth of one. The only one in our networks scales random numbers,
-    and is left out with them.) Raises InvalidValueError for a network of more than `MOST_TENSORS` tensors.
+    and is left out with them.) Raises InvalidValueError for a network of more than `most` tensors.
     """
-    with weightless():
+    with weightless(most):
         return config.make()
 
 

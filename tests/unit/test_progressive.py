@@ -1,6 +1,7 @@
 """The loader: it answers with the student at once, ends as the teacher, and every answer is that of the mask it names."""
 
 import gc
+import json
 import threading
 import weakref
 from itertools import pairwise
@@ -11,10 +12,14 @@ import torch
 from bundles import FAMILIES, bundle_of, expected, inputs_for, pair_of
 
 from pwl_lab.errors import InvalidValueError, UnknownNameError
-from pwl_lab.loading.bundle import BundleError
+from pwl_lab.loading import bundle, units
+from pwl_lab.loading.bundle import INDEX, BundleError
 from pwl_lab.loading.progressive import LoadingError, ProgressiveModel
 from pwl_lab.loading.serve import BundleServer
+from pwl_lab.loading.sources import FolderSource, bounded
 from pwl_lab.loading.throttle import Throttle
+from pwl_lab.loading.transfer import Retry
+from pwl_lab.models.blocknet import BlockNet, ModelConfig, build_empty
 
 PATIENCE_S = 60
 SLOW = Throttle(megabytes_per_s=0.02)  # a small shard takes some tenths of a second
@@ -299,3 +304,62 @@ def test_an_order_that_is_none_is_refused_before_anything_is_started(order, fold
 def test_what_is_no_bundle_is_refused(tmp_path):
     with pytest.raises(BundleError, match=r"index\.json"):
         ProgressiveModel.open(tmp_path)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_each_network_is_built_once_and_the_student_alone_before_the_first_answer(family, tmp_path, monkeypatch):
+    bundle_of(pair_of(family), tmp_path / "bundle", family)
+    teacher, student, _ = FAMILIES[family]
+    built: list[tuple[ModelConfig, threading.Thread]] = []
+
+    def build(config: ModelConfig, *args: object) -> BlockNet:
+        built.append((config, threading.current_thread()))
+        return build_empty(config, *args)
+
+    for module in (bundle, units):
+        monkeypatch.setattr(module, "build_empty", build, raising=False)
+    with ProgressiveModel.open(tmp_path / "bundle", device="cpu") as model:
+        assert set(model.wait(timeout=PATIENCE_S).mask) == {"T"}
+    assert [config for config, thread in built if thread is threading.current_thread()] == [student]
+    assert [config for config, _ in built] == [student, teacher]
+
+
+def test_an_index_that_claims_too_much_is_read_once(folder, tmp_path, monkeypatch):
+    index = json.loads((folder / INDEX).read_text())
+    index["student"]["convolutions"] = [10**9, 1, 1]
+    (tmp_path / INDEX).write_text(json.dumps(index))
+    reads, chunks = [], FolderSource.chunks
+
+    def counted(self, name, offset=0):
+        reads.append(name)
+        return chunks(self, name, offset)
+
+    monkeypatch.setattr(FolderSource, "chunks", counted)
+    with pytest.raises(BundleError, match=r"more than [0-9]+ tensors"):
+        ProgressiveModel.open(tmp_path)
+    assert reads == [INDEX]
+    (tmp_path / INDEX).write_text(json.dumps(index)[:-9])  # half of it may be there while it is uploaded
+    with pytest.raises(BundleError, match="cannot be read"):
+        ProgressiveModel.open(tmp_path, retry=Retry(tries=3, first_wait_s=0.0))
+    assert reads == [INDEX] * 4
+
+
+@pytest.mark.parametrize("timeout", ["3", [3], True], ids=str)
+def test_a_timeout_of_another_type_is_refused(timeout):
+    with pytest.raises(InvalidValueError, match=r"^timeout = "):
+        bounded(timeout)
+
+
+@pytest.mark.parametrize("timeout", [-1.0, -0.001, float("nan"), float("-inf")], ids=str)
+def test_a_timeout_that_is_no_number_from_0_is_refused(timeout, folder):
+    with pytest.raises(InvalidValueError, match=r"^timeout = "):
+        ProgressiveModel.open(folder, timeout=timeout)
+    with ProgressiveModel.open(folder) as model, pytest.raises(InvalidValueError, match=r"^timeout = "):
+        model.wait(timeout=timeout)
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("timeout", [None, float("inf"), 1e10, 1e300, threading.TIMEOUT_MAX, PATIENCE_S], ids=str)
+def test_a_timeout_may_be_as_long_as_one_likes(timeout, folder):
+    with ProgressiveModel.open(folder, timeout=timeout) as model:
+        assert model.wait("TTT", timeout).mask == "TTT"
