@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import pwl_lab
-from pwl_lab import environment
-from pwl_lab.errors import PwlLabError
+from pwl_lab.support import environment
+from pwl_lab.support.errors import PwlLabError
 
 if TYPE_CHECKING:  # the runner is imported late, so that --help stays fast
-    from pwl_lab.batch.status import RunStatus
+    from pwl_lab.runner.status import RunStatus
 
 FAILED, REFUSED = 1, 2
 
@@ -52,8 +52,8 @@ def run(
 ) -> None:
     """Execute one notebook and say truly how it ended."""
     with _refusing():
-        from pwl_lab.batch.notebooks import run_notebook
-        from pwl_lab.batch.schema import parse_parameters
+        from pwl_lab.runner.execute import run_notebook
+        from pwl_lab.runner.parameters import parse_parameters
 
         status = run_notebook(notebook, out, preset, parse_parameters(param or ()), timeout, _progress)
     _report(status)
@@ -70,7 +70,7 @@ def params(
 ) -> None:
     """List a notebook's parameters with type, default and range."""
     with _refusing():
-        from pwl_lab.batch.schema import describe_parameters, read_notebook, resolve_notebook
+        from pwl_lab.runner.parameters import describe_parameters, read_notebook, resolve_notebook
 
         rows = describe_parameters(read_notebook(resolve_notebook(notebook)), preset)
     if as_json:
@@ -92,7 +92,7 @@ def series(
 ) -> None:
     """Execute the series, with an index page over all; a failure does not end it."""
     with _refusing():
-        from pwl_lab.batch.series import run_series, series_folder
+        from pwl_lab.runner.series import run_series, series_folder
 
         ended = run_series(preset, name, only or (), timeout, _progress, _report, jobs)
         typer.echo(series_folder(preset if name is None else name) / "index.html")
@@ -120,8 +120,8 @@ def batch(
 ) -> None:
     """Run a notebook over a grid of parameters: what is ok is kept, the rest is run."""
     with _refusing():
-        from pwl_lab.batch import batches
-        from pwl_lab.batch.machine import default_workers
+        from pwl_lab.runner import batch as batches
+        from pwl_lab.runner.machine import default_workers
 
         batches.check_workers(workers, scheduler)
         prepared = batches.prepare(grid, out, only or (), retry_failed, force)
@@ -149,8 +149,8 @@ def status(
 ) -> None:
     """Say how a batch stands."""
     with _refusing():
-        from pwl_lab.batch.points import read_states
-        from pwl_lab.batch.watch import looks
+        from pwl_lab.runner.batch import looks
+        from pwl_lab.runner.points import read_states
 
         if as_json:
             typer.echo(json.dumps([state.as_json() for state in read_states(out)], indent=1))
@@ -175,7 +175,7 @@ def serve(
         typer.echo(f'Open it with ProgressiveModel.open("{url}").')
 
     with _refusing():
-        from pwl_lab.loading.serve import serve as serve_bundle
+        from pwl_lab.loading.server import serve as serve_bundle
         from pwl_lab.loading.throttle import Throttle
 
         throttle = Throttle(megabytes_per_s, latency_ms / 1000)
@@ -189,7 +189,7 @@ def dashboard(
 ) -> None:
     """Show what is stored as a page of its own, to browsers on this machine, until Ctrl-C; nothing is trained."""
     with _refusing():
-        from pwl_lab.batch.dashboard import serve as serve_dashboard
+        from pwl_lab.runner.dashboard import serve as serve_dashboard
 
         typer.echo("Open the address (with its token) that stands below 'running at'. Ctrl-C ends it.")
         serve_dashboard(preset, port)

@@ -20,27 +20,27 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from pwl_lab import paths
-from pwl_lab.clock.files import write_full_size
-from pwl_lab.clock.measure import reading_rates
+from pwl_lab.benchmarks.baselines import write_full_size
+from pwl_lab.benchmarks.harness import reading_rates
 from pwl_lab.distill.cohort import StackedCohort
 from pwl_lab.distill.curriculum import extracted, one_shot, progressive
-from pwl_lab.distill.learner import CurriculumLearner, Member, TeacherTargets, calibration_inputs
-from pwl_lab.files import write_json
-from pwl_lab.loading.masks import random_masks
-from pwl_lab.loading.pair import PairLearner, PairLossConfig
-from pwl_lab.loading.swapnet import SwapNet
-from pwl_lab.memory import keep_freed_memory
+from pwl_lab.distill.students import CurriculumLearner
+from pwl_lab.distill.targets import Member, TeacherTargets, calibration_inputs
+from pwl_lab.fast.allocator import keep_freed_memory
 from pwl_lab.models import BlockNet, ModelConfig, build, mlp
-from pwl_lab.parallel import one_thread
-from pwl_lab.plan import TrainPlan, make_optimiser
-from pwl_lab.recipes import image_models, image_task
-from pwl_lab.seeding import generator
-from pwl_lab.settings import LoadingSettings
-from pwl_lab.store import provenance
+from pwl_lab.study.recipes import image_models, image_task
+from pwl_lab.study.settings import LoadingSettings
+from pwl_lab.study.store import provenance
+from pwl_lab.support import paths
+from pwl_lab.support.files import write_json
+from pwl_lab.support.processes import one_thread
+from pwl_lab.support.seeding import generator
+from pwl_lab.swap.masks import random_masks
+from pwl_lab.swap.pair_training import PairLearner, PairLossConfig
+from pwl_lab.swap.swapnet import SwapNet
 from pwl_lab.tasks.base import Batch
 from pwl_lab.tasks.parity import SparseParity
-from pwl_lab.training import Checkpoint, SupervisedLearner, TrainedModel
+from pwl_lab.training import Checkpoint, SupervisedLearner, TrainedModel, TrainPlan, make_optimiser
 
 ROUNDS = 7
 

@@ -44,8 +44,8 @@ def main() -> int:
 
 def record(runs: Path, weights: bool) -> dict[str, Any]:
     """Per notebook of the series, executed at `smoke`: the entries that it added to the store, and its metrics."""
-    from pwl_lab import paths
-    from pwl_lab.batch.notebooks import run_notebook
+    from pwl_lab.runner.execute import run_notebook
+    from pwl_lab.support import paths
 
     found: dict[str, Any] = {}
     known: set[Path] = set()

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pwl_lab import paths
-from pwl_lab.errors import PwlLabError
-from pwl_lab.tasks import datasets, idx
+from pwl_lab.support import paths
+from pwl_lab.support.errors import PwlLabError
+from pwl_lab.tasks import datasets, formats
 
 
 def build(source: Path | None) -> dict[str, np.ndarray]:
@@ -33,7 +33,7 @@ def build(source: Path | None) -> dict[str, np.ndarray]:
 def describe(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Print what has to be recorded."""
     pixels = arrays["train_images"] / 255
-    print(f"SHA-256 {idx.sha256(path)}, {path.stat().st_size} bytes")
+    print(f"SHA-256 {formats.sha256(path)}, {path.stat().st_size} bytes")
     print(f"training pixels: mean {pixels.mean():.4f}, standard deviation {pixels.std():.4f}")
     for name, array in arrays.items():
         print(f"{name}: {array.dtype} {list(array.shape)}")
@@ -45,11 +45,11 @@ def check(arrays: dict[str, np.ndarray]) -> bool:
     recorded = datasets.dataset("fashion-mnist-small").source.files[0].sha256
     with tempfile.TemporaryDirectory() as folder:
         rebuilt = Path(folder) / datasets.BUNDLE
-        idx.write_npz(rebuilt, arrays)
-        sums = {"recorded": recorded, "bundled": idx.sha256(bundled), "rebuilt": idx.sha256(rebuilt)}
+        formats.write_npz(rebuilt, arrays)
+        sums = {"recorded": recorded, "bundled": formats.sha256(bundled), "rebuilt": formats.sha256(rebuilt)}
     for what, value in sums.items():
         print(f"{what:8} SHA-256 {value}")
-    present = idx.read_npz(bundled, tuple(arrays))
+    present = formats.read_npz(bundled, tuple(arrays))
     same = all(np.array_equal(arrays[name], present[name]) for name in arrays)
     if sums["bundled"] != recorded:
         print("DIFFERENT: the bundled file does not have the recorded checksum")
@@ -72,7 +72,7 @@ def main() -> int:
         if options.check:
             return 0 if check(arrays) else 1
         target = paths.data() / datasets.BUNDLE
-        idx.write_npz(target, arrays)
+        formats.write_npz(target, arrays)
         describe(target, arrays)
     except PwlLabError as error:
         print(error, file=sys.stderr)

@@ -10,13 +10,15 @@ import time
 
 import pandas as pd
 
-from pwl_lab import analysis, cube, paths
-from pwl_lab.files import write_json
-from pwl_lab.loading.pair import PairLossConfig
-from pwl_lab.recipes import image_models, image_plan_of_pair, image_task, image_teacher, pair_losses
-from pwl_lab.settings import LoadingSettings
-from pwl_lab.store import provenance
-from pwl_lab.study import Pair, each, train_pair
+from pwl_lab.study import tables
+from pwl_lab.study.recipes import image_models, image_plan_of_pair, image_task, image_teacher, pair_losses
+from pwl_lab.study.results import Pair
+from pwl_lab.study.settings import LoadingSettings
+from pwl_lab.study.store import provenance
+from pwl_lab.study.verbs import each, train_pair
+from pwl_lab.support import paths
+from pwl_lab.support.files import write_json
+from pwl_lab.swap.pair_training import PairLossConfig
 
 # A student with the teacher's channels at two of three boundaries, to see what converters do where none is needed.
 EQUAL_CHANNELS = {"student_channels": (16, 32, 24, 16)}
@@ -58,13 +60,13 @@ def variant_pair(settings: LoadingSettings, losses: PairLossConfig, seed: int) -
 def measures(pair: Pair) -> dict[str, float]:
     """What a variant is judged by, on the validation split, in [0, 1]."""
     masks, n_blocks = pair.masks.set_index("mask")["validation"], pair.n_blocks
-    prefix = analysis.loading_orders(n_blocks)["prefix"]
+    prefix = tables.loading_orders(n_blocks)["prefix"]
     mixed = masks.drop(["S" * n_blocks, "T" * n_blocks])
     return {
         "student": float(masks["S" * n_blocks]),
-        "prefix_area": cube.order_area(pair.masks, prefix, "validation")[pair.seed],
+        "prefix_area": tables.order_area(pair.masks, prefix, "validation")[pair.seed],
         "prefix_mean": float(masks[prefix[1:-1]].mean()),
-        "largest_fall": analysis.largest_dip(masks[prefix]),
+        "largest_fall": tables.largest_dip(masks[prefix]),
         "mixed_mean": float(mixed.mean()),
         "worst": float(masks.min()),
     }

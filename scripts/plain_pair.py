@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pwl_lab.loading.pair import PairLossConfig
-from pwl_lab.loading.swapnet import SwapNet
+from pwl_lab.swap.pair_training import PairLossConfig
+from pwl_lab.swap.swapnet import SwapNet
 from pwl_lab.tasks.base import Batch
 
 Distance = Callable[[Tensor, Tensor], Tensor]

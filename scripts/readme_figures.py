@@ -11,8 +11,10 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from pwl_lab import analysis, paths, plots, recipes
-from pwl_lab.settings import CurriculaSettings, LoadingSettings
+from pwl_lab import plots
+from pwl_lab.study import recipes, tables
+from pwl_lab.study.settings import CurriculaSettings, LoadingSettings
+from pwl_lab.support import paths
 
 FOLDER = paths.root() / "docs" / "figures"
 SIZE = (5, 3.7)  # inches
@@ -37,7 +39,7 @@ def loading(target: Path) -> None:
     settings = LoadingSettings.load("lesson")
     teachers, pairs = recipes.loading_pairs(settings)
     teacher_accuracy = sum(teacher.test_accuracy for teacher in teachers) / len(teachers)
-    curves = analysis.order_curves(analysis.stacked_masks(pairs), analysis.loading_orders(pairs[0].n_blocks))
+    curves = tables.order_curves(tables.stacked_masks(pairs), tables.loading_orders(pairs[0].n_blocks))
     save(plots.order_curves(curves, teacher_accuracy), ORDERS, target)
 
 

@@ -1,4 +1,4 @@
-"""Time planning, status and report of a batch of 10,000 points whose runs are made up (`tests/stub_runner.py`).
+"""Time planning, status and report of a batch of 10,000 points whose runs are made up (`tests/helpers/stub_runner.py`).
 
     python scripts/stub_sweep.py            # the points are laid out as runs would have left them
     python scripts/stub_sweep.py --dask     # they are sent through the engine, on two processes, each with the stub
@@ -18,11 +18,11 @@ from pathlib import Path
 from distributed import Client, LocalCluster
 from measuring import COMMAND, Row, barred, measured, say
 
-from pwl_lab import paths
-from pwl_lab.batch import batches
-from pwl_lab.batch.gridplan import plan_grid
+from pwl_lab.runner import batch
+from pwl_lab.runner.gridplan import plan_grid
+from pwl_lab.support import paths
 
-sys.path.append(str(paths.root() / "tests"))
+sys.path.append(str(paths.root() / "tests" / "helpers"))
 import stub_runner
 
 BITS, SEEDS = 50, 10  # x 5 widths x 4 stage lengths
@@ -30,7 +30,7 @@ LIMIT_S, LIMIT_MB = 10, 1024
 REPORT = """
 import sys
 from pwl_lab import plots
-from pwl_lab.batch import curves, report
+from pwl_lab.runner import curves, report
 found = report.read_batch(sys.argv[1])
 view = curves.choose(found)
 table, seeds = curves.curves(found, view), curves.tidy(found, view)
@@ -80,7 +80,7 @@ def run_through_dask(grid: Path, out: Path, workers: int = 2) -> None:
     )
     with cluster, Client(cluster) as client:
         client.register_plugin(stub_runner.StubRunner())
-        batches.run_batch(batches.prepare(grid, out), scheduler=cluster.scheduler_address)
+        batch.run_batch(batch.prepare(grid, out), scheduler=cluster.scheduler_address)
 
 
 def main() -> int:

@@ -10,7 +10,7 @@ from hypothesis import settings
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 # Shapes in signatures are checked wherever a test goes; this must come before these modules are first imported.
-CHECKED = [f"pwl_lab.{part}" for part in ("tasks", "models", "distill", "loading", "training", "similarity")]
+CHECKED = [f"pwl_lab.{part}" for part in ("tasks", "models", "fast", "training", "distill", "swap", "loading")]
 jaxtyping.install_import_hook(CHECKED, "shapecheck.check")
 
 # A shell's background job ignores interrupts, and so would every process that a test starts in order to interrupt it.

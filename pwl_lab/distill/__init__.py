@@ -1,1 +1,1 @@
-"""Distillation: losses, random projections of hidden states, curricula as data, cohorts of students."""
+"""Distillation: curricula as data, their targets and losses, cohorts of students, probes of what a teacher says."""

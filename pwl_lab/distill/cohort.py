@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from pwl_lab.distill.stacked import is_plain, run_plain
+from pwl_lab.fast.stacked import is_plain, run_plain
 from pwl_lab.models.blocknet import BlockNet, ModelConfig, build
 
 Hidden = list[Float[Tensor, "members batch channels *positions"]]

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from pwl_lab.config import Fraction, Frozen
-from pwl_lab.errors import invalid
+from pwl_lab.support.config import Fraction, Frozen
+from pwl_lab.support.errors import invalid
 
 
 class Labels(Frozen):

@@ -16,12 +16,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pwl_lab.distill.projection import random_projection
-from pwl_lab.errors import invalid
+from pwl_lab.distill.targets import random_projection
 from pwl_lab.models.blocknet import BlockNet
-from pwl_lab.seeding import generator
-from pwl_lab.tasks.parity import SparseParity, check_support
-from pwl_lab.tasks.sizes import check_count, check_probe
+from pwl_lab.support.errors import invalid
+from pwl_lab.support.seeding import generator
+from pwl_lab.tasks.parity import SparseParity
+from pwl_lab.tasks.sizes import check_count, check_probe, check_support
 from pwl_lab.training import TrainedModel, predict
 
 

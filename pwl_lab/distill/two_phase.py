@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pwl_lab.distill.projection import Projection, random_projection
-from pwl_lab.errors import unknown
+from pwl_lab.distill.targets import Projection, random_projection
 from pwl_lab.models.blocknet import BlockNet
-from pwl_lab.seeding import generator
+from pwl_lab.support.errors import unknown
+from pwl_lab.support.seeding import generator
 from pwl_lab.tasks.base import Batch, accuracy
 from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.tasks.sizes import check_count

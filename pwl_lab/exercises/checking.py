@@ -1,14 +1,22 @@
-"""What all checks share: to try the reader's function, to compare what it gives, and to say what is wrong with it."""
+"""How exercises are checked: what was expected, what was found, a hint; and toys for answers to be tried on."""
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from pwl_lab.errors import ExerciseError
+from pwl_lab.fast.mixing import boundaries
+from pwl_lab.models import MLPConfig, build, mlp
+from pwl_lab.study.verbs import train_or_load
+from pwl_lab.support.errors import ExerciseError
+from pwl_lab.swap import pair_training
+from pwl_lab.swap.swapnet import SwapNet
+from pwl_lab.tasks.parity import SparseParity
+from pwl_lab.training import TrainedModel, TrainPlan
 
 SHOWN = 8  # so many values fit on a line
 
@@ -133,3 +141,30 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(part) for part in value]
     return {key: _plain(part) for key, part in value.items()} if isinstance(value, Mapping) else value
+
+
+def parity_teacher() -> tuple[SparseParity, TrainedModel]:
+    """(16, 3)-sparse parity and a saturated two-layer teacher of 256 units, with its checkpoints."""
+    task = SparseParity(n_bits=16, k_sparse=3, eval_samples=1024)
+    plan = TrainPlan(
+        steps=4_000,
+        batch_size=128,
+        lr=0.2,
+        weight_decay=1e-3,
+        eval_every=50,
+        stop_at=1.0,
+        saturation=4.0,
+        keep_checkpoints=True,
+    )
+    return task, train_or_load(mlp(task, width=256), task, plan, device="cpu")
+
+
+def swap_net() -> SwapNet:
+    """Teacher and student of three blocks, untrained, all states 8 wide: a wrong turn gives wrong numbers, not an error."""
+    shape = MLPConfig(n_inputs=6, widths=(8, 8, 8))
+    return SwapNet(build(shape, seed=0), build(shape, seed=0, stream="student"), (6,)).eval()
+
+
+def sync_loss(net: SwapNet, teacher_states: Sequence[Tensor], student_states: Sequence[Tensor]) -> Float[Tensor, ""]:
+    """The sync loss of two networks' hidden states, as training computes it (`pwl_lab.swap.pair_training.sync_loss`)."""
+    return pair_training.sync_loss(boundaries(net.converters, teacher_states, student_states))

@@ -7,12 +7,11 @@ from jaxtyping import Float
 from scipy.stats import norm, t
 from torch import Tensor
 
-from pwl_lab.exercises.checking import attempt, refusal, same_numbers, written
-from pwl_lab.exercises.toys import swap_net, sync_loss
-from pwl_lab.intervals import mean_interval
-from pwl_lab.loading.masks import all_masks
-from pwl_lab.loading.swapnet import SwapNet
-from pwl_lab.seeding import generator
+from pwl_lab.exercises.checking import attempt, refusal, same_numbers, swap_net, sync_loss, written
+from pwl_lab.study.intervals import mean_interval
+from pwl_lab.support.seeding import generator
+from pwl_lab.swap.masks import all_masks
+from pwl_lab.swap.swapnet import SwapNet
 
 
 @torch.no_grad()

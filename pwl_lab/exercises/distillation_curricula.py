@@ -8,10 +8,10 @@ from torch import Tensor
 
 from pwl_lab.distill.curriculum import Curriculum, Stage, extracted, one_shot, progressive
 from pwl_lab.distill.losses import teacher_probabilities
-from pwl_lab.distill.projection import Projection, random_projection
-from pwl_lab.errors import PwlLabError
+from pwl_lab.distill.targets import Projection, random_projection
 from pwl_lab.exercises.checking import attempt, refusal, same_numbers, same_values
-from pwl_lab.seeding import generator
+from pwl_lab.support.errors import PwlLabError
+from pwl_lab.support.seeding import generator
 
 N_BLOCKS = 2
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 
-from pwl_lab.clock import timeline
+from pwl_lab.benchmarks import accuracy as timeline
 from pwl_lab.exercises.checking import attempt, same_numbers
 from pwl_lab.loading.schedule import seconds_for
 from pwl_lab.loading.throttle import Throttle

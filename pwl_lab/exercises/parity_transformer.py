@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from pwl_lab.distill.projection import Projection, random_projection
+from pwl_lab.distill.targets import Projection, random_projection
 from pwl_lab.exercises.checking import attempt, same_numbers
-from pwl_lab.seeding import generator
+from pwl_lab.support.seeding import generator
 
 
 def tokens(answer: Callable[[Tensor, Tensor, Tensor], Float[Tensor, "batch width tokens"]]) -> str:

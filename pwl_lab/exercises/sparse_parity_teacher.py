@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pwl_lab.distill import probes
 from pwl_lab.exercises.checking import attempt, same_numbers
-from pwl_lab.seeding import generator
+from pwl_lab.support.seeding import generator
 
 SUBSETS = [(0, 2), (1, 3), (0, 5), (2, 4)]
 

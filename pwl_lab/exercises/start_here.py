@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from math import prod
 
 from pwl_lab.exercises.checking import attempt, same_numbers, same_values
-from pwl_lab.loading.masks import all_masks, prefix_mask, suffix_mask
+from pwl_lab.swap.masks import all_masks, prefix_mask, suffix_mask
 
 ROWS = [(1, -1, -1, 1, -1), (-1, -1, 1, -1, 1), (-1, 1, 1, 1, -1), (1, 1, -1, -1, 1), (-1, -1, -1, 1, 1)]
 SUPPORT = (0, 2, 3)

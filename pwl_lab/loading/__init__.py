@@ -1,1 +1,1 @@
-"""Progressive weight loading: converters, networks of mixed ownership, and the training of a pair."""
+"""Progressive weight loading, the byte side: bundles, where they come from, and a model that serves while it loads."""

@@ -13,28 +13,34 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
+import pandas as pd
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pwl_lab.config import Frozen
-from pwl_lab.errors import InvalidValueError, MissingDataError, invalid
-from pwl_lab.files import is_file, new_folder, readable
-from pwl_lab.loading.converters import Converters
-from pwl_lab.loading.eightbit import quantise, stored_bytes
+from pwl_lab.loading.int8 import quantise, stored_bytes
 from pwl_lab.loading.sources import INDEX, MOST_INDEX_BYTES, BundleError, FolderSource
-from pwl_lab.loading.stored import plain
-from pwl_lab.loading.swapnet import SwapNet
-from pwl_lab.loading.tensors import not_finite
-from pwl_lab.models.blocknet import MOST_TENSORS, BlockNet, ModelConfig, build_empty, weightless
+from pwl_lab.loading.tensors import not_finite, plain
+from pwl_lab.models.blocknet import (
+    MOST_TENSORS,
+    BlockNet,
+    ModelConfig,
+    build_empty,
+    parameter_bytes,
+    unit_bytes,
+    weightless,
+)
+from pwl_lab.models.convnets import ResNetConfig, VGGConfig
 from pwl_lab.models.mlp import MLPConfig
-from pwl_lab.models.resnet import ResNetConfig
 from pwl_lab.models.transformer import TransformerConfig
-from pwl_lab.models.vgg import VGGConfig
 from pwl_lab.models.vit import ViTConfig
-from pwl_lab.tasks.archives import file_sha256
+from pwl_lab.support.config import Frozen
+from pwl_lab.support.errors import InvalidValueError, MissingDataError, invalid
+from pwl_lab.support.files import is_file, new_folder, readable
+from pwl_lab.swap.swapnet import Converters, SwapNet
 from pwl_lab.tasks.base import Task
-from pwl_lab.tasks.vision import ImageTask
+from pwl_lab.tasks.download import file_sha256
+from pwl_lab.tasks.images import ImageTask
 
 FORMAT = 1  # of index.json and of what the shards hold; a reader refuses a higher one
 MOST_UNITS = 1_000  # of a bundle: each of them is a file or two
@@ -390,3 +396,38 @@ def check_folder(folder: Path) -> BundleIndex:
             if file.stat().st_size != shard.bytes or file_sha256(file) != shard.sha256:
                 raise BundleError(f"{folder}: {shard.file} ({shard.name}) is not what was written")
     return index
+
+
+def outline(net: SwapNet, input_shape: Sequence[int]) -> pd.DataFrame:
+    """One row per block (`part` teacher or student) and converter (`part` encoder or decoder) of a pair.
+
+    Columns: part, block (of a converter: the boundary behind that block), channels that it gives out, positions
+    (such as `14×14`; empty for plain units), layers (those with a weight matrix; a block's own, without stem and head)
+    and bytes (of a block: what its swap brings, so with stem or head).
+    """
+    rows = []
+    for part, owner in (("teacher", net.teacher), ("student", net.student)):
+        shapes, sizes = owner.state_shapes(input_shape), unit_bytes(owner)
+        for number, (block, shape, size) in enumerate(zip(owner.blocks, shapes, sizes, strict=True), start=1):
+            rows.append(_row(part, number, shape, block, size))
+    ends = {"encoder": (net.converters.encoders, net.student), "decoder": (net.converters.decoders, net.teacher)}
+    for part, (converters, target) in ends.items():
+        for number, (converter, shape) in enumerate(
+            zip(converters, target.state_shapes(input_shape)[:-1], strict=True), start=1
+        ):
+            rows.append(_row(part, number, shape, converter, parameter_bytes(converter)))
+    return pd.DataFrame(rows)
+
+
+def _row(part: str, number: int, shape: tuple[int, ...], module: nn.Module, size: int) -> dict[str, object]:
+    """One part in numbers."""
+    layers = sum(any(p.ndim > 1 for p in one.parameters(recurse=False)) for one in module.modules())
+    positions = "×".join(str(length) for length in shape[1:])
+    return {
+        "part": part,
+        "block": number,
+        "channels": shape[0],
+        "positions": positions,
+        "layers": layers,
+        "bytes": size,
+    }

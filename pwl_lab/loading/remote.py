@@ -14,10 +14,10 @@ from weakref import WeakSet
 
 import httpx
 
-from pwl_lab.errors import invalid
 from pwl_lab.loading.sources import CHUNK_BYTES, Source, SourceError
-from pwl_lab.retries import permanent, permanent_status, reason
-from pwl_lab.storages import open_storage, shown
+from pwl_lab.support.errors import invalid
+from pwl_lab.support.retries import permanent, permanent_status, reason
+from pwl_lab.support.storages import open_storage, shown
 
 Result = TypeVar("Result")
 

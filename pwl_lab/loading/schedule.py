@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from pwl_lab.errors import invalid
 from pwl_lab.loading.bundle import BundleIndex, Shard
-from pwl_lab.loading.orders import arrivals, arrivals_of, first_missing, search_order
 from pwl_lab.loading.throttle import Throttle
+from pwl_lab.support.errors import invalid
+from pwl_lab.swap.orders import arrivals, arrivals_of, first_missing, search_order
 
 CHOOSES = "validation"  # the split whose recorded accuracies decide; the test split only reports
 

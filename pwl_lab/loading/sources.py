@@ -16,10 +16,10 @@ from typing import Self
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from pwl_lab.errors import MissingDataError, PwlLabError, invalid, unknown
 from pwl_lab.loading.throttle import Link, Throttle
-from pwl_lab.retries import PERMANENT
-from pwl_lab.storages import LOCAL_SCHEMES, shown
+from pwl_lab.support.errors import MissingDataError, PwlLabError, invalid, unknown
+from pwl_lab.support.retries import PERMANENT
+from pwl_lab.support.storages import LOCAL_SCHEMES, shown
 
 CHUNK_BYTES = 2**20
 INDEX = "index.json"  # of a bundle

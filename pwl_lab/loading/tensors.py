@@ -1,8 +1,7 @@
-"""The tensors of a safetensors file that is in memory already, as views of it: nothing is copied.
+"""Tensors as files keep them: contiguous copies, types by name, and views of a safetensors file that is in memory already.
 
-The safetensors library reads files, or copies out of bytes. Here the bytes were just received and verified, and a
-second copy would take longer than the checksum did. The format is 8 bytes of length (little-endian), so many bytes of
-JSON, then the data: https://github.com/safetensors/safetensors.
+The safetensors library reads files, or copies out of bytes. Here the bytes were just received and verified, and a second
+copy would take longer than the checksum did.
 """
 
 import json
@@ -14,7 +13,24 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from pwl_lab.errors import PwlLabError
+from pwl_lab.support.errors import PwlLabError
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """A copy on the CPU, laid out row by row and sharing no memory, as safetensors asks for."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def type_name(tensor: Tensor) -> str:
+    """The tensor's type as torch writes it, without `torch.`."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def named_type(name: object) -> torch.dtype | None:
+    """The type of this name, or None where there is none."""
+    found = getattr(torch, name, None) if isinstance(name, str) else None
+    return found if isinstance(found, torch.dtype) else None
+
 
 DTYPES = {
     "F64": torch.float64,

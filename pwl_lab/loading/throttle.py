@@ -9,7 +9,7 @@ import math
 import threading
 from dataclasses import dataclass
 
-from pwl_lab.errors import invalid
+from pwl_lab.support.errors import invalid
 
 MEGABYTE = 10**6  # as bandwidths are stated, not 2**20
 # A receiver that was busy elsewhere finds this much of the link's time waiting in its buffers; lateness beyond it is lost.

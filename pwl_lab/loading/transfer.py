@@ -1,15 +1,18 @@
-"""Getting a shard: all of its bytes, verified, through faults that pass.
+"""Getting shards: all bytes of each, verified, through faults that pass, in order and a bounded number ahead.
 
-What a fault leaves behind is kept: the next try asks for the bytes from there on. A shard whose checksum is wrong, or
-of which the rest cannot be had, is asked for again from its beginning; what is damaged is never handed on.
+What a fault leaves behind is kept: the next try asks for the bytes from there on. A shard whose checksum is wrong is asked
+for again from its beginning, and never handed on.
 """
 
 import hashlib
+import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, Full, Queue
 from threading import Event
 
 import numpy as np
@@ -17,12 +20,13 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from pwl_lab.errors import MissingDataError, PwlLabError
-from pwl_lab.files import is_file, readable, sweep, write_bytes
-from pwl_lab.loading.bundle import BundleError, BundleIndex, NewerFormatError, Shard, parse_index
-from pwl_lab.loading.sources import INDEX, MOST_INDEX_BYTES, FolderSource, Source, SourceError
+from pwl_lab.loading.bundle import BundleIndex, Networks, NewerFormatError, Shard, parse_index
+from pwl_lab.loading.log import LoadingLog
+from pwl_lab.loading.sources import INDEX, MOST_INDEX_BYTES, BundleError, FolderSource, Source, SourceError
 from pwl_lab.loading.throttle import MEGABYTE, Throttle
-from pwl_lab.retries import DamagedError, Retry, patiently, reason
+from pwl_lab.support.errors import MissingDataError, PwlLabError
+from pwl_lab.support.files import is_file, readable, sweep, write_bytes
+from pwl_lab.support.retries import DamagedError, Retry, patiently, reason
 
 BESIDE = 2 << 20  # from so many bytes on, a second thread computes the checksum while more bytes come in
 AHEAD = 4  # so many pieces may wait for it: the two threads need not keep step
@@ -231,3 +235,109 @@ def fetch_boot(transfer: Transfer, shard: Shard) -> Received:
         return transfer.fetch(shard)
     except Exception as error:
         raise BundleError(f"{transfer.source.address}: the boot set cannot be loaded: {reason(error)}") from error
+
+
+CHECK_S = 0.1  # how often a thread that waits for the other looks whether all was closed
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A shard that will not come."""
+
+    shard: Shard
+    error: BaseException
+
+
+class Feed:
+    """Iterate over it to get every shard of `plan`, `Received` or `Lost`, in order; it ends early once closed.
+
+    What the thread behind it dies of is raised to whoever iterates.
+    """
+
+    def __init__(
+        self, transfer: Transfer, plan: Sequence[Shard], log: LoadingLog, read_ahead: int, networks: Networks
+    ) -> None:
+        """At most `read_ahead` shards wait to be taken, beside the one that is being fetched.
+
+        A shard that is too short for its part of `networks` is not fetched.
+        """
+        self._transfer, self.plan, self._log, self._networks = transfer, plan, log, networks
+        self._waiting: Queue[Received | Lost | None] = Queue(maxsize=read_ahead)
+        self._thread: threading.Thread | None = None
+        self._boot: Received | None = None
+        self._died_of: BaseException | None = None
+
+    def start(self, boot: Received) -> None:
+        """Begin to fetch what comes after `boot`."""
+        self._boot = boot
+        self._thread = threading.Thread(target=self._fetch_all, name="pwl-fetch", daemon=True)
+        self._thread.start()
+
+    def join(self, timeout: float) -> None:
+        """Wait for the thread to end."""
+        if self._thread is not None:
+            self._thread.join(timeout)
+
+    def forget(self) -> None:
+        """Let go of what has come and nobody will take any more; once all is closed."""
+        with suppress(Empty):
+            while True:
+                self._waiting.get_nowait()
+        self._log.hold({shard.name: 0 for shard in self.plan})
+
+    def __iter__(self) -> Iterator[Received | Lost]:
+        """What has come, waiting for it."""
+        while not self._transfer.stop.is_set():
+            try:
+                item = self._waiting.get(timeout=CHECK_S)
+            except Empty:
+                continue
+            if item is None:
+                if self._died_of is not None:
+                    raise self._died_of
+                return
+            yield item
+            del item  # its bytes are not held any longer than whoever took it needs them
+
+    def _fetch_all(self) -> None:
+        """The thread."""
+        try:
+            if self._boot is not None:
+                self._transfer.keep(self._boot)
+                self._boot = None  # its bytes can go once the student's last block has
+            for shard in self.plan:
+                self._log.hold({shard.name: shard.bytes})
+                item = self._fetch(shard)
+                if not self._hand_over(item):
+                    return
+                if isinstance(item, Received):
+                    self._transfer.keep(item)
+                del item
+        except ClosedError:
+            return
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits for shards
+            self._died_of = error
+        finally:
+            self._hand_over(None)
+
+    def _fetch(self, shard: Shard) -> Received | Lost:
+        """One shard, or why there is none."""
+        try:
+            self._networks.check(shard)
+            received = self._transfer.fetch(shard)
+        except ClosedError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the shard is named and the others still come
+            return Lost(shard, error)
+        self._log.arrive(shard)
+        return received
+
+    def _hand_over(self, item: Received | Lost | None) -> bool:
+        """Put something into the queue once there is room; False where all was closed first."""
+        while not self._transfer.stop.is_set():
+            try:
+                self._waiting.put(item, timeout=CHECK_S)
+                return True
+            except Full:
+                continue
+        return False

@@ -7,12 +7,13 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from pwl_lab.errors import InvalidValueError
-from pwl_lab.loading.bundle import BundleError, BundleIndex, Networks, Shard, parts_of_unit
-from pwl_lab.loading.converters import Converters
-from pwl_lab.loading.eightbit import dequantise
+from pwl_lab.loading.bundle import BundleIndex, Networks, Shard, parts_of_unit
+from pwl_lab.loading.int8 import dequantise
+from pwl_lab.loading.sources import BundleError
 from pwl_lab.loading.tensors import TensorFormatError, not_finite, view_tensors
 from pwl_lab.models.blocknet import BlockNet
+from pwl_lab.support.errors import InvalidValueError
+from pwl_lab.swap.swapnet import Converters
 
 Parts = dict[str, nn.Module]  # of a unit: `block`, and those of stem, head, encoder, decoder that come with it
 

@@ -1,10 +1,9 @@
 """Networks as a stem, a row of blocks and a head."""
 
 from pwl_lab.models.blocknet import BlockNet, ModelConfig, build
+from pwl_lab.models.convnets import ResNetConfig, VGGConfig, resnet, vgg
 from pwl_lab.models.mlp import MLPConfig, mlp
-from pwl_lab.models.resnet import ResNetConfig, resnet
 from pwl_lab.models.transformer import TransformerConfig, transformer
-from pwl_lab.models.vgg import VGGConfig, vgg
 from pwl_lab.models.vit import ViTConfig, vit
 
 __all__ = [

@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from pwl_lab.config import Frozen
-from pwl_lab.errors import invalid
-from pwl_lab.seeding import initialisation
+from pwl_lab.support.config import Frozen
+from pwl_lab.support.errors import invalid
+from pwl_lab.support.seeding import initialisation
 
 MOST_TENSORS = 10_000  # of a network that is built after somebody else's description
 

@@ -6,8 +6,8 @@ from typing import Literal
 from pydantic import Field, PositiveInt
 from torch import nn
 
+from pwl_lab.fast.linear import FewOutputs, laid_out_by_input
 from pwl_lab.models.blocknet import BlockNet, ModelConfig
-from pwl_lab.models.linear import FewOutputs, laid_out_by_input
 from pwl_lab.tasks.base import Task
 
 

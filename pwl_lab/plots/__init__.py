@@ -1,6 +1,5 @@
 """Figures: data in, matplotlib Figure out."""
 
-from pwl_lab.plots.choices import ablation_chart, choices_chart
 from pwl_lab.plots.clock import (
     anytime_chart,
     arrival_chart,
@@ -11,22 +10,43 @@ from pwl_lab.plots.clock import (
     planned_charts,
     way_name,
 )
-from pwl_lab.plots.crossing import crossing_chart, crossing_histories, crossing_prefixes, parity_crossing
-from pwl_lab.plots.cube import MOST_LATTICE_BLOCKS, budget_curve, byte_curves, class_chart, mask_lattice, order_curves
-from pwl_lab.plots.curves import learning_curves, steps_to_threshold, teacher_curve
-from pwl_lab.plots.explorer import ExplorerFigure
-from pwl_lab.plots.loading import (
+from pwl_lab.plots.correlations import (
+    CheckpointFigure,
+    checkpoint_map,
+    checkpoint_probe,
+    maps_over_steps,
+    projected_probe,
+)
+from pwl_lab.plots.crossed import crossing_chart, crossing_histories, crossing_prefixes, parity_crossing
+from pwl_lab.plots.curricula import (
+    ExplorerFigure,
+    ablation_chart,
+    choices_chart,
+    learning_curves,
+    steps_to_threshold,
+    teacher_curve,
+)
+from pwl_lab.plots.mask_cube import (
+    MOST_LATTICE_BLOCKS,
+    budget_curve,
+    byte_curves,
+    class_chart,
+    mask_lattice,
+    order_curves,
+)
+from pwl_lab.plots.pairs import (
+    LayerFigure,
+    architecture,
     image_grid,
+    layer_loading,
     loss_terms,
     mask_chart,
     network,
     owner_row,
     predictions_by_mask,
+    similarity_chart,
 )
-from pwl_lab.plots.pair import architecture, similarity_chart
-from pwl_lab.plots.probes import CheckpointFigure, checkpoint_map, checkpoint_probe, maps_over_steps, projected_probe
 from pwl_lab.plots.scaling import scaling_curves, two_phase_curves
-from pwl_lab.plots.states import LayerFigure, layer_loading
 from pwl_lab.plots.style import style
 from pwl_lab.plots.sweep import sweep_curves
 

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from pwl_lab.clock.timeline import anytime_area, planned_timeline
+from pwl_lab.benchmarks.accuracy import anytime_area, planned_timeline
 from pwl_lab.loading.bundle import BundleIndex
 from pwl_lab.loading.log import Event
 from pwl_lab.loading.schedule import seconds_for

@@ -31,7 +31,7 @@ def sweep_curves(
 ) -> Figure:
     """The middle over seeds with its 95% interval (or, where `bar` says so, from the least to the most), over an axis.
 
-    Every seed is a small mark, hollow where it is a lower bound. `curves` and `seeds` are tidy, as `pwl_lab.batch.curves`
+    Every seed is a small mark, hollow where it is a lower bound. `curves` and `seeds` are tidy, as `pwl_lab.runner.curves`
     makes them: columns for `facets`, `hue` and `axis`, then low, middle, high, bar, seeds, reached, and value, reached.
     Panels run over the first facet from left to right, over the second from top to bottom.
     """

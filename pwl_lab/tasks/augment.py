@@ -12,7 +12,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Generator, Tensor
 
-from pwl_lab.config import Frozen
+from pwl_lab.support.config import Frozen
 from pwl_lab.tasks.sizes import check_crop
 
 

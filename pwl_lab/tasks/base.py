@@ -7,8 +7,8 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pwl_lab.errors import invalid
-from pwl_lab.seeding import TEACHER
+from pwl_lab.support.errors import invalid
+from pwl_lab.support.seeding import TEACHER
 
 
 @dataclass(frozen=True)

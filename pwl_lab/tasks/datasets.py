@@ -1,18 +1,22 @@
 """The image data sets: what each is made of, where its files come from, and its three splits as raw arrays.
 
-A new data set is one more entry in `DATASETS`: its shape, classes, sizes, files with checksums, and a reader that
-turns a folder of verified files into splits.
+A new data set is one more entry in `DATASETS`: its shape, classes, sizes, files with checksums, and a reader that turns a
+folder of verified files into splits.
 """
 
 import functools
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from pwl_lab.errors import InvalidValueError, unknown
-from pwl_lab.tasks.cifar import CIFAR_10, CIFAR_100
-from pwl_lab.tasks.digits import DIGITS
-from pwl_lab.tasks.files import DataFile, Source, find, obtain
-from pwl_lab.tasks.idx import read_idx, read_npz
-from pwl_lab.tasks.splits import SPLITS, Dataset, RawSplit, balanced_order, check_split, hold_out
+import numpy as np
+from jaxtyping import UInt8
+
+from pwl_lab.support.errors import InvalidValueError, MissingDataError, invalid, unknown
+from pwl_lab.support.seeding import TEACHER, numpy_generator
+from pwl_lab.tasks.download import Archive, DataFile, Source, find, obtain
+from pwl_lab.tasks.formats import content, read_idx, read_npz
 
 __all__ = [
     "BUNDLE",
@@ -29,6 +33,241 @@ __all__ = [
     "read_bundle",
     "read_mnist_like",
 ]
+
+
+SPLITS = ("train", "validation", "test")
+SPLIT_SEED = 0  # draws which images validate; a constant, because every run must hold out the same ones
+
+
+@dataclass(frozen=True)
+class RawSplit:
+    """Images as bytes (0 to 255) with their class indices."""
+
+    images: np.ndarray  # [n, channels, height, width]; types and shapes are what `check_split` is for
+    labels: np.ndarray  # [n]
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """An entry of the registry. Mean and standard deviation are those of the training pixels in [0, 1], per channel."""
+
+    image_shape: tuple[int, int, int]  # channels, height, width
+    class_names: tuple[str, ...]
+    sizes: dict[str, int]  # images in each split
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    read: Callable[[Path], dict[str, RawSplit]]  # from the folder that holds its files
+    source: Source
+
+
+def balanced_order(labels: UInt8[np.ndarray, " n"], seed: int, role: str = TEACHER) -> np.ndarray:
+    """A random order of the n samples in which every prefix is as class-balanced as the classes' sizes allow.
+
+    The classes take turns; within a class, and within a round of turns, the order is random (stream `data`, drawn as `role`).
+    """
+    shuffled = numpy_generator(seed, "data", role).permutation(len(labels))
+    turn = np.empty(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        members = shuffled[labels[shuffled] == label]
+        turn[members] = np.arange(len(members))
+    return shuffled[np.argsort(turn[shuffled], kind="stable")]
+
+
+def in_balanced_order(raw: RawSplit) -> RawSplit:
+    """The same images in the one balanced order that every run sees (`SPLIT_SEED`)."""
+    order = balanced_order(raw.labels, SPLIT_SEED)
+    return RawSplit(raw.images[order], raw.labels[order])
+
+
+def hold_out(train: RawSplit, test: RawSplit, n_validation: int) -> dict[str, RawSplit]:
+    """The three splits of a data set that comes with two: official training and official test images.
+
+    Validation is the first `n_validation` of the official training images in a fixed balanced order, training the
+    rest, test the official test images in a balanced order.
+    """
+    train = in_balanced_order(train)
+    return {
+        "train": RawSplit(train.images[n_validation:], train.labels[n_validation:]),
+        "validation": RawSplit(train.images[:n_validation], train.labels[:n_validation]),
+        "test": in_balanced_order(test),
+    }
+
+
+def check_split(what: str, entry: Dataset, raw: RawSplit, size: int) -> None:
+    """Refuse (InvalidValueError) what is not `size` images of bytes in the data set's shape with labels that it has."""
+    if raw.images.dtype != np.uint8 or raw.labels.dtype != np.uint8:
+        found = f"{raw.images.dtype} and {raw.labels.dtype}"
+        raise InvalidValueError(f"{what}: expected images and labels of type uint8, found {found}")
+    if raw.images.shape != (size, *entry.image_shape):
+        expected = [size, *entry.image_shape]
+        raise InvalidValueError(f"{what}: expected images of shape {expected}, found {list(raw.images.shape)}")
+    if raw.labels.shape != (size,):
+        raise InvalidValueError(f"{what}: expected labels of shape {[size]}, found {list(raw.labels.shape)}")
+    if size and int(raw.labels.max()) >= len(entry.class_names):
+        raise invalid(f"{what}: label", int(raw.labels.max()), f"from 0 to {len(entry.class_names) - 1}")
+
+
+SHAPE = (3, 32, 32)  # red, green and blue plane, each row by row
+PIXEL_BYTES = 3 * 32 * 32
+
+
+def read_records(
+    path: Path, label_bytes: int
+) -> tuple[UInt8[np.ndarray, "n label_bytes"], UInt8[np.ndarray, "n 3 32 32"]]:
+    """The labels and images of a file of records: `label_bytes` bytes of labels, then 3,072 bytes of pixels, each.
+
+    Raises MissingDataError if the file is missing or a damaged gzip file; InvalidValueError, naming the file, what was
+    expected and what was found, if it is empty or its length is not a whole number of records.
+    """
+    data = np.frombuffer(content(path), np.uint8)
+    size = label_bytes + PIXEL_BYTES
+    if not len(data) or len(data) % size:
+        raise InvalidValueError(
+            f"{path} has the wrong length: expected a whole number of records of {size} bytes "
+            f"({label_bytes} of labels, {PIXEL_BYTES} of pixels), found {len(data)} bytes"
+        )
+    records = data.reshape(-1, size)
+    return records[:, :label_bytes].copy(), records[:, label_bytes:].reshape(-1, *SHAPE).copy()
+
+
+def read_cifar(
+    folder: Path, train: tuple[str, ...], test: tuple[str, ...], label_bytes: int, n_validation: int = 5_000
+) -> dict[str, RawSplit]:
+    """The splits (see `hold_out`) from the files named `train` and `test`. Of several labels the last, finest one counts.
+
+    Raises as `read_records` does.
+    """
+    parts = []
+    for names in (train, test):
+        labels, images = zip(
+            *(read_records(find(folder, name) or folder / name, label_bytes) for name in names), strict=True
+        )
+        parts.append(RawSplit(np.concatenate(images), np.concatenate(labels)[:, -1]))
+    return hold_out(*parts, n_validation)
+
+
+CIFAR_URL = "https://www.cs.toronto.edu/~kriz/"
+CIFAR_10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+FINE_NAMES = (  # in the order of the archive's fine_label_names.txt, which is alphabetical
+    "apple, aquarium fish, baby, bear, beaver, bed, bee, beetle, bicycle, bottle, bowl, boy, bridge, bus, butterfly, "
+    "camel, can, castle, caterpillar, cattle, chair, chimpanzee, clock, cloud, cockroach, couch, crab, crocodile, cup, "
+    "dinosaur, dolphin, elephant, flatfish, forest, fox, girl, hamster, house, kangaroo, keyboard, lamp, lawn mower, "
+    "leopard, lion, lizard, lobster, man, maple tree, motorcycle, mountain, mouse, mushroom, oak tree, orange, orchid, "
+    "otter, palm tree, pear, pickup truck, pine tree, plain, plate, poppy, porcupine, possum, rabbit, raccoon, ray, "
+    "road, rocket, rose, sea, seal, shark, shrew, skunk, skyscraper, snail, snake, spider, squirrel, streetcar, "
+    "sunflower, sweet pepper, table, tank, telephone, television, tiger, tractor, train, trout, tulip, turtle, "
+    "wardrobe, whale, willow tree, wolf, woman, worm"
+)
+CIFAR_100_CLASSES = tuple(FINE_NAMES.split(", "))
+
+# Where the checksums are published is told in data/README.md.
+CIFAR_10_ARCHIVE = Archive(
+    "cifar-10-binary.tar.gz",
+    f"{CIFAR_URL}cifar-10-binary.tar.gz",
+    "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+    folder="cifar-10-batches-bin",
+    max_bytes=200_000_000,
+)
+CIFAR_10_FILES = (
+    DataFile("data_batch_1.bin", "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5"),
+    DataFile("data_batch_2.bin", "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed"),
+    DataFile("data_batch_3.bin", "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67"),
+    DataFile("data_batch_4.bin", "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48"),
+    DataFile("data_batch_5.bin", "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add"),
+    DataFile("test_batch.bin", "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b"),
+)
+CIFAR_100_ARCHIVE = Archive(
+    "cifar-100-binary.tar.gz",
+    f"{CIFAR_URL}cifar-100-binary.tar.gz",
+    "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+    folder="cifar-100-binary",
+    max_bytes=200_000_000,
+)
+CIFAR_100_FILES = (
+    DataFile("train.bin", "f31298fc616915fa142368359df1c4ca2ae984d6915ca468b998a5ec6aeebf29"),
+    DataFile("test.bin", "d8b1e6b7b3bee4020055f0699b111f60b1af1e262aeb93a0b659061746f8224a"),
+)
+
+# Mean and standard deviation are the commonly published ones, of all 50,000 official training images: the 5,000 that
+# validate here are among them. They were not computed by us.
+CIFAR_10 = Dataset(
+    image_shape=SHAPE,
+    class_names=CIFAR_10_CLASSES,
+    sizes={"train": 45_000, "validation": 5_000, "test": 10_000},
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2470, 0.2435, 0.2616),
+    read=functools.partial(
+        read_cifar,
+        train=tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
+        test=("test_batch.bin",),
+        label_bytes=1,
+    ),
+    source=Source(CIFAR_10_FILES, archive=CIFAR_10_ARCHIVE),
+)
+CIFAR_100 = Dataset(
+    image_shape=SHAPE,
+    class_names=CIFAR_100_CLASSES,
+    sizes={"train": 45_000, "validation": 5_000, "test": 10_000},
+    mean=(0.5071, 0.4865, 0.4409),
+    std=(0.2673, 0.2564, 0.2762),
+    read=functools.partial(
+        read_cifar, train=("train.bin",), test=("test.bin",), label_bytes=2
+    ),  # coarse label, fine label
+    source=Source(CIFAR_100_FILES, archive=CIFAR_100_ARCHIVE),
+)
+
+
+SIZES = {"train": 1_000, "validation": 297, "test": 500}
+DARKEST = 16  # the digits' pixels go from 0 to this
+
+
+def read_digits(folder: Path) -> dict[str, RawSplit]:
+    """The splits, cut from the 1,797 images in a fixed balanced order: test first, then validation, the rest to train on.
+
+    `folder` is not looked into: scikit-learn knows where its digits are. Raises MissingDataError if they are not the
+    recorded ones.
+    """
+    from sklearn import __version__  # only here: it takes a second to import and most runs never need it
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    images = as_bytes(raw.images)[:, None]
+    labels = raw.target.astype(np.uint8)
+    found = arrays_sha256(images, labels)
+    if found != DIGITS_FILE.sha256:
+        raise MissingDataError(
+            f"the digits of scikit-learn {__version__} are not the recorded ones: expected images and labels with "
+            f"SHA-256 {DIGITS_FILE.sha256}, found {found}. Install another release of scikit-learn"
+        )
+    ordered = in_balanced_order(RawSplit(images, labels))
+    begin, splits = 0, {}
+    for split in ("test", "validation", "train"):
+        part = slice(begin, begin + SIZES[split])
+        splits[split] = RawSplit(ordered.images[part], ordered.labels[part])
+        begin = part.stop
+    return splits
+
+
+def as_bytes(pixels: np.ndarray) -> np.ndarray:
+    """Pixels of 0 to 16 as bytes of 0 to 255, to the nearest whole number, a half upwards."""
+    return ((pixels.astype(np.int64) * 255 + DARKEST // 2) // DARKEST).astype(np.uint8)
+
+
+def arrays_sha256(images: np.ndarray, labels: np.ndarray) -> str:
+    """SHA-256 (hex) of the images' bytes followed by the labels': of what is decoded, however it was packed."""
+    return hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
+
+
+DIGITS_FILE = DataFile("digits", "a19cb3d96bba7deace8ee5a513a6eb7bad0403d528f00bf4d351b6a7a55baa91")
+DIGITS = Dataset(
+    image_shape=(1, 8, 8),
+    class_names=tuple("0123456789"),
+    sizes=SIZES,
+    mean=(0.3060,),
+    std=(0.3764,),
+    read=read_digits,
+    source=Source((DIGITS_FILE,), package="scikit-learn"),
+)
 
 
 def read_mnist_like(folder: Path, n_validation: int = 5_000) -> dict[str, RawSplit]:

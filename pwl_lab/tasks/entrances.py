@@ -11,8 +11,8 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from pwl_lab.errors import InvalidValueError, invalid
-from pwl_lab.seeding import TEACHER
+from pwl_lab.support.errors import InvalidValueError, invalid
+from pwl_lab.support.seeding import TEACHER
 from pwl_lab.tasks.base import Batch, Task
 
 

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pwl_lab import config
-from pwl_lab.errors import invalid
-from pwl_lab.seeding import TEACHER, generator
+from pwl_lab.support import config
+from pwl_lab.support.errors import invalid
+from pwl_lab.support.seeding import TEACHER, generator
 from pwl_lab.tasks.base import Batch
 from pwl_lab.tasks.entrances import check_inputs
 from pwl_lab.tasks.sizes import check_bits, check_count, check_support

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from numbers import Integral
 from operator import index
 
-from pwl_lab.errors import invalid
+from pwl_lab.support.errors import invalid
 
 MOST_PRODUCTS = 2**29  # that a correlation probe keeps, of 4 bytes each
 CALIBRATION_BATCH = 128  # training images at once when an extracted curriculum is calibrated

@@ -7,13 +7,11 @@ What a control shows is a figure of `plots`. It comes in two forms with the same
 and (`interactive=False`) HTML for a page without a kernel.
 """
 
-from pwl_lab.widgets.checkpoints import checkpoint_slider
-from pwl_lab.widgets.explorer import curriculum_explorer
+from pwl_lab.widgets.frame_page import FramePage
 from pwl_lab.widgets.frames import Choice, Frame, FrameTable
 from pwl_lab.widgets.loader import LayerLoader, layer_loader
-from pwl_lab.widgets.page import FramePage
 from pwl_lab.widgets.picker import FramePicker
-from pwl_lab.widgets.timeline import loading_timeline
+from pwl_lab.widgets.sliders import checkpoint_slider, curriculum_explorer, loading_timeline
 
 __all__ = [
     "Choice",

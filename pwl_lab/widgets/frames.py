@@ -12,8 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pwl_lab.errors import invalid
 from pwl_lab.plots.style import style
+from pwl_lab.support.errors import invalid
 
 COLOURS = 256  # of a picture's palette
 DPI = 110

@@ -11,9 +11,9 @@ from typing import Any
 
 import ipywidgets as controls
 
-from pwl_lab.errors import invalid
+from pwl_lab.support.errors import invalid
+from pwl_lab.widgets.frame_page import PICTURE_HEIGHT, PLAY_MS, FramePage
 from pwl_lab.widgets.frames import Choice, FrameTable
-from pwl_lab.widgets.page import PICTURE_HEIGHT, PLAY_MS, FramePage
 
 WIDTH = "min(460px, 100%)"
 ROW = {"flex_flow": "row wrap", "grid_gap": "0 1rem"}  # of controls beside each other

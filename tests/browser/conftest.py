@@ -13,8 +13,8 @@ import pytest
 from loopback import free_port
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from pwl_lab import paths
-from pwl_lab.batch.notebooks import run_notebook
+from pwl_lab.runner.execute import run_notebook
+from pwl_lab.support import paths
 
 CHROMIUM = os.environ.get("PWL_CHROMIUM", "/usr/bin/chromium")
 # Only loopback resolves, and Chromium's own background traffic stays off.

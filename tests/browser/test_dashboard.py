@@ -20,8 +20,8 @@ from loopback import free_port, serving
 from nbformat.v4 import new_code_cell, new_notebook
 from playwright.sync_api import Browser, Locator, Page
 
-from pwl_lab import recipes
-from pwl_lab.settings import CurriculaSettings, LoadingSettings
+from pwl_lab.study import recipes
+from pwl_lab.study.settings import CurriculaSettings, LoadingSettings
 
 pytestmark = pytest.mark.browser
 START_S = 120
@@ -155,7 +155,7 @@ def test_the_page_reaches_no_other_server_not_even_on_this_machine(
 
 QUICK = """
 import sys
-from pwl_lab.batch import dashboard
+from pwl_lab.runner import dashboard
 from pwl_lab.cli import app
 dashboard.IDLE_S, dashboard.LOOK_S = 5, 1
 app(sys.argv[1:])

@@ -10,9 +10,9 @@ from playwright.sync_api import Browser, Locator, Page
 from scored import scored_pair, some_predictions
 
 from pwl_lab import widgets
-from pwl_lab.batch.export import write_page
-from pwl_lab.batch.status import RunStatus
-from pwl_lab.loading.masks import all_masks
+from pwl_lab.runner.page import write_page
+from pwl_lab.runner.status import RunStatus
+from pwl_lab.swap.masks import all_masks
 
 pytestmark = pytest.mark.browser
 

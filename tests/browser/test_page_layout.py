@@ -9,8 +9,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from playwright.sync_api import Browser
 
 from pwl_lab import plots
-from pwl_lab.batch.export import write_page
-from pwl_lab.batch.status import RunStatus
+from pwl_lab.runner.page import write_page
+from pwl_lab.runner.status import RunStatus
 from pwl_lab.widgets.frames import png
 
 LINE = "value = " + " + ".join(["number"] * 12)  # 114 letters; the project's longest lines have 120

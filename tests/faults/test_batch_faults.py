@@ -15,12 +15,14 @@ from benches import HANG_S, Bench
 from processes import alive, until
 from typer.testing import CliRunner
 
-from pwl_lab.batch import clusters, engine, reaching
-from pwl_lab.batch.gridplan import plan_grid
-from pwl_lab.batch.places import place_at
-from pwl_lab.batch.points import point_folder, read_events
 from pwl_lab.cli import app
-from pwl_lab.errors import InvalidValueError
+from pwl_lab.runner import clusters
+from pwl_lab.runner import clusters as reaching
+from pwl_lab.runner import dask as engine
+from pwl_lab.runner.gridplan import plan_grid
+from pwl_lab.runner.location import place_at
+from pwl_lab.runner.points import point_folder, read_events
+from pwl_lab.support.errors import InvalidValueError
 
 FULL = Path("/dev/full")
 
@@ -216,7 +218,7 @@ def test_a_disk_that_is_full_stops_the_batch_and_is_said(bench: Bench) -> None:
 TEACHER = """
 import os, time, torch
 from pathlib import Path
-from pwl_lab.store import Artifact, Recipe, Store
+from pwl_lab.study.store import Artifact, Recipe, Store
 def make():
     time.sleep(1)
     with Path("made").open("a") as log:

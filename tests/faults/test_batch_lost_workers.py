@@ -16,7 +16,7 @@ import pytest
 from benches import HANG_S, Bench
 from processes import alive, until
 
-from pwl_lab.batch.points import read_events
+from pwl_lab.runner.points import read_events
 
 STARTS_S = 60  # a batch plans, connects and waits for the silent no longer than this, on a busy machine
 

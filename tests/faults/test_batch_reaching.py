@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from processes import until
 from typer.testing import CliRunner
 
-from pwl_lab.batch import clusters, reaching
-from pwl_lab.batch.kernel import Runs
-from pwl_lab.batch.reaching import connect
-from pwl_lab.batch.waiting import StoppedError
 from pwl_lab.cli import app
-from pwl_lab.errors import InvalidValueError
+from pwl_lab.runner import clusters
+from pwl_lab.runner import clusters as reaching
+from pwl_lab.runner.clusters import StoppedError, connect
+from pwl_lab.runner.kernel import Runs
+from pwl_lab.support.errors import InvalidValueError
 
 SLACK_S = 30  # that a busy machine may need beside the time to connect
 

@@ -11,9 +11,9 @@ from processes import until
 from s3_server import BUCKET, SECRET, S3Server
 from s3fs import S3FileSystem
 
-from pwl_lab.batch.gridplan import plan_grid
-from pwl_lab.batch.holding import HOLDER
-from pwl_lab.batch.places import place_at
+from pwl_lab.runner.gridplan import plan_grid
+from pwl_lab.runner.holding import HOLDER
+from pwl_lab.runner.location import place_at
 
 WHOLE = {"status.json", "params.json", "notebook.ipynb", "notebook.html", "events.jsonl"}
 

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from processes import until
 
-from pwl_lab import paths
-from pwl_lab.batch import dashboard, kernel
-from pwl_lab.batch.own_folder import LEFT_S, lock_folder, sweep
+from pwl_lab.runner import dashboard, kernel
+from pwl_lab.runner.own_folder import LEFT_S, lock_folder, sweep
+from pwl_lab.support import paths
 
 GUARD = """
 import time
-from pwl_lab.batch.kernel import KernelGuard
+from pwl_lab.runner.kernel import KernelGuard
 guard = KernelGuard()
 print(guard.folder, flush=True)
 time.sleep(600)

@@ -11,12 +11,13 @@ import pytest
 from bundles import bundle_of, expected, inputs_for, pair_of
 from faulty_server import Fault, FaultyServer
 
-from pwl_lab.loading import progressive, remote, sources, transfer, units
+from pwl_lab.loading import model as progressive
+from pwl_lab.loading import remote, sources, transfer, units
 from pwl_lab.loading.log import LoadingLog
-from pwl_lab.loading.progressive import LoadingError, ProgressiveModel
+from pwl_lab.loading.model import LoadingError, ProgressiveModel
 from pwl_lab.loading.sources import INDEX
 from pwl_lab.loading.throttle import Throttle
-from pwl_lab.loading.transfer import Retry
+from pwl_lab.support.retries import Retry
 
 PATIENCE_S = 60
 QUICK = Retry(tries=2, first_wait_s=0.0, longest_wait_s=0.0)

@@ -17,14 +17,13 @@ from bundles import bundle_of, expected, inputs_for, pair_of
 from faulty_server import Fault, FaultyServer
 from privileges import as_modes_say
 
-from pwl_lab.files import new_file
 from pwl_lab.loading import transfer, units
-from pwl_lab.loading.bundle import INDEX, BundleError
-from pwl_lab.loading.progressive import LoadingError, ProgressiveModel
+from pwl_lab.loading.model import LoadingError, ProgressiveModel
 from pwl_lab.loading.remote import HttpSource
-from pwl_lab.loading.sources import FolderSource
+from pwl_lab.loading.sources import INDEX, BundleError, FolderSource
 from pwl_lab.loading.throttle import Throttle
-from pwl_lab.loading.transfer import Retry
+from pwl_lab.support.files import new_file
+from pwl_lab.support.retries import Retry
 
 PATIENCE_S = 60
 QUICK = Retry(tries=3, first_wait_s=0.01, longest_wait_s=0.02)
@@ -445,7 +444,7 @@ def test_a_length_that_no_memory_holds_is_met_like_any_other_damage(number, leng
 def test_a_bundle_needs_nothing_else_of_the_study(folder, tmp_path):
     """No presets, no notebooks, no store: the package and the folder alone."""
     code = (
-        "import sys, torch; from pwl_lab.loading.progressive import ProgressiveModel\n"
+        "import sys, torch; from pwl_lab.loading.model import ProgressiveModel\n"
         "with ProgressiveModel.open(sys.argv[1], 'best') as model:\n"
         "    model.wait('TTT', 60); print(model.predict(torch.zeros(1, 1, 7, 7)).mask)"
     )

@@ -16,15 +16,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pwl_lab.loading import progressive
-from pwl_lab.loading.bundle import BundleError, Inputs, parts_of_unit, unit_state, write_bundle
-from pwl_lab.loading.eightbit import dequantise, quantise
-from pwl_lab.loading.masks import all_masks
-from pwl_lab.loading.progressive import LoadingError, ProgressiveModel
-from pwl_lab.loading.sources import INDEX, Source, SourceError
-from pwl_lab.loading.swapnet import SwapNet
-from pwl_lab.loading.transfer import Retry
+from pwl_lab.loading import model as progressive
+from pwl_lab.loading.bundle import Inputs, parts_of_unit, unit_state, write_bundle
+from pwl_lab.loading.int8 import dequantise, quantise
+from pwl_lab.loading.model import LoadingError, ProgressiveModel
+from pwl_lab.loading.sources import INDEX, BundleError, Source, SourceError
 from pwl_lab.models import MLPConfig, build
+from pwl_lab.support.retries import Retry
+from pwl_lab.swap.masks import all_masks
+from pwl_lab.swap.swapnet import SwapNet
 
 PATIENCE_S = 60
 TRIES = 4

@@ -12,8 +12,8 @@ import nbformat
 import pytest
 from processes import until
 
-from pwl_lab.batch import client
-from pwl_lab.batch.notebooks import run_notebook
+from pwl_lab.runner import client
+from pwl_lab.runner.execute import run_notebook
 
 COMMAND = str(Path(sys.executable).with_name("pwl-lab"))
 MANY = 4_000  # ZeroMQ's own mark is 1,000 at each end, and a unix socket holds some hundreds

@@ -11,9 +11,9 @@ import nbformat
 import pytest
 from processes import alive, until
 
-from pwl_lab.batch import client, notebooks
-from pwl_lab.batch.kernel import KernelGuard
-from pwl_lab.batch.notebooks import run_notebook
+from pwl_lab.runner import client, execute
+from pwl_lab.runner.execute import run_notebook
+from pwl_lab.runner.kernel import KernelGuard
 
 COMMAND = str(Path(sys.executable).with_name("pwl-lab"))
 
@@ -68,7 +68,10 @@ def test_a_kernel_that_trained_side_by_side_ends_by_itself_too(write_notebook, t
     place = tmp_path / "temporary"
     place.mkdir()
     monkeypatch.setenv("TMPDIR", str(place))
-    work = "import os\nfrom pwl_lab.parallel import side_by_side\nside_by_side(os.path.abspath, [{'path': 'a'}] * 2, 'paths')"
+    work = (
+        "import os\nfrom pwl_lab.support.processes import side_by_side\n"
+        "side_by_side(os.path.abspath, [{'path': 'a'}] * 2, 'paths')"
+    )
     hook = "import atexit, pathlib\natexit.register(pathlib.Path(os.environ['PWL_LAB_OUT'], 'left').touch)"
     status = run_notebook(write_notebook(work, hook), tmp_path / "out", environment={"PWL_LAB_WORKERS": "2"})
     assert status.status == "ok", status.error
@@ -116,7 +119,7 @@ def test_a_fault_of_the_runner_itself_is_a_failed_status(write_notebook, tmp_pat
     def broken(*_: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(notebooks, "write_text", broken)
+    monkeypatch.setattr(execute, "write_text", broken)
     with pytest.raises(OSError, match="no space"):
         run_notebook(write_notebook(CHILDREN), tmp_path / "out")
     status = json.loads((tmp_path / "out" / "status.json").read_text())
@@ -125,7 +128,7 @@ def test_a_fault_of_the_runner_itself_is_a_failed_status(write_notebook, tmp_pat
 
 
 def test_a_kernel_that_cannot_start(write_notebook, tmp_path: Path, monkeypatch) -> None:
-    from pwl_lab.batch import client
+    from pwl_lab.runner import client
 
     monkeypatch.setattr(client, "KERNEL_COMMAND", [sys.executable, "-c", "raise SystemExit(5)"])
     status = run_notebook(write_notebook("1"), tmp_path / "out")

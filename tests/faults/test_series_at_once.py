@@ -12,12 +12,12 @@ import psutil
 import pytest
 from processes import alive, until
 
-from pwl_lab import parallel, paths
-from pwl_lab.batch import notebooks
-from pwl_lab.batch import series as series_module
-from pwl_lab.batch.series import default_jobs, run_series
-from pwl_lab.batch.status import RunError, RunStatus, write_status
-from pwl_lab.errors import InvalidValueError
+from pwl_lab.runner import execute
+from pwl_lab.runner import series as series_module
+from pwl_lab.runner.series import default_jobs, run_series
+from pwl_lab.runner.status import RunError, RunStatus, write_status
+from pwl_lab.support import paths, processes
+from pwl_lab.support.errors import InvalidValueError
 
 COMMAND = str(Path(sys.executable).with_name("pwl-lab"))
 HANG_S = 60
@@ -53,7 +53,7 @@ def series_of(tmp_path: Path, monkeypatch, write_notebook):
     (root / "notebooks").mkdir()
     monkeypatch.setenv("PWL_LAB_HOME", str(root))
     monkeypatch.setenv("PWL_LAB_RUNS", str(root / "runs"))
-    monkeypatch.delenv(parallel.WORKERS, raising=False)
+    monkeypatch.delenv(processes.WORKERS, raising=False)
 
     def make(codes: dict[str, str], side_by_side: tuple[str, ...] = ()) -> Path:
         for name, code in codes.items():
@@ -104,12 +104,12 @@ def test_a_failing_one_stops_neither_the_other_nor_the_next(series_of) -> None:
     assert ended[1].error.name == "ZeroDivisionError"
 
 
-WORKERS = START + f"(out / 'workers').write_text(os.environ.get('{parallel.WORKERS}', 'all'))\n"
+WORKERS = START + f"(out / 'workers').write_text(os.environ.get('{processes.WORKERS}', 'all'))\n"
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_what_trains_side_by_side_runs_alone_with_all_workers(series_of, monkeypatch, jobs: int) -> None:
-    monkeypatch.setattr(parallel, "n_cores", lambda: 4)
+    monkeypatch.setattr(processes, "n_cores", lambda: 4)
     names = ["00_wide", "01_a", "02_wide", "03_b"]
     folder = series_of(dict.fromkeys(names, WORKERS), side_by_side=("00_wide", "02_wide"))
     lines = []
@@ -130,12 +130,12 @@ def test_what_trains_side_by_side_runs_alone_with_all_workers(series_of, monkeyp
 
 
 def test_how_many_workers_the_reader_asked_for_is_kept(series_of, monkeypatch) -> None:
-    monkeypatch.setenv(parallel.WORKERS, "3")
+    monkeypatch.setenv(processes.WORKERS, "3")
     folder = series_of({"00_a": WORKERS})
     assert run_series("smoke", timeout=HANG_S, jobs=2)[0].status == "ok"
     assert (folder / "00_a" / "workers").read_text() == "3"
-    monkeypatch.setenv(parallel.WORKERS, "many")
-    with pytest.raises(InvalidValueError, match=f"{parallel.WORKERS} = 'many'"):
+    monkeypatch.setenv(processes.WORKERS, "many")
+    with pytest.raises(InvalidValueError, match=f"{processes.WORKERS} = 'many'"):
         run_series("smoke", jobs=2)
 
 
@@ -173,7 +173,7 @@ def test_a_series_that_is_killed_outright_leaves_no_kernel(series_of) -> None:
 
 def test_a_fault_of_the_runner_ends_the_others_and_is_raised(series_of, monkeypatch) -> None:
     folder = series_of({"00_a": HANGS, "01_b": "1", "02_c": "1"})
-    whole = notebooks.run_notebook
+    whole = execute.run_notebook
 
     def broken(source: Path, *words, **named) -> RunStatus:
         if source.stem == "00_a":
@@ -196,7 +196,7 @@ def test_jobs_have_to_be_at_least_one_and_are_one_a_core(series_of, monkeypatch)
         with pytest.raises(InvalidValueError, match=f"jobs = {jobs} is not allowed: a whole number from 1"):
             run_series("smoke", jobs=jobs)
     assert not folder.exists()
-    monkeypatch.setattr(parallel, "n_cores", lambda: 5)
+    monkeypatch.setattr(processes, "n_cores", lambda: 5)
     monkeypatch.setattr(series_module, "device", lambda: "cpu")
     assert default_jobs() == 5
     monkeypatch.setattr(series_module, "device", lambda: "cuda")

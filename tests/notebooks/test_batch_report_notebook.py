@@ -11,12 +11,12 @@ import pytest
 import stub_runner
 from processes import alive, until
 
-from pwl_lab import paths
-from pwl_lab.batch.gridplan import plan_grid
-from pwl_lab.batch.notebooks import run_notebook
-from pwl_lab.batch.schema import make_plan, read_notebook, resolve_notebook
-from pwl_lab.batch.status import read_status
-from pwl_lab.errors import InvalidValueError
+from pwl_lab.runner.execute import run_notebook
+from pwl_lab.runner.gridplan import plan_grid
+from pwl_lab.runner.parameters import make_plan, read_notebook, resolve_notebook
+from pwl_lab.runner.status import read_status
+from pwl_lab.support import paths
+from pwl_lab.support.errors import InvalidValueError
 
 COMMAND = str(Path(sys.executable).with_name("pwl-lab"))
 START_S = 240  # a kernel, a cluster and another kernel, on a machine that has other work
@@ -24,7 +24,7 @@ START_S = 240  # a kernel, a cluster and another kernel, on a machine that has o
 # A notebook that runs a batch, and one of its points: it leaves the numbers of its kernel and of two children, and waits.
 OUTER = """
 from pathlib import Path
-from pwl_lab.batch import batches
+from pwl_lab.runner import batch as batches
 batches.run_batch(batches.prepare(Path(r"{grid}"), Path(r"{out}")), workers=1)
 """
 INNER = """

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pwl_lab import recipes
-from pwl_lab.batch.notebooks import run_notebook
-from pwl_lab.settings import CurriculaSettings, LoadingSettings
+from pwl_lab.runner.execute import run_notebook
+from pwl_lab.study import recipes
+from pwl_lab.study.settings import CurriculaSettings, LoadingSettings
 
 
 def runs_at_smoke(out: Path) -> str:

@@ -43,7 +43,7 @@ REFUSED = {
 def test_an_edge_is_refused_before_the_run_or_reached_at_its_end(name: str, tmp_path: Path) -> None:
     cases = TAKEN[name] + REFUSED[name]
     places = {"PWL_LAB_RUNS": str(tmp_path / "runs"), "PWL_LAB_OUT": str(tmp_path / "out")}
-    command = [sys.executable, str(TESTS / "edges.py"), name, str(tmp_path / "told.json")]
+    command = [sys.executable, str(TESTS / "helpers" / "edges.py"), name, str(tmp_path / "told.json")]
     subprocess.run(
         command, input=json.dumps(cases), text=True, check=True, capture_output=True, env=dict(os.environ) | places
     )

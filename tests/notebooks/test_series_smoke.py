@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pwl_lab import paths
-from pwl_lab.batch.notebooks import run_notebook
+from pwl_lab.runner.execute import run_notebook
+from pwl_lab.support import paths
 
 SERIES = sorted(paths.notebooks().glob("[0-9][0-9]_*.ipynb"))
 # What each notebook makes in an empty store, by key: what was stored before is found again as long as these stay.

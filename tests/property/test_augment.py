@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pwl_lab.errors import InvalidValueError
+from pwl_lab.support.errors import InvalidValueError
 from pwl_lab.tasks.augment import Augmentation, random_crop, random_flip, random_rotation
 from pwl_lab.tasks.datasets import balanced_order
 

@@ -12,9 +12,9 @@ from mutations import mutated
 from safetensors.torch import load, save
 from toys import RESNET_TEACHER, VIT_TEACHER, used
 
-from pwl_lab.errors import InvalidValueError
-from pwl_lab.loading.bitplanes import BitPlanes, _digest, decode, encode, from_bytes, load_stages
+from pwl_lab.benchmarks.bitplanes import BitPlanes, _digest, decode, encode, from_bytes, load_stages
 from pwl_lab.models import build
+from pwl_lab.support.errors import InvalidValueError
 
 FLOATS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 
@@ -268,7 +268,7 @@ def test_what_is_no_stage_is_refused(foreign):
 
 
 def test_a_header_of_another_format_is_refused():
-    from pwl_lab.loading import bitplanes
+    from pwl_lab.benchmarks import bitplanes
 
     first = load(stages_of()[0])
     text = bytes(first["header"].tolist()).replace(b'"format":1', b'"format":2')

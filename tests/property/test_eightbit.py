@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 from toys import RESNET_TEACHER, VIT_TEACHER, changed, snapshot, used
 
-from pwl_lab.errors import InvalidValueError
-from pwl_lab.loading.eightbit import dequantise, quantise
+from pwl_lab.loading.int8 import dequantise, quantise
 from pwl_lab.models import build
+from pwl_lab.support.errors import InvalidValueError
 
 FLOATS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 

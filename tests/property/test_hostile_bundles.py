@@ -17,10 +17,7 @@ from hypothesis import strategies as st
 from mutations import mutated, mutated_bytes
 from safetensors.torch import load, save
 
-from pwl_lab.errors import InvalidValueError
 from pwl_lab.loading.bundle import (
-    INDEX,
-    BundleError,
     BundleIndex,
     Inputs,
     check_folder,
@@ -30,9 +27,11 @@ from pwl_lab.loading.bundle import (
     state_of,
     write_bundle,
 )
-from pwl_lab.loading.progressive import ProgressiveModel
-from pwl_lab.loading.serve import BundleServer
-from pwl_lab.loading.transfer import Retry
+from pwl_lab.loading.model import ProgressiveModel
+from pwl_lab.loading.server import BundleServer
+from pwl_lab.loading.sources import INDEX, BundleError
+from pwl_lab.support.errors import InvalidValueError
+from pwl_lab.support.retries import Retry
 
 ONCE = Retry(tries=1)
 PATIENCE_S = 60

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pwl_lab.errors import InvalidValueError
-from pwl_lab.loading.masks import all_masks, check_mask, prefix_mask, random_masks, suffix_mask
+from pwl_lab.support.errors import InvalidValueError
+from pwl_lab.swap.masks import all_masks, check_mask, prefix_mask, random_masks, suffix_mask
 
 sizes = st.integers(1, 10)
 distributions = ["prefix", "alternating", "mixture", "all"]

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pwl_lab import config
-from pwl_lab.batch.grid import read_grid
-from pwl_lab.batch.gridplan import plan_grid
-from pwl_lab.batch.points import Point, select
-from pwl_lab.batch.schema import parse_parameters
-from pwl_lab.errors import InvalidValueError
-from pwl_lab.settings import CurriculaSettings
-from pwl_lab.yaml12 import read_yaml
+from pwl_lab.runner.grid import read_grid
+from pwl_lab.runner.gridplan import Point, plan_grid
+from pwl_lab.runner.parameters import parse_parameters
+from pwl_lab.runner.points import select
+from pwl_lab.study.settings import CurriculaSettings
+from pwl_lab.support import config
+from pwl_lab.support.errors import InvalidValueError
+from pwl_lab.support.yaml12 import read_yaml
 
 NUMBER_WORDS = st.from_regex(r"[-+]?[0-9.:_a-fxoeEXOB+-]{1,12}", fullmatch=True)
 READINGS = {  # as YAML 1.2's core schema has it; beside it what YAML 1.1, or Python, would make of the same

@@ -1,0 +1,98 @@
+"""How accurate each network is that answers on the way, and what a load would bring when: accuracy against seconds."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pwl_lab.benchmarks.baselines import Files
+from pwl_lab.benchmarks.bitplanes import decode, load_stages
+from pwl_lab.loading.bundle import BOOT, BundleIndex, Shard
+from pwl_lab.loading.schedule import schedule, seconds_for
+from pwl_lab.loading.throttle import Throttle
+from pwl_lab.loading.units import Parts, Workshop, assemble
+from pwl_lab.models.blocknet import build_empty
+from pwl_lab.tasks.base import Batch, accuracy
+
+
+def network_accuracies(files: Files, networks: Iterable[str], data: Batch, chunk: int = 512) -> dict[str, float]:
+    """Accuracy in [0, 1] on `data` of networks named as in `ways.Moment`: swap masks, with `t` at 8 bits, and `planes 4`."""
+    found = {}
+    masks = _Masks(files)
+    with torch.inference_mode():
+        for network in networks:
+            run = _planes(files, int(network.split()[1])) if network.startswith("planes") else masks.network(network)
+            logits = torch.cat([run(inputs) for inputs in data.inputs.split(chunk)])
+            found[network] = accuracy(logits, data.labels)
+    return found
+
+
+class _Masks:
+    """The networks of a bundle, out of its files; each shard is read once."""
+
+    def __init__(self, files: Files) -> None:
+        self.files, self.workshop = files, Workshop(files.index, "cpu")
+        self.students: dict[int, dict[int, Parts]] = {}
+        self.units: dict[tuple[int, int], Parts] = {}
+
+    def network(self, mask: str) -> Callable[[Tensor], Tensor]:
+        """The network of one mask."""
+        wanted = {block: 8 if letter == "t" else 32 for block, letter in enumerate(mask, start=1) if letter in "Tt"}
+        for block, bits in wanted.items():
+            if (block, bits) not in self.units:
+                shard = self.files.index.shard(block, bits)
+                self.units[block, bits] = self.workshop.unit(shard, self._read(shard))
+        teacher = {block: self.units[block, bits] for block, bits in wanted.items()}
+        return assemble(mask, self._student(8 if "s" in mask else 32), teacher)
+
+    def _student(self, bits: int) -> dict[int, Parts]:
+        """The boot set at one precision."""
+        if bits not in self.students:
+            shard = self.files.index.shard(BOOT, bits)
+            self.students[bits] = self.workshop.student(shard, self._read(shard))
+        return self.students[bits]
+
+    def _read(self, shard: Shard) -> Tensor:
+        """A file's bytes."""
+        return torch.frombuffer(bytearray((self.files.bundle / shard.file).read_bytes()), dtype=torch.uint8)
+
+
+def _planes(files: Files, bits: int) -> Callable[[Tensor], Tensor]:
+    """The teacher of whose weights so many bits are known."""
+    planes = load_stages(files.stages())
+    stages = next(n for n in range(1, len(planes.widths) + 1) if sum(planes.widths[:n]) == bits)
+    net = build_empty(files.index.teacher)
+    net.load_state_dict(decode(planes, stages), assign=True)
+    return net.eval()
+
+
+def anytime_area(points: pd.DataFrame, horizon_s: float) -> float:
+    """The mean accuracy over the first `horizon_s` seconds: 0 before the first prediction, then that of who predicts.
+
+    `points` has seconds and accuracy of one load, in any order; it counts as a staircase.
+    """
+    steps = points.sort_values("seconds", kind="stable")  # of two at once the later row predicts from then on
+    begins = steps["seconds"].clip(upper=horizon_s).tolist()
+    ends = [*begins[1:], horizon_s]
+    held = zip(begins, ends, steps["accuracy"], strict=True)
+    return sum((end - begin) * accuracy for begin, end, accuracy in held) / horizon_s
+
+
+def planned_timeline(
+    index: BundleIndex, order: str | Sequence[int], link: Throttle, split: str = "test", first_at_8_bits: bool = False
+) -> pd.DataFrame:
+    """When each mask would run on this link, by the bundle's bytes alone: seconds, network, bytes, accuracy on `split`.
+
+    Reading, checking and swapping are left out; a block at 8 bits counts as accurate as the whole one.
+    """
+    boot, mask = index.shard(BOOT, 8 if first_at_8_bits else 32), ("s" if first_at_8_bits else "S") * index.n_blocks
+    seconds, size = link.latency_s + seconds_for(boot.bytes, link), boot.bytes  # the index comes first, and is small
+    rows = [(seconds, mask, size)]
+    for shard in schedule(index, order, link, first_at_8_bits):
+        seconds, size = seconds + seconds_for(shard.bytes, link), size + shard.bytes
+        letter = "t" if shard.bits == 8 else "T"
+        mask = mask[: shard.block - 1] + letter + mask[shard.block :]
+        rows.append((seconds, mask, size))
+    table = pd.DataFrame(rows, columns=["seconds", "network", "bytes"])
+    return table.assign(accuracy=table["network"].str.upper().map(index.accuracies.get(split, {})))

@@ -1,0 +1,328 @@
+"""`ProgressiveModel`: answers as soon as the student is in, and turns into the teacher while it goes on answering.
+
+Two threads work behind it. One fetches and verifies shards, a bounded number ahead; the other makes modules of them
+and swaps them in. What predicts is a `Running` network that never changes: a swap replaces the whole of it by one
+assignment, so every prediction is computed by exactly one mask, whichever thread asks, and none ever waits for a swap.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pwl_lab.loading.bundle import BOOT, BundleIndex, Networks, Shard
+from pwl_lab.loading.log import Event, LoadingLog, Status
+from pwl_lab.loading.schedule import CHOOSES, schedule
+from pwl_lab.loading.sources import bounded, open_source
+from pwl_lab.loading.throttle import Throttle
+from pwl_lab.loading.transfer import Feed, Lost, Received, Transfer, fetch_boot, fetch_index
+from pwl_lab.loading.units import Parts, Workshop, assemble, tensor_bytes
+from pwl_lab.support import config
+from pwl_lab.support.errors import PwlLabError, invalid
+from pwl_lab.support.retries import Retry
+from pwl_lab.swap.masks import check_mask
+from pwl_lab.swap.orders import best_mask
+from pwl_lab.tasks.entrances import check_images, check_inputs
+from pwl_lab.tasks.images import standardise
+
+LONGEST_CLOSE_S = 5.0  # for a thread to end; it is a daemon and goes with the process at the latest
+
+
+class LoadingError(PwlLabError):
+    """A mask that was waited for will not come."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Logits and the mask of the network that computed them, all of them."""
+
+    logits: Float[Tensor, "batch classes"]
+    mask: str
+
+    @property
+    def classes(self) -> Int[Tensor, " batch"]:
+        """The most likely class of each sample."""
+        return self.logits.argmax(dim=-1)
+
+    @property
+    def confidence(self) -> Float[Tensor, " batch"]:
+        """Its probability."""
+        return self.logits.softmax(dim=-1).amax(dim=-1)
+
+
+class ProgressiveModel:
+    """A pair out of a bundle that predicts while it loads; made by `open`. All of it may be called from any thread."""
+
+    def __init__(
+        self,
+        index: BundleIndex,
+        boot: Received,
+        transfer: Transfer,
+        feed: Feed,
+        log: LoadingLog,
+        device: str,
+        keep_student: bool,
+        networks: Networks,
+    ) -> None:
+        """Use `open`."""
+        self.index, self.device = index, device
+        self._transfer, self._feed, self._log, self._keep_student = transfer, feed, log, keep_student
+        self._workshop = Workshop(index, device, networks)
+        self._student = self._workshop.student(boot.shard, boot.content)
+        self._boot = boot.shard
+        self._teacher: dict[int, Parts] = {}
+        self._arrived: dict[int, Shard] = {}  # the shard that each teacher block came with
+        self._missed: set[int] = set()  # blocks of which a shard did not come
+        self._order = list(dict.fromkeys(shard.block for shard in feed.plan))
+        self._running = assemble(log.mask, self._student, self._teacher)
+        self._callbacks: list[Callable[[Event], None]] = []
+        self._installer = threading.Thread(target=self._install_all, name="pwl-install", daemon=True)
+
+    @classmethod
+    def open(
+        cls,
+        address: str | Path,
+        order: str | Sequence[int] = "prefix",
+        *,
+        device: config.Device = "auto",
+        throttle: Throttle | None = None,
+        cache: Path | None = None,
+        first_at_8_bits: bool = False,
+        read_ahead: int = 1,
+        keep_student: bool = False,
+        retry: Retry | None = None,
+        timeout: float | None = None,
+    ) -> Self:
+        """The model at `address` (a folder, http(s)://, or any fsspec URL); returns as soon as the student is in.
+
+        `order`: prefix, suffix, contiguous, `2-1-3`, block numbers, or `best`: the order of the largest area under
+        accuracy against seconds, by the bundle's own table and the speed at which the boot set came. `throttle` slows
+        the source down, `cache` is a folder that keeps what was downloaded. With `first_at_8_bits` the student and
+        every teacher block come at 8 bits a weight, then the teacher's blocks whole. At most `read_ahead` shards wait
+        to be swapped in. Where a shard is lost for good, the mask that runs is the most accurate one that can be had from
+        what has arrived (`best_mask`), by the bundle's validation accuracies. The student's blocks are let go, unless
+        `keep_student`, once no loss can call for them: with the last teacher block, or at the end.
+
+        Raises BundleError where index or boot set cannot be had, MissingDataError where there is no such folder,
+        TimeoutError where they are not there after `timeout` seconds (a number from 0; None: no limit), UnknownNameError
+        for a scheme or an order that is not known, and InvalidValueError for other bad arguments. What is wrong with a
+        teacher block, or with what the index says of it, is met when its turn comes: that block is lost.
+        """
+        begun, timeout = time.perf_counter(), bounded(timeout)
+        where, retry = config.device(device), retry or Retry()
+        if read_ahead < 1:
+            raise invalid("read_ahead", read_ahead, "a whole number from 1")
+        source, transfer = open_source(address, throttle), None
+        try:
+            with source.until(timeout):
+                index = fetch_index(source, retry)
+                first = index.shard(BOOT, 8 if first_at_8_bits else 32)
+                first_mask = ("s" if first_at_8_bits else "S") * index.n_blocks
+                shards = [first, *schedule(index, "prefix", None, first_at_8_bits)]
+                log = LoadingLog(shards, first_mask, lambda: time.perf_counter() - begun)
+                transfer = Transfer(source, retry, threading.Event(), log.record, log.clock, cache and Path(cache))
+                networks = Networks(index, source.address)
+                networks.check(
+                    first
+                )  # the teacher's shards wait for their turn: nothing is built before the boot set is in
+                boot = fetch_boot(transfer, first)
+            plan = schedule(index, order, boot.link, first_at_8_bits)
+            feed = Feed(transfer, plan, log, read_ahead, networks)
+            model = cls(index, boot, transfer, feed, log, where, keep_student, networks)
+            model._begin(boot)
+        except BaseException:
+            if transfer is not None:
+                transfer.stop.set()
+            source.close()
+            raise
+        return model
+
+    def _begin(self, boot: Received) -> None:
+        """The student is in: say so, and start to load the rest."""
+        self._log.arrive(boot.shard)
+        self._weigh()
+        self._log.record("boot", boot.shard, state="loaded")
+        self._feed.start(boot)
+        self._installer.start()
+
+    def predict(self, inputs: Tensor) -> Prediction:
+        """What the network of this moment says; it is not changed under way. `inputs` as `prepare` gives them.
+
+        Raises InvalidValueError unless they are finite floats (float32) of shape [batch, *shape].
+        """
+        check_inputs(inputs, self.index.inputs.shape)
+        running = self._running
+        with torch.inference_mode():
+            return Prediction(running(inputs.to(self.device)), running.mask)
+
+    def prepare(self, images: Tensor) -> Float[Tensor, "batch *shape"]:
+        """Bytes (0 to 255) normalised as the networks were trained.
+
+        Raises InvalidValueError for another type or shape (hence the loose annotation).
+        """
+        inputs = self.index.inputs
+        check_images(images, inputs.shape)
+        return standardise(images, inputs.mean, inputs.std) if inputs.mean else images.float()
+
+    @property
+    def mask(self) -> str:
+        """The mask that predicts now; a small letter is a block at 8 bits a weight."""
+        return self._running.mask
+
+    @property
+    def events(self) -> list[Event]:
+        """All that has happened so far, in order."""
+        return self._log.events
+
+    def status(self) -> Status:
+        """How far loading is, and what failed."""
+        return self._log.status()
+
+    def on_swap(self, callback: Callable[[Event], None]) -> None:
+        """Call `callback` with the event after each swap, in the thread that swaps; what it raises ends up in `events`."""
+        self._callbacks.append(callback)
+
+    def wait(self, mask: str | None = None, timeout: float | None = None) -> Status:
+        """Wait until the teacher blocks of `mask` are in place (whole ones), or until loading has ended.
+
+        Raises TimeoutError after `timeout` seconds, and LoadingError where `mask` can no longer come, or never would: in
+        a callback of `on_swap`, which the next block waits for. InvalidValueError for a mask or a `timeout` that is none.
+        """
+        timeout = bounded(timeout)
+        wanted = "S" * self.index.n_blocks if mask is None else check_mask(mask, self.index.n_blocks)
+
+        def there() -> bool:
+            places = zip(wanted, self._log.mask, strict=True)
+            return mask is not None and all(want == "S" or have == "T" for want, have in places)
+
+        if threading.current_thread() is self._installer and not (there() or self._log.finished):
+            raise LoadingError("no block can come while a callback of `on_swap` waits for it: wait in another thread")
+        if not self._log.wait_for(lambda: there() or self._log.finished, timeout):
+            raise TimeoutError(f"{mask or 'the end of loading'} was not reached within {timeout} s: {self.mask} so far")
+        status = self.status()
+        if mask is not None and not there():
+            why = [f"{name}: {reason}" for name, reason in status.failed.items()]
+            why += ["it was closed"] if self._log.closed else []
+            raise LoadingError(f"{mask} will not come: loading ended at {status.mask} ({'; '.join(why)})")
+        return status
+
+    def close(self) -> None:
+        """End the loading; the model goes on answering with the mask that it has."""
+        self._transfer.stop.set()
+        self._transfer.source.close()
+        self._feed.join(LONGEST_CLOSE_S)
+        if self._installer.is_alive() and self._installer is not threading.current_thread():  # a callback may close
+            self._installer.join(LONGEST_CLOSE_S)
+        self._feed.forget()
+        self._log.finish("closed")
+
+    def __enter__(self) -> Self:
+        """The model itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def _install_all(self) -> None:
+        """The thread that makes networks of what comes, until nothing more does."""
+        try:
+            for item in self._feed:
+                if isinstance(item, Lost):
+                    self._lose(item.shard, item.error)
+                else:
+                    self._install(item)
+                del item  # its bytes are the weights' alone now, or nobody's
+            self._drop_student()
+            self._weigh()
+        except BaseException as error:  # noqa: BLE001 - whoever waits must be told, whatever it is
+            self._transfer.stop.set()  # nobody takes any more what comes
+            self._transfer.source.close()
+            self._log.finish("broken", f"{type(error).__name__}: {error}")
+        finally:
+            self._log.finish("closed" if self._transfer.stop.is_set() else "done")
+
+    def _lose(self, shard: Shard, error: BaseException) -> None:
+        """A shard will not come: without it another mask may be the best one."""
+        self._missed.add(shard.block)
+        self._log.fail(shard, f"{type(error).__name__}: {error}")
+        self._run_best(shard)
+
+    def _install(self, received: Received) -> None:
+        """Make modules of a shard and, unless that is for the worse, let them predict from now on."""
+        shard = received.shard
+        try:
+            unit = self._workshop.unit(shard, received.content)
+        except BaseException as error:  # noqa: BLE001 - whatever it is (no memory, most likely), the other blocks still come
+            self._lose(shard, error)
+            return
+        self._teacher[shard.block], self._arrived[shard.block] = unit, shard
+        self._weigh(received)
+        if not self._run_best(shard):
+            self._log.keep_out(shard, self._states(self.mask))
+
+    def _run_best(self, shard: Shard) -> bool:
+        """Run the best mask that can be had now that `shard` has come or is lost; whether that is another one."""
+        mask = self._best_mask()
+        if mask == self.mask:
+            return False
+        self._running = assemble(mask, self._student, self._teacher)
+        if len(self._arrived) == self.index.n_blocks:
+            self._drop_student()  # there is no block left to lose
+        self._weigh()
+        self._tell(self._log.swap(mask, shard, self._states(mask)))
+        return True
+
+    def _best_mask(self) -> str:
+        """The mask to run with what has arrived; a small letter for a block at 8 bits."""
+        accuracies = self.index.accuracies.get(CHOOSES, {})
+        plain = best_mask(self._order, self._arrived.keys(), self._missed, accuracies)
+        shards = [self._arrived[n] if letter == "T" else self._boot for n, letter in enumerate(plain, start=1)]
+        return "".join(letter.lower() if s.bits == 8 else letter for letter, s in zip(plain, shards, strict=True))
+
+    def _drop_student(self) -> None:
+        """Let go of the student's blocks that do not run, once no other mask will."""
+        if not self._keep_student:
+            self._student = {n: parts for n, parts in self._student.items() if self.mask[n - 1] in "Ss"}
+
+    def _states(self, mask: str) -> dict[str, str]:
+        """What became of the shards that have arrived, now that `mask` runs."""
+        states = {}
+        for block, shard in self._arrived.items():
+            states[shard.name] = "held" if mask[block - 1] in "Ss" else "loaded"
+            if shard.bits == 32 and (before := f"{shard.name} at 8 bits") in self._log.status().blocks:
+                states[before] = "replaced"
+        return states
+
+    def _weigh(self, received: Received | None = None) -> None:
+        """Tell the log how much memory the weights take, those that predict now and those of `received` beside them.
+
+        The bytes of `received` count on their own unless the weights are views of them: with 8 bits, or on a GPU.
+        """
+        units = [*self._student.values(), *self._teacher.values()]
+        places = tensor_bytes([*self._running.parts, *(module for unit in units for module in unit.values())])
+        weights = {"weights": sum(places.values())}
+        if received is None:
+            self._log.hold(weights)
+            return
+        name, size = received.shard.name, received.content.untyped_storage().nbytes()
+        beside = received.content.untyped_storage().data_ptr() not in places
+        self._log.hold(weights | {name: size if beside else 0})
+        self._log.hold({name: 0})
+
+    def _tell(self, event: Event) -> None:
+        """Call those who wanted to know of a swap."""
+        for callback in list(self._callbacks):
+            try:
+                callback(event)
+            except BaseException as error:  # noqa: BLE001 - somebody else's code must not end the loading
+                self._log.record("callback", None, f"{type(error).__name__}: {error}")

@@ -1,0 +1,373 @@
+"""A small web server for one bundle, to try progressive loading over HTTP: this machine only, and reading only."""
+
+import asyncio
+import contextlib
+import json
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tornado.http1connection import HTTP1ServerConnection
+from tornado.httpserver import HTTPServer
+from tornado.httputil import HTTPConnection, HTTPHeaders, HTTPMessageDelegate, format_timestamp
+from tornado.iostream import IOStream, StreamClosedError
+from tornado.netutil import bind_sockets
+from tornado.web import Application, HTTPError, StaticFileHandler
+
+from pwl_lab.loading.sources import INDEX, MOST_INDEX_BYTES, FolderSource, SourceError, check_name, is_inside
+from pwl_lab.loading.throttle import Link, Throttle
+from pwl_lab.support.errors import InvalidValueError, MissingDataError, invalid
+from pwl_lab.support.storages import scheme_of
+
+LOOPBACK = "127.0.0.1"
+OWN_NAMES = (LOOPBACK, "localhost")  # any other Host came by way of a name that someone made point here (DNS rebinding)
+GRACE_S = 1.0  # for answers that were broken off to notice it
+MAX_BODY_BYTES = 2**16  # of a request, which is refused anyway
+MOST_CONNECTIONS = 256  # of the 1,024 descriptors that a process has, as a rule
+MOST_AT_ONCE = 128  # new ones in one turn
+IDLE_S = 300.0  # until a connection is ended that no request comes on
+PATIENCE_S = 1.0  # with a silent one whose place another could have
+REST_S = 0.5  # without new connections, where all that are open are busy
+SETTLED = timedelta(seconds=60)  # RFC 9110, 8.8.2.2
+
+
+class BundleServer:
+    """Serves a bundle from a thread of its own, from now until `close`; a context manager. `url` is where."""
+
+    def __init__(self, folder: str | Path, port: int = 0, throttle: Throttle | None = None) -> None:
+        """`port` 0 takes one that is free; all downloads together share the `throttle`'s bandwidth.
+
+        Raises MissingDataError if there is no such folder or no index.json in it, InvalidValueError if the index cannot be
+        read or names what is not a plain file in the folder, or the port is not to be had.
+        """
+        guests = _Guests()
+        application = _application(Path(folder), throttle or Throttle(), guests)
+        sockets = _bind(port)
+        self.url = _url(sockets)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop = asyncio.Event()
+        self._lock = threading.Lock()
+        ready = threading.Event()
+
+        async def run() -> None:
+            self._loop = asyncio.get_running_loop()
+            try:
+                await _run(application, guests, sockets, self._stop, ready.set)
+            finally:
+                ready.set()  # also if it could not begin
+
+        self._thread = threading.Thread(target=lambda: asyncio.run(run()), name=f"bundle at {self.url}", daemon=True)
+        self._thread.start()
+        ready.wait()
+
+    def close(self) -> None:
+        """Break off all downloads and end. May be called again."""
+        with self._lock:
+            if self._thread.is_alive() and self._loop is not None:
+                with contextlib.suppress(RuntimeError):  # the loop has ended by itself
+                    self._loop.call_soon_threadsafe(self._stop.set)
+                self._thread.join()
+
+    def __enter__(self) -> Self:
+        """The server itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        self.close()
+
+
+def serve(
+    folder: str | Path,
+    port: int = 0,
+    throttle: Throttle | None = None,
+    on_ready: Callable[[str], None] = lambda url: None,
+) -> None:
+    """Serve a bundle until SIGINT (Ctrl-C) or SIGTERM; `on_ready` is told the address. For the main thread only.
+
+    Raises what `BundleServer` raises.
+    """
+    guests = _Guests()
+    application = _application(Path(folder), throttle or Throttle(), guests)
+    sockets = _bind(port)
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(NotImplementedError):  # Windows: KeyboardInterrupt, below
+                asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await _run(application, guests, sockets, stop, lambda: on_ready(_url(sockets)))
+
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(run())
+
+
+def served_files(folder: Path) -> list[str]:
+    """The names of the files that a bundle's index lists, and the index itself first. Raises as `BundleServer` does."""
+    if scheme := scheme_of(folder):
+        raise invalid(
+            "bundle", f"{scheme}://...", "a folder of this machine; a bundle at an address is opened from there"
+        )
+    place = folder / INDEX
+    with FolderSource(folder) as source:  # raises if there is no folder
+        if not place.is_file():
+            raise MissingDataError(f"{folder} is not a bundle: it has no {INDEX}")
+        try:
+            index = json.loads(source.read(INDEX, MOST_INDEX_BYTES))
+            names = [shard["file"] for shard in index["shards"]]
+            for name in names:
+                check_name(name)
+        except SourceError as error:
+            raise InvalidValueError(f"{place} is not a bundle's index: {error}") from error
+        except (ValueError, KeyError, TypeError, RecursionError) as error:  # ValueError: not JSON, or not UTF-8
+            raise InvalidValueError(
+                f'{place} is not a bundle\'s index, {{"shards": [{{"file": ...}}, ...]}}: {error!r}'
+            ) from error
+    names = [INDEX, *names]
+    for name in names:
+        if not is_inside(folder / name, folder):
+            raise InvalidValueError(
+                f"{folder / name} is a link that leaves the bundle's folder, so it would not be served"
+            )
+    return names
+
+
+class _Guests:
+    """The connections that are open, and since when those without a request under way have been silent."""
+
+    def __init__(self) -> None:
+        self._silent_since: dict[IOStream, float | None] = {}  # None: busy; the longest silence comes first
+
+    def note(self, stream: IOStream, busy: bool) -> None:
+        """A connection is new, or a request on it begins or ends."""
+        self._silent_since.pop(stream, None)
+        if not stream.closed():
+            self._silent_since[stream] = None if busy else time.monotonic()
+
+    def make_room(self) -> bool:
+        """Whether there is room for one more, if need be in place of the connection that has been silent for longest."""
+        self._silent_since = {stream: since for stream, since in self._silent_since.items() if not stream.closed()}
+        return len(self._silent_since) < MOST_CONNECTIONS or self.drop()
+
+    def drop(self) -> bool:
+        """End the connection that has been silent for longest; False where all are busy, or have only just come."""
+        latest = time.monotonic() - PATIENCE_S
+        for stream, since in self._silent_since.items():
+            if since is not None and since <= latest:
+                stream.close()
+                return True
+        return False
+
+
+class _Door:
+    """Takes connections from a listening socket for as long as there is room for them.
+
+    tornado's own way calls for the next one at once when the process has no descriptor left, and logs each failure.
+    """
+
+    def __init__(self, server: "_Server", listening: socket.socket, guests: _Guests) -> None:
+        self._server, self._listening, self._guests = server, listening, guests
+        self._loop = asyncio.get_running_loop()
+        self.open()
+
+    def open(self) -> None:
+        """Take connections from now on."""
+        if self._listening.fileno() >= 0:  # it is not closed
+            self._loop.add_reader(self._listening, self._take)
+
+    def close(self) -> None:
+        """Take no more."""
+        self._loop.remove_reader(self._listening)
+        self._listening.close()
+
+    def _take(self) -> None:
+        """All that wait, but for some at most: others want their turn, too."""
+        for _ in range(MOST_AT_ONCE):
+            if not self._guests.make_room():
+                self._rest()
+                return
+            try:
+                connection, address = self._listening.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError:  # no descriptor is left: this connection goes on waiting until one is free
+                if not self._guests.drop():
+                    self._rest()
+                return
+            stream = IOStream(connection)
+            self._guests.note(stream, busy=False)
+            self._server.handle_stream(stream, address)
+
+    def _rest(self) -> None:
+        """Let those that wait wait for a while."""
+        self._loop.remove_reader(self._listening)
+        self._loop.call_later(REST_S, self.open)
+
+
+class _Server(HTTPServer):
+    """tornado's server, which reads no more requests of a connection that has ended, however many it has sent ahead."""
+
+    def start_request(self, server_conn: HTTP1ServerConnection, request_conn: HTTPConnection) -> HTTPMessageDelegate:
+        """Called by tornado before it reads a request."""
+        if server_conn.stream.closed():
+            return _Nobody(request_conn)
+        return super().start_request(server_conn, request_conn)
+
+
+class _Nobody(HTTPMessageDelegate):
+    """Takes a request that nobody waits for any more, and lets go of the connection, which ends the reading."""
+
+    def __init__(self, connection: HTTPConnection) -> None:
+        self._connection = connection
+
+    def headers_received(self, start_line: object, headers: HTTPHeaders) -> None:
+        """Called by tornado."""
+        self._connection.detach()
+
+
+class _BundleHandler(StaticFileHandler):
+    """Answers GET and HEAD for the listed files, with Range and ETag; everything else is an error without details."""
+
+    def initialize(self, path: str, names: frozenset[str], link: Link, guests: _Guests) -> None:
+        """Called by tornado, for each request, with what the application was made with."""
+        super().initialize(path)
+        self._names, self._link, self._guests = names, link, guests
+        self._stream = self.request.connection.stream
+        guests.note(self._stream, busy=True)
+        self._unsent = 0
+        self._gone = asyncio.Event()
+
+    async def prepare(self) -> None:
+        """What every request must meet; then the latency."""
+        if self.request.host_name not in OWN_NAMES:
+            raise HTTPError(403)
+        if self.request.method not in ("GET", "HEAD"):
+            raise HTTPError(405)
+        if not await self._client_waits(self._link.throttle.latency_s):
+            raise HTTPError(503)  # ends it here; nobody will see the answer
+        self._link.begin(asyncio.get_running_loop().time())
+
+    def on_finish(self) -> None:
+        """Told by tornado that the answer has been sent."""
+        self._guests.note(self._stream, busy=False)
+
+    def on_connection_close(self) -> None:
+        """Told by tornado that the client has gone, or that the server ends."""
+        self._gone.set()
+
+    def parse_url_path(self, url_path: str) -> str:
+        """The name of a listed file, already unquoted; nothing else gets near the file system."""
+        slash, name = url_path[:1], url_path[1:]
+        if slash != "/" or name not in self._names:
+            raise HTTPError(404)
+        return name
+
+    def validate_absolute_path(self, root: str, absolute_path: str) -> str | None:
+        """A file that a link puts elsewhere is not served (tornado itself looks at links from 6.5.9 on)."""
+        path = Path(absolute_path)
+        if not path.is_file() or not is_inside(path, Path(root)):
+            raise HTTPError(404)
+        return super().validate_absolute_path(root, absolute_path)
+
+    def set_headers(self) -> None:
+        """As tornado's; and a part of another version of the file is not what was asked for (RFC 9110, 13.1.5)."""
+        super().set_headers()
+        wanted = self.request.headers.get("If-Range")
+        settled = (
+            datetime.now(UTC) - self.modified > SETTLED
+        )  # else it could be changed within the second that it names
+        if wanted not in (None, self.compute_etag(), settled and format_timestamp(self.modified)):
+            self.request.headers.pop("Range", None)
+
+    def compute_etag(self) -> str:
+        """From the file's time and size; tornado's own would read the whole file first, while all others wait."""
+        found = Path(self.absolute_path).stat()
+        return f'"{found.st_mtime_ns:x}-{found.st_size:x}"'
+
+    def write(self, chunk: str | bytes | dict) -> None:
+        """As tornado's; counts what the throttle must hold back."""
+        self._unsent += len(chunk)
+        super().write(chunk)
+
+    def flush(self, include_footers: bool = False) -> asyncio.Future[None]:
+        """As tornado's, but a piece of a file leaves no sooner than the throttle allows."""
+        if include_footers:  # from finish(), which does not wait; the file has left by then
+            return super().flush(include_footers)
+        return asyncio.ensure_future(self._flush_in_time())
+
+    async def _flush_in_time(self) -> None:
+        delay = self._link.delay(self._unsent, asyncio.get_running_loop().time())
+        self._unsent = 0
+        if not await self._client_waits(delay):
+            raise StreamClosedError  # as tornado's own flush does
+        await super().flush()
+
+    async def _client_waits(self, seconds: float) -> bool:
+        """Let time pass; False, and at once, when the connection ends meanwhile."""
+        if seconds > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._gone.wait(), seconds)
+        return not self._gone.is_set()
+
+    def send_error(self, status_code: int = 500, **details: object) -> None:
+        """As tornado's; where an answer has begun, its connection ends instead, and the client sees that bytes lack."""
+        if self._headers_written:
+            self.request.connection.close()
+        else:
+            super().send_error(status_code, **details)
+
+    def write_error(self, status_code: int, **_: object) -> None:
+        """The status in plain words."""
+        self.set_header("Content-Type", "text/plain; charset=utf-8")
+        if status_code == 405:
+            self.set_header("Allow", "GET, HEAD")
+        self.finish(f"{status_code} {self._reason}\n")
+
+
+def _application(folder: Path, throttle: Throttle, guests: _Guests) -> Application:
+    """The bundle in `folder` as a web application, its index read now."""
+    names = frozenset(served_files(folder))
+    arguments = {"path": str(folder.resolve()), "names": names, "link": Link(throttle), "guests": guests}
+    return Application([("(.*)", _BundleHandler, arguments)], log_function=lambda handler: None)
+
+
+def _bind(port: int) -> list[socket.socket]:
+    """The listening socket, on the loopback only."""
+    if not 0 <= port <= 65535:
+        raise invalid("port", port, "a number from 0 (any that is free) to 65535")
+    try:
+        return bind_sockets(port, LOOPBACK)
+    except OSError as error:
+        raise invalid("port", port, f"a port that is free and allowed ({error.strerror}); 0 takes one") from error
+
+
+def _url(sockets: list[socket.socket]) -> str:
+    return f"http://{LOOPBACK}:{sockets[0].getsockname()[1]}"
+
+
+async def _run(
+    application: Application,
+    guests: _Guests,
+    sockets: list[socket.socket],
+    stop: asyncio.Event,
+    on_ready: Callable[[], None],
+) -> None:
+    """Answer until `stop` is set, then break off what is under way."""
+    server = _Server(application, max_body_size=MAX_BODY_BYTES, idle_connection_timeout=IDLE_S)
+    doors = [_Door(server, listening, guests) for listening in sockets]
+    on_ready()
+    await stop.wait()
+    for door in doors:
+        door.close()
+    await server.close_all_connections()  # which wakes up the answers that wait
+    # They need a turn or two to notice; one that the loop's end cancels instead complains on stderr.
+    if answering := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(answering, timeout=GRACE_S)

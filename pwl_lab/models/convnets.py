@@ -1,0 +1,149 @@
+"""The convolutional families: VGG-style networks and ResNets.
+
+VGG: per block a row of 3x3 convolutions (batch norm, ReLU), then 2x2 pooling. ResNet: basic blocks with a shortcut.
+Source of the block layouts: arXiv 2509.22319, section on models; sizes for 28x28 images are ours.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal, Self
+
+import torch
+from jaxtyping import Float
+from pydantic import Field, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from pwl_lab.models.blocknet import BlockNet, ModelConfig
+from pwl_lab.tasks.base import Task
+
+
+class ConvNetConfig(ModelConfig):
+    """Image channels, channels of each block, classes; a family adds its own number per block, named by `per_block`."""
+
+    per_block: ClassVar[str]
+    in_channels: int = Field(1, ge=1, description="image channels")
+    channels: tuple[PositiveInt, ...] = Field(min_length=1, description="channels of each block")
+    n_classes: int = Field(10, ge=2, description="logits")
+
+    @model_validator(mode="after")
+    def _same_length(self) -> Self:
+        others = len(getattr(self, self.per_block))
+        if len(self.channels) != others:
+            raise ValueError(
+                f"channels has {len(self.channels)} blocks, {self.per_block} has {others}: "
+                "give one number per block in both"
+            )
+        return self
+
+    @property
+    def n_blocks(self) -> int:
+        """One per entry of `channels`."""
+        return len(self.channels)
+
+    def head(self) -> nn.Sequential:
+        """The mean over positions, then the output layer."""
+        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(self.channels[-1], self.n_classes))
+
+
+class VGGConfig(ConvNetConfig):
+    """Channels and number of convolutions of each block; every block halves the resolution (rounding up)."""
+
+    per_block: ClassVar[str] = "convolutions"
+    family: Literal["vgg"] = "vgg"
+    convolutions: tuple[PositiveInt, ...] = Field(min_length=1, description="3x3 convolutions in each block")
+
+    def make(self) -> BlockNet:
+        """The stem only passes the image on: the first block's convolutions read it."""
+        widths = (self.in_channels, *self.channels)
+        blocks = [_block(a, b, depth) for a, b, depth in zip(widths[:-1], widths[1:], self.convolutions, strict=True)]
+        head = self.head()
+        # Channels-last convolutions take about two thirds of the time on a CPU; the values are the same.
+        return BlockNet(nn.Identity(), blocks, head).to(memory_format=torch.channels_last)
+
+
+def _block(in_channels: int, out_channels: int, convolutions: int) -> nn.Sequential:
+    """`convolutions` times (3x3 convolution, batch norm, ReLU) with one 2x2 max pooling; odd sizes are rounded up.
+
+    The pooling stands right behind the last convolution: before the norm and the ReLU rather than after them it leaves
+    them a quarter of the work, and (while the norm's scale is positive) picks the same pixels.
+    """
+    layers: list[nn.Module] = []
+    for index in range(convolutions):
+        source = in_channels if index == 0 else out_channels
+        layers.append(nn.Conv2d(source, out_channels, kernel_size=3, padding=1, bias=False))
+        if index == convolutions - 1:
+            layers.append(nn.MaxPool2d(2, ceil_mode=True))
+        layers += [nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)
+
+
+def vgg(task: Task, channels: Sequence[int], convolutions: Sequence[int]) -> VGGConfig:
+    """A VGG for the images of `task`."""
+    return VGGConfig(
+        in_channels=task.input_shape[0],
+        channels=tuple(channels),
+        convolutions=tuple(convolutions),
+        n_classes=task.n_classes,
+    )
+
+
+class ResNetConfig(ConvNetConfig):
+    """Channels and number of basic blocks (`depths`) of each block of the study.
+
+    The stem is one convolution with the channels of the first block; every block but the first halves the resolution.
+    """
+
+    per_block: ClassVar[str] = "depths"
+    family: Literal["resnet"] = "resnet"
+    depths: tuple[PositiveInt, ...] = Field(min_length=1, description="basic blocks (two convolutions) in each block")
+    stem_stride: int = Field(1, ge=1, le=4, description="2 halves the resolution before the first block")
+
+    def make(self) -> BlockNet:
+        """Stem (convolution, norm, ReLU), rows of basic blocks, head (mean over positions, output layer)."""
+        first = self.channels[0]
+        stem = nn.Sequential(
+            nn.Conv2d(self.in_channels, first, 3, stride=self.stem_stride, padding=1, bias=False),
+            nn.BatchNorm2d(first),
+            nn.ReLU(inplace=True),
+        )
+        widths, blocks = (first, *self.channels), []
+        for index, depth in enumerate(self.depths):
+            first_of_block = BasicBlock(widths[index], widths[index + 1], stride=2 if index else 1)
+            others = (BasicBlock(widths[index + 1], widths[index + 1], stride=1) for _ in range(depth - 1))
+            blocks.append(nn.Sequential(first_of_block, *others))
+        head = self.head()
+        # As for the VGG: channels-last convolutions are quicker on a CPU and give the same values.
+        return BlockNet(stem, blocks, head).to(memory_format=torch.channels_last)
+
+
+class BasicBlock(nn.Module):
+    """`relu(norm(conv(relu(norm(conv(x))))) + shortcut(x))`; the shortcut is a 1x1 convolution where the shape changes."""
+
+    conv_norm_pairs: ClassVar = (("conv1", "norm1"), ("conv2", "norm2"))
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        """`stride` 2 halves the resolution (rounding up)."""
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.norm1, self.norm2 = nn.BatchNorm2d(out_channels), nn.BatchNorm2d(out_channels)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
+            )
+
+    def forward(self, state: Float[Tensor, "batch c_in h_in w_in"]) -> Float[Tensor, "batch c_out h_out w_out"]:
+        """The state after one basic block."""
+        change = torch.relu_(self.norm1(self.conv1(state)))
+        return torch.relu_(self.norm2(self.conv2(change)) + self.shortcut(state))
+
+
+def resnet(task: Task, channels: Sequence[int], depths: Sequence[int], stem_stride: int = 1) -> ResNetConfig:
+    """A ResNet for the images of `task`."""
+    return ResNetConfig(
+        in_channels=task.input_shape[0],
+        channels=tuple(channels),
+        depths=tuple(depths),
+        stem_stride=stem_stride,
+        n_classes=task.n_classes,
+    )

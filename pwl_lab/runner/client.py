@@ -1,0 +1,339 @@
+"""papermill's engine with a client that loses no output, waits for nothing without end, and says truly how a notebook ended."""
+
+import asyncio
+import logging
+import sys
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty
+from typing import Any
+
+import papermill
+import zmq
+import zmq.asyncio
+from ipykernel.kernelspec import get_kernel_dict
+from jupyter_client import AsyncKernelClient, AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpec
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbclient.output_widget import OutputWidget
+from nbclient.util import run_sync
+from nbformat import NotebookNode, ValidationError
+from nbformat.v4 import new_output
+from papermill.clientwrap import PapermillNotebookClient
+from papermill.engines import NBClientEngine, papermill_engines
+from papermill.exceptions import PapermillExecutionError
+from papermill.execute import remove_error_markers
+
+from pwl_lab.runner.kernel import KernelGuard
+from pwl_lab.runner.status import RunError, plain
+from pwl_lab.support.errors import PwlLabError
+
+ENGINE = "pwl_lab"
+KERNEL = "python3"
+KERNEL_COMMAND = [sys.executable, "-m", "pwl_lab.runner.kernel_app", "-f", "{connection_file}"]
+START_S = 120
+SHUTDOWN_S = 5.0
+END_HELPERS = (
+    "import sys\nif 'pwl_lab.support.processes' in sys.modules: sys.modules['pwl_lab.support.processes'].end_helpers()"
+)
+QUIET_S = 60  # of a cell that has ended, its last messages may come late, but not after so long a silence
+LOOK_EVERY_S = 1.0
+
+
+class LostMessagesError(PwlLabError):
+    """A cell has ended, but what the kernel still owes for it does not arrive."""
+
+
+@dataclass
+class WidgetError:
+    """An exception that was shown inside an Output widget while the cell `cell` ran."""
+
+    model_id: str
+    cell: int
+    error: RunError
+
+
+@dataclass
+class Job:
+    """One execution: what it needs, and what the client noted about it."""
+
+    source: Path
+    target: Path
+    inject: dict[str, Any]
+    environment: dict[str, str]
+    timeout: int | None
+    guard: KernelGuard
+    nb: NotebookNode | None = None
+    status: str = "ok"
+    cell: int | None = None
+    error: RunError | None = None
+    widget_errors: list[WidgetError] = field(default_factory=list)
+
+    def ended(self, status: str, error: RunError) -> None:
+        """Note how the execution ended."""
+        self.status, self.error = status, error
+
+
+class KeepingClient(AsyncKernelClient):
+    """A connection to a kernel that keeps every message until it is taken, however far behind the taker is."""
+
+    def _context_default(self) -> zmq.asyncio.Context:
+        """Sockets without a high-water mark: beyond it (1,000 messages) ZeroMQ drops silently what a kernel publishes."""
+        context = super()._context_default()
+        context.rcvhwm = context.sndhwm = 0
+        return context
+
+
+class LocalKernelManager(AsyncKernelManager):
+    """A manager of kernels in this very Python, whatever `python3` kernel specification lies in the user's folders."""
+
+    client_class = f"{__name__}.{KeepingClient.__name__}"
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        """The specification of our kernel application in this environment."""
+        return KernelSpec(**get_kernel_dict() | {"argv": KERNEL_COMMAND})
+
+
+class GuardedOutputWidget(OutputWidget):
+    """nbclient's output widget, which neither loses a wake-up of the client nor the errors that it is shown."""
+
+    def _publish_msg(self, *args: Any, **keys: Any) -> None:
+        """Send on the shell channel, then ask its socket for pending events.
+
+        nbclient issue 312: another task waits on this socket for the cell's reply, and zmq's file descriptor is
+        edge-triggered, so the send can swallow the edge that announced the reply; the client then waits for ever
+        although the kernel is idle. Asking for EVENTS makes pyzmq schedule what is pending.
+        """
+        super()._publish_msg(*args, **keys)
+        self.kernel_client.shell_channel.socket.get(zmq.EVENTS)
+
+    def output(self, outs: list[NotebookNode], msg: dict[str, Any], display_id: str | None, cell_index: int) -> None:
+        """Take an output; note an error here, since the next callback may clear it from the widget."""
+        super().output(outs, msg, display_id, cell_index)
+        if msg["msg_type"] == "error" and not _expects_errors(self.executor.nb.cells[cell_index]):
+            error = error_of(msg["content"])
+            self.executor.job.widget_errors.append(WidgetError(self.comm_id, cell_index, error))
+
+
+class LabClient(PapermillNotebookClient):
+    """Executes the cells and notes in `job` what really happened."""
+
+    def __init__(self, nb_man: Any, job: Job, **kw: Any) -> None:
+        """A client for the notebook of `nb_man`, with nbclient's own options."""
+        super().__init__(nb_man, **kw)
+        self.job = job
+        self.heard = 0  # messages of the running cell
+        self.widget_registry = {"@jupyter-widgets/output": {"OutputModel": GuardedOutputWidget}}
+
+    def create_kernel_manager(self) -> AsyncKernelManager:
+        """A manager whose kernel talks over unix sockets: parallel runs race for TCP ports."""
+        manager = super().create_kernel_manager()
+        manager.connection_file = str(self.job.guard.folder / "kernel.json")
+        if hasattr(asyncio, "start_unix_server"):
+            manager.transport = "ipc"
+            manager.ip = str(self.job.guard.folder / "socket")
+        return manager
+
+    def start_new_kernel(self, **kwargs: Any) -> None:
+        """Start the kernel and hand its process to the guard."""
+        super().start_new_kernel(**kwargs)
+        self.job.guard.started(self.km.provisioner.process)
+
+    def execute(self, **kwargs: Any) -> NotebookNode:
+        """Run all cells. Widget state is kept on every kind of end: errors hide in it."""
+        self.reset_execution_trackers()
+        self.nb.metadata.pop("widgets", None)  # of an earlier run: its errors are not this one's
+        with self.setup_kernel(**kwargs):
+            reply = self.wait_for_reply(self.kc.kernel_info())
+            self.nb.metadata["language_info"] = reply["content"]["language_info"]
+            try:
+                self.papermill_execute_cells()
+            finally:
+                self.set_widgets_metadata()
+                self._say_goodbye()
+        return self.nb
+
+    def papermill_execute_cells(self) -> None:
+        """Run the cells up to the first that fails; unlike papermill's own loop, a timeout and a death count too."""
+        for index, cell in enumerate(self.nb.cells):
+            self.job.cell = index
+            self.nb_man.cell_start(cell, index)
+            try:
+                self.execute_cell(cell, index)
+            except (CellExecutionError, CellTimeoutError, DeadKernelError, LostMessagesError) as error:
+                self._note(cell, error)
+                self.nb_man.cell_exception(cell, cell_index=index, exception=error)
+                return
+            finally:
+                self.nb_man.cell_complete(cell, cell_index=index)
+        self.job.cell = None
+
+    def process_message(self, msg: dict[str, Any], cell: NotebookNode, cell_index: int) -> NotebookNode | None:
+        """Take in one message of the running cell."""
+        self.heard += 1
+        return super().process_message(msg, cell, cell_index)
+
+    def output(self, outs: list[NotebookNode], *args: Any) -> NotebookNode | None:
+        """Append an output; text that goes on where the last one stopped is joined to it, as Jupyter does."""
+        before = len(outs)
+        try:
+            out = super().output(outs, *args)
+        except ValidationError as error:
+            text = f"An output was left out, since no notebook can hold it: {error.message}\n"
+            out = new_output("stream", name="stderr", text=text)
+            outs.append(out)
+        if out and len(outs) == before + 1 > 1 and out.output_type == outs[-2].output_type == "stream":
+            last = outs[-2]
+            if last.name == out.name:
+                text = last.pop("text")  # the only reference, so that Python extends it in place
+                text += out.text
+                last.text = text
+                outs.pop()
+        return out
+
+    async def _async_poll_for_reply(
+        self,
+        msg_id: str,
+        cell: NotebookNode,
+        timeout: int | None,
+        task_poll_output_msg: asyncio.Future[None],
+        task_poll_kernel_alive: asyncio.Future[None],
+    ) -> dict[str, Any]:
+        """Wait for both signs of a cell's end: the kernel's reply, and the message that it is idle, after all outputs.
+
+        The cell's limit holds until the first of them. From then on the other may take any time while messages arrive:
+        nbclient itself gives it a fixed one, and calls what is over that a cell that ran too long. Raises CellTimeoutError,
+        DeadKernelError and LostMessagesError.
+        """
+        reply = asyncio.ensure_future(self._reply_to(msg_id))
+        both = {reply, task_poll_output_msg}
+        try:
+            done, _ = await asyncio.wait(both, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                await self._async_check_alive()
+                raise CellTimeoutError.error_from_timeout_and_cell("Cell execution timed out", timeout, cell)
+            await self._rest(both)
+            task_poll_output_msg.result()
+            return reply.result()
+        finally:
+            reply.cancel()
+            task_poll_kernel_alive.cancel()
+
+    async def _reply_to(self, msg_id: str) -> dict[str, Any]:
+        """The kernel's reply to this request."""
+        while True:
+            msg = await self.kc.shell_channel.get_msg(timeout=None)
+            if msg["parent_header"].get("msg_id") == msg_id:
+                return msg
+
+    async def _rest(self, both: set[asyncio.Future]) -> None:
+        """Wait until both are done. Raises LostMessagesError after a silence of QUIET_S, counted in looks: this process
+        may have been stopped meanwhile, and then finds all of the messages at once."""
+        quiet, heard = 0, self.heard
+        while (left := {each for each in both if not each.done()}) and quiet * LOOK_EVERY_S < QUIET_S:
+            await asyncio.wait(left, timeout=LOOK_EVERY_S)
+            quiet, heard = (quiet + 1 if heard == self.heard else 0), self.heard
+        if left:
+            await self._async_check_alive()
+            raise LostMessagesError(
+                f"the cell has ended, but the kernel's last messages for it had not arrived after {QUIET_S} s of silence"
+            )
+
+    def _say_goodbye(self) -> None:
+        """Let a kernel that listens end by itself, its exit hooks included.
+
+        jupyter_client's own shutdown interrupts the kernel first, and an interrupt at a bad moment costs its full five
+        seconds of patience. What does not listen is killed at once.
+        """
+        self.shutdown_kernel = "immediate"
+        if self.job.status in ("ok", "failed") and not self.job.guard.stopped_by:
+            self.kc.execute(END_HELPERS, silent=True)
+            with suppress(Empty):
+                run_sync(self.kc.shell_channel.get_msg)(timeout=SHUTDOWN_S)
+            self.kc.shutdown()
+            self.job.guard.wait(SHUTDOWN_S)
+
+    def _note(self, cell: NotebookNode, error: Exception) -> None:
+        """Turn the exception into a status."""
+        if isinstance(error, LostMessagesError):
+            self.job.ended("failed", RunError(name="LostMessagesError", message=str(error)))
+        elif isinstance(error, CellTimeoutError):
+            text = f"the cell ran longer than {self.timeout} s"
+            self.job.ended("timeout", RunError(name="CellTimeoutError", message=text))
+        elif isinstance(error, DeadKernelError):
+            self.job.ended("killed", RunError(name="DeadKernelError", message=self.job.guard.exit_words()))
+        elif error.ename == "SystemExit" and error.evalue in ("", "0"):
+            self.job.cell = None  # sys.exit(0) is a notebook's own way to end early, to papermill too
+        else:
+            shown = [output for output in cell.outputs if output.output_type == "error"]
+            fallback = RunError(name=error.ename, message=error.evalue, traceback=plain(error.traceback))
+            self.job.ended("failed", error_of(shown[-1]) if shown else fallback)
+
+
+class LabEngine(NBClientEngine):
+    """The papermill engine around LabClient."""
+
+    @classmethod
+    def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, *, job: Job, **_: Any) -> None:
+        """Execute the notebook that papermill prepared."""
+        job.nb = nb_man.nb
+        client = LabClient(
+            nb_man,
+            job,
+            kernel_name=kernel_name,
+            kernel_manager_class=LocalKernelManager,
+            timeout=job.timeout,
+            startup_timeout=START_S,
+            log=_quiet_log(),
+        )
+        client.execute(cwd=str(job.source.parent), env=job.environment)
+
+
+def execute(job: Job) -> None:
+    """Run `job` to its end through papermill; how it ended stands in the job, nothing is raised for a bad notebook."""
+    papermill_engines.register(ENGINE, LabEngine)
+    try:
+        papermill.execute_notebook(
+            _braces(job.source),
+            _braces(job.target),
+            parameters=job.inject,
+            engine_name=ENGINE,
+            kernel_name=KERNEL,
+            language="python",
+            progress_bar=False,
+            job=job,
+        )
+    except PapermillExecutionError:
+        # papermill reports any error output here, also the expected ones: the client and the later scan decide.
+        job.nb = remove_error_markers(job.nb)
+    except RuntimeError as error:
+        if job.status == "ok":
+            job.ended("failed", RunError(name="KernelStartError", message=f"the kernel did not start: {error}"))
+    if job.guard.stopped_by:
+        job.ended("killed", RunError(name=job.guard.stopped_by, message="the run was stopped from outside"))
+
+
+def error_of(output: dict[str, Any]) -> RunError:
+    """The content of an error output as a RunError."""
+    trace = plain("\n".join(output.get("traceback", [])))
+    return RunError(name=output.get("ename", "Error"), message=output.get("evalue", ""), traceback=trace)
+
+
+def _expects_errors(cell: NotebookNode) -> bool:
+    """Whether the cell's author tagged it as one that raises."""
+    return "raises-exception" in cell.metadata.get("tags", [])
+
+
+def _braces(path: Path) -> str:
+    """The path as papermill wants it: it formats paths, so a brace in one must be doubled."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def _quiet_log() -> logging.Logger:
+    """A logger that says nothing unless somebody listens: what matters stands in the status."""
+    log = logging.getLogger("pwl_lab.runner")
+    if not log.handlers:
+        log.addHandler(logging.NullHandler())
+    return log

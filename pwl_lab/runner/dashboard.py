@@ -1,0 +1,122 @@
+"""The dashboard as a page of its own: Voila on this machine alone, behind a token, with a limit on how long a cell runs.
+
+It reads, never trains: its kernels may not make what the store lacks. Nothing in the page asks another machine for
+anything: the template leaves out what Voila's own takes from a CDN, and the browser is told to refuse the rest.
+"""
+
+import asyncio
+import os
+import shutil
+import socket
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from pwl_lab.runner.kernel import neutral
+from pwl_lab.runner.own_folder import LOCK, lock_folder, sweep
+from pwl_lab.runner.parameters import make_plan, read_notebook, resolve_notebook
+from pwl_lab.support import paths
+from pwl_lab.support.environment import ONLY_STORED, settled
+from pwl_lab.support.errors import invalid
+from pwl_lab.support.files import write_json
+
+NOTEBOOK = "dashboard"
+OWN_NAMES = ("voila.json", f"{NOTEBOOK}.ipynb", "ipython", "matplotlibrc", LOCK)
+TEMPLATES = Path(__file__).parent / "templates"
+CELL_S = 300  # a cell that takes longer ends with an error; Voila alone would wait for ever
+IDLE_S = 300  # after so long without a page its kernel is ended
+LOOK_S = 30  # how often that is looked at
+# What the browser lets the page do; {port} is the server's own. Scripts inside the page and `eval` are needed by Voila
+# and by the widgets. The server's default, that no other site may put the page in a frame, is lost unless said again.
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; "
+    "connect-src 'self' ws://127.0.0.1:{port} data:; "
+    "frame-ancestors 'self'; base-uri 'self'; form-action 'self'; object-src 'none'"
+)
+
+
+def configuration(port: int) -> dict[str, dict[str, Any]]:
+    """Voila's options: who may ask, what is shown, and when a cell has taken too long."""
+    options: dict[str, dict[str, Any]] = {
+        "Voila": {
+            "ip": "127.0.0.1",
+            "port": port,
+            "port_retries": 0,  # a bookmark or a tunnel leads to this port; another one would be found by chance
+            "open_browser": False,
+            "auto_token": True,
+            "tornado_settings": {"headers": {"Content-Security-Policy": POLICY.format(port=port)}},
+        },
+        "VoilaConfiguration": {
+            "template": "pwl_lab_dashboard",
+            "allow_template_override": "NO",
+            "allow_theme_override": "NO",
+            "show_tracebacks": True,  # else an error is only said to be there
+            "file_denylist": [".*"],  # no file beside the notebook is served
+        },
+        "VoilaExecutor": {"timeout": CELL_S},
+        "MappingKernelManager": {"cull_idle_timeout": IDLE_S, "cull_interval": LOOK_S},  # of pages that were closed
+    }
+    if hasattr(asyncio, "start_unix_server"):  # kernels on a machine with other users: no TCP port to talk to
+        options["KernelManager"] = {"transport": "ipc"}
+    return options
+
+
+def prepare(preset: str | None = None, port: int = 8866) -> Path:
+    """Write notebook and configuration into a folder of this server's own, which is returned.
+
+    Voila reads the notebook anew for every page: servers that shared it would change each other's. The token is
+    JUPYTER_TOKEN where that is set, else a new one, which Voila shows with the address. Raises UnknownNameError for a
+    preset that there is not.
+    """
+    import nbformat
+
+    source = resolve_notebook(NOTEBOOK)
+    make_plan(read_notebook(source), preset, {})
+    nb = nbformat.read(source, as_version=4)
+    if preset is not None:
+        place = next(i for i, cell in enumerate(nb.cells) if "parameters" in cell.metadata.get("tags", []))
+        nb.cells.insert(place + 1, nbformat.v4.new_code_cell(f"# Parameters\npreset = {preset!r}"))
+    paths.scratch().mkdir(parents=True, exist_ok=True)
+    sweep(paths.scratch(), f"{NOTEBOOK}-", OWN_NAMES)
+    folder = Path(tempfile.mkdtemp(prefix=f"{NOTEBOOK}-", dir=paths.scratch()))
+    write_json(folder / "voila.json", configuration(port))
+    nbformat.write(nb, folder / source.name)
+    return folder
+
+
+def environment() -> dict[str, str]:
+    """That of this process, with the template's folder and the word that nothing may be made."""
+    own = {name: value for name, value in settled().items() if name != "MPLBACKEND"}
+    folders = os.pathsep.join(filter(None, (str(TEMPLATES), os.environ.get("JUPYTER_PATH"))))
+    return own | {"JUPYTER_PATH": folders, ONLY_STORED.name: "1"}
+
+
+def serve(preset: str | None = None, port: int = 8866) -> None:
+    """Be the server until Ctrl-C or SIGTERM; its kernels and its folder go with it. The user's configuration is not read.
+
+    Raises InvalidValueError for a port that is taken, and UnknownNameError for a preset that there is not.
+    """
+    from voila.app import Voila
+
+    refuse_taken(port)
+    folder = prepare(preset, port)
+    release = lock_folder(folder)  # it is in use
+    os.environ.pop("MPLBACKEND", None)  # that of this process is not that of a notebook
+    os.environ.update(environment() | neutral(folder))
+    try:
+        Voila.launch_instance([str(folder / f"{NOTEBOOK}.ipynb"), f"--Voila.config_file_paths={folder}"])
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        release()
+
+
+def refuse_taken(port: int) -> None:
+    """Say that a port is taken before anything is started; Voila's own words would promise another one."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: one that ended takes no port
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            free = f"one that is free on this machine ({error.strerror}); --port names another"
+            raise invalid("port", port, free) from error

@@ -1,0 +1,403 @@
+"""Run the points of a batch on Dask: on this machine, or wherever a scheduler says.
+
+Without a scheduler's address a cluster of N processes is started here, on loopback alone, and ended with the batch. With
+one, the same tasks go there; its workers need the same pwl_lab, and must see the notebook, and the batch's folder unless
+it lies at an address, under the same paths. A worker that dies loses the point that it ran: the scheduler gives it to
+another, a few times. Threads in a worker, rather than a process for each point, since a point's kernel is a process
+already.
+"""
+
+import queue
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from distributed import Client, Future
+
+from pwl_lab.runner.clusters import (
+    ALLOWED_FAILURES,
+    ANSWER_S,
+    StoppedError,
+    Workers,
+    cluster_at,
+    fits,
+    in_time,
+    nobody_fits,
+    own_cluster,
+)
+from pwl_lab.runner.gridplan import BatchPlan, Point
+from pwl_lab.runner.kernel import Runs, stop_on_signal
+from pwl_lab.runner.location import Place, place_at
+from pwl_lab.runner.points import log_event, look
+from pwl_lab.runner.status import RunStatus
+from pwl_lab.runner.worker import CANCELLED, StopUnwanted, Task, note_failure, run_point, still_running, stop_batch
+from pwl_lab.support import environment
+from pwl_lab.support.errors import PwlLabError
+
+QUIET_S = 60  # nothing has ended for so long: perhaps nothing can begin
+STOP_S = 20  # the points that were stopped still write how far they got
+HEARD_S = 6  # a worker that has said nothing for so long is not waited for where the batch stops
+REPORT_S = 0.5
+LOOK_EVERY_S = 0.2
+HELD_LOOK_S = 5  # how often it is looked whether points that are held back can be handed out
+GIVE_UP_S = 600  # of a scheduler that does not answer, and of a worker that has a point and is silent
+SUBMISSIONS = 4  # of a point whose workers were closed in good order, or whose answer was lost
+
+OnEnd = Callable[[Point, RunStatus, int], None]  # the last: how many points run at once
+
+
+@dataclass
+class Outcome:
+    """How a batch ended: the status of each point that ended, by its hash, and what stopped it, if anything did."""
+
+    ended: dict[str, RunStatus] = field(default_factory=dict)
+    stopped_by: str | None = None
+
+    def all_well(self, points: Sequence[Point]) -> bool:
+        """Whether each of these points ended, and well."""
+        return all(point.hash in self.ended and self.ended[point.hash].status == "ok" for point in points)
+
+
+def run_points(
+    plan: BatchPlan,
+    points: Sequence[Point],
+    place: Place,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    force: bool = False,
+    on_end: OnEnd | None = None,
+    on_line: Callable[[str], None] | None = None,
+) -> Outcome:
+    """Run `points` of `plan` into `place`; the caller holds its lock.
+
+    `workers` processes here (`default_workers` unless given, and no more than there are points), or those of the
+    `scheduler` (`tcp://HOST:PORT`). `on_line` gets what there is to say while nothing ends. A signal stops what runs and
+    begins no more. Raises InvalidValueError for a scheduler that does not answer, or resources that this machine does not
+    have.
+    """
+    environment.settled()  # the processes that are started here have it
+    runs = Runs()
+    here = (plan, len(points), place.work / ".dask", workers, runs)
+    try:
+        with stop_on_signal(runs), _cluster(scheduler, *here) as (client, shared):
+            run = _BatchRun(client, uuid.uuid4().hex[:12], place.work, plan.resources, runs, on_end, on_line)
+            tasks = [(point, _task(plan, point, place, run.batch, shared, force)) for point in points]
+            run.run(tasks, StopUnwanted(terminal=scheduler is None))
+            return run.outcome
+    except StoppedError as error:
+        return Outcome(stopped_by=str(error))
+
+
+def _cluster(scheduler: str | None, *here: Any) -> AbstractContextManager[tuple[Client, Mapping[str, str]]]:
+    """The cluster of a batch: the one at an address, or one of processes here."""
+    return own_cluster(*here) if scheduler is None else cluster_at(scheduler, here[-1])
+
+
+@dataclass
+class _BatchRun:
+    """One batch on one client."""
+
+    client: Client
+    batch: str
+    folder: Path
+    resources: Mapping[str, float]
+    runs: Runs
+    on_end: OnEnd | None = None
+    on_line: Callable[[str], None] | None = None
+    outcome: Outcome = field(default_factory=Outcome)
+    waiting: dict[str, tuple[Point, Task, Future]] = field(default_factory=dict)
+    done: "queue.SimpleQueue[Future]" = field(default_factory=queue.SimpleQueue)
+    held: deque[tuple[Point, Task, int]] = field(default_factory=deque)  # not handed out yet; with their priority
+    restricted: dict[str, frozenset[str]] = field(
+        default_factory=dict
+    )  # the workers that a task may go to, if not to all
+    looked: float = field(default_factory=time.monotonic)  # when a point ended, or the workers were looked at
+    answered: float = field(default_factory=time.monotonic)  # when the scheduler last did
+    said: str | None = None
+
+    def __post_init__(self) -> None:
+        """The workers are looked at when there is need."""
+        self.workers = Workers(self.client)
+
+    def run(self, tasks: Sequence[tuple[Point, Task]], plugin: StopUnwanted) -> None:
+        """Run all points; `outcome` then says how they ended, and what stopped them."""
+        try:
+            self._introduce(plugin)
+            scheduler = self.client.scheduler.address
+            log_event(self.folder, "batch begun", batch=self.batch, points=len(tasks), scheduler=scheduler)
+            self.submit(tasks)
+            self.follow()
+        except OSError as error:  # a full disk, a folder that is gone, a scheduler that is
+            self.outcome.stopped_by = self.runs.stopped_by or f"{type(error).__name__}: {error}"
+        finally:
+            self.stop(self.runs.stopped_by or self.outcome.stopped_by or "the batch ended early")
+        with suppress(OSError):
+            facts = {"points": len(self.outcome.ended), "stopped_by": self.outcome.stopped_by}
+            log_event(self.folder, "batch ended", batch=self.batch, **facts)
+
+    def _introduce(self, plugin: StopUnwanted) -> None:
+        """Have every worker take the plugin. One that is lost meanwhile, or silent, is a worker less.
+
+        Workers that come later get it from the scheduler. Raises PwlLabError where a worker cannot run points at all, OSError
+        where the scheduler does not answer, StoppedError for a signal.
+        """
+        end = time.monotonic() + ANSWER_S
+        if not self._look() and self.said:
+            raise StoppedError("the scheduler does not answer")
+        while time.monotonic() < end:
+            try:
+                return in_time(lambda: self.client.register_plugin(plugin), end - time.monotonic(), self.runs)
+            except TimeoutError:
+                break
+            except OSError:  # one was lost while it was asked: the others are asked once more
+                if self.client.status != "running":
+                    raise
+                time.sleep(LOOK_EVERY_S)
+            except StoppedError:
+                raise
+            except Exception as error:  # noqa: BLE001 - that of the worker, whatever it is
+                why = f"{type(error).__name__}: {error}".partition("\n")[0]
+                raise PwlLabError(
+                    f"a worker cannot run points ({why}); check that it has this pwl_lab and its environment"
+                ) from None
+        return None
+
+    def submit(self, tasks: Sequence[tuple[Point, Task]]) -> None:
+        """Hand all points to the scheduler, in the order of the grid, as far as there are workers that answer."""
+        self.held.extend((point, task, -priority) for priority, (point, task) in enumerate(tasks))
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Hand out what is held back: all, or, while a worker is silent, no more than the others can soon begin.
+
+        Dask would give most to the silent one, since it has nothing to do. What the others get is for them alone, and little
+        at a time, so that those that come or come back have a part of the rest.
+        """
+        workers = self._look()
+        silent = self.workers.silent()
+        if silent:
+            self._say_silent(silent, workers)
+        heard = {name: facts for name, facts in workers.items() if name not in silent and fits(facts, self.resources)}
+        only = frozenset(heard) if silent else None
+        room = 2 * sum(facts["nthreads"] for facts in heard.values()) - len(self.waiting) if silent else len(self.held)
+        while self.held and room > 0 and not self._stopped():
+            self._submit(*self.held.popleft(), only)
+            room -= 1
+
+    def _submit(self, point: Point, task: Task, priority: int, only: frozenset[str] | None = None) -> None:
+        """Hand one point to the scheduler, for any worker or for some."""
+        future = self.client.submit(
+            run_point,
+            task,
+            key=task.key,
+            pure=False,
+            resources=self.resources or None,
+            priority=priority,
+            workers=sorted(only) if only else None,
+        )
+        self.waiting[task.key] = (point, task, future)
+        if only:
+            self.restricted[task.key] = only
+        future.add_done_callback(self.done.put)
+
+    def follow(self) -> None:
+        """Take in the points as they end, until all have or a signal comes."""
+        while (self.waiting or self.held) and not self._stopped():
+            ended = False
+            with suppress(queue.Empty):
+                self._take(self.done.get(timeout=LOOK_EVERY_S))
+                self.looked, ended = time.monotonic(), True
+            if self.held and (ended or time.monotonic() > self.answered + HELD_LOOK_S):
+                self._hand_out()
+            if time.monotonic() > self.looked + QUIET_S:
+                self._look_after()
+        self.outcome.stopped_by = self.outcome.stopped_by or self.runs.stopped_by
+
+    def _look(self) -> Mapping[str, Mapping[str, Any]]:
+        """The workers that there are; none, and a sentence, where the scheduler does not answer, and an end if it never does."""
+        try:
+            workers = self.workers.look()
+        except (OSError, TimeoutError):
+            if self.client.status == "running":  # else it has just gone, and the points say so
+                silence = time.monotonic() - self.answered
+                self._say("the scheduler does not answer; waiting")
+                if silence > GIVE_UP_S:
+                    self.outcome.stopped_by = f"the scheduler has not answered for {silence / 60:.0f} minutes"
+            return {}
+        self.answered = time.monotonic()
+        return workers
+
+    def _look_after(self) -> None:
+        """Nothing has ended for long: say so where no worker can take what waits, or one is silent; Dask says nothing."""
+        before = self.answered
+        workers = self._look()
+        if self.answered > before:
+            silent = self.workers.silent()
+            heard = {name: facts for name, facts in workers.items() if name not in silent}
+            why = nobody_fits(workers, self.resources)
+            if why:
+                self._say(why)
+            elif silent:
+                self._say_silent(silent, workers)
+            else:
+                self.said = None
+            with suppress(OSError, TimeoutError):
+                self._take_from(self.workers.silent(GIVE_UP_S), heard)
+        self.looked = time.monotonic()
+
+    def _take_from(self, silent: Sequence[str], heard: Mapping[str, Any]) -> None:
+        """Take back what lies with workers that are given up, and what may only go to workers that are gone."""
+        stuck = {name for name, only in self.restricted.items() if name in self.waiting and not only & set(heard)}
+        if silent and heard:
+            tasks = in_time(lambda: self.client.processing(list(silent)), ANSWER_S)
+            stuck |= {name for names in tasks.values() for name in names if name in self.waiting}
+        futures = [self.waiting[name][2] for name in sorted(stuck)]
+        if futures and heard:  # as one that the scheduler takes back, each is handed out again
+            in_time(lambda: self.client.cancel(futures, force=True), ANSWER_S)
+
+    def _say_silent(self, silent: Sequence[str], workers: Mapping[str, Any]) -> None:
+        """Say which workers are not heard of."""
+        names = ", ".join(silent[:3]) + (f" and {len(silent) - 3} more" if len(silent) > 3 else "")
+        do = "does" if len(silent) == 1 else "do"
+        rest = "going on with the others" if len(silent) < len(workers) else "waiting"
+        self._say(f"{len(silent)} of {len(workers)} workers {do} not answer ({names}); {rest}")
+
+    def _say(self, what: str) -> None:
+        """Say what is waited for, once."""
+        if what == self.said:
+            return
+        self.said = what
+        with suppress(OSError):
+            log_event(self.folder, "waiting", batch=self.batch, why=what)
+        if self.on_line:
+            self.on_line(what)
+
+    def _take(self, future: Future) -> None:
+        """Note how one point ended."""
+        if future.key not in self.waiting:
+            return
+        point, task, _ = self.waiting.pop(future.key)
+        try:
+            status = self._answer(task, future)
+        except (
+            TimeoutError
+        ):  # its worker has gone silent with the answer: the scheduler will tell when it drops that worker
+            self.waiting[future.key] = (point, task, future)
+            self.done.put(future)
+            return
+        lost = future.status in ("cancelled", "lost")
+        if lost and self.client.status != "running":
+            self.outcome.stopped_by = self.outcome.stopped_by or "the scheduler is gone"
+            return
+        if (lost or (status and status.error and status.error.name == CANCELLED)) and self._again(point, task):
+            return
+        if lost and not self._stopped():
+            status = note_failure(task, CANCELLED, f"the scheduler took it back {SUBMISSIONS} times")
+        if status is not None:
+            self.outcome.ended[point.hash] = status
+            facts = {"error": f"{status.error.name}: {status.error.message}"} if status.error else {}
+            log_event(self.folder, "point ended", batch=self.batch, hash=point.hash, status=status.status, **facts)
+            if self.on_end:
+                self.on_end(point, status, self._at_once())
+
+    def _answer(self, task: Task, future: Future) -> RunStatus | None:
+        """The status of a point that has ended. Raises TimeoutError where its worker has it and does not give it."""
+        if future.status in ("cancelled", "lost"):
+            return None
+        try:
+            error = future.exception() if future.status == "error" else None
+            return self._failed(task, error) if error else in_time(future.result, ANSWER_S)
+        except TimeoutError:
+            found = look(place_at(task.out, patient=False), [task.hash])[task.hash].status
+            if found is None or found.status == "running":
+                raise
+            return found
+        except Exception as error:  # noqa: BLE001 - the worker was lost with the answer, and the point could not be run again
+            return None if future.status in ("cancelled", "lost") else self._failed(task, error)
+
+    def _again(self, point: Point, task: Task) -> bool:
+        """Hand a point to the scheduler once more whose worker was closed; False where it has been often enough."""
+        if self._stopped() or task.submission == SUBMISSIONS:
+            return False
+        log_event(self.folder, "point handed out again", batch=self.batch, hash=point.hash)
+        self.held.appendleft((point, replace(task, submission=task.submission + 1), 0))
+        self._hand_out()
+        return True
+
+    def _stopped(self) -> bool:
+        """Whether no more is to be begun."""
+        return bool(self.runs.stopped_by or self.outcome.stopped_by)
+
+    def _at_once(self) -> int:
+        """How many points run at once: a worker each, and no more than there are."""
+        with suppress(OSError, TimeoutError):  # a scheduler that is just going
+            return max(1, min(len(in_time(self.client.nthreads, ANSWER_S)), len(self.waiting)))
+        return 1
+
+    def _failed(self, task: Task, error: BaseException) -> RunStatus:
+        """The status of a point that its worker did not bring to an end."""
+        name = type(error).__name__
+        text = str(error)
+        if name == "KilledWorker":
+            died = getattr(error, "allowed_failures", ALLOWED_FAILURES) + 1
+            text = f"{died} workers died while they ran this point, perhaps because memory ran out"
+        return note_failure(task, name, text)
+
+    def stop(self, reason: str) -> None:
+        """End what is still running, and wait until it has written how far it got."""
+        if not self.waiting or self.client.status != "running":
+            return
+        self.outcome.stopped_by = self.outcome.stopped_by or reason
+        with suppress(OSError, TimeoutError):  # a scheduler that is gone has nothing to stop; a frozen node is silent
+            self._stop_on_workers(reason)
+        end = time.monotonic() + STOP_S
+        with suppress(OSError, queue.Empty):  # what they have just reported is still on its way
+            while time.monotonic() < end:
+                self._take(self.done.get(timeout=REPORT_S))
+        with suppress(OSError):
+            left = [future for _, _, future in self.waiting.values()]
+            in_time(lambda: self.client.cancel(left, force=True), ANSWER_S)
+
+    def _stop_on_workers(self, reason: str) -> None:
+        """Kill what runs, wait until none of it is left. Raises TimeoutError where that takes longer than STOP_S."""
+        end = time.monotonic() + STOP_S
+        self._on_workers(end, stop_batch, reason)
+        while any(self._on_workers(end, still_running).values()):
+            time.sleep(LOOK_EVERY_S)
+
+    def _on_workers(self, end: float, function: Callable, *words: str) -> Mapping[str, Any]:
+        """What each worker that is heard of answers about the batch. Raises TimeoutError where one does not until `end`."""
+        while True:
+            heard, silent = self.workers.heard_of(HEARD_S)
+            if silent:
+                self._say(f"not waiting for {len(silent)} workers that do not answer ({', '.join(silent[:3])})")
+            if not heard:
+                return {}
+            run = partial(self.client.run, function, self.batch, *words, workers=heard, on_error="ignore")
+            try:
+                return in_time(run, max(0.0, min(HEARD_S, end - time.monotonic())))
+            except TimeoutError:  # one may have fallen silent just before
+                if time.monotonic() >= end:
+                    raise
+
+
+def _task(plan: BatchPlan, point: Point, place: Place, batch: str, environment: Mapping[str, str], force: bool) -> Task:
+    """A point as a worker takes it."""
+    return Task(
+        batch=batch,
+        hash=point.hash,
+        notebook=str(plan.notebook),
+        source=plan.source,
+        out=place.address,
+        preset=plan.preset,
+        params=point.params,
+        timeout=plan.timeout,
+        environment=environment,
+        force=force,
+    )

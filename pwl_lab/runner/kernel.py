@@ -1,0 +1,219 @@
+"""Everything that a run starts, in one hand: the kernel, its children, its sockets; ended whatever happens."""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Self
+
+import psutil
+
+from pwl_lab.runner.own_folder import LOCK, lock_folder, sweep
+from pwl_lab.support import environment
+
+MARK = environment.RUN_MARK.name
+LONGEST_SOCKET_FOLDER = 80  # a unix socket's path may have about 100 bytes, the names in the folder need 20
+REAP_S = 5.0
+PREFIX = "pwl-"
+OWN_NAMES = ("kernel.json", "socket-", "ipython", "matplotlibrc", LOCK)
+# The shell reads until the pipe's only other end, held by the runner, is closed by the runner's death. Then it does what
+# KernelGuard.end would have done: the kernel's process group, children that left the group (Linux), the socket folder.
+WATCHDOG = """
+read _
+kill -s KILL -- "-$1"
+for file in /proc/[0-9]*/environ; do
+    if grep -qsF "$2" "$file"; then pid=${file%/environ}; kill -s KILL "${pid#/proc/}"; fi
+done
+rm -rf "$3"
+"""
+
+
+class KernelGuard:
+    """Owns one run's kernel: `with KernelGuard() as guard: ...` leaves no process behind, however the block ends.
+
+    Three means, since each has a gap: the kernel leads a process group of its own, which is killed; a mark in the
+    environment finds children that left the group; a watchdog kills the group when this process itself is killed.
+    """
+
+    def __init__(self) -> None:
+        """Nothing runs yet; only the folder for the sockets exists."""
+        self.mark = uuid.uuid4().hex
+        self.folder = _socket_folder()
+        self._release: Callable[[], None] | None = lock_folder(self.folder)  # that says it is in use
+        self.stopped_by: str | None = None
+        self._process: subprocess.Popen | None = None
+        self._watchdog: subprocess.Popen | None = None
+
+    def __enter__(self) -> Self:
+        """The guard itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End everything that the run started."""
+        self.end()
+
+    def environment(self, extra: Mapping[str, str]) -> dict[str, str]:
+        """The kernel's environment: this process's own, `extra`, and the mark that its children inherit."""
+        # A backend chosen for this process (Agg in a test run) would leave the notebook without its figures.
+        own = {name: value for name, value in environment.settled().items() if name != "MPLBACKEND"}
+        # A notebook may run others (a batch of them): those carry its mark, too, and end with it.
+        return own | dict(extra) | {MARK: ",".join(filter(None, [own.get(MARK), self.mark]))}
+
+    def started(self, process: subprocess.Popen) -> None:
+        """Take over the kernel's process, the leader of its own group."""
+        self._process = process
+        if os.name == "posix":
+            command = ["/bin/sh", "-c", WATCHDOG, "sh", str(process.pid), self.mark, str(self.folder)]
+            # Without the mark of a run that this one may be part of: when that is ended, this still has its work to do.
+            own = {name: value for name, value in os.environ.items() if name != MARK}
+            self._watchdog = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True, env=own
+            )
+        if self.stopped_by:
+            self._kill_group()
+
+    def stop(self, reason: str) -> None:
+        """Kill the kernel at once and remember why; safe to call from a signal handler."""
+        self.stopped_by = reason
+        self._kill_group()
+
+    def wait(self, seconds: float) -> None:
+        """Wait for the kernel's process to end by itself, at most so long."""
+        if self._process:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(seconds)
+
+    def exit_words(self) -> str:
+        """How the kernel's process ended, as far as it is known."""
+        code = self._process.poll() if self._process else None
+        if code is None:
+            return "the kernel is gone"
+        if code >= 0:
+            return f"the kernel's process ended with exit code {code}"
+        hint = ", often because memory ran out" if -code == signal.SIGKILL else ""
+        return f"the kernel's process was ended by signal {-code} ({signal.Signals(-code).name}){hint}"
+
+    def end(self) -> None:
+        """Kill what is left of the run and remove its sockets."""
+        if self._watchdog:
+            self._watchdog.kill()
+            self._watchdog.communicate()
+        self._kill_group()
+        self._kill_marked()
+        self.wait(REAP_S)
+        self._process = self._watchdog = None  # their numbers may soon be somebody else's
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self._release:
+            self._release()
+            self._release = None
+
+    def _kill_group(self) -> None:
+        """Kill the kernel and every child that stayed in its process group."""
+        if self._process is None:
+            return
+        with suppress(ProcessLookupError, PermissionError):
+            if os.name == "posix":
+                os.killpg(self._process.pid, signal.SIGKILL)
+            else:
+                self._process.kill()
+
+    def _kill_marked(self) -> None:
+        """Kill every process that carries the mark, again until none is found: one may have forked meanwhile."""
+        for _ in range(10):
+            found = [
+                process for process in psutil.process_iter() if self.mark in _environment_of(process).get(MARK, "")
+            ]
+            for process in found:
+                with suppress(psutil.Error):
+                    process.kill()
+            if not found:
+                return
+            psutil.wait_procs(found, timeout=0.2)
+
+
+def neutral(folder: Path) -> dict[str, str]:
+    """What lets a kernel's environment know nothing of the user's own IPython and matplotlib; they find theirs in `folder`.
+
+    A style or a start-up file of the user's would change what the study shows, or break it. The caches stay the user's.
+    """
+    (folder / "matplotlibrc").touch()
+    return {"IPYTHONDIR": str(folder / "ipython"), "MATPLOTLIBRC": str(folder / "matplotlibrc"), "PYTHONSTARTUP": ""}
+
+
+class Runs:
+    """The runs that one signal ends together: those under way in any thread, and those that would begin after it."""
+
+    def __init__(self) -> None:
+        """Nothing runs yet."""
+        self.stopped_by: str | None = None
+        self._guards: set[KernelGuard] = set()
+
+    def stop(self, reason: str) -> None:
+        """Kill the kernel of every run at once and remember why; safe to call from a signal handler."""
+        self.stopped_by = self.stopped_by or reason
+        for guard in tuple(self._guards):
+            guard.stop(self.stopped_by)
+
+    @contextmanager
+    def including(self, guard: KernelGuard) -> Iterator[None]:
+        """Inside, what stops the runs stops that of `guard`, too."""
+        self._guards.add(guard)
+        if self.stopped_by:  # only now, so that a signal between the two lines is not lost
+            guard.stop(self.stopped_by)
+        try:
+            yield
+        finally:
+            self._guards.discard(guard)
+
+
+@contextmanager
+def stop_on_signal(runs: Runs) -> Iterator[None]:
+    """Let SIGINT, SIGTERM and SIGHUP stop `runs` (kill the kernels, then finish each status) instead of this process.
+
+    A second signal does what it did before. Outside of the main thread Python has no signal handlers: nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    # A signal that is ignored (nohup, a background job of a shell) stays ignored.
+    before = {getattr(signal, name): signal.getsignal(getattr(signal, name)) for name in names}
+    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        runs.stop(signal.Signals(number).name)
+        signal.signal(number, before[number])
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _socket_folder() -> Path:
+    """A new private folder whose path is short enough for unix sockets."""
+    place = tempfile.gettempdir()
+    if os.name == "posix" and len(os.fsencode(place)) > LONGEST_SOCKET_FOLDER:
+        place = "/tmp"  # mkdtemp makes a folder there that only this user can enter
+    sweep(Path(place), PREFIX, OWN_NAMES)
+    return Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
+
+
+def _environment_of(process: psutil.Process) -> dict[str, str]:
+    """A process's environment, empty where it is gone or not ours to read."""
+    try:
+        return process.environ()
+    except (psutil.Error, OSError):
+        return {}

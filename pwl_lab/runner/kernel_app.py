@@ -1,0 +1,34 @@
+"""The kernel's own process: ipykernel's application, which drops no message and heeds nobody's IPython configuration.
+
+Started as `python -m pwl_lab.runner.kernel_app -f CONNECTION_FILE`.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__" and (sys.path[0] == "" or Path(sys.path[0]) == Path.cwd()):
+    # As in ipykernel_launcher: nothing is imported from the notebook's folder before its own code runs.
+    del sys.path[0]
+
+import zmq
+from ipykernel.kernelapp import IPKernelApp
+
+
+class KernelApp(IPKernelApp):
+    """A kernel whose outputs wait for a client that is behind, however many they are."""
+
+    def init_iopub(self, context: zmq.Context) -> None:
+        """Open the channel of outputs without a high-water mark: beyond it (1,000 messages) ZeroMQ drops them silently."""
+        context.sndhwm = 0
+        super().init_iopub(context)
+
+    def load_config_file(self, *_: Any, **__: Any) -> None:
+        """Read no configuration: that of the user, or of the machine, may change what a notebook shows."""
+
+    def _run_startup_files(self) -> None:
+        """Run none, for the same reason."""
+
+
+if __name__ == "__main__":
+    KernelApp.launch_instance()

@@ -1,0 +1,311 @@
+"""A notebook's parameters: which there are, with type, range and default, and the values that a run resolves them to."""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from pwl_lab.study.settings import SETTINGS
+from pwl_lab.support import paths
+from pwl_lab.support.config import Settings, describe, read_preset
+from pwl_lab.support.errors import InvalidValueError, invalid, unknown
+from pwl_lab.support.parameters_cell import NOT_LITERAL, check_literal, values_in
+from pwl_lab.support.yaml12 import read_yaml
+
+Check = Callable[[Any], bool]
+
+
+def _is(*kinds: type) -> Check:
+    return lambda value: isinstance(value, kinds)
+
+
+def _listing(kind: type) -> Check:
+    return lambda value: isinstance(value, list) and all(isinstance(each, kind) for each in value)
+
+
+MAPPING, TEXT, TEXTS = (_is(dict), "a mapping"), (_is(str), "a text"), (_listing(str), "a list of texts")
+YES_OR_NO = (_is(bool), "true or false")
+# What each part has to be where it is there at all; those of `pwl_lab` may be null, which says nothing either.
+NOTEBOOK = dict.fromkeys(("pwl_lab", "kernelspec", "language_info", "papermill", "jupytext"), MAPPING)
+OURS = {"settings": TEXT, "metrics": YES_OR_NO, "side_by_side": YES_OR_NO}
+CELL = {
+    "cell_type": (lambda value: value in ("code", "markdown", "raw"), "code, markdown or raw"),
+    "outputs": (_listing(dict), "a list of mappings"),
+    "attachments": (
+        lambda value: isinstance(value, dict) and _listing(dict)([*value.values()]),
+        "a mapping of mappings",
+    ),
+    "id": TEXT,
+}
+CELL_METADATA = {"tags": TEXTS, "papermill": MAPPING, "execution": MAPPING}
+
+
+def check_shape(nb: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The notebook. Raises InvalidValueError, naming the part, where one of it is not what Jupyter's format asks."""
+    for part, value, allowed in _wrong(nb):
+        raise invalid(f"{path.name}: {part}", value, allowed)
+    return nb
+
+
+def _wrong(nb: dict[str, Any]) -> Iterator[tuple[str, Any, str]]:
+    """Each part of the notebook that has a wrong shape, its value, and what it should be."""
+    minor = nb.get("nbformat_minor", 0)
+    if not isinstance(minor, int) or isinstance(minor, bool):
+        yield "nbformat_minor", minor, "a whole number"
+    yield from _of(nb["metadata"], NOTEBOOK, "metadata")
+    yield from _of(
+        {name: value for name, value in nb["metadata"].get("pwl_lab", {}).items() if value is not None},
+        OURS,
+        "metadata.pwl_lab",
+    )
+    for index, cell in enumerate(nb["cells"]):
+        yield from _of(cell, CELL, f"cell {index}")
+        yield from _of(cell["metadata"], CELL_METADATA, f"cell {index}, metadata")
+
+
+def _of(part: dict[str, Any], checks: dict[str, tuple[Check, str]], where: str) -> Iterator[tuple[str, Any, str]]:
+    """What is wrong with the entries of one mapping."""
+    for name, (fits, allowed) in checks.items():
+        if name in part and not fits(part[name]):
+            yield f"{where}.{name}", part[name], allowed
+
+
+SERIES = "[0-9][0-9]_*.ipynb"
+DEEPEST = 100  # lists and mappings within each other
+TOO_DEEP = f"its lists and mappings lie more than {DEEPEST} deep within each other, which no notebook needs"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will use: `given` by the caller, `inject`ed into the notebook, and everything `resolved`."""
+
+    preset: str | None
+    given: dict[str, Any] = field(default_factory=dict)
+    inject: dict[str, Any] = field(default_factory=dict)
+    resolved: dict[str, Any] = field(default_factory=dict)
+
+
+def series() -> list[Path]:
+    """The notebooks of the series, in order."""
+    return sorted(paths.notebooks().glob(SERIES))
+
+
+def resolve_notebook(name: str | Path) -> Path:
+    """The notebook that `name` means: a file, a name among the project's notebooks, or how only one begins (`04`).
+
+    Raises UnknownNameError naming the nearest one, InvalidValueError when several begin like this.
+    """
+    folder = paths.notebooks()
+    for file in (Path(name), Path(f"{name}.ipynb"), folder / str(name), folder / f"{name}.ipynb"):
+        with suppress(OSError, ValueError):  # too long for a file's name, or a character that no file's name has
+            if file.is_file():
+                return file.resolve()
+    known = {path.stem: path for path in sorted(folder.glob("*.ipynb"))}
+    found = [stem for stem in known if stem.startswith(str(name))] if str(name) else []
+    if len(found) > 1:
+        raise invalid("notebook", str(name), f"several begin like this: {', '.join(found)}")
+    if not found:
+        raise unknown("notebook", str(name), known)
+    return known[found[0]].resolve()
+
+
+def read_notebook(path: Path) -> dict[str, Any]:
+    """The notebook in this file, each cell's source as one text. Raises InvalidValueError when the file holds none.
+
+    nbformat, which takes two seconds to import, is left for the execution: a refusal and a listing should be quick.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        if text.startswith("\ufeff"):  # which nbformat does not read, either
+            raise invalid("notebook", str(path), "it begins with a byte-order mark; save it as UTF-8 without one")
+        nb = json.loads(text)
+        _check_depth(nb)
+        if nb["nbformat"] != 4:
+            raise invalid("notebook", str(path), f"format {nb['nbformat']}, expected 4; open and save it in Jupyter")
+        for cell in nb["cells"]:
+            if not isinstance(cell["source"], str | list):
+                raise TypeError
+            cell["source"] = "".join(cell["source"])
+        if all(isinstance(cell["metadata"], dict) and cell["cell_type"] for cell in nb["cells"]):
+            return check_shape(nb | {"metadata": dict(nb.get("metadata", {}))}, path)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        if isinstance(error, InvalidValueError):
+            raise
+    except RecursionError:
+        raise invalid("notebook", str(path), TOO_DEEP) from None
+    raise invalid("notebook", str(path), "this file is not a Jupyter notebook")
+
+
+def _check_depth(nb: Any) -> None:
+    """Raise RecursionError for what the runner, which goes down by calling itself, may not get to the bottom of."""
+    level = [nb]
+    for _ in range(DEEPEST):
+        level = [part for each in level for part in _parts(each) if isinstance(part, dict | list)]
+        if not level:
+            return
+    raise RecursionError
+
+
+def _parts(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    """What is directly in a mapping or list."""
+    return value.values() if isinstance(value, dict) else value
+
+
+def settings_of(nb: Mapping[str, Any]) -> type[Settings] | None:
+    """The settings class that the notebook's metadata names, None where it names none (a user's own notebook)."""
+    section = nb["metadata"].get("pwl_lab", {}).get("settings")
+    if section is None:
+        return None
+    if section not in SETTINGS:
+        raise unknown("settings section", section, SETTINGS)
+    return SETTINGS[section]
+
+
+def parameter_defaults(nb: Mapping[str, Any]) -> dict[str, Any]:
+    """Name and default of every parameter in the cell tagged `parameters`; NOT_LITERAL for an expression."""
+    cell = _parameters_cell(nb)
+    if cell is None:
+        return {}
+    return dict(_defaults_in(cell["source"]))
+
+
+@lru_cache(maxsize=8)
+def _defaults_in(source: str) -> dict[str, Any]:
+    """The defaults in the source of a parameters cell; remembered, since a grid asks once a point."""
+    try:
+        return values_in(source)
+    except SyntaxError as error:
+        raise InvalidValueError(f"the parameters cell is not plain Python (line {error.lineno}): {error.msg}") from None
+
+
+def parse_parameters(pairs: Iterable[str]) -> dict[str, Any]:
+    """`["seeds=[0,1]", "device=cpu"]` as names and values, each value read as YAML. Raises InvalidValueError."""
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        name, sign, text = pair.partition("=")
+        name = name.strip()
+        if not sign or not name.isidentifier():
+            raise invalid("-p", pair, "expected key=value")
+        if name in values:
+            raise invalid("-p", pair, f"{name} is given twice")
+        try:
+            values[name] = read_yaml(text)
+        except InvalidValueError as error:
+            raise invalid(name, text, str(error)) from None
+    return values
+
+
+def check_value(nb: Mapping[str, Any], name: str, value: Any) -> None:
+    """Check one parameter alone: that the notebook has it, its type and range, not how it fits the others.
+
+    Raises UnknownNameError and InvalidValueError.
+    """
+    settings, defaults = settings_of(nb), parameter_defaults(nb)
+    if name == "preset":
+        _check_preset_taken(nb, value)
+    if name not in defaults:
+        raise unknown("parameter", name, defaults)
+    if settings is None or name not in settings.model_fields:
+        _fitting(name, value, defaults[name])
+    elif name == "preset":
+        read_preset(value)
+    elif value is not None:  # which stands for "as the preset says"
+        settings.checked({name: value})
+
+
+def make_plan(nb: Mapping[str, Any], preset: str | None, params: Mapping[str, Any]) -> Plan:
+    """Check `preset` and `params` against the notebook; what is refused is named, nothing is started.
+
+    Only what is given is injected (and the preset, and `interactive` off unless asked for): the parameters cell keeps
+    None for "as the preset says". Raises UnknownNameError and InvalidValueError.
+    """
+    given = dict(params)
+    _check_preset_taken(nb, preset)
+    if preset is not None and given.setdefault("preset", preset) != preset:
+        raise invalid("preset", given["preset"], f"--preset already says {preset!r}")
+    settings, defaults = settings_of(nb), parameter_defaults(nb)
+    for name in given:
+        if name not in defaults:
+            raise unknown("parameter", name, defaults)
+    quiet = {"interactive": False} if defaults.get("interactive", NOT_LITERAL) in (True, False, None) else {}
+    fields = settings.model_fields if settings else {}
+    free = {name: _fitting(name, value, defaults[name]) for name, value in given.items() if name not in fields}
+    literals = {name: value for name, value in defaults.items() if value is not NOT_LITERAL}
+    if settings is None:
+        given = free
+        return Plan(given.get("preset"), given, quiet | given, literals | quiet | given)
+    check_literal(defaults | quiet | given)
+    asked = (given.get("preset"), literals.get("preset"), settings.model_fields["preset"].default)
+    chosen = next(name for name in asked if name is not None)
+    over = {name: value for name, value in (literals | quiet | given).items() if name in fields and name != "preset"}
+    resolved = literals | settings.load(chosen, **over).model_dump(mode="json") | free
+    given = {name: resolved[name] for name in given}
+    sent = {name: resolved[name] for name in {"preset": chosen, **quiet, **given} if name in defaults}
+    return Plan(chosen, given, sent, resolved)
+
+
+def _check_preset_taken(nb: Mapping[str, Any], preset: str | None) -> None:
+    """Raise InvalidValueError where a preset is given to a notebook that has no parameter of that name."""
+    if preset is not None and "preset" not in parameter_defaults(nb):
+        raise invalid("preset", preset, "this notebook takes no preset, since none of its parameters is called so")
+
+
+def describe_parameters(nb: Mapping[str, Any], preset: str | None = None) -> list[dict[str, Any]]:
+    """One row per parameter of the notebook: name, type, default, range, description."""
+    settings = settings_of(nb)
+    _check_preset_taken(nb, preset)
+    if settings is not None:
+        chosen = parameter_defaults(nb).get("preset") or "lesson" if preset is None else preset
+        return describe(settings, chosen)
+    comments = _comments(nb)
+    return [
+        {
+            "name": name,
+            "type": "any" if value is None or value is NOT_LITERAL else type(value).__name__,
+            "default": str(value) if value is NOT_LITERAL else value,
+            "range": "",
+            "description": comments.get(name, ""),
+        }
+        for name, value in parameter_defaults(nb).items()
+    ]
+
+
+def heading_of(nb: Mapping[str, Any]) -> str | None:
+    """The first heading of the first markdown cell, as plain text: without the signs of formulas, emphasis and code."""
+    for cell in nb["cells"]:
+        if cell["cell_type"] == "markdown":
+            found = re.search(r"^#{1,6}\s+(.+?)\s*#*$", cell["source"], re.MULTILINE)
+            return re.sub(r"[$*`]", "", found.group(1)) if found else None
+    return None
+
+
+def _parameters_cell(nb: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The first cell tagged `parameters`, the one that papermill takes."""
+    return next((cell for cell in nb["cells"] if "parameters" in cell["metadata"].get("tags", [])), None)
+
+
+def _comments(nb: Mapping[str, Any]) -> dict[str, str]:
+    """The comment after each parameter, as its description."""
+    cell = _parameters_cell(nb)
+    lines = cell["source"].splitlines() if cell is not None else []
+    found = (re.match(r"(\w+)\s*(?::[^=]+)?=.*?\s#\s*(.+)$", line) for line in lines)
+    return {match.group(1): match.group(2) for match in found if match}
+
+
+def _fitting(name: str, value: Any, default: Any) -> Any:
+    """`value` as the type of `default`, or an InvalidValueError; a default of None or an expression allows anything."""
+    if default is None or default is NOT_LITERAL:
+        return value
+    wanted = type(default)
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if wanted is tuple and isinstance(value, list):
+        return value
+    if type(value) is not wanted:
+        hint = f", to give text write '{name}=\"{value}\"'" if wanted is str else ""
+        raise invalid(name, value, f"the default {default!r} is of type {wanted.__name__}{hint}")
+    return value

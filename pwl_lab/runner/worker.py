@@ -1,0 +1,260 @@
+"""What a Dask worker does: run one point, and stop it when nobody waits for it any more.
+
+This module is imported by workers on any machine, so it brings no more than the runner itself.
+"""
+
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from distributed import Status, Worker, WorkerPlugin, get_worker
+from filelock import FileLock, Timeout
+
+from pwl_lab import __version__
+from pwl_lab.runner.execute import run_notebook
+from pwl_lab.runner.gridplan import hash_here, source_hash
+from pwl_lab.runner.kernel import Runs
+from pwl_lab.runner.location import POINTS, Place, place_at
+from pwl_lab.runner.machine import GPUS
+from pwl_lab.runner.own_folder import clear, set_aside
+from pwl_lab.runner.parameters import read_notebook
+from pwl_lab.runner.points import finished, log_event, look
+from pwl_lab.runner.status import STATUS, RunError, RunStatus, versions
+from pwl_lab.support.errors import PwlLabError
+from pwl_lab.support.files import json_text
+from pwl_lab.support.paths import commit
+
+CANCELLED = "Cancelled"  # nobody waits for the point any more: its batch was ended, or has died
+OF_THE_TERMINAL = [getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)]
+LOCK = ".lock"  # in a point's folder: one process at a time works on it
+PATIENCE_S = 60  # a point's last run, on a worker that was given up, may still be ending
+
+
+class PointError(PwlLabError):
+    """A point could not be run by this worker."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One point as a worker needs it. `notebook` is a path that every worker sees, `out` one, or an address."""
+
+    batch: str
+    hash: str
+    notebook: str
+    source: str
+    out: str
+    preset: str | None
+    params: dict[str, Any]
+    timeout: int | None
+    version: str = __version__
+    environment: Mapping[str, str] = field(default_factory=dict)
+    force: bool = False
+    submission: int = 1  # the scheduler forgets a task that it took back only when it likes
+
+    @property
+    def key(self) -> str:
+        """The task's name on the scheduler; one batch never takes another's for its own."""
+        return f"point-{self.batch}-{self.hash}-{self.submission}"
+
+
+_running: dict[str, Runs] = {}  # by the task's key
+_stopped: set[str] = set()  # batches
+_guard = threading.Lock()
+
+
+class StopUnwanted(WorkerPlugin):
+    """Stop a point's kernel when the scheduler takes the task back: a thread cannot be, and would run to its end.
+
+    That happens when a batch is killed outright: its connection to the scheduler breaks, and its tasks are released.
+    """
+
+    name = "pwl-lab"
+
+    def __init__(self, terminal: bool = False) -> None:
+        """`terminal`: the worker shares it with the batch, so a Ctrl-C reaches both and is the batch's to handle."""
+        self.terminal = terminal
+
+    def setup(self, worker: Worker) -> None:
+        """Let a signal of the terminal pass, and let the kernels have theirs: they get what is blocked here blocked, too."""
+        if self.terminal and threading.current_thread() is threading.main_thread():
+            for number in OF_THE_TERMINAL:
+                signal.signal(number, signal.SIG_IGN)
+            if hasattr(signal, "pthread_sigmask"):
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, OF_THE_TERMINAL)
+
+    def teardown(self, worker: Worker) -> None:
+        """The worker closes, perhaps because its scheduler is gone: nothing that it runs is wanted any more.
+
+        Dask also calls this when the next batch registers its own; then the worker goes on with what it runs.
+        """
+        if worker.status not in (Status.closing, Status.closed, Status.failed):
+            return
+        for runs in tuple(_running.values()):
+            runs.stop(CANCELLED)
+
+    def transition(self, key: str, start: str, finish: str, **_: Any) -> None:
+        """A task changes its state; one that ends in any other way is never released while it executes."""
+        if start == "executing" and finish == "released" and (runs := _running.get(key)):
+            runs.stop(CANCELLED)
+
+
+def stop_batch(batch: str, reason: str) -> None:
+    """Kill the kernels of a batch's points on this worker, and begin none that are still to come."""
+    with _guard:
+        _stopped.add(batch)
+        found = [runs for key, runs in _running.items() if key.startswith(f"point-{batch}-")]
+    for runs in found:
+        runs.stop(reason)
+
+
+def still_running(batch: str) -> int:
+    """How many of a batch's points this worker has not finished yet."""
+    return sum(key.startswith(f"point-{batch}-") for key in tuple(_running))
+
+
+def run_point(task: Task) -> RunStatus | None:
+    """Run one point and return how it ended; None where its batch was stopped before it could begin.
+
+    One that an earlier attempt has finished is left as it is; where only the copy of it to its place failed, that is done
+    again. Raises PointError where this worker is not fit for it, OSError where its files cannot be written.
+    """
+    place = place_at(task.out)
+    folder = place.point(task.hash)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _listed(task) as runs:
+        if runs.stopped_by:
+            return None
+        try:
+            with FileLock(folder / LOCK, timeout=PATIENCE_S):
+                if not task.force and (status := look(place, [task.hash])[task.hash].done):
+                    return status
+                status = None if task.force else finished(folder)
+                status = status or _run(task, place, runs)
+                if runs.stopped_by != CANCELLED:  # else another worker may be at it, whose files are the ones to keep
+                    place.send(task.hash)
+                return status
+        except Timeout:
+            raise PointError("another process still works on this point; run the batch again") from None
+
+
+def _run(task: Task, place: Place, runs: Runs) -> RunStatus:
+    """Run the notebook, with an event before and after."""
+    _check_same(task)
+    worker, folder = get_worker(), place.point(task.hash)
+    log_event(folder, "begun", batch=task.batch, worker=str(worker.name), address=worker.address)
+    set_aside(folder)
+    clear(folder)  # a point's folder is the batch's own, also where its files were damaged
+    _say_begun(task, place)
+    status = run_notebook(
+        task.notebook,
+        folder,
+        task.preset,
+        task.params,
+        task.timeout,
+        environment=_environment(task, worker.name),
+        runs=runs,
+    )
+    with suppress(OSError):  # a disk that is full only now: the point has ended as its status says
+        log_event(folder, "ended", batch=task.batch, status=status.status, seconds=status.seconds)
+    return status
+
+
+def _check_same(task: Task) -> None:
+    """Raise PointError where this worker would compute something else than what the point's hash stands for.
+
+    The kernel reads the notebook, the preset's file and the data's checksums only when it runs, perhaps on another machine
+    or hours later.
+    """
+    if task.version != __version__:
+        raise PointError(f"this worker has pwl_lab {__version__}, the batch was planned with {task.version}")
+    notebook = Path(task.notebook)
+    if source_hash(read_notebook(notebook)) != task.source:
+        raise PointError(f"{notebook.name} is not what it was when the batch was planned; run the batch again")
+    if hash_here(notebook, task.preset, task.params) != task.hash:
+        what = f"the preset {task.preset}, or the recorded data set," if task.preset else "a preset, or a data set,"
+        raise PointError(f"{what} is not here what it was when the batch was planned; run the batch again")
+
+
+def _say_begun(task: Task, place: Place) -> None:
+    """Leave a status that says `running`: what an earlier run left at the place is no longer taken for the point's."""
+    place.send_events(f"{POINTS}/{task.hash}")
+    place.write(f"{POINTS}/{task.hash}/{STATUS}", _status_text(_status(task, "running")))
+
+
+@contextmanager
+def _listed(task: Task) -> Iterator[Runs]:
+    """Inside, the point is among those that can be stopped."""
+    runs = Runs()
+    with _guard:
+        _running[task.key] = runs
+        if task.batch in _stopped:
+            runs.stop(CANCELLED)
+    try:
+        yield runs
+    finally:
+        with _guard:
+            if _running.get(task.key) is runs:
+                del _running[task.key]
+
+
+def _environment(task: Task, worker: Any) -> dict[str, str]:
+    """What the kernel's environment gets: threads, and the GPU that is this worker's where the batch hands them out."""
+    own = dict(task.environment)
+    gpus = own.pop(GPUS, None)
+    if gpus:
+        own["CUDA_VISIBLE_DEVICES"] = gpus.split(";")[int(worker)]
+    return own
+
+
+def note_failure(task: Task, name: str, message: str) -> RunStatus:
+    """Leave the status of a point that no worker could bring to an end; what a worker wrote itself is kept.
+
+    A point that is done stays so, whoever finished it; with `force` the failure is returned all the same, since what was
+    asked for did not happen. Where the status cannot be written (a full disk), or another process still works on the point,
+    it is only returned: the point is not done, and its reason is still said.
+    """
+    status = _status(task, "killed" if name == "KilledWorker" else "failed", RunError(name=name, message=message))
+    place = place_at(task.out, patient=False)  # it may be the place that is away, and other points have ended meanwhile
+    folder = place.point(task.hash)
+    with suppress(OSError, Timeout):
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / LOCK, timeout=0):
+            found = look(place, [task.hash])[task.hash]
+            if found.done:
+                return status if task.force else found.done
+            before = found.status
+            if (
+                before
+                and before.status in ("failed", "timeout", "killed")
+                and before.error
+                and before.error.name == name
+            ):
+                return before
+            place.write(f"{POINTS}/{task.hash}/{STATUS}", _status_text(status))
+            log_event(folder, "ended", batch=task.batch, status=status.status, error=name)
+            place.send_events(f"{POINTS}/{task.hash}")
+    return status
+
+
+def _status(task: Task, status: str, error: RunError | None = None) -> RunStatus:
+    """The status of a point whose notebook does not run, or not yet."""
+    return RunStatus(
+        status=status,
+        notebook=Path(task.notebook).name,
+        preset=task.preset,
+        error=error,
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        cells=0,
+        versions=versions(),
+        commit=commit(),
+    )
+
+
+def _status_text(status: RunStatus) -> str:
+    """As it stands in `status.json`."""
+    return json_text(status.model_dump(mode="json"))

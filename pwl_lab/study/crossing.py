@@ -1,0 +1,183 @@
+"""Curricula crossed with progressive loading: which curriculum makes the student that accepts teacher blocks best?
+
+Every student has the same teacher, initial weights, batches and number of steps; what differs is what it learns for
+itself (the curriculum) and from when on the terms of PWL training reach it (the loading). Neither source asks this.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from pwl_lab.distill.curriculum import Curriculum, extracted, one_shot, progressive
+from pwl_lab.models import mlp
+from pwl_lab.study import tables
+from pwl_lab.study.intervals import in_points, mean_interval
+from pwl_lab.study.recipes import image_models, image_task, image_teacher, pair_losses
+from pwl_lab.study.results import Pair
+from pwl_lab.study.settings import CrossingSettings
+from pwl_lab.study.verbs import each, train_or_load, train_pair
+from pwl_lab.swap.pair_training import PairLossConfig
+from pwl_lab.tasks.parity import SparseParity
+from pwl_lab.training import TrainPlan, image_plan
+
+# From which share of the budget on PWL training reaches the student; until then it trains the converters alone.
+LOADINGS = {"alone": 1.0, "followed": 0.5, "combined": 0.0}
+LOADING_WORDS = {"alone": "no PWL", "followed": "then PWL", "combined": "with PWL"}  # as figures and menus say it
+PWL_ALONE = ("none", "combined")  # no curriculum: the sources' hard and soft loss
+# What a pair is measured by (columns of `crossing_table`), as figures and tables say it.
+MEASURES = {
+    "student_accuracy": "student alone",
+    "prefix_area": "prefix order, area",
+    "mixed_accuracy": "mean of all mixes",
+}
+
+
+@dataclass(frozen=True)
+class Crossed:
+    """One student: what it learned for itself, when PWL joined, and the pair that came of it."""
+
+    curriculum: str
+    loading: str
+    pair: Pair
+
+
+def image_curricula(settings: CrossingSettings, n_blocks: int) -> dict[str, Curriculum]:
+    """The three curricula for images, their early stages of equal length in all (`early_share` of the budget)."""
+    early = round(settings.early_share * settings.budget_steps)
+    return {
+        "one_shot": one_shot(),
+        "progressive": progressive([settings.checkpoint_accuracy], early),
+        "extracted": extracted(early // n_blocks),
+    }
+
+
+def combinations(loadings: Sequence[str]) -> list[tuple[str, str]]:
+    """(curriculum, loading) of every student of a seed: PWL training alone, then each curriculum in each way asked for."""
+    chosen = [loading for loading in LOADINGS if loading in loadings]
+    return [PWL_ALONE, *((name, loading) for name in ("one_shot", "progressive", "extracted") for loading in chosen)]
+
+
+def crossed_pair(settings: CrossingSettings, seed: int, curriculum: str, loading: str) -> Pair:
+    """One student of one seed, from the store where it was trained before."""
+    task, teacher = image_task(settings), image_teacher(settings, seed)
+    student = image_models(settings, task)[1]
+    losses = pair_losses(settings).model_copy(update={"student_joins_at": LOADINGS[loading]})
+    plan = image_plan(
+        settings.budget_steps, settings.pair_lr, settings.batch_size, settings.optimiser, settings.eval_every
+    )
+    chosen = image_curricula(settings, student.n_blocks).get(curriculum)
+    return train_pair(teacher, student, task, plan, losses, seed, settings.device, chosen)
+
+
+def crossed_pairs(settings: CrossingSettings) -> list[Crossed]:
+    """All combinations and seeds; what is not in the store is trained side by side, the teachers first."""
+    each(image_teacher, [{"settings": settings, "seed": seed} for seed in settings.seeds], "teachers", settings.device)
+    cases = [
+        {"settings": settings, "seed": seed, "curriculum": name, "loading": loading}
+        for name, loading in combinations(settings.loadings)
+        for seed in settings.seeds
+    ]
+    pairs = each(crossed_pair, cases, "students", settings.device)
+    return [Crossed(case["curriculum"], case["loading"], pair) for case, pair in zip(cases, pairs, strict=True)]
+
+
+def steps_to_share(history: pd.DataFrame, share: float = 0.98) -> int:
+    """The first step at which a student's validation accuracy was at least `share` of its last one."""
+    wanted = share * history["accuracy"].iloc[-1]
+    return int(history.loc[history["accuracy"] >= wanted, "step"].min())
+
+
+def crossing_table(found: Sequence[Crossed]) -> pd.DataFrame:
+    """One row per student: curriculum, loading, seed, student_accuracy, steps_to_98pct, prefix_accuracy (a list,
+    k = 0..n), prefix_area (under accuracy against bytes) and mixed_accuracy (the mean over all mixed masks).
+
+    Accuracies are on the test split, in [0, 1].
+    """  # fmt: skip
+    rows = []
+    for one in found:
+        masks, n_blocks = one.pair.masks, one.pair.n_blocks
+        prefix = tables.loading_orders(n_blocks)["prefix"]
+        mixed = masks.loc[~masks["mask"].isin(["S" * n_blocks, "T" * n_blocks]), "test"]
+        rows.append(
+            {
+                "curriculum": one.curriculum,
+                "loading": one.loading,
+                "seed": one.pair.seed,
+                "student_accuracy": one.pair.accuracy("S" * n_blocks),
+                "steps_to_98pct": steps_to_share(one.pair.history),
+                "prefix_accuracy": one.pair.prefix_accuracy(),
+                "prefix_area": tables.order_area(masks, prefix)[one.pair.seed],
+                "mixed_accuracy": float(mixed.mean()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def against_pwl(table: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """Each student against PWL training alone on the same seed: curriculum, loading, seed, difference of `measure`."""
+    alone = table[(table["curriculum"] == PWL_ALONE[0])].set_index("seed")[measure]
+    others = table[table["curriculum"] != PWL_ALONE[0]]
+    difference = others[measure].to_numpy() - alone.loc[others["seed"]].to_numpy()
+    return others[["curriculum", "loading", "seed"]].assign(difference=difference)
+
+
+def against_pwl_intervals(table: pd.DataFrame) -> pd.DataFrame:
+    """Every curriculum and loading against PWL training alone: mean difference over seeds with its 95% interval, in points.
+
+    Columns curriculum, loading, measure, low, mean, high.
+    """
+    rows = []
+    for measure in MEASURES:
+        differences = against_pwl(table, measure).groupby(["curriculum", "loading"], sort=False)["difference"]
+        for (curriculum, loading), mine in differences:
+            low, mean, high = (100 * value for value in mean_interval(mine))
+            row = {"curriculum": curriculum, "loading": loading, "measure": measure}
+            rows.append(row | {"low": low, "mean": mean, "high": high})
+    return pd.DataFrame(rows)
+
+
+def against_pwl_table(table: pd.DataFrame) -> pd.DataFrame:
+    """The same in words such as `+0.47 (-0.12 to +1.05)`: a row per curriculum and loading, a column per measure."""
+    columns = {}
+    for measure, title in MEASURES.items():
+        differences = against_pwl(table, measure).groupby(["curriculum", "loading"], sort=False)["difference"]
+        columns[title] = differences.agg(lambda mine: in_points(mine.tolist()))
+    return pd.DataFrame(columns)
+
+
+def parity_pair(settings: CrossingSettings, seed: int, curriculum: str, loading: str, **weights: float) -> Pair:
+    """The smallest pair: MLPs of two blocks on sparse parity; `weights` of PWL's terms, such as `sync=0.0`."""
+    task = SparseParity(settings.parity_n_bits, settings.parity_k_sparse, eval_samples=1024)
+    plan = TrainPlan(steps=4_000, lr=0.1, momentum=0.9, eval_every=50, stop_at=1.0)
+    teacher = train_or_load(mlp(task, 256, depth=2), task, plan, seed, settings.device)
+    plan = TrainPlan(steps=settings.parity_steps, lr=0.02, momentum=0.9, clip_norm=2.0, eval_every=20)
+    chosen = {"one_shot": one_shot(0.0), "extracted": extracted(50, temperature=0.0)}[curriculum]
+    # Two blocks have two mixed masks, so two draws a step are enough: a step of such small networks is mostly overhead.
+    joins = LOADINGS[loading]
+    losses = PairLossConfig(masks="all", cross_passes=1, cross_groups=2, student_joins_at=joins, **weights)
+    return train_pair(teacher, mlp(task, 32, depth=2), task, plan, losses, seed, settings.device, chosen)
+
+
+def parity_crossings(settings: CrossingSettings) -> list[Crossed]:
+    """One-shot and extracted on the smallest pair, alone and combined with PWL, all seeds."""
+    ways = [(curriculum, loading) for curriculum in ("one_shot", "extracted") for loading in ("alone", "combined")]
+    cases = [
+        {"settings": settings, "seed": seed, "curriculum": curriculum, "loading": loading}
+        for curriculum, loading in ways
+        for seed in settings.seeds
+    ]
+    pairs = each(parity_pair, cases, "smallest pairs", settings.device)
+    return [Crossed(case["curriculum"], case["loading"], pair) for case, pair in zip(cases, pairs, strict=True)]
+
+
+def parity_table(found: Sequence[Crossed], threshold: float = 0.99) -> pd.DataFrame:
+    """One row per student: curriculum, loading, seed, steps to `threshold` (missing: never), accuracy of each mask."""
+    rows = []
+    for one in found:
+        history = one.pair.history
+        reached = history.loc[history["accuracy"] >= threshold, "step"]
+        row = {"curriculum": one.curriculum, "loading": one.loading, "seed": one.pair.seed}
+        row["steps"] = int(reached.min()) if len(reached) else None
+        rows.append(row | one.pair.masks.set_index("mask")["test"].to_dict())
+    return pd.DataFrame(rows).astype({"steps": "Int64"})

@@ -1,0 +1,116 @@
+"""What the study's verbs give back: students of several curricula, and pairs whose blocks can be swapped."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pwl_lab.loading.bundle import BundleIndex, inputs_of, write_bundle
+from pwl_lab.models.blocknet import BlockNet, ModelConfig, parameter_bytes
+from pwl_lab.study import tables
+from pwl_lab.study.store import provenance
+from pwl_lab.support.errors import invalid
+from pwl_lab.swap.evaluation import mask_predictions
+from pwl_lab.swap.masks import check_mask
+from pwl_lab.swap.swapnet import SwapNet
+from pwl_lab.tasks.base import Task
+from pwl_lab.tasks.entrances import check_inputs
+from pwl_lab.training import TrainPlan
+
+SPLITS = ("validation", "test")  # that every mask is evaluated on
+
+
+@dataclass
+class DistillationRuns:
+    """Students of several curricula and seeds: tidy tables and the students themselves."""
+
+    student_config: ModelConfig
+    plan: TrainPlan
+    history: pd.DataFrame
+    stages: pd.DataFrame
+    weights: dict[tuple[str, int], dict[str, Tensor]]
+
+    def table(self, threshold: float = 0.99) -> pd.DataFrame:
+        """One row per curriculum: who reached `threshold`, after how many steps and samples, and the final accuracy."""
+        return tables.threshold_table(self.history, threshold, self.plan.steps, self.plan.batch_size)
+
+    def steps_to(self, threshold: float = 0.99) -> dict[str, list[int | None]]:
+        """Steps to `threshold` per curriculum and seed; None where the budget was not enough."""
+        return tables.steps_to_threshold(self.history, threshold)
+
+    def final_accuracy(self) -> dict[str, list[float | None]]:
+        """Test accuracy at each student's last evaluation, per curriculum and seed; None where it diverged."""
+        return tables.final_accuracy(self.history)
+
+    def student(self, curriculum: str, seed: int) -> BlockNet:
+        """One student as it was at its end, on the CPU."""
+        if (curriculum, seed) not in self.weights:
+            there = f"a student that did not diverge, one of {sorted(self.weights)}"
+            raise invalid("(curriculum, seed)", (curriculum, seed), there)
+        net = self.student_config.make()
+        net.load_state_dict(self.weights[curriculum, seed])
+        return net.eval()
+
+
+@dataclass
+class Pair:
+    """A teacher and a student that accept each other's blocks, with the accuracy of every mask, per class too.
+
+    `masks` is a `mask_table` and `classes` a `class_table` (`pwl_lab.study.tables`).
+    """
+
+    net: SwapNet
+    seed: int
+    history: pd.DataFrame
+    masks: pd.DataFrame
+    classes: pd.DataFrame
+    teacher_bytes: int
+    student_bytes: int
+    models: tuple[ModelConfig, ModelConfig]  # of teacher and student
+    task: Task
+
+    @property
+    def n_blocks(self) -> int:
+        """How many blocks can be swapped."""
+        return self.net.n_blocks
+
+    @property
+    def converter_bytes(self) -> int:
+        """Bytes of all encoders and decoders."""
+        return parameter_bytes(self.net.converters)
+
+    def accuracy(self, mask: str, split: str = "test") -> float:
+        """Accuracy in [0, 1] of the network that `mask` describes."""
+        check_mask(mask, self.n_blocks)
+        return float(self.masks.set_index("mask").loc[mask, split])
+
+    def prefix_accuracy(self, split: str = "test") -> list[float]:
+        """Accuracy with the first k blocks from the teacher, k = 0..n."""
+        return [self.accuracy(mask, split) for mask in tables.loading_orders(self.n_blocks)["prefix"]]
+
+    def predictions(
+        self, inputs: Tensor, masks: Sequence[str]
+    ) -> tuple[Int[Tensor, "masks batch"], Float[Tensor, "masks batch"]]:
+        """Predicted class and its probability for each mask and sample.
+
+        Raises InvalidValueError unless `inputs` are finite floats of the task's shape on the networks' device.
+        """
+        check_inputs(inputs, self.task.input_shape, self.net)
+        return mask_predictions(self.net, inputs, masks)
+
+    def export(self, folder: str | Path, eight_bits: bool = True) -> BundleIndex:
+        """Write the pair as a bundle that `ProgressiveModel.open` takes, with the accuracy of every mask; see `write_bundle`."""
+        accuracies = {split: dict(zip(self.masks["mask"], self.masks[split], strict=True)) for split in SPLITS}
+        return write_bundle(
+            self.net,
+            self.models,
+            Path(folder),
+            inputs_of(self.task),
+            getattr(self.task, "class_names", ()),
+            accuracies,
+            {"seed": self.seed, "task": self.task.fingerprint()} | provenance(),
+            eight_bits,
+        )

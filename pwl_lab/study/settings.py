@@ -1,0 +1,392 @@
+"""What the notebooks can be asked: every parameter with its type, range and default, and the sizes that each preset gives it."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, Field
+
+from pwl_lab.study.checks import check_calibration, check_image_settings, check_parity, check_report, check_stage
+from pwl_lab.support import paths
+from pwl_lab.support.config import MOST_BLOCKS, Family, Fraction, LearningRate, MaskDistribution, Seeds, Settings, Steps
+from pwl_lab.support.errors import invalid
+from pwl_lab.tasks.sizes import check_orthogonal, check_probe
+
+__all__ = [
+    "SETTINGS",
+    "ClockSettings",
+    "ComplexitySettings",
+    "CrossingSettings",
+    "CurriculaSettings",
+    "DashboardSettings",
+    "ImageSettings",
+    "LoadingSettings",
+    "ParityTransformerSettings",
+    "ReportSettings",
+    "SparseParityTeacherSettings",
+    "StartHereSettings",
+]
+
+
+def _each_once(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(values)) != len(values):
+        raise ValueError("each of them once: the same measured twice would be taken for two")
+    return values
+
+
+EachOnce = AfterValidator(_each_once)
+Width = Annotated[int, Field(ge=1, le=1_000_000)]
+Sizes = Annotated[tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...], Field(min_length=1, max_length=64), EachOnce]
+Epochs = Annotated[int, Field(ge=1, le=1_000)]
+Channels = Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=MOST_BLOCKS)]
+Layers = Annotated[tuple[Annotated[int, Field(ge=1, le=16)], ...], Field(min_length=1, max_length=MOST_BLOCKS)]
+Megabytes = Annotated[float, Field(gt=0.0, le=100_000.0)]
+
+
+class ImageSettings(Settings):
+    """The sizes that the image notebooks share: data, teacher, student and how both are trained."""
+
+    split_by: ClassVar[str | None] = "family"
+    family: Family = Field("vgg", description="the architecture of teacher and student")
+    dataset: str = Field("fashion-mnist-small", description="which images")
+    n_train: int | None = Field(None, ge=100, le=60_000, description="use only so many training images")
+    teacher_channels: Channels = Field((16, 32, 64, 128), description="channels of the teacher's blocks")
+    teacher_depths: Layers = Field(
+        (1, 2, 2, 2), description="layers in each teacher block: convolutions, basic blocks or transformer layers"
+    )
+    teacher_heads: int = Field(4, ge=1, le=64, description="attention heads of the teacher (vit)")
+    student_channels: Channels = Field((12, 24, 40, 40), description="channels of the student's blocks")
+    student_depths: Layers = Field((1, 1, 1, 1), description="layers in each student block")
+    student_heads: int = Field(4, ge=1, le=64, description="attention heads of the student (vit)")
+    stem_stride: int = Field(2, ge=1, le=4, description="2 halves the resolution before the first block (resnet)")
+    patch: int = Field(8, ge=2, le=32, description="side of the square of pixels that becomes a token (vit)")
+    batch_size: int = Field(128, ge=2, le=8192, description="images per step")
+    optimiser: Literal["sgd", "adam"] = Field("sgd", description="of teacher and student")
+    teacher_epochs: Epochs = Field(6, description="passes over the images for the teacher")
+    teacher_lr: LearningRate = Field(0.1, description="peak step size of the teacher")
+    pair_lr: LearningRate = Field(0.1, description="peak step size of the student")
+    crop_padding: int = Field(0, ge=0, le=8, description="shift training images by up to so many pixels")
+    rotation_degrees: float = Field(0.0, ge=0.0, le=45.0, description="turn training images by up to so many degrees")
+    sync_weight: float = Field(1.0, ge=0.0, le=1e6, description="weight of the synchronisation loss")
+    cross_passes: int = Field(2, ge=1, le=16, description="passes of the batch through mixed networks, per step")
+    cross_groups: int = Field(4, ge=1, le=64, description="masks per pass: each for a part of the batch")
+    masks: MaskDistribution = Field("all", description="which swap masks the cross loss draws")
+
+    def check_together(self) -> None:
+        """Teacher and student need the same number of blocks, and a batch has to fit into the images."""
+        check_image_settings(self.dataset, self.n_train, self.batch_size, self.crop_padding)
+        n_blocks = len(self.teacher_channels)
+        for name in ("teacher_depths", "student_channels", "student_depths"):
+            if len(getattr(self, name)) != n_blocks:
+                raise invalid(name, getattr(self, name), f"{n_blocks} numbers, one per block as in teacher_channels")
+        if n_blocks < 2:
+            raise invalid(
+                "teacher_channels", self.teacher_channels, "at least 2 blocks: with one there is nothing to mix"
+            )
+        self._check_masks(n_blocks)
+        if self.family == "vit":
+            self._check_vit()
+
+    def _check_masks(self, n_blocks: int) -> None:
+        """Masks that are named one by one have a letter per block, and mix."""
+        if self.masks == {}:
+            raise invalid("masks", self.masks, "a weight for at least one mixed mask")
+        for mask in () if isinstance(self.masks, str) else self.masks:
+            if len(mask) != n_blocks or set(mask) != {"S", "T"}:
+                there = f"words of {n_blocks} letters, S (student) or T (teacher), one per block; both in each"
+                raise invalid("masks", mask, there)
+
+    def _check_vit(self) -> None:
+        """A residual stream has one width, and its heads divide it."""
+        for who in ("teacher", "student"):
+            channels, heads = getattr(self, f"{who}_channels"), getattr(self, f"{who}_heads")
+            if len(set(channels)) > 1:
+                raise invalid(
+                    f"{who}_channels", channels, "the same number for every block of a vit: tokens keep theirs"
+                )
+            if channels[0] % heads:
+                raise invalid(f"{who}_heads", heads, f"a divisor of {who}_channels = {channels[0]}")
+        if self.patch & (self.patch - 1):
+            raise invalid("patch", self.patch, "a power of 2: the stem halves the resolution step by step")
+
+
+class LoadingSettings(ImageSettings):
+    """04_progressive_weight_loading: student, teacher and converters on images."""
+
+    section: ClassVar[str] = "progressive_weight_loading"
+    pair_epochs: Epochs = Field(6, description="passes over the images for student and converters")
+
+
+class CrossingSettings(ImageSettings):
+    """05_curricula_meet_loading: curricula on images, alone, followed by PWL training and combined with it."""
+
+    section: ClassVar[str] = "curricula_meet_loading"
+    budget_steps: Steps = Field(400, description="optimiser steps of every student, whatever its curriculum")
+    loadings: Annotated[tuple[Literal["alone", "followed", "combined"], ...], EachOnce] = Field(
+        ("alone", "combined"), min_length=1, description="when PWL reaches the student: never, at half time, at once"
+    )
+    early_share: Fraction = Field(
+        0.4, gt=0.0, lt=1.0, description="share of the budget for the stages before the final teacher's output"
+    )
+    checkpoint_accuracy: Fraction = Field(0.8, description="progressive's checkpoint: the first that reaches this")
+    eval_every: Steps = Field(20, description="steps between evaluations of the students")
+    parity_n_bits: int = Field(20, ge=4, le=10_000, description="bits of the parity task of the smallest pair")
+    parity_k_sparse: int = Field(3, ge=1, le=20, description="how many of them the label depends on")
+    parity_steps: Steps = Field(1_500, description="optimiser steps of the smallest pair")
+
+    def check_together(self) -> None:
+        """As for all image notebooks; the parity task has to exist, and every stage needs a step."""
+        super().check_together()
+        check_parity(self.parity_n_bits, self.parity_k_sparse, None)
+        check_calibration(self.n_train)
+        if round(self.early_share * self.budget_steps) >= self.budget_steps:
+            raise invalid(
+                "early_share", self.early_share, f"less of {self.budget_steps} steps: the last stage needs one"
+            )
+        if self.early_share * self.budget_steps < len(self.teacher_channels):
+            raise invalid(
+                "budget_steps",
+                self.budget_steps,
+                f"enough for a step per block in its early share ({self.early_share})",
+            )
+
+
+class CurriculaSettings(Settings):
+    """02_distillation_curricula: three curricula on sparse parity."""
+
+    section: ClassVar[str] = "distillation_curricula"
+    n_bits: int = Field(50, ge=2, le=10_000, description="bits of the parity task")
+    hard_n_bits: int = Field(100, ge=2, le=10_000, description="bits of the hard task")
+    k_sparse: int = Field(4, ge=1, le=20, description="how many of them the label depends on")
+    support: tuple[int, ...] | None = Field(None, description="which bits these are; drawn from the seed if not given")
+    teacher_width: Width = Field(1024, description="hidden units of the teacher")
+    student_width: Width = Field(64, description="hidden units of each student")
+    batch_size: int = Field(128, ge=1, le=65_536, description="fresh samples per step")
+    teacher_lr: LearningRate = Field(0.2, description="SGD step size of the teacher")
+    teacher_momentum: float = Field(0.9, ge=0.0, lt=1.0, description="of the teacher's SGD")
+    student_lr: LearningRate = Field(0.2, description="SGD step size of the students, without momentum")
+    teacher_max_steps: Steps = Field(20_000, description="upper limit for the teacher")
+    teacher_eval_every: Steps = Field(25, description="steps between evaluations and checkpoints of the teacher")
+    saturation: float = Field(
+        1.0, ge=1.0, le=100.0, description="how long the teacher goes on: multiple of its steps to 100%"
+    )
+    temperature: float = Field(0.0, ge=0.0, le=100.0, description="of the teacher's output; 0 takes its hard decisions")
+    checkpoint_accuracy: Fraction = Field(0.8, description="progressive's checkpoint: the first that reaches this")
+    stage_steps: Steps = Field(600, description="length of the first stage (progressive and extracted)")
+    budget_steps: Steps = Field(12_000, description="upper limit for each student")
+    hard_budget_steps: Steps = Field(5_000, description="upper limit for each student of the hard task")
+    choice_steps: Steps = Field(6_000, description="upper limit for each student where choices are compared")
+    choice_seeds: int = Field(4, ge=1, le=1024, description="compare choices on so many of the seeds, the first ones")
+    eval_every: Steps = Field(100, description="steps between evaluations of the students")
+    eval_samples: int = Field(4096, ge=64, le=1_000_000, description="size of the fixed evaluation set")
+    threshold: Fraction = Field(0.99, description="the accuracy that counts as learned")
+
+    def check_together(self) -> None:
+        """The support has to fit into the bits, the curriculum into the budgets."""
+        check_parity(self.n_bits, self.k_sparse, self.support)
+        check_parity(self.hard_n_bits, self.k_sparse, self.support)
+        check_probe(self.n_bits, self.k_sparse, samples=4_096, off_subsets=300)  # as the notebook has it
+        check_orthogonal(self.teacher_width, self.student_width)
+        for budget in (self.budget_steps, self.hard_budget_steps, self.choice_steps):
+            check_stage(self.stage_steps, budget)
+
+
+class SparseParityTeacherSettings(Settings):
+    """01_sparse_parity_teacher: a teacher, its checkpoints and its hidden layer under the correlation probe."""
+
+    section: ClassVar[str] = "sparse_parity_teacher"
+    n_bits: int = Field(50, ge=2, le=1_000, description="bits of the parity task")
+    k_sparse: int = Field(4, ge=2, le=20, description="how many of them the label depends on")
+    support: tuple[int, ...] | None = Field(None, description="which bits these are; drawn from the seed if not given")
+    teacher_width: Width = Field(1024, description="hidden units of the teacher")
+    batch_size: int = Field(128, ge=1, le=65_536, description="fresh samples per step")
+    teacher_lr: LearningRate = Field(0.15, description="SGD step size of the teacher")
+    weight_decay: float = Field(1e-3, ge=0.0, le=1.0, description="L2 penalty; wears off the teacher's random start")
+    teacher_max_steps: Steps = Field(20_000, description="upper limit for the teacher, saturation included")
+    saturation: float = Field(
+        4.0, ge=1.0, le=100.0, description="how long the teacher goes on: multiple of its steps to 100%"
+    )
+    eval_every: Steps = Field(50, description="steps between evaluations, and between checkpoints")
+    eval_samples: int = Field(4096, ge=64, le=1_000_000, description="size of the fixed evaluation set")
+    probe_samples: int = Field(16_384, ge=64, le=1_000_000, description="fresh inputs that the probe looks at")
+    off_subsets: int = Field(300, ge=1, le=10_000, description="sets of bits off the support per degree above 1")
+    projection_width: Width = Field(64, description="units that the hidden layer is projected to")
+
+    def check_together(self) -> None:
+        """The support has to fit into the bits and leave some of them out."""
+        check_parity(self.n_bits, self.k_sparse, self.support)
+        check_probe(self.n_bits, self.k_sparse, self.probe_samples, self.off_subsets)
+
+
+class ParityTransformerSettings(Settings):
+    """03_parity_transformer: the curricula of notebook 02 on transformers."""
+
+    section: ClassVar[str] = "parity_transformer"
+    n_bits: int = Field(14, ge=2, le=512, description="bits of the parity task, one token each")
+    k_sparse: int = Field(4, ge=1, le=20, description="how many of them the label depends on")
+    support: tuple[int, ...] | None = Field(None, description="which bits these are; drawn from the seed if not given")
+    layers: int = Field(2, ge=2, le=48, description="blocks of teacher and students")
+    mlp_ratio: float = Field(2.0, gt=0.0, le=16.0, description="hidden units of each block's MLP over its width")
+    teacher_width: Width = Field(64, description="channels per token in the teacher")
+    teacher_heads: int = Field(8, ge=1, le=256, description="attention heads of the teacher")
+    student_width: Width = Field(16, description="channels per token in each student")
+    student_heads: int = Field(2, ge=1, le=256, description="attention heads of each student")
+    batch_size: int = Field(32, ge=1, le=65_536, description="fresh samples per step")
+    teacher_lr: LearningRate = Field(1e-3, description="Adam step size of the teacher")
+    student_lr: LearningRate = Field(2e-3, description="Adam step size of the students")
+    teacher_max_steps: Steps = Field(4_000, description="upper limit for the teacher, saturation included")
+    saturation: float = Field(
+        2.0, ge=1.0, le=100.0, description="how long the teacher goes on: multiple of its steps to 100%"
+    )
+    checkpoint_accuracy: Fraction = Field(0.62, description="progressive's checkpoint: the first that reaches this")
+    stage_steps: Steps = Field(600, description="length of the first stage (progressive and extracted)")
+    budget_steps: Steps = Field(4_000, description="upper limit for each student")
+    eval_every: Steps = Field(50, description="steps between evaluations")
+    eval_samples: int = Field(1024, ge=64, le=1_000_000, description="size of the fixed evaluation set")
+    threshold: Fraction = Field(0.99, description="the accuracy that counts as learned")
+
+    def check_together(self) -> None:
+        """The support has to fit into the bits, the curriculum into the budget, the heads into the width."""
+        check_parity(self.n_bits, self.k_sparse, self.support)
+        check_stage(self.stage_steps, self.budget_steps)
+        for who in ("teacher", "student"):
+            width, heads = getattr(self, f"{who}_width"), getattr(self, f"{who}_heads")
+            if width % heads:
+                raise invalid(
+                    f"{who}_heads", heads, f"a divisor of {who}_width = {width}: every head gets an equal part"
+                )
+
+
+class ComplexitySettings(Settings):
+    """08_sample_complexity: steps to the threshold over task sizes and student widths."""
+
+    section: ClassVar[str] = "sample_complexity"
+    sizes_k3: Sizes = Field((16, 24, 36, 54), description="bits n of the tasks with k = 3")
+    sizes_k4: Sizes = Field((24, 32, 44, 60), description="bits n of the tasks with k = 4")
+    widths: Sizes = Field((16, 32, 64, 128), description="student widths that are compared")
+    width_n_bits: int = Field(36, ge=5, le=10_000, description="bits of the task (k = 4) on which widths are compared")
+    teacher_width: Width = Field(1024, description="hidden units of each teacher")
+    teacher_lr: LearningRate = Field(0.2, description="SGD step size of the teachers")
+    teacher_momentum: float = Field(0.9, ge=0.0, lt=1.0, description="of the teachers' SGD")
+    teacher_max_steps: Steps = Field(10_000, description="upper limit for each teacher")
+    student_width: Width = Field(64, description="hidden units of each student")
+    student_lr: LearningRate = Field(0.2, description="SGD step size of the students")
+    batch_size: int = Field(128, ge=1, le=65_536, description="fresh samples per step")
+    stage_steps: Steps = Field(100, description="length of the extracted curriculum's first stage, at every size")
+    budget_steps: Steps = Field(16_000, description="upper limit for each student")
+    eval_every: Steps = Field(20, description="steps between evaluations of the students")
+    eval_samples: int = Field(1024, ge=64, le=1_000_000, description="size of the fixed evaluation set")
+    threshold: Fraction = Field(0.99, description="the accuracy that counts as learned")
+    two_phase_bits: int = Field(50, ge=5, le=10_000, description="bits of the task of the two-phase demonstration")
+    two_phase_k: int = Field(4, ge=1, le=20, description="its number of bits that matter")
+    two_phase_width: Width = Field(256, description="hidden units of its student")
+    two_phase_samples: Sizes = Field((128, 512, 2048, 8192), description="samples of its one large step")
+
+    def check_together(self) -> None:
+        """The supports have to fit into the bits, the stage into the budget."""
+        for name, k in (("sizes_k3", 3), ("sizes_k4", 4)):
+            if len(set(getattr(self, name))) < 2 or min(getattr(self, name)) < k:
+                raise invalid(name, getattr(self, name), f"at least 2 different sizes of {k} bits or more: a slope")
+        check_parity(self.two_phase_bits, self.two_phase_k, None)
+        check_stage(self.stage_steps, self.budget_steps)
+
+
+class StartHereSettings(Settings):
+    """00_start_here: both ideas, on the teacher of notebook 02 and the first pair of notebook 04 at the same preset."""
+
+    section: ClassVar[str] = "start_here"
+    seeds: Seeds = Field((0, 1, 2), description="one parity student per seed and curriculum")
+
+    def check_together(self) -> None:
+        """The images come last in the notebook; that they are missing should be known first."""
+        images = LoadingSettings.load(self.preset)
+        check_image_settings(images.dataset, images.n_train, images.batch_size, images.crop_padding)
+
+
+class ClockSettings(Settings):
+    """06_loading_under_the_clock: pairs of notebook 04, and networks of the sources' full sizes, loaded by the clock."""
+
+    section: ClassVar[str] = "loading_under_the_clock"
+    seeds: Seeds = Field((0, 1, 2), description="pairs of notebook 04: one per seed")
+    family: Family = Field("vgg", description="of the trained pairs; trained as notebook 04 does at this preset")
+    full_sizes: Annotated[tuple[Literal["vgg16", "resnet", "vit_tiny", "vit_base"], ...], EachOnce] = Field(
+        ("vgg16", "resnet", "vit_tiny", "vit_base"), description="the sources' sizes, with random weights: timing alone"
+    )
+    megabytes_per_s: Annotated[tuple[Megabytes, ...], EachOnce] = Field(
+        (5.0, 25.0, 100.0), min_length=1, description="slow links for the time to the first prediction"
+    )
+    longest_load_s: float = Field(
+        15.0, gt=0.0, le=3600.0, description="leave out a link on which a teacher would take longer than this"
+    )
+    repeats: int = Field(3, ge=1, le=100, description="measurements of each load without a slow link")
+    anytime_megabytes_per_s: float = Field(
+        1.0, gt=0.0, le=100_000.0, description="the link of accuracy against seconds"
+    )
+    loads: int = Field(5, ge=1, le=1000, description="loads during which single predictions are timed")
+    predictions: int = Field(10_000, ge=1, le=10_000_000, description="checked while blocks arrive")
+    predictors: int = Field(4, ge=1, le=64, description="threads that predict at the same time")
+
+    def check_together(self) -> None:
+        """The pairs are those of notebook 04."""
+        LoadingSettings.load(self.preset, family=self.family)
+
+
+class DashboardSettings(Settings):
+    """dashboard: what the other notebooks have stored at a preset."""
+
+    section: ClassVar[str] = "dashboard"
+    seeds: Seeds = Field((0,), description="pairs of the first of these seeds are shown")
+    families: Annotated[tuple[Family, ...], EachOnce] = Field(
+        ("vgg", "resnet", "vit"), min_length=1, description="pairs of these are shown"
+    )
+
+
+Folder = Annotated[str, AfterValidator(paths.from_here)]
+
+
+class ReportSettings(Settings):
+    """09_batch_report: any batch's folder as a table, curves, failures and costs.
+
+    What is empty is chosen by the rule of `pwl_lab.runner.curves.choose`. A folder is made absolute by whoever reads it
+    first, which is the command: the kernel runs somewhere else.
+    """
+
+    section: ClassVar[str] = "batch_report"
+    seeds: tuple[int, ...] = Field((), description="look at these seeds of the batch only; all where the list is empty")
+    batch: Folder = Field(
+        "", description="the batch's folder or address; empty: an example, which is run if it is not there yet"
+    )
+    metric: str = Field("", description="what is drawn: a name in metrics.json, or a group of names such as final.*")
+    axis: str = Field("", description="the horizontal axis: a name of the grid, seed, or part (the parts of a group)")
+    hue: str = Field("", description="a line for each value of this one; none for a single line")
+    facet: tuple[str, ...] | None = Field(
+        None, max_length=2, description="panels from left to right, and from top to bottom; none for a single panel"
+    )
+    statistic: Literal["mean", "median"] = Field("mean", description="of the seeds, with its 95% interval")
+
+    def check_together(self) -> None:
+        """A folder that is named has to hold a batch. What can be drawn of it is known once it has been read."""
+        if self.batch:
+            check_report(self.batch)
+
+    def banner(self) -> str:
+        """One line for the top of the notebook: which batch this is."""
+        seeds = f", seeds {', '.join(map(str, self.seeds))} only" if self.seeds else ""
+        if self.batch:
+            return f"the batch in {self.batch}{seeds}"
+        return f"no batch was named: this is the example of presets/grids/example.yaml{seeds}. Its numbers are of toy size."
+
+
+SETTINGS: dict[str, type[Settings]] = {
+    cls.section: cls
+    for cls in (
+        StartHereSettings,
+        SparseParityTeacherSettings,
+        CurriculaSettings,
+        ParityTransformerSettings,
+        LoadingSettings,
+        CrossingSettings,
+        ClockSettings,
+        ComplexitySettings,
+        ReportSettings,
+        DashboardSettings,
+    )
+}

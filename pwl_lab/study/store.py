@@ -1,0 +1,324 @@
+"""The store: what took long to make, kept under the hash of how it was made.
+
+The key covers the configuration (with the data's fingerprint and the keys of everything it was made from), the kind and
+the version of the recipe; never a file name that someone chose. An entry is a folder: `record.json`, the tensors as
+safetensors, tables as CSV. It is written aside and renamed when whole, so a half-written one is never read; a damaged
+one is named, set aside and made again.
+"""
+
+import errno
+import json
+import math
+import os
+import platform
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pandas as pd
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pwl_lab import __version__
+from pwl_lab.loading.tensors import plain
+from pwl_lab.support import environment, paths
+from pwl_lab.support.config import content_hash
+from pwl_lab.support.errors import PwlLabError, invalid, unknown
+from pwl_lab.support.files import ABSENT, exists, is_file, new_folder, readable, sweep, write_json
+from pwl_lab.support.paths import commit
+from pwl_lab.support.processes import one_thread
+from pwl_lab.tasks.download import file_sha256
+
+FORMAT = 2  # of an entry's files; an entry of another format has another key, so it is left alone
+_TENSORS, _RECORD = "tensors.safetensors", "record.json"
+
+_MAY_MAKE = ContextVar("may_make", default=True)
+Found = TypeVar("Found")
+
+
+class DamagedEntryError(PwlLabError):
+    """An entry of the store is not what its record says."""
+
+
+class NotMadeError(PwlLabError):
+    """Something was asked for that is not in the store, where nothing may be made."""
+
+
+@contextmanager
+def only_stored() -> Iterator[None]:
+    """Inside, `Store.get` raises NotMadeError instead of making what is not there."""
+    token = _MAY_MAKE.set(False)
+    try:
+        yield
+    finally:
+        _MAY_MAKE.reset(token)
+
+
+def may_make() -> bool:
+    """Whether what is not in the store may be made here: not in `only_stored`, nor where `PWL_LAB_ONLY_STORED` is set.
+
+    Worker processes do not know of the former.
+    """
+    return _MAY_MAKE.get() and not environment.ONLY_STORED.get()
+
+
+def stored(verb: Callable[..., Found], *args: Any, **keys: Any) -> Found | None:
+    """`verb(*args, **keys)` where the store has all that it needs, else None: nothing is made."""
+    with suppress(NotMadeError), only_stored():
+        return verb(*args, **keys)
+    return None
+
+
+@dataclass
+class Artifact:
+    """What a recipe makes: named tensors, named tables, and JSON values."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How something is made. Raise `version` when the same configuration would now give another result."""
+
+    kind: str
+    version: int
+    configuration: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        """The hash that the entry is kept under (32 hex digits)."""
+        parts = {"format": FORMAT, "kind": self.kind, "version": self.version, "configuration": self.configuration}
+        return content_hash(parts)[:32]
+
+
+class Store:
+    """A folder of entries, safe to share between processes."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        """`folder` defaults to `paths.store()`; it is made when the first entry is written."""
+        self.folder = Path(folder) if folder is not None else paths.store()
+
+    def entry(self, recipe: Recipe) -> Path:
+        """Where the entry of `recipe` is or would be."""
+        return self.folder / recipe.kind / recipe.key
+
+    def get(self, recipe: Recipe, make: Callable[[], Artifact]) -> Artifact:
+        """The artifact of `recipe`: from the store, or made now, once, even when several processes ask at the same time.
+
+        What was just made is read back, so that the first call gives what every later one gives.
+        Raises UnreadableError where the entry cannot be read, and InvalidValueError, before anything is made, where the
+        store cannot be written to.
+        """
+        entry = self.entry(recipe)
+        with suppress(DamagedEntryError):
+            if exists(entry):
+                return _read(entry)
+        if not may_make():
+            raise NotMadeError(f"{recipe.kind} {recipe.key} is not in the store")
+        with self._lock(recipe):
+            found = self.load(recipe)  # another process may have made it while this one waited
+            if found is None:
+                self._check_writable(entry)
+                begun = time.monotonic()
+                with one_thread():
+                    made = make()
+                self.save(recipe, made, minutes=(time.monotonic() - begun) / 60)
+                found = _read(entry)
+        return found
+
+    def load(self, recipe: Recipe) -> Artifact | None:
+        """The stored artifact, or None where there is none; a damaged entry is set aside with a warning.
+
+        Raises UnreadableError for one that cannot be read, which is left as it is.
+        """
+        entry = self.entry(recipe)
+        if not exists(entry):
+            return None
+        # Under the lock: else a reader of the damage could set aside what another process has just made again.
+        with self._lock(recipe):
+            try:
+                return _read(entry)
+            except DamagedEntryError as error:
+                aside = self._set_aside(entry)
+                warnings.warn(f"{error}; set aside as {aside.name} and made again", stacklevel=3)
+                return None
+
+    @contextmanager
+    def _lock(self, recipe: Recipe) -> Iterator[None]:
+        """Inside, no other process makes or sets aside the entry; the same process may come here again.
+
+        Raises InvalidValueError where the lock cannot be written.
+        """
+        locks = self.folder / "locks"
+        with self._writing():
+            locks.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(locks / f"{recipe.kind}-{recipe.key}.lock", is_singleton=True)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _check_writable(self, entry: Path) -> None:
+        """Raise InvalidValueError where an entry could be made and then not be written."""
+        with self._writing():
+            entry.parent.mkdir(parents=True, exist_ok=True)
+            for folder in (self.folder, entry.parent):
+                if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Inside, it is an InvalidValueError where the store is not this user's to write to."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            why = f"a folder that can be written to ({error.filename}: {error.strerror})"
+            raise invalid(environment.STORE.name, str(self.folder), why) from error
+
+    def save(self, recipe: Recipe, artifact: Artifact, minutes: float) -> Path:
+        """Write the entry of `recipe` aside, then rename it into place; what killed writers left goes."""
+        entry = self.entry(recipe)
+        sweep(self.folder)
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        with new_folder(entry, within=self.folder) as part:
+            _write(part, recipe, artifact, minutes)
+            if exists(entry):
+                self._set_aside(entry)
+        return entry
+
+    def _set_aside(self, entry: Path) -> Path:
+        """Move an entry out of the way, keeping it for whoever wants to know what happened; where it is now."""
+        damaged = self.folder / "damaged"
+        aside = damaged / f"{entry.parent.name}-{entry.name}-{time.time_ns()}"
+        with self._writing():
+            damaged.mkdir(exist_ok=True)
+            with suppress(FileNotFoundError):  # another process saw the damage too, and was faster
+                entry.rename(aside)
+        return aside
+
+
+def _write(folder: Path, recipe: Recipe, artifact: Artifact, minutes: float) -> None:
+    """All files of an entry, the record with their checksums last."""
+    if artifact.tensors:
+        save_file({name: plain(tensor) for name, tensor in artifact.tensors.items()}, folder / _TENSORS)
+    for name, table in artifact.tables.items():
+        table.to_csv(folder / f"{name}.csv", index=False)
+    record = {
+        "key": recipe.key,
+        "kind": recipe.kind,
+        "version": recipe.version,
+        "configuration": json.loads(
+            json.dumps(recipe.configuration, default=lambda model: model.model_dump(mode="json"))
+        ),
+        "files": {path.name: file_sha256(path) for path in sorted(folder.iterdir())},
+        "columns": {name: {c: kind.kind for c, kind in t.dtypes.items()} for name, t in artifact.tables.items()},
+        "info": artifact.info,
+        "made": provenance() | {"minutes": round(minutes, 4)},
+    }
+    record["digest"] = content_hash(record)
+    (folder / _RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+
+def _read(folder: Path) -> Artifact:
+    """The artifact of a whole entry.
+
+    Raises DamagedEntryError naming the file that is not as recorded, and UnreadableError for one that cannot be read.
+    """
+    try:
+        with readable(folder / _RECORD):
+            text = (folder / _RECORD).read_bytes()
+        record = json.loads(text)
+        digest = record.pop("digest")
+        if content_hash(record) != digest or record["key"] != folder.name:
+            raise ValueError("it is not what was written for this recipe")
+    except (*ABSENT, IsADirectoryError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedEntryError(f"store entry {folder.name}: {_RECORD} cannot be trusted ({error})") from error
+    for name, checksum in record["files"].items():
+        if not is_file(folder / name) or file_sha256(folder / name) != checksum:
+            raise DamagedEntryError(f"store entry {folder.name}: {name} is missing or not what was written")
+    tables = {name: _read_table(folder / f"{name}.csv", kinds) for name, kinds in record["columns"].items()}
+    tensors = load_file(folder / _TENSORS) if _TENSORS in record["files"] else {}
+    return Artifact(tensors, tables, record["info"])
+
+
+def _read_table(path: Path, kinds: dict[str, str]) -> pd.DataFrame:
+    """A table with the column types that it was written with (numpy's one-letter kinds).
+
+    Everything is read as text first: guessing types turns a curriculum called "1" or "NA" into something else, and
+    Python's own parsing of floats is exact.
+    """
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    parse = {"f": lambda text: float(text) if text else math.nan, "i": int, "u": int, "b": lambda text: text == "True"}
+    for column, kind in kinds.items():
+        if kind in parse:
+            table[column] = [parse[kind](text) for text in table[column]]
+    return table
+
+
+def provenance() -> dict[str, Any]:
+    """Where and with what a result was made: commit, machine, versions, time (UTC)."""
+    return {
+        "commit": commit(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads",
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "pwl_lab": __version__},
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def record_metrics(notebook: str, metrics: dict[str, Any], per_seed: Sequence[str] | None = None) -> Path:
+    """Write what a notebook found as `metrics.json` where its runs go; the file's path.
+
+    `per_seed` names what has one value for each of `metrics["seeds"]`, in their order: dotted names, each of a list or of
+    all lists below it, or of a mapping with the seeds as its names. A report takes no other list for values per seed,
+    however long it is; an empty sequence says that there is none. Raises UnknownNameError for a name that is not there,
+    InvalidValueError for a list of another length. What is no number (NaN, infinite: a ratio to nothing) becomes null.
+    """
+    said = {}
+    if per_seed is not None:
+        _check_per_seed(metrics, per_seed)
+        said = {"per_seed": list(per_seed)}
+    path = paths.output(notebook) / "metrics.json"
+    write_json(path, _finite(metrics) | {"made": provenance() | said})
+    return path
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for every float that JSON cannot hold: a run must not fail at its very end over a ratio to 0."""
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _check_per_seed(metrics: dict[str, Any], per_seed: Sequence[str]) -> None:
+    """Raise where a name is unknown, or a list under it does not have one value per seed."""
+    n_seeds = len(metrics.get("seeds", [0]))
+    for name in per_seed:
+        found: Any = metrics
+        for part in name.split("."):
+            if not isinstance(found, dict) or part not in found:
+                raise unknown(
+                    "metric with one value per seed", name, map(str, found if isinstance(found, dict) else [])
+                )
+            found = found[part]
+        below = [found]
+        while below:
+            value = below.pop()
+            if isinstance(value, dict):
+                below += value.values()
+            elif isinstance(value, list) and len(value) != n_seeds:
+                raise invalid(f"per_seed: {name}", value, f"one value for each of {n_seeds} seeds")

@@ -1,0 +1,322 @@
+"""Histories and masks as tables: steps to a threshold, accuracy of every mask, orders, dips, what bytes buy."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Protocol
+
+import pandas as pd
+
+from pwl_lab.support.errors import invalid
+from pwl_lab.swap.masks import all_masks
+from pwl_lab.swap.orders import TIE, arrivals, search_order
+from pwl_lab.swap.orders import loading_orders as loading_orders  # what the tables are read by
+
+
+class HasMasks(Protocol):
+    """Anything with a table of masks (`mask_table`), such as a pair."""
+
+    masks: pd.DataFrame
+
+
+def steps_to_threshold(history: pd.DataFrame, threshold: float) -> dict[str, list[int | None]]:
+    """As `steps_by_seed`, a list per curriculum: its seeds in the order in which they were given."""
+    return {name: list(steps.values()) for name, steps in steps_by_seed(history, threshold).items()}
+
+
+def steps_by_seed(history: pd.DataFrame, threshold: float) -> dict[str, dict[int, int | None]]:
+    """Per curriculum and seed, the first step at which the accuracy was at least `threshold` (None: never).
+
+    `history` holds curriculum, seed, step and accuracy. A student that diverged never got there.
+    """
+    reached = history[history["accuracy"] >= threshold].groupby(["curriculum", "seed"], sort=False)["step"].min()
+    lost = diverged(history)
+    return {
+        name: {
+            seed: int(reached[name, seed]) if (name, seed) in reached.index and seed not in lost[name] else None
+            for seed in _seeds(history, name)
+        }
+        for name in _curricula(history)
+    }
+
+
+def final_accuracy(history: pd.DataFrame) -> dict[str, list[float | None]]:
+    """Per curriculum and, seeds in the order given, the accuracy at each student's last evaluation (None: it diverged)."""
+    lost = diverged(history)
+    last = history.sort_values("step").groupby(["curriculum", "seed"], sort=False)["accuracy"].last()
+    return {
+        name: [None if seed in lost[name] else float(last[name, seed]) for seed in _seeds(history, name)]
+        for name in _curricula(history)
+    }
+
+
+def diverged(history: pd.DataFrame) -> dict[str, list[int]]:
+    """Per curriculum, the seeds whose student diverged: its last row holds no accuracy."""
+    lost = history[history["accuracy"].isna()]
+    return {name: lost.loc[lost["curriculum"] == name, "seed"].unique().tolist() for name in _curricula(history)}
+
+
+def _curricula(history: pd.DataFrame) -> list[str]:
+    """Names in order of appearance."""
+    return list(dict.fromkeys(history["curriculum"]))
+
+
+def _seeds(history: pd.DataFrame, curriculum: str) -> list[int]:
+    """The seeds of one curriculum in order of appearance, which is the one they were given in.
+
+    Every student is evaluated at least once before any is retired.
+    """
+    return history.loc[history["curriculum"] == curriculum, "seed"].unique().tolist()
+
+
+def held(history: pd.DataFrame) -> pd.DataFrame:
+    """The history with every retired student held at its last accuracy up to the last step of all.
+
+    Without this a curve over seeds would, from the first retirement on, show only the students that are slower.
+    A student that diverged ends where it did.
+    """
+    lost = diverged(history)
+    steps = sorted(history["step"].unique())
+    parts = []
+    for (name, seed), student in history.groupby(["curriculum", "seed"], sort=False):
+        accuracy = student.set_index("step")[["accuracy"]].reindex(steps)
+        accuracy = accuracy if seed in lost[name] else accuracy.ffill()
+        parts.append(accuracy.assign(curriculum=name, seed=seed).reset_index())
+    return pd.concat(parts, ignore_index=True)
+
+
+def transition_step(history: pd.DataFrame, chance: float = 0.5) -> int | None:
+    """The first step at which a teacher's accuracy was half way from `chance` to 1; None where it never was."""
+    risen = history.loc[history["accuracy"] >= (1 + chance) / 2, "step"]
+    return int(risen.min()) if len(risen) else None
+
+
+def median_steps(steps: Iterable[int | None], budget: int) -> float:
+    """The median with a student that never got there counted at `budget` (a lower bound, then)."""
+    return float(pd.Series([budget if step is None else step for step in steps], dtype=float).median())
+
+
+def threshold_table(history: pd.DataFrame, threshold: float, budget: int, batch_size: int) -> pd.DataFrame:
+    """One row per curriculum: how many seeds got there, median, least and most steps, median samples, final accuracy."""
+    finals, lost, rows = final_accuracy(history), diverged(history), []
+    for name, steps in steps_to_threshold(history, threshold).items():
+        there = [step for step in steps if step is not None]
+        median = median_steps(steps, budget)
+        # With half of the seeds or more still on their way, one of them is in the median: it is a lower bound.
+        at_least = "> " if 2 * len(there) <= len(steps) else ""
+        rows.append(
+            {
+                "curriculum": name,
+                "reached": f"{len(there)} of {len(steps)}" + (f", {len(lost[name])} diverged" if lost[name] else ""),
+                "median steps": f"{at_least}{median:,.0f}",
+                "fewest": f"{min(there):,}" if there else "–",
+                "most": f"{max(there):,}" if len(there) == len(steps) else f"> {budget:,}",
+                "median samples": f"{at_least}{median * batch_size:,.0f}",
+                "final accuracy": _percent([value for value in finals[name] if value is not None]),
+            }
+        )
+    return pd.DataFrame(rows).set_index("curriculum")
+
+
+def _percent(values: list[float]) -> str:
+    """Their mean, or a dash where there is none."""
+    return f"{sum(values) / len(values):.1%}" if values else "–"
+
+
+def mask_table(
+    accuracies: Mapping[str, Mapping[str, float]], teacher_unit_bytes: Iterable[int], seed: int
+) -> pd.DataFrame:
+    """One row per mask: accuracy on each split (`accuracies[split][mask]`), teacher blocks and the bytes they take."""
+    units = list(teacher_unit_bytes)
+    first = next(iter(accuracies.values()))
+    rows = [
+        {
+            "mask": mask,
+            "seed": seed,
+            "teacher_blocks": mask.count("T"),
+            "teacher_bytes": sum(size for letter, size in zip(mask, units, strict=True) if letter == "T"),
+        }
+        | {split: table[mask] for split, table in accuracies.items()}
+        for mask in first
+    ]
+    return pd.DataFrame(rows)
+
+
+def class_table(accuracies: Mapping[str, Sequence[float]], seed: int) -> pd.DataFrame:
+    """One row per mask and class (its index): `test` is the accuracy on that class's test samples, NaN without any."""
+    return pd.DataFrame(
+        [
+            {"mask": mask, "seed": seed, "class": index, "test": value}
+            for mask, values in accuracies.items()
+            for index, value in enumerate(values)
+        ]
+    )
+
+
+def stacked_masks(pairs: Iterable[HasMasks]) -> pd.DataFrame:
+    """The mask tables of several pairs (one per seed) as one."""
+    return pd.concat([pair.masks for pair in pairs], ignore_index=True)
+
+
+def order_curves(masks: pd.DataFrame, orders: Mapping[str, list[str]], split: str = "test") -> pd.DataFrame:
+    """Accuracy against the number of loaded teacher blocks: one row per order, seed and k."""
+    found = masks.set_index(["seed", "mask"])
+    return pd.DataFrame(
+        [
+            {
+                "order": order,
+                "seed": seed,
+                "teacher_blocks": mask.count("T"),
+                "mask": mask,
+                "teacher_bytes": int(found.loc[(seed, mask), "teacher_bytes"]),
+                "accuracy": float(found.loc[(seed, mask), split]),
+            }
+            for order, sequence in orders.items()
+            for seed in masks["seed"].unique()
+            for mask in sequence
+        ]
+    )
+
+
+def arrival_table(curves: pd.DataFrame, order: str, student_bytes: int, converter_bytes: int) -> pd.DataFrame:
+    """What has arrived when each mask of a loading order can answer: accuracy (mean over seeds), bytes, share.
+
+    The student answers from its own bytes; from the first teacher block on the converters are there too, all of them
+    (an order may need fewer). `share` is of the bytes of the teacher alone, without student and converters.
+    """
+    mine = curves[curves["order"] == order].groupby("mask", sort=False)[["accuracy", "teacher_bytes"]].mean()
+    teacher = mine.pop("teacher_bytes").astype(int)
+    arrived = _arrived(teacher, student_bytes, converter_bytes)
+    return mine.assign(bytes=arrived, share=arrived / teacher.iloc[-1])
+
+
+def arrived_bytes(masks: pd.DataFrame, student_bytes: int, converter_bytes: int) -> dict[str, int]:
+    """The bytes that have arrived when each mask of a `mask_table` can answer, as in `arrival_table`."""
+    return _arrived(masks.groupby("mask")["teacher_bytes"].first(), student_bytes, converter_bytes).to_dict()
+
+
+def _arrived(teacher_bytes: pd.Series, student_bytes: int, converter_bytes: int) -> pd.Series:
+    """Student and teacher blocks, and with the first of these all converters."""
+    return student_bytes + teacher_bytes + converter_bytes * (teacher_bytes > 0)
+
+
+def mean_curve(curves: pd.DataFrame, order: str) -> list[float]:
+    """The accuracy of one loading order at k = 0..n, mean over seeds."""
+    return curves[curves["order"] == order].groupby("teacher_blocks")["accuracy"].mean().tolist()
+
+
+def largest_dip(curve: Iterable[float]) -> float:
+    """The largest fall from one point of the curve to the next; 0 where it never falls."""
+    values = list(curve)
+    return max([0.0, *(before - after for before, after in pairwise(values))])
+
+
+def check_claims(claims: Mapping[str, bool], enforce: bool) -> pd.DataFrame:
+    """What a notebook claims and whether its numbers bear it out, as a table.
+
+    With `enforce` (the preset's own sizes, see `Settings.stock`) a claim that fails raises AssertionError: the text
+    around it would be wrong. At other sizes the table just says so.
+    """
+    failed = [claim for claim, holds in claims.items() if not holds]
+    if enforce and failed:
+        raise AssertionError("the numbers do not bear out: " + "; ".join(failed))
+    verdicts = ["yes" if holds else "no, at this size" for holds in claims.values()]
+    return pd.DataFrame({"claim": list(claims), "holds here": verdicts}).set_index("claim")
+
+
+def check_cube(masks: pd.DataFrame) -> int:
+    """The number of blocks n. Raises InvalidValueError unless each seed has each of the 2^n masks once, of equal bytes."""
+    if masks.empty:
+        raise invalid("masks", "an empty table", "one row per mask and seed")
+    n_blocks = len(masks["mask"].iloc[0])
+    whole = all_masks(n_blocks)
+    for seed, table in masks.groupby("seed", sort=False):
+        if sorted(table["mask"]) != whole:
+            missing = sorted(set(whole) - set(table["mask"]))
+            raise invalid(
+                f"masks of seed {seed}",
+                f"{len(table)} rows" + (f", without {missing[0]}" if missing else ""),
+                f"each of the {len(whole)} masks of {n_blocks} blocks once",
+            )
+    if (masks.groupby("mask")["teacher_bytes"].nunique() > 1).any():
+        raise invalid("teacher_bytes", "different between seeds", "the same teacher architecture for all seeds")
+    return n_blocks
+
+
+def order_name(order: Sequence[str]) -> str:
+    """A loading order as the blocks that arrive, such as `2-3-1-4`. Raises InvalidValueError as `arrivals` does."""
+    return "-".join(str(block) for block in arrivals(order))
+
+
+def named_orders(masks: pd.DataFrame) -> dict[str, list[str]]:
+    """The masks, k = 0..n, of each loading order that has a name, and of the `best_order` on the validation split."""
+    best = best_order(masks)
+    return loading_orders(len(best) - 1) | {"best": best}
+
+
+def best_order(masks: pd.DataFrame, split: str = "validation") -> list[str]:
+    """The masks, k = 0..n, of the loading order with the largest area under accuracy against bytes loaded.
+
+    Area: accuracy is a step function of the bytes; while the next block's bytes arrive, the current mask predicts. So
+    the area is the sum over steps of accuracy(mask before the step) * bytes(block that arrives) / bytes of all blocks,
+    in [0, 1]: the mean accuracy over the time of loading at a constant rate. The finished teacher's accuracy does not
+    enter (all orders end there), that of the student always does.
+
+    The search is exact over all n! orders (`search_order`). Raises InvalidValueError as `check_cube` does.
+    """
+    return _search(masks, split, max)
+
+
+def worst_order(masks: pd.DataFrame, split: str = "validation") -> list[str]:
+    """The order with the smallest area: how much the choice of the order can matter. As `best_order` otherwise."""
+    return _search(masks, split, min)
+
+
+def _search(masks: pd.DataFrame, split: str, pick: Callable[..., float]) -> list[str]:
+    """The order whose area `pick` (max or min) prefers."""
+    n_blocks = check_cube(masks)
+    accuracy = masks.groupby("mask")[split].mean().to_dict()
+    arrived = masks.groupby("mask")["teacher_bytes"].first().to_dict()
+    alone = ["S" * block + "T" + "S" * (n_blocks - block - 1) for block in range(n_blocks)]
+    return search_order(accuracy, [arrived[mask] for mask in alone], pick)
+
+
+def order_areas(curves: pd.DataFrame) -> pd.DataFrame:
+    """One row per order and seed of `order_curves`: `area` under accuracy against bytes, as in `best_order`.
+
+    Raises InvalidValueError where a curve does not go from all-student to all-teacher.
+    """
+    rows = []
+    for (order, seed), curve in curves.groupby(["order", "seed"], sort=False):
+        arrivals(curve["mask"].tolist())
+        sizes, accuracy = curve["teacher_bytes"].to_numpy(), curve["accuracy"].to_numpy()
+        area = float((accuracy[:-1] * (sizes[1:] - sizes[:-1])).sum() / sizes[-1])
+        rows.append({"order": order, "seed": seed, "area": area})
+    return pd.DataFrame(rows)
+
+
+def order_area(masks: pd.DataFrame, order: Sequence[str], split: str = "test") -> dict[int, float]:
+    """The area (see `best_order`) of one loading order on `split`, per seed. Raises InvalidValueError as `arrivals` does."""
+    arrivals(order)
+    areas = order_areas(order_curves(masks, {"this": list(order)}, split))
+    return dict(zip(areas["seed"].tolist(), areas["area"].tolist(), strict=True))
+
+
+def best_under_budget(masks: pd.DataFrame, split: str = "validation") -> pd.DataFrame:
+    """The best mask for every budget of teacher bytes: a row at each number of bytes from which on there is a better one.
+
+    Columns: teacher_bytes, mask, the accuracies `validation` and `test` (means over seeds), and `test_lowest` and
+    `test_highest` over the seeds. Chosen by `split`, so `validation` never falls down the rows while `test` may. Of
+    equally good masks the one of fewer bytes is taken. Raises InvalidValueError as `check_cube` does.
+    """
+    check_cube(masks)
+    by_mask = masks.groupby("mask").agg(
+        teacher_bytes=("teacher_bytes", "first"),
+        validation=("validation", "mean"),
+        test=("test", "mean"),
+        test_lowest=("test", "min"),
+        test_highest=("test", "max"),
+    )
+    ranked = by_mask.reset_index().sort_values(["teacher_bytes", split, "mask"], ascending=[True, False, True])
+    best_so_far = ranked[split].cummax().shift(fill_value=-1.0)
+    chosen = ranked[ranked[split] > best_so_far + TIE]
+    return chosen[["teacher_bytes", "mask", "validation", "test", "test_lowest", "test_highest"]].reset_index(drop=True)

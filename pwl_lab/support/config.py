@@ -1,0 +1,347 @@
+"""Typed settings, the presets that fill them, and hashes of configurations.
+
+A notebook's settings are one pydantic class (`settings.py`). Its values come from the class (defaults), the preset file
+(`presets/NAME.yaml`, one section a notebook) and the notebook's own parameters, the later winning. Everything is
+checked here, before a kernel starts and again in the notebook's first cell, and a refusal names the field, the value,
+what is allowed and the nearest known name.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from pwl_lab.support import environment, paths
+from pwl_lab.support.errors import InvalidValueError, MissingDataError, UnknownNameError, invalid, shown, unknown
+from pwl_lab.support.parameters_cell import values_that_ran
+from pwl_lab.support.yaml12 import read_yaml
+
+Device = Literal["auto", "cpu", "cuda"]
+Family = Literal["vgg", "resnet", "vit"]
+MaskDistribution = (
+    Literal["prefix", "alternating", "mixture", "all"] | dict[str, Annotated[float, Field(gt=0.0, allow_inf_nan=False)]]
+)
+EACH_SEED_ONCE = "each seed once: a repeated run would make the spread look smaller than it is"
+MOST_BLOCKS = 10  # of a pair whose every mask is evaluated: 1,024 masks
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Steps = Annotated[int, Field(ge=1, le=50_000_000)]
+LearningRate = Annotated[float, Field(gt=0.0, le=10.0)]
+
+
+def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(seeds)) != len(seeds):
+        raise ValueError(EACH_SEED_ONCE)
+    return seeds
+
+
+Seeds = Annotated[
+    tuple[Annotated[int, Field(ge=0, le=2**31 - 1)], ...],
+    Field(min_length=1, max_length=1024),
+    AfterValidator(_distinct),
+]
+
+
+class Frozen(BaseModel):
+    """A configuration: immutable, nothing unknown in it, hashable by content."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    if not TYPE_CHECKING:  # editors show the fields
+
+        def __init__(self, /, **values: Any) -> None:
+            """Raises UnknownNameError for a field that there is not, InvalidValueError for a value that is not allowed."""
+            _check_kinds(type(self), values)
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                raise _refusal(type(self), error, f"parameter of {type(self).__name__}:") from None
+
+        __init__.__pydantic_base_init__ = (
+            True  # one configuration inside another is checked as before, not built by this
+        )
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with these values changed; unlike pydantic's it is checked, and refuses as the class does."""
+        return type(self)(**(dict(self) | dict(update))) if update else super().model_copy(deep=deep)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Raises InvalidValueError: a configuration does not change."""
+        if not name.startswith("_"):
+            raise invalid(name, value, f"a {type(self).__name__} is frozen; take .model_copy(update={{{name!r}: ...}})")
+        super().__setattr__(name, value)
+
+
+def content_hash(value: Any) -> str:
+    """SHA-256 (hex) of a JSON-like value, the same for the same content whatever the order of its keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """Configurations inside a hashed value count by their fields."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    raise TypeError(f"{type(value).__name__} cannot be part of a configuration hash")
+
+
+class Settings(Frozen):
+    """What every notebook can be asked for; one subclass a notebook."""
+
+    section: ClassVar[str]
+    # The field on whose value further sizes depend: a preset keeps them in the section `SECTION.VALUE`.
+    split_by: ClassVar[str | None] = None
+    preset: str = Field(
+        "lesson", description="which size: smoke proves the path, lesson shows the effect, paper is full size"
+    )
+    seeds: Seeds = Field((0,), description="one run per seed; every figure shows their spread")
+    device: Device = Field("auto", description="where to compute; auto takes CUDA where there is one")
+    interactive: bool = Field(True, description="show live widgets, or the same controls as plain HTML")
+
+    @classmethod
+    def load(cls, preset: str, **overrides: Any) -> Self:
+        """The preset's section for this notebook with `overrides` laid over it; an override of None keeps the preset's value.
+
+        Raises UnknownNameError for an unknown preset or field, InvalidValueError for a value outside its range.
+        """
+        given = {name: value for name, value in overrides.items() if value is not None}
+        for name in overrides:
+            if name not in cls.model_fields:
+                raise unknown("parameter", name, cls.model_fields)
+        settings = cls.checked(cls._of_preset(preset, given) | given | {"preset": preset})
+        settings.check_together()
+        return settings
+
+    @classmethod
+    def _of_preset(cls, preset: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What the preset says for this notebook, given what was asked for."""
+        content = read_preset(preset)
+        values = content.get(cls.section, {})
+        if cls.split_by is None:
+            return values
+        chosen = given.get(cls.split_by, values.get(cls.split_by, cls.model_fields[cls.split_by].default))
+        return values | content.get(f"{cls.section}.{chosen}", {})
+
+    @classmethod
+    def sections(cls) -> list[str]:
+        """The sections that a preset may have for this notebook."""
+        choices = get_args(cls.model_fields[cls.split_by].annotation) if cls.split_by else ()
+        return [cls.section, *(f"{cls.section}.{choice}" for choice in choices)]
+
+    def check_together(self) -> None:
+        """Raise InvalidValueError where values that are fine alone do not fit each other."""
+
+    @classmethod
+    def from_notebook(cls, names: Mapping[str, Any]) -> Self:
+        """The settings that a notebook's parameters cell asks for: `from_notebook(globals())`.
+
+        They are read from the source of the parameters cells that have run, which IPython keeps in `In`: what the notebook
+        itself does with the same names does not matter, and a misspelt one is refused. Without a history (a script, Voila)
+        the names count. A parameter of None takes the preset's value. Raises as `load` does, and InvalidValueError where no
+        parameters cell has run.
+        """
+        cells = names.get("In", ())
+        if any(cells):
+            given = values_that_ran(cells, Settings.model_fields)
+        else:
+            given = {name: names[name] for name in cls.model_fields if name in names}
+        preset = given.pop("preset", None)
+        return cls.load(cls.model_fields["preset"].default if preset is None else preset, **given)
+
+    @property
+    def stock(self) -> bool:
+        """Whether these are the preset's own sizes at a preset that is large enough for a notebook's claims to hold."""
+        free = {name: getattr(self, name) for name in ("device", "interactive", self.split_by) if name}
+        same = type(self).load(self.preset, **free) == self
+        return same and self.preset != "smoke"
+
+    def banner(self) -> str:
+        """One line for the top of a notebook: which sizes these are, and whether its text holds for them."""
+        seeds = f"{len(self.seeds)} seed{'s' if len(self.seeds) > 1 else ''}, computing on {device(self.device)}"
+        if self.stock:
+            return f"preset {self.preset}: {seeds}"
+        if self.preset == "smoke":
+            return (
+                f"preset smoke: {seeds}. The sizes are tiny: the code runs, the numbers mean nothing. Read at lesson."
+            )
+        return f"preset {self.preset} with values of your own: {seeds}. The text describes the preset's own sizes."
+
+    @classmethod
+    def checked(cls, values: Mapping[str, Any]) -> Self:
+        """These values as settings, or an InvalidValueError with a line for each that is refused."""
+        _check_kinds(cls, values)
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            raise _refusal(cls, error, "parameter") from None
+
+
+def read_preset(name: str) -> dict[str, dict[str, Any]]:
+    """The preset `name` as section -> field -> value. Raises UnknownNameError naming the nearest one."""
+    known = {path.stem: path for path in paths.presets().glob("*.yaml")}
+    if not isinstance(name, str) or name not in known:
+        raise unknown("preset", name, known)
+    return _parsed(name, known[name].read_text(encoding="utf-8"))
+
+
+@lru_cache(maxsize=8)
+def _parsed(name: str, text: str) -> dict[str, dict[str, Any]]:
+    """The checked content of a preset file, remembered: a grid asks for the same one once a point."""
+    try:
+        content = read_yaml(text) or {}
+    except InvalidValueError as error:
+        raise InvalidValueError(f"preset {name}: {error}") from None
+    if not isinstance(content, dict) or not all(isinstance(part, dict) for part in content.values()):
+        raise MissingDataError(f"preset {name}: expected one mapping of values per notebook section")
+    known = [section for cls in _concrete(Settings) for section in cls.sections()]
+    for section in content:
+        if section not in known:
+            raise unknown(f"section in preset {name}:", section, known)
+    return content
+
+
+@cache  # making it takes ten times as long as checking a value
+def _schema(cls: type[BaseModel]) -> dict[str, dict[str, Any]]:
+    """The JSON schema of each field."""
+    return cls.model_json_schema()["properties"]
+
+
+def _concrete(cls: type[Settings]) -> list[type[Settings]]:
+    """The subclasses that are some notebook's."""
+    below = [found for child in cls.__subclasses__() for found in _concrete(child)]
+    return [cls, *below] if "section" in vars(cls) else below
+
+
+def describe(cls: type[Settings], preset: str) -> list[dict[str, Any]]:
+    """One row per parameter: name, type, default under this preset, allowed range, description."""
+    current = cls.load(preset).model_dump()
+    return [
+        {
+            "name": name,
+            "type": _type_name(_schema(cls)[name]),
+            "default": current[name],
+            "range": allowed(cls, name),
+            "description": field.description or "",
+        }
+        for name, field in cls.model_fields.items()
+    ]
+
+
+def allowed(cls: type[BaseModel], name: str) -> str:
+    """In words, what the field `name` may be."""
+    part = _schema(cls).get(name, {})
+    if name == "preset":
+        return "one of " + ", ".join(sorted(path.stem for path in paths.presets().glob("*.yaml")))
+    return f"{_type_name(part)}{_range_words(part)}"
+
+
+def _check_kinds(cls: type[BaseModel], values: Mapping[str, Any]) -> None:
+    """Raise InvalidValueError where true/false or a text stands for a number, or a number for one of them."""
+    for name, value in values.items():
+        if name in cls.model_fields and not _fits(_schema(cls)[name], value):
+            raise InvalidValueError(f"{name} = {shown(value)} is not allowed: {allowed(cls, name)}")
+
+
+def _fits(part: Mapping[str, Any], value: Any) -> bool:
+    """Whether true/false and texts stand only where they belong; pydantic would read `true` as 1 and "16" as 16."""
+    kinds = {variant.get("type", "string") for variant in _variants(part)}
+    if isinstance(value, bool):
+        return "boolean" in kinds
+    if isinstance(value, str):
+        return "string" in kinds
+    if kinds == {"boolean"}:
+        return False
+    if isinstance(value, Mapping):
+        kind, inner, items = "object", "additionalProperties", value.values()
+    elif isinstance(value, list | tuple):
+        kind, inner, items = "array", "items", value
+    else:
+        return True
+    each = next((variant[inner] for variant in _variants(part) if variant.get("type") == kind), None)
+    return not isinstance(each, Mapping) or all(_fits(each, item) for item in items)  # `true` lets anything in
+
+
+def _variants(part: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The alternatives of a JSON-schema type (an optional field has two)."""
+    return part.get("anyOf") or part.get("oneOf") or [part]
+
+
+def _type_name(part: Mapping[str, Any]) -> str:
+    """The type of a field as a reader says it."""
+    words = {
+        "integer": "whole number",
+        "number": "number",
+        "string": "text",
+        "boolean": "true or false",
+        "null": "none",
+        "object": "mapping of masks to weights",
+    }
+    names = []
+    for variant in _variants(part):
+        if "$ref" in variant:
+            names.append(variant["$ref"].rpartition("/")[2])
+        elif "enum" in variant or "const" in variant:
+            names.append("one of " + ", ".join(map(str, variant.get("enum", [variant.get("const")]))))
+        elif variant.get("type") == "array":
+            names.append(f"list of {_type_name(variant['items'])}s")
+        else:
+            names.append(words.get(variant.get("type", ""), variant.get("type", "value")))
+    return " or ".join(names)
+
+
+def _range_words(part: Mapping[str, Any]) -> str:
+    """The bounds of a field as a reader says them, with a leading space; empty when it has none."""
+    for variant in _variants(part):
+        if variant.get("type") == "array":
+            length = f", at least {variant['minItems']} of them" if "minItems" in variant else ""
+            return _range_words(variant["items"]) + length
+        low, high = (variant.get(f"{end}imum", variant.get(f"exclusive{end.title()}imum")) for end in ("min", "max"))
+        if low is not None or high is not None:
+            below = "below " if "exclusiveMaximum" in variant else ""
+            words = [] if low is None else [f"{'above' if 'exclusiveMinimum' in variant else 'from'} {low}"]
+            return " " + " ".join(words if high is None else [*words, f"to {below}{high}"])
+    return ""
+
+
+def _refusal(cls: type[BaseModel], error: ValidationError, kind: str) -> InvalidValueError:
+    """All that pydantic refuses, as one of our errors; the fields of `cls` are each a `kind`."""
+    problems = error.errors(include_url=False)
+    misspelt = [str(each["loc"][0]) for each in problems if each["type"] == "extra_forbidden" and len(each["loc"]) == 1]
+    lines = [str(unknown(kind, name, cls.model_fields)) for name in misspelt]
+    # what is missing may be what is misspelt
+    skipped = {"extra_forbidden", "missing"} if misspelt else set()
+    lines += [_explain(cls, each) for each in problems if len(each["loc"]) > 1 or each["type"] not in skipped]
+    return (UnknownNameError if misspelt else InvalidValueError)("; ".join(dict.fromkeys(lines)))
+
+
+def _explain(cls: type[BaseModel], problem: Mapping[str, Any]) -> str:
+    """One line for one refused value."""
+    field = str(problem["loc"][0]) if problem["loc"] else ""
+    own = problem["type"] == "value_error"  # a check of ours, whose words are enough
+    reason = str(problem["ctx"]["error"]) if own else problem["msg"]
+    if field not in cls.model_fields:
+        return reason
+    if problem["type"] == "extra_forbidden":
+        return f"{field}: unknown name {problem['loc'][-1]!r}"
+    if problem["type"] == "missing":
+        return f"{field} is missing: {allowed(cls, field)}"
+    place = f"{field}[{problem['loc'][1]}]" if len(problem["loc"]) > 1 and isinstance(problem["loc"][1], int) else field
+    return f"{place} = {shown(problem['input'])} is not allowed: " + (
+        reason if own else f"{allowed(cls, field)} ({reason})"
+    )
+
+
+def device(choice: Device = "auto") -> str:
+    """The torch device name for a choice; `PWL_LAB_DEVICE` decides for `auto` where it is set."""
+    import torch
+
+    choice = environment.DEVICE.get() or "auto" if choice == "auto" else choice
+    if choice not in get_args(Device):
+        raise invalid("device", choice, ", ".join(get_args(Device)))
+    if choice == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if choice.startswith("cuda") and not torch.cuda.is_available():
+        raise InvalidValueError("device = 'cuda' is not allowed: this torch sees no CUDA device; take cpu or auto")
+    return choice

@@ -1,0 +1,240 @@
+"""Files and folders, written aside and then renamed: a reader sees the old content or the new, never half of one.
+
+What is new has the mode that the umask gives, whoever wrote it: libraries that write through a temporary name of their own
+leave files to their owner alone. What a killed writer left aside is removed by the next one.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import platform
+import re
+import secrets
+import shutil
+import stat
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pwl_lab.support.errors import PwlLabError, UnreadableError
+
+try:
+    import fcntl
+except ImportError:  # Windows: there, age alone says that a writer is gone
+    fcntl = None
+
+UNABLE = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # what a file system says that knows no fsync
+ABSENT = (FileNotFoundError, NotADirectoryError)
+STALE_S = 86_400.0  # nobody writes this long without changing a file
+_PART = re.compile(r"\.part-([0-9a-f]{8})-([0-9a-f]{6})-[0-9a-f]{12}")  # of which name, on which machine
+_EARLIER = re.compile(r"\.part-[0-9a-z_]{8}")  # as earlier versions called it, without a lock
+
+
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write `path`, whose folder is made if it has to be. Raises OSError; what was there before is then still there."""
+    with new_file(path) as file:
+        file.write(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `path` as UTF-8, as `write_bytes` does."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any, lenient: bool = False) -> None:
+    """Write `value` as JSON. `lenient`: what JSON has no form for is written as text."""
+    write_text(path, json_text(value, lenient))
+
+
+def json_text(value: Any, lenient: bool = False) -> str:
+    """`value` as the text of a JSON file. Raises TypeError and ValueError for what JSON has no form for, unless `lenient`."""
+    return json.dumps(value, indent=1, allow_nan=lenient, default=str if lenient else None) + "\n"
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """Inside, what is written to the file given; afterwards it is `path`, unless there was an exception. Raises OSError."""
+    with _aside(path, lambda part: part.touch(exist_ok=False)) as part:
+        with part.open("wb") as file:
+            yield file
+        part.replace(path)
+
+
+@contextmanager
+def new_folder(path: Path, within: Path | None = None) -> Iterator[Path]:
+    """Inside, an empty folder to fill; afterwards it is `path`, unless there was an exception.
+
+    It is made in `within`, on the same file system, or beside `path`. A folder that is at `path` already has to be moved
+    away inside. Raises OSError.
+    """
+    with work_folder(path if within is None else within / path.name) as part:
+        yield part
+        usual_mode(*[file for file in part.rglob("*") if file.is_file()])
+        part.rename(path)
+
+
+@contextmanager
+def work_folder(path: Path) -> Iterator[Path]:
+    """Inside, an empty folder beside `path` for what is to be moved there; afterwards it is gone. Raises OSError."""
+    with _aside(path, Path.mkdir) as part:
+        yield part
+
+
+def usual_mode(*paths: Path) -> None:
+    """Give files that their writer kept to their owner the mode that a new file gets in their folder. Raises OSError."""
+    by_folder = defaultdict(list)
+    for path in paths:
+        by_folder[path.parent].append(path)
+    for those in by_folder.values():
+        with _aside(
+            those[0], lambda part: part.touch(exist_ok=False)
+        ) as probe:  # the umask cannot be asked for, only set
+            mode = stat.S_IMODE(probe.stat().st_mode)
+        for path in those:
+            path.chmod(mode)
+
+
+@contextmanager
+def _aside(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
+    """Inside, what `make` made under a name of its own beside `path`, locked; afterwards it is gone, if it is still there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path.parent, path.name)
+    part, handle = _claim(path, make)
+    try:
+        yield part
+    finally:
+        _remove(part)
+        _close(handle)
+
+
+def _claim(path: Path, make: Callable[[Path], None]) -> tuple[Path, int | None]:
+    """Something new beside `path`, and the open file that its lock goes with."""
+    while True:
+        part = path.parent / f".part-{_digest(path.name, 8)}-{_digest(platform.node(), 6)}-{secrets.token_hex(6)}"
+        make(part)
+        with suppress(FileNotFoundError):  # between its making and its locking, a sweep took it for a dead writer's
+            handle = _open(part)
+            if _lock(handle) is not False and part.exists():
+                return part, handle
+            _close(handle)
+
+
+def sweep(folder: Path, name: str | None = None) -> None:
+    """Remove what killed writers left aside in `folder`: those of the file `name`, or of all where the folder is ours.
+
+    The system's lock tells a live writer, whose work is never touched. Where it cannot tell (another machine's writer, a
+    file system without locks, what an earlier version wrote) only what nobody has changed for a day is removed.
+    """
+    of = None if name is None else _digest(name, 8)
+    with suppress(OSError):
+        for part in folder.glob(".part-*"):
+            found = _PART.fullmatch(part.name)
+            if (found and of in (None, found[1])) or (of is None and _EARLIER.fullmatch(part.name)):
+                with suppress(OSError):  # gone meanwhile, or another user's: it harms nobody
+                    _sweep_one(part, here=bool(found and found[2] == _digest(platform.node(), 6)))
+
+
+def _sweep_one(part: Path, here: bool) -> None:
+    """Remove one leftover if its writer is gone. Raises OSError where that cannot be found out."""
+    handle = _open(part)
+    try:
+        locked = _lock(handle)
+        age = time.time() - max(path.lstat().st_mtime for path in (part, *part.rglob("*")))
+        if (locked and here) or (locked is not False and age > STALE_S):
+            _remove(part)
+    finally:
+        _close(handle)
+
+
+def _open(part: Path) -> int | None:
+    """A file or folder, opened to be locked; None where the system has no such locks. Raises OSError."""
+    return os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) if fcntl else None
+
+
+def _lock(handle: int | None) -> bool | None:
+    """Lock what is open, for as long as it is. False: another process has the lock; None: there are no locks here."""
+    if handle is None:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _close(handle: int | None) -> None:
+    """Close what `_open` opened; the lock goes with it, as it does with the process, however that ends."""
+    if handle is not None:
+        os.close(handle)
+
+
+def _remove(part: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    with suppress(OSError):
+        part.unlink() if not part.is_dir() else shutil.rmtree(part)
+
+
+def _digest(text: str, length: int) -> str:
+    """A few hex digits that stand for a text."""
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:length]
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file; UnreadableError where that cannot be found out (`Path.is_file` says no to that, or raises)."""
+    with readable(path):
+        try:
+            return stat.S_ISREG(path.stat().st_mode)
+        except ABSENT:
+            return False
+
+
+def exists(path: Path) -> bool:
+    """Whether there is anything of this name; raises as `is_file` does."""
+    with readable(path):
+        try:
+            path.lstat()
+        except ABSENT:
+            return False
+        return True
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Inside, whatever keeps `path` from being read, other than that it is not there, is an UnreadableError.
+
+    What cannot be read is not damaged: another user's file, a disk that is away, too many open files.
+    """
+    try:
+        yield
+    except (*ABSENT, IsADirectoryError, PwlLabError):
+        raise
+    except OSError as error:
+        advice = ". Ask its owner for permission to read it" if isinstance(error, PermissionError) else ""
+        raise UnreadableError(
+            f"{error.filename or path} cannot be read ({error.strerror or error}), so it was left as it is{advice}"
+        ) from error
+
+
+def settle(files: Iterable[Path]) -> None:
+    """Wait until those of these files that are there, and their folders, would outlast a loss of power.
+
+    Raises OSError where the disk does not take them. Some milliseconds a file: only for what later work relies on.
+    """
+    there = [path for path in files if path.is_file()]
+    folders = {path.parent for path in there} if os.name == "posix" else set()
+    how = os.O_RDONLY if os.name == "posix" else os.O_RDWR  # Windows: only what is open for writing
+    for path in (*there, *folders):  # the folders last: they hold the names
+        handle = os.open(path, how)
+        try:
+            os.fsync(handle)
+        except OSError as error:
+            if error.errno not in UNABLE:
+                raise
+        finally:
+            os.close(handle)

@@ -1,0 +1,127 @@
+"""What a notebook's parameters cell says, read from its source: before a kernel starts, and in the kernel itself.
+
+In the kernel the names themselves would not do: a notebook goes on to use `masks` or `seeds` for something else, and then
+its set-up cell is run again.
+"""
+
+import ast
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from pwl_lab.support.errors import InvalidValueError, invalid, shown
+
+INJECTED = "# Parameters\n"  # how the cell begins that papermill puts behind the parameters cell
+MARK = "preset"  # every parameters cell of the study sets it
+HARMLESS = "time|capture"  # cell magics under which a cell runs as without them
+
+
+class _NotLiteral:
+    """Stands for a value that is an expression: it is not known before the notebook runs."""
+
+    def __repr__(self) -> str:
+        return "computed in the notebook"
+
+
+NOT_LITERAL = _NotLiteral()
+
+
+def values_in(source: str) -> dict[str, Any]:
+    """Name and value of every `name = value` and `name: type = value` of a parameters cell; NOT_LITERAL for an expression.
+
+    Under %%time and %%capture the cell is read as it runs. Raises SyntaxError for a cell that is not plain Python, and
+    InvalidValueError, naming the line, for a statement that sets a parameter in another way, or may do so.
+    """
+    found: dict[str, Any] = {}
+    body, above = _below_magic(source)
+    for node in ast.parse(body).body:
+        targets = _targets(node)
+        if targets and node.value is not None and all(isinstance(target, ast.Name) for target in targets):
+            found |= {target.id: _literal(node.value) for target in targets}
+        elif not isinstance(node, ast.Import | ast.ImportFrom) and not _is_text(node):
+            line = (ast.get_source_segment(body, node) or "").splitlines()[0]
+            raise InvalidValueError(
+                f"line {node.lineno + above} of the parameters cell, {shown(line)}, is not allowed: each parameter is set "
+                "by a line of its own, as name = 3 or name = [0, 1], and besides there may be comments, texts and imports"
+            )
+    return found
+
+
+def is_parameters_cell(source: str) -> bool:
+    """Whether a cell sets `preset`, or was put there by papermill. Raises SyntaxError for one that is not plain Python."""
+    if source.startswith(INJECTED):
+        return True
+    if MARK not in source:
+        return False
+    targets = [target for node in ast.parse(_below_magic(source)[0]).body for target in _targets(node)]
+    return any(isinstance(name, ast.Name) and name.id == MARK for target in targets for name in ast.walk(target))
+
+
+def values_that_ran(cells: Sequence[str], whole: Collection[str]) -> dict[str, Any]:
+    """What the parameters cells among these sources say, which have run in this order; a later one wins.
+
+    One that sets all of `whole` begins anew: it is another notebook's, or the same one once more. Raises InvalidValueError
+    where there is none, a value is no literal, or one since then is refused by `values_in`.
+    """
+    values: dict[str, Any] | None = None
+    refusal: InvalidValueError | None = None
+    for source in cells:
+        try:
+            if not is_parameters_cell(source):
+                continue
+            mine = values_in(source)
+        except SyntaxError:
+            continue  # such a cell did not run
+        except InvalidValueError as error:
+            refusal = error
+            continue
+        anew = set(whole) <= set(mine)
+        values = mine if values is None or anew else values | mine
+        refusal = None if anew else refusal
+    if refusal is not None:
+        raise refusal
+    if values is None:
+        raise InvalidValueError(
+            f"no parameters cell has run: run the cell that begins with {MARK} = ... before this one"
+        )
+    check_literal(values)
+    return values
+
+
+def check_literal(values: Mapping[str, Any]) -> None:
+    """Raise InvalidValueError where a value is an expression: what a notebook's settings are is known before it runs."""
+    for name, value in values.items():
+        if value is NOT_LITERAL:
+            raise invalid(name, value, "a literal in the parameters cell, such as 3, [0, 1] or None")
+
+
+def _below_magic(source: str) -> tuple[str, int]:
+    """A cell without a first line that only times it or keeps its output, and how many lines that leaves out.
+
+    IPython keeps a cell with a magic as a call that runs it, a notebook as it was written.
+    """
+    ran = re.fullmatch(rf"get_ipython\(\)\.run_cell_magic\('(?:{HARMLESS})', '[^']*', (.*)\)\s*", source, re.DOTALL)
+    if ran:
+        return ast.literal_eval(ran.group(1)), 1
+    written = re.match(rf"\s*%%(?:{HARMLESS})\b[^\n]*\n", source)
+    return (source[written.end() :], written.group().count("\n")) if written else (source, 0)
+
+
+def _targets(node: ast.stmt) -> list[ast.expr]:
+    """What a statement assigns to."""
+    if isinstance(node, ast.Assign):
+        return node.targets
+    return [node.target] if isinstance(node, ast.AnnAssign) else []
+
+
+def _is_text(node: ast.stmt) -> bool:
+    """Whether a statement is a text alone, such as a docstring."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _literal(value: ast.expr) -> Any:
+    """The value of a literal, NOT_LITERAL for any other expression."""
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, TypeError, SyntaxError, RecursionError):
+        return NOT_LITERAL

@@ -1,0 +1,254 @@
+"""One thread for each training, and independent trainings side by side in processes.
+
+Networks as small as these gain little from a second thread (two give a small VGG 1.3 times the images per second, an
+MLP fewer samples than one), while two processes of one thread each give twice as much. And what is computed on one
+thread does not depend on how many cores a machine has.
+
+torch is imported where it is used: a batch asks this module for the number of cores before anything needs torch.
+"""
+
+import multiprocessing
+import os
+import signal
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import forkserver, resource_tracker, spawn
+from multiprocessing.connection import Connection
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import cloudpickle
+
+from pwl_lab.support import environment, progress
+from pwl_lab.support.errors import PwlLabError, invalid
+
+Case = Mapping[str, Any]
+WORKERS = environment.WORKERS.name
+LONGEST_END_S = 10.0  # for workers that were told to end
+LONGEST_SOCKET_FOLDER = 70  # a unix socket's path may have about 100 bytes, multiprocessing's own names need 32
+
+
+class WorkerLostError(PwlLabError):
+    """A worker process ended without an answer."""
+
+
+class InWorkerError(PwlLabError):
+    """Where in a worker process an exception was raised: the traceback there, as text."""
+
+
+class CaseFailedError(Exception):
+    """An exception of a case on its way from a worker: packed, for not every exception can be sent as it is."""
+
+    def raise_here(self) -> None:
+        """Raise the exception itself; its cause is the traceback in the worker."""
+        packed, text = self.args
+        raise cloudpickle.loads(packed) from InWorkerError(text)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Inside, torch computes on one thread; afterwards on as many as before."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def n_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def n_workers() -> int:
+    """How many trainings run side by side: `PWL_LAB_WORKERS`, or one more than the cores that this process may use.
+
+    One more, so that with three cases on two cores neither core is idle while the last case runs.
+    """
+    return environment.WORKERS.get() or (n_cores() + 1 if n_cores() > 1 else 1)
+
+
+def side_by_side(work: Callable[..., Any], cases: Sequence[Case], description: str, device: str = "cpu") -> list[Any]:
+    """`work(**case)` for each case, in so many worker processes; the results in the order of the cases.
+
+    `device` is where the cases compute (as `config.device` gives it): on a GPU, where one training has the device to
+    itself, they take turns in this process. So they do with one worker, or one case. What `work` and its cases need may
+    be defined anywhere, in a notebook or a script, too; a script needs no main guard.
+    An exception in one case stops the others and is raised here; so does an interrupt. Raises WorkerLostError when a
+    worker was killed, and InvalidValueError for a case that cannot be sent to another process.
+    """
+    workers = min(n_workers(), len(cases)) if device == "cpu" else 1
+    if workers <= 1:
+        return [work(**case) for case in cases]
+    packed = [pack(work, case) for case in cases]
+    context = _context(work)
+    reports = context.SimpleQueue()
+    # The workers watch one end: they end when this process closes the other, or ends itself, however that happens.
+    watched, held = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(workers, context, _begin, (watched, reports, environment.settled()))
+    processes: Mapping[int, BaseProcess] = {}
+    try:
+        with without_main():
+            futures = [pool.submit(run_packed, case) for case in packed]
+        processes = pool._processes  # not public, but in every Python from 3.9 on; a test would notice
+        _follow(futures, reports, description)
+        pool.shutdown()
+        return [cloudpickle.loads(future.result()) for future in futures]
+    except CaseFailedError as failed:
+        failed.raise_here()
+    except BrokenProcessPool as error:
+        raise WorkerLostError(
+            f"{description}: {_why_lost(pool, processes)}. What the workers had finished is kept in the store. "
+            f"{WORKERS}=1 runs everything in one process, in less memory."
+        ) from error
+    finally:
+        held.close()
+        pool.shutdown(wait=False, cancel_futures=True)
+        watched.close()
+
+
+def pack(work: Callable[..., Any], case: Case) -> bytes:
+    """`work` and its arguments for another process; what a notebook or a script defines itself goes along as code.
+
+    Raises InvalidValueError for what cannot be sent, such as a lock.
+    """
+    try:
+        return cloudpickle.dumps((work, dict(case)))
+    except Exception as error:
+        name = getattr(work, "__name__", repr(work))
+        raise invalid(f"case of {name}", dict(case), f"what can be sent to another process ({error})") from error
+
+
+def run_packed(packed: bytes) -> bytes:
+    """The result of what `pack` packed, packed. Raises CaseFailedError, whatever went wrong."""
+    try:
+        work, case = cloudpickle.loads(packed)
+        return cloudpickle.dumps(work(**case))
+    except Exception as error:  # noqa: BLE001 - raised again where it was asked for
+        raise CaseFailedError(_packed_error(error), traceback.format_exc()) from None
+
+
+def _packed_error(error: Exception) -> bytes:
+    """An exception so that it can be unpacked, or else its text."""
+    try:
+        cloudpickle.loads(packed := cloudpickle.dumps(error))  # some can be packed, but not made again
+    except Exception:  # noqa: BLE001 - whatever it is, the text says it
+        return cloudpickle.dumps(PwlLabError(f"{type(error).__name__}: {error}"))
+    return packed
+
+
+@contextmanager
+def without_main() -> Iterator[None]:
+    """Processes that this thread starts inside do not run the reader's script again before they begin.
+
+    Python does that so that they find what the script defines: a script without a main guard then starts processes from
+    its processes, and one from standard input is not found. Nothing here needs it: see `pack`.
+    """
+    real, mine = spawn.get_preparation_data, threading.get_ident()
+
+    def prepared(name: str) -> dict[str, Any]:
+        ours = threading.get_ident() == mine
+        return {key: value for key, value in real(name).items() if not (ours and key.startswith("init_main"))}
+
+    with _PREPARING:
+        spawn.get_preparation_data = prepared
+        try:
+            yield
+        finally:
+            spawn.get_preparation_data = real
+
+
+_PREPARING = threading.Lock()
+
+
+def _why_lost(pool: ProcessPoolExecutor, processes: Mapping[int, BaseProcess]) -> str:
+    """What ended the worker that was lost: the pool itself ends the others (SIGTERM)."""
+    ending = threading.Thread(target=pool.shutdown, daemon=True)  # it alone may ask for exit codes while it waits
+    ending.start()
+    ending.join(LONGEST_END_S)
+    codes = sorted({process.exitcode for process in processes.values()} - {None, 0}, key=lambda code: code == -15)
+    return how_it_ended(codes[0] if codes else None)
+
+
+def how_it_ended(code: int | None) -> str:
+    """Why a process with this exit code (as `Process.exitcode`, None: not known) gave no answer, in words."""
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+        hint = ", which is what the system does when memory runs out" if name == "SIGKILL" else ""
+        return f"a worker process was ended by {name}{hint}"
+    ended = "" if code is None else f" (exit code {code})"
+    return f"a worker process ended without an answer{ended}; what it wrote to standard error says more"
+
+
+def _follow(futures: Sequence[Future], reports: Any, description: str) -> None:
+    """Show one bar for all workers until every future is done; raises what a case raised.
+
+    How many steps there will be is an estimate that grows as trainings begin.
+    """
+    begun: list[int] = []
+    with progress.Progress(description, 0) as bar:
+        waiting = set(futures)
+        while waiting:
+            done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_EXCEPTION)
+            while not reports.empty():
+                report = reports.get()
+                if "total" in report:
+                    begun.append(report["total"])
+                    bar.extend(sum(begun) + round(sum(begun) / len(begun)) * max(0, len(futures) - len(begun)))
+                else:
+                    bar.advance(report["steps"], **report["values"])
+            for future in done:
+                future.result()
+
+
+def _context(work: Callable[..., Any]) -> BaseContext:
+    """How workers are made: forked from a process that has imported what `work` needs, and done nothing else.
+
+    A fork of this process would copy torch's threads half-way through their work, and a new Python for each worker takes
+    four seconds to import everything again.
+    """
+    too_long = len(os.fsencode(tempfile.gettempdir())) > LONGEST_SOCKET_FOLDER
+    if too_long or "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    # torch._dynamo is what an optimiser imports first; what a notebook or a script defines is sent (see `pack`).
+    wanted = {getattr(work, "__module__", None), "torch._dynamo"} - {None, "__main__"}
+    context.set_forkserver_preload(sorted(wanted))
+    return context
+
+
+def end_helpers() -> None:
+    """End and reap multiprocessing's own helpers, which otherwise live as long as this process.
+
+    A kernel that is told to end first tells its children, and waits for them; the resource tracker ignores that and
+    waits for the kernel.
+    """
+    for helper in (forkserver._forkserver, resource_tracker._resource_tracker):
+        helper._stop()  # not public, but in every Python from 3.9 on; a test would notice
+
+
+def _begin(watched: Connection, reports: Any, environment: Mapping[str, str]) -> None:
+    """Set up a worker: its parent's environment, one thread, progress to the parent, and an end when the parent ends."""
+    import torch
+
+    os.environ.clear()  # a forked worker has that of the time when the first worker was made
+    os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle
+    torch.set_num_threads(1)
+    progress.report_to(reports.put)
+    threading.Thread(target=_end_with_parent, args=(watched,), daemon=True).start()
+
+
+def _end_with_parent(watched: Connection) -> None:
+    """Wait until the parent closes its end of the pipe, then leave at once."""
+    watched.poll(None)
+    os._exit(1)

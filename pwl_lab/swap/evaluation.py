@@ -1,0 +1,156 @@
+"""What a pair is worth: the accuracy of every mask, and how alike the hidden states are at each boundary."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pwl_lab.models.blocknet import BlockNet, evaluating
+from pwl_lab.support.errors import invalid
+from pwl_lab.swap.masks import all_masks, check_whole_cube
+from pwl_lab.swap.swapnet import SwapNet, mask_logits
+from pwl_lab.tasks.base import Batch
+from pwl_lab.tasks.entrances import check_inputs, check_labels
+
+
+@dataclass(frozen=True)
+class MaskScores:
+    """How many samples of each class each mask got right, from one pass over the data."""
+
+    masks: tuple[str, ...]
+    hits: Int[Tensor, "masks classes"]
+    samples: Int[Tensor, " classes"]
+
+    def accuracies(self) -> dict[str, float]:
+        """Accuracy in [0, 1] of each mask over all samples."""
+        total = int(self.samples.sum())
+        return {mask: int(hits.sum()) / total for mask, hits in zip(self.masks, self.hits, strict=True)}
+
+    def class_accuracies(self) -> dict[str, list[float]]:
+        """Per mask, the accuracy in [0, 1] on the samples of each class; NaN for a class without any."""
+        shares = (self.hits.double() / self.samples.double()).tolist()
+        return dict(zip(self.masks, shares, strict=True))
+
+
+def score_masks(net: SwapNet, data: Batch, masks: Sequence[str] | None = None, chunk: int = 512) -> MaskScores:
+    """Each mask (all 2^n unless named) on `data`, `chunk` samples at a time.
+
+    Raises InvalidValueError for a mask that is none, for the whole cube of more than `MOST_BLOCKS` blocks, and for data
+    of another type or on another device than the networks.
+    """
+    masks = all_masks(check_whole_cube(net.n_blocks)) if masks is None else list(dict.fromkeys(masks))
+    check_inputs(data.inputs, net=net)
+    check_labels(data.labels, len(data))
+    hits, samples = None, None
+    for inputs, labels in zip(data.inputs.split(chunk), data.labels.split(chunk), strict=True):
+        logits = torch.stack(list(mask_logits(net, inputs, masks).values()))
+        right = logits.argmax(dim=-1) == labels
+        # Products of whole numbers are computed as floats, which CUDA needs; a chunk's counts are exact in them.
+        member = torch.nn.functional.one_hot(labels, logits.shape[-1]).float()
+        found, present = (right.float() @ member).long(), member.sum(dim=0).long()
+        hits, samples = (found, present) if hits is None else (hits + found, samples + present)
+    return MaskScores(tuple(masks), hits.cpu(), samples.cpu())
+
+
+def mask_accuracies(
+    net: SwapNet, data: Batch, masks: Sequence[str] | None = None, chunk: int = 512
+) -> dict[str, float]:
+    """Accuracy in [0, 1] on `data` for each mask (all 2^n unless named); raises as `score_masks` does."""
+    return score_masks(net, data, masks, chunk).accuracies()
+
+
+def mask_class_accuracies(
+    net: SwapNet, data: Batch, masks: Sequence[str] | None = None, chunk: int = 512
+) -> dict[str, list[float]]:
+    """Per mask (all 2^n unless named), the accuracy on each class of `data`; raises as `score_masks` does.
+
+    Who wants both kinds of accuracy runs `score_masks` once.
+    """
+    return score_masks(net, data, masks, chunk).class_accuracies()
+
+
+def mask_predictions(
+    net: SwapNet, inputs: Tensor, masks: Sequence[str]
+) -> tuple[Int[Tensor, "masks batch"], Float[Tensor, "masks batch"]]:
+    """Predicted class and its probability for each mask and sample. Raises InvalidValueError as `score_masks` does."""
+    check_inputs(inputs, net=net)
+    logits = mask_logits(net, inputs, masks)
+    probabilities = torch.stack([logits[mask] for mask in masks]).softmax(dim=-1)
+    confidence, predicted = probabilities.max(dim=-1)
+    return predicted, confidence
+
+
+def linear_cka(x: Float[Tensor, "batch *left"], y: Float[Tensor, "as_many *right"]) -> float:
+    """Linear centred kernel alignment, in [0, 1] (Kornblith et al. 2019, arXiv 1905.00414, section 3).
+
+    All dimensions behind the batch are features, in any number, centred over the batch:
+    `|Y'X|^2 / (|X'X| |Y'Y|)` in Frobenius norms. 1 where one is the other up to rotation, shift and one common scale;
+    near 0 for unrelated features, if the batch is much larger than their number (a small batch biases it upwards).
+    NaN where one of them does not vary. Raises InvalidValueError for other or fewer than 2 samples.
+    """
+    if len(x) != len(y) or len(x) < 2:
+        raise invalid("samples", (len(x), len(y)), "the same ones in both, at least 2")
+    x, y = (state.flatten(1) - state.flatten(1).mean(dim=0) for state in (x, y))
+    return (_overlap(x, y) / (_overlap(x, x) * _overlap(y, y)).sqrt()).item()
+
+
+def _overlap(x: Float[Tensor, "batch left"], y: Float[Tensor, "batch right"]) -> Float[Tensor, ""]:
+    """`|Y'X|^2`, by whichever of the two equal products is smaller: over features or over samples."""
+    if len(x) < max(x.shape[1], y.shape[1]):
+        return ((x @ x.T) * (y @ y.T)).sum()
+    return (y.T @ x).square().sum()
+
+
+def unexplained(converted: Float[Tensor, "batch *shape"], wanted: Float[Tensor, "batch *shape"]) -> float:
+    """`|converted - wanted|^2 / |wanted - its mean over the batch|^2`: 0 is exact, 1 no better than the mean.
+
+    What CKA does not see: a state of the right shape but the wrong scale is of no use to the next block.
+    """
+    spread = (wanted - wanted.mean(dim=0)).square().sum()
+    return ((converted - wanted).square().sum() / spread).item()
+
+
+@torch.no_grad()
+def boundary_similarity(
+    net: SwapNet, inputs: Float[Tensor, "batch *shape"], untrained: BlockNet | None = None
+) -> pd.DataFrame:
+    """One row per boundary and direction (`encoder`: teacher to student, `decoder`: student to teacher).
+
+    `before` is the CKA of the two raw states (the same for both directions), `after` that of the converted state with
+    the one it stands in for, `unexplained` the share of that one's variance which the converted state misses. With an
+    `untrained` student a column of that name is the CKA of the teacher's state with its: what any network would show,
+    since both see the same inputs. All in eval mode; a few hundred inputs will do (their pairwise products are held).
+    """
+    with evaluating(net):
+        states = zip(net.teacher.hidden_states(inputs)[0], net.student.hidden_states(inputs)[0], strict=True)
+        floor = _floor(net, inputs, untrained)
+        rows = []
+        for boundary, (teacher, student) in enumerate(list(states)[:-1], start=1):
+            before = linear_cka(teacher, student)
+            for direction, converted, wanted in (
+                ("encoder", net.converters.encode(teacher, boundary), student),
+                ("decoder", net.converters.decode(student, boundary), teacher),
+            ):
+                rows.append(
+                    {
+                        "boundary": boundary,
+                        "direction": direction,
+                        "before": before,
+                        "after": linear_cka(converted, wanted),
+                        "unexplained": unexplained(converted, wanted),
+                    }
+                    | ({"untrained": floor[boundary - 1]} if floor else {})
+                )
+    return pd.DataFrame(rows)
+
+
+def _floor(net: SwapNet, inputs: Float[Tensor, "batch *shape"], untrained: BlockNet | None) -> list[float]:
+    """Per boundary the CKA of the teacher's state with that of an untrained student; empty without one."""
+    if untrained is None:
+        return []
+    with evaluating(untrained):
+        states = zip(net.teacher.hidden_states(inputs)[0], untrained.hidden_states(inputs)[0], strict=True)
+        return [linear_cka(teacher, other) for teacher, other in list(states)[:-1]]

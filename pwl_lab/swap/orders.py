@@ -1,0 +1,146 @@
+"""Loading orders: which teacher block arrives when, as block numbers from 1 or as the masks on the way.
+
+The best one is found by exact search: what an order can still gain from a mask on depends on that mask alone, not on
+how it came about.
+"""
+
+import math
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import pairwise, takewhile
+
+from pwl_lab.support.errors import invalid, unknown
+from pwl_lab.swap.masks import all_masks, contiguous_mask, number_mask, prefix_mask, suffix_mask
+
+TIE = 1e-12  # areas are shares in [0, 1]; closer than this they differ by rounding alone
+NAMED = {"prefix": prefix_mask, "suffix": suffix_mask, "contiguous": contiguous_mask}
+
+
+def loading_orders(n_blocks: int) -> dict[str, list[str]]:
+    """The masks that each named loading order goes through, k = 0..n.
+
+    Of two blocks contiguous is suffix, of one all are the same.
+    """
+    return {order: [mask_of(k, n_blocks) for k in range(n_blocks + 1)] for order, mask_of in NAMED.items()}
+
+
+def loaded(mask: str, block: int) -> str:
+    """The mask once `block` (from 1) has arrived as well."""
+    return mask[: block - 1] + "T" + mask[block:]
+
+
+def arrivals(order: Sequence[str]) -> list[int]:
+    """Which block arrives at each step of a loading order, counted from 1: [2, 1] for SS, ST, TT.
+
+    Raises InvalidValueError unless the order goes from all-student to all-teacher, one block at a time.
+    """
+    allowed = "masks from all-student to all-teacher, one block more at each step"
+    if not order or set(order[0]) - {"S"} or set(order[-1]) - {"T"} or len(order) != len(order[0]) + 1:
+        raise invalid("order", list(order), allowed)
+    blocks = []
+    for before, after in pairwise(order):
+        new = [place for place, letters in enumerate(zip(before, after, strict=False), 1) if letters == ("S", "T")]
+        if len(new) != 1 or after != loaded(before, new[0]):
+            raise invalid("order", list(order), allowed)
+        blocks += new
+    return blocks
+
+
+def masks_on_the_way(blocks: Sequence[int]) -> list[str]:
+    """The masks, k = 0..n, of the order in which these blocks arrive: the inverse of `arrivals`.
+
+    Raises InvalidValueError unless each block from 1 to n is named once.
+    """
+    if sorted(blocks) != list(range(1, len(blocks) + 1)):
+        raise invalid("order", list(blocks), "every block once, counted from 1")
+    masks = ["S" * len(blocks)]
+    for block in blocks:
+        masks.append(loaded(masks[-1], block))
+    return masks
+
+
+def arrivals_of(order: str | Sequence[int], n_blocks: int) -> list[int]:
+    """The blocks of an order given by name (`prefix`, `suffix`, `contiguous`), as `2-1-3` or as block numbers.
+
+    Raises UnknownNameError for another name and InvalidValueError for numbers that do not fit.
+    """
+    if isinstance(order, str):
+        if order in NAMED:
+            return arrivals(loading_orders(n_blocks)[order])
+        if not order.replace("-", "").isdigit():
+            raise unknown("order", order, [*NAMED, "best"])
+        order = [int(block) for block in order.split("-") if block]
+    if sorted(order) != list(range(1, n_blocks + 1)):
+        raise invalid("order", list(order), f"each of the blocks 1 to {n_blocks} once")
+    return list(order)
+
+
+def search_order(accuracy: Mapping[str, float], cost: Sequence[float], pick: Callable[..., float] = max) -> list[str]:
+    """The masks, k = 0..n, of the order that `pick` (max or min) prefers by area: exact over all n! orders.
+
+    `accuracy` holds every mask, `cost` what each block takes to arrive (bytes, or seconds). While a block is on its way
+    the mask before it predicts: the area is the sum over steps of accuracy(mask before) * cost(block) / total cost.
+    Dynamic programming over the 2^n masks, n * 2^(n-1) steps; of orders whose areas agree to rounding the one with the
+    earlier block first is taken. All masks are in the table: the time goes with its length (an index holds those of 19
+    blocks at most, which take some seconds), and a table that is not whole is refused at once.
+    Raises InvalidValueError for a mask that is missing, and for costs that are no costs.
+    """
+    n_blocks = len(cost)
+    if missing := first_missing(accuracy, n_blocks):
+        raise invalid("accuracy", f"without {missing}", f"each of the 2^{n_blocks} masks of {n_blocks} blocks")
+    if min(cost) < 0 or sum(cost) <= 0:
+        raise invalid("cost", list(cost), "numbers from 0, not all of them 0")
+    total = sum(cost)
+    masks = all_masks(n_blocks)  # a mask's place in this list is the number that it spells, T for 1
+    steps = [(1 << n_blocks - block, cost[block - 1]) for block in range(1, n_blocks + 1)]
+
+    def ways(number: int) -> list[tuple[float, int]]:
+        """The area from this mask on, for each mask with one block more that may come next."""
+        here = accuracy[masks[number]]
+        return [(here * each / total + ahead[number | bit], number | bit) for bit, each in steps if not number & bit]
+
+    ahead = [0.0] * len(masks)
+    for number in reversed(range(len(masks) - 1)):  # a mask stands before all that have blocks more
+        ahead[number] = pick(area for area, _ in ways(number))
+    order = [0]
+    while order[-1] != len(masks) - 1:
+        order.append(next(longer for area, longer in ways(order[-1]) if abs(area - ahead[order[-1]]) <= TIE))
+    return [masks[number] for number in order]
+
+
+def first_missing(accuracy: Mapping[str, float], n_blocks: int) -> str | None:
+    """The first mask of so many blocks that the table does not have; not looked for longer than the table is."""
+    letters = (number_mask(number, n_blocks) for number in range(min(2**n_blocks, len(accuracy) + 1)))
+    return next((mask for mask in letters if mask not in accuracy), None)
+
+
+def best_mask(
+    order: Sequence[int], arrived: Collection[int], missed: Collection[int], accuracy: Mapping[str, float]
+) -> str:
+    """The mask to run when the teacher blocks `arrived` (from 1) are there, of those that shall come in `order`.
+
+    As long as none but arrived ones are `missed` (a try to load them has failed for good), all that have arrived run:
+    that is the order as it was asked for. Otherwise the most accurate mask that can be had from what has arrived, by the
+    masks that `accuracy` knows; of equally good ones that with more teacher blocks, then that with the blocks that come
+    first. What is not known is not guessed at: the only mask that needs no accuracy is the longest beginning of `order`
+    that has arrived, which is taken for as good as the last mask on its way that is known.
+
+    The time it takes goes with the length of the table, not with the number of masks that there could be.
+    """
+    n_blocks, there = len(order), set(arrived)
+    if set(missed) <= there:
+        return _mask_of(there, n_blocks)
+    start = list(takewhile(there.__contains__, order))
+    way = [_mask_of(start[:length], n_blocks) for length in range(len(start) + 1)]
+    known = [accuracy[mask] for mask in way if mask in accuracy]
+    possible = re.compile("".join("[ST]" if block in there else "S" for block in range(1, n_blocks + 1))).fullmatch
+    candidates = {mask: accuracy[mask] for mask in accuracy if possible(mask)}
+    candidates.setdefault(way[-1], known[-1] if known else -math.inf)
+    best = max(candidates.values())
+    equal = [mask for mask, value in candidates.items() if value == best]
+    return min(equal, key=lambda mask: (-mask.count("T"), [mask[block - 1] == "S" for block in order]))
+
+
+def _mask_of(blocks: Collection[int], n_blocks: int) -> str:
+    """The mask with these teacher blocks (from 1)."""
+    return "".join("T" if block in blocks else "S" for block in range(1, n_blocks + 1))

@@ -1,0 +1,261 @@
+"""PWL training: student and converters beside a frozen teacher, and the terms of its loss.
+
+Source: arXiv 2509.22319: hard and soft loss of the student, synchronisation and reconstruction through the converters, and
+the cross loss of networks that mix both.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from pwl_lab.distill.curriculum import Curriculum, TeacherHidden, TeacherOutput
+from pwl_lab.distill.losses import cross_entropy_to, hard_loss, mean_of, soft_loss, teacher_probabilities
+from pwl_lab.distill.targets import Member, TeacherTargets, calibration_inputs
+from pwl_lab.fast.feature_distance import feature_distance
+from pwl_lab.fast.mixing import Boundary, boundaries, mixed_logits
+from pwl_lab.support.config import Frozen, MaskDistribution
+from pwl_lab.support.errors import invalid
+from pwl_lab.support.seeding import generator
+from pwl_lab.swap.masks import random_masks
+from pwl_lab.swap.swapnet import Converters, SwapNet
+from pwl_lab.tasks.base import Batch, Task, accuracy
+from pwl_lab.training import Learner, Losses, TrainedModel, predict
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What both networks of a pair make of a batch: every hidden state, and the logits."""
+
+    batch: Batch
+    teacher_states: Sequence[Tensor]
+    teacher_logits: Float[Tensor, "batch classes"]
+    student_states: Sequence[Tensor]
+    student_logits: Float[Tensor, "batch classes"]
+
+
+class StudentObjective(ABC):
+    """The student's own loss at a step."""
+
+    @abstractmethod
+    def __call__(self, seen: Pass, step: int) -> tuple[Losses, Float[Tensor, ""]]:
+        """The named terms, as they are, and what is minimised."""
+
+
+class HardAndSoft(StudentObjective):
+    """`alpha * hard + (1 - alpha) * soft` (arXiv 2509.22319)."""
+
+    def __init__(self, alpha: float, temperature: float) -> None:
+        """`temperature` of the soft loss."""
+        self.alpha, self.temperature = alpha, temperature
+
+    def __call__(self, seen: Pass, step: int) -> tuple[Losses, Float[Tensor, ""]]:
+        """Terms `hard` and `soft`; one of weight 0 is not computed."""
+        terms: Losses = {}
+        if self.alpha > 0:
+            terms["hard"] = hard_loss(seen.student_logits, seen.batch.labels)
+        if self.alpha < 1:
+            terms["soft"] = soft_loss(seen.student_logits, seen.teacher_logits, self.temperature)
+        return terms, self.alpha * terms.get("hard", 0.0) + (1 - self.alpha) * terms.get("soft", 0.0)
+
+
+class FollowCurriculum(StudentObjective):
+    """The current stage of a curriculum, on the teacher states that the pair's training computes anyway.
+
+    As in a cohort (`pwl_lab.distill.students`) a stage on the hidden state of block i trains the layers up to it.
+    """
+
+    def __init__(
+        self,
+        curriculum: Curriculum,
+        teacher: TrainedModel,
+        student_shapes: list[tuple[int, ...]],
+        task: Task,
+        seed: int,
+        device: str,
+    ) -> None:
+        """Raises InvalidValueError for a block or a checkpoint that the teacher has not, and for `trains="block"`."""
+        self.curriculum = curriculum.for_blocks(len(student_shapes))
+        if any(stage.trains == "block" for stage in self.curriculum.stages):
+            raise invalid("trains", "block", "reach: the student of a pair computes all of its blocks in one pass")
+        self.targets = TeacherTargets(teacher, [Member("student", seed, self.curriculum)], student_shapes)
+        if self.targets.seeds:
+            self.targets.calibrate(calibration_inputs(task, seed, device))
+
+    def __call__(self, seen: Pass, step: int) -> tuple[Losses, Float[Tensor, ""]]:
+        """One term, named after the kind of the stage's target: `labels`, `output` or `hidden`."""
+        target = self.curriculum.stage_at(step).target
+        if isinstance(target, TeacherHidden):
+            loss = self._hidden(target, seen)
+        elif isinstance(target, TeacherOutput):
+            loss = self._output(target, seen)
+        else:
+            loss = hard_loss(seen.student_logits, seen.batch.labels)
+        return {target.kind: loss}, loss
+
+    def _hidden(self, target: TeacherHidden, seen: Pass) -> Float[Tensor, ""]:
+        """Weighted mean squared error to the projected hidden state."""
+        wanted = self.targets.projections[target](seen.teacher_states[target.block - 1])[0]
+        ours = seen.student_states[target.block - 1]
+        ours = ours if target.width is None else ours[:, : target.width]
+        return target.weight * (ours - wanted).square().mean()
+
+    def _output(self, target: TeacherOutput, seen: Pass) -> Float[Tensor, ""]:
+        """Cross-entropy to what the final teacher, or one of its checkpoints, says."""
+        with torch.no_grad():
+            logits = seen.teacher_logits if target.final else self.targets.checkpoints[target](seen.batch.inputs)
+            said = teacher_probabilities(logits, target.temperature)
+        return cross_entropy_to(seen.student_logits, said)
+
+
+class PairLossConfig(Frozen):
+    """PWL training: the weights of the five terms (the defaults are the sources'), and how they are computed (ours)."""
+
+    alpha: float = Field(0.4, ge=0.0, le=1.0, description="share of the hard loss; the soft loss has the rest")
+    temperature: float = Field(2.0, gt=0.0, description="of the soft and the cross loss")
+    sync: float = Field(1.0, ge=0.0, description="weight of the synchronisation loss")
+    recon: float = Field(1.0, ge=0.0, description="weight of the reconstruction loss")
+    cross: float = Field(2.0, ge=0.0, description="weight of the cross loss")
+    masks: MaskDistribution = Field("all", description="how the cross loss draws its swap masks")
+    cross_passes: int = Field(2, ge=1, le=16, description="passes of the batch through mixed networks, per step")
+    cross_groups: int = Field(
+        4, ge=1, le=64, description="each pass splits its batch into so many groups, each with a mask of its own"
+    )
+    converters: Literal["always", "if_different"] = Field(
+        "always", description="a converter at every boundary, or only where the channels differ"
+    )
+    freeze_norm_at: float = Field(
+        0.6,
+        ge=0.0,
+        le=1.0,
+        description="from this share of the training on, the student's batch norms keep their statistics",
+    )
+    converter_lr: float = Field(1.0, gt=0.0, description="step size of the converters, as a share of the student's")
+    student_joins_at: float = Field(
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="the share of the training from which on sync, recon and cross reach the student; before it they "
+        "train the converters alone",
+    )
+
+
+def sync_loss(between: Sequence[Boundary]) -> Float[Tensor, ""]:
+    """Each network's state, converted, against the other's; averaged over the boundaries (arXiv 2509.22319)."""
+    return mean_of([feature_distance(b.encoded, b.student) + feature_distance(b.decoded, b.teacher) for b in between])
+
+
+def recon_loss(converters: Converters, between: Sequence[Boundary]) -> Float[Tensor, ""]:
+    """Each state against itself, converted there and back; averaged over the boundaries (arXiv 2509.22319)."""
+    return mean_of(
+        [
+            feature_distance(converters.decode(b.encoded, b.number), b.teacher)
+            + feature_distance(converters.encode(b.decoded, b.number), b.student)
+            for b in between
+        ]
+    )
+
+
+def cross_loss(
+    net: SwapNet,
+    between: Sequence[Boundary],
+    masks: Sequence[str],
+    teacher_logits: Float[Tensor, "batch classes"],
+    temperature: float,
+    groups: int = 1,
+) -> Float[Tensor, ""]:
+    """`T^2 * KL(teacher || the network that a mask describes)`, averaged over the masks.
+
+    The batch is cut into `groups` parts (of `Tensor.chunk`), and the masks go to them in turn, round after round.
+    """
+    targets = teacher_logits.chunk(groups)
+    wanted = [(turn % len(targets), mask) for turn, mask in enumerate(masks)]
+    with net.student_on_running_statistics():
+        found = mixed_logits(net, between, wanted, groups)
+    return mean_of(
+        [soft_loss(logits, targets[group], temperature) for (group, _), logits in zip(wanted, found, strict=True)]
+    )
+
+
+class PairLearner(Learner):
+    """Student and converters of a `SwapNet`; every term of its loss is named."""
+
+    def __init__(
+        self,
+        net: SwapNet,
+        config: PairLossConfig,
+        validation: Batch,
+        seed: int,
+        steps: int,
+        objective: StudentObjective | None = None,
+    ) -> None:
+        """`seed` gives the stream of cross masks; `validation` the accuracies in the history; `steps` the plan's length.
+
+        `objective` is what the student learns for itself: hard and soft loss unless given.
+        """
+        self.freeze_norm_from = config.freeze_norm_at * steps
+        self.student_joins_from, self.joined = config.student_joins_at * steps, config.student_joins_at == 0
+        self.net, self.config, self.validation = net, config, validation
+        self.passes = net.on_folded_teacher()
+        self.masks = random_masks(net.n_blocks, config.masks, generator(seed, "masks"))
+        self.objective = objective or HardAndSoft(config.alpha, config.temperature)
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """Student and converters, each with its own step size; nothing of the teacher."""
+        return [
+            {"params": list(self.net.student.parameters()), "lr": lr},
+            {"params": list(self.net.converters.parameters()), "lr": lr * self.config.converter_lr},
+        ]
+
+    def clip_gradients(self, largest: float, optimiser: torch.optim.Optimizer) -> None:
+        """Student and converters as one; before PWL joins the student, each alone, so that nothing of it reaches the student."""
+        if self.joined:
+            super().clip_gradients(largest, optimiser)
+            return
+        for group in optimiser.param_groups:
+            nn.utils.clip_grad_norm_(group["params"], largest)
+
+    def losses(self, batch: Batch, step: int) -> Losses:
+        """The student's own terms (`hard` and `soft`), `sync`, `recon`, `cross` as they are, and `total` with weights."""
+        net = self.net.train()
+        if step >= self.freeze_norm_from:
+            net.student_norms(training=False)
+        with torch.no_grad():
+            teacher_states, teacher_logits = self.passes.teacher.hidden_states(batch.inputs)
+        student_states, student_logits = net.student.hidden_states(batch.inputs)
+        seen = Pass(batch, teacher_states, teacher_logits, student_states, student_logits)
+        terms, total = self.objective(seen, step)
+        self.joined = step >= self.student_joins_from
+        if self.joined:
+            mixed = self._mixed_terms(seen)
+        else:
+            with net.student_left_alone():
+                mixed = self._mixed_terms(replace(seen, student_states=[state.detach() for state in student_states]))
+        for name, value in mixed.items():
+            total = total + getattr(self.config, name) * value
+        return terms | mixed | {"total": total}
+
+    def _mixed_terms(self, seen: Pass) -> Losses:
+        """`sync`, `recon` and `cross`. One of weight 0 is not computed: an ablation should show what that saves."""
+        config, terms = self.config, {}
+        between = boundaries(self.net.converters, seen.teacher_states, seen.student_states)
+        if config.sync:
+            terms["sync"] = sync_loss(between)
+        if config.recon:
+            terms["recon"] = recon_loss(self.net.converters, between)
+        if config.cross:
+            groups = min(config.cross_groups, len(seen.teacher_logits))
+            rounds = config.cross_passes * len(seen.teacher_logits.chunk(groups))
+            masks = list(islice(self.masks, rounds))
+            terms["cross"] = cross_loss(self.passes, between, masks, seen.teacher_logits, config.temperature, groups)
+        return terms
+
+    def evaluate(self, step: int) -> list[dict[str, Any]]:
+        """`accuracy` of the student on the validation split."""
+        return [{"accuracy": accuracy(predict(self.net.student, self.validation.inputs), self.validation.labels)}]

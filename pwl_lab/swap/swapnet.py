@@ -1,0 +1,222 @@
+"""`SwapNet`: teacher, student and converters as one network that runs under any swap mask.
+
+Source: arXiv 2509.22319. The stem goes with block 1's owner, the head with block n's. Per boundary between blocks there is
+one `encoder` (teacher channels -> student channels) and one `decoder` (student -> teacher); they act on channels alone, the
+same linear map at every position, and are applied only where the owner changes. With the mask all `T` the network *is* the
+teacher and with all `S` the student, bit for bit.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pwl_lab.fast.folding import folded
+from pwl_lab.models.blocknet import BlockNet, evaluating
+from pwl_lab.support.errors import invalid
+from pwl_lab.swap.masks import check_mask
+
+
+class ChannelMap(nn.Module):
+    """One learned linear map over dimension 1 of (batch, channels, *positions), the same at every position."""
+
+    def __init__(self, in_channels: int, out_channels: int, positions: int) -> None:
+        """`positions` is how many dimensions follow the channels: 0 for units, 1 for tokens, 2 for images."""
+        super().__init__()
+        if positions not in (0, 1, 2):
+            raise invalid("positions", positions, "0, 1 or 2 dimensions behind the channels")
+        self.map = nn.Conv2d(in_channels, out_channels, 1) if positions == 2 else nn.Linear(in_channels, out_channels)
+
+    def forward(self, state: Float[Tensor, "batch c_in *positions"]) -> Float[Tensor, "batch c_out *positions"]:
+        """The converted state."""
+        if isinstance(self.map, nn.Conv2d):
+            return self.map(state)
+        # The channels of tokens lie last in memory: a linear layer copies nothing, where a Conv1d would, both ways.
+        return self.map(state.movedim(1, -1)).movedim(-1, 1)
+
+
+class Converters(nn.Module):
+    """Encoder and decoder for each of the `n-1` boundaries between blocks; boundary `i` lies behind block `i` (from 1)."""
+
+    def __init__(
+        self,
+        teacher_shapes: Sequence[tuple[int, ...]],
+        student_shapes: Sequence[tuple[int, ...]],
+        where: Literal["always", "if_different"] = "always",
+    ) -> None:
+        """Shapes of the hidden states without the batch, one per block (`BlockNet.state_shapes`).
+
+        `where="if_different"` puts the identity where the channels agree. Raises InvalidValueError when the block
+        counts differ, or the positions (resolution, tokens) at a boundary: a converter cannot mend those.
+        """
+        super().__init__()
+        check_shapes(teacher_shapes, student_shapes)
+        self.where = where
+        pairs = list(zip(teacher_shapes, student_shapes, strict=True))[:-1]
+        self.encoders = nn.ModuleList(_channel_map(t, s, where) for t, s in pairs)
+        self.decoders = nn.ModuleList(_channel_map(s, t, where) for t, s in pairs)
+
+    def encode(
+        self, state: Float[Tensor, "batch c_t *positions"], boundary: int
+    ) -> Float[Tensor, "batch c_s *positions"]:
+        """A teacher's hidden state as the student's next block expects it."""
+        return self.encoders[boundary - 1](state)
+
+    def decode(
+        self, state: Float[Tensor, "batch c_s *positions"], boundary: int
+    ) -> Float[Tensor, "batch c_t *positions"]:
+        """A student's hidden state as the teacher's next block expects it."""
+        return self.decoders[boundary - 1](state)
+
+
+def check_shapes(teacher_shapes: Sequence[tuple[int, ...]], student_shapes: Sequence[tuple[int, ...]]) -> None:
+    """Raise InvalidValueError unless the two networks can be joined at every boundary."""
+    if len(teacher_shapes) != len(student_shapes):
+        raise invalid(
+            "student blocks", len(student_shapes), f"as many as the teacher has: {len(teacher_shapes)} (one swap each)"
+        )
+    for boundary, (t, s) in enumerate(zip(teacher_shapes, student_shapes, strict=True), start=1):
+        if t[1:] != s[1:] and boundary < len(teacher_shapes):
+            raise invalid(
+                f"student state behind block {boundary}",
+                s,
+                f"the teacher's positions {t[1:]} (channels may differ, resolution and tokens may not)",
+            )
+
+
+def _channel_map(source: tuple[int, ...], target: tuple[int, ...], where: str) -> nn.Module:
+    """The converter between two states, or nothing where none is wanted."""
+    if where == "if_different" and source[0] == target[0]:
+        return nn.Identity()
+    return ChannelMap(source[0], target[0], positions=len(source) - 1)
+
+
+# A block may change channels and positions: what goes in and what comes out are named apart.
+State = Float[Tensor, "batch channels *positions"]
+NextState = Float[Tensor, "batch next_channels *next_positions"]
+
+
+class SwapNet(nn.Module):
+    """Runs any mask of `teacher` (frozen, always in eval mode) and `student`."""
+
+    def __init__(
+        self,
+        teacher: BlockNet,
+        student: BlockNet,
+        input_shape: Sequence[int],
+        where: Literal["always", "if_different"] = "always",
+    ) -> None:
+        """Raises InvalidValueError when the two networks cannot be joined (block counts, resolutions)."""
+        super().__init__()
+        converters = Converters(teacher.state_shapes(input_shape), student.state_shapes(input_shape), where)
+        self.teacher, self.student, self.converters = teacher, student, converters
+        self.teacher.requires_grad_(False)
+        self.train(self.training)
+
+    @property
+    def n_blocks(self) -> int:
+        """How many blocks can be swapped."""
+        return self.teacher.n_blocks
+
+    def train(self, mode: bool = True) -> Self:
+        """Student and converters follow `mode`; the teacher stays in eval mode, so that none of its buffers ever changes."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def owner(self, letter: str) -> BlockNet:
+        """The network a mask letter stands for."""
+        return self.teacher if letter == "T" else self.student
+
+    def enter(self, inputs: Float[Tensor, "batch *shape"], letter: str) -> State:
+        """Stem and first block of the network that `letter` stands for."""
+        owner = self.owner(letter)
+        return owner.blocks[0](owner.stem(inputs))
+
+    def advance(self, state: State, boundary: int, before: str, after: str) -> NextState:
+        """From the hidden state of block `boundary` (owned by `before`) through the next block (owned by `after`)."""
+        return self.owner(after).blocks[boundary](self.convert(state, boundary, before, after))
+
+    def convert(self, state: State, boundary: int, before: str, after: str) -> NextState:
+        """The hidden state of block `boundary` (owned by `before`) as the next block (owned by `after`) expects it."""
+        if before == after:
+            return state
+        return (self.converters.encode if before == "T" else self.converters.decode)(state, boundary)
+
+    def forward(self, inputs: Float[Tensor, "batch *shape"], mask: str) -> Float[Tensor, "batch classes"]:
+        """Logits of the network that `mask` describes."""
+        check_mask(mask, self.n_blocks)
+        return self.run_from(self.enter(inputs, mask[0]), 1, mask)
+
+    def run_from(self, state: State, done: int, mask: str) -> Float[Tensor, "batch classes"]:
+        """Go on from the hidden state of block `done` (of its owner in `mask`, counted from 1) to the logits."""
+        for boundary in range(done, self.n_blocks):
+            state = self.advance(state, boundary, mask[boundary - 1], mask[boundary])
+        return self.owner(mask[-1]).head(state)
+
+    def on_folded_teacher(self) -> Self:
+        """This net with a folded copy of the teacher; student and converters are the same objects.
+
+        For training passes: less work, the same values up to rounding. What the net predicts it predicts with the teacher.
+        """
+        other = copy.copy(self)
+        other._modules = self._modules.copy()
+        other.teacher = folded(self.teacher)
+        return other
+
+    def student_norms(self, training: bool) -> list[nn.Module]:
+        """Put the student's batch norms into training or eval mode; the ones that this changed."""
+        kind = nn.modules.batchnorm._BatchNorm
+        changed = [m for m in self.student.modules() if isinstance(m, kind) and m.training != training]
+        for norm in changed:
+            norm.train(training)
+        return changed
+
+    @contextmanager
+    def student_on_running_statistics(self) -> Iterator[None]:
+        """Inside, the student's batch norms use their running statistics, as at test time, and leave them alone.
+
+        A batch norm that sees its own student's features in one pass and converted teacher features in the next keeps
+        one set of running statistics for both, and fits neither: mixed passes therefore run like this.
+        """
+        changed = self.student_norms(training=False)
+        try:
+            yield
+        finally:
+            for norm in changed:
+                norm.train()
+
+    @contextmanager
+    def student_left_alone(self) -> Iterator[None]:
+        """Inside, what is computed sends no gradient to the student's weights; what was computed before still does."""
+        learning = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
+        self.student.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in learning:
+                parameter.requires_grad_(True)
+
+
+@torch.no_grad()
+def mask_logits(net: SwapNet, inputs: Float[Tensor, "batch *shape"], masks: Sequence[str]) -> dict[str, Tensor]:
+    """Logits of every mask in eval mode. Masks with a common beginning share its computation (a walk down a tree)."""
+    found: dict[str, Tensor] = {}
+
+    def walk(state: Tensor, prefix: str) -> None:
+        """Extend `prefix`, whose hidden state is `state`, by one block in each way that some wanted mask needs."""
+        if len(prefix) == net.n_blocks:
+            found[prefix] = net.owner(prefix[-1]).head(state)
+            return
+        for letter in "ST":
+            if any(mask.startswith(prefix + letter) for mask in masks):
+                walk(net.advance(state, len(prefix), prefix[-1], letter), prefix + letter)
+
+    with evaluating(net):
+        for letter in sorted({check_mask(mask, net.n_blocks)[0] for mask in masks}):
+            walk(net.enter(inputs, letter), letter)
+    return {mask: found[mask] for mask in masks}

@@ -1,0 +1,106 @@
+"""The small widgets: a slider over a teacher's checkpoints, the curriculum explorer, the loading timeline."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from pwl_lab import plots
+from pwl_lab.benchmarks.accuracy import anytime_area
+from pwl_lab.distill.probes import TeacherReadings
+from pwl_lab.loading.bundle import BundleIndex
+from pwl_lab.plots.clock import horizon, plans_for, second_words
+from pwl_lab.plots.curricula import latest
+from pwl_lab.study.results import DistillationRuns
+from pwl_lab.support.errors import invalid
+from pwl_lab.widgets.frame_page import FramePage
+from pwl_lab.widgets.frames import Choice, Frame, FrameTable, Painter, bandwidth_choice, link_name, png
+from pwl_lab.widgets.picker import FramePicker, show
+
+
+def checkpoint_slider(
+    readings: TeacherReadings, at_most: int = 40, interactive: bool = True
+) -> FramePicker | FramePage:
+    """The teacher's checkpoints (evenly chosen where there are more than `at_most`), each with its map of bit pairs.
+
+    A live widget, or with `interactive=False` a control for a page without a kernel. Raises InvalidValueError where
+    `at_most` is less than 2: the first and the last one are always there.
+    """
+    if at_most < 2:
+        raise invalid("at_most", at_most, "2 or more: the first checkpoint and the last one are always shown")
+    steps, accuracies = readings.steps, readings.accuracies
+    chosen = sorted({round(i * (len(steps) - 1) / (at_most - 1)) for i in range(at_most)})
+    figure, frames = plots.CheckpointFigure(readings), {}
+    for number, step in enumerate((steps[place] for place in chosen), start=1):
+        row, column = divmod(int(readings.maps[step].abs().argmax()), len(readings.maps[step]))
+        strongest = f"bit {row}" if row == column else f"bits {row} and {column}"
+        words = f"step {step:,}: validation accuracy {accuracies[step]:.1%}, strongest correlation with {strongest}"
+        frames[(number,)] = Frame(png(figure.at(step)), words)
+    tooltip = "which of the teacher's checkpoints is shown; the last is the final teacher"
+    return show(FrameTable((Choice("Checkpoint", tooltip, range(1, len(chosen) + 1)),), frames), interactive)
+
+
+def curriculum_explorer(
+    runs: DistillationRuns, readings: TeacherReadings, at_most: int = 24, interactive: bool = True
+) -> FramePicker | FramePage:
+    """A slider over the steps of students and teacher (`at_most` of them): who is where at that moment.
+
+    A live widget, or with `interactive=False` a control for a page without a kernel.
+    """
+    figure = plots.ExplorerFigure(runs, readings)
+    steps = figure.moments(at_most)
+    painter, frames = Painter(figure.at(steps[0]), figure.moving), {}
+    for step in steps:
+        figure.at(step)
+        frames[(f"{step:,}",)] = Frame(painter.png(figure.moving), _words(figure, runs.stages, step))
+    choice = Choice("Optimiser steps", "of each network's own training", [f"{step:,}" for step in steps])
+    return show(FrameTable((choice,), frames), interactive)
+
+
+def _words(figure: plots.ExplorerFigure, stages: pd.DataFrame, step: int) -> str:
+    """What the three panels say at a step."""
+    row = figure.students.loc[latest(figure.students.index.tolist(), step)]
+    students = [f"{name.replace('_', '-')} {row[name]:.1%}{_stage(stages, name, step)}" for name in figure.students]
+    point = latest(sorted(figure.kept["step"].unique()), step)
+    probe = figure.kept[figure.kept["step"] == point]
+    read = [
+        f"degree {reading.degree} {reading.in_support:.3f} in the support, {reading.off_support:.3f} off it"
+        for reading in probe.itertuples()
+    ]
+    return (
+        f"After {step:,} steps the students (median over seeds; band: worst to best): {', '.join(students)}.\n"
+        f"The teacher as it was at step {point:,}: {probe['accuracy'].iloc[0]:.1%}; correlation: {'; '.join(read)}."
+    )
+
+
+def _stage(stages: pd.DataFrame, name: str, step: int) -> str:
+    """What a curriculum of several stages shows at a step, in brackets."""
+    mine = stages[stages["curriculum"] == name]
+    begun = mine[mine["start"] <= step]
+    return f" (shown: {begun['target'].iloc[-1]})" if len(mine) > 1 and len(begun) else ""
+
+
+def loading_timeline(
+    index: BundleIndex,
+    megabytes_per_s: Sequence[float] = (0.1, 0.5, 1, 5, 25),
+    orders: Sequence[str] = ("prefix", "suffix", "contiguous", "best"),
+    interactive: bool = True,
+) -> FramePicker | FramePage:
+    """Accuracy against seconds on a link of so many MB/s, by the bundle's bytes and recorded accuracies, for each order.
+
+    A live widget, or with `interactive=False` a control for a page without a kernel.
+    """
+    frames = {}
+    for speed in megabytes_per_s:
+        plans = plans_for(index, speed, orders)
+        for order, plan in plans.items():
+            first, last = (second_words(plan["seconds"].iloc[place]) for place in (0, -1))
+            words = (
+                f"{order} order at {link_name(speed)}: first prediction after {first}, the whole teacher after {last}, "
+                f"mean accuracy over the time shown {anytime_area(plan, horizon(plans)):.1%}"
+            )
+            frames[link_name(speed), order] = Frame(png(plots.planned_chart(index, speed, order, orders)), words)
+    choices = (
+        bandwidth_choice(megabytes_per_s),
+        Choice("Loading order", "which teacher block comes when", orders, menu=True),
+    )
+    return show(FrameTable(choices, frames), interactive)

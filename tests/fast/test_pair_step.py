@@ -1,0 +1,151 @@
+"""A whole step of PWL training, with all that it shares and folds, against the same step written plainly."""
+
+import copy
+import importlib.util
+from collections import Counter
+
+import pytest
+import torch
+from toys import (
+    OBLONG_PAIRS as PAIRS,
+)
+from toys import (
+    changed,
+    norms,
+    snapshot,
+    used,
+)
+
+from pwl_lab.distill.losses import soft_loss
+from pwl_lab.fast.mixing import boundaries, mixed_logits
+from pwl_lab.models import build
+from pwl_lab.support import paths
+from pwl_lab.support.seeding import generator
+from pwl_lab.swap.masks import all_masks, random_masks
+from pwl_lab.swap.pair_training import PairLearner, PairLossConfig
+from pwl_lab.swap.swapnet import SwapNet
+from pwl_lab.tasks.base import Batch
+
+MASKS = [mask for mask in all_masks(3) if len(set(mask)) == 2]
+
+
+def load_script():
+    """The reference of the bench."""
+    spec = importlib.util.spec_from_file_location("plain_pair", paths.root() / "scripts" / "plain_pair.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+plain_pair = load_script()
+
+
+@pytest.fixture(params=PAIRS)
+def net_and_batch(request):
+    """In double precision, with norms that look trained, some of their scales negative."""
+    teacher, student, shape = PAIRS[request.param]
+    net = SwapNet(used(build(teacher, 1)), used(build(student, 2), seed=5), shape).double()
+    with torch.no_grad():
+        for norm in norms(net):
+            norm.weight[1::3] *= -1
+    random = torch.Generator().manual_seed(0)
+    inputs = torch.randn(8, *shape, generator=random, dtype=torch.double)
+    return net, Batch(inputs, torch.randint(teacher.n_classes, (8,), generator=random))
+
+
+def gradients(net):
+    return {name: parameter.grad for name, parameter in net.named_parameters() if parameter.grad is not None}
+
+
+def assert_same(ours, theirs):
+    """The same gradients to rounding, and of the same parameters."""
+    assert ours.keys() == theirs.keys()
+    for name in theirs:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-7, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def old_cross(net, states, target, mask):
+    """One mask, its leading blocks of one owner taken from the pure pass, the others one by one."""
+    done = len(mask) - len(mask.lstrip(mask[0]))
+    with net.student_on_running_statistics():
+        return soft_loss(net.run_from(states[mask[0]][done - 1], done, mask), target, 2.0)
+
+
+@pytest.mark.parametrize("masks", ["all", "prefix", "mixture", "alternating"])
+def test_terms_and_gradients_with_frozen_norms_are_those_of_the_plain_step(net_and_batch, masks):
+    net, batch = net_and_batch
+    reference, before = copy.deepcopy(net).train(), snapshot(net)
+    reference.student_norms(training=False)
+    config = PairLossConfig(masks=masks, cross_passes=3, freeze_norm_at=0.0, sync=1.7, recon=0.6)
+    found = PairLearner(net, config, batch, 3, 10).losses(batch, 0)
+    drawn = random_masks(3, masks, generator(3, "masks"))
+    expected = plain_pair.plain_losses(reference, config, batch, drawn)
+    assert found.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-8, atol=1e-10)
+    found["total"].backward()
+    expected["total"].backward()
+    assert_same(gradients(net), gradients(reference))
+    assert not any(name.startswith("teacher.") for name in gradients(net))
+    assert changed(before, snapshot(net)) == set()
+
+
+def test_the_two_distances_of_the_reference_are_the_same():
+    ours, target = (torch.randn(4, 3, 5, 2, dtype=torch.double) for _ in range(2))
+    torch.testing.assert_close(plain_pair.distance(ours, target), plain_pair.quick_distance(ours, target))
+
+
+@pytest.mark.parametrize("groups", [1, 3, 4])
+def test_gradients_of_cross_on_batch_statistics_are_those_of_one_mask_after_the_other(net_and_batch, groups):
+    net, batch = net_and_batch
+    reference = copy.deepcopy(net).train()
+    config = PairLossConfig(cross_passes=3, cross_groups=groups)
+    PairLearner(net, config, batch, 3, 10).losses(batch, 0)["cross"].backward()
+    with torch.no_grad():
+        teacher, target = reference.teacher.hidden_states(batch.inputs)
+    student, _ = reference.student.hidden_states(batch.inputs)
+    drawn, size = random_masks(3, "all", generator(3, "masks")), -(-8 // groups)
+    parts = [
+        old_cross(
+            reference,
+            {"T": [state[rows] for state in teacher], "S": [state[rows] for state in student]},
+            target[rows],
+            next(drawn),
+        )
+        for _ in range(3)
+        for rows in (slice(start, start + size) for start in range(0, 8, size))
+    ]
+    torch.stack(parts).mean().backward()
+    assert_same(gradients(net), gradients(reference))
+
+
+def mixed(net, batch, wanted, groups):
+    """Logits of mixed passes in eval mode."""
+    net.eval()
+    states = [owner.hidden_states(batch.inputs)[0] for owner in (net.teacher, net.student)]
+    return mixed_logits(net, boundaries(net.converters, *states), wanted, groups)
+
+
+def test_every_group_gets_the_logits_of_its_masks_in_the_order_asked_for(net_and_batch):
+    net, batch = net_and_batch
+    wanted = [(index % 3, mask) for index, mask in enumerate([*MASKS, *reversed(MASKS), "STT"])]
+    parts = batch.inputs.chunk(3)
+    for (group, mask), logits in zip(wanted, mixed(net, batch, wanted, 3), strict=True):
+        torch.testing.assert_close(logits, net(parts[group], mask), rtol=1e-8, atol=1e-10)
+
+
+def test_a_block_is_run_once_for_all_groups_and_on_no_sample_twice(net_and_batch):
+    net, batch = net_and_batch
+    rows = Counter()
+    for letter, owner in (("T", net.teacher), ("S", net.student)):
+        for number, block in enumerate(owner.blocks, start=1):
+            block.register_forward_hook(
+                lambda _, inputs, __, key=(letter, number): rows.update([(*key, len(inputs[0]))])
+            )
+    net.eval()
+    states = [owner.hidden_states(batch.inputs)[0] for owner in (net.teacher, net.student)]
+    rows.clear()
+    wanted = [(0, "TST"), (1, "TSS"), (0, "TSS"), (1, "TSS"), (0, "SST"), (1, "STT")]
+    mixed_logits(net, boundaries(net.converters, *states), wanted, 2)
+    # Behind block 1, TS for both halves and ST for one. Behind block 2, TST, SST and STT; TSS twice for one half is once.
+    assert rows == {("S", 2, 8): 1, ("T", 2, 4): 1, ("T", 3, 12): 1, ("S", 3, 8): 1}

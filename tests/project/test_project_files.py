@@ -1,0 +1,188 @@
+"""The project's own rules, checked: dependencies in step, notebooks fit to commit, code within the house's limits."""
+
+import ast
+import re
+import statistics
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from pwl_lab.runner.parameters import settings_of
+from pwl_lab.support.yaml12 import read_yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SERIES = [path for path in NOTEBOOKS if re.match(r"\d\d_", path.name)]
+MODULES = sorted((ROOT / "pwl_lab").rglob("*.py"))
+BIN = Path(sys.executable).parent
+
+CONDA_NAMES = {"torch": "pytorch", "playwright": "playwright-python", "jupyter-client": "jupyter_client"}
+LINES_PER_FILE, LINES_PER_FUNCTION = 450, 40  # a file is a subject, not a slice of one
+LINES_PER_CELL, MEDIAN_LINES_PER_CELL = 15, 8
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+each_of_the_series = pytest.mark.parametrize("path", SERIES, ids=lambda path: path.stem)
+each_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+def test_conda_and_pip_ask_for_the_same() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    wanted = {re.sub(r"^[\w.-]+", lambda name: CONDA_NAMES.get(name[0], name[0]), line) for line in wanted}
+    wanted |= {f"python{project['requires-python']}", "pip"}
+    conda = read_yaml((ROOT / "environment.yml").read_text())
+    assert conda["name"] == "pwl-lab"
+    assert conda["channels"] == ["conda-forge"]
+    assert {line for line in conda["dependencies"] if isinstance(line, str)} == wanted
+    assert [line for line in conda["dependencies"] if isinstance(line, dict)] == [{"pip": ["-e ."]}]
+
+
+def test_the_pinned_torch_is_one_that_the_project_allows() -> None:
+    pinned = re.findall(r"^torch==(\d+)\.(\d+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert len(pinned) == 1
+    assert tuple(map(int, pinned[0])) >= (2, 6)
+
+
+def test_make_and_ci_run_the_same_tests() -> None:
+    ci = ROOT / ".ci" / "run"
+    assert ci.stat().st_mode & 0o111
+    assert ci.read_text().rstrip().endswith("make test")
+    for target in ("run", "test", "lab", "dashboard", "bench"):
+        done = _run("make", "--dry-run", "--always-make", target, "NAME=trial")
+        assert "pip install" in done, "each target installs on first use"
+    assert "pwl-lab series --preset lesson --name trial" in _run("make", "--dry-run", "run", "NAME=trial")
+    assert "pwl-lab series --preset smoke" in _run("make", "--dry-run", "run", "PRESET=smoke")
+    assert "pwl-lab series --preset lesson --jobs 3" in " ".join(_run("make", "--dry-run", "run", "JOBS=3").split())
+    assert "pwl-lab dashboard --preset smoke" in _run("make", "--dry-run", "dashboard", "PRESET=smoke")
+    assert "make test" in _run("make")
+
+
+def test_make_refuses_an_old_python(tmp_path: Path) -> None:
+    old = tmp_path / "python"
+    old.write_text("#!/bin/sh\nexit 1\n")  # what the version check of an older Python answers
+    old.chmod(0o755)
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    done = subprocess.run(
+        ["make", "-C", tmp_path, "test", f"PYTHON={old}"], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode != 0
+    assert "needs Python 3.11 or newer" in done.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+@each_of_the_series
+def test_what_trains_side_by_side_says_so_in_its_metadata(path: Path) -> None:
+    nb = nbformat.read(path, as_version=4)
+    code = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "code")
+    trains = re.search(r"\b(each|side_by_side|loading_pairs|crossed_pairs|parity_crossings|example_batch)\(", code)
+    assert nb.metadata.pwl_lab.get("side_by_side", False) == bool(trains)
+    assert nb.metadata.pwl_lab.metrics
+
+
+def test_the_series_has_its_first_notebooks() -> None:
+    assert {"00", "02", "04"} <= {path.stem[:2] for path in SERIES}
+
+
+@each_of_the_series
+def test_a_notebook_and_the_readme_tell_the_same_minutes(path: Path) -> None:
+    said = re.search(r"`lesson` about (\d+(?:\.\d+)?)", path.read_text(encoding="utf-8"))
+    row = re.search(rf"\[{path.stem}\].*\| ([^|]+) \|", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert row
+    assert row[1].split()[0] == (said[1] if said else "<"), row[1]
+
+
+@each_notebook
+def test_a_notebook_is_committed_clean(path: Path) -> None:
+    nb = nbformat.read(path, as_version=4)
+    nbformat.validate(nb)
+    for cell in nb.cells:
+        if cell.cell_type == "code":
+            assert cell.outputs == []
+            assert cell.execution_count is None
+    assert "widgets" not in nb.metadata
+    assert "papermill" not in nb.metadata
+    assert nb.metadata.kernelspec.name == "python3"
+
+
+@each_of_the_series
+def test_code_cells_are_short(path: Path) -> None:
+    nb = nbformat.read(path, as_version=4)
+    code = [cell for cell in nb.cells if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", [])]
+    lengths = [len(cell.source.splitlines()) for cell in code]  # the parameters cell has one line per setting
+    assert max(lengths) <= LINES_PER_CELL
+    assert statistics.median(lengths) <= MEDIAN_LINES_PER_CELL
+
+
+@each_of_the_series
+def test_the_parameters_cell_holds_one_literal_per_setting(path: Path) -> None:
+    nb = nbformat.read(path, as_version=4)
+    tagged = [cell for cell in nb.cells if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    body = ast.parse(tagged[0].source).body
+    assert all(isinstance(node, ast.Assign) and len(node.targets) == 1 for node in body)
+    values = {node.targets[0].id: ast.literal_eval(node.value) for node in body}
+    assert len(values) == len(body), "a name stands there twice"
+    assert set(values) == set(settings_of(nb).model_fields)
+    assert values["preset"] is not None
+
+
+@each_of_the_series
+def test_the_first_cell_is_the_title(path: Path) -> None:
+    first = nbformat.read(path, as_version=4).cells[0]
+    assert first.cell_type == "markdown"
+    assert re.match(r"# \S", first.source)
+
+
+@pytest.mark.parametrize(
+    "command", [("ruff", "check", "."), ("ruff", "format", "--check", "."), ("lint-imports",)], ids=" ".join
+)
+def test_linters_pass(command: tuple[str, ...]) -> None:
+    _run(str(BIN / command[0]), *command[1:])
+
+
+@each_module
+def test_a_module_keeps_the_limits(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    assert len(source.splitlines()) <= LINES_PER_FILE
+    long = {}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            documented = ast.get_docstring(node) is not None
+            begin = node.body[0].end_lineno + 1 if documented and len(node.body) > 1 else node.lineno
+            if node.end_lineno - begin + 1 > LINES_PER_FUNCTION:
+                long[node.name] = node.end_lineno - begin + 1
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None, f"bare except in line {node.lineno}"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id != "print", f"print in line {node.lineno}"
+    assert long == {}
+
+
+def _run(*command: str) -> str:
+    """The output of a command in the project's folder, which must go well."""
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_no_two_modules_share_a_name() -> None:
+    names = [path.stem for path in MODULES if path.stem != "__init__"]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
+
+
+def test_every_folder_says_what_it_is_about() -> None:
+    for path in (ROOT / "pwl_lab").glob("*/__init__.py"):
+        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path
+        assert f"`{path.parent.name}/`" in (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"), path
+
+
+def test_the_architecture_names_files_that_are_there() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = {name for name in re.findall(r"`((?:[a-z]+/)?[a-z_0-9]+\.py)[`:]", text) if "/" in name}
+    assert len(named) > 15
+    assert [name for name in named if not (ROOT / "pwl_lab" / name).is_file()] == []

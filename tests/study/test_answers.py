@@ -1,0 +1,361 @@
+"""What comes out of the store is the network that was put in, or an error says why not; what cannot be kept is not trained."""
+
+import copy
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from toys import MLP_TEACHER, OBLONG_PAIRS, used
+
+from pwl_lab.distill.curriculum import one_shot
+from pwl_lab.loading.bundle import check_exportable, check_folder
+from pwl_lab.models import BlockNet, build, mlp
+from pwl_lab.models.blocknet import ModelConfig
+from pwl_lab.study import answers, verbs
+from pwl_lab.study.answers import ChangedCodeError, Entry, answers_of, check_keepable, kept_answers, mask_answers
+from pwl_lab.study.verbs import distill, train_or_load, train_pair
+from pwl_lab.support.errors import InvalidValueError
+from pwl_lab.swap.swapnet import SwapNet
+from pwl_lab.tasks.base import Batch
+from pwl_lab.tasks.parity import SparseParity
+from pwl_lab.training import TrainPlan, fit
+
+TASK = SparseParity(n_bits=6, k_sparse=2, eval_samples=64)
+PLAN = TrainPlan(steps=4, batch_size=8, eval_every=2)
+
+
+class OwnBlock(nn.Module):
+    """A reader's block; `kind` is what a test makes of it."""
+
+    def __init__(self, width: int, kind: str) -> None:
+        super().__init__()
+        self.kind, self.calls = kind, 0
+        self.map = nn.Linear(width, width)
+        if kind == "view":
+            self.register_buffer("whole", torch.rand(2, width))
+            self.register_buffer("shift", self.whole[1])
+        if kind == "transposed":
+            self.map.weight = nn.Parameter(torch.rand(width, width).T)
+        if kind == "bfloat16":
+            self.register_buffer("scale", torch.rand(width).bfloat16())
+        if kind == "constant":
+            self.register_buffer("fixed", torch.arange(float(width)), persistent=False)
+        if kind == "counter":
+            self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+        if kind == "hidden buffer":
+            self.register_buffer("fixed", torch.randn(width), persistent=False)
+        if kind == "hidden tensor":
+            self.fixed = torch.randn(width)
+        if kind == "expanded":
+            self.register_buffer("fixed", torch.rand(1).expand(width))
+        if kind == "sparse":
+            self.register_buffer("fixed", torch.eye(width).to_sparse())
+        if kind == "complex":
+            self.register_buffer("fixed", torch.rand(width, dtype=torch.complex128))
+
+    def forward(self, state):
+        out = self.map(state)
+        if self.kind in ("constant", "hidden buffer", "hidden tensor", "expanded"):
+            out = out + self.fixed
+        if self.kind == "view":
+            out = out + self.shift
+        if self.kind == "bfloat16":
+            out = out * self.scale.float()
+        if self.kind == "sparse":
+            out = out @ self.fixed
+        if self.kind == "complex":
+            out = out * self.fixed.abs().float()
+        if self.kind == "counter" and self.training:
+            self.count += 1
+        if self.kind == "calls":
+            self.calls += self.training
+            out = out * (1.0 + self.calls)
+        if self.kind == "dropout":
+            out = nn.functional.dropout(out, 0.3, training=True)
+        if self.kind == "rounded":
+            out = (3 * out).round()
+        return CHANGE(out) + state
+
+
+class ExtraState(OwnBlock):
+    """Keeps in its state_dict what is no tensor."""
+
+    def get_extra_state(self) -> dict:
+        return {"calls": self.calls}
+
+    def set_extra_state(self, state: dict) -> None:
+        self.calls = state["calls"]
+
+
+CHANGE = torch.relu  # what the reader edits
+
+
+class Own(ModelConfig):
+    """A network of the reader's own."""
+
+    family: Literal["own"] = "own"
+    width: int = 8
+    kind: str = "plain"
+    says: int = 2
+
+    @property
+    def n_blocks(self) -> int:
+        return self.says
+
+    def make(self) -> BlockNet:
+        block = ExtraState if self.kind == "extra state" else OwnBlock
+        first, second = (block(self.width, self.kind) for _ in range(2))
+        if self.kind == "tied blocks":
+            second = first
+        if self.kind == "tied weights":
+            second.map.weight = first.map.weight
+        return BlockNet(nn.Linear(6, self.width), [first, second], nn.Linear(self.width, 2))
+
+
+KEEPABLE = [
+    "plain",
+    "tied blocks",
+    "tied weights",
+    "view",
+    "transposed",
+    "bfloat16",
+    "constant",
+    "counter",
+    "dropout",
+    "rounded",
+]
+NOT_KEEPABLE = ["hidden buffer", "hidden tensor", "expanded", "sparse", "complex", "calls", "extra state"]
+
+
+def teacher_of(model: ModelConfig):
+    return train_or_load(model, TASK, PLAN, device="cpu")
+
+
+def students_of(model: ModelConfig):
+    return distill(
+        fit(mlp(TASK, 9), TASK, PLAN, 0), model, TASK, {"a": one_shot(), "b": one_shot(0.0)}, [3, 1], PLAN, device="cpu"
+    )
+
+
+def pair_of(model: ModelConfig, **keys):
+    return train_pair(fit(mlp(TASK, 9, depth=2), TASK, PLAN, 0), model, TASK, PLAN, device="cpu", **keys)
+
+
+VERBS = {"teacher": teacher_of, "students": students_of, "pair": pair_of}
+CHANGES = {
+    "another sign": lambda out: -torch.relu(out),
+    "another factor": lambda out: 1.05 * torch.relu(out),
+    "another function": nn.functional.gelu,
+    "nothing": torch.zeros_like,
+    "another shape": lambda out: torch.relu(out)[:, :3],
+    "an exception": lambda out: 1 / 0,
+}
+
+
+@pytest.fixture(autouse=True)
+def _unchanged(store_folder, monkeypatch):
+    monkeypatch.setitem(globals(), "CHANGE", torch.relu)
+
+
+def states(found) -> dict[str, torch.Tensor]:
+    if hasattr(found, "weights"):
+        return {f"{key}/{name}": t for key, state in found.weights.items() for name, t in state.items()}
+    return dict(getattr(found, "model", None).state_dict() if hasattr(found, "model") else found.net.state_dict())
+
+
+@pytest.mark.filterwarnings("ignore:export\\(\\) will refuse")
+@pytest.mark.parametrize(("verb", "change"), [(verb, change) for verb in VERBS for change in CHANGES])
+def test_old_weights_are_not_given_to_new_code(verb, change, monkeypatch):
+    if verb == "pair" and change in ("another shape", "an exception"):
+        pytest.skip("its shapes are asked for before the store is: the reader sees the exception itself")
+    before = states(VERBS[verb](Own()))
+    monkeypatch.setattr(verbs, "Artifact", None)  # nothing is made from here on
+    assert all(torch.equal(tensor, before[name]) for name, tensor in states(VERBS[verb](Own())).items())
+    monkeypatch.setitem(globals(), "CHANGE", CHANGES[change])
+    with pytest.raises(
+        ChangedCodeError, match=r"code of the .* of family 'own' has changed since .*, or remove .*/store/"
+    ):
+        VERBS[verb](Own())
+
+
+@pytest.mark.filterwarnings("ignore:export\\(\\) will refuse")
+@pytest.mark.parametrize("verb", VERBS)
+def test_weights_that_no_longer_fit_are_the_doing_of_code_too(verb, monkeypatch):
+    VERBS[verb](Own())
+    monkeypatch.setattr(Own, "make", lambda self: BlockNet(nn.Linear(6, 8), [nn.Linear(8, 8)] * 2, nn.Linear(8, 2)))
+    with pytest.raises(ChangedCodeError, match="has changed since"):
+        VERBS[verb](Own())
+
+
+@pytest.mark.filterwarnings("ignore:export\\(\\) will refuse")
+@pytest.mark.parametrize("kind", KEEPABLE)
+@pytest.mark.parametrize("verb", VERBS)
+def test_whatever_shares_memory_or_is_no_plain_float_is_kept_as_it_is(verb, kind):
+    if verb == "students" and kind == "dropout":
+        pytest.skip("a stacked cohort draws nothing at random")
+    made = states(VERBS[verb](Own(kind=kind)))
+    found = states(VERBS[verb](Own(kind=kind)))
+    assert made.keys() == found.keys()
+    assert all(torch.equal(made[name], found[name]) for name in made)
+
+
+@pytest.mark.filterwarnings("ignore:export\\(\\) will refuse")
+@pytest.mark.parametrize("kind", NOT_KEEPABLE)
+@pytest.mark.parametrize("verb", VERBS)
+def test_what_the_store_cannot_hold_is_refused_before_it_is_trained(verb, kind, monkeypatch):
+    monkeypatch.setattr(verbs, "fit", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(verbs, "distil_cohort", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(verbs, "train", lambda *_: pytest.fail("trained"))
+    with pytest.raises(InvalidValueError, match=r"model = Own\(.*its state_dict brings back"):
+        VERBS[verb](Own(kind=kind))
+
+
+def test_a_configuration_that_miscounts_its_blocks_is_refused():
+    with pytest.raises(InvalidValueError, match="3 blocks, as it says; it makes 2"):
+        check_keepable(Own(says=3), TASK)
+
+
+def test_a_curriculum_that_the_store_could_mistake_for_another_is_refused():
+    with pytest.raises(InvalidValueError, match="without a slash"):
+        distill(fit(mlp(TASK, 9), TASK, PLAN, 0), mlp(TASK, 4), TASK, {"a": one_shot(), "a/0": one_shot()}, [0], PLAN)
+
+
+class Noise:
+    """A task of inputs of any shape."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+
+    def split(self, name: str, device: str = "cpu") -> Batch:
+        inputs = torch.randn(40, *self.shape, generator=torch.Generator().manual_seed(5))
+        return Batch(inputs, torch.zeros(40, dtype=torch.int64))
+
+
+def doubled(net: SwapNet, mask: str) -> answers.Answer:
+    """The same rounded elsewhere: far more so than another order of summation would do it."""
+    return lambda inputs: copy.deepcopy(net).double()(inputs.double(), mask).float()
+
+
+@pytest.mark.parametrize("family", OBLONG_PAIRS)
+@given(seed=st.integers(0, 99), scale=st.sampled_from([0.03, 0.3, 1.0, 3.0, 30.0]))
+@settings(max_examples=15)
+def test_another_order_of_summation_is_no_other_code(family, seed, scale):
+    teacher, student, shape = OBLONG_PAIRS[family]
+    net = SwapNet(used(build(teacher, seed), seed), used(build(student, seed + 1), seed), shape).eval()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.mul_(scale)
+        kept = Entry(kept_answers(mask_answers(net), Noise(shape)), "it", Path("there"))
+        kept.check({mask: doubled(net, mask) for mask in mask_answers(net)})
+
+
+@pytest.mark.parametrize("kind", ["rounded", "dropout"])
+def test_networks_that_jump_or_draw_at_random_raise_no_false_alarm(kind):
+    net = Own(kind=kind).make().eval()
+    kept = Entry(kept_answers({"a": answers_of(net)}, TASK), "it", Path("there"))
+    torch.rand(3)  # another state of the random numbers
+    before = torch.random.get_rng_state()
+    kept.check({"a": lambda inputs: answers_of(net)(inputs * (1 + 1e-6))})
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_another_number_of_threads_is_no_other_code(threads):
+    model = MLP_TEACHER.model_copy(update={"n_inputs": 6, "widths": (2000, 1500)})
+    net = build(model, 0)
+    kept = Entry(kept_answers({"a": answers_of(net)}, TASK), "it", Path("there"))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        kept.check({"a": answers_of(net)})
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_what_diverged_is_no_other_code():
+    net = build(MLP_TEACHER, 0)
+    with torch.no_grad():
+        net.head.weight.fill_(float("nan"))
+    kept = Entry(kept_answers({"a": answers_of(net)}, TASK), "it", Path("there"))
+    kept.check({"a": answers_of(net)})
+    with torch.no_grad():
+        net.head.weight.fill_(1.0)
+    with pytest.raises(ChangedCodeError):
+        kept.check({"a": answers_of(net)})
+
+
+def test_a_pair_of_ones_own_is_not_exported_and_that_is_said_before_it_is_trained(tmp_path, monkeypatch):
+    with pytest.raises(
+        InvalidValueError, match=r"student = Own\(.*builds its networks.* one of MLPConfig, .*not exported"
+    ):
+        pair_of(Own(), to_export=True)
+    with pytest.warns(UserWarning, match=r"export\(\) will refuse this pair: student = Own") as caught:
+        pair = pair_of(Own())
+    assert caught[0].filename == __file__
+    with pytest.raises(InvalidValueError, match="not exported"):
+        pair.export(tmp_path / "bundle")
+    assert not list(tmp_path.glob("*bundle*"))
+
+
+def test_a_configuration_derived_from_one_of_ours_is_not_taken_for_it():
+    class Mine(type(MLP_TEACHER)):
+        def make(self) -> BlockNet:
+            return Own().make()
+
+    own = Mine(n_inputs=6, widths=(8, 8))
+    for pair in ((own, MLP_TEACHER), (MLP_TEACHER, own)):
+        with pytest.raises(InvalidValueError, match="not exported"):
+            check_exportable(pair)
+
+
+def test_a_pair_of_ours_is_exported_without_a_word(tmp_path, recwarn):
+    index = pair_of(mlp(TASK, 4, depth=2), to_export=True).export(tmp_path / "bundle")
+    assert check_folder(tmp_path / "bundle") == index
+    assert not [one for one in recwarn if "export" in str(one.message)]
+
+
+def answered_apart(samples: int) -> None:
+    """Check a network that answers so many of the stored samples with the other sign."""
+    net = Own().make().eval()
+    kept = Entry(kept_answers({"a": answers_of(net)}, TASK), "it", Path("there"))
+    sign = torch.ones(answers.N_SAMPLES, 1)
+    sign[:samples] = -1.0
+    kept.check({"a": lambda inputs: sign * answers_of(net)(inputs)})
+
+
+def test_one_sample_may_fall_on_the_other_side_and_no_second_one():
+    answered_apart(1)
+    for samples in (2, 4, answers.N_SAMPLES):
+        with pytest.raises(ChangedCodeError, match=f"it answers {samples} of 16 samples differently"):
+            answered_apart(samples)
+
+
+class OwnParity(SparseParity):
+    """A reader's task, whose fingerprint does not tell what its code does."""
+
+    def split(self, name: str, device: str = "cpu") -> Batch:
+        batch = super().split(name, device)
+        return Batch(*OF_THE_TASK(batch.inputs, batch.labels))
+
+
+OF_THE_TASK = lambda inputs, labels: (inputs, labels)  # noqa: E731 - what the reader edits
+TASK_CHANGES = {
+    "labels": lambda inputs, labels: (inputs, 1 - labels),
+    "inputs": lambda inputs, labels: (-inputs, labels),
+}
+
+
+@pytest.mark.filterwarnings("ignore:export\\(\\) will refuse")
+@pytest.mark.parametrize("changed", TASK_CHANGES)
+@pytest.mark.parametrize("verb", VERBS)
+def test_old_weights_are_not_given_to_a_task_that_has_changed(verb, changed, monkeypatch):
+    monkeypatch.setitem(globals(), "TASK", OwnParity(n_bits=6, k_sparse=2, eval_samples=64))
+    VERBS[verb](Own())
+    VERBS[verb](Own())
+    monkeypatch.setitem(globals(), "OF_THE_TASK", TASK_CHANGES[changed])
+    with pytest.raises(ChangedCodeError, match=rf"gives other {changed} than when it was stored, .*/store/"):
+        VERBS[verb](Own())

@@ -1,0 +1,145 @@
+"""Bootstrap intervals, slopes and the tables made of them; the two-phase scheme; slopes over sizes."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from scipy.stats import sem, t
+
+from pwl_lab import plots
+from pwl_lab.distill.two_phase import first_step, two_phase
+from pwl_lab.models import mlp
+from pwl_lab.study import complexity, intervals
+from pwl_lab.study import tables as analysis
+from pwl_lab.support.errors import InvalidValueError
+from pwl_lab.tasks.parity import SparseParity
+from pwl_lab.training import TrainPlan, fit
+
+HISTORY = pd.DataFrame([{"curriculum": "one_shot", "seed": 0, "step": step, "accuracy": 0.99} for step in (10, 20)])
+
+
+def test_intervals():
+    assert intervals.median_interval([5.0, 5.0, 5.0]) == (5.0, 5.0, 5.0)
+    low, middle, high = intervals.median_interval([1.0, 2.0, 3.0, 10.0, 4.0])
+    assert (low, middle, high) == (1.0, 3.0, 10.0)
+    assert intervals.median_interval([1.0, 2.0, 9.0]) == intervals.median_interval([1.0, 2.0, 9.0])
+    points = {n: [n**2.0 * factor for factor in (0.9, 1.0, 1.1)] for n in (8, 16, 32)}
+    low, middle, high = intervals.slope_interval(points)
+    assert middle == pytest.approx(2.0)
+    assert 1.8 < low < 2.0 < high < 2.2
+    with pytest.raises(InvalidValueError, match="at least 2 sizes"):
+        intervals.slope_interval({8: [1.0]})
+    table = intervals.samples_table(HISTORY, 20, 1000, (0.9, 1.0))
+    assert table.loc["one_shot"].tolist() == ["10k (10k to 10k)", "none"]
+
+
+def test_the_interval_of_a_mean_by_hand():
+    # 1, 2, 3: mean 2, deviation 1, so 2 +- 4.302653 / sqrt(3) (t of 2 degrees of freedom at 97.5%)
+    assert intervals.mean_interval([3.0, 1.0, 2.0]) == pytest.approx((2 - 2.484138, 2.0, 2 + 2.484138), abs=1e-6)
+    assert intervals.mean_interval([0.5, 0.5]) == (0.5, 0.5, 0.5)
+
+
+@given(
+    values=st.lists(st.floats(-100, 100), min_size=2, max_size=9, unique=True),
+    confidence=st.sampled_from([0.5, 0.9, 0.95, 0.99]),
+)
+def test_the_interval_of_a_mean_is_students(values, confidence):
+    scale = sem(values)
+    assume(scale > 1e-6)
+    low, high = t.interval(confidence, len(values) - 1, loc=np.mean(values), scale=scale)
+    assert intervals.mean_interval(values, confidence) == pytest.approx(
+        (low, np.mean(values), high), rel=1e-6, abs=1e-6
+    )
+
+
+@pytest.mark.filterwarnings("error")
+def test_of_one_value_only_the_mean_is_known():
+    low, middle, high = intervals.mean_interval([0.25])
+    assert (math.isnan(low), middle, math.isnan(high)) == (True, 0.25, True)
+
+
+def test_variants_are_sorted_by_choice():
+    names = ("a: x", "b: y", "a: z")
+    history = pd.DataFrame(
+        [{"curriculum": name, "seed": 0, "step": 10, "accuracy": 0.5 + 0.5 * (name != "b: y")} for name in names]
+    )
+    table = intervals.variants_table(history, budget=40)
+    assert table.index.tolist() == [("a", "x"), ("a", "z"), ("b", "y")]
+    assert table.loc[("b", "y"), "median steps"] == "> 40"
+    assert plots.choices_chart(history, {"a": "extracted", "b": "one_shot"}, 40, 0.99).axes
+
+
+def points_of(steps, budget=1000):
+    return pd.DataFrame(
+        [
+            {"k": 3, "n": n, "curriculum": "one_shot", "seed": seed, "steps": value, "reached": value < budget}
+            for n, values in steps.items()
+            for seed, value in enumerate(values)
+        ]
+    )
+
+
+def test_slopes_leave_out_sizes_where_half_ran_out_of_budget():
+    points = points_of({8: [64, 64, 64], 16: [256, 256, 1000], 32: [1000, 1000, 512]})
+    assert complexity.fitted_slopes(points)["one_shot"][1] == pytest.approx(2.0)
+    assert plots.scaling_curves(points, slopes={3: {"one_shot": (1.0, 2.0, 3.0)}}, theory={3: 2}).axes
+    with pytest.warns(UserWarning, match=r"one_shot: .*Raise budget_steps"):
+        complexity.fitted_slopes(points_of({8: [64, 64], 16: [1000, 1000]}))
+
+
+def test_the_first_step_points_at_what_a_target_correlates_with():
+    task = SparseParity(8, 2, support=(1, 4))
+    batch = task.split("test")
+    weights = first_step(torch.stack([batch.inputs[:, 1], -3 * batch.inputs[:, 4]], dim=1), batch.inputs)
+    torch.testing.assert_close(weights.norm(dim=1), torch.full((2,), 2.0))
+    assert weights[0].argmax() == 1
+    assert weights[1].argmin() == 4
+
+
+def test_two_phases_learn_from_the_hidden_layer_only():
+    task = SparseParity(12, 3)
+    teacher = fit(mlp(task, 256), task, TrainPlan(steps=3000, lr=0.2, momentum=0.9, eval_every=50, stop_at=1.0), 0)
+    assert teacher.test_accuracy > 0.99
+    hidden, labels = (two_phase(task, teacher.model, 128, 2048, 0, target) for target in ("hidden", "labels"))
+    assert hidden.accuracy > labels.accuracy + 0.1
+    assert hidden.support_ratio > 1.2
+    again = two_phase(task, teacher.model, 128, 2048, 0, "hidden")
+    assert again == hidden
+
+
+def loading_curves():
+    """Two seeds of two blocks: the second one is better by 10 points, whatever the mask."""
+    accuracies = {"SS": 0.5, "TS": 0.6, "ST": 0.4, "TT": 0.9}
+    tables = [
+        analysis.mask_table({"test": {mask: value + 0.1 * seed for mask, value in accuracies.items()}}, (10, 30), seed)
+        for seed in (0, 1)
+    ]
+    return analysis.order_curves(pd.concat(tables), analysis.loading_orders(2))
+
+
+def test_gains_are_differences_of_the_same_seed():
+    table = intervals.gains_table(loading_curves())
+    assert table.index.tolist() == ["TS", "TT"]
+    # Both seeds agree to the last digit, though their accuracies are far apart.
+    assert table["against the student"].tolist() == ["+10.00 (+10.00 to +10.00)", "+40.00 (+40.00 to +40.00)"]
+    assert table["against the mask before"].tolist() == ["+10.00 (+10.00 to +10.00)", "+30.00 (+30.00 to +30.00)"]
+
+
+def test_areas_are_compared_with_prefix_order():
+    table = intervals.areas_table(loading_curves())
+    # prefix: 0.5 for a fourth of the bytes, 0.6 for the rest; suffix: 0.5 for three fourths, 0.4 for the rest
+    assert table.loc["prefix"].tolist() == ["1-2", "62.50%", "57.50%", "67.50%", "–"]
+    assert table.loc["suffix"].tolist() == ["2-1", "52.50%", "47.50%", "57.50%", "-10.00 (-10.00 to -10.00)"]
+    twice = pd.concat([loading_curves(), loading_curves().query("order == 'prefix'").assign(order="best")])
+    assert intervals.areas_table(twice).loc["best"].tolist() == table.loc["prefix"].tolist()
+
+
+@pytest.mark.filterwarnings("error")
+def test_points_of_one_seed_have_no_interval():
+    assert intervals.in_points([0.0123]) == "+1.23"
+    low, middle, high = (100 * value for value in intervals.mean_interval([0.01, 0.02, 0.03]))
+    assert intervals.in_points([0.01, 0.02, 0.03]) == f"{middle:+.2f} ({low:+.2f} to {high:+.2f})"
