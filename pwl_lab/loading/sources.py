@@ -17,9 +17,9 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from pwl_lab.loading.throttle import Link, Throttle
-from pwl_lab.support.errors import MissingDataError, PwlLabError, invalid, unknown
+from pwl_lab.support.errors import InvalidValueError, MissingDataError, PwlLabError, invalid, unknown
 from pwl_lab.support.retries import PERMANENT
-from pwl_lab.support.storages import LOCAL_SCHEMES, shown
+from pwl_lab.support.storages import LOCAL_SCHEMES, shown, whole
 
 CHUNK_BYTES = 2**20
 INDEX = "index.json"  # of a bundle
@@ -275,9 +275,12 @@ def _open(address: str | Path) -> Source:
 def _local_path(address: str) -> Path:
     """The path that a file:// address names."""
     try:
-        parts = urlsplit(address)
+        parts = urlsplit(whole("address", address))
+    except InvalidValueError:
+        raise
     except ValueError as error:
-        raise invalid("address", shown(address), f"file:// and a path on this machine ({error})") from error
+        why = type(error).__name__ if "@" in address else str(error)  # its text may hold a part of a password
+        raise invalid("address", shown(address), f"file:// and a path on this machine ({why})") from None
     if parts.netloc not in ("", "localhost"):
         raise invalid(
             "address", shown(address), "file:// with three slashes and a path on this machine: file:///path/to/bundle"

@@ -376,7 +376,7 @@ class _BatchRun:
         while True:
             heard, silent = self.workers.heard_of(HEARD_S)
             if silent:
-                self._say(f"not waiting for {len(silent)} workers that do not answer ({', '.join(silent[:3])})")
+                self._say(f"not waiting for workers that do not answer ({', '.join(silent[:3])})")
             if not heard:
                 return {}
             run = partial(self.client.run, function, self.batch, *words, workers=heard, on_error="ignore")

@@ -107,7 +107,7 @@ def test_an_address_with_nothing_behind_its_scheme_is_refused_whoever_takes_it(m
 
 @pytest.mark.parametrize("slashes", ["", "/", "//"])
 def test_no_bundle_is_opened_where_an_address_names_no_place(slashes: str) -> None:
-    for scheme in set(fsspec.available_protocols()) - {"file", "local"}:
+    for scheme in fsspec.available_protocols():
         with pytest.raises(InvalidValueError, match=f"address = '{scheme}:"):
             open_source(f"{scheme}://{slashes}")
 
@@ -256,6 +256,7 @@ def test_no_part_of_a_password_is_told(password: str, behind: str, monkeypatch: 
     for scheme in ("http", "https", "ftp", "memory", "sftp", "github"):
         quiet(lambda at=f"{scheme}://{secret}": address_of(at))
         quiet(lambda at=f"{scheme}://{secret}": place_at(at))
+    quiet(lambda: address_of(f"file://{secret}"))
     for variable in ("HTTP_PROXY", "https_proxy", "ALL_PROXY"):
         monkeypatch.setenv(variable, f"http://{secret}")
         for scheme in ("http", "https"):
