@@ -116,7 +116,7 @@ def test_many_threads_predict_while_blocks_arrive_and_none_sees_half_a_swap(fold
     """One mask a prediction, and the mask of one thread never goes back."""
     inputs = inputs_for("vgg")
     logits, wrong, seen = expected(net, inputs), [], [[] for _ in range(4)]
-    with ProgressiveModel.open(folder, throttle=Throttle(0.05)) as model:
+    with ProgressiveModel.open(folder, throttle=Throttle(0.05, latency_s=0.4)) as model:
 
         def ask(mine):
             while "S" in (prediction := model.predict(inputs)).mask or len(mine) < 50:
