@@ -107,7 +107,7 @@ def test_what_is_no_address_is_refused_at_once(wrong: str) -> None:
     assert f"scheduler = {wrong!r}" in str(told.value)
 
 
-@given(st.text(st.characters(exclude_characters="/?#@[]:", exclude_categories=["Cs"]), min_size=1, max_size=70))
+@given(st.text(st.characters(exclude_characters="?#@[]:/", exclude_categories=["Cs"]), min_size=1, max_size=70))
 @settings(deadline=None, max_examples=50)
 @example("a" * 70)
 @example("a..b")

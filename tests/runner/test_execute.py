@@ -56,8 +56,8 @@ def test_a_run_leaves_everything(write_notebook, tmp_path: Path) -> None:
         pwl_lab={"metrics": True},
     )
     out, lines = tmp_path / "out {a}", []
-    run_notebook(write_notebook("1"), out)
-    (out / "metrics.json").write_text('{"stale": 1}')
+    stale = "import os, pathlib; pathlib.Path(os.environ['PWL_LAB_OUT'], 'metrics.json').write_text('{\"stale\": 1}')"
+    assert run_notebook(write_notebook(stale), out).metrics
     status = run_notebook(source, out, params={"rate": 2}, on_line=lines.append)
 
     assert (status.status, status.cell, status.error) == ("ok", None, None)

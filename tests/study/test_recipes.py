@@ -118,6 +118,7 @@ def pair_key(settings, seed, monkeypatch):
     drawn.split.return_value = Batch(inputs, torch.zeros(2, dtype=torch.int64))
     with monkeypatch.context() as patched:
         patched.setattr(verbs.Store, "get", ask)
+        patched.setattr(verbs.Entry, "check_task", lambda *_: None)  # which would look at the data set
         with pytest.raises(Asked):
             recipes.loading_pair(settings, seed)
     return [recipe.key for recipe in asked]
