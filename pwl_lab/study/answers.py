@@ -63,13 +63,9 @@ class Entry:
 
     def check_task(self, task: Task) -> None:
         """Raise ChangedCodeError where the task has other samples than when this was stored, under the same fingerprint."""
-        mine = _asked(task)
-        for name, kept in (
-            (name, self.tensors[name]) for name in mine if name in self.tensors
-        ):  # older ones lack labels
-            if mine[name].shape != kept.shape or not torch.allclose(
-                mine[name].double(), kept.double(), rtol=TOLERANCE, atol=1e-6
-            ):
+        for name, mine in _asked(task).items():
+            kept = self.tensors[name]
+            if mine.shape != kept.shape or not torch.allclose(mine.double(), kept.double(), rtol=TOLERANCE, atol=1e-6):
                 raise ChangedCodeError(
                     f"the task of {self.what} gives other {name.rpartition('/')[2]} than when it was stored, under the same "
                     f"fingerprint: put its code back, let its fingerprint() tell them apart, or remove {self.place} to train "
