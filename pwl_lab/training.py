@@ -35,7 +35,7 @@ class TrainPlan(Frozen):
     steps: Steps = Field(description="upper limit of optimiser steps")
     batch_size: int = Field(128, ge=1, description="samples per step")
     optimiser: Literal["sgd", "adam"] = Field("sgd", description="plain or momentum SGD, or Adam")
-    lr: LearningRate = Field(0.1, description="(peak) step size")
+    lr: LearningRate = Field(0.1, description="(peak) learning rate")
     momentum: float = Field(0.0, ge=0.0, lt=1.0, description="of SGD, Nesterov's where above 0")
     weight_decay: float = Field(0.0, ge=0.0, description="L2 penalty")
     schedule: Literal["constant", "cosine"] = Field(
@@ -84,7 +84,7 @@ def make_optimiser(plan: TrainPlan, groups: list[dict[str, Any]]) -> torch.optim
 
 
 def learning_rate_factor(plan: TrainPlan, step: int) -> float:
-    """What the step size is multiplied by at `step` (counted from 0)."""
+    """What the learning rate is multiplied by at `step` (counted from 0)."""
     if plan.schedule == "constant":
         return 1.0
     warmup = max(1, plan.steps // 20)
@@ -102,7 +102,7 @@ class Learner(ABC):
 
     @abstractmethod
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
-        """Parameter groups for the optimiser, each with its step size."""
+        """Parameter groups for the optimiser, each with its learning rate."""
 
     @abstractmethod
     def losses(self, batch: Batch, step: int) -> Losses:
@@ -164,7 +164,7 @@ def _one_step(
     """One optimiser step; the loss terms, detached."""
     terms = learner.losses(batch, step - 1)
     optimiser.zero_grad(set_to_none=True)
-    terms["total"].backward()
+    torch.autograd.backward(terms["total"])
     if plan.clip_norm is not None:
         learner.clip_gradients(plan.clip_norm, optimiser)
     optimiser.step()
@@ -190,7 +190,7 @@ def _check_finite(means: dict[str, float], step: int, description: str) -> None:
     if broken:
         raise DivergedError(
             f"{description}: {', '.join(broken)} is not finite by step {step}. "
-            "Lower the step size (lr) or set clip_norm; nothing of this run is kept."
+            "Lower the learning rate (lr) or set clip_norm; nothing of this run is kept."
         )
 
 
@@ -306,4 +306,4 @@ def predict(model: nn.Module, inputs: Tensor, chunk: int = 1024) -> Float[Tensor
     check_inputs(inputs, net=model)
     check_count("chunk", chunk)
     with evaluating(model):
-        return torch.cat([model(part) for part in inputs.split(chunk)])
+        return torch.cat([model(part) for part in torch.split(inputs, chunk)])

@@ -1,6 +1,6 @@
 """Probes: which products of input bits does a network's output, or a projection of its hidden state, correlate with?
 
-Source: arXiv 2410.05464 and 2503.17494: during its phase transition a teacher's output correlates with single bits of
+arXiv 2410.05464 and 2503.17494: during its phase transition a teacher's output correlates with single bits of
 the support, which a small student can learn at once; a projected hidden layer of the *final* teacher carries the same.
 """
 
@@ -77,11 +77,12 @@ def off_support_subsets(
     if there <= at_most:
         kept = [subset for subset in combinations(range(n_bits), degree) if not inside.issuperset(subset)]
         return torch.tensor(kept)
-    random, found = generator(seed, "probe", f"degree {degree}"), {}
+    random = generator(seed, "probe", f"degree {degree}")
+    found: dict[tuple[int, ...], None] = {}  # a dict keeps the order of drawing; a set would not
     while len(found) < at_most:
         subset = tuple(sorted(torch.randperm(n_bits, generator=random)[:degree].tolist()))
         if not inside.issuperset(subset):
-            found[subset] = None  # a dict keeps the order of drawing; a set would not
+            found[subset] = None
     return torch.tensor(list(found))
 
 
@@ -219,7 +220,7 @@ def projected_states(
 ) -> Float[Tensor, "seeds batch units"]:
     """`P^T h` for a `P` per seed (each unit at each position counts as a unit), neither centred nor scaled."""
     device, matrices, parts = next(net.parameters()).device, None, []
-    for chunk in inputs.split(1024):  # a hidden state of all inputs at once would take hundreds of megabytes
+    for chunk in torch.split(inputs, 1024):  # a hidden state of all inputs at once would take hundreds of megabytes
         state = net.hidden_states(chunk.to(device))[0][block - 1]
         if matrices is None:
             drawn = [random_projection(state.shape[1], width, seed, block) for seed in seeds]

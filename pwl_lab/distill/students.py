@@ -2,20 +2,18 @@
 
 import math
 import warnings
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from pwl_lab.distill.cohort import Cohort, make_cohort
-from pwl_lab.distill.curriculum import Curriculum, Stage
-from pwl_lab.distill.losses import cross_entropy_to
+from pwl_lab.distill.curriculum import Curriculum, Stage, Target, TeacherHidden
+from pwl_lab.distill.losses import target_loss
 from pwl_lab.distill.targets import Member, TeacherTargets, calibration_inputs
 from pwl_lab.models.blocknet import ModelConfig
 from pwl_lab.support.errors import invalid
@@ -34,41 +32,40 @@ class Group:
     def __init__(self, curriculum: Curriculum, cohort: Cohort, members: list[int], seeds: list[int]) -> None:
         """`members` are the students' numbers in the whole cohort, in the order of `cohort`."""
         self.curriculum, self.cohort, self.members, self.seeds = curriculum, cohort, members, seeds
-        self._starts = curriculum.starts()
         self.diverged = torch.zeros(len(members), dtype=torch.bool, device=cohort.parameters()[0].device)
 
-    def number(self, step: int) -> int:
-        """Which stage (from 1) step `step` (counted from 0) belongs to."""
-        return bisect_right(self._starts, step)
-
-    def stage(self, step: int) -> Stage:
-        """The stage that step `step` (counted from 0) belongs to."""
-        return self.curriculum.stages[self.number(step) - 1]
-
-    def losses(self, stage: Stage, batch: Batch, seen: dict, targets: TeacherTargets) -> Float[Tensor, " members"]:
-        """One loss per student."""
+    def losses(
+        self,
+        stage: Stage,
+        inputs: Float[Tensor, "batch *shape"],
+        wanted: Mapping[Target, Tensor],
+        targets: TeacherTargets,
+    ) -> Float[Tensor, " members"]:
+        """One loss per student; `wanted` is what `targets` gave for the batch."""
         target = stage.target
         self.cohort.train()
-        if target.kind == "hidden":
-            above = target.block if stage.trains == "block" else 1
-            states, _ = self.cohort.hidden_states(batch.inputs, upto=target.block, above=above)
-            wanted = seen[target][targets.rows(target, self.seeds)]
-            ours = states[-1] if target.width is None else states[-1][:, :, : target.width]
-            return target.weight * (ours - wanted).square().flatten(1).mean(dim=1)
-        _, logits = self.cohort.hidden_states(batch.inputs)
-        if target.kind == "labels":
-            return cross_entropy_to(logits, one_hot(batch.labels, logits.shape[-1]).to(logits.dtype))
-        return cross_entropy_to(logits, seen[target])
+        if isinstance(target, TeacherHidden):
+            block, rows = target.in_block, targets.rows(target, self.seeds)
+            ours = self.cohort.hidden_state(inputs, block, above=block if stage.trains == "block" else 1)
+            # Each member's numbers in a row, whatever the cohort: the same mean to the bit.
+            return target_loss(target, ours.contiguous(), wanted[target][rows])
+        return target_loss(target, self.cohort.logits(inputs), wanted[target])
 
-    def hits(self, evaluation: Batch) -> Int[Tensor, " members"]:
+    def in_last_stage(self, step: int) -> bool:
+        """Whether step `step` (counted from 0) belongs to the last stage."""
+        return self.curriculum.number_at(step) == len(self.curriculum.stages)
+
+    def hits(self, evaluation: Batch) -> list[int]:
         """How many samples each student has right; one with a logit that is not finite is marked as diverged."""
         self.cohort.train(False)
         hits = torch.zeros(len(self.members), dtype=torch.long, device=evaluation.labels.device)
-        for inputs, labels in zip(evaluation.inputs.split(1024), evaluation.labels.split(1024), strict=True):
-            _, logits = self.cohort.hidden_states(inputs)
+        for inputs, labels in zip(
+            torch.split(evaluation.inputs, 1024), torch.split(evaluation.labels, 1024), strict=True
+        ):
+            logits = self.cohort.logits(inputs)  # (members, batch, classes)
             hits += (logits.argmax(dim=-1) == labels).sum(dim=1)
             self.diverged |= ~logits.isfinite().flatten(1).all(dim=1)
-        return hits
+        return [int(number) for number in hits]
 
     def keep(self, positions: list[int], optimiser: torch.optim.Optimizer) -> None:
         """Let the students at other positions go."""
@@ -90,10 +87,18 @@ class CurriculumLearner(Learner):
         plan: TrainPlan,
         validation: Batch | None = None,
     ) -> None:
-        """`evaluation` is where accuracy is reported; at `plan.stop_at` on `validation` a student retires as it is."""
+        """Sort the students by curriculum.
+
+        Arguments:
+        - `cohort`, `members`: the students, and who they are, in the same order.
+        - `targets`: what they pursue, calibrated.
+        - `evaluation`: where accuracy is reported.
+        - `plan`: a student retires, as it is, at `plan.stop_at` on `validation`.
+        - `validation`: `evaluation` unless given.
+        """
         self.members, self.targets, self.evaluation, self.plan = list(members), targets, evaluation, plan
         self.validation = evaluation if validation is None else validation
-        self.weights: dict[int, dict[str, Tensor]] = {}
+        self._retired: dict[int, dict[str, Tensor]] = {}
         self.groups: list[Group] = []
         for curriculum in dict.fromkeys(member.curriculum for member in members):
             numbers = [n for n, member in enumerate(members) if member.curriculum == curriculum]
@@ -109,17 +114,17 @@ class CurriculumLearner(Learner):
 
         A student whose loss is not finite has diverged: it counts in none of them and leaves the others alone.
         """
-        stages = [group.stage(step) for group in self.groups]
-        seen = self.targets.look(batch.inputs, {stage.target for stage in stages})
+        stages = [group.curriculum.stage_at(step) for group in self.groups]
+        wanted = self.targets.look(batch, {stage.target for stage in stages})
         terms: dict[str, list[Tensor]] = {}
-        going: dict[str, int | Tensor] = {}
+        going: dict[str, list[Tensor]] = {}
         for group, stage in zip(self.groups, stages, strict=True):
-            kind, values = stage.target.kind, group.losses(stage, batch, seen, self.targets)
+            values = group.losses(stage, batch.inputs, wanted, self.targets)  # (members)
             group.diverged |= ~values.detach().isfinite()
-            terms.setdefault(kind, []).append(values.masked_fill(group.diverged, 0.0).sum())
-            going[kind] = going.get(kind, 0) + (~group.diverged).sum()
+            terms.setdefault(stage.target.kind, []).append(values.masked_fill(group.diverged, 0.0).sum())
+            going.setdefault(stage.target.kind, []).append((~group.diverged).sum())
         sums = {kind: torch.stack(values).sum() for kind, values in terms.items()}
-        means = {kind: value / going[kind].clamp_min(1) for kind, value in sums.items()}
+        means = {kind: value / torch.stack(going[kind]).sum().clamp_min(1) for kind, value in sums.items()}
         return means | {"total": torch.stack(list(sums.values())).sum()}
 
     def clip_gradients(self, largest: float, optimiser: torch.optim.Optimizer) -> None:
@@ -134,16 +139,19 @@ class CurriculumLearner(Learner):
         An accuracy of NaN says that the student has diverged; the validation accuracy, which only retires students, is
         measured in the last stage.
         """
-        rows = {}
+        rows, done = {}, max(step - 1, 0)
         for group in self.groups:
-            hits = group.hits(self.evaluation).tolist()
-            last = group.number(max(step - 1, 0)) == len(group.curriculum.stages)
-            known = group.hits(self.validation).tolist() if last else [math.nan] * len(group.members)
+            hits, stage = group.hits(self.evaluation), group.curriculum.number_at(done)
+            known = group.hits(self.validation) if group.in_last_stage(done) else [math.nan] * len(hits)
             for position, number in enumerate(group.members):
-                who, stage = self.members[number], group.number(max(step - 1, 0))
-                value = math.nan if group.diverged[position] else hits[position] / len(self.evaluation)
-                row = {"curriculum": who.name, "seed": who.seed, "stage": stage, "accuracy": value}
-                rows[number] = row | {"validation_accuracy": known[position] / len(self.validation)}
+                who = self.members[number]
+                rows[number] = {
+                    "curriculum": who.name,
+                    "seed": who.seed,
+                    "stage": stage,
+                    "accuracy": math.nan if group.diverged[position] else hits[position] / len(self.evaluation),
+                    "validation_accuracy": known[position] / len(self.validation),
+                }
         return [rows[number] for number in sorted(rows)]
 
     def finished(self, step: int, rows: list[dict[str, Any]], optimiser: torch.optim.Optimizer) -> bool:
@@ -151,32 +159,37 @@ class CurriculumLearner(Learner):
         stop = self.plan.stop_at if self.plan.stop_at is not None else math.inf
         reached = dict(zip(sorted(n for group in self.groups for n in group.members), rows, strict=True))
         for group in self.groups:
-            last = group.number(step - 1) == len(group.curriculum.stages)
-            ended = [
-                position
-                for position, number in enumerate(group.members)
-                if group.diverged[position] or (last and reached[number]["validation_accuracy"] >= stop)
-            ]
-            if ended:
-                self.collect(group, ended, step)
-                group.keep([position for position in range(len(group.members)) if position not in ended], optimiser)
+            staying = []
+            for position, number in enumerate(group.members):
+                done = group.in_last_stage(step - 1) and reached[number]["validation_accuracy"] >= stop
+                if group.diverged[position]:
+                    _warn_of_divergence(self.members[number], step)
+                elif done:
+                    self._retired[number] = group.cohort.state(position)
+                else:
+                    staying.append(position)
+            if len(staying) < len(group.members):
+                group.keep(staying, optimiser)
         self.groups = [group for group in self.groups if group.members]
         return not self.groups
 
-    def collect(self, group: Group | None = None, positions: Sequence[int] | None = None, step: int = 0) -> None:
-        """Take down the weights of students that end here (all by default); one that diverged is named instead."""
-        for one in self.groups if group is None else [group]:
-            for position in range(len(one.members)) if positions is None else positions:
-                number = one.members[position]
-                if not one.diverged[position]:
-                    self.weights[number] = one.cohort.state(position)
-                    continue
-                who = self.members[number]
-                warnings.warn(
-                    f"{who.name}, seed {who.seed}: diverged by step {step} (a loss that is not finite) and left out. "
-                    "Lower the step size (lr) or set clip_norm; the other students go on.",
-                    stacklevel=2,
-                )
+    def weights(self) -> dict[int, dict[str, Tensor]]:
+        """Every student's weights by its number, as it retired or as it is; without those that diverged."""
+        going = {
+            number: group.cohort.state(position)
+            for group in self.groups
+            for position, number in enumerate(group.members)
+        }
+        return self._retired | going
+
+
+def _warn_of_divergence(who: Member, step: int) -> None:
+    """Name a student that is left out."""
+    warnings.warn(
+        f"{who.name}, seed {who.seed}: diverged by step {step} (a loss that is not finite) and left out. "
+        "Lower the learning rate (lr) or set clip_norm; the other students go on.",
+        stacklevel=2,
+    )
 
 
 @dataclass
@@ -201,7 +214,16 @@ def distil_cohort(
     """Train `curricula` x `seeds` students side by side on one stream of batches; accuracy is measured on the test split.
 
     Per seed all curricula share initial weights and projections: the comparison is paired. Raises InvalidValueError
-    for a block or a checkpoint that a network has not, before anything is trained.
+    for a block or a checkpoint that a network does not have, before anything is trained.
+
+    Arguments:
+    - `teacher`: trained, with the checkpoints that the curricula ask for.
+    - `student`: the architecture of every student.
+    - `task`: gives the batches, the validation split that retires students and the test split.
+    - `curricula`, `seeds`: a student for each of both.
+    - `plan`: how long and with what optimiser; `batch_size` and `stop_at` as well.
+    - `data_seed`: of the stream of batches that all students share.
+    - `device`: where to compute.
     """
     if not curricula or not seeds:
         raise invalid("curricula and seeds", (list(curricula), list(seeds)), "at least one of each")
@@ -217,18 +239,16 @@ def distil_cohort(
     )
     batches = batches_of(task, data_seed, plan.batch_size, device, role="student")
     history = train(learner, batches, plan, f"{len(members)} students")
-    learner.collect()
-    weights = {(members[i].name, members[i].seed): state for i, state in learner.weights.items()}
+    weights = {(members[number].name, members[number].seed): state for number, state in learner.weights().items()}
     return DistillationResult(history, stage_table(members), weights)
 
 
 def stage_table(members: Sequence[Member]) -> pd.DataFrame:
     """One row per curriculum and stage: where it starts and what it aims at."""
-    rows = {}
-    for member in members:
-        for number, (stage, start) in enumerate(
-            zip(member.curriculum.stages, member.curriculum.starts(), strict=True), start=1
-        ):
-            row = {"curriculum": member.name, "stage": number, "start": start, "target": str(stage.target)}
-            rows[member.name, number] = row
-    return pd.DataFrame(list(rows.values()))
+    curricula = {member.name: member.curriculum for member in members}
+    rows = [
+        {"curriculum": name, "stage": number, "start": start, "target": str(stage.target)}
+        for name, one in curricula.items()
+        for number, (stage, start) in enumerate(zip(one.stages, one.starts(), strict=True), start=1)
+    ]
+    return pd.DataFrame(rows)

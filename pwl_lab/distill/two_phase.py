@@ -68,13 +68,14 @@ def first_step(
     targets: Float[Tensor, "batch units"], inputs: Float[Tensor, "batch bits"]
 ) -> Float[Tensor, "units bits"]:
     """Each unit's weights after one step from zero: along the mean of target times input, all of the same length."""
-    step = targets.T @ inputs / len(inputs)
-    return STEP_LENGTH * step / step.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    step: Tensor = targets.T @ inputs / len(inputs)  # (units, bits)
+    lengths: Tensor = step.norm(dim=1, keepdim=True)  # (units, 1)
+    return STEP_LENGTH * step / lengths.clamp_min(1e-12)
 
 
 @torch.no_grad()
 def _unit_targets(teacher: BlockNet, batch: Batch, width: int, seed: int, target: str) -> Float[Tensor, "batch units"]:
-    """What each unit of the first layer regresses on, centred and of deviation 1 as in the extracted curriculum."""
+    """What each unit of the first layer regresses on, centred and of standard deviation 1 as in the extracted curriculum."""
     if target == "labels":
         signs = torch.randint(0, 2, (width,), generator=generator(seed, "projection", ROLE)) * 2.0 - 1
         return (2.0 * batch.labels - 1).unsqueeze(1) * signs
@@ -95,4 +96,5 @@ def _ridge(features: Float[Tensor, "batch features"], wanted: Float[Tensor, " ba
     """Least squares with a small penalty; in double precision, for the features are close to dependent."""
     left = features.double()
     penalty = RIDGE * len(left) * torch.eye(left.shape[1], dtype=torch.double)
-    return torch.linalg.solve(left.T @ left + penalty, left.T @ wanted.double()).to(features)
+    solution: Tensor = torch.linalg.solve(left.T @ left + penalty, left.T @ wanted.double())
+    return solution.to(features)

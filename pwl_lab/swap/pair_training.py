@@ -1,8 +1,4 @@
-"""PWL training: student and converters beside a frozen teacher, and the terms of its loss.
-
-Source: arXiv 2509.22319: hard and soft loss of the student, synchronisation and reconstruction through the converters, and
-the cross loss of networks that mix both.
-"""
+"""PWL training (arXiv 2509.22319): student and converters beside a frozen teacher."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -15,16 +11,17 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from pwl_lab.distill.curriculum import Curriculum, TeacherHidden, TeacherOutput
-from pwl_lab.distill.losses import cross_entropy_to, hard_loss, mean_of, soft_loss, teacher_probabilities
+from pwl_lab.distill.curriculum import Curriculum, TeacherHidden
+from pwl_lab.distill.losses import hard_loss, soft_loss, target_loss
 from pwl_lab.distill.targets import Member, TeacherTargets, calibration_inputs
-from pwl_lab.fast.feature_distance import feature_distance
-from pwl_lab.fast.mixing import Boundary, boundaries, mixed_logits
+from pwl_lab.fast import folding, sped_up_by
+from pwl_lab.models.blocknet import BlockNet
 from pwl_lab.support.config import Frozen, MaskDistribution
 from pwl_lab.support.errors import invalid
 from pwl_lab.support.seeding import generator
 from pwl_lab.swap.masks import random_masks
-from pwl_lab.swap.swapnet import Converters, SwapNet
+from pwl_lab.swap.pair_losses import boundaries, cross_loss, recon_loss, sync_loss
+from pwl_lab.swap.swapnet import SwapNet
 from pwl_lab.tasks.base import Batch, Task, accuracy
 from pwl_lab.training import Learner, Losses, TrainedModel, predict
 
@@ -62,7 +59,8 @@ class HardAndSoft(StudentObjective):
             terms["hard"] = hard_loss(seen.student_logits, seen.batch.labels)
         if self.alpha < 1:
             terms["soft"] = soft_loss(seen.student_logits, seen.teacher_logits, self.temperature)
-        return terms, self.alpha * terms.get("hard", 0.0) + (1 - self.alpha) * terms.get("soft", 0.0)
+        weights = {"hard": self.alpha, "soft": 1 - self.alpha}
+        return terms, torch.stack([weights[name] * value for name, value in terms.items()]).sum()
 
 
 class FollowCurriculum(StudentObjective):
@@ -80,7 +78,14 @@ class FollowCurriculum(StudentObjective):
         seed: int,
         device: str,
     ) -> None:
-        """Raises InvalidValueError for a block or a checkpoint that the teacher has not, and for `trains="block"`."""
+        """Raises InvalidValueError for a block or a checkpoint that the teacher does not have, and for `trains="block"`.
+
+        Arguments:
+        - `curriculum`: the stages.
+        - `teacher`: with the checkpoints that the stages ask for.
+        - `student_shapes`: of the student's hidden states (`BlockNet.state_shapes`).
+        - `task`, `seed`, `device`: of the inputs on which the projections are centred and scaled.
+        """
         self.curriculum = curriculum.for_blocks(len(student_shapes))
         if any(stage.trains == "block" for stage in self.curriculum.stages):
             raise invalid("trains", "block", "reach: the student of a pair computes all of its blocks in one pass")
@@ -91,31 +96,16 @@ class FollowCurriculum(StudentObjective):
     def __call__(self, seen: Pass, step: int) -> tuple[Losses, Float[Tensor, ""]]:
         """One term, named after the kind of the stage's target: `labels`, `output` or `hidden`."""
         target = self.curriculum.stage_at(step).target
+        wanted = self.targets.look(seen.batch, {target}, (seen.teacher_states, seen.teacher_logits))
+        ours = seen.student_logits
         if isinstance(target, TeacherHidden):
-            loss = self._hidden(target, seen)
-        elif isinstance(target, TeacherOutput):
-            loss = self._output(target, seen)
-        else:
-            loss = hard_loss(seen.student_logits, seen.batch.labels)
+            ours = seen.student_states[target.in_block - 1]
+        loss = target_loss(target, ours.unsqueeze(0), wanted[target])[0]  # a cohort of one
         return {target.kind: loss}, loss
-
-    def _hidden(self, target: TeacherHidden, seen: Pass) -> Float[Tensor, ""]:
-        """Weighted mean squared error to the projected hidden state."""
-        wanted = self.targets.projections[target](seen.teacher_states[target.block - 1])[0]
-        ours = seen.student_states[target.block - 1]
-        ours = ours if target.width is None else ours[:, : target.width]
-        return target.weight * (ours - wanted).square().mean()
-
-    def _output(self, target: TeacherOutput, seen: Pass) -> Float[Tensor, ""]:
-        """Cross-entropy to what the final teacher, or one of its checkpoints, says."""
-        with torch.no_grad():
-            logits = seen.teacher_logits if target.final else self.targets.checkpoints[target](seen.batch.inputs)
-            said = teacher_probabilities(logits, target.temperature)
-        return cross_entropy_to(seen.student_logits, said)
 
 
 class PairLossConfig(Frozen):
-    """PWL training: the weights of the five terms (the defaults are the sources'), and how they are computed (ours)."""
+    """PWL training: the weights of the five terms (the defaults are the paper's), and how they are computed (ours)."""
 
     alpha: float = Field(0.4, ge=0.0, le=1.0, description="share of the hard loss; the soft loss has the rest")
     temperature: float = Field(2.0, gt=0.0, description="of the soft and the cross loss")
@@ -136,7 +126,7 @@ class PairLossConfig(Frozen):
         le=1.0,
         description="from this share of the training on, the student's batch norms keep their statistics",
     )
-    converter_lr: float = Field(1.0, gt=0.0, description="step size of the converters, as a share of the student's")
+    converter_lr: float = Field(1.0, gt=0.0, description="learning rate of the converters, as a share of the student's")
     student_joins_at: float = Field(
         0.0,
         ge=0.0,
@@ -146,41 +136,10 @@ class PairLossConfig(Frozen):
     )
 
 
-def sync_loss(between: Sequence[Boundary]) -> Float[Tensor, ""]:
-    """Each network's state, converted, against the other's; averaged over the boundaries (arXiv 2509.22319)."""
-    return mean_of([feature_distance(b.encoded, b.student) + feature_distance(b.decoded, b.teacher) for b in between])
-
-
-def recon_loss(converters: Converters, between: Sequence[Boundary]) -> Float[Tensor, ""]:
-    """Each state against itself, converted there and back; averaged over the boundaries (arXiv 2509.22319)."""
-    return mean_of(
-        [
-            feature_distance(converters.decode(b.encoded, b.number), b.teacher)
-            + feature_distance(converters.encode(b.decoded, b.number), b.student)
-            for b in between
-        ]
-    )
-
-
-def cross_loss(
-    net: SwapNet,
-    between: Sequence[Boundary],
-    masks: Sequence[str],
-    teacher_logits: Float[Tensor, "batch classes"],
-    temperature: float,
-    groups: int = 1,
-) -> Float[Tensor, ""]:
-    """`T^2 * KL(teacher || the network that a mask describes)`, averaged over the masks.
-
-    The batch is cut into `groups` parts (of `Tensor.chunk`), and the masks go to them in turn, round after round.
-    """
-    targets = teacher_logits.chunk(groups)
-    wanted = [(turn % len(targets), mask) for turn, mask in enumerate(masks)]
-    with net.student_on_running_statistics():
-        found = mixed_logits(net, between, wanted, groups)
-    return mean_of(
-        [soft_loss(logits, targets[group], temperature) for (group, _), logits in zip(wanted, found, strict=True)]
-    )
+@sped_up_by(folding.folded)
+def frozen(teacher: BlockNet) -> BlockNet:
+    """The teacher as training runs it: itself. Folding its batch norms gives the same values up to rounding."""
+    return teacher
 
 
 class PairLearner(Learner):
@@ -195,19 +154,25 @@ class PairLearner(Learner):
         steps: int,
         objective: StudentObjective | None = None,
     ) -> None:
-        """`seed` gives the stream of cross masks; `validation` the accuracies in the history; `steps` the plan's length.
+        """Raises InvalidValueError for masks that do not fit the net.
 
-        `objective` is what the student learns for itself: hard and soft loss unless given.
+        Arguments:
+        - `net`: its student and converters are trained.
+        - `config`: weights and options of the loss.
+        - `validation`: what the accuracies in the history are measured on.
+        - `seed`: of the stream of cross masks.
+        - `steps`: the plan's length.
+        - `objective`: what the student learns for itself; hard and soft loss unless given.
         """
         self.freeze_norm_from = config.freeze_norm_at * steps
         self.student_joins_from, self.joined = config.student_joins_at * steps, config.student_joins_at == 0
         self.net, self.config, self.validation = net, config, validation
-        self.passes = net.on_folded_teacher()
+        self.passes = net.with_teacher(frozen(net.teacher))
         self.masks = random_masks(net.n_blocks, config.masks, generator(seed, "masks"))
         self.objective = objective or HardAndSoft(config.alpha, config.temperature)
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
-        """Student and converters, each with its own step size; nothing of the teacher."""
+        """Student and converters, each with its own learning rate; nothing of the teacher."""
         return [
             {"params": list(self.net.student.parameters()), "lr": lr},
             {"params": list(self.net.converters.parameters()), "lr": lr * self.config.converter_lr},

@@ -9,13 +9,12 @@ from torch import nn
 from toys import MLP_STUDENT, MLP_TEACHER, VGG_STUDENT, VGG_TEACHER, changed, norms, snapshot, used
 
 from pwl_lab.distill.losses import cross_entropy_to, hard_loss, mean_of, soft_loss, teacher_probabilities
-from pwl_lab.fast.feature_distance import feature_distance
-from pwl_lab.fast.mixing import boundaries
 from pwl_lab.models import build
 from pwl_lab.support.errors import InvalidValueError
 from pwl_lab.support.seeding import generator
 from pwl_lab.swap.masks import all_masks, random_masks
-from pwl_lab.swap.pair_training import PairLearner, PairLossConfig, cross_loss, recon_loss, sync_loss
+from pwl_lab.swap.pair_losses import boundaries, cross_loss, feature_distance, recon_loss, sync_loss
+from pwl_lab.swap.pair_training import PairLearner, PairLossConfig
 from pwl_lab.swap.swapnet import SwapNet
 from pwl_lab.tasks.base import Batch
 

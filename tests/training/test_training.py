@@ -120,7 +120,7 @@ def test_clipping_bounds_the_norm_of_the_whole_gradient(clip, scale):
     [
         ({"optimiser": "sgd"}, 3 * [-0.3]),
         ({"optimiser": "sgd", "momentum": 0.5}, [-0.45, -0.525, -0.5625]),  # Nesterov: g + 0.5 v
-        ({"optimiser": "adam"}, 3 * [-0.1]),  # of a constant gradient: the step size
+        ({"optimiser": "adam"}, 3 * [-0.1]),  # of a constant gradient: the learning rate
     ],
 )
 def test_optimisers(optimiser, expected):
