@@ -8,9 +8,10 @@ history, the progress bar, and refusing to go on with a loss that is not finite.
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import pandas as pd
@@ -18,6 +19,7 @@ import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from pwl_lab.fast.allocator import keep_freed_memory
 from pwl_lab.models.blocknet import BlockNet, ModelConfig, build, evaluating
@@ -112,9 +114,6 @@ class Learner(ABC):
     def evaluate(self, step: int) -> list[dict[str, Any]]:
         """Rows for the history: what is known after `step` steps."""
 
-    def after_step(self, step: int) -> None:  # noqa: B027 - an optional hook
-        """Called after each optimiser step (`step` of them are done)."""
-
     def clip_gradients(self, largest: float, optimiser: torch.optim.Optimizer) -> None:
         """Scale the gradient so that its norm over all parameters is at most `largest`."""
         nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], largest)
@@ -129,46 +128,45 @@ def train(learner: Learner, batches: Iterator[Batch], plan: TrainPlan, descripti
 
     The rows hold `step` (optimiser steps done), `samples` (seen so far), the loss terms averaged since the last
     evaluation, and what `learner.evaluate` adds. Raises DivergedError when the total loss is not finite.
+
+    Arguments:
+    - `learner`: what is trained.
+    - `batches`: one for each step.
+    - `plan`: how long and with what optimiser.
+    - `description`: names the run in the progress bar and in errors.
     """
     keep_freed_memory()
     optimiser = make_optimiser(plan, learner.parameter_groups(plan.lr))
-    base = [group["lr"] for group in optimiser.param_groups]
+    schedule = LambdaLR(optimiser, partial(learning_rate_factor, plan))
     history = _rows(learner.evaluate(0), 0, plan, {})
-    sums: dict[str, Tensor] = {}
-    counts: Counter[str] = Counter()  # a term may begin or end between two evaluations
+    seen: dict[str, list[Tensor]] = defaultdict(list)  # a term may begin or end between two evaluations
     with Progress(description, plan.steps) as bar:
         for step in range(1, plan.steps + 1):
-            factor = learning_rate_factor(plan, step - 1)
-            for group, lr in zip(optimiser.param_groups, base, strict=True):
-                group["lr"] = lr * factor
-            terms = _one_step(learner, next(batches), step, optimiser, plan)
-            sums |= {name: sums.get(name, 0.0) + value for name, value in terms.items()}
-            counts.update(terms.keys())
+            for name, value in _one_step(learner, next(batches), step, optimiser, plan).items():
+                seen[name].append(value)
+            schedule.step()
             if step % plan.eval_every and step != plan.steps:
                 bar.advance()
                 continue
-            means = {name: float(value) / counts[name] for name, value in sums.items()}
+            means = {name: float(sum(values)) / len(values) for name, values in seen.items()}
             _check_finite(means, step, description)
             rows = learner.evaluate(step)
             history += _rows(rows, step, plan, means)
             bar.advance(1, loss=means["total"], **_headline(rows))
-            sums, counts = {}, Counter()
+            seen.clear()
             if learner.finished(step, rows, optimiser):
                 break
     return pd.DataFrame(history)
 
 
-def _one_step(
-    learner: Learner, batch: Batch, step: int, optimiser: torch.optim.Optimizer, plan: TrainPlan
-) -> dict[str, Tensor]:
-    """One optimiser step; the loss terms, detached."""
+def _one_step(learner: Learner, batch: Batch, step: int, optimiser: torch.optim.Optimizer, plan: TrainPlan) -> Losses:
+    """Optimiser step `step` (from 1); the loss terms, detached."""
     terms = learner.losses(batch, step - 1)
     optimiser.zero_grad(set_to_none=True)
     torch.autograd.backward(terms["total"])
     if plan.clip_norm is not None:
         learner.clip_gradients(plan.clip_norm, optimiser)
     optimiser.step()
-    learner.after_step(step)
     return {name: value.detach() for name, value in terms.items()}
 
 
@@ -239,7 +237,15 @@ class TrainedModel:
 
 
 def fit(config: ModelConfig, task: Task, plan: TrainPlan, seed: int, device: str = "cpu") -> TrainedModel:
-    """Train the network of `config` on the labels of `task`; initial weights and batches come from streams of `seed`."""
+    """Train a network on the labels of a task: how every teacher is made.
+
+    Arguments:
+    - `config`: of the network.
+    - `task`: gives batches and splits; checkpoints and early stopping go by the validation split.
+    - `plan`: how long and with what optimiser.
+    - `seed`: of the streams of initial weights and batches.
+    - `device`: where to compute.
+    """
     model = build(config, seed, device)
     learner = SupervisedLearner(model, split_of(task, "validation", device), plan)
     history = train(learner, batches_of(task, seed, plan.batch_size, device), plan, f"{config.family} teacher")

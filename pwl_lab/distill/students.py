@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,9 +30,9 @@ class Group:
     moves it, whatever its momentum or weight decay.
     """
 
-    def __init__(self, curriculum: Curriculum, cohort: Cohort, members: list[int], seeds: list[int]) -> None:
-        """`members` are the students' numbers in the whole cohort, in the order of `cohort`."""
-        self.curriculum, self.cohort, self.members, self.seeds = curriculum, cohort, members, seeds
+    def __init__(self, cohort: Cohort, members: list[Member]) -> None:
+        """`members` say who the students of `cohort` are, in its order."""
+        self.curriculum, self.cohort, self.members = members[0].curriculum, cohort, members
         self.diverged = torch.zeros(len(members), dtype=torch.bool, device=cohort.parameters()[0].device)
 
     def losses(
@@ -45,7 +46,7 @@ class Group:
         target = stage.target
         self.cohort.train()
         if isinstance(target, TeacherHidden):
-            block, rows = target.in_block, targets.rows(target, self.seeds)
+            block, rows = target.in_block, targets.rows(target, [member.seed for member in self.members])
             ours = self.cohort.hidden_state(inputs, block, above=block if stage.trains == "block" else 1)
             # Each member's numbers in a row, whatever the cohort: the same mean to the bit.
             return target_loss(target, ours.contiguous(), wanted[target][rows])
@@ -55,13 +56,11 @@ class Group:
         """Whether step `step` (counted from 0) belongs to the last stage."""
         return self.curriculum.number_at(step) == len(self.curriculum.stages)
 
-    def hits(self, evaluation: Batch) -> list[int]:
+    def hits(self, split: Batch) -> list[int]:
         """How many samples each student has right; one with a logit that is not finite is marked as diverged."""
         self.cohort.train(False)
-        hits = torch.zeros(len(self.members), dtype=torch.long, device=evaluation.labels.device)
-        for inputs, labels in zip(
-            torch.split(evaluation.inputs, 1024), torch.split(evaluation.labels, 1024), strict=True
-        ):
+        hits = torch.zeros(len(self.members), dtype=torch.long, device=split.labels.device)
+        for inputs, labels in zip(torch.split(split.inputs, 1024), torch.split(split.labels, 1024), strict=True):
             logits = self.cohort.logits(inputs)  # (members, batch, classes)
             hits += (logits.argmax(dim=-1) == labels).sum(dim=1)
             self.diverged |= ~logits.isfinite().flatten(1).all(dim=1)
@@ -71,7 +70,6 @@ class Group:
         """Let the students at other positions go."""
         self.cohort.keep(positions, optimiser)
         self.members = [self.members[position] for position in positions]
-        self.seeds = [self.seeds[position] for position in positions]
         self.diverged = self.diverged[positions]
 
 
@@ -98,12 +96,11 @@ class CurriculumLearner(Learner):
         """
         self.members, self.targets, self.evaluation, self.plan = list(members), targets, evaluation, plan
         self.validation = evaluation if validation is None else validation
-        self._retired: dict[int, dict[str, Tensor]] = {}
+        self._retired: dict[Member, dict[str, Tensor]] = {}
         self.groups: list[Group] = []
         for curriculum in dict.fromkeys(member.curriculum for member in members):
-            numbers = [n for n, member in enumerate(members) if member.curriculum == curriculum]
-            seeds = [members[n].seed for n in numbers]
-            self.groups.append(Group(curriculum, cohort.part(numbers), numbers, seeds))
+            numbers = [number for number, member in enumerate(members) if member.curriculum == curriculum]
+            self.groups.append(Group(cohort.part(numbers), [members[number] for number in numbers]))
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """All students in one group."""
@@ -116,13 +113,13 @@ class CurriculumLearner(Learner):
         """
         stages = [group.curriculum.stage_at(step) for group in self.groups]
         wanted = self.targets.look(batch, {stage.target for stage in stages})
-        terms: dict[str, list[Tensor]] = {}
-        going: dict[str, list[Tensor]] = {}
+        terms: dict[str, list[Tensor]] = defaultdict(list)
+        going: dict[str, list[Tensor]] = defaultdict(list)
         for group, stage in zip(self.groups, stages, strict=True):
             values = group.losses(stage, batch.inputs, wanted, self.targets)  # (members)
             group.diverged |= ~values.detach().isfinite()
-            terms.setdefault(stage.target.kind, []).append(values.masked_fill(group.diverged, 0.0).sum())
-            going.setdefault(stage.target.kind, []).append((~group.diverged).sum())
+            terms[stage.target.kind].append(values.masked_fill(group.diverged, 0.0).sum())
+            going[stage.target.kind].append((~group.diverged).sum())
         sums = {kind: torch.stack(values).sum() for kind, values in terms.items()}
         means = {kind: value / torch.stack(going[kind]).sum().clamp_min(1) for kind, value in sums.items()}
         return means | {"total": torch.stack(list(sums.values())).sum()}
@@ -141,31 +138,25 @@ class CurriculumLearner(Learner):
         """
         rows, done = {}, max(step - 1, 0)
         for group in self.groups:
-            hits, stage = group.hits(self.evaluation), group.curriculum.number_at(done)
+            stage, hits = group.curriculum.number_at(done), group.hits(self.evaluation)
             known = group.hits(self.validation) if group.in_last_stage(done) else [math.nan] * len(hits)
-            for position, number in enumerate(group.members):
-                who = self.members[number]
-                rows[number] = {
-                    "curriculum": who.name,
-                    "seed": who.seed,
-                    "stage": stage,
-                    "accuracy": math.nan if group.diverged[position] else hits[position] / len(self.evaluation),
-                    "validation_accuracy": known[position] / len(self.validation),
-                }
-        return [rows[number] for number in sorted(rows)]
+            for position, who in enumerate(group.members):
+                value = math.nan if group.diverged[position] else hits[position] / len(self.evaluation)
+                row = {"curriculum": who.name, "seed": who.seed, "stage": stage, "accuracy": value}
+                rows[who] = row | {"validation_accuracy": known[position] / len(self.validation)}
+        return [rows[member] for member in self.members if member in rows]
 
     def finished(self, step: int, rows: list[dict[str, Any]], optimiser: torch.optim.Optimizer) -> bool:
         """Retire the students that diverged, and those that reached `stop_at` in their last stage; done when none is left."""
         stop = self.plan.stop_at if self.plan.stop_at is not None else math.inf
-        reached = dict(zip(sorted(n for group in self.groups for n in group.members), rows, strict=True))
+        reached = {(row["curriculum"], row["seed"]): row["validation_accuracy"] for row in rows}
         for group in self.groups:
             staying = []
-            for position, number in enumerate(group.members):
-                done = group.in_last_stage(step - 1) and reached[number]["validation_accuracy"] >= stop
+            for position, who in enumerate(group.members):
                 if group.diverged[position]:
-                    _warn_of_divergence(self.members[number], step)
-                elif done:
-                    self._retired[number] = group.cohort.state(position)
+                    _warn_of_divergence(who, step)
+                elif group.in_last_stage(step - 1) and reached[who.name, who.seed] >= stop:
+                    self._retired[who] = group.cohort.state(position)
                 else:
                     staying.append(position)
             if len(staying) < len(group.members):
@@ -173,14 +164,10 @@ class CurriculumLearner(Learner):
         self.groups = [group for group in self.groups if group.members]
         return not self.groups
 
-    def weights(self) -> dict[int, dict[str, Tensor]]:
-        """Every student's weights by its number, as it retired or as it is; without those that diverged."""
-        going = {
-            number: group.cohort.state(position)
-            for group in self.groups
-            for position, number in enumerate(group.members)
-        }
-        return self._retired | going
+    def weights(self) -> dict[tuple[str, int], dict[str, Tensor]]:
+        """By curriculum and seed: each student's weights, as it retired or as it is. Those that diverged are left out."""
+        going = {who: group.cohort.state(n) for group in self.groups for n, who in enumerate(group.members)}
+        return {(who.name, who.seed): state for who, state in (self._retired | going).items()}
 
 
 def _warn_of_divergence(who: Member, step: int) -> None:
@@ -239,8 +226,7 @@ def distil_cohort(
     )
     batches = batches_of(task, data_seed, plan.batch_size, device, role="student")
     history = train(learner, batches, plan, f"{len(members)} students")
-    weights = {(members[number].name, members[number].seed): state for number, state in learner.weights().items()}
-    return DistillationResult(history, stage_table(members), weights)
+    return DistillationResult(history, stage_table(members), learner.weights())
 
 
 def stage_table(members: Sequence[Member]) -> pd.DataFrame:

@@ -83,10 +83,6 @@ class Projection:
         factors = 1 / spread.clamp_min(1e-8) if scale else torch.ones_like(spread)
         return cls(matrices, means, factors)
 
-    def __getitem__(self, members: Tensor | list[int]) -> "Projection":
-        """The projections of some of the students."""
-        return Projection(self.matrices[members], self.means[members], self.factors[members])
-
     def __call__(self, state: Float[Tensor, "batch m *positions"]) -> Float[Tensor, "members batch r *positions"]:
         """Each student's target for the teacher's hidden state."""
         ones = (1,) * (state.dim() - 2)

@@ -113,33 +113,17 @@ def boundary_similarity(
     `untrained` student a column of that name is the CKA of the teacher's state with its: what any network would show,
     since both see the same inputs. All in eval mode; a few hundred inputs will do (their pairwise products are held).
     """
-    with evaluating(net):
-        states = zip(net.teacher.hidden_states(inputs)[0], net.student.hidden_states(inputs)[0], strict=True)
-        floor = _floor(net, inputs, untrained)
+    with evaluating(net), evaluating(untrained or net):
+        teachers, students = (owner.hidden_states(inputs)[0] for owner in (net.teacher, net.student))
+        floor = untrained and untrained.hidden_states(inputs)[0]
         rows = []
-        for boundary, (teacher, student) in enumerate(list(states)[:-1], start=1):
-            before = linear_cka(teacher, student)
+        for boundary, (teacher, student) in enumerate(list(zip(teachers, students, strict=True))[:-1], start=1):
+            both = {"before": linear_cka(teacher, student)}
+            at_least = {"untrained": linear_cka(teacher, floor[boundary - 1])} if floor else {}
             for direction, converted, wanted in (
                 ("encoder", net.converters.encode(teacher, boundary), student),
                 ("decoder", net.converters.decode(student, boundary), teacher),
             ):
-                rows.append(
-                    {
-                        "boundary": boundary,
-                        "direction": direction,
-                        "before": before,
-                        "after": linear_cka(converted, wanted),
-                        "unexplained": unexplained(converted, wanted),
-                    }
-                    | ({"untrained": floor[boundary - 1]} if floor else {})
-                )
+                found = {"after": linear_cka(converted, wanted), "unexplained": unexplained(converted, wanted)}
+                rows.append({"boundary": boundary, "direction": direction} | both | found | at_least)
     return pd.DataFrame(rows)
-
-
-def _floor(net: SwapNet, inputs: Float[Tensor, "batch *shape"], untrained: BlockNet | None) -> list[float]:
-    """Per boundary the CKA of the teacher's state with that of an untrained student; empty without one."""
-    if untrained is None:
-        return []
-    with evaluating(untrained):
-        states = zip(net.teacher.hidden_states(inputs)[0], untrained.hidden_states(inputs)[0], strict=True)
-        return [linear_cka(teacher, other) for teacher, other in list(states)[:-1]]

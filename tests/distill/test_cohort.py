@@ -156,8 +156,9 @@ def test_stacked_and_separate_learn_the_same(mlp_teacher, optimiser):
         learner = learner_of(kind(students), mlp_teacher, PARITY, members, plan)
         train(learner, PARITY.batches(0, 8), plan, "cohort")
         ends.append(learner.weights())
-    for member in range(len(members)):
-        assert_close(ends[0][member], ends[1][member])
+    assert len(ends[0]) == len(members)
+    for who in ends[0]:
+        assert_close(ends[0][who], ends[1][who])
 
 
 def test_losses_against_each_targets_definition(mlp_teacher):
