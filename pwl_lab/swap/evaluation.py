@@ -119,11 +119,11 @@ def boundary_similarity(
         rows = []
         for boundary, (teacher, student) in enumerate(list(zip(teachers, students, strict=True))[:-1], start=1):
             both = {"before": linear_cka(teacher, student)}
-            at_least = {"untrained": linear_cka(teacher, floor[boundary - 1])} if floor else {}
+            least = {"untrained": linear_cka(teacher, floor[boundary - 1])} if floor else {}
             for direction, converted, wanted in (
                 ("encoder", net.converters.encode(teacher, boundary), student),
                 ("decoder", net.converters.decode(student, boundary), teacher),
             ):
                 found = {"after": linear_cka(converted, wanted), "unexplained": unexplained(converted, wanted)}
-                rows.append({"boundary": boundary, "direction": direction} | both | found | at_least)
+                rows.append({"boundary": boundary, "direction": direction} | both | found | least)
     return pd.DataFrame(rows)
