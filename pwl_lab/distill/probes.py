@@ -25,11 +25,6 @@ from pwl_lab.tasks.sizes import check_count, check_probe, check_support
 from pwl_lab.training import TrainedModel, predict
 
 
-def noise_floor(samples: int) -> float:
-    """The mean |correlation| to expect of two independent quantities over `samples` samples: sqrt(2 / (pi samples))."""
-    return math.sqrt(2 / (math.pi * samples))
-
-
 def monomials(
     inputs: Float[Tensor, "batch n_bits"], subsets: Int[Tensor, "subsets degree"]
 ) -> Float[Tensor, "batch subsets"]:
@@ -104,9 +99,16 @@ class CorrelationProbe:
         off_subsets: int = 300,
         seed: int = 0,
     ) -> "CorrelationProbe":
-        """Fresh inputs (stream `probe` of `seed`) and subsets; degrees 1 to k-1 unless named.
+        """Fresh inputs and subsets.
 
         Raises InvalidValueError for a degree that has no subset in, or none off, the support.
+
+        Arguments:
+        - `task`: gives the inputs and the support.
+        - `samples`: how many inputs.
+        - `degrees`: how many bits a subset has; 1 to k-1 unless named.
+        - `off_subsets`: at most so many subsets off the support for each degree.
+        - `seed`: of the stream `probe`.
         """
         check_count("samples", samples, 2)  # a correlation needs a spread
         support = check_support(task.support, task.n_bits, task.k_sparse)
@@ -123,8 +125,8 @@ class CorrelationProbe:
 
     @property
     def noise_floor(self) -> float:
-        """What the mean |correlation| would be if there were none."""
-        return noise_floor(len(self.inputs))
+        """The mean |correlation| of two independent quantities over so many samples: sqrt(2 / (pi samples))."""
+        return math.sqrt(2 / (math.pi * len(self.inputs)))
 
     @cached_property
     def _monomials(self) -> dict[int, dict[str, Float[Tensor, "batch _"]]]:
@@ -204,9 +206,16 @@ def probe_teacher(teacher: TrainedModel, probe: CorrelationProbe) -> TeacherRead
 def probe_projections(
     net: BlockNet, probe: CorrelationProbe, width: int, seeds: Sequence[int], block: int = 1
 ) -> pd.DataFrame:
-    """The probe on random projections of a hidden state to `width` units: a row per seed and degree.
+    """The probe on random projections of a hidden state: a row per seed and degree.
 
     They are the projections that the extracted curriculum gives a student of the same seed.
+
+    Arguments:
+    - `net`: whose hidden state.
+    - `probe`: the inputs and subsets.
+    - `width`: units of the projection.
+    - `seeds`: one projection each.
+    - `block`: whose state, from 1.
     """
     projected = projected_states(net, probe.inputs, width, seeds, block)
     return pd.DataFrame(

@@ -1,7 +1,6 @@
 """PWL training (arXiv 2509.22319): student and converters beside a frozen teacher."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal
@@ -37,20 +36,16 @@ class Pass:
     student_logits: Float[Tensor, "batch classes"]
 
 
-class StudentObjective(ABC):
-    """The student's own loss at a step."""
-
-    @abstractmethod
-    def __call__(self, seen: Pass, step: int) -> tuple[Losses, Float[Tensor, ""]]:
-        """The named terms, as they are, and what is minimised."""
+# The student's own loss at a step (from 0): the named terms, as they are, and what is minimised.
+StudentObjective = Callable[[Pass, int], tuple[Losses, Float[Tensor, ""]]]
 
 
-class HardAndSoft(StudentObjective):
-    """`alpha * hard + (1 - alpha) * soft` (arXiv 2509.22319)."""
+@dataclass(frozen=True)
+class HardAndSoft:
+    """`alpha * hard + (1 - alpha) * soft` (arXiv 2509.22319); the temperature is that of the soft loss."""
 
-    def __init__(self, alpha: float, temperature: float) -> None:
-        """`temperature` of the soft loss."""
-        self.alpha, self.temperature = alpha, temperature
+    alpha: float
+    temperature: float
 
     def __call__(self, seen: Pass, step: int) -> tuple[Losses, Float[Tensor, ""]]:
         """Terms `hard` and `soft`; one of weight 0 is not computed."""
@@ -63,7 +58,7 @@ class HardAndSoft(StudentObjective):
         return terms, torch.stack([weights[name] * value for name, value in terms.items()]).sum()
 
 
-class FollowCurriculum(StudentObjective):
+class FollowCurriculum:
     """The current stage of a curriculum, on the teacher states that the pair's training computes anyway.
 
     As in a cohort (`pwl_lab.distill.students`) a stage on the hidden state of block i trains the layers up to it.
