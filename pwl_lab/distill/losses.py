@@ -1,7 +1,6 @@
 """Distillation losses as pure functions of tensors, and which of them a target of a curriculum asks for."""
 
-import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -26,11 +25,6 @@ def target_loss(
     if isinstance(target, Labels):
         wanted = F.one_hot(wanted, ours.shape[-1]).to(ours.dtype)  # (batch, classes)
     return cross_entropy_to(ours, wanted)
-
-
-def hard_loss(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
-    """Cross-entropy against the labels, in nats."""
-    return F.cross_entropy(logits, labels)
 
 
 def soft_loss(
@@ -76,8 +70,3 @@ def cross_entropy_to(
 ) -> Float[Tensor, "*members"]:
     """Cross-entropy against target probabilities, in nats, averaged over the batch (the last but one dimension)."""
     return -(target * logits.log_softmax(dim=-1)).sum(dim=-1).mean(dim=-1)
-
-
-def mean_of(terms: list[Float[Tensor, ""]]) -> Float[Tensor, ""]:
-    """The average of several terms (one per boundary)."""
-    return torch.stack(terms).mean()

@@ -12,8 +12,7 @@ from torch import Tensor
 from pwl_lab.models import MLPConfig, build, mlp
 from pwl_lab.study.verbs import train_or_load
 from pwl_lab.support.errors import ExerciseError
-from pwl_lab.swap import pair_losses
-from pwl_lab.swap.pair_losses import boundaries
+from pwl_lab.swap import pair_training
 from pwl_lab.swap.swapnet import SwapNet
 from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.training import TrainedModel, TrainPlan
@@ -166,5 +165,5 @@ def swap_net() -> SwapNet:
 
 
 def sync_loss(net: SwapNet, teacher_states: Sequence[Tensor], student_states: Sequence[Tensor]) -> Float[Tensor, ""]:
-    """The sync loss of two networks' hidden states, as training computes it (`pwl_lab.swap.pair_losses.sync_loss`)."""
-    return pair_losses.sync_loss(boundaries(net.converters, teacher_states, student_states))
+    """The sync loss of two networks' hidden states, as training computes it (`pwl_lab.swap.pair_training.sync_loss`)."""
+    return pair_training.sync_loss(pair_training.boundaries(net.converters, teacher_states, student_states))

@@ -11,7 +11,7 @@ from pwl_lab.exercises.checking import attempt, same_numbers, same_values
 from pwl_lab.support.seeding import generator
 from pwl_lab.swap.masks import all_masks
 from pwl_lab.swap.orders import arrivals, masks_on_the_way, search_order
-from pwl_lab.swap.pair_losses import feature_distance
+from pwl_lab.swap.pair_training import feature_distance
 
 CUBES = ((3, 116), (4, 9))  # blocks, and a seed at which each usual mistake leads to an order of its own
 
@@ -76,7 +76,7 @@ def sync(answer: Callable[..., Float[Tensor, ""]]) -> str:
     right = total(feature_distance)
     found = attempt(answer, teacher, student, encode, decode, hint=hint, on="states of three blocks, two boundaries")
     same_numbers("sync", found, right, hint, _wrong_sync(total), tolerance=1e-3)
-    return "Right, and the same as pwl_lab.swap.pair_losses.sync_loss."
+    return "Right, and the same as pwl_lab.swap.pair_training.sync_loss."
 
 
 def _place(boundary: int) -> int:

@@ -1,4 +1,4 @@
-"""The feature distance of arXiv 2509.22319 (`pwl_lab.swap.pair_losses.feature_distance`) with its own backward pass.
+"""The feature distance of arXiv 2509.22319 (`pwl_lab.swap.pair_training.feature_distance`) with its own backward pass.
 
 A pair's training computes twelve of these in every step, on features too large for a processor's cache, so the cost is how
 often memory is read and written. Three inner products per sample give the value, and the gradient is a combination of both

@@ -1,4 +1,4 @@
-"""Mixed passes in training (`pwl_lab.swap.pair_losses.mixed_logits`): many swap masks at once, each for its own samples.
+"""Mixed passes in training (`pwl_lab.swap.pair_training.mixed_logits`): many swap masks at once, each for its own samples.
 
 Groups that go through the same owner's block go through it as one batch, and what two masks have in common for the same
 samples is computed once. The mixed pass is that of arXiv 2509.22319; running many of them together is ours.
@@ -14,7 +14,7 @@ from torch import Tensor
 
 @runtime_checkable
 class Boundary(Protocol):
-    """What is needed of `pwl_lab.swap.pair_losses.Boundary`, which stands above this module."""
+    """What is needed of `pwl_lab.swap.pair_training.Boundary`, which stands above this module."""
 
     @property
     def number(self) -> int:

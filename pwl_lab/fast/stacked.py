@@ -1,4 +1,4 @@
-"""Students of one architecture, stacked: the fast twin of `pwl_lab.distill.cohort.SeparateCohort`.
+"""Students of one architecture, stacked: the fast twin of `pwl_lab.distill.students.SeparateCohort`.
 
 At these sizes a training step is mostly overhead. Stacking the parameters of all students turns their matrix products
 into one batched product: by `torch.func.vmap` for any network, and with less ado for networks of linear layers.

@@ -20,7 +20,6 @@ from toys import (
 )
 
 from pwl_lab.distill import students as learner_module
-from pwl_lab.distill.cohort import SeparateCohort, make_cohort
 from pwl_lab.distill.curriculum import (
     Curriculum,
     Labels,
@@ -32,7 +31,7 @@ from pwl_lab.distill.curriculum import (
     one_shot,
     progressive,
 )
-from pwl_lab.distill.students import CurriculumLearner, distil_cohort
+from pwl_lab.distill.students import CurriculumLearner, SeparateCohort, distil_cohort, make_cohort
 from pwl_lab.distill.targets import Member, TeacherTargets, calibration_inputs, random_projection
 from pwl_lab.fast.stacked import StackedCohort
 from pwl_lab.models import build

@@ -17,7 +17,7 @@ from pwl_lab.loading.throttle import Throttle
 from pwl_lab.study.intervals import mean_interval
 from pwl_lab.support.errors import ExerciseError
 from pwl_lab.swap.orders import arrivals, masks_on_the_way, search_order
-from pwl_lab.swap.pair_losses import feature_distance
+from pwl_lab.swap.pair_training import feature_distance
 
 
 def named(mask, first=1, swapped=False, everywhere=False):

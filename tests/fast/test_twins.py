@@ -8,16 +8,22 @@ from toys import MLP_STUDENT, MLP_TEACHER, ToyImages, as_trained, assert_close, 
 from toys import OBLONG_PAIRS as PAIRS
 
 from pwl_lab import fast
-from pwl_lab.distill.cohort import SeparateCohort, make_cohort
 from pwl_lab.distill.curriculum import Curriculum, Labels, Stage, TeacherHidden, TeacherOutput, extracted
-from pwl_lab.distill.students import distil_cohort
+from pwl_lab.distill.students import SeparateCohort, distil_cohort, make_cohort
 from pwl_lab.fast.stacked import StackedCohort
 from pwl_lab.models import TransformerConfig, build
 from pwl_lab.models.mlp import MLPConfig
 from pwl_lab.support.seeding import initialisation
 from pwl_lab.swap.masks import all_masks
-from pwl_lab.swap.pair_losses import boundaries, feature_distance, mixed_logits
-from pwl_lab.swap.pair_training import FollowCurriculum, PairLearner, PairLossConfig, frozen
+from pwl_lab.swap.pair_training import (
+    FollowCurriculum,
+    PairLearner,
+    PairLossConfig,
+    boundaries,
+    feature_distance,
+    frozen,
+    mixed_logits,
+)
 from pwl_lab.swap.swapnet import SwapNet
 from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.training import TrainPlan, train

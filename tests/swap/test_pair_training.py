@@ -20,7 +20,6 @@ from toys import (
     snapshot,
 )
 
-from pwl_lab.distill.cohort import SeparateCohort
 from pwl_lab.distill.curriculum import (
     Curriculum,
     Labels,
@@ -32,7 +31,7 @@ from pwl_lab.distill.curriculum import (
     one_shot,
     progressive,
 )
-from pwl_lab.distill.students import CurriculumLearner
+from pwl_lab.distill.students import CurriculumLearner, SeparateCohort
 from pwl_lab.distill.targets import Member, calibration_inputs, random_projection
 from pwl_lab.models import build
 from pwl_lab.support.errors import InvalidValueError
