@@ -58,30 +58,18 @@ def image_plan(
     The gradient's norm is clipped at 2 (ours): it lets a short training take larger steps. Adam goes without momentum
     settings and decay.
     """
+    sizes = {"steps": steps, "batch_size": batch_size, "eval_every": eval_every}
     sgd = {"momentum": 0.9, "weight_decay": 5e-4} if optimiser == "sgd" else {}
-    return TrainPlan(
-        steps=steps,
-        batch_size=batch_size,
-        optimiser=optimiser,
-        lr=lr,
-        schedule="cosine",
-        clip_norm=2.0,
-        eval_every=eval_every,
-        **sgd,
-    )
+    return TrainPlan(**sizes, **sgd, optimiser=optimiser, lr=lr, schedule="cosine", clip_norm=2.0)
 
 
 def make_optimiser(plan: TrainPlan, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     """The optimiser that `plan` names over these parameter groups."""
     if plan.optimiser == "adam":
         return torch.optim.Adam(groups, lr=plan.lr, weight_decay=plan.weight_decay, foreach=True)
+    nesterov = plan.momentum > 0
     return torch.optim.SGD(
-        groups,
-        lr=plan.lr,
-        momentum=plan.momentum,
-        weight_decay=plan.weight_decay,
-        nesterov=plan.momentum > 0,
-        foreach=True,
+        groups, plan.lr, plan.momentum, weight_decay=plan.weight_decay, nesterov=nesterov, foreach=True
     )
 
 
@@ -205,7 +193,7 @@ class Checkpoint:
 class TrainedModel:
     """A network after training, how it got there, and what it was on the way.
 
-    `reached_at` is the step at which `stop_at` was first reached (none: never); `fingerprint` is the store's key for
+    `reached_at` is the step at which `stop_at` was first reached (None: never); `fingerprint` is the store's key for
     how it was made, and so part of the key of everything made from it.
     """
 
@@ -220,7 +208,7 @@ class TrainedModel:
     def checkpoint(self, at_accuracy: float | None = None, at_step: int | None = None) -> Checkpoint:
         """The first checkpoint that reached `at_accuracy`, or the one of step `at_step`.
 
-        Raises InvalidValueError, saying which there are, when there is none such.
+        Raises InvalidValueError, which lists the checkpoints, where none fits.
         """
         for checkpoint in self.checkpoints:
             if checkpoint.step == at_step or (at_accuracy is not None and checkpoint.accuracy >= at_accuracy):

@@ -54,11 +54,11 @@ class TeacherHidden(Frozen):
     """Regress a random projection of the final teacher's hidden state on the student's hidden state of the same block."""
 
     kind: Literal["hidden"] = "hidden"
-    block: int | None = Field(None, ge=1, description="which block, from 1; none: each block in turn, shallow to deep")
+    block: int | None = Field(None, ge=1, description="which block, from 1; None: each block in turn, shallow to deep")
     centre: bool = Field(True, description="subtract the projection's mean, unit by unit")
     scale: bool = Field(True, description="divide by its standard deviation, over all units together")
     weight: float = Field(5.0, gt=0.0, description="what the mean squared error is multiplied by")
-    width: int | None = Field(None, ge=1, description="match only the student's first so many units; none: all")
+    width: int | None = Field(None, ge=1, description="match only the student's first so many units; None: all")
     orthogonal: bool = Field(False, description="orthonormal columns instead of independent Gaussian ones")
 
     @property
@@ -77,14 +77,14 @@ Target = Annotated[Labels | TeacherOutput | TeacherHidden, Field(discriminator="
 
 
 class Stage(Frozen):
-    """Pursue `target` for `steps` optimiser steps (none: until the end).
+    """Pursue `target` for `steps` optimiser steps (None: until the end).
 
     `trains`: `reach` trains every layer that the target depends on (for a hidden state: the stem and the blocks up to
     it; the layers above wait); `block` trains the target's block alone and leaves those below as they are.
     """
 
     target: Target
-    steps: int | None = Field(None, description="length in optimiser steps, at least 1; none: until the end")
+    steps: int | None = Field(None, description="length in optimiser steps, at least 1; None: until the end")
     trains: Literal["reach", "block"] = "reach"
 
     @field_validator("steps")

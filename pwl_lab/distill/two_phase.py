@@ -1,8 +1,8 @@
 """The two-phase training of the proofs: one large gradient step on the first layer, then the outer layer alone.
 
-Source: arXiv 2410.05464 and arXiv 2503.17494, which prove their bounds for this scheme instead of for plain SGD. The
-first layer begins at zero, so that one step makes each unit's weights proportional to the correlation of its target with
-the single bits; the outer layer is then a linear problem, solved here by ridge regression.
+arXiv 2410.05464 and arXiv 2503.17494 prove their bounds for this scheme instead of for plain SGD. The first
+layer begins at zero, so that one step makes each unit's weights proportional to the correlation of its target with the
+single bits; the outer layer is then a linear problem, solved here by ridge regression.
 """
 
 from dataclasses import dataclass
@@ -42,10 +42,16 @@ def two_phase(
     target: Literal["hidden", "labels"] = "hidden",
     outer_samples: int = 8192,
 ) -> TwoPhaseResult:
-    """Train a student of `width` units: one step on `samples` samples, then the outer layer on `outer_samples` others.
+    """Train a student by one step on the first layer, then its outer layer on other samples.
 
-    `target` of the step: each unit's own projection of the teacher's hidden layer, or the label with a random sign.
-    Raises InvalidValueError for a number that is not from 1, or another target.
+    Raises InvalidValueError for a number below 1, and for another target.
+
+    Arguments:
+    - `task`, `teacher`: what is learned, and a network that has learned it.
+    - `width`: units of the student.
+    - `samples`, `outer_samples`: for the step, and for the outer layer.
+    - `seed`: of everything that is drawn.
+    - `target`: of the step: each unit's own projection of the teacher's hidden layer, or the label with a random sign.
     """
     for field, value in {"width": width, "samples": samples, "outer_samples": outer_samples}.items():
         check_count(field, value)

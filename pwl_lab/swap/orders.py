@@ -88,20 +88,20 @@ def search_order(accuracy: Mapping[str, float], cost: Sequence[float], pick: Cal
     if min(cost) < 0 or sum(cost) <= 0:
         raise invalid("cost", list(cost), "numbers from 0, not all of them 0")
     total = sum(cost)
-    masks = all_masks(n_blocks)  # a mask's place in this list is the number that it spells, T for 1
+    masks = all_masks(n_blocks)  # a mask's index in this list is the number that it spells, T for 1
     steps = [(1 << n_blocks - block, cost[block - 1]) for block in range(1, n_blocks + 1)]
 
-    def ways(number: int) -> list[tuple[float, int]]:
+    def continuations(number: int) -> list[tuple[float, int]]:
         """The area from this mask on, for each mask with one block more that may come next."""
         here = accuracy[masks[number]]
         return [(here * each / total + ahead[number | bit], number | bit) for bit, each in steps if not number & bit]
 
     ahead = [0.0] * len(masks)
     for number in reversed(range(len(masks) - 1)):  # a mask stands before all that have blocks more
-        ahead[number] = pick(area for area, _ in ways(number))
+        ahead[number] = pick(area for area, _ in continuations(number))
     order = [0]
     while order[-1] != len(masks) - 1:
-        order.append(next(longer for area, longer in ways(order[-1]) if abs(area - ahead[order[-1]]) <= TIE))
+        order.append(next(longer for area, longer in continuations(order[-1]) if abs(area - ahead[order[-1]]) <= TIE))
     return [masks[number] for number in order]
 
 
@@ -128,11 +128,11 @@ def best_mask(
     if set(missed) <= there:
         return _mask_of(there, n_blocks)
     start = list(takewhile(there.__contains__, order))
-    way = [_mask_of(start[:length], n_blocks) for length in range(len(start) + 1)]
-    known = [accuracy[mask] for mask in way if mask in accuracy]
+    passed = [_mask_of(start[:length], n_blocks) for length in range(len(start) + 1)]
+    known = [accuracy[mask] for mask in passed if mask in accuracy]
     possible = re.compile("".join("[ST]" if block in there else "S" for block in range(1, n_blocks + 1))).fullmatch
     candidates = {mask: accuracy[mask] for mask in accuracy if possible(mask)}
-    candidates.setdefault(way[-1], known[-1] if known else -math.inf)
+    candidates.setdefault(passed[-1], known[-1] if known else -math.inf)
     best = max(candidates.values())
     equal = [mask for mask, value in candidates.items() if value == best]
     return min(equal, key=lambda mask: (-mask.count("T"), [mask[block - 1] == "S" for block in order]))
