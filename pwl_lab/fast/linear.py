@@ -12,13 +12,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pwl_lab.fast import is_plain
+
 
 def laid_out_by_input(layer: nn.Linear) -> nn.Linear:
     """The same layer with the weights of one *input* side by side in memory; their shape stays (out, in).
 
     The gradient takes the layout of the weights, so that backward computes `inputs^T @ gradient` with the many units
-    as the long rows: about a third less time at (50, 4096), batch 128.
+    as the long rows: about a third less time at (50, 4096), batch 128. Inside `plain()` the layer stays as it is.
     """
+    if is_plain():
+        return layer
     layer.weight.data = layer.weight.data.t().contiguous().t()
     return layer
 
@@ -26,14 +30,17 @@ def laid_out_by_input(layer: nn.Linear) -> nn.Linear:
 class FewOutputs(nn.Linear):
     """`nn.Linear` for a handful of outputs: the gradient of its input is added up output by output.
 
-    Works wherever `nn.Linear` does except in forward-mode differentiation. Under autocast it is `nn.Linear`.
+    Works wherever `nn.Linear` does except in forward-mode differentiation. Under autocast and inside `plain()` it is
+    `nn.Linear`.
     """
 
     def forward(self, inputs: Float[Tensor, "*batch units"]) -> Float[Tensor, "*batch outputs"]:
         """`inputs @ weight^T + bias`."""
-        if torch.is_autocast_enabled(inputs.device.type):  # it would hand backward tensors of two types
+        # Autocast would hand backward tensors of two types.
+        if is_plain() or torch.is_autocast_enabled(inputs.device.type):
             return super().forward(inputs)
-        return _FewOutputs.apply(inputs, self.weight, self.bias)
+        outputs: Tensor = _FewOutputs.apply(inputs, self.weight, self.bias)  # type: ignore[no-untyped-call]  # torch's own
+        return outputs
 
 
 class _FewOutputs(torch.autograd.Function):
@@ -43,7 +50,7 @@ class _FewOutputs(torch.autograd.Function):
 
     @staticmethod
     def forward(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Source of the names: `torch.nn.functional.linear`."""
+        """As `torch.nn.functional.linear`."""
         return nn.functional.linear(inputs, weight, bias)
 
     @staticmethod
