@@ -36,10 +36,9 @@ from pwl_lab.models.transformer import TransformerConfig
 from pwl_lab.models.vit import ViTConfig
 from pwl_lab.support.config import Frozen
 from pwl_lab.support.errors import InvalidValueError, MissingDataError, invalid
-from pwl_lab.support.files import is_file, new_folder, readable
+from pwl_lab.support.files import file_sha256, is_file, new_folder, readable
 from pwl_lab.swap.swapnet import Converters, SwapNet
 from pwl_lab.tasks.base import Task
-from pwl_lab.tasks.download import file_sha256
 from pwl_lab.tasks.images import ImageTask
 
 FORMAT = 1  # of index.json and of what the shards hold; a reader refuses a higher one

@@ -5,7 +5,6 @@ not at all.
 """
 
 import gzip
-import hashlib
 import importlib.metadata
 import logging
 import shutil
@@ -19,7 +18,7 @@ from filelock import FileLock
 
 from pwl_lab.support import paths
 from pwl_lab.support.errors import InvalidValueError, MissingDataError
-from pwl_lab.support.files import is_file, new_folder, readable, usual_mode, work_folder
+from pwl_lab.support.files import file_sha256, is_file, new_folder, readable, usual_mode, work_folder
 from pwl_lab.tasks.formats import sha256
 
 DAMAGE = (EOFError, gzip.BadGzipFile, tarfile.TarError, zlib.error)  # how a truncated or garbled tar.gz shows itself
@@ -34,17 +33,6 @@ class Archive:
     sha256: str  # of the archive as it is, not of what is in it
     folder: str  # where the files are in it
     max_bytes: int  # it holds no more than this, unpacked
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 (hex) of the file as it is, read in pieces.
-
-    Raises MissingDataError if there is no such file, UnreadableError for one that cannot be read.
-    """
-    if not is_file(path):
-        raise MissingDataError(f"{path} is missing")
-    with readable(path), path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def unpack(path: Path, archive: Archive, names: Collection[str], target: Path) -> None:

@@ -24,9 +24,10 @@ from pwl_lab.runner.holding import alone_in
 from pwl_lab.runner.location import FolderPlace
 from pwl_lab.study.store import Artifact, Recipe, Store, record_metrics
 from pwl_lab.support.errors import InvalidValueError, PwlLabError, UnreadableError
+from pwl_lab.support.files import file_sha256
 from pwl_lab.support.progress import Progress
 from pwl_lab.tasks import download as data_files
-from pwl_lab.tasks.download import Archive, DataFile, Source, file_sha256, obtain, unpack
+from pwl_lab.tasks.download import Archive, DataFile, Source, obtain, unpack
 from pwl_lab.tasks.formats import read_idx, read_npz, write_npz
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
