@@ -11,7 +11,7 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 import pandas as pd
 from pydantic import Field, PositiveInt, ValidationError, model_validator
@@ -21,19 +21,8 @@ from torch import Tensor, nn
 from pwl_lab.loading.int8 import quantise, stored_bytes
 from pwl_lab.loading.sources import INDEX, MOST_INDEX_BYTES, BundleError, FolderSource
 from pwl_lab.loading.tensors import not_finite, plain
-from pwl_lab.models.blocknet import (
-    MOST_TENSORS,
-    BlockNet,
-    ModelConfig,
-    build_empty,
-    parameter_bytes,
-    unit_bytes,
-    weightless,
-)
-from pwl_lab.models.convnets import ResNetConfig, VGGConfig
-from pwl_lab.models.mlp import MLPConfig
-from pwl_lab.models.transformer import TransformerConfig
-from pwl_lab.models.vit import ViTConfig
+from pwl_lab.loading.weightless import MOST_TENSORS, build_empty, check_fillable, weightless
+from pwl_lab.models.blocknet import AnyModel, BlockNet, ModelConfig, check_registered, parameter_bytes, unit_bytes
 from pwl_lab.support.config import Frozen
 from pwl_lab.support.errors import InvalidValueError, MissingDataError, invalid
 from pwl_lab.support.files import file_sha256, is_file, new_folder, readable
@@ -46,9 +35,6 @@ MOST_UNITS = 1_000  # of a bundle: each of them is a file or two
 LEAST_TENSOR_BYTES = 40  # of a safetensors file for each tensor in it: its name, type, shape and place
 BOOT = 0  # the block number of the boot set; teacher blocks count from 1
 
-AnyModel = Annotated[
-    MLPConfig | TransformerConfig | VGGConfig | ResNetConfig | ViTConfig, Field(discriminator="family")
-]
 Shape = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 Accuracy = Annotated[float, Field(ge=0.0, le=1.0)]  # neither NaN nor infinity is
 
@@ -257,16 +243,12 @@ def empty_teacher(index: BundleIndex, most: int = MOST_TENSORS) -> tuple[BlockNe
 
 def check_exportable(configs: tuple[ModelConfig, ModelConfig]) -> None:
     """Raise InvalidValueError for a pair (`configs`: of teacher and student) that the reader of a bundle could not build."""
-    known = get_args(get_args(AnyModel)[0])
     for field, config in zip(("teacher", "student"), configs, strict=True):
-        if type(config) not in known:  # one derived from them would be built as what it was derived from
-            names = ", ".join(cls.__name__ for cls in known)
-            raise invalid(
-                field,
-                config,
-                f"who reads a bundle builds its networks from their configurations alone, so these have to be one of {names}; "
-                "a pair of other networks can be trained and evaluated, but not exported",
-            )
+        try:
+            check_registered(config)
+            check_fillable(config)
+        except InvalidValueError as error:
+            raise InvalidValueError(f"the {field} can be trained and evaluated, but not exported: {error}") from error
 
 
 def write_bundle(

@@ -1,20 +1,19 @@
 """`BlockNet`: every network of the study is a stem, `n` blocks and a head, and hands out the state after each block."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from inspect import get_annotations
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
+from pydantic import BeforeValidator, SerializeAsAny, ValidationError
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from pwl_lab.support.config import Frozen
-from pwl_lab.support.errors import invalid
+from pwl_lab.support.errors import invalid, shown
 from pwl_lab.support.seeding import initialisation
-
-MOST_TENSORS = 10_000  # of a network that is built after somebody else's description
 
 
 @contextmanager
@@ -74,10 +73,30 @@ class BlockNet(nn.Module):
         return [tuple(state.shape[1:]) for state in states]
 
 
+_FAMILIES: dict[str, type["ModelConfig"]] = {}
+
+
 class ModelConfig(Frozen, ABC):
-    """All that determines an architecture; `build` makes the network."""
+    """All that determines an architecture; `build` makes the network.
+
+    A class with a `family` of its own (`family: Literal["mine"] = "mine"`) is registered by it, so that a bundle can name
+    the family and whoever opens it finds the class. Raises InvalidValueError where another class has the family.
+    """
 
     family: str
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        """Register the class. One of the same name replaces it: a notebook's cell that defines it may run again."""
+        if "family" not in get_annotations(cls):
+            return
+        name, family = f"{cls.__module__}.{cls.__qualname__}", cls.model_fields["family"].default
+        other = _FAMILIES.get(family, cls)
+        if f"{other.__module__}.{other.__qualname__}" != name:
+            raise invalid(
+                f"family of {name}", family, f"a name that {other.__module__}.{other.__qualname__} does not have"
+            )
+        _FAMILIES[family] = cls
 
     @property
     @abstractmethod
@@ -89,6 +108,35 @@ class ModelConfig(Frozen, ABC):
         """A network with weights from torch's current random state; use `build` for a seeded one."""
 
 
+def check_registered(config: ModelConfig) -> None:
+    """Raise InvalidValueError unless `config.family` stands for the very class of `config`."""
+    if _FAMILIES.get(config.family) is not type(config):
+        own = 'a class with a family of its own, as in `family: Literal["mine"] = "mine"`'
+        raise invalid("model", config, f"{own}, by which the reader of a bundle finds it")
+
+
+def _by_family(value: Any) -> Any:
+    """The configuration that a mapping describes, of whichever class has its family; anything else is left to pydantic."""
+    if not isinstance(value, Mapping):
+        return value
+    family = value.get("family")
+    if not isinstance(family, str) or family not in _FAMILIES:
+        raise ValueError(
+            f"unknown family {shown(family)} (known: {', '.join(sorted(_FAMILIES))}); "
+            "import the module that defines it first"
+        )
+    try:
+        return _FAMILIES[family].model_validate(value)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        where = ".".join(map(str, problem["loc"])) or "as a whole"
+        raise ValueError(f"{where}: {problem['msg'].removeprefix('Value error, ')}") from error
+
+
+# A configuration of any family: of one of ours, or of the reader's own.
+AnyModel = Annotated[SerializeAsAny[ModelConfig], BeforeValidator(_by_family)]
+
+
 def build(config: ModelConfig, seed: int, device: str = "cpu", stream: str = "init") -> BlockNet:
     """The network of `config` with initial weights from `stream` of `seed`.
 
@@ -96,56 +144,6 @@ def build(config: ModelConfig, seed: int, device: str = "cpu", stream: str = "in
     """
     with initialisation(seed, stream):
         return config.make().to(device)
-
-
-class _Weightless(TorchFunctionMode):
-    """Inside, tensors are made on the meta device and never filled with random numbers, and there may be only so many."""
-
-    def __init__(self, most: int) -> None:
-        super().__init__()
-        self._made, self._most = 0, most
-
-    def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        """Every call of torch comes by here, in this thread alone; what a function calls within itself does not."""
-        kwargs = kwargs or {}
-        if function in _FILLING:
-            return args[0] if args else kwargs["tensor"]  # as those of `nn.init` hand it on
-        if function is Tensor.mul and isinstance(args[1], float):  # the scale of random numbers, see `build_empty`
-            return args[0]
-        if function in _MAKING:
-            self._made += 1
-            if self._made > self._most:
-                raise invalid("network", f"more than {self._most:,} tensors", f"at most {self._most:,}")
-            kwargs = {**kwargs, "device": "meta"}
-        return (torch.empty if function is torch.randn else function)(*args, **kwargs)
-
-
-_INIT = (nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_, nn.init.kaiming_normal_)
-_FILLING = {Tensor.uniform_, Tensor.normal_, *_INIT}
-_MAKING = {torch.empty, torch.zeros, torch.ones, torch.full, torch.arange, torch.rand, torch.randn, torch.tensor}
-
-
-@contextmanager
-def weightless(most: int = MOST_TENSORS) -> Iterator[None]:
-    """Inside, modules are made without memory for their weights, which `load_state_dict(..., assign=True)` brings.
-
-    Raises InvalidValueError at the tensor that is one too many: `MOST_TENSORS` is far above any network of use, and a
-    configuration that someone else wrote may ask for any number of layers.
-    """
-    with _Weightless(most):
-        yield
-
-
-def build_empty(config: ModelConfig, most: int = MOST_TENSORS) -> BlockNet:
-    """The network of `config` for weights that come from elsewhere, by `load_state_dict(..., assign=True)`.
-
-    Its own are on torch's meta device: they have shapes and no memory, however large they are, and drawing initial
-    values would take longer than reading trained ones. (Arithmetic on that device loads torch's compiler at the first
-    use: seconds, where a first prediction takes a tenth of one. The only one in our networks scales random numbers,
-    and is left out with them.) Raises InvalidValueError for a network of more than `most` tensors.
-    """
-    with weightless(most):
-        return config.make()
 
 
 def unit_bytes(net: BlockNet) -> list[int]:
