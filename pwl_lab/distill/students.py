@@ -19,8 +19,7 @@ from pwl_lab.distill.losses import cross_entropy_to
 from pwl_lab.distill.targets import Member, TeacherTargets, calibration_inputs
 from pwl_lab.models.blocknet import ModelConfig
 from pwl_lab.support.errors import invalid
-from pwl_lab.tasks.base import Batch, Task
-from pwl_lab.tasks.entrances import batches_of, split_of
+from pwl_lab.tasks.base import Batch, Task, batches_of, split_of
 from pwl_lab.training import Learner, Losses, TrainedModel, TrainPlan, train
 
 

@@ -27,8 +27,7 @@ from pwl_lab.support.config import Frozen
 from pwl_lab.support.errors import InvalidValueError, MissingDataError, invalid
 from pwl_lab.support.files import file_sha256, is_file, new_folder, readable
 from pwl_lab.swap.swapnet import Converters, SwapNet
-from pwl_lab.tasks.base import Task
-from pwl_lab.tasks.images import ImageTask
+from pwl_lab.tasks.base import Task, normalisation_of
 
 FORMAT = 1  # of index.json and of what the shards hold; a reader refuses a higher one
 MOST_UNITS = 1_000  # of a bundle: each of them is a file or two
@@ -135,10 +134,9 @@ class BundleIndex(Frozen):
 
 
 def inputs_of(task: Task) -> Inputs:
-    """What networks for `task` take: images as the task normalises them, anything else as it is."""
-    if isinstance(task, ImageTask):
-        return Inputs(shape=task.input_shape, mean=task.normalisation[0], std=task.normalisation[1])
-    return Inputs(shape=task.input_shape)
+    """What networks for `task` take."""
+    normalisation = normalisation_of(task)
+    return Inputs(shape=task.input_shape, **(normalisation._asdict() if normalisation else {}))
 
 
 def read_index(text: bytes, address: str) -> BundleIndex:

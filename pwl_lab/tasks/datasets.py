@@ -124,16 +124,17 @@ def read_mnist_like(folder: Path, n_validation: int = 5_000) -> dict[str, RawSpl
 
     Raises as `read_idx` does.
     """
-    raw = []
-    for part in ("train", "t10k"):
+
+    def read(part: str) -> RawSplit:
         names = {3: f"{part}-images-idx3-ubyte", 1: f"{part}-labels-idx1-ubyte"}
         images, labels = (read_idx(find(folder, name) or folder / name, dims) for dims, name in names.items())
         if len(images) != len(labels):
             raise InvalidValueError(
                 f"{folder}: expected as many {part} labels as images, found {len(labels)} and {len(images)}"
             )
-        raw.append(RawSplit(images[:, None], labels))
-    return hold_out(*raw, n_validation)
+        return RawSplit(images[:, None], labels)
+
+    return hold_out(read("train"), read("t10k"), n_validation)
 
 
 def read_bundle(folder: Path) -> dict[str, RawSplit]:

@@ -1,4 +1,4 @@
-"""Image classification as a `Task`: normalised batches with augmentation, from the data sets in `datasets.py`."""
+"""Image classification as a `Task`: normalised batches with augmentation, from the datasets in `datasets.py`."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -15,55 +15,60 @@ from pwl_lab.support.errors import MissingDataError, invalid, unknown
 from pwl_lab.support.seeding import TEACHER, generator
 from pwl_lab.tasks import datasets
 from pwl_lab.tasks.augment import Augmentation
-from pwl_lab.tasks.base import Batch
-from pwl_lab.tasks.entrances import check_images
-from pwl_lab.tasks.sizes import check_batch_size, check_n_train, is_whole
+from pwl_lab.tasks.base import Batch, Normalisation, Task, check_images
+from pwl_lab.tasks.sizes import check_batch_size, check_count, check_n_train
 
 SPLIT_RECIPE = 1  # raise it when the way images are assigned to splits or drawn into batches changes
 SUBSET_RECIPE = 2  # and this one when `n_train` picks other images
 
 
 @dataclass(frozen=True)
-class ImageTask:
-    """Which of `n_classes` classes is the image of? Inputs are normalised with the training set's mean and deviation.
+class ImageTask(Task):
+    """Which of `n_classes` classes does the image show? Inputs are normalised over the training images.
 
     Making one is instant: the images are read, and checked against their recorded SHA-256, at the first use, once a
-    process. Raises UnknownNameError for an unknown data set, InvalidValueError for a bad `n_train`, augmentation or
-    `subset_seed` and MissingDataError if `folder` is no folder, all at once; whatever is wrong with the files, when
-    they are first used (see `datasets.fetch`).
+    process.
+
+    Arguments:
+
+    - `name`: a dataset of `datasets.DATASETS`.
+    - `n_train`: use only so many training images, class-balanced; None uses all.
+    - `augment`: random changes to training batches.
+    - `folder`: where the dataset's files are; None looks where `datasets.fetch` does.
+    - `subset_seed`: draws which `n_train` images are used.
+
+    Raises UnknownNameError for an unknown dataset, InvalidValueError for a bad `n_train`, augmentation or `subset_seed`
+    and MissingDataError if `folder` is no folder, all at once; whatever is wrong with the files, when they are first
+    used (see `datasets.fetch`).
     """
 
     name: str = "fashion-mnist-small"
-    n_train: int | None = None  # use only so many training images, class-balanced; None: all
-    augment: Augmentation = field(default_factory=Augmentation)  # of training batches only
-    folder: str | Path | None = None  # where the data set's files are; None: see datasets.fetch
-    subset_seed: int = 0  # which n_train images
+    n_train: int | None = None
+    augment: Augmentation = field(default_factory=Augmentation)
+    folder: str | Path | None = None
+    subset_seed: int = 0
+    input_shape: tuple[int, ...] = field(init=False, repr=False, compare=False)  # channels, height, width
+    n_classes: int = field(init=False, repr=False, compare=False)
+    class_names: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    normalisation: Normalisation = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Refuse bad arguments at once."""
-        size = datasets.dataset(self.name).sizes["train"]
-        check_n_train(self.n_train, size, self.name)
+        """Check the arguments; take the rest from the registry."""
+        entry = datasets.dataset(self.name)
         if not isinstance(self.augment, Augmentation):
             raise invalid("augment", self.augment, "an Augmentation, e.g. Augmentation.none()")
-        if not (is_whole(self.subset_seed) and self.subset_seed >= 0):
-            raise invalid("subset_seed", self.subset_seed, "a whole number from 0")
         if self.folder is not None and not Path(self.folder).is_dir():
             raise MissingDataError(f"folder = {str(self.folder)!r} is not a folder")
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Channels, height, width."""
-        return datasets.dataset(self.name).image_shape
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """What each class shows, in the order of the class indices."""
-        return datasets.dataset(self.name).class_names
-
-    @property
-    def n_classes(self) -> int:
-        """How many classes there are."""
-        return len(self.class_names)
+        values = {
+            "n_train": check_n_train(self.n_train, entry.sizes["train"], self.name),
+            "subset_seed": check_count("subset_seed", self.subset_seed, 0),
+            "input_shape": entry.image_shape,
+            "n_classes": len(entry.class_names),
+            "class_names": entry.class_names,
+            "normalisation": Normalisation(entry.mean, entry.std),
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)  # frozen for everybody else
 
     def size(self, split: str) -> int:
         """How many images a split has. Raises UnknownNameError for an unknown split."""
@@ -97,7 +102,7 @@ class ImageTask:
         images, labels = (part.to(device) for part in self._split("train"))
         while True:
             order = torch.randperm(len(labels), generator=order_stream).to(device)
-            for picked in order[: steps * batch_size].split(batch_size):
+            for picked in order[: steps * batch_size].view(steps, batch_size):
                 inputs = self.augment.apply(self.normalise(images[picked]), augment_stream)
                 yield Batch(inputs, labels[picked])
 
@@ -113,20 +118,13 @@ class ImageTask:
         Grey images come as [n, height, width], coloured ones as [n, height, width, 3]. Raises InvalidValueError if the
         split has not that many.
         """
-        if not (is_whole(n) and 1 <= n <= self.size(split)):
-            raise invalid("n", n, f"a whole number from 1 to {self.size(split)}, the size of the split {split}")
+        check_count("n", n, 1, self.size(split), f", the size of the split {split}")
         images, labels = (part[:n].clone() for part in self._split(split))
         shown = images[:, 0] if images.shape[1] == 1 else images.permute(0, 2, 3, 1).contiguous()
         return shown, Batch(self.normalise(images), labels)
 
-    @property
-    def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and deviation of the training pixels in [0, 1], per channel."""
-        entry = datasets.dataset(self.name)
-        return entry.mean, entry.std
-
     def normalise(self, images: Tensor) -> Float[Tensor, "batch channels height width"]:
-        """Bytes [batch, *input_shape] to floats with mean 0 and deviation 1 over the training pixels.
+        """Bytes [batch, *input_shape] to floats with mean 0 and standard deviation 1 over the training pixels.
 
         Raises InvalidValueError for images of another type or shape (hence the loose annotation).
         """
@@ -143,7 +141,7 @@ class ImageTask:
             "sizes": {split: self.size(split) for split in entry.sizes},
             "subset_seed": None if self._subset is None else {"seed": self.subset_seed, "recipe": SUBSET_RECIPE},
             "augment": self.augment.model_dump(mode="json"),
-            "normalisation": {"mean": list(entry.mean), "std": list(entry.std)},
+            "normalisation": {name: list(part) for name, part in self.normalisation._asdict().items()},
             "files": {file.name: file.sha256 for file in entry.source.files},
         }
 
@@ -164,8 +162,8 @@ def standardise(
     images: UInt8[Tensor, "batch channels *positions"], mean: Sequence[float], std: Sequence[float]
 ) -> Float[Tensor, "batch channels *positions"]:
     """Bytes to floats, `(value / 255 - mean) / std` per channel."""
-    size = (1, -1) + (1,) * (images.ndim - 2)
-    middle, width = (torch.tensor(part, device=images.device).view(size) * 255 for part in (mean, std))
+    shape = (1, -1) + (1,) * (images.ndim - 2)  # [1, channels, 1, ...]
+    middle, width = (torch.tensor(part, device=images.device).view(shape) * 255 for part in (mean, std))
     return images.float().sub_(middle).div_(width)
 
 
