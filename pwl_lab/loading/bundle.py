@@ -21,8 +21,15 @@ from torch import Tensor, nn
 from pwl_lab.loading.int8 import quantise, stored_bytes
 from pwl_lab.loading.sources import INDEX, MOST_INDEX_BYTES, BundleError, FolderSource
 from pwl_lab.loading.tensors import not_finite, plain
-from pwl_lab.loading.weightless import MOST_TENSORS, build_empty, check_fillable, weightless
-from pwl_lab.models.blocknet import AnyModel, BlockNet, ModelConfig, check_registered, parameter_bytes, unit_bytes
+from pwl_lab.loading.weightless import (
+    MOST_TENSORS,
+    AnyModel,
+    build_empty,
+    check_fillable,
+    check_registered,
+    weightless,
+)
+from pwl_lab.models.blocknet import BlockNet, ModelConfig, parameter_bytes, unit_bytes
 from pwl_lab.support.config import Frozen
 from pwl_lab.support.errors import InvalidValueError, MissingDataError, invalid
 from pwl_lab.support.files import file_sha256, is_file, new_folder, readable

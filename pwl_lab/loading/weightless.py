@@ -1,17 +1,43 @@
-"""Networks without weights of their own, to be filled from files: no memory and no time goes into initial values."""
+"""Networks made from what the index of a bundle says of them: of any registered family, and without weights of their own.
 
-from collections.abc import Iterator
+Weights come from files afterwards; no memory and no time goes into initial values.
+"""
+
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import BeforeValidator, SerializeAsAny, ValidationError
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from pwl_lab.models.blocknet import BlockNet, ModelConfig
-from pwl_lab.support.errors import invalid
+from pwl_lab.models.blocknet import FAMILIES, BlockNet, ModelConfig
+from pwl_lab.support.errors import invalid, shown
 
 MOST_TENSORS = 10_000  # of a network that is built after somebody else's description
+
+
+def _by_family(value: Any) -> Any:
+    """The configuration that a mapping describes, of whichever class has its family; anything else is left to pydantic."""
+    if not isinstance(value, Mapping):
+        return value
+    family = value.get("family")
+    if not isinstance(family, str) or family not in FAMILIES:
+        raise ValueError(
+            f"unknown family {shown(family)} (known: {', '.join(sorted(FAMILIES))}); "
+            "import the module that defines it first"
+        )
+    try:
+        return FAMILIES[family].model_validate(value)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        where = ".".join(map(str, problem["loc"])) or "as a whole"
+        raise ValueError(f"{where}: {problem['msg'].removeprefix('Value error, ')}") from error
+
+
+# A configuration of any family: of one of ours, or of the reader's own.
+AnyModel = Annotated[SerializeAsAny[ModelConfig], BeforeValidator(_by_family)]
 
 
 class _Weightless(TorchFunctionMode):
@@ -21,7 +47,9 @@ class _Weightless(TorchFunctionMode):
         super().__init__()
         self._made, self._most = 0, most
 
-    def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         """Every call of torch comes by here, in this thread alone; what a function calls within itself does not."""
         kwargs = kwargs or {}
         if function in _FILLING:
@@ -62,6 +90,13 @@ def build_empty(config: ModelConfig, most: int = MOST_TENSORS) -> BlockNet:
     """
     with weightless(most):
         return config.make()
+
+
+def check_registered(config: ModelConfig) -> None:
+    """Raise InvalidValueError unless `config.family` stands for the very class of `config`."""
+    if FAMILIES.get(config.family) is not type(config):
+        own = 'a class with a family of its own, as in `family: Literal["mine"] = "mine"`'
+        raise invalid("model", config, f"{own}, by which the reader of a bundle finds it")
 
 
 def check_fillable(config: ModelConfig) -> None:

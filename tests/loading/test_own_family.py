@@ -11,9 +11,8 @@ from bundles import bundle_of, expected, pair_of
 from torch import nn
 
 from pwl_lab.loading.bundle import Inputs, check_folder, write_bundle
-from pwl_lab.loading.weightless import check_fillable
+from pwl_lab.loading.weightless import check_fillable, check_registered
 from pwl_lab.models import BlockNet, MLPConfig, ModelConfig, build
-from pwl_lab.models.blocknet import check_registered
 from pwl_lab.support.errors import InvalidValueError
 from pwl_lab.swap.swapnet import SwapNet
 
