@@ -144,7 +144,7 @@ def test_an_archive_is_downloaded_checked_unpacked_and_used(small, name):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == small.files
     small.archive.unlink()  # the second time nothing is asked of the server
     assert datasets.fetch(name) == folder
-    task = ImageTask(name, augment=Augmentation.of_the_sources())
+    task = ImageTask(name, augment=Augmentation.of_the_paper())
     assert (task.input_shape, task.n_classes) == ((3, 32, 32), N_CLASSES[name])
     assert {split: len(task.split(split)) for split in SIZES} == SIZES
     assert next(task.batches(0, 30)).inputs.shape == (30, 3, 32, 32)
