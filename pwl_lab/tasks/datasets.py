@@ -250,18 +250,8 @@ def load(name: str, folder: str | Path | None = None) -> dict[str, RawSplit]:
     return _load(dataset(name), name, None if folder is None else str(folder))
 
 
-FASHION_CLASSES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
+FASHION_NAMES = "T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot"
+FASHION_CLASSES = tuple(FASHION_NAMES.split(", "))
 FASHION_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 FASHION_FILES = {  # the SHA-256 of the content, and of the official .gz
     "train-images-idx3-ubyte": (

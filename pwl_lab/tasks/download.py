@@ -105,45 +105,34 @@ def obtain(name: str, source: Source, folder: Path | None = None) -> Path:
     InvalidValueError for a `folder` that is of no use.
     """
     if source.package:
-        return _installed(name, source.package, folder)
-    if folder is not None or source.bundled:
-        place = _given(name, source, paths.data() if folder is None else folder)
-    else:
-        system = (Path(each) for each in source.system_folders)
-        place = next((each for each in system if _complete(source, each)), None) or _downloaded(name, source)
+        if folder is not None:
+            raise InvalidValueError(
+                f"{name} comes with the package {source.package}: leave folder = {str(folder)!r} out"
+            )
+        return Path(str(importlib.metadata.distribution(source.package).locate_file("")))
+    place = _where(name, source, paths.data() if source.bundled and folder is None else folder)
     for file in source.files:
         if problem := _problem(name, file, place):
             raise MissingDataError(f"{problem}. {_advice(source)}")
     return place
 
 
-def _installed(name: str, package: str, folder: Path | None) -> Path:
-    """Where the package that brings the dataset is installed."""
-    if folder is not None:
-        raise InvalidValueError(f"{name} comes with the package {package}: leave folder = {str(folder)!r} out")
-    try:
-        return Path(str(importlib.metadata.distribution(package).locate_file("")))
-    except importlib.metadata.PackageNotFoundError as error:
-        raise MissingDataError(
-            f"{name} comes with the package {package}, which is not installed: pip install {package}"
-        ) from error
-
-
-def _given(name: str, source: Source, folder: Path) -> Path:
-    """Where the files are, of those in a given folder: there, in the archive's folder within, or in the archive itself."""
+def _where(name: str, source: Source, given: Path | None) -> Path:
+    """Which folder has the files, whatever they hold: of a given one, that or the archive's folder within."""
     archive = source.archive
-    if archive is None or _complete(source, folder):
-        return folder
-    if _complete(source, folder / archive.folder):
-        return folder / archive.folder
-    if not is_file(folder / archive.name):
-        return folder
-    return _downloaded(name, source, folder / archive.name)  # the folder may be read-only, and it is not ours
-
-
-def _complete(source: Source, folder: Path) -> bool:
-    """Whether all files are in the folder, whatever they hold."""
-    return all(find(folder, file.name) for file in source.files)
+    if given is None:
+        places = [Path(folder) for folder in source.system_folders]
+    else:
+        places = [given, given / archive.folder] if archive else [given]
+    for place in places:
+        if all(find(place, file.name) for file in source.files):
+            return place
+    if given is None:
+        return _downloaded(name, source)
+    own = given / archive.name if archive else None
+    return (
+        _downloaded(name, source, own) if own and is_file(own) else given
+    )  # unpacked elsewhere: the folder is not ours
 
 
 def _problem(name: str, file: DataFile, folder: Path) -> str:

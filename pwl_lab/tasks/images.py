@@ -1,6 +1,5 @@
 """Image classification as a `Task`: normalised batches with augmentation, from the datasets in `datasets.py`."""
 
-import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,8 +58,9 @@ class ImageTask(Task):
             raise invalid("augment", self.augment, "an Augmentation, e.g. Augmentation.none()")
         if self.folder is not None and not Path(self.folder).is_dir():
             raise MissingDataError(f"folder = {str(self.folder)!r} is not a folder")
+        n_train = check_n_train(self.n_train, entry.sizes["train"], self.name)
         values = {
-            "n_train": check_n_train(self.n_train, entry.sizes["train"], self.name),
+            "n_train": None if n_train == entry.sizes["train"] else n_train,  # asking for all is as not asking
             "subset_seed": check_count("subset_seed", self.subset_seed, 0),
             "input_shape": entry.image_shape,
             "n_classes": len(entry.class_names),
@@ -110,7 +110,7 @@ class ImageTask(Task):
         """The whole split `train`, `validation` or `test`, never augmented. Raises UnknownNameError for another."""
         where = config.device(device)
         images, labels = (part.to(where) for part in self._split(name))
-        return Batch(self.normalise(images), labels.clone())
+        return Batch(self.normalise(images), labels)
 
     def sample(self, n: int, split: str = "test") -> tuple[UInt8[Tensor, "n height width *colours"], Batch]:
         """The first `n` images of a split (class-balanced) twice: as bytes for showing, and as a batch for a network.
@@ -139,23 +139,19 @@ class ImageTask(Task):
             "name": self.name,
             "recipe": SPLIT_RECIPE,
             "sizes": {split: self.size(split) for split in entry.sizes},
-            "subset_seed": None if self._subset is None else {"seed": self.subset_seed, "recipe": SUBSET_RECIPE},
+            "subset_seed": None if self.n_train is None else {"seed": self.subset_seed, "recipe": SUBSET_RECIPE},
             "augment": self.augment.model_dump(mode="json"),
             "normalisation": {name: list(part) for name, part in self.normalisation._asdict().items()},
             "files": {file.name: file.sha256 for file in entry.source.files},
         }
 
-    @property
-    def _subset(self) -> int | None:
-        """`n_train` where it leaves images out, else None: asking for all of them is the same as not asking."""
-        return None if self.n_train == datasets.dataset(self.name).sizes["train"] else self.n_train
-
     def _split(self, name: str) -> tuple[UInt8[Tensor, "n channels height width"], Int[Tensor, " n"]]:
-        """A split as shared tensors: not to be written to."""
+        """A split as tensors that share the memory of `datasets.load`: not to be written to."""
         self.size(name)  # refuses an unknown split before anything is read
-        n_train = self._subset if name == "train" else None
-        folder = None if self.folder is None else str(self.folder)
-        return _tensors(datasets.dataset(self.name), self.name, folder, name, n_train, self.subset_seed)
+        raw = datasets.load(self.name, self.folder)[name]
+        if name == "train" and self.n_train is not None:
+            raw = raw[datasets.balanced_order(raw.labels, self.subset_seed, "subset")[: self.n_train]]
+        return torch.from_numpy(raw.images), torch.from_numpy(raw.labels).long()
 
 
 def standardise(
@@ -165,17 +161,3 @@ def standardise(
     shape = (1, -1) + (1,) * (images.ndim - 2)  # [1, channels, 1, ...]
     middle, width = (torch.tensor(part, device=images.device).view(shape) * 255 for part in (mean, std))
     return images.float().sub_(middle).div_(width)
-
-
-# Kept for the process and not in the task, so that a task stays a few bytes when it is sent to another process.
-@functools.lru_cache(maxsize=16)
-def _tensors(
-    entry: datasets.Dataset, name: str, folder: str | None, split: str, n_train: int | None, subset_seed: int
-) -> tuple[UInt8[Tensor, "n channels height width"], Int[Tensor, " n"]]:
-    """A split as tensors; the entry is part of the key so that a replaced one is read afresh."""
-    raw = datasets.load(name, folder)[split]
-    images, labels = raw.images, raw.labels
-    if n_train is not None:
-        picked = datasets.balanced_order(labels, subset_seed, "subset")[:n_train]
-        images, labels = images[picked], labels[picked]
-    return torch.from_numpy(images), torch.from_numpy(labels).long()

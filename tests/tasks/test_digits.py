@@ -60,17 +60,6 @@ def test_other_digits_are_refused(monkeypatch):
         datasets.fetch("digits")
 
 
-def test_a_missing_package_is_named(monkeypatch):
-    def absent(name):
-        raise digits_metadata.PackageNotFoundError(name)
-
-    from importlib import metadata as digits_metadata
-
-    monkeypatch.setattr(digits_metadata, "distribution", absent)
-    with pytest.raises(MissingDataError, match="which is not installed: pip install scikit-learn"):
-        datasets.fetch("digits")
-
-
 def test_other_datasets_do_not_import_scikit_learn():
     code = "import sys, pwl_lab.tasks.images as v; v.ImageTask().sample(1); print('sklearn' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
