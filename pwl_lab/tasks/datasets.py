@@ -222,20 +222,25 @@ def fetch(name: str, folder: str | Path | None = None) -> Path:
     What is bundled, or comes with an installed package, is only checked. Otherwise the files are taken from `folder` if
     it is given, else from the operating system's folder or an earlier download, and are downloaded if they are in
     neither. Where they come in an archive, `folder` may hold that archive instead; it is then unpacked among the downloads.
-    Raises UnknownNameError for an unknown dataset; MissingDataError, naming the file, for one that is missing or
-    cannot be downloaded, or whose checksum is not the recorded one; InvalidValueError for an archive that is not safe to
-    unpack, and for a `folder` where the data comes with a package.
+
+    Arguments:
+
+    - `name`: a dataset of `DATASETS`, else UnknownNameError.
+    - `folder`: where the files are looked for, and nowhere else. InvalidValueError where the data comes with a package.
+
+    Raises MissingDataError, naming the file, for one that is missing or cannot be downloaded, or whose checksum is not
+    the recorded one.
     """
     entry = dataset(name)
-    place = obtain(name, entry.source, None if folder is None else Path(folder))
+    location = obtain(name, entry.source, None if folder is None else Path(folder))
     if entry.source.package:
-        entry.read(place)  # the checksum is that of the arrays, so only reading them checks it
-    return place
+        entry.read(location)  # the checksum is that of the arrays, so only reading them checks it
+    return location
 
 
 @functools.cache
 def _load(entry: Dataset, name: str, folder: str | None) -> dict[str, RawSplit]:
-    """The splits, read and checked once a process for each place they are read from."""
+    """The splits, read and checked once a process for each folder that they are read from."""
     splits = entry.read(fetch(name, folder))
     for split, raw in splits.items():
         check_split(f"{name}: {split}", entry, raw, entry.sizes[split])

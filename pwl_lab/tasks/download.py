@@ -98,11 +98,7 @@ def find(folder: Path, name: str) -> Path | None:
 def obtain(name: str, source: Source, folder: Path | None = None) -> Path:
     """The folder that holds all files of the dataset `name`, each with its recorded checksum.
 
-    Bundled files are only checked, those of a package are left to their reader. Others are looked for in `folder` alone
-    if it is given (as files, or as the archive of them); else in the operating system's folders, then among earlier
-    downloads, and are downloaded if they are in none of them.
-    Raises MissingDataError, naming the file, for one that is missing, damaged or cannot be downloaded, and
-    InvalidValueError for a `folder` that is of no use.
+    Those of a package are left to their reader; for everything else see `datasets.fetch`.
     """
     if source.package:
         if folder is not None:
@@ -110,29 +106,28 @@ def obtain(name: str, source: Source, folder: Path | None = None) -> Path:
                 f"{name} comes with the package {source.package}: leave folder = {str(folder)!r} out"
             )
         return Path(str(importlib.metadata.distribution(source.package).locate_file("")))
-    place = _where(name, source, paths.data() if source.bundled and folder is None else folder)
+    location = _where(name, source, paths.data() if source.bundled and folder is None else folder)
     for file in source.files:
-        if problem := _problem(name, file, place):
+        if problem := _problem(name, file, location):
             raise MissingDataError(f"{problem}. {_advice(source)}")
-    return place
+    return location
 
 
 def _where(name: str, source: Source, given: Path | None) -> Path:
     """Which folder has the files, whatever they hold: of a given one, that or the archive's folder within."""
     archive = source.archive
     if given is None:
-        places = [Path(folder) for folder in source.system_folders]
+        folders = [Path(folder) for folder in source.system_folders]
     else:
-        places = [given, given / archive.folder] if archive else [given]
-    for place in places:
-        if all(find(place, file.name) for file in source.files):
-            return place
+        folders = [given, given / archive.folder] if archive else [given]
+    for folder in folders:
+        if all(find(folder, file.name) for file in source.files):
+            return folder
     if given is None:
         return _downloaded(name, source)
-    own = given / archive.name if archive else None
-    return (
-        _downloaded(name, source, own) if own and is_file(own) else given
-    )  # unpacked elsewhere: the folder is not ours
+    if archive and is_file(given / archive.name):
+        return _downloaded(name, source, given / archive.name)  # the given folder may be read-only, and it is not ours
+    return given
 
 
 def _problem(name: str, file: DataFile, folder: Path) -> str:
@@ -153,24 +148,24 @@ def _downloaded(name: str, source: Source, own: Path | None = None) -> Path:
 
     What is damaged is named in the log and set aside. Processes take turns. Raises as `obtain` does.
     """
-    place = paths.downloads() / name
-    if not any(_problem(name, file, place) for file in source.files):
-        return place  # without a lock: the downloads may be another user's, to be read only
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(place.with_name(f".{name}.lock")):
-        lacking = [file for file in source.files if _problem(name, file, place)]
+    location = paths.downloads() / name
+    if not any(_problem(name, file, location) for file in source.files):
+        return location  # without a lock: the downloads may be another user's, to be read only
+    location.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(location.with_name(f".{name}.lock")):
+        lacking = [file for file in source.files if _problem(name, file, location)]
         if lacking and source.archive is not None:
-            _set_aside(place)
-            with work_folder(place) as work:
+            _set_aside(location)
+            with work_folder(location) as work:
                 archive = source.archive
                 path = _checked(own, archive) if own else _retrieve(archive.url, archive.sha256, work, source)
-                _unpack(path, archive.folder, [file.name for file in source.files], place)
-            return place
+                _unpack(path, archive.folder, [file.name for file in source.files], location)
+            return location
         for file in lacking:
-            _set_aside(find(place, file.name))
-            with work_folder(place / file.name) as work:
-                _retrieve(file.url, file.url_sha256, work, source).replace(place / f"{file.name}.gz")
-    return place
+            _set_aside(find(location, file.name))
+            with work_folder(location / file.name) as work:
+                _retrieve(file.url, file.url_sha256, work, source).replace(location / f"{file.name}.gz")
+    return location
 
 
 def _set_aside(path: Path | None) -> None:
