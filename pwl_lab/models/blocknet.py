@@ -99,9 +99,9 @@ class ModelConfig(Frozen, ABC):
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
         """Register the class. One of the same name replaces it: a notebook's cell that defines it may run again."""
-        if "family" not in get_annotations(cls):
-            return
-        family = cls.model_fields["family"].default
+        family = cls.model_fields["family"].default if "family" in get_annotations(cls) else None
+        if not isinstance(family, str):
+            return  # what several families have in common, or a variant of one
         name, other = (f"{one.__module__}.{one.__qualname__}" for one in (cls, FAMILIES.get(family, cls)))
         if name != other:
             raise invalid(f"family of {name}", family, f"a name that {other} does not have")

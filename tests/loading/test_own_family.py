@@ -113,6 +113,12 @@ def test_a_family_belongs_to_one_class():
         define("own, defined twice", "OtherConfig")
 
 
+def test_what_families_have_in_common_is_none_itself():
+    code = "class Common(MLPConfig):\n    family: str"
+    for name in ("one", "other"):
+        exec(code, {"MLPConfig": MLPConfig, "__name__": name})
+
+
 class Peculiar(ModelConfig):
     """What a reader's network may do that a bundle cannot bring back."""
 
