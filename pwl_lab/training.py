@@ -26,8 +26,7 @@ from pwl_lab.models.blocknet import BlockNet, ModelConfig, build, evaluating
 from pwl_lab.support.config import Fraction, Frozen, LearningRate, Steps
 from pwl_lab.support.errors import DivergedError, invalid
 from pwl_lab.support.progress import Progress
-from pwl_lab.tasks.base import Batch, Task, accuracy
-from pwl_lab.tasks.entrances import batches_of, check_inputs, split_of
+from pwl_lab.tasks.base import Batch, Task, accuracy, batches_of, check_inputs, split_of
 from pwl_lab.tasks.sizes import check_count
 
 

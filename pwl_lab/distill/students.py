@@ -20,8 +20,7 @@ from pwl_lab.fast import is_plain
 from pwl_lab.fast.stacked import StackedCohort, is_stackable
 from pwl_lab.models.blocknet import BlockNet, ModelConfig, build
 from pwl_lab.support.errors import invalid
-from pwl_lab.tasks.base import Batch, Task
-from pwl_lab.tasks.entrances import batches_of, split_of
+from pwl_lab.tasks.base import Batch, Task, batches_of, split_of
 from pwl_lab.training import Learner, Losses, TrainedModel, TrainPlan, train
 
 

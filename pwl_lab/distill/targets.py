@@ -18,8 +18,7 @@ from pwl_lab.distill.losses import teacher_probabilities
 from pwl_lab.models.blocknet import BlockNet
 from pwl_lab.support.errors import invalid
 from pwl_lab.support.seeding import generator
-from pwl_lab.tasks.base import Batch, Task
-from pwl_lab.tasks.entrances import batches_of
+from pwl_lab.tasks.base import Batch, Task, batches_of
 from pwl_lab.tasks.sizes import CALIBRATION_BATCH
 from pwl_lab.training import TrainedModel
 

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from pwl_lab.fast import is_plain
 
+MOST_OUTPUTS = 4  # of a layer that becomes `FewOutputs`
+
 
 def laid_out_by_input(layer: nn.Linear) -> nn.Linear:
     """The same layer with the weights of one *input* side by side in memory; their shape stays (out, in).
@@ -75,3 +77,16 @@ class _FewOutputs(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             of_bias = gradient.sum(dim=0)
         return of_inputs, of_weight, of_bias
+
+
+def speed_up(blocks: nn.Module, head: nn.Module) -> None:
+    """Lay the linear layers of `blocks` out by input, and make a head of few outputs `FewOutputs`.
+
+    Weights and what they compute stay as they are.
+    """
+    for layer in blocks.modules():
+        if isinstance(layer, nn.Linear):
+            laid_out_by_input(layer)
+    for layer in head.modules():
+        if isinstance(layer, nn.Linear) and layer.out_features <= MOST_OUTPUTS:
+            layer.__class__ = FewOutputs  # the same parameters under the same names; only forward and backward differ

@@ -12,8 +12,7 @@ from pwl_lab.models.blocknet import BlockNet, evaluating
 from pwl_lab.support.errors import invalid
 from pwl_lab.swap.masks import all_masks, check_whole_cube
 from pwl_lab.swap.swapnet import SwapNet, mask_logits
-from pwl_lab.tasks.base import Batch
-from pwl_lab.tasks.entrances import check_inputs, check_labels
+from pwl_lab.tasks.base import Batch, check_inputs, check_labels
 
 
 @dataclass(frozen=True)
