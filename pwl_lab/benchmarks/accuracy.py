@@ -80,16 +80,16 @@ def anytime_area(points: pd.DataFrame, horizon_s: float) -> float:
 
 
 def planned_timeline(
-    index: BundleIndex, order: str | Sequence[int], link: Throttle, split: str = "test", first_at_8_bits: bool = False
+    index: BundleIndex, order: str | Sequence[int], link: Throttle, split: str = "test", int8_first: bool = False
 ) -> pd.DataFrame:
     """When each mask would run on this link, by the bundle's bytes alone: seconds, network, bytes, accuracy on `split`.
 
     Reading, checking and swapping are left out; a block at 8 bits counts as accurate as the whole one.
     """
-    boot, mask = index.shard(BOOT, 8 if first_at_8_bits else 32), ("s" if first_at_8_bits else "S") * index.n_blocks
+    boot, mask = index.shard(BOOT, 8 if int8_first else 32), ("s" if int8_first else "S") * index.n_blocks
     seconds, size = link.latency_s + seconds_for(boot.bytes, link), boot.bytes  # the index comes first, and is small
     rows = [(seconds, mask, size)]
-    for shard in schedule(index, order, link, first_at_8_bits):
+    for shard in schedule(index, order, link, int8_first):
         seconds, size = seconds + seconds_for(shard.bytes, link), size + shard.bytes
         letter = "t" if shard.bits == 8 else "T"
         mask = mask[: shard.block - 1] + letter + mask[shard.block :]

@@ -122,7 +122,7 @@ def write_full_size(name: str, folder: Path) -> Files:
     size = FULL_SIZES[name]
     net = SwapNet(build(size.teacher, 0), build(size.student, 1), size.input_shape).eval()
     index = write_bundle(
-        net, (size.teacher, size.student), folder / BUNDLE, Inputs(shape=size.input_shape), eight_bits=False
+        net, (size.teacher, size.student), folder / BUNDLE, Inputs(shape=size.input_shape), int8=False
     )
     write_plain(net, folder, alternatives=False)
     return Files(folder, index)
@@ -260,7 +260,7 @@ def _bit_planes(job: _Job) -> Iterator[Moment]:
 WAYS: dict[str, Callable[[_Job], Iterator[Moment]]] = {
     "progressive": _progressive,
     "progressive_best": partial(_progressive, order="best"),
-    "progressive_8bit_first": partial(_progressive, first_at_8_bits=True),
+    "progressive_8bit_first": partial(_progressive, int8_first=True),
     "student_only": _student,
     "teacher_safetensors": partial(_teacher, name=TEACHER, mask="T", read=_Job.plain),
     "teacher_torch_load": partial(_teacher, name=TEACHER_TORCH, mask="T", read=_torch_load),

@@ -94,7 +94,7 @@ class ProgressiveModel:
         device: config.Device = "auto",
         throttle: Throttle | None = None,
         cache: Path | None = None,
-        first_at_8_bits: bool = False,
+        int8_first: bool = False,
         read_ahead: int = 1,
         keep_student: bool = False,
         retry: Retry | None = None,
@@ -104,7 +104,7 @@ class ProgressiveModel:
 
         `order`: prefix, suffix, contiguous, `2-1-3`, block numbers, or `best`: the order of the largest area under
         accuracy against seconds, by the bundle's own table and the speed at which the boot set came. `throttle` slows
-        the source down, `cache` is a folder that keeps what was downloaded. With `first_at_8_bits` the student and
+        the source down, `cache` is a folder that keeps what was downloaded. With `int8_first` the student and
         every teacher block come at 8 bits a weight, then the teacher's blocks whole. At most `read_ahead` shards wait
         to be swapped in. Where a shard is lost for good, the mask that runs is the most accurate one that can be had from
         what has arrived (`best_mask`), by the bundle's validation accuracies. The student's blocks are let go, unless
@@ -123,9 +123,9 @@ class ProgressiveModel:
         try:
             with source.until(timeout):
                 index = fetch_index(source, retry)
-                first = index.shard(BOOT, 8 if first_at_8_bits else 32)
-                first_mask = ("s" if first_at_8_bits else "S") * index.n_blocks
-                shards = [first, *schedule(index, "prefix", None, first_at_8_bits)]
+                first = index.shard(BOOT, 8 if int8_first else 32)
+                first_mask = ("s" if int8_first else "S") * index.n_blocks
+                shards = [first, *schedule(index, "prefix", None, int8_first)]
                 log = LoadingLog(shards, first_mask, lambda: time.perf_counter() - begun)
                 transfer = Transfer(source, retry, threading.Event(), log.record, log.clock, cache and Path(cache))
                 networks = Networks(index, source.address)
@@ -133,7 +133,7 @@ class ProgressiveModel:
                     first
                 )  # the teacher's shards wait for their turn: nothing is built before the boot set is in
                 boot = fetch_boot(transfer, first)
-            plan = schedule(index, order, boot.link, first_at_8_bits)
+            plan = schedule(index, order, boot.link, int8_first)
             feed = Feed(transfer, plan, log, read_ahead, networks)
             model = cls(index, boot, transfer, feed, log, where, keep_student, networks)
             model._begin(boot)

@@ -16,15 +16,15 @@ def seconds_for(size: int, link: Throttle) -> float:
 
 
 def schedule(
-    index: BundleIndex, order: str | Sequence[int], link: Throttle | None = None, first_at_8_bits: bool = False
+    index: BundleIndex, order: str | Sequence[int], link: Throttle | None = None, int8_first: bool = False
 ) -> list[Shard]:
-    """The shards of all teacher blocks in the order of their coming; with `first_at_8_bits` each comes twice.
+    """The shards of all teacher blocks in the order of their coming; with `int8_first` each comes twice.
 
     `order` is a name, `2-1-3`, block numbers, or `best`: the one with the largest area under accuracy against seconds
     on `link`, by the bundle's validation accuracies (exact, see `search_order`). Raises UnknownNameError or
     InvalidValueError for an order that is none, and where the bundle lacks what is asked for.
     """
-    precisions = (8, 32) if first_at_8_bits else (32,)
+    precisions = (8, 32) if int8_first else (32,)
     blocks = _best_blocks(index, link, precisions[0]) if order == "best" else arrivals_of(order, index.n_blocks)
     return [index.shard(block, bits) for bits in precisions for block in blocks]
 

@@ -227,7 +227,7 @@ def test_a_planned_timeline_follows_from_bytes(written):
     waits = [0.1 + 0.1 + sizes[0] / 1e6, *(0.1 + size / 1e6 for size in sizes[1:])]
     assert plan["seconds"].tolist() == pytest.approx([sum(waits[: n + 1]) for n in range(4)])
     assert plan["accuracy"].tolist() == [index.accuracies["validation"][mask] for mask in plan["network"]]
-    twice = accuracy.planned_timeline(index, "prefix", link, "validation", first_at_8_bits=True)
+    twice = accuracy.planned_timeline(index, "prefix", link, "validation", int8_first=True)
     assert twice["network"].tolist() == ["sss", "tss", "tts", "ttt", "Ttt", "TTt", "TTT"]
 
 
@@ -293,6 +293,6 @@ def test_the_timeline_widget_picks_a_frame_for_every_choice(written, tmp_path):
 
 def test_a_bundle_without_8_bits_cannot_be_opened_at_8_bits(net, tmp_path):
     teacher, student, shape = FAMILIES["vgg"]
-    write_bundle(net, (teacher, student), tmp_path / "b", Inputs(shape=shape), eight_bits=False)
+    write_bundle(net, (teacher, student), tmp_path / "b", Inputs(shape=shape), int8=False)
     with pytest.raises(InvalidValueError, match="bits"):
-        ProgressiveModel.open(tmp_path / "b", first_at_8_bits=True)
+        ProgressiveModel.open(tmp_path / "b", int8_first=True)

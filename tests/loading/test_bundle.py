@@ -44,7 +44,7 @@ def test_every_mask_out_of_a_bundle_computes_what_the_pair_computes(family, tmp_
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_at_eight_bits_the_teacher_is_nearly_the_same(family, tmp_path):
+def test_as_int8_the_teacher_is_nearly_the_same(family, tmp_path):
     net, inputs = pair_of(family), inputs_for(family)
     bundle_of(net, tmp_path / "bundle", family)
     _, units = loaded(tmp_path / "bundle", bits=8)
@@ -55,7 +55,7 @@ def test_at_eight_bits_the_teacher_is_nearly_the_same(family, tmp_path):
     assert (found - whole).norm() < 0.1 * whole.norm()
 
 
-def test_at_eight_bits_a_block_takes_about_a_fourth_of_the_bytes(tmp_path):
+def test_as_int8_a_block_takes_about_a_fourth_of_the_bytes(tmp_path):
     wide, shape = MLPConfig(n_inputs=6, widths=(128, 128)), (6,)
     net = SwapNet(build(wide, 0), build(wide, 1), shape)
     index = write_bundle(net, (wide, wide), tmp_path / "bundle", Inputs(shape=shape))

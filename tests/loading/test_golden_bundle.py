@@ -40,7 +40,7 @@ def test_every_mask_of_an_earlier_bundle_answers_as_it_did(bits):
 
 @pytest.mark.parametrize("first", [False, True])
 def test_an_earlier_bundle_loads_and_has_what_its_index_says(first):
-    with ProgressiveModel.open(BUNDLE, "best", device="cpu", first_at_8_bits=first) as model:
+    with ProgressiveModel.open(BUNDLE, "best", device="cpu", int8_first=first) as model:
         model.wait("TTT", 60)
         torch.testing.assert_close(model.predict(INPUTS).logits, LOGITS["TTT"])
         assert model.index.class_names == ("left", "right", "none")

@@ -85,7 +85,7 @@ def test_the_best_order_follows_the_recorded_accuracies(net, tmp_path):
 
 def test_at_8_bits_first_every_block_comes_twice(folder, net):
     inputs = inputs_for("vgg")
-    with ProgressiveModel.open(folder, first_at_8_bits=True) as model:
+    with ProgressiveModel.open(folder, int8_first=True) as model:
         status = model.wait("TTT", PATIENCE_S)
         assert torch.equal(model.predict(inputs).logits, expected(net, inputs)["TTT"])
     assert model.events[1].mask == "sss"
@@ -176,7 +176,7 @@ def test_the_students_blocks_are_freed_and_peak_memory_is_reported(folder):
 def test_what_was_replaced_or_has_arrived_is_let_go(folder):
     """Neither a block at 8 bits nor the bytes that it came in outlive the whole block; the peak counts both."""
     seen, names = [], []
-    with ProgressiveModel.open(folder, first_at_8_bits=True, throttle=SLOW) as model:
+    with ProgressiveModel.open(folder, int8_first=True, throttle=SLOW) as model:
         make = model._workshop.unit
 
         def watched(shard, content):
