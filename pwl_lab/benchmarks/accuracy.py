@@ -9,8 +9,8 @@ from torch import Tensor
 from pwl_lab.benchmarks.baselines import Files
 from pwl_lab.benchmarks.bitplanes import decode, load_stages
 from pwl_lab.loading.bundle import BOOT, BundleIndex, Shard
-from pwl_lab.loading.schedule import schedule, seconds_for
 from pwl_lab.loading.throttle import Throttle
+from pwl_lab.loading.transfer import schedule
 from pwl_lab.loading.units import Parts, Workshop, assemble
 from pwl_lab.models.blocknet import build_empty
 from pwl_lab.tasks.base import Batch, accuracy
@@ -87,10 +87,10 @@ def planned_timeline(
     Reading, checking and swapping are left out; a block at 8 bits counts as accurate as the whole one.
     """
     boot, mask = index.shard(BOOT, 8 if int8_first else 32), ("s" if int8_first else "S") * index.n_blocks
-    seconds, size = link.latency_s + seconds_for(boot.bytes, link), boot.bytes  # the index comes first, and is small
+    seconds, size = link.latency_s + link.seconds_for(boot.bytes), boot.bytes  # the index comes first, and is small
     rows = [(seconds, mask, size)]
     for shard in schedule(index, order, link, int8_first):
-        seconds, size = seconds + seconds_for(shard.bytes, link), size + shard.bytes
+        seconds, size = seconds + link.seconds_for(shard.bytes), size + shard.bytes
         letter = "t" if shard.bits == 8 else "T"
         mask = mask[: shard.block - 1] + letter + mask[shard.block :]
         rows.append((seconds, mask, size))

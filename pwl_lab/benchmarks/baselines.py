@@ -121,9 +121,7 @@ def write_full_size(name: str, folder: Path) -> Files:
     """A pair of `FULL_SIZES` with random weights: good for timing, and for nothing else."""
     size = FULL_SIZES[name]
     net = SwapNet(build(size.teacher, 0), build(size.student, 1), size.input_shape).eval()
-    index = write_bundle(
-        net, (size.teacher, size.student), folder / BUNDLE, Inputs(shape=size.input_shape), int8=False
-    )
+    index = write_bundle(net, (size.teacher, size.student), folder / BUNDLE, Inputs(shape=size.input_shape), int8=False)
     write_plain(net, folder, alternatives=False)
     return Files(folder, index)
 

@@ -1,4 +1,4 @@
-"""What a pair is made of and what it is worth: its parts, the accuracy of every mask, and how alike the hidden states are at each boundary."""
+"""A pair: its parts, the accuracy of every mask, and how alike the hidden states are at each boundary."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
