@@ -17,9 +17,8 @@ from pydantic import Field, PositiveInt, ValidationError, model_validator
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pwl_lab.loading.int8 import quantise, stored_bytes
 from pwl_lab.loading.sources import INDEX, MOST_INDEX_BYTES, BundleError, FolderSource
-from pwl_lab.loading.tensors import not_finite, plain
+from pwl_lab.loading.tensors import not_finite, plain, quantise, stored_bytes
 from pwl_lab.models.blocknet import (
     MOST_TENSORS,
     BlockNet,

@@ -8,9 +8,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from pwl_lab.loading.bundle import BundleIndex, Networks, Shard, parts_of_unit
-from pwl_lab.loading.int8 import dequantise
 from pwl_lab.loading.sources import BundleError
-from pwl_lab.loading.tensors import TensorFormatError, not_finite, view_tensors
+from pwl_lab.loading.tensors import TensorFormatError, dequantise, not_finite, view_tensors
 from pwl_lab.models.blocknet import BlockNet
 from pwl_lab.support.errors import InvalidValueError
 from pwl_lab.swap.swapnet import Converters

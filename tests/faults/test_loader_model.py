@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from pwl_lab.loading import model as progressive
 from pwl_lab.loading.bundle import Inputs, parts_of_unit, unit_state, write_bundle
-from pwl_lab.loading.int8 import dequantise, quantise
 from pwl_lab.loading.model import LoadingError, ProgressiveModel
 from pwl_lab.loading.sources import INDEX, BundleError, Source, SourceError
+from pwl_lab.loading.tensors import dequantise, quantise
 from pwl_lab.models import MLPConfig, build
 from pwl_lab.support.retries import Retry
 from pwl_lab.swap.masks import all_masks
