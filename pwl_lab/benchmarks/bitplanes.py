@@ -30,7 +30,9 @@ from pwl_lab.loading.tensors import plain, type_name
 from pwl_lab.support.errors import InvalidValueError, invalid
 
 BITS = 16  # of a value once all planes are there
-Floats, Numbers, Bytes = NDArray[np.float64], NDArray[np.uint16], NDArray[np.uint8]
+Floats = NDArray[np.float64]
+Numbers = NDArray[np.uint16]
+Bytes = NDArray[np.uint8]
 _FORMAT = 1
 _PLANE, _HEADER, _RANGES, _WHOLE, _CHECK = "plane", "header", "ranges", "whole.", "check"  # tensors of the files
 
@@ -234,7 +236,8 @@ def _bins(values: Floats, least: float, span: float) -> Numbers:
     """Which of the 2^16 equal bins each value lies in (uint16); the largest value belongs to the last one."""
     if span == 0:
         return np.zeros(len(values), np.uint16)
-    return np.minimum((values - least) / span * 2**BITS, 2**BITS - 1).astype(np.uint16)
+    bins: Numbers = np.minimum((values - least) / span * 2**BITS, 2**BITS - 1).astype(np.uint16)
+    return bins
 
 
 def _cuts(widths: Sequence[int]) -> list[tuple[int, int]]:

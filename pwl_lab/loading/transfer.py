@@ -68,7 +68,7 @@ class _Arriving:
     def __init__(self, shard: Shard) -> None:
         self.shard, self.content = shard, torch.empty(shard.bytes, dtype=torch.uint8)
         self.first_at: float | None = None
-        self._bytes = memoryview(self.content.numpy())
+        self._bytes = self.content.numpy().data
         # A long shard's checksum is computed while its next bytes are read: each of the two alone is as fast as a disk.
         self._beside = ThreadPoolExecutor(1, "pwl-checksum") if shard.bytes >= BESIDE else None
         self.restart()
