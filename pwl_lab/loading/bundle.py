@@ -383,18 +383,24 @@ def state_of(parts: Mapping[str, nn.Module], keep_vars: bool = False) -> dict[st
 
 
 def parts_of_unit(teacher: BlockNet, converters: Converters, block: int) -> dict[str, nn.Module]:
-    """The modules that arrive with teacher block `block`: `stem`, `block`, `head`, `decoder` (in front), `encoder` (behind)."""
-    last = teacher.n_blocks
-    parts: dict[str, nn.Module] = {"block": teacher.blocks[block - 1]}
-    if block == 1:
-        parts["stem"] = teacher.stem
-    else:
-        parts["decoder"] = converters.decoders[block - 2]
-    if block == last:
-        parts["head"] = teacher.head
-    else:
-        parts["encoder"] = converters.encoders[block - 1]
-    return parts
+    """The modules that arrive with teacher block `block`: itself, `stem` or `decoder` before it, `head` or `encoder` behind."""
+    return {part: owner.get_submodule(name) for part, (owner, name) in _owners(teacher, converters, block).items()}
+
+
+def forget_unit(teacher: BlockNet, converters: Converters, block: int) -> None:
+    """Let go of these modules, once they are used elsewhere."""
+    for owner, name in _owners(teacher, converters, block).values():
+        setattr(owner, name, nn.Identity())
+
+
+def _owners(teacher: BlockNet, converters: Converters, block: int) -> dict[str, tuple[nn.Module, str]]:
+    """Where the parts of a unit stand: the module that owns each of them, and its name there."""
+    first, last = block == 1, block == teacher.n_blocks
+    return {
+        "block": (teacher.blocks, str(block - 1)),
+        **({"stem": (teacher, "stem")} if first else {"decoder": (converters.decoders, str(block - 2))}),
+        **({"head": (teacher, "head")} if last else {"encoder": (converters.encoders, str(block - 1))}),
+    }
 
 
 def check_folder(folder: Path) -> BundleIndex:

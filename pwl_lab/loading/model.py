@@ -57,7 +57,7 @@ class Prediction:
 
 
 class ProgressiveModel(Closing):
-    """A pair out of a bundle that predicts while it loads; made by `open`. All of it may be called from any thread."""
+    """A pair out of a bundle that predicts while it loads; made by `open`. Every method may be called from any thread."""
 
     def __init__(
         self,
@@ -156,9 +156,12 @@ class ProgressiveModel(Closing):
         self._installer.start()
 
     def predict(self, inputs: Tensor) -> Prediction:
-        """What the network of this moment says; it is not changed under way. `inputs` as `prepare` gives them.
+        """What the network of this moment says. A swap meanwhile does not change it.
 
-        Raises InvalidValueError unless they are finite floats (float32) of shape [batch, *shape].
+        Arguments:
+        - `inputs`: finite float32 samples of shape [batch, *shape], as `prepare` gives them.
+
+        Raises InvalidValueError for any other inputs.
         """
         check_inputs(inputs, self.index.inputs.shape)
         running = self._running
@@ -166,7 +169,10 @@ class ProgressiveModel(Closing):
             return Prediction(running(inputs.to(self.device)), running.mask)
 
     def prepare(self, images: Tensor) -> Float[Tensor, "batch *shape"]:
-        """Bytes (0 to 255) normalised as the networks were trained.
+        """Images normalised as in training.
+
+        Arguments:
+        - `images`: uint8, of shape [batch, *shape].
 
         Raises InvalidValueError for another type or shape (hence the loose annotation).
         """
@@ -176,7 +182,7 @@ class ProgressiveModel(Closing):
 
     @property
     def mask(self) -> str:
-        """The mask that predicts now; a small letter is a block at 8 bits a weight."""
+        """The mask that predicts now; a small letter is an int8 block."""
         return self._running.mask
 
     @property
@@ -185,7 +191,7 @@ class ProgressiveModel(Closing):
         return self._log.events
 
     def status(self) -> Status:
-        """How far loading is, and what failed."""
+        """How far loading is: the mask, the state of every shard and why it failed, bytes, seconds, memory."""
         return self._log.status()
 
     def on_swap(self, callback: Callable[[Event], None]) -> None:
@@ -193,17 +199,21 @@ class ProgressiveModel(Closing):
         self._callbacks.append(callback)
 
     def wait(self, mask: str | None = None, timeout: float | None = None) -> Status:
-        """Wait until the teacher blocks of `mask` are in place (whole ones), or until loading has ended.
+        """Wait until a mask has been reached, and return the status.
 
-        Raises TimeoutError after `timeout` seconds, and LoadingError where `mask` can no longer come, or never would: in
-        a callback of `on_swap`, which the next block waits for. InvalidValueError for a mask or a `timeout` that is none.
+        Arguments:
+        - `mask`: its teacher blocks have to be there, whole ones; None waits for the end of loading.
+        - `timeout`: the longest wait in seconds; None for no limit.
+
+        Raises TimeoutError after `timeout` seconds, LoadingError where `mask` can no longer come, or never would (in a
+        callback of `on_swap`, which the next block waits for), and InvalidValueError for a bad `mask` or `timeout`.
         """
         timeout = bounded(timeout)
         wanted = "S" * self.index.n_blocks if mask is None else check_mask(mask, self.index.n_blocks)
 
         def there() -> bool:
-            places = zip(wanted, self._log.mask, strict=True)
-            return mask is not None and all(want == "S" or have == "T" for want, have in places)
+            pairs = zip(wanted, self._log.mask, strict=True)
+            return mask is not None and all(want == "S" or have == "T" for want, have in pairs)
 
         if threading.current_thread() is self._installer and not (there() or self._log.finished):
             raise LoadingError("no block can come while a callback of `on_swap` waits for it: wait in another thread")
@@ -274,7 +284,7 @@ class ProgressiveModel(Closing):
         return True
 
     def _best_mask(self) -> str:
-        """The mask to run with what has arrived; a small letter for a block at 8 bits."""
+        """The mask to run with what has arrived; a small letter for an int8 block."""
         accuracies = self.index.accuracies.get(CHOOSES, {})
         plain = best_mask(self._order, self._arrived.keys(), self._missed, accuracies)
         shards = [self._arrived[n] if letter == "T" else self._boot for n, letter in enumerate(plain, start=1)]
@@ -297,17 +307,16 @@ class ProgressiveModel(Closing):
     def _weigh(self, received: Received | None = None) -> None:
         """Tell the log how much memory the weights take, those that predict now and those of `received` beside them.
 
-        The bytes of `received` count on their own unless the weights are views of them: with 8 bits, or on a GPU.
+        The bytes of `received` count on their own unless the weights are views of them: as int8, or on a GPU.
         """
         units = [*self._student.values(), *self._teacher.values()]
-        places = tensor_bytes([*self._running.parts, *(module for unit in units for module in unit.values())])
-        weights = {"weights": sum(places.values())}
+        buffers = tensor_bytes([*self._running.parts, *(module for unit in units for module in unit.values())])
+        held = {"weights": sum(buffers.values())}
         if received is None:
-            self._log.hold(weights)
+            self._log.hold(held)
             return
-        name, size = received.shard.name, received.content.untyped_storage().nbytes()
-        beside = received.content.untyped_storage().data_ptr() not in places
-        self._log.hold(weights | {name: size if beside else 0})
+        name, storage = received.shard.name, received.content.untyped_storage()
+        self._log.hold(held | {name: 0 if storage.data_ptr() in buffers else storage.nbytes()})
         self._log.hold({name: 0})
 
     def _tell(self, event: Event) -> None:
