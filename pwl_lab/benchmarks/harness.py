@@ -136,15 +136,10 @@ ANYTIME_BASELINES = (
 )
 
 
-def state_name(megabytes_per_s: float) -> str:
-    """What a link is called in tables."""
-    return f"{megabytes_per_s:g} MB/s"
-
-
 def states_of(files: Files, speeds: Iterable[float], longest_s: float) -> list[str]:
     """Cold, warm, and those speeds (MB/s) at which the teacher comes within `longest_s` seconds."""
     size = files.teacher_bytes() / MEGABYTE
-    return ["cold", "warm", *(state_name(speed) for speed in speeds if size / speed <= longest_s)]
+    return ["cold", "warm", *(f"{speed:g} MB/s" for speed in speeds if size / speed <= longest_s)]
 
 
 def first_predictions(files: Mapping[str, Files], states: Mapping[str, Sequence[str]], repeats: int) -> pd.DataFrame:
@@ -175,7 +170,7 @@ def first_predictions(files: Mapping[str, Files], states: Mapping[str, Sequence[
             return vars(case) | _first_prediction(files[case.size], case.state, case.way)
 
         for case in cases:
-            if case not in slow:
+            if not _is_slow(case.state):
                 rows.append(measured(case))
                 bar.advance()
         warm_up(path for size in {case.size for case in slow} for path in files[size].all())
@@ -251,7 +246,12 @@ def reading_rates(files: Files, rounds: int = 5) -> dict[str, float]:
 def latencies(folder: Path, throttle: Throttle, loads: int) -> pd.DataFrame:
     """Milliseconds of single predictions while blocks arrive and, exactly as many of each mask, while nothing does.
 
-    Columns: state (`loading`, `idle`), mask, ms. Blocks come over `throttle`, `loads` times.
+    Arguments:
+    - `folder`: the bundle.
+    - `throttle`: the link that its blocks come over.
+    - `loads`: how often it is loaded.
+
+    Columns: state (`loading`, `idle`), mask, ms.
     """
     busy = [row for _ in range(loads) for row in _while_loading(folder, throttle)]
     counts = Counter(mask for mask, _ in busy)
@@ -316,10 +316,15 @@ def hammer(
     predictions: int,
     n_threads: int = 4,
 ) -> Hammered:
-    """At least `predictions` from `n_threads` threads while all blocks arrive, each checked against its mask's logits.
+    """Predict from many threads while all blocks arrive, and check each answer against its mask's logits, to the last bit.
 
-    `inputs` are samples of one batch each ([n, 1, *shape]), `expected[mask]` their logits ([n, 1, classes]); equal means
-    to the last bit.
+    Arguments:
+    - `folder`: the bundle.
+    - `throttle`: the link that its blocks come over.
+    - `inputs`: samples of one batch each, of shape [n, 1, *shape].
+    - `expected`: mask -> their logits, of shape [n, 1, classes].
+    - `predictions`: how many there are at least.
+    - `n_threads`: how many threads ask.
     """
     found, lock = Hammered(), threading.Lock()
     with ProgressiveModel.open(folder, throttle=throttle, device="cpu") as model:

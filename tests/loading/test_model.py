@@ -2,6 +2,7 @@
 
 import gc
 import json
+import shutil
 import threading
 import weakref
 from itertools import pairwise
@@ -303,6 +304,15 @@ def test_an_order_that_is_none_is_refused_before_anything_is_started(order, fold
 def test_what_is_no_bundle_is_refused(tmp_path):
     with pytest.raises(BundleError, match=r"index\.json"):
         ProgressiveModel.open(tmp_path)
+
+
+@pytest.mark.parametrize("file", [INDEX, "boot.safetensors"])
+def test_an_error_names_the_bundle_and_the_file_once(file, folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "copy")
+    (tmp_path / "copy" / file).unlink()
+    with pytest.raises(BundleError, match="No such file") as said:
+        ProgressiveModel.open(tmp_path / "copy")
+    assert [str(said.value).count(name) for name in (str(tmp_path), file)] == [1, 1]
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
