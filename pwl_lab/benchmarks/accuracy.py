@@ -7,23 +7,23 @@ import torch
 from torch import Tensor
 
 from pwl_lab.benchmarks.baselines import Files
-from pwl_lab.benchmarks.bitplanes import decode, load_stages
+from pwl_lab.benchmarks.bitplanes import decode, from_bytes
 from pwl_lab.loading.bundle import BOOT, BundleIndex, Shard
-from pwl_lab.loading.schedule import schedule, seconds_for
 from pwl_lab.loading.throttle import Throttle
+from pwl_lab.loading.transfer import schedule
 from pwl_lab.loading.units import Parts, Workshop, assemble
 from pwl_lab.loading.weightless import build_empty
 from pwl_lab.tasks.base import Batch, accuracy
 
 
 def network_accuracies(files: Files, networks: Iterable[str], data: Batch, chunk: int = 512) -> dict[str, float]:
-    """Accuracy in [0, 1] on `data` of networks named as in `ways.Moment`: swap masks, with `t` at 8 bits, and `planes 4`."""
+    """Accuracy in [0, 1] on `data` of networks named as in `baselines.Moment`: swap masks, with `t` as int8, and `planes 4`."""
     found = {}
     masks = _Masks(files)
     with torch.inference_mode():
         for network in networks:
             run = _planes(files, int(network.split()[1])) if network.startswith("planes") else masks.network(network)
-            logits = torch.cat([run(inputs) for inputs in data.inputs.split(chunk)])
+            logits = torch.cat([run(inputs) for inputs in torch.split(data.inputs, chunk)])
             found[network] = accuracy(logits, data.labels)
     return found
 
@@ -60,7 +60,7 @@ class _Masks:
 
 def _planes(files: Files, bits: int) -> Callable[[Tensor], Tensor]:
     """The teacher of whose weights so many bits are known."""
-    planes = load_stages(files.stages())
+    planes = from_bytes([path.read_bytes() for path in files.stages()])
     stages = next(n for n in range(1, len(planes.widths) + 1) if sum(planes.widths[:n]) == bits)
     net = build_empty(files.index.teacher)
     net.load_state_dict(decode(planes, stages), assign=True)
@@ -68,29 +68,38 @@ def _planes(files: Files, bits: int) -> Callable[[Tensor], Tensor]:
 
 
 def anytime_area(points: pd.DataFrame, horizon_s: float) -> float:
-    """The mean accuracy over the first `horizon_s` seconds: 0 before the first prediction, then that of who predicts.
+    """The mean accuracy over the first seconds of a load: 0 before the first prediction, then that of who predicts.
 
-    `points` has seconds and accuracy of one load, in any order; it counts as a staircase.
+    Arguments:
+    - `points`: seconds and accuracy of one load, in any order; they count as a staircase.
+    - `horizon_s`: how many seconds.
     """
     steps = points.sort_values("seconds", kind="stable")  # of two at once the later row predicts from then on
     begins = steps["seconds"].clip(upper=horizon_s).tolist()
     ends = [*begins[1:], horizon_s]
     held = zip(begins, ends, steps["accuracy"], strict=True)
-    return sum((end - begin) * accuracy for begin, end, accuracy in held) / horizon_s
+    return float(sum((end - begin) * accuracy for begin, end, accuracy in held)) / horizon_s
 
 
 def planned_timeline(
-    index: BundleIndex, order: str | Sequence[int], link: Throttle, split: str = "test", first_at_8_bits: bool = False
+    index: BundleIndex, order: str | Sequence[int], link: Throttle, split: str = "test", int8_first: bool = False
 ) -> pd.DataFrame:
-    """When each mask would run on this link, by the bundle's bytes alone: seconds, network, bytes, accuracy on `split`.
+    """When each mask would run, by the bundle's bytes alone: seconds, network, bytes and accuracy.
 
-    Reading, checking and swapping are left out; a block at 8 bits counts as accurate as the whole one.
+    Arguments:
+    - `index`: of the bundle.
+    - `order`: in which the teacher's blocks arrive, as `schedule` takes it.
+    - `link`: over which they come.
+    - `split`: whose recorded accuracies to show.
+    - `int8_first`: whether every block comes as int8 first.
+
+    Reading, checking and swapping are left out; an int8 block counts as accurate as the whole one.
     """
-    boot, mask = index.shard(BOOT, 8 if first_at_8_bits else 32), ("s" if first_at_8_bits else "S") * index.n_blocks
-    seconds, size = link.latency_s + seconds_for(boot.bytes, link), boot.bytes  # the index comes first, and is small
+    boot, mask = index.shard(BOOT, 8 if int8_first else 32), ("s" if int8_first else "S") * index.n_blocks
+    seconds, size = link.latency_s + link.seconds_for(boot.bytes), boot.bytes  # the index comes first, and is small
     rows = [(seconds, mask, size)]
-    for shard in schedule(index, order, link, first_at_8_bits):
-        seconds, size = seconds + seconds_for(shard.bytes, link), size + shard.bytes
+    for shard in schedule(index, order, link, int8_first):
+        seconds, size = seconds + link.seconds_for(shard.bytes), size + shard.bytes
         letter = "t" if shard.bits == 8 else "T"
         mask = mask[: shard.block - 1] + letter + mask[shard.block :]
         rows.append((seconds, mask, size))

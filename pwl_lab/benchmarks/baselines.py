@@ -1,7 +1,7 @@
-"""The ways to load a pair, each from files to predictions: what can be answered with, from which second on.
+"""Progressive loading and its baselines, each from files to predictions: what can be answered with, from which second on.
 
-Every way gets what is good for it: networks are built without initial weights, plain files are read as their libraries
-read them fastest, and a link is never idle while something is computed.
+Every baseline gets what is good for it: networks are built without initial weights, plain files are read as their
+libraries read them fastest, and a link is never idle while something is computed.
 """
 
 import io
@@ -20,10 +20,9 @@ from torch import Tensor
 
 from pwl_lab.benchmarks.bitplanes import decode, encode, from_bytes
 from pwl_lab.loading.bundle import BOOT, BundleIndex, Inputs, check_folder, write_bundle
-from pwl_lab.loading.int8 import dequantise, quantise
 from pwl_lab.loading.model import ProgressiveModel
 from pwl_lab.loading.sources import FolderSource, open_source
-from pwl_lab.loading.tensors import plain, view_tensors
+from pwl_lab.loading.tensors import dequantise, plain, quantise, view_tensors
 from pwl_lab.loading.throttle import Throttle
 from pwl_lab.loading.transfer import Transfer
 from pwl_lab.loading.weightless import build_empty
@@ -100,7 +99,7 @@ class Files:
 
 
 def write_plain(net: SwapNet, folder: Path, alternatives: bool) -> None:
-    """The teacher as one file (safetensors and torch's own); with `alternatives` at 8 bits and in bit planes too."""
+    """The teacher as one file (safetensors and torch's own); with `alternatives` as int8 and in bit planes too."""
     state = {name: plain(tensor) for name, tensor in net.teacher.state_dict().items()}
     save_file(state, folder / TEACHER)
     usual_mode(folder / TEACHER)  # safetensors would leave it to its owner alone
@@ -112,36 +111,35 @@ def write_plain(net: SwapNet, folder: Path, alternatives: bool) -> None:
 
 
 def write_trained(pair: Pair, folder: Path) -> Files:
-    """A trained pair in every way there is."""
+    """Write a trained pair into `folder` for every baseline: as a bundle, and its teacher in all the other formats."""
     index = pair.export(folder / BUNDLE)
     write_plain(pair.net, folder, alternatives=True)
     return Files(folder, index)
 
 
 def write_full_size(name: str, folder: Path) -> Files:
-    """A pair of `FULL_SIZES` with random weights: good for timing, and for nothing else."""
+    """Write a pair of `FULL_SIZES` with random weights into `folder`: good for timing, and for nothing else."""
     size = FULL_SIZES[name]
     net = SwapNet(build(size.teacher, 0), build(size.student, 1), size.input_shape).eval()
-    index = write_bundle(
-        net, (size.teacher, size.student), folder / BUNDLE, Inputs(shape=size.input_shape), eight_bits=False
-    )
+    index = write_bundle(net, (size.teacher, size.student), folder / BUNDLE, Inputs(shape=size.input_shape), int8=False)
     write_plain(net, folder, alternatives=False)
     return Files(folder, index)
 
 
 try:  # an extra: there is not a build of it for every machine
     from runai_model_streamer import SafetensorsStreamer
-except ImportError:
-    SafetensorsStreamer = None
 
+    HAS_STREAMER = True
+except ImportError:
+    HAS_STREAMER = False
 CHECK_S = 1.0  # how often a load that brings nothing new is asked whether it has failed
 
 
 @dataclass(frozen=True)
 class Moment:
-    """From `seconds` after the start on, predictions are those of `network`; it took `bytes` of its way's files.
+    """From `seconds` after the start on, predictions are those of `network`; it took `bytes` of its files.
 
-    `network` is a swap mask (lower case: at 8 bits a weight), or `planes 4` for a teacher of which 4 bits are known.
+    `network` is a swap mask (lower case: int8), or `planes 4` for a teacher of which 4 bits are known.
     """
 
     seconds: float
@@ -181,21 +179,28 @@ class _Job:
         return view_tensors(torch.frombuffer(self.download(path).getbuffer(), dtype=torch.uint8))
 
 
-def moments(way: str, files: Files, throttle: Throttle | None = None) -> list[Moment]:
-    """Load the pair in one of the `WAYS` and predict with it as soon as possible. Before the clock starts no file is read."""
+def moments(baseline: str, files: Files, throttle: Throttle | None = None) -> list[Moment]:
+    """Load a pair and predict with it as soon as possible. Before the clock starts no file is read.
+
+    Arguments:
+    - `baseline`: one of `BASELINES`.
+    - `files`: the pair, as `write_trained` or `write_full_size` wrote it.
+    - `throttle`: the link that the files come over; None reads them from disk.
+    """
     job = _Job(files, throttle, time.perf_counter())
     with torch.inference_mode():
-        return list(WAYS[way](job))
+        return list(BASELINES[baseline](job))
 
 
-def _progressive(job: _Job, **options: object) -> Iterator[Moment]:
+def _progressive(job: _Job, order: str = "prefix", int8_first: bool = False) -> Iterator[Moment]:
     """The bundle, block after block. A mask counts from its first prediction on; one that none saw is left out.
 
     Predictions come from a thread of their own, as they would in use: made in the one that swaps, they would delay it.
     """
     sample, swapped, whole = job.sample(), threading.Event(), "T" * job.files.index.n_blocks
     seconds: dict[str, float] = {}
-    with ProgressiveModel.open(job.files.bundle, throttle=job.throttle, device="cpu", **options) as model:
+    opened = ProgressiveModel.open(job.files.bundle, order, throttle=job.throttle, device="cpu", int8_first=int8_first)
+    with opened as model:
         model.on_swap(lambda _: swapped.set())
         while whole not in seconds:
             swapped.clear()
@@ -234,7 +239,8 @@ def _teacher(job: _Job, name: str, mask: str, read: Callable[[_Job, Path], dict[
 def _torch_load(job: _Job, path: Path) -> dict[str, Tensor]:
     """Torch's own format, weights alone."""
     source = path if job.throttle is None else job.download(path)
-    return torch.load(source, map_location="cpu", weights_only=True)
+    found: dict[str, Tensor] = torch.load(source, map_location="cpu", weights_only=True)
+    return found
 
 
 def _streamed(_: _Job, path: Path) -> dict[str, Tensor]:
@@ -258,10 +264,10 @@ def _bit_planes(job: _Job) -> Iterator[Moment]:
             yield Moment(job.elapsed(), f"planes {sum(planes.widths[:number])}", sum(map(len, stages)))
 
 
-WAYS: dict[str, Callable[[_Job], Iterator[Moment]]] = {
+BASELINES: dict[str, Callable[[_Job], Iterator[Moment]]] = {
     "progressive": _progressive,
     "progressive_best": partial(_progressive, order="best"),
-    "progressive_8bit_first": partial(_progressive, first_at_8_bits=True),
+    "progressive_8bit_first": partial(_progressive, int8_first=True),
     "student_only": _student,
     "teacher_safetensors": partial(_teacher, name=TEACHER, mask="T", read=_Job.plain),
     "teacher_torch_load": partial(_teacher, name=TEACHER_TORCH, mask="T", read=_torch_load),

@@ -1,8 +1,8 @@
-"""Time to the first prediction of every way to load, at every size and speed, each measured in a fresh process.
+"""What is measured: time to the first prediction, accuracy against seconds, reading rates, and what loading costs predictions.
 
-A process that has loaded before has its allocator warm and its kernels chosen; one that begins has not. Each measurement
-gets a process that has imported what it needs and done nothing yet, and files that are in or out of the operating
-system's cache as asked.
+A process that has loaded before has its allocator warm and its kernels chosen; one that begins has not. Each load gets
+a process that has imported what it needs and done nothing yet, and files that are in or out of the operating system's
+cache as asked.
 """
 
 import ctypes
@@ -11,8 +11,12 @@ import mmap
 import multiprocessing
 import os
 import statistics
+import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -20,9 +24,11 @@ from typing import Any
 import cloudpickle
 import pandas as pd
 import torch
+from torch import Tensor
 
 from pwl_lab.benchmarks.accuracy import network_accuracies
-from pwl_lab.benchmarks.baselines import Files, SafetensorsStreamer, moments, read_plainly, read_verified
+from pwl_lab.benchmarks.baselines import HAS_STREAMER, Files, moments, read_plainly, read_verified
+from pwl_lab.loading.model import ProgressiveModel
 from pwl_lab.loading.throttle import MEGABYTE, Throttle
 from pwl_lab.support.processes import (
     CaseFailedError,
@@ -36,10 +42,8 @@ from pwl_lab.support.processes import (
 from pwl_lab.support.progress import Progress
 from pwl_lab.tasks.base import Batch
 
-PRELOADED = [
-    "pwl_lab.benchmarks.baselines",
-    "pwl_lab.benchmarks.latency",
-]  # imported once; every fresh process is a copy of that one
+PRELOADED = [__name__]  # imported once, with all that it needs; every fresh process is a copy of that one
+LINGER = Throttle(latency_s=0.2)  # time enough to close a model between two swaps
 
 
 def in_fresh_process(work: Callable[..., Any], longest_s: float = 1800.0, **case: Any) -> Any:
@@ -48,7 +52,7 @@ def in_fresh_process(work: Callable[..., Any], longest_s: float = 1800.0, **case
     Raises WorkerLostError where the process ended without an answer, or had none after `longest_s` seconds.
     """
     methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if context.get_start_method() == "forkserver":
         context.set_forkserver_preload(PRELOADED)
     receiver, sender = context.Pipe(duplex=False)
@@ -76,15 +80,16 @@ def _answer(sender: Connection, packed: bytes) -> None:
     """The fresh process."""
     with one_thread():
         try:
-            answer = (True, run_packed(packed))
+            answer = run_packed(packed)
         except CaseFailedError as failed:
-            answer = (False, failed)
-    sender.send(answer)
+            sender.send((False, failed))
+            return
+    sender.send((True, answer))
 
 
 def warm_up(files: Iterable[Path]) -> None:
     """Read the files, so that they are in the operating system's cache."""
-    buffer = torch.empty(1 << 20, dtype=torch.uint8).numpy()
+    buffer = bytearray(1 << 20)
     for path in files:
         with Path(path).open("rb", buffering=0) as file:
             while file.readinto(buffer):
@@ -119,9 +124,9 @@ def cached_share(path: Path) -> float:
     return 1.0 if failed else sum(byte & 1 for byte in there) / pages
 
 
-FIRST_WAYS = ("progressive", "student_only", "teacher_safetensors", "teacher_torch_load")
-DISK_WAYS = ("teacher_streamer",) if SafetensorsStreamer is not None else ()  # these read files themselves
-ANYTIME_WAYS = (
+FIRST_BASELINES = ("progressive", "student_only", "teacher_safetensors", "teacher_torch_load")
+DISK_BASELINES = ("teacher_streamer",) if HAS_STREAMER else ()  # these read files themselves
+ANYTIME_BASELINES = (
     "progressive",
     "progressive_8bit_first",
     "student_only",
@@ -131,73 +136,93 @@ ANYTIME_WAYS = (
 )
 
 
-def state_name(megabytes_per_s: float) -> str:
-    """What a link is called in tables."""
-    return f"{megabytes_per_s:g} MB/s"
-
-
 def states_of(files: Files, speeds: Iterable[float], longest_s: float) -> list[str]:
     """Cold, warm, and those speeds (MB/s) at which the teacher comes within `longest_s` seconds."""
     size = files.teacher_bytes() / MEGABYTE
-    return ["cold", "warm", *(state_name(speed) for speed in speeds if size / speed <= longest_s)]
+    return ["cold", "warm", *(f"{speed:g} MB/s" for speed in speeds if size / speed <= longest_s)]
 
 
 def first_predictions(files: Mapping[str, Files], states: Mapping[str, Sequence[str]], repeats: int) -> pd.DataFrame:
-    """One row per size, state, way and repeat: `first_prediction_s`, and `teacher_s` (whole teacher answering; NaN: never).
+    """One row per size, state, baseline and repeat: when the first prediction was there, and when the whole teacher's.
 
-    `states[size]` names `cold`, `warm` and speeds such as `25 MB/s`. Each row is a fresh process that has imported all
-    it needs; the clock starts there. Cold and warm are measured one at a time, `repeats` times; slow links, where a
-    process mostly waits, once, and as many at a time as there are cores. Where files cannot be put out of the operating
-    system's cache, `cold` has no rows.
+    Arguments:
+    - `files`: the pair of each size.
+    - `states`: for each size `cold`, `warm` and speeds such as `25 MB/s`.
+    - `repeats`: how often cold and warm loads are measured, one at a time. Slow links, where a process mostly waits,
+      are measured once, and as many at a time as there are cores.
+
+    Columns: size, state, way (the baseline), repeat, first_prediction_s and teacher_s (NaN: never), both since the start
+    of a fresh process that has imported all it needs. Where files cannot be put out of the operating system's cache,
+    `cold` has no rows.
     """
     cases = [
-        {"size": size, "state": state, "way": way, "repeat": repeat}
+        _Case(size, state, baseline, repeat)
         for size, names in states.items()
         for state in names
-        for repeat in range(1 if state.endswith("MB/s") else repeats)
-        for way in FIRST_WAYS + (() if state.endswith("MB/s") else DISK_WAYS)
+        for repeat in range(1 if _is_slow(state) else repeats)
+        for baseline in FIRST_BASELINES + (() if _is_slow(state) else DISK_BASELINES)
     ]
-    slow = [case for case in cases if case["state"].endswith("MB/s")]
-    rows: list[dict[str, object]] = []
+    slow = [case for case in cases if _is_slow(case.state)]
+    rows = []
     with Progress("first predictions", len(cases), "load") as bar, ThreadPoolExecutor(os.cpu_count()) as pool:
 
-        def measured(case: dict[str, object]) -> dict[str, object]:
-            return case | _first_prediction(files[case["size"]], case["state"], case["way"])
+        def measured(case: _Case) -> dict[str, object]:
+            return vars(case) | _first_prediction(files[case.size], case.state, case.way)
 
         for case in cases:
-            if case not in slow:
+            if not _is_slow(case.state):
                 rows.append(measured(case))
                 bar.advance()
-        warm_up(path for size in {case["size"] for case in slow} for path in files[size].all())
+        warm_up(path for size in {case.size for case in slow} for path in files[size].all())
         for row in pool.map(measured, slow):
             rows.append(row)
             bar.advance()
     return pd.DataFrame(rows).dropna(subset="first_prediction_s").reset_index(drop=True)
 
 
-def _first_prediction(files: Files, state: str, way: str) -> dict[str, float]:
+@dataclass(frozen=True)
+class _Case:
+    """One measurement of a first prediction; the fields are columns of the table."""
+
+    size: str
+    state: str
+    way: str
+    repeat: int
+
+
+def _is_slow(state: str) -> bool:
+    """Whether files come over a slow link in this state."""
+    return state.endswith("MB/s")
+
+
+def _first_prediction(files: Files, state: str, baseline: str) -> dict[str, float]:
     """One measurement; NaN where the state cannot be had."""
-    throttle = Throttle(float(state.split()[0])) if state.endswith("MB/s") else None
+    throttle = Throttle(float(state.split()[0])) if _is_slow(state) else None
     if state == "cold" and not cool_down(files.all()):
         return {"first_prediction_s": math.nan, "teacher_s": math.nan}
     if state == "warm":
         warm_up(files.all())
-    found = in_fresh_process(moments, way=way, files=files, throttle=throttle)
+    found = in_fresh_process(moments, baseline=baseline, files=files, throttle=throttle)
     whole = [moment.seconds for moment in found if moment.network == "T" * files.index.n_blocks]
     return {"first_prediction_s": found[0].seconds, "teacher_s": whole[0] if whole else math.nan}
 
 
-def timelines(files: Files, throttle: Throttle, data: Batch, ways: Sequence[str] = ANYTIME_WAYS) -> pd.DataFrame:
-    """One row per way and network on the way: `seconds` since the start, `network`, `bytes` (see `ways.Moment`), `accuracy`.
+def timelines(files: Files, throttle: Throttle, data: Batch) -> pd.DataFrame:
+    """What answers from when on, and how well: one row per baseline and network, each baseline in a fresh process.
 
-    Each way in a fresh process, over the same link; `accuracy` is that of the network on `data`.
+    Arguments:
+    - `files`: the pair, with all that `ANYTIME_BASELINES` read.
+    - `throttle`: the link that each of them loads over.
+    - `data`: what accuracy is measured on.
+
+    Columns: way (the baseline), seconds, network, bytes (as in `baselines.Moment`) and accuracy in [0, 1].
     """
     rows = []
     warm_up(files.all())
-    with Progress("timelines", len(ways), "way") as bar:
-        for way in ways:
-            found = in_fresh_process(moments, way=way, files=files, throttle=throttle)
-            rows += [{"way": way, **vars(moment)} for moment in found]
+    with Progress("timelines", len(ANYTIME_BASELINES), "baseline") as bar:
+        for baseline in ANYTIME_BASELINES:
+            found = in_fresh_process(moments, baseline=baseline, files=files, throttle=throttle)
+            rows += [{"way": baseline, **vars(moment)} for moment in found]
             bar.advance()
     table = pd.DataFrame(rows)
     accuracies = network_accuracies(files, table["network"].unique(), data)
@@ -216,3 +241,117 @@ def reading_rates(files: Files, rounds: int = 5) -> dict[str, float]:
         for name, read in (("plain", read_plainly), ("verified", read_verified)):
             found[name].append(in_fresh_process(read, folder=files.bundle) / MEGABYTE)
     return {name: statistics.median(rates) for name, rates in found.items()}
+
+
+def latencies(folder: Path, throttle: Throttle, loads: int) -> pd.DataFrame:
+    """Milliseconds of single predictions while blocks arrive and, exactly as many of each mask, while nothing does.
+
+    Arguments:
+    - `folder`: the bundle.
+    - `throttle`: the link that its blocks come over.
+    - `loads`: how often it is loaded.
+
+    Columns: state (`loading`, `idle`), mask, ms.
+    """
+    busy = [row for _ in range(loads) for row in _while_loading(folder, throttle)]
+    counts = Counter(mask for mask, _ in busy)
+    idle = [row for mask, count in counts.items() for row in _while_idle(folder, mask, count)]
+    rows = [("loading", *row) for row in busy] + [("idle", *row) for row in idle]
+    return pd.DataFrame(rows, columns=["state", "mask", "ms"])
+
+
+def _while_loading(folder: Path, throttle: Throttle) -> list[tuple[str, float]]:
+    """One load, with one prediction after the other."""
+    rows: list[tuple[str, float]] = []
+    with ProgressiveModel.open(folder, throttle=throttle, device="cpu") as model:
+        sample = torch.zeros(1, *model.index.inputs.shape)
+        _timed(model, sample, 20)  # the first ones choose kernels
+        while not model.status().finished:
+            rows += _timed(model, sample, 1)
+    return rows
+
+
+def _while_idle(folder: Path, mask: str, times: int) -> list[tuple[str, float]]:
+    """Predictions of one mask by a model that was closed when it had got there, so that nothing else goes on."""
+    with ProgressiveModel.open(folder, throttle=LINGER, device="cpu") as model:
+        model.on_swap(lambda event: model.close() if event.mask == mask else None)
+        if model.mask == mask:
+            model.close()
+        model.wait()
+        sample = torch.zeros(1, *model.index.inputs.shape)
+        _timed(model, sample, 20)
+        return _timed(model, sample, times)
+
+
+def _timed(model: ProgressiveModel, sample: Tensor, times: int) -> list[tuple[str, float]]:
+    """So many predictions: mask and milliseconds of each."""
+    rows = []
+    for _ in range(times):
+        begun = time.perf_counter()
+        mask = model.predict(sample).mask
+        rows.append((mask, 1000 * (time.perf_counter() - begun)))
+    return rows
+
+
+@dataclass
+class Hammered:
+    """What became of many predictions at once: how many of each mask, and which were not what that mask says."""
+
+    by_mask: Counter[str] = field(default_factory=Counter)
+    wrong: int = 0
+    failed: list[str] = field(default_factory=list)
+    finished: bool = False
+
+    @property
+    def predictions(self) -> int:
+        """All of them."""
+        return sum(self.by_mask.values())
+
+
+def hammer(
+    folder: Path,
+    throttle: Throttle,
+    inputs: Tensor,
+    expected: Mapping[str, Tensor],
+    predictions: int,
+    n_threads: int = 4,
+) -> Hammered:
+    """Predict from many threads while all blocks arrive, and check each answer against its mask's logits, to the last bit.
+
+    Arguments:
+    - `folder`: the bundle.
+    - `throttle`: the link that its blocks come over.
+    - `inputs`: samples of one batch each, of shape [n, 1, *shape].
+    - `expected`: mask -> their logits, of shape [n, 1, classes].
+    - `predictions`: how many there are at least.
+    - `n_threads`: how many threads ask.
+    """
+    found, lock = Hammered(), threading.Lock()
+    with ProgressiveModel.open(folder, throttle=throttle, device="cpu") as model:
+
+        def more() -> bool:
+            with lock:
+                return found.predictions < predictions or not model.status().finished
+
+        def ask() -> None:
+            number = 0
+            while more():
+                number = (number + 1) % len(inputs)
+                try:
+                    prediction = model.predict(inputs[number])
+                    right = torch.equal(prediction.logits, expected[prediction.mask][number])
+                except Exception as error:  # noqa: BLE001 - whatever it is, it is counted
+                    with lock:
+                        found.failed.append(f"{type(error).__name__}: {error}")
+                    return
+                with lock:
+                    found.by_mask[prediction.mask] += 1
+                    found.wrong += not right
+
+        threads = [threading.Thread(target=ask) for _ in range(n_threads)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        found.finished = model.mask == "T" * model.index.n_blocks
+    return found

@@ -6,7 +6,6 @@ import pandas as pd
 
 from pwl_lab.benchmarks import accuracy as timeline
 from pwl_lab.exercises.checking import attempt, same_numbers
-from pwl_lab.loading.schedule import seconds_for
 from pwl_lab.loading.throttle import Throttle
 
 
@@ -57,7 +56,7 @@ def arrival_seconds(answer: Callable[[int, Mapping[int, int], Sequence[int], flo
     boot, blocks, order, rate = 400_000, {1: 100_000, 2: 900_000, 3: 2_500_000}, (2, 1, 3), 2.0
     for latency in (0.0, 0.25):
         link = Throttle(rate, latency)
-        right = _added_up(latency, [seconds_for(size, link) for size in (boot, *(blocks[b] for b in order))])
+        right = _added_up(latency, [link.seconds_for(size) for size in (boot, *(blocks[b] for b in order))])
         bare = _added_up(0.0, [size / (rate * 1e6) for size in (boot, *(blocks[b] for b in order))])
         mistakes = {
             "the index comes first, and waits for the link's latency too": [seconds - latency for seconds in right],
@@ -67,13 +66,13 @@ def arrival_seconds(answer: Callable[[int, Mapping[int, int], Sequence[int], flo
                 seconds + 2 * latency for seconds in bare
             ],
             "these are the blocks in the order of their numbers, not in the given order": _added_up(
-                latency, [seconds_for(size, link) for size in (boot, *blocks.values())]
+                latency, [link.seconds_for(size) for size in (boot, *blocks.values())]
             ),
             "a megabyte is 10^6 bytes here, not 2^20": _added_up(
                 latency, [latency + size / (rate * 2**20) for size in (boot, *(blocks[b] for b in order))]
             ),
             "this is how long each file takes: add up, one comes after the other": [
-                seconds_for(size, link) for size in (boot, *(blocks[b] for b in order))
+                link.seconds_for(size) for size in (boot, *(blocks[b] for b in order))
             ],
             "the student is missing: its bytes come first, and at its arrival the first answer": right[1:],
         }

@@ -7,20 +7,18 @@ converters between them and the student's are there.
 """
 
 import json
-import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-import pandas as pd
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pwl_lab.loading.int8 import quantise, stored_bytes
 from pwl_lab.loading.sources import INDEX, MOST_INDEX_BYTES, BundleError, FolderSource
-from pwl_lab.loading.tensors import not_finite, plain
+from pwl_lab.loading.tensors import not_finite, plain, quantise, stored_bytes
 from pwl_lab.loading.weightless import (
     MOST_TENSORS,
     AnyModel,
@@ -29,10 +27,10 @@ from pwl_lab.loading.weightless import (
     check_registered,
     weightless,
 )
-from pwl_lab.models.blocknet import BlockNet, ModelConfig, parameter_bytes, unit_bytes
+from pwl_lab.models.blocknet import BlockNet, ModelConfig
 from pwl_lab.support.config import Frozen
 from pwl_lab.support.errors import InvalidValueError, MissingDataError, invalid
-from pwl_lab.support.files import file_sha256, is_file, new_folder, readable
+from pwl_lab.support.files import file_sha256, is_file, local_folder, new_folder, readable
 from pwl_lab.swap.swapnet import Converters, SwapNet
 from pwl_lab.tasks.base import Task, normalisation_of
 
@@ -42,6 +40,7 @@ LEAST_TENSOR_BYTES = 40  # of a safetensors file for each tensor in it: its name
 BOOT = 0  # the block number of the boot set; teacher blocks count from 1
 
 Shape = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+Net = TypeVar("Net")
 Accuracy = Annotated[float, Field(ge=0.0, le=1.0)]  # neither NaN nor infinity is
 
 
@@ -50,10 +49,10 @@ class NewerFormatError(BundleError):
 
 
 class Shard(Frozen):
-    """One file of a bundle: the boot set (block 0) or a teacher block, at 32 bits a weight or at 8."""
+    """One file of a bundle: the boot set (block 0) or a teacher block, as float32 or as int8."""
 
     block: int = Field(ge=BOOT, description="the teacher block that it brings, from 1; 0: the boot set")
-    bits: Literal[32, 8] = Field(32, description="per weight; an 8-bit shard stands in until the whole one arrives")
+    bits: Literal[32, 8] = Field(32, description="per weight; an int8 shard stands in until the whole one arrives")
     file: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors$", max_length=255, description="its name in the bundle"
     )
@@ -87,7 +86,7 @@ class Inputs(Frozen):
 class BundleIndex(Frozen):
     """`index.json`: everything about a bundle but the weights."""
 
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
     teacher: AnyModel
     student: AnyModel
     converters: Literal["always", "if_different"]
@@ -136,7 +135,7 @@ class BundleIndex(Frozen):
 
     @property
     def teacher_bytes(self) -> int:
-        """Bytes of all teacher blocks at 32 bits, as files: with the converters that come with them."""
+        """Bytes of all teacher blocks as float32, as files: with the converters that come with them."""
         return sum(self.shard(block).bytes for block in range(1, self.n_blocks + 1))
 
 
@@ -156,7 +155,7 @@ def read_index(text: bytes, address: str) -> BundleIndex:
 
 
 def parse_index(text: bytes, address: str) -> BundleIndex:
-    """The index of the bundle at `address`. Raises BundleError for what is none, or of a newer format.
+    """The index of the bundle at `address`. Raises BundleError for what is no index, or one of a newer format.
 
     Whether its shards can hold the networks that it describes is not looked at.
     """
@@ -175,29 +174,30 @@ def parse_index(text: bytes, address: str) -> BundleIndex:
         return BundleIndex.model_validate(content)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in problem["loc"]) or "as a whole"
-        raise BundleError(f"{address}: {INDEX} is no index of a bundle ({place}: {problem['msg']})") from error
+        field = ".".join(str(part) for part in problem["loc"]) or "as a whole"
+        raise BundleError(f"{address}: {INDEX} is no index of a bundle ({field}: {problem['msg']})") from error
 
 
 class Networks:
     """The networks that an index describes, without memory for their weights.
 
-    Each is built where it is first needed, once: what was built to check a length is handed out to be filled.
+    Each is built when it is first needed, once: what was built to check a length is handed out to be filled.
     """
 
     def __init__(self, index: BundleIndex, address: str = "") -> None:
         """`address` is what messages call the bundle by."""
         self.index, self.address = index, address
-        self._spare: dict[bool, Any] = {}  # for the boot set and for the others: what is built and not handed out
-        self._sizes: dict[bool, list[tuple[int, int]] | str] = {}  # bytes at 32 and at 8 bits, or why there are none
+        self._students: list[BlockNet] = []  # built and not handed out yet: one at most
+        self._teachers: list[tuple[BlockNet, Converters]] = []
+        self._sizes: dict[bool, list[tuple[int, int]] | BundleError] = {}  # of the boot set and of the blocks
 
     def student(self) -> BlockNet:
         """The student, another one at each call. Raises BundleError where it cannot be built."""
-        return self._spare.pop(True, None) or self._build(True)
+        return self._students.pop() if self._students else self._built(True, partial(build_empty, self.index.student))
 
     def teacher(self) -> tuple[BlockNet, Converters]:
         """Teacher and converters, others at each call. Raises BundleError where they cannot be built."""
-        return self._spare.pop(False, None) or self._build(False)
+        return self._teachers.pop() if self._teachers else self._built(False, partial(empty_teacher, self.index))
 
     def check(self, shard: Shard) -> None:
         """Raise BundleError for a shard whose recorded length is too short for the weights it is to bring.
@@ -207,13 +207,12 @@ class Networks:
         boot = shard.block == BOOT
         if boot not in self._sizes:
             try:
-                self._spare[boot] = self._build(boot)
-                self._sizes[boot] = self._measure(boot)
+                self._sizes[boot] = self._student_sizes() if boot else self._block_sizes()
             except BundleError as error:
-                self._sizes[boot] = str(error)  # what cannot be built is not tried for each of its shards
+                self._sizes[boot] = error  # what cannot be built is not tried again for each of its shards
         sizes = self._sizes[boot]
-        if isinstance(sizes, str):
-            raise BundleError(sizes)
+        if isinstance(sizes, BundleError):
+            raise sizes
         weights = sizes[0 if boot else shard.block - 1][shard.bits == 8]
         if weights >= shard.bytes:  # one that is too long is met like any other damage: of that block alone
             raise BundleError(
@@ -221,22 +220,31 @@ class Networks:
                 f"the same {INDEX} describes for it take {weights:,}"
             )
 
-    def _build(self, boot: bool) -> Any:
-        """The student, or the teacher with the converters."""
+    def _student_sizes(self) -> list[tuple[int, int]]:
+        """The bytes of the boot set's weights, as float32 and as int8."""
+        self._students.append(self.student())
+        return [_sizes(self._students[0].state_dict(keep_vars=True))]
+
+    def _block_sizes(self) -> list[tuple[int, int]]:
+        """The same of each teacher block with what comes with it."""
+        self._teachers.append(self.teacher())
+        units = [parts_of_unit(*self._teachers[0], block) for block in range(1, self.index.n_blocks + 1)]
+        return [_sizes(state_of(parts, keep_vars=True)) for parts in units]
+
+    def _built(self, boot: bool, build: Callable[[int], Net]) -> Net:
+        """What `build` makes of at most as many tensors as the shards can hold. Raises BundleError, whatever it raises."""
         shards = [shard for shard in self.index.shards if (shard.block == BOOT) is boot and shard.bits == 32]
         most = min(MOST_TENSORS, sum(shard.bytes for shard in shards) // LEAST_TENSOR_BYTES)
         try:
-            return build_empty(self.index.student, most) if boot else empty_teacher(self.index, most)
+            return build(most)
         except Exception as error:  # sizes beyond what torch can count have errors of several kinds
             why = (str(error).splitlines() or [type(error).__name__])[0]  # what follows may be frames of torch's stack
             raise BundleError(f"{self.address}: {INDEX} describes networks that cannot be built ({why})") from error
 
-    def _measure(self, boot: bool) -> list[tuple[int, int]]:
-        """The bytes of each unit's weights, at 32 bits and at 8."""
-        built = self._spare[boot]
-        units = [{"": built}] if boot else [parts_of_unit(*built, n) for n in range(1, self.index.n_blocks + 1)]
-        states = [state_of(parts, keep_vars=True) for parts in units]  # quicker than views of them
-        return [(sum(tensor.nbytes for tensor in state.values()), stored_bytes(state)) for state in states]
+
+def _sizes(state: Mapping[str, Tensor]) -> tuple[int, int]:
+    """The bytes of these weights, as float32 and as int8."""
+    return sum(tensor.nbytes for tensor in state.values()), stored_bytes(state)
 
 
 def empty_teacher(index: BundleIndex, most: int = MOST_TENSORS) -> tuple[BlockNet, Converters]:
@@ -264,17 +272,25 @@ def write_bundle(
     class_names: Sequence[str] = (),
     accuracies: Mapping[str, Mapping[str, float]] | None = None,
     made: Mapping[str, Any] | None = None,
-    eight_bits: bool = True,
+    int8: bool = True,
 ) -> BundleIndex:
-    """Export a pair (`configs`: of teacher and student) to `folder`, whole or not at all; the index that was written.
+    """Export a pair to `folder`, whole or not at all, and return the index that was written.
 
-    An earlier bundle in `folder` is replaced. With `eight_bits` every shard is there at 8 bits a weight as well.
+    Arguments:
+    - `net`: teacher, student and converters.
+    - `configs`: the configurations of teacher and student, from which a reader builds the networks.
+    - `folder`: a new or an empty folder, or an earlier bundle, which is replaced.
+    - `inputs`: what the networks take.
+    - `class_names`: what the classes are called.
+    - `accuracies`: split -> swap mask -> accuracy in [0, 1]; those of `validation` decide which mask a reader runs.
+    - `made`: from what, when and with which versions the pair was made.
+    - `int8`: whether to write every shard quantised as well.
+
     Raises InvalidValueError where `folder` holds something else, as `check_exportable` does, for what no index can say,
     and for weights that are NaN or infinite.
     """
-    folder = Path(folder)
     check_exportable(configs)
-    _check_replaceable(folder)
+    folder = _check_replaceable(folder)
     facts = {
         "teacher": configs[0],
         "student": configs[1],
@@ -287,7 +303,7 @@ def write_bundle(
         "made": dict(made or {}),
     }
     with new_folder(folder) as part:
-        shards = tuple(_write_shards(net, part, eight_bits))
+        shards = tuple(_write_shards(net, part, int8))
         try:
             index = BundleIndex(shards=shards, **facts)
         except InvalidValueError as error:
@@ -298,33 +314,36 @@ def write_bundle(
     return index
 
 
-def _check_replaceable(folder: Path) -> None:
-    """Raise InvalidValueError unless a bundle may be written to `folder`: it is not there, or empty, or holds one and no more."""
-    if re.match(r"[A-Za-z][\w+.-]+:/", str(folder)):  # a Path takes one slash of two away
-        raise invalid("folder", str(folder), "a folder of this machine; copy it to an address when it is written")
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if there != folder.absolute() and there.is_dir() and folder.name.strip():
-        return
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else None
-    own = names is not None and INDEX in names
-    if own:
-        try:
-            index = read_index((folder / INDEX).read_bytes(), str(folder))
-            own = names <= {INDEX, *(shard.file for shard in index.shards)}
-        except (BundleError, OSError):
-            own = False
-    if (names != set() and not own) or folder.resolve() == Path.cwd():
+def _check_replaceable(folder: Path) -> Path:
+    """The folder that a bundle is written to. Raises InvalidValueError unless it is new, empty, or a bundle and no more."""
+    whole = local_folder("folder", folder, "copy the bundle to an address once it is written")
+    if whole.resolve() == Path.cwd() or not _is_replaceable(whole):
         raise invalid("folder", str(folder), "a folder that is new, empty, or an earlier bundle and nothing else")
+    return whole
 
 
-def _write_shards(net: SwapNet, folder: Path, eight_bits: bool) -> list[Shard]:
+def _is_replaceable(folder: Path) -> bool:
+    """Whether there is no such folder, or nothing in it but a bundle's own files."""
+    try:
+        names = {path.name for path in folder.iterdir()}
+        if not names:
+            return True
+        index = read_index((folder / INDEX).read_bytes(), str(folder)) if INDEX in names else None
+    except FileNotFoundError:
+        return True
+    except (BundleError, OSError):
+        return False
+    return index is not None and names <= {INDEX, *(shard.file for shard in index.shards)}
+
+
+def _write_shards(net: SwapNet, folder: Path, int8: bool) -> list[Shard]:
     """All shards of a pair, the boot set first."""
     units = [net.student.state_dict(), *(unit_state(net, block) for block in range(1, net.n_blocks + 1))]
     for unit in units:
         if (name := not_finite(unit)) is not None:
             raise invalid(name, "NaN or infinite values", "finite values only")
     shards = [_write_shard(unit, folder, block, 32) for block, unit in enumerate(units)]
-    if eight_bits:
+    if int8:
         shards += [_write_shard(quantise(unit), folder, block, 8) for block, unit in enumerate(units)]
     return shards
 
@@ -352,18 +371,24 @@ def state_of(parts: Mapping[str, nn.Module], keep_vars: bool = False) -> dict[st
 
 
 def parts_of_unit(teacher: BlockNet, converters: Converters, block: int) -> dict[str, nn.Module]:
-    """The modules that arrive with teacher block `block`: `stem`, `block`, `head`, `decoder` (in front), `encoder` (behind)."""
-    last = teacher.n_blocks
-    parts: dict[str, nn.Module] = {"block": teacher.blocks[block - 1]}
-    if block == 1:
-        parts["stem"] = teacher.stem
-    else:
-        parts["decoder"] = converters.decoders[block - 2]
-    if block == last:
-        parts["head"] = teacher.head
-    else:
-        parts["encoder"] = converters.encoders[block - 1]
-    return parts
+    """The modules that arrive with teacher block `block`: itself, `stem` or `decoder` before it, `head` or `encoder` behind."""
+    return {part: owner.get_submodule(name) for part, (owner, name) in _owners(teacher, converters, block).items()}
+
+
+def forget_unit(teacher: BlockNet, converters: Converters, block: int) -> None:
+    """Let go of these modules, once they are used elsewhere."""
+    for owner, name in _owners(teacher, converters, block).values():
+        setattr(owner, name, nn.Identity())
+
+
+def _owners(teacher: BlockNet, converters: Converters, block: int) -> dict[str, tuple[nn.Module, str]]:
+    """Where the parts of a unit stand: the module that owns each of them, and its name there."""
+    first, last = block == 1, block == teacher.n_blocks
+    return {
+        "block": (teacher.blocks, str(block - 1)),
+        **({"stem": (teacher, "stem")} if first else {"decoder": (converters.decoders, str(block - 2))}),
+        **({"head": (teacher, "head")} if last else {"encoder": (converters.encoders, str(block - 1))}),
+    }
 
 
 def check_folder(folder: Path) -> BundleIndex:
@@ -382,38 +407,3 @@ def check_folder(folder: Path) -> BundleIndex:
             if file.stat().st_size != shard.bytes or file_sha256(file) != shard.sha256:
                 raise BundleError(f"{folder}: {shard.file} ({shard.name}) is not what was written")
     return index
-
-
-def outline(net: SwapNet, input_shape: Sequence[int]) -> pd.DataFrame:
-    """One row per block (`part` teacher or student) and converter (`part` encoder or decoder) of a pair.
-
-    Columns: part, block (of a converter: the boundary behind that block), channels that it gives out, positions
-    (such as `14×14`; empty for plain units), layers (those with a weight matrix; a block's own, without stem and head)
-    and bytes (of a block: what its swap brings, so with stem or head).
-    """
-    rows = []
-    for part, owner in (("teacher", net.teacher), ("student", net.student)):
-        shapes, sizes = owner.state_shapes(input_shape), unit_bytes(owner)
-        for number, (block, shape, size) in enumerate(zip(owner.blocks, shapes, sizes, strict=True), start=1):
-            rows.append(_row(part, number, shape, block, size))
-    ends = {"encoder": (net.converters.encoders, net.student), "decoder": (net.converters.decoders, net.teacher)}
-    for part, (converters, target) in ends.items():
-        for number, (converter, shape) in enumerate(
-            zip(converters, target.state_shapes(input_shape)[:-1], strict=True), start=1
-        ):
-            rows.append(_row(part, number, shape, converter, parameter_bytes(converter)))
-    return pd.DataFrame(rows)
-
-
-def _row(part: str, number: int, shape: tuple[int, ...], module: nn.Module, size: int) -> dict[str, object]:
-    """One part in numbers."""
-    layers = sum(any(p.ndim > 1 for p in one.parameters(recurse=False)) for one in module.modules())
-    positions = "×".join(str(length) for length in shape[1:])
-    return {
-        "part": part,
-        "block": number,
-        "channels": shape[0],
-        "positions": positions,
-        "layers": layers,
-        "bytes": size,
-    }

@@ -1,4 +1,4 @@
-"""What a loader says of itself: events in order, and the state of every shard. Safe to write and read from any thread."""
+"""What a loader reports: events in order, and the state of every shard. Any thread may write and read."""
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -46,10 +46,16 @@ class Status:
 
 
 class LoadingLog:
-    """Keeps events and states; whoever waits for something is woken by every change."""
+    """Keeps events and states. Every change wakes whoever waits for something."""
 
     def __init__(self, shards: Sequence[Shard], mask: str, clock: Callable[[], float]) -> None:
-        """`shards`: all that shall come; `mask`: who predicts first; `clock`: seconds since the start."""
+        """Begin a log.
+
+        Arguments:
+        - `shards`: all that shall come.
+        - `mask`: which network predicts first.
+        - `clock`: tells the seconds since the start.
+        """
         self.clock, self.total = clock, sum(shard.bytes for shard in shards)
         self.mask, self.arrived, self.finished, self.closed = mask, 0, False, False
         self._states = {shard.name: "waiting" for shard in shards}
@@ -59,7 +65,7 @@ class LoadingLog:
         self._changed = threading.Condition(threading.RLock())
 
     def record(self, kind: str, shard: Shard | None = None, message: str = "", state: str | None = None) -> Event:
-        """Something happened; `state` is what it makes of the shard."""
+        """Add an event; `state` is the shard's new state, if it has one."""
         with self._changed:
             name = shard.name if shard is not None else ""
             if state is not None:

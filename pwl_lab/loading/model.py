@@ -8,9 +8,9 @@ assignment, so every prediction is computed by exactly one mask, whichever threa
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import torch
@@ -19,10 +19,9 @@ from torch import Tensor
 
 from pwl_lab.loading.bundle import BOOT, BundleIndex, Networks, Shard
 from pwl_lab.loading.log import Event, LoadingLog, Status
-from pwl_lab.loading.schedule import CHOOSES, schedule
-from pwl_lab.loading.sources import bounded, open_source
+from pwl_lab.loading.sources import Closing, bounded, open_source
 from pwl_lab.loading.throttle import Throttle
-from pwl_lab.loading.transfer import Feed, Lost, Received, Transfer, fetch_boot, fetch_index
+from pwl_lab.loading.transfer import CHOOSES, Feed, Lost, Received, Transfer, fetch_boot, fetch_index, schedule
 from pwl_lab.loading.units import Parts, Workshop, assemble, tensor_bytes
 from pwl_lab.support import config
 from pwl_lab.support.errors import PwlLabError, invalid
@@ -57,8 +56,8 @@ class Prediction:
         return self.logits.softmax(dim=-1).amax(dim=-1)
 
 
-class ProgressiveModel:
-    """A pair out of a bundle that predicts while it loads; made by `open`. All of it may be called from any thread."""
+class ProgressiveModel(Closing):
+    """A pair out of a bundle that predicts while it loads; made by `open`. Every method may be called from any thread."""
 
     def __init__(
         self,
@@ -94,54 +93,58 @@ class ProgressiveModel:
         device: config.Device = "auto",
         throttle: Throttle | None = None,
         cache: Path | None = None,
-        first_at_8_bits: bool = False,
+        int8_first: bool = False,
         read_ahead: int = 1,
         keep_student: bool = False,
         retry: Retry | None = None,
         timeout: float | None = None,
     ) -> Self:
-        """The model at `address` (a folder, http(s)://, or any fsspec URL); returns as soon as the student is in.
+        """Load the model at `address`; returns as soon as the student is in.
 
-        `order`: prefix, suffix, contiguous, `2-1-3`, block numbers, or `best`: the order of the largest area under
-        accuracy against seconds, by the bundle's own table and the speed at which the boot set came. `throttle` slows
-        the source down, `cache` is a folder that keeps what was downloaded. With `first_at_8_bits` the student and
-        every teacher block come at 8 bits a weight, then the teacher's blocks whole. At most `read_ahead` shards wait
-        to be swapped in. Where a shard is lost for good, the mask that runs is the most accurate one that can be had from
-        what has arrived (`best_mask`), by the bundle's validation accuracies. The student's blocks are let go, unless
-        `keep_student`, once no loss can call for them: with the last teacher block, or at the end.
+        Arguments:
+        - `address`: a folder, http(s)://, or any address that fsspec knows.
+        - `order`: in which the teacher's blocks arrive: `prefix`, `suffix`, `contiguous`, `2-1-3`, block numbers, or
+          `best`, the order with the largest area under accuracy against seconds, by the bundle's own table and the
+          speed at which the boot set came.
+        - `device`: where the networks run.
+        - `throttle`: slows the source down, as a link would.
+        - `cache`: a folder that keeps what was downloaded.
+        - `int8_first`: the student and every teacher block come as int8, then the teacher's blocks whole.
+        - `read_ahead`: how many shards may wait to be swapped in.
+        - `keep_student`: keep the student's blocks for good. Else they are let go once no loss can call for them: with
+          the last teacher block, or at the end.
+        - `retry`: how often, and after which waits, a fault is met with another try.
+        - `timeout`: seconds until index and boot set have to be there; None for no limit.
+
+        Where a shard is lost for good, the most accurate mask that can be had from what has arrived runs (`best_mask`),
+        by the bundle's validation accuracies. What is wrong with a teacher block, or with what the index says of it, is
+        met when its turn comes: that block is lost.
 
         Raises BundleError where index or boot set cannot be had, MissingDataError where there is no such folder,
-        TimeoutError where they are not there after `timeout` seconds (a number from 0; None: no limit), UnknownNameError
-        for a scheme or an order that is not known, and InvalidValueError for other bad arguments. What is wrong with a
-        teacher block, or with what the index says of it, is met when its turn comes: that block is lost.
+        TimeoutError after `timeout`, UnknownNameError for an unknown scheme or order, and InvalidValueError for other
+        bad arguments.
         """
         begun, timeout = time.perf_counter(), bounded(timeout)
         where, retry = config.device(device), retry or Retry()
         if read_ahead < 1:
             raise invalid("read_ahead", read_ahead, "a whole number from 1")
-        source, transfer = open_source(address, throttle), None
-        try:
+        with ExitStack() as undo:
+            source = undo.enter_context(open_source(address, throttle))
             with source.until(timeout):
                 index = fetch_index(source, retry)
-                first = index.shard(BOOT, 8 if first_at_8_bits else 32)
-                first_mask = ("s" if first_at_8_bits else "S") * index.n_blocks
-                shards = [first, *schedule(index, "prefix", None, first_at_8_bits)]
+                first = index.shard(BOOT, 8 if int8_first else 32)
+                first_mask = ("s" if int8_first else "S") * index.n_blocks
+                shards = [first, *schedule(index, "prefix", None, int8_first)]
                 log = LoadingLog(shards, first_mask, lambda: time.perf_counter() - begun)
                 transfer = Transfer(source, retry, threading.Event(), log.record, log.clock, cache and Path(cache))
                 networks = Networks(index, source.address)
-                networks.check(
-                    first
-                )  # the teacher's shards wait for their turn: nothing is built before the boot set is in
+                networks.check(first)  # the teacher's wait for their turn: nothing is built before the boot set is in
                 boot = fetch_boot(transfer, first)
-            plan = schedule(index, order, boot.link, first_at_8_bits)
-            feed = Feed(transfer, plan, log, read_ahead, networks)
+            feed = Feed(transfer, schedule(index, order, boot.link, int8_first), log, read_ahead, networks)
+            undo.callback(feed.close)
             model = cls(index, boot, transfer, feed, log, where, keep_student, networks)
             model._begin(boot)
-        except BaseException:
-            if transfer is not None:
-                transfer.stop.set()
-            source.close()
-            raise
+            undo.pop_all()
         return model
 
     def _begin(self, boot: Received) -> None:
@@ -153,9 +156,12 @@ class ProgressiveModel:
         self._installer.start()
 
     def predict(self, inputs: Tensor) -> Prediction:
-        """What the network of this moment says; it is not changed under way. `inputs` as `prepare` gives them.
+        """What the network of this moment says. A swap meanwhile does not change it.
 
-        Raises InvalidValueError unless they are finite floats (float32) of shape [batch, *shape].
+        Arguments:
+        - `inputs`: finite float32 samples of shape [batch, *shape], as `prepare` gives them.
+
+        Raises InvalidValueError for any other inputs.
         """
         check_inputs(inputs, self.index.inputs.shape)
         running = self._running
@@ -163,7 +169,10 @@ class ProgressiveModel:
             return Prediction(running(inputs.to(self.device)), running.mask)
 
     def prepare(self, images: Tensor) -> Float[Tensor, "batch *shape"]:
-        """Bytes (0 to 255) normalised as the networks were trained.
+        """Images normalised as in training.
+
+        Arguments:
+        - `images`: uint8, of shape [batch, *shape].
 
         Raises InvalidValueError for another type or shape (hence the loose annotation).
         """
@@ -173,7 +182,7 @@ class ProgressiveModel:
 
     @property
     def mask(self) -> str:
-        """The mask that predicts now; a small letter is a block at 8 bits a weight."""
+        """The mask that predicts now; a small letter is an int8 block."""
         return self._running.mask
 
     @property
@@ -182,7 +191,7 @@ class ProgressiveModel:
         return self._log.events
 
     def status(self) -> Status:
-        """How far loading is, and what failed."""
+        """How far loading is: the mask, the state of every shard and why it failed, bytes, seconds, memory."""
         return self._log.status()
 
     def on_swap(self, callback: Callable[[Event], None]) -> None:
@@ -190,17 +199,21 @@ class ProgressiveModel:
         self._callbacks.append(callback)
 
     def wait(self, mask: str | None = None, timeout: float | None = None) -> Status:
-        """Wait until the teacher blocks of `mask` are in place (whole ones), or until loading has ended.
+        """Wait until a mask has been reached, and return the status.
 
-        Raises TimeoutError after `timeout` seconds, and LoadingError where `mask` can no longer come, or never would: in
-        a callback of `on_swap`, which the next block waits for. InvalidValueError for a mask or a `timeout` that is none.
+        Arguments:
+        - `mask`: its teacher blocks have to be there, whole ones; None waits for the end of loading.
+        - `timeout`: the longest wait in seconds; None for no limit.
+
+        Raises TimeoutError after `timeout` seconds, LoadingError where `mask` can no longer come, or never would (in a
+        callback of `on_swap`, which the next block waits for), and InvalidValueError for a bad `mask` or `timeout`.
         """
         timeout = bounded(timeout)
         wanted = "S" * self.index.n_blocks if mask is None else check_mask(mask, self.index.n_blocks)
 
         def there() -> bool:
-            places = zip(wanted, self._log.mask, strict=True)
-            return mask is not None and all(want == "S" or have == "T" for want, have in places)
+            pairs = zip(wanted, self._log.mask, strict=True)
+            return mask is not None and all(want == "S" or have == "T" for want, have in pairs)
 
         if threading.current_thread() is self._installer and not (there() or self._log.finished):
             raise LoadingError("no block can come while a callback of `on_swap` waits for it: wait in another thread")
@@ -215,23 +228,12 @@ class ProgressiveModel:
 
     def close(self) -> None:
         """End the loading; the model goes on answering with the mask that it has."""
-        self._transfer.stop.set()
-        self._transfer.source.close()
+        self._feed.close()
         self._feed.join(LONGEST_CLOSE_S)
         if self._installer.is_alive() and self._installer is not threading.current_thread():  # a callback may close
             self._installer.join(LONGEST_CLOSE_S)
         self._feed.forget()
         self._log.finish("closed")
-
-    def __enter__(self) -> Self:
-        """The model itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close it."""
-        self.close()
 
     def _install_all(self) -> None:
         """The thread that makes networks of what comes, until nothing more does."""
@@ -245,8 +247,7 @@ class ProgressiveModel:
             self._drop_student()
             self._weigh()
         except BaseException as error:  # noqa: BLE001 - whoever waits must be told, whatever it is
-            self._transfer.stop.set()  # nobody takes any more what comes
-            self._transfer.source.close()
+            self._feed.close()  # nobody takes any more what comes
             self._log.finish("broken", f"{type(error).__name__}: {error}")
         finally:
             self._log.finish("closed" if self._transfer.stop.is_set() else "done")
@@ -283,7 +284,7 @@ class ProgressiveModel:
         return True
 
     def _best_mask(self) -> str:
-        """The mask to run with what has arrived; a small letter for a block at 8 bits."""
+        """The mask to run with what has arrived; a small letter for an int8 block."""
         accuracies = self.index.accuracies.get(CHOOSES, {})
         plain = best_mask(self._order, self._arrived.keys(), self._missed, accuracies)
         shards = [self._arrived[n] if letter == "T" else self._boot for n, letter in enumerate(plain, start=1)]
@@ -306,17 +307,16 @@ class ProgressiveModel:
     def _weigh(self, received: Received | None = None) -> None:
         """Tell the log how much memory the weights take, those that predict now and those of `received` beside them.
 
-        The bytes of `received` count on their own unless the weights are views of them: with 8 bits, or on a GPU.
+        The bytes of `received` count on their own unless the weights are views of them: as int8, or on a GPU.
         """
         units = [*self._student.values(), *self._teacher.values()]
-        places = tensor_bytes([*self._running.parts, *(module for unit in units for module in unit.values())])
-        weights = {"weights": sum(places.values())}
+        buffers = tensor_bytes([*self._running.parts, *(module for unit in units for module in unit.values())])
+        held = {"weights": sum(buffers.values())}
         if received is None:
-            self._log.hold(weights)
+            self._log.hold(held)
             return
-        name, size = received.shard.name, received.content.untyped_storage().nbytes()
-        beside = received.content.untyped_storage().data_ptr() not in places
-        self._log.hold(weights | {name: size if beside else 0})
+        name, storage = received.shard.name, received.content.untyped_storage()
+        self._log.hold(held | {name: 0 if storage.data_ptr() in buffers else storage.nbytes()})
         self._log.hold({name: 0})
 
     def _tell(self, event: Event) -> None:

@@ -7,9 +7,10 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from ipaddress import ip_address
 from typing import Any, TypeVar
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, quote, urlsplit, urlunsplit
 from weakref import WeakSet
 
 import httpx
@@ -22,20 +23,13 @@ from pwl_lab.support.storages import open_storage, shown
 Result = TypeVar("Result")
 
 MAX_REDIRECTS = 5
-READ_VARIABLES = (
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "ALL_PROXY",
-    "NO_PROXY",
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
-    "SSLKEYLOGFILE",
-)
+PROXIES, CERTIFICATES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"), ("SSL_CERT_FILE", "SSL_CERT_DIR")
+READ_VARIABLES = (*PROXIES, *CERTIFICATES, "SSLKEYLOGFILE")
 BLOCK_BYTES = 4 * 2**20  # what a storage is asked for at once
 
 
 class RemoteSource(Source):
-    """A source whose calls have no way to wake up who waits for them: each is made in a thread of its own."""
+    """A source whose calls nothing can interrupt: each runs in a thread of its own, so that `close` ends the wait for it."""
 
     def __init__(self, address: str) -> None:
         """As `Source`."""
@@ -50,34 +44,28 @@ class RemoteSource(Source):
 
     def _aside(self, name: str, call: Callable[[], Result]) -> Result:
         """What `call` gives. Raises SourceError, whatever `call` raises: a thread that died silently would be waited for."""
-        outcome: list[tuple[Any, BaseException | None]] = []
-        gone = threading.Event()  # nobody waits for the outcome any more
+        outcome: Future[Result] = Future()
 
         def work() -> None:
             try:
-                ended = (call(), None)
+                outcome.set_result(call())
             except BaseException as error:  # noqa: BLE001 - raised again below, in the thread that waits
-                ended = (None, error)
+                outcome.set_exception(error)
             with self._changed:
-                outcome.append(ended)
                 self._changed.notify_all()
-            if gone.is_set():
-                _let_go(ended[0])
 
         threading.Thread(target=work, name=f"read {name}", daemon=True).start()
         with self._changed:
-            self._changed.wait_for(lambda: outcome or self._closed.is_set())
-            if not outcome:
-                gone.set()
-        result, error = outcome[0] if outcome else (None, None)
+            self._changed.wait_for(lambda: outcome.done() or self._closed.is_set())
         if self._closed.is_set():
-            _let_go(result)
+            outcome.add_done_callback(_let_go)  # at once, or when it comes
             self._check_open()
-        if isinstance(error, SourceError):
-            raise error
-        if error is not None:
+        try:
+            return outcome.result()
+        except SourceError:
+            raise
+        except BaseException as error:
             raise self._error(name, reason(error), not permanent(error)) from error
-        return result
 
 
 class HttpSource(RemoteSource):
@@ -88,37 +76,30 @@ class HttpSource(RemoteSource):
     """
 
     def __init__(self, url: str, timeout_s: float = 10.0) -> None:
-        """`url` is the bundle's folder; `timeout_s` is the longest wait for a connection or for more bytes.
+        """Make the client; nothing is asked of the server yet.
+
+        Arguments:
+        - `url`: the address of the bundle's folder.
+        - `timeout_s`: the longest wait for a connection, or for more bytes.
 
         Raises InvalidValueError for an address that is not whole, and SourceError where the environment (proxies,
         certificates) allows no connection.
         """
         if not timeout_s > 0:
             raise invalid("timeout_s", timeout_s, "a number of seconds above 0")
-        try:
-            self._parts = urlsplit(url)
-            host, _ = self._parts.hostname, self._parts.port
-            (httpx.URL(url).host or "").encode("idna")  # as a look-up will, whose error would be a raw one
-        except (ValueError, httpx.InvalidURL) as error:
-            hidden = "@" in url  # the error may quote any part of a password
-            why = type(error).__name__ if hidden else error
-            cause = None if hidden else error
-            raise invalid("address", shown(url), f"http:// or https://, a host and a path ({why})") from cause
-        if self._parts.scheme not in ("http", "https") or not host:
-            raise invalid("address", shown(url), "http:// or https://, a host and a path")
-        place = self._parts.netloc.rpartition("@")[2]  # no password in messages, nor a token behind the question mark
-        super().__init__(shown(urlunsplit((self._parts.scheme, place, self._parts.path.rstrip("/"), "", ""))))
+        self._parts = _parts(url)
+        host = self._parts.netloc.rpartition("@")[2]  # no password in messages, nor a token behind the question mark
+        super().__init__(shown(urlunsplit((self._parts.scheme, host, self._parts.path.rstrip("/"), "", ""))))
         try:
             self._client = httpx.Client(
                 timeout=timeout_s,
                 headers={"Accept-Encoding": "identity"},
                 # Reading all certificates takes 50 ms, which http:// can do without; this context trusts none.
                 verify=True if self._parts.scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
-                trust_env=not _is_loopback(host),  # a proxy would look for the server on its own machine
+                trust_env=not _is_loopback(self._parts.hostname),  # a proxy would look for it on its own machine
             )
         except Exception as error:  # noqa: BLE001 - a proxy, a file of certificates: each has errors of its own
-            cause = None if any("@" in value for value in _read().values()) else error
-            raise SourceError(f"{self.address}: no connection can be set up ({_blamed(error)})") from cause
+            raise self._no_connection(error) from (None if _has_password() else error)
         self._lock = threading.RLock()  # one thread may come twice: a generator can be collected anywhere
         self._reading = 0
         self._sockets: WeakSet[socket.socket] = WeakSet()
@@ -149,6 +130,13 @@ class HttpSource(RemoteSource):
                 _shut_down(connection)
             self._close_client()
 
+    def _no_connection(self, error: Exception) -> SourceError:
+        """No client can be made, which the environment must have caused: its variables, without their passwords."""
+        told = ", ".join(f"{name}={value.rpartition('@')[2]}" for name, value in _variables().items())
+        why = type(error).__name__ if _has_password() else f"{type(error).__name__}: {error}"
+        advice = f"check {told or 'the certificates of this machine'}"
+        return SourceError(f"{self.address}: no connection can be set up ({why}; {advice})")
+
     @contextlib.contextmanager
     def _reader(self) -> Iterator[None]:
         """Inside, the client is in use."""
@@ -176,13 +164,13 @@ class HttpSource(RemoteSource):
             request = self._client.build_request("GET", url, headers=headers, extensions={"trace": self._trace})
             for _ in range(MAX_REDIRECTS + 1):
                 response = self._client.send(request, stream=True)
-                request = response.next_request
-                if request is None:
+                if response.next_request is None:
                     return response
+                request = response.next_request
                 response.close()
                 if request.url.scheme != self._parts.scheme:
-                    ways = f"from {self._parts.scheme} to {request.url.scheme}"
-                    raise self._error(name, f"redirected {ways}, not followed")
+                    why = f"redirected from {self._parts.scheme} to {request.url.scheme}, not followed"
+                    raise self._error(name, why)
             raise self._error(name, f"more than {MAX_REDIRECTS} redirects")
 
     def _check_answer(self, name: str, offset: int, response: httpx.Response) -> tuple[int, bool]:
@@ -245,26 +233,36 @@ class FsspecSource(RemoteSource):
                 yield chunk
 
 
-def _blamed(error: Exception) -> str:
-    """An error that the environment must have caused, and the variables that a client reads, without their passwords.
+def _parts(url: str) -> SplitResult:
+    """The parts of an http address. Raises InvalidValueError where it is not whole."""
+    allowed = "http:// or https://, a host and a path"
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises for one that is no number
+        (httpx.URL(url).host or "").encode("idna")  # as a look-up will, whose error would be a raw one
+    except (ValueError, httpx.InvalidURL) as error:
+        if "@" in url:  # the error may quote any part of a password
+            raise invalid("address", shown(url), f"{allowed} ({type(error).__name__})") from None
+        raise invalid("address", shown(url), f"{allowed} ({error})") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise invalid("address", shown(url), allowed)
+    return parts
 
-    Of the error only its kind where there may be a password: it can quote any part of it.
-    """
-    read = _read()
-    told = ", ".join(f"{name}={value.rpartition('@')[2]}" for name, value in read.items())
-    words = "" if any("@" in value for value in read.values()) else f": {error}"
-    return f"{type(error).__name__}{words}; check {told or 'the certificates of this machine'}"
 
-
-def _read() -> dict[str, str]:
+def _variables() -> dict[str, str]:
     """The variables of the environment that a client reads, as they are set."""
     return {name: value for name, value in sorted(os.environ.items()) if name.upper() in READ_VARIABLES}
 
 
-def _is_loopback(host: str) -> bool:
+def _has_password() -> bool:
+    """Whether one of these variables may hold a password, any part of which an error can quote."""
+    return any("@" in value for value in _variables().values())
+
+
+def _is_loopback(host: str | None) -> bool:
     """Whether a host name stands for this machine."""
     try:
-        return host == "localhost" or ip_address(host).is_loopback
+        return host == "localhost" or ip_address(host or "").is_loopback
     except ValueError:  # a name, not an address
         return False
 
@@ -284,8 +282,7 @@ def _shut_down(connection: socket.socket) -> None:
         socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
-def _let_go(result: object) -> None:
+def _let_go(outcome: Future[Any]) -> None:
     """Close what came too late for anybody to use."""
-    if hasattr(result, "close"):
-        with contextlib.suppress(Exception):  # the one who asked for it has gone
-            result.close()
+    with contextlib.suppress(BaseException):  # an error, or nothing to close: whoever asked has gone
+        outcome.result().close()

@@ -10,23 +10,23 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Any, cast
 
-from tornado.http1connection import HTTP1ServerConnection
+from tornado.http1connection import HTTP1Connection, HTTP1ServerConnection
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPConnection, HTTPHeaders, HTTPMessageDelegate, format_timestamp
 from tornado.iostream import IOStream, StreamClosedError
 from tornado.netutil import bind_sockets
 from tornado.web import Application, HTTPError, StaticFileHandler
 
-from pwl_lab.loading.sources import INDEX, MOST_INDEX_BYTES, FolderSource, SourceError, check_name, is_inside
+from pwl_lab.loading.sources import INDEX, MOST_INDEX_BYTES, Closing, FolderSource, SourceError, check_name, is_inside
 from pwl_lab.loading.throttle import Link, Throttle
 from pwl_lab.support.errors import InvalidValueError, MissingDataError, invalid
-from pwl_lab.support.storages import scheme_of
+from pwl_lab.support.files import local_folder
 
 LOOPBACK = "127.0.0.1"
 OWN_NAMES = (LOOPBACK, "localhost")  # any other Host came by way of a name that someone made point here (DNS rebinding)
+LOOK_S = 1.0  # how often the main thread looks whether it was told to end: not every system wakes it up
 GRACE_S = 1.0  # for answers that were broken off to notice it
 MAX_BODY_BYTES = 2**16  # of a request, which is refused anyway
 MOST_CONNECTIONS = 256  # of the 1,024 descriptors that a process has, as a rule
@@ -37,34 +37,33 @@ REST_S = 0.5  # without new connections, where all that are open are busy
 SETTLED = timedelta(seconds=60)  # RFC 9110, 8.8.2.2
 
 
-class BundleServer:
+class BundleServer(Closing):
     """Serves a bundle from a thread of its own, from now until `close`; a context manager. `url` is where."""
 
     def __init__(self, folder: str | Path, port: int = 0, throttle: Throttle | None = None) -> None:
-        """`port` 0 takes one that is free; all downloads together share the `throttle`'s bandwidth.
+        """Start to serve.
+
+        Arguments:
+        - `folder`: the bundle; its index is read now.
+        - `port`: where to listen, on this machine alone; 0 takes one that is free.
+        - `throttle`: the link that all downloads share.
 
         Raises MissingDataError if there is no such folder or no index.json in it, InvalidValueError if the index cannot be
         read or names what is not a plain file in the folder, or the port is not to be had.
         """
-        guests = _Guests()
-        application = _application(Path(folder), throttle or Throttle(), guests)
-        sockets = _bind(port)
-        self.url = _url(sockets)
+        folder = local_folder("bundle", folder, "a bundle at an address is opened from there")
+        names, link, self._guests = frozenset(served_files(folder)), Link(throttle or Throttle()), _Guests()
+        arguments = {"path": str(folder.resolve()), "names": names, "link": link, "guests": self._guests}
+        self._application = Application([("(.*)", _BundleHandler, arguments)], log_function=lambda handler: None)
+        self._socket = _bind(port)
+        self.url = f"http://{LOOPBACK}:{self._socket.getsockname()[1]}"
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop = asyncio.Event()
-        self._lock = threading.Lock()
-        ready = threading.Event()
-
-        async def run() -> None:
-            self._loop = asyncio.get_running_loop()
-            try:
-                await _run(application, guests, sockets, self._stop, ready.set)
-            finally:
-                ready.set()  # also if it could not begin
-
-        self._thread = threading.Thread(target=lambda: asyncio.run(run()), name=f"bundle at {self.url}", daemon=True)
+        self._stop, self._ready, self._lock = asyncio.Event(), threading.Event(), threading.Lock()
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._answer()), name=f"bundle at {self.url}", daemon=True
+        )
         self._thread.start()
-        ready.wait()
+        self._ready.wait()
 
     def close(self) -> None:
         """Break off all downloads and end. May be called again."""
@@ -74,15 +73,20 @@ class BundleServer:
                     self._loop.call_soon_threadsafe(self._stop.set)
                 self._thread.join()
 
-    def __enter__(self) -> Self:
-        """The server itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close it."""
-        self.close()
+    async def _answer(self) -> None:
+        """Answer until `close`, then break off what is under way."""
+        try:
+            self._loop = asyncio.get_running_loop()
+            server = _Server(self._application, max_body_size=MAX_BODY_BYTES, idle_connection_timeout=IDLE_S)
+            door = _Door(server, self._socket, self._guests)
+        finally:
+            self._ready.set()  # also if it could not begin
+        await self._stop.wait()
+        door.close()
+        await server.close_all_connections()  # which wakes up the answers that wait
+        # They need a turn or two to notice; one that the loop's end cancels instead complains on stderr.
+        if answering := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(answering, timeout=GRACE_S)
 
 
 def serve(
@@ -91,34 +95,27 @@ def serve(
     throttle: Throttle | None = None,
     on_ready: Callable[[str], None] = lambda url: None,
 ) -> None:
-    """Serve a bundle until SIGINT (Ctrl-C) or SIGTERM; `on_ready` is told the address. For the main thread only.
+    """Serve a bundle until SIGINT (Ctrl-C) or SIGTERM. For the main thread only.
 
-    Raises what `BundleServer` raises.
+    `on_ready` is told the address; the other arguments, and what is raised, are those of `BundleServer`.
     """
-    guests = _Guests()
-    application = _application(Path(folder), throttle or Throttle(), guests)
-    sockets = _bind(port)
-
-    async def run() -> None:
-        stop = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            with contextlib.suppress(NotImplementedError):  # Windows: KeyboardInterrupt, below
-                asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        await _run(application, guests, sockets, stop, lambda: on_ready(_url(sockets)))
-
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(run())
+    told = threading.Event()
+    with BundleServer(folder, port, throttle) as server:
+        before = {number: signal.signal(number, lambda *_: told.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            on_ready(server.url)
+            while not told.wait(LOOK_S):
+                pass
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def served_files(folder: Path) -> list[str]:
     """The names of the files that a bundle's index lists, and the index itself first. Raises as `BundleServer` does."""
-    if scheme := scheme_of(folder):
-        raise invalid(
-            "bundle", f"{scheme}://...", "a folder of this machine; a bundle at an address is opened from there"
-        )
-    place = folder / INDEX
+    path = folder / INDEX
     with FolderSource(folder) as source:  # raises if there is no folder
-        if not place.is_file():
+        if not path.is_file():
             raise MissingDataError(f"{folder} is not a bundle: it has no {INDEX}")
         try:
             index = json.loads(source.read(INDEX, MOST_INDEX_BYTES))
@@ -126,17 +123,15 @@ def served_files(folder: Path) -> list[str]:
             for name in names:
                 check_name(name)
         except SourceError as error:
-            raise InvalidValueError(f"{place} is not a bundle's index: {error}") from error
+            raise InvalidValueError(f"{path} is not a bundle's index: {error.why}") from error
         except (ValueError, KeyError, TypeError, RecursionError) as error:  # ValueError: not JSON, or not UTF-8
-            raise InvalidValueError(
-                f'{place} is not a bundle\'s index, {{"shards": [{{"file": ...}}, ...]}}: {error!r}'
-            ) from error
+            wanted = '{"shards": [{"file": ...}, ...]}'
+            raise InvalidValueError(f"{path} is not a bundle's index, {wanted}: {error!r}") from error
     names = [INDEX, *names]
     for name in names:
         if not is_inside(folder / name, folder):
-            raise InvalidValueError(
-                f"{folder / name} is a link that leaves the bundle's folder, so it would not be served"
-            )
+            why = "is a link that leaves the bundle's folder, so it would not be served"
+            raise InvalidValueError(f"{folder / name} {why}")
     return names
 
 
@@ -215,17 +210,17 @@ class _Door:
 class _Server(HTTPServer):
     """tornado's server, which reads no more requests of a connection that has ended, however many it has sent ahead."""
 
-    def start_request(self, server_conn: HTTP1ServerConnection, request_conn: HTTPConnection) -> HTTPMessageDelegate:
+    def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         """Called by tornado before it reads a request."""
-        if server_conn.stream.closed():
-            return _Nobody(request_conn)
+        if cast(HTTP1ServerConnection, server_conn).stream.closed():
+            return _Nobody(cast(HTTP1Connection, request_conn))
         return super().start_request(server_conn, request_conn)
 
 
 class _Nobody(HTTPMessageDelegate):
     """Takes a request that nobody waits for any more, and lets go of the connection, which ends the reading."""
 
-    def __init__(self, connection: HTTPConnection) -> None:
+    def __init__(self, connection: HTTP1Connection) -> None:
         self._connection = connection
 
     def headers_received(self, start_line: object, headers: HTTPHeaders) -> None:
@@ -236,11 +231,13 @@ class _Nobody(HTTPMessageDelegate):
 class _BundleHandler(StaticFileHandler):
     """Answers GET and HEAD for the listed files, with Range and ETag; everything else is an error without details."""
 
-    def initialize(self, path: str, names: frozenset[str], link: Link, guests: _Guests) -> None:
-        """Called by tornado, for each request, with what the application was made with."""
+    # Called by tornado with what the application was made with, whatever the class above takes.
+    def initialize(self, path: str, names: frozenset[str], link: Link, guests: _Guests) -> None:  # type: ignore[override]
+        """Called by tornado for each request."""
         super().initialize(path)
         self._names, self._link, self._guests = names, link, guests
-        self._stream = self.request.connection.stream
+        self._connection = cast(HTTP1Connection, self.request.connection)
+        self._stream = self._connection.stream
         guests.note(self._stream, busy=True)
         self._unsent = 0
         self._gone = asyncio.Event()
@@ -281,18 +278,17 @@ class _BundleHandler(StaticFileHandler):
         """As tornado's; and a part of another version of the file is not what was asked for (RFC 9110, 13.1.5)."""
         super().set_headers()
         wanted = self.request.headers.get("If-Range")
-        settled = (
-            datetime.now(UTC) - self.modified > SETTLED
-        )  # else it could be changed within the second that it names
-        if wanted not in (None, self.compute_etag(), settled and format_timestamp(self.modified)):
+        modified = cast(datetime, self.modified)  # tornado reads it before it sets headers
+        settled = datetime.now(UTC) - modified > SETTLED  # else it could be changed within the second that it names
+        if wanted not in (None, self.compute_etag(), settled and format_timestamp(modified)):
             self.request.headers.pop("Range", None)
 
     def compute_etag(self) -> str:
         """From the file's time and size; tornado's own would read the whole file first, while all others wait."""
-        found = Path(self.absolute_path).stat()
+        found = Path(cast(str, self.absolute_path)).stat()
         return f'"{found.st_mtime_ns:x}-{found.st_size:x}"'
 
-    def write(self, chunk: str | bytes | dict) -> None:
+    def write(self, chunk: str | bytes | dict[str, Any]) -> None:
         """As tornado's; counts what the throttle must hold back."""
         self._unsent += len(chunk)
         super().write(chunk)
@@ -320,7 +316,7 @@ class _BundleHandler(StaticFileHandler):
     def send_error(self, status_code: int = 500, **details: object) -> None:
         """As tornado's; where an answer has begun, its connection ends instead, and the client sees that bytes lack."""
         if self._headers_written:
-            self.request.connection.close()
+            self._connection.close()
         else:
             super().send_error(status_code, **details)
 
@@ -332,42 +328,11 @@ class _BundleHandler(StaticFileHandler):
         self.finish(f"{status_code} {self._reason}\n")
 
 
-def _application(folder: Path, throttle: Throttle, guests: _Guests) -> Application:
-    """The bundle in `folder` as a web application, its index read now."""
-    names = frozenset(served_files(folder))
-    arguments = {"path": str(folder.resolve()), "names": names, "link": Link(throttle), "guests": guests}
-    return Application([("(.*)", _BundleHandler, arguments)], log_function=lambda handler: None)
-
-
-def _bind(port: int) -> list[socket.socket]:
+def _bind(port: int) -> socket.socket:
     """The listening socket, on the loopback only."""
     if not 0 <= port <= 65535:
         raise invalid("port", port, "a number from 0 (any that is free) to 65535")
     try:
-        return bind_sockets(port, LOOPBACK)
+        return bind_sockets(port, LOOPBACK)[0]
     except OSError as error:
         raise invalid("port", port, f"a port that is free and allowed ({error.strerror}); 0 takes one") from error
-
-
-def _url(sockets: list[socket.socket]) -> str:
-    return f"http://{LOOPBACK}:{sockets[0].getsockname()[1]}"
-
-
-async def _run(
-    application: Application,
-    guests: _Guests,
-    sockets: list[socket.socket],
-    stop: asyncio.Event,
-    on_ready: Callable[[], None],
-) -> None:
-    """Answer until `stop` is set, then break off what is under way."""
-    server = _Server(application, max_body_size=MAX_BODY_BYTES, idle_connection_timeout=IDLE_S)
-    doors = [_Door(server, listening, guests) for listening in sockets]
-    on_ready()
-    await stop.wait()
-    for door in doors:
-        door.close()
-    await server.close_all_connections()  # which wakes up the answers that wait
-    # They need a turn or two to notice; one that the loop's end cancels instead complains on stderr.
-    if answering := asyncio.all_tasks() - {asyncio.current_task()}:
-        await asyncio.wait(answering, timeout=GRACE_S)

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from stat import S_ISREG
-from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -34,17 +33,36 @@ class BundleError(PwlLabError):
 class SourceError(BundleError):
     """A file could not be read, or not to its end; `transient` says whether another try may go better."""
 
-    def __init__(self, message: str, transient: bool = False) -> None:
-        """Transient are broken connections, timeouts and overload; not transient: no such file, a refused name, closed."""
-        super().__init__(message)
-        self.transient = transient
+    def __init__(self, why: str, transient: bool = False, where: str = "") -> None:
+        """Record what happened.
+
+        Arguments:
+        - `why`: what went wrong; all of the message where something else names the file already.
+        - `transient`: true for broken connections, timeouts and overload; false otherwise.
+        - `where`: the address and the file, which the message begins with.
+        """
+        super().__init__(f"{where}: {why}" if where else why)
+        self.why, self.transient = why, transient
 
 
-class Source(ABC):
-    """The files of one bundle, read by name; any number of threads may read at the same time.
+class Closing(ABC):
+    """A context manager that closes itself at the end."""
 
-    A context manager: leaving it closes the source.
-    """
+    @abstractmethod
+    def close(self) -> None:
+        """Give back what is held. May be called again."""
+
+    def __enter__(self) -> Self:
+        """The object itself."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Close it."""
+        self.close()
+
+
+class Source(Closing):
+    """The files of one bundle, read by name; any number of threads may read at the same time."""
 
     def __init__(self, address: str) -> None:
         """`address` is what messages call the source by."""
@@ -55,9 +73,9 @@ class Source(ABC):
     def chunks(self, name: str, offset: int = 0) -> Iterator[bytes | memoryview]:
         """The bytes of the file `name` from `offset` on, piece by piece; nothing is read before the first piece is asked for.
 
-        A piece is valid until the next one is asked for: its memory may be used again. From the very end there is nothing,
-        without an error. Raises SourceError, at any piece: the file is missing, cannot be read or ended early, `offset` lies
-        beyond its end, `name` is not a plain file name, or the source is closed.
+        A piece is valid until the next one is asked for: its memory may be used again. At the very end of the file there
+        are no pieces, and no error. Any piece may raise SourceError: the file is missing, cannot be read or ended early,
+        `offset` lies beyond its end, `name` is not a plain file name, or the source is closed.
         """
 
     def read(self, name: str, limit: int) -> bytes:
@@ -109,16 +127,6 @@ class Source(ABC):
         if late.is_set():
             raise TimeoutError(f"{self.address} took longer than {seconds:g} s") from cause
 
-    def __enter__(self) -> Self:
-        """The source itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close it."""
-        self.close()
-
     def _begin(self, name: str, offset: int) -> None:
         """What every read checks first. A negative `offset` is a mistake in the program: InvalidValueError."""
         check_name(name)
@@ -131,7 +139,7 @@ class Source(ABC):
             raise SourceError(f"{self.address} is closed")
 
     def _error(self, name: str, why: str, transient: bool = False) -> SourceError:
-        return SourceError(f"{self.address}: {name}: {why}", transient)
+        return SourceError(why, transient, where=f"{self.address}: {name}")
 
 
 class FolderSource(Source):

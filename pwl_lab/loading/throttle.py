@@ -1,8 +1,8 @@
-"""A slow link, imitated: how long to wait so that bytes come no faster than a given bandwidth allows, after a given latency.
+"""A slow link, imitated: how long to wait so that bytes come no faster than a bandwidth allows, after a latency.
 
-The arithmetic is `Link.delay`, which knows no clock and does not sleep; whoever moves the bytes does (a source in its thread,
-the server in its event loop). It counts from when the link will be free, not from one piece to the next, so that a wait which
-takes a little too long is made up for by the next ones.
+The arithmetic is `Link.delay`. It knows no clock and does not sleep: whoever moves the bytes does that, a source in its
+thread or the server in its event loop. It counts from when the link will be free, not from one piece to the next, so
+the next waits make up for one that took a little too long.
 """
 
 import math
@@ -20,16 +20,20 @@ MIN_PIECE_BYTES = 1024
 
 @dataclass(frozen=True)
 class Throttle:
-    """What a link allows: `megabytes_per_s` (10^6 bytes a second; None: no limit), `latency_s` before each file's first byte.
+    """What a link allows.
 
-    Raises InvalidValueError if the bandwidth is not a finite number above 0, or the latency not one from 0 on.
+    Arguments:
+    - `megabytes_per_s`: the bandwidth, in units of 10^6 bytes a second; None for no limit.
+    - `latency_s`: the wait before the first byte of each file, in seconds.
+
+    Raises InvalidValueError unless the bandwidth is a finite number above 0 and the latency one from 0 on.
     """
 
     megabytes_per_s: float | None = None
     latency_s: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what no link can have."""
+        """Check the values."""
         if self.megabytes_per_s is not None and not 0 < self.megabytes_per_s < math.inf:
             raise invalid("megabytes_per_s", self.megabytes_per_s, "a number above 0, or None for no limit")
         if not 0 <= self.latency_s < math.inf:
@@ -39,6 +43,10 @@ class Throttle:
     def bytes_per_s(self) -> float:
         """The bandwidth in bytes a second, infinite where there is no limit."""
         return math.inf if self.megabytes_per_s is None else self.megabytes_per_s * MEGABYTE
+
+    def seconds_for(self, n_bytes: int) -> float:
+        """How long a file of so many bytes takes, its latency included."""
+        return self.latency_s + n_bytes / self.bytes_per_s
 
     def __str__(self) -> str:
         """In words, for messages."""

@@ -5,17 +5,14 @@ for again from its beginning, and never handed on.
 """
 
 import hashlib
-import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty, Full, Queue
-from threading import Event
+from queue import Empty, SimpleQueue
+from threading import Event, Semaphore, Thread
 
-import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
@@ -24,13 +21,14 @@ from pwl_lab.loading.bundle import BundleIndex, Networks, NewerFormatError, Shar
 from pwl_lab.loading.log import LoadingLog
 from pwl_lab.loading.sources import INDEX, MOST_INDEX_BYTES, BundleError, FolderSource, Source, SourceError
 from pwl_lab.loading.throttle import MEGABYTE, Throttle
-from pwl_lab.support.errors import MissingDataError, PwlLabError
+from pwl_lab.support.errors import MissingDataError, PwlLabError, invalid
 from pwl_lab.support.files import is_file, readable, sweep, write_bytes
 from pwl_lab.support.retries import DamagedError, Retry, patiently, reason
+from pwl_lab.swap.orders import arrivals, arrivals_of, first_missing, search_order
 
+CHOOSES = "validation"  # the split whose recorded accuracies decide; the test split only reports
 BESIDE = 2 << 20  # from so many bytes on, a second thread computes the checksum while more bytes come in
-AHEAD = 4  # so many pieces may wait for it: the two threads need not keep step
-Report = Callable[[str, Shard, str], None]  # kind of event, shard, message
+Report = Callable[[str, Shard, str], object]  # kind of event, shard, message
 
 
 class DamagedShardError(DamagedError):
@@ -70,14 +68,13 @@ class _Arriving:
     def __init__(self, shard: Shard) -> None:
         self.shard, self.content = shard, torch.empty(shard.bytes, dtype=torch.uint8)
         self.first_at: float | None = None
+        self._bytes = self.content.numpy().data
         # A long shard's checksum is computed while its next bytes are read: each of the two alone is as fast as a disk.
         self._beside = ThreadPoolExecutor(1, "pwl-checksum") if shard.bytes >= BESIDE else None
-        self._pending: deque[Future[None]] = deque()
         self.restart()
 
     def restart(self) -> None:
         """Forget what has come."""
-        self._settle()
         self.place, self._digest = 0, hashlib.sha256()
 
     def add(self, chunk: bytes | memoryview, now: float) -> None:
@@ -85,33 +82,27 @@ class _Arriving:
         self.first_at = now if self.first_at is None else self.first_at
         if self.place + len(chunk) > self.shard.bytes:
             raise DamagedShardError(f"{self.shard.file} is longer than the {self.shard.bytes:,} bytes recorded")
-        part = self.content.numpy()[self.place : self.place + len(chunk)]
-        part[:] = np.frombuffer(chunk, dtype=np.uint8)
+        part = self._bytes[self.place : self.place + len(chunk)]
+        part[:] = chunk
         self.place += len(chunk)
         if self._beside is None:
             self._digest.update(part)
         else:
-            self._settle(AHEAD)
-            self._pending.append(self._beside.submit(self._digest.update, part))
+            self._beside.submit(self._digest.update, part)
 
     def finish(self) -> None:
         """Raises SourceError where bytes are missing and DamagedShardError where they are not the recorded ones."""
         if self.place < self.shard.bytes:
-            text = f"{self.shard.file} ended after {self.place:,} of {self.shard.bytes:,} bytes"
-            raise SourceError(text, transient=True)
-        self._settle()
-        if self._digest.hexdigest() != self.shard.sha256:
+            why = f"ended after {self.place:,} of {self.shard.bytes:,} bytes"
+            raise SourceError(why, transient=True, where=self.shard.file)
+        found = self._digest.hexdigest
+        if (found() if self._beside is None else self._beside.submit(found).result()) != self.shard.sha256:
             raise DamagedShardError(f"{self.shard.file} does not have the recorded checksum")
 
     def close(self) -> None:
         """End the second thread."""
         if self._beside is not None:
-            self._beside.shutdown(wait=True)
-
-    def _settle(self, left: int = 0) -> None:
-        """Wait until the second thread has no more than `left` pieces before it."""
-        while len(self._pending) > left:
-            self._pending.popleft().result()
+            self._beside.shutdown(cancel_futures=True)
 
 
 @dataclass
@@ -120,10 +111,15 @@ class Transfer:
 
     source: Source
     retry: Retry
-    stop: Event
+    stop: Event  # set once all is closed
     report: Report
     clock: Callable[[], float]
     cache: Path | None = None
+
+    def close(self) -> None:
+        """End what is under way, with a ClosedError. May be called again."""
+        self.stop.set()
+        self.source.close()
 
     def fetch(self, shard: Shard) -> Received:
         """The shard, verified. Raises SourceError, DamagedShardError or ClosedError once the tries are used up."""
@@ -181,7 +177,8 @@ class Transfer:
             self._receive(arriving, FolderSource(path.parent), path.name)
             return True
         except (SourceError, DamagedShardError, MissingDataError, OSError) as error:
-            why = "is damaged" if isinstance(error, DamagedShardError) else f"cannot be read ({error})"
+            found = error.why if isinstance(error, SourceError) else reason(error.__cause__ or error)
+            why = "is damaged" if isinstance(error, DamagedShardError) else f"cannot be read ({found})"
             self.report("cache", arriving.shard, f"the kept copy {path.name} {why}; fetched anew")
         arriving.restart()
         return False
@@ -223,8 +220,8 @@ def fetch_index(source: Source, retry: Retry) -> BundleIndex:
 
     try:
         return patiently(attempt, retry, source.pause)
-    except (DamagedIndexError, NewerFormatError):
-        raise
+    except BundleError:
+        raise  # it names the bundle already
     except Exception as error:
         raise BundleError(f"{source.address}: {INDEX} cannot be read: {reason(error)}") from error
 
@@ -234,10 +231,37 @@ def fetch_boot(transfer: Transfer, shard: Shard) -> Received:
     try:
         return transfer.fetch(shard)
     except Exception as error:
-        raise BundleError(f"{transfer.source.address}: the boot set cannot be loaded: {reason(error)}") from error
+        why = f"{shard.file}: {error.why}" if isinstance(error, SourceError) else reason(error)
+        raise BundleError(f"{transfer.source.address}: the boot set cannot be loaded: {why}") from error
 
 
-CHECK_S = 0.1  # how often a thread that waits for the other looks whether all was closed
+def schedule(
+    index: BundleIndex, order: str | Sequence[int], link: Throttle | None = None, int8_first: bool = False
+) -> list[Shard]:
+    """The shards of all teacher blocks in the order in which they are to arrive.
+
+    Arguments:
+    - `index`: of the bundle.
+    - `order`: a name, `2-1-3`, block numbers, or `best`: the order with the largest area under accuracy against
+      seconds, by the bundle's validation accuracies (exact, see `search_order`).
+    - `link`: over which `best` is the best; bytes alone decide where there is none.
+    - `int8_first`: every block comes as int8, then every block comes whole.
+
+    Raises UnknownNameError or InvalidValueError for an order that is not one, and where the bundle lacks what is asked for.
+    """
+    precisions = (8, 32) if int8_first else (32,)
+    blocks = _best_blocks(index, link, precisions[0]) if order == "best" else arrivals_of(order, index.n_blocks)
+    return [index.shard(block, bits) for bits in precisions for block in blocks]
+
+
+def _best_blocks(index: BundleIndex, link: Throttle | None, bits: int) -> list[int]:
+    """The order that is best on this link; by bytes alone where there is none."""
+    accuracies = index.accuracies.get(CHOOSES, {})
+    if len(accuracies) != 2**index.n_blocks or first_missing(accuracies, index.n_blocks):
+        raise invalid("order", "best", "another order: the bundle has no validation accuracy for every mask")
+    link = link or Throttle(1.0)
+    cost = [link.seconds_for(index.shard(block, bits).bytes) for block in range(1, index.n_blocks + 1)]
+    return arrivals(search_order(accuracies, cost))
 
 
 @dataclass(frozen=True)
@@ -249,7 +273,7 @@ class Lost:
 
 
 class Feed:
-    """Iterate over it to get every shard of `plan`, `Received` or `Lost`, in order; it ends early once closed.
+    """Every shard of `plan` in order, `Received` or `Lost`: iterate over it. It ends early once it is closed.
 
     What the thread behind it dies of is raised to whoever iterates.
     """
@@ -262,42 +286,43 @@ class Feed:
         A shard that is too short for its part of `networks` is not fetched.
         """
         self._transfer, self.plan, self._log, self._networks = transfer, plan, log, networks
-        self._waiting: Queue[Received | Lost | None] = Queue(maxsize=read_ahead)
-        self._thread: threading.Thread | None = None
+        self._ready: SimpleQueue[Received | Lost | None] = SimpleQueue()  # None: nothing more will come
+        self._room = Semaphore(read_ahead + 1)
+        self._thread = Thread(target=self._fetch_all, name="pwl-fetch", daemon=True)
         self._boot: Received | None = None
         self._died_of: BaseException | None = None
 
     def start(self, boot: Received) -> None:
         """Begin to fetch what comes after `boot`."""
         self._boot = boot
-        self._thread = threading.Thread(target=self._fetch_all, name="pwl-fetch", daemon=True)
         self._thread.start()
+
+    def close(self) -> None:
+        """End the transfer, and wake up whoever waits for a shard or for room for one. May be called again."""
+        self._transfer.close()
+        self._room.release()
+        self._ready.put(None)
 
     def join(self, timeout: float) -> None:
         """Wait for the thread to end."""
-        if self._thread is not None:
-            self._thread.join(timeout)
+        self._thread.join(timeout)
 
     def forget(self) -> None:
         """Let go of what has come and nobody will take any more; once all is closed."""
         with suppress(Empty):
             while True:
-                self._waiting.get_nowait()
+                self._ready.get_nowait()
         self._log.hold({shard.name: 0 for shard in self.plan})
 
     def __iter__(self) -> Iterator[Received | Lost]:
         """What has come, waiting for it."""
-        while not self._transfer.stop.is_set():
-            try:
-                item = self._waiting.get(timeout=CHECK_S)
-            except Empty:
-                continue
-            if item is None:
-                if self._died_of is not None:
-                    raise self._died_of
-                return
+        closed = self._transfer.stop.is_set
+        while (item := self._ready.get()) is not None and not closed():
+            self._room.release()
             yield item
             del item  # its bytes are not held any longer than whoever took it needs them
+        if self._died_of is not None and not closed():
+            raise self._died_of
 
     def _fetch_all(self) -> None:
         """The thread."""
@@ -306,10 +331,12 @@ class Feed:
                 self._transfer.keep(self._boot)
                 self._boot = None  # its bytes can go once the student's last block has
             for shard in self.plan:
+                self._room.acquire()
+                if self._transfer.stop.is_set():
+                    return
                 self._log.hold({shard.name: shard.bytes})
                 item = self._fetch(shard)
-                if not self._hand_over(item):
-                    return
+                self._ready.put(item)
                 if isinstance(item, Received):
                     self._transfer.keep(item)
                 del item
@@ -318,10 +345,10 @@ class Feed:
         except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits for shards
             self._died_of = error
         finally:
-            self._hand_over(None)
+            self._ready.put(None)
 
     def _fetch(self, shard: Shard) -> Received | Lost:
-        """One shard, or why there is none."""
+        """One shard, or why there is none. Raises ClosedError alone."""
         try:
             self._networks.check(shard)
             received = self._transfer.fetch(shard)
@@ -331,13 +358,3 @@ class Feed:
             return Lost(shard, error)
         self._log.arrive(shard)
         return received
-
-    def _hand_over(self, item: Received | Lost | None) -> bool:
-        """Put something into the queue once there is room; False where all was closed first."""
-        while not self._transfer.stop.is_set():
-            try:
-                self._waiting.put(item, timeout=CHECK_S)
-                return True
-            except Full:
-                continue
-        return False

@@ -7,10 +7,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from pwl_lab.loading.bundle import BundleIndex, Networks, Shard, parts_of_unit
-from pwl_lab.loading.int8 import dequantise
+from pwl_lab.loading.bundle import BundleIndex, Networks, Shard, forget_unit, parts_of_unit
 from pwl_lab.loading.sources import BundleError
-from pwl_lab.loading.tensors import TensorFormatError, not_finite, view_tensors
+from pwl_lab.loading.tensors import TensorFormatError, dequantise, not_finite, view_tensors
 from pwl_lab.models.blocknet import BlockNet
 from pwl_lab.support.errors import InvalidValueError
 from pwl_lab.swap.swapnet import Converters
@@ -22,7 +21,7 @@ Parts = dict[str, nn.Module]  # of a unit: `block`, and those of stem, head, enc
 class Running:
     """The network of one mask, ready to predict. Nothing in it ever changes.
 
-    A small letter in `mask` is a block at 8 bits a weight, in place until a whole one arrives.
+    A small letter in `mask` is an int8 block, there until a whole one arrives.
     """
 
     mask: str
@@ -52,8 +51,8 @@ def assemble(mask: str, student: Mapping[int, Parts], teacher: Mapping[int, Part
 class Workshop:
     """Makes modules out of a bundle's shards, on one device.
 
-    The networks are built without memory for their weights and take the received bytes as theirs: on a CPU nothing is copied
-    but tensors whose layout in memory is another than in the file.
+    The networks are built without memory for their weights and take the received bytes as theirs: a CPU copies nothing
+    but tensors whose layout in memory differs from that in the file.
     """
 
     def __init__(self, index: BundleIndex, device: str, networks: Networks | None = None) -> None:
@@ -77,11 +76,11 @@ class Workshop:
         return parts
 
     def unit(self, shard: Shard, content: UInt8[Tensor, " bytes"]) -> Parts:
-        """What the arrival of a teacher block brings. Raises BundleError for what is no shard, or does not fit the networks."""
+        """What the arrival of a teacher block brings. Raises BundleError for content that is damaged or does not fit."""
         teacher, converters = self._teacher(shard.bits)
         unit = nn.ModuleDict(parts_of_unit(teacher, converters, shard.block))
         self._fill(unit, shard, content)
-        _hand_out(teacher, converters, shard.block)
+        forget_unit(teacher, converters, shard.block)  # else it would stay in memory after a whole one has replaced it
         return dict(unit.items())
 
     def _fill(self, module: nn.Module, shard: Shard, content: UInt8[Tensor, " bytes"]) -> None:
@@ -93,10 +92,8 @@ class Workshop:
         except (TensorFormatError, InvalidValueError) as error:
             raise BundleError(f"{shard.file} ({shard.name}) cannot be used: {error}") from error
         own = module.state_dict()
-        wrong = sorted(own.keys() ^ tensors.keys()) or sorted(
-            name for name, like in own.items() if (like.shape, like.dtype) != (tensors[name].shape, tensors[name].dtype)
-        )
-        if wrong:
+        shapes, wanted = ({name: (t.shape, t.dtype) for name, t in state.items()} for state in (tensors, own))
+        if wrong := sorted(name for name in own.keys() | tensors.keys() if shapes.get(name) != wanted.get(name)):
             raise BundleError(f"{shard.file}: {wrong[0]} does not fit the networks that the index describes")
         if (name := not_finite(tensors)) is not None:
             raise BundleError(f"{shard.file}: {name} holds values that are NaN or infinite")
@@ -106,9 +103,7 @@ class Workshop:
             {name: self._placed(tensors[name], like, copy) for name, like in own.items()}, assign=True
         )
         if any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers())):
-            raise BundleError(
-                f"{shard.file}: the network holds tensors that its state dict leaves out, so none can come"
-            )
+            raise BundleError(f"{shard.file}: the network holds tensors that no state dict has, so they cannot come")
         module.eval().requires_grad_(False)
 
     def _placed(self, tensor: Tensor, like: Tensor, copy: bool) -> Tensor:
@@ -121,20 +116,7 @@ class Workshop:
         return torch.empty_strided(like.shape, like.stride(), dtype=tensor.dtype, device=self.device).copy_(tensor)
 
 
-def _hand_out(teacher: BlockNet, converters: Converters, block: int) -> None:
-    """Forget the parts of a unit: else a block at 8 bits would stay in memory after the whole one has replaced it."""
-    teacher.blocks[block - 1] = nn.Identity()
-    if block == 1:
-        teacher.stem = nn.Identity()
-    else:
-        converters.decoders[block - 2] = nn.Identity()
-    if block == teacher.n_blocks:
-        teacher.head = nn.Identity()
-    else:
-        converters.encoders[block - 1] = nn.Identity()
-
-
 def tensor_bytes(modules: Iterable[nn.Module]) -> dict[int, int]:
-    """Where the weights lie in memory and how many bytes each of these places has (views of one buffer count once)."""
+    """The buffers that the weights lie in, by their address, and how many bytes each has; views of one count once."""
     tensors = [tensor for module in modules for tensor in module.state_dict().values()]
     return {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}

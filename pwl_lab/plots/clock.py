@@ -10,7 +10,6 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from pwl_lab.benchmarks.accuracy import anytime_area, planned_timeline
 from pwl_lab.loading.bundle import BundleIndex
 from pwl_lab.loading.log import Event
-from pwl_lab.loading.schedule import seconds_for
 from pwl_lab.loading.throttle import Throttle
 from pwl_lab.loading.weightless import build_empty
 from pwl_lab.models.blocknet import parameter_bytes
@@ -286,7 +285,7 @@ def _held(plan: pd.DataFrame, end: float) -> tuple[list[float], list[float]]:
 
 def _teacher_alone(axes: Axes, index: BundleIndex, megabytes_per_s: float, inside: bool = False) -> None:
     """When the teacher in one file, without converters, could answer; its words above the axes or `inside` them."""
-    seconds = seconds_for(parameter_bytes(build_empty(index.teacher)), Throttle(megabytes_per_s))
+    seconds = Throttle(megabytes_per_s).seconds_for(parameter_bytes(build_empty(index.teacher)))
     axes.axvline(seconds, color=OWNER["T"], ls="--", lw=1.5)
     axes.annotate(f"teacher alone\n{second_words(seconds)}", (seconds, 0.03 if inside else 1.02), ha="right",
                   xycoords=("data", "axes fraction"), xytext=(-4 if inside else 3, 0), textcoords="offset points",

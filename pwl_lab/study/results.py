@@ -100,7 +100,7 @@ class Pair:
         check_inputs(inputs, self.task.input_shape, self.net)
         return mask_predictions(self.net, inputs, masks)
 
-    def export(self, folder: str | Path, eight_bits: bool = True) -> BundleIndex:
+    def export(self, folder: str | Path, int8: bool = True) -> BundleIndex:
         """Write the pair as a bundle that `ProgressiveModel.open` takes, with the accuracy of every mask; see `write_bundle`."""
         accuracies = {split: dict(zip(self.masks["mask"], self.masks[split], strict=True)) for split in SPLITS}
         return write_bundle(
@@ -111,5 +111,5 @@ class Pair:
             class_names_of(self.task),
             accuracies,
             {"seed": self.seed, "task": self.task.fingerprint()} | provenance(),
-            eight_bits,
+            int8,
         )

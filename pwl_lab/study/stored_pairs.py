@@ -65,7 +65,7 @@ class StoredPairs:
     def index(self) -> BundleIndex:
         """The index of the first pair's bundle, which is written and thrown away for it."""
         with tempfile.TemporaryDirectory() as folder:
-            return next(iter(self.pairs.values())).export(folder, eight_bits=False)
+            return next(iter(self.pairs.values())).export(folder, int8=False)
 
 
 def stored_pairs(settings: DashboardSettings) -> StoredPairs:

@@ -20,7 +20,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pwl_lab.support.errors import MissingDataError, PwlLabError, UnreadableError
+from pwl_lab.support.errors import MissingDataError, PwlLabError, UnreadableError, invalid
+from pwl_lab.support.storages import scheme_of
 
 try:
     import fcntl
@@ -249,3 +250,30 @@ def settle(files: Iterable[Path]) -> None:
                 raise
         finally:
             os.close(handle)
+
+
+def local_folder(field: str, path: str | Path, elsewhere: str = "not an address") -> Path:
+    """The folder of this machine that `path` names, absolute; ~ is a user's home. Nothing is looked for or made.
+
+    Arguments:
+    - `field`: what messages call the value.
+    - `path`: as the user gave it.
+    - `elsewhere`: the advice for one who gives an address.
+
+    Raises InvalidValueError for an empty text, an address, what no file's name can hold, and an unknown user's home.
+    """
+    text = str(path)
+    if not text.strip():
+        raise invalid(field, text, "the path of a folder; . is the current one")
+    if scheme := scheme_of(text):
+        raise invalid(field, f"{scheme}://...", f"a folder of this machine; {elsewhere}")
+    if "\0" in text:
+        raise invalid(field, text, "a name without the character 0")
+    try:
+        text.encode()
+        return Path(text).expanduser().absolute()
+    except UnicodeEncodeError:
+        raise invalid(field, text, "a name in UTF-8") from None
+    except RuntimeError:
+        allowed = "the path of a folder; no user of that name has a home here (for a folder called so write ./~...)"
+        raise invalid(field, text, allowed) from None

@@ -9,7 +9,6 @@ from functools import partial
 import ipywidgets as controls
 
 from pwl_lab import plots
-from pwl_lab.loading.schedule import seconds_for
 from pwl_lab.loading.throttle import Throttle
 from pwl_lab.plots.clock import second_words
 from pwl_lab.plots.pairs import verdict
@@ -113,7 +112,7 @@ def loading_states(
                 words[mask, link] = (
                     f"{mask}: {mask.count('T')} of {pair.n_blocks} teacher blocks loaded{of}, "
                     f"test accuracy {accuracy[mask]:.1%}. {byte_words(arrived[mask])} have arrived, "
-                    f"after {second_words(seconds_for(arrived[mask], throttle))} at {link}.\n"
+                    f"after {second_words(throttle.seconds_for(arrived[mask]))} at {link}.\n"
                     f"Predictions: {spoken(samples, mask)}"
                 )
         yield

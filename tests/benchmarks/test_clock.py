@@ -1,6 +1,8 @@
-"""Loading by the clock: every way to load ends in the network it names, and what is measured is what happened."""
+"""Loading by the clock: every baseline ends in the network it names, and what is measured is what happened."""
 
+import importlib
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pwl_lab import benchmarks, plots, widgets
-from pwl_lab.benchmarks import accuracy, baselines, harness, latency
+from pwl_lab.benchmarks import accuracy, baselines, harness
 from pwl_lab.benchmarks.accuracy import network_accuracies
 from pwl_lab.loading.bundle import Inputs, write_bundle
 from pwl_lab.loading.model import LoadingError, ProgressiveModel
@@ -46,7 +48,7 @@ def written(net, data, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("way", "first", "last"),
+    ("baseline", "first", "last"),
     [
         ("progressive", "SSS", "TTT"),
         ("progressive_8bit_first", "sss", "TTT"),
@@ -58,10 +60,10 @@ def written(net, data, tmp_path_factory):
     ],
 )
 @pytest.mark.parametrize("throttle", [None, QUICK])
-def test_every_way_says_which_networks_answered_when(way, first, last, throttle, written):
-    found = baselines.moments(way, written, throttle)
+def test_every_baseline_says_which_networks_answered_when(baseline, first, last, throttle, written):
+    found = baselines.moments(baseline, written, throttle)
     assert found[-1].network == last
-    if throttle is not None or not way.startswith("progressive"):  # from a warm disk a block may be quicker
+    if throttle is not None or not baseline.startswith("progressive"):  # from a warm disk a block may be quicker
         assert found[0].network == first
     seconds, sizes = [moment.seconds for moment in found], [moment.bytes for moment in found]
     assert seconds == sorted(seconds)
@@ -86,11 +88,11 @@ def test_a_full_size_is_written_and_loads(tmp_path):
     assert baselines.moments("progressive", found)[-1].network == "TTTT"
 
 
-def test_bytes_of_a_way_are_those_of_its_files(written):
+def test_bytes_of_a_baseline_are_those_of_its_files(written):
     found = {
-        way: baselines.moments(way, written)[-1].bytes
-        for way in baselines.WAYS
-        if way not in ("progressive_best", "teacher_streamer")
+        name: baselines.moments(name, written)[-1].bytes
+        for name in baselines.BASELINES
+        if name not in ("progressive_best", "teacher_streamer")
     }
     index = written.index
     assert found["teacher_safetensors"] == written.teacher_bytes()
@@ -157,6 +159,11 @@ def hang():
     time.sleep(600)
 
 
+def test_what_a_fresh_process_has_imported_is_there():
+    for module in harness.PRELOADED:
+        assert importlib.import_module(module) is sys.modules[module]
+
+
 def test_a_fresh_process_answers_raises_or_is_missed():
     assert harness.in_fresh_process(answer, value=7) == (7, 1)
     with pytest.raises(ValueError, match="no 7"):
@@ -181,8 +188,8 @@ def test_files_are_warmed_and_cooled(tmp_path):
 def test_first_predictions_have_a_row_for_each_way_and_state(written):
     table = harness.first_predictions({"small": written}, {"small": ["warm", "50 MB/s"]}, repeats=2)
     counts = table.groupby(["state", "way"]).size().unstack()
-    assert counts.loc["warm"].dropna().tolist() == [2] * len(harness.FIRST_WAYS + harness.DISK_WAYS)
-    assert counts.loc["50 MB/s"].dropna().tolist() == [1] * len(harness.FIRST_WAYS)
+    assert counts.loc["warm"].dropna().tolist() == [2] * len(harness.FIRST_BASELINES + harness.DISK_BASELINES)
+    assert counts.loc["50 MB/s"].dropna().tolist() == [1] * len(harness.FIRST_BASELINES)
     assert set(table.loc[table["teacher_s"].isna(), "way"]) == {"student_only"}
     assert (table["first_prediction_s"] > 0).all()
     later = table[table["way"] == "progressive"]
@@ -196,7 +203,7 @@ def test_a_link_on_which_a_teacher_takes_too_long_is_left_out(written):
 
 def test_timelines_hold_every_way_with_its_accuracy(written, data):
     table = harness.timelines(written, QUICK, data)
-    assert set(table["way"]) == set(harness.ANYTIME_WAYS)
+    assert set(table["way"]) == set(harness.ANYTIME_BASELINES)
     last = table.groupby("way")["accuracy"].last()
     assert last["progressive"] == last["progressive_8bit_first"] == last["teacher_safetensors"]
     assert table["accuracy"].notna().all()
@@ -227,12 +234,12 @@ def test_a_planned_timeline_follows_from_bytes(written):
     waits = [0.1 + 0.1 + sizes[0] / 1e6, *(0.1 + size / 1e6 for size in sizes[1:])]
     assert plan["seconds"].tolist() == pytest.approx([sum(waits[: n + 1]) for n in range(4)])
     assert plan["accuracy"].tolist() == [index.accuracies["validation"][mask] for mask in plan["network"]]
-    twice = accuracy.planned_timeline(index, "prefix", link, "validation", first_at_8_bits=True)
+    twice = accuracy.planned_timeline(index, "prefix", link, "validation", int8_first=True)
     assert twice["network"].tolist() == ["sss", "tss", "tts", "ttt", "Ttt", "TTt", "TTT"]
 
 
 def test_latencies_are_taken_of_the_same_masks_idle_and_loading(written):
-    table = latency.latencies(written.bundle, Throttle(0.02, latency_s=0.4), loads=1)  # time for each mask
+    table = harness.latencies(written.bundle, Throttle(0.02, latency_s=0.4), loads=1)  # time for each mask
     counts = {state: rows["mask"].value_counts().to_dict() for state, rows in table.groupby("state")}
     assert counts["loading"] == counts["idle"]
     assert set(all_masks(3)) > set(counts["loading"]) >= {"SSS", "TTS"}
@@ -243,15 +250,15 @@ def test_hammering_finds_every_wrong_answer(written, net):
     inputs = inputs_for("vgg", 4)[:, None]
     with torch.inference_mode():
         right = {mask: torch.stack([expected(net, one)[mask] for one in inputs]) for mask in all_masks(3)}
-    clean = latency.hammer(written.bundle, Throttle(0.05), inputs, right, predictions=100)
+    clean = harness.hammer(written.bundle, Throttle(0.05), inputs, right, predictions=100)
     assert (clean.wrong, clean.failed, clean.finished) == (0, [], True)
     assert clean.predictions >= 100
     wrong = right | {"SSS": right["SSS"] + 1e-7}  # the mask that is surely asked, however busy the machine
-    found = latency.hammer(written.bundle, Throttle(0.05), inputs, wrong, predictions=100)
+    found = harness.hammer(written.bundle, Throttle(0.05), inputs, wrong, predictions=100)
     assert found.wrong == found.by_mask["SSS"] > 0
     missing = {mask: logits for mask, logits in right.items() if mask != "SSS"}
     assert (
-        latency.hammer(written.bundle, Throttle(0.05), inputs, missing, predictions=10).failed[0] == "KeyError: 'SSS'"
+        harness.hammer(written.bundle, Throttle(0.05), inputs, missing, predictions=10).failed[0] == "KeyError: 'SSS'"
     )
 
 
@@ -263,8 +270,8 @@ def test_metrics_are_nested_by_level():
 def test_the_figures_show_what_the_tables_say(written, data):
     table = harness.timelines(written, QUICK, data).assign(seed=0)
     labels = {text.get_text().split(":")[0] for text in plots.anytime_chart(table, 1.0).legends[0].get_texts()}
-    assert labels == {plots.clock.way_look(way)[0] for way in harness.ANYTIME_WAYS}
-    assert len(plots.bytes_chart(table).legends[0].get_texts()) == len(harness.ANYTIME_WAYS)
+    assert labels == {plots.clock.way_look(way)[0] for way in harness.ANYTIME_BASELINES}
+    assert len(plots.bytes_chart(table).legends[0].get_texts()) == len(harness.ANYTIME_BASELINES)
     times = harness.first_predictions({"small": written}, {"small": ["warm"]}, repeats=1)
     (panel,) = plots.first_prediction_chart(times).axes
     assert panel.get_title(loc="left") == "small"
@@ -293,6 +300,6 @@ def test_the_timeline_widget_picks_a_frame_for_every_choice(written, tmp_path):
 
 def test_a_bundle_without_8_bits_cannot_be_opened_at_8_bits(net, tmp_path):
     teacher, student, shape = FAMILIES["vgg"]
-    write_bundle(net, (teacher, student), tmp_path / "b", Inputs(shape=shape), eight_bits=False)
+    write_bundle(net, (teacher, student), tmp_path / "b", Inputs(shape=shape), int8=False)
     with pytest.raises(InvalidValueError, match="bits"):
-        ProgressiveModel.open(tmp_path / "b", first_at_8_bits=True)
+        ProgressiveModel.open(tmp_path / "b", int8_first=True)

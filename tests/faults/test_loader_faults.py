@@ -109,16 +109,16 @@ def test_a_held_block_comes_in_with_the_one_that_makes_it_good(folder, net):
     table = {"SSS": 0.5, "TSS": 0.7, "TST": 0.6, "SST": 0.5, "STS": 0.5, "STT": 0.8, "TTS": 0.8, "TTT": 0.9}
     bundle_of(net, folder, accuracies=table)
     flip(folder / "block-2-8bit.safetensors")
-    with ProgressiveModel.open(folder, first_at_8_bits=True, retry=QUICK) as model:
+    with ProgressiveModel.open(folder, int8_first=True, retry=QUICK) as model:
         model.wait("TTT", PATIENCE_S)
         check_answers(model, net, "TTT")
     assert [event.mask for event in happened(model, "swap")] == ["tss", "Tss", "TTt", "TTT"]
     assert [event.shard for event in happened(model, "held")] == ["block 3 at 8 bits"]
 
 
-def test_at_eight_bits_a_block_stays_when_the_whole_one_is_lost(folder, net):
+def test_as_int8_a_block_stays_when_the_whole_one_is_lost(folder, net):
     flip(folder / SECOND)
-    with ProgressiveModel.open(folder, first_at_8_bits=True, retry=QUICK) as model:
+    with ProgressiveModel.open(folder, int8_first=True, retry=QUICK) as model:
         status = model.wait(timeout=PATIENCE_S)
     assert (status.mask, list(status.failed)) == ("TtT", ["block 2"])
 

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from pwl_lab.loading import model as progressive
 from pwl_lab.loading.bundle import Inputs, parts_of_unit, unit_state, write_bundle
-from pwl_lab.loading.int8 import dequantise, quantise
 from pwl_lab.loading.model import LoadingError, ProgressiveModel
 from pwl_lab.loading.sources import INDEX, BundleError, Source, SourceError
+from pwl_lab.loading.tensors import dequantise, quantise
 from pwl_lab.models import MLPConfig, build
 from pwl_lab.support.retries import Retry
 from pwl_lab.swap.masks import all_masks
@@ -273,7 +273,7 @@ def source_of(case: Case, made: Toy) -> Scripted:
 @given(case=cases())
 def test_what_runs_in_the_end_is_the_best_of_what_arrived_and_every_loss_is_told(case, place):
     made = toy(case.n_blocks, place)
-    arguments = {"first_at_8_bits": case.eight, "read_ahead": case.read_ahead, "retry": AT_ONCE, "device": "cpu"}
+    arguments = {"int8_first": case.eight, "read_ahead": case.read_ahead, "retry": AT_ONCE, "device": "cpu"}
     refusal = case.scripts["index"].loss() or case.scripts["0/8" if case.eight else "0/32"].loss()
     with mock.patch.object(progressive, "open_source", return_value=source_of(case, made)):
         if refusal is not None:

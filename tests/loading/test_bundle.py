@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from pwl_lab.loading.bundle import Inputs, check_folder, read_index, write_bundle
-from pwl_lab.loading.sources import INDEX, BundleError
+from pwl_lab.loading.sources import INDEX, BundleError, FolderSource
 from pwl_lab.loading.tensors import TensorFormatError, view_tensors
 from pwl_lab.loading.units import Workshop, assemble
 from pwl_lab.models import MLPConfig, build
@@ -44,7 +44,7 @@ def test_every_mask_out_of_a_bundle_computes_what_the_pair_computes(family, tmp_
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_at_eight_bits_the_teacher_is_nearly_the_same(family, tmp_path):
+def test_as_int8_the_teacher_is_nearly_the_same(family, tmp_path):
     net, inputs = pair_of(family), inputs_for(family)
     bundle_of(net, tmp_path / "bundle", family)
     _, units = loaded(tmp_path / "bundle", bits=8)
@@ -55,7 +55,7 @@ def test_at_eight_bits_the_teacher_is_nearly_the_same(family, tmp_path):
     assert (found - whole).norm() < 0.1 * whole.norm()
 
 
-def test_at_eight_bits_a_block_takes_about_a_fourth_of_the_bytes(tmp_path):
+def test_as_int8_a_block_takes_about_a_fourth_of_the_bytes(tmp_path):
     wide, shape = MLPConfig(n_inputs=6, widths=(128, 128)), (6,)
     net = SwapNet(build(wide, 0), build(wide, 1), shape)
     index = write_bundle(net, (wide, wide), tmp_path / "bundle", Inputs(shape=shape))
@@ -99,6 +99,25 @@ def test_an_earlier_bundle_is_replaced_and_nothing_else(tmp_path):
         bundle_of(pair_of("mlp"), tmp_path / "other", "mlp")
     assert (tmp_path / "other" / "thesis.txt").read_text() == "years"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "other"]
+
+
+@pytest.mark.parametrize(
+    "name", ["", " ", "s3://me:secret@bucket/b", "s3:/bucket", "a\0b", "\udcff", "~nobody-of-that-name/b"]
+)
+def test_what_names_no_folder_of_this_machine_is_refused(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidValueError, match=r"^folder = ") as said:
+        bundle_of(pair_of("mlp"), Path(name), "mlp")
+    assert "secret" not in str(said.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_home_is_the_same_for_who_writes_and_who_opens(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    index = bundle_of(pair_of("mlp"), Path("~/bundle"), "mlp")
+    assert check_folder(tmp_path / "bundle") == index
+    with FolderSource("~/bundle") as source:
+        assert source.path == tmp_path / "bundle"
 
 
 def test_weights_that_share_memory_are_written_out_for_each_block(tmp_path):

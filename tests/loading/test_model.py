@@ -2,6 +2,7 @@
 
 import gc
 import json
+import shutil
 import threading
 import weakref
 from itertools import pairwise
@@ -86,7 +87,7 @@ def test_the_best_order_follows_the_recorded_accuracies(net, tmp_path):
 
 def test_at_8_bits_first_every_block_comes_twice(folder, net):
     inputs = inputs_for("vgg")
-    with ProgressiveModel.open(folder, first_at_8_bits=True) as model:
+    with ProgressiveModel.open(folder, int8_first=True) as model:
         status = model.wait("TTT", PATIENCE_S)
         assert torch.equal(model.predict(inputs).logits, expected(net, inputs)["TTT"])
     assert model.events[1].mask == "sss"
@@ -177,7 +178,7 @@ def test_the_students_blocks_are_freed_and_peak_memory_is_reported(folder):
 def test_what_was_replaced_or_has_arrived_is_let_go(folder):
     """Neither a block at 8 bits nor the bytes that it came in outlive the whole block; the peak counts both."""
     seen, names = [], []
-    with ProgressiveModel.open(folder, first_at_8_bits=True, throttle=SLOW) as model:
+    with ProgressiveModel.open(folder, int8_first=True, throttle=SLOW) as model:
         make = model._workshop.unit
 
         def watched(shard, content):
@@ -304,6 +305,15 @@ def test_an_order_that_is_none_is_refused_before_anything_is_started(order, fold
 def test_what_is_no_bundle_is_refused(tmp_path):
     with pytest.raises(BundleError, match=r"index\.json"):
         ProgressiveModel.open(tmp_path)
+
+
+@pytest.mark.parametrize("file", [INDEX, "boot.safetensors"])
+def test_an_error_names_the_bundle_and_the_file_once(file, folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "copy")
+    (tmp_path / "copy" / file).unlink()
+    with pytest.raises(BundleError, match="No such file") as said:
+        ProgressiveModel.open(tmp_path / "copy")
+    assert [str(said.value).count(name) for name in (str(tmp_path), file)] == [1, 1]
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))

@@ -51,11 +51,11 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Files]:
     return made
 
 
-def attempt(folder: Path, order: str = "prefix", first_at_8_bits: bool = False) -> str | None:
+def attempt(folder: Path, order: str = "prefix", int8_first: bool = False) -> str | None:
     """Open a bundle and wait for all of it; what was said where it cannot be opened. Any other error goes through."""
     try:
         model = ProgressiveModel.open(
-            folder, order, device="cpu", first_at_8_bits=first_at_8_bits, retry=ONCE, timeout=PATIENCE_S
+            folder, order, device="cpu", int8_first=int8_first, retry=ONCE, timeout=PATIENCE_S
         )
     except BundleError as error:
         return str(error)
@@ -283,7 +283,7 @@ def test_a_boot_set_with_the_right_checksum_and_the_wrong_content_says_why(
     name = "boot.safetensors" if bits == 32 else "boot-8bit.safetensors"
     files = bundles["mlp"] | {name: change(bundles["mlp"][name])}
     folder = laid_down(signed(files, lengths=len(files[name]) > 100), tmp_path / "bundle")
-    said = attempt(folder, first_at_8_bits=bits == 8)
+    said = attempt(folder, int8_first=bits == 8)
     assert said is not None
     if len(files[name]) > 100:
         assert words in said
@@ -291,12 +291,12 @@ def test_a_boot_set_with_the_right_checksum_and_the_wrong_content_says_why(
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("eight_bits", [True, False])
-def test_a_pair_with_weights_that_are_not_finite_is_not_exported(value, eight_bits, tmp_path) -> None:
+@pytest.mark.parametrize("int8", [True, False])
+def test_a_pair_with_weights_that_are_not_finite_is_not_exported(value, int8, tmp_path) -> None:
     net = pair_of("mlp")
     with torch.no_grad():
         net.teacher.blocks[1][0].bias[0] = value
     teacher, student, shape = FAMILIES["mlp"]
     with pytest.raises(InvalidValueError, match="NaN or infinite"):
-        write_bundle(net, (teacher, student), tmp_path / "bundle", Inputs(shape=shape), eight_bits=eight_bits)
+        write_bundle(net, (teacher, student), tmp_path / "bundle", Inputs(shape=shape), int8=int8)
     assert not list(tmp_path.iterdir())

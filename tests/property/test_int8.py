@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 from toys import RESNET_TEACHER, VIT_TEACHER, changed, snapshot, used
 
-from pwl_lab.loading.int8 import dequantise, quantise
+from pwl_lab.loading.tensors import dequantise, quantise
 from pwl_lab.models import build
 from pwl_lab.support.errors import InvalidValueError
 
