@@ -13,8 +13,9 @@ import papermill
 import zmq
 import zmq.asyncio
 from ipykernel.kernelspec import get_kernel_dict
-from jupyter_client import AsyncKernelClient, AsyncKernelManager
+from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbclient.output_widget import OutputWidget
 from nbclient.util import run_sync
@@ -26,7 +27,8 @@ from papermill.exceptions import PapermillExecutionError
 from papermill.execute import remove_error_markers
 
 from pwl_lab.runner.kernel import KernelGuard
-from pwl_lab.runner.status import RunError, plain
+from pwl_lab.runner.status import RunError
+from pwl_lab.runner.verdict import WidgetError, error_of, expects_errors, is_clean_exit
 from pwl_lab.support.errors import PwlLabError
 
 ENGINE = "pwl_lab"
@@ -43,15 +45,6 @@ LOOK_EVERY_S = 1.0
 
 class LostMessagesError(PwlLabError):
     """A cell has ended, but what the kernel still owes for it does not arrive."""
-
-
-@dataclass
-class WidgetError:
-    """An exception that was shown inside an Output widget while the cell `cell` ran."""
-
-    model_id: str
-    cell: int
-    error: RunError
 
 
 @dataclass
@@ -112,9 +105,9 @@ class GuardedOutputWidget(OutputWidget):
     def output(self, outs: list[NotebookNode], msg: dict[str, Any], display_id: str | None, cell_index: int) -> None:
         """Take an output; note an error here, since the next callback may clear it from the widget."""
         super().output(outs, msg, display_id, cell_index)
-        if msg["msg_type"] == "error" and not _expects_errors(self.executor.nb.cells[cell_index]):
+        if msg["msg_type"] == "error" and not expects_errors(self.executor.nb.cells[cell_index]):
             error = error_of(msg["content"])
-            self.executor.job.widget_errors.append(WidgetError(self.comm_id, cell_index, error))
+            self.executor.job.widget_errors.append(WidgetError(self.comm_id, error, cell_index))
 
 
 class LabClient(PapermillNotebookClient):
@@ -264,12 +257,12 @@ class LabClient(PapermillNotebookClient):
             self.job.ended("timeout", RunError(name="CellTimeoutError", message=text))
         elif isinstance(error, DeadKernelError):
             self.job.ended("killed", RunError(name="DeadKernelError", message=self.job.guard.exit_words()))
-        elif error.ename == "SystemExit" and error.evalue in ("", "0"):
-            self.job.cell = None  # sys.exit(0) is a notebook's own way to end early, to papermill too
+        elif is_clean_exit(error.ename, error.evalue):
+            self.job.cell = None  # to papermill, too, this is no failure
         else:
             shown = [output for output in cell.outputs if output.output_type == "error"]
-            fallback = RunError(name=error.ename, message=error.evalue, traceback=plain(error.traceback))
-            self.job.ended("failed", error_of(shown[-1]) if shown else fallback)
+            content = {"ename": error.ename, "evalue": error.evalue, "traceback": [error.traceback]}
+            self.job.ended("failed", error_of(shown[-1] if shown else content))
 
 
 class LabEngine(NBClientEngine):
@@ -313,17 +306,6 @@ def execute(job: Job) -> None:
             job.ended("failed", RunError(name="KernelStartError", message=f"the kernel did not start: {error}"))
     if job.guard.stopped_by:
         job.ended("killed", RunError(name=job.guard.stopped_by, message="the run was stopped from outside"))
-
-
-def error_of(output: dict[str, Any]) -> RunError:
-    """The content of an error output as a RunError."""
-    trace = plain("\n".join(output.get("traceback", [])))
-    return RunError(name=output.get("ename", "Error"), message=output.get("evalue", ""), traceback=trace)
-
-
-def _expects_errors(cell: NotebookNode) -> bool:
-    """Whether the cell's author tagged it as one that raises."""
-    return "raises-exception" in cell.metadata.get("tags", [])
 
 
 def _braces(path: Path) -> str:

@@ -15,11 +15,18 @@ from typing import Any
 import jinja2
 
 from pwl_lab.runner.execute import run_notebook
-from pwl_lab.runner.imports import import_runner
 from pwl_lab.runner.kernel import Runs, stop_on_signal
-from pwl_lab.runner.own_folder import alone_in_folder, check_replaceable, clear
 from pwl_lab.runner.parameters import heading_of, make_plan, read_notebook, resolve_notebook, series
-from pwl_lab.runner.status import METRICS, NOTEBOOK, PAGE, RunStatus, read_status
+from pwl_lab.runner.status import (
+    METRICS,
+    NOTEBOOK,
+    PAGE,
+    RunStatus,
+    alone_in_folder,
+    check_replaceable,
+    clear,
+    read_status,
+)
 from pwl_lab.study.checks import BATCH
 from pwl_lab.support import paths, processes
 from pwl_lab.support.config import device, read_preset
@@ -106,7 +113,6 @@ class _SeriesRun:
         """Run these, `jobs` at once, until all have ended. What goes wrong in the runner itself stops all and is raised."""
         if not sources or self.runs.stopped_by:
             return
-        import_runner()
         with ThreadPoolExecutor(jobs) as pool:
             waiting: dict[Future[RunStatus | None], Path] = {
                 pool.submit(self._one, source, environment): source for source in sources
