@@ -201,7 +201,7 @@ def list_data() -> None:
     with _refusing():
         from pwl_lab.tasks.datasets import DATASETS
 
-        rows = [("name", "images", "classes", "train", "validation", "test", "from")]
+        rows: list[tuple[str, ...]] = [("name", "images", "classes", "train", "validation", "test", "from")]
         for name, entry in DATASETS.items():
             channels, height, width = entry.image_shape
             images = f"{height}x{width} {'grey' if channels == 1 else 'colour'}"

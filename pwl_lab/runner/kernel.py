@@ -212,6 +212,6 @@ def _temporary() -> Path:
 def _environment_of(process: psutil.Process) -> dict[str, str]:
     """A process's environment, empty where it is gone or not ours to read."""
     try:
-        return process.environ()
+        return dict(process.environ())
     except (psutil.Error, OSError):
         return {}

@@ -214,64 +214,6 @@ LONGEST_TEXT = 40
 INDEX = "index.html"
 TITLE = "Series run: "
 
-TEMPLATE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title>
-<style>
-:root { color-scheme: light dark; --ink: #1c1c1e; --soft: #5c5c63; --paper: #fff; --card: #f5f5f7; --line: #d9d9de;
-  --link: #0b57d0; --good: #1b6e3c; --bad: #b3261e; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #ececf1; --soft: #a5a5ae; --paper: #17171a; --card: #222226; --line: #3a3a40;
-    --link: #8ab4f8; --good: #6fcf97; --bad: #ff8a80; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 60rem; padding: 2rem 1.25rem 4rem; background: var(--paper); color: var(--ink);
-  font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .4rem; }
-h2 { font-size: 1.15rem; margin: 0; }
-a { color: var(--link); }
-.facts { color: var(--soft); margin: 0 0 2rem; }
-article { background: var(--card); border: 1px solid var(--line); border-radius: .6rem; padding: 1rem 1.2rem;
-  margin: 0 0 1rem; }
-.top { display: flex; flex-wrap: wrap; gap: .3rem 1rem; align-items: baseline; justify-content: space-between; }
-.state { font-weight: 600; white-space: nowrap; }
-.ok { color: var(--good); } .failed, .timeout, .killed { color: var(--bad); } .running, .waiting { color: var(--soft); }
-.small { color: var(--soft); font-size: .9rem; margin: .2rem 0 0; }
-.links { margin: .5rem 0 0; display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; }
-dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: .5rem 1.5rem;
-  margin: .9rem 0 0; }
-dt { color: var(--soft); font-size: .85rem; overflow-wrap: anywhere; }
-dd { margin: 0; font-variant-numeric: tabular-nums; font-weight: 600; overflow-wrap: anywhere; }
-pre { background: var(--paper); border: 1px solid var(--line); border-radius: .4rem; padding: .7rem; margin: .9rem 0 0;
-  white-space: pre-wrap; overflow-wrap: anywhere; font: .85rem/1.45 ui-monospace, Menlo, Consolas, monospace; }
-</style>
-</head>
-<body>
-<main>
-<h1>{{ title }}</h1>
-<p class="facts">{{ facts | join(" · ") }}</p>
-{% for row in rows %}
-<article id="{{ row.stem }}">
-<div class="top">
-<h2>{% if row.page %}<a href="{{ row.page }}">{{ row.heading }}</a>{% else %}{{ row.heading }}{% endif %}</h2>
-<span class="state {{ row.state }}">{{ row.words }}</span></div>
-<p class="small">{{ row.facts | join(" · ") }}</p>
-{% if row.links %}
-<p class="links">{% for name, link in row.links %}<a href="{{ link }}">{{ name }}</a>{% endfor %}</p>
-{% endif %}
-{% if row.metrics %}
-<dl>{% for name, value in row.metrics %}<div><dt>{{ name }}</dt><dd>{{ value }}</dd></div>{% endfor %}</dl>
-{% endif %}
-{% if row.error %}<pre>{{ row.error }}</pre>{% endif %}
-</article>
-{% endfor %}
-</main>
-</body>
-</html>
-"""
-
 WORDS = {
     "ok": "✓ ok",
     "failed": "✗ failed",
@@ -290,11 +232,16 @@ def write_index(folder: Path, seconds: float | None = None) -> Path:
     stems = [path.stem for path in series()]
     stems += sorted(path.parent.name for path in folder.glob("*/status.json") if path.parent.name not in stems)
     found = {stem: read_status(folder / stem) for stem in stems}
-    page = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE)
+    templates = jinja2.Environment(autoescape=True, trim_blocks=True, loader=jinja2.PackageLoader("pwl_lab.runner"))
     rows = [_row(folder, stem, status) for stem, status in found.items()]
     target = folder / INDEX
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(target, page.render(title=TITLE + folder.name, facts=_facts(found, seconds), rows=rows))
+    write_text(
+        target,
+        templates.get_template("series.html.j2").render(
+            title=TITLE + folder.name, facts=_facts(found, seconds), rows=rows
+        ),
+    )
     return target
 
 

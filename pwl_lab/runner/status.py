@@ -29,6 +29,9 @@ LASTING = (PARAMS, METRICS, NOTEBOOK, PAGE)  # what nothing changes once a run h
 _REPORTED = ("pwl_lab", "torch", "numpy", "papermill", "nbclient", "ipykernel", "ipywidgets")
 
 
+Ending = Literal["ok", "failed", "timeout", "killed"]
+
+
 class RunError(BaseModel):
     """What went wrong: the exception's name and text, and the traceback without colours."""
 
@@ -61,7 +64,7 @@ class RunStatus(BaseModel):
     runs is a run whose own process was killed outright.
     """
 
-    status: Literal["running", "ok", "failed", "timeout", "killed"]
+    status: Literal["running"] | Ending
     notebook: str
     preset: str | None = None
     cell: int | None = None
