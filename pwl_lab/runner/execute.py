@@ -68,7 +68,6 @@ def run_notebook(
     folder = paths.output_folder(out)
     if (folder / files.NOTEBOOK).resolve() == source:
         raise invalid("out", str(folder), "the executed notebook would overwrite its source")
-    files.check_replaceable(folder)  # before the folder is made
     with files.alone_in_folder(folder):
         files.check_replaceable(folder)
         files.clear(folder)

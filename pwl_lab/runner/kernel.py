@@ -18,9 +18,7 @@ from pwl_lab.support import environment
 from pwl_lab.support.files import work_folder
 
 MARK = environment.RUN_MARK.name
-LONGEST_SOCKET_FOLDER = (
-    58  # a unix socket's path may have about 100 bytes, the folder's own name and the socket's need 45
-)
+LONGEST_TEMPORARY = 58  # a unix socket's path may have about 100 bytes; below this folder it needs 45
 REAP_S = 5.0
 # The shell reads until the pipe's only other end, held by the runner, is closed by the runner's death. Then it does what
 # KernelGuard.end would have done: the kernel's process group, children that left the group (Linux), the socket folder.
@@ -205,7 +203,7 @@ def stop_on_signal(runs: Runs) -> Iterator[None]:
 def _temporary() -> Path:
     """The folder of temporary files, or /tmp where its path is too long for unix sockets."""
     folder = tempfile.gettempdir()
-    too_long = os.name == "posix" and len(os.fsencode(folder)) > LONGEST_SOCKET_FOLDER
+    too_long = os.name == "posix" and len(os.fsencode(folder)) > LONGEST_TEMPORARY
     return Path("/tmp" if too_long else folder)
 
 

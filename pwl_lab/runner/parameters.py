@@ -141,12 +141,12 @@ def _check_shape(nb: Any, path: Path) -> None:
         _Notebook.model_validate(nb)
     except ValidationError as error:
         wrong = error.errors(include_url=False)[0]
-        if wrong["type"] == "missing" or not wrong["loc"]:
+        names = [part for part in wrong["loc"] if isinstance(part, str)]
+        if wrong["type"] == "missing" or names in ([], ["cells"]):
             raise invalid("notebook", str(path), NO_NOTEBOOK) from None
-        first, *rest = map(str, wrong["loc"])
-        part = f"cell {rest[0]}, {'.'.join(rest[1:])}" if first == "cells" and rest else ".".join((first, *rest))
+        part = f"cell {wrong['loc'][1]}, {'.'.join(names[1:])}" if names[0] == "cells" else ".".join(names)
         allowed = ALLOWED.get(wrong["type"], wrong["msg"].removeprefix("Input should be "))
-        raise invalid(f"{path.name}: {part.rstrip(', ')}", wrong["input"], allowed) from None
+        raise invalid(f"{path.name}: {part}", wrong["input"], allowed) from None
 
 
 def settings_of(nb: Mapping[str, Any]) -> type[Settings] | None:
