@@ -45,7 +45,8 @@ def write_page(nb: NotebookNode, target: Path, status: RunStatus, folder: Path) 
     """
     try:
         name = heading_of(nb) or Path(status.notebook).stem
-        resources = {"metadata": {"name": name, "path": str(folder)}, "banner": _banner(nb, status)}
+        failed_at = None if status.cell is None else nb.cells[status.cell].get("id", "")
+        resources = {"metadata": {"name": name, "path": str(folder)}, "run": status, "failed_at": failed_at}
         plain = without_widgets(nb)
         try:
             page, said = _html(plain, resources), None
@@ -191,15 +192,3 @@ def _without_widget(nb: NotebookNode, output: NotebookNode) -> list[NotebookNode
         # An output that displays another widget is reached through that widget.
         parts += [NotebookNode(part) for part in copy.deepcopy(list(shown)) if VIEW not in part.get("data", {})]
     return parts
-
-
-def _banner(nb: NotebookNode, status: RunStatus) -> str:
-    """What a reader must know before reading: that the notebook did not end well, and where."""
-    if status.status == "ok" or status.error is None:
-        return ""
-    place = ""
-    if status.cell is not None:
-        anchor = html.escape(nb.cells[status.cell].get("id", ""))
-        place = f' at <a href="#cell-id={anchor}">cell {status.cell}</a>'
-    text = html.escape(f"{status.error.name}: {status.error.message}")
-    return f'<div class="run-banner" role="alert"><strong>{status.status}</strong>{place}. {text}</div>'
