@@ -7,7 +7,6 @@ converters between them and the student's are there.
 """
 
 import json
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,6 +33,7 @@ from pwl_lab.models.convnets import ResNetConfig, VGGConfig
 from pwl_lab.models.mlp import MLPConfig
 from pwl_lab.models.transformer import TransformerConfig
 from pwl_lab.models.vit import ViTConfig
+from pwl_lab.support import paths
 from pwl_lab.support.config import Frozen
 from pwl_lab.support.errors import InvalidValueError, MissingDataError, invalid
 from pwl_lab.support.files import is_file, new_folder, readable
@@ -288,7 +288,7 @@ def write_bundle(
     """
     folder = Path(folder)
     check_exportable(configs)
-    _check_replaceable(folder)
+    folder = _check_replaceable(folder)
     facts = {
         "teacher": configs[0],
         "student": configs[1],
@@ -312,23 +312,20 @@ def write_bundle(
     return index
 
 
-def _check_replaceable(folder: Path) -> None:
-    """Raise InvalidValueError unless a bundle may be written to `folder`: it is not there, or empty, or holds one and no more."""
-    if re.match(r"[A-Za-z][\w+.-]+:/", str(folder)):  # a Path takes one slash of two away
-        raise invalid("folder", str(folder), "a folder of this machine; copy it to an address when it is written")
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if there != folder.absolute() and there.is_dir() and folder.name.strip():
-        return
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else None
-    own = names is not None and INDEX in names
+def _check_replaceable(folder: Path) -> Path:
+    """The folder, absolute. Raises InvalidValueError unless it is not there, or empty, or holds a bundle and no more."""
+    folder = paths.output_folder(folder, "folder")
+    names = paths.names_in(folder, "folder")
+    own = INDEX in names
     if own:
         try:
             index = read_index((folder / INDEX).read_bytes(), str(folder))
             own = names <= {INDEX, *(shard.file for shard in index.shards)}
         except (BundleError, OSError):
             own = False
-    if (names != set() and not own) or folder.resolve() == Path.cwd():
+    if (names and not own) or folder.resolve() == Path.cwd():
         raise invalid("folder", str(folder), "a folder that is new, empty, or an earlier bundle and nothing else")
+    return folder
 
 
 def _write_shards(net: SwapNet, folder: Path, eight_bits: bool) -> list[Shard]:
