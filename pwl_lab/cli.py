@@ -254,8 +254,8 @@ def _report(status: "RunStatus") -> None:
     if status.status == "ok":
         typer.echo(f"ok: {status.notebook} in {status.seconds:.0f} s")
         return
-    place = "" if status.cell is None else f", cell {status.cell}"
-    typer.echo(f"{status.status}: {status.notebook}{place}", err=True)
+    where = "" if status.cell is None else f", cell {status.cell}"
+    typer.echo(f"{status.status}: {status.notebook}{where}", err=True)
     if status.cell_source:
         typer.echo("    " + status.cell_source.replace("\n", "\n    "), err=True)
     if status.error:

@@ -74,8 +74,8 @@ def prepared(preset: str | None = None, port: int = 8866) -> Iterator[Path]:
     make_plan(read_notebook(source), preset, {})
     nb = nbformat.read(source, as_version=4)
     if preset is not None:
-        place = next(i for i, cell in enumerate(nb.cells) if "parameters" in cell.metadata.get("tags", []))
-        nb.cells.insert(place + 1, nbformat.v4.new_code_cell(f"# Parameters\npreset = {preset!r}"))
+        cell = next(i for i, cell in enumerate(nb.cells) if "parameters" in cell.metadata.get("tags", []))
+        nb.cells.insert(cell + 1, nbformat.v4.new_code_cell(f"# Parameters\npreset = {preset!r}"))
     with work_folder(paths.scratch() / NOTEBOOK, 0o700) as folder:
         write_json(folder / "voila.json", configuration(port))
         nbformat.write(nb, folder / source.name)

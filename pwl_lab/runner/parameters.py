@@ -24,7 +24,7 @@ TOO_DEEP = f"its lists and mappings lie more than {DEEPEST} deep within each oth
 NO_NOTEBOOK = "this file is not a Jupyter notebook"
 
 
-# What ours, papermill and nbclient read of a notebook; nbformat, which knows all of it, takes two seconds to import.
+# What papermill, nbclient and this package read of a notebook. nbformat's schema does not know papermill's metadata and ours.
 class _Ours(BaseModel):
     settings: str | None = None
     metrics: StrictBool | None = None

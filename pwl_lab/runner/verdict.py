@@ -62,20 +62,20 @@ def is_clean_exit(name: str | None, value: str | None) -> bool:
     return name == "SystemExit" and value in ("", "0")
 
 
-def _find_hidden(state: RunStatus, nb: NotebookNode, shown: Sequence[WidgetError]) -> None:
+def _find_hidden(state: RunStatus, nb: NotebookNode, seen: Sequence[WidgetError]) -> None:
     """Fail `state` on an error that no cell execution reported."""
     for index, cell in enumerate(nb.cells):
         for output in () if expects_errors(cell) else cell.get("outputs", ()):
             if output.output_type == "error" and not is_clean_exit(output.get("ename"), output.get("evalue")):
                 state.status, state.cell, state.error = "failed", index, error_of(output)
                 return
-    for found in (*shown, *_errors_in_widgets(nb)):
-        place = _displaying_cell(nb, found.model_id)
-        place = found.cell if place is None else place
-        if place is None or not expects_errors(nb.cells[place]):
+    for found in (*seen, *_errors_in_widgets(nb)):
+        shown_by = _displaying_cell(nb, found.model_id)
+        at = found.cell if shown_by is None else shown_by
+        if at is None or not expects_errors(nb.cells[at]):
             found.error.traceback = IN_WIDGET + found.error.traceback
-            state.status, state.cell, state.error = "failed", place, found.error
-            if place is None:
+            state.status, state.cell, state.error = "failed", at, found.error
+            if at is None:
                 state.cell_source = f"(the output widget {found.model_id}, which no cell displays)"
             return
 
