@@ -16,7 +16,7 @@ from typing import Any
 
 from pwl_lab.runner import status as files
 from pwl_lab.runner.kernel import KernelGuard, Runs, neutral, stop_on_signal
-from pwl_lab.runner.parameters import Plan, make_plan, read_notebook, resolve_notebook, settings_of
+from pwl_lab.runner.parameters import ResolvedParameters, make_plan, read_notebook, resolve_notebook, settings_of
 from pwl_lab.runner.status import RunError, RunStatus
 from pwl_lab.support import paths
 from pwl_lab.support.environment import OUT, PROGRESS
@@ -62,7 +62,7 @@ def run_notebook(
     """
     source = resolve_notebook(notebook)
     original = read_notebook(source)
-    plan = make_plan(original, preset, params or {})
+    parameters = make_plan(original, preset, params or {})
     if timeout is not None and timeout < 1:
         raise invalid("timeout", timeout, "a whole number of seconds from 1")
     folder = paths.output_folder(out)
@@ -71,20 +71,20 @@ def run_notebook(
     with files.alone_in_folder(folder):
         files.check_replaceable(folder)
         files.clear(folder)
-        state = _begun(source, plan, len(original["cells"]))
+        state = _begun(source, parameters, len(original["cells"]))
         with _recorded(state, folder):
-            write_json(folder / files.PARAMS, plan.resolved | {"given": plan.given}, lenient=True)
-            _execute(state, source, folder, plan, timeout, on_line, environment or {}, runs or Runs())
+            write_json(folder / files.PARAMS, parameters.resolved | {"given": parameters.given}, lenient=True)
+            _execute(state, source, folder, parameters, timeout, on_line, environment or {}, runs or Runs())
         return state
 
 
-def _begun(source: Path, plan: Plan, cells: int) -> RunStatus:
+def _begun(source: Path, parameters: ResolvedParameters, cells: int) -> RunStatus:
     """The status of a notebook that begins now; its path is relative to the project's folder where it lies in it."""
     root = paths.root()
     return RunStatus(
         status="running",
         notebook=str(source.relative_to(root) if source.is_relative_to(root) else source),
-        preset=plan.preset,
+        preset=parameters.preset,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         cells=cells,
         versions=files.versions(),
@@ -113,7 +113,7 @@ def _execute(
     state: RunStatus,
     source: Path,
     folder: Path,
-    plan: Plan,
+    parameters: ResolvedParameters,
     timeout: int | None,
     on_line: Callable[[str], None] | None,
     environment: Mapping[str, str],
@@ -133,7 +133,7 @@ def _execute(
     extra = dict(environment) | {OUT.name: str(folder), PROGRESS.name: str(progress)} | waiting
     with KernelGuard() as guard, runs.including(guard), stop_on_signal(runs), _tail(progress, on_line):
         kernels = guard.environment(extra | neutral(guard.folder))
-        job = Job(source, folder / files.NOTEBOOK, plan.inject, kernels, timeout, guard)
+        job = Job(source, folder / files.NOTEBOOK, parameters.inject, kernels, timeout, guard)
         execute(job)
         guard.end()
         nb = nbformat.read(source, as_version=4) if job.nb is None else job.nb

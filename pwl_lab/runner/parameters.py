@@ -72,7 +72,7 @@ ALLOWED = {  # by the type of pydantic's error
 
 
 @dataclass(frozen=True)
-class Plan:
+class ResolvedParameters:
     """What a run will use: `given` by the caller, `inject`ed into the notebook, and everything `resolved`."""
 
     preset: str | None
@@ -211,7 +211,7 @@ def check_value(nb: Mapping[str, Any], name: str, value: Any) -> None:
         settings.checked({name: value})
 
 
-def make_plan(nb: Mapping[str, Any], preset: str | None, params: Mapping[str, Any]) -> Plan:
+def make_plan(nb: Mapping[str, Any], preset: str | None, params: Mapping[str, Any]) -> ResolvedParameters:
     """Check `preset` and `params` against the notebook; what is refused is named, nothing is started.
 
     Only what is given is injected (and the preset, and `interactive` off unless asked for): the parameters cell keeps
@@ -231,7 +231,7 @@ def make_plan(nb: Mapping[str, Any], preset: str | None, params: Mapping[str, An
     literals = {name: value for name, value in defaults.items() if value is not NOT_LITERAL}
     if settings is None:
         given = free
-        return Plan(given.get("preset"), given, quiet | given, literals | quiet | given)
+        return ResolvedParameters(given.get("preset"), given, quiet | given, literals | quiet | given)
     check_literal(defaults | quiet | given)
     asked = (given.get("preset"), literals.get("preset"), settings.model_fields["preset"].default)
     chosen = next(name for name in asked if name is not None)
@@ -239,7 +239,7 @@ def make_plan(nb: Mapping[str, Any], preset: str | None, params: Mapping[str, An
     resolved = literals | settings.load(chosen, **over).model_dump(mode="json") | free
     given = {name: resolved[name] for name in given}
     sent = {name: resolved[name] for name in {"preset": chosen, **quiet, **given} if name in defaults}
-    return Plan(chosen, given, sent, resolved)
+    return ResolvedParameters(chosen, given, sent, resolved)
 
 
 def _check_preset_taken(nb: Mapping[str, Any], preset: str | None) -> None:
