@@ -2,12 +2,12 @@
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 import pwl_lab
 from pwl_lab.support import environment
@@ -18,12 +18,30 @@ if TYPE_CHECKING:  # the runner is imported late, so that --help stays fast
 
 FAILED, REFUSED = 1, 2
 
+
+class Commands(TyperGroup):
+    """The commands. Each of the project's own errors becomes a message and exit code 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was given."""
+        try:
+            return super().invoke(ctx)
+        except PwlLabError as error:
+            typer.echo(f"pwl-lab: {error}", err=True)
+            raise typer.Exit(REFUSED) from None
+
+
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Run and inspect the notebooks."
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Run and inspect the notebooks.",
 )
-data_app = typer.Typer(no_args_is_help=True, help="The data sets.")
+data_app = typer.Typer(no_args_is_help=True, help="The datasets.")
 app.add_typer(data_app, name="data")
 
+Notebook = Annotated[str, typer.Argument(help="a file, a name in notebooks/, or how one begins (04)")]
 Preset = Annotated[str | None, typer.Option(help="smoke, lesson or paper; the notebook's own when not given")]
 Timeout = Annotated[int | None, typer.Option(min=1, metavar="SECONDS", help="the longest that one cell may run")]
 
@@ -36,13 +54,12 @@ def main(version: Annotated[bool, typer.Option("--version", help="Show the versi
 
         typer.echo(f"pwl-lab {installed(pwl_lab.__name__)}")
         raise typer.Exit
-    with _refusing():
-        environment.settled()  # here is where a person typed them
+    environment.settled()  # here is where a person typed them
 
 
 @app.command()
 def run(
-    notebook: Annotated[str, typer.Argument(help="a file, a name in notebooks/, or how one begins (04)")],
+    notebook: Notebook,
     out: Annotated[str, typer.Option(help="the folder for everything that comes out")],
     preset: Preset = None,
     param: Annotated[
@@ -51,11 +68,10 @@ def run(
     timeout: Timeout = None,
 ) -> None:
     """Execute one notebook and say truly how it ended."""
-    with _refusing():
-        from pwl_lab.runner.execute import run_notebook
-        from pwl_lab.runner.parameters import parse_parameters
+    from pwl_lab.runner.execute import run_notebook
+    from pwl_lab.runner.parameters import parse_parameters
 
-        status = run_notebook(notebook, out, preset, parse_parameters(param or ()), timeout, _progress)
+    status = run_notebook(notebook, out, preset, parse_parameters(param or ()), timeout, _progress)
     _report(status)
     typer.echo(f"{out}", err=status.status != "ok")
     if status.status != "ok":
@@ -64,15 +80,14 @@ def run(
 
 @app.command()
 def params(
-    notebook: Annotated[str, typer.Argument(help="a file, a name in notebooks/, or how one begins (04)")],
+    notebook: Notebook,
     preset: Preset = None,
     as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
 ) -> None:
     """List a notebook's parameters with type, default and range."""
-    with _refusing():
-        from pwl_lab.runner.parameters import describe_parameters, read_notebook, resolve_notebook
+    from pwl_lab.runner.parameters import describe_parameters, read_notebook, resolve_notebook
 
-        rows = describe_parameters(read_notebook(resolve_notebook(notebook)), preset)
+    rows = describe_parameters(read_notebook(resolve_notebook(notebook)), preset)
     if as_json:
         typer.echo(json.dumps(rows, indent=2, default=str))
         return
@@ -91,11 +106,10 @@ def series(
     ] = None,
 ) -> None:
     """Execute the series, with an index page over all; a failure does not end it."""
-    with _refusing():
-        from pwl_lab.runner.series import run_series, series_folder
+    from pwl_lab.runner.series import run_series, series_folder
 
-        ended = run_series(preset, name, only or (), timeout, _progress, _report, jobs)
-        typer.echo(series_folder(preset if name is None else name) / "index.html")
+    ended = run_series(preset, name, only or (), timeout, _progress, _report, jobs)
+    typer.echo(series_folder(preset if name is None else name) / "index.html")
     if any(status.status != "ok" for status in ended):
         raise typer.Exit(FAILED)
 
@@ -119,21 +133,20 @@ def batch(
     ] = None,
 ) -> None:
     """Run a notebook over a grid of parameters: what is ok is kept, the rest is run."""
-    with _refusing():
-        from pwl_lab.runner import batch as batches
-        from pwl_lab.runner.machine import default_workers
+    from pwl_lab.runner import batch as batches
+    from pwl_lab.runner.machine import default_workers
 
-        batches.check_workers(workers, scheduler)
-        prepared = batches.prepare(grid, out, only or (), retry_failed, force)
-        many = None if scheduler is not None else workers or default_workers(prepared.plan)
-        if dry_run:
-            typer.echo("\n".join(prepared.lines(many)))
-            return
-        typer.echo(prepared.headline(many), err=True)
-        outcome = batches.run_batch(
-            prepared, workers, scheduler, force, batches.Reporter(len(prepared.todo), _progress), _progress
-        )
-        how = batches.how_it_stands(out)
+    batches.check_workers(workers, scheduler)
+    prepared = batches.prepare(grid, out, only or (), retry_failed, force)
+    many = None if scheduler is not None else workers or default_workers(prepared.plan)
+    if dry_run:
+        typer.echo("\n".join(prepared.lines(many)))
+        return
+    typer.echo(prepared.headline(many), err=True)
+    outcome = batches.run_batch(
+        prepared, workers, scheduler, force, batches.Reporter(len(prepared.todo), _progress), _progress
+    )
+    how = batches.how_it_stands(out)
     if outcome and outcome.stopped_by:
         typer.echo(f"stopped ({outcome.stopped_by}); the same command goes on from here", err=True)
     typer.echo(f"{out}: {how}")
@@ -148,17 +161,16 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="again every few seconds, while the batch is at work")] = False,
 ) -> None:
     """Say how a batch stands."""
-    with _refusing():
-        from pwl_lab.runner.batch import looks
-        from pwl_lab.runner.points import read_states
+    from pwl_lab.runner.batch import looks
+    from pwl_lab.runner.points import read_states
 
-        if as_json:
-            typer.echo(json.dumps([state.as_json() for state in read_states(out)], indent=1))
-            return
-        for lines in looks(out, watch):
-            if watch and sys.stdout.isatty():
-                typer.echo("\x1b[2J\x1b[H", nl=False)  # clear the terminal, begin at its top
-            typer.echo("\n".join(lines))
+    if as_json:
+        typer.echo(json.dumps([state.as_json() for state in read_states(out)], indent=1))
+        return
+    for lines in looks(out, watch):
+        if watch and sys.stdout.isatty():
+            typer.echo("\x1b[2J\x1b[H", nl=False)  # clear the terminal, begin at its top
+        typer.echo("\n".join(lines))
 
 
 @app.command()
@@ -174,12 +186,11 @@ def serve(
         typer.echo(f"{bundle} is at {url} ({throttle}). Ctrl-C ends it.")
         typer.echo(f'Open it with ProgressiveModel.open("{url}").')
 
-    with _refusing():
-        from pwl_lab.loading.server import serve as serve_bundle
-        from pwl_lab.loading.throttle import Throttle
+    from pwl_lab.loading.server import serve as serve_bundle
+    from pwl_lab.loading.throttle import Throttle
 
-        throttle = Throttle(megabytes_per_s, latency_ms / 1000)
-        serve_bundle(bundle, port, throttle, show)
+    throttle = Throttle(megabytes_per_s, latency_ms / 1000)
+    serve_bundle(bundle, port, throttle, show)
 
 
 @app.command()
@@ -188,48 +199,35 @@ def dashboard(
     port: Annotated[int, typer.Option(min=1, max=65535, help="where to listen")] = 8866,
 ) -> None:
     """Show what is stored as a page of its own, to browsers on this machine, until Ctrl-C; nothing is trained."""
-    with _refusing():
-        from pwl_lab.runner.dashboard import serve as serve_dashboard
+    from pwl_lab.runner.dashboard import serve as serve_dashboard
 
-        typer.echo("Open the address (with its token) that stands below 'running at'. Ctrl-C ends it.")
-        serve_dashboard(preset, port)
+    typer.echo("Open the address (with its token) that stands below 'running at'. Ctrl-C ends it.")
+    serve_dashboard(preset, port)
 
 
 @data_app.command(name="list")
 def list_data() -> None:
-    """List the data sets: what they hold and where they come from."""
-    with _refusing():
-        from pwl_lab.tasks.datasets import DATASETS
+    """List the datasets: what they hold and where they come from."""
+    from pwl_lab.tasks.datasets import DATASETS
 
-        rows = [("name", "images", "classes", "train", "validation", "test", "from")]
-        for name, entry in DATASETS.items():
-            channels, height, width = entry.image_shape
-            images = f"{height}x{width} {'grey' if channels == 1 else 'colour'}"
-            sizes = (f"{size:,}" for size in entry.sizes.values())
-            rows.append((name, images, str(len(entry.class_names)), *sizes, entry.source.origin))
+    rows: list[tuple[str, ...]] = [("name", "images", "classes", "train", "validation", "test", "from")]
+    for name, entry in DATASETS.items():
+        channels, height, width = entry.image_shape
+        images = f"{height}x{width} {'grey' if channels == 1 else 'colour'}"
+        sizes = (f"{size:,}" for size in entry.sizes.values())
+        rows.append((name, images, str(len(entry.class_names)), *sizes, entry.source.origin))
     _table(rows)
 
 
 @data_app.command()
 def fetch(
-    name: Annotated[str, typer.Argument(help="which data set")],
+    name: Annotated[str, typer.Argument(help="which dataset")],
     folder: Annotated[Path | None, typer.Option(help="a folder that has the files, or their archive, already")] = None,
 ) -> None:
-    """Make a data set available (download it where it is not), check its files, and say where they lie."""
-    with _refusing():
-        from pwl_lab.tasks.datasets import fetch as fetch_images
+    """Make a dataset available (download it where it is not), check its files, and say where they lie."""
+    from pwl_lab.tasks.datasets import fetch as fetch_images
 
-        typer.echo(fetch_images(name, folder=folder))
-
-
-@contextmanager
-def _refusing() -> Iterator[None]:
-    """Turn the project's own errors into a message and exit code 2."""
-    try:
-        yield
-    except PwlLabError as error:
-        typer.echo(f"pwl-lab: {error}", err=True)
-        raise typer.Exit(REFUSED) from None
+    typer.echo(fetch_images(name, folder=folder))
 
 
 def _table(lines: Sequence[Sequence[str]]) -> None:
@@ -256,8 +254,8 @@ def _report(status: "RunStatus") -> None:
     if status.status == "ok":
         typer.echo(f"ok: {status.notebook} in {status.seconds:.0f} s")
         return
-    place = "" if status.cell is None else f", cell {status.cell}"
-    typer.echo(f"{status.status}: {status.notebook}{place}", err=True)
+    where = "" if status.cell is None else f", cell {status.cell}"
+    typer.echo(f"{status.status}: {status.notebook}{where}", err=True)
     if status.cell_source:
         typer.echo("    " + status.cell_source.replace("\n", "\n    "), err=True)
     if status.error:

@@ -28,9 +28,10 @@ from pwl_lab.loading.weightless import (
     weightless,
 )
 from pwl_lab.models.blocknet import BlockNet, ModelConfig
+from pwl_lab.support import paths
 from pwl_lab.support.config import Frozen
 from pwl_lab.support.errors import InvalidValueError, MissingDataError, invalid
-from pwl_lab.support.files import file_sha256, is_file, local_folder, new_folder, readable
+from pwl_lab.support.files import file_sha256, is_file, new_folder, readable
 from pwl_lab.swap.swapnet import Converters, SwapNet
 from pwl_lab.tasks.base import Task, normalisation_of
 
@@ -316,24 +317,22 @@ def write_bundle(
 
 def _check_replaceable(folder: Path) -> Path:
     """The folder that a bundle is written to. Raises InvalidValueError unless it is new, empty, or a bundle and no more."""
-    whole = local_folder("folder", folder, "copy the bundle to an address once it is written")
-    if whole.resolve() == Path.cwd() or not _is_replaceable(whole):
+    whole = paths.local_folder(folder, "folder", "copy the bundle to an address once it is written")
+    names = paths.names_in(whole, "folder")
+    if whole.resolve() == Path.cwd() or (names and not _is_bundle(whole, names)):
         raise invalid("folder", str(folder), "a folder that is new, empty, or an earlier bundle and nothing else")
     return whole
 
 
-def _is_replaceable(folder: Path) -> bool:
-    """Whether there is no such folder, or nothing in it but a bundle's own files."""
+def _is_bundle(folder: Path, names: set[str]) -> bool:
+    """Whether the folder, which holds `names`, has nothing in it but a bundle's own files."""
+    if INDEX not in names:
+        return False
     try:
-        names = {path.name for path in folder.iterdir()}
-        if not names:
-            return True
-        index = read_index((folder / INDEX).read_bytes(), str(folder)) if INDEX in names else None
-    except FileNotFoundError:
-        return True
+        index = read_index((folder / INDEX).read_bytes(), str(folder))
     except (BundleError, OSError):
         return False
-    return index is not None and names <= {INDEX, *(shard.file for shard in index.shards)}
+    return names <= {INDEX, *(shard.file for shard in index.shards)}
 
 
 def _write_shards(net: SwapNet, folder: Path, int8: bool) -> list[Shard]:

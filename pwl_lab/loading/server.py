@@ -22,7 +22,7 @@ from tornado.web import Application, HTTPError, StaticFileHandler
 from pwl_lab.loading.sources import INDEX, MOST_INDEX_BYTES, Closing, FolderSource, SourceError, check_name, is_inside
 from pwl_lab.loading.throttle import Link, Throttle
 from pwl_lab.support.errors import InvalidValueError, MissingDataError, invalid
-from pwl_lab.support.files import local_folder
+from pwl_lab.support.paths import local_folder
 
 LOOPBACK = "127.0.0.1"
 OWN_NAMES = (LOOPBACK, "localhost")  # any other Host came by way of a name that someone made point here (DNS rebinding)
@@ -51,7 +51,7 @@ class BundleServer(Closing):
         Raises MissingDataError if there is no such folder or no index.json in it, InvalidValueError if the index cannot be
         read or names what is not a plain file in the folder, or the port is not to be had.
         """
-        folder = local_folder("bundle", folder, "a bundle at an address is opened from there")
+        folder = local_folder(folder, "bundle", "a bundle at an address is opened from there")
         names, link, self._guests = frozenset(served_files(folder)), Link(throttle or Throttle()), _Guests()
         arguments = {"path": str(folder.resolve()), "names": names, "link": link, "guests": self._guests}
         self._application = Application([("(.*)", _BundleHandler, arguments)], log_function=lambda handler: None)

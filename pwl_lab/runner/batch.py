@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,9 @@ from pwl_lab.runner.holding import alone_in, holder
 from pwl_lab.runner.location import POINTS, Place, PlaceError, place_at
 from pwl_lab.runner.points import Found, PointState, check_own, look, read_states, to_do, write_batch
 from pwl_lab.runner.status import STATUS, RunStatus
-from pwl_lab.support.errors import InvalidValueError, invalid
+from pwl_lab.support import paths, processes
+from pwl_lab.support.errors import InvalidValueError, PwlLabError, invalid
+from pwl_lab.support.progress import Progress
 
 if TYPE_CHECKING:
     from pwl_lab.runner.dask import Outcome
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 MOST_LINES = 60
 DASK = ".dask"
+ENDED_BADLY = ("failed", "timeout")  # by itself, not because it was stopped
 
 
 @dataclass(frozen=True)
@@ -222,3 +225,25 @@ def looks(out: Path | str, watch: bool) -> Iterator[list[str]]:
         while watch and holder(place):
             time.sleep(place.look_s)
             yield status_lines(place)
+
+
+def example_batch() -> Path:
+    """The folder of the example batch (`presets/grids/example.yaml`), run now as far as it has not been.
+
+    A point that has failed is not tried again: one of them always does. Raises PwlLabError where the batch was stopped.
+    """
+    folder = paths.example_batch()
+    prepared = prepare(paths.grids() / "example.yaml", folder)
+    ended = {name for name, found in prepared.found.items() if found.status and found.status.status in ENDED_BADLY}
+    prepared = replace(prepared, todo=[point for point in prepared.todo if point.hash not in ended])
+    with Progress("example batch", len(prepared.todo), "point") as bar:
+        outcome = run_batch(
+            prepared,
+            workers=min(processes.n_workers(), processes.n_cores()),
+            on_end=lambda point, status, at_once: bar.advance(1, seconds=status.seconds),
+        )
+    if outcome and outcome.stopped_by:
+        raise PwlLabError(
+            f"the example batch was stopped ({outcome.stopped_by}); run the cell again: it goes on from there"
+        )
+    return folder

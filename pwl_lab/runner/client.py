@@ -13,8 +13,9 @@ import papermill
 import zmq
 import zmq.asyncio
 from ipykernel.kernelspec import get_kernel_dict
-from jupyter_client import AsyncKernelClient, AsyncKernelManager
+from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbclient.output_widget import OutputWidget
 from nbclient.util import run_sync
@@ -26,7 +27,8 @@ from papermill.exceptions import PapermillExecutionError
 from papermill.execute import remove_error_markers
 
 from pwl_lab.runner.kernel import KernelGuard
-from pwl_lab.runner.status import RunError, plain
+from pwl_lab.runner.status import Ending, RunError
+from pwl_lab.runner.verdict import WidgetError, error_of, expects_errors, is_clean_exit
 from pwl_lab.support.errors import PwlLabError
 
 ENGINE = "pwl_lab"
@@ -46,15 +48,6 @@ class LostMessagesError(PwlLabError):
 
 
 @dataclass
-class WidgetError:
-    """An exception that was shown inside an Output widget while the cell `cell` ran."""
-
-    model_id: str
-    cell: int
-    error: RunError
-
-
-@dataclass
 class Job:
     """One execution: what it needs, and what the client noted about it."""
 
@@ -65,12 +58,12 @@ class Job:
     timeout: int | None
     guard: KernelGuard
     nb: NotebookNode | None = None
-    status: str = "ok"
+    status: Ending = "ok"
     cell: int | None = None
     error: RunError | None = None
     widget_errors: list[WidgetError] = field(default_factory=list)
 
-    def ended(self, status: str, error: RunError) -> None:
+    def ended(self, status: Ending, error: RunError) -> None:
         """Note how the execution ended."""
         self.status, self.error = status, error
 
@@ -112,12 +105,12 @@ class GuardedOutputWidget(OutputWidget):
     def output(self, outs: list[NotebookNode], msg: dict[str, Any], display_id: str | None, cell_index: int) -> None:
         """Take an output; note an error here, since the next callback may clear it from the widget."""
         super().output(outs, msg, display_id, cell_index)
-        if msg["msg_type"] == "error" and not _expects_errors(self.executor.nb.cells[cell_index]):
+        if msg["msg_type"] == "error" and not expects_errors(self.executor.nb.cells[cell_index]):
             error = error_of(msg["content"])
-            self.executor.job.widget_errors.append(WidgetError(self.comm_id, cell_index, error))
+            self.executor.job.widget_errors.append(WidgetError(self.comm_id, error, cell_index))
 
 
-class LabClient(PapermillNotebookClient):
+class LabClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill has no types
     """Executes the cells and notes in `job` what really happened."""
 
     def __init__(self, nb_man: Any, job: Job, **kw: Any) -> None:
@@ -129,7 +122,7 @@ class LabClient(PapermillNotebookClient):
 
     def create_kernel_manager(self) -> AsyncKernelManager:
         """A manager whose kernel talks over unix sockets: parallel runs race for TCP ports."""
-        manager = super().create_kernel_manager()
+        manager: AsyncKernelManager = super().create_kernel_manager()
         manager.connection_file = str(self.job.guard.folder / "kernel.json")
         if hasattr(asyncio, "start_unix_server"):
             manager.transport = "ipc"
@@ -141,7 +134,7 @@ class LabClient(PapermillNotebookClient):
         super().start_new_kernel(**kwargs)
         self.job.guard.started(self.km.provisioner.process)
 
-    def execute(self, **kwargs: Any) -> NotebookNode:
+    def execute(self, **kwargs: Any) -> None:
         """Run all cells. Widget state is kept on every kind of end: errors hide in it."""
         self.reset_execution_trackers()
         self.nb.metadata.pop("widgets", None)  # of an earlier run: its errors are not this one's
@@ -153,7 +146,6 @@ class LabClient(PapermillNotebookClient):
             finally:
                 self.set_widgets_metadata()
                 self._say_goodbye()
-        return self.nb
 
     def papermill_execute_cells(self) -> None:
         """Run the cells up to the first that fails; unlike papermill's own loop, a timeout and a death count too."""
@@ -173,13 +165,14 @@ class LabClient(PapermillNotebookClient):
     def process_message(self, msg: dict[str, Any], cell: NotebookNode, cell_index: int) -> NotebookNode | None:
         """Take in one message of the running cell."""
         self.heard += 1
-        return super().process_message(msg, cell, cell_index)
+        output: NotebookNode | None = super().process_message(msg, cell, cell_index)
+        return output
 
     def output(self, outs: list[NotebookNode], *args: Any) -> NotebookNode | None:
         """Append an output; text that goes on where the last one stopped is joined to it, as Jupyter does."""
         before = len(outs)
         try:
-            out = super().output(outs, *args)
+            out: NotebookNode | None = super().output(outs, *args)
         except ValidationError as error:
             text = f"An output was left out, since no notebook can hold it: {error.message}\n"
             out = new_output("stream", name="stderr", text=text)
@@ -208,12 +201,12 @@ class LabClient(PapermillNotebookClient):
         DeadKernelError and LostMessagesError.
         """
         reply = asyncio.ensure_future(self._reply_to(msg_id))
-        both = {reply, task_poll_output_msg}
+        both: set[asyncio.Future[Any]] = {reply, task_poll_output_msg}
         try:
             done, _ = await asyncio.wait(both, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             if not done:
                 await self._async_check_alive()
-                raise CellTimeoutError.error_from_timeout_and_cell("Cell execution timed out", timeout, cell)
+                raise CellTimeoutError.error_from_timeout_and_cell("Cell execution timed out", timeout or 0, cell)
             await self._rest(both)
             task_poll_output_msg.result()
             return reply.result()
@@ -224,11 +217,11 @@ class LabClient(PapermillNotebookClient):
     async def _reply_to(self, msg_id: str) -> dict[str, Any]:
         """The kernel's reply to this request."""
         while True:
-            msg = await self.kc.shell_channel.get_msg(timeout=None)
+            msg: dict[str, Any] = await self.kc.shell_channel.get_msg(timeout=None)
             if msg["parent_header"].get("msg_id") == msg_id:
                 return msg
 
-    async def _rest(self, both: set[asyncio.Future]) -> None:
+    async def _rest(self, both: set[asyncio.Future[Any]]) -> None:
         """Wait until both are done. Raises LostMessagesError after a silence of QUIET_S, counted in looks: this process
         may have been stopped meanwhile, and then finds all of the messages at once."""
         quiet, heard = 0, self.heard
@@ -257,22 +250,22 @@ class LabClient(PapermillNotebookClient):
 
     def _note(self, cell: NotebookNode, error: Exception) -> None:
         """Turn the exception into a status."""
-        if isinstance(error, LostMessagesError):
-            self.job.ended("failed", RunError(name="LostMessagesError", message=str(error)))
-        elif isinstance(error, CellTimeoutError):
+        if isinstance(error, CellTimeoutError):
             text = f"the cell ran longer than {self.timeout} s"
             self.job.ended("timeout", RunError(name="CellTimeoutError", message=text))
         elif isinstance(error, DeadKernelError):
             self.job.ended("killed", RunError(name="DeadKernelError", message=self.job.guard.exit_words()))
-        elif error.ename == "SystemExit" and error.evalue in ("", "0"):
-            self.job.cell = None  # sys.exit(0) is a notebook's own way to end early, to papermill too
+        elif not isinstance(error, CellExecutionError):
+            self.job.ended("failed", RunError(name=type(error).__name__, message=str(error)))
+        elif is_clean_exit(error.ename, error.evalue):
+            self.job.cell = None  # to papermill, too, this is no failure
         else:
             shown = [output for output in cell.outputs if output.output_type == "error"]
-            fallback = RunError(name=error.ename, message=error.evalue, traceback=plain(error.traceback))
-            self.job.ended("failed", error_of(shown[-1]) if shown else fallback)
+            content = {"ename": error.ename, "evalue": error.evalue, "traceback": [error.traceback]}
+            self.job.ended("failed", error_of(shown[-1] if shown else content))
 
 
-class LabEngine(NBClientEngine):
+class LabEngine(NBClientEngine):  # type: ignore[misc]  # papermill has no types
     """The papermill engine around LabClient."""
 
     @classmethod
@@ -286,7 +279,7 @@ class LabEngine(NBClientEngine):
             kernel_manager_class=LocalKernelManager,
             timeout=job.timeout,
             startup_timeout=START_S,
-            log=_quiet_log(),
+            log=logging.getLogger("pwl_lab.runner"),
         )
         client.execute(cwd=str(job.source.parent), env=job.environment)
 
@@ -315,25 +308,6 @@ def execute(job: Job) -> None:
         job.ended("killed", RunError(name=job.guard.stopped_by, message="the run was stopped from outside"))
 
 
-def error_of(output: dict[str, Any]) -> RunError:
-    """The content of an error output as a RunError."""
-    trace = plain("\n".join(output.get("traceback", [])))
-    return RunError(name=output.get("ename", "Error"), message=output.get("evalue", ""), traceback=trace)
-
-
-def _expects_errors(cell: NotebookNode) -> bool:
-    """Whether the cell's author tagged it as one that raises."""
-    return "raises-exception" in cell.metadata.get("tags", [])
-
-
 def _braces(path: Path) -> str:
     """The path as papermill wants it: it formats paths, so a brace in one must be doubled."""
     return str(path).replace("{", "{{").replace("}", "}}")
-
-
-def _quiet_log() -> logging.Logger:
-    """A logger that says nothing unless somebody listens: what matters stands in the status."""
-    log = logging.getLogger("pwl_lab.runner")
-    if not log.handlers:
-        log.addHandler(logging.NullHandler())
-    return log

@@ -6,22 +6,20 @@ anything: the template leaves out what Voila's own takes from a CDN, and the bro
 
 import asyncio
 import os
-import shutil
 import socket
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pwl_lab.runner.kernel import neutral
-from pwl_lab.runner.own_folder import LOCK, lock_folder, sweep
+from pwl_lab.runner.kernel import environment_of_kernels, neutral
 from pwl_lab.runner.parameters import make_plan, read_notebook, resolve_notebook
 from pwl_lab.support import paths
-from pwl_lab.support.environment import ONLY_STORED, settled
+from pwl_lab.support.environment import ONLY_STORED
 from pwl_lab.support.errors import invalid
-from pwl_lab.support.files import write_json
+from pwl_lab.support.files import work_folder, write_json
 
 NOTEBOOK = "dashboard"
-OWN_NAMES = ("voila.json", f"{NOTEBOOK}.ipynb", "ipython", "matplotlibrc", LOCK)
 TEMPLATES = Path(__file__).parent / "templates"
 CELL_S = 300  # a cell that takes longer ends with an error; Voila alone would wait for ever
 IDLE_S = 300  # after so long without a page its kernel is ended
@@ -62,8 +60,9 @@ def configuration(port: int) -> dict[str, dict[str, Any]]:
     return options
 
 
-def prepare(preset: str | None = None, port: int = 8866) -> Path:
-    """Write notebook and configuration into a folder of this server's own, which is returned.
+@contextmanager
+def prepared(preset: str | None = None, port: int = 8866) -> Iterator[Path]:
+    """Inside, a folder of this server's own, with the notebook and the configuration.
 
     Voila reads the notebook anew for every page: servers that shared it would change each other's. The token is
     JUPYTER_TOKEN where that is set, else a new one, which Voila shows with the address. Raises UnknownNameError for a
@@ -75,21 +74,18 @@ def prepare(preset: str | None = None, port: int = 8866) -> Path:
     make_plan(read_notebook(source), preset, {})
     nb = nbformat.read(source, as_version=4)
     if preset is not None:
-        place = next(i for i, cell in enumerate(nb.cells) if "parameters" in cell.metadata.get("tags", []))
-        nb.cells.insert(place + 1, nbformat.v4.new_code_cell(f"# Parameters\npreset = {preset!r}"))
-    paths.scratch().mkdir(parents=True, exist_ok=True)
-    sweep(paths.scratch(), f"{NOTEBOOK}-", OWN_NAMES)
-    folder = Path(tempfile.mkdtemp(prefix=f"{NOTEBOOK}-", dir=paths.scratch()))
-    write_json(folder / "voila.json", configuration(port))
-    nbformat.write(nb, folder / source.name)
-    return folder
+        cell = next(i for i, cell in enumerate(nb.cells) if "parameters" in cell.metadata.get("tags", []))
+        nb.cells.insert(cell + 1, nbformat.v4.new_code_cell(f"# Parameters\npreset = {preset!r}"))
+    with work_folder(paths.scratch() / NOTEBOOK, 0o700) as folder:
+        write_json(folder / "voila.json", configuration(port))
+        nbformat.write(nb, folder / source.name)
+        yield folder
 
 
 def environment() -> dict[str, str]:
     """That of this process, with the template's folder and the word that nothing may be made."""
-    own = {name: value for name, value in settled().items() if name != "MPLBACKEND"}
     folders = os.pathsep.join(filter(None, (str(TEMPLATES), os.environ.get("JUPYTER_PATH"))))
-    return own | {"JUPYTER_PATH": folders, ONLY_STORED.name: "1"}
+    return environment_of_kernels() | {"JUPYTER_PATH": folders, ONLY_STORED.name: "1"}
 
 
 def serve(preset: str | None = None, port: int = 8866) -> None:
@@ -100,15 +96,10 @@ def serve(preset: str | None = None, port: int = 8866) -> None:
     from voila.app import Voila
 
     refuse_taken(port)
-    folder = prepare(preset, port)
-    release = lock_folder(folder)  # it is in use
-    os.environ.pop("MPLBACKEND", None)  # that of this process is not that of a notebook
-    os.environ.update(environment() | neutral(folder))
-    try:
+    with prepared(preset, port) as folder:
+        os.environ.pop("MPLBACKEND", None)
+        os.environ.update(environment() | neutral(folder))
         Voila.launch_instance([str(folder / f"{NOTEBOOK}.ipynb"), f"--Voila.config_file_paths={folder}"])
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        release()
 
 
 def refuse_taken(port: int) -> None:

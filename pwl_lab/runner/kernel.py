@@ -1,28 +1,25 @@
 """Everything that a run starts, in one hand: the kernel, its children, its sockets; ended whatever happens."""
 
 import os
-import shutil
 import signal
 import subprocess
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
 import psutil
 
-from pwl_lab.runner.own_folder import LOCK, lock_folder, sweep
 from pwl_lab.support import environment
+from pwl_lab.support.files import work_folder
 
 MARK = environment.RUN_MARK.name
-LONGEST_SOCKET_FOLDER = 80  # a unix socket's path may have about 100 bytes, the names in the folder need 20
+LONGEST_TEMPORARY = 58  # a unix socket's path may have about 100 bytes; below this folder it needs 45
 REAP_S = 5.0
-PREFIX = "pwl-"
-OWN_NAMES = ("kernel.json", "socket-", "ipython", "matplotlibrc", LOCK)
 # The shell reads until the pipe's only other end, held by the runner, is closed by the runner's death. Then it does what
 # KernelGuard.end would have done: the kernel's process group, children that left the group (Linux), the socket folder.
 WATCHDOG = """
@@ -45,11 +42,11 @@ class KernelGuard:
     def __init__(self) -> None:
         """Nothing runs yet; only the folder for the sockets exists."""
         self.mark = uuid.uuid4().hex
-        self.folder = _socket_folder()
-        self._release: Callable[[], None] | None = lock_folder(self.folder)  # that says it is in use
+        self._at_end = ExitStack()
+        self.folder = self._at_end.enter_context(work_folder(_temporary() / "kernel", 0o700))
         self.stopped_by: str | None = None
-        self._process: subprocess.Popen | None = None
-        self._watchdog: subprocess.Popen | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._watchdog: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         """The guard itself."""
@@ -63,12 +60,11 @@ class KernelGuard:
 
     def environment(self, extra: Mapping[str, str]) -> dict[str, str]:
         """The kernel's environment: this process's own, `extra`, and the mark that its children inherit."""
-        # A backend chosen for this process (Agg in a test run) would leave the notebook without its figures.
-        own = {name: value for name, value in environment.settled().items() if name != "MPLBACKEND"}
+        own = environment_of_kernels()
         # A notebook may run others (a batch of them): those carry its mark, too, and end with it.
         return own | dict(extra) | {MARK: ",".join(filter(None, [own.get(MARK), self.mark]))}
 
-    def started(self, process: subprocess.Popen) -> None:
+    def started(self, process: subprocess.Popen[bytes]) -> None:
         """Take over the kernel's process, the leader of its own group."""
         self._process = process
         if os.name == "posix":
@@ -111,10 +107,7 @@ class KernelGuard:
         self._kill_marked()
         self.wait(REAP_S)
         self._process = self._watchdog = None  # their numbers may soon be somebody else's
-        shutil.rmtree(self.folder, ignore_errors=True)
-        if self._release:
-            self._release()
-            self._release = None
+        self._at_end.close()
 
     def _kill_group(self) -> None:
         """Kill the kernel and every child that stayed in its process group."""
@@ -138,6 +131,11 @@ class KernelGuard:
             if not found:
                 return
             psutil.wait_procs(found, timeout=0.2)
+
+
+def environment_of_kernels() -> dict[str, str]:
+    """This process's environment without its backend of matplotlib: Agg, say, would leave a notebook without its figures."""
+    return {name: value for name, value in environment.settled().items() if name != "MPLBACKEND"}
 
 
 def neutral(folder: Path) -> dict[str, str]:
@@ -202,18 +200,16 @@ def stop_on_signal(runs: Runs) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _socket_folder() -> Path:
-    """A new private folder whose path is short enough for unix sockets."""
-    place = tempfile.gettempdir()
-    if os.name == "posix" and len(os.fsencode(place)) > LONGEST_SOCKET_FOLDER:
-        place = "/tmp"  # mkdtemp makes a folder there that only this user can enter
-    sweep(Path(place), PREFIX, OWN_NAMES)
-    return Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
+def _temporary() -> Path:
+    """The folder of temporary files, or /tmp where its path is too long for unix sockets."""
+    folder = tempfile.gettempdir()
+    too_long = os.name == "posix" and len(os.fsencode(folder)) > LONGEST_TEMPORARY
+    return Path("/tmp" if too_long else folder)
 
 
 def _environment_of(process: psutil.Process) -> dict[str, str]:
     """A process's environment, empty where it is gone or not ours to read."""
     try:
-        return process.environ()
+        return dict(process.environ())
     except (psutil.Error, OSError):
         return {}

@@ -18,10 +18,10 @@ from ipykernel.kernelapp import IPKernelApp
 class KernelApp(IPKernelApp):
     """A kernel whose outputs wait for a client that is behind, however many they are."""
 
-    def init_iopub(self, context: zmq.Context) -> None:
+    def init_iopub(self, context: zmq.Context[Any]) -> None:
         """Open the channel of outputs without a high-water mark: beyond it (1,000 messages) ZeroMQ drops them silently."""
         context.sndhwm = 0
-        super().init_iopub(context)
+        super().init_iopub(context)  # type: ignore[no-untyped-call]  # ipykernel has no types for it
 
     def load_config_file(self, *_: Any, **__: Any) -> None:
         """Read no configuration: that of the user, or of the machine, may change what a notebook shows."""

@@ -10,11 +10,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pwl_lab.runner.own_folder import check_name, folder_at, no_folder
 from pwl_lab.runner.status import FILES, STATUS
 from pwl_lab.support import paths
 from pwl_lab.support.errors import PwlLabError, invalid
 from pwl_lab.support.files import write_text
+from pwl_lab.support.paths import check_path, local_folder, no_folder
 from pwl_lab.support.retries import Retry, patiently
 from pwl_lab.support.storages import LOCAL_SCHEMES, PASSWORD, open_storage, scheme_of, shown, whole
 
@@ -343,11 +343,11 @@ def place_at(out: "str | Path | Place", patient: bool = True) -> Place:
     """The place that `out` means, a `StoragePlace` where it is an address. Raises what that raises."""
     if isinstance(out, Place):
         return out
-    check_name(out, "the path of a folder, or an address as s3://bucket/prefix; . is the current one")
+    check_path(out, allowed="the path of a folder, or an address as s3://bucket/prefix; . is the current one")
     if not is_address(out):
-        return FolderPlace(folder_at(out))
+        return FolderPlace(local_folder(out))
     scheme, _, rest = whole("out", str(out)).partition("://")
-    return FolderPlace(folder_at(rest)) if scheme in LOCAL_SCHEMES else StoragePlace(str(out), patient)
+    return FolderPlace(local_folder(rest)) if scheme in LOCAL_SCHEMES else StoragePlace(str(out), patient)
 
 
 # Under what names the storages that fsspec knows tell a file's tag, or when it was written.

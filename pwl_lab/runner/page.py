@@ -27,51 +27,10 @@ from pwl_lab.runner.status import PAGE, RunStatus
 from pwl_lab.runner.verdict import VIEW, reachable, views, widget_models
 from pwl_lab.support.files import write_text
 
-TEMPLATE = """
-{%- extends 'index.html.j2' -%}
-{%- block html_head_js -%}{%- endblock -%}
-{%- block jupyter_widgets -%}{%- endblock -%}
-{%- block html_head_js_mathjax -%}{%- endblock -%}
-{%- block html_head_js_mermaidjs -%}{%- endblock -%}
-{%- block extra_css -%}<style>{{ resources.own_css }}</style>{%- endblock -%}
-{%- block body_header -%}{{ super() }}{{ resources.banner }}{%- endblock -%}
-{%- block data_latex scoped -%}
-<div class="jp-RenderedLatex jp-OutputArea-output">{{ output.data['text/latex'] | latex_output }}</div>
-{%- endblock -%}
-"""
-
-CSS = """
-body.jp-Notebook { --jp-content-font-size1: 16px; --jp-code-font-size: 14px; --jp-ui-font-size1: 14px;
-  --jp-cell-prompt-width: 76px; max-width: 72rem; margin: 0 auto; padding: 1rem; }
-.jp-RenderedMarkdown > :is(p, ul, ol) { max-width: 58rem; }
-.jp-RenderedImage img, .jp-RenderedSVG img { max-width: 100%; height: auto; }
-.jp-OutputArea-output { overflow-x: auto; }
-body.jp-Notebook :is(.jp-InputArea, .jp-InputArea-editor) { overflow-x: auto; min-width: 0; }
-.jp-RenderedHTMLCommon.jp-RenderedHTMLCommon :is(tbody th, thead th:first-child, th.index_name) { text-align: left; }
-@media (min-width: 901px) { .jp-RenderedHTMLCommon tbody th { white-space: nowrap; } }
-math[display="block"] { margin: 0.6em 0; padding: 0.4em 0; overflow-x: auto; overflow-y: hidden; }
-@media (max-width: 1150px) {
-  body.jp-Notebook { --jp-code-font-size: 13px; }
-  body.jp-Notebook :is(.jp-InputPrompt, .jp-OutputPrompt) { display: none; }
-}
-@media print, (max-width: 900px) { body.jp-Notebook .jp-InputArea { display: block; }
-  body.jp-Notebook .jp-InputArea-editor pre { white-space: pre-wrap; overflow-wrap: anywhere; } }
-.run-banner { border-left: 0.4rem solid #b3261e; background: #fdf0ef; color: #410e0b; padding: 0.6rem 1rem;
-  font: 1rem/1.5 system-ui, sans-serif; }
-.run-banner a { color: inherit; }
-.widget-note { color: #555; font-style: italic; margin: 0.3rem 0; }
-.fa::before { font-style: normal; }
-.fa-minus::before { content: "\\2212"; } .fa-plus::before { content: "+"; }
-.fa-play::before { content: "\\25B6"; } .fa-pause::before { content: "\\275A\\275A"; }
-.fa-step-backward::before { content: "\\276E"; } .fa-step-forward::before { content: "\\276F"; }
-.fa-fast-backward::before { content: "\\AB"; } .fa-fast-forward::before { content: "\\BB"; }
-.fa-flip-horizontal { display: inline-block; transform: scaleX(-1); }
-"""
-
 NOTE = '<p class="widget-note">{} could not be shown here; the executed notebook has it.</p>'
 
 # Scripts and styles that an output brings along from elsewhere (matplotlib's player asks a network for its icons, for
-# which the rules above stand in).
+# which the rules in the template stand in).
 _REMOTE_SCRIPT = re.compile(r"<script\b[^>]*\bsrc\s*=\s*[\"']?(?:https?:)?//[^>]*>.*?</script>", re.I | re.S)
 _REMOTE_LINK = re.compile(r"<link\b[^>]*\bhref\s*=\s*[\"']?(?:https?:)?//[^>]*>", re.I)
 _DOLLARS = re.compile(r"^\s*(\$\$|\$|\\\[|\\\()(.*?)(\$\$|\$|\\\]|\\\))\s*$", re.S)
@@ -86,7 +45,8 @@ def write_page(nb: NotebookNode, target: Path, status: RunStatus, folder: Path) 
     """
     try:
         name = heading_of(nb) or Path(status.notebook).stem
-        resources = {"metadata": {"name": name, "path": str(folder)}, "own_css": CSS, "banner": _banner(nb, status)}
+        failed_at = None if status.cell is None else nb.cells[status.cell].get("id", "")
+        resources = {"metadata": {"name": name, "path": str(folder)}, "run": status, "failed_at": failed_at}
         plain = without_widgets(nb)
         try:
             page, said = _html(plain, resources), None
@@ -102,7 +62,13 @@ def write_page(nb: NotebookNode, target: Path, status: RunStatus, folder: Path) 
 
 def _html(nb: NotebookNode, resources: Mapping[str, Any]) -> str:
     """The page of a notebook without widgets."""
-    exporter = PageExporter(raw_template=TEMPLATE, embed_images=True, log=_quiet_log())
+    template = (Path(__file__).parent / "templates" / "page.html.j2").read_text(encoding="utf-8")
+    exporter = PageExporter(  # type: ignore[no-untyped-call]  # nbconvert has no types for it
+        raw_template=template,
+        embed_images=True,
+        filters={"latex_output": latex_output},
+        log=logging.getLogger("pwl_lab.runner"),
+    )
     with _ONE_PAGE, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # nbconvert warns of outputs that have no HTML form
         page, _ = exporter.from_notebook_node(nb, copy.deepcopy(dict(resources)))
@@ -154,11 +120,6 @@ def _words(error: Exception) -> str:
 
 class PageExporter(HTMLExporter):
     """nbconvert's HTML with formulas as MathML."""
-
-    def default_filters(self) -> Any:
-        """nbconvert's filters and the one for LaTeX outputs."""
-        yield from super().default_filters()
-        yield "latex_output", latex_output
 
     @jinja2.pass_context
     def markdown2html(self, context: jinja2.runtime.Context, source: str) -> str:
@@ -231,23 +192,3 @@ def _without_widget(nb: NotebookNode, output: NotebookNode) -> list[NotebookNode
         # An output that displays another widget is reached through that widget.
         parts += [NotebookNode(part) for part in copy.deepcopy(list(shown)) if VIEW not in part.get("data", {})]
     return parts
-
-
-def _banner(nb: NotebookNode, status: RunStatus) -> str:
-    """What a reader must know before reading: that the notebook did not end well, and where."""
-    if status.status == "ok" or status.error is None:
-        return ""
-    place = ""
-    if status.cell is not None:
-        anchor = html.escape(nb.cells[status.cell].get("id", ""))
-        place = f' at <a href="#cell-id={anchor}">cell {status.cell}</a>'
-    text = html.escape(f"{status.error.name}: {status.error.message}")
-    return f'<div class="run-banner" role="alert"><strong>{status.status}</strong>{place}. {text}</div>'
-
-
-def _quiet_log() -> logging.Logger:
-    """A logger for nbconvert's remarks, which concern nobody in batch."""
-    log = logging.getLogger("pwl_lab.runner")
-    if not log.handlers:
-        log.addHandler(logging.NullHandler())
-    return log

@@ -2,12 +2,14 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, StrictBool, StrictInt, ValidationError
 
 from pwl_lab.study.settings import SETTINGS
 from pwl_lab.support import paths
@@ -16,71 +18,61 @@ from pwl_lab.support.errors import InvalidValueError, invalid, unknown
 from pwl_lab.support.parameters_cell import NOT_LITERAL, check_literal, values_in
 from pwl_lab.support.yaml12 import read_yaml
 
-Check = Callable[[Any], bool]
-
-
-def _is(*kinds: type) -> Check:
-    return lambda value: isinstance(value, kinds)
-
-
-def _listing(kind: type) -> Check:
-    return lambda value: isinstance(value, list) and all(isinstance(each, kind) for each in value)
-
-
-MAPPING, TEXT, TEXTS = (_is(dict), "a mapping"), (_is(str), "a text"), (_listing(str), "a list of texts")
-YES_OR_NO = (_is(bool), "true or false")
-# What each part has to be where it is there at all; those of `pwl_lab` may be null, which says nothing either.
-NOTEBOOK = dict.fromkeys(("pwl_lab", "kernelspec", "language_info", "papermill", "jupytext"), MAPPING)
-OURS = {"settings": TEXT, "metrics": YES_OR_NO, "side_by_side": YES_OR_NO}
-CELL = {
-    "cell_type": (lambda value: value in ("code", "markdown", "raw"), "code, markdown or raw"),
-    "outputs": (_listing(dict), "a list of mappings"),
-    "attachments": (
-        lambda value: isinstance(value, dict) and _listing(dict)([*value.values()]),
-        "a mapping of mappings",
-    ),
-    "id": TEXT,
-}
-CELL_METADATA = {"tags": TEXTS, "papermill": MAPPING, "execution": MAPPING}
-
-
-def check_shape(nb: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The notebook. Raises InvalidValueError, naming the part, where one of it is not what Jupyter's format asks."""
-    for part, value, allowed in _wrong(nb):
-        raise invalid(f"{path.name}: {part}", value, allowed)
-    return nb
-
-
-def _wrong(nb: dict[str, Any]) -> Iterator[tuple[str, Any, str]]:
-    """Each part of the notebook that has a wrong shape, its value, and what it should be."""
-    minor = nb.get("nbformat_minor", 0)
-    if not isinstance(minor, int) or isinstance(minor, bool):
-        yield "nbformat_minor", minor, "a whole number"
-    yield from _of(nb["metadata"], NOTEBOOK, "metadata")
-    yield from _of(
-        {name: value for name, value in nb["metadata"].get("pwl_lab", {}).items() if value is not None},
-        OURS,
-        "metadata.pwl_lab",
-    )
-    for index, cell in enumerate(nb["cells"]):
-        yield from _of(cell, CELL, f"cell {index}")
-        yield from _of(cell["metadata"], CELL_METADATA, f"cell {index}, metadata")
-
-
-def _of(part: dict[str, Any], checks: dict[str, tuple[Check, str]], where: str) -> Iterator[tuple[str, Any, str]]:
-    """What is wrong with the entries of one mapping."""
-    for name, (fits, allowed) in checks.items():
-        if name in part and not fits(part[name]):
-            yield f"{where}.{name}", part[name], allowed
-
-
 SERIES = "[0-9][0-9]_*.ipynb"
 DEEPEST = 100  # lists and mappings within each other
 TOO_DEEP = f"its lists and mappings lie more than {DEEPEST} deep within each other, which no notebook needs"
+NO_NOTEBOOK = "this file is not a Jupyter notebook"
+
+
+# What papermill, nbclient and this package read of a notebook. nbformat's schema does not know papermill's metadata and ours.
+class _Ours(BaseModel):
+    settings: str | None = None
+    metrics: StrictBool | None = None
+    side_by_side: StrictBool | None = None
+
+
+class _Metadata(BaseModel):
+    pwl_lab: _Ours = _Ours()
+    kernelspec: dict[str, Any] = {}
+    language_info: dict[str, Any] = {}
+    papermill: dict[str, Any] = {}
+    jupytext: dict[str, Any] = {}
+
+
+class _CellMetadata(BaseModel):
+    tags: list[str] = []
+    papermill: dict[str, Any] = {}
+    execution: dict[str, Any] = {}
+
+
+class _Cell(BaseModel):
+    cell_type: Literal["code", "markdown", "raw"]
+    source: Any
+    metadata: _CellMetadata
+    outputs: list[dict[str, Any]] = []
+    attachments: dict[str, dict[str, Any]] = {}
+    id: str = ""
+
+
+class _Notebook(BaseModel):
+    nbformat: Any
+    nbformat_minor: StrictInt = 0
+    metadata: _Metadata = _Metadata()
+    cells: list[_Cell]
+
+
+ALLOWED = {  # by the type of pydantic's error
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "list_type": "a list",
+    "string_type": "a text",
+    "bool_type": "true or false",
+    "int_type": "a whole number",
+}
 
 
 @dataclass(frozen=True)
-class Plan:
+class ResolvedParameters:
     """What a run will use: `given` by the caller, `inject`ed into the notebook, and everything `resolved`."""
 
     preset: str | None
@@ -114,45 +106,47 @@ def resolve_notebook(name: str | Path) -> Path:
 
 
 def read_notebook(path: Path) -> dict[str, Any]:
-    """The notebook in this file, each cell's source as one text. Raises InvalidValueError when the file holds none.
-
-    nbformat, which takes two seconds to import, is left for the execution: a refusal and a listing should be quick.
-    """
+    """The notebook in this file, each cell's source as one text. Raises InvalidValueError when the file holds none."""
     try:
         text = path.read_text(encoding="utf-8")
         if text.startswith("\ufeff"):  # which nbformat does not read, either
             raise invalid("notebook", str(path), "it begins with a byte-order mark; save it as UTF-8 without one")
-        nb = json.loads(text)
-        _check_depth(nb)
-        if nb["nbformat"] != 4:
-            raise invalid("notebook", str(path), f"format {nb['nbformat']}, expected 4; open and save it in Jupyter")
+        nb: dict[str, Any] = json.loads(text)
+        if _depth(nb) > DEEPEST:
+            raise RecursionError
+        _check_shape(nb, path)
         for cell in nb["cells"]:
-            if not isinstance(cell["source"], str | list):
-                raise TypeError
-            cell["source"] = "".join(cell["source"])
-        if all(isinstance(cell["metadata"], dict) and cell["cell_type"] for cell in nb["cells"]):
-            return check_shape(nb | {"metadata": dict(nb.get("metadata", {}))}, path)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        if isinstance(error, InvalidValueError):
-            raise
+            cell["source"] = cell["source"] if isinstance(cell["source"], str) else "".join(cell["source"])
     except RecursionError:
         raise invalid("notebook", str(path), TOO_DEEP) from None
-    raise invalid("notebook", str(path), "this file is not a Jupyter notebook")
+    except (OSError, ValueError, TypeError) as error:
+        if isinstance(error, InvalidValueError):
+            raise
+        raise invalid("notebook", str(path), NO_NOTEBOOK) from None
+    return {"metadata": {}} | nb
 
 
-def _check_depth(nb: Any) -> None:
-    """Raise RecursionError for what the runner, which goes down by calling itself, may not get to the bottom of."""
-    level = [nb]
-    for _ in range(DEEPEST):
-        level = [part for each in level for part in _parts(each) if isinstance(part, dict | list)]
-        if not level:
-            return
-    raise RecursionError
+def _depth(value: Any) -> int:
+    """How many lists and mappings lie within each other."""
+    if not isinstance(value, dict | list):
+        return 0
+    return 1 + max(map(_depth, value.values() if isinstance(value, dict) else value), default=0)
 
 
-def _parts(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
-    """What is directly in a mapping or list."""
-    return value.values() if isinstance(value, dict) else value
+def _check_shape(nb: Any, path: Path) -> None:
+    """Raise InvalidValueError, naming the part, where it is not what Jupyter's format asks, or this is no notebook."""
+    if isinstance(nb, dict) and nb.get("nbformat", 4) != 4:
+        raise invalid("notebook", str(path), f"format {nb['nbformat']}, expected 4; open and save it in Jupyter")
+    try:
+        _Notebook.model_validate(nb)
+    except ValidationError as error:
+        wrong = error.errors(include_url=False)[0]
+        names = [part for part in wrong["loc"] if isinstance(part, str)]
+        if wrong["type"] == "missing" or names in ([], ["cells"]):
+            raise invalid("notebook", str(path), NO_NOTEBOOK) from None
+        part = f"cell {wrong['loc'][1]}, {'.'.join(names[1:])}" if names[0] == "cells" else ".".join(names)
+        allowed = ALLOWED.get(wrong["type"], wrong["msg"].removeprefix("Input should be "))
+        raise invalid(f"{path.name}: {part}", wrong["input"], allowed) from None
 
 
 def settings_of(nb: Mapping[str, Any]) -> type[Settings] | None:
@@ -217,7 +211,7 @@ def check_value(nb: Mapping[str, Any], name: str, value: Any) -> None:
         settings.checked({name: value})
 
 
-def make_plan(nb: Mapping[str, Any], preset: str | None, params: Mapping[str, Any]) -> Plan:
+def make_plan(nb: Mapping[str, Any], preset: str | None, params: Mapping[str, Any]) -> ResolvedParameters:
     """Check `preset` and `params` against the notebook; what is refused is named, nothing is started.
 
     Only what is given is injected (and the preset, and `interactive` off unless asked for): the parameters cell keeps
@@ -237,7 +231,7 @@ def make_plan(nb: Mapping[str, Any], preset: str | None, params: Mapping[str, An
     literals = {name: value for name, value in defaults.items() if value is not NOT_LITERAL}
     if settings is None:
         given = free
-        return Plan(given.get("preset"), given, quiet | given, literals | quiet | given)
+        return ResolvedParameters(given.get("preset"), given, quiet | given, literals | quiet | given)
     check_literal(defaults | quiet | given)
     asked = (given.get("preset"), literals.get("preset"), settings.model_fields["preset"].default)
     chosen = next(name for name in asked if name is not None)
@@ -245,7 +239,7 @@ def make_plan(nb: Mapping[str, Any], preset: str | None, params: Mapping[str, An
     resolved = literals | settings.load(chosen, **over).model_dump(mode="json") | free
     given = {name: resolved[name] for name in given}
     sent = {name: resolved[name] for name in {"preset": chosen, **quiet, **given} if name in defaults}
-    return Plan(chosen, given, sent, resolved)
+    return ResolvedParameters(chosen, given, sent, resolved)
 
 
 def _check_preset_taken(nb: Mapping[str, Any], preset: str | None) -> None:

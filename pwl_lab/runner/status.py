@@ -1,15 +1,20 @@
-"""How a run ended: `status.json`, and the names of the other files of a run."""
+"""A run's folder: the files that a run leaves there, `status.json` which says how it ended, and what the next may replace."""
 
+import itertools
 import json
 import platform
-import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+from filelock import Timeout
 from pydantic import BaseModel
 
-from pwl_lab.support.files import file_sha256, write_json
+from pwl_lab.support import paths
+from pwl_lab.support.errors import InvalidValueError, invalid
+from pwl_lab.support.files import file_sha256, locked, write_json
 
 STATUS = "status.json"
 PARAMS = "params.json"
@@ -20,8 +25,10 @@ PROGRESS = "progress.log"
 FILES = (STATUS, PARAMS, METRICS, NOTEBOOK, PAGE, PROGRESS)
 LASTING = (PARAMS, METRICS, NOTEBOOK, PAGE)  # what nothing changes once a run has ended
 
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _REPORTED = ("pwl_lab", "torch", "numpy", "papermill", "nbclient", "ipykernel", "ipywidgets")
+
+
+Ending = Literal["ok", "failed", "timeout", "killed"]
 
 
 class RunError(BaseModel):
@@ -56,7 +63,7 @@ class RunStatus(BaseModel):
     runs is a run whose own process was killed outright.
     """
 
-    status: Literal["running", "ok", "failed", "timeout", "killed"]
+    status: Literal["running"] | Ending
     notebook: str
     preset: str | None = None
     cell: int | None = None
@@ -78,11 +85,6 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deeply to be read") from None
-
-
-def plain(text: str) -> str:
-    """`text` without terminal colours."""
-    return _COLOURS.sub("", text)
 
 
 def write_status(folder: Path, status: RunStatus) -> None:
@@ -121,3 +123,69 @@ def versions() -> dict[str, str | None]:
         except PackageNotFoundError:
             found[name] = None
     return found
+
+
+def check_replaceable(folder: Path) -> None:
+    """Raise InvalidValueError where a run in `folder` would replace, or lie among, what no run of ours left there.
+
+    What was changed or added since the run is its reader's own. A folder that holds the current one, the project or the
+    user's home is no run's own, unless it is empty.
+    """
+    names = paths.names_in(folder)
+    others = sorted(names.intersection(FILES))
+    status = read_status(folder)
+    if status is None and others:
+        allowed = (
+            f"a folder that is new, empty or an earlier run's; this one holds {', '.join(others)}, which no run left"
+        )
+        raise invalid("out", str(folder), allowed)
+    homes = (Path.cwd().resolve(), paths.root().resolve(), Path.home().resolve())
+    if status is None and names and any(home.is_relative_to(folder.resolve()) for home in homes):
+        raise invalid("out", str(folder), "a folder of the run's own; this one is, or holds, where you work")
+    if status and (own := [name for name in others if name != STATUS and not _is_left(status, folder, name)]):
+        were = "was" if len(own) == 1 else "were"
+        changed = f"{', '.join(own)} in it {were} changed or added since the run"
+        raise invalid("out", str(folder), f"{changed}; move away what is yours, or give another folder")
+
+
+def _is_left(status: RunStatus, folder: Path, name: str) -> bool:
+    """Whether the file is what the run with this status left there.
+
+    A run that was killed outright has listed none. It had removed what was there before, so that what is older than its
+    status is not its own; of what is newer nobody can tell.
+    """
+    if status.files:
+        return name in status.files and status.files[name].is_at(folder / name)
+    if status.status == "running":
+        return (folder / name).stat().st_mtime_ns >= (folder / STATUS).stat().st_mtime_ns
+    return True
+
+
+def set_aside(folder: Path) -> None:
+    """Keep a notebook that was changed since its run under a name that no run writes; for one that is to be redone."""
+    status = read_status(folder)
+    if status and NOTEBOOK in status.files and (folder / NOTEBOOK).is_file() and not _is_left(status, folder, NOTEBOOK):
+        names = (folder / f"changed-{number}.ipynb" for number in itertools.count(1))
+        (folder / NOTEBOOK).rename(next(path for path in names if not path.exists()))
+
+
+def clear(folder: Path) -> None:
+    """Remove what an earlier run left in `folder`, so that nothing old is taken for new; its status last."""
+    for name in sorted(FILES, key=lambda name: name == STATUS):
+        (folder / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def alone_in_folder(folder: Path) -> Iterator[None]:
+    """Inside, `folder` is there, and no other run works in it. Raises InvalidValueError where another one does."""
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(folder))
+        except Timeout:
+            raise InvalidValueError(
+                f"another run is at work in {folder}; wait for it, or give another folder"
+            ) from None
+        except OSError as error:
+            raise paths.no_folder(folder, error) from None
+        yield

@@ -21,10 +21,9 @@ from pwl_lab.runner.gridplan import hash_here, source_hash
 from pwl_lab.runner.kernel import Runs
 from pwl_lab.runner.location import POINTS, Place, place_at
 from pwl_lab.runner.machine import GPUS
-from pwl_lab.runner.own_folder import clear, set_aside
 from pwl_lab.runner.parameters import read_notebook
 from pwl_lab.runner.points import finished, log_event, look
-from pwl_lab.runner.status import STATUS, RunError, RunStatus, versions
+from pwl_lab.runner.status import STATUS, RunError, RunStatus, clear, set_aside, versions
 from pwl_lab.support.errors import PwlLabError
 from pwl_lab.support.files import json_text
 from pwl_lab.support.paths import commit

@@ -16,12 +16,13 @@ import stat
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pwl_lab.support.errors import MissingDataError, PwlLabError, UnreadableError, invalid
-from pwl_lab.support.storages import scheme_of
+from filelock import FileLock, Timeout
+
+from pwl_lab.support.errors import MissingDataError, PwlLabError, UnreadableError
 
 try:
     import fcntl
@@ -31,6 +32,7 @@ except ImportError:  # Windows: there, age alone says that a writer is gone
 UNABLE = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # what a file system says that knows no fsync
 ABSENT = (FileNotFoundError, NotADirectoryError)
 STALE_S = 86_400.0  # nobody writes this long without changing a file
+LOCK = ".run.lock"  # only in a folder that cannot be locked itself
 _PART = re.compile(r"\.part-([0-9a-f]{8})-([0-9a-f]{6})-[0-9a-f]{12}")  # of which name, on which machine
 _EARLIER = re.compile(r"\.part-[0-9a-z_]{8}")  # as earlier versions called it, without a lock
 
@@ -79,10 +81,31 @@ def new_folder(path: Path, within: Path | None = None) -> Iterator[Path]:
 
 
 @contextmanager
-def work_folder(path: Path) -> Iterator[Path]:
-    """Inside, an empty folder beside `path` for what is to be moved there; afterwards it is gone. Raises OSError."""
-    with _aside(path, Path.mkdir) as part:
+def work_folder(path: Path, mode: int = 0o777) -> Iterator[Path]:
+    """Inside, an empty folder beside `path`, for what is to be moved there or is needed now; afterwards it is gone.
+
+    Raises OSError.
+    """
+    with _aside(path, lambda part: part.mkdir(mode)) as part:
         yield part
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Inside, no other process or thread has locked `folder`. Raises filelock.Timeout where one has.
+
+    The system's lock on the folder itself leaves no file behind, and ends with the process that holds it. A file in the
+    folder is locked where the system cannot do that (Windows, some shares).
+    """
+    handle = _open(folder.resolve())
+    try:
+        free = _lock(handle)
+        if free is False:
+            raise Timeout(str(folder))
+        with nullcontext() if free else FileLock(folder / LOCK, timeout=0):
+            yield
+    finally:
+        _close(handle)
 
 
 def usual_mode(*paths: Path) -> None:
@@ -250,30 +273,3 @@ def settle(files: Iterable[Path]) -> None:
                 raise
         finally:
             os.close(handle)
-
-
-def local_folder(field: str, path: str | Path, elsewhere: str = "not an address") -> Path:
-    """The folder of this machine that `path` names, absolute; ~ is a user's home. Nothing is looked for or made.
-
-    Arguments:
-    - `field`: what messages call the value.
-    - `path`: as the user gave it.
-    - `elsewhere`: the advice for one who gives an address.
-
-    Raises InvalidValueError for an empty text, an address, what no file's name can hold, and an unknown user's home.
-    """
-    text = str(path)
-    if not text.strip():
-        raise invalid(field, text, "the path of a folder; . is the current one")
-    if scheme := scheme_of(text):
-        raise invalid(field, f"{scheme}://...", f"a folder of this machine; {elsewhere}")
-    if "\0" in text:
-        raise invalid(field, text, "a name without the character 0")
-    try:
-        text.encode()
-        return Path(text).expanduser().absolute()
-    except UnicodeEncodeError:
-        raise invalid(field, text, "a name in UTF-8") from None
-    except RuntimeError:
-        allowed = "the path of a folder; no user of that name has a home here (for a folder called so write ./~...)"
-        raise invalid(field, text, allowed) from None

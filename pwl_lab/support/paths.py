@@ -4,7 +4,8 @@ import subprocess
 from pathlib import Path
 
 from pwl_lab.support import environment
-from pwl_lab.support.errors import MissingDataError, invalid
+from pwl_lab.support.errors import InvalidValueError, MissingDataError, invalid
+from pwl_lab.support.storages import scheme_of
 
 INTERACTIVE = "interactive"  # among the runs: what a notebook leaves that no command runs
 BENCH = "bench.json"  # among the runs: what the benchmarks measured
@@ -53,11 +54,74 @@ def from_here(folder: str) -> str:
     """
     if not folder or "://" in folder:
         return folder
+    here = absolute(folder, "folder")
+    return str(here if here.exists() else root() / Path(folder).expanduser())
+
+
+def absolute(path: str | Path, field: str = "out") -> Path:
+    """The path made absolute; ~ is a user's home. Raises InvalidValueError, about `field`, where no user has that name."""
     try:
-        here = Path(folder).expanduser()
+        return Path(path).expanduser().absolute()
     except RuntimeError:
-        raise invalid("folder", folder, "a folder's path; no user of that name has a home folder here") from None
-    return str(here.absolute() if here.exists() else root() / here)
+        allowed = "no user of that name has a home folder here (for a folder called so write ./~...)"
+        raise invalid(field, str(path), f"the path of a folder; {allowed}") from None
+
+
+def local_folder(
+    path: str | Path,
+    field: str = "out",
+    elsewhere: str = "copy what is in it to an address afterwards (only a batch writes to one itself)",
+) -> Path:
+    """The folder of this machine that `path` names, absolute; ~ is a user's home. It need not be there.
+
+    Arguments:
+    - `path`: as the user gave it.
+    - `field`: what messages call the value.
+    - `elsewhere`: the advice for one who gives an address.
+
+    Raises InvalidValueError for an empty text, an address, what no file's name can hold, and an unknown user's home.
+    """
+    check_path(path, field)
+    if scheme := scheme_of(path):
+        raise invalid(field, f"{scheme}://...", f"a folder of this machine; {elsewhere}")
+    return absolute(path, field)
+
+
+def check_path(
+    out: str | Path, field: str = "out", allowed: str = "the path of a folder; . is the current one"
+) -> None:
+    """Raise InvalidValueError for an empty text, and for one that neither UTF-8 nor a file's name can hold."""
+    text = str(out)
+    if not text.strip():
+        raise invalid(field, text, allowed)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise invalid(field, text, "a name in UTF-8") from None
+    if "\0" in text:
+        raise invalid(field, text, "a name without the character 0")
+
+
+def names_in(folder: Path, field: str = "out") -> set[str]:
+    """The names in a folder that is to be written to, none where it is not there yet.
+
+    Raises InvalidValueError, about `field`, where no folder can be there or it cannot be read.
+    """
+    try:
+        return {path.name for path in folder.iterdir()}
+    except FileNotFoundError:
+        return set()
+    except OSError as error:
+        raise no_folder(folder, error, field) from None
+
+
+def no_folder(folder: Path, error: OSError, field: str = "out") -> InvalidValueError:
+    """Why no folder can be there: a file is in the way, or what the system says."""
+    file = next((path for path in (folder, *folder.parents) if path.is_file()), None)
+    if file is not None and not isinstance(error, PermissionError):
+        which = "this" if file == folder else str(file)
+        return invalid(field, str(folder), f"a folder that can be made and written to; {which} is a file")
+    return invalid(field, str(folder), f"a folder that can be made and written to ({error.strerror})")
 
 
 def example_batch() -> Path:

@@ -70,7 +70,7 @@ def server(stored_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 @contextmanager
 def instead(runs: Path, source: str) -> Iterator[None]:
     """A notebook of one cell in place of the dashboard's; it is read anew for every page."""
-    (notebook,) = (runs / ".batches").glob("dashboard-*/dashboard.ipynb")
+    (notebook,) = (runs / ".batches").glob("*/dashboard.ipynb")
     whole = notebook.read_text()
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(new_notebook(cells=[new_code_cell(source)], metadata=kernel), notebook)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import nbformat
@@ -94,16 +95,15 @@ def test_a_runner_that_is_told_to_stop(write_notebook, tmp_path: Path, number: s
 
 
 def test_a_runner_that_is_killed_outright(write_notebook, tmp_path: Path) -> None:
-    place = tmp_path / "sockets"
-    place.mkdir()
-    process = _started(write_notebook("print('kept')", CHILDREN + WAIT), tmp_path / "out", TMPDIR=str(place))
-    assert list(place.glob("pwl-*"))
-    process.kill()
-    process.communicate(timeout=20)
-    status = json.loads((tmp_path / "out" / "status.json").read_text())
-    assert status["status"] == "running", "nobody is left to say how it ended, and it must not look finished"
-    _check_gone(tmp_path / "out")
-    until(lambda: not list(place.glob("pwl-*")))
+    with tempfile.TemporaryDirectory() as place:  # whose path is short enough for sockets
+        process = _started(write_notebook("print('kept')", CHILDREN + WAIT), tmp_path / "out", TMPDIR=place)
+        assert list(Path(place).glob(".part-*"))
+        process.kill()
+        process.communicate(timeout=20)
+        status = json.loads((tmp_path / "out" / "status.json").read_text())
+        assert status["status"] == "running", "nobody is left to say how it ended, and it must not look finished"
+        _check_gone(tmp_path / "out")
+        until(lambda: not list(Path(place).glob(".part-*")))
 
 
 def test_progress_comes_while_the_notebook_runs(write_notebook, tmp_path: Path) -> None:

@@ -31,8 +31,8 @@ from pwl_lab.tasks.download import Archive, DataFile, Source, obtain
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
 PACKAGE = Path(__file__).resolve().parents[2] / "pwl_lab"
-# Folders for a moment, of this process alone: a kernel's sockets, a dashboard's server, what is sent on.
-PRIVATE = {"runner/kernel.py", "runner/dashboard.py", "runner/location.py", "study/stored_pairs.py"}
+# Folders for a moment, of this process alone.
+PRIVATE = {"runner/location.py", "study/stored_pairs.py"}
 RECIPE = Recipe("things", 1, {"width": 3})
 PATIENCE_S = 60
 

@@ -19,8 +19,8 @@ from pwl_lab.loading.remote import FsspecSource
 from pwl_lab.loading.server import BundleServer
 from pwl_lab.loading.sources import BundleError, open_source
 from pwl_lab.runner.location import PlaceError, StoragePlace, place_at
-from pwl_lab.runner.own_folder import folder_at
 from pwl_lab.support.errors import InvalidValueError, PwlLabError
+from pwl_lab.support.paths import local_folder
 from pwl_lab.support.retries import Retry
 
 ELSEWHERE = "nohost.invalid"
@@ -97,7 +97,7 @@ def as_a_path(address: str) -> object:
 
 
 @pytest.mark.parametrize("slashes", ["", "/", "//", "///", " "])
-@pytest.mark.parametrize("make", [place_at, as_a_path, StoragePlace, folder_at, BundleServer, FsspecSource])
+@pytest.mark.parametrize("make", [place_at, as_a_path, StoragePlace, local_folder, BundleServer, FsspecSource])
 def test_an_address_with_nothing_behind_its_scheme_is_refused_whoever_takes_it(make: Callable, slashes: str) -> None:
     for scheme in (*fsspec.available_protocols(), "S3"):
         with pytest.raises(InvalidValueError, match=rf"'{scheme}:.* is not allowed"):

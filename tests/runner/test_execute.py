@@ -1,6 +1,8 @@
 import asyncio
 import json
 import re
+import subprocess
+import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -428,3 +430,22 @@ def test_missing_images_are_named_before_anything_starts(name, tmp_path, monkeyp
     with pytest.raises(MissingDataError, match="fashion-mnist-small"):
         run_notebook(name, tmp_path / "out", preset="smoke")
     assert not (tmp_path / "out").exists()
+
+
+IMPORTED = """
+import sys
+from pwl_lab.runner.execute import UNUSED, _without_unused
+with _without_unused():
+    import pwl_lab.runner.client, pwl_lab.runner.page
+assert "papermill" in sys.modules and "nbconvert" in sys.modules
+assert UNUSED not in sys.modules and not {"torch", "distributed"} & set(sys.modules)
+try:
+    __import__(UNUSED)
+except ModuleNotFoundError:
+    pass  # it is not installed: nothing else may be in its way
+"""
+
+
+def test_what_runs_notebooks_is_imported_without_a_grammar_that_takes_longer_than_all_of_it() -> None:
+    done = subprocess.run([sys.executable, "-c", IMPORTED], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr

@@ -10,11 +10,12 @@ from typer.testing import CliRunner
 
 from pwl_lab.cli import app
 from pwl_lab.runner import client, parameters
-from pwl_lab.runner.execute import _check_metrics, run_notebook
+from pwl_lab.runner.execute import run_notebook
 from pwl_lab.runner.location import place_at
 from pwl_lab.runner.points import check_own, read_states
 from pwl_lab.runner.report import MetricColumns
 from pwl_lab.runner.status import RunStatus
+from pwl_lab.runner.verdict import _check_metrics
 from pwl_lab.support.errors import InvalidValueError, PwlLabError
 
 JSON = st.recursive(
@@ -189,7 +190,7 @@ def test_odd_names_are_refused_in_one_line(name: str, kind: str, write_notebook,
 
 def test_the_part_that_is_wrong_is_named(tmp_path: Path) -> None:
     for place, words in {
-        ("cells", 1, "metadata", "tags"): "odd.ipynb: cell 1, metadata.tags = None is not allowed: a list of texts",
+        ("cells", 1, "metadata", "tags"): "odd.ipynb: cell 1, metadata.tags = None is not allowed: a list",
         ("metadata", "pwl_lab"): "odd.ipynb: metadata.pwl_lab = None is not allowed: a mapping",
     }.items():
         (tmp_path / "odd.ipynb").write_text(json.dumps(with_odd(place, None)))

@@ -99,7 +99,7 @@ def test_no_output_of_odd_content_keeps_the_page_from_being_made(tmp_path_factor
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("part", ["_html", "without_widgets", "heading_of", "_banner", "write_text"])
+@pytest.mark.parametrize("part", ["_html", "without_widgets", "heading_of", "write_text"])
 def test_a_page_that_cannot_be_made_at_all_is_said(kind, part: str, tmp_path: Path, monkeypatch) -> None:
     def broken(*_: object, **__: object) -> None:
         raise kind("no way")

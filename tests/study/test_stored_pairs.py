@@ -120,22 +120,22 @@ def test_the_servers_kernels_may_not_make_anything(store_folder, no_training, mo
 
 
 def test_the_server_is_for_this_machine_and_behind_a_token(store_folder):
-    folder = dashboard.prepare("smoke", port=9999)
-    assert folder.is_relative_to(store_folder.parent)
-    assert "preset = 'smoke'" in (folder / "dashboard.ipynb").read_text()
-    options = json.loads((folder / "voila.json").read_text())
+    with dashboard.prepared("smoke", port=9999) as folder:
+        assert folder.is_relative_to(store_folder.parent)
+        assert "preset = 'smoke'" in (folder / "dashboard.ipynb").read_text()
+        options = json.loads((folder / "voila.json").read_text())
     assert options["Voila"]["ip"] == "127.0.0.1"
     assert options["Voila"]["auto_token"]
     assert options["VoilaExecutor"]["timeout"] > 0
-    with pytest.raises(UnknownNameError, match="smoke"):
-        dashboard.prepare("smok")
+    with pytest.raises(UnknownNameError, match="smoke"), dashboard.prepared("smok"):
+        pass
 
 
 def test_two_servers_leave_each_others_notebook_alone(store_folder):
-    first, second = dashboard.prepare("smoke"), dashboard.prepare("lesson", port=9999)
-    assert "preset = 'smoke'" in (first / "dashboard.ipynb").read_text()
-    assert "preset = 'lesson'" in (second / "dashboard.ipynb").read_text()
-    assert not (store_folder.parent / "dashboard").exists(), "a series may have that name"
+    with dashboard.prepared("smoke") as first, dashboard.prepared("lesson", port=9999) as second:
+        assert "preset = 'smoke'" in (first / "dashboard.ipynb").read_text()
+        assert "preset = 'lesson'" in (second / "dashboard.ipynb").read_text()
+        assert not (store_folder.parent / "dashboard").exists(), "a series may have that name"
 
 
 def test_a_taken_port_is_said_and_nothing_is_started(store_folder):
