@@ -1,4 +1,4 @@
-"""Figures of the whole mask cube: loading orders against blocks and bytes, budgets, classes, and the cube as a lattice."""
+"""Figures of the whole mask cube: loading orders against blocks and bytes, budgets, all masks, classes, a lattice."""
 
 from collections.abc import Mapping, Sequence
 from math import ceil, floor, log10
@@ -12,13 +12,18 @@ from matplotlib.colors import Normalize
 from pandas.api.typing import SeriesGroupBy
 
 from pwl_lab.plots.style import (
+    NOTE,
+    OWNER,
     Figure,
     Percent,
+    accuracy_axis,
     byte_words,
     ink_on,
     labels_above,
     levels_alone,
+    note_above,
     order_look,
+    range_bars,
     row_of_axes,
     style,
 )
@@ -33,22 +38,24 @@ MOST_LATTICE_BLOCKS = 5  # 32 masks; more cannot be read
 def order_curves(curves: pd.DataFrame, teacher_accuracy: float | None = None) -> Figure:
     """Accuracy against loaded teacher blocks for each loading order: mean over seeds, bars from worst to best seed.
 
-    `curves` as from `analysis.order_curves`. Several orders stand a little apart, so that each one's bars can be seen.
+    Several orders stand a little apart, so that each one's bars can be seen.
+
+    Arguments:
+
+    - curves: as from `tables.order_curves`.
+    - teacher_accuracy: the teacher's own, a line.
     """
     orders = list(dict.fromkeys(curves["order"]))
     with style():
         figure, (axes,) = row_of_axes(9, 4.2)
         for place, order in enumerate(orders):
-            colour, dashes, marker = order_look(order)
             by_k = curves[curves["order"] == order].groupby("teacher_blocks")["accuracy"]
-            mean, low, high = by_k.mean(), by_k.min(), by_k.max()
-            spots = mean.index + 0.04 * (place - (len(orders) - 1) / 2)
-            axes.errorbar(spots, mean, yerr=[mean - low, high - mean], color=colour, ls=dashes, marker=marker,
-                          lw=2, ms=7, capsize=4, label=_order_label(curves, order))  # fmt: skip
+            shift = 0.04 * (place - (len(orders) - 1) / 2)
+            range_bars(axes, by_k, order_look(order), shift, label=_order_label(curves, order))
         _levels(axes, curves, teacher_accuracy)
-        axes.set(xlabel="teacher blocks loaded", ylabel="test accuracy")
+        axes.set(xlabel="teacher blocks loaded")
         axes.set_xticks(sorted(curves["teacher_blocks"].unique()))
-        axes.yaxis.set_major_formatter(Percent())
+        accuracy_axis(axes, "test accuracy")
         figure.legend(loc="outside upper center", ncols=len(orders) if len(orders) <= 4 else 3)
     return figure
 
@@ -56,10 +63,14 @@ def order_curves(curves: pd.DataFrame, teacher_accuracy: float | None = None) ->
 def byte_curves(curves: pd.DataFrame, teacher_accuracy: float | None = None) -> Figure:
     """Accuracy against the teacher's bytes loaded: steps, since a block helps once it has arrived as a whole.
 
-    `curves` as from `analysis.order_curves`, each from all-student to all-teacher. Mean over seeds; in the middle of each
-    step that is wide enough a bar from the worst to the best seed; a marker where a block is complete. The legend gives
-    the area under each curve (`tables.best_order`). Later orders are drawn thinner on top of earlier ones: common
-    stretches show both.
+    Mean over seeds; in the middle of each step that is wide enough a bar from the worst to the best seed; a marker where
+    a block is complete. The legend gives the area under each curve. Later orders are drawn thinner on top of earlier
+    ones: common stretches show both.
+
+    Arguments:
+
+    - curves: as from `tables.order_curves`, each from all-student to all-teacher.
+    - teacher_accuracy: the teacher's own, a line.
     """
     areas = tables.order_areas(curves).groupby("order")["area"].mean()
     total = curves["teacher_bytes"].max()
@@ -75,9 +86,9 @@ def byte_curves(curves: pd.DataFrame, teacher_accuracy: float | None = None) -> 
             _step_bars(axes, share, accuracy, colour, 0.012 * (place - (len(areas) - 1) / 2))
         _levels(axes, curves, teacher_accuracy)
         axes.margins(y=0.12)
-        axes.set(xlabel=f"share of the teacher's bytes loaded (all: {byte_words(total)})", ylabel="test accuracy")
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(Percent())
+        axes.set(xlabel=f"share of the teacher's bytes loaded (all: {byte_words(total)})")
+        axes.xaxis.set_major_formatter(Percent())
+        accuracy_axis(axes, "test accuracy")
         figure.legend(loc="outside upper center", ncols=2)
     return figure
 
@@ -106,20 +117,21 @@ def _levels(axes: Axes, curves: pd.DataFrame, teacher_accuracy: float | None) ->
 def budget_curve(budgets: pd.DataFrame, masks: pd.DataFrame | None = None) -> Figure:
     """The best mask under a budget of teacher bytes as a staircase, each step labelled with its mask.
 
-    `budgets` as from `tables.best_under_budget`: mean test accuracy, bars from worst to best seed. With `masks` (a
-    `mask_table`) every mask of the cube is a grey cross. The scale of bytes is logarithmic but for its beginning, which
-    is linear so that 0 has a place: blocks differ by orders of magnitude.
+    Mean test accuracy, bars from worst to best seed. The scale of bytes is logarithmic but for its beginning, which is
+    linear so that 0 is on it: blocks differ by orders of magnitude.
+
+    Arguments:
+
+    - budgets: as from `tables.best_under_budget`.
+    - masks: a `mask_table`; every mask of the cube is a grey cross then.
     """
     sizes, accuracy = budgets["teacher_bytes"].to_numpy(), budgets["test"].to_numpy()
-    points = pd.DataFrame({"teacher_bytes": sizes, "test": accuracy})
-    if masks is not None:
-        points = pd.concat([points, masks.groupby("mask")[["teacher_bytes", "test"]].mean()])
-    end = 1.8 * points["teacher_bytes"].max()
-    smallest = points.loc[points["teacher_bytes"] > 0, "teacher_bytes"].min()
+    everything = None if masks is None else masks.groupby("mask")[["teacher_bytes", "test"]].mean()
+    known = pd.concat([budgets, everything])["teacher_bytes"]
+    end, smallest = 1.8 * known.max(), known[known > 0].min()
     with style():
         figure, (axes,) = row_of_axes(9, 4.8)
-        if masks is not None:
-            everything = points.iloc[len(budgets) :]
+        if everything is not None:
             axes.plot(everything["teacher_bytes"], everything["test"], "x", color="#777777", ms=5, label="every mask")
         axes.step(np.append(sizes, end), np.append(accuracy, accuracy[-1]), where="post", color="#0072B2", lw=2,
                   label="the best that fits, chosen on validation")  # fmt: skip
@@ -128,9 +140,9 @@ def budget_curve(budgets: pd.DataFrame, masks: pd.DataFrame | None = None) -> Fi
         axes.set_xscale("symlog", linthresh=smallest, linscale=0.5)
         axes.set_xticks(_byte_ticks(smallest, end))
         axes.minorticks_off()
-        axes.set(xlim=(-0.15 * smallest, end), xlabel="budget: teacher bytes loaded", ylabel="test accuracy")
-        axes.xaxis.set_major_formatter(lambda size, _: byte_words(size))
-        axes.yaxis.set_major_formatter(Percent())
+        axes.set(xlim=(-0.15 * smallest, end), xlabel="budget: teacher bytes loaded")
+        axes.xaxis.set_major_formatter(byte_words)
+        accuracy_axis(axes, "test accuracy")
         labels_above(axes, budgets["mask"].tolist(), sizes, budgets["test_highest"].tolist())
         figure.legend(loc="outside lower center", ncols=2)
     return figure
@@ -143,10 +155,44 @@ def _byte_ticks(smallest: float, end: float) -> list[float]:
     return [0, *(power * factor for power in powers for factor in factors if smallest <= power * factor <= end)]
 
 
+def mask_chart(masks: pd.DataFrame, split: str = "test") -> Figure:
+    """Accuracy of every swap mask, sorted: mean over seeds with the worst and the best seed, owners drawn as squares.
+
+    `masks` as from `tables.mask_table`; `split` is the column that is shown.
+    """
+    by_mask = masks.groupby("mask")[split].agg(["mean", "min", "max"]).sort_values("mean", ascending=False)
+    n_blocks = len(by_mask.index[0])
+    with style():
+        figure, (squares, axes) = row_of_axes(9, 0.28 * len(by_mask) + 1, 2, sharey=True, width_ratios=(n_blocks, 34))
+        for row, mask in enumerate(by_mask.index):
+            for column, letter in enumerate(mask):
+                squares.text(column, row, letter, ha="center", va="center", fontsize=NOTE,
+                             bbox={"boxstyle": "square,pad=0.25", "fc": OWNER[letter], "ec": "none"})  # fmt: skip
+        rows = np.arange(len(by_mask))
+        axes.hlines(rows, by_mask["min"], by_mask["max"], color="#888888", lw=2)
+        axes.plot(by_mask["mean"], rows, "o", color="black", ms=5)
+        student = by_mask.loc["S" * n_blocks, "mean"]
+        axes.axvline(student, color=OWNER["S"], lw=1.5, ls="--")
+        note_above(axes, student, "student alone", ha="center", color="#0072B2")
+        squares.set(xlim=(-0.6, n_blocks - 0.4), ylim=(len(by_mask) - 0.5, -0.5))
+        squares.axis("off")
+        axes.set(xlabel=f"{split} accuracy")
+        axes.tick_params(left=False)
+        axes.grid(False, axis="y")
+        axes.xaxis.set_major_formatter(Percent())
+    return figure
+
+
 def class_chart(classes: pd.DataFrame, masks: Sequence[str], class_names: Sequence[str] | None = None) -> Figure:
     """Accuracy per class (rows) for some masks (columns), such as those of one loading order: means over seeds, written out.
 
-    `classes` is a `class_table`; `class_names` in the order of the classes. The darker, the better; a dash: no samples.
+    The darker, the better; a dash: no samples.
+
+    Arguments:
+
+    - classes: as from `tables.class_table`.
+    - masks: the columns, in this order.
+    - class_names: in the order of the classes; numbers unless given.
     """
     table = classes.groupby(["class", "mask"])["test"].mean().unstack()[list(masks)]
     names = list(table.index) if class_names is None else [class_names[index] for index in table.index]
@@ -160,8 +206,7 @@ def class_chart(classes: pd.DataFrame, masks: Sequence[str], class_names: Sequen
         axes.set_yticks(range(len(table)), names)
         axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
         axes.grid(visible=False)
-        for side in axes.spines.values():
-            side.set_visible(False)
+        axes.spines[:].set_visible(False)
         bar = figure.colorbar(image, ax=axes, label="test accuracy", pad=0.02)
         bar.ax.yaxis.set_major_formatter(Percent())
     return figure
@@ -170,8 +215,14 @@ def class_chart(classes: pd.DataFrame, masks: Sequence[str], class_names: Sequen
 def mask_lattice(masks: pd.DataFrame, orders: Mapping[str, Sequence[str]], split: str = "test") -> Figure:
     """The mask cube: a column per number of teacher blocks, a line wherever one block more leads to another mask.
 
-    Colour and the number in each node: percentage points above or below the student alone, mean over seeds. Each of
-    `orders` is a path from the student to the teacher. Raises InvalidValueError above 5 blocks, and as `tables.check_cube`.
+    Colour and the number in each node: percentage points above or below the student alone, mean over seeds.
+    Raises InvalidValueError above 5 blocks, and as `tables.check_cube`.
+
+    Arguments:
+
+    - masks: as from `tables.mask_table`, every mask of the cube.
+    - orders: the masks of each loading order: a path from the student to the teacher.
+    - split: the column of `masks` that is shown.
     """
     n_blocks = tables.check_cube(masks)
     if n_blocks > MOST_LATTICE_BLOCKS:
@@ -211,15 +262,11 @@ def _lattice_nodes(axes: Axes, spots: Mapping[str, tuple[int, float]], gain: pd.
     colours = ScalarMappable(Normalize(-largest, largest), colormaps["PuOr_r"])
     for mask, (x, y) in spots.items():
         face = colours.to_rgba(gain[mask])
+        signed = f"{gain[mask]:+.1f}" if abs(gain[mask]) >= 0.05 else "0.0"  # what rounds to nothing has no sign
         box = {"boxstyle": "round,pad=0.35", "fc": face, "ec": "#444444"}
-        axes.text(x, y, f"{mask}\n{_signed(gain[mask])}", ha="center", va="center", fontsize=9, family="monospace",
+        axes.text(x, y, f"{mask}\n{signed}", ha="center", va="center", fontsize=9, family="monospace",
                   color=ink_on(face), bbox=box, zorder=4)  # fmt: skip
     return colours
-
-
-def _signed(points: float) -> str:
-    """One decimal with its sign, and none for what rounds to nothing."""
-    return f"{points:+.1f}" if abs(points) >= 0.05 else "0.0"
 
 
 def _lattice_paths(axes: Axes, spots: Mapping[str, tuple[int, float]], orders: Mapping[str, Sequence[str]]) -> None:

@@ -9,7 +9,7 @@ from pwl_lab.benchmarks.accuracy import anytime_area
 from pwl_lab.distill.probes import TeacherReadings
 from pwl_lab.loading.bundle import BundleIndex
 from pwl_lab.plots.clock import horizon, plans_for, second_words
-from pwl_lab.plots.curricula import latest
+from pwl_lab.plots.correlations import latest
 from pwl_lab.study.results import DistillationRuns
 from pwl_lab.support.errors import invalid
 from pwl_lab.widgets.frames import (

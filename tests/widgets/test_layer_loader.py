@@ -246,7 +246,7 @@ def test_a_picture_with_what_moves_drawn_over_the_rest_is_the_whole_figure(pair,
     for mask in all_masks(3):
         figure.at(mask)
         pixels = pixels_of(painter.png(figure.moving))
-        assert np.abs(pixels - pixels_of(png(plots.layer_loading(pair, mask, samples)))).mean() < 1
+        assert np.abs(pixels - pixels_of(png(plots.LayerFigure(pair, samples).at(mask)))).mean() < 1
         assert painter.png(figure.moving) == painter.png(figure.moving)
 
 
