@@ -48,7 +48,6 @@ from pwl_lab.plots.pairs import (
     predictions_by_mask,
     similarity_chart,
 )
-from pwl_lab.plots.style import style
 from pwl_lab.plots.sweep import sweep_curves
 
 __all__ = [
@@ -88,7 +87,6 @@ __all__ = [
     "scaling_curves",
     "similarity_chart",
     "steps_to_threshold",
-    "style",
     "sweep_curves",
     "teacher_curve",
     "two_phase_curves",

@@ -15,21 +15,8 @@ from pwl_lab.loading.log import Event
 from pwl_lab.loading.schedule import seconds_for
 from pwl_lab.loading.throttle import Throttle
 from pwl_lab.models.blocknet import build_empty, parameter_bytes
-from pwl_lab.plots.style import (
-    NOTE,
-    OWNER,
-    SPARE,
-    Figure,
-    Look,
-    accuracy_axis,
-    byte_words,
-    labels_above,
-    level_line,
-    log_ticks,
-    order_look,
-    row_of_axes,
-    style,
-)
+from pwl_lab.plots import style
+from pwl_lab.plots.style import NOTE, OWNER, SPARE, Figure, Look
 
 # A baseline, or progressive loading -> what figures call it, and its look.
 BASELINE: dict[str, tuple[str, Look]] = {
@@ -61,6 +48,7 @@ def second_words(value: float, _: object = None) -> str:
     return f"{1000 * value:.3g} ms" if value < 0.9995 else f"{value:.3g} s"
 
 
+@style.context()
 def first_prediction_chart(table: pd.DataFrame) -> Figure:
     """Seconds to the first prediction: a panel per size, a row per state, a marker per baseline.
 
@@ -69,26 +57,23 @@ def first_prediction_chart(table: pd.DataFrame) -> Figure:
     """
     sizes, baselines = (list(dict.fromkeys(table[column])) for column in ("size", "way"))
     rows = [table.loc[table["size"] == size, "state"].nunique() for size in sizes]
-    with style():
-        figure = Figure(figsize=(9, 1.2 + 0.27 * sum(rows) + 0.38 * len(sizes)), layout="constrained")
-        panels = figure.subplots(len(sizes), 1, sharex=True, squeeze=False, height_ratios=[n + 0.6 for n in rows])
-        for size, axes in zip(sizes, panels[:, 0], strict=True):
-            part = table[table["size"] == size]
-            states = list(dict.fromkeys(part["state"]))
-            for place, baseline in enumerate(baselines):
-                shift = 0.16 * (place - (len(baselines) - 1) / 2)
-                _spread(axes, part[part["way"] == baseline], states, baseline_look(baseline)[1], shift)
-            axes.set_yticks(range(len(states)), states)
-            axes.set(ylim=(len(states) - 0.4, -0.6), xscale="log")
-            axes.set_title(size, fontsize=NOTE, weight="bold", pad=2)
-            axes.tick_params(axis="y", left=False)
-        axes.set_xlabel("seconds to the first prediction (logarithmic)")
-        log_ticks(axes.xaxis, second_words, (1, 3))
-        looks = [baseline_look(baseline) for baseline in baselines]
-        handles = [
-            Line2D([], [], ls="", color=colour, marker=marker, label=name) for name, (colour, _, marker) in looks
-        ]
-        figure.legend(handles=handles, loc="outside upper center", ncols=min(3, len(looks)))
+    figure = Figure(figsize=(9, 1.2 + 0.27 * sum(rows) + 0.38 * len(sizes)), layout="constrained")
+    panels = figure.subplots(len(sizes), 1, sharex=True, squeeze=False, height_ratios=[n + 0.6 for n in rows])
+    for size, axes in zip(sizes, panels[:, 0], strict=True):
+        part = table[table["size"] == size]
+        states = list(dict.fromkeys(part["state"]))
+        for place, baseline in enumerate(baselines):
+            shift = 0.16 * (place - (len(baselines) - 1) / 2)
+            _spread(axes, part[part["way"] == baseline], states, baseline_look(baseline)[1], shift)
+        axes.set_yticks(range(len(states)), states)
+        axes.set(ylim=(len(states) - 0.4, -0.6), xscale="log")
+        axes.set_title(size, fontsize=NOTE, weight="bold", pad=2)
+        axes.tick_params(axis="y", left=False)
+    axes.set_xlabel("seconds to the first prediction (logarithmic)")
+    style.log_ticks(axes.xaxis, second_words, (1, 3))
+    looks = [baseline_look(baseline) for baseline in baselines]
+    handles = [Line2D([], [], ls="", color=colour, marker=marker, label=name) for name, (colour, _, marker) in looks]
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(3, len(looks)))
     return figure
 
 
@@ -101,6 +86,7 @@ def _spread(axes: Axes, rows: pd.DataFrame, states: Sequence[str], look: Look, s
     axes.plot(by_state["median"], heights, ls="", marker=marker, color=colour, ms=6)
 
 
+@style.context()
 def anytime_chart(timelines: pd.DataFrame, horizon_s: float) -> Figure:
     """Accuracy against seconds since the start, a staircase per baseline; it begins with the first prediction.
 
@@ -111,38 +97,37 @@ def anytime_chart(timelines: pd.DataFrame, horizon_s: float) -> Figure:
     - timelines: as from `benchmarks.timelines`: way, seed, seconds, network and accuracy.
     - horizon_s: the seconds shown; the legend has the area under the curve up to there (`anytime_area`).
     """
-    with style():
-        figure, (axes,) = row_of_axes(9, 4.8)
-        for baseline, rows in timelines.groupby("way", sort=False):
-            area = float(np.mean([anytime_area(mine, horizon_s) for _, mine in rows.groupby("seed", sort=False)]))
-            name, look = baseline_look(baseline)
-            steps = _steps(rows)
-            low, high = ([*steps[end], steps[end].iloc[-1]] for end in ("low", "high"))
-            axes.fill_between([*steps["seconds"], horizon_s], low, high, step="post", color=look[0], alpha=0.15, lw=0)
-            _staircase(axes, steps["seconds"], steps["mean"], horizon_s, look, label=f"{name}: {area:.1%}")
-        _lowest(axes, timelines)
-        axes.set(xlabel="seconds since the start", xlim=(0, horizon_s))
-        figure.legend(loc="outside upper center", ncols=2, title="area: mean accuracy over the time shown")
+    figure, (axes,) = style.row_of_axes(9, 4.8)
+    for baseline, rows in timelines.groupby("way", sort=False):
+        area = float(np.mean([anytime_area(mine, horizon_s) for _, mine in rows.groupby("seed", sort=False)]))
+        name, look = baseline_look(baseline)
+        steps = _steps(rows)
+        low, high = ([*steps[end], steps[end].iloc[-1]] for end in ("low", "high"))
+        axes.fill_between([*steps["seconds"], horizon_s], low, high, step="post", color=look[0], alpha=0.15, lw=0)
+        _staircase(axes, steps["seconds"], steps["mean"], horizon_s, look, label=f"{name}: {area:.1%}")
+    _lowest(axes, timelines)
+    axes.set(xlabel="seconds since the start", xlim=(0, horizon_s))
+    figure.legend(loc="outside upper center", ncols=2, title="area: mean accuracy over the time shown")
     return figure
 
 
+@style.context()
 def bytes_chart(timelines: pd.DataFrame) -> Figure:
     """Accuracy against the bytes that a network took (logarithmic), a staircase per baseline.
 
     `timelines` as from `benchmarks.timelines`. Means over seeds, bars from the worst to the best one.
     """
-    with style():
-        figure, (axes,) = row_of_axes(9, 4.4)
-        for baseline, rows in timelines.groupby("way", sort=False):
-            name, (colour, dashes, marker) = baseline_look(baseline)
-            steps = _steps(rows)
-            bars = [steps["mean"] - steps["low"], steps["high"] - steps["mean"]]
-            axes.errorbar(steps["bytes"], steps["mean"], yerr=bars, color=colour, ls=dashes, marker=marker, lw=1.8,
-                          ms=6, capsize=3, label=name, drawstyle="steps-post")  # fmt: skip
-        _lowest(axes, timelines)
-        axes.set(xscale="log", xlabel="bytes that had to arrive (logarithmic)")
-        log_ticks(axes.xaxis, byte_words)
-        figure.legend(loc="outside upper center", ncols=3)
+    figure, (axes,) = style.row_of_axes(9, 4.4)
+    for baseline, rows in timelines.groupby("way", sort=False):
+        name, (colour, dashes, marker) = baseline_look(baseline)
+        steps = _steps(rows)
+        bars = [steps["mean"] - steps["low"], steps["high"] - steps["mean"]]
+        axes.errorbar(steps["bytes"], steps["mean"], yerr=bars, color=colour, ls=dashes, marker=marker, lw=1.8,
+                      ms=6, capsize=3, label=name, drawstyle="steps-post")  # fmt: skip
+    _lowest(axes, timelines)
+    axes.set(xscale="log", xlabel="bytes that had to arrive (logarithmic)")
+    style.log_ticks(axes.xaxis, style.byte_words)
+    figure.legend(loc="outside upper center", ncols=3)
     return figure
 
 
@@ -169,7 +154,7 @@ def _staircase(
 
 def _lowest(axes: Axes, timelines: pd.DataFrame) -> None:
     """End the axis of accuracies a little below the student; what is worse is said in words at its lower edge."""
-    accuracy_axis(axes, "test accuracy")
+    style.accuracy_axis(axes, "test accuracy")
     means = timelines.groupby(["way", "network"])["accuracy"].mean()
     planes = means.index.get_level_values("network").str.startswith("planes")
     bottom = float(means[~planes].min()) - BELOW / 2
@@ -181,28 +166,29 @@ def _lowest(axes: Axes, timelines: pd.DataFrame) -> None:
                       ha="right", fontsize=NOTE)  # fmt: skip
 
 
+@style.context()
 def latency_chart(latencies: pd.DataFrame) -> Figure:
     """How many predictions take longer than so many milliseconds, idle and while blocks arrive; both axes logarithmic.
 
     `latencies` as from `benchmarks.latencies`; the dotted lines are the share of 1% (p99) and of 50% (p50).
     """
-    with style():
-        figure, (axes,) = row_of_axes(9, 3.6)
-        for state, colour, dashes in (("idle", "#56B4E9", "--"), ("loading", "#009E73", "-")):
-            times = np.sort(latencies.loc[latencies["state"] == state, "ms"].to_numpy())
-            p50, p99 = np.percentile(times, (50, 99))
-            label = f"{state}: p50 {p50:.2g} ms, p99 {p99:.2g} ms"
-            longer = 1 - np.arange(len(times)) / len(times)
-            axes.step(times, longer, where="post", color=colour, ls=dashes, lw=2, label=label)
-        for share in (0.5, 0.01):
-            level_line(axes, share, f"p{100 * (1 - share):.0f}", "#666666", ":")
-        axes.set(xscale="log", yscale="log", xlabel="milliseconds (logarithmic)", ylabel="share that takes longer")
-        log_ticks(axes.xaxis, "{x:g}")
-        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
-        figure.legend(loc="outside upper center", ncols=2)
+    figure, (axes,) = style.row_of_axes(9, 3.6)
+    for state, colour, dashes in (("idle", "#56B4E9", "--"), ("loading", "#009E73", "-")):
+        times = np.sort(latencies.loc[latencies["state"] == state, "ms"].to_numpy())
+        p50, p99 = np.percentile(times, (50, 99))
+        label = f"{state}: p50 {p50:.2g} ms, p99 {p99:.2g} ms"
+        longer = 1 - np.arange(len(times)) / len(times)
+        axes.step(times, longer, where="post", color=colour, ls=dashes, lw=2, label=label)
+    for share in (0.5, 0.01):
+        style.level_line(axes, share, f"p{100 * (1 - share):.0f}", "#666666", ":")
+    axes.set(xscale="log", yscale="log", xlabel="milliseconds (logarithmic)", ylabel="share that takes longer")
+    style.log_ticks(axes.xaxis, "{x:g}")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
+    figure.legend(loc="outside upper center", ncols=2)
     return figure
 
 
+@style.context()
 def arrival_chart(events: Sequence[Event], accuracies: Mapping[str, float] | None = None) -> Figure:
     """What a loader's events say: bytes arrived against seconds, and at each swap the mask that predicts from then on.
 
@@ -212,58 +198,55 @@ def arrival_chart(events: Sequence[Event], accuracies: Mapping[str, float] | Non
     - accuracies: the accuracy of each mask, to be written beside it.
     """
     came = [event for event in events if event.kind in ("boot", "fetched", "swap")]
-    with style():
-        figure, (axes,) = row_of_axes(9, 4)
-        seconds, arrived = [event.seconds for event in came], [event.bytes_arrived for event in came]
-        axes.plot([0, *seconds], [0, *arrived], color="#444444", lw=1.5)
-        swaps = [event for event in came if event.kind != "fetched"]
-        for event in swaps:
-            owner, marker = ("S", "s") if event.kind == "boot" else ("T", "o")
-            axes.plot(event.seconds, event.bytes_arrived, marker=marker, ms=8, color=OWNER[owner])
-        axes.margins(x=0.06, y=0.1)
-        axes.set(xlabel="seconds since the loader was opened", ylabel="bytes arrived", xlim=(0, None), ylim=(0, None))
-        words = [one.mask + (f"\n{accuracies[one.mask.upper()]:.1%}" if accuracies else "") for one in swaps]
-        labels_above(axes, words, [one.seconds for one in swaps], [one.bytes_arrived for one in swaps])
-        axes.yaxis.set_major_formatter(byte_words)
+    figure, (axes,) = style.row_of_axes(9, 4)
+    seconds, arrived = [event.seconds for event in came], [event.bytes_arrived for event in came]
+    axes.plot([0, *seconds], [0, *arrived], color="#444444", lw=1.5)
+    swaps = [event for event in came if event.kind != "fetched"]
+    for event in swaps:
+        owner, marker = ("S", "s") if event.kind == "boot" else ("T", "o")
+        axes.plot(event.seconds, event.bytes_arrived, marker=marker, ms=8, color=OWNER[owner])
+    axes.margins(x=0.06, y=0.1)
+    axes.set(xlabel="seconds since the loader was opened", ylabel="bytes arrived", xlim=(0, None), ylim=(0, None))
+    words = [one.mask + (f"\n{accuracies[one.mask.upper()]:.1%}" if accuracies else "") for one in swaps]
+    style.labels_above(axes, words, [one.seconds for one in swaps], [one.bytes_arrived for one in swaps])
+    axes.yaxis.set_major_formatter(style.byte_words)
     return figure
 
 
+@style.context()
 def planned_charts(index: BundleIndex, megabytes_per_s: Sequence[float], orders: Sequence[str]) -> Figure:
     """What each loading order of a bundle would bring on each link (`planned_timeline`): a panel per link."""
-    with style():
-        figure, panels = row_of_axes(9, 3.4, len(megabytes_per_s), sharey=True)
-        for speed, axes in zip(megabytes_per_s, panels, strict=True):
-            plans = plans_for(index, speed, orders)
-            for place, (order, plan) in enumerate(plans.items()):
-                thick = 1.2 + 0.9 * (
-                    len(plans) - place
-                )  # later ones thinner, on top: common stretches show all of them
-                look = order_look(order)
-                _staircase(axes, plan["seconds"], plan["accuracy"], horizon(plans), look, lw=thick, label=order)
-            _teacher_alone(axes, index, speed)
-            axes.set_title(f"{speed:g} MB/s", fontsize=NOTE, weight="bold")
-            axes.set(xlabel="seconds since the start", xlim=(0, horizon(plans)))
-            axes.xaxis.set_major_locator(MaxNLocator(3))
-            axes.xaxis.set_major_formatter("{x:g}")
-        accuracy_axis(panels[0], "test accuracy")
-        figure.legend(handles=panels[0].get_legend_handles_labels()[0], loc="outside upper center", ncols=len(orders))
+    figure, panels = style.row_of_axes(9, 3.4, len(megabytes_per_s), sharey=True)
+    for speed, axes in zip(megabytes_per_s, panels, strict=True):
+        plans = plans_for(index, speed, orders)
+        for place, (order, plan) in enumerate(plans.items()):
+            thick = 1.2 + 0.9 * (len(plans) - place)  # later ones thinner, on top: common stretches show all of them
+            look = style.order_look(order)
+            _staircase(axes, plan["seconds"], plan["accuracy"], horizon(plans), look, lw=thick, label=order)
+        _teacher_alone(axes, index, speed)
+        axes.set_title(f"{speed:g} MB/s", fontsize=NOTE, weight="bold")
+        axes.set(xlabel="seconds since the start", xlim=(0, horizon(plans)))
+        axes.xaxis.set_major_locator(MaxNLocator(3))
+        axes.xaxis.set_major_formatter("{x:g}")
+    style.accuracy_axis(panels[0], "test accuracy")
+    figure.legend(handles=panels[0].get_legend_handles_labels()[0], loc="outside upper center", ncols=len(orders))
     return figure
 
 
+@style.context()
 def planned_chart(index: BundleIndex, megabytes_per_s: float, shown: str, orders: Sequence[str]) -> Figure:
     """What the loading order `shown` would bring on one link; in grey the other `orders`."""
     plans = plans_for(index, megabytes_per_s, orders)
-    with style():
-        figure, (axes,) = row_of_axes(9, 3.4)
-        for plan in plans.values():
-            _staircase(axes, plan["seconds"], plan["accuracy"], horizon(plans), ("#BBBBBB", "-", ""), lw=1.2, zorder=1)
-        seconds, accuracy = plans[shown]["seconds"], plans[shown]["accuracy"]
-        _staircase(axes, seconds, accuracy, horizon(plans), CHOSEN, lw=2.5)
-        axes.set(xlabel="seconds since the start", xlim=(0, horizon(plans)))
-        labels_above(axes, plans[shown]["network"].tolist(), seconds.tolist(), accuracy.tolist())
-        _teacher_alone(axes, index, megabytes_per_s, inside=True)
-        axes.margins(y=0.25)
-        accuracy_axis(axes, "test accuracy")
+    figure, (axes,) = style.row_of_axes(9, 3.4)
+    for plan in plans.values():
+        _staircase(axes, plan["seconds"], plan["accuracy"], horizon(plans), ("#BBBBBB", "-", ""), lw=1.2, zorder=1)
+    seconds, accuracy = plans[shown]["seconds"], plans[shown]["accuracy"]
+    _staircase(axes, seconds, accuracy, horizon(plans), CHOSEN, lw=2.5)
+    axes.set(xlabel="seconds since the start", xlim=(0, horizon(plans)))
+    style.labels_above(axes, plans[shown]["network"].tolist(), seconds.tolist(), accuracy.tolist())
+    _teacher_alone(axes, index, megabytes_per_s, inside=True)
+    axes.margins(y=0.25)
+    style.accuracy_axis(axes, "test accuracy")
     return figure
 
 

@@ -14,19 +14,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import SymmetricalLogLocator
 
 from pwl_lab.distill.probes import TeacherReadings
-from pwl_lab.plots.style import (
-    NOTE,
-    OWNER,
-    Figure,
-    Look,
-    accuracy_axis,
-    band,
-    chance_line,
-    level_line,
-    looks,
-    row_of_axes,
-    style,
-)
+from pwl_lab.plots import style
+from pwl_lab.plots.style import NOTE, OWNER, Figure, Look
 from pwl_lab.study import tables
 from pwl_lab.study.results import DistillationRuns
 
@@ -37,37 +26,37 @@ INSIDE, OUTSIDE = "#D55E00", "#888888"
 LINEAR = 100  # steps; from there on the time axis is logarithmic, for students take many times the teacher's steps
 
 
+@style.context()
 def checkpoint_probe(readings: TeacherReadings) -> Figure:
     """Accuracy above, mean |correlation| of the margin per degree below; the final teacher stands apart on the right.
 
     `readings` as from `probe_teacher`. Filled markers are monomials of the support, hollow grey ones those off it.
     """
     kept, final = (readings.table[readings.table["final"] == last] for last in (False, True))
-    with style():
-        figure = Figure(figsize=(9, 5.4), layout="constrained")
-        grid = {"height_ratios": [1, 2.2], "width_ratios": [6, 1]}
-        ((above, above_end), (below, below_end)) = figure.subplots(2, 2, sharex="col", sharey="row", gridspec_kw=grid)
-        curve = kept.drop_duplicates("step")
-        above.plot(curve["step"], curve["accuracy"], color=OWNER["T"], lw=2)
-        above_end.plot([0], final["accuracy"].iloc[:1], "o", color=OWNER["T"])
-        chance_line(above, 0.5, named=False)
-        chance_line(above_end, 0.5)
-        for degree, look in _degree_looks(readings.table):
-            _degree(below, kept[kept["degree"] == degree], curve["step"].tolist(), look)
-            _degree(below_end, final[final["degree"] == degree], [0], look)
-        level_line(below, readings.noise_floor, "", "#444444", (0, (1, 2)))
-        level_line(below_end, readings.noise_floor, "noise\nfloor", "#444444", (0, (1, 2)))
-        accuracy_axis(above, "validation\naccuracy")
-        above.set_ylim(None, 1.05)
-        below.set(xlabel="optimiser steps", ylabel="mean |correlation|", ylim=(0, None))
-        below.xaxis.set_major_formatter("{x:,.0f}")
-        below_end.set(xlim=(-1, 1), xticks=[0], xticklabels=[f"final,\n{int(final['step'].iloc[0]):,}"])
-        handles = [
-            Line2D([], [], color=colour, ls=dashes, marker=marker, lw=2, label=f"degree {degree} in the support")
-            for degree, (colour, dashes, marker) in _degree_looks(readings.table)
-        ]
-        handles.append(Line2D([], [], color=OUTSIDE, marker="o", mfc="none", lw=1, label="hollow: off it"))
-        figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=NOTE)
+    figure = Figure(figsize=(9, 5.4), layout="constrained")
+    grid = {"height_ratios": [1, 2.2], "width_ratios": [6, 1]}
+    ((above, above_end), (below, below_end)) = figure.subplots(2, 2, sharex="col", sharey="row", gridspec_kw=grid)
+    curve = kept.drop_duplicates("step")
+    above.plot(curve["step"], curve["accuracy"], color=OWNER["T"], lw=2)
+    above_end.plot([0], final["accuracy"].iloc[:1], "o", color=OWNER["T"])
+    style.chance_line(above, 0.5, named=False)
+    style.chance_line(above_end, 0.5)
+    for degree, look in _degree_looks(readings.table):
+        _degree(below, kept[kept["degree"] == degree], curve["step"].tolist(), look)
+        _degree(below_end, final[final["degree"] == degree], [0], look)
+    style.level_line(below, readings.noise_floor, "", "#444444", (0, (1, 2)))
+    style.level_line(below_end, readings.noise_floor, "noise\nfloor", "#444444", (0, (1, 2)))
+    style.accuracy_axis(above, "validation\naccuracy")
+    above.set_ylim(None, 1.05)
+    below.set(xlabel="optimiser steps", ylabel="mean |correlation|", ylim=(0, None))
+    below.xaxis.set_major_formatter("{x:,.0f}")
+    below_end.set(xlim=(-1, 1), xticks=[0], xticklabels=[f"final,\n{int(final['step'].iloc[0]):,}"])
+    handles = [
+        Line2D([], [], color=colour, ls=dashes, marker=marker, lw=2, label=f"degree {degree} in the support")
+        for degree, (colour, dashes, marker) in _degree_looks(readings.table)
+    ]
+    handles.append(Line2D([], [], color=OUTSIDE, marker="o", mfc="none", lw=1, label="hollow: off it"))
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=NOTE)
     return figure
 
 
@@ -83,18 +72,18 @@ def _degree(axes: Axes, rows: pd.DataFrame, steps: Sequence[int], look: Look) ->
     axes.plot(steps, rows["in_support"], color=colour, ls=dashes, lw=2, marker=marker, ms=4.5)
 
 
+@style.context()
 def maps_over_steps(readings: TeacherReadings, at: Sequence[float] = (0.0, 0.55, 0.7, 0.85, 1.0)) -> Figure:
     """The maps of the first checkpoints that reached the accuracies `at`, and of the final teacher, side by side."""
     accuracies = readings.accuracies
     reached = [next((step for step in readings.steps if accuracies[step] >= value), None) for value in at]
     steps = sorted({step for step in reached if step is not None} | {readings.steps[-1]})
-    with style():
-        figure, row = row_of_axes(9, 2.3, len(steps))
-        for axes, step in zip(row, steps, strict=True):
-            image = _map(axes, readings, step)
-            name = "final:" if step == readings.steps[-1] else "step"
-            axes.set_title(f"{name} {step:,}\n{accuracies[step]:.0%} right", fontsize=NOTE)
-        figure.colorbar(image, ax=row, label="correlation", shrink=0.75)
+    figure, row = style.row_of_axes(9, 2.3, len(steps))
+    for axes, step in zip(row, steps, strict=True):
+        image = _map(axes, readings, step)
+        name = "final:" if step == readings.steps[-1] else "step"
+        axes.set_title(f"{name} {step:,}\n{accuracies[step]:.0%} right", fontsize=NOTE)
+    figure.colorbar(image, ax=row, label="correlation", shrink=0.75)
     return figure
 
 
@@ -107,13 +96,13 @@ class CheckpointFigure:
     def __init__(self, readings: TeacherReadings) -> None:
         """`readings` has every checkpoint, the final teacher last."""
         self.readings, self._curve = readings, list(readings.accuracies.values())
-        with style():
-            self.figure, (left, right) = row_of_axes(9, 3.6, 2, width_ratios=[1.2, 1])
+        with style.context():
+            self.figure, (left, right) = style.row_of_axes(9, 3.6, 2, width_ratios=[1.2, 1])
             left.plot(range(1, len(self._curve) + 1), self._curve, color=OWNER["T"], lw=2)
             (self._point,) = left.plot(1, self._curve[0], "o", color=OWNER["T"], mec="black", ms=10)
-            chance_line(left, 0.5)
+            style.chance_line(left, 0.5)
             left.set(xlabel="checkpoint (the last: final teacher)", ylim=(None, 1.05))
-            accuracy_axis(left, "validation accuracy")
+            style.accuracy_axis(left, "validation accuracy")
             self._title = left.set_title("step")
             self._image = _map(right, readings, readings.steps[0])
             right.set(xlabel="bits, the support first", ylabel="bits, the support first")
@@ -149,26 +138,26 @@ def _values(readings: TeacherReadings, step: int) -> Float[np.ndarray, "bits bit
     return values
 
 
+@style.context()
 def projected_probe(table: pd.DataFrame, noise_floor: float) -> Figure:
     """The probe on projected hidden states: a point per projection seed, in and off the support, by degree."""
     degrees = sorted(table["degree"].unique())
-    with style():
-        figure, (axes,) = row_of_axes(9, 3.4)
-        for side, (column, colour, marker, fill, name) in enumerate(
-            (("in_support", INSIDE, "o", INSIDE, "in the support"), ("off_support", "#555555", "s", "none", "off it"))
-        ):
-            for place, degree in enumerate(degrees):
-                values = table.loc[table["degree"] == degree, column].to_numpy()
-                spots = place - 0.15 + 0.3 * side + np.linspace(-0.08, 0.08, len(values))
-                label = name if place == 0 else None
-                axes.scatter(spots, values, marker=marker, s=40, facecolors=fill, edgecolors=colour, label=label)
-                axes.annotate(f"{values.mean():.3f}", (spots.mean(), values.max()), xytext=(0, 7),
-                              textcoords="offset points", ha="center", fontsize=NOTE)  # fmt: skip
-        level_line(axes, noise_floor, "noise floor", "#444444", (0, (1, 2)))
-        axes.set_xticks(range(len(degrees)), [f"degree {degree}" for degree in degrees])
-        axes.set(ylabel="mean |correlation|", xlim=(-0.6, len(degrees) - 0.4))
-        axes.set_ylim(0, 1.15 * max(table["in_support"].max(), table["off_support"].max()))
-        axes.legend(loc="upper right")
+    figure, (axes,) = style.row_of_axes(9, 3.4)
+    for side, (column, colour, marker, fill, name) in enumerate(
+        (("in_support", INSIDE, "o", INSIDE, "in the support"), ("off_support", "#555555", "s", "none", "off it"))
+    ):
+        for place, degree in enumerate(degrees):
+            values = table.loc[table["degree"] == degree, column].to_numpy()
+            spots = place - 0.15 + 0.3 * side + np.linspace(-0.08, 0.08, len(values))
+            label = name if place == 0 else None
+            axes.scatter(spots, values, marker=marker, s=40, facecolors=fill, edgecolors=colour, label=label)
+            axes.annotate(f"{values.mean():.3f}", (spots.mean(), values.max()), xytext=(0, 7),
+                          textcoords="offset points", ha="center", fontsize=NOTE)  # fmt: skip
+    style.level_line(axes, noise_floor, "noise floor", "#444444", (0, (1, 2)))
+    axes.set_xticks(range(len(degrees)), [f"degree {degree}" for degree in degrees])
+    axes.set(ylabel="mean |correlation|", xlim=(-0.6, len(degrees) - 0.4))
+    axes.set_ylim(0, 1.15 * max(table["in_support"].max(), table["off_support"].max()))
+    axes.legend(loc="upper right")
     return figure
 
 
@@ -202,7 +191,7 @@ class ExplorerFigure:
         steps, final = readings.table["step"], readings.table["final"]
         self.kept = readings.table[~final | (steps <= self.students.index.max())]
         lowest = min(0.38, curves["min"].min().min() - 0.02)
-        with style():
+        with style.context():
             self.figure = Figure(figsize=(9, 6.2), layout="constrained")
             panels = self.figure.subplots(3, 1, sharex=True, height_ratios=(1.5, 1, 1.2))
             self._draw_students(panels[0], curves)
@@ -213,7 +202,7 @@ class ExplorerFigure:
             self._time_axis(panels[2], magnified)
             for axes in panels[:2]:
                 axes.set_ylim(lowest, 1.05)
-                chance_line(axes, 0.5)
+                style.chance_line(axes, 0.5)
             self.figure.draw_without_rendering()
             self.figure.set_layout_engine("none")
 
@@ -255,10 +244,10 @@ class ExplorerFigure:
     def _draw_students(self, axes: Axes, curves: Mapping[str, pd.DataFrame]) -> None:
         """A curve and a band for each curriculum."""
         median, low, high = (curves[statistic] for statistic in ("median", "min", "max"))
-        for name, (colour, dashes, _) in looks(list(median)).items():
-            band(axes, low[name], high[name], colour)
+        for name, (colour, dashes, _) in style.looks(list(median)).items():
+            style.band(axes, low[name], high[name], colour)
             axes.plot(median[name], color=colour, ls=dashes, lw=2, label=name.replace("_", "-"))
-        accuracy_axis(axes, "students,\ntest accuracy")
+        style.accuracy_axis(axes, "students,\ntest accuracy")
         title = "median over seeds;\nband: worst to best"
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1), title=title, title_fontsize=NOTE, alignment="left")
 
@@ -267,7 +256,7 @@ class ExplorerFigure:
         curve = self.kept.drop_duplicates("step")
         label = "checkpoint;\nthe last: final"
         axes.plot(curve["step"], curve["accuracy"], color=OWNER["T"], marker="|", ms=7, lw=1.5, label=label)
-        accuracy_axis(axes, "teacher,\nvalidation")
+        style.accuracy_axis(axes, "teacher,\nvalidation")
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
 
     def _draw_probe(self, axes: Axes) -> None:

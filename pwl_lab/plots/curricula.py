@@ -6,27 +6,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
-from pwl_lab.plots.style import (
-    CURRICULUM,
-    NOTE,
-    OWNER,
-    Figure,
-    Look,
-    Percent,
-    accuracy_axis,
-    band,
-    chance_line,
-    level_line,
-    looks,
-    named_rows,
-    note_above,
-    range_bars,
-    row_of_axes,
-    seed_points,
-    seed_row,
-    steps_axis,
-    style,
-)
+from pwl_lab.plots import style
+from pwl_lab.plots.style import CURRICULUM, NOTE, OWNER, Figure, Look, Percent
 from pwl_lab.study import tables
 from pwl_lab.study.crossing import LOADING_WORDS, LOADINGS, MEASURES, PWL_ALONE, Crossed
 from pwl_lab.study.results import DistillationRuns
@@ -36,6 +17,7 @@ PWL_LOOK: Look = ("#000000", "-", "D")
 ABLATED = {"student": "student alone", "prefix_mean": "prefix order,\nmean on the way", "worst": "worst of all masks"}
 
 
+@style.context()
 def learning_curves(runs: DistillationRuns, threshold: float = 0.99, chance: float = 0.5) -> Figure:
     """Test accuracy against steps: the median over seeds, the band from the worst to the best seed, stages marked.
 
@@ -47,44 +29,44 @@ def learning_curves(runs: DistillationRuns, threshold: float = 0.99, chance: flo
     """
     table, lost = tables.held(runs.history), tables.diverged(runs.history)
     names = list(dict.fromkeys(table["curriculum"]))
-    with style():
-        figure, (axes,) = row_of_axes(9, 4.2)
-        for name, (colour, dashes, _) in looks(names).items():
-            curve = table[table["curriculum"] == name].groupby("step")["accuracy"]
-            band(axes, curve.min(), curve.max(), colour)
-            label = _name(name) + (f" ({len(lost[name])} diverged)" if lost[name] else "")
-            axes.plot(curve.median(), color=colour, ls=dashes, lw=5 if name == "scratch" else 2, label=label)
-        for start in runs.stages.loc[runs.stages["start"] > 0, "start"].unique():
-            axes.axvline(start, color="#444444", lw=0.8)
-            note_above(axes, start, "on to the next target")
-        chance_line(axes, chance)
-        level_line(axes, threshold, f"{threshold:.0%}:\nlearned", "#444444")
-        steps_axis(axes)
-        accuracy_axis(axes, "test accuracy")
-        axes.set_ylim(None, 1.02)
-        figure.legend(loc="outside upper center", ncols=len(names))
+    figure, (axes,) = style.row_of_axes(9, 4.2)
+    for name, (colour, dashes, _) in style.looks(names).items():
+        curve = table[table["curriculum"] == name].groupby("step")["accuracy"]
+        style.band(axes, curve.min(), curve.max(), colour)
+        label = _name(name) + (f" ({len(lost[name])} diverged)" if lost[name] else "")
+        axes.plot(curve.median(), color=colour, ls=dashes, lw=5 if name == "scratch" else 2, label=label)
+    for start in runs.stages.loc[runs.stages["start"] > 0, "start"].unique():
+        axes.axvline(start, color="#444444", lw=0.8)
+        style.note_above(axes, start, "on to the next target")
+    style.chance_line(axes, chance)
+    style.level_line(axes, threshold, f"{threshold:.0%}:\nlearned", "#444444")
+    style.steps_axis(axes)
+    style.accuracy_axis(axes, "test accuracy")
+    axes.set_ylim(None, 1.02)
+    figure.legend(loc="outside upper center", ncols=len(names))
     return figure
 
 
+@style.context()
 def steps_to_threshold(runs: DistillationRuns, threshold: float = 0.99) -> Figure:
     """Steps to a test accuracy of `threshold`: a point per seed of the `runs`, a bar at the median.
 
     A seed that did not get there stands at the budget, hollow.
     """
     steps, lost, budget = runs.steps_to(threshold), tables.diverged(runs.history), runs.plan.steps
-    with style():
-        figure, (axes,) = row_of_axes(9, 0.8 * len(steps) + 1)
-        for row, (name, look) in enumerate(looks(list(steps)).items()):
-            median = _steps_row(axes, row, steps[name], budget, look)
-            more = "> " if 2 * steps[name].count(None) >= len(steps[name]) else ""
-            axes.annotate(f"{more}{median:,.0f}", (median, row - 0.37), ha="center", va="bottom", fontsize=NOTE)
-        named_rows(
-            axes, [_name(name) + (f"\n({len(lost[name])} diverged)" if lost[name] else "") for name in steps], 0.75
-        )
-        steps_axis(axes, f"optimiser steps to {threshold:.0%}")
+    figure, (axes,) = style.row_of_axes(9, 0.8 * len(steps) + 1)
+    for row, (name, look) in enumerate(style.looks(list(steps)).items()):
+        median = _steps_row(axes, row, steps[name], budget, look)
+        more = "> " if 2 * steps[name].count(None) >= len(steps[name]) else ""
+        axes.annotate(f"{more}{median:,.0f}", (median, row - 0.37), ha="center", va="bottom", fontsize=NOTE)
+    style.named_rows(
+        axes, [_name(name) + (f"\n({len(lost[name])} diverged)" if lost[name] else "") for name in steps], 0.75
+    )
+    style.steps_axis(axes, f"optimiser steps to {threshold:.0%}")
     return figure
 
 
+@style.context()
 def choices_chart(history: pd.DataFrame, curriculum_of: Mapping[str, str], budget: int, threshold: float) -> Figure:
     """Steps to the threshold per variant: a point per seed, a bar at the median; hollow at the budget: not reached.
 
@@ -96,23 +78,22 @@ def choices_chart(history: pd.DataFrame, curriculum_of: Mapping[str, str], budge
     - threshold: the test accuracy to reach.
     """
     steps = tables.steps_to_threshold(history, threshold)
-    with style():
-        figure, (axes,) = row_of_axes(9, 0.29 * len(steps) + 0.25 * len(curriculum_of) + 1)
-        labels: dict[float, str] = {}
-        row = 0.0
-        for choice, curriculum in curriculum_of.items():
-            axes.annotate(choice, (0, row), xycoords=("axes fraction", "data"), xytext=(-8, 0), ha="right", va="center",
-                          textcoords="offset points", weight="bold", fontsize=NOTE)  # fmt: skip
-            for name in (name for name in steps if name.startswith(f"{choice}: ")):
-                row += 1
-                labels[row] = name.removeprefix(f"{choice}: ")
-                _steps_row(axes, row, steps[name], budget, CURRICULUM[curriculum])
-            row += 1.4
-        axes.set_yticks(list(labels), list(labels.values()))
-        axes.axvline(budget, color="#444444", lw=0.8, ls="--")
-        note_above(axes, budget, "budget", ha="center")
-        steps_axis(axes, f"optimiser steps to {threshold:.0%}")
-        axes.set_ylim(row - 0.6, -0.8)
+    figure, (axes,) = style.row_of_axes(9, 0.29 * len(steps) + 0.25 * len(curriculum_of) + 1)
+    labels: dict[float, str] = {}
+    row = 0.0
+    for choice, curriculum in curriculum_of.items():
+        axes.annotate(choice, (0, row), xycoords=("axes fraction", "data"), xytext=(-8, 0), ha="right", va="center",
+                      textcoords="offset points", weight="bold", fontsize=NOTE)  # fmt: skip
+        for name in (name for name in steps if name.startswith(f"{choice}: ")):
+            row += 1
+            labels[row] = name.removeprefix(f"{choice}: ")
+            _steps_row(axes, row, steps[name], budget, CURRICULUM[curriculum])
+        row += 1.4
+    axes.set_yticks(list(labels), list(labels.values()))
+    axes.axvline(budget, color="#444444", lw=0.8, ls="--")
+    style.note_above(axes, budget, "budget", ha="center")
+    style.steps_axis(axes, f"optimiser steps to {threshold:.0%}")
+    axes.set_ylim(row - 0.6, -0.8)
     return figure
 
 
@@ -120,10 +101,11 @@ def _steps_row(axes: Axes, row: float, values: Sequence[int | None], budget: int
     """Draw a row of steps, what was not reached hollow at the budget; return the median."""
     there = [budget if value is None else value for value in values]
     median = tables.median_steps(values, budget)
-    seed_row(axes, row, there, median, look, [value is not None for value in values], apart=0.25)
+    style.seed_row(axes, row, there, median, look, [value is not None for value in values], apart=0.25)
     return median
 
 
+@style.context()
 def teacher_curve(teacher: TrainedModel, checkpoint_accuracy: float | None = None) -> Figure:
     """A teacher's validation accuracy over its training, and the moment when it was done.
 
@@ -131,27 +113,27 @@ def teacher_curve(teacher: TrainedModel, checkpoint_accuracy: float | None = Non
     """
     history = teacher.history
     end = history["step"].max()
-    with style():
-        figure, (axes,) = row_of_axes(9, 3.2)
-        axes.plot(history["step"], history["accuracy"], color=OWNER["T"], lw=2)
-        chance_line(axes, 1 / teacher.config.n_classes)  # type: ignore[attr-defined]  # every family has it
-        if checkpoint_accuracy is not None:
-            chosen = teacher.checkpoint(at_accuracy=checkpoint_accuracy)
-            axes.plot(chosen.step, chosen.accuracy, "^", color="#E69F00", mec="black", ms=10)
-            left = chosen.step > 0.4 * end  # there is room on one side only
-            axes.annotate(f"checkpoint\nof progressive:\nstep {chosen.step:,}, {chosen.accuracy:.0%}",
-                          (chosen.step, chosen.accuracy), xytext=(-14 if left else 14, -4),
-                          textcoords="offset points", ha="right" if left else "left")  # fmt: skip
-        if teacher.reached_at is not None and teacher.reached_at < end:
-            axes.axvspan(teacher.reached_at, end, color="#EEEEEE", zorder=0)
-            axes.annotate("goes on until it is saturated", (teacher.reached_at, 0.8),
-                          xycoords=("data", "axes fraction"), xytext=(6, 0), textcoords="offset points")  # fmt: skip
-        steps_axis(axes)
-        accuracy_axis(axes, "validation accuracy")
-        axes.set_ylim(None, 1.03)
+    figure, (axes,) = style.row_of_axes(9, 3.2)
+    axes.plot(history["step"], history["accuracy"], color=OWNER["T"], lw=2)
+    style.chance_line(axes, 1 / teacher.config.n_classes)  # type: ignore[attr-defined]  # every family has it
+    if checkpoint_accuracy is not None:
+        chosen = teacher.checkpoint(at_accuracy=checkpoint_accuracy)
+        axes.plot(chosen.step, chosen.accuracy, "^", color="#E69F00", mec="black", ms=10)
+        left = chosen.step > 0.4 * end  # there is room on one side only
+        axes.annotate(f"checkpoint\nof progressive:\nstep {chosen.step:,}, {chosen.accuracy:.0%}",
+                      (chosen.step, chosen.accuracy), xytext=(-14 if left else 14, -4),
+                      textcoords="offset points", ha="right" if left else "left")  # fmt: skip
+    if teacher.reached_at is not None and teacher.reached_at < end:
+        axes.axvspan(teacher.reached_at, end, color="#EEEEEE", zorder=0)
+        axes.annotate("goes on until it is saturated", (teacher.reached_at, 0.8),
+                      xycoords=("data", "axes fraction"), xytext=(6, 0), textcoords="offset points")  # fmt: skip
+    style.steps_axis(axes)
+    style.accuracy_axis(axes, "validation accuracy")
+    axes.set_ylim(None, 1.03)
     return figure
 
 
+@style.context()
 def scaling_curves(
     points: pd.DataFrame,
     panels: str = "k",
@@ -173,31 +155,30 @@ def scaling_curves(
     - theory: for each panel the slope of a grey guide line.
     """
     values = sorted(points[panels].unique())
-    with style():
-        figure, row = row_of_axes(9, 4.4, len(values), sharey=True)
-        for axes, value in zip(row, values, strict=True):
-            part = points[points[panels] == value]
-            _lines(axes, part, size, (slopes or {}).get(value, {}))
-            if theory and value in theory:
-                _guide(axes, part, size, theory[value])
-            axes.set(xscale="log", yscale="log", xlabel=size_label, title=f"{panels} = {value}")
-            sizes = sorted(part[size].unique())
-            axes.xaxis.set_major_locator(FixedLocator(sizes))
-            axes.xaxis.set_minor_locator(NullLocator())
-            axes.set_xticks(sizes, [f"{one:g}" for one in sizes])
-            axes.yaxis.set_major_formatter("{x:,.0f}")
-            axes.yaxis.set_minor_formatter(NullFormatter())
-            axes.legend(loc="upper left", fontsize=NOTE)
-        row[0].set_ylim(0.8 * points["steps"].min(), 4 * points["steps"].max())  # room for the legend
-        row[0].set(ylabel="optimiser steps to the threshold")
+    figure, row = style.row_of_axes(9, 4.4, len(values), sharey=True)
+    for axes, value in zip(row, values, strict=True):
+        part = points[points[panels] == value]
+        _lines(axes, part, size, (slopes or {}).get(value, {}))
+        if theory and value in theory:
+            _guide(axes, part, size, theory[value])
+        axes.set(xscale="log", yscale="log", xlabel=size_label, title=f"{panels} = {value}")
+        sizes = sorted(part[size].unique())
+        axes.xaxis.set_major_locator(FixedLocator(sizes))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticks(sizes, [f"{one:g}" for one in sizes])
+        axes.yaxis.set_major_formatter("{x:,.0f}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.legend(loc="upper left", fontsize=NOTE)
+    row[0].set_ylim(0.8 * points["steps"].min(), 4 * points["steps"].max())  # room for the legend
+    row[0].set(ylabel="optimiser steps to the threshold")
     return figure
 
 
 def _lines(axes: Axes, part: pd.DataFrame, size: str, fits: Mapping[str, Sequence[float]]) -> None:
     """Points and medians of each curriculum."""
-    for name, (colour, dashes, marker) in looks(list(dict.fromkeys(part["curriculum"]))).items():
+    for name, (colour, dashes, marker) in style.looks(list(dict.fromkeys(part["curriculum"]))).items():
         mine = part[part["curriculum"] == name]
-        seed_points(axes, mine[size], mine["steps"], colour, marker, 40, mine["reached"].tolist())
+        style.seed_points(axes, mine[size], mine["steps"], colour, marker, 40, mine["reached"].tolist())
         label = _name(name)
         if name in fits:
             low, middle, high = fits[name]
@@ -215,6 +196,7 @@ def _guide(axes: Axes, part: pd.DataFrame, size: str, slope: float) -> None:
     axes.plot(sizes, line, color="#999999", lw=1.2, ls=(0, (1, 2)), label=label, zorder=1)
 
 
+@style.context()
 def two_phase_curves(table: pd.DataFrame) -> Figure:
     """The two-phase scheme: test accuracy, and weights on the support over weights off it, against the step's samples.
 
@@ -225,22 +207,21 @@ def two_phase_curves(table: pd.DataFrame) -> Figure:
         "hidden": ("step from the projected hidden layer", CURRICULUM["extracted"]),
     }
     samples = sorted(table["samples"].unique())
-    with style():
-        figure, (left, right) = row_of_axes(9, 3.8, 2)
-        for axes, column in ((left, "accuracy"), (right, "support ratio")):
-            for target, (words, (colour, dashes, marker)) in targets.items():
-                mine = table[table["target"] == target]
-                seed_points(axes, mine["samples"], mine[column], colour, marker, 40)
-                axes.plot(mine.groupby("samples")[column].median(), color=colour, ls=dashes, lw=2, label=words)
-            axes.set(xscale="log", xlabel="samples of the one large step")
-            axes.xaxis.set_minor_locator(NullLocator())
-            axes.set_xticks(samples, [f"{amount:,}" for amount in samples])
-        chance_line(left, 0.5)
-        accuracy_axis(left, "test accuracy")
-        left.set_ylim(None, 1.02)
-        figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=2)
-        level_line(right, 1, "no\npreference", "#666666", (0, (1, 2)))
-        right.set(ylabel="weight on the support / off it", ylim=(0, None))
+    figure, (left, right) = style.row_of_axes(9, 3.8, 2)
+    for axes, column in ((left, "accuracy"), (right, "support ratio")):
+        for target, (words, (colour, dashes, marker)) in targets.items():
+            mine = table[table["target"] == target]
+            style.seed_points(axes, mine["samples"], mine[column], colour, marker, 40)
+            axes.plot(mine.groupby("samples")[column].median(), color=colour, ls=dashes, lw=2, label=words)
+        axes.set(xscale="log", xlabel="samples of the one large step")
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticks(samples, [f"{amount:,}" for amount in samples])
+    style.chance_line(left, 0.5)
+    style.accuracy_axis(left, "test accuracy")
+    left.set_ylim(None, 1.02)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    style.level_line(right, 1, "no\npreference", "#666666", (0, (1, 2)))
+    right.set(ylabel="weight on the support / off it", ylim=(0, None))
     return figure
 
 
@@ -256,11 +237,12 @@ def _name(curriculum: str) -> str:
 
 def _share_frame(figure: Figure, panels: Sequence[Axes], label: str) -> None:
     """One label, in percent, for the y axis that the panels share, and one legend above them."""
-    accuracy_axis(panels[0], label)
+    style.accuracy_axis(panels[0], label)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
 
 
+@style.context()
 def crossing_histories(found: Sequence[Crossed], chance: float | None = None) -> Figure:
     """The student's validation accuracy over training: a panel per loading, a line per curriculum, a band over seeds.
 
@@ -268,26 +250,26 @@ def crossing_histories(found: Sequence[Crossed], chance: float | None = None) ->
     """
     others = {one.loading for one in found if one.curriculum != PWL_ALONE[0]}
     loadings = [name for name in LOADINGS if name in others]
-    with style():
-        figure, panels = row_of_axes(9, 3.4, len(loadings), sharey=True)
-        for axes, loading in zip(panels, loadings, strict=True):
-            shown = [one for one in found if one.loading == loading or one.curriculum == PWL_ALONE[0]]
-            for curriculum in dict.fromkeys(one.curriculum for one in found):
-                mine = [one.pair.history.set_index("step")["accuracy"] for one in shown if one.curriculum == curriculum]
-                table = pd.concat(mine, axis=1)
-                colour, dashes, _ = _look(curriculum)
-                axes.plot(table.mean(axis=1), color=colour, ls=dashes, lw=2, label=_name(curriculum))
-                band(axes, table.min(axis=1), table.max(axis=1), colour)
-            if 0 < LOADINGS[loading] < 1:
-                axes.axvline(LOADINGS[loading] * table.index.max(), color="#444444", lw=0.8, ls="--")
-            if chance is not None:
-                chance_line(axes, chance, named=axes is panels[-1])
-            axes.set_title(LOADING_WORDS[loading], fontsize=NOTE)
-            axes.set(xlabel="optimiser steps", xlim=(0, None))
-        _share_frame(figure, panels, "student, validation accuracy")
+    figure, panels = style.row_of_axes(9, 3.4, len(loadings), sharey=True)
+    for axes, loading in zip(panels, loadings, strict=True):
+        shown = [one for one in found if one.loading == loading or one.curriculum == PWL_ALONE[0]]
+        for curriculum in dict.fromkeys(one.curriculum for one in found):
+            mine = [one.pair.history.set_index("step")["accuracy"] for one in shown if one.curriculum == curriculum]
+            table = pd.concat(mine, axis=1)
+            colour, dashes, _ = _look(curriculum)
+            axes.plot(table.mean(axis=1), color=colour, ls=dashes, lw=2, label=_name(curriculum))
+            style.band(axes, table.min(axis=1), table.max(axis=1), colour)
+        if 0 < LOADINGS[loading] < 1:
+            axes.axvline(LOADINGS[loading] * table.index.max(), color="#444444", lw=0.8, ls="--")
+        if chance is not None:
+            style.chance_line(axes, chance, named=axes is panels[-1])
+        axes.set_title(LOADING_WORDS[loading], fontsize=NOTE)
+        axes.set(xlabel="optimiser steps", xlim=(0, None))
+    _share_frame(figure, panels, "student, validation accuracy")
     return figure
 
 
+@style.context()
 def crossing_prefixes(table: pd.DataFrame) -> Figure:
     """Accuracy by loaded teacher blocks: a panel per loading, a line per curriculum (mean, bars from worst to best seed).
 
@@ -295,61 +277,61 @@ def crossing_prefixes(table: pd.DataFrame) -> Figure:
     """
     alone = table["curriculum"] == PWL_ALONE[0]
     loadings = [name for name in LOADINGS if (table.loc[~alone, "loading"] == name).any()]
-    with style():
-        figure, panels = row_of_axes(9, 3.6, len(loadings), sharey=True)
-        for axes, loading in zip(panels, loadings, strict=True):
-            chosen = table[(table["loading"] == loading) | alone]
-            for place, (curriculum, mine) in enumerate(chosen.groupby("curriculum", sort=False)):
-                accuracy = pd.DataFrame(mine["prefix_accuracy"].tolist()).melt(var_name="blocks")
-                range_bars(axes, accuracy.groupby("blocks")["value"], _look(curriculum), 0.06 * (place - 1.5), ms=5, lw=1.6,
-                           capsize=2, label=_name(curriculum))  # fmt: skip
-            axes.set_title(LOADING_WORDS[loading], fontsize=NOTE)
-            axes.set_xlabel("teacher blocks loaded")
-            axes.set_xticks(range(accuracy["blocks"].max() + 1))
-        _share_frame(figure, panels, "test accuracy")
+    figure, panels = style.row_of_axes(9, 3.6, len(loadings), sharey=True)
+    for axes, loading in zip(panels, loadings, strict=True):
+        chosen = table[(table["loading"] == loading) | alone]
+        for place, (curriculum, mine) in enumerate(chosen.groupby("curriculum", sort=False)):
+            accuracy = pd.DataFrame(mine["prefix_accuracy"].tolist()).melt(var_name="blocks")
+            style.range_bars(axes, accuracy.groupby("blocks")["value"], _look(curriculum), 0.06 * (place - 1.5), ms=5, lw=1.6,
+                       capsize=2, label=_name(curriculum))  # fmt: skip
+        axes.set_title(LOADING_WORDS[loading], fontsize=NOTE)
+        axes.set_xlabel("teacher blocks loaded")
+        axes.set_xticks(range(accuracy["blocks"].max() + 1))
+    _share_frame(figure, panels, "test accuracy")
     return figure
 
 
+@style.context()
 def crossing_chart(table: pd.DataFrame) -> Figure:
     """Every combination: a point per seed and a bar at the mean, for the student, prefix order and all mixes; one scale.
 
     `table` as from `crossing.crossing_table`.
     """
     groups = table.groupby(["curriculum", "loading"], sort=False)
-    with style():
-        figure, panels = row_of_axes(9, 0.32 * len(groups) + 1.2, len(MEASURES), sharex=True, sharey=True)
-        for axes, (measure, title) in zip(panels, MEASURES.items(), strict=True):
-            for row, ((curriculum, _), mine) in enumerate(groups):
-                seed_row(axes, row, mine[measure], mine[measure].mean(), _look(curriculum))
-            axes.set_title(title, fontsize=NOTE)
-            axes.xaxis.set_major_formatter(Percent())
-            axes.set_xlabel("test accuracy")
-        named_rows(
-            panels[0],
-            [_name(c) if c == PWL_ALONE[0] else f"{_name(c)}: {LOADING_WORDS[how]}" for (c, how), _ in groups],
-        )
+    figure, panels = style.row_of_axes(9, 0.32 * len(groups) + 1.2, len(MEASURES), sharex=True, sharey=True)
+    for axes, (measure, title) in zip(panels, MEASURES.items(), strict=True):
+        for row, ((curriculum, _), mine) in enumerate(groups):
+            style.seed_row(axes, row, mine[measure], mine[measure].mean(), _look(curriculum))
+        axes.set_title(title, fontsize=NOTE)
+        axes.xaxis.set_major_formatter(Percent())
+        axes.set_xlabel("test accuracy")
+    style.named_rows(
+        panels[0],
+        [_name(c) if c == PWL_ALONE[0] else f"{_name(c)}: {LOADING_WORDS[how]}" for (c, how), _ in groups],
+    )
     return figure
 
 
+@style.context()
 def parity_crossing(found: Sequence[Crossed]) -> Figure:
     """The smallest pair: each student's accuracy over training, with and without PWL, one line per seed."""
-    with style():
-        figure, panels = row_of_axes(9, 3.2, 2, sharey=True)
-        for axes, loading in zip(panels, ("alone", "combined"), strict=True):
-            names = dict.fromkeys(one.curriculum for one in found if one.loading == loading)
-            for curriculum in names:
-                mine = [one.pair.history for one in found if (one.curriculum, one.loading) == (curriculum, loading)]
-                colour, dashes, _ = _look(curriculum)
-                for place, history in enumerate(mine):
-                    label = None if place else _name(curriculum)
-                    axes.plot(history["step"], history["accuracy"], color=colour, ls=dashes, lw=1.8, label=label)
-            axes.set_title(LOADING_WORDS[loading], fontsize=NOTE)
-            chance_line(axes, 0.5, named=loading == "combined")
-            axes.set(xlabel="optimiser steps", xlim=(0, None), ylim=(0.45, 1.03))
-        _share_frame(figure, panels, "student, validation accuracy")
+    figure, panels = style.row_of_axes(9, 3.2, 2, sharey=True)
+    for axes, loading in zip(panels, ("alone", "combined"), strict=True):
+        names = dict.fromkeys(one.curriculum for one in found if one.loading == loading)
+        for curriculum in names:
+            mine = [one.pair.history for one in found if (one.curriculum, one.loading) == (curriculum, loading)]
+            colour, dashes, _ = _look(curriculum)
+            for place, history in enumerate(mine):
+                label = None if place else _name(curriculum)
+                axes.plot(history["step"], history["accuracy"], color=colour, ls=dashes, lw=1.8, label=label)
+        axes.set_title(LOADING_WORDS[loading], fontsize=NOTE)
+        style.chance_line(axes, 0.5, named=loading == "combined")
+        axes.set(xlabel="optimiser steps", xlim=(0, None), ylim=(0.45, 1.03))
+    _share_frame(figure, panels, "student, validation accuracy")
     return figure
 
 
+@style.context()
 def ablation_chart(table: pd.DataFrame) -> Figure:
     """What each change of PWL training does, against the default on the same seed: a point per seed, a bar at the mean.
 
@@ -360,15 +342,14 @@ def ablation_chart(table: pd.DataFrame) -> Figure:
     keys = [key for key, _ in table.groupby(["group", "variant"], sort=False) if key[0] != "default"]
     own = next((key for key in keys if key[0] == "equal channels"), None)
     rows = [key for key in keys if key != own]
-    with style():
-        figure, panels = row_of_axes(9, 0.3 * len(rows) + 1.4, len(ABLATED), sharey=True)
-        for axes, (measure, title) in zip(panels, ABLATED.items(), strict=True):
-            axes.axvline(0, color="#444444", lw=1)
-            for row, key in enumerate(rows):
-                reference = own if key[0] == "equal channels" else ("default", "default")
-                values = 100 * (measured.loc[key] - measured.loc[reference])[measure]
-                seed_row(axes, row, values, values.mean(), ("#0072B2", "-", "o"))
-            axes.set_title(title, fontsize=NOTE)
-            axes.set_xlabel("points of accuracy")
-        named_rows(panels[0], [f"{group}: {variant}" for group, variant in rows])
+    figure, panels = style.row_of_axes(9, 0.3 * len(rows) + 1.4, len(ABLATED), sharey=True)
+    for axes, (measure, title) in zip(panels, ABLATED.items(), strict=True):
+        axes.axvline(0, color="#444444", lw=1)
+        for row, key in enumerate(rows):
+            reference = own if key[0] == "equal channels" else ("default", "default")
+            values = 100 * (measured.loc[key] - measured.loc[reference])[measure]
+            style.seed_row(axes, row, values, values.mean(), ("#0072B2", "-", "o"))
+        axes.set_title(title, fontsize=NOTE)
+        axes.set_xlabel("points of accuracy")
+    style.named_rows(panels[0], [f"{group}: {variant}" for group, variant in rows])
     return figure

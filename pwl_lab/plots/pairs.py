@@ -11,22 +11,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from pwl_lab.plots.style import (
-    NOTE,
-    OWNER,
-    OWNER_NAME,
-    Figure,
-    Look,
-    Percent,
-    accuracy_axis,
-    byte_words,
-    levels_alone,
-    log_ticks,
-    order_look,
-    range_bars,
-    row_of_axes,
-    style,
-)
+from pwl_lab.plots import style
+from pwl_lab.plots.style import NOTE, OWNER, OWNER_NAME, Figure, Look, Percent
 from pwl_lab.study import tables
 from pwl_lab.study.recipes import SamplePredictions
 from pwl_lab.study.results import Pair
@@ -40,6 +26,7 @@ DIRECTION: dict[str, Look] = {"encoder": ("#0072B2", "-", "o"), "decoder": (OWNE
 HALF = 0.3  # half of a box's width and height, in the drawing's units
 
 
+@style.context()
 def architecture(parts: pd.DataFrame) -> Figure:
     """Teacher above, student below, block by block in their owners' colours, with the converters between them.
 
@@ -50,22 +37,21 @@ def architecture(parts: pd.DataFrame) -> Figure:
     n_blocks = int(parts["block"].max())
     small = NOTE if n_blocks <= 4 else 9 if n_blocks == 5 else 7 if n_blocks <= 7 else 6
     largest = parts.loc[parts["part"].isin(ROWS), "bytes"].max()
-    with style():
-        figure, (axes,) = row_of_axes(9, 4.4)
-        for part, (letter, height) in ROWS.items():
-            rows = parts[parts["part"] == part].sort_values("block")
-            for row in rows.itertuples():
-                _box(axes, row, OWNER[letter], height, largest, small)
-            name = f"{OWNER_NAME[letter]}\n{byte_words(rows['bytes'].sum())}"
-            axes.text(0.28, height, name, ha="right", va="center", weight="bold", fontsize=NOTE)
-            for place in range(n_blocks + 1):
-                ends = (place + 1 - HALF, height), (place + HALF, height)
-                axes.annotate("", *ends, arrowprops={"arrowstyle": "->", "lw": 1.2, "shrinkA": 0, "shrinkB": 0})
-            axes.text(n_blocks + 1 - HALF, height, " class", va="center", fontsize=NOTE)
-        for row in parts[parts["part"].isin(ENDS)].itertuples():
-            _converter(axes, row, small)
-        axes.set(xlim=(-0.35, n_blocks + 1.05), ylim=(-HALF - 0.1, 1 + HALF + 0.1))
-        axes.axis("off")
+    figure, (axes,) = style.row_of_axes(9, 4.4)
+    for part, (letter, height) in ROWS.items():
+        rows = parts[parts["part"] == part].sort_values("block")
+        for row in rows.itertuples():
+            _box(axes, row, OWNER[letter], height, largest, small)
+        name = f"{OWNER_NAME[letter]}\n{style.byte_words(rows['bytes'].sum())}"
+        axes.text(0.28, height, name, ha="right", va="center", weight="bold", fontsize=NOTE)
+        for place in range(n_blocks + 1):
+            ends = (place + 1 - HALF, height), (place + HALF, height)
+            axes.annotate("", *ends, arrowprops={"arrowstyle": "->", "lw": 1.2, "shrinkA": 0, "shrinkB": 0})
+        axes.text(n_blocks + 1 - HALF, height, " class", va="center", fontsize=NOTE)
+    for row in parts[parts["part"].isin(ENDS)].itertuples():
+        _converter(axes, row, small)
+    axes.set(xlim=(-0.35, n_blocks + 1.05), ylim=(-HALF - 0.1, 1 + HALF + 0.1))
+    axes.axis("off")
     return figure
 
 
@@ -79,7 +65,7 @@ def _box(axes: Axes, row: Any, colour: str, height: float, largest: int, fontsiz
     positions = row.positions if "×" in row.positions else f"{row.positions} tokens"
     outputs = f"{row.channels} {kind}" + (f"\n{positions}" if row.positions else "")
     layers = f"{row.layers} layer" + ("" if row.layers == 1 else "s")
-    text = f"block {row.block}\n{outputs}\n{layers}\n{byte_words(row.bytes)}"
+    text = f"block {row.block}\n{outputs}\n{layers}\n{style.byte_words(row.bytes)}"
     axes.text(row.block, height + 0.05, text, ha="center", va="center", fontsize=fontsize, linespacing=1.35)
     left, width = row.block - HALF + 0.05, 2 * (HALF - 0.05)
     axes.add_patch(Rectangle((left, height - 0.25), width, 0.05, fc="none", ec="black", lw=0.6))
@@ -93,10 +79,11 @@ def _converter(axes: Axes, row: Any, fontsize: float) -> None:
     down = 1 if begin > end else -1
     ends = (row.block + 1 - HALF, end + down * HALF), (row.block + HALF, begin - down * HALF)
     axes.annotate("", *ends, arrowprops={"arrowstyle": "->", "lw": 1.8, "ls": dashes, "color": colour})
-    axes.text(row.block + HALF - 0.04, 0.5 + down * 0.1, f"{row.part}\n{byte_words(row.bytes)}", ha="right", va="center",
+    axes.text(row.block + HALF - 0.04, 0.5 + down * 0.1, f"{row.part}\n{style.byte_words(row.bytes)}", ha="right", va="center",
               fontsize=fontsize, color=colour)  # fmt: skip
 
 
+@style.context()
 def similarity_chart(table: pd.DataFrame) -> Figure:
     """How alike the networks are at each boundary: CKA before and after the converter, and what is left unexplained.
 
@@ -105,29 +92,28 @@ def similarity_chart(table: pd.DataFrame) -> Figure:
     a grey line: what an untrained student shows.
     """
     boundaries = sorted(table["boundary"].unique())
-    with style():
-        figure, (left, middle, right) = row_of_axes(9, 3.9, 3)
-        middle.sharey(left)
-        for axes, direction in ((left, "encoder"), (middle, "decoder")):
-            by_boundary = table[table["direction"] == direction].groupby("boundary")
-            if "untrained" in table:
-                range_bars(axes, by_boundary["untrained"], ("#999999", "-.", "X"), label="untrained student")
-            range_bars(axes, by_boundary["before"], ("#555555", ":", "D"), -0.05, mfc="white", label="before")
-            range_bars(axes, by_boundary["after"], DIRECTION[direction], 0.05, label=f"after the {direction}")
-            range_bars(right, by_boundary["unexplained"], DIRECTION[direction])
-            axes.set_title(f"{direction}: {' to '.join(ENDS[direction])}", fontsize=NOTE)
-        left.set(ylabel="similarity (CKA)")
-        right.set_title("variance unexplained after", fontsize=NOTE)
-        right.set_ylim(0, None)
-        right.yaxis.set_major_formatter(Percent())
-        drawn: dict[str, Any] = {}
-        for axes in (left, middle):
-            handles, labels = axes.get_legend_handles_labels()
-            drawn |= zip(labels, handles, strict=True)
-        figure.legend(drawn.values(), drawn.keys(), loc="outside upper center", ncols=len(drawn))
-        for axes in (left, middle, right):
-            axes.set_xticks(boundaries, [f"{b} | {b + 1}" for b in boundaries])
-            axes.set(xlabel="boundary between blocks", xlim=(boundaries[0] - 0.4, boundaries[-1] + 0.4))
+    figure, (left, middle, right) = style.row_of_axes(9, 3.9, 3)
+    middle.sharey(left)
+    for axes, direction in ((left, "encoder"), (middle, "decoder")):
+        by_boundary = table[table["direction"] == direction].groupby("boundary")
+        if "untrained" in table:
+            style.range_bars(axes, by_boundary["untrained"], ("#999999", "-.", "X"), label="untrained student")
+        style.range_bars(axes, by_boundary["before"], ("#555555", ":", "D"), -0.05, mfc="white", label="before")
+        style.range_bars(axes, by_boundary["after"], DIRECTION[direction], 0.05, label=f"after the {direction}")
+        style.range_bars(right, by_boundary["unexplained"], DIRECTION[direction])
+        axes.set_title(f"{direction}: {' to '.join(ENDS[direction])}", fontsize=NOTE)
+    left.set(ylabel="similarity (CKA)")
+    right.set_title("variance unexplained after", fontsize=NOTE)
+    right.set_ylim(0, None)
+    right.yaxis.set_major_formatter(Percent())
+    drawn: dict[str, Any] = {}
+    for axes in (left, middle):
+        handles, labels = axes.get_legend_handles_labels()
+        drawn |= zip(labels, handles, strict=True)
+    figure.legend(drawn.values(), drawn.keys(), loc="outside upper center", ncols=len(drawn))
+    for axes in (left, middle, right):
+        axes.set_xticks(boundaries, [f"{b} | {b + 1}" for b in boundaries])
+        axes.set(xlabel="boundary between blocks", xlim=(boundaries[0] - 0.4, boundaries[-1] + 0.4))
     return figure
 
 
@@ -136,17 +122,17 @@ def _name_size(names: Sequence[str]) -> float:
     return NOTE if max(map(len, names)) <= 11 else 8
 
 
+@style.context()
 def image_grid(task: ImageTask, n_images: int = 20) -> Figure:
     """The first images of the training split with their classes."""
     images, batch = task.sample(n_images, "train")
     small = _name_size(task.class_names)
-    with style():
-        figure = Figure(figsize=(9, 0.55 + 1.05 * (n_images // 10)), layout="constrained")
-        for index, axes in enumerate(figure.subplots(-(-n_images // 10), 10, squeeze=False).flat):
-            axes.axis("off")
-            if index < n_images:
-                axes.imshow(images[index].numpy(), cmap="gray_r")
-                axes.set_title(task.class_names[int(batch.labels[index])], fontsize=small, loc="center")
+    figure = Figure(figsize=(9, 0.55 + 1.05 * (n_images // 10)), layout="constrained")
+    for index, axes in enumerate(figure.subplots(-(-n_images // 10), 10, squeeze=False).flat):
+        axes.axis("off")
+        if index < n_images:
+            axes.imshow(images[index].numpy(), cmap="gray_r")
+            axes.set_title(task.class_names[int(batch.labels[index])], fontsize=small, loc="center")
     return figure
 
 
@@ -169,51 +155,51 @@ def owner_row(axes: Axes, mask: str, labels: Sequence[str] | None = None) -> Non
     axes.axis("off")
 
 
+@style.context()
 def network(mask: str) -> Figure:
     """A network of mixed blocks as a drawing: who owns what, and which converter stands where."""
-    with style():
-        figure, (axes,) = row_of_axes(9, 1.5)
-        owner_row(axes, mask)
+    figure, (axes,) = style.row_of_axes(9, 1.5)
+    owner_row(axes, mask)
     return figure
 
 
+@style.context()
 def loss_terms(history: pd.DataFrame) -> Figure:
     """Each named loss term over the training of a pair, the mean since the point before; the scale is logarithmic."""
     columns = [name for name in history if name.startswith("loss_") and name != "loss_total"]
     table = history.melt("step", columns, "term", "loss").dropna()
     table["term"] = table["term"].str.removeprefix("loss_")
-    with style():
-        figure, (axes,) = row_of_axes(9, 3.6)
-        sns.lineplot(table, x="step", y="loss", hue="term", style="term", ax=axes, palette="colorblind", lw=2,
-                     errorbar=None, markers=True)  # fmt: skip
-        axes.set(xlabel="optimiser steps", ylabel="loss term (before its weight)", yscale="log", xlim=(0, None))
-        log_ticks(axes.yaxis, "{x:g}")
-        axes.legend(title=None, ncols=5, loc="upper center", bbox_to_anchor=(0.5, 1.15))
+    figure, (axes,) = style.row_of_axes(9, 3.6)
+    sns.lineplot(table, x="step", y="loss", hue="term", style="term", ax=axes, palette="colorblind", lw=2,
+                 errorbar=None, markers=True)  # fmt: skip
+    axes.set(xlabel="optimiser steps", ylabel="loss term (before its weight)", yscale="log", xlim=(0, None))
+    style.log_ticks(axes.yaxis, "{x:g}")
+    axes.legend(title=None, ncols=5, loc="upper center", bbox_to_anchor=(0.5, 1.15))
     return figure
 
 
+@style.context()
 def predictions_by_mask(samples: SamplePredictions) -> Figure:
     """Prefix order at once: a column per image, a row per mask; what is predicted, in bold with a tick where it is right."""
     masks = tables.loading_orders(samples.n_blocks)["prefix"]
     small = _name_size(samples.class_names)
-    with style():
-        figure = Figure(figsize=(9, 1.35 + 0.36 * len(masks)), layout="constrained")
-        pictures, table = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.35, 0.36 * len(masks)))[:, 0]
-        for index, axes in enumerate(pictures.subplots(1, len(samples.images) + 1).flat):
-            axes.axis("off")
-            if index:
-                axes.imshow(samples.images[index - 1].numpy(), cmap="gray_r")
-                axes.set_title(samples.class_names[int(samples.labels[index - 1])], fontsize=small, loc="center")
-        axes = table.subplots()
-        axes.set(xlim=(0, len(samples.images) + 1), ylim=(len(masks), 0))
+    figure = Figure(figsize=(9, 1.35 + 0.36 * len(masks)), layout="constrained")
+    pictures, table = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.35, 0.36 * len(masks)))[:, 0]
+    for index, axes in enumerate(pictures.subplots(1, len(samples.images) + 1).flat):
         axes.axis("off")
-        for row, mask in enumerate(masks):
-            axes.text(0.5, row + 0.5, mask, ha="center", va="center", family="monospace", fontsize=11)
-            for column in range(len(samples.images)):
-                right = int(samples.predicted[mask][column]) == int(samples.labels[column])
-                words = ("✓ " if right else "✗ ") + samples.class_names[int(samples.predicted[mask][column])]
-                axes.text(column + 1.5, row + 0.5, words, ha="center", va="center", fontsize=small,
-                          color="black" if right else "#666666", weight="bold" if right else "normal")  # fmt: skip
+        if index:
+            axes.imshow(samples.images[index - 1].numpy(), cmap="gray_r")
+            axes.set_title(samples.class_names[int(samples.labels[index - 1])], fontsize=small, loc="center")
+    axes = table.subplots()
+    axes.set(xlim=(0, len(samples.images) + 1), ylim=(len(masks), 0))
+    axes.axis("off")
+    for row, mask in enumerate(masks):
+        axes.text(0.5, row + 0.5, mask, ha="center", va="center", family="monospace", fontsize=11)
+        for column in range(len(samples.images)):
+            right = int(samples.predicted[mask][column]) == int(samples.labels[column])
+            words = ("✓ " if right else "✗ ") + samples.class_names[int(samples.predicted[mask][column])]
+            axes.text(column + 1.5, row + 0.5, words, ha="center", va="center", fontsize=small,
+                      color="black" if right else "#666666", weight="bold" if right else "normal")  # fmt: skip
     return figure
 
 
@@ -230,7 +216,7 @@ class LayerFigure:
     def __init__(self, pair: Pair, samples: SamplePredictions, orders: Mapping[str, list[str]] | None = None) -> None:
         """`orders` (the named ones and the best one unless given) are the curves; every other mask is a grey dot."""
         self.pair, self.samples = pair, samples
-        with style():
+        with style.context():
             self.figure = Figure(figsize=(9, 6), layout="constrained")
             top, middle, bottom = self.figure.subfigures(3, 1, squeeze=False, height_ratios=(1.1, 2.4, 2.1))[:, 0]
             self._blocks, self._curves = top.subplots(), middle.subplots()
@@ -254,7 +240,7 @@ class LayerFigure:
     def at(self, mask: str) -> Figure:
         """The figure at `mask`: the same object every time. Raises InvalidValueError for a mask that the pair does not have."""
         loaded, value = mask.count("T"), self.pair.accuracy(mask)
-        with style():
+        with style.context():
             self._turn_blocks(mask)
             self._ring.set_data([loaded], [value])
             self._title.set_text(
@@ -293,19 +279,19 @@ def _accuracy_curves(axes: Axes, masks: pd.DataFrame, orders: Mapping[str, Seque
     curves = tables.order_curves(masks, {order: list(sequence) for order, sequence in orders.items()})
     axes.plot(masks["teacher_blocks"], masks["test"], "o", color="#AAAAAA", ms=4, label="any mask")
     for place, (order, curve) in enumerate(curves.groupby("order", sort=False)):
-        colour, dashes, marker = order_look(order)
+        colour, dashes, marker = style.order_look(order)
         axes.plot(curve["teacher_blocks"], curve["accuracy"], color=colour, ls=dashes, marker=marker, ms=5,
                   lw=max(1.2, 3 - 0.5 * place), label=order)  # fmt: skip
     most, by_mask = int(masks["teacher_blocks"].max()), masks.set_index("mask")["test"]
     student, teacher = by_mask["S" * most], by_mask["T" * most]
-    levels_alone(axes, student, teacher, close=abs(teacher - student) < 0.25 * (by_mask.max() - by_mask.min()))
+    style.levels_alone(axes, student, teacher, close=abs(teacher - student) < 0.25 * (by_mask.max() - by_mask.min()))
     (ring,) = axes.plot([0], [masks["test"].iloc[0]], "o", ms=15, mfc="none", mec="black", mew=2.5, clip_on=False)
     axes.margins(y=0.2)
     axes.set(xlabel="teacher blocks loaded", xlim=(-0.3, most + 0.3))
     axes.set_xticks(range(most + 1))
     # As many ticks before the layout as after it.
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=(1, 2, 2.5, 5, 10)))
-    accuracy_axis(axes, "test accuracy")
+    style.accuracy_axis(axes, "test accuracy")
     axes.legend(loc="center left", bbox_to_anchor=(1.09, 0.5))  # beside the names of the levels
     return ring
 

@@ -60,7 +60,7 @@ STYLE: dict[str, Any] = {
 
 
 @contextmanager
-def style() -> Iterator[None]:
+def context() -> Iterator[None]:
     """The study's style inside: matplotlib's defaults and `STYLE`, whatever the user's own configuration is outside."""
     with mpl.rc_context():
         mpl.rcdefaults()
@@ -77,17 +77,17 @@ class Figure(matplotlib.figure.Figure):
 
     def draw(self, renderer: Any) -> None:
         """Draw in the study's style."""
-        with style():
+        with context():
             super().draw(renderer)
 
     def get_tightbbox(self, *args: Any, **keys: Any) -> Any:
         """The box around everything drawn, measured in the study's style."""
-        with style():
+        with context():
             return super().get_tightbbox(*args, **keys)
 
     def savefig(self, *args: Any, **keys: Any) -> None:
         """Save in the study's style."""
-        with style():
+        with context():
             super().savefig(*args, **keys)
 
 
@@ -153,7 +153,9 @@ def steps_axis(axes: Axes, label: str = "optimiser steps") -> None:
     axes.xaxis.set_major_formatter("{x:,.0f}")
 
 
-def log_ticks(axis: Axis, words: Formatter | Callable[[float, object], str] | str, subs: Sequence[float] = (1, 2, 5)) -> None:
+def log_ticks(
+    axis: Axis, words: Formatter | Callable[[float, object], str] | str, subs: Sequence[float] = (1, 2, 5)
+) -> None:
     """Ticks of a logarithmic axis at these multiples of the powers of ten, each in words; nothing between them."""
     axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter(words)

@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from pwl_lab.plots.style import CURRICULUM, NOTE, Figure, Look, Percent, band, log_ticks, spread_out, style
+from pwl_lab.plots import style
+from pwl_lab.plots.style import CURRICULUM, NOTE, Figure, Look, Percent
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F", "#8C510A", "#5E3C99")
 DASHES = ("-", "--", "-.", ":")
@@ -22,6 +23,7 @@ LOG_FROM = 8  # times between the least and the largest value from which on an a
 Spots = Mapping[Any, float]  # where each value of the axis stands
 
 
+@style.context()
 def sweep_curves(
     curves: pd.DataFrame,
     seeds: pd.DataFrame,
@@ -52,23 +54,20 @@ def sweep_curves(
     direct = len(columns) == len(rows) == 1 and hue == "part" and len(looks) <= MOST_LABELS
     width = min(10.5, 8.6 if direct else 3.4 * len(columns) + 1.6)
     height = 4 if len(rows) == 1 else 2.7 * len(rows) + 0.8
-    with style():
-        figure = Figure(figsize=(max(width, 6.4), height), layout="constrained")
-        grid = figure.subplots(len(rows), len(columns), squeeze=False, sharex=True, sharey=True)
-        for axes, (row, column) in zip(grid.flat, product(rows, columns), strict=True):
-            here = dict(zip(facets, (column, row), strict=False))
-            _panel(axes, _part(curves, here), _part(seeds, here), axis, hue, looks, spots)
-            axes.set_title(
-                ", ".join(f"{name} = {say(value)}" for name, value in here.items()), fontsize=NOTE, loc="left"
-            )
-        _scale(grid[0][0], curves, metric, spots)
-        _name_spots(figure, grid[-1], axis, spots)
-        words = _words(curves, metric, statistic)
-        if direct:
-            grid[0][0].set_title(words)
-            _direct_labels(grid[0][0], curves, axis, hue, looks, spots)
-        else:
-            _legend(figure, looks, words, hue)
+    figure = Figure(figsize=(max(width, 6.4), height), layout="constrained")
+    grid = figure.subplots(len(rows), len(columns), squeeze=False, sharex=True, sharey=True)
+    for axes, (row, column) in zip(grid.flat, product(rows, columns), strict=True):
+        here = dict(zip(facets, (column, row), strict=False))
+        _panel(axes, _part(curves, here), _part(seeds, here), axis, hue, looks, spots)
+        axes.set_title(", ".join(f"{name} = {say(value)}" for name, value in here.items()), fontsize=NOTE, loc="left")
+    _scale(grid[0][0], curves, metric, spots)
+    _name_spots(figure, grid[-1], axis, spots)
+    words = _words(curves, metric, statistic)
+    if direct:
+        grid[0][0].set_title(words)
+        _direct_labels(grid[0][0], curves, axis, hue, looks, spots)
+    else:
+        _legend(figure, looks, words, hue)
     return figure
 
 
@@ -156,7 +155,7 @@ def _line(axes: Axes, mine: pd.DataFrame, look: Look, many: bool) -> None:
     axes.plot(mine["middle"], color=colour, ls=dashes, lw=1.8)
     known, hollow = mine.dropna(subset=["low", "high"]), mine["reached"] < mine["seeds"]
     if many:
-        band(axes, known["low"], known["high"], colour)
+        style.band(axes, known["low"], known["high"], colour)
         mine, hollow = mine[hollow], hollow[hollow]
     else:
         axes.vlines(known.index, known["low"], known["high"], color=colour, lw=1.4)
@@ -169,7 +168,7 @@ def _scale(axes: Axes, curves: pd.DataFrame, metric: str, spots: Spots) -> None:
     ends = curves[["low", "middle", "high"]].to_numpy(dtype=float)
     if _logarithmic(curves["middle"].tolist()):
         axes.set_yscale("log")
-        log_ticks(axes.yaxis, axes.yaxis.get_major_formatter())
+        style.log_ticks(axes.yaxis, axes.yaxis.get_major_formatter())
         axes.set_ylim(0.6 * max(np.nanmin(ends), 0.3 * curves["middle"].min()), 1.5 * np.nanmax(ends))
     if "accuracy" in metric:
         axes.yaxis.set_major_formatter(Percent())
@@ -208,7 +207,7 @@ def _direct_labels(
     to_axes = axes.transData + axes.transAxes.inverted()
     last = curves.assign(spot=curves[axis].map(spots)).sort_values("spot").groupby(hue)[["spot", "middle"]].last()
     ends = pd.Series(to_axes.transform(last)[:, 1], last.index).sort_values()
-    for value, height in zip(ends.index, spread_out(ends, 0.08), strict=True):
+    for value, height in zip(ends.index, style.spread_out(ends, 0.08), strict=True):
         axes.annotate(say(value), (1, height), xycoords="axes fraction", xytext=(8, 0), textcoords="offset points",
                       va="center", color=looks[value][0], fontweight="bold", annotation_clip=False)  # fmt: skip
 

@@ -20,7 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pwl_lab.plots.style import style
+from pwl_lab.plots import style
 from pwl_lab.support.errors import invalid
 
 COLOURS = 256  # of a picture's palette
@@ -142,7 +142,7 @@ class Painter:
     def png(self, moving: Sequence[Artist]) -> bytes:
         """The figure as it is now, where nothing but `moving` has changed."""
         self._canvas.restore_region(self._still)
-        with style():  # the figure itself sees to that when it draws all
+        with style.context():  # the figure itself sees to that when it draws all
             for artist in moving:
                 artist.draw(self._canvas.get_renderer())
         picture = _picture(self._canvas)
