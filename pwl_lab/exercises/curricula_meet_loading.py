@@ -7,7 +7,7 @@ from jaxtyping import Float
 from scipy.stats import norm, t
 from torch import Tensor
 
-from pwl_lab.exercises.checking import attempt, refusal, same_numbers, swap_net, sync_loss, written
+from pwl_lab.exercises.checking import attempt, refusal, same_numbers, swap_net, sync_loss
 from pwl_lab.study.intervals import mean_interval
 from pwl_lab.support.seeding import generator
 from pwl_lab.swap.masks import all_masks
@@ -76,11 +76,7 @@ def converters_alone(answer: Callable[[SwapNet, Sequence[Tensor], Sequence[Tenso
         teacher_states, _ = net.teacher.hidden_states(inputs)
     student_states, _ = net.student.hidden_states(inputs)
     name = "converters_alone"
-    try:
-        loss = answer(net, teacher_states, student_states)  # no copies: the gradients are what counts
-    except Exception as error:
-        raise refusal(name, f"it fails with {type(error).__name__}: {error}", hint) from error
-    written(answer, loss, hint)
+    loss = attempt(answer, net, teacher_states, student_states, hint=hint, copied=False)  # its gradients count
     same_numbers(name, loss, sync_loss(net, teacher_states, student_states), hint)
     if not isinstance(loss, Tensor) or not loss.requires_grad:
         raise refusal(name, "this loss trains nothing, not even the converters: detach the states, not the loss", hint)

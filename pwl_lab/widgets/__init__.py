@@ -1,5 +1,7 @@
 """Controls over figures that were made before: a control picks from a table of frames and does not compute.
 
+One choice takes longer: where a layer loader has several pairs, the first choice of another one makes its table.
+
 What a control shows is a figure of `plots`. It comes in two forms with the same choices, pictures and words: a live widget,
 and (`interactive=False`) HTML for a page without a kernel.
 """
