@@ -125,9 +125,9 @@ def _where(ours: Tensor, wanted: Tensor) -> str:
     """Where they are furthest apart, for more than a number."""
     if wanted.dim() == 0:
         return ""
-    place = int((ours - wanted).abs().nan_to_num(nan=float("inf")).argmax())
-    index = [int(i) for i in torch.unravel_index(torch.tensor(place), wanted.shape)]
-    return f" (furthest apart at {index}: {ours.flatten()[place]:.5g} for {wanted.flatten()[place]:.5g})"
+    worst = int((ours - wanted).abs().nan_to_num(nan=float("inf")).argmax())
+    index = [int(i) for i in torch.unravel_index(torch.tensor(worst), wanted.shape)]
+    return f" (furthest apart at {index}: {ours.flatten()[worst]:.5g} for {wanted.flatten()[worst]:.5g})"
 
 
 def _plain(value: Any) -> Any:

@@ -62,8 +62,8 @@ def first_prediction_chart(table: pd.DataFrame) -> Figure:
     for size, axes in zip(sizes, panels[:, 0], strict=True):
         part = table[table["size"] == size]
         states = list(dict.fromkeys(part["state"]))
-        for place, baseline in enumerate(baselines):
-            shift = 0.16 * (place - (len(baselines) - 1) / 2)
+        for i, baseline in enumerate(baselines):
+            shift = 0.16 * (i - (len(baselines) - 1) / 2)
             _spread(axes, part[part["way"] == baseline], states, baseline_look(baseline)[1], shift)
         axes.set_yticks(range(len(states)), states)
         axes.set(ylim=(len(states) - 0.4, -0.6), xscale="log")
@@ -219,8 +219,8 @@ def planned_charts(index: BundleIndex, megabytes_per_s: Sequence[float], orders:
     figure, panels = style.row_of_axes(9, 3.4, len(megabytes_per_s), sharey=True)
     for speed, axes in zip(megabytes_per_s, panels, strict=True):
         plans = plans_for(index, speed, orders)
-        for place, (order, plan) in enumerate(plans.items()):
-            thick = 1.2 + 0.9 * (len(plans) - place)  # later ones thinner, on top: common stretches show all of them
+        for i, (order, plan) in enumerate(plans.items()):
+            thick = 1.2 + 0.9 * (len(plans) - i)  # later ones thinner, on top: common stretches show all of them
             look = style.order_look(order)
             _staircase(axes, plan["seconds"], plan["accuracy"], horizon(plans), look, lw=thick, label=order)
         _teacher_alone(axes, index, speed)

@@ -146,10 +146,10 @@ def projected_probe(table: pd.DataFrame, noise_floor: float) -> Figure:
     for side, (column, colour, marker, fill, name) in enumerate(
         (("in_support", INSIDE, "o", INSIDE, "in the support"), ("off_support", "#555555", "s", "none", "off it"))
     ):
-        for place, degree in enumerate(degrees):
+        for i, degree in enumerate(degrees):
             values = table.loc[table["degree"] == degree, column].to_numpy()
-            spots = place - 0.15 + 0.3 * side + np.linspace(-0.08, 0.08, len(values))
-            label = name if place == 0 else None
+            spots = i - 0.15 + 0.3 * side + np.linspace(-0.08, 0.08, len(values))
+            label = name if i == 0 else None
             axes.scatter(spots, values, marker=marker, s=40, facecolors=fill, edgecolors=colour, label=label)
             axes.annotate(f"{values.mean():.3f}", (spots.mean(), values.max()), xytext=(0, 7),
                           textcoords="offset points", ha="center", fontsize=NOTE)  # fmt: skip

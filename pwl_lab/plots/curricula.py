@@ -280,9 +280,9 @@ def crossing_prefixes(table: pd.DataFrame) -> Figure:
     figure, panels = style.row_of_axes(9, 3.6, len(loadings), sharey=True)
     for axes, loading in zip(panels, loadings, strict=True):
         chosen = table[(table["loading"] == loading) | alone]
-        for place, (curriculum, mine) in enumerate(chosen.groupby("curriculum", sort=False)):
+        for i, (curriculum, mine) in enumerate(chosen.groupby("curriculum", sort=False)):
             accuracy = pd.DataFrame(mine["prefix_accuracy"].tolist()).melt(var_name="blocks")
-            style.range_bars(axes, accuracy.groupby("blocks")["value"], _look(curriculum), 0.06 * (place - 1.5), ms=5, lw=1.6,
+            style.range_bars(axes, accuracy.groupby("blocks")["value"], _look(curriculum), 0.06 * (i - 1.5), ms=5, lw=1.6,
                        capsize=2, label=_name(curriculum))  # fmt: skip
         axes.set_title(LOADING_WORDS[loading], fontsize=NOTE)
         axes.set_xlabel("teacher blocks loaded")
@@ -321,8 +321,8 @@ def parity_crossing(found: Sequence[Crossed]) -> Figure:
         for curriculum in names:
             mine = [one.pair.history for one in found if (one.curriculum, one.loading) == (curriculum, loading)]
             colour, dashes, _ = _look(curriculum)
-            for place, history in enumerate(mine):
-                label = None if place else _name(curriculum)
+            for i, history in enumerate(mine):
+                label = None if i else _name(curriculum)
                 axes.plot(history["step"], history["accuracy"], color=colour, ls=dashes, lw=1.8, label=label)
         axes.set_title(LOADING_WORDS[loading], fontsize=NOTE)
         style.chance_line(axes, 0.5, named=loading == "combined")

@@ -34,9 +34,9 @@ def order_curves(curves: pd.DataFrame, teacher_accuracy: float | None = None) ->
     """
     orders = list(dict.fromkeys(curves["order"]))
     figure, (axes,) = style.row_of_axes(9, 4.2)
-    for place, order in enumerate(orders):
+    for i, order in enumerate(orders):
         by_k = curves[curves["order"] == order].groupby("teacher_blocks")["accuracy"]
-        shift = 0.04 * (place - (len(orders) - 1) / 2)
+        shift = 0.04 * (i - (len(orders) - 1) / 2)
         style.range_bars(axes, by_k, style.order_look(order), shift, label=_order_label(curves, order))
     _levels(axes, curves, teacher_accuracy)
     axes.set(xlabel="teacher blocks loaded")
@@ -62,14 +62,14 @@ def byte_curves(curves: pd.DataFrame, teacher_accuracy: float | None = None) -> 
     areas = tables.order_areas(curves).groupby("order")["area"].mean()
     total = curves["teacher_bytes"].max()
     figure, (axes,) = style.row_of_axes(9, 4.6)
-    for place, (order, table) in enumerate(curves.groupby("order", sort=False)):
+    for i, (order, table) in enumerate(curves.groupby("order", sort=False)):
         colour, dashes, marker = style.order_look(order)
         by_k = table.groupby("teacher_blocks")
         share, accuracy = by_k["teacher_bytes"].mean() / total, by_k["accuracy"]
-        thick = 0.8 * (len(areas) - 1 - place)
+        thick = 0.8 * (len(areas) - 1 - i)
         axes.step(share, accuracy.mean(), where="post", color=colour, ls=dashes, marker=marker, lw=2 + thick,
                   ms=6 + thick, label=f"{_order_label(curves, order)}, area {areas[order]:.2%}")  # fmt: skip
-        _step_bars(axes, share, accuracy, colour, 0.012 * (place - (len(areas) - 1) / 2))
+        _step_bars(axes, share, accuracy, colour, 0.012 * (i - (len(areas) - 1) / 2))
     _levels(axes, curves, teacher_accuracy)
     axes.margins(y=0.12)
     axes.set(xlabel=f"share of the teacher's bytes loaded (all: {style.byte_words(total)})")
@@ -257,9 +257,9 @@ def _lattice_nodes(axes: Axes, spots: Mapping[str, tuple[int, float]], gain: pd.
 
 def _lattice_paths(axes: Axes, spots: Mapping[str, tuple[int, float]], orders: Mapping[str, Sequence[str]]) -> None:
     """Each order as a thick line, a little above or below the others so that common stretches show all of them."""
-    for place, (order, masks) in enumerate(orders.items()):
+    for i, (order, masks) in enumerate(orders.items()):
         colour, dashes, _ = style.order_look(order)
         xs, ys = zip(*(spots[mask] for mask in masks), strict=True)
-        lift = 0.06 * (place - (len(orders) - 1) / 2)
+        lift = 0.06 * (i - (len(orders) - 1) / 2)
         label = f"{order} order {tables.order_name(masks)}"
         axes.plot(xs, np.array(ys) + lift, color=colour, ls=dashes, lw=3, zorder=2, label=label)

@@ -44,8 +44,8 @@ def architecture(parts: pd.DataFrame) -> Figure:
             _box(axes, row, OWNER[letter], height, largest, small)
         name = f"{OWNER_NAME[letter]}\n{style.byte_words(rows['bytes'].sum())}"
         axes.text(0.28, height, name, ha="right", va="center", weight="bold", fontsize=NOTE)
-        for place in range(n_blocks + 1):
-            ends = (place + 1 - HALF, height), (place + HALF, height)
+        for i in range(n_blocks + 1):
+            ends = (i + 1 - HALF, height), (i + HALF, height)
             axes.annotate("", *ends, arrowprops={"arrowstyle": "->", "lw": 1.2, "shrinkA": 0, "shrinkB": 0})
         axes.text(n_blocks + 1 - HALF, height, " class", va="center", fontsize=NOTE)
     for row in parts[parts["part"].isin(ENDS)].itertuples():
@@ -278,10 +278,10 @@ def _accuracy_curves(axes: Axes, masks: pd.DataFrame, orders: Mapping[str, Seque
     """
     curves = tables.order_curves(masks, {order: list(sequence) for order, sequence in orders.items()})
     axes.plot(masks["teacher_blocks"], masks["test"], "o", color="#AAAAAA", ms=4, label="any mask")
-    for place, (order, curve) in enumerate(curves.groupby("order", sort=False)):
+    for i, (order, curve) in enumerate(curves.groupby("order", sort=False)):
         colour, dashes, marker = style.order_look(order)
         axes.plot(curve["teacher_blocks"], curve["accuracy"], color=colour, ls=dashes, marker=marker, ms=5,
-                  lw=max(1.2, 3 - 0.5 * place), label=order)  # fmt: skip
+                  lw=max(1.2, 3 - 0.5 * i), label=order)  # fmt: skip
     most, by_mask = int(masks["teacher_blocks"].max()), masks.set_index("mask")["test"]
     student, teacher = by_mask["S" * most], by_mask["T" * most]
     style.levels_alone(axes, student, teacher, close=abs(teacher - student) < 0.25 * (by_mask.max() - by_mask.min()))

@@ -240,8 +240,8 @@ def labels_above(axes: Axes, words: Sequence[str], xs: Sequence[float], ys: Sequ
     small = NOTE if len(words) <= 10 else 7
     wide = 0.0011 * small * (2 + max(len(line) for word in words for line in word.split("\n")))
     at = axes.transAxes.inverted().transform(axes.transData.transform([(x, 0) for x in xs]))[:, 0]
-    for word, x, y, place in zip(words, xs, ys, spread_out(at, min(wide, 1 / len(words))), strict=True):
-        axes.annotate(word, (x, y), xytext=(place, 1.05), textcoords="axes fraction", ha="center", family="monospace",
+    for word, x, y, spot in zip(words, xs, ys, spread_out(at, min(wide, 1 / len(words))), strict=True):
+        axes.annotate(word, (x, y), xytext=(spot, 1.05), textcoords="axes fraction", ha="center", family="monospace",
                       fontsize=small, arrowprops={"arrowstyle": "-", "color": "#999999", "lw": 0.8, "shrinkB": 4})  # fmt: skip
 
 

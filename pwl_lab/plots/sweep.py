@@ -113,7 +113,7 @@ def _part(table: pd.DataFrame, here: Mapping[str, Any]) -> pd.DataFrame:
 
 def _spots(levels: Sequence[Any]) -> Spots:
     """Where each value of the axis stands: a number at itself, others side by side."""
-    return {level: float(level) if _numeric(levels) else float(place) for place, level in enumerate(levels)}
+    return {level: float(level) if _numeric(levels) else float(i) for i, level in enumerate(levels)}
 
 
 def _logarithmic(values: Sequence[float]) -> bool:

@@ -130,7 +130,7 @@ class Painter:
         """`moving` is what will change, in the colours it will have; the layout has to be finished (no layout engine)."""
         self._canvas = _drawn(figure)
         self._palette = _small(_picture(self._canvas))
-        self._white: Any = self._palette.getpixel((0, 0))  # a figure's corner: white's place in the palette
+        self._white: Any = self._palette.getpixel((0, 0))  # a figure's corner: the index of white in the palette
         shown = [artist.get_visible() for artist in moving]
         for artist in moving:
             artist.set_visible(False)
@@ -283,9 +283,9 @@ SCRIPT = """
   const make = (name, attributes, parent) => parent.appendChild(Object.assign(document.createElement(name), attributes));
   const chosen = data.choices.map((choice) => choice.start), first = picture.src, menus = [];
   const states = (n) => data.choices.slice(n).reduce((count, choice) => count * choice.values.length, 1);
-  const place = (n) => chosen.slice(0, n).reduce((sum, value, i) => sum + value * states(i + 1), 0);
+  const position = (n) => chosen.slice(0, n).reduce((sum, value, i) => sum + value * states(i + 1), 0);
   const offered = (i, value) => {  // whether there is a state of this value after those chosen before it
-    const from = place(i) + value * states(i + 1);
+    const from = position(i) + value * states(i + 1);
     return data.states.slice(from, from + states(i + 1)).some((state) => state !== null);
   };
   const offer = () => menus.forEach(([i, select]) => {
@@ -296,7 +296,7 @@ SCRIPT = """
   });
   const show = () => {
     offer();
-    const [number, text] = data.states[place(chosen.length)];
+    const [number, text] = data.states[position(chosen.length)];
     picture.src = number === null ? first : "data:image/png;base64," + data.pictures[number];
     words.textContent = text;
   };

@@ -155,9 +155,9 @@ def pair_choices(labels: Sequence[Label]) -> tuple[Choice | None, Choice | None]
 
 def table_of(states: Mapping[Label, LoadingStates]) -> FrameTable:
     """A frame for each pair, order, number of blocks and bandwidth; menus of families and curricula where there are two."""
-    menus = {place: choice for place, choice in enumerate(pair_choices(list(states))) if choice}
+    menus = {i: choice for i, choice in enumerate(pair_choices(list(states))) if choice}
     frames: dict[Key, Frame] = {
-        (*(label[place] for place in menus), order, loaded, str(link)): mine.frames[mask, str(link)]
+        (*(label[i] for i in menus), order, loaded, str(link)): mine.frames[mask, str(link)]
         for label, mine in states.items()
         for order, masks in mine.orders.items()
         for loaded, mask in enumerate(masks)

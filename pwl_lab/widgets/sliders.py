@@ -46,7 +46,7 @@ def checkpoint_slider(
     chosen = sorted({round(i * (len(steps) - 1) / (at_most - 1)) for i in range(at_most)})
     figure = plots.CheckpointFigure(readings)
     frames: dict[Key, Frame] = {}
-    for number, step in enumerate((steps[place] for place in chosen), start=1):
+    for number, step in enumerate((steps[i] for i in chosen), start=1):
         row, column = divmod(int(readings.maps[step].abs().argmax()), len(readings.maps[step]))
         strongest = f"bit {row}" if row == column else f"bits {row} and {column}"
         words = f"step {step:,}: validation accuracy {accuracies[step]:.1%}, strongest correlation with {strongest}"
@@ -120,7 +120,7 @@ def loading_timeline(
     for speed in megabytes_per_s:
         plans = plans_for(index, speed, orders)
         for order, plan in plans.items():
-            first, last = (second_words(plan["seconds"].iloc[place]) for place in (0, -1))
+            first, last = (second_words(plan["seconds"].iloc[i]) for i in (0, -1))
             words = (
                 f"{order} order at {link_name(speed)}: first prediction after {first}, the whole teacher after {last}, "
                 f"mean accuracy over the time shown {anytime_area(plan, horizon(plans)):.1%}"
