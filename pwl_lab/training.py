@@ -8,9 +8,10 @@ history, the progress bar, and refusing to go on with a loss that is not finite.
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import pandas as pd
@@ -18,14 +19,14 @@ import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from pwl_lab.fast.allocator import keep_freed_memory
 from pwl_lab.models.blocknet import BlockNet, ModelConfig, build, evaluating
 from pwl_lab.support.config import Fraction, Frozen, LearningRate, Steps
 from pwl_lab.support.errors import DivergedError, invalid
 from pwl_lab.support.progress import Progress
-from pwl_lab.tasks.base import Batch, Task, accuracy
-from pwl_lab.tasks.entrances import batches_of, check_inputs, split_of
+from pwl_lab.tasks.base import Batch, Task, accuracy, batches_of, check_inputs, split_of
 from pwl_lab.tasks.sizes import check_count
 
 
@@ -35,7 +36,7 @@ class TrainPlan(Frozen):
     steps: Steps = Field(description="upper limit of optimiser steps")
     batch_size: int = Field(128, ge=1, description="samples per step")
     optimiser: Literal["sgd", "adam"] = Field("sgd", description="plain or momentum SGD, or Adam")
-    lr: LearningRate = Field(0.1, description="(peak) step size")
+    lr: LearningRate = Field(0.1, description="(peak) learning rate")
     momentum: float = Field(0.0, ge=0.0, lt=1.0, description="of SGD, Nesterov's where above 0")
     weight_decay: float = Field(0.0, ge=0.0, description="L2 penalty")
     schedule: Literal["constant", "cosine"] = Field(
@@ -56,35 +57,23 @@ def image_plan(
     The gradient's norm is clipped at 2 (ours): it lets a short training take larger steps. Adam goes without momentum
     settings and decay.
     """
+    sizes = {"steps": steps, "batch_size": batch_size, "eval_every": eval_every}
     sgd = {"momentum": 0.9, "weight_decay": 5e-4} if optimiser == "sgd" else {}
-    return TrainPlan(
-        steps=steps,
-        batch_size=batch_size,
-        optimiser=optimiser,
-        lr=lr,
-        schedule="cosine",
-        clip_norm=2.0,
-        eval_every=eval_every,
-        **sgd,
-    )
+    return TrainPlan(**sizes, **sgd, optimiser=optimiser, lr=lr, schedule="cosine", clip_norm=2.0)
 
 
 def make_optimiser(plan: TrainPlan, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     """The optimiser that `plan` names over these parameter groups."""
     if plan.optimiser == "adam":
         return torch.optim.Adam(groups, lr=plan.lr, weight_decay=plan.weight_decay, foreach=True)
+    nesterov = plan.momentum > 0
     return torch.optim.SGD(
-        groups,
-        lr=plan.lr,
-        momentum=plan.momentum,
-        weight_decay=plan.weight_decay,
-        nesterov=plan.momentum > 0,
-        foreach=True,
+        groups, plan.lr, plan.momentum, weight_decay=plan.weight_decay, nesterov=nesterov, foreach=True
     )
 
 
 def learning_rate_factor(plan: TrainPlan, step: int) -> float:
-    """What the step size is multiplied by at `step` (counted from 0)."""
+    """What the learning rate is multiplied by at `step` (counted from 0)."""
     if plan.schedule == "constant":
         return 1.0
     warmup = max(1, plan.steps // 20)
@@ -102,7 +91,7 @@ class Learner(ABC):
 
     @abstractmethod
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
-        """Parameter groups for the optimiser, each with its step size."""
+        """Parameter groups for the optimiser, each with its learning rate."""
 
     @abstractmethod
     def losses(self, batch: Batch, step: int) -> Losses:
@@ -111,9 +100,6 @@ class Learner(ABC):
     @abstractmethod
     def evaluate(self, step: int) -> list[dict[str, Any]]:
         """Rows for the history: what is known after `step` steps."""
-
-    def after_step(self, step: int) -> None:  # noqa: B027 - an optional hook
-        """Called after each optimiser step (`step` of them are done)."""
 
     def clip_gradients(self, largest: float, optimiser: torch.optim.Optimizer) -> None:
         """Scale the gradient so that its norm over all parameters is at most `largest`."""
@@ -129,46 +115,45 @@ def train(learner: Learner, batches: Iterator[Batch], plan: TrainPlan, descripti
 
     The rows hold `step` (optimiser steps done), `samples` (seen so far), the loss terms averaged since the last
     evaluation, and what `learner.evaluate` adds. Raises DivergedError when the total loss is not finite.
+
+    Arguments:
+    - `learner`: what is trained.
+    - `batches`: one for each step.
+    - `plan`: how long and with what optimiser.
+    - `description`: names the run in the progress bar and in errors.
     """
     keep_freed_memory()
     optimiser = make_optimiser(plan, learner.parameter_groups(plan.lr))
-    base = [group["lr"] for group in optimiser.param_groups]
+    schedule = LambdaLR(optimiser, partial(learning_rate_factor, plan))
     history = _rows(learner.evaluate(0), 0, plan, {})
-    sums: dict[str, Tensor] = {}
-    counts: Counter[str] = Counter()  # a term may begin or end between two evaluations
+    seen: dict[str, list[Tensor]] = defaultdict(list)  # a term may begin or end between two evaluations
     with Progress(description, plan.steps) as bar:
         for step in range(1, plan.steps + 1):
-            factor = learning_rate_factor(plan, step - 1)
-            for group, lr in zip(optimiser.param_groups, base, strict=True):
-                group["lr"] = lr * factor
-            terms = _one_step(learner, next(batches), step, optimiser, plan)
-            sums |= {name: sums.get(name, 0.0) + value for name, value in terms.items()}
-            counts.update(terms.keys())
+            for name, value in _one_step(learner, next(batches), step, optimiser, plan).items():
+                seen[name].append(value)
+            schedule.step()
             if step % plan.eval_every and step != plan.steps:
                 bar.advance()
                 continue
-            means = {name: float(value) / counts[name] for name, value in sums.items()}
+            means = {name: float(sum(values)) / len(values) for name, values in seen.items()}
             _check_finite(means, step, description)
             rows = learner.evaluate(step)
             history += _rows(rows, step, plan, means)
             bar.advance(1, loss=means["total"], **_headline(rows))
-            sums, counts = {}, Counter()
+            seen.clear()
             if learner.finished(step, rows, optimiser):
                 break
     return pd.DataFrame(history)
 
 
-def _one_step(
-    learner: Learner, batch: Batch, step: int, optimiser: torch.optim.Optimizer, plan: TrainPlan
-) -> dict[str, Tensor]:
-    """One optimiser step; the loss terms, detached."""
+def _one_step(learner: Learner, batch: Batch, step: int, optimiser: torch.optim.Optimizer, plan: TrainPlan) -> Losses:
+    """Optimiser step `step` (from 1); the loss terms, detached."""
     terms = learner.losses(batch, step - 1)
     optimiser.zero_grad(set_to_none=True)
-    terms["total"].backward()
+    torch.autograd.backward(terms["total"])
     if plan.clip_norm is not None:
         learner.clip_gradients(plan.clip_norm, optimiser)
     optimiser.step()
-    learner.after_step(step)
     return {name: value.detach() for name, value in terms.items()}
 
 
@@ -190,7 +175,7 @@ def _check_finite(means: dict[str, float], step: int, description: str) -> None:
     if broken:
         raise DivergedError(
             f"{description}: {', '.join(broken)} is not finite by step {step}. "
-            "Lower the step size (lr) or set clip_norm; nothing of this run is kept."
+            "Lower the learning rate (lr) or set clip_norm; nothing of this run is kept."
         )
 
 
@@ -207,7 +192,7 @@ class Checkpoint:
 class TrainedModel:
     """A network after training, how it got there, and what it was on the way.
 
-    `reached_at` is the step at which `stop_at` was first reached (none: never); `fingerprint` is the store's key for
+    `reached_at` is the step at which `stop_at` was first reached (None: never); `fingerprint` is the store's key for
     how it was made, and so part of the key of everything made from it.
     """
 
@@ -222,7 +207,7 @@ class TrainedModel:
     def checkpoint(self, at_accuracy: float | None = None, at_step: int | None = None) -> Checkpoint:
         """The first checkpoint that reached `at_accuracy`, or the one of step `at_step`.
 
-        Raises InvalidValueError, saying which there are, when there is none such.
+        Raises InvalidValueError, which lists the checkpoints, where none fits.
         """
         for checkpoint in self.checkpoints:
             if checkpoint.step == at_step or (at_accuracy is not None and checkpoint.accuracy >= at_accuracy):
@@ -239,7 +224,15 @@ class TrainedModel:
 
 
 def fit(config: ModelConfig, task: Task, plan: TrainPlan, seed: int, device: str = "cpu") -> TrainedModel:
-    """Train the network of `config` on the labels of `task`; initial weights and batches come from streams of `seed`."""
+    """Train a network on the labels of a task: how every teacher is made.
+
+    Arguments:
+    - `config`: of the network.
+    - `task`: gives batches and splits; checkpoints and early stopping go by the validation split.
+    - `plan`: how long and with what optimiser.
+    - `seed`: of the streams of initial weights and batches.
+    - `device`: where to compute.
+    """
     model = build(config, seed, device)
     learner = SupervisedLearner(model, split_of(task, "validation", device), plan)
     history = train(learner, batches_of(task, seed, plan.batch_size, device), plan, f"{config.family} teacher")
@@ -306,4 +299,4 @@ def predict(model: nn.Module, inputs: Tensor, chunk: int = 1024) -> Float[Tensor
     check_inputs(inputs, net=model)
     check_count("chunk", chunk)
     with evaluating(model):
-        return torch.cat([model(part) for part in inputs.split(chunk)])
+        return torch.cat([model(part) for part in torch.split(inputs, chunk)])

@@ -22,11 +22,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from pwl_lab.benchmarks.baselines import write_full_size
 from pwl_lab.benchmarks.harness import reading_rates
-from pwl_lab.distill.cohort import StackedCohort
 from pwl_lab.distill.curriculum import extracted, one_shot, progressive
 from pwl_lab.distill.students import CurriculumLearner
 from pwl_lab.distill.targets import Member, TeacherTargets, calibration_inputs
 from pwl_lab.fast.allocator import keep_freed_memory
+from pwl_lab.fast.stacked import StackedCohort
 from pwl_lab.models import BlockNet, ModelConfig, build, mlp
 from pwl_lab.study.recipes import image_models, image_task
 from pwl_lab.study.settings import LoadingSettings

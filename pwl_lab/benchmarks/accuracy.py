@@ -12,7 +12,7 @@ from pwl_lab.loading.bundle import BOOT, BundleIndex, Shard
 from pwl_lab.loading.schedule import schedule, seconds_for
 from pwl_lab.loading.throttle import Throttle
 from pwl_lab.loading.units import Parts, Workshop, assemble
-from pwl_lab.models.blocknet import build_empty
+from pwl_lab.loading.weightless import build_empty
 from pwl_lab.tasks.base import Batch, accuracy
 
 

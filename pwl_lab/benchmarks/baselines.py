@@ -19,15 +19,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pwl_lab.benchmarks.bitplanes import decode, encode, from_bytes
-from pwl_lab.loading.bundle import BOOT, AnyModel, BundleIndex, Inputs, check_folder, write_bundle
+from pwl_lab.loading.bundle import BOOT, BundleIndex, Inputs, check_folder, write_bundle
 from pwl_lab.loading.int8 import dequantise, quantise
 from pwl_lab.loading.model import ProgressiveModel
 from pwl_lab.loading.sources import FolderSource, open_source
 from pwl_lab.loading.tensors import plain, view_tensors
 from pwl_lab.loading.throttle import Throttle
 from pwl_lab.loading.transfer import Transfer
+from pwl_lab.loading.weightless import build_empty
 from pwl_lab.models import ViTConfig, build
-from pwl_lab.models.blocknet import build_empty
+from pwl_lab.models.blocknet import ModelConfig
 from pwl_lab.models.convnets import ResNetConfig, VGGConfig
 from pwl_lab.study.results import Pair
 from pwl_lab.support.files import usual_mode
@@ -39,8 +40,8 @@ from pwl_lab.swap.swapnet import SwapNet
 class Size:
     """Teacher and student, and the shape of what they take."""
 
-    teacher: AnyModel
-    student: AnyModel
+    teacher: ModelConfig
+    student: ModelConfig
     input_shape: tuple[int, ...]
 
 
@@ -209,7 +210,7 @@ def _progressive(job: _Job, **options: object) -> Iterator[Moment]:
     return (Moment(when, mask, took[mask]) for mask, when in seconds.items())
 
 
-def _whole(job: _Job, network: str, config: AnyModel, tensors: Callable[[], dict[str, Tensor]], size: int) -> Moment:
+def _whole(job: _Job, network: str, config: ModelConfig, tensors: Callable[[], dict[str, Tensor]], size: int) -> Moment:
     """One network that answers once all of it is there."""
     net = build_empty(config)
     net.load_state_dict(tensors(), assign=True)

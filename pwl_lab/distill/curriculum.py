@@ -5,6 +5,7 @@ then its output (arXiv 2503.17494). A new curriculum is a new list, not a new tr
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -53,12 +54,19 @@ class TeacherHidden(Frozen):
     """Regress a random projection of the final teacher's hidden state on the student's hidden state of the same block."""
 
     kind: Literal["hidden"] = "hidden"
-    block: int | None = Field(None, ge=1, description="which block, from 1; none: each block in turn, shallow to deep")
+    block: int | None = Field(None, ge=1, description="which block, from 1; None: each block in turn, shallow to deep")
     centre: bool = Field(True, description="subtract the projection's mean, unit by unit")
     scale: bool = Field(True, description="divide by its standard deviation, over all units together")
     weight: float = Field(5.0, gt=0.0, description="what the mean squared error is multiplied by")
-    width: int | None = Field(None, ge=1, description="match only the student's first so many units; none: all")
+    width: int | None = Field(None, ge=1, description="match only the student's first so many units; None: all")
     orthogonal: bool = Field(False, description="orthonormal columns instead of independent Gaussian ones")
+
+    @property
+    def in_block(self) -> int:
+        """The block, once `Curriculum.for_blocks` has written it out; InvalidValueError before."""
+        if self.block is None:
+            raise invalid("block", None, "a number: Curriculum.for_blocks gives each block in turn a stage of its own")
+        return self.block
 
     def __str__(self) -> str:
         """For figures."""
@@ -69,14 +77,14 @@ Target = Annotated[Labels | TeacherOutput | TeacherHidden, Field(discriminator="
 
 
 class Stage(Frozen):
-    """Pursue `target` for `steps` optimiser steps (none: until the end).
+    """Pursue `target` for `steps` optimiser steps (None: until the end).
 
     `trains`: `reach` trains every layer that the target depends on (for a hidden state: the stem and the blocks up to
     it; the layers above wait); `block` trains the target's block alone and leaves those below as they are.
     """
 
     target: Target
-    steps: int | None = Field(None, description="length in optimiser steps, at least 1; none: until the end")
+    steps: int | None = Field(None, description="length in optimiser steps, at least 1; None: until the end")
     trains: Literal["reach", "block"] = "reach"
 
     @field_validator("steps")
@@ -112,7 +120,7 @@ class Curriculum(Frozen):
         """
         stages: list[Stage] = []
         for stage in self.stages:
-            if stage.target.kind != "hidden" or stage.target.block is not None:
+            if not isinstance(stage.target, TeacherHidden) or stage.target.block is not None:
                 stages.append(stage)
                 continue
             if stage.steps is None and n_blocks > 1:
@@ -120,22 +128,22 @@ class Curriculum(Frozen):
             targets = [stage.target.model_copy(update={"block": block}) for block in range(1, n_blocks + 1)]
             stages += [stage.model_copy(update={"target": target}) for target in targets]
         for stage in stages:
-            if stage.target.kind == "hidden" and stage.target.block > n_blocks:
+            if isinstance(stage.target, TeacherHidden) and stage.target.in_block > n_blocks:
                 raise invalid("block", stage.target.block, f"from 1 to {n_blocks}, the blocks that both networks have")
         return Curriculum(stages=tuple(stages))
 
     def starts(self) -> list[int]:
         """The step at which each stage begins, counted from 0."""
-        begun, starts = 0, []
-        for stage in self.stages:
-            starts.append(begun)
-            begun += stage.steps or 0
-        return starts
+        lengths = [stage.steps or 0 for stage in self.stages[:-1]]
+        return list(accumulate(lengths, initial=0))
+
+    def number_at(self, step: int) -> int:
+        """Which stage (from 1) step `step` (from 0) belongs to; the last one stays once its length is over."""
+        return sum(start <= step for start in self.starts())
 
     def stage_at(self, step: int) -> Stage:
-        """The stage that step `step` (counted from 0) belongs to; the last one stays once its length is over."""
-        number = sum(start <= step for start in self.starts()) - 1
-        return self.stages[number]
+        """The stage that step `step` (from 0) belongs to."""
+        return self.stages[self.number_at(step) - 1]
 
 
 def from_labels() -> Curriculum:
@@ -144,7 +152,11 @@ def from_labels() -> Curriculum:
 
 
 def one_shot(temperature: float = 1.0) -> Curriculum:
-    """The final teacher's output from beginning to end."""
+    """The final teacher's output from beginning to end.
+
+    Arguments:
+    - `temperature`: of the teacher; 0 takes its hard decisions.
+    """
     return Curriculum(stages=(Stage(target=TeacherOutput(temperature=temperature)),))
 
 
@@ -154,10 +166,15 @@ def progressive(
     temperature: float = 1.0,
     at_steps: Sequence[int] | None = None,
 ) -> Curriculum:
-    """The outputs of intermediate teacher checkpoints, `steps` each, then the final one's.
+    """The outputs of intermediate teacher checkpoints, then the final one's.
 
-    A checkpoint is the first that reached the given validation accuracy, or the one of the training step in `at_steps`
-    (which then counts alone): the useful ones lie in the teacher's phase transition (arXiv 2410.05464).
+    The useful checkpoints lie in the teacher's phase transition (arXiv 2410.05464).
+
+    Arguments:
+    - `at_accuracy`: validation accuracies; each stands for the first checkpoint that reached it.
+    - `steps`: optimiser steps on each checkpoint.
+    - `temperature`: of all outputs; 0 takes hard decisions.
+    - `at_steps`: the training steps of the checkpoints, in place of `at_accuracy`.
     """
     chosen = [{"at_accuracy": v} for v in at_accuracy] if at_steps is None else [{"at_step": v} for v in at_steps]
     checkpoints = [TeacherOutput(**choice, temperature=temperature) for choice in chosen]
@@ -170,11 +187,14 @@ def extracted(
 ) -> Curriculum:
     """A random projection of the final teacher's hidden state, block by block from shallow to deep, then its output.
 
-    `blocks` are counted from 1; all of them unless named. `target` goes to `TeacherHidden` (weight, centre, scale,
-    width, orthogonal). No checkpoint is needed (arXiv 2503.17494).
+    No checkpoint is needed (arXiv 2503.17494).
+
+    Arguments:
+    - `steps`: optimiser steps on each block.
+    - `blocks`: which ones, from 1; all of them unless named.
+    - `temperature`: of the output.
+    - `target`: options of `TeacherHidden`: weight, centre, scale, width, orthogonal.
     """
-    stages = [
-        Stage(target=TeacherHidden(block=block, **target), steps=steps)
-        for block in ((None,) if blocks is None else blocks)
-    ]
+    numbers = [None] if blocks is None else list(blocks)
+    stages = [Stage(target=TeacherHidden(block=number, **target), steps=steps) for number in numbers]
     return Curriculum(stages=(*stages, *one_shot(temperature).stages))

@@ -1,19 +1,30 @@
-"""Distillation losses as pure functions of tensors; each returns one scalar (a mean over the batch).
+"""Distillation losses as pure functions of tensors, and which of them a target of a curriculum asks for."""
 
-Knowledge distillation with temperature as both papers use it. The distance between features stands in `features.py`.
-"""
-
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
+from pwl_lab.distill.curriculum import Labels, Target, TeacherHidden
 from pwl_lab.support.errors import invalid
 
 
-def hard_loss(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
-    """Cross-entropy against the labels, in nats."""
-    return F.cross_entropy(logits, labels)
+def target_loss(
+    target: Target, ours: Float[Tensor, "members batch _ *_"], wanted: Shaped[Tensor, "*_"]
+) -> Float[Tensor, " members"]:
+    """What it means to pursue `target`: the loss of each student of a cohort. One student alone is a cohort of one.
+
+    Arguments:
+    - `target`: of the current stage.
+    - `ours`: each student's hidden state of the target's block, or its logits for any other target.
+    - `wanted`: what `TeacherTargets.look` gives for the target: the labels, the teacher's class probabilities, or its
+      hidden state projected for each student.
+    """
+    if isinstance(target, TeacherHidden):
+        difference = ours[:, :, : target.width] - wanted  # (members, batch, channels, *positions)
+        return target.weight * difference.square().mean(dim=tuple(range(1, difference.dim())))
+    if isinstance(target, Labels):
+        wanted = F.one_hot(wanted, ours.shape[-1]).to(ours.dtype)  # (batch, classes)
+    return cross_entropy_to(ours, wanted)
 
 
 def soft_loss(
@@ -23,12 +34,16 @@ def soft_loss(
 
     The factor keeps the size of the gradient when `T` changes (Hinton, Vinyals and Dean 2015; arXiv 2509.22319).
     Raises InvalidValueError for a temperature that is not above 0.
+
+    Arguments:
+    - `student`, `teacher`: logits.
+    - `temperature`: what both are divided by.
     """
     if temperature <= 0:
         raise invalid("temperature", temperature, "above 0; use teacher_probabilities for the limit 0")
     divergence = F.kl_div(
-        F.log_softmax(student / temperature, dim=-1),
-        F.log_softmax(teacher / temperature, dim=-1),
+        F.log_softmax(student / temperature, dim=-1),  # (batch, classes)
+        F.log_softmax(teacher / temperature, dim=-1),  # (batch, classes)
         reduction="batchmean",
         log_target=True,
     )
@@ -40,7 +55,8 @@ def teacher_probabilities(
 ) -> Float[Tensor, "*batch classes"]:
     """The teacher's output as a target; temperature 0 gives its hard decision (one-hot).
 
-    arXiv 2503.17494: with the temperature towards 0 the output says no more than the label does.
+    With the temperature towards 0 the output says no more than the label does (arXiv 2503.17494).
+    Raises InvalidValueError for a negative temperature.
     """
     if temperature < 0:
         raise invalid("temperature", temperature, "0 (hard decisions) or above")
@@ -50,12 +66,7 @@ def teacher_probabilities(
 
 
 def cross_entropy_to(
-    logits: Float[Tensor, "*batch classes"], target: Float[Tensor, "*#batch classes"]
+    logits: Float[Tensor, "*members batch classes"], target: Float[Tensor, "*#members batch classes"]
 ) -> Float[Tensor, "*members"]:
     """Cross-entropy against target probabilities, in nats, averaged over the batch (the last but one dimension)."""
     return -(target * logits.log_softmax(dim=-1)).sum(dim=-1).mean(dim=-1)
-
-
-def mean_of(terms: list[Float[Tensor, ""]]) -> Float[Tensor, ""]:
-    """The average of several terms (one per boundary)."""
-    return torch.stack(terms).mean()

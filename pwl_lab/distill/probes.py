@@ -1,6 +1,6 @@
 """Probes: which products of input bits does a network's output, or a projection of its hidden state, correlate with?
 
-Source: arXiv 2410.05464 and 2503.17494: during its phase transition a teacher's output correlates with single bits of
+arXiv 2410.05464 and 2503.17494: during its phase transition a teacher's output correlates with single bits of
 the support, which a small student can learn at once; a projected hidden layer of the *final* teacher carries the same.
 """
 
@@ -23,11 +23,6 @@ from pwl_lab.support.seeding import generator
 from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.tasks.sizes import check_count, check_probe, check_support
 from pwl_lab.training import TrainedModel, predict
-
-
-def noise_floor(samples: int) -> float:
-    """The mean |correlation| to expect of two independent quantities over `samples` samples: sqrt(2 / (pi samples))."""
-    return math.sqrt(2 / (math.pi * samples))
 
 
 def monomials(
@@ -77,11 +72,12 @@ def off_support_subsets(
     if there <= at_most:
         kept = [subset for subset in combinations(range(n_bits), degree) if not inside.issuperset(subset)]
         return torch.tensor(kept)
-    random, found = generator(seed, "probe", f"degree {degree}"), {}
+    random = generator(seed, "probe", f"degree {degree}")
+    found: dict[tuple[int, ...], None] = {}  # a dict keeps the order of drawing; a set would not
     while len(found) < at_most:
         subset = tuple(sorted(torch.randperm(n_bits, generator=random)[:degree].tolist()))
         if not inside.issuperset(subset):
-            found[subset] = None  # a dict keeps the order of drawing; a set would not
+            found[subset] = None
     return torch.tensor(list(found))
 
 
@@ -103,9 +99,16 @@ class CorrelationProbe:
         off_subsets: int = 300,
         seed: int = 0,
     ) -> "CorrelationProbe":
-        """Fresh inputs (stream `probe` of `seed`) and subsets; degrees 1 to k-1 unless named.
+        """Fresh inputs and subsets.
 
         Raises InvalidValueError for a degree that has no subset in, or none off, the support.
+
+        Arguments:
+        - `task`: gives the inputs and the support.
+        - `samples`: how many inputs.
+        - `degrees`: how many bits a subset has; 1 to k-1 unless named.
+        - `off_subsets`: at most so many subsets off the support for each degree.
+        - `seed`: of the stream `probe`.
         """
         check_count("samples", samples, 2)  # a correlation needs a spread
         support = check_support(task.support, task.n_bits, task.k_sparse)
@@ -122,8 +125,8 @@ class CorrelationProbe:
 
     @property
     def noise_floor(self) -> float:
-        """What the mean |correlation| would be if there were none."""
-        return noise_floor(len(self.inputs))
+        """The mean |correlation| of two independent quantities over so many samples: sqrt(2 / (pi samples))."""
+        return math.sqrt(2 / (math.pi * len(self.inputs)))
 
     @cached_property
     def _monomials(self) -> dict[int, dict[str, Float[Tensor, "batch _"]]]:
@@ -203,9 +206,16 @@ def probe_teacher(teacher: TrainedModel, probe: CorrelationProbe) -> TeacherRead
 def probe_projections(
     net: BlockNet, probe: CorrelationProbe, width: int, seeds: Sequence[int], block: int = 1
 ) -> pd.DataFrame:
-    """The probe on random projections of a hidden state to `width` units: a row per seed and degree.
+    """The probe on random projections of a hidden state: a row per seed and degree.
 
     They are the projections that the extracted curriculum gives a student of the same seed.
+
+    Arguments:
+    - `net`: whose hidden state.
+    - `probe`: the inputs and subsets.
+    - `width`: units of the projection.
+    - `seeds`: one projection each.
+    - `block`: whose state, from 1.
     """
     projected = projected_states(net, probe.inputs, width, seeds, block)
     return pd.DataFrame(
@@ -219,7 +229,7 @@ def projected_states(
 ) -> Float[Tensor, "seeds batch units"]:
     """`P^T h` for a `P` per seed (each unit at each position counts as a unit), neither centred nor scaled."""
     device, matrices, parts = next(net.parameters()).device, None, []
-    for chunk in inputs.split(1024):  # a hidden state of all inputs at once would take hundreds of megabytes
+    for chunk in torch.split(inputs, 1024):  # a hidden state of all inputs at once would take hundreds of megabytes
         state = net.hidden_states(chunk.to(device))[0][block - 1]
         if matrices is None:
             drawn = [random_projection(state.shape[1], width, seed, block) for seed in seeds]

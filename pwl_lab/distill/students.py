@@ -1,27 +1,108 @@
-"""Distillation by any curriculum, on any `BlockNet`: a cohort of students, each following its own stages."""
+"""Distillation by any curriculum, on any `BlockNet`: a cohort of students side by side, each following its own stages."""
 
 import math
 import warnings
-from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
-from torch.nn.functional import one_hot
+from jaxtyping import Float
+from torch import Tensor, nn
 
-from pwl_lab.distill.cohort import Cohort, make_cohort
-from pwl_lab.distill.curriculum import Curriculum, Stage
-from pwl_lab.distill.losses import cross_entropy_to
+from pwl_lab.distill.curriculum import Curriculum, Stage, Target, TeacherHidden
+from pwl_lab.distill.losses import target_loss
 from pwl_lab.distill.targets import Member, TeacherTargets, calibration_inputs
-from pwl_lab.models.blocknet import ModelConfig
+from pwl_lab.fast import is_plain
+from pwl_lab.fast.stacked import StackedCohort, is_stackable
+from pwl_lab.models.blocknet import BlockNet, ModelConfig, build
 from pwl_lab.support.errors import invalid
-from pwl_lab.tasks.base import Batch, Task
-from pwl_lab.tasks.entrances import batches_of, split_of
+from pwl_lab.tasks.base import Batch, Task, batches_of, split_of
 from pwl_lab.training import Learner, Losses, TrainedModel, TrainPlan, train
+
+
+class SeparateCohort:
+    """A list of students, one computed after another. `StackedCohort` computes the same in one pass, for networks it can."""
+
+    def __init__(self, students: Sequence[BlockNet]) -> None:
+        """The students are copied."""
+        self.students = [deepcopy(student) for student in students]
+
+    def __len__(self) -> int:
+        """How many students are in it."""
+        return len(self.students)
+
+    def part(self, members: list[int]) -> "SeparateCohort":
+        """Some of the students as a cohort of their own."""
+        return SeparateCohort([self.students[member] for member in members])
+
+    def parameters(self) -> list[Tensor]:
+        """What the optimiser moves."""
+        return [parameter for student in self.students for parameter in student.parameters()]
+
+    def hidden_state(
+        self, inputs: Float[Tensor, "batch *shape"], block: int, above: int = 1
+    ) -> Float[Tensor, "members batch channels *positions"]:
+        """Each student's hidden state behind `block` (from 1), on the same inputs; the layers above it are not computed.
+
+        What lies below block `above` gets no gradient and keeps its batch statistics.
+        """
+        return torch.stack([_hidden_state(student, inputs, block, above) for student in self.students])
+
+    def logits(self, inputs: Float[Tensor, "batch *shape"]) -> Float[Tensor, "members batch classes"]:
+        """Each student's logits on the same inputs."""
+        return torch.stack([student(inputs) for student in self.students])
+
+    def train(self, mode: bool = True) -> None:
+        """Training or eval mode for all of them."""
+        for student in self.students:
+            student.train(mode)
+
+    def clip_gradients(self, largest: float) -> None:
+        """Scale each student's gradient so that its norm over all parameters is at most `largest`."""
+        for student in self.students:
+            nn.utils.clip_grad_norm_(student.parameters(), largest)
+
+    def state(self, member: int) -> dict[str, Tensor]:
+        """A copy of a member's weights, named as in its `BlockNet`."""
+        return {name: tensor.detach().clone() for name, tensor in self.students[member].state_dict().items()}
+
+    def keep(self, members: list[int], optimiser: torch.optim.Optimizer) -> None:
+        """Let the other students go, and their part of the optimiser's state; `members` stay, in this order."""
+        gone = {id(parameter) for parameter in self.parameters()}
+        self.students = [self.students[member] for member in members]
+        gone -= {id(parameter) for parameter in self.parameters()}
+        for group in optimiser.param_groups:
+            for parameter in group["params"]:
+                if id(parameter) in gone:
+                    optimiser.state.pop(parameter, None)
+            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in gone]
+
+
+Cohort = SeparateCohort | StackedCohort
+
+
+def _hidden_state(
+    student: BlockNet, inputs: Float[Tensor, "batch *shape"], block: int, above: int
+) -> Float[Tensor, "batch channels *positions"]:
+    """See `SeparateCohort.hidden_state`."""
+    for module in [student.stem, *student.blocks[: above - 1]] if above > 1 else []:
+        module.eval()
+    state: Tensor = student.stem(inputs)
+    for number, part in enumerate(student.blocks[:block], start=1):
+        if 1 < number == above:
+            state = state.detach()
+        state = part(state)
+    return state
+
+
+def make_cohort(config: ModelConfig, seeds: Sequence[int], device: str = "cpu") -> Cohort:
+    """One student per entry of `seeds`: equal seeds begin with equal weights, whatever they are taught."""
+    students = [build(config, seed, device, stream="student") for seed in seeds]
+    return StackedCohort(students) if is_stackable(students[0]) and not is_plain() else SeparateCohort(students)
 
 
 class Group:
@@ -31,50 +112,46 @@ class Group:
     moves it, whatever its momentum or weight decay.
     """
 
-    def __init__(self, curriculum: Curriculum, cohort: Cohort, members: list[int], seeds: list[int]) -> None:
-        """`members` are the students' numbers in the whole cohort, in the order of `cohort`."""
-        self.curriculum, self.cohort, self.members, self.seeds = curriculum, cohort, members, seeds
-        self._starts = curriculum.starts()
+    def __init__(self, cohort: Cohort, members: list[Member]) -> None:
+        """`members` say who the students of `cohort` are, in its order."""
+        self.curriculum, self.cohort, self.members = members[0].curriculum, cohort, members
         self.diverged = torch.zeros(len(members), dtype=torch.bool, device=cohort.parameters()[0].device)
 
-    def number(self, step: int) -> int:
-        """Which stage (from 1) step `step` (counted from 0) belongs to."""
-        return bisect_right(self._starts, step)
-
-    def stage(self, step: int) -> Stage:
-        """The stage that step `step` (counted from 0) belongs to."""
-        return self.curriculum.stages[self.number(step) - 1]
-
-    def losses(self, stage: Stage, batch: Batch, seen: dict, targets: TeacherTargets) -> Float[Tensor, " members"]:
-        """One loss per student."""
+    def losses(
+        self,
+        stage: Stage,
+        inputs: Float[Tensor, "batch *shape"],
+        wanted: Mapping[Target, Tensor],
+        targets: TeacherTargets,
+    ) -> Float[Tensor, " members"]:
+        """One loss per student; `wanted` is what `targets` gave for the batch."""
         target = stage.target
         self.cohort.train()
-        if target.kind == "hidden":
-            above = target.block if stage.trains == "block" else 1
-            states, _ = self.cohort.hidden_states(batch.inputs, upto=target.block, above=above)
-            wanted = seen[target][targets.rows(target, self.seeds)]
-            ours = states[-1] if target.width is None else states[-1][:, :, : target.width]
-            return target.weight * (ours - wanted).square().flatten(1).mean(dim=1)
-        _, logits = self.cohort.hidden_states(batch.inputs)
-        if target.kind == "labels":
-            return cross_entropy_to(logits, one_hot(batch.labels, logits.shape[-1]).to(logits.dtype))
-        return cross_entropy_to(logits, seen[target])
+        if isinstance(target, TeacherHidden):
+            block, rows = target.in_block, targets.rows(target, [member.seed for member in self.members])
+            ours = self.cohort.hidden_state(inputs, block, above=block if stage.trains == "block" else 1)
+            # Each member's numbers in a row, whatever the cohort: the same mean to the bit.
+            return target_loss(target, ours.contiguous(), wanted[target][rows])
+        return target_loss(target, self.cohort.logits(inputs), wanted[target])
 
-    def hits(self, evaluation: Batch) -> Int[Tensor, " members"]:
+    def in_last_stage(self, step: int) -> bool:
+        """Whether step `step` (counted from 0) belongs to the last stage."""
+        return self.curriculum.number_at(step) == len(self.curriculum.stages)
+
+    def hits(self, split: Batch) -> list[int]:
         """How many samples each student has right; one with a logit that is not finite is marked as diverged."""
         self.cohort.train(False)
-        hits = torch.zeros(len(self.members), dtype=torch.long, device=evaluation.labels.device)
-        for inputs, labels in zip(evaluation.inputs.split(1024), evaluation.labels.split(1024), strict=True):
-            _, logits = self.cohort.hidden_states(inputs)
+        hits = torch.zeros(len(self.members), dtype=torch.long, device=split.labels.device)
+        for inputs, labels in zip(torch.split(split.inputs, 1024), torch.split(split.labels, 1024), strict=True):
+            logits = self.cohort.logits(inputs)  # (members, batch, classes)
             hits += (logits.argmax(dim=-1) == labels).sum(dim=1)
             self.diverged |= ~logits.isfinite().flatten(1).all(dim=1)
-        return hits
+        return [int(number) for number in hits]
 
     def keep(self, positions: list[int], optimiser: torch.optim.Optimizer) -> None:
         """Let the students at other positions go."""
         self.cohort.keep(positions, optimiser)
         self.members = [self.members[position] for position in positions]
-        self.seeds = [self.seeds[position] for position in positions]
         self.diverged = self.diverged[positions]
 
 
@@ -90,15 +167,22 @@ class CurriculumLearner(Learner):
         plan: TrainPlan,
         validation: Batch | None = None,
     ) -> None:
-        """`evaluation` is where accuracy is reported; at `plan.stop_at` on `validation` a student retires as it is."""
+        """Sort the students by curriculum.
+
+        Arguments:
+        - `cohort`, `members`: the students, and who they are, in the same order.
+        - `targets`: what they pursue, calibrated.
+        - `evaluation`: where accuracy is reported.
+        - `plan`: a student retires, as it is, at `plan.stop_at` on `validation`.
+        - `validation`: `evaluation` unless given.
+        """
         self.members, self.targets, self.evaluation, self.plan = list(members), targets, evaluation, plan
         self.validation = evaluation if validation is None else validation
-        self.weights: dict[int, dict[str, Tensor]] = {}
+        self._retired: dict[Member, dict[str, Tensor]] = {}
         self.groups: list[Group] = []
         for curriculum in dict.fromkeys(member.curriculum for member in members):
-            numbers = [n for n, member in enumerate(members) if member.curriculum == curriculum]
-            seeds = [members[n].seed for n in numbers]
-            self.groups.append(Group(curriculum, cohort.part(numbers), numbers, seeds))
+            numbers = [number for number, member in enumerate(members) if member.curriculum == curriculum]
+            self.groups.append(Group(cohort.part(numbers), [members[number] for number in numbers]))
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """All students in one group."""
@@ -109,17 +193,17 @@ class CurriculumLearner(Learner):
 
         A student whose loss is not finite has diverged: it counts in none of them and leaves the others alone.
         """
-        stages = [group.stage(step) for group in self.groups]
-        seen = self.targets.look(batch.inputs, {stage.target for stage in stages})
-        terms: dict[str, list[Tensor]] = {}
-        going: dict[str, int | Tensor] = {}
+        stages = [group.curriculum.stage_at(step) for group in self.groups]
+        wanted = self.targets.look(batch, {stage.target for stage in stages})
+        terms: dict[str, list[Tensor]] = defaultdict(list)
+        going: dict[str, list[Tensor]] = defaultdict(list)
         for group, stage in zip(self.groups, stages, strict=True):
-            kind, values = stage.target.kind, group.losses(stage, batch, seen, self.targets)
+            values = group.losses(stage, batch.inputs, wanted, self.targets)  # (members)
             group.diverged |= ~values.detach().isfinite()
-            terms.setdefault(kind, []).append(values.masked_fill(group.diverged, 0.0).sum())
-            going[kind] = going.get(kind, 0) + (~group.diverged).sum()
+            terms[stage.target.kind].append(values.masked_fill(group.diverged, 0.0).sum())
+            going[stage.target.kind].append((~group.diverged).sum())
         sums = {kind: torch.stack(values).sum() for kind, values in terms.items()}
-        means = {kind: value / going[kind].clamp_min(1) for kind, value in sums.items()}
+        means = {kind: value / torch.stack(going[kind]).sum().clamp_min(1) for kind, value in sums.items()}
         return means | {"total": torch.stack(list(sums.values())).sum()}
 
     def clip_gradients(self, largest: float, optimiser: torch.optim.Optimizer) -> None:
@@ -134,49 +218,47 @@ class CurriculumLearner(Learner):
         An accuracy of NaN says that the student has diverged; the validation accuracy, which only retires students, is
         measured in the last stage.
         """
-        rows = {}
+        rows, done = {}, max(step - 1, 0)
         for group in self.groups:
-            hits = group.hits(self.evaluation).tolist()
-            last = group.number(max(step - 1, 0)) == len(group.curriculum.stages)
-            known = group.hits(self.validation).tolist() if last else [math.nan] * len(group.members)
-            for position, number in enumerate(group.members):
-                who, stage = self.members[number], group.number(max(step - 1, 0))
+            stage, hits = group.curriculum.number_at(done), group.hits(self.evaluation)
+            known = group.hits(self.validation) if group.in_last_stage(done) else [math.nan] * len(hits)
+            for position, who in enumerate(group.members):
                 value = math.nan if group.diverged[position] else hits[position] / len(self.evaluation)
                 row = {"curriculum": who.name, "seed": who.seed, "stage": stage, "accuracy": value}
-                rows[number] = row | {"validation_accuracy": known[position] / len(self.validation)}
-        return [rows[number] for number in sorted(rows)]
+                rows[who] = row | {"validation_accuracy": known[position] / len(self.validation)}
+        return [rows[member] for member in self.members if member in rows]
 
     def finished(self, step: int, rows: list[dict[str, Any]], optimiser: torch.optim.Optimizer) -> bool:
         """Retire the students that diverged, and those that reached `stop_at` in their last stage; done when none is left."""
         stop = self.plan.stop_at if self.plan.stop_at is not None else math.inf
-        reached = dict(zip(sorted(n for group in self.groups for n in group.members), rows, strict=True))
+        reached = {(row["curriculum"], row["seed"]): row["validation_accuracy"] for row in rows}
         for group in self.groups:
-            last = group.number(step - 1) == len(group.curriculum.stages)
-            ended = [
-                position
-                for position, number in enumerate(group.members)
-                if group.diverged[position] or (last and reached[number]["validation_accuracy"] >= stop)
-            ]
-            if ended:
-                self.collect(group, ended, step)
-                group.keep([position for position in range(len(group.members)) if position not in ended], optimiser)
+            staying = []
+            for position, who in enumerate(group.members):
+                if group.diverged[position]:
+                    _warn_of_divergence(who, step)
+                elif group.in_last_stage(step - 1) and reached[who.name, who.seed] >= stop:
+                    self._retired[who] = group.cohort.state(position)
+                else:
+                    staying.append(position)
+            if len(staying) < len(group.members):
+                group.keep(staying, optimiser)
         self.groups = [group for group in self.groups if group.members]
         return not self.groups
 
-    def collect(self, group: Group | None = None, positions: Sequence[int] | None = None, step: int = 0) -> None:
-        """Take down the weights of students that end here (all by default); one that diverged is named instead."""
-        for one in self.groups if group is None else [group]:
-            for position in range(len(one.members)) if positions is None else positions:
-                number = one.members[position]
-                if not one.diverged[position]:
-                    self.weights[number] = one.cohort.state(position)
-                    continue
-                who = self.members[number]
-                warnings.warn(
-                    f"{who.name}, seed {who.seed}: diverged by step {step} (a loss that is not finite) and left out. "
-                    "Lower the step size (lr) or set clip_norm; the other students go on.",
-                    stacklevel=2,
-                )
+    def weights(self) -> dict[tuple[str, int], dict[str, Tensor]]:
+        """By curriculum and seed: each student's weights, as it retired or as it is. Those that diverged are left out."""
+        going = {who: group.cohort.state(n) for group in self.groups for n, who in enumerate(group.members)}
+        return {(who.name, who.seed): state for who, state in (self._retired | going).items()}
+
+
+def _warn_of_divergence(who: Member, step: int) -> None:
+    """Name a student that is left out."""
+    warnings.warn(
+        f"{who.name}, seed {who.seed}: diverged by step {step} (a loss that is not finite) and left out. "
+        "Lower the learning rate (lr) or set clip_norm; the other students go on.",
+        stacklevel=2,
+    )
 
 
 @dataclass
@@ -201,7 +283,16 @@ def distil_cohort(
     """Train `curricula` x `seeds` students side by side on one stream of batches; accuracy is measured on the test split.
 
     Per seed all curricula share initial weights and projections: the comparison is paired. Raises InvalidValueError
-    for a block or a checkpoint that a network has not, before anything is trained.
+    for a block or a checkpoint that a network does not have, before anything is trained.
+
+    Arguments:
+    - `teacher`: trained, with the checkpoints that the curricula ask for.
+    - `student`: the architecture of every student.
+    - `task`: gives the batches, the validation split that retires students and the test split.
+    - `curricula`, `seeds`: a student for each of both.
+    - `plan`: how long and with what optimiser; `batch_size` and `stop_at` as well.
+    - `data_seed`: of the stream of batches that all students share.
+    - `device`: where to compute.
     """
     if not curricula or not seeds:
         raise invalid("curricula and seeds", (list(curricula), list(seeds)), "at least one of each")
@@ -217,18 +308,15 @@ def distil_cohort(
     )
     batches = batches_of(task, data_seed, plan.batch_size, device, role="student")
     history = train(learner, batches, plan, f"{len(members)} students")
-    learner.collect()
-    weights = {(members[i].name, members[i].seed): state for i, state in learner.weights.items()}
-    return DistillationResult(history, stage_table(members), weights)
+    return DistillationResult(history, stage_table(members), learner.weights())
 
 
 def stage_table(members: Sequence[Member]) -> pd.DataFrame:
     """One row per curriculum and stage: where it starts and what it aims at."""
-    rows = {}
-    for member in members:
-        for number, (stage, start) in enumerate(
-            zip(member.curriculum.stages, member.curriculum.starts(), strict=True), start=1
-        ):
-            row = {"curriculum": member.name, "stage": number, "start": start, "target": str(stage.target)}
-            rows[member.name, number] = row
-    return pd.DataFrame(list(rows.values()))
+    curricula = {member.name: member.curriculum for member in members}
+    rows = [
+        {"curriculum": name, "stage": number, "start": start, "target": str(stage.target)}
+        for name, one in curricula.items()
+        for number, (stage, start) in enumerate(zip(one.stages, one.starts(), strict=True), start=1)
+    ]
+    return pd.DataFrame(rows)

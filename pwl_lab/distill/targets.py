@@ -1,25 +1,24 @@
 """What a teacher says about a batch: each output and each projected hidden state once, for a whole cohort.
 
-Source of the projections: arXiv 2503.17494: for a hidden layer of `m` units and a student's of `r`, a fixed Gaussian `P`
-(m x r, scaled 1/sqrt(m)) gives the target `P^T h(x)`. Centring, scaling and orthogonal columns are ours: the source
+The projections are those of arXiv 2503.17494: for a hidden layer of `m` units and a student's of `r`, a fixed Gaussian `P`
+(m x r, scaled 1/sqrt(m)) gives the target `P^T h(x)`. Centring, scaling and orthogonal columns are ours: the paper
 leaves them open.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pwl_lab.distill.curriculum import Curriculum, TeacherHidden, TeacherOutput
+from pwl_lab.distill.curriculum import Curriculum, Target, TeacherHidden, TeacherOutput
 from pwl_lab.distill.losses import teacher_probabilities
 from pwl_lab.models.blocknet import BlockNet
 from pwl_lab.support.errors import invalid
 from pwl_lab.support.seeding import generator
-from pwl_lab.tasks.base import Task
-from pwl_lab.tasks.entrances import batches_of
+from pwl_lab.tasks.base import Batch, Task, batches_of
 from pwl_lab.tasks.sizes import CALIBRATION_BATCH
 from pwl_lab.training import TrainedModel
 
@@ -27,9 +26,14 @@ from pwl_lab.training import TrainedModel
 def random_projection(
     teacher_width: int, student_width: int, seed: int, block: int = 1, orthogonal: bool = False
 ) -> Float[Tensor, "m r"]:
-    """A Gaussian matrix with entries of variance 1/m, from the stream `projection` of `seed`, the role is its block.
+    """A Gaussian matrix with entries of variance 1/m, from the stream `projection` of `seed`.
 
-    `orthogonal` makes its columns orthonormal, which takes `r <= m`: InvalidValueError otherwise.
+    Raises InvalidValueError for a width below 1, and for orthogonal columns with `r > m`.
+
+    Arguments:
+    - `teacher_width`, `student_width`: `m` and `r`.
+    - `seed`, `block`: each seed and each block (from 1) has a matrix of its own.
+    - `orthogonal`: make the columns orthonormal.
     """
     if min(teacher_width, student_width, block) < 1:
         raise invalid("width", (teacher_width, student_width, block), "at least 1 unit on both sides, blocks from 1")
@@ -42,7 +46,8 @@ def random_projection(
         )
     random = generator(seed, "projection", f"block {block}")
     matrix = torch.randn(teacher_width, student_width, generator=random) / teacher_width**0.5
-    return torch.linalg.qr(matrix).Q if orthogonal else matrix
+    columns: Tensor = torch.linalg.qr(matrix).Q if orthogonal else matrix
+    return columns
 
 
 @dataclass(frozen=True)
@@ -64,21 +69,25 @@ class Projection:
         """Centre each unit and scale all units together to standard deviation 1, as measured on `states`.
 
         One factor for all units keeps how much each of them says; a factor per unit would blow up the silent ones.
+
+        Arguments:
+        - `matrices`: one for each student, see `random_projection`.
+        - `states`: the teacher's hidden states of many samples.
+        - `centre`, `scale`: whether to do so.
         """
-        raw = _project(states, _side_by_side(matrices), len(matrices)).transpose(1, 2).flatten(2)
-        means = raw.mean(dim=2) if centre else torch.zeros_like(raw[:, :, 0])  # raw: members, r, batch * positions
+        projected = _project(states, _side_by_side(matrices), len(matrices))
+        raw = projected.transpose(1, 2).flatten(2)  # (members, r, batch * positions)
+        means = raw.mean(dim=2) if centre else torch.zeros_like(raw[:, :, 0])
         spread = (raw - means.unsqueeze(2)).square().mean(dim=(1, 2)).sqrt()
         factors = 1 / spread.clamp_min(1e-8) if scale else torch.ones_like(spread)
         return cls(matrices, means, factors)
 
-    def __getitem__(self, members: Tensor | list[int]) -> "Projection":
-        """The projections of some of the students."""
-        return Projection(self.matrices[members], self.means[members], self.factors[members])
-
     def __call__(self, state: Float[Tensor, "batch m *positions"]) -> Float[Tensor, "members batch r *positions"]:
         """Each student's target for the teacher's hidden state."""
-        positions = (1,) * (state.dim() - 2)
-        offsets = (self.means * self.factors.unsqueeze(1)).reshape(len(self.means), 1, -1, *positions)
+        ones = (1,) * (state.dim() - 2)
+        offsets = (self.means * self.factors.unsqueeze(1)).reshape(
+            len(self.means), 1, -1, *ones
+        )  # (members, 1, r, 1...)
         return _project(state, self._scaled, len(self.means)) - offsets
 
     @cached_property
@@ -97,11 +106,14 @@ def _project(
     state: Float[Tensor, "batch m *positions"], flat: Float[Tensor, "m columns"], members: int
 ) -> Float[Tensor, "members batch r *positions"]:
     """`P^T h` at every position, for all students in one matrix product."""
-    product = state.movedim(1, -1) @ flat  # batch, *positions, members * r
-    return product.unflatten(-1, (members, -1)).movedim((-2, -1), (0, 2))
+    product = state.movedim(1, -1) @ flat  # (batch, *positions, members * r)
+    return product.reshape(*product.shape[:-1], members, -1).movedim((-2, -1), (0, 2))
 
 
 CALIBRATION_SAMPLES = 2048
+
+
+Seen = tuple[Sequence[Tensor], Tensor]  # hidden states and logits of a network
 
 
 @dataclass(frozen=True)
@@ -114,10 +126,16 @@ class Member:
 
 
 class TeacherTargets:
-    """The teacher's outputs and projected hidden states, as far as the members' curricula ask for them."""
+    """What the members' curricula ask for: labels, outputs and projected hidden states of the teacher."""
 
     def __init__(self, teacher: TrainedModel, members: Sequence[Member], shapes: list[tuple[int, ...]]) -> None:
-        """`shapes` are the student's hidden states. Raises InvalidValueError for a checkpoint the teacher has not."""
+        """Raises InvalidValueError for a checkpoint that the teacher does not have.
+
+        Arguments:
+        - `teacher`: with the checkpoints that are asked for.
+        - `members`: the students; every block of their curricula is written out.
+        - `shapes`: of the student's hidden states (`BlockNet.state_shapes`).
+        """
         self.final, self.shapes = teacher.model.eval().requires_grad_(False), shapes
         self.checkpoints: dict[TeacherOutput, BlockNet] = {}
         self.seeds: dict[TeacherHidden, list[int]] = {}  # of a projected state: whose students look at it
@@ -135,36 +153,46 @@ class TeacherTargets:
         """Draw the projections of every seed and centre and scale them on the teacher's states for `inputs`."""
         states, _ = self.final.hidden_states(inputs)
         for target, seeds in self.seeds.items():
-            block = target.block
+            block = target.in_block
             state, shape = states[block - 1], self.shapes[block - 1]
             if state.shape[2:] != torch.Size(shape[1:]):
                 raise invalid(f"student state of block {block}", shape, f"the positions {tuple(state.shape[2:])}")
             width = target.width or shape[0]
             if width > shape[0]:
                 raise invalid("width", width, f"from 1 to {shape[0]}, the student's units in block {block}")
-            matrices = [random_projection(state.shape[1], width, seed, block, target.orthogonal) for seed in seeds]
-            self.projections[target] = Projection.fit(
-                torch.stack(matrices).to(state), state, target.centre, target.scale
-            )
+            drawn = [random_projection(state.shape[1], width, seed, block, target.orthogonal) for seed in seeds]
+            self.projections[target] = Projection.fit(torch.stack(drawn).to(state), state, target.centre, target.scale)
 
     def rows(self, target: TeacherHidden, seeds: Iterable[int]) -> list[int] | slice:
-        """Where the projections of `seeds` stand in `look(...)[target]`; all of them in order: a slice, which copies nothing."""
+        """Where the projections of `seeds` stand in `look(...)[target]`; all in order as a slice, which copies nothing."""
         rows = [self.seeds[target].index(seed) for seed in seeds]
         return slice(None) if rows == list(range(len(self.seeds[target]))) else rows
 
     @torch.no_grad()
-    def look(self, inputs: Float[Tensor, "batch *shape"], wanted: set) -> dict:
-        """What the current stages want: class probabilities of outputs, projected hidden states of all seeds."""
-        hidden = {target for target in wanted if isinstance(target, TeacherHidden)}
-        outputs = {target for target in wanted if isinstance(target, TeacherOutput)}
-        seen: dict = {}
-        if hidden or any(target.final for target in outputs):
-            states, logits = self.final.hidden_states(inputs)
-            seen = {target: self.projections[target](states[target.block - 1]) for target in hidden}
-        for target in outputs:
-            said = logits if target.final else self.checkpoints[target](inputs)
-            seen[target] = teacher_probabilities(said, target.temperature)
-        return seen
+    def look(self, batch: Batch, targets: Collection[Target], seen: Seen | None = None) -> dict[Target, Tensor]:
+        """What each target wants of the students: the batch's labels, the teacher's class probabilities, or its hidden
+        state projected for every seed.
+
+        Arguments:
+        - `batch`: of inputs and labels.
+        - `targets`: those of the current stages.
+        - `seen`: hidden states and logits of the final teacher, where they are known already.
+        """
+
+        @cache  # one pass for all targets, and none where no target needs it
+        def final() -> Seen:
+            return seen or self.final.hidden_states(batch.inputs)
+
+        wanted: dict[Target, Tensor] = {}
+        for target in targets:
+            if isinstance(target, TeacherHidden):
+                wanted[target] = self.projections[target](final()[0][target.in_block - 1])
+            elif isinstance(target, TeacherOutput):
+                said = final()[1] if target.final else self.checkpoints[target](batch.inputs)
+                wanted[target] = teacher_probabilities(said, target.temperature)
+            else:
+                wanted[target] = batch.labels
+        return wanted
 
 
 def calibration_inputs(task: Task, data_seed: int, device: str) -> Float[Tensor, "batch *shape"]:

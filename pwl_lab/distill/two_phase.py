@@ -1,8 +1,8 @@
 """The two-phase training of the proofs: one large gradient step on the first layer, then the outer layer alone.
 
-Source: arXiv 2410.05464 and arXiv 2503.17494, which prove their bounds for this scheme instead of for plain SGD. The
-first layer begins at zero, so that one step makes each unit's weights proportional to the correlation of its target with
-the single bits; the outer layer is then a linear problem, solved here by ridge regression.
+arXiv 2410.05464 and arXiv 2503.17494 prove their bounds for this scheme instead of for plain SGD. The first
+layer begins at zero, so that one step makes each unit's weights proportional to the correlation of its target with the
+single bits; the outer layer is then a linear problem, solved here by ridge regression.
 """
 
 from dataclasses import dataclass
@@ -42,10 +42,16 @@ def two_phase(
     target: Literal["hidden", "labels"] = "hidden",
     outer_samples: int = 8192,
 ) -> TwoPhaseResult:
-    """Train a student of `width` units: one step on `samples` samples, then the outer layer on `outer_samples` others.
+    """Train a student by one step on the first layer, then its outer layer on other samples.
 
-    `target` of the step: each unit's own projection of the teacher's hidden layer, or the label with a random sign.
-    Raises InvalidValueError for a number that is not from 1, or another target.
+    Raises InvalidValueError for a number below 1, and for another target.
+
+    Arguments:
+    - `task`, `teacher`: what is learned, and a network that has learned it.
+    - `width`: units of the student.
+    - `samples`, `outer_samples`: for the step, and for the outer layer.
+    - `seed`: of everything that is drawn.
+    - `target`: of the step: each unit's own projection of the teacher's hidden layer, or the label with a random sign.
     """
     for field, value in {"width": width, "samples": samples, "outer_samples": outer_samples}.items():
         check_count(field, value)
@@ -68,13 +74,14 @@ def first_step(
     targets: Float[Tensor, "batch units"], inputs: Float[Tensor, "batch bits"]
 ) -> Float[Tensor, "units bits"]:
     """Each unit's weights after one step from zero: along the mean of target times input, all of the same length."""
-    step = targets.T @ inputs / len(inputs)
-    return STEP_LENGTH * step / step.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    step: Tensor = targets.T @ inputs / len(inputs)  # (units, bits)
+    lengths: Tensor = step.norm(dim=1, keepdim=True)  # (units, 1)
+    return STEP_LENGTH * step / lengths.clamp_min(1e-12)
 
 
 @torch.no_grad()
 def _unit_targets(teacher: BlockNet, batch: Batch, width: int, seed: int, target: str) -> Float[Tensor, "batch units"]:
-    """What each unit of the first layer regresses on, centred and of deviation 1 as in the extracted curriculum."""
+    """What each unit of the first layer regresses on, centred and of standard deviation 1 as in the extracted curriculum."""
     if target == "labels":
         signs = torch.randint(0, 2, (width,), generator=generator(seed, "projection", ROLE)) * 2.0 - 1
         return (2.0 * batch.labels - 1).unsqueeze(1) * signs
@@ -95,4 +102,5 @@ def _ridge(features: Float[Tensor, "batch features"], wanted: Float[Tensor, " ba
     """Least squares with a small penalty; in double precision, for the features are close to dependent."""
     left = features.double()
     penalty = RIDGE * len(left) * torch.eye(left.shape[1], dtype=torch.double)
-    return torch.linalg.solve(left.T @ left + penalty, left.T @ wanted.double()).to(features)
+    solution: Tensor = torch.linalg.solve(left.T @ left + penalty, left.T @ wanted.double())
+    return solution.to(features)

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pwl_lab.fast.mixing import boundaries
 from pwl_lab.models import MLPConfig, build, mlp
 from pwl_lab.study.verbs import train_or_load
 from pwl_lab.support.errors import ExerciseError
@@ -163,4 +162,4 @@ def swap_net() -> SwapNet:
 
 def sync_loss(net: SwapNet, teacher_states: Sequence[Tensor], student_states: Sequence[Tensor]) -> Float[Tensor, ""]:
     """The sync loss of two networks' hidden states, as training computes it (`pwl_lab.swap.pair_training.sync_loss`)."""
-    return pair_training.sync_loss(boundaries(net.converters, teacher_states, student_states))
+    return pair_training.sync_loss(pair_training.boundaries(net.converters, teacher_states, student_states))

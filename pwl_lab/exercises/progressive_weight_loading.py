@@ -8,10 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pwl_lab.exercises.checking import attempt, same_numbers, same_values
-from pwl_lab.fast.feature_distance import feature_distance
 from pwl_lab.support.seeding import generator
 from pwl_lab.swap.masks import all_masks
 from pwl_lab.swap.orders import arrivals, masks_on_the_way, search_order
+from pwl_lab.swap.pair_training import feature_distance
 
 CUBES = ((3, 116), (4, 9))  # blocks, and a seed at which each usual mistake leads to an order of its own
 

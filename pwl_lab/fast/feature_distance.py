@@ -1,8 +1,8 @@
-"""The distance between features of arXiv 2509.22319, with a backward pass of its own.
+"""The feature distance of arXiv 2509.22319 (`pwl_lab.swap.pair_training.feature_distance`) with its own backward pass.
 
-The pair's training takes twelve of these in every step, of features too large for a processor's cache: what they cost is
-how often memory is read and written. Three inner products per sample say all of the value, and the gradient is a
-combination of both features with a number per sample; autograd would go through memory twice as often.
+A pair's training computes twelve of these in every step, on features too large for a processor's cache, so the cost is how
+often memory is read and written. Three inner products per sample give the value, and the gradient is a combination of both
+features with one number per sample. Autograd would go through memory twice as often.
 """
 
 from typing import Any
@@ -16,12 +16,11 @@ from torch.autograd.function import once_differentiable
 def feature_distance(
     ours: Float[Tensor, "batch channels *positions"], target: Float[Tensor, "batch channels *positions"]
 ) -> Float[Tensor, ""]:
-    """Mean squared error plus one minus the cosine of the flattened features: 0 for equal features (1 where one is all zero).
-
-    Source: arXiv 2509.22319, the distance of its synchronisation and reconstruction losses. Has no second derivative.
-    """
+    """As the plain one. It has no second derivative."""
     # Channels last: for the memory layout of our convolutional networks this flattening copies nothing.
-    return _Distance.apply(*(state.movedim(1, -1).reshape(len(state), -1) for state in (ours, target)))
+    a, b = (state.movedim(1, -1).reshape(len(state), -1) for state in (ours, target))  # (batch, size)
+    distance: Tensor = _Distance.apply(a, b)  # type: ignore[no-untyped-call]  # torch leaves `apply` untyped
+    return distance
 
 
 class _Distance(torch.autograd.Function):
@@ -30,12 +29,13 @@ class _Distance(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Float[Tensor, "batch size"], b: Float[Tensor, "batch size"]) -> Float[Tensor, ""]:
         """`|a - b|^2` is `aa - 2 ab + bb`."""
-        length_a, length_b = (torch.linalg.vector_norm(one, dim=1) for one in (a, b))
+        length_a, length_b = (torch.linalg.vector_norm(one, dim=1) for one in (a, b))  # (batch)
         product, lengths = torch.linalg.vecdot(a, b), (length_a * length_b).clamp_min(1e-6)
         cosine = product / lengths
         ctx.save_for_backward(a, b, length_a, length_b, lengths, cosine)
         squares = length_a.square() - 2 * product + length_b.square()
-        return (squares / a.shape[1] + 1 - cosine).mean()
+        distance: Tensor = (squares / a.shape[1] + 1 - cosine).mean()
+        return distance
 
     @staticmethod
     @once_differentiable
@@ -43,7 +43,7 @@ class _Distance(torch.autograd.Function):
         """Of a: `2 (a - b) / n - b / (|a| |b|) + cosine * a / |a|^2`; of b likewise. Each only where it is asked for."""
         a, b, length_a, length_b, lengths, cosine = ctx.saved_tensors
         gradient, part = gradient / len(a), 2 / a.shape[1]
-        of_other = (gradient * (-part - 1 / lengths)).unsqueeze(1)
+        of_other = (gradient * (-part - 1 / lengths)).unsqueeze(1)  # (batch, 1)
         found: list[Tensor | None] = []
         for needed, one, length, other in zip(ctx.needs_input_grad, (a, b), (length_a, length_b), (b, a), strict=True):
             of_itself = (gradient * (part + cosine / length.square().clamp_min(1e-12))).unsqueeze(1)

@@ -12,13 +12,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pwl_lab.fast import is_plain
+
+MOST_OUTPUTS = 4  # of a layer that becomes `FewOutputs`
+
 
 def laid_out_by_input(layer: nn.Linear) -> nn.Linear:
     """The same layer with the weights of one *input* side by side in memory; their shape stays (out, in).
 
     The gradient takes the layout of the weights, so that backward computes `inputs^T @ gradient` with the many units
-    as the long rows: about a third less time at (50, 4096), batch 128.
+    as the long rows: about a third less time at (50, 4096), batch 128. Inside `plain()` the layer stays as it is.
     """
+    if is_plain():
+        return layer
     layer.weight.data = layer.weight.data.t().contiguous().t()
     return layer
 
@@ -26,14 +32,17 @@ def laid_out_by_input(layer: nn.Linear) -> nn.Linear:
 class FewOutputs(nn.Linear):
     """`nn.Linear` for a handful of outputs: the gradient of its input is added up output by output.
 
-    Works wherever `nn.Linear` does except in forward-mode differentiation. Under autocast it is `nn.Linear`.
+    Works wherever `nn.Linear` does except in forward-mode differentiation. Under autocast and inside `plain()` it is
+    `nn.Linear`.
     """
 
     def forward(self, inputs: Float[Tensor, "*batch units"]) -> Float[Tensor, "*batch outputs"]:
         """`inputs @ weight^T + bias`."""
-        if torch.is_autocast_enabled(inputs.device.type):  # it would hand backward tensors of two types
+        # Autocast would hand backward tensors of two types.
+        if is_plain() or torch.is_autocast_enabled(inputs.device.type):
             return super().forward(inputs)
-        return _FewOutputs.apply(inputs, self.weight, self.bias)
+        outputs: Tensor = _FewOutputs.apply(inputs, self.weight, self.bias)  # type: ignore[no-untyped-call]  # torch's own
+        return outputs
 
 
 class _FewOutputs(torch.autograd.Function):
@@ -43,7 +52,7 @@ class _FewOutputs(torch.autograd.Function):
 
     @staticmethod
     def forward(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Source of the names: `torch.nn.functional.linear`."""
+        """As `torch.nn.functional.linear`."""
         return nn.functional.linear(inputs, weight, bias)
 
     @staticmethod
@@ -68,3 +77,16 @@ class _FewOutputs(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             of_bias = gradient.sum(dim=0)
         return of_inputs, of_weight, of_bias
+
+
+def speed_up(blocks: nn.Module, head: nn.Module) -> None:
+    """Lay the linear layers of `blocks` out by input, and make a head of few outputs `FewOutputs`.
+
+    Weights and what they compute stay as they are.
+    """
+    for layer in blocks.modules():
+        if isinstance(layer, nn.Linear):
+            laid_out_by_input(layer)
+    for layer in head.modules():
+        if isinstance(layer, nn.Linear) and layer.out_features <= MOST_OUTPUTS:
+            layer.__class__ = FewOutputs  # the same parameters under the same names; only forward and backward differ

@@ -1,35 +1,40 @@
-"""Mixed passes in training: many swap masks at once, each for its own group of samples.
+"""Mixed passes in training (`pwl_lab.swap.pair_training.mixed_logits`): many swap masks at once, each for its own samples.
 
 Groups that go through the same owner's block go through it as one batch, and what two masks have in common for the same
-samples is computed once. Source of the mixed pass: arXiv 2509.22319; running many of them together is ours.
+samples is computed once. The mixed pass is that of arXiv 2509.22319; running many of them together is ours.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 
 @runtime_checkable
-class Conversions(Protocol):
-    """What is asked of `pwl_lab.swap.swapnet.Converters`, which stands above this module."""
+class Boundary(Protocol):
+    """What is needed of `pwl_lab.swap.pair_training.Boundary`, which stands above this module."""
 
-    def encode(self, state: Tensor, boundary: int) -> Tensor:
-        """A teacher's hidden state as the student's next block expects it."""
+    @property
+    def number(self) -> int:
+        """The block before it, from 1."""
         ...
 
-    def decode(self, state: Tensor, boundary: int) -> Tensor:
-        """A student's hidden state as the teacher's next block expects it."""
+    @property
+    def encoded(self) -> Tensor:
+        """The teacher's state as the student's next block expects it."""
+        ...
+
+    @property
+    def decoded(self) -> Tensor:
+        """The student's state as the teacher's next block expects it."""
         ...
 
 
 @runtime_checkable
 class Mixable(Protocol):
-    """What is asked of `pwl_lab.swap.swapnet.SwapNet`, which stands above this module."""
+    """What is needed of `pwl_lab.swap.swapnet.SwapNet`, which stands above this module."""
 
     def owner(self, letter: str) -> Any:
         """The network (`blocks`, `head`) that a mask letter stands for."""
@@ -44,33 +49,10 @@ class Mixable(Protocol):
 Node = tuple[int, str]
 
 
-@dataclass(frozen=True)
-class Boundary:
-    """The states of both networks behind one block (counted from 1), and what the converters there make of them."""
-
-    number: int
-    teacher: Float[Tensor, "batch c_t *positions"]
-    student: Float[Tensor, "batch c_s *positions"]
-    encoded: Float[Tensor, "batch c_s *positions"]
-    decoded: Float[Tensor, "batch c_t *positions"]
-
-
-def boundaries(
-    converters: Conversions, teacher_states: Sequence[Tensor], student_states: Sequence[Tensor]
-) -> list[Boundary]:
-    """Every boundary between two blocks, first to last. All terms of PWL need these conversions: they are made once."""
-    pairs = list(zip(teacher_states, student_states, strict=True))[:-1]
-    return [
-        Boundary(number, teacher, student, converters.encode(teacher, number), converters.decode(student, number))
-        for number, (teacher, student) in enumerate(pairs, start=1)
-    ]
-
-
 def mixed_logits(net: Mixable, between: Sequence[Boundary], wanted: Sequence[Node], groups: int) -> list[Tensor]:
-    """Logits of each wanted (group, mask) for the samples of that group; the batch is cut into `groups` parts.
+    """As the plain one. No sample sees another, so going through a block together changes nothing.
 
-    Each mask has both letters. Its leading blocks of one owner are not computed again: it goes on from the converted
-    state that they gave out (`between`). No sample sees another, so going through a block together changes nothing.
+    The leading blocks of one owner are not computed again: a mask goes on from the converted state in `between`.
     """
     states: dict[Node, Tensor] = {}
     for boundary in between:
@@ -117,7 +99,7 @@ def _join(states: list[Tensor]) -> Tensor:
 
 def _split(state: Tensor, sizes: list[int]) -> list[Tensor]:
     """One batch as several."""
-    return [part.movedim(-1, 1) for part in state.movedim(1, -1).split(sizes)]
+    return [part.movedim(-1, 1) for part in torch.split(state.movedim(1, -1), sizes)]
 
 
 def _ending_with(letters: str, states: dict[Node, Tensor]) -> dict[Node, Tensor]:

@@ -1,27 +1,135 @@
-"""Batched products for stacked networks of plain layers, such as MLPs: what `vmap` does in general, with less ado.
+"""Students of one architecture, stacked: the fast twin of `pwl_lab.distill.students.SeparateCohort`.
 
-Where all members see the same inputs, their first layers are one matrix product; any further one is a batched product.
+At these sizes a training step is mostly overhead. Stacking the parameters of all students turns their matrix products
+into one batched product: by `torch.func.vmap` for any network, and with less ado for networks of linear layers.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from typing import Protocol, Self, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
 
 from pwl_lab.fast.linear import FewOutputs
 
 LINEAR = (nn.Linear, FewOutputs)
-PLAIN = (*LINEAR, nn.ReLU, nn.GELU)
+FEEDFORWARD = (*LINEAR, nn.ReLU, nn.GELU)
 
 
-def is_plain(part: nn.Module) -> bool:
-    """Whether `run_plain` knows every layer of it, one with weights among them."""
+@runtime_checkable
+class Blocks(Protocol):
+    """What is needed of `pwl_lab.models.BlockNet`, which stands above this module."""
+
+    stem: nn.Module
+    blocks: nn.ModuleList
+    head: nn.Module
+
+
+def is_stackable(student: nn.Module) -> bool:
+    """Whether the student has parameters alone, no two the same.
+
+    Buffers (of batch norms, for one) change in place, and stacking would take tied parameters apart.
+    """
+    return student.state_dict().keys() == {name for name, _ in student.named_parameters()}
+
+
+class StackedCohort:
+    """Students whose parameters are stacked along a first dimension of members; see `is_stackable`."""
+
+    def __init__(self, students: Sequence[nn.Module]) -> None:
+        """The students' weights are copied; the students themselves are left alone."""
+        parameters, _ = stack_module_state(list(students))
+        self.tensors = {name: tensor.detach().clone().requires_grad_() for name, tensor in parameters.items()}
+        base = deepcopy(students[0]).to("meta")
+        self._net = cast(Blocks, base)  # for its layers alone: the weights are in `tensors`
+        parts = [*self._net.blocks, self._net.head]
+        self._feedforward = not list(self._net.stem.parameters()) and all(map(is_feedforward, parts))
+
+    def __len__(self) -> int:
+        """How many students are in it."""
+        return len(next(iter(self.tensors.values())))
+
+    def part(self, members: list[int]) -> Self:
+        """Some of the students as a cohort of their own."""
+        part = object.__new__(type(self))
+        part.tensors = {name: tensor.detach()[members].requires_grad_() for name, tensor in self.tensors.items()}
+        part._net, part._feedforward = self._net, self._feedforward
+        return part
+
+    def parameters(self) -> list[Tensor]:
+        """What the optimiser moves."""
+        return list(self.tensors.values())
+
+    def hidden_state(
+        self, inputs: Float[Tensor, "batch *shape"], block: int, above: int = 1
+    ) -> Float[Tensor, "members batch channels *positions"]:
+        """As of a `SeparateCohort`."""
+        common = not list(self._net.stem.parameters())  # all members still have the same state behind the stem
+        state = self._net.stem(inputs) if common else self._run("stem", self._net.stem, inputs, common=True)
+        for number, part in enumerate(self._net.blocks[:block], start=1):
+            if 1 < number == above:
+                state = state.detach()
+            state = self._run(f"blocks.{number - 1}", part, state, common and number == 1)
+        return state
+
+    def logits(self, inputs: Float[Tensor, "batch *shape"]) -> Float[Tensor, "members batch classes"]:
+        """Each student's logits on the same inputs."""
+        state = self.hidden_state(inputs, len(self._net.blocks))
+        return self._run("head", self._net.head, state, common=False)
+
+    def _run(self, name: str, part: nn.Module, state: Tensor, common: bool) -> Float[Tensor, "members batch *shape"]:
+        """`part`, called `name` in the network, of every member; a state that is `common` has no members."""
+        if self._feedforward:
+            return run_feedforward(part, name, self.tensors, state)
+        weights = {key.removeprefix(f"{name}."): t for key, t in self.tensors.items() if key.startswith(f"{name}.")}
+        if common and not weights:
+            state, common = state.expand(len(self), *state.shape), False
+
+        def of_member(weights: dict[str, Tensor], state: Tensor) -> Tensor:
+            outputs: Tensor = functional_call(part, weights, (state,))
+            return outputs
+
+        of_all: Tensor = vmap(of_member, in_dims=(0, None if common else 0))(weights, state)
+        return of_all
+
+    def train(self, mode: bool = True) -> None:
+        """Nothing in these students behaves differently in training."""
+
+    def clip_gradients(self, largest: float) -> None:
+        """Scale each student's gradient so that its norm over all parameters is at most `largest`."""
+        gradients = [tensor.grad for tensor in self.parameters() if tensor.grad is not None]
+        squares = [gradient.flatten(1).square().sum(dim=1) for gradient in gradients]  # per parameter: (members)
+        norms = sum(squares[1:], start=squares[0]).sqrt()
+        factors = (largest / (norms + 1e-6)).clamp(max=1.0)
+        for gradient in gradients:
+            gradient.mul_(factors.reshape(-1, *(1,) * (gradient.dim() - 1)))
+
+    def state(self, member: int) -> dict[str, Tensor]:
+        """A copy of a member's weights, named as in its network."""
+        return {name: tensor.detach()[member].clone() for name, tensor in self.tensors.items()}
+
+    def keep(self, members: list[int], optimiser: torch.optim.Optimizer) -> None:
+        """Let the other students go, and their part of the optimiser's state; `members` stay, in this order."""
+        before, self.tensors = self.parameters(), self.part(members).tensors
+        replaced = {id(old): new for old, new in zip(before, self.parameters(), strict=True)}
+        for group in optimiser.param_groups:
+            group["params"] = [replaced.get(id(parameter), parameter) for parameter in group["params"]]
+        for old in before:
+            for name, value in optimiser.state.pop(old, {}).items():
+                stacked = isinstance(value, Tensor) and value.shape == old.shape
+                optimiser.state[replaced[id(old)]][name] = value[members].clone() if stacked else value
+
+
+def is_feedforward(part: nn.Module) -> bool:
+    """Whether `run_feedforward` knows every layer of it, one with weights among them."""
     kinds = [type(layer) for _, layer in _layers(part, "")]
-    return any(kind in LINEAR for kind in kinds) and all(kind in PLAIN for kind in kinds)
+    return any(kind in LINEAR for kind in kinds) and all(kind in FEEDFORWARD for kind in kinds)
 
 
-def run_plain(
+def run_feedforward(
     part: nn.Module, name: str, tensors: Mapping[str, Tensor], state: Float[Tensor, "*common batch units"]
 ) -> Float[Tensor, "members batch out"]:
     """The layers of `part`, called `name` in the network, with stacked weights `tensors`.
@@ -51,7 +159,7 @@ def _linear(
     """One product for all members where they share the state, else one batched product."""
     members, out, _ = weight.shape
     if state.dim() == 3:
-        product = torch.bmm(state, weight.transpose(1, 2))
+        product = torch.bmm(state, weight.transpose(1, 2))  # (members, batch, out)
         return product if bias is None else product + bias.unsqueeze(1)
     flat = nn.functional.linear(state, weight.flatten(0, 1), None if bias is None else bias.flatten())
-    return flat.unflatten(1, (members, out)).transpose(0, 1)
+    return flat.reshape(-1, members, out).transpose(0, 1)

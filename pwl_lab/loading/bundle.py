@@ -11,7 +11,7 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 import pandas as pd
 from pydantic import Field, PositiveInt, ValidationError, model_validator
@@ -21,35 +21,26 @@ from torch import Tensor, nn
 from pwl_lab.loading.int8 import quantise, stored_bytes
 from pwl_lab.loading.sources import INDEX, MOST_INDEX_BYTES, BundleError, FolderSource
 from pwl_lab.loading.tensors import not_finite, plain
-from pwl_lab.models.blocknet import (
+from pwl_lab.loading.weightless import (
     MOST_TENSORS,
-    BlockNet,
-    ModelConfig,
+    AnyModel,
     build_empty,
-    parameter_bytes,
-    unit_bytes,
+    check_fillable,
+    check_registered,
     weightless,
 )
-from pwl_lab.models.convnets import ResNetConfig, VGGConfig
-from pwl_lab.models.mlp import MLPConfig
-from pwl_lab.models.transformer import TransformerConfig
-from pwl_lab.models.vit import ViTConfig
+from pwl_lab.models.blocknet import BlockNet, ModelConfig, parameter_bytes, unit_bytes
 from pwl_lab.support.config import Frozen
 from pwl_lab.support.errors import InvalidValueError, MissingDataError, invalid
-from pwl_lab.support.files import is_file, new_folder, readable
+from pwl_lab.support.files import file_sha256, is_file, new_folder, readable
 from pwl_lab.swap.swapnet import Converters, SwapNet
-from pwl_lab.tasks.base import Task
-from pwl_lab.tasks.download import file_sha256
-from pwl_lab.tasks.images import ImageTask
+from pwl_lab.tasks.base import Task, normalisation_of
 
 FORMAT = 1  # of index.json and of what the shards hold; a reader refuses a higher one
 MOST_UNITS = 1_000  # of a bundle: each of them is a file or two
 LEAST_TENSOR_BYTES = 40  # of a safetensors file for each tensor in it: its name, type, shape and place
 BOOT = 0  # the block number of the boot set; teacher blocks count from 1
 
-AnyModel = Annotated[
-    MLPConfig | TransformerConfig | VGGConfig | ResNetConfig | ViTConfig, Field(discriminator="family")
-]
 Shape = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 Accuracy = Annotated[float, Field(ge=0.0, le=1.0)]  # neither NaN nor infinity is
 
@@ -150,10 +141,9 @@ class BundleIndex(Frozen):
 
 
 def inputs_of(task: Task) -> Inputs:
-    """What networks for `task` take: images as the task normalises them, anything else as it is."""
-    if isinstance(task, ImageTask):
-        return Inputs(shape=task.input_shape, mean=task.normalisation[0], std=task.normalisation[1])
-    return Inputs(shape=task.input_shape)
+    """What networks for `task` take."""
+    normalisation = normalisation_of(task)
+    return Inputs(shape=task.input_shape, **(normalisation._asdict() if normalisation else {}))
 
 
 def read_index(text: bytes, address: str) -> BundleIndex:
@@ -258,16 +248,12 @@ def empty_teacher(index: BundleIndex, most: int = MOST_TENSORS) -> tuple[BlockNe
 
 def check_exportable(configs: tuple[ModelConfig, ModelConfig]) -> None:
     """Raise InvalidValueError for a pair (`configs`: of teacher and student) that the reader of a bundle could not build."""
-    known = get_args(get_args(AnyModel)[0])
     for field, config in zip(("teacher", "student"), configs, strict=True):
-        if type(config) not in known:  # one derived from them would be built as what it was derived from
-            names = ", ".join(cls.__name__ for cls in known)
-            raise invalid(
-                field,
-                config,
-                f"who reads a bundle builds its networks from their configurations alone, so these have to be one of {names}; "
-                "a pair of other networks can be trained and evaluated, but not exported",
-            )
+        try:
+            check_registered(config)
+            check_fillable(config)
+        except InvalidValueError as error:
+            raise InvalidValueError(f"the {field} can be trained and evaluated, but not exported: {error}") from error
 
 
 def write_bundle(

@@ -29,7 +29,7 @@ from pwl_lab.support.errors import PwlLabError, invalid
 from pwl_lab.support.retries import Retry
 from pwl_lab.swap.masks import check_mask
 from pwl_lab.swap.orders import best_mask
-from pwl_lab.tasks.entrances import check_images, check_inputs
+from pwl_lab.tasks.base import check_images, check_inputs
 from pwl_lab.tasks.images import standardise
 
 LONGEST_CLOSE_S = 5.0  # for a thread to end; it is a daemon and goes with the process at the latest

@@ -1,7 +1,7 @@
 """The convolutional families: VGG-style networks and ResNets.
 
 VGG: per block a row of 3x3 convolutions (batch norm, ReLU), then 2x2 pooling. ResNet: basic blocks with a shortcut.
-Source of the block layouts: arXiv 2509.22319, section on models; sizes for 28x28 images are ours.
+The block layouts are those of arXiv 2509.22319, section on models; sizes for 28x28 images are ours.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from jaxtyping import Float
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from pwl_lab.models.blocknet import BlockNet, ModelConfig
+from pwl_lab.models.blocknet import BlockNet, ModelConfig, channels_last
 from pwl_lab.tasks.base import Task
 
 
@@ -55,9 +55,7 @@ class VGGConfig(ConvNetConfig):
         """The stem only passes the image on: the first block's convolutions read it."""
         widths = (self.in_channels, *self.channels)
         blocks = [_block(a, b, depth) for a, b, depth in zip(widths[:-1], widths[1:], self.convolutions, strict=True)]
-        head = self.head()
-        # Channels-last convolutions take about two thirds of the time on a CPU; the values are the same.
-        return BlockNet(nn.Identity(), blocks, head).to(memory_format=torch.channels_last)
+        return channels_last(BlockNet(nn.Identity(), blocks, self.head()))
 
 
 def _block(in_channels: int, out_channels: int, convolutions: int) -> nn.Sequential:
@@ -68,8 +66,8 @@ def _block(in_channels: int, out_channels: int, convolutions: int) -> nn.Sequent
     """
     layers: list[nn.Module] = []
     for index in range(convolutions):
-        source = in_channels if index == 0 else out_channels
-        layers.append(nn.Conv2d(source, out_channels, kernel_size=3, padding=1, bias=False))
+        channels = in_channels if index == 0 else out_channels
+        layers.append(nn.Conv2d(channels, out_channels, kernel_size=3, padding=1, bias=False))
         if index == convolutions - 1:
             layers.append(nn.MaxPool2d(2, ceil_mode=True))
         layers += [nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
@@ -77,7 +75,14 @@ def _block(in_channels: int, out_channels: int, convolutions: int) -> nn.Sequent
 
 
 def vgg(task: Task, channels: Sequence[int], convolutions: Sequence[int]) -> VGGConfig:
-    """A VGG for the images of `task`."""
+    """A VGG for the images of `task`.
+
+    Arguments:
+
+    - `task`: gives the channels of an image and the number of classes.
+    - `channels`: of each block; every block halves the resolution.
+    - `convolutions`: 3x3 convolutions in each block.
+    """
     return VGGConfig(
         in_channels=task.input_shape[0],
         channels=tuple(channels),
@@ -110,9 +115,7 @@ class ResNetConfig(ConvNetConfig):
             first_of_block = BasicBlock(widths[index], widths[index + 1], stride=2 if index else 1)
             others = (BasicBlock(widths[index + 1], widths[index + 1], stride=1) for _ in range(depth - 1))
             blocks.append(nn.Sequential(first_of_block, *others))
-        head = self.head()
-        # As for the VGG: channels-last convolutions are quicker on a CPU and give the same values.
-        return BlockNet(stem, blocks, head).to(memory_format=torch.channels_last)
+        return channels_last(BlockNet(stem, blocks, self.head()))
 
 
 class BasicBlock(nn.Module):
@@ -134,12 +137,20 @@ class BasicBlock(nn.Module):
 
     def forward(self, state: Float[Tensor, "batch c_in h_in w_in"]) -> Float[Tensor, "batch c_out h_out w_out"]:
         """The state after one basic block."""
-        change = torch.relu_(self.norm1(self.conv1(state)))
+        change = torch.relu_(self.norm1(self.conv1(state)))  # batch, c_out, h_out, w_out
         return torch.relu_(self.norm2(self.conv2(change)) + self.shortcut(state))
 
 
 def resnet(task: Task, channels: Sequence[int], depths: Sequence[int], stem_stride: int = 1) -> ResNetConfig:
-    """A ResNet for the images of `task`."""
+    """A ResNet for the images of `task`.
+
+    Arguments:
+
+    - `task`: gives the channels of an image and the number of classes.
+    - `channels`: of each block; every block but the first halves the resolution.
+    - `depths`: basic blocks (two convolutions) in each block.
+    - `stem_stride`: 2 halves the resolution before the first block.
+    """
     return ResNetConfig(
         in_channels=task.input_shape[0],
         channels=tuple(channels),

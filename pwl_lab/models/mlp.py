@@ -1,12 +1,13 @@
 """The multi-layer perceptron of the sparse-parity experiments: `depth` ReLU layers, two logits."""
 
 from itertools import pairwise
+from math import prod
 from typing import Literal
 
 from pydantic import Field, PositiveInt
 from torch import nn
 
-from pwl_lab.fast.linear import FewOutputs, laid_out_by_input
+from pwl_lab.fast.linear import speed_up
 from pwl_lab.models.blocknet import BlockNet, ModelConfig
 from pwl_lab.tasks.base import Task
 
@@ -30,18 +31,28 @@ class MLPConfig(ModelConfig):
     def make(self) -> BlockNet:
         """Linear and ReLU per layer; the two ways to cut them into blocks have the same initial weights."""
         widths = (self.n_inputs, *self.widths)
-        layers = [laid_out_by_input(nn.Linear(a, b)) for a, b in pairwise(widths)]
-        head = (FewOutputs if self.n_classes <= 4 else nn.Linear)(widths[-1], self.n_classes)
+        layers = [nn.Linear(a, b) for a, b in pairwise(widths)]
+        head = nn.Linear(widths[-1], self.n_classes)
         if self.blocks_end == "relu":
-            return BlockNet(nn.Flatten(), [nn.Sequential(layer, nn.ReLU(inplace=True)) for layer in layers], head)
-        first, *others = layers
-        blocks = [nn.Sequential(first), *(nn.Sequential(nn.ReLU(), layer) for layer in others)]
-        return BlockNet(nn.Flatten(), blocks, nn.Sequential(nn.ReLU(), head))
+            net = BlockNet(nn.Flatten(), [nn.Sequential(layer, nn.ReLU(inplace=True)) for layer in layers], head)
+        else:
+            first, *others = layers
+            blocks = [nn.Sequential(first), *(nn.Sequential(nn.ReLU(), layer) for layer in others)]
+            net = BlockNet(nn.Flatten(), blocks, nn.Sequential(nn.ReLU(), head))
+        speed_up(net.blocks, net.head)
+        return net
 
 
 def mlp(task: Task, width: int, depth: int = 1, blocks_end: Literal["relu", "linear"] = "relu") -> MLPConfig:
-    """An MLP for `task` with `depth` hidden layers of `width` units."""
-    n_inputs = 1
-    for size in task.input_shape:
-        n_inputs *= size
-    return MLPConfig(n_inputs=n_inputs, widths=(width,) * depth, n_classes=task.n_classes, blocks_end=blocks_end)
+    """An MLP for `task`.
+
+    Arguments:
+
+    - `task`: gives the number of inputs and classes.
+    - `width`: units of each hidden layer.
+    - `depth`: hidden layers, each of which is one block.
+    - `blocks_end`: whether a hidden state is what the ReLU gives out (`relu`) or what goes into it (`linear`).
+    """
+    return MLPConfig(
+        n_inputs=prod(task.input_shape), widths=(width,) * depth, n_classes=task.n_classes, blocks_end=blocks_end
+    )

@@ -1,6 +1,6 @@
 """The small pre-norm transformer of the parity experiments: one token per bit, learned positions, two logits.
 
-Source of the sizes: arXiv 2503.17494, section on transformers (2 layers; teacher and student differ in attention heads).
+The sizes are those of arXiv 2503.17494, section on transformers (2 layers; teacher and student differ in attention heads).
 The scale of the positions, the read-out and the width of the MLP are ours.
 """
 
@@ -68,7 +68,8 @@ class SignTokens(nn.Module):
         """The first hidden state, tokens behind the channels."""
         if self.class_token:
             inputs = nn.functional.pad(inputs, (1, 0))
-        return (inputs.unsqueeze(-1) * self.sign + self.positions).transpose(1, 2)
+        tokens = inputs.unsqueeze(-1) * self.sign + self.positions  # batch, tokens, width
+        return tokens.transpose(1, 2)  # batch, width, tokens
 
 
 class TransformerLayer(nn.Module):
@@ -84,9 +85,10 @@ class TransformerLayer(nn.Module):
 
     def forward(self, state: Float[Tensor, "batch width tokens"]) -> Float[Tensor, "batch width tokens"]:
         """Attention mixes tokens, the MLP channels. Channels lie last in memory: the transposes copy nothing."""
-        tokens = state.transpose(1, 2)
+        tokens = state.transpose(1, 2)  # batch, tokens, width
         tokens = tokens + self.attention(self.attention_norm(tokens))
-        return (tokens + self.mlp(self.mlp_norm(tokens))).transpose(1, 2)
+        mixed: Tensor = tokens + self.mlp(self.mlp_norm(tokens))
+        return mixed.transpose(1, 2)  # batch, width, tokens
 
     def attention(self, tokens: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
         """Every token looks at every other."""
@@ -94,9 +96,11 @@ class TransformerLayer(nn.Module):
         queries, keys, values = parts.permute(2, 0, 3, 1, 4)  # each: batch, heads, tokens, size
         if self.fused:
             mixed = nn.functional.scaled_dot_product_attention(queries, keys, values)
-            return self.out(mixed.transpose(1, 2).flatten(2))
-        scores = queries @ keys.transpose(-2, -1) / queries.shape[-1] ** 0.5
-        return self.out((scores.softmax(dim=-1) @ values).transpose(1, 2).flatten(2))
+        else:
+            scores = queries @ keys.transpose(-2, -1) / queries.shape[-1] ** 0.5  # batch, heads, tokens, tokens
+            mixed = scores.softmax(dim=-1) @ values  # batch, heads, tokens, size
+        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))  # batch, tokens, width
+        return out
 
 
 class ReadOut(nn.Module):
@@ -110,12 +114,23 @@ class ReadOut(nn.Module):
 
     def forward(self, state: Float[Tensor, "batch width tokens"]) -> Float[Tensor, "batch classes"]:
         """Logits."""
-        tokens = self.norm(state.transpose(1, 2))
-        return self.logits(tokens[:, 0] if self.readout == "class" else tokens.mean(dim=1))
+        tokens = self.norm(state.transpose(1, 2))  # batch, tokens, width
+        read = tokens[:, 0] if self.readout == "class" else tokens.mean(dim=1)  # batch, width
+        logits: Tensor = self.logits(read)  # batch, classes
+        return logits
 
 
 def transformer(task: Task, width: int, heads: int, layers: int = 2, mlp_ratio: float = 4.0) -> TransformerConfig:
-    """A transformer for the signs of `task`, one token per input. Other choices: `TransformerConfig` itself."""
+    """A transformer for the signs of `task`, one token per input. Other choices: `TransformerConfig` itself.
+
+    Arguments:
+
+    - `task`: gives the number of signs and classes.
+    - `width`: channels of a token; a multiple of `heads`.
+    - `heads`: attention heads of each layer.
+    - `layers`: transformer layers, each of which is one block.
+    - `mlp_ratio`: hidden units of a layer's MLP over `width`.
+    """
     return TransformerConfig(
         n_tokens=task.input_shape[0],
         width=width,

@@ -1,6 +1,6 @@
 """Vision transformers whose layers are grouped into blocks; the state between two blocks is a row of tokens.
 
-Source of the block layout: arXiv 2509.22319, section on models. A ViT is a poor learner on ten thousand images; what
+The block layout is that of arXiv 2509.22319, section on models. A ViT is a poor learner on ten thousand images; what
 makes it a good teacher here is a stem of 3x3 convolutions in place of one patch projection ("Early Convolutions Help
 Transformers See Better", arXiv 2106.14881): it is given the locality that it would need far more images to find.
 """
@@ -14,7 +14,7 @@ from jaxtyping import Float
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from pwl_lab.models.blocknet import BlockNet, ModelConfig
+from pwl_lab.models.blocknet import BlockNet, ModelConfig, channels_last
 from pwl_lab.models.transformer import ReadOut, TransformerLayer
 from pwl_lab.tasks.base import Task
 
@@ -68,14 +68,11 @@ class ViTConfig(ModelConfig):
         halvings = self.patch.bit_length() - 1
         widths = [self.in_channels, *(max(8, self.width >> (halvings - i)) for i in range(1, halvings + 1))]
         layers: list[nn.Module] = []
-        for source, target in pairwise(widths):
-            layers += [
-                nn.Conv2d(source, target, 3, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(target),
-                nn.ReLU(inplace=True),
-            ]
+        for a, b in pairwise(widths):
+            convolution = nn.Conv2d(a, b, 3, stride=2, padding=1, bias=False)
+            layers += [convolution, nn.BatchNorm2d(b), nn.ReLU(inplace=True)]
         layers.append(nn.Conv2d(widths[-1], self.width, 1))
-        return nn.Sequential(*layers).to(memory_format=torch.channels_last)
+        return channels_last(nn.Sequential(*layers))
 
 
 class Positions(nn.Module):
@@ -88,8 +85,8 @@ class Positions(nn.Module):
 
     def forward(self, state: Float[Tensor, "batch width rows columns"]) -> Float[Tensor, "batch width tokens"]:
         """The first hidden state; channels lie last in memory."""
-        tokens = state.flatten(2).transpose(1, 2) + self.positions.t()
-        return tokens.contiguous().transpose(1, 2)
+        tokens = state.flatten(2).transpose(1, 2) + self.positions.t()  # batch, tokens, width
+        return tokens.contiguous().transpose(1, 2)  # batch, width, tokens
 
 
 def vit(
@@ -101,7 +98,18 @@ def vit(
     patch: int = 4,
     stem: Literal["convolutions", "patches"] = "convolutions",
 ) -> ViTConfig:
-    """A ViT for the square images of `task`."""
+    """A ViT for the square images of `task`.
+
+    Arguments:
+
+    - `task`: gives the channels and the side of an image, and the number of classes.
+    - `width`: channels of a token; a multiple of `heads`.
+    - `heads`: attention heads of each layer.
+    - `layers`: transformer layers in each block.
+    - `mlp_ratio`: hidden units of a layer's MLP over `width`.
+    - `patch`: side of the square that becomes one token, in pixels.
+    - `stem`: whether convolutions or one projection of each patch make the tokens.
+    """
     return ViTConfig(
         in_channels=task.input_shape[0],
         image_size=task.input_shape[-1],

@@ -14,7 +14,8 @@ from pwl_lab.loading.bundle import BundleIndex
 from pwl_lab.loading.log import Event
 from pwl_lab.loading.schedule import seconds_for
 from pwl_lab.loading.throttle import Throttle
-from pwl_lab.models.blocknet import build_empty, parameter_bytes
+from pwl_lab.loading.weightless import build_empty
+from pwl_lab.models.blocknet import parameter_bytes
 from pwl_lab.plots import style
 from pwl_lab.plots.style import NOTE, OWNER, SPARE, Figure, Look
 

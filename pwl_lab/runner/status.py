@@ -9,8 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from pwl_lab.support.files import write_json
-from pwl_lab.tasks.download import file_sha256
+from pwl_lab.support.files import file_sha256, write_json
 
 STATUS = "status.json"
 PARAMS = "params.json"

@@ -16,8 +16,7 @@ from pwl_lab.support.errors import invalid
 from pwl_lab.swap.evaluation import mask_predictions
 from pwl_lab.swap.masks import check_mask
 from pwl_lab.swap.swapnet import SwapNet
-from pwl_lab.tasks.base import Task
-from pwl_lab.tasks.entrances import check_inputs
+from pwl_lab.tasks.base import Task, check_inputs, class_names_of
 from pwl_lab.training import TrainPlan
 
 SPLITS = ("validation", "test")  # that every mask is evaluated on
@@ -109,7 +108,7 @@ class Pair:
             self.models,
             Path(folder),
             inputs_of(self.task),
-            getattr(self.task, "class_names", ()),
+            class_names_of(self.task),
             accuracies,
             {"seed": self.seed, "task": self.task.fingerprint()} | provenance(),
             eight_bits,

@@ -32,10 +32,9 @@ from pwl_lab.loading.tensors import plain
 from pwl_lab.support import environment, paths
 from pwl_lab.support.config import content_hash
 from pwl_lab.support.errors import PwlLabError, invalid, unknown
-from pwl_lab.support.files import ABSENT, exists, is_file, new_folder, readable, sweep, write_json
+from pwl_lab.support.files import ABSENT, exists, file_sha256, is_file, new_folder, readable, sweep, write_json
 from pwl_lab.support.paths import commit
 from pwl_lab.support.processes import one_thread
-from pwl_lab.tasks.download import file_sha256
 
 FORMAT = 2  # of an entry's files; an entry of another format has another key, so it is left alone
 _TENSORS, _RECORD = "tensors.safetensors", "record.json"

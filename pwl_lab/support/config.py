@@ -333,7 +333,7 @@ def _explain(cls: type[BaseModel], problem: Mapping[str, Any]) -> str:
     )
 
 
-def device(choice: Device = "auto") -> str:
+def device(choice: str = "auto") -> str:
     """The torch device name for a choice; `PWL_LAB_DEVICE` decides for `auto` where it is set."""
     import torch
 

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pwl_lab.support.errors import PwlLabError, UnreadableError
+from pwl_lab.support.errors import MissingDataError, PwlLabError, UnreadableError
 
 try:
     import fcntl
@@ -219,6 +219,17 @@ def readable(path: Path) -> Iterator[None]:
         raise UnreadableError(
             f"{error.filename or path} cannot be read ({error.strerror or error}), so it was left as it is{advice}"
         ) from error
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 (hex) of a file, read in pieces.
+
+    Raises MissingDataError if there is no such file, UnreadableError for one that cannot be read.
+    """
+    if not is_file(path):
+        raise MissingDataError(f"{path} is missing")
+    with readable(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def settle(files: Iterable[Path]) -> None:

@@ -12,8 +12,7 @@ from pwl_lab.models.blocknet import BlockNet, evaluating
 from pwl_lab.support.errors import invalid
 from pwl_lab.swap.masks import all_masks, check_whole_cube
 from pwl_lab.swap.swapnet import SwapNet, mask_logits
-from pwl_lab.tasks.base import Batch
-from pwl_lab.tasks.entrances import check_inputs, check_labels
+from pwl_lab.tasks.base import Batch, check_inputs, check_labels
 
 
 @dataclass(frozen=True)
@@ -36,40 +35,29 @@ class MaskScores:
 
 
 def score_masks(net: SwapNet, data: Batch, masks: Sequence[str] | None = None, chunk: int = 512) -> MaskScores:
-    """Each mask (all 2^n unless named) on `data`, `chunk` samples at a time.
+    """Each mask on `data`, in one pass.
 
-    Raises InvalidValueError for a mask that is none, for the whole cube of more than `MOST_BLOCKS` blocks, and for data
-    of another type or on another device than the networks.
+    Raises InvalidValueError for a word that is no mask, for the whole cube of more than `MOST_BLOCKS` blocks, and for
+    data of another type or on another device than the networks.
+
+    Arguments:
+    - `net`: the pair.
+    - `data`: inputs and labels.
+    - `masks`: all 2^n unless named.
+    - `chunk`: so many samples at a time.
     """
     masks = all_masks(check_whole_cube(net.n_blocks)) if masks is None else list(dict.fromkeys(masks))
     check_inputs(data.inputs, net=net)
     check_labels(data.labels, len(data))
-    hits, samples = None, None
-    for inputs, labels in zip(data.inputs.split(chunk), data.labels.split(chunk), strict=True):
+    hits, samples = torch.tensor(0), torch.tensor(0)
+    for inputs, labels in zip(torch.split(data.inputs, chunk), torch.split(data.labels, chunk), strict=True):
         logits = torch.stack(list(mask_logits(net, inputs, masks).values()))
         right = logits.argmax(dim=-1) == labels
         # Products of whole numbers are computed as floats, which CUDA needs; a chunk's counts are exact in them.
         member = torch.nn.functional.one_hot(labels, logits.shape[-1]).float()
-        found, present = (right.float() @ member).long(), member.sum(dim=0).long()
-        hits, samples = (found, present) if hits is None else (hits + found, samples + present)
-    return MaskScores(tuple(masks), hits.cpu(), samples.cpu())
-
-
-def mask_accuracies(
-    net: SwapNet, data: Batch, masks: Sequence[str] | None = None, chunk: int = 512
-) -> dict[str, float]:
-    """Accuracy in [0, 1] on `data` for each mask (all 2^n unless named); raises as `score_masks` does."""
-    return score_masks(net, data, masks, chunk).accuracies()
-
-
-def mask_class_accuracies(
-    net: SwapNet, data: Batch, masks: Sequence[str] | None = None, chunk: int = 512
-) -> dict[str, list[float]]:
-    """Per mask (all 2^n unless named), the accuracy on each class of `data`; raises as `score_masks` does.
-
-    Who wants both kinds of accuracy runs `score_masks` once.
-    """
-    return score_masks(net, data, masks, chunk).class_accuracies()
+        hits = hits + (right.float() @ member).long().cpu()  # (masks, classes)
+        samples = samples + member.sum(dim=0).long().cpu()  # (classes)
+    return MaskScores(tuple(masks), hits, samples)
 
 
 def mask_predictions(
@@ -124,33 +112,17 @@ def boundary_similarity(
     `untrained` student a column of that name is the CKA of the teacher's state with its: what any network would show,
     since both see the same inputs. All in eval mode; a few hundred inputs will do (their pairwise products are held).
     """
-    with evaluating(net):
-        states = zip(net.teacher.hidden_states(inputs)[0], net.student.hidden_states(inputs)[0], strict=True)
-        floor = _floor(net, inputs, untrained)
+    with evaluating(net), evaluating(untrained or net):
+        teachers, students = (owner.hidden_states(inputs)[0] for owner in (net.teacher, net.student))
+        floor = untrained and untrained.hidden_states(inputs)[0]
         rows = []
-        for boundary, (teacher, student) in enumerate(list(states)[:-1], start=1):
-            before = linear_cka(teacher, student)
+        for boundary, (teacher, student) in enumerate(list(zip(teachers, students, strict=True))[:-1], start=1):
+            both = {"before": linear_cka(teacher, student)}
+            least = {"untrained": linear_cka(teacher, floor[boundary - 1])} if floor else {}
             for direction, converted, wanted in (
                 ("encoder", net.converters.encode(teacher, boundary), student),
                 ("decoder", net.converters.decode(student, boundary), teacher),
             ):
-                rows.append(
-                    {
-                        "boundary": boundary,
-                        "direction": direction,
-                        "before": before,
-                        "after": linear_cka(converted, wanted),
-                        "unexplained": unexplained(converted, wanted),
-                    }
-                    | ({"untrained": floor[boundary - 1]} if floor else {})
-                )
+                found = {"after": linear_cka(converted, wanted), "unexplained": unexplained(converted, wanted)}
+                rows.append({"boundary": boundary, "direction": direction} | both | found | least)
     return pd.DataFrame(rows)
-
-
-def _floor(net: SwapNet, inputs: Float[Tensor, "batch *shape"], untrained: BlockNet | None) -> list[float]:
-    """Per boundary the CKA of the teacher's state with that of an untrained student; empty without one."""
-    if untrained is None:
-        return []
-    with evaluating(untrained):
-        states = zip(net.teacher.hidden_states(inputs)[0], untrained.hidden_states(inputs)[0], strict=True)
-        return [linear_cka(teacher, other) for teacher, other in list(states)[:-1]]

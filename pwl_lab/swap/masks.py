@@ -28,14 +28,8 @@ def suffix_mask(teacher_blocks: int, n_blocks: int) -> str:
     return prefix_mask(teacher_blocks, n_blocks)[::-1]
 
 
-def contiguous_mask(teacher_blocks: int, n_blocks: int) -> str:
-    """The teacher's blocks stand in a row from the second one on, the first block arrives last (arXiv 2509.22319)."""
-    mask = prefix_mask(teacher_blocks, n_blocks)
-    return mask[-1] + mask[:-1]
-
-
 def number_mask(number: int, n_blocks: int) -> str:
-    """The mask at this place (from 0) among all masks in alphabetical order: the number in binary, T for 1."""
+    """The mask with this number (from 0) among all masks in alphabetical order: the number in binary, T for 1."""
     return f"{number:0{n_blocks}b}".translate({ord("0"): "S", ord("1"): "T"})
 
 
@@ -90,5 +84,5 @@ def _draw_masks(n_blocks: int, distribution: str, random: torch.Generator) -> It
         pool = prefixes if distribution == "prefix" or (distribution == "alternating" and turn % 2 == 0) else None
         if distribution == "mixture" and torch.rand((), generator=random) < 0.5:
             pool = one_switch
-        place = int(torch.randint(n_mixed if pool is None else len(pool), (), generator=random))
-        yield number_mask(place + 1, n_blocks) if pool is None else pool[place]
+        number = int(torch.randint(n_mixed if pool is None else len(pool), (), generator=random))
+        yield number_mask(number + 1, n_blocks) if pool is None else pool[number]

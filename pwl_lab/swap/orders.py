@@ -10,23 +10,23 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import pairwise, takewhile
 
 from pwl_lab.support.errors import invalid, unknown
-from pwl_lab.swap.masks import all_masks, contiguous_mask, number_mask, prefix_mask, suffix_mask
+from pwl_lab.swap.masks import all_masks, number_mask
 
 TIE = 1e-12  # areas are shares in [0, 1]; closer than this they differ by rounding alone
-NAMED = {"prefix": prefix_mask, "suffix": suffix_mask, "contiguous": contiguous_mask}
+
+
+def named_orders(n_blocks: int) -> dict[str, list[int]]:
+    """The blocks of each named order as they arrive. Of two blocks contiguous is suffix, of one all are the same.
+
+    `contiguous` (arXiv 2509.22319): teacher blocks stand in a row from the second one on; the first block arrives last.
+    """
+    blocks = list(range(1, n_blocks + 1))
+    return {"prefix": blocks, "suffix": blocks[::-1], "contiguous": blocks[1:] + blocks[:1]}
 
 
 def loading_orders(n_blocks: int) -> dict[str, list[str]]:
-    """The masks that each named loading order goes through, k = 0..n.
-
-    Of two blocks contiguous is suffix, of one all are the same.
-    """
-    return {order: [mask_of(k, n_blocks) for k in range(n_blocks + 1)] for order, mask_of in NAMED.items()}
-
-
-def loaded(mask: str, block: int) -> str:
-    """The mask once `block` (from 1) has arrived as well."""
-    return mask[: block - 1] + "T" + mask[block:]
+    """The masks that each named order goes through, k = 0..n."""
+    return {name: masks_on_the_way(blocks) for name, blocks in named_orders(n_blocks).items()}
 
 
 def arrivals(order: Sequence[str]) -> list[int]:
@@ -34,15 +34,14 @@ def arrivals(order: Sequence[str]) -> list[int]:
 
     Raises InvalidValueError unless the order goes from all-student to all-teacher, one block at a time.
     """
-    allowed = "masks from all-student to all-teacher, one block more at each step"
-    if not order or set(order[0]) - {"S"} or set(order[-1]) - {"T"} or len(order) != len(order[0]) + 1:
-        raise invalid("order", list(order), allowed)
-    blocks = []
-    for before, after in pairwise(order):
-        new = [place for place, letters in enumerate(zip(before, after, strict=False), 1) if letters == ("S", "T")]
-        if len(new) != 1 or after != loaded(before, new[0]):
-            raise invalid("order", list(order), allowed)
-        blocks += new
+    blocks = [
+        block
+        for masks in pairwise(order)
+        for block, letters in enumerate(zip(*masks, strict=False), start=1)
+        if letters == ("S", "T")
+    ]
+    if sorted(blocks) != list(range(1, len(order))) or masks_on_the_way(blocks) != list(order):
+        raise invalid("order", list(order), "masks from all-student to all-teacher, one block more at each step")
     return blocks
 
 
@@ -53,10 +52,7 @@ def masks_on_the_way(blocks: Sequence[int]) -> list[str]:
     """
     if sorted(blocks) != list(range(1, len(blocks) + 1)):
         raise invalid("order", list(blocks), "every block once, counted from 1")
-    masks = ["S" * len(blocks)]
-    for block in blocks:
-        masks.append(loaded(masks[-1], block))
-    return masks
+    return [_mask_of(blocks[:arrived], len(blocks)) for arrived in range(len(blocks) + 1)]
 
 
 def arrivals_of(order: str | Sequence[int], n_blocks: int) -> list[int]:
@@ -65,10 +61,11 @@ def arrivals_of(order: str | Sequence[int], n_blocks: int) -> list[int]:
     Raises UnknownNameError for another name and InvalidValueError for numbers that do not fit.
     """
     if isinstance(order, str):
-        if order in NAMED:
-            return arrivals(loading_orders(n_blocks)[order])
+        named = named_orders(n_blocks)
+        if order in named:
+            return named[order]
         if not order.replace("-", "").isdigit():
-            raise unknown("order", order, [*NAMED, "best"])
+            raise unknown("order", order, [*named, "best"])
         order = [int(block) for block in order.split("-") if block]
     if sorted(order) != list(range(1, n_blocks + 1)):
         raise invalid("order", list(order), f"each of the blocks 1 to {n_blocks} once")
@@ -83,7 +80,7 @@ def search_order(accuracy: Mapping[str, float], cost: Sequence[float], pick: Cal
     Dynamic programming over the 2^n masks, n * 2^(n-1) steps; of orders whose areas agree to rounding the one with the
     earlier block first is taken. All masks are in the table: the time goes with its length (an index holds those of 19
     blocks at most, which take some seconds), and a table that is not whole is refused at once.
-    Raises InvalidValueError for a mask that is missing, and for costs that are no costs.
+    Raises InvalidValueError for a mask that is missing, and for costs that are negative or all 0.
     """
     n_blocks = len(cost)
     if missing := first_missing(accuracy, n_blocks):
@@ -91,20 +88,20 @@ def search_order(accuracy: Mapping[str, float], cost: Sequence[float], pick: Cal
     if min(cost) < 0 or sum(cost) <= 0:
         raise invalid("cost", list(cost), "numbers from 0, not all of them 0")
     total = sum(cost)
-    masks = all_masks(n_blocks)  # a mask's place in this list is the number that it spells, T for 1
+    masks = all_masks(n_blocks)  # a mask's index in this list is the number that it spells, T for 1
     steps = [(1 << n_blocks - block, cost[block - 1]) for block in range(1, n_blocks + 1)]
 
-    def ways(number: int) -> list[tuple[float, int]]:
+    def continuations(number: int) -> list[tuple[float, int]]:
         """The area from this mask on, for each mask with one block more that may come next."""
         here = accuracy[masks[number]]
         return [(here * each / total + ahead[number | bit], number | bit) for bit, each in steps if not number & bit]
 
     ahead = [0.0] * len(masks)
     for number in reversed(range(len(masks) - 1)):  # a mask stands before all that have blocks more
-        ahead[number] = pick(area for area, _ in ways(number))
+        ahead[number] = pick(area for area, _ in continuations(number))
     order = [0]
     while order[-1] != len(masks) - 1:
-        order.append(next(longer for area, longer in ways(order[-1]) if abs(area - ahead[order[-1]]) <= TIE))
+        order.append(next(longer for area, longer in continuations(order[-1]) if abs(area - ahead[order[-1]]) <= TIE))
     return [masks[number] for number in order]
 
 
@@ -131,11 +128,11 @@ def best_mask(
     if set(missed) <= there:
         return _mask_of(there, n_blocks)
     start = list(takewhile(there.__contains__, order))
-    way = [_mask_of(start[:length], n_blocks) for length in range(len(start) + 1)]
-    known = [accuracy[mask] for mask in way if mask in accuracy]
+    passed = [_mask_of(start[:length], n_blocks) for length in range(len(start) + 1)]
+    known = [accuracy[mask] for mask in passed if mask in accuracy]
     possible = re.compile("".join("[ST]" if block in there else "S" for block in range(1, n_blocks + 1))).fullmatch
     candidates = {mask: accuracy[mask] for mask in accuracy if possible(mask)}
-    candidates.setdefault(way[-1], known[-1] if known else -math.inf)
+    candidates.setdefault(passed[-1], known[-1] if known else -math.inf)
     best = max(candidates.values())
     equal = [mask for mask, value in candidates.items() if value == best]
     return min(equal, key=lambda mask: (-mask.count("T"), [mask[block - 1] == "S" for block in order]))

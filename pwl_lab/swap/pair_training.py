@@ -1,11 +1,10 @@
-"""PWL training: student and converters beside a frozen teacher, and the terms of its loss.
+"""PWL training (arXiv 2509.22319): student and converters beside a frozen teacher.
 
-Source: arXiv 2509.22319: hard and soft loss of the student, synchronisation and reconstruction through the converters, and
-the cross loss of networks that mix both.
+Beside the student's own loss there are three terms. Synchronisation: a network's hidden state, converted, is the other's.
+Reconstruction: converted there and back it is itself. Cross: networks that mix blocks of both say what the teacher says.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal
@@ -14,12 +13,14 @@ import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from pwl_lab.distill.curriculum import Curriculum, TeacherHidden, TeacherOutput
-from pwl_lab.distill.losses import cross_entropy_to, hard_loss, mean_of, soft_loss, teacher_probabilities
+from pwl_lab.distill.curriculum import Curriculum, TeacherHidden
+from pwl_lab.distill.losses import soft_loss, target_loss
 from pwl_lab.distill.targets import Member, TeacherTargets, calibration_inputs
-from pwl_lab.fast.feature_distance import feature_distance
-from pwl_lab.fast.mixing import Boundary, boundaries, mixed_logits
+from pwl_lab.fast import feature_distance as fast_distance
+from pwl_lab.fast import folding, mixing, sped_up_by
+from pwl_lab.models.blocknet import BlockNet
 from pwl_lab.support.config import Frozen, MaskDistribution
 from pwl_lab.support.errors import invalid
 from pwl_lab.support.seeding import generator
@@ -27,6 +28,101 @@ from pwl_lab.swap.masks import random_masks
 from pwl_lab.swap.swapnet import Converters, SwapNet
 from pwl_lab.tasks.base import Batch, Task, accuracy
 from pwl_lab.training import Learner, Losses, TrainedModel, predict
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """The states of both networks behind one block (counted from 1), and what the converters there make of them."""
+
+    number: int
+    teacher: Float[Tensor, "batch c_t *positions"]
+    student: Float[Tensor, "batch c_s *positions"]
+    encoded: Float[Tensor, "batch c_s *positions"]
+    decoded: Float[Tensor, "batch c_t *positions"]
+
+
+def boundaries(
+    converters: Converters, teacher_states: Sequence[Tensor], student_states: Sequence[Tensor]
+) -> list[Boundary]:
+    """Every boundary between two blocks, first to last. All terms of PWL need these conversions: they are made once."""
+    pairs = list(zip(teacher_states, student_states, strict=True))[:-1]
+    return [
+        Boundary(number, teacher, student, converters.encode(teacher, number), converters.decode(student, number))
+        for number, (teacher, student) in enumerate(pairs, start=1)
+    ]
+
+
+@sped_up_by(fast_distance.feature_distance)
+def feature_distance(
+    ours: Float[Tensor, "batch channels *positions"], target: Float[Tensor, "batch channels *positions"]
+) -> Float[Tensor, ""]:
+    """Mean squared error plus one minus the cosine of the flattened features: 0 for equal ones (1 where one is all zero)."""
+    cosine = F.cosine_similarity(ours.flatten(1), target.flatten(1), dim=1, eps=1e-6)  # (batch)
+    return F.mse_loss(ours, target) + 1 - cosine.mean()
+
+
+def sync_loss(between: Sequence[Boundary]) -> Float[Tensor, ""]:
+    """Each network's state, converted, against the other's; averaged over the boundaries."""
+    terms = [feature_distance(b.encoded, b.student) + feature_distance(b.decoded, b.teacher) for b in between]
+    return torch.stack(terms).mean()
+
+
+def recon_loss(converters: Converters, between: Sequence[Boundary]) -> Float[Tensor, ""]:
+    """Each state against itself, converted there and back; averaged over the boundaries."""
+    terms = [
+        feature_distance(converters.decode(b.encoded, b.number), b.teacher)
+        + feature_distance(converters.encode(b.decoded, b.number), b.student)
+        for b in between
+    ]
+    return torch.stack(terms).mean()
+
+
+@sped_up_by(mixing.mixed_logits)
+def mixed_logits(
+    net: SwapNet, between: Sequence[Boundary], wanted: Sequence[tuple[int, str]], groups: int
+) -> list[Float[Tensor, "_ classes"]]:
+    """Logits of each wanted (group, mask) for the samples of that group, one mask after the other.
+
+    The blocks before a mask's first change of owner are not run again: their states are known.
+
+    Arguments:
+    - `net`: runs the rest of each mask.
+    - `between`: the states of both networks for the whole batch.
+    - `wanted`: the group's number, from 0, and a mask with both letters.
+    - `groups`: the batch is cut into so many parts (of `Tensor.chunk`).
+    """
+    found = []
+    for group, mask in wanted:
+        change = len(mask) - len(mask.lstrip(mask[0]))  # the last block before the first change of owner
+        known = between[change - 1].teacher if mask[0] == "T" else between[change - 1].student
+        found.append(net.run_from(known.chunk(groups)[group], change, mask))
+    return found
+
+
+def cross_loss(
+    net: SwapNet,
+    between: Sequence[Boundary],
+    masks: Sequence[str],
+    teacher_logits: Float[Tensor, "batch classes"],
+    temperature: float,
+    groups: int = 1,
+) -> Float[Tensor, ""]:
+    """`T^2 * KL(teacher || the network that a mask describes)`, averaged over the masks.
+
+    Arguments:
+    - `net`: the pair.
+    - `between`: the states of both networks for the batch, see `boundaries`.
+    - `masks`: each with both letters.
+    - `teacher_logits`: of the whole batch.
+    - `temperature`: of the soft loss.
+    - `groups`: cut the batch into so many parts (of `Tensor.chunk`), which take the masks in turn, round after round.
+    """
+    targets = teacher_logits.chunk(groups)
+    wanted = [(turn % len(targets), mask) for turn, mask in enumerate(masks)]
+    with net.student_on_running_statistics():
+        logits = mixed_logits(net, between, wanted, groups)
+    terms = [soft_loss(ours, targets[group], temperature) for (group, _), ours in zip(wanted, logits, strict=True)]
+    return torch.stack(terms).mean()
 
 
 @dataclass(frozen=True)
@@ -40,32 +136,29 @@ class Pass:
     student_logits: Float[Tensor, "batch classes"]
 
 
-class StudentObjective(ABC):
-    """The student's own loss at a step."""
-
-    @abstractmethod
-    def __call__(self, seen: Pass, step: int) -> tuple[Losses, Float[Tensor, ""]]:
-        """The named terms, as they are, and what is minimised."""
+# The student's own loss at a step (from 0): the named terms, as they are, and what is minimised.
+StudentObjective = Callable[[Pass, int], tuple[Losses, Float[Tensor, ""]]]
 
 
-class HardAndSoft(StudentObjective):
-    """`alpha * hard + (1 - alpha) * soft` (arXiv 2509.22319)."""
+@dataclass(frozen=True)
+class HardAndSoft:
+    """`alpha * hard + (1 - alpha) * soft` (arXiv 2509.22319); the temperature is that of the soft loss."""
 
-    def __init__(self, alpha: float, temperature: float) -> None:
-        """`temperature` of the soft loss."""
-        self.alpha, self.temperature = alpha, temperature
+    alpha: float
+    temperature: float
 
     def __call__(self, seen: Pass, step: int) -> tuple[Losses, Float[Tensor, ""]]:
         """Terms `hard` and `soft`; one of weight 0 is not computed."""
         terms: Losses = {}
         if self.alpha > 0:
-            terms["hard"] = hard_loss(seen.student_logits, seen.batch.labels)
+            terms["hard"] = F.cross_entropy(seen.student_logits, seen.batch.labels)
         if self.alpha < 1:
             terms["soft"] = soft_loss(seen.student_logits, seen.teacher_logits, self.temperature)
-        return terms, self.alpha * terms.get("hard", 0.0) + (1 - self.alpha) * terms.get("soft", 0.0)
+        weights = {"hard": self.alpha, "soft": 1 - self.alpha}
+        return terms, torch.stack([weights[name] * value for name, value in terms.items()]).sum()
 
 
-class FollowCurriculum(StudentObjective):
+class FollowCurriculum:
     """The current stage of a curriculum, on the teacher states that the pair's training computes anyway.
 
     As in a cohort (`pwl_lab.distill.students`) a stage on the hidden state of block i trains the layers up to it.
@@ -80,7 +173,14 @@ class FollowCurriculum(StudentObjective):
         seed: int,
         device: str,
     ) -> None:
-        """Raises InvalidValueError for a block or a checkpoint that the teacher has not, and for `trains="block"`."""
+        """Raises InvalidValueError for a block or a checkpoint that the teacher does not have, and for `trains="block"`.
+
+        Arguments:
+        - `curriculum`: the stages.
+        - `teacher`: with the checkpoints that the stages ask for.
+        - `student_shapes`: of the student's hidden states (`BlockNet.state_shapes`).
+        - `task`, `seed`, `device`: of the inputs on which the projections are centred and scaled.
+        """
         self.curriculum = curriculum.for_blocks(len(student_shapes))
         if any(stage.trains == "block" for stage in self.curriculum.stages):
             raise invalid("trains", "block", "reach: the student of a pair computes all of its blocks in one pass")
@@ -91,31 +191,16 @@ class FollowCurriculum(StudentObjective):
     def __call__(self, seen: Pass, step: int) -> tuple[Losses, Float[Tensor, ""]]:
         """One term, named after the kind of the stage's target: `labels`, `output` or `hidden`."""
         target = self.curriculum.stage_at(step).target
+        wanted = self.targets.look(seen.batch, {target}, (seen.teacher_states, seen.teacher_logits))
+        ours = seen.student_logits
         if isinstance(target, TeacherHidden):
-            loss = self._hidden(target, seen)
-        elif isinstance(target, TeacherOutput):
-            loss = self._output(target, seen)
-        else:
-            loss = hard_loss(seen.student_logits, seen.batch.labels)
+            ours = seen.student_states[target.in_block - 1]
+        loss = target_loss(target, ours.unsqueeze(0), wanted[target])[0]  # a cohort of one
         return {target.kind: loss}, loss
-
-    def _hidden(self, target: TeacherHidden, seen: Pass) -> Float[Tensor, ""]:
-        """Weighted mean squared error to the projected hidden state."""
-        wanted = self.targets.projections[target](seen.teacher_states[target.block - 1])[0]
-        ours = seen.student_states[target.block - 1]
-        ours = ours if target.width is None else ours[:, : target.width]
-        return target.weight * (ours - wanted).square().mean()
-
-    def _output(self, target: TeacherOutput, seen: Pass) -> Float[Tensor, ""]:
-        """Cross-entropy to what the final teacher, or one of its checkpoints, says."""
-        with torch.no_grad():
-            logits = seen.teacher_logits if target.final else self.targets.checkpoints[target](seen.batch.inputs)
-            said = teacher_probabilities(logits, target.temperature)
-        return cross_entropy_to(seen.student_logits, said)
 
 
 class PairLossConfig(Frozen):
-    """PWL training: the weights of the five terms (the defaults are the sources'), and how they are computed (ours)."""
+    """PWL training: the weights of the five terms (the defaults are the paper's), and how they are computed (ours)."""
 
     alpha: float = Field(0.4, ge=0.0, le=1.0, description="share of the hard loss; the soft loss has the rest")
     temperature: float = Field(2.0, gt=0.0, description="of the soft and the cross loss")
@@ -136,7 +221,7 @@ class PairLossConfig(Frozen):
         le=1.0,
         description="from this share of the training on, the student's batch norms keep their statistics",
     )
-    converter_lr: float = Field(1.0, gt=0.0, description="step size of the converters, as a share of the student's")
+    converter_lr: float = Field(1.0, gt=0.0, description="learning rate of the converters, as a share of the student's")
     student_joins_at: float = Field(
         0.0,
         ge=0.0,
@@ -146,41 +231,10 @@ class PairLossConfig(Frozen):
     )
 
 
-def sync_loss(between: Sequence[Boundary]) -> Float[Tensor, ""]:
-    """Each network's state, converted, against the other's; averaged over the boundaries (arXiv 2509.22319)."""
-    return mean_of([feature_distance(b.encoded, b.student) + feature_distance(b.decoded, b.teacher) for b in between])
-
-
-def recon_loss(converters: Converters, between: Sequence[Boundary]) -> Float[Tensor, ""]:
-    """Each state against itself, converted there and back; averaged over the boundaries (arXiv 2509.22319)."""
-    return mean_of(
-        [
-            feature_distance(converters.decode(b.encoded, b.number), b.teacher)
-            + feature_distance(converters.encode(b.decoded, b.number), b.student)
-            for b in between
-        ]
-    )
-
-
-def cross_loss(
-    net: SwapNet,
-    between: Sequence[Boundary],
-    masks: Sequence[str],
-    teacher_logits: Float[Tensor, "batch classes"],
-    temperature: float,
-    groups: int = 1,
-) -> Float[Tensor, ""]:
-    """`T^2 * KL(teacher || the network that a mask describes)`, averaged over the masks.
-
-    The batch is cut into `groups` parts (of `Tensor.chunk`), and the masks go to them in turn, round after round.
-    """
-    targets = teacher_logits.chunk(groups)
-    wanted = [(turn % len(targets), mask) for turn, mask in enumerate(masks)]
-    with net.student_on_running_statistics():
-        found = mixed_logits(net, between, wanted, groups)
-    return mean_of(
-        [soft_loss(logits, targets[group], temperature) for (group, _), logits in zip(wanted, found, strict=True)]
-    )
+@sped_up_by(folding.folded)
+def frozen(teacher: BlockNet) -> BlockNet:
+    """The teacher as training runs it: itself. Folding its batch norms gives the same values up to rounding."""
+    return teacher
 
 
 class PairLearner(Learner):
@@ -195,19 +249,25 @@ class PairLearner(Learner):
         steps: int,
         objective: StudentObjective | None = None,
     ) -> None:
-        """`seed` gives the stream of cross masks; `validation` the accuracies in the history; `steps` the plan's length.
+        """Raises InvalidValueError for masks that do not fit the net.
 
-        `objective` is what the student learns for itself: hard and soft loss unless given.
+        Arguments:
+        - `net`: its student and converters are trained.
+        - `config`: weights and options of the loss.
+        - `validation`: what the accuracies in the history are measured on.
+        - `seed`: of the stream of cross masks.
+        - `steps`: the plan's length.
+        - `objective`: what the student learns for itself; hard and soft loss unless given.
         """
         self.freeze_norm_from = config.freeze_norm_at * steps
         self.student_joins_from, self.joined = config.student_joins_at * steps, config.student_joins_at == 0
         self.net, self.config, self.validation = net, config, validation
-        self.passes = net.on_folded_teacher()
+        self.passes = net.with_teacher(frozen(net.teacher))
         self.masks = random_masks(net.n_blocks, config.masks, generator(seed, "masks"))
         self.objective = objective or HardAndSoft(config.alpha, config.temperature)
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
-        """Student and converters, each with its own step size; nothing of the teacher."""
+        """Student and converters, each with its own learning rate; nothing of the teacher."""
         return [
             {"params": list(self.net.student.parameters()), "lr": lr},
             {"params": list(self.net.converters.parameters()), "lr": lr * self.config.converter_lr},

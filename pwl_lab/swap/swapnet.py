@@ -1,6 +1,6 @@
-"""`SwapNet`: teacher, student and converters as one network that runs under any swap mask.
+"""`SwapNet`: teacher, student and converters as one network that runs under any swap mask (arXiv 2509.22319).
 
-Source: arXiv 2509.22319. The stem goes with block 1's owner, the head with block n's. Per boundary between blocks there is
+The stem goes with block 1's owner, the head with block n's. Per boundary between blocks there is
 one `encoder` (teacher channels -> student channels) and one `decoder` (student -> teacher); they act on channels alone, the
 same linear map at every position, and are applied only where the owner changes. With the mask all `T` the network *is* the
 teacher and with all `S` the student, bit for bit.
@@ -15,7 +15,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pwl_lab.fast.folding import folded
 from pwl_lab.models.blocknet import BlockNet, evaluating
 from pwl_lab.support.errors import invalid
 from pwl_lab.swap.masks import check_mask
@@ -34,9 +33,11 @@ class ChannelMap(nn.Module):
     def forward(self, state: Float[Tensor, "batch c_in *positions"]) -> Float[Tensor, "batch c_out *positions"]:
         """The converted state."""
         if isinstance(self.map, nn.Conv2d):
-            return self.map(state)
+            converted: Tensor = self.map(state)
+            return converted
         # The channels of tokens lie last in memory: a linear layer copies nothing, where a Conv1d would, both ways.
-        return self.map(state.movedim(1, -1)).movedim(-1, 1)
+        converted = self.map(state.movedim(1, -1))  # (batch, *positions, c_out)
+        return converted.movedim(-1, 1)
 
 
 class Converters(nn.Module):
@@ -48,10 +49,12 @@ class Converters(nn.Module):
         student_shapes: Sequence[tuple[int, ...]],
         where: Literal["always", "if_different"] = "always",
     ) -> None:
-        """Shapes of the hidden states without the batch, one per block (`BlockNet.state_shapes`).
+        """Raises InvalidValueError where block counts or positions differ, see `check_shapes`.
 
-        `where="if_different"` puts the identity where the channels agree. Raises InvalidValueError when the block
-        counts differ, or the positions (resolution, tokens) at a boundary: a converter cannot mend those.
+        Arguments:
+        - `teacher_shapes`, `student_shapes`: of the hidden states without the batch, one per block
+          (`BlockNet.state_shapes`).
+        - `where`: `if_different` puts the identity where the channels agree.
         """
         super().__init__()
         check_shapes(teacher_shapes, student_shapes)
@@ -64,17 +67,22 @@ class Converters(nn.Module):
         self, state: Float[Tensor, "batch c_t *positions"], boundary: int
     ) -> Float[Tensor, "batch c_s *positions"]:
         """A teacher's hidden state as the student's next block expects it."""
-        return self.encoders[boundary - 1](state)
+        encoded: Tensor = self.encoders[boundary - 1](state)
+        return encoded
 
     def decode(
         self, state: Float[Tensor, "batch c_s *positions"], boundary: int
     ) -> Float[Tensor, "batch c_t *positions"]:
         """A student's hidden state as the teacher's next block expects it."""
-        return self.decoders[boundary - 1](state)
+        decoded: Tensor = self.decoders[boundary - 1](state)
+        return decoded
 
 
 def check_shapes(teacher_shapes: Sequence[tuple[int, ...]], student_shapes: Sequence[tuple[int, ...]]) -> None:
-    """Raise InvalidValueError unless the two networks can be joined at every boundary."""
+    """Raise InvalidValueError unless the two networks can be joined at every boundary.
+
+    A converter changes channels; it cannot mend another number of blocks or positions (resolution, tokens).
+    """
     if len(teacher_shapes) != len(student_shapes):
         raise invalid(
             "student blocks", len(student_shapes), f"as many as the teacher has: {len(teacher_shapes)} (one swap each)"
@@ -88,11 +96,11 @@ def check_shapes(teacher_shapes: Sequence[tuple[int, ...]], student_shapes: Sequ
             )
 
 
-def _channel_map(source: tuple[int, ...], target: tuple[int, ...], where: str) -> nn.Module:
-    """The converter between two states, or nothing where none is wanted."""
-    if where == "if_different" and source[0] == target[0]:
+def _channel_map(before: tuple[int, ...], after: tuple[int, ...], where: str) -> nn.Module:
+    """The converter between states of these shapes: the identity where none is wanted."""
+    if where == "if_different" and before[0] == after[0]:
         return nn.Identity()
-    return ChannelMap(source[0], target[0], positions=len(source) - 1)
+    return ChannelMap(before[0], after[0], positions=len(before) - 1)
 
 
 # A block may change channels and positions: what goes in and what comes out are named apart.
@@ -110,7 +118,14 @@ class SwapNet(nn.Module):
         input_shape: Sequence[int],
         where: Literal["always", "if_different"] = "always",
     ) -> None:
-        """Raises InvalidValueError when the two networks cannot be joined (block counts, resolutions)."""
+        """Raises InvalidValueError where the two networks cannot be joined (block counts, resolutions).
+
+        Arguments:
+        - `teacher`: frozen from here on.
+        - `student`: as many blocks as the teacher, of the same resolutions.
+        - `input_shape`: of one sample.
+        - `where`: converters at every boundary, or only where the channels differ.
+        """
         super().__init__()
         converters = Converters(teacher.state_shapes(input_shape), student.state_shapes(input_shape), where)
         self.teacher, self.student, self.converters = teacher, student, converters
@@ -135,11 +150,14 @@ class SwapNet(nn.Module):
     def enter(self, inputs: Float[Tensor, "batch *shape"], letter: str) -> State:
         """Stem and first block of the network that `letter` stands for."""
         owner = self.owner(letter)
-        return owner.blocks[0](owner.stem(inputs))
+        state: Tensor = owner.blocks[0](owner.stem(inputs))
+        return state
 
     def advance(self, state: State, boundary: int, before: str, after: str) -> NextState:
         """From the hidden state of block `boundary` (owned by `before`) through the next block (owned by `after`)."""
-        return self.owner(after).blocks[boundary](self.convert(state, boundary, before, after))
+        state = self.convert(state, boundary, before, after)  # (batch, channels of `after`, *positions)
+        advanced: Tensor = self.owner(after).blocks[boundary](state)
+        return advanced
 
     def convert(self, state: State, boundary: int, before: str, after: str) -> NextState:
         """The hidden state of block `boundary` (owned by `before`) as the next block (owned by `after`) expects it."""
@@ -156,22 +174,20 @@ class SwapNet(nn.Module):
         """Go on from the hidden state of block `done` (of its owner in `mask`, counted from 1) to the logits."""
         for boundary in range(done, self.n_blocks):
             state = self.advance(state, boundary, mask[boundary - 1], mask[boundary])
-        return self.owner(mask[-1]).head(state)
+        logits: Tensor = self.owner(mask[-1]).head(state)
+        return logits
 
-    def on_folded_teacher(self) -> Self:
-        """This net with a folded copy of the teacher; student and converters are the same objects.
-
-        For training passes: less work, the same values up to rounding. What the net predicts it predicts with the teacher.
-        """
+    def with_teacher(self, teacher: BlockNet) -> Self:
+        """This net with another teacher; student and converters are the same objects."""
         other = copy.copy(self)
         other._modules = self._modules.copy()
-        other.teacher = folded(self.teacher)
+        other.teacher = teacher
         return other
 
     def student_norms(self, training: bool) -> list[nn.Module]:
         """Put the student's batch norms into training or eval mode; the ones that this changed."""
         kind = nn.modules.batchnorm._BatchNorm
-        changed = [m for m in self.student.modules() if isinstance(m, kind) and m.training != training]
+        changed: list[nn.Module] = [m for m in self.student.modules() if isinstance(m, kind) and m.training != training]
         for norm in changed:
             norm.train(training)
         return changed

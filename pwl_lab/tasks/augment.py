@@ -29,10 +29,10 @@ class Augmentation(Frozen):
         return cls(crop_padding=0, flip=False, rotation_degrees=0.0)
 
     @classmethod
-    def of_the_sources(cls) -> "Augmentation":
-        """That of progressive weight loading's source (arXiv 2509.22319): padded crop, flip, turns of up to 15 degrees.
+    def of_the_paper(cls) -> "Augmentation":
+        """That of progressive weight loading (arXiv 2509.22319): padded crop, flip, turns of up to 15 degrees.
 
-        The source pads by reflection; by how much it leaves open. 4 pixels each way are usual at 32x32. The order of
+        The paper pads by reflection; by how much it leaves open. 4 pixels each way are usual at 32x32. The order of
         the three is ours.
         """
         return cls(crop_padding=4, flip=True, rotation_degrees=15.0)

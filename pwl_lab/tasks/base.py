@@ -1,13 +1,20 @@
-"""The `Task` protocol: what a trainer, a distiller and a loader need to know of a task, and no more."""
+"""The `Task` protocol, what a trainer, a distiller and a loader need to know of a task, and the checks that hold it to that.
 
-from collections.abc import Iterator
+Public entrances check types, shapes, ranges and devices before they compute anything. Torch would compute with most of
+what is wrong: it normalises images twice, wraps bytes with a sign around, compares labels of another type with nothing.
+"""
+
+import inspect
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from itertools import chain
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
-from pwl_lab.support.errors import invalid
+from pwl_lab.support.errors import InvalidValueError, invalid
 from pwl_lab.support.seeding import TEACHER
 
 
@@ -27,13 +34,26 @@ class Batch:
         return self.labels.shape[0]
 
 
+class Normalisation(NamedTuple):
+    """How bytes (0 to 255) become inputs: `(value / 255 - mean) / std`, per channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
 @runtime_checkable
 class Task(Protocol):
-    """A classification task. `batches` never ends; `split` is the same at every call."""
+    """A classification task. `batches` never ends; `split` is the same at every call.
+
+    A bundle keeps `class_names` and `normalisation`, so that whoever loads it can read its answers and prepare raw
+    images. A class derived from `Task` may leave both out.
+    """
 
     name: str
     input_shape: tuple[int, ...]
     n_classes: int
+    class_names: tuple[str, ...] = ()  # in the order of the class indices; empty: the classes have no names
+    normalisation: Normalisation | None = None  # None: samples go into a network as they are
 
     def batches(self, seed: int, batch_size: int, device: str = "cpu", role: str = TEACHER) -> Iterator[Batch]:
         """Training batches without end, from the named streams of `seed` as `role` draws them.
@@ -52,6 +72,30 @@ class Task(Protocol):
         ...
 
 
+def class_names_of(task: Task) -> tuple[str, ...]:
+    """The names of the classes, the default where a class that is not derived from `Task` says nothing of them.
+
+    Raises InvalidValueError unless there are none or `task.n_classes`.
+    """
+    names = tuple(getattr(task, "class_names", Task.class_names))
+    if names and len(names) != task.n_classes:
+        raise invalid("class_names", names, f"a name for each of {task.n_classes} classes, or none at all")
+    return names
+
+
+def normalisation_of(task: Task) -> Normalisation | None:
+    """How the inputs are normalised, the default where a class that is not derived from `Task` says nothing of it.
+
+    Raises InvalidValueError unless that is None or one mean and one standard deviation per channel.
+    """
+    found = getattr(task, "normalisation", Task.normalisation)
+    if found is not None and [len(part) for part in found] != [task.input_shape[0]] * 2:
+        raise invalid(
+            "normalisation", found, f"a mean and a standard deviation for each of {task.input_shape[0]} channels"
+        )
+    return found if found is None else Normalisation(*map(tuple, found))
+
+
 def accuracy(logits: Tensor, labels: Tensor) -> float:
     """Share of samples whose largest logit is the label's, in [0, 1]: logits [batch, classes], labels [batch].
 
@@ -61,3 +105,90 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
         found = f"{list(logits.shape)} and {list(labels.shape)}"
         raise invalid("logits and labels", found, "of shapes [batch, classes] and [batch], with at least one sample")
     return (logits.argmax(dim=-1) == labels).double().mean().item()
+
+
+def batches_of(task: Task, seed: int, batch_size: int, device: str, role: str = TEACHER) -> Iterator[Batch]:
+    """`task.batches` as `role` draws them, the first one checked.
+
+    Raises InvalidValueError where the task does not take a role, or gives what it does not promise.
+    """
+    class_names_of(task), normalisation_of(task)  # asked for once a pair has been trained: too late to be wrong
+    known = inspect.signature(task.batches).parameters.values()
+    takes_role = any(one.name == "role" or one.kind is one.VAR_KEYWORD for one in known)
+    if role != TEACHER and not takes_role:
+        taken = ", ".join(one.name for one in known)
+        allowed = "a method that takes a `role`, too: see pwl_lab.tasks.base.Task"
+        raise invalid(f"{type(task).__name__}.batches", f"({taken})", allowed)
+    batches = iter(task.batches(seed, batch_size, device, **({"role": role} if takes_role else {})))
+    return chain([_checked(next(batches, None), task, device, f"{type(task).__name__}.batches")], batches)
+
+
+def split_of(task: Task, name: str, device: str) -> Batch:
+    """`task.split(name)`, checked. Raises InvalidValueError where it is not what the task promises."""
+    return _checked(task.split(name, device), task, device, f"split {name} of {type(task).__name__}")
+
+
+def _checked(batch: object, task: Task, device: str, what: str) -> Batch:
+    """The batch, or InvalidValueError where it is not what `task` promises; `what` says where it comes from."""
+    if not isinstance(batch, Batch):
+        raise invalid(what, type(batch).__name__, "a Batch of inputs and labels")
+    _check_device(what, batch.inputs, device)
+    _check_device(what, batch.labels, device)
+    check_inputs(batch.inputs, task.input_shape, field=f"inputs of {what}")
+    if not len(batch.inputs):
+        raise invalid(what, "no samples", "at least one")
+    check_labels(batch.labels, len(batch.inputs), task.n_classes, f"labels of {what}")
+    return batch
+
+
+def check_images(images: object, shape: Sequence[int]) -> None:
+    """Raise InvalidValueError unless `images` are bytes (uint8) of shape [batch, *shape], not yet normalised."""
+    if not isinstance(images, Tensor) or images.dtype != torch.uint8 or tuple(images.shape[1:]) != tuple(shape):
+        raise invalid("images", _seen(images), f"uint8 of shape [batch, {', '.join(map(str, shape))}]")
+
+
+def check_inputs(
+    inputs: object, shape: Sequence[int] | None = None, net: nn.Module | None = None, field: str = "inputs"
+) -> None:
+    """Raise InvalidValueError unless `inputs` are finite floats of shape [batch, *shape] (None: any sample).
+
+    With `net` they are of its type and on its device, too.
+    """
+    wanted = "[batch, ...]" if shape is None else f"[batch, {', '.join(map(str, shape))}]"
+    weight = next(net.parameters(), None) if net is not None else None
+    dtype = torch.get_default_dtype() if weight is None else weight.dtype
+    if (
+        not isinstance(inputs, Tensor)
+        or inputs.dtype != dtype
+        or inputs.dim() < 2
+        or (shape is not None and tuple(inputs.shape[1:]) != tuple(shape))
+    ):
+        raise invalid(field, _seen(inputs), f"{str(dtype).removeprefix('torch.')} of shape {wanted}")
+    if weight is not None:
+        _check_device(field, inputs, weight.device.type)
+    if not inputs.isfinite().all():
+        raise invalid(field, _seen(inputs), "finite numbers; some are infinite or not a number")
+
+
+def check_labels(labels: object, samples: int, n_classes: int | None = None, field: str = "labels") -> None:
+    """Raise InvalidValueError unless `labels` are `samples` class indices (int64), from 0 to below `n_classes`."""
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or tuple(labels.shape) != (samples,):
+        raise invalid(field, _seen(labels), f"int64 of shape [{samples}], one class index for each input")
+    if samples and not (int(labels.min()) >= 0 and (n_classes is None or int(labels.max()) < n_classes)):
+        top = "" if n_classes is None else f" to {n_classes - 1}"
+        raise invalid(field, f"from {int(labels.min())} to {int(labels.max())}", f"class indices from 0{top}")
+
+
+def _check_device(field: str, tensor: object, device: str) -> None:
+    """Raise InvalidValueError unless a tensor is on `device`."""
+    if isinstance(tensor, Tensor) and tensor.device.type != torch.device(device).type:
+        raise InvalidValueError(
+            f"{field} is on {tensor.device}, where {device} is expected: move it with .to({device!r})"
+        )
+
+
+def _seen(value: object) -> str:
+    """A value in a few words."""
+    if not isinstance(value, Tensor):
+        return f"{type(value).__name__}, not a tensor"
+    return f"{str(value.dtype).removeprefix('torch.')} of shape {list(value.shape)}"

@@ -1,6 +1,5 @@
-"""Image classification as a `Task`: normalised batches with augmentation, from the data sets in `datasets.py`."""
+"""Image classification as a `Task`: normalised batches with augmentation, from the datasets in `datasets.py`."""
 
-import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,55 +14,61 @@ from pwl_lab.support.errors import MissingDataError, invalid, unknown
 from pwl_lab.support.seeding import TEACHER, generator
 from pwl_lab.tasks import datasets
 from pwl_lab.tasks.augment import Augmentation
-from pwl_lab.tasks.base import Batch
-from pwl_lab.tasks.entrances import check_images
-from pwl_lab.tasks.sizes import check_batch_size, check_n_train, is_whole
+from pwl_lab.tasks.base import Batch, Normalisation, Task, check_images
+from pwl_lab.tasks.sizes import check_batch_size, check_count, check_n_train
 
 SPLIT_RECIPE = 1  # raise it when the way images are assigned to splits or drawn into batches changes
 SUBSET_RECIPE = 2  # and this one when `n_train` picks other images
 
 
 @dataclass(frozen=True)
-class ImageTask:
-    """Which of `n_classes` classes is the image of? Inputs are normalised with the training set's mean and deviation.
+class ImageTask(Task):
+    """Which of `n_classes` classes does the image show? Inputs are normalised over the training images.
 
     Making one is instant: the images are read, and checked against their recorded SHA-256, at the first use, once a
-    process. Raises UnknownNameError for an unknown data set, InvalidValueError for a bad `n_train`, augmentation or
-    `subset_seed` and MissingDataError if `folder` is no folder, all at once; whatever is wrong with the files, when
-    they are first used (see `datasets.fetch`).
+    process.
+
+    Arguments:
+
+    - `name`: a dataset of `datasets.DATASETS`.
+    - `n_train`: use only so many training images, class-balanced; None uses all.
+    - `augment`: random changes to training batches.
+    - `folder`: where the dataset's files are; None looks where `datasets.fetch` does.
+    - `subset_seed`: draws which `n_train` images are used.
+
+    Raises UnknownNameError for an unknown dataset, InvalidValueError for a bad `n_train`, augmentation or `subset_seed`
+    and MissingDataError if `folder` is no folder, all at once; whatever is wrong with the files, when they are first
+    used (see `datasets.fetch`).
     """
 
     name: str = "fashion-mnist-small"
-    n_train: int | None = None  # use only so many training images, class-balanced; None: all
-    augment: Augmentation = field(default_factory=Augmentation)  # of training batches only
-    folder: str | Path | None = None  # where the data set's files are; None: see datasets.fetch
-    subset_seed: int = 0  # which n_train images
+    n_train: int | None = None
+    augment: Augmentation = field(default_factory=Augmentation)
+    folder: str | Path | None = None
+    subset_seed: int = 0
+    input_shape: tuple[int, ...] = field(init=False, repr=False, compare=False)  # channels, height, width
+    n_classes: int = field(init=False, repr=False, compare=False)
+    class_names: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    normalisation: Normalisation = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Refuse bad arguments at once."""
-        size = datasets.dataset(self.name).sizes["train"]
-        check_n_train(self.n_train, size, self.name)
+        """Check the arguments; take the rest from the registry."""
+        entry = datasets.dataset(self.name)
         if not isinstance(self.augment, Augmentation):
             raise invalid("augment", self.augment, "an Augmentation, e.g. Augmentation.none()")
-        if not (is_whole(self.subset_seed) and self.subset_seed >= 0):
-            raise invalid("subset_seed", self.subset_seed, "a whole number from 0")
         if self.folder is not None and not Path(self.folder).is_dir():
             raise MissingDataError(f"folder = {str(self.folder)!r} is not a folder")
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Channels, height, width."""
-        return datasets.dataset(self.name).image_shape
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """What each class shows, in the order of the class indices."""
-        return datasets.dataset(self.name).class_names
-
-    @property
-    def n_classes(self) -> int:
-        """How many classes there are."""
-        return len(self.class_names)
+        n_train = check_n_train(self.n_train, entry.sizes["train"], self.name)
+        values = {
+            "n_train": None if n_train == entry.sizes["train"] else n_train,  # asking for all is as not asking
+            "subset_seed": check_count("subset_seed", self.subset_seed, 0),
+            "input_shape": entry.image_shape,
+            "n_classes": len(entry.class_names),
+            "class_names": entry.class_names,
+            "normalisation": Normalisation(entry.mean, entry.std),
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)  # frozen for everybody else
 
     def size(self, split: str) -> int:
         """How many images a split has. Raises UnknownNameError for an unknown split."""
@@ -97,7 +102,7 @@ class ImageTask:
         images, labels = (part.to(device) for part in self._split("train"))
         while True:
             order = torch.randperm(len(labels), generator=order_stream).to(device)
-            for picked in order[: steps * batch_size].split(batch_size):
+            for picked in order[: steps * batch_size].view(steps, batch_size):
                 inputs = self.augment.apply(self.normalise(images[picked]), augment_stream)
                 yield Batch(inputs, labels[picked])
 
@@ -105,7 +110,7 @@ class ImageTask:
         """The whole split `train`, `validation` or `test`, never augmented. Raises UnknownNameError for another."""
         where = config.device(device)
         images, labels = (part.to(where) for part in self._split(name))
-        return Batch(self.normalise(images), labels.clone())
+        return Batch(self.normalise(images), labels)
 
     def sample(self, n: int, split: str = "test") -> tuple[UInt8[Tensor, "n height width *colours"], Batch]:
         """The first `n` images of a split (class-balanced) twice: as bytes for showing, and as a batch for a network.
@@ -113,20 +118,13 @@ class ImageTask:
         Grey images come as [n, height, width], coloured ones as [n, height, width, 3]. Raises InvalidValueError if the
         split has not that many.
         """
-        if not (is_whole(n) and 1 <= n <= self.size(split)):
-            raise invalid("n", n, f"a whole number from 1 to {self.size(split)}, the size of the split {split}")
+        check_count("n", n, 1, self.size(split), f", the size of the split {split}")
         images, labels = (part[:n].clone() for part in self._split(split))
         shown = images[:, 0] if images.shape[1] == 1 else images.permute(0, 2, 3, 1).contiguous()
         return shown, Batch(self.normalise(images), labels)
 
-    @property
-    def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and deviation of the training pixels in [0, 1], per channel."""
-        entry = datasets.dataset(self.name)
-        return entry.mean, entry.std
-
     def normalise(self, images: Tensor) -> Float[Tensor, "batch channels height width"]:
-        """Bytes [batch, *input_shape] to floats with mean 0 and deviation 1 over the training pixels.
+        """Bytes [batch, *input_shape] to floats with mean 0 and standard deviation 1 over the training pixels.
 
         Raises InvalidValueError for images of another type or shape (hence the loose annotation).
         """
@@ -141,43 +139,25 @@ class ImageTask:
             "name": self.name,
             "recipe": SPLIT_RECIPE,
             "sizes": {split: self.size(split) for split in entry.sizes},
-            "subset_seed": None if self._subset is None else {"seed": self.subset_seed, "recipe": SUBSET_RECIPE},
+            "subset_seed": None if self.n_train is None else {"seed": self.subset_seed, "recipe": SUBSET_RECIPE},
             "augment": self.augment.model_dump(mode="json"),
-            "normalisation": {"mean": list(entry.mean), "std": list(entry.std)},
+            "normalisation": {name: list(part) for name, part in self.normalisation._asdict().items()},
             "files": {file.name: file.sha256 for file in entry.source.files},
         }
 
-    @property
-    def _subset(self) -> int | None:
-        """`n_train` where it leaves images out, else None: asking for all of them is the same as not asking."""
-        return None if self.n_train == datasets.dataset(self.name).sizes["train"] else self.n_train
-
     def _split(self, name: str) -> tuple[UInt8[Tensor, "n channels height width"], Int[Tensor, " n"]]:
-        """A split as shared tensors: not to be written to."""
+        """A split as tensors that share the memory of `datasets.load`: not to be written to."""
         self.size(name)  # refuses an unknown split before anything is read
-        n_train = self._subset if name == "train" else None
-        folder = None if self.folder is None else str(self.folder)
-        return _tensors(datasets.dataset(self.name), self.name, folder, name, n_train, self.subset_seed)
+        raw = datasets.load(self.name, self.folder)[name]
+        if name == "train" and self.n_train is not None:
+            raw = raw[datasets.balanced_order(raw.labels, self.subset_seed, "subset")[: self.n_train]]
+        return torch.from_numpy(raw.images), torch.from_numpy(raw.labels).long()
 
 
 def standardise(
     images: UInt8[Tensor, "batch channels *positions"], mean: Sequence[float], std: Sequence[float]
 ) -> Float[Tensor, "batch channels *positions"]:
     """Bytes to floats, `(value / 255 - mean) / std` per channel."""
-    size = (1, -1) + (1,) * (images.ndim - 2)
-    middle, width = (torch.tensor(part, device=images.device).view(size) * 255 for part in (mean, std))
+    shape = (1, -1) + (1,) * (images.ndim - 2)  # [1, channels, 1, ...]
+    middle, width = (torch.tensor(part, device=images.device).view(shape) * 255 for part in (mean, std))
     return images.float().sub_(middle).div_(width)
-
-
-# Kept for the process and not in the task, so that a task stays a few bytes when it is sent to another process.
-@functools.lru_cache(maxsize=16)
-def _tensors(
-    entry: datasets.Dataset, name: str, folder: str | None, split: str, n_train: int | None, subset_seed: int
-) -> tuple[UInt8[Tensor, "n channels height width"], Int[Tensor, " n"]]:
-    """A split as tensors; the entry is part of the key so that a replaced one is read afresh."""
-    raw = datasets.load(name, folder)[split]
-    images, labels = raw.images, raw.labels
-    if n_train is not None:
-        picked = datasets.balanced_order(labels, subset_seed, "subset")[:n_train]
-        images, labels = images[picked], labels[picked]
-    return torch.from_numpy(images), torch.from_numpy(labels).long()

@@ -14,15 +14,14 @@ from torch import Tensor
 from pwl_lab.support import config
 from pwl_lab.support.errors import invalid
 from pwl_lab.support.seeding import TEACHER, generator
-from pwl_lab.tasks.base import Batch
-from pwl_lab.tasks.entrances import check_inputs
+from pwl_lab.tasks.base import Batch, Task, check_inputs
 from pwl_lab.tasks.sizes import check_bits, check_count, check_support
 
 _EVALUATION = ("validation", "test")
 _RECIPE = 2  # raise it when the same task would now have other samples
 
 
-class SparseParity:
+class SparseParity(Task):
     """Inputs uniform in {-1, +1}^n, label 1 where the product over the support is +1, else 0; fresh samples at every step.
 
     The support is drawn from the stream `support` of `seed` *without* replacement (drawn with it, two equal
@@ -40,13 +39,24 @@ class SparseParity:
         support: Sequence[int] | None = None,
         eval_samples: int = 4096,
     ) -> None:
-        """Raises InvalidValueError for a support that is outside the bits, repeats a bit, or has not `k_sparse` of them."""
+        """Choose the sizes and the support.
+
+        Arguments:
+
+        - `n_bits`: signs in an input.
+        - `k_sparse`: how many of them decide the label; by default as many as `support` has, or 4.
+        - `seed`: draws the support and the evaluation sets.
+        - `support`: the bits that decide the label, counted from 0; drawn where it is left out.
+        - `eval_samples`: samples in each of the two evaluation sets.
+
+        Raises InvalidValueError for a support that is outside the bits, repeats a bit, or has not `k_sparse` of them.
+        """
         k_sparse = k_sparse if k_sparse is not None else (len(support) if support is not None else 4)
         check_bits(n_bits, k_sparse, None)
         check_count("eval_samples", eval_samples)
         self.n_bits, self.k_sparse, self.seed, self.eval_samples = n_bits, k_sparse, seed, eval_samples
         self.support = self._drawn_support() if support is None else check_support(support, n_bits, k_sparse)
-        self.input_shape = (n_bits,)
+        self.input_shape: tuple[int, ...] = (n_bits,)
 
     def __repr__(self) -> str:
         """Like the call that makes it."""
@@ -64,18 +74,18 @@ class SparseParity:
         """
         check_inputs(inputs, self.input_shape)
         if not (inputs.abs() == 1).all():
-            raise invalid("inputs", inputs.unique().tolist()[:5], "signs, -1.0 or +1.0")
+            raise invalid("inputs", inputs[inputs.abs() != 1][:5].tolist(), "signs, -1.0 or +1.0")
         return self._labels(inputs)
 
     def _labels(self, inputs: Float[Tensor, "batch n_bits"]) -> Int[Tensor, " batch"]:
-        """The same of inputs that were drawn here."""
-        return (inputs[:, list(self.support)].prod(dim=1) > 0).long()
+        """The labels of inputs that were drawn here."""
+        return (inputs[:, list(self.support)].prod(dim=1) > 0).long()  # [batch, k_sparse] -> [batch]
 
     def draw(self, samples: int, random: torch.Generator) -> Batch:
         """`samples` fresh samples. Raises InvalidValueError unless that is a whole number from 1."""
         check_count("samples", samples)
-        signs = torch.randint(0, 2, (samples, self.n_bits), generator=random, dtype=torch.int8)
-        inputs = signs.to(torch.get_default_dtype()).mul_(2).sub_(1)
+        bits = torch.randint(0, 2, (samples, self.n_bits), generator=random, dtype=torch.int8)
+        inputs = bits.to(torch.get_default_dtype()).mul_(2).sub_(1)  # 0, 1 -> -1.0, +1.0
         return Batch(inputs, self._labels(inputs))
 
     def batches(self, seed: int, batch_size: int, device: str = "cpu", role: str = TEACHER) -> Iterator[Batch]:

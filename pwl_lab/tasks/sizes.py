@@ -1,8 +1,10 @@
 """What sizes a task may have. Without torch, so that a batch of many points is checked, and found done, in no time."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from numbers import Integral
 from operator import index
+from typing import SupportsIndex
 
 from pwl_lab.support.errors import invalid
 
@@ -10,14 +12,18 @@ MOST_PRODUCTS = 2**29  # that a correlation probe keeps, of 4 bytes each
 CALIBRATION_BATCH = 128  # training images at once when an extracted curriculum is calibrated
 
 
-def check_count(field: str, value: object, least: int = 1) -> int:
-    """A whole number from `least`, as Python's own; InvalidValueError for anything else, such as 3.0 or True."""
-    try:
-        number = None if isinstance(value, bool) else index(value)
-    except TypeError:
-        number = None
-    if number is None or number < least:
-        raise invalid(field, value, f"a whole number, at least {least}")
+def check_count(field: str, value: object, least: int = 1, most: int | None = None, of: str = "") -> int:
+    """A whole number from `least` (to `most`, which `of` explains) as Python's own.
+
+    Raises InvalidValueError for anything else, such as 3.0 or True.
+    """
+    number = None
+    if isinstance(value, SupportsIndex) and not isinstance(value, bool):
+        with suppress(TypeError):  # a tensor may hold anything
+            number = index(value)
+    if number is None or number < least or (most is not None and number > most):
+        bounds = f", at least {least}" if most is None else f" from {least} to {most}{of}"
+        raise invalid(field, value, f"a whole number{bounds}")
     return number
 
 
@@ -69,24 +75,17 @@ def check_support(support: Sequence[int], n_bits: int, k_sparse: int) -> tuple[i
     return tuple(sorted(int(bit) for bit in support))
 
 
-def check_n_train(n_train: int | None, size: int, name: str) -> None:
-    """Raise InvalidValueError where the data set `name`, which has `size` training images, has not `n_train` (None: all)."""
-    if n_train is not None and not (is_whole(n_train) and 1 <= n_train <= size):
-        raise invalid("n_train", n_train, f"a whole number from 1 to {size} for {name}, or none for all")
+def check_n_train(n_train: int | None, size: int, name: str) -> int | None:
+    """`n_train`, where the dataset `name` has so many of its `size` training images (None: all), else InvalidValueError."""
+    return None if n_train is None else check_count("n_train", n_train, 1, size, f" for {name}, or none for all")
 
 
 def check_batch_size(batch_size: int, n_train: int) -> None:
     """Raise InvalidValueError where a batch does not fit into `n_train` training images."""
-    if not (is_whole(batch_size) and 1 <= batch_size <= n_train):
-        raise invalid("batch_size", batch_size, f"a whole number from 1 to {n_train}, the number of training images")
+    check_count("batch_size", batch_size, 1, n_train, ", the number of training images")
 
 
 def check_crop(padding: int, height: int, width: int) -> None:
     """Raise InvalidValueError where images of this size cannot be shifted so far: nothing would be left to reflect."""
     if not 0 <= padding < min(height, width):
         raise invalid("crop_padding", padding, f"from 0 to {min(height, width) - 1} for images of {height}x{width}")
-
-
-def is_whole(value: object) -> bool:
-    """Whether the value is a whole number (Python counts True and False among them)."""
-    return isinstance(value, int) and not isinstance(value, bool)

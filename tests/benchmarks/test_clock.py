@@ -19,7 +19,7 @@ from pwl_lab.loading.model import LoadingError, ProgressiveModel
 from pwl_lab.loading.throttle import Throttle
 from pwl_lab.support.errors import InvalidValueError
 from pwl_lab.support.processes import WorkerLostError
-from pwl_lab.swap.evaluation import mask_accuracies
+from pwl_lab.swap.evaluation import score_masks
 from pwl_lab.swap.masks import all_masks
 from pwl_lab.tasks.base import Batch
 
@@ -40,7 +40,7 @@ def data():
 @pytest.fixture(scope="module")
 def written(net, data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("written")
-    index = bundle_of(net, folder / baselines.BUNDLE, accuracies=mask_accuracies(net, data))
+    index = bundle_of(net, folder / baselines.BUNDLE, accuracies=score_masks(net, data).accuracies())
     baselines.write_plain(net, folder, alternatives=True)
     return baselines.Files(folder, index)
 
@@ -133,7 +133,7 @@ def test_a_load_that_fails_is_an_error_not_a_wait(written, tmp_path):
 def test_networks_out_of_the_files_are_as_accurate_as_the_pair(written, net, data):
     networks = [*all_masks(3), "sss", "ttt", "Tts", "planes 16", "planes 2"]
     found = network_accuracies(written, networks, data)
-    assert {mask: found[mask] for mask in all_masks(3)} == mask_accuracies(net, data)
+    assert {mask: found[mask] for mask in all_masks(3)} == score_masks(net, data).accuracies()
     assert abs(found["ttt"] - found["TTT"]) < 0.1
     assert abs(found["planes 16"] - found["TTT"]) < 0.05
     assert all(0 <= value <= 1 for value in found.values())

@@ -20,7 +20,6 @@ from toys import (
 )
 
 from pwl_lab.distill import students as learner_module
-from pwl_lab.distill.cohort import SeparateCohort, StackedCohort, make_cohort
 from pwl_lab.distill.curriculum import (
     Curriculum,
     Labels,
@@ -32,8 +31,9 @@ from pwl_lab.distill.curriculum import (
     one_shot,
     progressive,
 )
-from pwl_lab.distill.students import CurriculumLearner, distil_cohort
+from pwl_lab.distill.students import CurriculumLearner, SeparateCohort, distil_cohort, make_cohort
 from pwl_lab.distill.targets import Member, TeacherTargets, calibration_inputs, random_projection
+from pwl_lab.fast.stacked import StackedCohort
 from pwl_lab.models import build
 from pwl_lab.support.errors import InvalidValueError
 from pwl_lab.tasks.parity import SparseParity
@@ -120,7 +120,7 @@ def test_stacked_and_separate_give_what_each_student_gives():
     students = [build(MLP_STUDENT, seed) for seed in (0, 1, 2)]
     inputs = torch.randn(5, 6)
     for cohort in (StackedCohort(students), SeparateCohort(students)):
-        states, logits = cohort.hidden_states(inputs)
+        states, logits = [cohort.hidden_state(inputs, block) for block in (1, 2, 3)], cohort.logits(inputs)
         assert len(cohort) == len(logits) == 3
         for member, student in enumerate(students):
             expected, expected_logits = student.hidden_states(inputs)
@@ -154,10 +154,10 @@ def test_stacked_and_separate_learn_the_same(mlp_teacher, optimiser):
     for kind in (StackedCohort, SeparateCohort):
         learner = learner_of(kind(students), mlp_teacher, PARITY, members, plan)
         train(learner, PARITY.batches(0, 8), plan, "cohort")
-        learner.collect()
-        ends.append(learner.weights)
-    for member in range(len(members)):
-        assert_close(ends[0][member], ends[1][member])
+        ends.append(learner.weights())
+    assert len(ends[0]) == len(members)
+    for who in ends[0]:
+        assert_close(ends[0][who], ends[1][who])
 
 
 def test_losses_against_each_targets_definition(mlp_teacher):
@@ -410,8 +410,7 @@ def test_keep_moves_the_optimisers_state_with_its_student():
     for kind in (StackedCohort, SeparateCohort):
         cohort = kind(students)
         optimiser = torch.optim.Adam(cohort.parameters(), lr=0.1)
-        states, logits = cohort.hidden_states(torch.randn(5, 6))
-        (logits.square().sum() + states[0].sum()).backward()
+        cohort.logits(torch.randn(5, 6)).square().sum().backward()
         optimiser.step()
         full = deepcopy(cohort)
         buffers = [optimiser.state[p]["exp_avg"].clone() for p in cohort.parameters()]

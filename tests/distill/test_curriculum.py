@@ -213,12 +213,6 @@ def test_on_the_calibration_set_each_unit_is_centred_and_all_together_have_devia
         assert units.std(dim=1).std() > 0.01  # one factor for all units: what a unit says more, it says more
 
 
-def test_the_projections_of_some_members():
-    state = states((2, 3))
-    all_of_them = Projection.fit(matrices(), state)
-    assert torch.equal(all_of_them[[2, 0]](state), all_of_them(state)[[2, 0]])
-
-
 def test_silent_states_do_not_divide_by_nothing():
     state = torch.zeros(5, 6)
     assert Projection.fit(matrices().float(), state)(state).isfinite().all()

@@ -21,7 +21,7 @@ from toys import (
 )
 
 from pwl_lab.models import build
-from pwl_lab.swap.evaluation import mask_accuracies
+from pwl_lab.swap.evaluation import score_masks
 from pwl_lab.swap.pair_training import PairLearner, PairLossConfig
 from pwl_lab.swap.swapnet import SwapNet
 from pwl_lab.tasks.parity import SparseParity
@@ -146,7 +146,7 @@ def test_freeze_norm_at_1_never_freezes_and_at_0_always():
             assert same(before, statistics(learner.net)) == frozen
 
 
-def test_step_sizes_of_student_and_converters():
+def test_learning_rates_of_student_and_converters():
     learner, _ = learner_for("vgg", converter_lr=0.25)
     groups = learner.parameter_groups(0.2)
     assert [group["lr"] for group in groups] == [0.2, 0.05]
@@ -158,5 +158,5 @@ def test_step_sizes_of_student_and_converters():
 def test_history_has_the_students_accuracy_on_validation():
     learner, _ = learner_for("vgg")
     (row,) = learner.evaluate(0)
-    alone = mask_accuracies(learner.net, learner.validation, ["SSS"])
+    alone = score_masks(learner.net, learner.validation, ["SSS"]).accuracies()
     assert row == {"accuracy": alone["SSS"]}

@@ -8,14 +8,20 @@ import torch
 from torch import nn
 from toys import MLP_STUDENT, MLP_TEACHER, VGG_STUDENT, VGG_TEACHER, changed, norms, snapshot, used
 
-from pwl_lab.distill.losses import cross_entropy_to, hard_loss, mean_of, soft_loss, teacher_probabilities
-from pwl_lab.fast.feature_distance import feature_distance
-from pwl_lab.fast.mixing import boundaries
+from pwl_lab.distill.losses import cross_entropy_to, soft_loss, teacher_probabilities
 from pwl_lab.models import build
 from pwl_lab.support.errors import InvalidValueError
 from pwl_lab.support.seeding import generator
 from pwl_lab.swap.masks import all_masks, random_masks
-from pwl_lab.swap.pair_training import PairLearner, PairLossConfig, cross_loss, recon_loss, sync_loss
+from pwl_lab.swap.pair_training import (
+    PairLearner,
+    PairLossConfig,
+    boundaries,
+    cross_loss,
+    feature_distance,
+    recon_loss,
+    sync_loss,
+)
 from pwl_lab.swap.swapnet import SwapNet
 from pwl_lab.tasks.base import Batch
 
@@ -72,12 +78,6 @@ def pair(request):
     teacher_states, teacher_logits = net.teacher.hidden_states(inputs)
     student_states, _ = net.student.hidden_states(inputs)
     return net, inputs, teacher_states, student_states, teacher_logits
-
-
-def test_hard_loss():
-    logits, labels = randn(6, 4), torch.tensor([0, 3, 1, 1, 2, 0])
-    slow = -sum(math.log(softmax(row)[label]) for row, label in zip(logits.tolist(), labels.tolist(), strict=True)) / 6
-    assert hard_loss(logits, labels).item() == pytest.approx(slow, rel=1e-12)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0, 7.0])
@@ -160,10 +160,6 @@ def test_feature_distance_to_features_of_zero():
     found.backward()
     torch.testing.assert_close(ours.grad, ours.detach() / 6)
     assert nothing.grad.isfinite().all()
-
-
-def test_mean_of():
-    assert mean_of([torch.tensor(1.0), torch.tensor(2.0), torch.tensor(6.0)]).item() == 3.0
 
 
 def test_sync_loss(pair):

@@ -13,11 +13,11 @@ from scipy.stats import t as student
 from pwl_lab.benchmarks import accuracy as timeline
 from pwl_lab.exercises import curricula_meet_loading, loading_under_the_clock, progressive_weight_loading
 from pwl_lab.exercises.checking import sync_loss
-from pwl_lab.fast.feature_distance import feature_distance
 from pwl_lab.loading.throttle import Throttle
 from pwl_lab.study.intervals import mean_interval
 from pwl_lab.support.errors import ExerciseError
 from pwl_lab.swap.orders import arrivals, masks_on_the_way, search_order
+from pwl_lab.swap.pair_training import feature_distance
 
 
 def named(mask, first=1, swapped=False, everywhere=False):

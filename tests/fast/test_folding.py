@@ -103,7 +103,7 @@ def test_a_norm_before_its_convolution_or_far_behind_one_stays():
 def test_a_net_on_its_folded_teacher_shares_the_rest_and_leaves_the_net_as_it_was():
     net = SwapNet(used(build(RESNET_TEACHER, 1)), build(RESNET_STUDENT, 2), (1, 9, 7)).train()
     teacher, inputs = net.teacher, torch.randn(4, 1, 9, 7)
-    other = net.on_folded_teacher()
+    other = net.with_teacher(folded(net.teacher))
     assert net.teacher is teacher is not other.teacher
     assert other.student is net.student
     assert other.converters is net.converters

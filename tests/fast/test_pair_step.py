@@ -17,12 +17,11 @@ from toys import (
 )
 
 from pwl_lab.distill.losses import soft_loss
-from pwl_lab.fast.mixing import boundaries, mixed_logits
 from pwl_lab.models import build
 from pwl_lab.support import paths
 from pwl_lab.support.seeding import generator
 from pwl_lab.swap.masks import all_masks, random_masks
-from pwl_lab.swap.pair_training import PairLearner, PairLossConfig
+from pwl_lab.swap.pair_training import PairLearner, PairLossConfig, boundaries, mixed_logits
 from pwl_lab.swap.swapnet import SwapNet
 from pwl_lab.tasks.base import Batch
 

@@ -13,11 +13,11 @@ from pwl_lab.study.results import Pair
 from pwl_lab.study.tables import mask_table
 from pwl_lab.support.seeding import generator
 from pwl_lab.swap.swapnet import SwapNet
-from pwl_lab.tasks.base import Batch
+from pwl_lab.tasks.base import Batch, Task
 from pwl_lab.training import Checkpoint, TrainedModel
 
 
-class ToyImages:
+class ToyImages(Task):
     """Noise over one of `n_classes` fixed patterns; a whole `Task` in a few lines."""
 
     def __init__(self, size: int = 7, n_classes: int = 3, samples: int = 60, noise: float = 0.7) -> None:

@@ -16,7 +16,8 @@ from pwl_lab.loading.model import LoadingError, ProgressiveModel
 from pwl_lab.loading.server import BundleServer
 from pwl_lab.loading.sources import INDEX, BundleError, FolderSource, bounded
 from pwl_lab.loading.throttle import Throttle
-from pwl_lab.models.blocknet import BlockNet, ModelConfig, build_empty
+from pwl_lab.loading.weightless import build_empty
+from pwl_lab.models.blocknet import BlockNet, ModelConfig
 from pwl_lab.support.errors import InvalidValueError, UnknownNameError
 from pwl_lab.support.retries import Retry
 

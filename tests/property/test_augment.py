@@ -95,7 +95,7 @@ def test_the_whole_follows_its_seed_and_leaves_its_input_alone(padding, flip, de
 def test_the_planes_of_a_coloured_image_move_together(n, side, seed):
     grey = torch.rand(n, 1, side, side, generator=generator(seed))
     coloured = torch.cat([grey, 1 - grey, 3 * grey], dim=1)
-    augmentation = Augmentation.of_the_sources()
+    augmentation = Augmentation.of_the_paper()
     red, green, blue = augmentation.apply(coloured, generator(seed)).unbind(dim=1)
     torch.testing.assert_close(green, 1 - red)
     torch.testing.assert_close(blue, 3 * red)
@@ -103,11 +103,11 @@ def test_the_planes_of_a_coloured_image_move_together(n, side, seed):
 
 
 def test_the_sources_shift_mirror_and_turn():
-    assert Augmentation.of_the_sources().model_dump() == {"crop_padding": 4, "flip": True, "rotation_degrees": 15.0}
+    assert Augmentation.of_the_paper().model_dump() == {"crop_padding": 4, "flip": True, "rotation_degrees": 15.0}
     before = images(1, 3, 32, 32).expand(64, 3, 32, 32)
     stream = generator(0)
     by_hand = random_rotation(random_flip(random_crop(before, 4, stream), stream), 15.0, stream)
-    after = Augmentation.of_the_sources().apply(before, generator(0))
+    after = Augmentation.of_the_paper().apply(before, generator(0))
     assert torch.equal(after, by_hand)
     assert len({image.numpy().tobytes() for image in after}) == 64
 

@@ -424,7 +424,6 @@ def test_missing_images_are_named_before_anything_starts(name, tmp_path, monkeyp
     for folder in ("presets", "notebooks"):
         (tmp_path / "home" / folder).symlink_to(paths.root() / folder)
     monkeypatch.setenv("PWL_LAB_HOME", str(tmp_path / "home"))
-    images._tensors.cache_clear()
     images.datasets._load.cache_clear()
     with pytest.raises(MissingDataError, match="fashion-mnist-small"):
         run_notebook(name, tmp_path / "out", preset="smoke")

@@ -13,6 +13,7 @@ from toys import MLP_TEACHER, OBLONG_PAIRS, used
 
 from pwl_lab.distill.curriculum import one_shot
 from pwl_lab.loading.bundle import check_exportable, check_folder
+from pwl_lab.loading.model import ProgressiveModel
 from pwl_lab.models import BlockNet, build, mlp
 from pwl_lab.models.blocknet import ModelConfig
 from pwl_lab.study import answers, verbs
@@ -26,6 +27,7 @@ from pwl_lab.training import TrainPlan, fit
 
 TASK = SparseParity(n_bits=6, k_sparse=2, eval_samples=64)
 PLAN = TrainPlan(steps=4, batch_size=8, eval_every=2)
+PATIENCE_S = 60
 
 
 class OwnBlock(nn.Module):
@@ -288,13 +290,27 @@ def test_what_diverged_is_no_other_code():
         kept.check({"a": answers_of(net)})
 
 
-def test_a_pair_of_ones_own_is_not_exported_and_that_is_said_before_it_is_trained(tmp_path, monkeypatch):
-    with pytest.raises(
-        InvalidValueError, match=r"student = Own\(.*builds its networks.* one of MLPConfig, .*not exported"
-    ):
-        pair_of(Own(), to_export=True)
-    with pytest.warns(UserWarning, match=r"export\(\) will refuse this pair: student = Own") as caught:
-        pair = pair_of(Own())
+def test_a_pair_of_ones_own_is_exported_without_a_word_and_opens_with_the_same_predictions(tmp_path, recwarn):
+    pair = pair_of(Own(), to_export=True)
+    index = pair.export(tmp_path / "bundle")
+    assert not [one for one in recwarn if "export" in str(one.message)]
+    assert (index.student, check_folder(tmp_path / "bundle")) == (Own(), index)
+    inputs = TASK.split("test").inputs
+    with ProgressiveModel.open(tmp_path / "bundle", device="cpu") as model:
+        model.wait("TT", PATIENCE_S)
+        answer = model.predict(inputs)
+    classes, confidences = pair.predictions(inputs, ["TT"])
+    assert answer.mask == "TT"
+    assert torch.equal(answer.classes, classes[0])
+    assert torch.equal(answer.confidence, confidences[0])
+
+
+def test_a_pair_that_no_bundle_brings_back_is_refused_and_that_is_said_before_it_is_trained(tmp_path):
+    own = Own(kind="constant")  # it can be kept: the store makes it with its memory
+    with pytest.raises(InvalidValueError, match=r"the student can be trained .*not exported.* make blocks\.0\.fixed a"):
+        pair_of(own, to_export=True)
+    with pytest.warns(UserWarning, match=r"export\(\) will refuse this pair: the student") as caught:
+        pair = pair_of(own)
     assert caught[0].filename == __file__
     with pytest.raises(InvalidValueError, match="not exported"):
         pair.export(tmp_path / "bundle")
@@ -307,8 +323,8 @@ def test_a_configuration_derived_from_one_of_ours_is_not_taken_for_it():
             return Own().make()
 
     own = Mine(n_inputs=6, widths=(8, 8))
-    for pair in ((own, MLP_TEACHER), (MLP_TEACHER, own)):
-        with pytest.raises(InvalidValueError, match="not exported"):
+    for field, pair in {"teacher": (own, MLP_TEACHER), "student": (MLP_TEACHER, own)}.items():
+        with pytest.raises(InvalidValueError, match=rf"the {field} .*not exported.*a class with a family of its own"):
             check_exportable(pair)
 
 

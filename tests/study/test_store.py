@@ -17,8 +17,7 @@ from pwl_lab.models import MLPConfig
 from pwl_lab.study import store as store_module
 from pwl_lab.study.store import Artifact, Recipe, Store
 from pwl_lab.support.errors import InvalidValueError, UnknownNameError
-from pwl_lab.support.files import write_json
-from pwl_lab.tasks.download import file_sha256
+from pwl_lab.support.files import file_sha256, write_json
 from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.training import TrainPlan
 

@@ -21,7 +21,7 @@ from pwl_lab.distill.losses import soft_loss
 from pwl_lab.models import VGGConfig, build
 from pwl_lab.support.seeding import generator, initialisation
 from pwl_lab.swap.masks import random_masks
-from pwl_lab.swap.pair_training import HardAndSoft, PairLearner, PairLossConfig, Pass, StudentObjective
+from pwl_lab.swap.pair_training import HardAndSoft, PairLearner, PairLossConfig, Pass
 from pwl_lab.swap.swapnet import SwapNet
 from pwl_lab.tasks.base import Batch
 from pwl_lab.training import TrainPlan, train
@@ -185,16 +185,14 @@ def test_clipping_bounds_the_gradient_of_the_whole_or_of_each_part(share):
     assert [length.item() for length in lengths] == pytest.approx([0.01] * len(lengths), rel=1e-3)
 
 
-class Quiet(StudentObjective):
+def quiet(seen, step):
     """Logits as small as possible, the more so the later."""
-
-    def __call__(self, seen, step):
-        loss = seen.student_logits.square().mean() * step
-        return {"own": loss}, loss
+    loss = seen.student_logits.square().mean() * step
+    return {"own": loss}, loss
 
 
 def test_an_objective_of_its_own_stands_in_for_hard_and_soft():
-    learner, batch = learner_for("vgg", objective=Quiet())
+    learner, batch = learner_for("vgg", objective=quiet)
     terms = learner.losses(batch, 2)
     assert set(terms) == {"own", "sync", "recon", "cross", "total"}
     torch.testing.assert_close(terms["own"], 2 * look(learner.net, batch)[1].student_logits.square().mean())

@@ -31,12 +31,14 @@ from pwl_lab.distill.curriculum import (
     one_shot,
     progressive,
 )
-from pwl_lab.distill.targets import calibration_inputs, random_projection
+from pwl_lab.distill.students import CurriculumLearner, SeparateCohort
+from pwl_lab.distill.targets import Member, calibration_inputs, random_projection
 from pwl_lab.models import build
 from pwl_lab.support.errors import InvalidValueError
 from pwl_lab.swap.pair_training import FollowCurriculum, HardAndSoft, Pass
 from pwl_lab.tasks.base import Batch
 from pwl_lab.tasks.parity import SparseParity
+from pwl_lab.training import TrainPlan
 
 IMAGES, PARITY = ToyImages(), SparseParity(n_bits=6, k_sparse=2, eval_samples=60)
 PAIRS = {
@@ -196,6 +198,35 @@ def test_the_output_sends_gradients_everywhere_but_to_the_teacher(kind):
     assert all(parameter.grad is not None for parameter in case.student.parameters())
     assert all(parameter.grad is None for parameter in case.teacher.model.parameters())
     assert changed(before, snapshot(case.teacher.model)) == set()
+
+
+ONE_OF_EACH = [
+    Labels(),
+    TeacherOutput(at_step=10),
+    TeacherOutput(temperature=2.0),
+    TeacherOutput(temperature=0.0),
+    TeacherHidden(block=2),
+    TeacherHidden(block=1, width=2, centre=False),
+]
+
+
+@kinds
+@pytest.mark.parametrize("target", ONE_OF_EACH, ids=str)
+def test_a_pairs_loss_and_gradients_are_those_of_a_cohort_of_its_student_alone(kind, target):
+    case = Case(kind)
+    objective = case.follow(Curriculum(stages=(Stage(target=target),)))
+    cohort = SeparateCohort([case.student])
+    member, plan = Member("x", 3, objective.curriculum), TrainPlan(steps=1)
+    learner = CurriculumLearner(cohort, [member], objective.targets, case.batch, plan)
+    name, value = only(objective, case.seen)
+    terms = learner.losses(case.batch, 0)
+    torch.testing.assert_close(terms[name], value)
+    torch.testing.assert_close(terms["total"], value)
+    value.backward()
+    terms["total"].backward()
+    alone = learner.groups[0].cohort.students[0]
+    for ours, theirs in zip(case.student.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
 
 
 def test_stages_switch_at_their_step():

@@ -22,7 +22,7 @@ from toys import (
 from pwl_lab.models import MLPConfig, VGGConfig, build
 from pwl_lab.study.verbs import train_pair
 from pwl_lab.support.errors import InvalidValueError
-from pwl_lab.swap.evaluation import mask_accuracies, mask_class_accuracies, mask_predictions, score_masks
+from pwl_lab.swap.evaluation import mask_predictions, score_masks
 from pwl_lab.swap.masks import all_masks
 from pwl_lab.swap.swapnet import ChannelMap, Converters, SwapNet, check_shapes, mask_logits
 from pwl_lab.tasks.base import Batch
@@ -114,7 +114,7 @@ def test_mask_logits_computes_a_common_beginning_once(net_and_inputs):
 def test_mask_accuracies_and_predictions_go_by_the_logits(net_and_inputs):
     net, inputs = net_and_inputs
     data = Batch(inputs, net(inputs, "TST").argmax(dim=1))
-    table = mask_accuracies(net, data, chunk=2)
+    table = score_masks(net, data, chunk=2).accuracies()
     assert list(table) == all_masks(3)
     assert table["TST"] == 1.0
     for mask, value in table.items():
@@ -240,7 +240,7 @@ def test_class_accuracies_are_those_of_each_mask_on_each_class(net_and_inputs):
         assert values[:2] == pytest.approx([right[labels == c].double().mean().item() for c in (0, 1)])
         assert all(value != value for value in values[2:])
         assert scores.accuracies()[mask] == right.double().mean().item()
-    assert mask_class_accuracies(net, data, ["TST"])["TST"][:2] == table["TST"][:2]
+    assert score_masks(net, data, ["TST"]).class_accuracies()["TST"][:2] == table["TST"][:2]
 
 
 def test_scores_take_one_pass(net_and_inputs):
@@ -257,7 +257,7 @@ def test_a_cube_too_large_to_run_is_refused(store_folder, monkeypatch):
     data = Batch(torch.zeros(1, 2), torch.zeros(1, dtype=torch.long))
     with pytest.raises(InvalidValueError, match=r"n_blocks = 11.*at most 10.*2\^n"):
         score_masks(net, data)
-    assert list(mask_accuracies(net, data, ["S" * 11])) == ["S" * 11]
+    assert list(score_masks(net, data, ["S" * 11]).masks) == ["S" * 11]
     monkeypatch.setattr("pwl_lab.study.verbs.train", lambda *_, **__: pytest.fail("training began"))
     task = SparseParity(n_bits=2, k_sparse=1)
     with pytest.raises(InvalidValueError, match=r"n_blocks = 11.*at most 10"):

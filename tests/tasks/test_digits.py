@@ -17,7 +17,7 @@ from pwl_lab.tasks.images import ImageTask
 
 def test_splits_share_no_image_and_are_balanced():
     splits = datasets.load("digits")
-    assert {name: len(raw.images) for name, raw in splits.items()} == digits.SIZES
+    assert {name: len(raw.images) for name, raw in splits.items()} == digits.DIGITS.sizes
     images = [image.tobytes() for raw in splits.values() for image in raw.images]
     assert len(set(images)) == 1_797
     assert np.bincount(splits["test"].labels).tolist() == [50] * 10
@@ -60,18 +60,7 @@ def test_other_digits_are_refused(monkeypatch):
         datasets.fetch("digits")
 
 
-def test_a_missing_package_is_named(monkeypatch):
-    def absent(name):
-        raise digits_metadata.PackageNotFoundError(name)
-
-    from importlib import metadata as digits_metadata
-
-    monkeypatch.setattr(digits_metadata, "distribution", absent)
-    with pytest.raises(MissingDataError, match="which is not installed: pip install scikit-learn"):
-        datasets.fetch("digits")
-
-
-def test_other_data_sets_do_not_import_scikit_learn():
+def test_other_datasets_do_not_import_scikit_learn():
     code = "import sys, pwl_lab.tasks.images as v; v.ImageTask().sample(1); print('sklearn' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -1,8 +1,9 @@
-"""Data files: reading IDX and NPZ, checksums, looking for files, and downloading them (over the loopback)."""
+"""Data files: reading IDX, checksums, looking for files, and downloading them (over the loopback)."""
 
 import functools
 import gzip
 import hashlib
+import runpy
 from dataclasses import replace
 
 import numpy as np
@@ -11,8 +12,8 @@ from loopback import serving
 
 from pwl_lab.support import paths
 from pwl_lab.support.errors import InvalidValueError, MissingDataError, UnknownNameError
-from pwl_lab.tasks import datasets, formats
-from pwl_lab.tasks.download import DataFile, Source
+from pwl_lab.tasks import datasets
+from pwl_lab.tasks.download import DataFile, Source, content
 from pwl_lab.tasks.images import ImageTask
 
 NAME = "tiny-fashion"
@@ -24,7 +25,7 @@ def idx_bytes(array: np.ndarray) -> bytes:
 
 
 def contents() -> dict[str, bytes]:
-    """The four files of a small data set in MNIST's layout."""
+    """The four files of a small dataset in MNIST's layout."""
     random = np.random.default_rng(0)
     files = {}
     for part, n in (("train", 40), ("t10k", 20)):
@@ -39,7 +40,7 @@ def digest(data: bytes) -> str:
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
-    """Registers a small data set served over the loopback; gives the folder that is served."""
+    """Registers a small dataset served over the loopback; gives the folder that is served."""
     for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("PWL_LAB_DATA", str(tmp_path / "downloads"))
@@ -67,10 +68,10 @@ def test_idx_files_are_read_plain_and_gzipped(tmp_path, packed):
     data = idx_bytes(array)
     path = tmp_path / "images"
     path.write_bytes(gzip.compress(data) if packed else data)
-    read = formats.read_idx(path, 3)
+    read = datasets.read_idx(path, 3)
     assert np.array_equal(read, array)
     assert read.flags.writeable
-    assert formats.sha256(path) == digest(data)
+    assert content(path) == data
 
 
 GOOD = idx_bytes(np.zeros((2, 3, 4), np.uint8))
@@ -92,7 +93,7 @@ def test_bad_idx_files_are_refused(tmp_path, data, words):
     path = tmp_path / "images"
     path.write_bytes(data)
     with pytest.raises(InvalidValueError, match=words) as caught:
-        formats.read_idx(path, 3)
+        datasets.read_idx(path, 3)
     assert str(path) in str(caught.value)
 
 
@@ -100,39 +101,22 @@ def test_a_cut_or_missing_gzip_file_is_refused(tmp_path):
     path = tmp_path / "images.gz"
     path.write_bytes(gzip.compress(GOOD)[:-5])
     with pytest.raises(MissingDataError, match=r"images\.gz is damaged: not a complete gzip file"):
-        formats.read_idx(path, 3)
+        datasets.read_idx(path, 3)
     with pytest.raises(MissingDataError, match="labels is missing"):
-        formats.read_idx(tmp_path / "labels", 1)
+        datasets.read_idx(tmp_path / "labels", 1)
 
 
 def test_npz_bytes_depend_on_the_arrays_alone(tmp_path):
+    write_npz = runpy.run_path(str(paths.root() / "scripts" / "make_fashion_mnist_small.py"))["write_npz"]
     arrays = {"images": np.arange(100, dtype=np.uint8), "labels": np.ones(3, np.uint8)}
     for name in ("a.npz", "b.npz"):
-        formats.write_npz(tmp_path / name, arrays)
+        write_npz(tmp_path / name, arrays)
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
-    read = formats.read_npz(tmp_path / "a.npz", ("images", "labels"))
-    assert all(np.array_equal(read[name], arrays[name]) for name in arrays)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "b.npz"]
-
-
-def test_a_failed_npz_leaves_nothing_behind(tmp_path):
+    with np.load(tmp_path / "a.npz") as read:
+        assert all(np.array_equal(read[name], arrays[name]) for name in arrays)
     with pytest.raises(ValueError, match="Object arrays"):
-        formats.write_npz(tmp_path / "a.npz", {"good": np.ones(3), "bad": np.array([None])})
-    assert not list(tmp_path.iterdir())
-
-
-def test_bad_npz_files_are_refused(tmp_path):
-    path = tmp_path / "a.npz"
-    with pytest.raises(MissingDataError, match=r"a\.npz is missing"):
-        formats.read_npz(path, ("images",))
-    path.write_bytes(b"PK\x03\x04 and then nothing of use")
-    with pytest.raises(MissingDataError, match="damaged"):
-        formats.read_npz(path, ("images",))
-    np.savez(path, images=np.array([None]))  # an array of objects is a pickle
-    with pytest.raises(MissingDataError, match="not a readable NPZ of plain arrays"):
-        formats.read_npz(path, ("images",))
-    with pytest.raises(InvalidValueError, match="expected the arrays images, labels; found images"):
-        formats.read_npz(path, ("images", "labels"))
+        write_npz(tmp_path / "c.npz", {"good": np.ones(3), "bad": np.array([None])})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "b.npz"]
 
 
 def test_the_bundled_set_is_there_and_is_what_was_recorded():

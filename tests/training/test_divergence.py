@@ -46,7 +46,7 @@ def one_bad_start(monkeypatch, bad_seeds):
                 net.head.weight.fill_(float("inf"))
         return net
 
-    monkeypatch.setattr("pwl_lab.distill.cohort.build", spoiled)
+    monkeypatch.setattr("pwl_lab.distill.students.build", spoiled)
 
 
 def test_a_diverging_student_neither_stops_nor_moves_the_others(teacher, one_bad_start):

@@ -34,10 +34,9 @@ class Scripted(Learner):
         return [self.group]
 
     def losses(self, batch, step):
-        return {name: value * self.weight[0] / self.weight[0].detach() for name, value in self.terms(step).items()}
-
-    def after_step(self, step):
         self.stepped.append(step)
+        self.lrs.append(self.group["lr"])
+        return {name: value * self.weight[0] / self.weight[0].detach() for name, value in self.terms(step).items()}
 
     def evaluate(self, step):
         self.evaluated.append(step)
@@ -52,7 +51,7 @@ def test_history_rows_and_columns():
     learner = Scripted(lambda step: {"first": torch.tensor(float(step)), "total": torch.tensor(2.0 * step)})
     history = run(learner, steps=7, eval_every=3, batch_size=4)
     assert learner.evaluated == history["step"].tolist() == [0, 3, 6, 7]
-    assert learner.stepped == [1, 2, 3, 4, 5, 6, 7]
+    assert learner.stepped == [0, 1, 2, 3, 4, 5, 6]
     assert history["samples"].tolist() == [0, 12, 24, 28]
     assert set(history.columns) == {"step", "samples", "loss_first", "loss_total", "accuracy"}
     assert math.isnan(history["loss_first"][0])
@@ -85,7 +84,6 @@ def test_cosine_schedule_values():
 
 def test_each_step_goes_by_the_schedule():
     learner = Scripted(lambda step: {"total": torch.tensor(1.0)})
-    learner.after_step = lambda step: learner.lrs.append(learner.group["lr"])
     plan = TrainPlan(steps=40, batch_size=4, schedule="cosine", lr=0.01)
     train(learner, repeat(BATCH), plan, "scripted")
     assert learner.lrs == pytest.approx([0.01 * learning_rate_factor(plan, step) for step in range(40)])
@@ -96,11 +94,13 @@ class Slope(Learner):
 
     def __init__(self):
         self.a, self.b = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+        self.places = []
 
     def parameter_groups(self, lr):
         return [{"params": [self.a], "lr": lr}, {"params": [self.b], "lr": 2 * lr}]
 
     def losses(self, batch, step):
+        self.places.append(self.a.item())
         return {"total": (3 * self.a + 4 * self.b).sum()}
 
     def evaluate(self, step):
@@ -120,13 +120,13 @@ def test_clipping_bounds_the_norm_of_the_whole_gradient(clip, scale):
     [
         ({"optimiser": "sgd"}, 3 * [-0.3]),
         ({"optimiser": "sgd", "momentum": 0.5}, [-0.45, -0.525, -0.5625]),  # Nesterov: g + 0.5 v
-        ({"optimiser": "adam"}, 3 * [-0.1]),  # of a constant gradient: the step size
+        ({"optimiser": "adam"}, 3 * [-0.1]),  # of a constant gradient: the learning rate
     ],
 )
 def test_optimisers(optimiser, expected):
-    learner, places = Slope(), [0.0]
-    learner.after_step = lambda step: places.append(learner.a.item())
+    learner = Slope()
     run(learner, steps=3, **optimiser)
+    places = [*learner.places, learner.a.item()]
     assert [b - a for a, b in pairwise(places)] == pytest.approx(expected, rel=1e-4)
 
 

@@ -1,5 +1,6 @@
 """Every public entrance looks at types, shapes, ranges and devices, and says what it was given."""
 
+import inspect
 from itertools import islice
 
 import numpy as np
@@ -12,14 +13,22 @@ from pwl_lab.distill.curriculum import extracted, one_shot
 from pwl_lab.distill.probes import CorrelationProbe
 from pwl_lab.distill.students import distil_cohort
 from pwl_lab.distill.two_phase import two_phase
+from pwl_lab.loading.bundle import Inputs, inputs_of
 from pwl_lab.loading.model import ProgressiveModel
 from pwl_lab.models import build
 from pwl_lab.study.verbs import train_pair
 from pwl_lab.support.errors import InvalidValueError
 from pwl_lab.swap.evaluation import mask_predictions, score_masks
 from pwl_lab.swap.swapnet import SwapNet
-from pwl_lab.tasks.base import Batch, accuracy
-from pwl_lab.tasks.entrances import check_images, check_inputs, check_labels
+from pwl_lab.tasks.base import (
+    Batch,
+    accuracy,
+    check_images,
+    check_inputs,
+    check_labels,
+    class_names_of,
+    normalisation_of,
+)
 from pwl_lab.tasks.images import ImageTask
 from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.tasks.sizes import check_count
@@ -241,3 +250,41 @@ def test_no_students_are_refused():
     with pytest.raises(InvalidValueError, match="at least one of each"):
         distil_cohort(as_trained(MLP_TEACHER), MLP_STUDENT, PARITY, {"one_shot": one_shot()}, [], PLAN)
     assert len(list(islice(PARITY.batches(0, 2), 3))) == 3
+
+
+class Named(ToyImages):
+    """A reader's task that says what it may say."""
+
+    class_names = ("one", "two", "three")
+    normalisation = ((0.5,), (0.25,))
+
+
+class Loose:
+    """A reader's task that is not derived from `Task` and says no more than it has to."""
+
+    name, input_shape, n_classes = "loose", (6,), 2
+    batches, split, fingerprint = PARITY.batches, PARITY.split, PARITY.fingerprint
+
+
+def test_what_a_task_may_leave_out_has_a_default():
+    assert class_names_of(Named()) == ("one", "two", "three")
+    assert inputs_of(Named()) == Inputs(shape=(1, 7, 7), mean=(0.5,), std=(0.25,))
+    for task in (ToyImages(), PARITY, Loose()):  # unwrap: as outside tests, without type checks
+        assert inspect.unwrap(class_names_of)(task) == ()
+        assert inspect.unwrap(normalisation_of)(task) is None
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("class_names", ("one", "two"), "a name for each of 3 classes"),
+        ("normalisation", ((0.5,), ()), "for each of 1 channels"),
+        ("normalisation", ((0.5, 0.5), (0.2, 0.2)), "for each of 1 channels"),
+    ],
+)
+def test_what_a_task_says_wrongly_is_refused_before_anything_is_trained(field, value, words):
+    task = Named()
+    setattr(task, field, value)
+    teacher = type(MLP_TEACHER)(**MLP_TEACHER.model_dump() | {"n_inputs": 49, "n_classes": 3})
+    with pytest.raises(InvalidValueError, match=f"{field} = .*{words}"):
+        fit(teacher, task, PLAN, 0)

@@ -1,0 +1,34 @@
+"""The examples of docs/extend.md run as they stand, and the bundle that they write opens in another process."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from pwl_lab.support import paths
+
+PAGE = paths.root() / "docs" / "extend.md"
+
+
+@pytest.mark.usefixtures("store_folder")
+def test_the_examples_run_and_their_bundle_opens_where_the_network_is_defined(tmp_path):
+    examples = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    task, network, both = examples
+    (tmp_path / "mine.py").write_text(task + network)
+    opening = both[both.index("points = ") :]
+    programs = {
+        "all": task + network + both,
+        "again": f"from mine import *\nfrom pwl_lab.loading.model import ProgressiveModel\ntask = Rings()\n{opening}",
+    }
+    shown = {}
+    for name, code in programs.items():
+        (tmp_path / f"{name}.py").write_text(code)
+        done = subprocess.run([sys.executable, f"{name}.py"], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "export" not in done.stderr  # no warning that it will be refused
+        shown[name] = done.stdout
+    assert shown["all"] == shown["again"]
+    assert set(re.findall("'(.*?)'", shown["all"])) <= {"inside", "on it", "outside"}
+    assert '"family": "skip"' in (tmp_path / "runs" / "rings" / "index.json").read_text()
+    assert '"on it"' in (tmp_path / "runs" / "rings" / "index.json").read_text()
