@@ -27,28 +27,24 @@ def refusal(name: str, wrong: str, hint: str, expected: Any = None, found: Any =
     return ExerciseError("\n".join([*lines, f"  hint: {hint}"]))
 
 
-def attempt(function: Callable[..., Any], *inputs: Any, hint: str, on: str = "") -> Any:
-    """What the reader's function gives for copies of `inputs`; `on` says in words what they are.
+def attempt(function: Callable[..., Any], *inputs: Any, hint: str, on: str = "", copied: bool = True) -> Any:
+    """What the reader's function gives for `inputs`; `on` says in words what they are.
 
-    Raises ExerciseError where it fails, where it gives nothing, and where it is still a stub.
+    The function gets copies, unless it has to work on the very same tensors. Raises ExerciseError where it fails, where
+    it returns nothing, and where it is still a stub.
     """
     name = getattr(function, "__name__", "your answer")
     if not callable(function):
         raise refusal(name, "this is no function", hint, "a function", type(function).__name__)
     where = f" (called with {on})" if on else ""
     try:
-        answer = function(*copy.deepcopy(inputs))
+        answer = function(*(copy.deepcopy(inputs) if copied else inputs))
     except Exception as error:
         raise refusal(name, f"it fails with {type(error).__name__}: {error}{where}", hint) from error
-    return written(function, answer, hint)
-
-
-def written(function: Callable[..., Any], answer: Any, hint: str) -> Any:
-    """The answer that `function` gave. Raises ExerciseError where there is none, or a `...` is left in it."""
     if answer is None or _unwritten(answer):
-        name, asked = getattr(function, "__name__", "your answer"), inspect.getdoc(function)
         found = "nothing is returned" if answer is None else repr(answer).replace("Ellipsis", "...")
-        raise refusal(name, "not solved yet: put your answer in place of each `...`", hint, asked, found)
+        wrong = "not solved yet: put your answer in place of each `...`"
+        raise refusal(name, wrong, hint, inspect.getdoc(function), found)
     return answer
 
 
@@ -128,9 +124,9 @@ def _where(ours: Tensor, wanted: Tensor) -> str:
     """Where they are furthest apart, for more than a number."""
     if wanted.dim() == 0:
         return ""
-    place = int((ours - wanted).abs().nan_to_num(nan=float("inf")).argmax())
-    index = [int(i) for i in torch.unravel_index(torch.tensor(place), wanted.shape)]
-    return f" (furthest apart at {index}: {ours.flatten()[place]:.5g} for {wanted.flatten()[place]:.5g})"
+    worst = int((ours - wanted).abs().nan_to_num(nan=float("inf")).argmax())
+    index = [int(i) for i in torch.unravel_index(torch.tensor(worst), wanted.shape)]
+    return f" (furthest apart at {index}: {ours.flatten()[worst]:.5g} for {wanted.flatten()[worst]:.5g})"
 
 
 def _plain(value: Any) -> Any:

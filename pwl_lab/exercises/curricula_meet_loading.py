@@ -7,7 +7,7 @@ from jaxtyping import Float
 from scipy.stats import norm, t
 from torch import Tensor
 
-from pwl_lab.exercises.checking import attempt, refusal, same_numbers, swap_net, sync_loss, written
+from pwl_lab.exercises.checking import attempt, refusal, same_numbers, swap_net, sync_loss
 from pwl_lab.study.intervals import mean_interval
 from pwl_lab.support.seeding import generator
 from pwl_lab.swap.masks import all_masks
@@ -27,11 +27,8 @@ def run_mask(answer: Callable[[SwapNet, Tensor, str], Float[Tensor, "batch class
         right = net(inputs, mask)
         same_numbers(f"run_mask for {mask}", found, right, hint, _wrong_runs(net, inputs, mask), tolerance=1e-5)
         if not torch.equal(torch.as_tensor(found), right):
-            raise refusal(
-                f"run_mask for {mask}",
-                "nearly, but not bit for bit",
-                "the same operations in the same order, in float32",
-            )
+            exact = "the same operations in the same order, in float32"
+            raise refusal(f"run_mask for {mask}", "nearly, but not bit for bit", exact)
     return "Right, bit for bit: with TTT neither a converter nor the student is touched, so it is the teacher itself."
 
 
@@ -44,22 +41,23 @@ def _wrong_runs(net: SwapNet, inputs: Tensor, mask: str) -> dict[str, Tensor]:
         for boundary in range(1, net.n_blocks):
             state = convert(state, boundary, mask[boundary - 1], mask[boundary])
             state = net.owner(mask[boundary]).blocks[boundary](state)
-        return net.owner(head).head(state)
+        logits: Tensor = net.owner(head).head(state)
+        return logits
 
-    encode, decode = net.converters.encode, net.converters.decode
+    def always(state: Tensor, i: int, before: str, after: str) -> Tensor:
+        """A converter for the owner before, at every boundary."""
+        return net.converters.encode(state, i) if before == "T" else net.converters.decode(state, i)
 
     def right(state: Tensor, i: int, before: str, after: str) -> Tensor:
         """A converter where the owner changes."""
-        return state if before == after else (encode if before == "T" else decode)(state, i)
+        return state if before == after else always(state, i, before, after)
 
     return {
         "no converter where the owner changes": run(lambda state, i, before, after: state),
         "encoder and decoder have changed places: an encoder makes a student's state of a teacher's": run(
             lambda state, i, before, after: right(state, i, after, before)
         ),
-        "a converter stands only where the owner changes": run(
-            lambda state, i, before, after: (encode if before == "T" else decode)(state, i)
-        ),
+        "a converter stands only where the owner changes": run(always),
         "boundaries are counted from 1: this takes the converter of the boundary before": run(
             lambda state, i, before, after: right(state, i - 1, before, after)
         ),
@@ -78,15 +76,11 @@ def converters_alone(answer: Callable[[SwapNet, Sequence[Tensor], Sequence[Tenso
         teacher_states, _ = net.teacher.hidden_states(inputs)
     student_states, _ = net.student.hidden_states(inputs)
     name = "converters_alone"
-    try:
-        loss = answer(net, teacher_states, student_states)  # no copies: the gradients are what counts
-    except Exception as error:
-        raise refusal(name, f"it fails with {type(error).__name__}: {error}", hint) from error
-    written(answer, loss, hint)
+    loss = attempt(answer, net, teacher_states, student_states, hint=hint, copied=False)  # its gradients count
     same_numbers(name, loss, sync_loss(net, teacher_states, student_states), hint)
     if not isinstance(loss, Tensor) or not loss.requires_grad:
         raise refusal(name, "this loss trains nothing, not even the converters: detach the states, not the loss", hint)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
     if any(weights.grad is not None for weights in net.student.parameters()):
         raise refusal(name, "the student gets a gradient: that is the loading `combined`", hint, "none", "a gradient")
     if any(weights.grad is None for weights in net.converters.parameters()):
@@ -96,7 +90,7 @@ def converters_alone(answer: Callable[[SwapNet, Sequence[Tensor], Sequence[Tenso
 
 def paired_interval(answer: Callable[[Sequence[float], Sequence[float]], Sequence[float]]) -> str:
     """`answer(ours, theirs)`: lower end, mean and upper end of the 95% interval of the differences seed by seed."""
-    hint = "differences first; their mean, plus and minus t(0.975, n - 1) times their deviation (n - 1) over sqrt(n)"
+    hint = "differences first; their mean, plus and minus t(0.975, n - 1) times their standard deviation (n - 1) over sqrt(n)"
     for ours, theirs in (
         ([0.871, 0.882, 0.859], [0.866, 0.879, 0.852]),
         ([0.71, 0.74, 0.69, 0.75, 0.72], [0.73, 0.735, 0.70, 0.78, 0.725]),
@@ -110,16 +104,14 @@ def paired_interval(answer: Callable[[Sequence[float], Sequence[float]], Sequenc
             """The interval of that half width."""
             return [middle - half, middle, middle + half]
 
-        spread, root = float(gain.std()), n**0.5
+        spread, biased, root = float(gain.std()), float(gain.std(correction=0)), n**0.5
         apart = float((a.var() / n + b.var() / n).sqrt())
         mistakes = {
             "theirs minus ours: a gain should be positive": [-value for value in reversed(right)],
             "1.96 is for many seeds: with so few take Student's t": around(float(norm.ppf(0.975)) * spread / root),
             "one-sided: 95% in the middle leaves 2.5% at either end": around(float(t.ppf(0.95, n - 1)) * spread / root),
-            "divide by n - 1, not by n, in the standard deviation": around(
-                quantile * float(gain.std(correction=0)) / root
-            ),
-            "the deviation is not divided by the root of the number of seeds": around(quantile * spread),
+            "divide by n - 1, not by n, in the standard deviation": around(quantile * biased / root),
+            "the standard deviation is not divided by the root of the number of seeds": around(quantile * spread),
             "not seed by seed: what all students of a seed share should cancel, so take differences first": (
                 around(quantile * apart)
             ),

@@ -104,7 +104,7 @@ def _wrong_stages(name: str, right: list[str]) -> dict[str, list[str]]:
 
 def projected_target(answer: Callable[[Tensor, Tensor], Float[Tensor, "batch r"]]) -> str:
     """`answer(state, matrix)`: `P^T h`, centred unit by unit and scaled by one factor to standard deviation 1."""
-    hint = "state @ matrix; minus its mean over the batch (one mean per unit); over the deviation of all units together"
+    hint = "state @ matrix; minus its mean over the batch (one mean per unit); over the standard deviation of all units together"
     random = generator(0, "projection")
     state = torch.relu(torch.randn(500, 10, generator=random) * torch.arange(1.0, 11) + 1)
     matrix = random_projection(10, 3, seed=0)
@@ -122,7 +122,7 @@ def projected_target(answer: Callable[[Tensor, Tensor], Float[Tensor, "batch r"]
         "this is centred over the units of each sample; a unit is centred over the batch": (
             (raw - raw.mean(dim=1, keepdim=True)) / (raw - raw.mean(dim=1, keepdim=True)).std()
         ),
-        "centred, and divided by the deviation before centring: measure it afterwards": centred / raw.std(),
+        "centred, and divided by the standard deviation before centring: measure it afterwards": centred / raw.std(),
         "divided by the variance: take its square root": centred / spread**2,
         "the shape is (units, batch): hidden states have the batch first": (centred / spread).T,
     }

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 
 from pwl_lab.benchmarks import accuracy as timeline
@@ -14,16 +15,11 @@ def anytime_area(answer: Callable[[Sequence[float], Sequence[float], float], flo
     hint = "each accuracy holds from its second to the next one, the last to the horizon; before the first it is 0"
     seconds, accuracy = [1.0, 3.0, 4.5, 8.0], [0.80, 0.84, 0.90, 0.95]
     for horizon in (10.0, 6.0):
-        points = pd.DataFrame({"seconds": seconds, "accuracy": accuracy})
-        right = timeline.anytime_area(points, horizon)
-        begins = [min(second, horizon) for second in seconds]
-        widths = [end - begin for begin, end in zip(begins, [*begins[1:], horizon], strict=True)]
-        held = sum(width * value for width, value in zip(widths, accuracy, strict=True))
-        slanted = sum(
-            width * (value + after) / 2
-            for width, value, after in zip(widths, accuracy, [*accuracy[1:], accuracy[-1]], strict=True)
-        )
-        unclipped = [end - begin for begin, end in zip(seconds, [*seconds[1:], horizon], strict=True)]
+        right = timeline.anytime_area(pd.DataFrame({"seconds": seconds, "accuracy": accuracy}), horizon)
+        begins = np.minimum(seconds, horizon)
+        widths = np.diff([*begins, horizon])  # how long each accuracy holds
+        held = widths @ accuracy
+        slanted = widths @ (np.add(accuracy, [*accuracy[1:], accuracy[-1]]) / 2)
         mistakes = {
             "the time before the first answer is left out: it counts as accuracy 0": held / (horizon - begins[0]),
             "before the first answer nobody predicts: that time counts as 0": (held + begins[0] * accuracy[0])
@@ -32,16 +28,12 @@ def anytime_area(answer: Callable[[Sequence[float], Sequence[float], float], flo
                 slanted / horizon
             ),
             "the last stretch, up to the horizon, is missing": (held - widths[-1] * accuracy[-1]) / horizon,
-            "a step shows the accuracy that comes next: it holds from its own second on": sum(
-                width * value for width, value in zip([begins[0], *widths[:-1]], accuracy, strict=True)
-            )
-            / horizon,
+            "a step shows the accuracy that comes next: it holds from its own second on": (
+                np.array([begins[0], *widths[:-1]]) @ accuracy / horizon
+            ),
             "this is the area in seconds: divide by the horizon": held,
-            "this is the mean over the points: weigh each with the time it holds": sum(accuracy) / len(accuracy),
-            "what comes after the horizon does not count": sum(
-                width * value for width, value in zip(unclipped, accuracy, strict=True)
-            )
-            / horizon,
+            "this is the mean over the points: weigh each with the time it holds": np.mean(accuracy),
+            "what comes after the horizon does not count": np.diff([*seconds, horizon]) @ accuracy / horizon,
         }
         found = attempt(answer, seconds, accuracy, horizon, hint=hint, on=f"four points, horizon {horizon:g} s")
         same_numbers(f"anytime_area up to {horizon:g} s", found, right, hint, mistakes)
@@ -54,41 +46,28 @@ def arrival_seconds(answer: Callable[[int, Mapping[int, int], Sequence[int], flo
         "one latency for the index, then for each file in turn (the boot set first) a latency and bytes / (rate * 10^6)"
     )
     boot, blocks, order, rate = 400_000, {1: 100_000, 2: 900_000, 3: 2_500_000}, (2, 1, 3), 2.0
+    sizes = np.array([boot, *(blocks[block] for block in order)])
+    bare = np.cumsum(sizes) / (rate * 1e6)  # without any latency
     for latency in (0.0, 0.25):
         link = Throttle(rate, latency)
-        right = _added_up(latency, [link.seconds_for(size) for size in (boot, *(blocks[b] for b in order))])
-        bare = _added_up(0.0, [size / (rate * 1e6) for size in (boot, *(blocks[b] for b in order))])
+        waits = [link.seconds_for(size) for size in sizes.tolist()]
+        right = latency + np.cumsum(waits)
         mistakes = {
-            "the index comes first, and waits for the link's latency too": [seconds - latency for seconds in right],
+            "the index comes first, and waits for the link's latency too": right - latency,
             "the latency is missing": bare,
-            "every file waits for the latency anew, not only the first one": [seconds + latency for seconds in bare],
-            "every file waits for the latency anew, not only the index and the first one": [
-                seconds + 2 * latency for seconds in bare
-            ],
-            "these are the blocks in the order of their numbers, not in the given order": _added_up(
-                latency, [link.seconds_for(size) for size in (boot, *blocks.values())]
+            "every file waits for the latency anew, not only the first one": bare + latency,
+            "every file waits for the latency anew, not only the index and the first one": bare + 2 * latency,
+            "these are the blocks in the order of their numbers, not in the given order": (
+                latency + np.cumsum([link.seconds_for(size) for size in (boot, *blocks.values())])
             ),
-            "a megabyte is 10^6 bytes here, not 2^20": _added_up(
-                latency, [latency + size / (rate * 2**20) for size in (boot, *(blocks[b] for b in order))]
-            ),
-            "this is how long each file takes: add up, one comes after the other": [
-                link.seconds_for(size) for size in (boot, *(blocks[b] for b in order))
-            ],
+            "a megabyte is 10^6 bytes here, not 2^20": latency + np.cumsum(latency + sizes / (rate * 2**20)),
+            "this is how long each file takes: add up, one comes after the other": waits,
             "the student is missing: its bytes come first, and at its arrival the first answer": right[1:],
         }
         on = f"order {order}, {rate:g} MB/s, latency {latency:g} s"
         found = attempt(answer, boot, blocks, order, rate, latency, hint=hint, on=on)
         same_numbers(f"arrival_seconds at latency {latency:g} s", found, right, hint, mistakes)
     return "Right: these are the seconds of planned_timeline."
-
-
-def _added_up(start: float, durations: Sequence[float]) -> list[float]:
-    """The ends of things that happen one after another."""
-    ends = []
-    for duration in durations:
-        start += duration
-        ends.append(start)
-    return ends
 
 
 def tie_latency(answer: Callable[[Mapping[str, float], Sequence[int], float], float]) -> str:
@@ -116,9 +95,8 @@ def tie_latency(answer: Callable[[Mapping[str, float], Sequence[int], float], fl
             "these are bytes: divide them by the bytes that the link brings in a second": right * rate * 1e6,
             "a megabyte is 10^6 bytes here, not 2^20": right * 1e6 / 2**20,
         }
-        found = attempt(
-            answer, accuracy, sizes, rate, hint=hint, on=f"accuracies {accuracy}, sizes {sizes}, {rate:g} MB/s"
-        )
+        on = f"accuracies {accuracy}, sizes {sizes}, {rate:g} MB/s"
+        found = attempt(answer, accuracy, sizes, rate, hint=hint, on=on)
         same_numbers("tie_latency", found, right, hint, mistakes, tolerance=1e-3)
     return "Right: first comes the block that gains more per second. Where every file waits long, small ones lose their lead."
 

@@ -22,21 +22,21 @@ def converters(answer: Callable[[str], Sequence[str]]) -> str:
     for mask in ("TSST", "TTTT", "STSTTS", "SSTT"):
         ends = list(enumerate(pairwise(mask), start=1))
         names = {("T", "S"): "encoder", ("S", "T"): "decoder"}
-        right = [f"{names[owners]} {boundary}" for boundary, owners in ends if owners in names]
+        needed = [(names[owners], boundary) for boundary, owners in ends if owners in names]
+        right = [f"{name} {boundary}" for name, boundary in needed]
+        other = {"encoder": "decoder", "decoder": "encoder"}
         mistakes = {
             "encoder and decoder have changed places: an encoder makes a student's state of a teacher's": [
-                f"{names[owners[::-1]]} {boundary}" for boundary, owners in ends if owners in names
+                f"{other[name]} {boundary}" for name, boundary in needed
             ],
-            "boundaries are counted from 1: boundary 1 lies behind block 1": [
-                f"{names[owners]} {boundary - 1}" for boundary, owners in ends if owners in names
-            ],
+            "boundaries are counted from 1: boundary 1 lies behind block 1": [f"{name} {i - 1}" for name, i in needed],
             "a converter is named after the block behind it: boundary i lies between block i and block i + 1": [
-                f"{names[owners]} {boundary + 1}" for boundary, owners in ends if owners in names
+                f"{name} {boundary + 1}" for name, boundary in needed
             ],
             "a converter stands only where the owner changes": [
                 f"{'encoder' if owners[0] == 'T' else 'decoder'} {boundary}" for boundary, owners in ends
             ],
-            "the numbers of the boundaries are missing": [word.split()[0] for word in right],
+            "the numbers of the boundaries are missing": [name for name, _ in needed],
             "the last converter is missing": right[:-1] if right else ["none"],
             "an encoder at every boundary: where the owner stays there is none, and S then T needs a decoder": [
                 f"encoder {boundary}" for boundary, _ in ends
@@ -61,16 +61,16 @@ def sync(answer: Callable[..., Float[Tensor, ""]]) -> str:
 
     def encode(state: Tensor, boundary: int) -> Tensor:
         """Teacher channels to student channels."""
-        return torch.einsum("bct,cd->bdt", state, down[_place(boundary)])
+        return torch.einsum("bct,cd->bdt", state, down[_index(boundary)])
 
     def decode(state: Tensor, boundary: int) -> Tensor:
         """Student channels to teacher channels."""
-        return torch.einsum("bct,cd->bdt", state, up[_place(boundary)])
+        return torch.einsum("bct,cd->bdt", state, up[_index(boundary)])
 
-    def total(distance: Callable[[Tensor, Tensor], Tensor], ways: tuple[int, int] = (1, 1)) -> Tensor:
+    def total(distance: Callable[[Tensor, Tensor], Tensor], weights: tuple[int, int] = (1, 1)) -> Tensor:
         """The loss with another distance, or with one of its two directions alone."""
         ends = [(i, teacher[i - 1], student[i - 1]) for i in (1, 2)]
-        terms = [ways[0] * distance(encode(t, i), s) + ways[1] * distance(decode(s, i), t) for i, t, s in ends]
+        terms = [weights[0] * distance(encode(t, i), s) + weights[1] * distance(decode(s, i), t) for i, t, s in ends]
         return torch.stack(terms).mean()
 
     right = total(feature_distance)
@@ -79,8 +79,8 @@ def sync(answer: Callable[..., Float[Tensor, ""]]) -> str:
     return "Right, and the same as pwl_lab.swap.pair_training.sync_loss."
 
 
-def _place(boundary: int) -> int:
-    """Where the converters of a boundary stand. Raises ValueError for one that three blocks do not have."""
+def _index(boundary: int) -> int:
+    """The index of a boundary's converters. Raises ValueError for one that three blocks do not have."""
     if boundary not in (1, 2):
         raise ValueError(f"there is no boundary {boundary}: between three blocks lie the boundaries 1 and 2")
     return int(boundary) - 1
@@ -94,6 +94,20 @@ def _wrong_sync(total: Callable[..., Tensor]) -> dict[str, Tensor]:
         """Of the flattened states, mean over the batch."""
         return torch.cosine_similarity(a.flatten(1), b.flatten(1), dim=1).mean()
 
+    distances = {
+        "the cosine is missing: distance = mean squared error + 1 - cosine": mse,
+        "the mean squared error is missing: distance = mean squared error + 1 - cosine": lambda a, b: 1 - cosine(a, b),
+        "the cosine has the wrong sign: alike states should be near, so 1 - cosine": (
+            lambda a, b: mse(a, b) + 1 + cosine(a, b)
+        ),
+        "the 1 of 1 - cosine is missing: equal states would be at distance -1": lambda a, b: mse(a, b) - cosine(a, b),
+        "a cosine at every position: flatten each sample's state first": (
+            lambda a, b: mse(a, b) + 1 - torch.cosine_similarity(a, b, dim=1).mean()
+        ),
+        "the squared errors are added up: take their mean over all numbers of a state": (
+            lambda a, b: (a - b).square().flatten(1).sum(dim=1).mean() + 1 - cosine(a, b)
+        ),
+    }
     return {
         "this is the sum over the boundaries, not the mean": 2 * total(feature_distance),
         "the encoders alone: the decoded student's state against the teacher's is missing": total(
@@ -102,22 +116,7 @@ def _wrong_sync(total: Callable[..., Tensor]) -> dict[str, Tensor]:
         "the decoders alone: the encoded teacher's state against the student's is missing": total(
             feature_distance, (0, 1)
         ),
-        "the cosine is missing: distance = mean squared error + 1 - cosine": total(mse),
-        "the mean squared error is missing: distance = mean squared error + 1 - cosine": total(
-            lambda a, b: 1 - cosine(a, b)
-        ),
-        "the cosine has the wrong sign: alike states should be near, so 1 - cosine": total(
-            lambda a, b: mse(a, b) + 1 + cosine(a, b)
-        ),
-        "the 1 of 1 - cosine is missing: equal states would be at distance -1": total(
-            lambda a, b: mse(a, b) - cosine(a, b)
-        ),
-        "a cosine at every position: flatten each sample's state first": total(
-            lambda a, b: mse(a, b) + 1 - torch.cosine_similarity(a, b, dim=1).mean()
-        ),
-        "the squared errors are added up: take their mean over all numbers of a state": total(
-            lambda a, b: (a - b).square().flatten(1).sum(dim=1).mean() + 1 - cosine(a, b)
-        ),
+        **{wrong: total(distance) for wrong, distance in distances.items()},
     }
 
 

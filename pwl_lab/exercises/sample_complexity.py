@@ -1,10 +1,12 @@
 """Checks of the exercises to notebook 08: a slope on logarithmic axes, its bootstrap interval, and one gradient step."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pwl_lab.distill.two_phase import STEP_LENGTH, first_step
@@ -30,37 +32,29 @@ SPREAD: dict[float, list[float]] = {  # even enough for a bootstrap's quantiles 
 def slope(answer: Callable[[Points], float]) -> str:
     """`answer(points)`: the least-squares slope of log(steps) over log(n), through the medians over seeds."""
     hint = "a straight line (np.polyfit) through the logarithms: of the sizes, and of the median of each size's steps"
-    for points in (POINTS, {size: POINTS[size] for size in (20, 45, 70)}):
+    for points in (POINTS, {size: POINTS[size] for size in (20.0, 45.0, 70.0)}):
         sizes = np.array(sorted(points))
-        medians = np.array([np.median(points[size]) for size in sizes])
-        means = np.array([np.mean(points[size]) for size in sizes])
-        ends = np.log(medians[[0, -1]])
+        medians, means = (np.array([middle(points[size]) for size in sizes]) for middle in (np.median, np.mean))
+        log_n, log_steps = np.log(sizes), np.log(medians)
         mistakes = {
-            "no logarithms: a power law is a straight line only on two logarithmic axes": np.polyfit(sizes, medians, 1)[
-                0
-            ],
-            "only the steps are in logarithms: take those of the sizes as well": np.polyfit(sizes, np.log(medians), 1)[
-                0
-            ],
-            "only the sizes are in logarithms: take those of the steps as well": np.polyfit(np.log(sizes), medians, 1)[
-                0
-            ],
-            "means over seeds: one student that took long moves them; take medians": (
-                np.polyfit(np.log(sizes), np.log(means), 1)[0]
-            ),
-            "logarithm of n over logarithm of steps: the other way round": np.polyfit(
-                np.log(medians), np.log(sizes), 1
-            )[0],
-            "this is the intercept: polyfit gives the highest power first": np.polyfit(
-                np.log(sizes), np.log(medians), 1
-            )[1],
+            "no logarithms: a power law is a straight line only on two logarithmic axes": _line(sizes, medians),
+            "only the steps are in logarithms: take those of the sizes as well": _line(sizes, log_steps),
+            "only the sizes are in logarithms: take those of the steps as well": _line(log_n, medians),
+            "means over seeds: one student that took long moves them; take medians": _line(log_n, np.log(means)),
+            "logarithm of n over logarithm of steps: the other way round": _line(log_steps, log_n),
+            "this is the intercept: polyfit gives the highest power first": np.polyfit(log_n, log_steps, 1)[1],
             "a line through the first and the last point: least squares uses all of them": (
-                (ends[1] - ends[0]) / np.log(sizes[-1] / sizes[0])
+                (log_steps[-1] - log_steps[0]) / (log_n[-1] - log_n[0])
             ),
         }
         found = attempt(answer, points, hint=hint, on=f"{len(points)} sizes, 5 seeds each")
         same_numbers("slope", found, slope_interval(points)[1], hint, mistakes)
     return "Right: the exponent of a power law. Theory's lower bound for one-shot is k - 1 at large n."
+
+
+def _line(x: NDArray[Any], y: NDArray[Any]) -> float:
+    """The slope of the line through points, by least squares."""
+    return float(np.polyfit(x, y, 1)[0])
 
 
 def interval(answer: Callable[[Points], Sequence[float]]) -> str:
@@ -73,15 +67,19 @@ def interval(answer: Callable[[Points], Sequence[float]]) -> str:
     if pair.shape != (2,):
         raise refusal("interval", "two numbers are asked for", hint, "(lower end, upper end)", repr(found))
     room = 0.12 * (high - low)  # chance: two bootstraps of 2,000 resamples differ by a few percent of the width
-    if all(abs(float(ours) - end) <= room for ours, end in zip(pair, (low, high), strict=True)):
+
+    def near(ends: Sequence[float]) -> bool:
+        """Whether the answer is this interval."""
+        return all(abs(float(ours) - end) <= room for ours, end in zip(pair, ends, strict=True))
+
+    if near((low, high)):
         return "Right, up to the chance of the resamples. It speaks of the students' seeds only, not of other teachers."
-    for wrong, ends in _wrong_intervals(middle, low, high).items():
-        if all(abs(float(ours) - end) <= room for ours, end in zip(pair, ends, strict=True)):
-            raise refusal("interval", wrong, hint, f"about ({low:.3f}, {high:.3f})", tuple(pair.tolist()))
-    raise refusal("interval", "these are not the ends", hint, f"about ({low:.3f}, {high:.3f})", tuple(pair.tolist()))
+    named = [wrong for wrong, ends in _wrong_intervals(middle, low, high).items() if near(ends)]
+    wrong = named[0] if named else "these are not the ends"
+    raise refusal("interval", wrong, hint, f"about ({low:.3f}, {high:.3f})", tuple(pair.tolist()))
 
 
-def _wrong_intervals(middle: float, low: float, high: float) -> dict[str, tuple[float, float]]:
+def _wrong_intervals(middle: float, low: float, high: float) -> dict[str, Sequence[float]]:
     """What the usual mistakes give."""
     random, sizes = numpy_generator(1, "bootstrap"), np.array(sorted(SPREAD))
     values = np.log(np.array([SPREAD[size] for size in sizes]))
@@ -93,13 +91,9 @@ def _wrong_intervals(middle: float, low: float, high: float) -> dict[str, tuple[
     return {
         "upper end before lower end": (high, low),
         "this is the range of all resamples: take the quantiles 0.025 and 0.975": (slopes.min(), slopes.max()),
-        "this is the middle half: 95% lie between the quantiles 0.025 and 0.975": tuple(
-            np.quantile(slopes, (0.25, 0.75))
-        ),
+        "this is the middle half: 95% lie between the quantiles 0.025 and 0.975": np.quantile(slopes, (0.25, 0.75)),
         "this has no width: are seeds drawn with replacement, and anew each time?": (middle, middle),
-        "one seed per size: draw as many as there are, and take their median": tuple(
-            np.quantile(alone, (0.025, 0.975))
-        ),
+        "one seed per size: draw as many as there are, and take their median": np.quantile(alone, (0.025, 0.975)),
     }
 
 

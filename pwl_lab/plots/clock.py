@@ -1,11 +1,13 @@
 """Figures of loading by the clock: first predictions, accuracy against seconds and bytes, latencies, arrivals."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from pwl_lab.benchmarks.accuracy import anytime_area, planned_timeline
 from pwl_lab.loading.bundle import BundleIndex
@@ -13,42 +15,32 @@ from pwl_lab.loading.log import Event
 from pwl_lab.loading.throttle import Throttle
 from pwl_lab.loading.weightless import build_empty
 from pwl_lab.models.blocknet import parameter_bytes
-from pwl_lab.plots.style import (
-    NOTE,
-    OWNER,
-    SPARE,
-    Figure,
-    Percent,
-    byte_words,
-    labels_above,
-    level_line,
-    order_look,
-    row_of_axes,
-    style,
-)
+from pwl_lab.plots import style
+from pwl_lab.plots.style import NOTE, OWNER, SPARE, Figure, Look
 
-# Way to load -> what figures call it, colour, line style, marker.
-WAY = {
-    "progressive": ("progressive", "#009E73", "-", "o"),
-    "progressive_8bit_first": ("progressive, 8 bits first", "#0072B2", (0, (5, 1.5)), "D"),
-    "student_only": ("student only", "#56B4E9", ":", "s"),
-    "teacher_safetensors": ("teacher, safetensors", "#D55E00", "-", "^"),
-    "teacher_torch_load": ("teacher, torch.load", "#E69F00", "-.", "v"),
-    "teacher_streamer": ("teacher, Run:ai streamer", "#CC79A7", ":", "P"),
-    "teacher_8bit": ("teacher at 8 bits", "#CC79A7", "--", "P"),
-    "bit_planes": ("teacher in bit planes", "#000000", "-.", "X"),
+# A baseline, or progressive loading -> what figures call it, and its look.
+BASELINE: dict[str, tuple[str, Look]] = {
+    "progressive": ("progressive", ("#009E73", "-", "o")),
+    "progressive_8bit_first": ("progressive, 8 bits first", ("#0072B2", (0, (5, 1.5)), "D")),
+    "student_only": ("student only", ("#56B4E9", ":", "s")),
+    "teacher_safetensors": ("teacher, safetensors", ("#D55E00", "-", "^")),
+    "teacher_torch_load": ("teacher, torch.load", ("#E69F00", "-.", "v")),
+    "teacher_streamer": ("teacher, Run:ai streamer", ("#CC79A7", ":", "P")),
+    "teacher_8bit": ("teacher at 8 bits", ("#CC79A7", "--", "P")),
+    "bit_planes": ("teacher in bit planes", ("#000000", "-.", "X")),
 }
 BELOW = 0.05  # accuracies further than this below the student's are named, not drawn to scale
+CHOSEN: Look = ("#009E73", "-", "o")
 
 
-def way_look(way: str) -> tuple[str, str, str | tuple, str]:
-    """Label, colour, line style and marker of a way to load; of a reader's own one too."""
-    return WAY.get(way, (way, *SPARE[3]))
+def baseline_look(baseline: str) -> tuple[str, Look]:
+    """The name and the look of a baseline; of a reader's own one too."""
+    return BASELINE.get(baseline, (baseline, SPARE[3]))
 
 
-def way_name(way: str) -> str:
-    """What figures and tables call a way to load."""
-    return way_look(way)[0]
+def baseline_name(baseline: str) -> str:
+    """What figures and tables call a baseline."""
+    return baseline_look(baseline)[0]
 
 
 def second_words(value: float, _: object = None) -> str:
@@ -56,215 +48,205 @@ def second_words(value: float, _: object = None) -> str:
     return f"{1000 * value:.3g} ms" if value < 0.9995 else f"{value:.3g} s"
 
 
+@style.context()
 def first_prediction_chart(table: pd.DataFrame) -> Figure:
-    """Seconds to the first prediction: a panel per size, a row per state, a marker per way.
+    """Seconds to the first prediction: a panel per size, a row per state, a marker per baseline.
 
-    `table` as from `clock.measure.first_predictions`. Markers are medians, bars go from the quickest to the slowest
+    `table` as from `benchmarks.first_predictions`. Markers are medians, bars go from the quickest to the slowest
     repeat; the scale is logarithmic and the same in all panels.
     """
-    sizes, ways = (list(dict.fromkeys(table[column])) for column in ("size", "way"))
+    sizes, baselines = (list(dict.fromkeys(table[column])) for column in ("size", "way"))
     rows = [table.loc[table["size"] == size, "state"].nunique() for size in sizes]
-    with style():
-        figure = Figure(figsize=(9, 1.2 + 0.27 * sum(rows) + 0.38 * len(sizes)), layout="constrained")
-        panels = figure.subplots(len(sizes), 1, sharex=True, squeeze=False, height_ratios=[n + 0.6 for n in rows])
-        for size, axes in zip(sizes, panels[:, 0], strict=True):
-            part = table[table["size"] == size]
-            states = list(dict.fromkeys(part["state"]))
-            for place, way in enumerate(ways):
-                _spread(axes, part[part["way"] == way], states, way, 0.16 * (place - (len(ways) - 1) / 2))
-            axes.set_yticks(range(len(states)), states)
-            axes.set(ylim=(len(states) - 0.4, -0.6), xscale="log")
-            axes.set_title(size, fontsize=NOTE, weight="bold", pad=2)
-            axes.tick_params(axis="y", left=False)
-        _log_seconds(axes)
-        handles = [
-            axes.plot([], [], ls="", color=way_look(way)[1], marker=way_look(way)[3], label=way_look(way)[0])[0]
-            for way in ways
-        ]
-        figure.legend(handles=handles, loc="outside upper center", ncols=min(3, len(ways)))
-    return figure
-
-
-def _spread(axes: Axes, rows: pd.DataFrame, states: Sequence[str], way: str, shift: float) -> None:
-    """The markers of one way, a little above or below the middle of each state's row."""
-    by_state = rows.groupby("state")["first_prediction_s"].agg(["median", "min", "max"])
-    spots = np.array([states.index(state) for state in by_state.index]) + shift
-    _, colour, _, marker = way_look(way)
-    axes.hlines(spots, by_state["min"], by_state["max"], color=colour, lw=2)
-    axes.plot(by_state["median"], spots, ls="", marker=marker, color=colour, ms=6)
-
-
-def _log_seconds(axes: Axes) -> None:
-    """A logarithmic axis of seconds, in words."""
+    figure = Figure(figsize=(9, 1.2 + 0.27 * sum(rows) + 0.38 * len(sizes)), layout="constrained")
+    panels = figure.subplots(len(sizes), 1, sharex=True, squeeze=False, height_ratios=[n + 0.6 for n in rows])
+    for size, axes in zip(sizes, panels[:, 0], strict=True):
+        part = table[table["size"] == size]
+        states = list(dict.fromkeys(part["state"]))
+        for i, baseline in enumerate(baselines):
+            shift = 0.16 * (i - (len(baselines) - 1) / 2)
+            _spread(axes, part[part["way"] == baseline], states, baseline_look(baseline)[1], shift)
+        axes.set_yticks(range(len(states)), states)
+        axes.set(ylim=(len(states) - 0.4, -0.6), xscale="log")
+        axes.set_title(size, fontsize=NOTE, weight="bold", pad=2)
+        axes.tick_params(axis="y", left=False)
     axes.set_xlabel("seconds to the first prediction (logarithmic)")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
-    axes.xaxis.set_major_formatter(FuncFormatter(second_words))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-
-
-def anytime_chart(timelines: pd.DataFrame, horizon_s: float) -> Figure:
-    """Accuracy against seconds since the start, a staircase per way; nothing is drawn before the first prediction.
-
-    `timelines` has way, seed, seconds, network and accuracy (see `clock.measure.timelines`): means over seeds, with a
-    band from the worst to the best seed. The legend has the area (`clock.timeline.anytime_area`) up to `horizon_s`.
-    """
-    with style():
-        figure, (axes,) = row_of_axes(9, 4.8)
-        for way, rows in timelines.groupby("way", sort=False):
-            area = float(np.mean([anytime_area(mine, horizon_s) for _, mine in rows.groupby("seed", sort=False)]))
-            label, colour, dashes, marker = way_look(way)
-            steps = _steps(rows)
-            times = [*steps["seconds"], horizon_s]
-            low, high, mean = ([*steps[name], steps[name].iloc[-1]] for name in ("low", "high", "mean"))
-            axes.fill_between(times, low, high, step="post", color=colour, alpha=0.15, lw=0)
-            axes.step(times, mean, where="post", color=colour, ls=dashes, lw=2, label=f"{label}: {area:.1%}")
-            axes.plot(times[:-1], mean[:-1], ls="", marker=marker, color=colour, ms=6)
-        _lowest(axes, timelines)
-        axes.set(xlabel="seconds since the start", ylabel="test accuracy", xlim=(0, horizon_s))
-        axes.yaxis.set_major_formatter(Percent())
-        figure.legend(loc="outside upper center", ncols=2, title="area: mean accuracy over the time shown")
+    style.log_ticks(axes.xaxis, second_words, (1, 3))
+    looks = [baseline_look(baseline) for baseline in baselines]
+    handles = [Line2D([], [], ls="", color=colour, marker=marker, label=name) for name, (colour, _, marker) in looks]
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(3, len(looks)))
     return figure
 
 
-def bytes_chart(timelines: pd.DataFrame) -> Figure:
-    """Accuracy against the bytes that a network took (logarithmic), a staircase per way.
+def _spread(axes: Axes, rows: pd.DataFrame, states: Sequence[str], look: Look, shift: float) -> None:
+    """The markers of one baseline, a little above or below the middle of each state's row."""
+    colour, _, marker = look
+    by_state = rows.groupby("state")["first_prediction_s"].agg(["median", "min", "max"])
+    heights = [states.index(state) + shift for state in by_state.index]
+    axes.hlines(heights, by_state["min"], by_state["max"], color=colour, lw=2)
+    axes.plot(by_state["median"], heights, ls="", marker=marker, color=colour, ms=6)
 
-    Means over seeds, bars from the worst to the best one.
+
+@style.context()
+def anytime_chart(timelines: pd.DataFrame, horizon_s: float) -> Figure:
+    """Accuracy against seconds since the start, a staircase per baseline; it begins with the first prediction.
+
+    Means over seeds, with a band from the worst to the best seed.
+
+    Arguments:
+
+    - timelines: as from `benchmarks.timelines`: way, seed, seconds, network and accuracy.
+    - horizon_s: the seconds shown; the legend has the area under the curve up to there (`anytime_area`).
     """
-    with style():
-        figure, (axes,) = row_of_axes(9, 4.4)
-        for way, rows in timelines.groupby("way", sort=False):
-            label, colour, dashes, marker = way_look(way)
-            steps = _steps(rows)
-            bars = [steps["mean"] - steps["low"], steps["high"] - steps["mean"]]
-            axes.errorbar(steps["bytes"], steps["mean"], yerr=bars, color=colour, ls=dashes, marker=marker, lw=1.8,
-                          ms=6, capsize=3, label=label, drawstyle="steps-post")  # fmt: skip
-        _lowest(axes, timelines)
-        axes.set(xscale="log", xlabel="bytes that had to arrive (logarithmic)", ylabel="test accuracy")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: byte_words(value)))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.yaxis.set_major_formatter(Percent())
-        figure.legend(loc="outside upper center", ncols=3)
+    figure, (axes,) = style.row_of_axes(9, 4.8)
+    for baseline, rows in timelines.groupby("way", sort=False):
+        area = float(np.mean([anytime_area(mine, horizon_s) for _, mine in rows.groupby("seed", sort=False)]))
+        name, look = baseline_look(baseline)
+        steps = _steps(rows)
+        low, high = ([*steps[end], steps[end].iloc[-1]] for end in ("low", "high"))
+        axes.fill_between([*steps["seconds"], horizon_s], low, high, step="post", color=look[0], alpha=0.15, lw=0)
+        _staircase(axes, steps["seconds"], steps["mean"], horizon_s, look, label=f"{name}: {area:.1%}")
+    _lowest(axes, timelines)
+    axes.set(xlabel="seconds since the start", xlim=(0, horizon_s))
+    figure.legend(loc="outside upper center", ncols=2, title="area: mean accuracy over the time shown")
+    return figure
+
+
+@style.context()
+def bytes_chart(timelines: pd.DataFrame) -> Figure:
+    """Accuracy against the bytes that a network took (logarithmic), a staircase per baseline.
+
+    `timelines` as from `benchmarks.timelines`. Means over seeds, bars from the worst to the best one.
+    """
+    figure, (axes,) = style.row_of_axes(9, 4.4)
+    for baseline, rows in timelines.groupby("way", sort=False):
+        name, (colour, dashes, marker) = baseline_look(baseline)
+        steps = _steps(rows)
+        bars = [steps["mean"] - steps["low"], steps["high"] - steps["mean"]]
+        axes.errorbar(steps["bytes"], steps["mean"], yerr=bars, color=colour, ls=dashes, marker=marker, lw=1.8,
+                      ms=6, capsize=3, label=name, drawstyle="steps-post")  # fmt: skip
+    _lowest(axes, timelines)
+    axes.set(xscale="log", xlabel="bytes that had to arrive (logarithmic)")
+    style.log_ticks(axes.xaxis, style.byte_words)
+    figure.legend(loc="outside upper center", ncols=3)
     return figure
 
 
 def _steps(rows: pd.DataFrame) -> pd.DataFrame:
-    """One way's networks in order: when and with how many bytes (means over seeds), accuracy mean, low and high."""
-    by_network = rows.groupby("network", sort=False)
-    accuracy = by_network["accuracy"]
-    steps = pd.DataFrame({"seconds": by_network["seconds"].mean(), "bytes": by_network["bytes"].mean()})
-    return steps.assign(mean=accuracy.mean(), low=accuracy.min(), high=accuracy.max()).sort_values("seconds")
+    """A baseline's networks in order: when and with how many bytes (means over seeds), accuracy mean, low and high."""
+    steps = rows.groupby("network", sort=False).agg(
+        seconds=("seconds", "mean"),
+        bytes=("bytes", "mean"),
+        mean=("accuracy", "mean"),
+        low=("accuracy", "min"),
+        high=("accuracy", "max"),
+    )
+    return steps.sort_values("seconds")
+
+
+def _staircase(
+    axes: Axes, seconds: pd.Series, accuracy: pd.Series, end: float, look: Look, lw: float = 2, **keys: Any
+) -> None:
+    """Accuracy as steps that begin at marks; the last one is held to the end."""
+    colour, dashes, marker = look
+    axes.step([*seconds, end], [*accuracy, accuracy.iloc[-1]], where="post", color=colour, ls=dashes, lw=lw, **keys)
+    axes.plot(seconds, accuracy, ls="", marker=marker, color=colour, ms=6)
 
 
 def _lowest(axes: Axes, timelines: pd.DataFrame) -> None:
-    """End the axis a little below the student; what is worse is said in words at its lower edge."""
-    means = timelines.groupby(["way", "network"])[["accuracy"]].mean()["accuracy"]
-    usual = means[~means.index.get_level_values("network").str.startswith("planes")]
-    bottom = float(usual.min()) - BELOW / 2
-    lost = [
-        f"{network.removeprefix('planes ')} bits: {value:.0%}"
-        for (_, network), value in means.items()
-        if value < bottom
-    ]
+    """End the axis of accuracies a little below the student; what is worse is said in words at its lower edge."""
+    style.accuracy_axis(axes, "test accuracy")
+    means = timelines.groupby(["way", "network"])["accuracy"].mean()
+    planes = means.index.get_level_values("network").str.startswith("planes")
+    bottom = float(means[~planes].min()) - BELOW / 2
     axes.set_ylim(bottom, float(means.max()) + 0.01)
-    if lost:
-        axes.annotate("bit planes, below the axis: " + ", ".join(lost), (0.99, 0.02), xycoords="axes fraction",
+    lost = means[means < bottom].droplevel("way")
+    words = [f"{network.removeprefix('planes ')} bits: {value:.0%}" for network, value in lost.items()]
+    if words:
+        axes.annotate("bit planes, below the axis: " + ", ".join(words), (0.99, 0.02), xycoords="axes fraction",
                       ha="right", fontsize=NOTE)  # fmt: skip
 
 
+@style.context()
 def latency_chart(latencies: pd.DataFrame) -> Figure:
     """How many predictions take longer than so many milliseconds, idle and while blocks arrive; both axes logarithmic.
 
-    `latencies` as from `clock.latency.latencies`; the dotted lines are the share of 1% (p99) and of 50% (p50).
+    `latencies` as from `benchmarks.latencies`; the dotted lines are the share of 1% (p99) and of 50% (p50).
     """
-    looks = {"idle": ("#56B4E9", "--"), "loading": ("#009E73", "-")}
-    with style():
-        figure, (axes,) = row_of_axes(9, 3.6)
-        for state, (colour, dashes) in looks.items():
-            times = np.sort(latencies.loc[latencies["state"] == state, "ms"].to_numpy())
-            share = 1 - np.arange(len(times)) / len(times)
-            p50, p99 = np.percentile(times, (50, 99))
-            axes.step(
-                times,
-                share,
-                where="post",
-                color=colour,
-                ls=dashes,
-                lw=2,
-                label=f"{state}: p50 {p50:.2g} ms, p99 {p99:.2g} ms",
-            )
-        for share in (0.5, 0.01):
-            level_line(axes, share, f"p{100 * (1 - share):.0f}", "#666666", ":")
-        axes.set(xscale="log", yscale="log", xlabel="milliseconds (logarithmic)", ylabel="share that takes longer")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
-        figure.legend(loc="outside upper center", ncols=2)
+    figure, (axes,) = style.row_of_axes(9, 3.6)
+    for state, colour, dashes in (("idle", "#56B4E9", "--"), ("loading", "#009E73", "-")):
+        times = np.sort(latencies.loc[latencies["state"] == state, "ms"].to_numpy())
+        p50, p99 = np.percentile(times, (50, 99))
+        label = f"{state}: p50 {p50:.2g} ms, p99 {p99:.2g} ms"
+        longer = 1 - np.arange(len(times)) / len(times)
+        axes.step(times, longer, where="post", color=colour, ls=dashes, lw=2, label=label)
+    for share in (0.5, 0.01):
+        style.level_line(axes, share, f"p{100 * (1 - share):.0f}", "#666666", ":")
+    axes.set(xscale="log", yscale="log", xlabel="milliseconds (logarithmic)", ylabel="share that takes longer")
+    style.log_ticks(axes.xaxis, "{x:g}")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
+    figure.legend(loc="outside upper center", ncols=2)
     return figure
 
 
+@style.context()
 def arrival_chart(events: Sequence[Event], accuracies: Mapping[str, float] | None = None) -> Figure:
-    """What a loader's events say: bytes arrived against seconds, and at each swap the mask that predicts from then on."""
+    """What a loader's events say: bytes arrived against seconds, and at each swap the mask that predicts from then on.
+
+    Arguments:
+
+    - events: a `ProgressiveModel`'s `events`.
+    - accuracies: the accuracy of each mask, to be written beside it.
+    """
     came = [event for event in events if event.kind in ("boot", "fetched", "swap")]
-    with style():
-        figure, (axes,) = row_of_axes(9, 4)
-        seconds, arrived = [event.seconds for event in came], [event.bytes_arrived for event in came]
-        axes.plot([0, *seconds], [0, *arrived], color="#444444", lw=1.5)
-        swaps = [event for event in came if event.kind != "fetched"]
-        for event in swaps:
-            owner, marker = ("S", "s") if event.kind == "boot" else ("T", "o")
-            axes.plot(event.seconds, event.bytes_arrived, marker=marker, ms=8, color=OWNER[owner])
-        axes.margins(x=0.06, y=0.1)
-        axes.set(xlabel="seconds since the loader was opened", ylabel="bytes arrived", xlim=(0, None), ylim=(0, None))
-        words = [one.mask + (f"\n{accuracies[one.mask.upper()]:.1%}" if accuracies else "") for one in swaps]
-        labels_above(axes, words, [one.seconds for one in swaps], [one.bytes_arrived for one in swaps])
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: byte_words(value)))
+    figure, (axes,) = style.row_of_axes(9, 4)
+    seconds, arrived = [event.seconds for event in came], [event.bytes_arrived for event in came]
+    axes.plot([0, *seconds], [0, *arrived], color="#444444", lw=1.5)
+    swaps = [event for event in came if event.kind != "fetched"]
+    for event in swaps:
+        owner, marker = ("S", "s") if event.kind == "boot" else ("T", "o")
+        axes.plot(event.seconds, event.bytes_arrived, marker=marker, ms=8, color=OWNER[owner])
+    axes.margins(x=0.06, y=0.1)
+    axes.set(xlabel="seconds since the loader was opened", ylabel="bytes arrived", xlim=(0, None), ylim=(0, None))
+    words = [one.mask + (f"\n{accuracies[one.mask.upper()]:.1%}" if accuracies else "") for one in swaps]
+    style.labels_above(axes, words, [one.seconds for one in swaps], [one.bytes_arrived for one in swaps])
+    axes.yaxis.set_major_formatter(style.byte_words)
     return figure
 
 
+@style.context()
 def planned_charts(index: BundleIndex, megabytes_per_s: Sequence[float], orders: Sequence[str]) -> Figure:
-    """What each loading order would bring on each link (`clock.timeline.planned_timeline`): a panel per link."""
-    with style():
-        figure, panels = row_of_axes(9, 3.4, len(megabytes_per_s), sharey=True)
-        for speed, axes in zip(megabytes_per_s, panels, strict=True):
-            plans = plans_for(index, speed, orders)
-            for place, (order, plan) in enumerate(plans.items()):
-                colour, dashes, marker = order_look(order)
-                times, values = _held(plan, horizon(plans))
-                thick = 0.9 * (len(plans) - place)  # later ones thinner, on top: common stretches show all of them
-                axes.step(times, values, where="post", color=colour, ls=dashes, lw=1.2 + thick, label=order)
-                axes.plot(times[:-1], values[:-1], ls="", marker=marker, color=colour, ms=5)
-            _teacher_alone(axes, index, speed)
-            axes.set_title(f"{speed:g} MB/s", fontsize=NOTE, weight="bold")
-            axes.set(xlabel="seconds since the start", xlim=(0, horizon(plans)))
-            axes.xaxis.set_major_locator(MaxNLocator(3))
-            axes.xaxis.set_major_formatter("{x:g}")
-        panels[0].set(ylabel="test accuracy")
-        panels[0].yaxis.set_major_formatter(Percent())
-        figure.legend(handles=panels[0].get_legend_handles_labels()[0], loc="outside upper center", ncols=len(orders))
+    """What each loading order of a bundle would bring on each link (`planned_timeline`): a panel per link."""
+    figure, panels = style.row_of_axes(9, 3.4, len(megabytes_per_s), sharey=True)
+    for speed, axes in zip(megabytes_per_s, panels, strict=True):
+        plans = plans_for(index, speed, orders)
+        for i, (order, plan) in enumerate(plans.items()):
+            thick = 1.2 + 0.9 * (len(plans) - i)  # later ones thinner, on top: common stretches show all of them
+            look = style.order_look(order)
+            _staircase(axes, plan["seconds"], plan["accuracy"], horizon(plans), look, lw=thick, label=order)
+        _teacher_alone(axes, index, speed)
+        axes.set_title(f"{speed:g} MB/s", loc="right", fontsize=NOTE, weight="bold")
+        axes.set(xlabel="seconds since the start", xlim=(0, horizon(plans)))
+        axes.xaxis.set_major_locator(MaxNLocator(3))
+        axes.xaxis.set_major_formatter("{x:g}")
+    style.accuracy_axis(panels[0], "test accuracy")
+    figure.legend(handles=panels[0].get_legend_handles_labels()[0], loc="outside upper center", ncols=len(orders))
     return figure
 
 
+@style.context()
 def planned_chart(index: BundleIndex, megabytes_per_s: float, shown: str, orders: Sequence[str]) -> Figure:
     """What the loading order `shown` would bring on one link; in grey the other `orders`."""
     plans = plans_for(index, megabytes_per_s, orders)
-    end = horizon(plans)
-    with style():
-        figure, (axes,) = row_of_axes(9, 3.4)
-        for order, plan in plans.items():
-            axes.step(*_held(plan, end), where="post", color="#BBBBBB", lw=1.2, zorder=1)
-            if order == shown:
-                times, values = _held(plan, end)
-                axes.step(times, values, where="post", color="#009E73", lw=2.5)
-                axes.plot(times[:-1], values[:-1], ls="", marker="o", color="#009E73")
-                axes.set(xlim=(0, end))
-                labels_above(axes, plan["network"].tolist(), times[:-1], values[:-1])
-        _teacher_alone(axes, index, megabytes_per_s, inside=True)
-        axes.margins(y=0.25)
-        axes.set(xlabel="seconds since the start", ylabel="test accuracy")
-        axes.yaxis.set_major_formatter(Percent())
+    figure, (axes,) = style.row_of_axes(9, 3.4)
+    for plan in plans.values():
+        _staircase(axes, plan["seconds"], plan["accuracy"], horizon(plans), ("#BBBBBB", "-", ""), lw=1.2, zorder=1)
+    seconds, accuracy = plans[shown]["seconds"], plans[shown]["accuracy"]
+    _staircase(axes, seconds, accuracy, horizon(plans), CHOSEN, lw=2.5)
+    axes.set(xlabel="seconds since the start", xlim=(0, horizon(plans)))
+    style.labels_above(axes, plans[shown]["network"].tolist(), seconds.tolist(), accuracy.tolist())
+    _teacher_alone(axes, index, megabytes_per_s, inside=True)
+    axes.margins(y=0.25)
+    style.accuracy_axis(axes, "test accuracy")
     return figure
 
 
@@ -276,11 +258,6 @@ def plans_for(index: BundleIndex, megabytes_per_s: float, orders: Sequence[str])
 def horizon(plans: Mapping[str, pd.DataFrame]) -> float:
     """The seconds that a figure of these timelines shows."""
     return 1.08 * max(float(plan["seconds"].iloc[-1]) for plan in plans.values())
-
-
-def _held(plan: pd.DataFrame, end: float) -> tuple[list[float], list[float]]:
-    """Seconds and accuracies of a timeline, the last one held to the end."""
-    return [*plan["seconds"], end], [*plan["accuracy"], plan["accuracy"].iloc[-1]]
 
 
 def _teacher_alone(axes: Axes, index: BundleIndex, megabytes_per_s: float, inside: bool = False) -> None:

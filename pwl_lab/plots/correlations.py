@@ -1,92 +1,90 @@
-"""Figures of the correlation probe: over checkpoints, pair by pair, and on projected hidden states."""
+"""Figures of the correlation probe: over checkpoints, pair by pair, on projected hidden states, and beside the students."""
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import SymmetricalLogLocator
 
 from pwl_lab.distill.probes import TeacherReadings
-from pwl_lab.plots.style import NOTE, OWNER, Figure, Percent, chance_line, level_line, row_of_axes, style
+from pwl_lab.plots import style
+from pwl_lab.plots.style import NOTE, OWNER, Figure, Look
+from pwl_lab.study import tables
+from pwl_lab.study.results import DistillationRuns
 
-# (colour, line style, marker) of a degree; higher ones go round again.
-DEGREE = [("#009E73", "-", "o"), ("#0072B2", "--", "s"), ("#CC79A7", "-.", "^"), ("#E69F00", ":", "D")]
+# Of a degree; higher ones go round again.
+DEGREE: list[Look] = [("#009E73", "-", "o"), ("#0072B2", "--", "s"), ("#CC79A7", "-.", "^"), ("#E69F00", ":", "D")]
 OTHERS = 12  # bits off the support in a map: more make it too fine to see, and they all look alike
 INSIDE, OUTSIDE = "#D55E00", "#888888"
+LINEAR = 100  # steps; from there on the time axis is logarithmic, for students take many times the teacher's steps
 
 
+@style.context()
 def checkpoint_probe(readings: TeacherReadings) -> Figure:
     """Accuracy above, mean |correlation| of the margin per degree below; the final teacher stands apart on the right.
 
-    Filled markers are monomials of the support, hollow grey ones those off it.
+    `readings` as from `probe_teacher`. Filled markers are monomials of the support, hollow grey ones those off it.
     """
     kept, final = (readings.table[readings.table["final"] == last] for last in (False, True))
-    with style():
-        figure = Figure(figsize=(9, 5.4), layout="constrained")
-        grid = {"height_ratios": [1, 2.2], "width_ratios": [6, 1]}
-        ((above, above_end), (below, below_end)) = figure.subplots(2, 2, sharex="col", sharey="row", gridspec_kw=grid)
-        curve = kept.drop_duplicates("step")
-        above.plot(curve["step"], curve["accuracy"], color=OWNER["T"], lw=2)
-        above_end.plot([0], final["accuracy"].iloc[:1], "o", color=OWNER["T"])
-        chance_line(above, 0.5, named=False)
-        chance_line(above_end, 0.5)
-        for degree, look in _degree_looks(readings.table):
-            _degree(below, kept[kept["degree"] == degree], kept["step"].unique(), look)
-            _degree(below_end, final[final["degree"] == degree], [0], look)
-        level_line(below, readings.noise_floor, "", "#444444", (0, (1, 2)))
-        level_line(below_end, readings.noise_floor, "noise\nfloor", "#444444", (0, (1, 2)))
-        above.set(ylabel="validation\naccuracy", ylim=(None, 1.05))
-        above.yaxis.set_major_formatter(Percent())
-        below.set(xlabel="optimiser steps", ylabel="mean |correlation|", ylim=(0, None))
-        below.xaxis.set_major_formatter("{x:,.0f}")
-        below_end.set(xlim=(-1, 1), xticks=[0], xticklabels=[f"final,\n{int(final['step'].iloc[0]):,}"])
-        handles = _legend(readings)
-        figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=NOTE)
+    figure = Figure(figsize=(9, 5.4), layout="constrained")
+    grid = {"height_ratios": [1, 2.2], "width_ratios": [6, 1]}
+    ((above, above_end), (below, below_end)) = figure.subplots(2, 2, sharex="col", sharey="row", gridspec_kw=grid)
+    curve = kept.drop_duplicates("step")
+    above.plot(curve["step"], curve["accuracy"], color=OWNER["T"], lw=2)
+    above_end.plot([0], final["accuracy"].iloc[:1], "o", color=OWNER["T"])
+    style.chance_line(above, 0.5, named=False)
+    style.chance_line(above_end, 0.5)
+    for degree, look in _degree_looks(readings.table):
+        _degree(below, kept[kept["degree"] == degree], curve["step"].tolist(), look)
+        _degree(below_end, final[final["degree"] == degree], [0], look)
+    style.level_line(below, readings.noise_floor, "", "#444444", (0, (1, 2)))
+    style.level_line(below_end, readings.noise_floor, "noise\nfloor", "#444444", (0, (1, 2)))
+    style.accuracy_axis(above, "validation\naccuracy")
+    above.set_ylim(None, 1.05)
+    below.set(xlabel="optimiser steps", ylabel="mean |correlation|", ylim=(0, None))
+    below.xaxis.set_major_formatter("{x:,.0f}")
+    below_end.set(xlim=(-1, 1), xticks=[0], xticklabels=[f"final,\n{int(final['step'].iloc[0]):,}"])
+    handles = [
+        Line2D([], [], color=colour, ls=dashes, marker=marker, lw=2, label=f"degree {degree} in the support")
+        for degree, (colour, dashes, marker) in _degree_looks(readings.table)
+    ]
+    handles.append(Line2D([], [], color=OUTSIDE, marker="o", mfc="none", lw=1, label="hollow: off it"))
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=NOTE)
     return figure
 
 
-def _degree_looks(table: pd.DataFrame) -> list[tuple[int, tuple[str, str, str]]]:
+def _degree_looks(table: pd.DataFrame) -> list[tuple[int, Look]]:
     """Each degree in the table with its look."""
     return [(degree, DEGREE[(degree - 1) % len(DEGREE)]) for degree in sorted(table["degree"].unique())]
 
 
-def _degree(axes: Axes, rows: pd.DataFrame, places: np.ndarray | list[int], look: tuple[str, str, str]) -> None:
+def _degree(axes: Axes, rows: pd.DataFrame, steps: Sequence[int], look: Look) -> None:
     """One degree's two lines."""
     colour, dashes, marker = look
-    axes.plot(places, rows["off_support"], color=OUTSIDE, ls=dashes, lw=1, marker=marker, ms=3.5, mfc="none")
-    axes.plot(places, rows["in_support"], color=colour, ls=dashes, lw=2, marker=marker, ms=4.5)
+    axes.plot(steps, rows["off_support"], color=OUTSIDE, ls=dashes, lw=1, marker=marker, ms=3.5, mfc="none")
+    axes.plot(steps, rows["in_support"], color=colour, ls=dashes, lw=2, marker=marker, ms=4.5)
 
 
-def _legend(readings: TeacherReadings) -> list[Line2D]:
-    """An entry per degree, and one for all that is off the support."""
-    entries = [
-        Line2D([], [], color=colour, ls=dashes, marker=marker, lw=2, label=f"degree {degree} in the support")
-        for degree, (colour, dashes, marker) in _degree_looks(readings.table)
-    ]
-    return [*entries, Line2D([], [], color=OUTSIDE, marker="o", mfc="none", lw=1, label="hollow: off it")]
-
-
+@style.context()
 def maps_over_steps(readings: TeacherReadings, at: Sequence[float] = (0.0, 0.55, 0.7, 0.85, 1.0)) -> Figure:
     """The maps of the first checkpoints that reached the accuracies `at`, and of the final teacher, side by side."""
     accuracies = readings.accuracies
     reached = [next((step for step in readings.steps if accuracies[step] >= value), None) for value in at]
     steps = sorted({step for step in reached if step is not None} | {readings.steps[-1]})
-    with style():
-        figure, row = row_of_axes(9, 2.3, len(steps))
-        for axes, step in zip(row, steps, strict=True):
-            image = _map(axes, readings, step)
-            name = "final:" if step == readings.steps[-1] else "step"
-            axes.set_title(f"{name} {step:,}\n{accuracies[step]:.0%} right", fontsize=NOTE)
-        figure.colorbar(image, ax=row, label="correlation", shrink=0.75)
+    figure, row = style.row_of_axes(9, 2.3, len(steps))
+    for axes, step in zip(row, steps, strict=True):
+        image = _map(axes, readings, step)
+        name = "final:" if step == readings.steps[-1] else "step"
+        axes.set_title(f"{name} {step:,}\n{accuracies[step]:.0%} right", fontsize=NOTE)
+    figure.colorbar(image, ax=row, label="correlation", shrink=0.75)
     return figure
-
-
-def checkpoint_map(readings: TeacherReadings, step: int) -> Figure:
-    """One checkpoint; see `CheckpointFigure`."""
-    return CheckpointFigure(readings).at(step)
 
 
 class CheckpointFigure:
@@ -98,13 +96,13 @@ class CheckpointFigure:
     def __init__(self, readings: TeacherReadings) -> None:
         """`readings` has every checkpoint, the final teacher last."""
         self.readings, self._curve = readings, list(readings.accuracies.values())
-        with style():
-            self.figure, (left, right) = row_of_axes(9, 3.6, 2, width_ratios=[1.2, 1])
+        with style.context():
+            self.figure, (left, right) = style.row_of_axes(9, 3.6, 2, width_ratios=[1.2, 1])
             left.plot(range(1, len(self._curve) + 1), self._curve, color=OWNER["T"], lw=2)
             (self._point,) = left.plot(1, self._curve[0], "o", color=OWNER["T"], mec="black", ms=10)
-            chance_line(left, 0.5)
-            left.set(xlabel="checkpoint (the last: final teacher)", ylabel="validation accuracy", ylim=(None, 1.05))
-            left.yaxis.set_major_formatter(Percent())
+            style.chance_line(left, 0.5)
+            left.set(xlabel="checkpoint (the last: final teacher)", ylim=(None, 1.05))
+            style.accuracy_axis(left, "validation accuracy")
             self._title = left.set_title("step")
             self._image = _map(right, readings, readings.steps[0])
             right.set(xlabel="bits, the support first", ylabel="bits, the support first")
@@ -132,31 +130,141 @@ def _map(axes: Axes, readings: TeacherReadings, step: int) -> AxesImage:
     return image
 
 
-def _values(readings: TeacherReadings, step: int) -> np.ndarray:
+def _values(readings: TeacherReadings, step: int) -> Float[np.ndarray, "bits bits"]:
     """The correlations of one map: bits of the support first, then some others."""
     n_bits, inside = len(readings.maps[step]), len(readings.support)
     order = [*readings.support, *(bit for bit in range(n_bits) if bit not in readings.support)][: inside + OTHERS]
-    return readings.maps[step][order][:, order].numpy()
+    values: Float[np.ndarray, "bits bits"] = readings.maps[step][order][:, order].numpy()
+    return values
 
 
+@style.context()
 def projected_probe(table: pd.DataFrame, noise_floor: float) -> Figure:
     """The probe on projected hidden states: a point per projection seed, in and off the support, by degree."""
     degrees = sorted(table["degree"].unique())
-    with style():
-        figure, (axes,) = row_of_axes(9, 3.4)
-        for side, (column, colour, marker, fill, name) in enumerate(
-            (("in_support", INSIDE, "o", INSIDE, "in the support"), ("off_support", "#555555", "s", "none", "off it"))
-        ):
-            for place, degree in enumerate(degrees):
-                values = table.loc[table["degree"] == degree, column].to_numpy()
-                spots = place - 0.15 + 0.3 * side + np.linspace(-0.08, 0.08, len(values))
-                label = name if place == 0 else None
-                axes.scatter(spots, values, marker=marker, s=40, facecolors=fill, edgecolors=colour, label=label)
-                axes.annotate(f"{values.mean():.3f}", (spots.mean(), values.max()), xytext=(0, 7),
-                              textcoords="offset points", ha="center", fontsize=NOTE)  # fmt: skip
-        level_line(axes, noise_floor, "noise floor", "#444444", (0, (1, 2)))
-        axes.set_xticks(range(len(degrees)), [f"degree {degree}" for degree in degrees])
-        axes.set(ylabel="mean |correlation|", xlim=(-0.6, len(degrees) - 0.4))
-        axes.set_ylim(0, 1.15 * max(table["in_support"].max(), table["off_support"].max()))
-        axes.legend(loc="upper right")
+    figure, (axes,) = style.row_of_axes(9, 3.4)
+    for side, (column, colour, marker, fill, name) in enumerate(
+        (("in_support", INSIDE, "o", INSIDE, "in the support"), ("off_support", "#555555", "s", "none", "off it"))
+    ):
+        for i, degree in enumerate(degrees):
+            values = table.loc[table["degree"] == degree, column].to_numpy()
+            spots = i - 0.15 + 0.3 * side + np.linspace(-0.08, 0.08, len(values))
+            label = name if i == 0 else None
+            axes.scatter(spots, values, marker=marker, s=40, facecolors=fill, edgecolors=colour, label=label)
+            axes.annotate(f"{values.mean():.3f}", (spots.mean(), values.max()), xytext=(0, 7),
+                          textcoords="offset points", ha="center", fontsize=NOTE)  # fmt: skip
+    style.level_line(axes, noise_floor, "noise floor", "#444444", (0, (1, 2)))
+    axes.set_xticks(range(len(degrees)), [f"degree {degree}" for degree in degrees])
+    axes.set(ylabel="mean |correlation|", xlim=(-0.6, len(degrees) - 0.4))
+    axes.set_ylim(0, 1.15 * max(table["in_support"].max(), table["off_support"].max()))
+    axes.legend(loc="upper right")
     return figure
+
+
+def curves_over_seeds(history: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The "median", "min" and "max" accuracy over seeds: by step (the index), a column per curriculum, gaps filled."""
+    table = tables.held(history).groupby(["curriculum", "step"])["accuracy"].agg(["median", "min", "max"])
+    names = list(dict.fromkeys(history["curriculum"]))  # in order of appearance
+    return {statistic: table[statistic].unstack("curriculum")[names].ffill() for statistic in table}
+
+
+def latest(steps: list[int], step: int) -> int:
+    """The last of the sorted `steps` that is not after `step`; the first one where all are."""
+    return steps[max(0, bisect_right(steps, step) - 1)]
+
+
+class ExplorerFigure:
+    """Three panels over the same optimiser steps, with a line across all of them that can be moved.
+
+    Above the students (a curve for each curriculum: median over seeds, the band from the worst seed to the best), below
+    them the teacher's own training with its checkpoints, and the probe's mean |correlation| of those checkpoints with
+    monomials in and off the support.
+    """
+
+    def __init__(self, runs: DistillationRuns, readings: TeacherReadings, magnified: bool = False) -> None:
+        """Both on the same task; a final teacher that took more steps than any student is left out.
+
+        `magnified` shows the teacher's training and a little more, on a linear axis: there its transition has room.
+        """
+        curves = curves_over_seeds(runs.history)
+        self.students = curves["median"]
+        steps, final = readings.table["step"], readings.table["final"]
+        self.kept = readings.table[~final | (steps <= self.students.index.max())]
+        lowest = min(0.38, curves["min"].min().min() - 0.02)
+        with style.context():
+            self.figure = Figure(figsize=(9, 6.2), layout="constrained")
+            panels = self.figure.subplots(3, 1, sharex=True, height_ratios=(1.5, 1, 1.2))
+            self._draw_students(panels[0], curves)
+            self._draw_teacher(panels[1])
+            self._draw_probe(panels[2])
+            self._lines = [axes.axvline(0, color="black", lw=1.5) for axes in panels]
+            self._title = panels[0].set_title("step", loc="left", y=1)
+            self._time_axis(panels[2], magnified)
+            for axes in panels[:2]:
+                axes.set_ylim(lowest, 1.05)
+                style.chance_line(axes, 0.5)
+            self.figure.draw_without_rendering()
+            self.figure.set_layout_engine("none")
+
+    @property
+    def last(self) -> int:
+        """The last step of the time axis."""
+        return self.moments()[-1]
+
+    def moments(self, at_most: int | None = None) -> list[int]:
+        """The steps at which anything was evaluated, or up to `at_most` of them, as evenly as the axis is drawn."""
+        known = sorted({*self.students.index.tolist(), *self.kept["step"].tolist()})
+        if at_most is None:
+            return known
+        wanted = np.geomspace(max(1, LINEAR / 4), known[-1], at_most - 1)
+        return sorted({known[0], *(latest(known, round(step)) for step in wanted)})
+
+    def at(self, step: int) -> Figure:
+        """The figure with its line at `step`: the same object every time."""
+        self._title.set_text(f"after {step:,} steps")
+        for line in self._lines:
+            line.set_xdata([step, step])
+        return self.figure
+
+    def _time_axis(self, axes: Axes, magnified: bool) -> None:
+        """The steps that all panels share."""
+        if magnified:
+            axes.set(xlabel="optimiser steps, each network's own", xlim=(0, 1.6 * self.kept["step"].max()))
+        else:
+            axes.set_xscale("symlog", linthresh=LINEAR, linscale=0.4)
+            axes.set(xlabel="optimiser steps, each network's own (logarithmic)", xlim=(0, 1.05 * self.last))
+            axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=LINEAR, subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+
+    @property
+    def moving(self) -> list[Artist]:
+        """What differs between steps; all else in the figure stays as it is drawn first."""
+        return [*self._lines, self._title]
+
+    def _draw_students(self, axes: Axes, curves: Mapping[str, pd.DataFrame]) -> None:
+        """A curve and a band for each curriculum."""
+        median, low, high = (curves[statistic] for statistic in ("median", "min", "max"))
+        for name, (colour, dashes, _) in style.looks(list(median)).items():
+            style.band(axes, low[name], high[name], colour)
+            axes.plot(median[name], color=colour, ls=dashes, lw=2, label=name.replace("_", "-"))
+        style.accuracy_axis(axes, "students,\ntest accuracy")
+        title = "median over seeds;\nband: worst to best"
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), title=title, title_fontsize=NOTE, alignment="left")
+
+    def _draw_teacher(self, axes: Axes) -> None:
+        """The teacher's curve with a mark for each checkpoint."""
+        curve = self.kept.drop_duplicates("step")
+        label = "checkpoint;\nthe last: final"
+        axes.plot(curve["step"], curve["accuracy"], color=OWNER["T"], marker="|", ms=7, lw=1.5, label=label)
+        style.accuracy_axis(axes, "teacher,\nvalidation")
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+
+    def _draw_probe(self, axes: Axes) -> None:
+        """A line for each degree in the support, and the same off it in grey."""
+        for degree, (colour, dashes, _) in _degree_looks(self.kept):
+            rows = self.kept[self.kept["degree"] == degree]
+            label = None if degree > self.kept["degree"].min() else "off the support"
+            axes.plot(rows["step"], rows["off_support"], color=OUTSIDE, ls=dashes, lw=1, label=label)
+            axes.plot(rows["step"], rows["in_support"], color=colour, ls=dashes, lw=2, label=f"degree {degree}")
+        axes.set(ylabel="teacher's mean\n|correlation|", ylim=(0, None))
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))

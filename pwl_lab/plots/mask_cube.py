@@ -1,4 +1,4 @@
-"""Figures of the whole mask cube: loading orders against blocks and bytes, budgets, classes, and the cube as a lattice."""
+"""Figures of the whole mask cube: loading orders against blocks and bytes, budgets, all masks, classes, a lattice."""
 
 from collections.abc import Mapping, Sequence
 from math import ceil, floor, log10
@@ -11,17 +11,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from pandas.api.typing import SeriesGroupBy
 
-from pwl_lab.plots.style import (
-    Figure,
-    Percent,
-    byte_words,
-    ink_on,
-    labels_above,
-    levels_alone,
-    order_look,
-    row_of_axes,
-    style,
-)
+from pwl_lab.plots import style
+from pwl_lab.plots.style import NOTE, OWNER, Figure, Percent
 from pwl_lab.study import tables
 from pwl_lab.support.errors import invalid
 from pwl_lab.swap.masks import all_masks
@@ -30,55 +21,61 @@ NARROW_STEP = 0.08  # share of the bytes below which a step has no room for bars
 MOST_LATTICE_BLOCKS = 5  # 32 masks; more cannot be read
 
 
+@style.context()
 def order_curves(curves: pd.DataFrame, teacher_accuracy: float | None = None) -> Figure:
     """Accuracy against loaded teacher blocks for each loading order: mean over seeds, bars from worst to best seed.
 
-    `curves` as from `analysis.order_curves`. Several orders stand a little apart, so that each one's bars can be seen.
+    Several orders stand a little apart, so that each one's bars can be seen.
+
+    Arguments:
+
+    - curves: as from `tables.order_curves`.
+    - teacher_accuracy: the teacher's own, a line.
     """
     orders = list(dict.fromkeys(curves["order"]))
-    with style():
-        figure, (axes,) = row_of_axes(9, 4.2)
-        for place, order in enumerate(orders):
-            colour, dashes, marker = order_look(order)
-            by_k = curves[curves["order"] == order].groupby("teacher_blocks")["accuracy"]
-            mean, low, high = by_k.mean(), by_k.min(), by_k.max()
-            spots = mean.index + 0.04 * (place - (len(orders) - 1) / 2)
-            axes.errorbar(spots, mean, yerr=[mean - low, high - mean], color=colour, ls=dashes, marker=marker,
-                          lw=2, ms=7, capsize=4, label=_order_label(curves, order))  # fmt: skip
-        _levels(axes, curves, teacher_accuracy)
-        axes.set(xlabel="teacher blocks loaded", ylabel="test accuracy")
-        axes.set_xticks(sorted(curves["teacher_blocks"].unique()))
-        axes.yaxis.set_major_formatter(Percent())
-        figure.legend(loc="outside upper center", ncols=len(orders) if len(orders) <= 4 else 3)
+    figure, (axes,) = style.row_of_axes(9, 4.2)
+    for i, order in enumerate(orders):
+        by_k = curves[curves["order"] == order].groupby("teacher_blocks")["accuracy"]
+        shift = 0.04 * (i - (len(orders) - 1) / 2)
+        style.range_bars(axes, by_k, style.order_look(order), shift, label=_order_label(curves, order))
+    _levels(axes, curves, teacher_accuracy)
+    axes.set(xlabel="teacher blocks loaded")
+    axes.set_xticks(sorted(curves["teacher_blocks"].unique()))
+    style.accuracy_axis(axes, "test accuracy")
+    figure.legend(loc="outside upper center", ncols=len(orders) if len(orders) <= 4 else 3)
     return figure
 
 
+@style.context()
 def byte_curves(curves: pd.DataFrame, teacher_accuracy: float | None = None) -> Figure:
     """Accuracy against the teacher's bytes loaded: steps, since a block helps once it has arrived as a whole.
 
-    `curves` as from `analysis.order_curves`, each from all-student to all-teacher. Mean over seeds; in the middle of each
-    step that is wide enough a bar from the worst to the best seed; a marker where a block is complete. The legend gives
-    the area under each curve (`tables.best_order`). Later orders are drawn thinner on top of earlier ones: common
-    stretches show both.
+    Mean over seeds; in the middle of each step that is wide enough a bar from the worst to the best seed; a marker where
+    a block is complete. The legend gives the area under each curve. Later orders are drawn thinner on top of earlier
+    ones: common stretches show both.
+
+    Arguments:
+
+    - curves: as from `tables.order_curves`, each from all-student to all-teacher.
+    - teacher_accuracy: the teacher's own, a line.
     """
     areas = tables.order_areas(curves).groupby("order")["area"].mean()
     total = curves["teacher_bytes"].max()
-    with style():
-        figure, (axes,) = row_of_axes(9, 4.6)
-        for place, (order, table) in enumerate(curves.groupby("order", sort=False)):
-            colour, dashes, marker = order_look(order)
-            by_k = table.groupby("teacher_blocks")
-            share, accuracy = by_k["teacher_bytes"].mean() / total, by_k["accuracy"]
-            thick = 0.8 * (len(areas) - 1 - place)
-            axes.step(share, accuracy.mean(), where="post", color=colour, ls=dashes, marker=marker, lw=2 + thick,
-                      ms=6 + thick, label=f"{_order_label(curves, order)}, area {areas[order]:.2%}")  # fmt: skip
-            _step_bars(axes, share, accuracy, colour, 0.012 * (place - (len(areas) - 1) / 2))
-        _levels(axes, curves, teacher_accuracy)
-        axes.margins(y=0.12)
-        axes.set(xlabel=f"share of the teacher's bytes loaded (all: {byte_words(total)})", ylabel="test accuracy")
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(Percent())
-        figure.legend(loc="outside upper center", ncols=2)
+    figure, (axes,) = style.row_of_axes(9, 4.6)
+    for i, (order, table) in enumerate(curves.groupby("order", sort=False)):
+        colour, dashes, marker = style.order_look(order)
+        by_k = table.groupby("teacher_blocks")
+        share, accuracy = by_k["teacher_bytes"].mean() / total, by_k["accuracy"]
+        thick = 0.8 * (len(areas) - 1 - i)
+        axes.step(share, accuracy.mean(), where="post", color=colour, ls=dashes, marker=marker, lw=2 + thick,
+                  ms=6 + thick, label=f"{_order_label(curves, order)}, area {areas[order]:.2%}")  # fmt: skip
+        _step_bars(axes, share, accuracy, colour, 0.012 * (i - (len(areas) - 1) / 2))
+    _levels(axes, curves, teacher_accuracy)
+    axes.margins(y=0.12)
+    axes.set(xlabel=f"share of the teacher's bytes loaded (all: {style.byte_words(total)})")
+    axes.xaxis.set_major_formatter(Percent())
+    style.accuracy_axis(axes, "test accuracy")
+    figure.legend(loc="outside upper center", ncols=2)
     return figure
 
 
@@ -100,39 +97,40 @@ def _order_label(curves: pd.DataFrame, order: str) -> str:
 
 def _levels(axes: Axes, curves: pd.DataFrame, teacher_accuracy: float | None) -> None:
     """The student alone, where all orders begin, and the teacher alone, where its accuracy is given."""
-    levels_alone(axes, curves.loc[curves["teacher_blocks"] == 0, "accuracy"].mean(), teacher_accuracy)
+    style.levels_alone(axes, curves.loc[curves["teacher_blocks"] == 0, "accuracy"].mean(), teacher_accuracy)
 
 
+@style.context()
 def budget_curve(budgets: pd.DataFrame, masks: pd.DataFrame | None = None) -> Figure:
     """The best mask under a budget of teacher bytes as a staircase, each step labelled with its mask.
 
-    `budgets` as from `tables.best_under_budget`: mean test accuracy, bars from worst to best seed. With `masks` (a
-    `mask_table`) every mask of the cube is a grey cross. The scale of bytes is logarithmic but for its beginning, which
-    is linear so that 0 has a place: blocks differ by orders of magnitude.
+    Mean test accuracy, bars from worst to best seed. The scale of bytes is logarithmic but for its beginning, which is
+    linear so that 0 is on it: blocks differ by orders of magnitude.
+
+    Arguments:
+
+    - budgets: as from `tables.best_under_budget`.
+    - masks: a `mask_table`; every mask of the cube is a grey cross then.
     """
     sizes, accuracy = budgets["teacher_bytes"].to_numpy(), budgets["test"].to_numpy()
-    points = pd.DataFrame({"teacher_bytes": sizes, "test": accuracy})
-    if masks is not None:
-        points = pd.concat([points, masks.groupby("mask")[["teacher_bytes", "test"]].mean()])
-    end = 1.8 * points["teacher_bytes"].max()
-    smallest = points.loc[points["teacher_bytes"] > 0, "teacher_bytes"].min()
-    with style():
-        figure, (axes,) = row_of_axes(9, 4.8)
-        if masks is not None:
-            everything = points.iloc[len(budgets) :]
-            axes.plot(everything["teacher_bytes"], everything["test"], "x", color="#777777", ms=5, label="every mask")
-        axes.step(np.append(sizes, end), np.append(accuracy, accuracy[-1]), where="post", color="#0072B2", lw=2,
-                  label="the best that fits, chosen on validation")  # fmt: skip
-        spread = [accuracy - budgets["test_lowest"], budgets["test_highest"] - accuracy]
-        axes.errorbar(sizes, accuracy, yerr=spread, fmt="o", color="#0072B2", ms=6, capsize=4)
-        axes.set_xscale("symlog", linthresh=smallest, linscale=0.5)
-        axes.set_xticks(_byte_ticks(smallest, end))
-        axes.minorticks_off()
-        axes.set(xlim=(-0.15 * smallest, end), xlabel="budget: teacher bytes loaded", ylabel="test accuracy")
-        axes.xaxis.set_major_formatter(lambda size, _: byte_words(size))
-        axes.yaxis.set_major_formatter(Percent())
-        labels_above(axes, budgets["mask"].tolist(), sizes, budgets["test_highest"].tolist())
-        figure.legend(loc="outside lower center", ncols=2)
+    everything = None if masks is None else masks.groupby("mask")[["teacher_bytes", "test"]].mean()
+    known = pd.concat([budgets, everything])["teacher_bytes"]
+    end, smallest = 1.8 * known.max(), known[known > 0].min()
+    figure, (axes,) = style.row_of_axes(9, 4.8)
+    if everything is not None:
+        axes.plot(everything["teacher_bytes"], everything["test"], "x", color="#777777", ms=5, label="every mask")
+    axes.step(np.append(sizes, end), np.append(accuracy, accuracy[-1]), where="post", color="#0072B2", lw=2,
+              label="the best that fits, chosen on validation")  # fmt: skip
+    spread = [accuracy - budgets["test_lowest"], budgets["test_highest"] - accuracy]
+    axes.errorbar(sizes, accuracy, yerr=spread, fmt="o", color="#0072B2", ms=6, capsize=4)
+    axes.set_xscale("symlog", linthresh=smallest, linscale=0.5)
+    axes.set_xticks(_byte_ticks(smallest, end))
+    axes.minorticks_off()
+    axes.set(xlim=(-0.15 * smallest, end), xlabel="budget: teacher bytes loaded")
+    axes.xaxis.set_major_formatter(style.byte_words)
+    style.accuracy_axis(axes, "test accuracy")
+    style.labels_above(axes, budgets["mask"].tolist(), sizes, budgets["test_highest"].tolist())
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
@@ -143,35 +141,75 @@ def _byte_ticks(smallest: float, end: float) -> list[float]:
     return [0, *(power * factor for power in powers for factor in factors if smallest <= power * factor <= end)]
 
 
-def class_chart(classes: pd.DataFrame, masks: Sequence[str], class_names: Sequence[str] | None = None) -> Figure:
-    """Accuracy per class (rows) for some masks (columns), such as those of one loading order: means over seeds, written out.
+@style.context()
+def mask_chart(masks: pd.DataFrame, split: str = "test") -> Figure:
+    """Accuracy of every swap mask, sorted: mean over seeds with the worst and the best seed, owners drawn as squares.
 
-    `classes` is a `class_table`; `class_names` in the order of the classes. The darker, the better; a dash: no samples.
+    `masks` as from `tables.mask_table`; `split` is the column that is shown.
     """
-    table = classes.groupby(["class", "mask"])["test"].mean().unstack()[list(masks)]
-    names = list(table.index) if class_names is None else [class_names[index] for index in table.index]
-    with style():
-        figure, (axes,) = row_of_axes(9, 1.2 + 0.34 * len(table))
-        image = axes.imshow(table, cmap="cividis_r", aspect="auto", interpolation="nearest")
-        for (row, column), value in np.ndenumerate(table.to_numpy()):
-            words, ink = ("–", "black") if np.isnan(value) else (f"{value:.1%}", ink_on(image.to_rgba(value)))
-            axes.text(column, row, words, ha="center", va="center", color=ink)
-        axes.set_xticks(range(len(masks)), masks, family="monospace")
-        axes.set_yticks(range(len(table)), names)
-        axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
-        axes.grid(visible=False)
-        for side in axes.spines.values():
-            side.set_visible(False)
-        bar = figure.colorbar(image, ax=axes, label="test accuracy", pad=0.02)
-        bar.ax.yaxis.set_major_formatter(Percent())
+    by_mask = masks.groupby("mask")[split].agg(["mean", "min", "max"]).sort_values("mean", ascending=False)
+    n_blocks = len(by_mask.index[0])
+    figure, (squares, axes) = style.row_of_axes(9, 0.28 * len(by_mask) + 1, 2, sharey=True, width_ratios=(n_blocks, 34))
+    for row, mask in enumerate(by_mask.index):
+        for column, letter in enumerate(mask):
+            squares.text(column, row, letter, ha="center", va="center", fontsize=NOTE,
+                         bbox={"boxstyle": "square,pad=0.25", "fc": OWNER[letter], "ec": "none"})  # fmt: skip
+    rows = np.arange(len(by_mask))
+    axes.hlines(rows, by_mask["min"], by_mask["max"], color="#888888", lw=2)
+    axes.plot(by_mask["mean"], rows, "o", color="black", ms=5)
+    student = by_mask.loc["S" * n_blocks, "mean"]
+    axes.axvline(student, color=OWNER["S"], lw=1.5, ls="--")
+    style.note_above(axes, student, "student alone", ha="center", color="#0072B2")
+    squares.set(xlim=(-0.6, n_blocks - 0.4), ylim=(len(by_mask) - 0.5, -0.5))
+    squares.axis("off")
+    axes.set(xlabel=f"{split} accuracy")
+    axes.tick_params(left=False)
+    axes.grid(False, axis="y")
+    axes.xaxis.set_major_formatter(Percent())
     return figure
 
 
+@style.context()
+def class_chart(classes: pd.DataFrame, masks: Sequence[str], class_names: Sequence[str] | None = None) -> Figure:
+    """Accuracy per class (rows) for some masks (columns), such as those of one loading order: means over seeds, written out.
+
+    The darker, the better; a dash: no samples.
+
+    Arguments:
+
+    - classes: as from `tables.class_table`.
+    - masks: the columns, in this order.
+    - class_names: in the order of the classes; numbers unless given.
+    """
+    table = classes.groupby(["class", "mask"])["test"].mean().unstack()[list(masks)]
+    names = list(table.index) if class_names is None else [class_names[index] for index in table.index]
+    figure, (axes,) = style.row_of_axes(9, 1.2 + 0.34 * len(table))
+    image = axes.imshow(table, cmap="cividis_r", aspect="auto", interpolation="nearest")
+    for (row, column), value in np.ndenumerate(table.to_numpy()):
+        words, ink = ("–", "black") if np.isnan(value) else (f"{value:.1%}", style.ink_on(image.to_rgba(value)))
+        axes.text(column, row, words, ha="center", va="center", color=ink)
+    axes.set_xticks(range(len(masks)), masks, family="monospace")
+    axes.set_yticks(range(len(table)), names)
+    axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    bar = figure.colorbar(image, ax=axes, label="test accuracy", pad=0.02)
+    bar.ax.yaxis.set_major_formatter(Percent())
+    return figure
+
+
+@style.context()
 def mask_lattice(masks: pd.DataFrame, orders: Mapping[str, Sequence[str]], split: str = "test") -> Figure:
     """The mask cube: a column per number of teacher blocks, a line wherever one block more leads to another mask.
 
-    Colour and the number in each node: percentage points above or below the student alone, mean over seeds. Each of
-    `orders` is a path from the student to the teacher. Raises InvalidValueError above 5 blocks, and as `tables.check_cube`.
+    Colour and the number in each node: percentage points above or below the student alone, mean over seeds.
+    Raises InvalidValueError above 5 blocks, and as `tables.check_cube`.
+
+    Arguments:
+
+    - masks: as from `tables.mask_table`, every mask of the cube.
+    - orders: the masks of each loading order: a path from the student to the teacher.
+    - split: the column of `masks` that is shown.
     """
     n_blocks = tables.check_cube(masks)
     if n_blocks > MOST_LATTICE_BLOCKS:
@@ -179,21 +217,20 @@ def mask_lattice(masks: pd.DataFrame, orders: Mapping[str, Sequence[str]], split
     means = masks.groupby("mask")[split].mean()
     gain = 100 * (means - means["S" * n_blocks])
     spots = _lattice_spots(n_blocks)
-    with style():
-        figure, (axes,) = row_of_axes(9, 1.6 + 0.6 * max(abs(y) * 2 + 1 for _, y in spots.values()))
-        for mask, (x, y) in spots.items():
-            for other in (mask[:i] + "T" + mask[i + 1 :] for i in range(n_blocks) if mask[i] == "S"):
-                axes.plot([x, spots[other][0]], [y, spots[other][1]], color="#DDDDDD", lw=1, zorder=1)
-        _lattice_paths(axes, spots, orders)
-        colours = _lattice_nodes(axes, spots, gain)
-        axes.set(xlim=(-0.4, n_blocks + 0.4), xlabel="teacher blocks loaded")
-        axes.set_xticks(range(n_blocks + 1))
-        axes.margins(y=0.12)
-        axes.yaxis.set_visible(False)
-        axes.spines["left"].set_visible(False)
-        axes.grid(visible=False)
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
-        figure.colorbar(colours, ax=axes, label="points above the student", pad=0.02)
+    figure, (axes,) = style.row_of_axes(9, 1.6 + 0.6 * max(abs(y) * 2 + 1 for _, y in spots.values()))
+    for mask, (x, y) in spots.items():
+        for other in (mask[:i] + "T" + mask[i + 1 :] for i in range(n_blocks) if mask[i] == "S"):
+            axes.plot([x, spots[other][0]], [y, spots[other][1]], color="#DDDDDD", lw=1, zorder=1)
+    _lattice_paths(axes, spots, orders)
+    colours = _lattice_nodes(axes, spots, gain)
+    axes.set(xlim=(-0.4, n_blocks + 0.4), xlabel="teacher blocks loaded")
+    axes.set_xticks(range(n_blocks + 1))
+    axes.margins(y=0.12)
+    axes.yaxis.set_visible(False)
+    axes.spines["left"].set_visible(False)
+    axes.grid(visible=False)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+    figure.colorbar(colours, ax=axes, label="points above the student", pad=0.02)
     return figure
 
 
@@ -211,22 +248,18 @@ def _lattice_nodes(axes: Axes, spots: Mapping[str, tuple[int, float]], gain: pd.
     colours = ScalarMappable(Normalize(-largest, largest), colormaps["PuOr_r"])
     for mask, (x, y) in spots.items():
         face = colours.to_rgba(gain[mask])
+        signed = f"{gain[mask]:+.1f}" if abs(gain[mask]) >= 0.05 else "0.0"  # what rounds to nothing has no sign
         box = {"boxstyle": "round,pad=0.35", "fc": face, "ec": "#444444"}
-        axes.text(x, y, f"{mask}\n{_signed(gain[mask])}", ha="center", va="center", fontsize=9, family="monospace",
-                  color=ink_on(face), bbox=box, zorder=4)  # fmt: skip
+        axes.text(x, y, f"{mask}\n{signed}", ha="center", va="center", fontsize=9, family="monospace",
+                  color=style.ink_on(face), bbox=box, zorder=4)  # fmt: skip
     return colours
-
-
-def _signed(points: float) -> str:
-    """One decimal with its sign, and none for what rounds to nothing."""
-    return f"{points:+.1f}" if abs(points) >= 0.05 else "0.0"
 
 
 def _lattice_paths(axes: Axes, spots: Mapping[str, tuple[int, float]], orders: Mapping[str, Sequence[str]]) -> None:
     """Each order as a thick line, a little above or below the others so that common stretches show all of them."""
-    for place, (order, masks) in enumerate(orders.items()):
-        colour, dashes, _ = order_look(order)
+    for i, (order, masks) in enumerate(orders.items()):
+        colour, dashes, _ = style.order_look(order)
         xs, ys = zip(*(spots[mask] for mask in masks), strict=True)
-        lift = 0.06 * (place - (len(orders) - 1) / 2)
+        lift = 0.06 * (i - (len(orders) - 1) / 2)
         label = f"{order} order {tables.order_name(masks)}"
         axes.plot(xs, np.array(ys) + lift, color=colour, ls=dashes, lw=3, zorder=2, label=label)

@@ -1,28 +1,18 @@
 """Figures of a pair: its architecture, accuracy as teacher blocks load, predictions, one loading state after another."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, Rectangle
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
-from pwl_lab.plots.style import (
-    NOTE,
-    OWNER,
-    OWNER_NAME,
-    Figure,
-    Percent,
-    byte_words,
-    levels_alone,
-    order_look,
-    row_of_axes,
-    style,
-)
+from pwl_lab.plots import style
+from pwl_lab.plots.style import NOTE, OWNER, OWNER_NAME, Figure, Look, Percent
 from pwl_lab.study import tables
 from pwl_lab.study.recipes import SamplePredictions
 from pwl_lab.study.results import Pair
@@ -31,11 +21,12 @@ from pwl_lab.tasks.images import ImageTask
 # (letter, height in the drawing) of the two networks, and by direction the rows that a converter leads from and to.
 ROWS = {"teacher": ("T", 1.0), "student": ("S", 0.0)}
 ENDS = {"encoder": ("teacher", "student"), "decoder": ("student", "teacher")}
-# (colour, line style, marker) of a converter: the owner it translates for.
-DIRECTION = {"encoder": ("#0072B2", "-", "o"), "decoder": (OWNER["T"], "--", "s")}
+# The look of a converter: the colour of the owner that it translates for.
+DIRECTION: dict[str, Look] = {"encoder": ("#0072B2", "-", "o"), "decoder": (OWNER["T"], "--", "s")}
 HALF = 0.3  # half of a box's width and height, in the drawing's units
 
 
+@style.context()
 def architecture(parts: pd.DataFrame) -> Figure:
     """Teacher above, student below, block by block in their owners' colours, with the converters between them.
 
@@ -46,26 +37,25 @@ def architecture(parts: pd.DataFrame) -> Figure:
     n_blocks = int(parts["block"].max())
     small = NOTE if n_blocks <= 4 else 9 if n_blocks == 5 else 7 if n_blocks <= 7 else 6
     largest = parts.loc[parts["part"].isin(ROWS), "bytes"].max()
-    with style():
-        figure, (axes,) = row_of_axes(9, 4.4)
-        for part, (letter, height) in ROWS.items():
-            rows = parts[parts["part"] == part].sort_values("block")
-            for row in rows.itertuples():
-                _box(axes, row, OWNER[letter], height, largest, small)
-            name = f"{OWNER_NAME[letter]}\n{byte_words(rows['bytes'].sum())}"
-            axes.text(0.28, height, name, ha="right", va="center", weight="bold", fontsize=NOTE)
-            for place in range(n_blocks + 1):
-                ends = (place + 1 - HALF, height), (place + HALF, height)
-                axes.annotate("", *ends, arrowprops={"arrowstyle": "->", "lw": 1.2, "shrinkA": 0, "shrinkB": 0})
-            axes.text(n_blocks + 1 - HALF, height, " class", va="center", fontsize=NOTE)
-        for row in parts[parts["part"].isin(ENDS)].itertuples():
-            _converter(axes, row, small)
-        axes.set(xlim=(-0.35, n_blocks + 1.05), ylim=(-HALF - 0.1, 1 + HALF + 0.1))
-        axes.axis("off")
+    figure, (axes,) = style.row_of_axes(9, 4.4)
+    for part, (letter, height) in ROWS.items():
+        rows = parts[parts["part"] == part].sort_values("block")
+        for row in rows.itertuples():
+            _box(axes, row, OWNER[letter], height, largest, small)
+        name = f"{OWNER_NAME[letter]}\n{style.byte_words(rows['bytes'].sum())}"
+        axes.text(0.28, height, name, ha="right", va="center", weight="bold", fontsize=NOTE)
+        for i in range(n_blocks + 1):
+            ends = (i + 1 - HALF, height), (i + HALF, height)
+            axes.annotate("", *ends, arrowprops={"arrowstyle": "->", "lw": 1.2, "shrinkA": 0, "shrinkB": 0})
+        axes.text(n_blocks + 1 - HALF, height, " class", va="center", fontsize=NOTE)
+    for row in parts[parts["part"].isin(ENDS)].itertuples():
+        _converter(axes, row, small)
+    axes.set(xlim=(-0.35, n_blocks + 1.05), ylim=(-HALF - 0.1, 1 + HALF + 0.1))
+    axes.axis("off")
     return figure
 
 
-def _box(axes: Axes, row: tuple, colour: str, height: float, largest: int, fontsize: float) -> None:
+def _box(axes: Axes, row: Any, colour: str, height: float, largest: int, fontsize: float) -> None:
     """One block: channels and positions, layers, bytes, and its share of the largest block's bytes as a bar."""
     corner = (row.block - HALF, height - HALF)
     style_of_box = "round,pad=0,rounding_size=0.05"
@@ -73,28 +63,27 @@ def _box(axes: Axes, row: tuple, colour: str, height: float, largest: int, fonts
     kind = "units" if not row.positions else "channels" if fontsize > 6 else "ch."
     # One number is a row of tokens, two are a picture's height and width.
     positions = row.positions if "×" in row.positions else f"{row.positions} tokens"
-    width = f"{row.channels} {kind}" + (f"\n{positions}" if row.positions else "")
+    outputs = f"{row.channels} {kind}" + (f"\n{positions}" if row.positions else "")
     layers = f"{row.layers} layer" + ("" if row.layers == 1 else "s")
-    text = f"block {row.block}\n{width}\n{layers}\n{byte_words(row.bytes)}"
+    text = f"block {row.block}\n{outputs}\n{layers}\n{style.byte_words(row.bytes)}"
     axes.text(row.block, height + 0.05, text, ha="center", va="center", fontsize=fontsize, linespacing=1.35)
-    width = 2 * (HALF - 0.05)
-    axes.add_patch(Rectangle((row.block - width / 2, height - 0.25), width, 0.05, fc="none", ec="black", lw=0.6))
-    axes.add_patch(Rectangle((row.block - width / 2, height - 0.25), width * row.bytes / largest, 0.05, fc="black"))
+    left, width = row.block - HALF + 0.05, 2 * (HALF - 0.05)
+    axes.add_patch(Rectangle((left, height - 0.25), width, 0.05, fc="none", ec="black", lw=0.6))
+    axes.add_patch(Rectangle((left, height - 0.25), width * row.bytes / largest, 0.05, fc="black"))
 
 
-def _converter(axes: Axes, row: tuple, fontsize: float) -> None:
+def _converter(axes: Axes, row: Any, fontsize: float) -> None:
     """One converter: an arrow from the one network's block to the other's next, and its bytes."""
     colour, dashes, _ = DIRECTION[row.part]
     (_, begin), (_, end) = (ROWS[name] for name in ENDS[row.part])
     down = 1 if begin > end else -1
     ends = (row.block + 1 - HALF, end + down * HALF), (row.block + HALF, begin - down * HALF)
     axes.annotate("", *ends, arrowprops={"arrowstyle": "->", "lw": 1.8, "ls": dashes, "color": colour})
-    words = f"{row.part}\n{byte_words(row.bytes)}"
-    axes.text(
-        row.block + HALF - 0.04, 0.5 + down * 0.1, words, ha="right", va="center", fontsize=fontsize, color=colour
-    )
+    axes.text(row.block + HALF - 0.04, 0.5 + down * 0.1, f"{row.part}\n{style.byte_words(row.bytes)}", ha="right", va="center",
+              fontsize=fontsize, color=colour)  # fmt: skip
 
 
+@style.context()
 def similarity_chart(table: pd.DataFrame) -> Figure:
     """How alike the networks are at each boundary: CKA before and after the converter, and what is left unexplained.
 
@@ -103,39 +92,29 @@ def similarity_chart(table: pd.DataFrame) -> Figure:
     a grey line: what an untrained student shows.
     """
     boundaries = sorted(table["boundary"].unique())
-    with style():
-        figure, (left, middle, right) = row_of_axes(9, 3.9, 3)
-        middle.sharey(left)
-        for axes, direction in ((left, "encoder"), (middle, "decoder")):
-            mine = table[table["direction"] == direction]
-            colour, dashes, marker = DIRECTION[direction]
-            if "untrained" in mine:
-                _spread(axes, mine, "untrained", 0, color="#999999", ls="-.", marker="X", label="untrained student")
-            _spread(axes, mine, "before", -0.05, color="#555555", ls=":", marker="D", mfc="white", label="before")
-            _spread(axes, mine, "after", 0.05, color=colour, ls=dashes, marker=marker, label=f"after the {direction}")
-            axes.set_title(f"{direction}: {' to '.join(ENDS[direction])}", fontsize=NOTE)
-            _spread(right, mine, "unexplained", 0, color=colour, ls=dashes, marker=marker)
-        left.set(ylabel="similarity (CKA)")
-        right.set_title("variance unexplained after", fontsize=NOTE)
-        right.set_ylim(0, None)
-        right.yaxis.set_major_formatter(Percent())
-        drawn = {
-            label: handle
-            for axes in (left, middle)
-            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-        }
-        figure.legend(drawn.values(), drawn.keys(), loc="outside upper center", ncols=len(drawn))
-        for axes in (left, middle, right):
-            axes.set_xticks(boundaries, [f"{b} | {b + 1}" for b in boundaries])
-            axes.set(xlabel="boundary between blocks", xlim=(boundaries[0] - 0.4, boundaries[-1] + 0.4))
+    figure, (left, middle, right) = style.row_of_axes(9, 3.9, 3)
+    middle.sharey(left)
+    for axes, direction in ((left, "encoder"), (middle, "decoder")):
+        by_boundary = table[table["direction"] == direction].groupby("boundary")
+        if "untrained" in table:
+            style.range_bars(axes, by_boundary["untrained"], ("#999999", "-.", "X"), label="untrained student")
+        style.range_bars(axes, by_boundary["before"], ("#555555", ":", "D"), -0.05, mfc="white", label="before")
+        style.range_bars(axes, by_boundary["after"], DIRECTION[direction], 0.05, label=f"after the {direction}")
+        style.range_bars(right, by_boundary["unexplained"], DIRECTION[direction])
+        axes.set_title(f"{direction}: {' to '.join(ENDS[direction])}", fontsize=NOTE)
+    left.set(ylabel="similarity (CKA)")
+    right.set_title("variance unexplained after", fontsize=NOTE)
+    right.set_ylim(0, None)
+    right.yaxis.set_major_formatter(Percent())
+    drawn: dict[str, Any] = {}
+    for axes in (left, middle):
+        handles, labels = axes.get_legend_handles_labels()
+        drawn |= zip(labels, handles, strict=True)
+    figure.legend(drawn.values(), drawn.keys(), loc="outside upper center", ncols=len(drawn))
+    for axes in (left, middle, right):
+        axes.set_xticks(boundaries, [f"{b} | {b + 1}" for b in boundaries])
+        axes.set(xlabel="boundary between blocks", xlim=(boundaries[0] - 0.4, boundaries[-1] + 0.4))
     return figure
-
-
-def _spread(axes: Axes, table: pd.DataFrame, column: str, shift: float, **look: object) -> None:
-    """One column over the boundaries: mean over seeds, bars from the lowest to the highest."""
-    by_boundary = table.groupby("boundary")[column]
-    mean, low, high = by_boundary.mean(), by_boundary.min(), by_boundary.max()
-    axes.errorbar(mean.index + shift, mean, yerr=[mean - low, high - mean], lw=2, ms=7, capsize=4, **look)
 
 
 def _name_size(names: Sequence[str]) -> float:
@@ -143,17 +122,17 @@ def _name_size(names: Sequence[str]) -> float:
     return NOTE if max(map(len, names)) <= 11 else 8
 
 
+@style.context()
 def image_grid(task: ImageTask, n_images: int = 20) -> Figure:
     """The first images of the training split with their classes."""
     images, batch = task.sample(n_images, "train")
     small = _name_size(task.class_names)
-    with style():
-        figure = Figure(figsize=(9, 0.55 + 1.05 * (n_images // 10)), layout="constrained")
-        for index, axes in enumerate(figure.subplots(-(-n_images // 10), 10, squeeze=False).flat):
-            axes.axis("off")
-            if index < n_images:
-                axes.imshow(images[index], cmap="gray_r")
-                axes.set_title(task.class_names[int(batch.labels[index])], fontsize=small, loc="center")
+    figure = Figure(figsize=(9, 0.55 + 1.05 * (n_images // 10)), layout="constrained")
+    for index, axes in enumerate(figure.subplots(-(-n_images // 10), 10, squeeze=False).flat):
+        axes.axis("off")
+        if index < n_images:
+            axes.imshow(images[index].numpy(), cmap="gray_r")
+            axes.set_title(task.class_names[int(batch.labels[index])], fontsize=small, loc="center")
     return figure
 
 
@@ -176,99 +155,55 @@ def owner_row(axes: Axes, mask: str, labels: Sequence[str] | None = None) -> Non
     axes.axis("off")
 
 
+@style.context()
 def network(mask: str) -> Figure:
     """A network of mixed blocks as a drawing: who owns what, and which converter stands where."""
-    with style():
-        figure, (axes,) = row_of_axes(9, 1.5)
-        owner_row(axes, mask)
+    figure, (axes,) = style.row_of_axes(9, 1.5)
+    owner_row(axes, mask)
     return figure
 
 
-def mask_chart(masks: pd.DataFrame, split: str = "test") -> Figure:
-    """Accuracy of every swap mask, sorted: mean over seeds with the worst and the best seed, owners drawn as squares."""
-    by_mask = masks.groupby("mask")[split].agg(["mean", "min", "max"]).sort_values("mean", ascending=False)
-    n_blocks = len(by_mask.index[0])
-    with style():
-        figure, (squares, axes) = row_of_axes(9, 0.28 * len(by_mask) + 1, 2, sharey=True, width_ratios=(n_blocks, 34))
-        for row, mask in enumerate(by_mask.index):
-            for column, letter in enumerate(mask):
-                squares.text(column, row, letter, ha="center", va="center", fontsize=NOTE,
-                             bbox={"boxstyle": "square,pad=0.25", "fc": OWNER[letter], "ec": "none"})  # fmt: skip
-        rows = np.arange(len(by_mask))
-        axes.hlines(rows, by_mask["min"], by_mask["max"], color="#888888", lw=2)
-        axes.plot(by_mask["mean"], rows, "o", color="black", ms=5)
-        axes.axvline(by_mask.loc["S" * n_blocks, "mean"], color=OWNER["S"], lw=1.5, ls="--")
-        axes.annotate("student alone", (by_mask.loc["S" * n_blocks, "mean"], 1), xycoords=("data", "axes fraction"),
-                      xytext=(0, 3), textcoords="offset points", ha="center", fontsize=NOTE, color="#0072B2")  # fmt: skip
-        squares.set(xlim=(-0.6, n_blocks - 0.4), ylim=(len(by_mask) - 0.5, -0.5))
-        squares.axis("off")
-        axes.set(xlabel=f"{split} accuracy")
-        axes.tick_params(left=False)
-        axes.grid(False, axis="y")
-        axes.xaxis.set_major_formatter(Percent())
-    return figure
-
-
+@style.context()
 def loss_terms(history: pd.DataFrame) -> Figure:
     """Each named loss term over the training of a pair, the mean since the point before; the scale is logarithmic."""
     columns = [name for name in history if name.startswith("loss_") and name != "loss_total"]
     table = history.melt("step", columns, "term", "loss").dropna()
     table["term"] = table["term"].str.removeprefix("loss_")
-    with style():
-        figure, (axes,) = row_of_axes(9, 3.6)
-        sns.lineplot(
-            table,
-            x="step",
-            y="loss",
-            hue="term",
-            style="term",
-            ax=axes,
-            palette="colorblind",
-            lw=2,
-            errorbar=None,
-            markers=True,
-        )
-        axes.set(xlabel="optimiser steps", ylabel="loss term (before its weight)", yscale="log", xlim=(0, None))
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.legend(title=None, ncols=5, loc="upper center", bbox_to_anchor=(0.5, 1.15))
+    figure, (axes,) = style.row_of_axes(9, 3.6)
+    sns.lineplot(table, x="step", y="loss", hue="term", style="term", ax=axes, palette="colorblind", lw=2,
+                 errorbar=None, markers=True)  # fmt: skip
+    axes.set(xlabel="optimiser steps", ylabel="loss term (before its weight)", yscale="log", xlim=(0, None))
+    style.log_ticks(axes.yaxis, "{x:g}")
+    axes.legend(title=None, ncols=5, loc="upper center", bbox_to_anchor=(0.5, 1.15))
     return figure
 
 
+@style.context()
 def predictions_by_mask(samples: SamplePredictions) -> Figure:
     """Prefix order at once: a column per image, a row per mask; what is predicted, in bold with a tick where it is right."""
     masks = tables.loading_orders(samples.n_blocks)["prefix"]
     small = _name_size(samples.class_names)
-    with style():
-        figure = Figure(figsize=(9, 1.35 + 0.36 * len(masks)), layout="constrained")
-        pictures, table = figure.subfigures(2, 1, height_ratios=(1.35, 0.36 * len(masks)))
-        for index, axes in enumerate(pictures.subplots(1, len(samples.images) + 1).flat):
-            axes.axis("off")
-            if index:
-                axes.imshow(samples.images[index - 1], cmap="gray_r")
-                axes.set_title(samples.class_names[int(samples.labels[index - 1])], fontsize=small, loc="center")
-        axes = table.subplots()
-        axes.set(xlim=(0, len(samples.images) + 1), ylim=(len(masks), 0))
+    figure = Figure(figsize=(9, 1.35 + 0.36 * len(masks)), layout="constrained")
+    pictures, table = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.35, 0.36 * len(masks)))[:, 0]
+    for index, axes in enumerate(pictures.subplots(1, len(samples.images) + 1).flat):
         axes.axis("off")
-        for row, mask in enumerate(masks):
-            axes.text(0.5, row + 0.5, mask, ha="center", va="center", family="monospace", fontsize=11)
-            for column in range(len(samples.images)):
-                right = int(samples.predicted[mask][column]) == int(samples.labels[column])
-                words = ("✓ " if right else "✗ ") + samples.class_names[int(samples.predicted[mask][column])]
-                axes.text(column + 1.5, row + 0.5, words, ha="center", va="center", fontsize=small,
-                          color="black" if right else "#666666", weight="bold" if right else "normal")  # fmt: skip
+        if index:
+            axes.imshow(samples.images[index - 1].numpy(), cmap="gray_r")
+            axes.set_title(samples.class_names[int(samples.labels[index - 1])], fontsize=small, loc="center")
+    axes = table.subplots()
+    axes.set(xlim=(0, len(samples.images) + 1), ylim=(len(masks), 0))
+    axes.axis("off")
+    for row, mask in enumerate(masks):
+        axes.text(0.5, row + 0.5, mask, ha="center", va="center", family="monospace", fontsize=11)
+        for column in range(len(samples.images)):
+            right = int(samples.predicted[mask][column]) == int(samples.labels[column])
+            words = ("✓ " if right else "✗ ") + samples.class_names[int(samples.predicted[mask][column])]
+            axes.text(column + 1.5, row + 0.5, words, ha="center", va="center", fontsize=small,
+                      color="black" if right else "#666666", weight="bold" if right else "normal")  # fmt: skip
     return figure
 
 
 CONVERTER = {"S": "encoder", "T": "decoder"}  # in front of the first block of such an owner
-
-
-def layer_loading(
-    pair: Pair, mask: str, samples: SamplePredictions, orders: Mapping[str, list[str]] | None = None
-) -> Figure:
-    """One state of loading; see `LayerFigure`."""
-    return LayerFigure(pair, samples, orders).at(mask)
 
 
 class LayerFigure:
@@ -281,14 +216,14 @@ class LayerFigure:
     def __init__(self, pair: Pair, samples: SamplePredictions, orders: Mapping[str, list[str]] | None = None) -> None:
         """`orders` (the named ones and the best one unless given) are the curves; every other mask is a grey dot."""
         self.pair, self.samples = pair, samples
-        with style():
+        with style.context():
             self.figure = Figure(figsize=(9, 6), layout="constrained")
-            top, middle, bottom = self.figure.subfigures(3, 1, height_ratios=(1.1, 2.4, 2.1))
+            top, middle, bottom = self.figure.subfigures(3, 1, squeeze=False, height_ratios=(1.1, 2.4, 2.1))[:, 0]
             self._blocks, self._curves = top.subplots(), middle.subplots()
             self._ring = _accuracy_curves(self._curves, pair.masks, orders or tables.named_orders(pair.masks))
             self._strip = list(bottom.subplots(1, len(samples.images), squeeze=False)[0])
             for index, axes in enumerate(self._strip):
-                axes.imshow(samples.images[index], cmap="gray_r")
+                axes.imshow(samples.images[index].numpy(), cmap="gray_r")
                 axes.set(xticks=[], yticks=[])
                 axes.grid(False)
                 axes.spines[:].set_visible(False)
@@ -303,9 +238,9 @@ class LayerFigure:
             self.figure.set_layout_engine("none")
 
     def at(self, mask: str) -> Figure:
-        """The figure at `mask`: the same object every time. Raises InvalidValueError for a mask that is none."""
+        """The figure at `mask`: the same object every time. Raises InvalidValueError for a mask that the pair does not have."""
         loaded, value = mask.count("T"), self.pair.accuracy(mask)
-        with style():
+        with style.context():
             self._turn_blocks(mask)
             self._ring.set_data([loaded], [value])
             self._title.set_text(
@@ -343,21 +278,20 @@ def _accuracy_curves(axes: Axes, masks: pd.DataFrame, orders: Mapping[str, Seque
     """
     curves = tables.order_curves(masks, {order: list(sequence) for order, sequence in orders.items()})
     axes.plot(masks["teacher_blocks"], masks["test"], "o", color="#AAAAAA", ms=4, label="any mask")
-    for place, (order, curve) in enumerate(curves.groupby("order", sort=False)):
-        colour, dashes, marker = order_look(order)
+    for i, (order, curve) in enumerate(curves.groupby("order", sort=False)):
+        colour, dashes, marker = style.order_look(order)
         axes.plot(curve["teacher_blocks"], curve["accuracy"], color=colour, ls=dashes, marker=marker, ms=5,
-                  lw=max(1.2, 3 - 0.5 * place), label=order)  # fmt: skip
+                  lw=max(1.2, 3 - 0.5 * i), label=order)  # fmt: skip
     most, by_mask = int(masks["teacher_blocks"].max()), masks.set_index("mask")["test"]
     student, teacher = by_mask["S" * most], by_mask["T" * most]
-    levels_alone(axes, student, teacher, close=abs(teacher - student) < 0.25 * (by_mask.max() - by_mask.min()))
+    style.levels_alone(axes, student, teacher, close=abs(teacher - student) < 0.25 * (by_mask.max() - by_mask.min()))
     (ring,) = axes.plot([0], [masks["test"].iloc[0]], "o", ms=15, mfc="none", mec="black", mew=2.5, clip_on=False)
     axes.margins(y=0.2)
-    axes.set(xlabel="teacher blocks loaded", ylabel="test accuracy", xlim=(-0.3, most + 0.3))
+    axes.set(xlabel="teacher blocks loaded", xlim=(-0.3, most + 0.3))
     axes.set_xticks(range(most + 1))
-    axes.yaxis.set_major_locator(
-        MaxNLocator(5, steps=(1, 2, 2.5, 5, 10))
-    )  # as many ticks before the layout as after it
-    axes.yaxis.set_major_formatter(Percent())
+    # As many ticks before the layout as after it.
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=(1, 2, 2.5, 5, 10)))
+    style.accuracy_axis(axes, "test accuracy")
     axes.legend(loc="center left", bbox_to_anchor=(1.09, 0.5))  # beside the names of the levels
     return ring
 
@@ -373,5 +307,5 @@ def verdict(samples: SamplePredictions, mask: str, index: int) -> str:
 
 def _roomiest(samples: SamplePredictions, index: int) -> str:
     """The verdict on a sample that takes the most room over all masks: the most lines, then the longest one."""
-    lines = (verdict(samples, mask, index).split("\n") for mask in samples.predicted)
-    return "\n".join(max(lines, key=lambda them: (len(them), max(map(len, them)))))
+    verdicts = (verdict(samples, mask, index) for mask in samples.predicted)
+    return max(verdicts, key=lambda words: (words.count("\n"), max(map(len, words.split("\n")))))

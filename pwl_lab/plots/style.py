@@ -4,27 +4,36 @@ Colours are from Okabe and Ito's colour-blind-safe palette; line style and marke
 pyplot's list of open figures, so a notebook shows one exactly once: as the value of a cell's last line.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import matplotlib as mpl
 import matplotlib.figure
 import numpy as np
+import pandas as pd
+from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.ticker import Formatter
+from matplotlib.axis import Axis
+from matplotlib.ticker import Formatter, LogLocator, NullFormatter
+from numpy.typing import ArrayLike
+from pandas.api.typing import SeriesGroupBy
+
+Dashes = Any  # a line style: matplotlib takes a name, or an offset with the lengths of dashes and gaps
+Look = tuple[str, Dashes, str]  # colour, line style, marker
+VerticalAlign = Literal["center", "top", "bottom"]
 
 OWNER = {"T": "#D55E00", "S": "#56B4E9"}
 OWNER_NAME = {"T": "teacher", "S": "student"}
-# (colour, line style, marker) of a curriculum; a reader's own ones take the spare entries in turn.
-CURRICULUM = {
+# Of a curriculum; a reader's own ones take the spare entries in turn.
+CURRICULUM: dict[str, Look] = {
     "scratch": ("#7F7F7F", ":", "X"),
     "one_shot": ("#0072B2", "--", "s"),
     "progressive": ("#E69F00", "-.", "^"),
     "extracted": ("#009E73", "-", "o"),
 }
-SPARE = [("#CC79A7", "-", "D"), ("#56B4E9", "--", "v"), ("#D55E00", "-.", "P"), ("#000000", ":", "*")]
-ORDER = {
+SPARE: list[Look] = [("#CC79A7", "-", "D"), ("#56B4E9", "--", "v"), ("#D55E00", "-.", "P"), ("#000000", ":", "*")]
+ORDER: dict[str, Look] = {
     "prefix": ("#0072B2", "-", "o"),
     "suffix": ("#CC79A7", "--", "s"),
     "contiguous": ("#E69F00", "-.", "^"),
@@ -34,7 +43,7 @@ ORDER = {
 # Points; the smallest type of a figure: notes, labels at lines, names of panels. Smaller only where words would run into
 # each other otherwise: five blocks or more side by side, long class names, a crowded lattice.
 NOTE = 10
-STYLE = {
+STYLE: dict[str, Any] = {
     "figure.dpi": 110,
     "font.size": 11,
     "axes.titlesize": 11,
@@ -51,11 +60,11 @@ STYLE = {
 
 
 @contextmanager
-def style() -> Iterator[None]:
+def context() -> Iterator[None]:
     """The study's style inside: matplotlib's defaults and `STYLE`, whatever the user's own configuration is outside."""
     with mpl.rc_context():
         mpl.rcdefaults()
-        mpl.rcParams.update(STYLE)
+        mpl.rcParams.update(STYLE)  # type: ignore[arg-type]  # it takes any mapping of its own keys
         yield
 
 
@@ -68,32 +77,32 @@ class Figure(matplotlib.figure.Figure):
 
     def draw(self, renderer: Any) -> None:
         """Draw in the study's style."""
-        with style():
+        with context():
             super().draw(renderer)
 
     def get_tightbbox(self, *args: Any, **keys: Any) -> Any:
         """The box around everything drawn, measured in the study's style."""
-        with style():
+        with context():
             return super().get_tightbbox(*args, **keys)
 
     def savefig(self, *args: Any, **keys: Any) -> None:
         """Save in the study's style."""
-        with style():
+        with context():
             super().savefig(*args, **keys)
 
 
-def looks(names: Sequence[str]) -> dict[str, tuple[str, str, str]]:
-    """Colour, line style and marker for each curriculum name."""
+def looks(names: Sequence[str]) -> dict[str, Look]:
+    """The look of each curriculum."""
     others = iter(SPARE * (1 + len(names) // len(SPARE)))
     return {name: CURRICULUM[name] if name in CURRICULUM else next(others) for name in names}
 
 
-def order_look(order: str) -> tuple[str, str | tuple, str]:
-    """Colour, line style and marker of a loading order; of a reader's own one too."""
+def order_look(order: str) -> Look:
+    """The look of a loading order; of a reader's own one too."""
     return ORDER.get(order, SPARE[3])
 
 
-def byte_words(size: float) -> str:
+def byte_words(size: float, _: object = None) -> str:
     """A number of bytes in words: `840 B`, `56 kB`, `1.2 MB` (powers of 1,000)."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= 0.9995 * factor:
@@ -102,14 +111,14 @@ def byte_words(size: float) -> str:
     return f"{size:,.0f} B"
 
 
-def ink_on(colour: tuple[float, ...]) -> str:
+def ink_on(colour: Iterable[float]) -> str:
     """Black or white, whichever has the higher contrast on `colour` (WCAG's relative luminance)."""
-    parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
+    parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in list(colour)[:3]]
     luminance = 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
     return "black" if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else "white"
 
 
-def row_of_axes(width: float, height: float, columns: int = 1, **keys: object) -> tuple[Figure, list[Axes]]:
+def row_of_axes(width: float, height: float, columns: int = 1, **keys: Any) -> tuple[Figure, list[Axes]]:
     """A figure in the study's style with a row of axes."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(1, columns, squeeze=False, **keys)
@@ -132,13 +141,41 @@ class Percent(Formatter):
         return f"{100 * value:.{self.digits}f}%"
 
 
+def accuracy_axis(axes: Axes, label: str) -> None:
+    """The y axis shows an accuracy, in percent."""
+    axes.set_ylabel(label)
+    axes.yaxis.set_major_formatter(Percent())
+
+
+def steps_axis(axes: Axes, label: str = "optimiser steps") -> None:
+    """The x axis shows steps, from 0 on."""
+    axes.set(xlabel=label, xlim=(0, None))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+
+
+def log_ticks(
+    axis: Axis, words: Formatter | Callable[[float, object], str] | str, subs: Sequence[float] = (1, 2, 5)
+) -> None:
+    """Ticks of a logarithmic axis at these multiples of the powers of ten, each in words; nothing between them."""
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(words)
+    axis.set_minor_formatter(NullFormatter())
+
+
+def named_rows(axes: Axes, names: Sequence[str], above: float = 0.5) -> None:
+    """A named row for each of these, from the top down, with room `above` the first one."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -above)
+
+
+def note_above(axes: Axes, x: float, words: str, **keys: Any) -> None:
+    """Words right above the axes at `x`."""
+    axes.annotate(words, (x, 1), xycoords=("data", "axes fraction"), xytext=(0, 3), textcoords="offset points",
+                  fontsize=NOTE, **keys)  # fmt: skip
+
+
 def level_line(
-    axes: Axes,
-    value: float,
-    words: str,
-    colour: str,
-    ls: str | tuple = "--",
-    va: Literal["center", "top", "bottom"] = "center",
+    axes: Axes, value: float, words: str, colour: str, ls: Dashes = "--", va: VerticalAlign = "center"
 ) -> None:
     """A level to compare with, its name beside its right end, outside the axes: nothing drawn can lie on it.
 
@@ -149,17 +186,47 @@ def level_line(
                   ha="left", va=va, fontsize=NOTE, color=colour, annotation_clip=False)  # fmt: skip
 
 
+def band(axes: Axes, low: pd.Series, high: pd.Series, colour: str, **keys: Any) -> None:
+    """A band between two curves over the same index."""
+    axes.fill_between(low.index, low, high, color=colour, alpha=0.15, lw=0, **keys)
+
+
+def range_bars(axes: Axes, groups: SeriesGroupBy, look: Look, shift: float = 0.0, **keys: Any) -> None:
+    """The mean of each group at its key, a little to the side, with a bar from its lowest value to its highest."""
+    colour, dashes, marker = look
+    mean, low, high = groups.mean(), groups.min(), groups.max()
+    keys = {"lw": 2, "ms": 7, "capsize": 4, **keys}
+    axes.errorbar(
+        mean.index + shift, mean, yerr=[mean - low, high - mean], color=colour, ls=dashes, marker=marker, **keys
+    )
+
+
+def seed_row(
+    axes: Axes,
+    row: float,
+    values: Sequence[float],
+    middle: float,
+    look: Look,
+    reached: Sequence[bool] | None = None,
+    apart: float = 0.0,
+) -> None:
+    """A row of points, one for each seed, and a bar at their middle; `apart` is how far the points spread in height."""
+    colour, _, marker = look
+    seed_points(axes, values, row + np.linspace(-apart, apart, len(values)), colour, marker, 48, reached)
+    axes.plot([middle, middle], [row - 0.36, row + 0.36], color=colour, lw=2.5, zorder=1.5)
+
+
 def seed_points(
     axes: Axes,
-    values: Sequence[float],
-    heights: Sequence[float],
+    values: ArrayLike,
+    heights: ArrayLike,
     colour: str,
     marker: str,
     size: float,
     reached: Sequence[bool] | None = None,
 ) -> None:
     """A point for each seed, told apart by a white edge where they meet; hollow where a goal was not reached."""
-    full = [True] * len(values) if reached is None else reached
+    full = [True] * np.size(values) if reached is None else reached
     axes.scatter(values, heights, marker=marker, s=size, zorder=3, linewidths=[0.6 if done else 1.5 for done in full],
                  facecolors=[colour if done else "none" for done in full],
                  edgecolors=["white" if done else colour for done in full])  # fmt: skip
@@ -173,14 +240,14 @@ def labels_above(axes: Axes, words: Sequence[str], xs: Sequence[float], ys: Sequ
     small = NOTE if len(words) <= 10 else 7
     wide = 0.0011 * small * (2 + max(len(line) for word in words for line in word.split("\n")))
     at = axes.transAxes.inverted().transform(axes.transData.transform([(x, 0) for x in xs]))[:, 0]
-    for word, x, y, place in zip(words, xs, ys, spread_out(at, min(wide, 1 / len(words))), strict=True):
-        axes.annotate(word, (x, y), xytext=(place, 1.05), textcoords="axes fraction", ha="center", family="monospace",
+    for word, x, y, spot in zip(words, xs, ys, spread_out(at, min(wide, 1 / len(words))), strict=True):
+        axes.annotate(word, (x, y), xytext=(spot, 1.05), textcoords="axes fraction", ha="center", family="monospace",
                       fontsize=small, arrowprops={"arrowstyle": "-", "color": "#999999", "lw": 0.8, "shrinkB": 4})  # fmt: skip
 
 
-def spread_out(places: Sequence[float], apart: float) -> np.ndarray:
+def spread_out(places: ArrayLike, apart: float) -> Float[np.ndarray, " n"]:
     """The ascending `places` (0 to 1), moved little so that they are `apart` from each other."""
-    slots = apart * np.arange(len(places))
+    slots = apart * np.arange(np.size(places))
     shifts = np.asarray(places) - slots  # these must not descend
     pushed, pulled = np.maximum.accumulate(shifts), np.minimum.accumulate(shifts[::-1])[::-1]
     return np.clip((pushed + pulled) / 2, 0, 1 - slots[-1]) + slots
@@ -188,7 +255,8 @@ def spread_out(places: Sequence[float], apart: float) -> np.ndarray:
 
 def levels_alone(axes: Axes, student: float, teacher: float | None = None, close: bool = False) -> None:
     """The levels of the student alone and, where it is given, of the teacher alone; `close` keeps their names apart."""
-    low, high = ("top", "bottom") if close else ("center", "center")
+    low: VerticalAlign = "top" if close else "center"
+    high: VerticalAlign = "bottom" if close else "center"
     beneath = teacher is None or student <= teacher
     level_line(axes, student, "student\nalone", "#0072B2", ":", low if beneath else high)
     if teacher is not None:

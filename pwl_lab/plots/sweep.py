@@ -1,25 +1,29 @@
 """Figures of a batch: a metric over one axis of a grid, a line per value of another, small multiples over further ones."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator
+from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator
 
-from pwl_lab.plots.style import CURRICULUM, NOTE, Figure, Percent, spread_out, style
+from pwl_lab.plots import style
+from pwl_lab.plots.style import CURRICULUM, NOTE, Figure, Look, Percent
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F", "#8C510A", "#5E3C99")
 DASHES = ("-", "--", "-.", ":")
 MARKERS = "osD^vPX*<>"
 MOST_LABELS = 5  # beside the lines' ends; more would not find room
-MOST_SEEDS_SHOWN, MOST_PLACES_MARKED = 12, 12  # beyond, a band stands for the bars, and only hollow marks are left
+MOST_SEEDS_SHOWN, MOST_SPOTS_MARKED = 12, 12  # beyond, a band stands for the bars, and only hollow marks are left
 LOG_FROM = 8  # times between the least and the largest value from which on an axis is logarithmic
-Look = tuple[str, str, str]
+Spots = Mapping[Any, float]  # where each value of the axis stands
 
 
+@style.context()
 def sweep_curves(
     curves: pd.DataFrame,
     seeds: pd.DataFrame,
@@ -31,48 +35,52 @@ def sweep_curves(
 ) -> Figure:
     """The middle over seeds with its 95% interval (or, where `bar` says so, from the least to the most), over an axis.
 
-    Every seed is a small mark, hollow where it is a lower bound. `curves` and `seeds` are tidy, as `pwl_lab.runner.curves`
-    makes them: columns for `facets`, `hue` and `axis`, then low, middle, high, bar, seeds, reached, and value, reached.
-    Panels run over the first facet from left to right, over the second from top to bottom.
+    Every seed is a small mark, hollow where it is a lower bound.
+
+    Arguments:
+
+    - curves: a tidy table as `pwl_lab.runner.curves` makes it: columns for `facets`, `hue` and `axis`, then low, middle,
+      high, bar, seeds, reached.
+    - seeds: the same for single seeds: value, reached.
+    - metric: what is drawn, for the title.
+    - axis: the column of the x axis.
+    - hue: a line for each value of this column.
+    - facets: panels from left to right over the first of these columns, from top to bottom over the second.
+    - statistic: how the middle was taken, for the title.
     """
-    columns, rows = (_levels(curves[name]) for name in facets) if len(facets) == 2 else (_only(curves, facets), [None])
+    columns, rows = [*(_levels(curves[name]) for name in facets), [None], [None]][:2]
     looks = looks_of(_levels(curves[hue]) if hue else [""])
-    places = _levels(curves[axis])
-    with style():
-        direct = len(columns) == len(rows) == 1 and hue == "part" and len(looks) <= MOST_LABELS
-        width = min(10.5, 8.6 if direct else 3.4 * len(columns) + 1.6)
-        figure = Figure(
-            figsize=(max(width, 6.4), (4 if len(rows) == 1 else 2.7 * len(rows) + 0.8)), layout="constrained"
-        )
-        grid = figure.subplots(len(rows), len(columns), squeeze=False, sharex=True, sharey=True)
-        for (i, row), (j, column) in product(enumerate(rows), enumerate(columns)):
-            here = dict(zip(facets, (column, row), strict=False))
-            axes = grid[i][j]
-            mine, each = (_part(table, here) for table in (curves, seeds))
-            _panel(axes, mine, each, axis, hue, looks, places)
-            axes.set_title(
-                ", ".join(f"{name} = {say(value)}" for name, value in here.items()), fontsize=NOTE, loc="left"
-            )
-        _frame(grid, curves, metric, axis, places)
-        words = _words(curves, metric, statistic)
-        if direct:
-            grid[0][0].set_title(words)
-            _direct_labels(grid[0][0], curves, axis, hue, looks, places)
-        else:
-            _legend(figure, grid[0][0], looks, words, hue)
+    spots = _spots(_levels(curves[axis]))
+    direct = len(columns) == len(rows) == 1 and hue == "part" and len(looks) <= MOST_LABELS
+    width = min(10.5, 8.6 if direct else 3.4 * len(columns) + 1.6)
+    height = 4 if len(rows) == 1 else 2.7 * len(rows) + 0.8
+    figure = Figure(figsize=(max(width, 6.4), height), layout="constrained")
+    grid = figure.subplots(len(rows), len(columns), squeeze=False, sharex=True, sharey=True)
+    for axes, (row, column) in zip(grid.flat, product(rows, columns), strict=True):
+        here = dict(zip(facets, (column, row), strict=False))
+        _panel(axes, _part(curves, here), _part(seeds, here), axis, hue, looks, spots)
+        axes.set_title(", ".join(f"{name} = {say(value)}" for name, value in here.items()), fontsize=NOTE, loc="left")
+    _scale(grid[0][0], curves, metric, spots)
+    _name_spots(figure, grid[-1], axis, spots)
+    words = _words(curves, metric, statistic)
+    if direct:
+        grid[0][0].set_title(words)
+        _direct_labels(grid[0][0], curves, axis, hue, looks, spots)
+    else:
+        _legend(figure, looks, words, hue)
     return figure
 
 
-def looks_of(values: Sequence[object]) -> dict[object, Look]:
-    """Colour, line style and marker of each value: the study's own for curricula, a scale for three numbers or more."""
+def looks_of(values: Sequence[Any]) -> dict[Any, Look]:
+    """The look of each value: the study's own for curricula, a scale of colours for three numbers or more."""
     if len(values) > 2 and all(isinstance(value, int | float) for value in values):
         scale = mpl.colormaps["viridis"](np.linspace(0, 0.88, len(values)))
         return {
             value: (mpl.colors.to_hex(scale[k]), DASHES[k % 4], MARKERS[k % len(MARKERS)])
             for k, value in enumerate(values)
         }
-    used = {CURRICULUM[value] for value in values if value in CURRICULUM}
-    free = [look for look in zip(PALETTE, DASHES * 3, MARKERS, strict=False) if look[0] not in {u[0] for u in used}]
+    used = {CURRICULUM[value][0] for value in values if value in CURRICULUM}
+    free: list[Look] = [look for look in zip(PALETTE, DASHES * 3, MARKERS, strict=False) if look[0] not in used]
     spare = iter(free * (1 + len(values) // len(free)))
     return {value: CURRICULUM[value] if value in CURRICULUM else next(spare) for value in values}
 
@@ -84,32 +92,28 @@ def say(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value).replace("_", "-")
 
 
-def _only(curves: pd.DataFrame, facets: Sequence[str]) -> list[object]:
-    """The values of the only facet, or one panel."""
-    return _levels(curves[facets[0]]) if facets else [None]
+def _numeric(values: Sequence[Any]) -> bool:
+    """Whether all of these are numbers."""
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
-def _levels(column: pd.Series) -> list[object]:
+def _levels(column: pd.Series) -> list[Any]:
     """The different values: numbers in order of size, others as they came."""
-    found = list(dict.fromkeys(column.tolist()))
-    plain = [value.item() if isinstance(value, np.generic) else value for value in found]
+    plain = list(dict.fromkeys(column.tolist()))
     counted = all(isinstance(value, str) and value.isdigit() for value in plain)
-    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in plain)
-    return sorted(plain, key=float) if counted or numbers else plain
+    return sorted(plain, key=float) if counted or _numeric(plain) else plain
 
 
-def _part(table: pd.DataFrame, here: dict[str, object]) -> pd.DataFrame:
+def _part(table: pd.DataFrame, here: Mapping[str, Any]) -> pd.DataFrame:
     """The rows of one panel."""
     for name, value in here.items():
         table = table[table[name].isna() if pd.isna(value) else table[name] == value]
     return table
 
 
-def _at(places: Sequence[object]) -> dict[object, float]:
+def _spots(levels: Sequence[Any]) -> Spots:
     """Where each value of the axis stands: a number at itself, others side by side."""
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in places):
-        return {value: float(value) for value in places}
-    return {value: float(index) for index, value in enumerate(places)}
+    return {level: float(level) if _numeric(levels) else float(i) for i, level in enumerate(levels)}
 
 
 def _logarithmic(values: Sequence[float]) -> bool:
@@ -123,65 +127,65 @@ def _panel(
     seeds: pd.DataFrame,
     axis: str,
     hue: str,
-    looks: dict[object, Look],
-    places: Sequence[object],
+    looks: Mapping[Any, Look],
+    spots: Spots,
 ) -> None:
     """The lines of one panel, a little beside each other where their bars would hide each other."""
-    at = _at(places)
-    logarithmic = _logarithmic(list(at.values()))
-    gap = np.diff(np.log(list(at.values())) if logarithmic else list(at.values())).min() if len(at) > 1 else 1.0
-    for k, (value, (colour, dashes, marker)) in enumerate(looks.items()):
+    logarithmic = _logarithmic(list(spots.values()))
+    scale, back = (np.log, np.exp) if logarithmic else (np.asarray, np.asarray)
+    gap = np.diff(scale(list(spots.values()))).min() if len(spots) > 1 else 1.0
+    for k, (value, look) in enumerate(looks.items()):
         mine, each = (table[table[hue] == value] if hue else table for table in (curves, seeds))
-        mine = mine.set_index(axis).reindex([place for place in places if place in set(mine[axis])])
         if mine.empty:
             continue
         shift = (k - (len(looks) - 1) / 2) * min(0.03, 0.3 / len(looks)) * gap
-        shifted = {place: spot * np.exp(shift) if logarithmic else spot + shift for place, spot in at.items()}
-        x = np.array([shifted[place] for place in mine.index])
-        known = mine[["low", "high"]].notna().all(axis=1).to_numpy()
-        short = (mine["reached"] < mine["seeds"]).to_numpy()
-        fills = np.where(short, "white", colour)
-        axes.plot(x, mine["middle"], color=colour, ls=dashes, lw=1.8)
-        if len(places) > MOST_PLACES_MARKED:
-            axes.fill_between(x[known], mine["low"][known], mine["high"][known], color=colour, alpha=0.15, lw=0)
-            axes.scatter(
-                x[short], mine["middle"][short], s=14, marker=marker, facecolors="white", edgecolors=colour, zorder=3
-            )
-            continue
-        if mine["seeds"].max() <= MOST_SEEDS_SHOWN:
-            inks = [colour if reached else "white" for reached in each["reached"]]
-            spots = [shifted[place] for place in each[axis]]
-            axes.scatter(
-                spots, each["value"], s=12, marker=marker, facecolors=inks, edgecolors=colour, lw=0.7, alpha=0.55
-            )
-        axes.vlines(x[known], mine["low"][known], mine["high"][known], color=colour, lw=1.4)
-        axes.scatter(x, mine["middle"], s=46, marker=marker, facecolors=fills, edgecolors=colour, lw=1.4, zorder=3)
+        shifted = {level: float(back(scale(spot) + shift)) for level, spot in spots.items()}
+        mine = mine.assign(spot=mine[axis].map(shifted)).sort_values("spot").set_index("spot")
+        many = len(spots) > MOST_SPOTS_MARKED
+        _line(axes, mine, look, many)
+        if not many and mine["seeds"].max() <= MOST_SEEDS_SHOWN:
+            inks = [look[0] if reached else "white" for reached in each["reached"]]
+            axes.scatter(each[axis].map(shifted), each["value"], s=12, marker=look[2], facecolors=inks,
+                         edgecolors=look[0], lw=0.7, alpha=0.55)  # fmt: skip
 
 
-def _frame(grid: np.ndarray, curves: pd.DataFrame, metric: str, axis: str, places: Sequence[object]) -> None:
-    """Scales, ticks and labels."""
-    at = _at(places)
-    first = grid[0][0]
+def _line(axes: Axes, mine: pd.DataFrame, look: Look, many: bool) -> None:
+    """A line with its bars and marks; with a band and hollow marks alone where there are `many` of them."""
+    colour, dashes, marker = look
+    axes.plot(mine["middle"], color=colour, ls=dashes, lw=1.8)
+    known, hollow = mine.dropna(subset=["low", "high"]), mine["reached"] < mine["seeds"]
+    if many:
+        style.band(axes, known["low"], known["high"], colour)
+        mine, hollow = mine[hollow], hollow[hollow]
+    else:
+        axes.vlines(known.index, known["low"], known["high"], color=colour, lw=1.4)
+    axes.scatter(mine.index, mine["middle"], s=14 if many else 46, marker=marker, edgecolors=colour, lw=1.4, zorder=3,
+                 facecolors=np.where(hollow, "white", colour))  # fmt: skip
+
+
+def _scale(axes: Axes, curves: pd.DataFrame, metric: str, spots: Spots) -> None:
+    """The scales of both axes, and the words at the ticks of the y axis."""
     ends = curves[["low", "middle", "high"]].to_numpy(dtype=float)
     if _logarithmic(curves["middle"].tolist()):
-        first.set_yscale("log")
-        first.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        first.yaxis.set_minor_formatter(NullFormatter())
-        least = curves["middle"].min()
-        first.set_ylim(0.6 * max(np.nanmin(ends), 0.3 * least), 1.5 * np.nanmax(ends))
+        axes.set_yscale("log")
+        style.log_ticks(axes.yaxis, axes.yaxis.get_major_formatter())
+        axes.set_ylim(0.6 * max(np.nanmin(ends), 0.3 * curves["middle"].min()), 1.5 * np.nanmax(ends))
     if "accuracy" in metric:
-        first.yaxis.set_major_formatter(Percent())
-    elif np.nanmax(np.abs(ends)) >= 1_000 and np.nanmax(np.abs(ends)) < 1e7:
-        first.yaxis.set_major_formatter("{x:,.0f}")
-    if _logarithmic(list(at.values())):
-        first.set_xscale("log")
-    spots = list(at.items()) if len(at) <= 12 else list(at.items())[:: -(-len(at) // 12)]
-    inches = (first.figure.get_size_inches()[0] - 1.2) / len(grid[0])
-    turned = (max(len(say(place)) for place, _ in spots) + 2) * len(spots) > 12 * inches
-    for axes in grid[-1]:
-        axes.xaxis.set_major_locator(FixedLocator([spot for _, spot in spots]))
+        axes.yaxis.set_major_formatter(Percent())
+    elif 1_000 <= np.nanmax(np.abs(ends)) < 1e7:
+        axes.yaxis.set_major_formatter("{x:,.0f}")
+    if _logarithmic(list(spots.values())):
+        axes.set_xscale("log")
+
+
+def _name_spots(figure: Figure, bottom: Sequence[Axes], axis: str, spots: Spots) -> None:
+    """Name the values of the axis under the panels at the `bottom`, about twelve of them at most."""
+    named = list(spots.items())[:: -(-len(spots) // 12)]
+    inches = (figure.get_size_inches()[0] - 1.2) / len(bottom)
+    turned = (max(len(say(level)) for level, _ in named) + 2) * len(named) > 12 * inches
+    for axes in bottom:
+        axes.set_xticks([spot for _, spot in named], [say(level) for level, _ in named])
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xticks([spot for _, spot in spots], [say(place) for place, _ in spots])
         axes.tick_params(axis="x", rotation=90 if turned else 0)
         axes.set_xlabel(axis)
 
@@ -197,28 +201,24 @@ def _words(curves: pd.DataFrame, metric: str, statistic: str) -> str:
 
 
 def _direct_labels(
-    axes: Axes, curves: pd.DataFrame, axis: str, hue: str, looks: dict[object, Look], places: Sequence[object]
+    axes: Axes, curves: pd.DataFrame, axis: str, hue: str, looks: Mapping[Any, Look], spots: Spots
 ) -> None:
     """Each line's name at its right end, pushed apart where two would overlap."""
     to_axes = axes.transData + axes.transAxes.inverted()
-    ends = {}
-    for value in looks:
-        mine = curves[curves[hue] == value].set_index(axis)["middle"]
-        last = [place for place in places if place in mine.index][-1]
-        ends[value] = to_axes.transform((_at(places)[last], mine[last]))[1]
-    order = sorted(ends, key=ends.__getitem__)
-    for value, height in zip(order, spread_out([ends[value] for value in order], 0.08), strict=True):
+    last = curves.assign(spot=curves[axis].map(spots)).sort_values("spot").groupby(hue)[["spot", "middle"]].last()
+    ends = pd.Series(to_axes.transform(last)[:, 1], last.index).sort_values()
+    for value, height in zip(ends.index, style.spread_out(ends, 0.08), strict=True):
         axes.annotate(say(value), (1, height), xycoords="axes fraction", xytext=(8, 0), textcoords="offset points",
                       va="center", color=looks[value][0], fontweight="bold", annotation_clip=False)  # fmt: skip
 
 
-def _legend(figure: Figure, axes: Axes, looks: dict[object, Look], words: str, hue: str) -> None:
+def _legend(figure: Figure, looks: Mapping[Any, Look], words: str, hue: str) -> None:
     """One legend above all panels, under what they show; the title alone where there is one line."""
     if len(looks) < 2:
         figure.suptitle(words, x=0.01, ha="left", fontsize=11)
         return
     handles = [
-        axes.plot([], [], color=colour, ls=dashes, marker=marker, lw=1.8, label=say(value))[0]
+        Line2D([], [], color=colour, ls=dashes, marker=marker, lw=1.8, label=say(value))
         for value, (colour, dashes, marker) in looks.items()
     ]
     title = words if hue == "part" else f"{words}; lines: {hue}"

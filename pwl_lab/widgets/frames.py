@@ -1,24 +1,41 @@
-"""Tables of frames: what a control shows for each choice, all of it made before the control appears."""
+"""Tables of frames, and the two controls over them: a live widget, and a page that needs no kernel.
 
-from collections.abc import Mapping, Sequence
+A frame is a picture and the same in words. All frames are made before a control shows one, so a control only ever picks.
+Nothing writes into an Output widget: that is what makes batch execution hang and hides exceptions.
+"""
+
+import html
+import json
+from base64 import b64encode
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from io import BytesIO
 from itertools import product, takewhile
+from typing import Any
 
-import numpy as np
-from jaxtyping import Integer, UInt32
+import ipywidgets as controls
 from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pwl_lab.plots.style import style
+from pwl_lab.plots import style
 from pwl_lab.support.errors import invalid
 
 COLOURS = 256  # of a picture's palette
 DPI = 110
-UNKNOWN = -1
-_BYTES = (1, 2**8, 2**16)  # red, green and blue in a number
+PLAY_MS = 1200  # so long a state stays while a choice plays
+SHORT = 12  # values of a slider that follows the hand
+WIDTH = "min(460px, 100%)"
+ROW = {"flex_flow": "row wrap", "grid_gap": "0 1rem"}  # of controls beside each other
+# Controls, words and picture fit a projector's window together; in a low one the picture stays large enough to read.
+PICTURE_HEIGHT = "max(14rem, calc(100vh - 15rem))"
+# At its own size, not as wide as the page, so that it stays sharp, and no higher than the window.
+PICTURE = {"max_width": "100%", "max_height": PICTURE_HEIGHT, "align_self": "flex-start"}
+PICTURE_NAME = "the state described above"  # the words are read already: the picture's name does not repeat them
+
+Key = tuple[int | str, ...]  # a value of each choice
 
 
 @dataclass(frozen=True)
@@ -31,15 +48,22 @@ class Frame:
 
 @dataclass(frozen=True)
 class Choice:
-    """One thing to choose: a slider over its values, or a menu of them.
+    """One thing to choose, by a slider or a menu.
 
-    With `play` a button beside the slider goes through the values in turn.
+    Arguments:
+
+    - label: stands before the control.
+    - tooltip: says what is chosen.
+    - values: all that can be chosen.
+    - start: the value shown first; None for the first one.
+    - menu: a menu in place of a slider.
+    - play: a button beside the slider goes through the values in turn.
     """
 
     label: str
     tooltip: str
     values: Sequence[int] | Sequence[str]
-    start: int | str | None = None  # the value shown first; None: the first one
+    start: int | str | None = None
     menu: bool = False
     play: bool = False
 
@@ -68,7 +92,7 @@ class FrameTable:
     """
 
     choices: tuple[Choice, ...]
-    frames: Mapping[tuple[int | str, ...], Frame]
+    frames: Mapping[Key, Frame]
 
     def __post_init__(self) -> None:
         """Raise InvalidValueError where a choice has no value, or a combination no frame."""
@@ -80,14 +104,9 @@ class FrameTable:
             raise invalid("frames", sorted(self.frames), f"one frame for each choice, {keys or 'and at least one'}")
         object.__setattr__(self, "frames", dict(self.frames))
 
-    def keys(self) -> list[tuple[int | str, ...]]:
+    def keys(self) -> list[Key]:
         """Every combination, also those that are not offered; the last choice changes fastest."""
         return list(product(*(choice.values for choice in self.choices)))
-
-    @property
-    def complete(self) -> bool:
-        """Whether every combination has a frame."""
-        return len(self.frames) == len(self.keys())
 
     @property
     def first(self) -> Frame:
@@ -95,22 +114,23 @@ class FrameTable:
         return self.frames[self.start]
 
     @property
-    def start(self) -> tuple[int | str, ...]:
+    def start(self) -> Key:
         """The values chosen first: each choice's own, or the first combination where that one is not offered."""
         key = tuple(choice.first for choice in self.choices)
         return key if key in self.frames else next(key for key in self.keys() if key in self.frames)
 
 
 class Painter:
-    """Pictures (PNG) of a figure of which only some artists change: everything else is drawn once, and so is the palette.
+    """Makes pictures (PNG) of a figure of which only some artists change: everything else is drawn once.
 
-    A tenth of the time of drawing the whole figure for each picture.
+    A quarter of the time of drawing the whole figure for each picture.
     """
 
-    def __init__(self, figure: Figure, moving: Sequence[Artist], dpi: int = DPI) -> None:
+    def __init__(self, figure: Figure, moving: Sequence[Artist]) -> None:
         """`moving` is what will change, in the colours it will have; the layout has to be finished (no layout engine)."""
-        figure.set_dpi(dpi)
-        self._canvas = FigureCanvasAgg(figure)
+        self._canvas = _drawn(figure)
+        self._palette = _small(_picture(self._canvas))
+        self._white: Any = self._palette.getpixel((0, 0))  # a figure's corner: the index of white in the palette
         shown = [artist.get_visible() for artist in moving]
         for artist in moving:
             artist.set_visible(False)
@@ -118,53 +138,34 @@ class Painter:
         for artist, visible in zip(moving, shown, strict=True):
             artist.set_visible(visible)
         self._still = self._canvas.copy_from_bbox(figure.bbox)
-        self._colours = self._pixels()
-        still = _picture(self._canvas).getcolors(self._colours.size)
-        self._draw(moving)
-        self._palette = _small(_picture(self._canvas)).getpalette()
-        self._places = np.full(2**24, UNKNOWN, np.int16)  # in the palette, of a colour
-        self._look_up(np.array([colour for _, colour in still], np.uint8) @ np.array(_BYTES))
-        self._indices = self._places[self._colours].astype(np.uint8)
 
     def png(self, moving: Sequence[Artist]) -> bytes:
         """The figure as it is now, where nothing but `moving` has changed."""
-        self._draw(moving)
-        now, indices = self._pixels(), self._indices.copy()
-        changed = now != self._colours
-        colours = now[changed]
-        self._look_up(np.unique(colours[self._places[colours] == UNKNOWN]))
-        indices[changed] = self._places[colours]
-        picture = Image.fromarray(indices)
-        picture.putpalette(self._palette)
-        return _bytes(picture)
-
-    def _draw(self, moving: Sequence[Artist]) -> None:
-        """Put `moving` over what stays."""
         self._canvas.restore_region(self._still)
-        with style():  # the figure itself sees to that when it draws all
+        with style.context():  # the figure itself sees to that when it draws all
             for artist in moving:
                 artist.draw(self._canvas.get_renderer())
-
-    def _pixels(self) -> UInt32[np.ndarray, "height width"]:
-        """What was drawn, a number for each colour."""
-        return np.asarray(self._canvas.buffer_rgba()).view("<u4")[..., 0] & 0xFFFFFF
-
-    def _look_up(self, colours: Integer[np.ndarray, " n"]) -> None:
-        """Find the nearest colour of the palette; Pillow's own search is not exact, and makes white a little grey."""
-        parts = colours[:, None] // np.array(_BYTES) % 256
-        distances = ((parts[:, None] - np.array(self._palette).reshape(-1, 3)) ** 2).sum(axis=2)
-        self._places[colours] = distances.argmin(axis=1)
+        picture = _picture(self._canvas)
+        small = picture.quantize(palette=self._palette, dither=Image.Dither.NONE)
+        # Pillow's search for the nearest colour is not exact and makes white a little grey.
+        small.paste(self._white, mask=picture.convert("L").point([0] * 255 + [255]))
+        return _bytes(small)
 
 
-def png(figure: Figure, dpi: int = DPI) -> bytes:
+def png(figure: Figure) -> bytes:
     """The figure as PNG bytes with a palette: less than half of what all colours take."""
-    figure.set_dpi(dpi)
-    canvas = FigureCanvasAgg(figure)
+    return _bytes(_small(_picture(_drawn(figure))))
+
+
+def _drawn(figure: Figure) -> Any:
+    """A canvas with the whole figure; Any, since matplotlib does not annotate it."""
+    figure.set_dpi(DPI)
+    canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
-    return _bytes(_small(_picture(canvas)))
+    return canvas
 
 
-def _picture(canvas: FigureCanvasAgg) -> Image.Image:
+def _picture(canvas: Any) -> Image.Image:
     """What was drawn, without transparency."""
     return Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()).convert("RGB")
 
@@ -179,3 +180,230 @@ def _bytes(picture: Image.Image) -> bytes:
     written = BytesIO()
     picture.save(written, "png")
     return written.getvalue()
+
+
+def show(table: FrameTable, interactive: bool) -> "FramePicker | FramePage":
+    """The table as a live widget, or as a control that needs no kernel: the same choices, pictures and words."""
+    return FramePicker(table) if interactive else FramePage(table)
+
+
+class FramePicker(controls.VBox):  # type: ignore[misc]  # ipywidgets has no types
+    """A control for each choice of a table above the frame of the values chosen. A change only swaps a picture."""
+
+    def __init__(self, table: FrameTable) -> None:
+        """Raises InvalidValueError where a combination has no frame."""
+        if len(table.frames) < len(table.keys()):
+            raise invalid("table", f"{len(table.frames)} frames", f"one for each of {len(table.keys())} combinations")
+        self.table = table
+        self.controls = [control_for(choice) for choice in table.choices]
+        self.words = controls.HTML()
+        self.picture = controls.Image(format="png", layout=PICTURE)
+        for control in self.controls:
+            control.observe(told(self, self._show), names="value")
+        self._show()
+        row = [
+            part
+            for choice, control in zip(table.choices, self.controls, strict=True)
+            for part in ([control, player(control)] if choice.play else [control])
+        ]
+        super().__init__([controls.HBox(row, layout=ROW), self.words, self.picture])
+
+    def _show(self) -> None:
+        """Put the frame of the values chosen on display."""
+        frame = self.table.frames[tuple(control.value for control in self.controls)]
+        self.picture.value = frame.picture
+        self.words.value = status_line(frame.words)
+
+
+def status_line(words: str) -> str:
+    """Words as HTML, marked as what tells the state.
+
+    The widget puts a new element in place of the old one at every change, and not every screen reader says what a new
+    element holds. The dashboard's own page marks the element that stays; in JupyterLab that cannot be done from here.
+    """
+    return f"<div role='status' style='white-space: pre-line; line-height: 1.5'>{html.escape(words)}</div>"
+
+
+def told(widget: Any, callback: Callable[[], None]) -> Callable[[object], None]:
+    """`callback` as an observer whose exceptions the reader sees in `widget.words`; else they reach the log alone."""
+
+    @wraps(callback)
+    def observer(_: object) -> None:
+        try:
+            callback()
+        except Exception as error:
+            widget.words.value = f"<div role='alert'>{html.escape(repr(error))}</div>"
+            raise
+
+    return observer
+
+
+def control_for(choice: Choice) -> Any:
+    """A slider over whole numbers without a gap, a slider over named values, or a menu.
+
+    A short slider follows the hand. A long one waits until the hand lets go: on the way every value would send a
+    picture, which a kernel far away answers too late. An arrow key always answers at once.
+    """
+    values = list(choice.values)
+    common: dict[str, Any] = {"value": choice.first, "description": choice.label, "tooltip": choice.tooltip}
+    common["style"] = {"description_width": "initial"}  # else long labels are cut
+    if choice.menu:
+        return controls.Dropdown(options=values, layout={"width": "max-content"}, **common)
+    common |= {"continuous_update": len(values) <= SHORT, "layout": {"width": WIDTH}}
+    if isinstance(choice.values, range):
+        return controls.IntSlider(min=values[0], max=values[-1], step=choice.values.step, **common)
+    return controls.SelectionSlider(options=values, **common)
+
+
+def player(slider: controls.IntSlider) -> controls.Play:
+    """A play button that moves `slider` on its own; the two are linked in the browser."""
+    ends = {"min": slider.min, "max": slider.max, "value": slider.value}
+    play = controls.Play(**ends, interval=PLAY_MS, show_repeat=False, tooltip="one after another")
+    controls.jslink((play, "value"), (slider, "value"))
+    return play
+
+
+STYLE = """
+.frame-page { margin: .4rem 0; }
+.frame-page .choices { display: flex; flex-wrap: wrap; gap: .4rem 1.6rem; align-items: center; }
+.frame-page .choice { display: flex; gap: .5rem; align-items: center; flex-wrap: wrap; }
+.frame-page label { display: flex; gap: .5rem; align-items: center; flex-wrap: wrap; }
+.frame-page input[type=range] { width: 15rem; max-width: 100%; }
+.frame-page .value { min-width: 2.5em; font-variant-numeric: tabular-nums; }
+.frame-page .frame-words { margin: .5rem 0; white-space: pre-line; }
+.frame-page img { max-width: 100%; max-height: PICTURE_HEIGHT; width: auto; height: auto; }
+""".replace("PICTURE_HEIGHT", PICTURE_HEIGHT)
+
+# `currentScript` finds the control's own element, so that any number of them share a page without ids.
+SCRIPT = """
+(() => {
+  const root = document.currentScript.parentElement;
+  const data = JSON.parse(root.querySelector("script[type='application/json']").textContent);
+  const picture = root.querySelector("img"), words = root.querySelector("[role=status]");
+  const make = (name, attributes, parent) => parent.appendChild(Object.assign(document.createElement(name), attributes));
+  const chosen = data.choices.map((choice) => choice.start), first = picture.src, menus = [];
+  const states = (n) => data.choices.slice(n).reduce((count, choice) => count * choice.values.length, 1);
+  const position = (n) => chosen.slice(0, n).reduce((sum, value, i) => sum + value * states(i + 1), 0);
+  const offered = (i, value) => {  // whether there is a state of this value after those chosen before it
+    const from = position(i) + value * states(i + 1);
+    return data.states.slice(from, from + states(i + 1)).some((state) => state !== null);
+  };
+  const offer = () => menus.forEach(([i, select]) => {
+    [...select.options].forEach((option, value) => { option.hidden = option.disabled = !offered(i, value); });
+    if (!offered(i, chosen[i])) {
+      chosen[i] = select.selectedIndex = [...select.options].findIndex((option) => !option.disabled);
+    }
+  });
+  const show = () => {
+    offer();
+    const [number, text] = data.states[position(chosen.length)];
+    picture.src = number === null ? first : "data:image/png;base64," + data.pictures[number];
+    words.textContent = text;
+  };
+  const menu = (choice, label) => {
+    const select = make("select", {}, label);
+    choice.values.forEach((value) => make("option", { textContent: value }, select));
+    select.selectedIndex = choice.start;
+    return [select, () => select.selectedIndex];
+  };
+  const slider = (choice, label, box) => {
+    const range = make("input", { type: "range", min: 0, max: choice.values.length - 1, step: 1 }, label);
+    range.value = choice.start;
+    const ticks = make("datalist", { id: "frame-ticks-" + document.querySelectorAll("datalist").length }, box);
+    choice.values.forEach((value, i) => make("option", { value: i, label: value }, ticks));
+    range.setAttribute("list", ticks.id);
+    const shown = make("span", { className: "value" }, box);
+    shown.setAttribute("aria-hidden", "true");  // the range says it itself
+    const say = () => {
+      shown.textContent = choice.values[range.value];
+      range.setAttribute("aria-valuetext", choice.values[range.value]);
+    };
+    say();
+    range.addEventListener("input", say);
+    if (choice.play) player(range, choice, box);
+    return [range, () => Number(range.value)];
+  };
+  const player = (range, choice, box) => {
+    const button = make("button", { type: "button", textContent: "Play", title: "one after another" }, box);
+    const move = (value) => { range.value = value; range.dispatchEvent(new Event("input")); };
+    let timer = null;
+    const stop = () => { clearInterval(timer); timer = null; button.textContent = "Play"; };
+    button.addEventListener("click", () => {
+      if (timer !== null) return stop();
+      if (range.value === range.max) move(0);
+      button.textContent = "Pause";
+      timer = setInterval(() => {
+        if (range.value !== range.max) move(Number(range.value) + 1);
+        if (range.value === range.max) stop();
+      }, data.play_ms);
+    });
+  };
+  root.addEventListener("keydown", (event) => event.stopPropagation());  // a notebook has uses of its own for arrows
+  const row = root.querySelector(".choices");
+  data.choices.forEach((choice, i) => {
+    const box = make("div", { className: "choice" }, row);
+    const label = make("label", { textContent: choice.label }, box);
+    const [control, read] = (choice.menu ? menu : slider)(choice, label, box);
+    control.title = choice.tooltip;
+    if (choice.menu) menus.push([i, control]);
+    control.addEventListener("input", () => { chosen[i] = read(); show(); });
+  });
+  offer();
+})();
+"""
+
+
+class FramePage:
+    """The choices of a table above the frame chosen, as HTML that needs no kernel and no network.
+
+    It works in an exported page and in a trusted notebook. Where scripts are not allowed (a notebook that is not trusted,
+    a viewer that strips them) the first frame's picture and words remain: the script itself makes the controls.
+    """
+
+    def __init__(self, table: FrameTable) -> None:
+        """All frames go into the page, equal pictures once."""
+        self.table = table
+
+    def __repr__(self) -> str:
+        """The first frame in words, for a text-only reader."""
+        return f"(the first of {len(self.table.frames)} states) {self.table.first.words}"
+
+    def _repr_html_(self) -> str:
+        """The control, its data and its script in one element."""
+        first = self.table.first
+        words = html.escape(first.words)
+        data = json.dumps(self._data(), ensure_ascii=False).replace("<", "\\u003c")  # nothing may end the script early
+        return (
+            f'<div class="frame-page"><style>{STYLE}</style><div class="choices"></div>'
+            f'<p class="frame-words" role="status">{words}</p>'
+            f'<img alt="{PICTURE_NAME}" src="data:image/png;base64,{_text(first.picture)}">'
+            f'<script type="application/json">{data}</script><script>{SCRIPT}</script></div>'
+        )
+
+    def _data(self) -> dict[str, object]:
+        """What the script needs: the choices, each picture once, and picture and words of every state."""
+        frames = [self.table.frames.get(key) for key in self.table.keys()]  # noqa: SIM118  (ordered as the script counts)
+        others = dict.fromkeys(frame.picture for frame in frames if frame and frame.picture != self.table.first.picture)
+        pictures = {picture: number for number, picture in enumerate(others)}
+        return {
+            "play_ms": PLAY_MS,
+            "choices": [
+                {
+                    "label": choice.label,
+                    "tooltip": choice.tooltip,
+                    "values": [str(value) for value in choice.values],
+                    "start": list(choice.values).index(start),
+                    "menu": choice.menu,
+                    "play": choice.play,
+                }
+                for choice, start in zip(self.table.choices, self.table.start, strict=True)
+            ],
+            "pictures": [_text(picture) for picture in pictures],
+            # null for a state that there is not; in one, null for the picture that stands on the page from the start
+            "states": [frame and [pictures.get(frame.picture), frame.words] for frame in frames],
+        }
+
+
+def _text(picture: bytes) -> str:
+    """Bytes as base64."""
+    return b64encode(picture).decode()

@@ -9,28 +9,44 @@ from pwl_lab.benchmarks.accuracy import anytime_area
 from pwl_lab.distill.probes import TeacherReadings
 from pwl_lab.loading.bundle import BundleIndex
 from pwl_lab.plots.clock import horizon, plans_for, second_words
-from pwl_lab.plots.curricula import latest
+from pwl_lab.plots.correlations import latest
 from pwl_lab.study.results import DistillationRuns
 from pwl_lab.support.errors import invalid
-from pwl_lab.widgets.frame_page import FramePage
-from pwl_lab.widgets.frames import Choice, Frame, FrameTable, Painter, bandwidth_choice, link_name, png
-from pwl_lab.widgets.picker import FramePicker, show
+from pwl_lab.widgets.frames import (
+    Choice,
+    Frame,
+    FramePage,
+    FramePicker,
+    FrameTable,
+    Key,
+    Painter,
+    bandwidth_choice,
+    link_name,
+    png,
+    show,
+)
 
 
 def checkpoint_slider(
     readings: TeacherReadings, at_most: int = 40, interactive: bool = True
 ) -> FramePicker | FramePage:
-    """The teacher's checkpoints (evenly chosen where there are more than `at_most`), each with its map of bit pairs.
+    """Slide over a teacher's checkpoints, each with its map of bit pairs.
 
-    A live widget, or with `interactive=False` a control for a page without a kernel. Raises InvalidValueError where
-    `at_most` is less than 2: the first and the last one are always there.
+    Raises InvalidValueError where `at_most` is less than 2.
+
+    Arguments:
+
+    - readings: what `probe_teacher` read from each checkpoint.
+    - at_most: so many checkpoints are shown, evenly chosen; the first and the last one always are.
+    - interactive: a live widget; otherwise a control for a page without a kernel.
     """
     if at_most < 2:
         raise invalid("at_most", at_most, "2 or more: the first checkpoint and the last one are always shown")
     steps, accuracies = readings.steps, readings.accuracies
     chosen = sorted({round(i * (len(steps) - 1) / (at_most - 1)) for i in range(at_most)})
-    figure, frames = plots.CheckpointFigure(readings), {}
-    for number, step in enumerate((steps[place] for place in chosen), start=1):
+    figure = plots.CheckpointFigure(readings)
+    frames: dict[Key, Frame] = {}
+    for number, step in enumerate((steps[i] for i in chosen), start=1):
         row, column = divmod(int(readings.maps[step].abs().argmax()), len(readings.maps[step]))
         strongest = f"bit {row}" if row == column else f"bits {row} and {column}"
         words = f"step {step:,}: validation accuracy {accuracies[step]:.1%}, strongest correlation with {strongest}"
@@ -42,13 +58,19 @@ def checkpoint_slider(
 def curriculum_explorer(
     runs: DistillationRuns, readings: TeacherReadings, at_most: int = 24, interactive: bool = True
 ) -> FramePicker | FramePage:
-    """A slider over the steps of students and teacher (`at_most` of them): who is where at that moment.
+    """Slide over the steps of students and teacher: who is where at that moment.
 
-    A live widget, or with `interactive=False` a control for a page without a kernel.
+    Arguments:
+
+    - runs: the students, by curriculum and seed.
+    - readings: what `probe_teacher` read from each of the teacher's checkpoints.
+    - at_most: so many steps can be chosen.
+    - interactive: a live widget; otherwise a control for a page without a kernel.
     """
     figure = plots.ExplorerFigure(runs, readings)
     steps = figure.moments(at_most)
-    painter, frames = Painter(figure.at(steps[0]), figure.moving), {}
+    painter = Painter(figure.at(steps[0]), figure.moving)
+    frames: dict[Key, Frame] = {}
     for step in steps:
         figure.at(step)
         frames[(f"{step:,}",)] = Frame(painter.png(figure.moving), _words(figure, runs.stages, step))
@@ -85,15 +107,20 @@ def loading_timeline(
     orders: Sequence[str] = ("prefix", "suffix", "contiguous", "best"),
     interactive: bool = True,
 ) -> FramePicker | FramePage:
-    """Accuracy against seconds on a link of so many MB/s, by the bundle's bytes and recorded accuracies, for each order.
+    """Show accuracy against seconds on a link, by a bundle's bytes and recorded accuracies, for each loading order.
 
-    A live widget, or with `interactive=False` a control for a page without a kernel.
+    Arguments:
+
+    - index: the bundle's index.
+    - megabytes_per_s: the links to choose from.
+    - orders: the loading orders to choose from, as in the index.
+    - interactive: a live widget; otherwise a control for a page without a kernel.
     """
-    frames = {}
+    frames: dict[Key, Frame] = {}
     for speed in megabytes_per_s:
         plans = plans_for(index, speed, orders)
         for order, plan in plans.items():
-            first, last = (second_words(plan["seconds"].iloc[place]) for place in (0, -1))
+            first, last = (second_words(plan["seconds"].iloc[i]) for i in (0, -1))
             words = (
                 f"{order} order at {link_name(speed)}: first prediction after {first}, the whole teacher after {last}, "
                 f"mean accuracy over the time shown {anytime_area(plan, horizon(plans)):.1%}"

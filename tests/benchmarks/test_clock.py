@@ -270,7 +270,7 @@ def test_metrics_are_nested_by_level():
 def test_the_figures_show_what_the_tables_say(written, data):
     table = harness.timelines(written, QUICK, data).assign(seed=0)
     labels = {text.get_text().split(":")[0] for text in plots.anytime_chart(table, 1.0).legends[0].get_texts()}
-    assert labels == {plots.clock.way_look(way)[0] for way in harness.ANYTIME_BASELINES}
+    assert labels == {plots.clock.baseline_look(name)[0] for name in harness.ANYTIME_BASELINES}
     assert len(plots.bytes_chart(table).legends[0].get_texts()) == len(harness.ANYTIME_BASELINES)
     times = harness.first_predictions({"small": written}, {"small": ["warm"]}, repeats=1)
     (panel,) = plots.first_prediction_chart(times).axes

@@ -10,8 +10,7 @@ from matplotlib.colors import same_color
 from toys import as_pair
 
 from pwl_lab import plots
-from pwl_lab.plots.crossed import PWL_LOOK
-from pwl_lab.plots.curricula import MEASURES as ABLATED
+from pwl_lab.plots.curricula import ABLATED, PWL_LOOK
 from pwl_lab.plots.style import CURRICULUM
 from pwl_lab.study import crossing
 from pwl_lab.study.crossing import LOADING_WORDS, LOADINGS, MEASURES, Crossed

@@ -89,7 +89,7 @@ FIGURES = {
     ),
     "mask_chart": lambda pair, samples: plots.mask_chart(masks_of_seeds()),
     "loss_terms": lambda pair, samples: plots.loss_terms(losses()),
-    "layer_loading": lambda pair, samples: plots.layer_loading(pair, "TTS", samples),
+    "layer_loading": lambda pair, samples: plots.LayerFigure(pair, samples).at("TTS"),
 }
 
 
@@ -149,14 +149,14 @@ def test_mask_chart_is_sorted_from_the_best():
 
 def test_owner_row_draws_owners_and_converters():
     figure = Figure()
-    plots.owner_row(figure.subplots(), "TSST")
+    plots.pairs.owner_row(figure.subplots(), "TSST")
     found = words(figure)
     assert [text.split("\n")[0] for text in found if "block" in text] == ["teacher", "student", "student", "teacher"]
     assert [text for text in found if text in ("encoder", "decoder")] == ["encoder", "decoder"]
 
 
 def test_layer_loading_says_mask_and_accuracy_and_marks_right_and_wrong(pair, samples):
-    figure = plots.layer_loading(pair, "TTS", samples)
+    figure = plots.LayerFigure(pair, samples).at("TTS")
     found = words(figure)
     title = [axes.get_title(loc="left") for sub in figure.subfigs for axes in sub.axes]
     assert "TTS: 2 of 3 teacher blocks, test accuracy 70.0% (seed 0)" in title
@@ -168,7 +168,7 @@ def test_a_layer_figure_turned_to_a_mask_is_the_figure_of_that_mask(pair, sample
     turned = plots.LayerFigure(pair, samples)
     turned.at("SSS"), turned.at("TST")
     # Even two new figures of one mask may differ by a level: the layout's solver ends 1e-14 apart.
-    apart = pixels(turned.at("TTS")) - pixels(plots.layer_loading(pair, "TTS", samples))
+    apart = pixels(turned.at("TTS")) - pixels(plots.LayerFigure(pair, samples).at("TTS"))
     assert np.abs(apart).max() <= 1
     assert render(turned.at("SSS")) != render(turned.at("TTS"))
     with pytest.raises(InvalidValueError, match="mask"):
@@ -176,7 +176,7 @@ def test_a_layer_figure_turned_to_a_mask_is_the_figure_of_that_mask(pair, sample
 
 
 def test_the_ring_stands_at_the_mask_and_every_mask_has_a_dot(pair, samples):
-    figure = plots.layer_loading(pair, "STT", samples, {"suffix": ["SSS", "SST", "STT", "TTT"]})
+    figure = plots.LayerFigure(pair, samples, {"suffix": ["SSS", "SST", "STT", "TTT"]}).at("STT")
     (axes,) = figure.subfigs[1].axes
     dots, suffix, student, teacher, ring = axes.get_lines()
     assert [line.get_ydata()[0] for line in (student, teacher)] == pytest.approx([0.5, 0.8])
@@ -190,7 +190,7 @@ def test_the_ring_stands_at_the_mask_and_every_mask_has_a_dot(pair, samples):
 def test_levels_legend_and_label_keep_apart_and_are_not_cut(pair, samples, whole):
     masks = pair.masks.assign(test=0.5 + pair.masks["test"] / 50)
     masks.loc[masks["mask"] == "TTT", "test"] = whole + 0.01
-    figure = plots.layer_loading(replace(pair, masks=masks), "SSS", samples)
+    figure = plots.LayerFigure(replace(pair, masks=masks), samples).at("SSS")
     FigureCanvasAgg(figure).draw()
     (axes,) = figure.subfigs[1].axes
     levels = [text for text in axes.texts if text.get_text()]
@@ -246,7 +246,7 @@ def test_coloured_images_are_shown_in_their_colours_and_long_names_fit(coloured,
     samples = coloured_samples(coloured)
     figures = [plots.image_grid(coloured, 20), plots.predictions_by_mask(samples)]
     assert all(drawn_apart(figure) for figure in figures)
-    figures += [plots.layer_loading(pair, mask, samples) for mask in ("SSS", "TTS")]
+    figures += [plots.LayerFigure(pair, samples).at(mask) for mask in ("SSS", "TTS")]
     assert all(drawn_apart(figure.subfigs[2]) for figure in figures[2:])
     for figure in figures:
         shown = [axes.get_images()[0].get_array() for axes in all_axes(figure) if axes.get_images()]

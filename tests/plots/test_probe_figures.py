@@ -39,7 +39,7 @@ PROJECTED = pd.DataFrame(
 FIGURES = {
     "checkpoint_probe": lambda: plots.checkpoint_probe(READINGS),
     "maps_over_steps": lambda: plots.maps_over_steps(READINGS),
-    "checkpoint_map": lambda: plots.checkpoint_map(READINGS, 100),
+    "checkpoint_map": lambda: plots.CheckpointFigure(READINGS).at(100),
     "projected_probe": lambda: plots.projected_probe(PROJECTED, 0.01),
 }
 
@@ -62,7 +62,7 @@ def test_the_final_teacher_stands_apart_from_the_checkpoints():
 
 
 def test_a_map_shows_the_support_first():
-    image = plots.checkpoint_map(READINGS, 100).axes[1].get_images()[0]
+    image = plots.CheckpointFigure(READINGS).at(100).axes[1].get_images()[0]
     values = image.get_array()
     assert values.shape == (15, 15)
     assert values[0, 2] == values[2, 0] == pytest.approx(-0.5)
@@ -93,7 +93,7 @@ def test_the_slider_goes_through_the_checkpoints_to_the_final_teacher():
 def test_a_checkpoint_figure_turned_to_a_step_is_the_figure_of_that_step():
     turned = plots.CheckpointFigure(READINGS)
     before, after = png(turned.at(600)), png(turned.at(100))
-    assert before != after == png(plots.checkpoint_map(READINGS, 100))
+    assert before != after == png(plots.CheckpointFigure(READINGS).at(100))
 
 
 def test_a_long_training_is_thinned_out_for_the_slider():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import pwl_lab
-from pwl_lab.plots.style import row_of_axes, style
+from pwl_lab.plots.style import context, row_of_axes
 from pwl_lab.runner.execute import run_notebook
 from pwl_lab.widgets.frames import Painter, png
 
@@ -65,7 +65,7 @@ CHOICES = st.lists(st.sampled_from(sorted(HOSTILE)), min_size=1, max_size=6, uni
 
 def picture(with_painter: bool = False) -> bytes:
     """A figure as the study makes them, drawn after its style was left, as a notebook and a widget draw it."""
-    with style():
+    with context():
         figure, (left, right) = row_of_axes(5, 2.5, 2)
         line = left.plot([0, 1e5], [-0.5, 1], "o--", label="$x^2$")[0]
         left.legend()
@@ -118,9 +118,9 @@ def test_measures_and_files_are_in_the_study_s_style_too(tmp_path: Path) -> None
         figure.savefig(tmp_path / name, bbox_inches="tight")
         return list(figure.get_tightbbox().bounds), (tmp_path / name).read_bytes()
 
-    with style():
+    with context():
         expected = made("a.png")
-    with style(), mpl.rc_context():
+    with context(), mpl.rc_context():
         figure, (axes,) = row_of_axes(3, 2)
         axes.plot([1, 2])
     with mpl.rc_context({"text.usetex": True, "xtick.labelsize": 40, "savefig.pad_inches": 3}):

@@ -47,7 +47,7 @@ READINGS = TeacherReadings(
 
 
 def test_medians_over_seeds_hold_those_that_are_done():
-    curves = plots.curricula.curves_over_seeds(RUNS.history)
+    curves = plots.correlations.curves_over_seeds(RUNS.history)
     assert list(curves["median"]) == ["extracted", "one_shot"]
     assert curves["median"]["extracted"].tolist() == pytest.approx([0.5, 0.7, 0.9, 0.9])
     assert curves["min"]["extracted"].tolist() == pytest.approx([0.5, 0.6, 0.8, 0.8])

@@ -68,7 +68,6 @@ def partial():
 
 def test_what_menus_choose_may_be_missing_as_a_whole():
     table = partial()
-    assert not table.complete
     states = data_of(FramePage(table))["states"]
     assert [state is None for state in states] == [False] * 4 + [True] * 2 + [False] * 2
     with pytest.raises(InvalidValueError, match="8 combinations"):

@@ -1,6 +1,5 @@
 """The layer loader: order and slider choose a mask, switches make any other; all of it is there before it is shown."""
 
-import asyncio
 from dataclasses import replace
 from io import BytesIO
 
@@ -13,7 +12,6 @@ from toys import as_pair
 from pwl_lab import plots, widgets
 from pwl_lab.support.errors import InvalidValueError
 from pwl_lab.swap.masks import all_masks
-from pwl_lab.widgets import loader as module
 from pwl_lab.widgets import loader as states
 from pwl_lab.widgets.frames import Painter, png
 
@@ -130,11 +128,12 @@ def test_without_a_kernel_the_same_states_but_no_picture_too_many(pair, samples,
     live = widgets.layer_loader(pair, samples, orders=PATHS)
     for (order, loaded, link), frame in page.table.frames.items():
         live.order.value, live.blocks.value, live.link.value = order, loaded, link
-        assert (frame.picture, frame.words) == (live.picture.value, live.states.words[live.mask, link])
+        assert frame == live.states.frames[live.mask, link]
+        assert frame.picture == live.picture.value
 
 
 def test_many_blocks_have_no_switches(pair, samples, cheap, monkeypatch):
-    monkeypatch.setattr(module, "MOST_SWITCHED_BLOCKS", 2)
+    monkeypatch.setattr(states, "MOST_SWITCHED_BLOCKS", 2)
     loader = widgets.layer_loader(pair, samples, orders=PATHS)
     assert loader.switches == []
     assert len(cheap) == 6
@@ -157,16 +156,17 @@ def test_an_exception_in_a_picture_comes_out_at_construction(pair, samples, monk
 
 def test_an_exception_in_a_callback_is_raised_and_shown(pair, samples, cheap):
     loader = widgets.layer_loader(pair, samples, orders=PATHS)
-    loader.states.pictures.pop("TSS")
+    del loader.states.frames["TSS", loader.link.value]
     with pytest.raises(KeyError, match="TSS"):
         loader.blocks.value = 1
     assert "role='alert'" in loader.words.value
     assert "KeyError" in loader.words.value
 
 
-def test_an_order_without_its_pictures_is_refused(pair, samples, cheap):
-    with pytest.raises(InvalidValueError, match="masks"):
-        states.finished(states.loading_states(pair, samples, PATHS, ["SSS", "TTT"], (1,)))
+@pytest.mark.parametrize("interactive", [True, False])
+def test_an_order_of_masks_that_the_pair_lacks_is_refused(pair, samples, cheap, interactive):
+    with pytest.raises(InvalidValueError, match="SSTS"):
+        widgets.layer_loader(pair, samples, interactive, {"mine": ["SSS", "SSTS", "TTT"]})
 
 
 LABELS = [("vgg", "none"), ("resnet", "extracted"), ("resnet", "none")]
@@ -209,78 +209,6 @@ def test_while_the_pictures_of_a_pair_are_made_the_words_say_so(several, cheap, 
     assert "Drawing" not in loader.words.value
 
 
-def in_a_loop(session):
-    """What `session`, a coroutine function, gives in an event loop of its own; it may not hang."""
-    return asyncio.run(asyncio.wait_for(session(), timeout=60))
-
-
-def test_an_event_loop_draws_the_other_pairs_before_they_are_chosen(several, cheap):
-    async def session():
-        loader, said = widgets.layer_loader(*several, orders=PATHS), []
-        assert len(cheap) == 8, "nothing more before the loader is shown"
-        await loader.drawing
-        assert len(cheap) == 24
-        loader.words.observe(lambda change: said.append(change.new), "value")
-        loader.family.value = "resnet"
-        assert loader.picture.value == b"SSS of 2"
-        assert len(cheap) == 24
-        assert said
-        assert not any("Drawing" in words for words in said)
-
-    in_a_loop(session)
-
-
-def test_a_reader_who_is_faster_goes_on_with_what_was_drawn(several, cheap):
-    async def session():
-        loader = widgets.layer_loader(*several, orders=PATHS)
-        while len(cheap) < 8 + 3:
-            await asyncio.sleep(0)
-        loader.family.value = "resnet"
-        loader.curriculum.value = "extracted"
-        assert loader.picture.value == b"SSS of 1"
-        await loader.drawing
-        assert len(cheap) == 24, "no picture is drawn twice"
-
-    in_a_loop(session)
-
-
-def test_a_picture_that_fails_while_nobody_waits_is_told_and_the_others_are_drawn(several, cheap, monkeypatch):
-    whole, errors = states.Painter.png, []
-
-    def broken(self, moving):
-        if moving[0].seed == 1:
-            raise ZeroDivisionError("in a picture")
-        return whole(self, moving)
-
-    monkeypatch.setattr(states.Painter, "png", broken)
-
-    async def session():
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
-        loader = widgets.layer_loader(*several, orders=PATHS)
-        await loader.drawing
-        assert [type(context["exception"]) for context in errors] == [ZeroDivisionError]
-        assert "resnet, extracted" in errors[0]["message"]
-        assert "role='alert'" in loader.words.value
-        loader.family.value = "resnet"
-        assert loader.picture.value == b"SSS of 2"
-        with pytest.raises(ZeroDivisionError):
-            loader.curriculum.value = "extracted"
-        assert "role='alert'" in loader.words.value
-
-    in_a_loop(session)
-
-
-def test_nothing_is_drawn_ahead_without_a_loop_or_for_a_page(several, pair, samples, cheap):
-    assert widgets.layer_loader(*several, orders=PATHS).drawing is None
-
-    async def session():
-        widgets.layer_loader(*several, interactive=False, orders=PATHS)
-        assert widgets.layer_loader(pair, samples, orders=PATHS).drawing is None
-        assert len(asyncio.all_tasks()) == 1
-
-    asyncio.run(session())
-
-
 def test_where_there_is_one_of_a_kind_there_is_no_menu_for_it(pair, samples, cheap):
     alone = widgets.layer_loader(pair, samples, orders=PATHS)
     assert (alone.family, alone.curriculum) == (None, None)
@@ -300,7 +228,8 @@ def test_the_page_offers_the_same_pairs_with_the_same_words(several, cheap):
         live.family.value = family
         live.curriculum.value = curriculum
         live.order.value, live.blocks.value, live.link.value = order, loaded, link
-        assert (frame.picture, frame.words) == (live.picture.value, live.states.words[live.mask, link])
+        assert frame == live.states.frames[live.mask, link]
+        assert frame.picture == live.picture.value
 
 
 def test_pairs_that_cannot_share_the_controls_are_refused(several, pair, samples):
@@ -317,7 +246,7 @@ def test_a_picture_with_what_moves_drawn_over_the_rest_is_the_whole_figure(pair,
     for mask in all_masks(3):
         figure.at(mask)
         pixels = pixels_of(painter.png(figure.moving))
-        assert np.abs(pixels - pixels_of(png(plots.layer_loading(pair, mask, samples)))).mean() < 1
+        assert np.abs(pixels - pixels_of(png(plots.LayerFigure(pair, samples).at(mask)))).mean() < 1
         assert painter.png(figure.moving) == painter.png(figure.moving)
 
 
@@ -327,5 +256,6 @@ def pixels_of(picture):
 
 def test_real_pictures_differ(pair, samples):
     loader = widgets.layer_loader(pair, samples)
-    assert len(set(loader.states.pictures.values())) == 8
-    assert all(picture.startswith(b"\x89PNG") for picture in loader.states.pictures.values())
+    pictures = {frame.picture for frame in loader.states.frames.values()}
+    assert len(pictures) == 8
+    assert all(picture.startswith(b"\x89PNG") for picture in pictures)
