@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pwl_lab.runner import batch
-from pwl_lab.runner.gridplan import Point
+from pwl_lab.runner.points import Point
 from pwl_lab.runner.status import RunStatus
 from pwl_lab.support import paths, processes
 from pwl_lab.support.errors import PwlLabError
@@ -20,7 +20,9 @@ def example_batch(folder: Path | None = None, workers: int | None = None) -> Pat
     folder = folder or paths.example_batch()
     prepared = batch.prepare(paths.grids() / "example.yaml", folder)
     ended = {
-        name for name, found in prepared.found.items() if found.status and found.status.status in ("failed", "timeout")
+        name
+        for name, found in prepared.results.items()
+        if found.status and found.status.status in ("failed", "timeout")
     }
     prepared = replace(prepared, todo=[point for point in prepared.todo if point.hash not in ended])
     with Progress("example batch", len(prepared.todo), "point") as bar:

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from pwl_lab.cli import app
 from pwl_lab.runner import dask, worker
 from pwl_lab.runner.batch import Reporter
-from pwl_lab.runner.dask import Outcome
-from pwl_lab.runner.gridplan import Point
+from pwl_lab.runner.dask import BatchOutcome
 from pwl_lab.runner.kernel import Runs
+from pwl_lab.runner.points import Point
 from pwl_lab.runner.status import RunError, RunStatus, write_status
 from pwl_lab.runner.worker import Task
 
@@ -31,9 +31,9 @@ def grid(tmp_path: Path, write_notebook, monkeypatch) -> Path:
     return path
 
 
-def pretend(plan, points, place, workers, scheduler, force, on_end, on_line) -> Outcome:
+def pretend(plan, points, place, workers, scheduler, force, on_end, on_line) -> BatchOutcome:
     """A stub of `run_points`: leaves a status for each point and runs nothing."""
-    outcome = Outcome()
+    outcome = BatchOutcome()
     for point in points:
         bad = point.values["rate"] == 2
         error = RunError(name="KeyError", message="no such layer\nmore", traceback="long") if bad else None

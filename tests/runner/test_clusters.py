@@ -6,13 +6,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from benches import read_events
 from distributed import Client, LocalCluster
 
 from pwl_lab.runner import dask
 from pwl_lab.runner.clusters import StoppedError, Workers, in_time, nobody_fits
-from pwl_lab.runner.gridplan import Point
 from pwl_lab.runner.kernel import Runs
-from pwl_lab.runner.points import read_events
+from pwl_lab.runner.points import Point
 from pwl_lab.runner.status import RunStatus, write_status
 from pwl_lab.runner.worker import Task
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from pwl_lab.runner import machine, worker
-from pwl_lab.runner.gridplan import BatchPlan, Point
 from pwl_lab.runner.machine import default_workers, share_out
+from pwl_lab.runner.points import BatchPlan, Point
 from pwl_lab.runner.worker import Task
 from pwl_lab.support.errors import InvalidValueError
 
