@@ -88,29 +88,12 @@ def run_points(
     try:
         with stop_on_signal(runs), cluster as (client, shared):
             run = _BatchRun(client, batch, location.work, plan.resources, runs, on_end, on_line)
-            tasks = [(point, _task(plan, point, location, batch, shared, force)) for point in points]
+            common = replace(plan, points=())
+            tasks = [Task(batch, common, point, location.address, shared, force) for point in points]
             run.run(tasks, StopUnwanted(terminal=scheduler is None))
             return run.outcome
     except StoppedError as error:
         return BatchOutcome(stopped_by=str(error))
-
-
-def _task(
-    plan: BatchPlan, point: Point, location: Location, batch: str, environment: Mapping[str, str], force: bool
-) -> Task:
-    """A point as a worker takes it."""
-    return Task(
-        batch=batch,
-        hash=point.hash,
-        notebook=str(plan.notebook),
-        source=plan.source,
-        out=location.address,
-        preset=plan.preset,
-        params=point.params,
-        timeout=plan.timeout,
-        environment=environment,
-        force=force,
-    )
 
 
 @dataclass
@@ -125,9 +108,9 @@ class _BatchRun:
     on_end: OnEnd | None = None
     on_line: Callable[[str], None] | None = None
     outcome: BatchOutcome = field(default_factory=BatchOutcome)
-    waiting: "dict[str, tuple[Point, Task, Future[Any]]]" = field(default_factory=dict)  # by the task's key
+    waiting: "dict[str, tuple[Task, Future[Any]]]" = field(default_factory=dict)  # by the task's key
     done: "queue.SimpleQueue[Future[Any]]" = field(default_factory=queue.SimpleQueue)
-    held: deque[tuple[Point, Task, int]] = field(default_factory=deque)  # not handed out yet; with their priority
+    held: deque[tuple[Task, int]] = field(default_factory=deque)  # not handed out yet; with their priority
     restricted: dict[str, frozenset[str]] = field(default_factory=dict)  # a task's workers, where it may not go to all
     looked: float = field(default_factory=time.monotonic)  # when a point ended, or the workers were looked at
     answered: float = field(default_factory=time.monotonic)  # when the scheduler last did
@@ -137,7 +120,7 @@ class _BatchRun:
         """The workers are looked at when there is need."""
         self.workers = Workers(self.client)
 
-    def run(self, tasks: Sequence[tuple[Point, Task]], plugin: StopUnwanted) -> None:
+    def run(self, tasks: Sequence[Task], plugin: StopUnwanted) -> None:
         """Run all points; `outcome` then says how they ended, and what stopped them."""
         try:
             self._introduce(plugin)
@@ -181,9 +164,9 @@ class _BatchRun:
                     f"a worker cannot run points ({why}); check that it has this pwl_lab and its environment"
                 ) from None
 
-    def submit(self, tasks: Sequence[tuple[Point, Task]]) -> None:
+    def submit(self, tasks: Sequence[Task]) -> None:
         """Hand all points to the scheduler, in the order of the grid, as far as there are workers that answer."""
-        self.held.extend((point, task, -priority) for priority, (point, task) in enumerate(tasks))
+        self.held.extend((task, -number) for number, task in enumerate(tasks))
         self._hand_out()
 
     def _hand_out(self) -> None:
@@ -203,7 +186,7 @@ class _BatchRun:
             self._submit(*self.held.popleft(), only)
             room -= 1
 
-    def _submit(self, point: Point, task: Task, priority: int, only: frozenset[str] | None = None) -> None:
+    def _submit(self, task: Task, priority: int, only: frozenset[str] | None = None) -> None:
         """Hand one point to the scheduler, for any worker or for some."""
         future = self.client.submit(
             run_point,
@@ -214,7 +197,7 @@ class _BatchRun:
             priority=priority,
             workers=sorted(only) if only else None,
         )
-        self.waiting[task.key] = (point, task, future)
+        self.waiting[task.key] = (task, future)
         if only:
             self.restricted[task.key] = only
         future.add_done_callback(self.done.put)
@@ -270,7 +253,7 @@ class _BatchRun:
         if silent:
             tasks = in_time(lambda: self.client.processing(list(silent)), ANSWER_S)
             stuck |= {name for names in tasks.values() for name in names if name in self.waiting}
-        futures = [self.waiting[name][2] for name in sorted(stuck)]
+        futures = [self.waiting[name][1] for name in sorted(stuck)]
         if futures:  # as one that the scheduler takes back, each is handed out again
             in_time(lambda: self.client.cancel(futures, force=True), ANSWER_S)
 
@@ -295,27 +278,27 @@ class _BatchRun:
         """Note how one point ended."""
         if future.key not in self.waiting:
             return
-        point, task, _ = self.waiting.pop(future.key)
+        task, _ = self.waiting.pop(future.key)
         try:
             status = self._answer(task, future)
         except TimeoutError:  # its worker has fallen silent; the scheduler will tell when it drops that worker
-            self.waiting[future.key] = (point, task, future)
+            self.waiting[future.key] = (task, future)
             self.done.put(future)
             return
         lost = future.status in LOST
         if lost and self.client.status != "running":
             self.outcome.stopped_by = self.outcome.stopped_by or "the scheduler is gone"
             return
-        if (lost or (status and status.error and status.error.name == CANCELLED)) and self._again(point, task):
+        if (lost or (status and status.error and status.error.name == CANCELLED)) and self._again(task):
             return
         if lost and not self._stopped():
             status = note_failure(task, CANCELLED, f"the scheduler took it back {SUBMISSIONS} times")
         if status is not None:
-            self.outcome.ended[point.hash] = status
+            self.outcome.ended[task.hash] = status
             facts = {"error": f"{status.error.name}: {status.error.message}"} if status.error else {}
-            log_event(self.folder, "point ended", batch=self.batch, hash=point.hash, status=status.status, **facts)
+            log_event(self.folder, "point ended", batch=self.batch, hash=task.hash, status=status.status, **facts)
             if self.on_end:
-                self.on_end(point, status, self._at_once())
+                self.on_end(task.point, status, self._at_once())
 
     def _answer(self, task: Task, future: "Future[Any]") -> RunStatus | None:
         """The status of a point that has ended. Raises TimeoutError where its worker has it and does not give it."""
@@ -332,12 +315,12 @@ class _BatchRun:
         except Exception as error:  # noqa: BLE001 - the worker was lost with the answer, and the point could not be run again
             return None if future.status in LOST else self._failed(task, error)
 
-    def _again(self, point: Point, task: Task) -> bool:
+    def _again(self, task: Task) -> bool:
         """Hand a point to the scheduler once more whose worker was closed; False where it has been often enough."""
         if self._stopped() or task.submission == SUBMISSIONS:
             return False
-        log_event(self.folder, "point handed out again", batch=self.batch, hash=point.hash)
-        self.held.appendleft((point, replace(task, submission=task.submission + 1), 0))
+        log_event(self.folder, "point handed out again", batch=self.batch, hash=task.hash)
+        self.held.appendleft((replace(task, submission=task.submission + 1), 0))
         self._hand_out()
         return True
 
@@ -372,7 +355,7 @@ class _BatchRun:
             while time.monotonic() < end:
                 self._take(self.done.get(timeout=REPORT_S))
         with suppress(OSError):
-            left = [future for _, _, future in self.waiting.values()]
+            left = [future for _, future in self.waiting.values()]
             in_time(lambda: self.client.cancel(left, force=True), ANSWER_S)
 
     def _stop_on_workers(self, reason: str) -> None:

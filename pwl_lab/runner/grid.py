@@ -78,20 +78,13 @@ class AxisGroup(Frozen):
             found.append(f"zip: lists of one length expected, but {listed}")
         return found
 
-    def __len__(self) -> int:
-        """How many rows there are."""
-        values = getattr(self, self.kind)
-        if self.kind == "product":
-            return math.prod(len(each) for each in values.values())
-        return len(values if self.kind == "points" else next(iter(values.values())))
-
-    def rows(self) -> list[Values]:
-        """Every row of values, in the order of the file; the last axis of a product runs fastest."""
-        if self.kind == "points":
-            return list(self.points or ())
-        values = getattr(self, self.kind)
-        combine = itertools.product if self.kind == "product" else zip
-        return [dict(zip(values, row, strict=True)) for row in combine(*values.values())]
+    def factors(self) -> list[list[Values]]:
+        """Lists of rows, each row to be combined with those of the other lists: one list for each axis of a product."""
+        if self.product is not None:
+            return [[{name: value} for value in each] for name, each in self.product.items()]
+        if self.zip is not None:
+            return [[dict(zip(self.zip, row, strict=True)) for row in zip(*self.zip.values(), strict=True)]]
+        return [self.points or []]
 
     def entries(self) -> Iterator[tuple[str, str, Any]]:
         """Every value, with where it stands in the group and its parameter."""
@@ -128,7 +121,7 @@ class Grid(Frozen):
 
     def count(self) -> int:
         """How many points there are before any is excluded."""
-        return math.prod(len(group) for group in self.axes) * max(1, len(self.seeds))
+        return math.prod(len(rows) for group in self.axes for rows in group.factors()) * max(1, len(self.seeds))
 
     @property
     def can_expand(self) -> bool:
@@ -162,12 +155,15 @@ class Grid(Frozen):
             yield from ((f"axes[{index}].{where}", name, value) for where, name, value in group.entries())
 
     def expand(self) -> tuple[list[Values], list[str]]:
-        """The values of every point (a seed under the name `seed`), and the excludes that match no point."""
-        groups = [group.rows() for group in self.axes]
-        groups.append([{"seed": seed} for seed in self.seeds] or [{}])
+        """The values of every point (a seed under the name `seed`), and the excludes that match no point.
+
+        The points come in the order of the file; the last axis runs fastest.
+        """
+        factors = [rows for group in self.axes for rows in group.factors()]
+        factors.append([{"seed": seed} for seed in self.seeds] or [{}])
         unused = dict(enumerate(self.exclude))
         points = []
-        for rows in itertools.product(*groups):
+        for rows in itertools.product(*factors):
             values = {name: value for row in rows for name, value in row.items()}
             hits = [index for index, excluded in enumerate(self.exclude) if _has(values, excluded)]
             if not hits:

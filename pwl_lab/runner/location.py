@@ -1,6 +1,6 @@
 """Where a batch keeps its points: a folder, or a storage that fsspec knows; told apart by its address.
 
-The two are two classes rather than one over fsspec: its local file system takes a folder that cannot be read for an empty
+A folder is not one more storage of fsspec's: its local file system takes a folder that cannot be read for an empty
 one, and importing it takes longer than a look at a batch.
 """
 
@@ -8,7 +8,6 @@ import hashlib
 import os
 import tempfile
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -35,15 +34,19 @@ class LocationError(PwlLabError, OSError):
     """A location could not be read from or written to."""
 
 
-class Location(ABC):
-    """Where a batch lies. `address` says it, and opens it again elsewhere; in the folder `work` its files are made."""
+class Location:
+    """Where a batch lies: here a folder that every worker sees under the same path, and that need not be there yet.
+
+    `address` says it, and opens it again elsewhere. Files are made in the folder `work`, which is the location itself.
+    """
 
     beat_s = 20.0  # how often a batch at work says that it still is
     look_s = 2.0  # how often one who watches it looks
 
-    def __init__(self, address: str, work: Path) -> None:
-        """Nothing is made yet."""
-        self.address, self.work = address, work
+    def __init__(self, folder: Path, address: str = "") -> None:
+        """Nothing is made yet; `address` is the folder's path unless given."""
+        self.work = folder.absolute()
+        self.address = address or str(self.work)
 
     def __str__(self) -> str:
         """As the user gave it."""
@@ -62,40 +65,65 @@ class Location(ABC):
         """The names of all files below this folder, none where it is not there. Raises LocationError."""
         return set(self.sizes(below))
 
-    @abstractmethod
     def sizes(self, below: str) -> dict[str, int]:
         """How many bytes each file below this folder has, by its name. Raises LocationError."""
+        found = {}
+        with self._saying("list"):
+            for folder, folders, files in os.walk(self.work / below, onerror=_unless_absent):
+                head = os.path.relpath(folder, self.work)
+                for file in (*files, *(name for name in folders if name in FILES)):  # which then cannot be read
+                    with suppress(*ABSENT):  # gone since, or a link that leads nowhere
+                        found[f"{head}/{file}"] = Path(folder, file).stat().st_size
+        return found
 
     def beside(self) -> list[str]:
-        """The names directly in a folder; none in a storage, where nothing of others' is replaced. Raises LocationError."""
-        return []
+        """The names directly in the folder. Raises LocationError, InvalidValueError where a file is in its way."""
+        with self._saying("list"):
+            try:
+                return [path.name for path in self.work.iterdir()]
+            except FileNotFoundError:
+                return []
+            except NotADirectoryError as error:
+                raise no_folder(self.work, error) from None
 
-    @abstractmethod
     def read(self, names: Sequence[str]) -> dict[str, bytes]:
         """The contents of those of these files that are there. Raises LocationError where that cannot be known."""
+        found = {}
+        with self._saying("read"):
+            for name in names:
+                with suppress(*ABSENT):
+                    found[name] = (self.work / name).read_bytes()
+        return found
 
-    @abstractmethod
     def write(self, name: str, text: str) -> None:
         """Write one small file, whole or not at all. Raises LocationError."""
+        with self._saying("write"):
+            write_text(self.work / name, text)
 
-    @abstractmethod
     def claim(self, name: str, text: str) -> bool:
-        """Write this file unless it is there; returns whether it was written. Raises LocationError."""
+        """Write this file unless another batch has; returns whether it was written. Raises LocationError.
 
-    @abstractmethod
+        In a folder it always is: whoever comes here holds the system's lock on it.
+        """
+        self.write(name, text)
+        return True
+
     def remove(self, name: str) -> None:
         """Remove one file, if it is there. Raises LocationError."""
+        with self._saying("write"), suppress(*ABSENT):
+            (self.work / name).unlink()
 
-    def remember(self) -> None:  # noqa: B027 - where `work` is the location itself, reading again costs nothing
-        """From now on, keep in memory what costs to be read again; for one who only looks, again and again."""
+    def remember(self) -> None:
+        """From now on, keep in memory what costs to be read again; in a folder, nothing does."""
 
-    def send(self, name: str) -> None:  # noqa: B027 - as above: the files were made here
+    def send(self, name: str) -> None:
         """Bring a point's files from `work` to the location, its status last: until then it is not taken for done.
 
-        Raises LocationError; the files then stay in `work`, so that only this has to be done again.
+        In a folder they were made there. Raises LocationError; the files then stay in `work`, so that only this has to be
+        done again.
         """
 
-    def send_events(self, name: str = "") -> None:  # noqa: B027 - as above
+    def send_events(self, name: str = "") -> None:
         """Add what is new in the events of the folder `name` in `work` to those of the location. Raises LocationError."""
 
     @contextmanager
@@ -114,62 +142,10 @@ class Location(ABC):
         return LocationError(f"cannot {what} at {self.address} ({reason})")
 
 
-class FolderLocation(Location):
-    """A folder that every worker sees under the same path."""
-
-    def __init__(self, folder: Path) -> None:
-        """The folder need not be there yet."""
-        super().__init__(str(folder.absolute()), folder.absolute())
-
-    def sizes(self, below: str) -> dict[str, int]:
-        """As `Location.sizes`."""
-        found = {}
-        with self._saying("list"):
-            for folder, folders, files in os.walk(self.work / below, onerror=_unless_absent):
-                head = os.path.relpath(folder, self.work)
-                for file in (*files, *(name for name in folders if name in FILES)):  # which then cannot be read
-                    with suppress(*ABSENT):  # gone since, or a link that leads nowhere
-                        found[f"{head}/{file}"] = Path(folder, file).stat().st_size
-        return found
-
-    def beside(self) -> list[str]:
-        """As `Location.beside`. Raises InvalidValueError where a file is in the way of the folder."""
-        with self._saying("list"):
-            try:
-                return [path.name for path in self.work.iterdir()]
-            except FileNotFoundError:
-                return []
-            except NotADirectoryError as error:
-                raise no_folder(self.work, error) from None
-
-    def read(self, names: Sequence[str]) -> dict[str, bytes]:
-        """As `Location.read`."""
-        found = {}
-        with self._saying("read"):
-            for name in names:
-                with suppress(*ABSENT):
-                    found[name] = (self.work / name).read_bytes()
-        return found
-
-    def write(self, name: str, text: str) -> None:
-        """As `Location.write`."""
-        with self._saying("write"):
-            write_text(self.work / name, text)
-
-    def claim(self, name: str, text: str) -> bool:
-        """As `Location.claim`, but always done: whoever comes here holds the system's lock on the folder."""
-        self.write(name, text)
-        return True
-
-    def remove(self, name: str) -> None:
-        """As `Location.remove`."""
-        with self._saying("write"), suppress(*ABSENT):
-            (self.work / name).unlink()
-
-
 class StorageLocation(Location):
-    """An address in a storage: s3://bucket/prefix and others. Credentials are the environment's.
+    """An address in a storage, s3://bucket/prefix and others, to which files are copied from `work` on this machine.
 
+    Credentials are the environment's.
     Tried with fsspec's storage in memory and with an S3 server on loopback (moto), no other.
     """
 
@@ -184,7 +160,7 @@ class StorageLocation(Location):
         url = _checked(url)
         self._storage, self._root = open_storage("out", url, LocationError)
         own = f"{self._root.rpartition('/')[2]}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
-        super().__init__(url, paths.scratch() / own)
+        super().__init__(paths.scratch() / own, url)
         self._retry = RETRY if patient else Retry(tries=1)
         self._remembered: _Remembered | None = None
 
@@ -198,6 +174,10 @@ class StorageLocation(Location):
         if self._remembered:
             self._remembered.listed(f"{self._root}/{below}", found)
         return {path.removeprefix(f"{self._root}/"): facts["size"] for path, facts in found.items()}
+
+    def beside(self) -> list[str]:
+        """None: nothing of others' is ever replaced in a storage."""
+        return []
 
     def read(self, names: Sequence[str]) -> dict[str, bytes]:
         """As `Location.read`: the storage is asked for many at the same time."""
@@ -379,6 +359,6 @@ def location_at(out: str | Path | Location, patient: bool = True) -> Location:
     if scheme and "://" not in text:  # a Path takes slashes away, and the rest would be a folder called `s3:`
         raise invalid("out", shown(text), "a folder's path, or an address with two slashes, as s3://bucket/prefix")
     if isinstance(out, Path) or "://" not in text:
-        return FolderLocation(folder_at(out))
+        return Location(folder_at(out))
     scheme, _, rest = whole("out", text).partition("://")
-    return FolderLocation(folder_at(rest)) if scheme in LOCAL_SCHEMES else StorageLocation(text, patient)
+    return Location(folder_at(rest)) if scheme in LOCAL_SCHEMES else StorageLocation(text, patient)

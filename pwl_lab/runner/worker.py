@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal
 
 from dask.typing import Key
@@ -25,7 +24,7 @@ from pwl_lab.runner.location import POINTS, Location, location_at
 from pwl_lab.runner.machine import GPUS
 from pwl_lab.runner.own_folder import clear, set_aside
 from pwl_lab.runner.parameters import read_notebook
-from pwl_lab.runner.points import BAD, log_event, read_finished, read_results
+from pwl_lab.runner.points import BAD, BatchPlan, Point, log_event, read_finished, read_results
 from pwl_lab.runner.status import STATUS, RunError, RunStatus, versions
 from pwl_lab.support.errors import PwlLabError
 from pwl_lab.support.files import json_text
@@ -43,20 +42,24 @@ class PointError(PwlLabError):
 
 @dataclass(frozen=True)
 class Task:
-    """One point as a worker needs it. `notebook` is a path that every worker sees, `out` one, or an address."""
+    """One point as a worker needs it: of which batch it is, and what was planned.
+
+    `plan` comes without its points; its notebook is a path that every worker sees, and so is `out`, or an address.
+    """
 
     batch: str
-    hash: str
-    notebook: str
-    source: str
+    plan: BatchPlan
+    point: Point
     out: str
-    preset: str | None
-    params: dict[str, Any]
-    timeout: int | None
-    version: str = __version__
     environment: Mapping[str, str] = field(default_factory=dict)
     force: bool = False
+    version: str = __version__
     submission: int = 1  # the scheduler forgets a task that it took back only when it likes
+
+    @property
+    def hash(self) -> str:
+        """The point's."""
+        return self.point.hash
 
     @property
     def key(self) -> str:
@@ -72,8 +75,8 @@ class Task:
         """The status of a point whose notebook does not run, or not yet."""
         return RunStatus(
             status=status,
-            notebook=Path(self.notebook).name,
-            preset=self.preset,
+            notebook=self.plan.notebook.name,
+            preset=self.plan.preset,
             error=error,
             started=datetime.now(UTC).isoformat(timespec="seconds"),
             cells=0,
@@ -169,18 +172,18 @@ def run_point(task: Task) -> RunStatus | None:
 def _run(task: Task, location: Location, runs: Runs) -> RunStatus:
     """Run the notebook, with an event before and after."""
     _check_same(task)
-    worker, folder = get_worker(), location.point(task.hash)
+    worker, plan, folder = get_worker(), task.plan, location.point(task.hash)
     log_event(folder, "begun", batch=task.batch, worker=str(worker.name), address=worker.address)
     set_aside(folder)
     clear(folder)  # a point's folder is the batch's own, also where its files were damaged
     location.send_events(task.folder)
     task.write_status(location, task.status("running"))  # what an earlier run left there is no longer the point's
     status = run_notebook(
-        task.notebook,
+        plan.notebook,
         folder,
-        task.preset,
-        task.params,
-        task.timeout,
+        plan.preset,
+        task.point.params,
+        plan.timeout,
         environment=_environment(task, worker.name),
         runs=runs,
     )
@@ -197,11 +200,11 @@ def _check_same(task: Task) -> None:
     """
     if task.version != __version__:
         raise PointError(f"this worker has pwl_lab {__version__}, the batch was planned with {task.version}")
-    notebook = Path(task.notebook)
-    if source_hash(read_notebook(notebook)) != task.source:
-        raise PointError(f"{notebook.name} is not what it was when the batch was planned; run the batch again")
-    if hash_here(notebook, task.preset, task.params) != task.hash:
-        what = f"the preset {task.preset}, or the recorded dataset," if task.preset else "a preset, or a dataset,"
+    plan = task.plan
+    if source_hash(read_notebook(plan.notebook)) != plan.source:
+        raise PointError(f"{plan.notebook.name} is not what it was when the batch was planned; run the batch again")
+    if hash_here(plan.notebook, plan.preset, task.point.params) != task.hash:
+        what = f"the preset {plan.preset}, or the recorded dataset," if plan.preset else "a preset, or a dataset,"
         raise PointError(f"{what} is not here what it was when the batch was planned; run the batch again")
 
 

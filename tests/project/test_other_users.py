@@ -21,7 +21,7 @@ from pwl_lab.loading.bundle import check_folder
 from pwl_lab.loading.model import ProgressiveModel
 from pwl_lab.runner.batch import alone_at
 from pwl_lab.runner.execute import run_notebook
-from pwl_lab.runner.location import FolderLocation
+from pwl_lab.runner.location import Location
 from pwl_lab.study.store import Artifact, Recipe, Store, record_metrics
 from pwl_lab.support.errors import InvalidValueError, PwlLabError, UnreadableError
 from pwl_lab.support.progress import Progress
@@ -62,7 +62,7 @@ def cache(folder: Path) -> None:
 
 
 def batch(folder: Path) -> None:
-    place = FolderLocation(folder / "batch")
+    place = Location(folder / "batch")
     with alone_at(place):
         place.write("points/a/status.json", "{}")
         assert (folder / "batch" / ".holder.json").is_file()

@@ -15,7 +15,7 @@ from pwl_lab.runner import dask, worker
 from pwl_lab.runner.batch import Reporter
 from pwl_lab.runner.dask import BatchOutcome
 from pwl_lab.runner.kernel import Runs
-from pwl_lab.runner.points import Point
+from pwl_lab.runner.points import BatchPlan, Point
 from pwl_lab.runner.status import RunError, RunStatus, write_status
 from pwl_lab.runner.worker import Task
 
@@ -171,18 +171,18 @@ def test_what_the_scheduler_takes_back_is_handed_out_again_and_not_for_ever(
 ) -> None:
     cluster = Cluster(answer)
     run = dask._BatchRun(cluster, "b", tmp_path, {}, Runs())
-    task = Task("b", "h", "n", "s", str(tmp_path), None, {}, None)
-    run.submit([(Point("h", {}, {}), task)])
+    task = Task("b", BatchPlan(Path("n"), "s", None, None, {}, ()), Point("h", {}, {}), str(tmp_path))
+    run.submit([task])
     for _ in range(10):
-        for _, _, future in list(run.waiting.values()):
+        for _, future in list(run.waiting.values()):
             run._take(future)
     assert len(cluster.submitted) == len(set(cluster.submitted)) == dask.SUBMISSIONS
     assert (run.outcome.ended["h"].status, run.outcome.ended["h"].error.name) == (ended, worker.CANCELLED)
     assert run.outcome.stopped_by is None
     cluster.status = "connecting"
-    run.submit([(Point("h", {}, {}), task)])
+    run.submit([task])
     if answer != "finished":
-        run._take(next(iter(run.waiting.values()))[2])
+        run._take(next(iter(run.waiting.values()))[1])
         assert run.outcome.stopped_by == "the scheduler is gone"
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pwl_lab.runner import report
 from pwl_lab.runner.batch import _count_others, read_states, status_lines
-from pwl_lab.runner.location import FolderLocation, Location, LocationError, location_at
+from pwl_lab.runner.location import Location, LocationError, location_at
 from pwl_lab.runner.points import BatchPlan, Point, read_finished, read_results, select_todo, write_batch
 from pwl_lab.runner.status import LASTING, METRICS, NOTEBOOK, PAGE, PARAMS, STATUS, RunStatus, left_files, write_status
 
@@ -105,7 +105,7 @@ def place(request, tmp_path: Path, monkeypatch) -> Location:
             raise PermissionError(13, "Permission denied", str(path))
 
     if request.param == "folder":
-        sizes, reads = FolderLocation.sizes, Path.read_bytes
+        sizes, reads = Location.sizes, Path.read_bytes
 
         def listing(self, below):  # as os.walk does, which root alone may do everywhere
             with self._saying("list"):
@@ -113,7 +113,7 @@ def place(request, tmp_path: Path, monkeypatch) -> Location:
                     refuse(f"{below}/{bad}")
             return sizes(self, below)
 
-        monkeypatch.setattr(FolderLocation, "sizes", listing)
+        monkeypatch.setattr(Location, "sizes", listing)
         monkeypatch.setattr(Path, "read_bytes", lambda self: refuse(self) or reads(self))
         return location_at(tmp_path / "out")
     memory = fsspec.filesystem("memory")
@@ -160,6 +160,6 @@ def test_a_place_that_is_away_is_not_points_that_are_unknown(tmp_path: Path, mon
         raise LocationError("cannot read: the share is away")
 
     for name in ("sizes", "read"):
-        monkeypatch.setattr(FolderLocation, name, away)
+        monkeypatch.setattr(Location, name, away)
     with pytest.raises(LocationError, match="away"):
         read_states(place)

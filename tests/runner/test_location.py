@@ -12,8 +12,8 @@ import pytest
 
 from pwl_lab.runner import worker
 from pwl_lab.runner.batch import alone_at, find_holder
-from pwl_lab.runner.location import FolderLocation, Location, LocationError, StorageLocation, location_at
-from pwl_lab.runner.points import BatchPlan, Values, read_results, write_batch
+from pwl_lab.runner.location import Location, LocationError, StorageLocation, location_at
+from pwl_lab.runner.points import BatchPlan, Point, Values, read_results, write_batch
 from pwl_lab.runner.status import RunError, RunStatus, write_status
 from pwl_lab.runner.worker import Task, note_failure, run_point
 from pwl_lab.support.errors import InvalidValueError
@@ -42,7 +42,7 @@ def test_files_come_and_go(place: Location) -> None:
 
 
 def test_what_an_address_means(tmp_path: Path) -> None:
-    assert isinstance(location_at("runs/x"), FolderLocation)
+    assert type(location_at("runs/x")) is Location
     assert location_at(f"file://{tmp_path}").work == tmp_path
     one, other = location_at("memory://lab/out/"), location_at("memory://other/out")
     assert one.address == "memory://lab/out"
@@ -73,7 +73,8 @@ def test_addresses_that_are_refused_do_not_say_their_secrets(url: str | Path, wo
 
 
 def task(place: Location, notebook: Path, **more: object) -> Task:
-    return Task("batch", "abc", str(notebook), "source", place.address, None, {"rate": 1}, None, **more)
+    plan = BatchPlan(notebook, "source", None, None, {}, ())
+    return Task("batch", plan, Point("abc", {}, {"rate": 1}), place.address, **more)
 
 
 @pytest.fixture
@@ -109,7 +110,7 @@ def test_a_point_is_run_once_and_is_whole_at_its_place(place: Location, stub: li
     assert names - {"metrics.json"} == wanted  # in a folder the runner removes it, not this stub
     if isinstance(place, StorageLocation):
         assert "metrics.json" not in names
-    run_point(task(place, asked.notebook, force=True))
+    run_point(task(place, asked.plan.notebook, force=True))
     events = place.read(["points/abc/events.jsonl"])["points/abc/events.jsonl"].decode().splitlines()
     assert [json.loads(line)["event"] for line in events] == ["begun", "ended"] * 2
 

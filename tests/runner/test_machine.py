@@ -36,7 +36,7 @@ def plan(resources: dict[str, float], **params: object) -> BatchPlan:
 
 def seen(environment: dict[str, str], workers: int) -> list[str]:
     """The GPUs that each worker's kernel sees."""
-    task = Task("b", "h", "n", "s", "p", None, {}, None, environment=environment)
+    task = Task("b", plan({}), Point("h", {}, {}), "p", environment=environment)
     assert machine.GPUS not in worker._environment(task, 0)
     return [worker._environment(task, name)["CUDA_VISIBLE_DEVICES"] for name in range(workers)]
 

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +13,6 @@ from processes import until
 
 from pwl_lab.runner import grid as grids
 from pwl_lab.runner import worker
-from pwl_lab.runner.dask import _task
 from pwl_lab.runner.grid import plan_grid
 from pwl_lab.runner.kernel import Runs
 from pwl_lab.runner.location import Location, location_at
@@ -63,7 +63,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 def planned(grid: Path, place: Location, force: bool = False) -> Task:
     """The first point of a grid as a worker gets it."""
     plan = plan_grid(grid)
-    return _task(plan, plan.points[0], place, "batch", {}, force)
+    return Task("batch", replace(plan, points=()), plan.points[0], place.address, force=force)
 
 
 def test_a_preset_or_data_that_are_not_the_planned_ones_are_refused(
