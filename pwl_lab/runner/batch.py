@@ -141,7 +141,7 @@ def run_batch(
     on_end: Callable[[Point, RunStatus, int], None] | None = None,
     on_line: Callable[[str], None] | None = None,
 ) -> "BatchOutcome | None":
-    """Run what is to do, alone at the location; None where nothing is.
+    """Run what is to do, alone at the location. Returns how that ended, None where there was nothing to do.
 
     Arguments:
 
