@@ -253,20 +253,7 @@ def read_batch(out: str | Path, seeds: Sequence[int] = ()) -> BatchReport:
         states = [state for state in states if state.values.get("seed") in seeds]
     axes = tuple(dict.fromkeys(name for state in states for name in state.values if name != "seed"))
     columns = MetricColumns(len(states))
-    notes = _read_metrics(location, states, columns)
-    own_seeds = columns.found.pop(
-        "seeds", np.full(len(states), np.nan)
-    )  # of runs with one seed that the grid does not give
-    points = pd.DataFrame(
-        {
-            "hash": [state.hash for state in states],
-            **_axes(location, states, axes),
-            "seed": [state.values.get("seed", own) for state, own in zip(states, own_seeds, strict=True)],
-            "status": [state.status for state in states],
-            "seconds": [state.seconds for state in states],
-            "note": notes,
-        }
-    )
+    points = _points(location, states, axes, columns)
     clear = {name: f"metrics.{name}" if name in points else name for name in columns.found}
     metrics = pd.DataFrame({clear[name]: values for name, values in columns.found.items()}, index=points.index)
     return BatchReport(
@@ -280,6 +267,24 @@ def read_batch(out: str | Path, seeds: Sequence[int] = ()) -> BatchReport:
         undeclared=tuple(columns.undeclared),
         nulls={clear[name]: where for name, where in columns.nulls.items() if name in clear},
         wall_seconds=_wall_seconds(location),
+    )
+
+
+def _points(
+    location: Location, states: Sequence[PointState], axes: Sequence[str], columns: MetricColumns
+) -> pd.DataFrame:
+    """One row a point, without its metrics, which go to `columns`: hash, axes, seed, status, seconds, note."""
+    notes = _read_metrics(location, states, columns)
+    own = columns.found.pop("seeds", np.full(len(states), np.nan))  # of runs with one seed that the grid does not give
+    return pd.DataFrame(
+        {
+            "hash": [state.hash for state in states],
+            **_axes(location, states, axes),
+            "seed": [state.values.get("seed", seed) for state, seed in zip(states, own, strict=True)],
+            "status": [state.status for state in states],
+            "seconds": [state.seconds for state in states],
+            "note": notes,
+        }
     )
 
 
