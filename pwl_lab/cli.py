@@ -146,7 +146,7 @@ def batch(
     outcome = batches.run_batch(
         prepared, workers, scheduler, force, batches.Reporter(len(prepared.todo), _progress), _progress
     )
-    how = batches.how_it_stands(out)
+    how = batches.describe_batch(out)
     if outcome and outcome.stopped_by:
         typer.echo(f"stopped ({outcome.stopped_by}); the same command goes on from here", err=True)
     typer.echo(f"{out}: {how}")
@@ -161,13 +161,12 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="again every few seconds, while the batch is at work")] = False,
 ) -> None:
     """Say how a batch stands."""
-    from pwl_lab.runner.batch import looks
-    from pwl_lab.runner.points import read_states
+    from pwl_lab.runner.batch import read_states, watch_batch
 
     if as_json:
         typer.echo(json.dumps([state.as_json() for state in read_states(out)], indent=1))
         return
-    for lines in looks(out, watch):
+    for lines in watch_batch(out, watch):
         if watch and sys.stdout.isatty():
             typer.echo("\x1b[2J\x1b[H", nl=False)  # clear the terminal, begin at its top
         typer.echo("\n".join(lines))

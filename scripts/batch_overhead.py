@@ -19,7 +19,8 @@ from pathlib import Path
 
 from measuring import COMMAND, Row, barred, measured, say
 
-from pwl_lab.runner.gridplan import BatchPlan, plan_grid
+from pwl_lab.runner.grid import plan_grid
+from pwl_lab.runner.points import BatchPlan
 
 WORKERS, ALLOWED, RESUME_S = 2, 1.25, 5.0
 LOOK_S = 5.0  # memory is not the question here, and looking costs time

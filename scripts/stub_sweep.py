@@ -19,7 +19,7 @@ from distributed import Client, LocalCluster
 from measuring import COMMAND, Row, barred, measured, say
 
 from pwl_lab.runner import batch
-from pwl_lab.runner.gridplan import plan_grid
+from pwl_lab.runner.grid import plan_grid
 from pwl_lab.support import paths
 
 sys.path.append(str(paths.root() / "tests" / "helpers"))
@@ -33,7 +33,7 @@ from pwl_lab import plots
 from pwl_lab.runner import curves, report
 found = report.read_batch(sys.argv[1])
 view = curves.choose(found)
-table, seeds = curves.curves(found, view), curves.tidy(found, view)
+table, seeds = curves.summarize(found, view), curves.tidy(found, view)
 plots.sweep_curves(table, seeds, view.metric, view.axis, view.hue, view.facets).savefig(sys.argv[2])
 report.listing(found.kinds_of_failure()).to_html(), found.failures.head(20), found.head(12), found.cost(), found.slowest()
 """

@@ -1,41 +1,63 @@
-"""A batch from grid to points that are done, and how it stands: what `pwl-lab batch` and `pwl-lab status` do."""
+"""A batch: prepared from its grid, run by one process at a time, and looked at by anyone, at work or not."""
 
+import platform
 import shutil
+import threading
 import time
+import uuid
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pwl_lab.runner.gridplan import BatchPlan, Point, plan_grid, seconds_per_point
-from pwl_lab.runner.holding import alone_in, holder
-from pwl_lab.runner.location import POINTS, Place, PlaceError, place_at
-from pwl_lab.runner.points import Found, PointState, check_own, look, read_states, to_do, write_batch
-from pwl_lab.runner.status import STATUS, RunStatus
+import psutil
+from filelock import FileLock, Timeout
+from pydantic import AwareDatetime, BaseModel
+
+from pwl_lab.runner.grid import plan_grid, seconds_per_point
+from pwl_lab.runner.location import POINTS, Location, LocationError, location_at
+from pwl_lab.runner.points import (
+    BATCH,
+    BatchPlan,
+    Point,
+    PointResult,
+    PointState,
+    check_own,
+    read_each,
+    read_results,
+    select_todo,
+    write_batch,
+)
+from pwl_lab.runner.status import PROGRESS, STATUS, RunStatus, parse_json
 from pwl_lab.support import paths, processes
 from pwl_lab.support.errors import InvalidValueError, PwlLabError, invalid
+from pwl_lab.support.files import json_text
 from pwl_lab.support.progress import Progress
 
 if TYPE_CHECKING:
-    from pwl_lab.runner.dask import Outcome
-
+    from pwl_lab.runner.dask import BatchOutcome
 
 MOST_LINES = 60
-DASK = ".dask"
 ENDED_BADLY = ("failed", "timeout")  # by itself, not because it was stopped
+LOCK, HOLDER = ".lock", ".holder.json"
+STALE_S = 120.0
+CLOCK_S = 5.0  # a process's time of birth is reckoned from the clock, which may be put right meanwhile
+LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedBatch:
     """A batch before it runs: its plan, what there is already, and the points that are to do."""
 
     plan: BatchPlan
-    place: Place
-    found: dict[str, Found]
+    location: Location
+    results: dict[str, PointResult]
     todo: list[Point]
-    others: int = 0  # finished points at the place that the plan does not know
+    others: int = 0  # finished points at the location that the plan does not know
 
     def lines(self, workers: int | None) -> list[str]:
         """What would be run, and an estimate of the minutes that `workers` need (None: not known how many)."""
@@ -44,81 +66,108 @@ class Prepared:
 
     def headline(self, workers: int | None) -> str:
         """How many points there are, how many are to do, and about how long that takes."""
-        words = f"{len(self.plan.points):,} points of {self.plan.notebook.stem}, {len(self.todo):,} to do"
-        found = seconds_per_point(self.plan, [each.status for each in self.found.values() if each.status])
+        text = f"{len(self.plan.points):,} points of {self.plan.notebook.stem}, {len(self.todo):,} to do"
         if not self.todo:
-            return words
+            return text
         if self.others:
-            are = (
-                "1 finished point here belongs" if self.others == 1 else f"{self.others:,} finished points here belong"
-            )
-            words += f" ({are} to another notebook, parameters or version)"
+            belong = "point here belongs" if self.others == 1 else "points here belong"
+            text += f" ({self.others:,} finished {belong} to another notebook, parameters or version)"
+        found = seconds_per_point(self.plan, [each.status for each in self.results.values() if each.status])
         if found is None:
-            return f"{words}; no earlier run says how long they take"
+            return f"{text}; no earlier run says how long they take"
         seconds, source = found
         waves = -(-len(self.todo) // (workers or 1))
         where = f"on {workers} worker{'s' if workers != 1 else ''}" if workers else "on one worker"
-        return f"{words}; about {waves * seconds / 60:.1f} min {where} ({seconds:.0f} s a point, {source})"
+        return f"{text}; about {waves * seconds / 60:.1f} min {where} ({seconds:.0f} s a point, {source})"
 
 
 def prepare(
     grid: Path, out: Path | str, only: Sequence[str] = (), retry_failed: bool = False, force: bool = False
-) -> Prepared:
+) -> PreparedBatch:
     """Check everything and see what is to do; nothing is written.
 
-    Raises InvalidValueError as `plan_grid`, `place_at` and `select` do, and for `force` together with `retry_failed`;
-    PlaceError where `out` cannot be read.
+    Arguments:
+
+    - grid: The grid file.
+    - out: The batch's folder or address.
+    - only: Some points: the first digits of a hash, or `NAME=VALUE` of an axis.
+    - retry_failed: Only what ran and ended badly.
+    - force: Also what is done already.
+
+    Raises InvalidValueError for a grid, a location or a selection that is refused, and for `force` together with
+    `retry_failed`; LocationError where `out` cannot be read.
     """
     if force and retry_failed:
         raise InvalidValueError(
             "--force and --retry-failed are not allowed together: one redoes all, one what ended badly"
         )
-    plan, place = plan_grid(grid), place_at(out)
-    check_own(place)
-    found = look(place, [point.hash for point in plan.points])
-    todo = to_do(plan, found, only, retry_failed, force)
-    return Prepared(plan, place, found, todo, _others(place, plan) if todo else 0)
+    plan, location = plan_grid(grid), location_at(out)
+    check_own(location)
+    results = read_results(location, [point.hash for point in plan.points])
+    todo = select_todo(plan, results, only, retry_failed, force)
+    return PreparedBatch(plan, location, results, todo, _count_others(location, plan) if todo else 0)
+
+
+def _count_others(location: Location, plan: BatchPlan) -> int:
+    """How many points are done there that this plan does not have: of a notebook that was edited since, say."""
+    with suppress(LocationError):  # what cannot be read is not counted: this is only said, and nothing hangs on it
+        names = [name.split("/") for name in location.names(POINTS)]
+        there = {parts[1] for parts in names if len(parts) == 3 and parts[2] == STATUS}
+        there -= {point.hash for point in plan.points}
+        if there:
+            return sum(result.done is not None for result in read_results(location, sorted(there)).values())
+    return 0
 
 
 def check_workers(workers: int | None, scheduler: str | None) -> None:
     """Check who is to run a batch; nothing is written and nobody is asked.
 
-    Raises InvalidValueError for a number of workers below 1, or together with a scheduler, and for a scheduler's address
-    that is none.
+    Raises InvalidValueError for a number of workers below 1, or together with a scheduler, and for what cannot be a
+    scheduler's address.
     """
-    if workers is not None and (workers < 1 or scheduler is not None):
-        given = scheduler is not None
-        what = "none where a scheduler is given: its workers are its own" if given else "a whole number from 1"
-        raise invalid("workers", workers, what)
+    if workers is not None and scheduler is not None:
+        raise invalid("workers", workers, "none where a scheduler is given: its workers are its own")
+    if workers is not None and workers < 1:
+        raise invalid("workers", workers, "a whole number from 1")
     if scheduler is not None:
         _import_dask()
-        from pwl_lab.runner.clusters import checked
+        from pwl_lab.runner.clusters import parse_scheduler
 
-        checked(scheduler)
+        parse_scheduler(scheduler)
 
 
 def run_batch(
-    prepared: Prepared,
+    prepared: PreparedBatch,
     workers: int | None = None,
     scheduler: str | None = None,
     force: bool = False,
     on_end: Callable[[Point, RunStatus, int], None] | None = None,
     on_line: Callable[[str], None] | None = None,
-) -> "Outcome | None":
-    """Run what is to do, alone at the place; None where nothing is.
+) -> "BatchOutcome | None":
+    """Run what is to do, alone at the location. Returns how that ended, None where there was nothing to do.
 
-    Raises InvalidValueError as `run_points` does, PlaceError where nothing can be written.
+    Arguments:
+
+    - prepared: The batch, as `prepare` gives it.
+    - workers: How many processes to start on this machine; `machine.default_workers` unless given.
+    - scheduler: The address of a Dask scheduler instead, as `tcp://HOST:PORT`.
+    - force: Run also what is done already.
+    - on_end: Called with each point that ends, its status, and how many points run at once.
+    - on_line: Called with what there is to say while nothing ends.
+
+    Raises InvalidValueError as `check_workers` and `dask.run_points` do, LocationError where nothing can be written.
     """
     check_workers(workers, scheduler)
-    with alone_in(prepared.place):
-        _sweep(prepared.place)
-        write_batch(prepared.place, prepared.plan)
+    location = prepared.location
+    with alone_at(location):
+        _sweep(location)
+        write_batch(location, prepared.plan)
         if not prepared.todo:
             return None
         _import_dask()
         from pwl_lab.runner.dask import run_points
 
-        return run_points(prepared.plan, prepared.todo, prepared.place, workers, scheduler, force, on_end, on_line)
+        return run_points(prepared.plan, prepared.todo, location, workers, scheduler, force, on_end, on_line)
 
 
 def _import_dask() -> None:
@@ -134,35 +183,11 @@ def _import_dask() -> None:
         ) from None
 
 
-def _sweep(place: Place) -> None:
-    """Remove the files that Dask left for a batch which was killed: no other is at work here, whoever holds the place."""
-    scratch = place.work / DASK
-    shutil.rmtree(scratch / "dask-scratch-space", ignore_errors=True)
+def _sweep(location: Location) -> None:
+    """Remove the files that Dask left for a batch which was killed: no other is at work here."""
+    shutil.rmtree(location.scratch / "dask-scratch-space", ignore_errors=True)
     with suppress(OSError):  # not there, or it holds something else, which is not ours
-        scratch.rmdir()
-
-
-def summary(states: Sequence[PointState]) -> str:
-    """How many points there are of each status: `21 of 24 ok, 1 failed, 2 waiting`."""
-    counts = Counter(state.status for state in states)
-    good = counts.pop("ok", 0)
-    return ", ".join([f"{good:,} of {len(states):,} ok", *(f"{n:,} {status}" for status, n in sorted(counts.items()))])
-
-
-def how_it_stands(out: Path | str) -> str:
-    """The `summary` of a batch that was just at work, or why there is none."""
-    try:
-        return summary(read_states(out))
-    except PlaceError as error:
-        return str(error)
-
-
-def status_lines(out: Place | Path | str) -> list[str]:
-    """How a batch stands: a line for each point (only those that are not ok where there are many), then the summary."""
-    states = read_states(out)
-    shown = states if len(states) <= MOST_LINES else [state for state in states if state.status != "ok"]
-    lines = [_line(state) for state in sorted(shown, key=lambda state: state.status == "waiting")]
-    return [*_cut(lines), summary(states)]
+        location.scratch.rmdir()
 
 
 class Reporter:
@@ -183,13 +208,200 @@ class Reporter:
         self.say(f"{head} ({status.seconds:.0f} s{more}){error}")
 
 
-def _others(place: Place, plan: BatchPlan) -> int:
-    """How many points at the place are done that this plan does not have: of a notebook that was edited since, say."""
-    with suppress(PlaceError):  # what cannot be read is not counted: this is only said, and nothing hangs on it
-        there = {parts[1] for name in place.names(POINTS) if len(parts := name.split("/")) == 3 and parts[2] == STATUS}
-        there -= {point.hash for point in plan.points}
-        return sum(found.done is not None for found in look(place, sorted(there)).values()) if there else 0
-    return 0
+class Holder(BaseModel):
+    """What the batch at work says of itself in `.holder.json`."""
+
+    pid: int
+    host: str
+    born: float  # when its process began
+    since: str
+    id: str
+    beat: AwareDatetime = LONG_AGO  # when it last said so
+
+    def __str__(self) -> str:
+        """As a message names it."""
+        return f"another batch (process {self.pid} on {self.host}, since {self.since})"
+
+    @property
+    def alive(self) -> bool:
+        """Whether the batch still is at work: by its process on this machine, else by its last beat."""
+        if self.host == platform.node():
+            with suppress(psutil.AccessDenied):
+                try:
+                    process = psutil.Process(self.pid)
+                    if process.status() == psutil.STATUS_ZOMBIE:
+                        return False
+                    if abs(process.create_time() - self.born) < CLOCK_S:
+                        return True
+                except psutil.NoSuchProcess:
+                    return False
+        # On another machine; or a process of that number began at another time, or the clock was set since.
+        return abs((datetime.now(UTC) - self.beat).total_seconds()) < STALE_S
+
+    def write(self, location: Location, claim: bool = False) -> bool:
+        """Leave it at the location, as of now; with `claim` only if none is there. Returns whether it was written."""
+        text = json_text(self.model_copy(update={"beat": datetime.now(UTC)}).model_dump(mode="json"))
+        if claim:
+            return location.claim(HOLDER, text)
+        location.write(HOLDER, text)
+        return True
+
+
+def find_holder(out: Location | Path | str) -> Holder | None:
+    """The batch that is at work there; None where there is none, or only the note of one that died. Raises LocationError."""
+    found = _read_holder(location_at(out))
+    return found if found and found.alive else None
+
+
+def _read_holder(location: Location) -> Holder | None:
+    """The note of the batch that holds the location, None where there is none that can be read."""
+    try:
+        return Holder.model_validate_json(location.read([HOLDER])[HOLDER])
+    except (KeyError, ValueError):
+        return None
+
+
+@contextmanager
+def alone_at(out: Location | Path | str) -> Iterator[None]:
+    """Inside, no other batch works there. Raises InvalidValueError, naming the one that does, and LocationError.
+
+    Two batches that share the points would each report half of them; whoever wants more workers starts one batch with
+    more. On this machine the operating system's lock keeps the second out; it goes with the process that holds it,
+    however that ends. A storage has no such lock, and another machine does not see the process: for both there is the
+    file `.holder.json`. Its batch renews it every few seconds, and one that has not been renewed for two minutes is of a
+    batch that died. In a storage it is written only if it is not there yet, in one step where the storage can.
+    """
+    location = location_at(out)
+    try:
+        location.work.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(location.work / LOCK, timeout=0)
+        lock.acquire()
+    except Timeout:
+        other = None
+        with suppress(LocationError):  # it is there, whoever it is
+            other = _read_holder(location)
+        raise _refusal(location, other) from None
+    except OSError as error:
+        allowed = f"a folder that can be made and written to ({error.strerror})"
+        raise invalid("out", str(location.work), allowed) from None
+    try:
+        me, now = psutil.Process(), datetime.now(UTC).isoformat(timespec="seconds")
+        mine = Holder(pid=me.pid, host=platform.node(), born=me.create_time(), since=now, id=uuid.uuid4().hex)
+        if not mine.write(location, claim=True):
+            other = find_holder(location)
+            if other and other.id != mine.id:  # its own, where only the answer to the first try was lost
+                raise _refusal(location, other)
+            mine.write(location)
+        with _beating(location, mine):
+            yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _beating(location: Location, mine: Holder) -> Iterator[None]:
+    """Inside, the batch's note is kept fresh, unless another batch has replaced it; then it is removed.
+
+    Two batches that are both let in, because a clock is minutes off or a machine was asleep, do harm to no point: they run
+    some twice, under the same hash. So the one that finds itself replaced says so and goes on: points that it broke off
+    would be left as killed, perhaps over the other's good ones.
+    """
+    done = threading.Event()
+
+    def beat() -> None:
+        said = False
+        while not done.wait(location.beat_s):
+            with suppress(OSError):  # a location that is away for a while
+                other = _read_holder(location) or mine
+                if other.id == mine.id:
+                    mine.write(location)
+                elif not said:
+                    said = True
+                    warnings.warn(
+                        f"{other} has begun on {location}, perhaps because this one was silent for minutes; nothing is "
+                        "lost, but some points are run twice: stop one of the two",
+                        RuntimeWarning,
+                        stacklevel=1,
+                    )
+                location.send_events()
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        with suppress(OSError):
+            location.send_events()
+            if (_read_holder(location) or mine).id == mine.id:
+                location.remove(HOLDER)
+
+
+def _refusal(location: Location, other: Holder | None) -> InvalidValueError:
+    """Says who is at work."""
+    who = other or "another batch"
+    return InvalidValueError(f"{who} is at work on {location}; wait for it or stop it, the same command then goes on")
+
+
+def read_states(out: Location | Path | str) -> list[PointState]:
+    """Where every point of the last command stands, in the order of the grid; `out` is the batch's folder or address.
+
+    Raises InvalidValueError where no batch is there, LocationError where that cannot be known.
+    """
+    location = location_at(out)
+    try:
+        listed = parse_json(location.read([BATCH])[BATCH])["points"]
+        points = {str(entry["hash"]): dict(entry["values"]) for entry in listed}
+    except (ValueError, KeyError, TypeError):
+        raise invalid("folder", str(location), f"no batch is there: {BATCH} cannot be read") from None
+    at_work = find_holder(location) is not None
+    results = read_results(location, list(points))
+    running = [name for name, each in results.items() if each.status and each.status.status == "running"]
+    texts = read_each(location, [f"{POINTS}/{name}/{PROGRESS}" for name in running])
+    said = {name.split("/")[1]: (text or b"").decode(errors="replace").splitlines() for name, text in texts.items()}
+    return [
+        PointState.of(name, values, results[name], at_work, (said.get(name) or [""])[-1])
+        for name, values in points.items()
+    ]
+
+
+def summarize(states: Sequence[PointState]) -> str:
+    """How many points there are of each status: `21 of 24 ok, 1 failed, 2 waiting`."""
+    counts = Counter(state.status for state in states)
+    good = counts.pop("ok", 0)
+    return ", ".join([f"{good:,} of {len(states):,} ok", *(f"{n:,} {status}" for status, n in sorted(counts.items()))])
+
+
+def describe_batch(out: Path | str) -> str:
+    """The summary of a batch that was just at work, or why there is none."""
+    try:
+        return summarize(read_states(out))
+    except LocationError as error:
+        return str(error)
+
+
+def status_lines(out: Location | Path | str) -> list[str]:
+    """How a batch stands: a line for each point (only those that are not ok where there are many), then the summary."""
+    states = read_states(out)
+    shown = states if len(states) <= MOST_LINES else [state for state in states if state.status != "ok"]
+    lines = [_line(state) for state in sorted(shown, key=lambda state: state.status == "waiting")]
+    return [*_cut(lines), summarize(states)]
+
+
+def watch_batch(out: Path | str, watch: bool) -> Iterator[list[str]]:
+    """The lines of `status_lines`: once, or with `watch` again and again while a batch is at work there.
+
+    Raises as `read_states` does.
+    """
+    location = location_at(out)
+    if watch:
+        location.remember()
+    yield status_lines(location)
+    with suppress(KeyboardInterrupt):
+        while watch and find_holder(location):
+            time.sleep(location.look_s)
+            yield status_lines(location)
 
 
 def _line(state: PointState) -> str:
@@ -197,9 +409,9 @@ def _line(state: PointState) -> str:
     facts = [f"{state.hash[:8]}  {state.status:<8}", f"{state.seconds:5.0f} s" if state.seconds else "       "]
     facts.append(state.words)
     if state.error:
-        place = "" if state.cell is None else f"cell {state.cell}: "
+        cell = "" if state.cell is None else f"cell {state.cell}: "
         message = state.error.message.strip().partition("\n")[0]
-        facts.append(f"{place}{state.error.name}: {message}"[:200])
+        facts.append(f"{cell}{state.error.name}: {message}"[:200])
     elif state.progress:
         facts.append(state.progress)
     return "  ".join(facts)
@@ -212,21 +424,6 @@ def _cut(lines: list[str]) -> list[str]:
     return [*lines[:MOST_LINES], f"... and {len(lines) - MOST_LINES:,} more"]
 
 
-def looks(out: Path | str, watch: bool) -> Iterator[list[str]]:
-    """The lines of `status_lines`: once, or again and again while a batch is at work there.
-
-    Raises as `read_states` does.
-    """
-    place = place_at(out)
-    if watch:
-        place.remember()
-    yield status_lines(place)
-    with suppress(KeyboardInterrupt):
-        while watch and holder(place):
-            time.sleep(place.look_s)
-            yield status_lines(place)
-
-
 def example_batch() -> Path:
     """The folder of the example batch (`presets/grids/example.yaml`), run now as far as it has not been.
 
@@ -234,7 +431,7 @@ def example_batch() -> Path:
     """
     folder = paths.example_batch()
     prepared = prepare(paths.grids() / "example.yaml", folder)
-    ended = {name for name, found in prepared.found.items() if found.status and found.status.status in ENDED_BADLY}
+    ended = {name for name, found in prepared.results.items() if found.status and found.status.status in ENDED_BADLY}
     prepared = replace(prepared, todo=[point for point in prepared.todo if point.hash not in ended])
     with Progress("example batch", len(prepared.todo), "point") as bar:
         outcome = run_batch(

@@ -10,9 +10,10 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from copy import deepcopy
+from functools import partial
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,15 +23,26 @@ import dask
 from distributed import Client, LocalCluster
 from distributed.security import Security
 
-from pwl_lab.runner.gridplan import BatchPlan
 from pwl_lab.runner.kernel import Runs
 from pwl_lab.runner.machine import share_out
+from pwl_lab.runner.points import BatchPlan
 from pwl_lab.runner.worker import OF_THE_TERMINAL
 from pwl_lab.support.errors import PwlLabError, invalid
 
 Result = TypeVar("Result")
+Closed = TypeVar("Closed", Client, LocalCluster)
 
 LOOK_EVERY_S = 0.2
+CONNECT_S = 20
+PROBE_S = 3
+START_S = 300  # many processes import Dask at once, perhaps beside other work
+CLOSE_S = 15
+ANSWER_S = 20
+SILENT_S = 15  # a worker speaks every half second, in a cluster of a thousand every five
+# Dask's own: a worker that dies is replaced, and its point tried again so often before the point is called its murderer.
+ALLOWED_FAILURES = 3
+PLAIN, ENCRYPTED = ("tcp", "ws"), ("tls", "wss")
+FORM = "an address as tcp://HOST:PORT, or tls://HOST:PORT"
 
 
 class StoppedError(PwlLabError):
@@ -53,27 +65,16 @@ def in_time(call: Callable[[], Result], seconds: float, runs: Runs | None = None
 
     threading.Thread(target=ask, daemon=True).start()
     end, stopped = time.monotonic() + seconds, None
-    while True:
-        try:
-            return answer.result(max(0.0, min(LOOK_EVERY_S, end - time.monotonic())))
-        except TimeoutError:
-            if answer.done():  # its own
-                return answer.result()
+    while not wait([answer], max(0.0, min(LOOK_EVERY_S, end - time.monotonic()))).done:
         if runs and runs.stopped_by and stopped is None:
             stopped = runs.stopped_by
             end = min(end, time.monotonic() + patience)
         if time.monotonic() >= end:
             raise StoppedError(stopped) if stopped else TimeoutError(f"no answer in {seconds:.0f} s")
+    return answer.result()
 
 
-CONNECT_S = 20
-PROBE_S = 3
-AGAIN_S = 0.2
-PLAIN, ENCRYPTED = ("tcp", "ws"), ("tls", "wss")
-FORM = "an address as tcp://HOST:PORT, or tls://HOST:PORT"
-
-
-class PatientlessClient(Client):
+class _PatientlessClient(Client):
     """A client that waits for nothing when it is thrown away: one that was not made in time has nothing to close."""
 
     def __del__(self) -> None:
@@ -86,37 +87,27 @@ def connect(scheduler: str, runs: Runs) -> Client:
     Raises InvalidValueError for an address that is none, and within CONNECT_S and a little for one where no scheduler
     answers; StoppedError where a signal stops the `runs` meanwhile.
     """
-    scheme, host, port = checked(scheduler)
+    scheme, host, port = parse_scheduler(scheduler)
     end = time.monotonic() + CONNECT_S
     try:
         in_time(lambda: _wait_for_port(host, port, end), CONNECT_S, runs)
     except (OSError, ValueError) as error:  # UnicodeError, a ValueError, for what can be no host's name
         raise invalid("scheduler", scheduler, _no_port(host, port, error)) from None
     left = max(1.0, end - time.monotonic())
-    try:  # Dask itself waits up to twice as long as it is told
-        return in_time(
-            lambda: PatientlessClient(f"{scheme}://{_netloc(host, port)}", timeout=left / 2, set_as_default=False),
-            left,
-            runs,
-        )
+    address, dask_waits = f"{scheme}://{_netloc(host, port)}", left / 2  # it waits up to twice as long as it is told
+    try:
+        return in_time(partial(_PatientlessClient, address, timeout=dask_waits, set_as_default=False), left, runs)
     except StoppedError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever Dask makes of it: which error that is differs between versions
         raise invalid("scheduler", scheduler, _no_scheduler(scheme, host, port, error)) from None
 
 
-def checked(scheduler: str) -> tuple[str, str, int]:
+def parse_scheduler(scheduler: str) -> tuple[str, str, int]:
     """Scheme, host and port of an address; nobody is asked yet.
 
-    Raises InvalidValueError for an address that is none, or whose certificates cannot be read.
+    Raises InvalidValueError for what is no address, or where its certificates cannot be read.
     """
-    parts = _parts(scheduler)
-    _check_certificates(scheduler, parts[0])
-    return parts
-
-
-def _parts(scheduler: str) -> tuple[str, str, int]:
-    """Scheme, host and port of an address. Raises InvalidValueError."""
     scheme, separator, rest = scheduler.strip().rpartition("://")
     try:
         scheme = scheme.lower() if separator else str(dask.config.get("distributed.comm.default-scheme"))
@@ -128,6 +119,7 @@ def _parts(scheduler: str) -> tuple[str, str, int]:
         raise invalid("scheduler", scheduler, f"{FORM}; {scheme}:// is none of Dask's")
     if not host or not port or parts.path.strip("/"):
         raise invalid("scheduler", scheduler, FORM)
+    _check_certificates(scheduler, scheme)
     return scheme, host, port
 
 
@@ -160,9 +152,9 @@ def _wait_for_port(host: str, port: int, end: float) -> None:
             socket.create_connection((host, port), timeout=max(0.1, end - time.monotonic())).close()
             return
         except ConnectionRefusedError:
-            if time.monotonic() + AGAIN_S > end:
+            if time.monotonic() + LOOK_EVERY_S > end:
                 raise
-            time.sleep(AGAIN_S)
+            time.sleep(LOOK_EVERY_S)
 
 
 def _no_port(host: str, port: int, error: OSError | ValueError) -> str:
@@ -216,17 +208,7 @@ def _speaks_tls(host: str, port: int) -> bool | None:
         return False
 
 
-Closed = TypeVar("Closed", Client, LocalCluster)
-
-START_S = 300  # many processes import Dask at once, perhaps beside other work
-CLOSE_S = 15
-SILENT_S = 15  # a worker speaks every half second, in a cluster of a thousand every five
-ANSWER_S = 20
-# Dask's own: a worker that dies is replaced, and its point tried again so often before the point is called its murderer.
-ALLOWED_FAILURES = 3
-
-
-class OwnCluster(LocalCluster):
+class _OwnCluster(LocalCluster):
     """One that Dask does not close once more when the process ends: what is left then did not answer, and is killed."""
 
     shutdown_on_close = property(lambda self: False, lambda self, value: None)
@@ -313,7 +295,7 @@ def _local_cluster(number: int, resources: Mapping[str, float], scratch: Path, r
     def start() -> LocalCluster:
         if hasattr(signal, "pthread_sigmask"):
             signal.pthread_sigmask(signal.SIG_BLOCK, OF_THE_TERMINAL)
-        return OwnCluster(
+        return _OwnCluster(  # type: ignore[no-untyped-call]  # its __init__ is Dask's
             n_workers=number,
             threads_per_worker=1,
             processes=True,
@@ -357,7 +339,9 @@ class Workers:
 
     def look(self) -> dict[str, dict[str, Any]]:
         """All workers by their addresses. Raises OSError and TimeoutError where the scheduler does not answer."""
-        found = in_time(lambda: self.client.scheduler_info(n_workers=-1)["workers"], ANSWER_S)
+        found: dict[str, dict[str, Any]] = in_time(
+            lambda: self.client.scheduler_info(n_workers=-1)["workers"], ANSWER_S
+        )
         now, before = time.monotonic(), self.heard
         self.heard = {
             name: before[name]

@@ -1,13 +1,14 @@
-"""Which curves to draw of a batch, and their numbers: the middle and its interval over seeds at each place."""
+"""Which curves to draw of a batch, and their numbers: the middle and its interval over seeds at each of their points."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
 
-from pwl_lab.runner.report import PART, Batch
+from pwl_lab.runner.report import PART, BatchReport
 from pwl_lab.study.intervals import mean_interval, median_interval
 from pwl_lab.support.errors import InvalidValueError, invalid, unknown
 
@@ -30,6 +31,11 @@ class View:
     averaged: tuple[str, ...] = ()
 
     @property
+    def keys(self) -> list[str]:
+        """The names that tell the points of the curves apart: facets, hue, axis."""
+        return list(dict.fromkeys([*self.facets, *filter(None, [self.hue]), self.axis]))
+
+    @property
     def words(self) -> str:
         """The view as a reader says it."""
         hue = f", a line per {self.hue}" if self.hue else ""
@@ -38,64 +44,74 @@ class View:
         return f"{self.metric} over {self.axis}{hue}{facets}{averaged}"
 
 
-def choose(batch: Batch, metric: str = "", axis: str = "", hue: str = "", facet: Sequence[str] | None = None) -> View:
-    """The view that is asked for; what is empty is chosen by this rule.
+def choose(
+    batch: BatchReport, metric: str = "", axis: str = "", hue: str = "", facet: Sequence[str] | None = None
+) -> View:
+    """The view that is asked for; what is empty is chosen by a rule.
 
-    *Metric*: the first number, or group of numbers, of `metrics.json` that differs between points of one seed (else the
-    first). *Axis*: the parts of a group that are numbered, else the first axis of the grid that has several numbers, else
-    its first axis. *Hue*: the parts of a group, else the next axis with at most 10 values. *Facets*: the next axes with
-    at most 6, two at most, and 12 panels. `none` asks for no hue, or no facets. Raises UnknownNameError for a name that is
-    not there, InvalidValueError where a batch has nothing to draw, or a figure would have too much in it.
+    Arguments:
+
+    - metric: What is drawn, a name or a group as `NAME.*`. By the rule: the first number, or group of numbers, of
+      `metrics.json` that differs between points of one seed (else the first).
+    - axis: The horizontal axis. By the rule: the parts of a group that are numbered, else the first axis of the grid that
+      has several numbers, else its first axis.
+    - hue: A line for each of its values, `none` for one line. By the rule: the parts of a group, else the next axis with at
+      most 10 values.
+    - facet: A panel for each of its values, `none` for one panel. By the rule: the next axes with at most 6 values, two at
+      most, and 12 panels.
+
+    Raises UnknownNameError for a name that is not there, InvalidValueError where a batch has nothing to draw, or a figure
+    would have too much in it.
     """
     metric = metric or _first_metric(batch)
     table = batch.values(metric)
-    free = [name for name in batch.axes if table[name].nunique(dropna=False) > 1]
-    parts = [PART] if PART in table and table[PART].nunique() > 1 else []
-    known = [*parts, *free, *(["seed"] if "seed" not in free else [])]
-    for name in (axis, hue, *(facet or ())):
-        if name not in ("", NONE, *known):
-            raise unknown("axis", name, [*known, NONE])
-    taken = {axis, hue, *(facet or ())}
-    left = [name for name in [*parts, *free] if name not in taken]
-    axis = axis or _take(left, *_axes_first(table, left)) or "seed"
-    hue = hue or _take(left, *[name for name in left if table[name].nunique() <= MOST_HUES])
+    left = [PART] if PART in table and table[PART].nunique() > 1 else []
+    left += [name for name in batch.axes if table[name].nunique(dropna=False) > 1]
+    asked, known = (axis, hue, *(facet or ())), (*left, "seed", NONE)
+    for name in asked:
+        if name and name not in known:
+            raise unknown("axis", name, known)
+    left = [name for name in left if name not in asked]
+    axis = axis or next(iter(_by_fitness(table, left)), "seed")
+    left = [name for name in left if name != axis]
+    hue = hue or next((name for name in left if table[name].nunique() <= MOST_HUES), "")
+    left = [name for name in left if name != hue]
     if facet is None:
         facet = _facets(table, left)
     facets = tuple(name for name in facet if name not in ("", NONE))
-    view = View(metric, axis, "" if hue == NONE else hue, facets, tuple(name for name in left if name not in facets))
+    averaged = tuple(name for name in left if name not in facets)
+    view = View(metric, axis, "" if hue == NONE else hue, facets, averaged)
     _check(table, view)
     return view
 
 
-def tidy(batch: Batch, view: View) -> pd.DataFrame:
+def tidy(batch: BatchReport, view: View) -> pd.DataFrame:
     """What is drawn, seed by seed: facets, hue, axis, seed, value, reached (all of the `points` that it is a mean of)."""
-    keys = list(dict.fromkeys([*view.facets, *filter(None, [view.hue]), view.axis, "seed"]))
-    table = batch.values(view.metric)
-    groups = table.groupby(keys, sort=False, dropna=False)
+    keys = list(dict.fromkeys([*view.keys, "seed"]))
+    groups = batch.values(view.metric).groupby(keys, sort=False, dropna=False)
     return groups.agg(value=("value", "mean"), reached=("reached", "all"), points=("value", "size")).reset_index()
 
 
-def curves(batch: Batch, view: View, statistic: str = "mean") -> pd.DataFrame:
-    """One row for each place of the view: facets, hue, axis, low, middle, high, bar, seeds, reached, missing.
+def summarize(batch: BatchReport, view: View, statistic: str = "mean") -> pd.DataFrame:
+    """The points of the curves, one a row: facets, hue, axis, low, middle, high, bar, seeds, reached, missing.
 
     `bar` says what low and high are: `95%` (`mean` with Student's t, `median` with a bootstrap: `pwl_lab.study.intervals`),
     `seeds` (least and most of them) where no such interval can be told, and none of one seed. `reached` of the `seeds` got
-    there; `missing` runs, of those that all places together have, are not there, so that the place cannot be compared.
+    there; `missing` runs, of those that all points together have, are not there, so that the point cannot be compared.
     """
     if statistic not in INTERVALS:
         raise invalid("statistic", statistic, f"one of {', '.join(INTERVALS)}")
-    keys = list(dict.fromkeys([*view.facets, *filter(None, [view.hue]), view.axis]))
-    runs = [name for name in dict.fromkeys(["seed", *view.averaged]) if name not in keys]
+    runs = [name for name in ("seed", *view.averaged) if name not in view.keys]
     whole = len(batch.values(view.metric)[runs].drop_duplicates()) if runs else 1
     rows = []
-    for place, mine in tidy(batch, view).groupby(keys, sort=False, dropna=False):
+    for values, mine in tidy(batch, view).groupby(view.keys, sort=False, dropna=False):
         counts = {"seeds": len(mine), "reached": mine["reached"].sum(), "missing": whole - mine["points"].sum()}
-        rows.append(dict(zip(keys, place, strict=True)) | _spread(mine, statistic) | counts)
+        rows.append(dict(zip(view.keys, values, strict=True)) | _spread(mine, statistic) | counts)
     return pd.DataFrame(rows)
 
 
 def _spread(mine: pd.DataFrame, statistic: str) -> dict[str, Any]:
-    """The middle of one place's seeds, and how far they are apart: low, middle, high, and what low and high are.
+    """The middle of one point's seeds, and how far they are apart: low, middle, high, and what low and high are.
 
     There is no 95% interval of two seeds (t would make it 13 times as wide as they are apart), none of a median of fewer
     than six (least and most hold it with at most 1 - 2 / 2^5 = 94%), and none of values of which some are only a bound.
@@ -116,29 +132,35 @@ def as_record(view: View, statistic: str) -> dict[str, Any]:
 
 
 def as_records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of `curves` as plain values, what is not known as None."""
-    return json.loads(table.to_json(orient="records"))
+    """The rows of `summarize` as plain values, what is not known as None."""
+    rows: list[dict[str, Any]] = json.loads(table.to_json(orient="records"))
+    return rows
 
 
-def _first_metric(batch: Batch) -> str:
+def _first_metric(batch: BatchReport) -> str:
     """The first metric with something to see."""
     if not batch.metrics:
         raise InvalidValueError(f"no point of {batch.address} has left a number in its metrics.json: nothing to draw")
-    keys = ["seed", PART]
     for metric in batch.metrics:
         table = batch.values(metric)
-        groups = table.groupby([name for name in keys if name in table], dropna=False)["value"]
+        groups = table.groupby([name for name in ("seed", PART) if name in table], sort=False, dropna=False)["value"]
         if (groups.nunique() > 1).any():
             return metric
     return batch.metrics[0]
 
 
-def _axes_first(table: pd.DataFrame, left: Sequence[str]) -> list[str]:
-    """The axes in the order in which they offer themselves as the horizontal one."""
-    counted = [name for name in left if name == PART and table[name].str.fullmatch(r"\d+").all()]
-    others = [name for name in left if name != PART]
-    numbers = [name for name in others if numeric(table[name])]
-    return [*counted, *numbers, *others, *left]
+def _by_fitness(table: pd.DataFrame, names: Sequence[str]) -> list[str]:
+    """The names in the order in which they offer themselves as the horizontal axis."""
+    numbered = [name for name in names if name == PART and table[name].str.fullmatch(r"\d+").all()]
+    others = [name for name in names if name != PART]
+    numeric = [name for name in others if _is_numeric(table[name])]
+    return [*numbered, *numeric, *others, *names]
+
+
+def _is_numeric(column: pd.Series) -> bool:
+    """Whether these are numbers of which there are several."""
+    plain = column.dropna()
+    return all(isinstance(each, int | float) and not isinstance(each, bool) for each in plain) and plain.nunique() > 1
 
 
 def _facets(table: pd.DataFrame, left: list[str]) -> tuple[str, ...]:
@@ -153,20 +175,6 @@ def _facets(table: pd.DataFrame, left: list[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _take(left: list[str], *offers: str) -> str:
-    """The first that is offered, taken out of what is left; empty where there is none."""
-    if not offers:
-        return ""
-    left.remove(offers[0])
-    return offers[0]
-
-
-def numeric(column: pd.Series) -> bool:
-    """Whether these are numbers of which there are several."""
-    plain = column.dropna()
-    return all(isinstance(each, int | float) and not isinstance(each, bool) for each in plain) and plain.nunique() > 1
-
-
 def _check(table: pd.DataFrame, view: View) -> None:
     """Raise InvalidValueError where one name has two uses, or a figure would have too many lines or panels."""
     uses = [view.axis, *filter(None, [view.hue]), *view.facets]
@@ -174,8 +182,6 @@ def _check(table: pd.DataFrame, view: View) -> None:
         raise invalid("axis, hue and facet", ", ".join(uses), "different ones, with at most two facets")
     if view.hue and table[view.hue].nunique() > MOST_HUES:
         raise invalid("hue", view.hue, f"an axis with at most {MOST_HUES} values; take it as axis or facet")
-    panels = 1
-    for name in view.facets:
-        panels *= table[name].nunique(dropna=False)
+    panels = math.prod(table[name].nunique(dropna=False) for name in view.facets)
     if panels > MOST_PANELS:
         raise invalid("facet", ", ".join(view.facets), f"axes that make at most {MOST_PANELS} panels, not {panels}")

@@ -12,7 +12,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -31,10 +31,9 @@ from pwl_lab.runner.clusters import (
     nobody_fits,
     own_cluster,
 )
-from pwl_lab.runner.gridplan import BatchPlan, Point
 from pwl_lab.runner.kernel import Runs, stop_on_signal
-from pwl_lab.runner.location import Place, place_at
-from pwl_lab.runner.points import log_event, look
+from pwl_lab.runner.location import Location, location_at
+from pwl_lab.runner.points import BatchPlan, Point, log_event, read_results
 from pwl_lab.runner.status import RunStatus
 from pwl_lab.runner.worker import CANCELLED, StopUnwanted, Task, note_failure, run_point, still_running, stop_batch
 from pwl_lab.support import environment
@@ -47,13 +46,14 @@ REPORT_S = 0.5
 LOOK_EVERY_S = 0.2
 HELD_LOOK_S = 5  # how often it is looked whether points that are held back can be handed out
 GIVE_UP_S = 600  # of a scheduler that does not answer, and of a worker that has a point and is silent
+LOST = ("cancelled", "lost")  # a future that the scheduler took back
 SUBMISSIONS = 4  # of a point whose workers were closed in good order, or whose answer was lost
 
 OnEnd = Callable[[Point, RunStatus, int], None]  # the last: how many points run at once
 
 
 @dataclass
-class Outcome:
+class BatchOutcome:
     """How a batch ended: the status of each point that ended, by its hash, and what stopped it, if anything did."""
 
     ended: dict[str, RunStatus] = field(default_factory=dict)
@@ -67,36 +67,33 @@ class Outcome:
 def run_points(
     plan: BatchPlan,
     points: Sequence[Point],
-    place: Place,
+    location: Location,
     workers: int | None = None,
     scheduler: str | None = None,
     force: bool = False,
     on_end: OnEnd | None = None,
     on_line: Callable[[str], None] | None = None,
-) -> Outcome:
-    """Run `points` of `plan` into `place`; the caller holds its lock.
+) -> BatchOutcome:
+    """Run `points` of `plan` into `location`; the caller holds its lock. The other arguments are those of `run_batch`.
 
-    `workers` processes here (`default_workers` unless given, and no more than there are points), or those of the
-    `scheduler` (`tcp://HOST:PORT`). `on_line` gets what there is to say while nothing ends. A signal stops what runs and
-    begins no more. Raises InvalidValueError for a scheduler that does not answer, or resources that this machine does not
-    have.
+    A signal stops what runs and begins no more. Raises InvalidValueError for a scheduler that does not answer, or resources
+    that this machine does not have.
     """
     environment.settled()  # the processes that are started here have it
-    runs = Runs()
-    here = (plan, len(points), place.work / ".dask", workers, runs)
+    runs, batch = Runs(), uuid.uuid4().hex[:12]
+    if scheduler is None:
+        cluster = own_cluster(plan, len(points), location.scratch, workers, runs)
+    else:
+        cluster = cluster_at(scheduler, runs)
     try:
-        with stop_on_signal(runs), _cluster(scheduler, *here) as (client, shared):
-            run = _BatchRun(client, uuid.uuid4().hex[:12], place.work, plan.resources, runs, on_end, on_line)
-            tasks = [(point, _task(plan, point, place, run.batch, shared, force)) for point in points]
+        with stop_on_signal(runs), cluster as (client, shared):
+            run = _BatchRun(client, batch, location.work, plan.resources, runs, on_end, on_line)
+            common = replace(plan, points=())
+            tasks = [Task(batch, common, point, location.address, shared, force) for point in points]
             run.run(tasks, StopUnwanted(terminal=scheduler is None))
             return run.outcome
     except StoppedError as error:
-        return Outcome(stopped_by=str(error))
-
-
-def _cluster(scheduler: str | None, *here: Any) -> AbstractContextManager[tuple[Client, Mapping[str, str]]]:
-    """The cluster of a batch: the one at an address, or one of processes here."""
-    return own_cluster(*here) if scheduler is None else cluster_at(scheduler, here[-1])
+        return BatchOutcome(stopped_by=str(error))
 
 
 @dataclass
@@ -110,13 +107,11 @@ class _BatchRun:
     runs: Runs
     on_end: OnEnd | None = None
     on_line: Callable[[str], None] | None = None
-    outcome: Outcome = field(default_factory=Outcome)
-    waiting: dict[str, tuple[Point, Task, Future]] = field(default_factory=dict)
-    done: "queue.SimpleQueue[Future]" = field(default_factory=queue.SimpleQueue)
-    held: deque[tuple[Point, Task, int]] = field(default_factory=deque)  # not handed out yet; with their priority
-    restricted: dict[str, frozenset[str]] = field(
-        default_factory=dict
-    )  # the workers that a task may go to, if not to all
+    outcome: BatchOutcome = field(default_factory=BatchOutcome)
+    waiting: "dict[str, tuple[Task, Future[Any]]]" = field(default_factory=dict)  # by the task's key
+    done: "queue.SimpleQueue[Future[Any]]" = field(default_factory=queue.SimpleQueue)
+    held: deque[tuple[Task, int]] = field(default_factory=deque)  # not handed out yet; with their priority
+    restricted: dict[str, frozenset[str]] = field(default_factory=dict)  # a task's workers, where it may not go to all
     looked: float = field(default_factory=time.monotonic)  # when a point ended, or the workers were looked at
     answered: float = field(default_factory=time.monotonic)  # when the scheduler last did
     said: str | None = None
@@ -125,12 +120,13 @@ class _BatchRun:
         """The workers are looked at when there is need."""
         self.workers = Workers(self.client)
 
-    def run(self, tasks: Sequence[tuple[Point, Task]], plugin: StopUnwanted) -> None:
+    def run(self, tasks: Sequence[Task], plugin: StopUnwanted) -> None:
         """Run all points; `outcome` then says how they ended, and what stopped them."""
         try:
             self._introduce(plugin)
-            scheduler = self.client.scheduler.address
-            log_event(self.folder, "batch begun", batch=self.batch, points=len(tasks), scheduler=scheduler)
+            scheduler = self.client.scheduler
+            address = scheduler.address if scheduler else None
+            log_event(self.folder, "batch begun", batch=self.batch, points=len(tasks), scheduler=address)
             self.submit(tasks)
             self.follow()
         except OSError as error:  # a full disk, a folder that is gone, a scheduler that is
@@ -152,9 +148,10 @@ class _BatchRun:
             raise StoppedError("the scheduler does not answer")
         while time.monotonic() < end:
             try:
-                return in_time(lambda: self.client.register_plugin(plugin), end - time.monotonic(), self.runs)
+                in_time(lambda: self.client.register_plugin(plugin), end - time.monotonic(), self.runs)
+                return
             except TimeoutError:
-                break
+                return
             except OSError:  # one was lost while it was asked: the others are asked once more
                 if self.client.status != "running":
                     raise
@@ -166,11 +163,10 @@ class _BatchRun:
                 raise PwlLabError(
                     f"a worker cannot run points ({why}); check that it has this pwl_lab and its environment"
                 ) from None
-        return None
 
-    def submit(self, tasks: Sequence[tuple[Point, Task]]) -> None:
+    def submit(self, tasks: Sequence[Task]) -> None:
         """Hand all points to the scheduler, in the order of the grid, as far as there are workers that answer."""
-        self.held.extend((point, task, -priority) for priority, (point, task) in enumerate(tasks))
+        self.held.extend((task, -number) for number, task in enumerate(tasks))
         self._hand_out()
 
     def _hand_out(self) -> None:
@@ -190,7 +186,7 @@ class _BatchRun:
             self._submit(*self.held.popleft(), only)
             room -= 1
 
-    def _submit(self, point: Point, task: Task, priority: int, only: frozenset[str] | None = None) -> None:
+    def _submit(self, task: Task, priority: int, only: frozenset[str] | None = None) -> None:
         """Hand one point to the scheduler, for any worker or for some."""
         future = self.client.submit(
             run_point,
@@ -201,7 +197,7 @@ class _BatchRun:
             priority=priority,
             workers=sorted(only) if only else None,
         )
-        self.waiting[task.key] = (point, task, future)
+        self.waiting[task.key] = (task, future)
         if only:
             self.restricted[task.key] = only
         future.add_done_callback(self.done.put)
@@ -239,26 +235,26 @@ class _BatchRun:
         workers = self._look()
         if self.answered > before:
             silent = self.workers.silent()
-            heard = {name: facts for name, facts in workers.items() if name not in silent}
-            why = nobody_fits(workers, self.resources)
-            if why:
+            if why := nobody_fits(workers, self.resources):
                 self._say(why)
             elif silent:
                 self._say_silent(silent, workers)
             else:
                 self.said = None
             with suppress(OSError, TimeoutError):
-                self._take_from(self.workers.silent(GIVE_UP_S), heard)
+                self._take_from(self.workers.silent(GIVE_UP_S), set(workers) - set(silent))
         self.looked = time.monotonic()
 
-    def _take_from(self, silent: Sequence[str], heard: Mapping[str, Any]) -> None:
+    def _take_from(self, silent: Sequence[str], heard: set[str]) -> None:
         """Take back what lies with workers that are given up, and what may only go to workers that are gone."""
-        stuck = {name for name, only in self.restricted.items() if name in self.waiting and not only & set(heard)}
-        if silent and heard:
+        if not heard:
+            return
+        stuck = {name for name, only in self.restricted.items() if name in self.waiting and not only & heard}
+        if silent:
             tasks = in_time(lambda: self.client.processing(list(silent)), ANSWER_S)
             stuck |= {name for names in tasks.values() for name in names if name in self.waiting}
-        futures = [self.waiting[name][2] for name in sorted(stuck)]
-        if futures and heard:  # as one that the scheduler takes back, each is handed out again
+        futures = [self.waiting[name][1] for name in sorted(stuck)]
+        if futures:  # as one that the scheduler takes back, each is handed out again
             in_time(lambda: self.client.cancel(futures, force=True), ANSWER_S)
 
     def _say_silent(self, silent: Sequence[str], workers: Mapping[str, Any]) -> None:
@@ -278,55 +274,53 @@ class _BatchRun:
         if self.on_line:
             self.on_line(what)
 
-    def _take(self, future: Future) -> None:
+    def _take(self, future: "Future[Any]") -> None:
         """Note how one point ended."""
         if future.key not in self.waiting:
             return
-        point, task, _ = self.waiting.pop(future.key)
+        task, _ = self.waiting.pop(future.key)
         try:
             status = self._answer(task, future)
-        except (
-            TimeoutError
-        ):  # its worker has gone silent with the answer: the scheduler will tell when it drops that worker
-            self.waiting[future.key] = (point, task, future)
+        except TimeoutError:  # its worker has fallen silent; the scheduler will tell when it drops that worker
+            self.waiting[future.key] = (task, future)
             self.done.put(future)
             return
-        lost = future.status in ("cancelled", "lost")
+        lost = future.status in LOST
         if lost and self.client.status != "running":
             self.outcome.stopped_by = self.outcome.stopped_by or "the scheduler is gone"
             return
-        if (lost or (status and status.error and status.error.name == CANCELLED)) and self._again(point, task):
+        if (lost or (status and status.error and status.error.name == CANCELLED)) and self._again(task):
             return
         if lost and not self._stopped():
             status = note_failure(task, CANCELLED, f"the scheduler took it back {SUBMISSIONS} times")
         if status is not None:
-            self.outcome.ended[point.hash] = status
+            self.outcome.ended[task.hash] = status
             facts = {"error": f"{status.error.name}: {status.error.message}"} if status.error else {}
-            log_event(self.folder, "point ended", batch=self.batch, hash=point.hash, status=status.status, **facts)
+            log_event(self.folder, "point ended", batch=self.batch, hash=task.hash, status=status.status, **facts)
             if self.on_end:
-                self.on_end(point, status, self._at_once())
+                self.on_end(task.point, status, self._at_once())
 
-    def _answer(self, task: Task, future: Future) -> RunStatus | None:
+    def _answer(self, task: Task, future: "Future[Any]") -> RunStatus | None:
         """The status of a point that has ended. Raises TimeoutError where its worker has it and does not give it."""
-        if future.status in ("cancelled", "lost"):
+        if future.status in LOST:
             return None
         try:
             error = future.exception() if future.status == "error" else None
             return self._failed(task, error) if error else in_time(future.result, ANSWER_S)
         except TimeoutError:
-            found = look(place_at(task.out, patient=False), [task.hash])[task.hash].status
+            found = read_results(location_at(task.out, patient=False), [task.hash])[task.hash].status
             if found is None or found.status == "running":
                 raise
             return found
         except Exception as error:  # noqa: BLE001 - the worker was lost with the answer, and the point could not be run again
-            return None if future.status in ("cancelled", "lost") else self._failed(task, error)
+            return None if future.status in LOST else self._failed(task, error)
 
-    def _again(self, point: Point, task: Task) -> bool:
+    def _again(self, task: Task) -> bool:
         """Hand a point to the scheduler once more whose worker was closed; False where it has been often enough."""
         if self._stopped() or task.submission == SUBMISSIONS:
             return False
-        log_event(self.folder, "point handed out again", batch=self.batch, hash=point.hash)
-        self.held.appendleft((point, replace(task, submission=task.submission + 1), 0))
+        log_event(self.folder, "point handed out again", batch=self.batch, hash=task.hash)
+        self.held.appendleft((replace(task, submission=task.submission + 1), 0))
         self._hand_out()
         return True
 
@@ -361,7 +355,7 @@ class _BatchRun:
             while time.monotonic() < end:
                 self._take(self.done.get(timeout=REPORT_S))
         with suppress(OSError):
-            left = [future for _, _, future in self.waiting.values()]
+            left = [future for _, future in self.waiting.values()]
             in_time(lambda: self.client.cancel(left, force=True), ANSWER_S)
 
     def _stop_on_workers(self, reason: str) -> None:
@@ -371,7 +365,7 @@ class _BatchRun:
         while any(self._on_workers(end, still_running).values()):
             time.sleep(LOOK_EVERY_S)
 
-    def _on_workers(self, end: float, function: Callable, *words: str) -> Mapping[str, Any]:
+    def _on_workers(self, end: float, function: Callable[..., Any], *words: str) -> Mapping[str, Any]:
         """What each worker that is heard of answers about the batch. Raises TimeoutError where one does not until `end`."""
         while True:
             heard, silent = self.workers.heard_of(HEARD_S)
@@ -385,19 +379,3 @@ class _BatchRun:
             except TimeoutError:  # one may have fallen silent just before
                 if time.monotonic() >= end:
                     raise
-
-
-def _task(plan: BatchPlan, point: Point, place: Place, batch: str, environment: Mapping[str, str], force: bool) -> Task:
-    """A point as a worker takes it."""
-    return Task(
-        batch=batch,
-        hash=point.hash,
-        notebook=str(plan.notebook),
-        source=plan.source,
-        out=place.address,
-        preset=plan.preset,
-        params=point.params,
-        timeout=plan.timeout,
-        environment=environment,
-        force=force,
-    )

@@ -1,4 +1,4 @@
-"""The grid file: one notebook, and which values of its parameters to run it with.
+"""From a grid file to the points of a batch: one notebook, and which values of its parameters to run it with.
 
     notebook: 02
     preset: lesson
@@ -14,24 +14,33 @@
 
 A seed is a point of its own, so that seeds run at the same time and a stopped batch loses one of them at most; the
 spread over seeds is the reader's (or the report's) to draw. Who wants all seeds in one run puts them under
-`parameters`.
+`parameters`. Every value is checked against the notebook, and every error is said at once, before anything starts.
 """
 
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
-from pwl_lab.support.config import Frozen
-from pwl_lab.support.errors import InvalidValueError, invalid, shown, unknown
+from pwl_lab import __version__
+from pwl_lab.runner.parameters import check_value, make_plan, parameter_defaults, read_notebook, resolve_notebook
+from pwl_lab.runner.points import BatchPlan, Point, Values, words
+from pwl_lab.runner.status import RunStatus, read_status
+from pwl_lab.support import paths
+from pwl_lab.support.config import Frozen, content_hash
+from pwl_lab.support.errors import InvalidValueError, PwlLabError, invalid, shown, unknown
 from pwl_lab.support.yaml12 import read_yaml
 
 MOST_POINTS = 100_000
-Values = dict[str, Any]
+MOST_FAULTS = 50  # that a refusal lists
+HASH_DIGITS = 20  # 80 bits: a hundred thousand points meet by chance once in 10^14 batches
+
+Key = tuple[str, str]  # a parameter and a value of it, as something that can be in a set
 
 
 class AxisGroup(Frozen):
@@ -44,7 +53,7 @@ class AxisGroup(Frozen):
     @property
     def kind(self) -> str:
         """Which of the three it is (the first, where more are given: `faults` says so)."""
-        return next((name for name in ("product", "zip", "points") if getattr(self, name) is not None), "product")
+        return next((name for name in AxisGroup.model_fields if getattr(self, name) is not None), "product")
 
     @property
     def names(self) -> set[str]:
@@ -54,7 +63,7 @@ class AxisGroup(Frozen):
 
     def faults(self) -> list[str]:
         """What is wrong with the group's form."""
-        given = [name for name in ("product", "zip", "points") if getattr(self, name) is not None]
+        given = [name for name in AxisGroup.model_fields if getattr(self, name) is not None]
         if len(given) != 1:
             return [f"expected exactly one of product, zip and points, found {', '.join(given) or 'none'}"]
         values = getattr(self, self.kind)
@@ -65,27 +74,20 @@ class AxisGroup(Frozen):
         found = [f"{self.kind}.{name} is empty" for name, each in values.items() if not each]
         lengths = {name: len(each) for name, each in values.items()}
         if self.kind == "zip" and len(set(lengths.values())) > 1:
-            words = ", ".join(f"{name} has {length}" for name, length in lengths.items())
-            found.append(f"zip: lists of one length expected, but {words}")
+            listed = ", ".join(f"{name} has {length}" for name, length in lengths.items())
+            found.append(f"zip: lists of one length expected, but {listed}")
         return found
 
-    def __len__(self) -> int:
-        """How many rows there are."""
-        values = getattr(self, self.kind)
-        if self.kind == "product":
-            return math.prod(len(each) for each in values.values())
-        return len(values) if self.kind == "points" else len(next(iter(values.values())))
-
-    def rows(self) -> list[Values]:
-        """Every row of values, in the order of the file; the last axis of a product runs fastest."""
-        if self.kind == "points":
-            return list(self.points or ())
-        values = getattr(self, self.kind)
-        combine = itertools.product if self.kind == "product" else zip
-        return [dict(zip(values, row, strict=True)) for row in combine(*values.values())]
+    def factors(self) -> list[list[Values]]:
+        """Lists of rows, each row to be combined with those of the other lists: one list for each axis of a product."""
+        if self.product is not None:
+            return [[{name: value} for value in each] for name, each in self.product.items()]
+        if self.zip is not None:
+            return [[dict(zip(self.zip, row, strict=True)) for row in zip(*self.zip.values(), strict=True)]]
+        return [self.points or []]
 
     def entries(self) -> Iterator[tuple[str, str, Any]]:
-        """Every value with its place in the group and its name."""
+        """Every value, with where it stands in the group and its parameter."""
         values = getattr(self, self.kind) or {}
         if isinstance(values, list):
             for index, point in enumerate(values):
@@ -96,7 +98,7 @@ class AxisGroup(Frozen):
 
 
 class Grid(Frozen):
-    """A grid file's content; its form is checked here, its values against the notebook by `gridplan.plan_grid`."""
+    """A grid file's content; its form is checked here, its values against the notebook by `plan_grid`."""
 
     notebook: str | int
     preset: str | None = None
@@ -104,8 +106,8 @@ class Grid(Frozen):
     axes: list[AxisGroup] = Field(default_factory=list)
     exclude: list[Values] = Field(default_factory=list)
     seeds: list[int] = Field(default_factory=list)
-    resources: dict[str, float] = Field(default_factory=dict)
-    timeout: int | None = None
+    resources: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default_factory=dict)
+    timeout: int | None = Field(None, ge=1)
 
     @property
     def notebook_name(self) -> str:
@@ -119,61 +121,63 @@ class Grid(Frozen):
 
     def count(self) -> int:
         """How many points there are before any is excluded."""
-        return math.prod(len(group) for group in self.axes) * max(1, len(self.seeds))
-
-    @property
-    def well_formed(self) -> bool:
-        """Whether each group of axes is something that has rows."""
-        return not any(group.faults() for group in self.axes)
+        return math.prod(len(rows) for group in self.axes for rows in group.factors()) * max(1, len(self.seeds))
 
     @property
     def can_expand(self) -> bool:
-        """Whether the points can be listed: they are well formed, and not too many."""
-        return self.well_formed and self.count() <= MOST_POINTS
+        """Whether the points can be listed: each group of axes has rows, and they are not too many."""
+        return not any(group.faults() for group in self.axes) and self.count() <= MOST_POINTS
 
     def faults(self) -> list[str]:
-        """What is wrong with the grid's form: groups, names that are set twice, excludes, numbers out of range."""
+        """What is wrong with the grid's form: groups, too many points, names that are set twice, excludes, seeds."""
         found = [f"axes[{index}]: {fault}" for index, group in enumerate(self.axes) for fault in group.faults()]
+        if not found and self.count() > MOST_POINTS:
+            found.append(f"{self.count():,} points are more than the {MOST_POINTS:,} that one batch may have")
         owners = [("preset", {"preset"} if self.preset is not None else set()), ("parameters", set(self.parameters))]
         owners += [(f"axes[{index}]", group.names) for index, group in enumerate(self.axes)]
         owners += [("seeds", {"seed", "seeds"} if self.seeds else set())]
-        for (place, names), (other, more) in itertools.combinations(owners, 2):
-            found += [f"{name} is set both in {place} and in {other}" for name in sorted(names & more)]
+        for (one, names), (other, more) in itertools.combinations(owners, 2):
+            found += [f"{name} is set both in {one} and in {other}" for name in sorted(names & more)]
         for index, values in enumerate(self.exclude):
             found += [] if values else [f"exclude[{index}] is empty: it would leave no point"]
             for name in set(values) - self.axis_names - {"seed"}:
                 found.append(f"exclude[{index}]: {unknown('axis', name, self.axis_names | {'seed'})}")
         if len(set(self.seeds)) != len(self.seeds):
             found.append(str(invalid("seeds", self.seeds, "each seed once")))
-        if self.timeout is not None and self.timeout < 1:
-            found.append(str(invalid("timeout", self.timeout, "a whole number of seconds from 1")))
-        found += [
-            str(invalid(f"resources.{name}", amount, "a number above 0"))
-            for name, amount in self.resources.items()
-            if not 0 < amount < math.inf
-        ]
-        if self.well_formed and self.count() > MOST_POINTS:
-            found.append(f"{self.count():,} points are more than the {MOST_POINTS:,} that one batch may have")
         return found
 
+    def entries(self) -> Iterator[tuple[str, str, Any]]:
+        """Every value but the seeds, with where it stands in the file and its parameter."""
+        if self.preset is not None:
+            yield "preset", "preset", self.preset
+        yield from (("parameters", name, value) for name, value in self.parameters.items())
+        for index, group in enumerate(self.axes):
+            yield from ((f"axes[{index}].{where}", name, value) for where, name, value in group.entries())
+
     def expand(self) -> tuple[list[Values], list[str]]:
-        """The values of every point (a seed under the name `seed`), and the excludes that met no point."""
-        groups = [group.rows() for group in self.axes]
-        groups.append([{"seed": seed} for seed in self.seeds] or [{}])
-        met = [False] * len(self.exclude)
+        """The values of every point (a seed under the name `seed`), and the excludes that match no point.
+
+        The points come in the order of the file; the last axis runs fastest.
+        """
+        factors = [rows for group in self.axes for rows in group.factors()]
+        factors.append([{"seed": seed} for seed in self.seeds] or [{}])
+        unused = dict(enumerate(self.exclude))
         points = []
-        for rows in itertools.product(*groups):
+        for rows in itertools.product(*factors):
             values = {name: value for row in rows for name, value in row.items()}
-            hits = [_has(values, excluded) for excluded in self.exclude]
-            met = [before or hit for before, hit in zip(met, hits, strict=True)]
-            if not any(hits):
+            hits = [index for index, excluded in enumerate(self.exclude) if _has(values, excluded)]
+            if not hits:
                 points.append(values)
+            for index in hits:
+                unused.pop(index, None)
         known = self.axis_names | {"seed"}
-        return points, [
-            f"exclude[{index}] ({words(excluded)}) meets no point"
-            for index, (excluded, hit) in enumerate(zip(self.exclude, met, strict=True))
-            if not hit and set(excluded) <= known
-        ]
+        unused = {index: excluded for index, excluded in unused.items() if set(excluded) <= known}
+        return points, [f"exclude[{index}] ({words(excluded)}) meets no point" for index, excluded in unused.items()]
+
+
+def _has(values: Values, wanted: Values) -> bool:
+    """Whether `values` has all that is `wanted`."""
+    return all(name in values and values[name] == value for name, value in wanted.items())
 
 
 def read_grid(path: Path) -> tuple[Grid | None, list[str]]:
@@ -189,6 +193,7 @@ def read_grid(path: Path) -> tuple[Grid | None, list[str]]:
         raise invalid("grid", str(path), f"a YAML file that can be read ({reason})") from None
     if not isinstance(raw, dict) or not all(isinstance(name, str) for name in raw):
         raise invalid("grid", str(path), f"a YAML file with a mapping of {', '.join(Grid.model_fields)}")
+    faults: list[str] = []
     try:
         grid = Grid.model_validate(raw, strict=True)
     except ValidationError as error:
@@ -200,41 +205,157 @@ def read_grid(path: Path) -> tuple[Grid | None, list[str]]:
         if "notebook" not in rest:
             return None, faults
         grid = Grid.model_validate(rest, strict=True)
-        return grid, list(dict.fromkeys(faults + grid.faults()))
-    return grid, grid.faults()
-
-
-def refusal(path: Path, faults: list[str], most: int = 50) -> InvalidValueError:
-    """One error that lists all of them (the first `most`)."""
-    lines = [f"  - {fault}" for fault in faults[:most]]
-    more = [f"  and {len(faults) - most:,} more"] if len(faults) > most else []
-    head = f"{path}: {len(faults):,} thing{'s are' if len(faults) > 1 else ' is'} wrong; nothing was started"
-    return InvalidValueError("\n".join([head, *lines, *more]))
-
-
-def words(values: Mapping[str, Any]) -> str:
-    """Values as a reader says them: `n_bits=50 seed=0`."""
-    return " ".join(f"{name}={_short(value)}" for name, value in values.items()) or "(the defaults)"
-
-
-def _short(value: Any) -> str:
-    """A value as JSON without blanks, a plain text without its quotes."""
-    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), default=str)
-
-
-def _has(values: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Whether `values` has all that is `wanted`."""
-    return all(name in values and values[name] == value for name, value in wanted.items())
+    return grid, list(dict.fromkeys(faults + grid.faults()))
 
 
 def _explain(problem: Mapping[str, Any]) -> str:
     """One line for one part of the file that is refused."""
-    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).lstrip(".")
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).lstrip(".")
     if problem["type"] == "extra_forbidden":
         known = Grid.model_fields if len(problem["loc"]) == 1 else AxisGroup.model_fields
-        head = "" if len(problem["loc"]) == 1 else f"{place.rpartition('.')[0]}: "
+        head = "" if len(problem["loc"]) == 1 else f"{where.rpartition('.')[0]}: "
         return head + str(unknown("key", problem["loc"][-1], known))
     if problem["type"] == "missing":
-        return f"{place} is missing"
-    place = place.removesuffix(".int").removesuffix(".str")  # the alternatives of `notebook`
-    return f"{place} = {shown(problem['input'])} is not allowed: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+        return f"{where} is missing"
+    where = where.removesuffix(".int").removesuffix(".str")  # the alternatives of `notebook`
+    return f"{where} = {shown(problem['input'])} is not allowed: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+
+
+def _refusal(path: Path, faults: Sequence[str]) -> InvalidValueError:
+    """One error that lists all of them."""
+    lines = [f"  - {fault}" for fault in faults[:MOST_FAULTS]]
+    more = [f"  and {len(faults) - MOST_FAULTS:,} more"] if len(faults) > MOST_FAULTS else []
+    head = f"{path}: {len(faults):,} thing{'s are' if len(faults) > 1 else ' is'} wrong; nothing was started"
+    return InvalidValueError("\n".join([head, *lines, *more]))
+
+
+def plan_grid(path: Path) -> BatchPlan:
+    """The points of a grid file. Nothing is started or written.
+
+    Every value is checked once by itself, then every point as a whole. Raises InvalidValueError that lists all that is
+    wrong with the grid's form, values and points.
+    """
+    grid, faults = read_grid(path)
+    if grid is None:
+        raise _refusal(path, faults)
+    try:
+        notebook = resolve_notebook(grid.notebook_name)
+        nb = read_notebook(notebook)
+        known = parameter_defaults(nb)
+    except PwlLabError as error:
+        raise _refusal(path, [*faults, str(error)]) from None
+    wrong = _wrong_values(grid, nb)
+    faults += dict.fromkeys(wrong.values())
+    if seedless := bool(grid.seeds and not _seed(0, known)):
+        faults.append("seeds: the notebook has no parameter seeds or seed that they could be given to")
+    if seedless or not grid.can_expand:
+        raise _refusal(path, faults)
+    points, more = _points(grid, nb, wrong)
+    faults += more
+    if not points and not faults:
+        faults.append("every point is excluded")
+    if faults:
+        raise _refusal(path, faults)
+    return BatchPlan(notebook, source_hash(nb), grid.preset, grid.timeout, grid.resources, tuple(points))
+
+
+def _wrong_values(grid: Grid, nb: Mapping[str, Any]) -> dict[Key, str]:
+    """Each value that is refused by itself, and why."""
+    known, seen, wrong = parameter_defaults(nb), set[Key](), dict[Key, str]()
+    seeds = (("seeds", name, value) for seed in grid.seeds for name, value in _seed(seed, known).items())
+    for where, name, value in itertools.chain(grid.entries(), seeds):
+        key = _key(name, value)
+        if key in seen:
+            continue
+        seen.add(key)
+        if name not in known:
+            wrong[key] = f"{where.partition('[')[0]}: {unknown('parameter', name, known)}"
+            continue
+        try:
+            check_value(nb, name, value)
+        except PwlLabError as error:
+            wrong[key] = f"{where}: {error}"
+    return wrong
+
+
+def _points(grid: Grid, nb: Mapping[str, Any], wrong: Mapping[Key, str]) -> tuple[list[Point], list[str]]:
+    """Every point that is good as a whole, and what is wrong with the others and with the excludes.
+
+    No point is blamed again for a value that is `wrong` by itself.
+    """
+    expanded, faults = grid.expand()
+    known, source = parameter_defaults(nb), source_hash(nb)
+    preset = {} if grid.preset is None else {"preset": grid.preset}
+    unfit: dict[str, list[Values]] = {}
+    points: dict[str, Point] = {}
+    twice = []
+    for values in expanded:
+        params = grid.parameters | {name: value for name, value in values.items() if name != "seed" or not grid.seeds}
+        params |= _seed(values["seed"], known) if grid.seeds else {}
+        if wrong and any(_key(name, value) in wrong for name, value in (preset | params).items()):
+            continue
+        try:
+            point = Point(_hash(source, make_plan(nb, grid.preset, params).resolved), values, params)
+        except InvalidValueError as error:
+            unfit.setdefault(str(error), []).append(values)
+            continue
+        if point.hash in points:
+            twice.append(f"({point.words}) is the same run as ({points[point.hash].words})")
+        points.setdefault(point.hash, point)
+    for reason, those in unfit.items():
+        more = f" and {len(those) - 1:,} more" if len(those) > 1 else ""
+        faults.append(f"point ({words(those[0])}){more}: {reason}")
+    return list(points.values()), faults + twice
+
+
+def _seed(seed: int, known: Mapping[str, Any]) -> Values:
+    """The parameter that gives a point its one seed; none where the notebook has no such parameter."""
+    return {"seeds": [seed]} if "seeds" in known else {"seed": seed} if "seed" in known else {}
+
+
+def _key(name: str, value: Any) -> Key:
+    """The parameter and its value; true is apart from 1."""
+    return name, json.dumps(value, sort_keys=True)
+
+
+def source_hash(nb: Mapping[str, Any]) -> str:
+    """The hash of a notebook's cells: kind, source and tags; outputs and metadata of an editor do not count."""
+    return content_hash([[cell["cell_type"], cell["source"], cell["metadata"].get("tags", [])] for cell in nb["cells"]])
+
+
+def hash_here(notebook: Path, preset: str | None, params: Mapping[str, Any]) -> str:
+    """The hash of one point as this machine would run it: with the cells, presets and data that it has now.
+
+    Raises UnknownNameError and InvalidValueError as `make_plan` does.
+    """
+    nb = read_notebook(notebook)
+    return _hash(source_hash(nb), make_plan(nb, preset, params).resolved)
+
+
+def _hash(source: str, resolved: Values) -> str:
+    """The name of a point: the notebook's cells, all parameters, the package's version and the data's checksums."""
+    parts = {"notebook": source, "parameters": resolved, "version": __version__, "data": _data(resolved.get("dataset"))}
+    return content_hash(parts)[:HASH_DIGITS]
+
+
+def _data(name: Any) -> Any:
+    """The recorded checksums of a dataset, which every read compares with; None where there is none to name."""
+    if name is None:
+        return None
+    from pwl_lab.tasks.datasets import DATASETS  # imports torch, which a grid over parities does without
+
+    return [[file.name, file.sha256] for file in DATASETS[name].source.files] if name in DATASETS else None
+
+
+def seconds_per_point(plan: BatchPlan, earlier: Iterable[RunStatus]) -> tuple[float, str] | None:
+    """How long a point may take: the median over `earlier` points that went well, else the last run of the series.
+
+    With where the number is from; None where there was neither.
+    """
+    found = [status.seconds for status in earlier if status.status == "ok"]
+    if found:
+        return statistics.median(found), f"the median of {len(found)} earlier points"
+    status = read_status(paths.runs() / (plan.preset or "lesson") / plan.notebook.stem)
+    if status and status.status == "ok" and Path(status.notebook).name == plan.notebook.name:
+        return status.seconds, f"the last run of the series at preset {status.preset}"
+    return None

@@ -14,7 +14,7 @@ from pwl_lab.support.environment import DEVICE, WORKERS
 from pwl_lab.support.errors import InvalidValueError
 
 if TYPE_CHECKING:
-    from pwl_lab.runner.gridplan import BatchPlan
+    from pwl_lab.runner.points import BatchPlan
 
 GPUS = "GPUS"  # in a task's environment: the GPUs of each worker, as 0,1;2,3
 

@@ -1,6 +1,8 @@
 """What the points of a batch found: metrics flattened to columns of numbers, one table, costs and failures."""
 
+import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -12,13 +14,18 @@ import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from pwl_lab.runner.grid import words
-from pwl_lab.runner.location import EVENTS, POINTS, Place, place_at
-from pwl_lab.runner.points import BATCH, PointState, read_each, read_states
+from pwl_lab.runner.batch import read_states
+from pwl_lab.runner.location import EVENTS, POINTS, Location, location_at
+from pwl_lab.runner.points import BAD, BATCH, PointState, read_each
 from pwl_lab.runner.status import METRICS, PARAMS, parse_json
 from pwl_lab.support.errors import unknown
 
 LONGEST_LIST = 64
+AT_ONCE = 1_000  # files that are held in memory
+FACTS = ("hash", "status", "seconds", "note", "seed")  # the table's own columns, beside axes and metrics
+LIMIT = "budget_steps"  # where a null among the metrics stands for "not within the budget", this is the budget
+PART = "part"
+FAILED = (*BAD, "damaged", "cut off", "unknown")
 
 
 class MetricColumns:
@@ -32,27 +39,14 @@ class MetricColumns:
         self.per_seed: set[str] = set()
         self.undeclared: dict[str, None] = {}  # as long as the seeds, and nothing said
 
-    def _put(self, row: int, name: str, value: Any) -> None:
-        """One value of one point; a text makes its column one of texts."""
-        if name not in self.found:
-            self.found[name] = np.full(self.rows, np.nan)
-        if value is None:
-            self.nulls.setdefault(name, np.zeros(self.rows, dtype=bool))[row] = True
-            return
-        if isinstance(value, str) and self.found[name].dtype != object:
-            self.found[name] = self.found[name].astype(object)
-        self.found[name][row] = value
-
     def take_in(self, text: bytes, row: int) -> str:
-        """Take in one `metrics.json`; what is wrong with it, empty where nothing is."""
-        try:
-            found = parse_json(text)
-            if not isinstance(found, dict):
-                raise ValueError
-        except ValueError:
+        """Take in one `metrics.json`; returns what is wrong with it, empty where nothing is."""
+        found = _mapping(text)
+        if found is None:
             return "its metrics cannot be read"
-        listed, declared, wrong = found.get("seeds"), _declared(found), []
+        listed, declared = found.get("seeds"), _declared(found)
         n_seeds = len(listed) if isinstance(listed, list) else 1
+        wrong: list[str] = []
         for name, value in _flat(_by_seed(found, declared or [], listed)):
             if not isinstance(value, list):
                 self._put(row, name, value)
@@ -64,6 +58,26 @@ class MetricColumns:
             for index, each in enumerate(value):
                 self._put(row, f"{name}.{index}", each)
         return f"not one value for each seed: {', '.join(wrong)}" if wrong else ""
+
+    def _put(self, row: int, name: str, value: Any) -> None:
+        """One value of one point; a text makes its column one of texts."""
+        if name not in self.found:
+            self.found[name] = np.full(self.rows, np.nan)
+        if value is None:
+            self.nulls.setdefault(name, np.zeros(self.rows, dtype=bool))[row] = True
+            return
+        if isinstance(value, str) and self.found[name].dtype != object:
+            self.found[name] = self.found[name].astype(object)
+        self.found[name][row] = value
+
+
+def _mapping(text: bytes | None) -> dict[str, Any] | None:
+    """The mapping in this JSON, None where there is none that can be read."""
+    try:
+        found = parse_json(text or b"")
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _declared(found: Mapping[str, Any]) -> list[str] | None:
@@ -99,15 +113,8 @@ def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any
             yield name, value[0] if len(value) == 1 else value
 
 
-AT_ONCE = 1_000  # files that are held in memory
-FACTS = ("hash", "status", "seconds", "note", "seed")  # the table's own columns, beside axes and metrics
-LIMIT = "budget_steps"  # where a null among the metrics stands for "not within the budget", this is the budget
-PART = "part"
-FAILED = ("failed", "timeout", "killed", "damaged", "cut off", "unknown")
-
-
 @dataclass(frozen=True)
-class Batch:
+class BatchReport:
     """A batch as it was found.
 
     `points` has one row a point, in the order of the grid: hash, a column for each of `axes`, seed, status, seconds, note
@@ -138,20 +145,19 @@ class Batch:
     def metrics(self) -> list[str]:
         """What can be drawn, in the order of `metrics.json`: numbers by their name, groups of them as `NAME.*`."""
         bases = [name for name in dict.fromkeys(map(self._base, self.numbers)) if name.rpartition(".")[2] != LIMIT]
-        parents = [name.rpartition(".")[0] for name in bases]
-        found = [
-            f"{parent}.*" if parent and parents.count(parent) > 1 else name
-            for name, parent in zip(bases, parents, strict=True)
-        ]
+        parents = {name: name.rpartition(".")[0] for name in bases}
+        size = Counter(parents.values())
+        found = (f"{parent}.*" if parent and size[parent] > 1 else name for name, parent in parents.items())
         return list(dict.fromkeys(found))
 
     def counts(self) -> dict[str, int]:
         """How many points there are, and how many of each status."""
-        return {"points": len(self.points)} | self.points["status"].value_counts().to_dict()
+        statuses: dict[str, int] = self.points["status"].value_counts().to_dict()
+        return {"points": len(self.points)} | statuses
 
     def head(self, rows: int, characters: int = 84) -> pd.DataFrame:
         """The beginning of `points`: as many columns as stand beside each other where so many characters do."""
-        table = self.points.drop(columns="note") if not self.points["note"].any() else self.points
+        table = self.points if self.points["note"].any() else self.points.drop(columns="note")
         table = table.assign(hash=table["hash"].str[:8]).set_index("hash").iloc[:rows].round(3)
         room = np.cumsum([max(len(name), 7) + 2 for name in table.columns])
         return table.iloc[:, : max(3, int((room <= characters).sum()))]
@@ -163,7 +169,7 @@ class Batch:
         budget and is not `reached`; any other is left out. Raises UnknownNameError for a metric that no point has.
         """
         shape = re.compile(r"\.".join(r"([^.]+)" if bit == "*" else re.escape(bit) for bit in metric.split(".")))
-        known = ["hash", *self.axes, *(["seed"] if "seed" not in self.axes else [])]
+        known = ["hash", *self.axes, "seed"]
         parts = []
         for column in self.numbers:
             base = self._base(column)
@@ -218,8 +224,7 @@ class Batch:
 
     def slowest(self, most: int = 5) -> pd.DataFrame:
         """The points that took longest."""
-        names = ["hash", *self.axes, *(["seed"] if "seed" not in self.axes else []), "status", "seconds"]
-        slow = self.points.nlargest(most, "seconds")[names]
+        slow = self.points.nlargest(most, "seconds")[["hash", *self.axes, "seed", "status", "seconds"]]
         return slow.assign(hash=slow["hash"].str[:8]).set_index("hash")
 
 
@@ -230,82 +235,84 @@ def listing(table: pd.DataFrame) -> Styler:
     return shown.set_properties(**{"text-align": "left", "white-space": "pre-wrap", "overflow-wrap": "break-word"})
 
 
-def read_batch(out: str | Path, seeds: Sequence[int] = ()) -> Batch:
-    """The batch at this place, a folder or an address; only the points with these `seeds`, where any are given.
+def read_batch(out: str | Path, seeds: Sequence[int] = ()) -> BatchReport:
+    """The report on a batch.
+
+    Arguments:
+
+    - out: The batch's folder, or its address.
+    - seeds: Report only the points with these seeds; all where none are given.
 
     Raises InvalidValueError where no batch is there. A point without metrics, or with damaged ones, is a row without them,
     and `note` says so.
     """
-    place = place_at(out)
-    states = read_states(place)
-    head = parse_json(place.read([BATCH])[BATCH])
+    location = location_at(out)
+    states = read_states(location)
+    head = parse_json(location.read([BATCH])[BATCH])
     if seeds:
         states = [state for state in states if state.values.get("seed") in seeds]
     axes = tuple(dict.fromkeys(name for state in states for name in state.values if name != "seed"))
     columns = MetricColumns(len(states))
-    notes = _read_metrics(place, states, columns)
-    points = pd.DataFrame(
-        {"hash": [state.hash for state in states]}
-        | _axes(place, states, axes)
-        | {"seed": _seeds(states, columns)}
-        | {"status": [state.status for state in states], "seconds": [state.seconds for state in states], "note": notes}
-    )
+    points = _points(location, states, axes, columns)
     clear = {name: f"metrics.{name}" if name in points else name for name in columns.found}
     metrics = pd.DataFrame({clear[name]: values for name, values in columns.found.items()}, index=points.index)
-    return Batch(
-        str(place),
-        str(head.get("notebook", "")),
-        head.get("preset"),
-        axes,
-        pd.concat([points, metrics], axis=1),
-        _failures(states),
-        frozenset(columns.per_seed),
-        tuple(columns.undeclared),
-        {clear[name]: where for name, where in columns.nulls.items() if name in clear},
-        _wall_seconds(place),
+    return BatchReport(
+        address=str(location),
+        notebook=str(head.get("notebook", "")),
+        preset=head.get("preset"),
+        axes=axes,
+        points=pd.concat([points, metrics], axis=1),
+        failures=_failures(states),
+        per_seed=frozenset(columns.per_seed),
+        undeclared=tuple(columns.undeclared),
+        nulls={clear[name]: where for name, where in columns.nulls.items() if name in clear},
+        wall_seconds=_wall_seconds(location),
     )
 
 
-def _read_metrics(place: Place, states: Sequence[PointState], columns: MetricColumns) -> list[str]:
+def _points(
+    location: Location, states: Sequence[PointState], axes: Sequence[str], columns: MetricColumns
+) -> pd.DataFrame:
+    """One row a point, without its metrics, which go to `columns`: hash, axes, seed, status, seconds, note."""
+    notes = _read_metrics(location, states, columns)
+    own = columns.found.pop("seeds", np.full(len(states), np.nan))  # of runs with one seed that the grid does not give
+    return pd.DataFrame(
+        {
+            "hash": [state.hash for state in states],
+            **_axes(location, states, axes),
+            "seed": [state.values.get("seed", seed) for state, seed in zip(states, own, strict=True)],
+            "status": [state.status for state in states],
+            "seconds": [state.seconds for state in states],
+            "note": notes,
+        }
+    )
+
+
+def _read_metrics(location: Location, states: Sequence[PointState], columns: MetricColumns) -> list[str]:
     """Take in the metrics of all points that went well; for each point what is wrong with them, empty where nothing is."""
     notes = [""] * len(states)
     rows = [row for row, state in enumerate(states) if state.status == "ok"]
     for some in (rows[begin : begin + AT_ONCE] for begin in range(0, len(rows), AT_ONCE)):
         names = {row: f"{POINTS}/{states[row].hash}/{METRICS}" for row in some}
-        texts = read_each(place, list(names.values()))
+        texts = read_each(location, list(names.values()))
         for row, name in names.items():
             notes[row] = columns.take_in(texts[name] or b"", row) if name in texts else "no metrics"
     return notes
 
 
-def _seeds(states: Sequence[PointState], columns: MetricColumns) -> list[Any]:
-    """Each point's seed: as the grid says, else the only one of its run; the runs' own are no metric."""
-    own = columns.found.pop("seeds", np.full(columns.rows, np.nan))
-    return [state.values.get("seed", other) for state, other in zip(states, own, strict=True)]
-
-
-def _axes(place: Place, states: Sequence[PointState], axes: Sequence[str]) -> dict[str, list[Any]]:
+def _axes(location: Location, states: Sequence[PointState], axes: Sequence[str]) -> dict[str, list[Any]]:
     """The points' values on each axis; what a point leaves to the preset stands in its `params.json`, if it has run."""
     lacking = [state.hash for state in states if any(name not in state.values for name in axes)]
-    texts = read_each(place, [f"{POINTS}/{name}/{PARAMS}" for name in lacking])
-    own = {name.split("/")[1]: _given(text or b"") for name, text in texts.items()}
+    texts = read_each(location, [f"{POINTS}/{name}/{PARAMS}" for name in lacking])
+    own = {name.split("/")[1]: _mapping(text) or {} for name, text in texts.items()}
     return {
         name: [_scalar(state.values.get(name, own.get(state.hash, {}).get(name))) for state in states] for name in axes
     }
 
 
-def _given(text: bytes) -> dict[str, Any]:
-    """What a point's run took for its parameters; empty where it cannot be read."""
-    try:
-        found = parse_json(text)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def _scalar(value: Any) -> Any:
     """A value that can be compared and grouped: a list or mapping as text."""
-    return words({"": value})[1:] if isinstance(value, list | dict) else value
+    return json.dumps(value, separators=(",", ":")) if isinstance(value, list | dict) else value
 
 
 def _failures(states: Sequence[PointState]) -> pd.DataFrame:
@@ -326,10 +333,10 @@ def _failures(states: Sequence[PointState]) -> pd.DataFrame:
     return table.astype({"cell": "Int64"})
 
 
-def _wall_seconds(place: Place) -> float:
-    """How long batches were at work on this place, by their events; one that was killed, up to its last event."""
+def _wall_seconds(location: Location) -> float:
+    """How long batches were at work there, by their events; one that was killed, up to its last event."""
     times: dict[str, list[datetime]] = {}
-    for line in place.read([EVENTS]).get(EVENTS, b"").splitlines():
+    for line in location.read([EVENTS]).get(EVENTS, b"").splitlines():
         with suppress(ValueError, KeyError, TypeError):  # a line that was cut off
             event = parse_json(line)
             times.setdefault(event["batch"], []).append(datetime.fromisoformat(event["time"]))

@@ -9,20 +9,21 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from distributed import Status, Worker, WorkerPlugin, get_worker
+from dask.typing import Key
+from distributed import Status as WorkerStatus
+from distributed import Worker, WorkerPlugin, get_worker
 from filelock import FileLock, Timeout
 
 from pwl_lab import __version__
 from pwl_lab.runner.execute import run_notebook
-from pwl_lab.runner.gridplan import hash_here, source_hash
+from pwl_lab.runner.grid import hash_here, source_hash
 from pwl_lab.runner.kernel import Runs
-from pwl_lab.runner.location import POINTS, Place, place_at
+from pwl_lab.runner.location import POINTS, Location, location_at
 from pwl_lab.runner.machine import GPUS
 from pwl_lab.runner.parameters import read_notebook
-from pwl_lab.runner.points import finished, log_event, look
+from pwl_lab.runner.points import BAD, BatchPlan, Point, log_event, read_finished, read_results
 from pwl_lab.runner.status import STATUS, RunError, RunStatus, clear, set_aside, versions
 from pwl_lab.support.errors import PwlLabError
 from pwl_lab.support.files import json_text
@@ -40,25 +41,51 @@ class PointError(PwlLabError):
 
 @dataclass(frozen=True)
 class Task:
-    """One point as a worker needs it. `notebook` is a path that every worker sees, `out` one, or an address."""
+    """One point as a worker needs it: of which batch it is, and what was planned.
+
+    `plan` comes without its points; its notebook is a path that every worker sees, and so is `out`, or an address.
+    """
 
     batch: str
-    hash: str
-    notebook: str
-    source: str
+    plan: BatchPlan
+    point: Point
     out: str
-    preset: str | None
-    params: dict[str, Any]
-    timeout: int | None
-    version: str = __version__
     environment: Mapping[str, str] = field(default_factory=dict)
     force: bool = False
+    version: str = __version__
     submission: int = 1  # the scheduler forgets a task that it took back only when it likes
+
+    @property
+    def hash(self) -> str:
+        """The point's."""
+        return self.point.hash
 
     @property
     def key(self) -> str:
         """The task's name on the scheduler; one batch never takes another's for its own."""
         return f"point-{self.batch}-{self.hash}-{self.submission}"
+
+    @property
+    def folder(self) -> str:
+        """The name of the point's folder at the batch's location."""
+        return f"{POINTS}/{self.hash}"
+
+    def status(self, status: Literal["running", "failed", "killed"], error: RunError | None = None) -> RunStatus:
+        """The status of a point whose notebook does not run, or not yet."""
+        return RunStatus(
+            status=status,
+            notebook=self.plan.notebook.name,
+            preset=self.plan.preset,
+            error=error,
+            started=datetime.now(UTC).isoformat(timespec="seconds"),
+            cells=0,
+            versions=versions(),
+            commit=commit(),
+        )
+
+    def write_status(self, location: Location, status: RunStatus) -> None:
+        """Leave this status with the point."""
+        location.write(f"{self.folder}/{STATUS}", json_text(status.model_dump(mode="json")))
 
 
 _running: dict[str, Runs] = {}  # by the task's key
@@ -91,14 +118,14 @@ class StopUnwanted(WorkerPlugin):
 
         Dask also calls this when the next batch registers its own; then the worker goes on with what it runs.
         """
-        if worker.status not in (Status.closing, Status.closed, Status.failed):
+        if worker.status not in (WorkerStatus.closing, WorkerStatus.closed, WorkerStatus.failed):
             return
         for runs in tuple(_running.values()):
             runs.stop(CANCELLED)
 
-    def transition(self, key: str, start: str, finish: str, **_: Any) -> None:
+    def transition(self, key: Key, start: str, finish: str, **_: Any) -> None:
         """A task changes its state; one that ends in any other way is never released while it executes."""
-        if start == "executing" and finish == "released" and (runs := _running.get(key)):
+        if start == "executing" and finish == "released" and (runs := _running.get(str(key))):
             runs.stop(CANCELLED)
 
 
@@ -119,42 +146,43 @@ def still_running(batch: str) -> int:
 def run_point(task: Task) -> RunStatus | None:
     """Run one point and return how it ended; None where its batch was stopped before it could begin.
 
-    One that an earlier attempt has finished is left as it is; where only the copy of it to its place failed, that is done
-    again. Raises PointError where this worker is not fit for it, OSError where its files cannot be written.
+    One that an earlier attempt has finished is left as it is; where only the copy of it to its location failed, that is
+    done again. Raises PointError where this worker is not fit for it, OSError where its files cannot be written.
     """
-    place = place_at(task.out)
-    folder = place.point(task.hash)
+    location = location_at(task.out)
+    folder = location.point(task.hash)
     folder.mkdir(parents=True, exist_ok=True)
     with _listed(task) as runs:
         if runs.stopped_by:
             return None
         try:
             with FileLock(folder / LOCK, timeout=PATIENCE_S):
-                if not task.force and (status := look(place, [task.hash])[task.hash].done):
+                if not task.force and (status := read_results(location, [task.hash])[task.hash].done):
                     return status
-                status = None if task.force else finished(folder)
-                status = status or _run(task, place, runs)
+                status = None if task.force else read_finished(folder)
+                status = status or _run(task, location, runs)
                 if runs.stopped_by != CANCELLED:  # else another worker may be at it, whose files are the ones to keep
-                    place.send(task.hash)
+                    location.send(task.hash)
                 return status
         except Timeout:
             raise PointError("another process still works on this point; run the batch again") from None
 
 
-def _run(task: Task, place: Place, runs: Runs) -> RunStatus:
+def _run(task: Task, location: Location, runs: Runs) -> RunStatus:
     """Run the notebook, with an event before and after."""
     _check_same(task)
-    worker, folder = get_worker(), place.point(task.hash)
+    worker, plan, folder = get_worker(), task.plan, location.point(task.hash)
     log_event(folder, "begun", batch=task.batch, worker=str(worker.name), address=worker.address)
     set_aside(folder)
     clear(folder)  # a point's folder is the batch's own, also where its files were damaged
-    _say_begun(task, place)
+    location.send_events(task.folder)
+    task.write_status(location, task.status("running"))  # what an earlier run left there is no longer the point's
     status = run_notebook(
-        task.notebook,
+        plan.notebook,
         folder,
-        task.preset,
-        task.params,
-        task.timeout,
+        plan.preset,
+        task.point.params,
+        plan.timeout,
         environment=_environment(task, worker.name),
         runs=runs,
     )
@@ -171,18 +199,12 @@ def _check_same(task: Task) -> None:
     """
     if task.version != __version__:
         raise PointError(f"this worker has pwl_lab {__version__}, the batch was planned with {task.version}")
-    notebook = Path(task.notebook)
-    if source_hash(read_notebook(notebook)) != task.source:
-        raise PointError(f"{notebook.name} is not what it was when the batch was planned; run the batch again")
-    if hash_here(notebook, task.preset, task.params) != task.hash:
-        what = f"the preset {task.preset}, or the recorded data set," if task.preset else "a preset, or a data set,"
+    plan = task.plan
+    if source_hash(read_notebook(plan.notebook)) != plan.source:
+        raise PointError(f"{plan.notebook.name} is not what it was when the batch was planned; run the batch again")
+    if hash_here(plan.notebook, plan.preset, task.point.params) != task.hash:
+        what = f"the preset {plan.preset}, or the recorded dataset," if plan.preset else "a preset, or a dataset,"
         raise PointError(f"{what} is not here what it was when the batch was planned; run the batch again")
-
-
-def _say_begun(task: Task, place: Place) -> None:
-    """Leave a status that says `running`: what an earlier run left at the place is no longer taken for the point's."""
-    place.send_events(f"{POINTS}/{task.hash}")
-    place.write(f"{POINTS}/{task.hash}/{STATUS}", _status_text(_status(task, "running")))
 
 
 @contextmanager
@@ -217,43 +239,19 @@ def note_failure(task: Task, name: str, message: str) -> RunStatus:
     asked for did not happen. Where the status cannot be written (a full disk), or another process still works on the point,
     it is only returned: the point is not done, and its reason is still said.
     """
-    status = _status(task, "killed" if name == "KilledWorker" else "failed", RunError(name=name, message=message))
-    place = place_at(task.out, patient=False)  # it may be the place that is away, and other points have ended meanwhile
-    folder = place.point(task.hash)
+    status = task.status("killed" if name == "KilledWorker" else "failed", RunError(name=name, message=message))
+    location = location_at(task.out, patient=False)  # it may be what is away, and other points have ended meanwhile
+    folder = location.point(task.hash)
     with suppress(OSError, Timeout):
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / LOCK, timeout=0):
-            found = look(place, [task.hash])[task.hash]
+            found = read_results(location, [task.hash])[task.hash]
             if found.done:
                 return status if task.force else found.done
             before = found.status
-            if (
-                before
-                and before.status in ("failed", "timeout", "killed")
-                and before.error
-                and before.error.name == name
-            ):
+            if before and before.status in BAD and before.error and before.error.name == name:
                 return before
-            place.write(f"{POINTS}/{task.hash}/{STATUS}", _status_text(status))
+            task.write_status(location, status)
             log_event(folder, "ended", batch=task.batch, status=status.status, error=name)
-            place.send_events(f"{POINTS}/{task.hash}")
+            location.send_events(task.folder)
     return status
-
-
-def _status(task: Task, status: str, error: RunError | None = None) -> RunStatus:
-    """The status of a point whose notebook does not run, or not yet."""
-    return RunStatus(
-        status=status,
-        notebook=Path(task.notebook).name,
-        preset=task.preset,
-        error=error,
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
-        cells=0,
-        versions=versions(),
-        commit=commit(),
-    )
-
-
-def _status_text(status: RunStatus) -> str:
-    """As it stands in `status.json`."""
-    return json_text(status.model_dump(mode="json"))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from benches import HANG_S, Bench
+from benches import HANG_S, Bench, point_folder, read_events
 from processes import alive, until
 from typer.testing import CliRunner
 
@@ -19,9 +19,8 @@ from pwl_lab.cli import app
 from pwl_lab.runner import clusters
 from pwl_lab.runner import clusters as reaching
 from pwl_lab.runner import dask as engine
-from pwl_lab.runner.gridplan import plan_grid
-from pwl_lab.runner.location import place_at
-from pwl_lab.runner.points import point_folder, read_events
+from pwl_lab.runner.grid import plan_grid
+from pwl_lab.runner.location import location_at
 from pwl_lab.support.errors import InvalidValueError
 
 FULL = Path("/dev/full")
@@ -201,7 +200,7 @@ def test_a_scheduler_that_does_not_answer_is_refused(bench: Bench, monkeypatch: 
     monkeypatch.setattr(reaching, "CONNECT_S", 1)
     plan = plan_grid(bench.grid("fine"))
     with pytest.raises(InvalidValueError, match=r"scheduler = 'tcp://127\.0\.0\.1:9' is not allowed"):
-        engine.run_points(plan, plan.points, place_at(bench.home), scheduler="tcp://127.0.0.1:9")
+        engine.run_points(plan, plan.points, location_at(bench.home), scheduler="tcp://127.0.0.1:9")
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="no device that is always full")

@@ -13,10 +13,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from benches import HANG_S, Bench
+from benches import HANG_S, Bench, read_events
 from processes import alive, until
-
-from pwl_lab.runner.points import read_events
 
 STARTS_S = 60  # a batch plans, connects and waits for the silent no longer than this, on a busy machine
 

@@ -11,9 +11,9 @@ from processes import until
 from s3_server import BUCKET, SECRET, S3Server
 from s3fs import S3FileSystem
 
-from pwl_lab.runner.gridplan import plan_grid
-from pwl_lab.runner.holding import HOLDER
-from pwl_lab.runner.location import place_at
+from pwl_lab.runner.batch import HOLDER
+from pwl_lab.runner.grid import plan_grid
+from pwl_lab.runner.location import location_at
 
 WHOLE = {"status.json", "params.json", "notebook.ipynb", "notebook.html", "events.jsonl"}
 
@@ -53,12 +53,12 @@ def test_points_are_copied_by_their_workers_and_a_refused_copy_is_done_again_wit
     assert s3_bench.states() == {
         "fine": ("ok", None),
         "raises": ("failed", "KeyError"),
-        "refused": ("failed", "PlaceError"),
-        "overloaded": ("failed", "PlaceError"),
+        "refused": ("failed", "LocationError"),
+        "overloaded": ("failed", "LocationError"),
     }
-    assert "PlaceError: cannot write at s3://" in said
+    assert "LocationError: cannot write at s3://" in said
     assert "PermissionError: not today" in said
-    names = place_at(s3_bench.out).names("points")
+    names = location_at(s3_bench.out).names("points")
     fine, raises = (point.hash for point in plan_grid(grid).points[:2])
     for each in (fine, raises):
         assert {name.rpartition("/")[2] for name in names if each in name} == WHOLE
@@ -80,7 +80,7 @@ def test_points_are_copied_by_their_workers_and_a_refused_copy_is_done_again_wit
     left = [path for path in (tmp_path / "runs" / ".batches").rglob("points/*/*") if not path.name.startswith(".")]
     assert left == [], "what is copied is not kept twice"
     everything = said + "".join(
-        map(bytes.decode, place_at(s3_bench.out).read([*sorted(names), "events.jsonl"]).values())
+        map(bytes.decode, location_at(s3_bench.out).read([*sorted(names), "events.jsonl"]).values())
     )
     assert SECRET not in everything
 
@@ -108,12 +108,12 @@ def test_a_storage_that_goes_away_in_the_middle_costs_no_point(s3_bench: Bench, 
         _, errors = process.communicate(timeout=HANG_S)
         assert process.returncode == 1, errors
         assert "case=waits" in errors
-        assert f"PlaceError: cannot read at {s3_bench.out} (EndpointConnectionError" in errors
+        assert f"LocationError: cannot read at {s3_bench.out} (EndpointConnectionError" in errors
         assert "Traceback" not in errors
     finally:
         server.start()
     assert s3_bench.states() == {"fine": ("ok", None), "waits": ("cut off", None)}
-    assert HOLDER in place_at(s3_bench.out).read([HOLDER]), "it could not be removed, and keeps nobody out"
+    assert HOLDER in location_at(s3_bench.out).read([HOLDER]), "it could not be removed, and keeps nobody out"
     code, said = s3_bench.run(grid, "--workers", "1")
     assert (code, "2 of 2 ok" in said) == (0, True), said
     assert [len(s3_bench.begun(case)) for case in ("fine", "waits")] == [1, 1], "it is copied, not run again"

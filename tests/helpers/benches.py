@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
-from pwl_lab.runner.location import place_at
-from pwl_lab.runner.points import BATCH, point_folder, read_states
+from pwl_lab.runner.batch import read_states
+from pwl_lab.runner.location import location_at
+from pwl_lab.runner.points import BATCH
 
 COMMAND = str(Path(sys.executable).with_name("pwl-lab"))
 HANG_S = 150
@@ -53,6 +55,20 @@ if case == "widget":
 """
 
 
+def point_folder(out: Path, name: str) -> Path:
+    """The folder of the point with this hash, in a batch that lies in a folder."""
+    return out / "points" / name
+
+
+def read_events(folder: Path) -> list[dict]:
+    """The events of a folder; a line that was cut off is left out."""
+    found, file = [], folder / "events.jsonl"
+    for line in file.read_text().splitlines() if file.exists() else []:
+        with suppress(ValueError):
+            found.append(json.loads(line))
+    return found
+
+
 class Bench:
     """A batch of points that do what they are told, in a folder or at an address of its own."""
 
@@ -89,7 +105,7 @@ class Bench:
 
     def done(self, case: str) -> bool:
         """Whether this point is done, as far as a batch has been begun at all."""
-        return bool(place_at(self.out).read([BATCH])) and self.states()[case][0] == "ok"
+        return bool(location_at(self.out).read([BATCH])) and self.states()[case][0] == "ok"
 
     def place(self, case: str) -> Path:
         """The folder of this point in a batch that lies in a folder."""

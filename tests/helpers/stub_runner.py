@@ -11,9 +11,8 @@ from typing import Any
 
 from distributed import Worker, WorkerPlugin
 
-from pwl_lab.runner.gridplan import BatchPlan, Point
-from pwl_lab.runner.location import place_at
-from pwl_lab.runner.points import log_event, point_folder, write_batch
+from pwl_lab.runner.location import location_at
+from pwl_lab.runner.points import BatchPlan, Point, log_event, write_batch
 from pwl_lab.runner.status import METRICS, NOTEBOOK, PAGE, PARAMS, RunError, RunStatus, write_status
 
 FAILS_EVERY = 29  # so that hundreds of points hold many that fail, whatever their hashes
@@ -114,8 +113,8 @@ class StubRunner(WorkerPlugin):
 def fill(folder: Path, plan: BatchPlan, points: list[Point]) -> None:
     """Leave a batch of which these points have run, without Dask."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_batch(place_at(folder), plan)
+    write_batch(location_at(folder), plan)
     for name in ("batch begun", "batch ended"):
         log_event(folder, name, batch="stub")
     for point in points:
-        run_stub(plan.notebook, point_folder(folder, point.hash), plan.preset, point.params)
+        run_stub(plan.notebook, location_at(folder).point(point.hash), plan.preset, point.params)

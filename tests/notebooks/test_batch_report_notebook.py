@@ -12,7 +12,7 @@ import stub_runner
 from processes import alive, until
 
 from pwl_lab.runner.execute import run_notebook
-from pwl_lab.runner.gridplan import plan_grid
+from pwl_lab.runner.grid import plan_grid
 from pwl_lab.runner.parameters import make_plan, read_notebook, resolve_notebook
 from pwl_lab.runner.status import read_status
 from pwl_lab.support import paths

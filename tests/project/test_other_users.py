@@ -18,9 +18,9 @@ from privileges import as_modes_say
 from pwl_lab.benchmarks.baselines import write_plain
 from pwl_lab.loading.bundle import check_folder
 from pwl_lab.loading.model import ProgressiveModel
+from pwl_lab.runner.batch import alone_at
 from pwl_lab.runner.execute import run_notebook
-from pwl_lab.runner.holding import alone_in
-from pwl_lab.runner.location import FolderPlace
+from pwl_lab.runner.location import Location
 from pwl_lab.study.store import Artifact, Recipe, Store, record_metrics
 from pwl_lab.support.errors import InvalidValueError, PwlLabError, UnreadableError
 from pwl_lab.support.files import file_sha256
@@ -62,8 +62,8 @@ def cache(folder: Path) -> None:
 
 
 def batch(folder: Path) -> None:
-    place = FolderPlace(folder / "batch")
-    with alone_in(place):
+    place = Location(folder / "batch")
+    with alone_at(place):
         place.write("points/a/status.json", "{}")
         assert (folder / "batch" / ".holder.json").is_file()
         kept = {path.name for path in (folder / "batch").iterdir()}

@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pwl_lab.runner.grid import read_grid
-from pwl_lab.runner.gridplan import Point, plan_grid
+from pwl_lab.runner.grid import plan_grid, read_grid
 from pwl_lab.runner.parameters import parse_parameters
-from pwl_lab.runner.points import select
+from pwl_lab.runner.points import Point, select
 from pwl_lab.study.settings import CurriculaSettings
 from pwl_lab.support import config
 from pwl_lab.support.errors import InvalidValueError

@@ -7,7 +7,7 @@ import fsspec
 import pytest
 
 from pwl_lab.runner import location
-from pwl_lab.runner.location import Place, place_at
+from pwl_lab.runner.location import Location, location_at
 from pwl_lab.support.retries import Retry
 
 
@@ -22,6 +22,6 @@ def empty_storage(store_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 
 @pytest.fixture(params=["folder", "memory"])
-def place(request: pytest.FixtureRequest, tmp_path: Path, empty_storage: None) -> Place:
+def place(request: pytest.FixtureRequest, tmp_path: Path, empty_storage: None) -> Location:
     """A place of each kind."""
-    return place_at(tmp_path / "out" if request.param == "folder" else "memory://lab/out")
+    return location_at(tmp_path / "out" if request.param == "folder" else "memory://lab/out")

@@ -18,7 +18,7 @@ from pwl_lab.loading.model import ProgressiveModel
 from pwl_lab.loading.remote import FsspecSource
 from pwl_lab.loading.server import BundleServer
 from pwl_lab.loading.sources import BundleError, open_source
-from pwl_lab.runner.location import PlaceError, StoragePlace, place_at
+from pwl_lab.runner.location import LocationError, StorageLocation, location_at
 from pwl_lab.support.errors import InvalidValueError, PwlLabError
 from pwl_lab.support.paths import local_folder
 from pwl_lab.support.retries import Retry
@@ -67,7 +67,7 @@ def as_model(address: str) -> None:
 
 
 def as_place(address: str) -> None:
-    place_at(address, patient=False).names("points")
+    location_at(address, patient=False).names("points")
 
 
 ENTRIES = {"source": as_source, "model": as_model, "place": as_place}
@@ -83,7 +83,7 @@ def refusal(call: Callable[[str], object], address: str) -> str | None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # storages half made, which say so
-@pytest.mark.parametrize("make", [open_source, place_at])
+@pytest.mark.parametrize("make", [open_source, location_at])
 @pytest.mark.parametrize("scheme", fsspec.available_protocols())
 def test_no_address_of_any_scheme_raises_anything_but_our_own_errors(scheme: str, make: Callable) -> None:
     for tail in TAILS:
@@ -93,11 +93,11 @@ def test_no_address_of_any_scheme_raises_anything_but_our_own_errors(scheme: str
 
 
 def as_a_path(address: str) -> object:
-    return place_at(Path(address))
+    return location_at(Path(address))
 
 
 @pytest.mark.parametrize("slashes", ["", "/", "//", "///", " "])
-@pytest.mark.parametrize("make", [place_at, as_a_path, StoragePlace, local_folder, BundleServer, FsspecSource])
+@pytest.mark.parametrize("make", [location_at, as_a_path, StorageLocation, local_folder, BundleServer, FsspecSource])
 def test_an_address_with_nothing_behind_its_scheme_is_refused_whoever_takes_it(make: Callable, slashes: str) -> None:
     for scheme in (*fsspec.available_protocols(), "S3"):
         with pytest.raises(InvalidValueError, match=rf"'{scheme}:.* is not allowed"):
@@ -115,7 +115,7 @@ def test_no_bundle_is_opened_where_an_address_names_no_place(slashes: str) -> No
 @given(st.sampled_from(["memory", "file", "local"]), st.lists(st.booleans(), min_size=6, max_size=6))
 def test_a_scheme_means_the_same_in_capitals(scheme: str, large: list[bool]) -> None:
     typed = "".join(sign.upper() if up else sign for sign, up in zip(scheme, large, strict=False))
-    place, same = place_at(f"{typed}:///Some/where"), place_at(f"{scheme}:///Some/where")
+    place, same = location_at(f"{typed}:///Some/where"), location_at(f"{scheme}:///Some/where")
     assert (type(place), place.address) == (type(same), same.address), "two batches hold the same place"
     with pytest.raises(PwlLabError, match=r"Some/where"):
         as_source(f"{typed}:///Some/where")
@@ -166,7 +166,7 @@ def test_whatever_a_storage_raises_names_the_address_and_the_reason(
 ) -> None:
     raising.error = error
     user = "me:secret@"
-    for entry, kind in ((as_source, BundleError), (as_model, BundleError), (as_place, PlaceError)):
+    for entry, kind in ((as_source, BundleError), (as_model, BundleError), (as_place, LocationError)):
         with pytest.raises(kind) as caught:
             entry(f"raising://{'' if entry is as_place else user}there/bundle")
         said = str(caught.value)
@@ -186,7 +186,7 @@ def test_a_host_that_is_none_is_refused(scheme: str, host: str) -> None:
 
 @given(scheme=st.sampled_from(["file", "http", "https", "memory", "local", "zip", "dir"]), tail=st.text(max_size=20))
 def test_no_text_behind_a_scheme_raises_anything_but_our_own_errors(scheme: str, tail: str) -> None:
-    for make in (open_source, place_at):
+    for make in (open_source, location_at):
         assert refusal(make, f"{scheme}://{tail}") != ""
 
 
@@ -255,7 +255,7 @@ def test_no_part_of_a_password_is_told(password: str, behind: str, monkeypatch: 
     secret = f"user:{password}@{behind}"
     for scheme in ("http", "https", "ftp", "memory", "sftp", "github"):
         quiet(lambda at=f"{scheme}://{secret}": address_of(at))
-        quiet(lambda at=f"{scheme}://{secret}": place_at(at))
+        quiet(lambda at=f"{scheme}://{secret}": location_at(at))
     quiet(lambda: address_of(f"file://{secret}"))
     for variable in ("HTTP_PROXY", "https_proxy", "ALL_PROXY"):
         monkeypatch.setenv(variable, f"http://{secret}")

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from pwl_lab.cli import app
 from pwl_lab.runner import dask, worker
 from pwl_lab.runner.batch import Reporter
-from pwl_lab.runner.dask import Outcome
-from pwl_lab.runner.gridplan import Point
+from pwl_lab.runner.dask import BatchOutcome
 from pwl_lab.runner.kernel import Runs
+from pwl_lab.runner.points import BatchPlan, Point
 from pwl_lab.runner.status import RunError, RunStatus, write_status
 from pwl_lab.runner.worker import Task
 
@@ -31,9 +31,9 @@ def grid(tmp_path: Path, write_notebook, monkeypatch) -> Path:
     return path
 
 
-def pretend(plan, points, place, workers, scheduler, force, on_end, on_line) -> Outcome:
+def pretend(plan, points, place, workers, scheduler, force, on_end, on_line) -> BatchOutcome:
     """A stub of `run_points`: leaves a status for each point and runs nothing."""
-    outcome = Outcome()
+    outcome = BatchOutcome()
     for point in points:
         bad = point.values["rate"] == 2
         error = RunError(name="KeyError", message="no such layer\nmore", traceback="long") if bad else None
@@ -171,18 +171,18 @@ def test_what_the_scheduler_takes_back_is_handed_out_again_and_not_for_ever(
 ) -> None:
     cluster = Cluster(answer)
     run = dask._BatchRun(cluster, "b", tmp_path, {}, Runs())
-    task = Task("b", "h", "n", "s", str(tmp_path), None, {}, None)
-    run.submit([(Point("h", {}, {}), task)])
+    task = Task("b", BatchPlan(Path("n"), "s", None, None, {}, ()), Point("h", {}, {}), str(tmp_path))
+    run.submit([task])
     for _ in range(10):
-        for _, _, future in list(run.waiting.values()):
+        for _, future in list(run.waiting.values()):
             run._take(future)
     assert len(cluster.submitted) == len(set(cluster.submitted)) == dask.SUBMISSIONS
     assert (run.outcome.ended["h"].status, run.outcome.ended["h"].error.name) == (ended, worker.CANCELLED)
     assert run.outcome.stopped_by is None
     cluster.status = "connecting"
-    run.submit([(Point("h", {}, {}), task)])
+    run.submit([task])
     if answer != "finished":
-        run._take(next(iter(run.waiting.values()))[2])
+        run._take(next(iter(run.waiting.values()))[1])
         assert run.outcome.stopped_by == "the scheduler is gone"
 
 

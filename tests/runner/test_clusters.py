@@ -6,13 +6,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from benches import read_events
 from distributed import Client, LocalCluster
 
 from pwl_lab.runner import dask
 from pwl_lab.runner.clusters import StoppedError, Workers, in_time, nobody_fits
-from pwl_lab.runner.gridplan import Point
 from pwl_lab.runner.kernel import Runs
-from pwl_lab.runner.points import read_events
+from pwl_lab.runner.points import BatchPlan, Point
 from pwl_lab.runner.status import RunStatus, write_status
 from pwl_lab.runner.worker import Task
 
@@ -30,7 +30,7 @@ def client() -> Iterator[Client]:
 
 
 def task(folder: Path) -> Task:
-    return Task("b", "h", "n", "s", str(folder), None, {}, None)
+    return Task("b", BatchPlan(Path("n"), "s", None, None, {}, ()), POINT, str(folder))
 
 
 def test_a_batch_that_waits_for_a_worker_says_for_which(
@@ -47,7 +47,7 @@ def test_a_batch_that_waits_for_a_worker_says_for_which(
             runs.stop("enough")
 
     run = dask._BatchRun(client, "b", tmp_path, {"GPU": 2, "DISK": 1}, runs, on_line=say)
-    run.submit([(POINT, task(tmp_path))])
+    run.submit([task(tmp_path)])
     run.follow()
     assert said == ["no worker with GPU=2 DISK=1 is there (1 without); waiting", "no worker is there; waiting"]
     assert [event["why"] for event in read_events(tmp_path)] == said
@@ -78,7 +78,7 @@ def test_a_node_that_is_frozen_does_not_keep_the_batch_from_ending(
     client = SimpleNamespace(status="running", run=frozen, cancel=lambda *_, **__: cancelled.append(1), nthreads=dict)
     run = dask._BatchRun(client, "b", tmp_path, {}, Runs())
     monkeypatch.setattr(run.workers, "heard_of", lambda seconds: (["w"], []))  # it has fallen silent only now
-    run.waiting = {"k": (POINT, task(tmp_path), future), "other": (POINT, task(tmp_path), future)}
+    run.waiting = {"k": (task(tmp_path), future), "other": (task(tmp_path), future)}
     run.done.put(future)
     run.stop("SIGINT")
     assert not answered
@@ -133,7 +133,7 @@ def test_what_a_worker_does_not_give_any_more_is_read_at_the_place(
     future = SimpleNamespace(key="k", status="finished", result=lambda: thawed.wait(20))
     client = SimpleNamespace(status="running", nthreads=dict)
     run = dask._BatchRun(client, "b", tmp_path, {}, Runs())
-    run.waiting = {"k": (POINT, task(tmp_path), future)}
+    run.waiting = {"k": (task(tmp_path), future)}
     run._take(future)
     assert set(run.waiting) == {"k"}, "nothing is written: it is asked again"
     ended = RunStatus(status="failed", notebook="", started="", cells=0, versions={}, commit=None)

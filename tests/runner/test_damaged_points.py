@@ -5,14 +5,14 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from benches import point_folder
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pwl_lab.runner import report
-from pwl_lab.runner.batch import _others, status_lines
-from pwl_lab.runner.gridplan import BatchPlan, Point
-from pwl_lab.runner.location import FolderPlace, Place, PlaceError, place_at
-from pwl_lab.runner.points import finished, look, point_folder, read_states, to_do, write_batch
+from pwl_lab.runner.batch import _count_others, read_states, status_lines
+from pwl_lab.runner.location import Location, LocationError, location_at
+from pwl_lab.runner.points import BatchPlan, Point, read_finished, read_results, select_todo, write_batch
 from pwl_lab.runner.status import LASTING, METRICS, NOTEBOOK, PAGE, PARAMS, STATUS, RunStatus, left_files, write_status
 
 POINTS = tuple(Point(f"{n}abc", {"seed": n}, {}) for n in range(3))
@@ -20,9 +20,9 @@ PLAN = BatchPlan(Path("own.ipynb"), "s", None, None, {}, POINTS)
 TEXTS = {NOTEBOOK: '{"cells": [1]}', PARAMS: '{"given": {}}', METRICS: '{"a": 1.25}', PAGE: "<p>all</p>"}
 
 
-def leave(folder: Path) -> Place:
+def leave(folder: Path) -> Location:
     """A batch of three points that are done."""
-    place = place_at(folder)
+    place = location_at(folder)
     write_batch(place, PLAN)
     for point in POINTS:
         own = point_folder(folder, point.hash)
@@ -34,8 +34,8 @@ def leave(folder: Path) -> Place:
     return place
 
 
-def todo(place: Place) -> list[str]:
-    return [point.hash for point in to_do(PLAN, look(place, [point.hash for point in POINTS]))]
+def todo(place: Location) -> list[str]:
+    return [point.hash for point in select_todo(PLAN, read_results(place, [point.hash for point in POINTS]))]
 
 
 @given(st.sampled_from([*LASTING, STATUS]), st.floats(0, 1, exclude_max=True), st.booleans())
@@ -47,7 +47,7 @@ def test_a_point_with_a_file_cut_anywhere_is_to_do_again_and_no_other(name: str,
         whole = file.read_bytes()
         file.write_bytes(whole + b"\0" if longer else whole[: int(share * len(whole))])
         assert todo(place) == [POINTS[1].hash]
-        assert finished(file.parent) is None
+        assert read_finished(file.parent) is None
         assert [state.status for state in read_states(place)] == ["ok", "damaged", "ok"]
 
 
@@ -71,7 +71,7 @@ def test_a_file_of_the_same_length_that_holds_something_else_is_damaged(name: st
     file = point_folder(tmp_path, POINTS[1].hash) / name
     file.write_text(TEXTS[name].translate(str.maketrans("1l{", "2m[")))
     assert len(file.read_text()) == len(TEXTS[name])
-    assert finished(file.parent) is None
+    assert read_finished(file.parent) is None
     if name in (PARAMS, METRICS):  # a listing of thousands reads no more than these
         assert todo(place) == [POINTS[1].hash]
         assert [state.status for state in read_states(place)] == ["ok", "damaged", "ok"]
@@ -95,7 +95,7 @@ def test_a_status_of_before_files_were_listed_says_what_it_said(tmp_path: Path) 
 
 
 @pytest.fixture(params=["folder", "memory"])
-def place(request, tmp_path: Path, monkeypatch) -> Place:
+def place(request, tmp_path: Path, monkeypatch) -> Location:
     """A batch of three points in a folder, or in a storage, of which nothing below the second can be read."""
     leave(tmp_path / "out")
     bad = POINTS[1].hash
@@ -105,7 +105,7 @@ def place(request, tmp_path: Path, monkeypatch) -> Place:
             raise PermissionError(13, "Permission denied", str(path))
 
     if request.param == "folder":
-        sizes, reads = FolderPlace.sizes, Path.read_bytes
+        sizes, reads = Location.sizes, Path.read_bytes
 
         def listing(self, below):  # as os.walk does, which root alone may do everywhere
             with self._saying("list"):
@@ -113,9 +113,9 @@ def place(request, tmp_path: Path, monkeypatch) -> Place:
                     refuse(f"{below}/{bad}")
             return sizes(self, below)
 
-        monkeypatch.setattr(FolderPlace, "sizes", listing)
+        monkeypatch.setattr(Location, "sizes", listing)
         monkeypatch.setattr(Path, "read_bytes", lambda self: refuse(self) or reads(self))
-        return place_at(tmp_path / "out")
+        return location_at(tmp_path / "out")
     memory = fsspec.filesystem("memory")
     memory.store.clear()
     for file in (tmp_path / "out").rglob("*"):
@@ -125,16 +125,16 @@ def place(request, tmp_path: Path, monkeypatch) -> Place:
     monkeypatch.setattr(
         type(memory), "cat_file", lambda self, path, *args, **keys: refuse(path) or cat(self, path, *args, **keys)
     )
-    return place_at("memory://lab/out")
+    return location_at("memory://lab/out")
 
 
-def test_one_point_that_cannot_be_read_is_unknown_alone(place: Place) -> None:
+def test_one_point_that_cannot_be_read_is_unknown_alone(place: Location) -> None:
     states = read_states(place)
     assert [state.status for state in states] == ["ok", "unknown", "ok"]
     assert "Permission denied" in states[1].error.message
     assert status_lines(place)[-1] == "2 of 3 ok, 1 unknown"
     assert todo(place) == [POINTS[1].hash], "the batch tries it, and says what is amiss with it"
-    assert _others(place, PLAN) == 0
+    assert _count_others(place, PLAN) == 0
     found = report.read_batch(place)
     assert list(found.points["status"]) == ["ok", "unknown", "ok"]
     assert list(found.points["a"].dropna()) == [1.25, 1.25]
@@ -157,9 +157,9 @@ def test_a_place_that_is_away_is_not_points_that_are_unknown(tmp_path: Path, mon
     place = leave(tmp_path)
 
     def away(*_: object) -> None:
-        raise PlaceError("cannot read: the share is away")
+        raise LocationError("cannot read: the share is away")
 
     for name in ("sizes", "read"):
-        monkeypatch.setattr(FolderPlace, name, away)
-    with pytest.raises(PlaceError, match="away"):
+        monkeypatch.setattr(Location, name, away)
+    with pytest.raises(LocationError, match="away"):
         read_states(place)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pwl_lab.distill.probes import CorrelationProbe
 from pwl_lab.distill.targets import random_projection
-from pwl_lab.runner.gridplan import plan_grid
+from pwl_lab.runner.grid import plan_grid
 from pwl_lab.runner.parameters import make_plan, read_notebook, series
 from pwl_lab.study.settings import SETTINGS, CurriculaSettings, LoadingSettings, SparseParityTeacherSettings
 from pwl_lab.support.config import Settings, _schema, _variants

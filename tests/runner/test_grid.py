@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pwl_lab.runner import grid as grid_module
-from pwl_lab.runner.gridplan import plan_grid, seconds_per_point
+from pwl_lab.runner.grid import plan_grid, seconds_per_point
 from pwl_lab.runner.status import RunStatus, write_status
 from pwl_lab.support.errors import InvalidValueError
 
@@ -133,7 +133,7 @@ def test_the_same_run_twice_is_refused(grid: Write) -> None:
             "exclude[0] (n_bits=6) meets no point",
         ),
         ("notebook: 02\nparameters: {n_bits: 2026-01-01}", "n_bits = '2026-01-01' is not allowed: whole number"),
-        ("notebook: 02\nresources: {GPU: 0}", "resources.GPU = 0.0 is not allowed"),
+        ("notebook: 02\nresources: {GPU: 0}", "resources.GPU = 0 is not allowed"),
     ],
 )
 def test_a_refusal_names_its_reason(grid: Write, text: str, words: str) -> None:
@@ -169,10 +169,10 @@ def test_the_hash_covers_cells_parameters_version_and_data(grid: Write, write_no
     assert only(own) != before
     images = "{notebook: 04, preset: smoke}"
     with_data = only(images)
-    monkeypatch.setattr("pwl_lab.runner.gridplan._data", lambda name: "others")
+    monkeypatch.setattr("pwl_lab.runner.grid._data", lambda name: "others")
     assert only(images) != with_data
     monkeypatch.undo()
-    monkeypatch.setattr("pwl_lab.runner.gridplan.__version__", "9")
+    monkeypatch.setattr("pwl_lab.runner.grid.__version__", "9")
     assert only(images) != with_data
 
 

@@ -14,8 +14,8 @@ import psutil
 import pytest
 from processes import until
 
-from pwl_lab.runner.holding import HOLDER, alone_in, holder
-from pwl_lab.runner.location import Place, place_at
+from pwl_lab.runner.batch import HOLDER, alone_at, find_holder
+from pwl_lab.runner.location import Location, location_at
 from pwl_lab.runner.points import log_event
 from pwl_lab.support.errors import InvalidValueError
 
@@ -23,16 +23,16 @@ pytestmark = pytest.mark.usefixtures("empty_storage")
 
 
 def test_one_batch_at_a_time_in_a_storage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    place = place_at("memory://lab/out")
-    with alone_in(place):
-        assert holder(place)["host"] == platform.node()
+    place = location_at("memory://lab/out")
+    with alone_at(place):
+        assert find_holder(place).host == platform.node()
         # A second batch from another machine, which has neither this one's lock nor its processes.
         with monkeypatch.context() as patch:
             patch.setattr("platform.node", lambda: "elsewhere")
             patch.setenv("PWL_LAB_RUNS", str(tmp_path / "elsewhere"))
             with pytest.raises(InvalidValueError, match=r"another batch \(process .* is at work on memory://lab/out"):
-                _enter(place_at("memory://lab/out"))
-    assert holder(place) is None
+                _enter(location_at("memory://lab/out"))
+    assert find_holder(place) is None
     assert place.read([HOLDER]) == {}
 
 
@@ -44,8 +44,8 @@ def test_a_batch_is_not_kept_out_by_its_own_note(monkeypatch: pytest.MonkeyPatch
         raise OSError("the answer was lost")
 
     monkeypatch.setattr(memory, "pipe_file", deaf)
-    _enter(place_at("memory://lab/out"))
-    assert place_at("memory://lab/out").read([HOLDER]) == {}
+    _enter(location_at("memory://lab/out"))
+    assert location_at("memory://lab/out").read([HOLDER]) == {}
 
 
 @pytest.mark.parametrize("answer", ["refuses", "overwrites"])
@@ -60,16 +60,16 @@ def test_a_storage_that_cannot_create_holds_one_batch_all_the_same(
         pipe_file(path, value)
 
     monkeypatch.setattr(memory, "pipe_file", unable)
-    place = place_at("memory://lab/out")
+    place = location_at("memory://lab/out")
     assert place.claim(HOLDER, "mine")
     assert not place.claim(HOLDER, "another's")
     assert place.read([HOLDER]) == {HOLDER: b"mine"}
 
 
 @pytest.mark.parametrize(("age_s", "alive"), [(10, True), (300, False), (-300, False)])
-def test_a_batch_elsewhere_that_says_nothing_any_more_is_dead(place: Place, age_s: float, alive: bool) -> None:
+def test_a_batch_elsewhere_that_says_nothing_any_more_is_dead(place: Location, age_s: float, alive: bool) -> None:
     note(place, host="elsewhere", pid=1, age_s=age_s)
-    assert (holder(place) is not None) == alive
+    assert (find_holder(place) is not None) == alive
     if not alive:
         _enter(place)
         assert place.read([HOLDER]) == {}
@@ -79,26 +79,26 @@ def test_a_batch_elsewhere_that_says_nothing_any_more_is_dead(place: Place, age_
     ("clock_s", "age_s", "alive"), [(0, 300, True), (3, 300, True), (3600, 10, True), (3600, 300, False)]
 )
 def test_the_time_of_birth_of_a_batch_here_may_move_with_the_clock(
-    place: Place, clock_s: float, age_s: float, alive: bool
+    place: Location, clock_s: float, age_s: float, alive: bool
 ) -> None:
     note(place, born=psutil.Process().create_time() - clock_s, age_s=age_s)
-    assert (holder(place) is not None) == alive
+    assert (find_holder(place) is not None) == alive
 
 
-def test_a_batch_here_whose_process_has_ended_is_dead_at_once(place: Place) -> None:
+def test_a_batch_here_whose_process_has_ended_is_dead_at_once(place: Location) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         note(place, born=psutil.Process(process.pid).create_time(), pid=process.pid, age_s=0)
-        assert holder(place)
+        assert find_holder(place)
         process.kill()
-        until(lambda: holder(place) is None)  # nobody has reaped it yet
-    assert holder(place) is None
+        until(lambda: find_holder(place) is None)  # nobody has reaped it yet
+    assert find_holder(place) is None
 
 
 def test_a_batch_whose_place_is_taken_says_so_and_leaves_it_to_the_other(
-    place: Place, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+    place: Location, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:
-    monkeypatch.setattr(Place, "beat_s", 0.02)
-    with alone_in(place):
+    monkeypatch.setattr(Location, "beat_s", 0.02)
+    with alone_at(place):
         until(lambda: note(place, host="elsewhere", pid=7, age_s=0) or recwarn.list)
         theirs = place.read([HOLDER])
         log_event(place.work, "more")
@@ -108,22 +108,22 @@ def test_a_batch_whose_place_is_taken_says_so_and_leaves_it_to_the_other(
     assert place.read([HOLDER]) == theirs
 
 
-def test_a_batch_at_work_says_so_again_and_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Place, "beat_s", 0.02)
-    with alone_in(place):
+def test_a_batch_at_work_says_so_again_and_again(place: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Location, "beat_s", 0.02)
+    with alone_at(place):
         first = place.read([HOLDER])[HOLDER]
         log_event(place.work, "batch begun")
         until(lambda: place.read([HOLDER, "events.jsonl"]).get("events.jsonl"))
         until(lambda: place.read([HOLDER])[HOLDER] != first)
 
 
-def note(place: Place, age_s: float, **facts: object) -> None:
+def note(place: Location, age_s: float, **facts: object) -> None:
     """What another batch would have left there."""
     beat = (datetime.now(UTC) - timedelta(seconds=age_s)).isoformat()
     own = {"pid": os.getpid(), "host": platform.node(), "born": 0, "since": "noon", "id": "x", "beat": beat}
     place.write(HOLDER, json.dumps(own | facts))
 
 
-def _enter(place: Place) -> None:
-    with alone_in(place):
+def _enter(place: Location) -> None:
+    with alone_at(place):
         pass

@@ -11,11 +11,9 @@ import fsspec
 import pytest
 
 from pwl_lab.runner import worker
-from pwl_lab.runner.grid import Values
-from pwl_lab.runner.gridplan import BatchPlan
-from pwl_lab.runner.holding import alone_in, holder
-from pwl_lab.runner.location import FolderPlace, Place, PlaceError, StoragePlace, place_at
-from pwl_lab.runner.points import look, write_batch
+from pwl_lab.runner.batch import alone_at, find_holder
+from pwl_lab.runner.location import Location, LocationError, StorageLocation, location_at
+from pwl_lab.runner.points import BatchPlan, Point, Values, read_results, write_batch
 from pwl_lab.runner.status import RunError, RunStatus, write_status
 from pwl_lab.runner.worker import Task, note_failure, run_point
 from pwl_lab.support.errors import InvalidValueError
@@ -26,7 +24,7 @@ PLAN = BatchPlan(Path("own.ipynb"), "source", None, None, {}, ())
 pytestmark = pytest.mark.usefixtures("empty_storage")
 
 
-def test_files_come_and_go(place: Place) -> None:
+def test_files_come_and_go(place: Location) -> None:
     assert place.names("points") == set()
     assert place.read(["points/a/status.json"]) == {}
     place.write("points/a/status.json", "old")
@@ -40,18 +38,18 @@ def test_files_come_and_go(place: Place) -> None:
     place.remove("batch.json")
     place.remove("batch.json")
     assert place.read(["batch.json"]) == {}
-    assert place_at(place.address).names("points") == {"points/a/status.json"}
+    assert location_at(place.address).names("points") == {"points/a/status.json"}
 
 
 def test_what_an_address_means(tmp_path: Path) -> None:
-    assert isinstance(place_at("runs/x"), FolderPlace)
-    assert place_at(f"file://{tmp_path}").work == tmp_path
-    one, other = place_at("memory://lab/out/"), place_at("memory://other/out")
+    assert type(location_at("runs/x")) is Location
+    assert location_at(f"file://{tmp_path}").work == tmp_path
+    one, other = location_at("memory://lab/out/"), location_at("memory://other/out")
     assert one.address == "memory://lab/out"
     assert one.work != other.work
-    assert place_at(one) is one
-    assert place_at("memory://container@account/out").address == "memory://container@account/out"
-    assert place_at("a:b/c").work == Path("a:b/c").absolute()
+    assert location_at(one) is one
+    assert location_at("memory://container@account/out").address == "memory://container@account/out"
+    assert location_at("a:b/c").work == Path("a:b/c").absolute()
 
 
 @pytest.mark.parametrize(
@@ -70,12 +68,13 @@ def test_what_an_address_means(tmp_path: Path) -> None:
 )
 def test_addresses_that_are_refused_do_not_say_their_secrets(url: str | Path, words: str) -> None:
     with pytest.raises(InvalidValueError, match=words) as refusal:
-        place_at(url)
+        location_at(url)
     assert "secret" not in str(refusal.value)
 
 
-def task(place: Place, notebook: Path, **more: object) -> Task:
-    return Task("batch", "abc", str(notebook), "source", place.address, None, {"rate": 1}, None, **more)
+def task(place: Location, notebook: Path, **more: object) -> Task:
+    plan = BatchPlan(notebook, "source", None, None, {}, ())
+    return Task("batch", plan, Point("abc", {}, {"rate": 1}), place.address, **more)
 
 
 @pytest.fixture
@@ -99,19 +98,19 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> list[Values]:
     return asked
 
 
-def test_a_point_is_run_once_and_is_whole_at_its_place(place: Place, stub: list, write_notebook) -> None:
+def test_a_point_is_run_once_and_is_whole_at_its_place(place: Location, stub: list, write_notebook) -> None:
     asked = task(place, write_notebook("# Own"))
     place.write("points/abc/metrics.json", "of an earlier run")
     assert run_point(asked).status == "ok"
     assert run_point(asked).status == "ok"
     assert stub == [{"rate": 1}]
-    assert look(place, ["abc"])["abc"].done
+    assert read_results(place, ["abc"])["abc"].done
     names = {name.removeprefix("points/abc/") for name in place.names("points") if "/." not in name}
     wanted = {"notebook.ipynb", "params.json", "extra/figure.svg", "status.json", "events.jsonl"}
     assert names - {"metrics.json"} == wanted  # in a folder the runner removes it, not this stub
-    if isinstance(place, StoragePlace):
+    if isinstance(place, StorageLocation):
         assert "metrics.json" not in names
-    run_point(task(place, asked.notebook, force=True))
+    run_point(task(place, asked.plan.notebook, force=True))
     events = place.read(["points/abc/events.jsonl"])["points/abc/events.jsonl"].decode().splitlines()
     assert [json.loads(line)["event"] for line in events] == ["begun", "ended"] * 2
 
@@ -119,7 +118,7 @@ def test_a_point_is_run_once_and_is_whole_at_its_place(place: Place, stub: list,
 def test_a_copy_that_breaks_off_is_not_taken_for_a_point_and_is_done_again_alone(
     stub: list, write_notebook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place, memory = place_at("memory://lab/out"), fsspec.filesystem("memory")
+    place, memory = location_at("memory://lab/out"), fsspec.filesystem("memory")
     asked = task(place, write_notebook("# Own"))
     tries, put = [], memory.put
 
@@ -132,19 +131,21 @@ def test_a_copy_that_breaks_off_is_not_taken_for_a_point_and_is_done_again_alone
 
     with monkeypatch.context() as patch:
         patch.setattr(memory, "put", failing)
-        with pytest.raises(PlaceError, match=r"cannot write at memory://lab/out \(OSError: reset by peer\)") as error:
+        with pytest.raises(
+            LocationError, match=r"cannot write at memory://lab/out \(OSError: reset by peer\)"
+        ) as error:
             run_point(asked)
     assert len(tries) == 3
-    assert look(place, ["abc"])["abc"].status.status == "running"
+    assert read_results(place, ["abc"])["abc"].status.status == "running"
     said = note_failure(asked, type(error.value).__name__, str(error.value))
-    assert look(place, ["abc"])["abc"].status == said
+    assert read_results(place, ["abc"])["abc"].status == said
     assert run_point(asked).status == "ok"
     assert len(stub) == 1
-    assert look(place, ["abc"])["abc"].done
+    assert read_results(place, ["abc"])["abc"].done
 
 
 def test_a_worker_that_is_closed_leaves_the_place_to_the_next(
-    place: Place, stub: list, write_notebook, monkeypatch: pytest.MonkeyPatch
+    place: Location, stub: list, write_notebook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = task(place, write_notebook("# Own"))
 
@@ -161,29 +162,29 @@ def test_a_worker_that_is_closed_leaves_the_place_to_the_next(
     with monkeypatch.context() as patch:
         patch.setattr(worker, "run_notebook", closed)
         assert run_point(asked).error.name == worker.CANCELLED
-    left = look(place, ["abc"])["abc"]
-    assert left.status.status == ("running" if isinstance(place, StoragePlace) else "killed")
+    left = read_results(place, ["abc"])["abc"]
+    assert left.status.status == ("running" if isinstance(place, StorageLocation) else "killed")
     assert not left.done
     assert run_point(asked).status == "ok"
-    assert look(place, ["abc"])["abc"].done
+    assert read_results(place, ["abc"])["abc"].done
     assert len(stub) == 1
 
 
 def test_what_another_try_finds_again_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    place, tries = place_at("memory://lab/out"), []
+    place, tries = location_at("memory://lab/out"), []
 
     def refused(*_, **__):
         tries.append(1)
         raise PermissionError("not yours")
 
     monkeypatch.setattr(fsspec.filesystem("memory"), "put", refused)
-    with pytest.raises(PlaceError, match="PermissionError: not yours"):
+    with pytest.raises(LocationError, match="PermissionError: not yours"):
         place.write("batch.json", "{}")
     assert len(tries) == 1
 
 
 def test_one_who_watches_an_address_asks_only_for_what_was_written_since(monkeypatch: pytest.MonkeyPatch) -> None:
-    place, memory, asked = place_at("memory://lab/out"), fsspec.filesystem("memory"), []
+    place, memory, asked = location_at("memory://lab/out"), fsspec.filesystem("memory"), []
     names, cat_file = [f"points/{number}/status.json" for number in range(3)], memory.cat_file
 
     def noting(path, *words, **more) -> bytes:
@@ -202,7 +203,7 @@ def test_one_who_watches_an_address_asks_only_for_what_was_written_since(monkeyp
     place.remember()
     assert seen() == ([b"running"] * 3, "012")
     assert seen() == ([b"running"] * 3, "")
-    place_at("memory://lab/out").write(names[1], "written")
+    location_at("memory://lab/out").write(names[1], "written")
     assert seen() == ([b"running", b"written", b"running"], "1")
     place.remove(names[2])
     place.names("points")
@@ -213,9 +214,9 @@ def broken(*_: object, **__: object) -> None:
     raise OSError(errno.EIO, "the disk does not answer")
 
 
-@pytest.mark.parametrize("call", [alone_in, lambda place: write_batch(place, PLAN)], ids=["hold", "list the points"])
+@pytest.mark.parametrize("call", [alone_at, lambda place: write_batch(place, PLAN)], ids=["hold", "list the points"])
 def test_a_disk_that_is_full_when_a_batch_begins_is_said_in_plain_words(
-    place: Place, monkeypatch: pytest.MonkeyPatch, call: Callable
+    place: Location, monkeypatch: pytest.MonkeyPatch, call: Callable
 ) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -223,39 +224,39 @@ def test_a_disk_that_is_full_when_a_batch_begins_is_said_in_plain_words(
     for name in ("pathlib.Path.touch", "pathlib.Path.write_text"):
         monkeypatch.setattr(name, full)
     monkeypatch.setattr(fsspec.filesystem("memory"), "pipe_file", full)
-    said = pytest.raises(PlaceError, match=r"cannot write at .*out .OSError: .*No space left on device")
+    said = pytest.raises(LocationError, match=r"cannot write at .*out .OSError: .*No space left on device")
     with said, call(place) or nullcontext():
         pass
 
 
 @pytest.mark.parametrize("what", ["list", "read"])
 def test_a_place_that_cannot_be_read_is_not_an_empty_one(
-    place: Place, stub: list, write_notebook, monkeypatch: pytest.MonkeyPatch, what: str
+    place: Location, stub: list, write_notebook, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     asked, memory = task(place, write_notebook("# Own")), fsspec.filesystem("memory")
     run_point(asked)
     with monkeypatch.context() as patch:
-        if isinstance(place, StoragePlace):
+        if isinstance(place, StorageLocation):
             patch.setattr(memory, "find" if what == "list" else "cat_file", broken)
         elif what == "list":
             patch.setattr("os.scandir", broken)
         else:
             patch.setattr(Path, "read_bytes", broken)
-        for look_again in (lambda: look(place, ["abc"]), lambda: run_point(asked)):
-            with pytest.raises(PlaceError, match=f"cannot {what} at .*out .OSError: .*does not answer"):
+        for look_again in (lambda: read_results(place, ["abc"]), lambda: run_point(asked)):
+            with pytest.raises(LocationError, match=f"cannot {what} at .*out .OSError: .*does not answer"):
                 look_again()
-        with pytest.raises(PlaceError) if what == "read" else nullcontext():
-            holder(place)
-    assert look(place, ["abc"])["abc"].done
+        with pytest.raises(LocationError) if what == "read" else nullcontext():
+            find_holder(place)
+    assert read_results(place, ["abc"])["abc"].done
     assert len(stub) == 1
 
 
 def test_a_finished_copy_that_cannot_be_read_is_not_run_again(
     stub: list, write_notebook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = task(place_at("memory://lab/out"), write_notebook("# Own"))
+    asked = task(location_at("memory://lab/out"), write_notebook("# Own"))
     with monkeypatch.context() as patch:
-        patch.setattr(StoragePlace, "send", broken)
+        patch.setattr(StorageLocation, "send", broken)
         with pytest.raises(OSError, match="does not answer"):
             run_point(asked)
         patch.setattr(Path, "read_bytes", broken)

@@ -10,9 +10,10 @@ from typer.testing import CliRunner
 
 from pwl_lab.cli import app
 from pwl_lab.runner import client, parameters
+from pwl_lab.runner.batch import read_states
 from pwl_lab.runner.execute import run_notebook
-from pwl_lab.runner.location import place_at
-from pwl_lab.runner.points import check_own, read_states
+from pwl_lab.runner.location import location_at
+from pwl_lab.runner.points import check_own
 from pwl_lab.runner.report import MetricColumns
 from pwl_lab.runner.status import RunStatus
 from pwl_lab.runner.verdict import _check_metrics
@@ -86,7 +87,7 @@ def test_metrics_nested_too_deeply_are_no_metrics(tmp_path: Path) -> None:
     assert "nested too deeply" in state.error.message
     assert MetricColumns(1).take_in(DEEP["brackets"].encode(), 0) == "its metrics cannot be read"
     (tmp_path / "batch.json").write_text(DEEP["brackets"])
-    for refusing in (read_states, lambda place: check_own(place_at(place))):
+    for refusing in (read_states, lambda place: check_own(location_at(place))):
         with pytest.raises(InvalidValueError):
             refusing(tmp_path)
 

@@ -19,7 +19,7 @@ from pwl_lab.loading import bundle
 from pwl_lab.runner import execute as notebooks
 from pwl_lab.runner import series
 from pwl_lab.runner.execute import run_notebook
-from pwl_lab.runner.location import EVENTS, POINTS, place_at
+from pwl_lab.runner.location import EVENTS, POINTS, location_at
 from pwl_lab.runner.points import BATCH
 from pwl_lab.runner.status import (
     FILES,
@@ -127,7 +127,7 @@ def test_a_file_in_the_way_is_said_to_be_one(desk: Path, command: Callable, out:
 
 def test_every_command_takes_the_home_folder_for_its_sign(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(desk / "home"))
-    assert paths.local_folder("~/x") == place_at("~/x").work == place_at("file://~/x").work == desk / "home" / "x"
+    assert paths.local_folder("~/x") == location_at("~/x").work == location_at("file://~/x").work == desk / "home" / "x"
 
 
 @pytest.mark.parametrize("out", ["s3://bucket/prefix", "s3:/bucket", "https://host/x", "file:///tmp/x", "gs://b"])

@@ -4,19 +4,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from benches import point_folder, read_events
 
-from pwl_lab.runner.gridplan import BatchPlan, Point
-from pwl_lab.runner.holding import alone_in, holder
-from pwl_lab.runner.location import place_at
-from pwl_lab.runner.points import finished, log_event, look, point_folder, read_events, read_states, to_do, write_batch
+from pwl_lab.runner.batch import alone_at, find_holder, read_states
+from pwl_lab.runner.location import location_at
+from pwl_lab.runner.points import BatchPlan, Point, log_event, read_finished, read_results, select_todo, write_batch
 from pwl_lab.runner.status import RunError, RunStatus, write_status
 from pwl_lab.support.errors import InvalidValueError, UnknownNameError
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from pwl_lab.runner.holding import alone_in
-with alone_in(Path(sys.argv[1])):
+from pwl_lab.runner.batch import alone_at
+with alone_at(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -48,7 +48,7 @@ def leave(
 
 
 def todo(plan: BatchPlan, folder: Path, *more: object, **asked: bool) -> list[Point]:
-    return to_do(plan, look(place_at(folder), [point.hash for point in plan.points]), *more, **asked)
+    return select_todo(plan, read_results(location_at(folder), [point.hash for point in plan.points]), *more, **asked)
 
 
 def hashes(points: list[Point]) -> str:
@@ -64,8 +64,8 @@ def test_what_is_ok_is_skipped_and_the_rest_done_again(plan: BatchPlan, tmp_path
     assert hashes(todo(plan, tmp_path)) == "12345"
     assert hashes(todo(plan, tmp_path, retry_failed=True)) == "1"
     assert hashes(todo(plan, tmp_path, force=True)) == "012345"
-    assert finished(point_folder(tmp_path, "0abc")).seconds == 3
-    write_batch(place_at(tmp_path), plan)
+    assert read_finished(point_folder(tmp_path, "0abc")).seconds == 3
+    write_batch(location_at(tmp_path), plan)
     states = read_states(tmp_path)
     assert [state.status for state in states] == ["ok", "failed", "cut off", "damaged", "damaged", "waiting"]
     assert states[1].as_json()["error"] == {"name": "KeyError", "message": "no"}
@@ -77,7 +77,7 @@ def test_a_point_whose_metrics_are_lost_is_to_do_again(plan: BatchPlan, tmp_path
     for name, left, metrics in (("0abc", files, True), ("1abc", files[:2], True), ("2abc", files[:2], False)):
         leave(tmp_path, name, "ok", left, metrics)
     assert hashes(todo(plan, tmp_path)) == "1345"
-    write_batch(place_at(tmp_path), plan)
+    write_batch(location_at(tmp_path), plan)
     assert [state.status for state in read_states(tmp_path)][:3] == ["ok", "damaged", "ok"]
 
 
@@ -106,21 +106,21 @@ def test_only_what_is_not_there_is_refused(plan: BatchPlan, tmp_path: Path, only
 
 def test_a_second_batch_on_the_same_folder_is_refused_until_the_first_is_gone(plan: BatchPlan, tmp_path: Path) -> None:
     leave(tmp_path, "2abc", "running")
-    write_batch(place_at(tmp_path), plan)
+    write_batch(location_at(tmp_path), plan)
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "held\n"
-    assert holder(tmp_path)["pid"] == process.pid
+    assert find_holder(tmp_path).pid == process.pid
     assert read_states(tmp_path)[2].status == "running"
     with pytest.raises(InvalidValueError, match=rf"another batch \(process {process.pid} on .*, since ") as refusal:
         _enter(tmp_path)
     assert str(tmp_path) in str(refusal.value)
     process.kill()
     process.communicate()
-    assert holder(tmp_path) is None, "its own note is still there, but it is not"
+    assert find_holder(tmp_path) is None, "its own note is still there, but it is not"
     assert read_states(tmp_path)[2].status == "cut off"
-    with alone_in(tmp_path):
-        assert holder(tmp_path)["pid"] == os.getpid()
-    assert holder(tmp_path) is None
+    with alone_at(tmp_path):
+        assert find_holder(tmp_path).pid == os.getpid()
+    assert find_holder(tmp_path) is None
 
 
 def test_events_are_lines_and_one_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
@@ -141,5 +141,5 @@ def test_a_folder_without_a_batch(tmp_path: Path) -> None:
 
 
 def _enter(folder: Path) -> None:
-    with alone_in(folder):
+    with alone_at(folder):
         pass

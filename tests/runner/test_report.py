@@ -10,9 +10,10 @@ from distributed import Client, LocalCluster
 
 from pwl_lab import plots
 from pwl_lab.runner import batch, curves, points, report, worker
-from pwl_lab.runner.gridplan import BatchPlan, Point, plan_grid
-from pwl_lab.runner.location import place_at
+from pwl_lab.runner.grid import plan_grid
+from pwl_lab.runner.location import location_at
 from pwl_lab.runner.parameters import read_notebook
+from pwl_lab.runner.points import BatchPlan, Point
 from pwl_lab.study import checks
 from pwl_lab.support import paths
 from pwl_lab.support.errors import InvalidValueError, UnknownNameError
@@ -36,7 +37,7 @@ def leave(folder: Path, runs: list[tuple[dict, object]]) -> Path:
     stub_runner.fill(folder, plan, [Point(point.hash, {}, stub) for point in listed])
     for point, (_, metrics) in zip(listed, runs, strict=True):
         text = metrics if isinstance(metrics, str) else json.dumps(metrics)
-        points.point_folder(folder, point.hash).joinpath("metrics.json").write_text(text)
+        location_at(folder).point(point.hash).joinpath("metrics.json").write_text(text)
     return folder
 
 
@@ -95,16 +96,16 @@ def test_a_curve_is_the_mean_over_seeds_of_means_within_a_seed(sweep) -> None:
     found = report.read_batch(sweep[0], seeds=[0, 1, 2])
     assert set(found.points["seed"]) == {0, 1, 2}
     view = curves.choose(found, metric="steps_to_threshold.extracted", axis="n_bits", hue="none", facet=["none"])
-    row = curves.curves(found, view).set_index("n_bits").loc[12]
+    row = curves.summarize(found, view).set_index("n_bits").loc[12]
     ok = found.points[(found.points["n_bits"] == 12) & (found.points["status"] == "ok")]
     expected = ok.groupby("seed")["steps_to_threshold.extracted"].mean()
     assert row["middle"] == pytest.approx(expected.mean())
     assert row["low"] < row["middle"] < row["high"]
     assert (row["seeds"], row["reached"]) == (3, 3)
-    two = curves.curves(report.read_batch(sweep[0], seeds=[0, 1]), view).set_index("n_bits").loc[12]
+    two = curves.summarize(report.read_batch(sweep[0], seeds=[0, 1]), view).set_index("n_bits").loc[12]
     assert (two["low"], two["high"]) == pytest.approx((expected[:2].min(), expected[:2].max())), "no interval of two"
     with pytest.raises(InvalidValueError, match="statistic"):
-        curves.curves(found, view, "mode")
+        curves.summarize(found, view, "mode")
 
 
 @pytest.mark.parametrize(("statistic", "seeds", "bar"), [
@@ -114,7 +115,7 @@ def test_a_curve_is_the_mean_over_seeds_of_means_within_a_seed(sweep) -> None:
 def test_a_bar_is_an_interval_only_of_enough_seeds(tmp_path: Path, statistic: str, seeds: int, bar: str) -> None:
     runs = [({"n": n, "seed": seed}, {"steps": 10 * n + seed**2}) for n in (1, 2) for seed in range(seeds)]
     found = report.read_batch(leave(tmp_path, runs))
-    row = curves.as_records(curves.curves(found, curves.choose(found), statistic))[0]
+    row = curves.as_records(curves.summarize(found, curves.choose(found), statistic))[0]
     assert row["bar"] == bar
     if bar == "seeds":
         assert (row["low"], row["high"]) == (10, 10 + (seeds - 1) ** 2)
@@ -125,7 +126,7 @@ def test_a_bar_is_an_interval_only_of_enough_seeds(tmp_path: Path, statistic: st
 def test_values_at_the_budget_make_no_interval(tmp_path: Path) -> None:
     runs = [({"n": n, "seed": seed}, {"budget_steps": 100, "steps": None if n == seed == 2 else 10 * n + seed})
             for n in (1, 2) for seed in range(4)]  # fmt: skip
-    rows = curves.curves(found := report.read_batch(leave(tmp_path, runs)), curves.choose(found)).set_index("n")
+    rows = curves.summarize(found := report.read_batch(leave(tmp_path, runs)), curves.choose(found)).set_index("n")
     assert dict(rows["bar"]) == {1: "95%", 2: "seeds"}
     assert (rows.loc[2, "low"], rows.loc[2, "high"]) == (20, 100)
 
@@ -147,10 +148,10 @@ def test_a_place_that_lacks_runs_of_the_others_says_so(tmp_path: Path, lost: tup
             for kind, n, seed in every]  # fmt: skip
     found = report.read_batch(leave(tmp_path, runs))
     whole = {"metric": "steps", "axis": "n", "facet": ["none"]}
-    lines = curves.curves(found, curves.choose(found, **whole, hue="kind")).set_index(["kind", "n"])["missing"]
+    lines = curves.summarize(found, curves.choose(found, **whole, hue="kind")).set_index(["kind", "n"])["missing"]
     assert lines[lost[:2]] == 1
     assert lines.sum() == 1
-    means = curves.curves(found, curves.choose(found, **whole, hue="none")).set_index("n")["missing"]
+    means = curves.summarize(found, curves.choose(found, **whole, hue="none")).set_index("n")["missing"]
     assert dict(means) == {n: int(n == lost[1]) for n in (1, 2)}
 
 
@@ -167,7 +168,7 @@ def test_null_counts_at_the_budget_that_is_nearest_and_is_marked(tmp_path: Path)
     assert table["value"].to_dict() == {(1, 0): 10, (1, 1): 20, (2, 0): 50, (2, 1): 30}
     assert table["reached"].to_dict() == {(1, 0): True, (1, 1): True, (2, 0): False, (2, 1): True}
     assert found.points["hard.steps.a"].isna().sum() == 1, "the table says what was measured"
-    rows = curves.curves(found, curves.choose(found)).set_index(["part", "n"])
+    rows = curves.summarize(found, curves.choose(found)).set_index(["part", "n"])
     assert rows.loc[("a", 2), "reached"] == 1
     assert curves.as_records(rows.reset_index())[0]["part"] in ("a", "b")
 
@@ -197,10 +198,10 @@ def test_a_list_as_long_as_the_seeds_is_one_value_per_seed_only_where_it_is_said
     found = report.read_batch(leave(tmp_path, [({"n": 1}, metrics | made), ({"n": 2}, metrics | made)]))
     view = curves.choose(found, metric="prefix.all.*")
     assert (view.axis, view.hue) == ("part", "n"), "the depth of loading is an axis"
-    assert curves.curves(found, view)["seeds"].eq(1).all(), "and no interval over depths is claimed"
+    assert curves.summarize(found, view)["seeds"].eq(1).all(), "and no interval over depths is claimed"
     assert found.per_seed == ({"steps.a"} if said else frozenset())
     if said:
-        rows = curves.curves(found, curves.choose(found, metric="steps.a"))
+        rows = curves.summarize(found, curves.choose(found, metric="steps.a"))
         assert set(rows["seeds"]) == {5}
         assert set(rows["middle"]) == {3}
     assert found.undeclared == (("steps.a", "prefix.all") if said is None else ()), "what is left open is listed"
@@ -241,8 +242,8 @@ def test_what_is_missing_or_damaged_is_said_and_the_rest_reported(tmp_path: Path
     ]
     leave(tmp_path, runs)
     for number, name in ((1, "notebook.ipynb"), (4, "metrics.json")):
-        points.point_folder(tmp_path, f"{number:08x}00").joinpath(name).unlink()
-    points.point_folder(tmp_path, f"{2:08x}00").joinpath("params.json").write_text('{"lr": 0.3}')
+        location_at(tmp_path).point(f"{number:08x}00").joinpath(name).unlink()
+    location_at(tmp_path).point(f"{2:08x}00").joinpath("params.json").write_text('{"lr": 0.3}')
     with (tmp_path / "events.jsonl").open("a") as file:
         file.write('{"cut o')
     found = report.read_batch(tmp_path)
@@ -257,11 +258,11 @@ def test_what_is_missing_or_damaged_is_said_and_the_rest_reported(tmp_path: Path
 
 
 def test_a_batch_at_an_address(sweep) -> None:
-    place, source = place_at("memory://report/batch"), sweep[0]
+    place, source = location_at("memory://report/batch"), sweep[0]
     for name in ("batch.json", "events.jsonl"):
         place.write(name, (source / name).read_text())
     for point in json.loads((source / "batch.json").read_text())["points"][:3]:
-        for file in points.point_folder(source, point["hash"]).iterdir():
+        for file in location_at(source).point(point["hash"]).iterdir():
             place.write(f"points/{point['hash']}/{file.name}", file.read_text())
     found = report.read_batch("memory://report/batch")
     assert found.counts()["waiting"] == 497
@@ -275,7 +276,7 @@ def test_the_figure_shows_each_line_and_panel(sweep, words: dict) -> None:
     found = report.read_batch(sweep[0])
     view = curves.choose(found, **words)
     figure = plots.sweep_curves(
-        curves.curves(found, view), curves.tidy(found, view), view.metric, view.axis, view.hue, view.facets
+        curves.summarize(found, view), curves.tidy(found, view), view.metric, view.axis, view.hue, view.facets
     )
     figure.draw_without_rendering()
     panels = 1

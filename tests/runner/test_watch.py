@@ -7,17 +7,16 @@ import fsspec
 import pytest
 
 from pwl_lab.runner import batch
-from pwl_lab.runner.gridplan import BatchPlan, Point
-from pwl_lab.runner.holding import alone_in
-from pwl_lab.runner.location import Place, place_at
-from pwl_lab.runner.points import write_batch
+from pwl_lab.runner.batch import alone_at
+from pwl_lab.runner.location import Location, location_at
+from pwl_lab.runner.points import BatchPlan, Point, write_batch
 from pwl_lab.runner.status import STATUS, RunStatus
 from pwl_lab.support.files import json_text
 
 PLAN = BatchPlan(Path("own.ipynb"), "s", None, None, {}, tuple(Point(f"{n}abc", {"seed": n}, {}) for n in range(3)))
 
 
-def leave(place: Place, number: int, status: str) -> None:
+def leave(place: Location, number: int, status: str) -> None:
     facts = RunStatus(status=status, notebook="own", started="", cells=1, versions={}, commit=None)
     for name, text in (("notebook.ipynb", "{}"), ("params.json", "{}"), (STATUS, json_text(facts.model_dump()))):
         place.write(f"points/{number}abc/{name}", text)
@@ -29,14 +28,14 @@ def test_a_batch_is_watched_until_it_is_gone_and_an_address_seldom(
 ) -> None:
     out, waits = str(tmp_path / out) if out == "folder" else out, []
     memory = fsspec.filesystem("memory")
-    place, statuses, cat_file = place_at(out), [], memory.cat_file
+    place, statuses, cat_file = location_at(out), [], memory.cat_file
 
     def noting(path, *words, **more) -> bytes:
         statuses.extend([path] * path.endswith(STATUS))
         return cat_file(path, *words, **more)
 
     monkeypatch.setattr(memory, "cat_file", noting)
-    work = alone_in(place)
+    work = alone_at(place)
     work.__enter__()
 
     def wait(seconds: float) -> None:
@@ -48,8 +47,8 @@ def test_a_batch_is_watched_until_it_is_gone_and_an_address_seldom(
     monkeypatch.setattr(batch, "time", SimpleNamespace(sleep=wait))
     write_batch(place, PLAN)
     leave(place, 0, "running")
-    last = [lines[-1] for lines in batch.looks(out, watch=True)]
+    last = [lines[-1] for lines in batch.watch_batch(out, watch=True)]
     assert last == ["0 of 3 ok, 1 running, 2 waiting", "1 of 3 ok, 1 running, 1 waiting", "2 of 3 ok, 1 cut off"]
     assert waits == [every_s] * 2
     assert len(statuses) == (3 if "://" in out else 0), "each is asked for once"
-    assert len(list(batch.looks(out, watch=False))) == 1
+    assert len(list(batch.watch_batch(out, watch=False))) == 1

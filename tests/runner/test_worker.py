@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,12 +11,12 @@ from distributed import Client, LocalCluster
 from filelock import FileLock
 from processes import until
 
-from pwl_lab.runner import gridplan, worker
-from pwl_lab.runner.dask import _task
-from pwl_lab.runner.gridplan import plan_grid
+from pwl_lab.runner import grid as grids
+from pwl_lab.runner import worker
+from pwl_lab.runner.grid import plan_grid
 from pwl_lab.runner.kernel import Runs
-from pwl_lab.runner.location import Place, place_at
-from pwl_lab.runner.points import look
+from pwl_lab.runner.location import Location, location_at
+from pwl_lab.runner.points import read_results
 from pwl_lab.runner.status import RunStatus, write_status
 from pwl_lab.runner.worker import CANCELLED, PointError, StopUnwanted, Task, note_failure, run_point
 from pwl_lab.support import paths
@@ -59,10 +60,10 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return folders
 
 
-def planned(grid: Path, place: Place, force: bool = False) -> Task:
+def planned(grid: Path, place: Location, force: bool = False) -> Task:
     """The first point of a grid as a worker gets it."""
     plan = plan_grid(grid)
-    return _task(plan, plan.points[0], place, "batch", {}, force)
+    return Task("batch", replace(plan, points=()), plan.points[0], place.address, force=force)
 
 
 def test_a_preset_or_data_that_are_not_the_planned_ones_are_refused(
@@ -73,9 +74,9 @@ def test_a_preset_or_data_that_are_not_the_planned_ones_are_refused(
     monkeypatch.setattr(paths, "presets", lambda: presets)
     grid = tmp_path / "grid.yaml"
     grid.write_text("{notebook: 04, preset: smoke, seeds: [0]}")
-    asked = planned(grid, place_at(tmp_path / "out"))
+    asked = planned(grid, location_at(tmp_path / "out"))
     with monkeypatch.context() as patch:
-        patch.setattr(gridplan, "_data", lambda name: "others")
+        patch.setattr(grids, "_data", lambda name: "others")
         with pytest.raises(PointError, match="not here what it was when the batch was planned"):
             run_point(asked)
     other = (presets / "lesson.yaml").read_text()
@@ -100,27 +101,27 @@ def own_grid(tmp_path: Path, write_notebook) -> Path:
 
 @pytest.mark.parametrize("force", [False, True])
 def test_a_point_that_is_done_stays_done_whatever_is_said_of_it_later(
-    place: Place, own_grid: Path, ran: list[Path], force: bool
+    place: Location, own_grid: Path, ran: list[Path], force: bool
 ) -> None:
     done = run_point(planned(own_grid, place))
     asked = planned(own_grid, place, force)
     said = note_failure(asked, "PointError", "another process still works on this point")
     assert said.status == ("failed" if force else "ok"), "with force it was to be run once more, and was not"
-    assert look(place, [asked.hash])[asked.hash].done == done
+    assert read_results(place, [asked.hash])[asked.hash].done == done
 
 
-def test_a_point_that_another_process_works_on_is_left_to_it(place: Place, own_grid: Path) -> None:
+def test_a_point_that_another_process_works_on_is_left_to_it(place: Location, own_grid: Path) -> None:
     asked = planned(own_grid, place)
     place.point(asked.hash).mkdir(parents=True)
     with FileLock(place.point(asked.hash) / ".lock"):
         assert note_failure(asked, "PointError", "another process still works on it").status == "failed"
-        assert look(place, [asked.hash])[asked.hash].status is None
+        assert read_results(place, [asked.hash])[asked.hash].status is None
     note_failure(asked, "PointError", "nobody does")
-    assert look(place, [asked.hash])[asked.hash].status.error.message == "nobody does"
+    assert read_results(place, [asked.hash])[asked.hash].status.error.message == "nobody does"
 
 
 def test_a_disk_that_is_full_after_the_last_cell_does_not_undo_the_point(
-    place: Place, own_grid: Path, ran: list[Path], monkeypatch: pytest.MonkeyPatch
+    place: Location, own_grid: Path, ran: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(folder: Path, event: str, **_: object) -> None:
         if event == "ended":
@@ -129,4 +130,4 @@ def test_a_disk_that_is_full_after_the_last_cell_does_not_undo_the_point(
     monkeypatch.setattr(worker, "log_event", full)
     asked = planned(own_grid, place)
     assert run_point(asked).status == "ok"
-    assert look(place, [asked.hash])[asked.hash].done
+    assert read_results(place, [asked.hash])[asked.hash].done

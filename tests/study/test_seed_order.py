@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pwl_lab.distill.curriculum import extracted, from_labels
 from pwl_lab.distill.students import distil_cohort
 from pwl_lab.models import mlp
-from pwl_lab.runner.report import Batch, MetricColumns
+from pwl_lab.runner.report import BatchReport, MetricColumns
 from pwl_lab.study import complexity
 from pwl_lab.study import tables as analysis
 from pwl_lab.study.settings import ComplexitySettings
@@ -122,6 +122,6 @@ def test_a_report_finds_each_value_at_its_seed(seeds: list[int], named: bool) ->
     points = pd.DataFrame({"hash": ["x"], "status": "ok", "seconds": 1.0, "note": "", "seed": None} | columns.found)
     if len(seeds) == 1:
         points["seed"] = seeds
-    batch = Batch("", "", None, (), points, pd.DataFrame(), frozenset(columns.per_seed))
+    batch = BatchReport("", "", None, (), points, pd.DataFrame(), frozenset(columns.per_seed))
     found = batch.values("found.a")
     assert dict(zip(found["seed"], found["value"], strict=True)) == {seed: seed * 10 for seed in seeds}

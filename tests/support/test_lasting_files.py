@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pwl_lab.runner import execute
-from pwl_lab.runner.points import finished
+from pwl_lab.runner.points import read_finished
 from pwl_lab.runner.status import FILES, read_status
 from pwl_lab.support.files import settle, write_text
 
@@ -30,11 +30,11 @@ def test_what_a_run_leaves_is_on_the_disk_before_its_status_says_so(
     monkeypatch.setattr(execute, "settle", noting)
     assert execute.run_notebook(write_notebook(LEAVES_METRICS), out).metrics
     assert settled == [("running", set(FILES) - {"progress.log"})]
-    assert finished(out).metrics
+    assert read_finished(out).metrics
     (out / "metrics.json").unlink()
-    assert finished(out) is None, "the one file for which it was run is gone"
+    assert read_finished(out) is None, "the one file for which it was run is gone"
     assert not execute.run_notebook(write_notebook("1 + 1"), out).metrics
-    assert finished(out), "this one left none"
+    assert read_finished(out), "this one left none"
 
 
 def test_a_disk_that_does_not_keep_the_files_fails_the_run(write_notebook, tmp_path: Path, monkeypatch) -> None:
