@@ -198,17 +198,30 @@ def distil_cohort(
     data_seed: int = 0,
     device: str = "cpu",
 ) -> DistillationResult:
-    """Train `curricula` x `seeds` students side by side on one stream of batches; accuracy is measured on the test split.
-
-    Per seed all curricula share initial weights and projections: the comparison is paired. Raises InvalidValueError
-    for a block or a checkpoint that a network has not, before anything is trained.
-    """
-    if not curricula or not seeds:
-        raise invalid("curricula and seeds", (list(curricula), list(seeds)), "at least one of each")
+    """Train `curricula` x `seeds` students side by side, as `distil_members`."""
     n_blocks = min(student.n_blocks, teacher.config.n_blocks)
     members = [
         Member(name, seed, curriculum.for_blocks(n_blocks)) for name, curriculum in curricula.items() for seed in seeds
     ]
+    return distil_members(teacher, student, task, members, plan, data_seed, device)
+
+
+def distil_members(
+    teacher: TrainedModel,
+    student: ModelConfig,
+    task: Task,
+    members: Sequence[Member],
+    plan: TrainPlan,
+    data_seed: int = 0,
+    device: str = "cpu",
+) -> DistillationResult:
+    """Train the students `members` side by side on one stream of batches; accuracy is measured on the test split.
+
+    Per seed all curricula share initial weights and projections: the comparison is paired. Raises InvalidValueError
+    for a block or a checkpoint that a network has not, before anything is trained.
+    """
+    if not members:
+        raise invalid("curricula and seeds", [], "at least one of each")
     cohort = make_cohort(student, [member.seed for member in members], device)
     targets = TeacherTargets(teacher, members, student.make().state_shapes(task.input_shape))
     targets.calibrate(calibration_inputs(task, data_seed, device))

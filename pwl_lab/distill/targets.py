@@ -65,11 +65,14 @@ class Projection:
 
         One factor for all units keeps how much each of them says; a factor per unit would blow up the silent ones.
         """
-        raw = _project(states, _side_by_side(matrices), len(matrices)).transpose(1, 2).flatten(2)
-        means = raw.mean(dim=2) if centre else torch.zeros_like(raw[:, :, 0])  # raw: members, r, batch * positions
-        spread = (raw - means.unsqueeze(2)).square().mean(dim=(1, 2)).sqrt()
-        factors = 1 / spread.clamp_min(1e-8) if scale else torch.ones_like(spread)
-        return cls(matrices, means, factors)
+        means, factors = [], []
+        for matrix in matrices.split(1):  # each on its own: sums over several students would round otherwise
+            raw = _project(states, _side_by_side(matrix), 1).transpose(1, 2).flatten(2)  # 1, r, batch * positions
+            mean = raw.mean(dim=2) if centre else torch.zeros_like(raw[:, :, 0])
+            spread = (raw - mean.unsqueeze(2)).square().mean(dim=(1, 2)).sqrt()
+            means.append(mean)
+            factors.append(1 / spread.clamp_min(1e-8) if scale else torch.ones_like(spread))
+        return cls(matrices, torch.cat(means), torch.cat(factors))
 
     def __getitem__(self, members: Tensor | list[int]) -> "Projection":
         """The projections of some of the students."""
