@@ -38,6 +38,7 @@ Sizes = Annotated[tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...], Field(m
 Epochs = Annotated[int, Field(ge=1, le=1_000)]
 Channels = Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=MOST_BLOCKS)]
 Layers = Annotated[tuple[Annotated[int, Field(ge=1, le=16)], ...], Field(min_length=1, max_length=MOST_BLOCKS)]
+PROBE_SAMPLES = 4_096  # that notebook 02 and the dashboard show the parity teacher
 Megabytes = Annotated[float, Field(gt=0.0, le=100_000.0)]
 
 
@@ -183,7 +184,7 @@ class CurriculaSettings(Settings):
         """The support has to fit into the bits, the curriculum into the budgets."""
         check_parity(self.n_bits, self.k_sparse, self.support)
         check_parity(self.hard_n_bits, self.k_sparse, self.support)
-        check_probe(self.n_bits, self.k_sparse, samples=4_096, off_subsets=300)  # as the notebook has it
+        check_probe(self.n_bits, self.k_sparse, PROBE_SAMPLES, off_subsets=300)
         check_orthogonal(self.teacher_width, self.student_width)
         for budget in (self.budget_steps, self.hard_budget_steps, self.choice_steps):
             check_stage(self.stage_steps, budget)
