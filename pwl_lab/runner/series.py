@@ -20,7 +20,7 @@ from pwl_lab.runner.kernel import Runs, stop_on_signal
 from pwl_lab.runner.own_folder import alone_in_folder, check_replaceable, clear
 from pwl_lab.runner.parameters import heading_of, make_plan, read_notebook, resolve_notebook, series
 from pwl_lab.runner.status import METRICS, NOTEBOOK, PAGE, RunStatus, read_status
-from pwl_lab.study.checks import BATCH
+from pwl_lab.study.settings import BATCH
 from pwl_lab.support import paths, processes
 from pwl_lab.support.config import device, read_preset
 from pwl_lab.support.environment import WORKERS
