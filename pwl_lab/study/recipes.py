@@ -167,10 +167,15 @@ class SamplePredictions:
 
 
 def sample_predictions(pair: Pair, task: ImageTask, n_samples: int = 6, pool: int = 400) -> SamplePredictions:
-    """`n_samples` test images, those first whose prediction changes most often while blocks arrive in prefix order.
+    """Test images whose prediction changes while blocks arrive in prefix order, and what each mask predicts for them.
 
-    They are picked among the first `pool` of the split *because* they change: they show what loading does, not how
-    often it does it. Raises InvalidValueError for a pair of more than `MOST_BLOCKS` blocks.
+    Arguments:
+    - pair: whose masks predict.
+    - task: its images.
+    - n_samples: how many images; those first whose prediction changes most often.
+    - pool: they are picked among so many *because* they change: they show what loading does, not how often it does it.
+
+    Raises InvalidValueError for a pair of more than `MOST_BLOCKS` blocks.
     """
     images, batch = task.sample(pool)
     device = next(pair.net.parameters()).device

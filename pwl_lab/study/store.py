@@ -312,10 +312,14 @@ def provenance() -> dict[str, Any]:
 def record_metrics(notebook: str, metrics: dict[str, Any], per_seed: Sequence[str] | None = None) -> Path:
     """Write what a notebook found as `metrics.json` where its runs go; the file's path.
 
-    `per_seed` names what has one value for each of `metrics["seeds"]`, in their order: dotted names, each of a list or of
-    all lists below it, or of a mapping with the seeds as its names. A report takes no other list for values per seed,
-    however long it is; an empty sequence says that there is none. Raises UnknownNameError for a name that is not there,
-    InvalidValueError for a list of another length. What is no number (NaN, infinite: a ratio to nothing) becomes null.
+    Arguments:
+    - notebook: its name without the ending.
+    - metrics: JSON values by plain names. What is no number (NaN, infinite: a ratio to nothing) becomes null.
+    - per_seed: what has one value for each of `metrics["seeds"]`, in their order: dotted names, each of a list or of all
+      lists below it, or of a mapping with the seeds as its names. A report takes no other list for values per seed,
+      however long it is; an empty sequence says that there is none.
+
+    Raises UnknownNameError for a name in `per_seed` that is not there, InvalidValueError for a list of another length.
     """
     said = {}
     if per_seed is not None:

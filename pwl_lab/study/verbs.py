@@ -137,9 +137,14 @@ def each(
 ) -> list[Any]:
     """`verb(**case)` for each case: what the store does not have is made first, several cases side by side.
 
-    Any function that keeps what it makes in the store will do. `device` is where the verb computes: it is told so where it
-    takes a `device`. On a GPU the cases take turns (see `side_by_side`). In `only_stored` nothing is made: raises
-    NotMadeError. Raises InvalidValueError for a case with a `device` that is another one.
+    On a GPU the cases take turns (see `side_by_side`). In `only_stored` nothing is made: raises NotMadeError. Raises
+    InvalidValueError for a case with a `device` that is another one.
+
+    Arguments:
+    - verb: any function that keeps what it makes in the store.
+    - cases: its arguments by name.
+    - description: what the cases are, for the progress bar.
+    - device: where the verb computes; it is told so where it takes a `device`.
     """
     where = config.device(device)
     for case in cases:
@@ -195,7 +200,8 @@ def distill(
     _check_kinds(**{f"curricula[{name!r}]": (one, Curriculum) for name, one in curricula.items()})
     where, n_blocks = config.device(device), min(student.n_blocks, teacher.config.n_blocks)
     written_out = {name: curriculum.for_blocks(n_blocks) for name, curriculum in curricula.items()}
-    members = [Member(name, seed, one) for name, one in written_out.items() for seed in _checked_seeds(seeds)]
+    whole = _checked_seeds(seeds)
+    members = [Member(name, seed, one) for name, one in written_out.items() for seed in whole]
     if not members:
         raise invalid("curricula and seeds", (list(curricula), list(seeds)), "at least one of each")
     recipes = _student_recipes(teacher, student, task, members, plan)
