@@ -102,10 +102,10 @@ def samples_table(
     A student that never got there counts at the budget; a number that is touched by that is marked with `>`.
 
     Arguments:
-    - history: of `DistillationRuns`.
-    - budget: the plan's steps.
-    - batch_size: the plan's.
-    - thresholds: the accuracies, a column for each.
+    - `history`: of `DistillationRuns`.
+    - `budget`: the plan's steps.
+    - `batch_size`: the plan's.
+    - `thresholds`: the accuracies, a column for each.
     """
     rows: dict[str, dict[str, str]] = {}
     for threshold in thresholds:

@@ -67,9 +67,9 @@ def curricula_runs(
     """The students of notebook 02.
 
     Arguments:
-    - settings: of that notebook.
-    - names: some of its curricula; none: all four.
-    - seeds: others than those of the settings.
+    - `settings`: of that notebook.
+    - `names`: some of its curricula; none: all four.
+    - `seeds`: others than those of the settings.
     """
     task, teacher = parity_teacher(settings)
     chosen = {name: one for name, one in parity_curricula(settings).items() if names is None or name in names}
@@ -170,10 +170,10 @@ def sample_predictions(pair: Pair, task: ImageTask, n_samples: int = 6, pool: in
     """Test images whose prediction changes while blocks arrive in prefix order, and what each mask predicts for them.
 
     Arguments:
-    - pair: whose masks predict.
-    - task: its images.
-    - n_samples: how many images; those first whose prediction changes most often.
-    - pool: they are picked among so many *because* they change: they show what loading does, not how often it does it.
+    - `pair`: whose masks predict.
+    - `task`: its images.
+    - `n_samples`: how many images; those first whose prediction changes most often.
+    - `pool`: they are picked among so many *because* they change: they show what loading does, not how often it does it.
 
     Raises InvalidValueError for a pair of more than `MOST_BLOCKS` blocks.
     """

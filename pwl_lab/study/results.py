@@ -28,12 +28,12 @@ class DistillationRuns:
     """Students of several curricula and seeds: tidy tables and the students themselves.
 
     Arguments:
-    - student_config: the network of every student.
-    - plan: how they were trained.
-    - history: one row per student and evaluation: step, samples, curriculum, seed, stage, accuracy on the test split
+    - `student_config`: the network of every student.
+    - `plan`: how they were trained.
+    - `history`: one row per student and evaluation: step, samples, curriculum, seed, stage, accuracy on the test split
       (NaN: it diverged) and validation_accuracy, which is measured in the last stage.
-    - stages: one row per curriculum and stage: where it starts and what it aims at.
-    - weights: of each (curriculum, seed) that did not diverge.
+    - `stages`: one row per curriculum and stage: where it starts and what it aims at.
+    - `weights`: of each (curriculum, seed) that did not diverge.
     """
 
     student_config: ModelConfig
@@ -69,14 +69,14 @@ class Pair:
     """A teacher and a student that accept each other's blocks, with the accuracy of every mask, per class too.
 
     Arguments:
-    - net: the networks and converters, with any mask.
-    - seed: of student and converters.
-    - history: one row per evaluation: step, samples, the loss terms and the student's accuracy.
-    - masks: one row per mask, see `tables.mask_table`.
-    - classes: one row per mask and class, see `tables.class_table`.
-    - teacher_bytes, student_bytes: of their parameters.
-    - models: how teacher and student are built.
-    - task: what both were asked.
+    - `net`: the networks and converters, with any mask.
+    - `seed`: of student and converters.
+    - `history`: one row per evaluation: step, samples, the loss terms and the student's accuracy.
+    - `masks`: one row per mask, see `tables.mask_table`.
+    - `classes`: one row per mask and class, see `tables.class_table`.
+    - `teacher_bytes`, `student_bytes`: of their parameters.
+    - `models`: how teacher and student are built.
+    - `task`: what both were asked.
     """
 
     net: SwapNet

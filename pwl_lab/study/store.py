@@ -313,9 +313,9 @@ def record_metrics(notebook: str, metrics: dict[str, Any], per_seed: Sequence[st
     """Write what a notebook found as `metrics.json` where its runs go; the file's path.
 
     Arguments:
-    - notebook: its name without the ending.
-    - metrics: JSON values by plain names. What is no number (NaN, infinite: a ratio to nothing) becomes null.
-    - per_seed: what has one value for each of `metrics["seeds"]`, in their order: dotted names, each of a list or of all
+    - `notebook`: its name without the ending.
+    - `metrics`: JSON values by plain names. What is no number (NaN, infinite: a ratio to nothing) becomes null.
+    - `per_seed`: what has one value for each of `metrics["seeds"]`, in their order: dotted names, each of a list or of all
       lists below it, or of a mapping with the seeds as its names. A report takes no other list for values per seed,
       however long it is; an empty sequence says that there is none.
 

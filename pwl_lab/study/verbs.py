@@ -42,11 +42,11 @@ def train_or_load(
     """A network trained on the labels of `task`, with its history and checkpoints.
 
     Arguments:
-    - model: the network, such as `mlp(task, width=64)`.
-    - task: what it learns.
-    - plan: how long, and with what optimiser.
-    - seed: of its initial weights and batches.
-    - device: where to compute; it is no part of the store's key.
+    - `model`: the network, such as `mlp(task, width=64)`.
+    - `task`: what it learns.
+    - `plan`: how long, and with what optimiser.
+    - `seed`: of its initial weights and batches.
+    - `device`: where to compute; it is no part of the store's key.
 
     Raises InvalidValueError before anything is trained for what is none of these, or a model that the task does not fit.
     """
@@ -141,10 +141,10 @@ def each(
     InvalidValueError for a case with a `device` that is another one.
 
     Arguments:
-    - verb: any function that keeps what it makes in the store.
-    - cases: its arguments by name.
-    - description: what the cases are, for the progress bar.
-    - device: where the verb computes; it is told so where it takes a `device`.
+    - `verb`: any function that keeps what it makes in the store.
+    - `cases`: its arguments by name.
+    - `description`: what the cases are, for the progress bar.
+    - `device`: where the verb computes; it is told so where it takes a `device`.
     """
     where = config.device(device)
     for case in cases:
@@ -185,13 +185,13 @@ def distill(
     at most (`docs/decisions.md` says how much).
 
     Arguments:
-    - teacher: what they learn from, with the checkpoints that a curriculum names.
-    - student: the network of every student.
-    - task: what teacher and students are asked.
-    - curricula: by the names that tables and figures show. Two names for one curriculum share their students.
-    - seeds: one student per curriculum for each, of its initial weights and projections.
-    - plan: how long at most, and with what optimiser.
-    - device: where to compute; it is no part of the store's key.
+    - `teacher`: what they learn from, with the checkpoints that a curriculum names.
+    - `student`: the network of every student.
+    - `task`: what teacher and students are asked.
+    - `curricula`: by the names that tables and figures show. Two names for one curriculum share their students.
+    - `seeds`: one student per curriculum for each, of its initial weights and projections.
+    - `plan`: how long at most, and with what optimiser.
+    - `device`: where to compute; it is no part of the store's key.
 
     Raises InvalidValueError before anything is trained for a seed that comes twice, a block or a checkpoint that is not
     there, and a network that the task does not fit.
@@ -277,17 +277,17 @@ def train_pair(
     """PWL training of `student` and converters beside the frozen `teacher`.
 
     Arguments:
-    - teacher: what the student learns from, and whose blocks it accepts.
-    - student: a network of as many blocks.
-    - task: what both are asked.
-    - plan: how long, and with what optimiser.
-    - losses: weights and masks of the terms of PWL; none: those of the paper. How they go together with `curriculum`
+    - `teacher`: what the student learns from, and whose blocks it accepts.
+    - `student`: a network of as many blocks.
+    - `task`: what both are asked.
+    - `plan`: how long, and with what optimiser.
+    - `losses`: weights and masks of the terms of PWL; none: those of the paper. How they go together with `curriculum`
       is `losses.student_joins_at`: 0 combines them from the start, 0.5 lets PWL follow on the curriculum at half time,
       1 trains the converters alone on a student that only distils.
-    - seed: of the initial weights of student and converters, the batches and the masks.
-    - device: where to compute; it is no part of the store's key.
-    - curriculum: what the student learns for itself; none: the paper's hard and soft loss.
-    - to_export: refuse, before anything is trained, a pair that `Pair.export` would refuse; else a warning says so.
+    - `seed`: of the initial weights of student and converters, the batches and the masks.
+    - `device`: where to compute; it is no part of the store's key.
+    - `curriculum`: what the student learns for itself; none: the paper's hard and soft loss.
+    - `to_export`: refuse, before anything is trained, a pair that `Pair.export` would refuse; else a warning says so.
 
     Raises InvalidValueError before anything is trained where the two cannot be joined (block counts, resolutions), do not
     take the task's inputs, or have too many blocks to evaluate every mask.
