@@ -16,8 +16,9 @@ from toys import MLP_STUDENT, MLP_TEACHER, VGG_STUDENT, VGG_TEACHER, ToyImages, 
 
 from pwl_lab.distill.curriculum import Curriculum, Stage, TeacherHidden, TeacherOutput, extracted, from_labels, one_shot
 from pwl_lab.models import TransformerConfig
+from pwl_lab.study import recipes, verbs
 from pwl_lab.study import store as store_module
-from pwl_lab.study import verbs
+from pwl_lab.study.settings import CurriculaSettings
 from pwl_lab.study.store import NotMadeError, only_stored, stored
 from pwl_lab.study.verbs import distill
 from pwl_lab.support.errors import InvalidValueError
@@ -186,6 +187,17 @@ def test_more_than_may_be_locked_at_once_are_made_in_parts(trained, monkeypatch)
     runs = students(["one_shot", "extracted"], [0, 1, 2])
     assert [len(cohort) for cohort in trained] == [2, 2, 2]
     assert list(runs.weights) == [(name, seed) for name in ("one_shot", "extracted") for seed in (0, 1, 2)]
+
+
+def test_notebook_00_takes_its_students_from_those_of_02(trained, monkeypatch):
+    teacher = as_trained(MLP_TEACHER, checkpoints={10: 0.9})
+    monkeypatch.setattr(recipes, "parity_teacher", lambda settings: (PARITY, teacher))
+    settings = CurriculaSettings.load("smoke", budget_steps=20, stage_steps=5, student_width=6, seeds=(0, 1, 2))
+    every = recipes.curricula_runs(settings)
+    some = recipes.curricula_runs(settings, ["one_shot", "extracted"], [2, 0])
+    assert [len(cohort) for cohort in trained] == [12]
+    for who, state in some.weights.items():
+        assert changed(state, every.weights[who]) == set()
 
 
 requests = st.lists(
