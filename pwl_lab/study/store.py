@@ -125,7 +125,7 @@ class Store:
         Raises NotMadeError where something is missing and nothing may be made, UnreadableError where an entry cannot be
         read, and InvalidValueError, before anything is made, where the store cannot be written to.
         """
-        found = {recipe.key: artifact for recipe in recipes if (artifact := self._read_if_whole(recipe))}
+        found = {recipe.key: artifact for recipe in recipes if (artifact := self._find(recipe))}
         missing = list({recipe.key: recipe for recipe in recipes if recipe.key not in found}.values())
         if missing and not may_make():
             raise NotMadeError(f"{missing[0].kind} {missing[0].key} is not in the store")
@@ -141,7 +141,7 @@ class Store:
             # Always in the same order, or two processes with some entries in common would wait for each other.
             for recipe in sorted(recipes, key=lambda recipe: recipe.key):
                 locks.enter_context(self._lock(recipe))
-            found = {recipe.key: artifact for recipe in recipes if (artifact := self.load(recipe))}
+            found = {recipe.key: artifact for recipe in recipes if (artifact := self._find(recipe, locked=True))}
             missing = [recipe for recipe in recipes if recipe.key not in found]
             if missing:
                 self._check_writable(missing)
@@ -154,29 +154,20 @@ class Store:
                     found[recipe.key] = _read(self.entry(recipe))
         return found
 
-    def _read_if_whole(self, recipe: Recipe) -> Artifact | None:
-        """The stored artifact, or None where there is none or a damaged one, which is left as it is."""
-        with suppress(DamagedEntryError):
-            if exists(self.entry(recipe)):
-                return _read(self.entry(recipe))
-        return None
+    def _find(self, recipe: Recipe, locked: bool = False) -> Artifact | None:
+        """The stored artifact, or None where there is none or a damaged one.
 
-    def load(self, recipe: Recipe) -> Artifact | None:
-        """The stored artifact, or None where there is none; a damaged entry is set aside with a warning.
-
-        Raises UnreadableError for one that cannot be read, which is left as it is.
+        Under its lock a damaged entry is set aside, with a warning. Without it is left alone: another process may just
+        have made it again.
         """
         entry = self.entry(recipe)
-        if not exists(entry):
-            return None
-        # Under the lock: else a reader of the damage could set aside what another process has just made again.
-        with self._lock(recipe):
-            try:
-                return _read(entry)
-            except DamagedEntryError as error:
+        try:
+            return _read(entry) if exists(entry) else None
+        except DamagedEntryError as error:
+            if locked:
                 aside = self._set_aside(entry)
-                warnings.warn(f"{error}; set aside as {aside.name} and made again", stacklevel=3)
-                return None
+                warnings.warn(f"{error}; set aside as {aside.name} and made again", stacklevel=2)
+            return None
 
     @contextmanager
     def _lock(self, recipe: Recipe) -> Iterator[None]:
