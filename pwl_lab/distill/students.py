@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pwl_lab.distill.curriculum import Curriculum, Stage, Target, TeacherHidden
+from pwl_lab.distill.curriculum import Stage, Target, TeacherHidden
 from pwl_lab.distill.losses import target_loss
 from pwl_lab.distill.targets import Member, TeacherTargets, calibration_inputs
 from pwl_lab.fast import is_plain
@@ -270,17 +270,16 @@ class DistillationResult:
     weights: dict[tuple[str, int], dict[str, Tensor]]
 
 
-def distil_cohort(
+def distil_members(
     teacher: TrainedModel,
     student: ModelConfig,
     task: Task,
-    curricula: Mapping[str, Curriculum],
-    seeds: Sequence[int],
+    members: Sequence[Member],
     plan: TrainPlan,
     data_seed: int = 0,
     device: str = "cpu",
 ) -> DistillationResult:
-    """Train `curricula` x `seeds` students side by side on one stream of batches; accuracy is measured on the test split.
+    """Train the students `members` side by side on one stream of batches; accuracy is measured on the test split.
 
     Per seed all curricula share initial weights and projections: the comparison is paired. Raises InvalidValueError
     for a block or a checkpoint that a network does not have, before anything is trained.
@@ -289,17 +288,13 @@ def distil_cohort(
     - `teacher`: trained, with the checkpoints that the curricula ask for.
     - `student`: the architecture of every student.
     - `task`: gives the batches, the validation split that retires students and the test split.
-    - `curricula`, `seeds`: a student for each of both.
+    - `members`: each student's curriculum (of `Curriculum.for_blocks`) and seed.
     - `plan`: how long and with what optimiser; `batch_size` and `stop_at` as well.
     - `data_seed`: of the stream of batches that all students share.
     - `device`: where to compute.
     """
-    if not curricula or not seeds:
-        raise invalid("curricula and seeds", (list(curricula), list(seeds)), "at least one of each")
-    n_blocks = min(student.n_blocks, teacher.config.n_blocks)
-    members = [
-        Member(name, seed, curriculum.for_blocks(n_blocks)) for name, curriculum in curricula.items() for seed in seeds
-    ]
+    if not members:
+        raise invalid("curricula and seeds", [], "at least one of each")
     cohort = make_cohort(student, [member.seed for member in members], device)
     targets = TeacherTargets(teacher, members, student.make().state_shapes(task.input_shape))
     targets.calibrate(calibration_inputs(task, data_seed, device))

@@ -75,12 +75,14 @@ class Projection:
         - `states`: the teacher's hidden states of many samples.
         - `centre`, `scale`: whether to do so.
         """
-        projected = _project(states, _side_by_side(matrices), len(matrices))
-        raw = projected.transpose(1, 2).flatten(2)  # (members, r, batch * positions)
-        means = raw.mean(dim=2) if centre else torch.zeros_like(raw[:, :, 0])
-        spread = (raw - means.unsqueeze(2)).square().mean(dim=(1, 2)).sqrt()
-        factors = 1 / spread.clamp_min(1e-8) if scale else torch.ones_like(spread)
-        return cls(matrices, means, factors)
+        means, factors = [], []
+        for matrix in matrices.split(1):  # each on its own: sums over several students would round otherwise
+            raw = _project(states, _side_by_side(matrix), 1).transpose(1, 2).flatten(2)  # (1, r, batch * positions)
+            mean = raw.mean(dim=2) if centre else torch.zeros_like(raw[:, :, 0])
+            spread = (raw - mean.unsqueeze(2)).square().mean(dim=(1, 2)).sqrt()
+            means.append(mean)
+            factors.append(1 / spread.clamp_min(1e-8) if scale else torch.ones_like(spread))
+        return cls(matrices, torch.cat(means), torch.cat(factors))
 
     def __call__(self, state: Float[Tensor, "batch m *positions"]) -> Float[Tensor, "members batch r *positions"]:
         """Each student's target for the teacher's hidden state."""

@@ -27,7 +27,7 @@ from pwl_lab.runner.status import (
     clear,
     read_status,
 )
-from pwl_lab.study.checks import BATCH
+from pwl_lab.study.settings import BATCH
 from pwl_lab.support import paths, processes
 from pwl_lab.support.config import device, read_preset
 from pwl_lab.support.environment import WORKERS

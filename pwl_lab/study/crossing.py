@@ -1,10 +1,10 @@
 """Curricula crossed with progressive loading: which curriculum makes the student that accepts teacher blocks best?
 
 Every student has the same teacher, initial weights, batches and number of steps; what differs is what it learns for
-itself (the curriculum) and from when on the terms of PWL training reach it (the loading). Neither source asks this.
+itself (the curriculum) and from when on the terms of PWL training reach it (the loading). Neither paper asks this.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -24,7 +24,7 @@ from pwl_lab.training import TrainPlan, image_plan
 # From which share of the budget on PWL training reaches the student; until then it trains the converters alone.
 LOADINGS = {"alone": 1.0, "followed": 0.5, "combined": 0.0}
 LOADING_WORDS = {"alone": "no PWL", "followed": "then PWL", "combined": "with PWL"}  # as figures and menus say it
-PWL_ALONE = ("none", "combined")  # no curriculum: the sources' hard and soft loss
+PWL_ALONE = ("none", "combined")  # no curriculum: the paper's hard and soft loss
 # What a pair is measured by (columns of `crossing_table`), as figures and tables say it.
 MEASURES = {
     "student_accuracy": "student alone",
@@ -73,19 +73,26 @@ def crossed_pair(settings: CrossingSettings, seed: int, curriculum: str, loading
 def crossed_pairs(settings: CrossingSettings) -> list[Crossed]:
     """All combinations and seeds; what is not in the store is trained side by side, the teachers first."""
     each(image_teacher, [{"settings": settings, "seed": seed} for seed in settings.seeds], "teachers", settings.device)
+    return _every_seed(crossed_pair, settings, combinations(settings.loadings), "students")
+
+
+def _every_seed(
+    recipe: Callable[..., Pair], settings: CrossingSettings, combined: Sequence[tuple[str, str]], description: str
+) -> list[Crossed]:
+    """What `recipe` makes for each (curriculum, loading) and seed."""
+    whole = [(name, loading, seed) for name, loading in combined for seed in settings.seeds]
     cases = [
-        {"settings": settings, "seed": seed, "curriculum": name, "loading": loading}
-        for name, loading in combinations(settings.loadings)
-        for seed in settings.seeds
+        {"settings": settings, "seed": seed, "curriculum": name, "loading": loading} for name, loading, seed in whole
     ]
-    pairs = each(crossed_pair, cases, "students", settings.device)
-    return [Crossed(case["curriculum"], case["loading"], pair) for case, pair in zip(cases, pairs, strict=True)]
+    pairs = each(recipe, cases, description, settings.device)
+    return [Crossed(name, loading, pair) for (name, loading, _), pair in zip(whole, pairs, strict=True)]
 
 
 def steps_to_share(history: pd.DataFrame, share: float = 0.98) -> int:
     """The first step at which a student's validation accuracy was at least `share` of its last one."""
-    wanted = share * history["accuracy"].iloc[-1]
-    return int(history.loc[history["accuracy"] >= wanted, "step"].min())
+    step = tables.first_step(history, share * history["accuracy"].iloc[-1])
+    assert step is not None, "the last step at the latest"
+    return step
 
 
 def crossing_table(found: Sequence[Crossed]) -> pd.DataFrame:
@@ -161,23 +168,15 @@ def parity_pair(settings: CrossingSettings, seed: int, curriculum: str, loading:
 
 def parity_crossings(settings: CrossingSettings) -> list[Crossed]:
     """One-shot and extracted on the smallest pair, alone and combined with PWL, all seeds."""
-    ways = [(curriculum, loading) for curriculum in ("one_shot", "extracted") for loading in ("alone", "combined")]
-    cases = [
-        {"settings": settings, "seed": seed, "curriculum": curriculum, "loading": loading}
-        for curriculum, loading in ways
-        for seed in settings.seeds
-    ]
-    pairs = each(parity_pair, cases, "smallest pairs", settings.device)
-    return [Crossed(case["curriculum"], case["loading"], pair) for case, pair in zip(cases, pairs, strict=True)]
+    combined = [(name, loading) for name in ("one_shot", "extracted") for loading in ("alone", "combined")]
+    return _every_seed(parity_pair, settings, combined, "smallest pairs")
 
 
 def parity_table(found: Sequence[Crossed], threshold: float = 0.99) -> pd.DataFrame:
     """One row per student: curriculum, loading, seed, steps to `threshold` (missing: never), accuracy of each mask."""
     rows = []
     for one in found:
-        history = one.pair.history
-        reached = history.loc[history["accuracy"] >= threshold, "step"]
         row = {"curriculum": one.curriculum, "loading": one.loading, "seed": one.pair.seed}
-        row["steps"] = int(reached.min()) if len(reached) else None
+        row["steps"] = tables.first_step(one.pair.history, threshold)
         rows.append(row | one.pair.masks.set_index("mask")["test"].to_dict())
     return pd.DataFrame(rows).astype({"steps": "Int64"})

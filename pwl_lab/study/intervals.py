@@ -1,6 +1,6 @@
 """What a handful of seeds can say: bootstrap intervals of medians and of slopes, and tables made of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -88,10 +88,9 @@ def areas_table(curves: pd.DataFrame, against: str = "prefix") -> pd.DataFrame:
             "mean area": f"{area.mean():.2%}",
             "least": f"{area.min():.2%}",
             "most": f"{area.max():.2%}",
-            f"points against {against}": "–"
-            if blocks == named[against]
-            else in_points((area - areas[against]).tolist()),
         }
+        same = blocks == named[against]
+        rows[order][f"points against {against}"] = "–" if same else in_points((area - areas[against]).tolist())
     return pd.DataFrame(rows).T.rename_axis("order")
 
 
@@ -101,44 +100,39 @@ def samples_table(
     """Training samples to each accuracy: the median over seeds with its 95% interval, one row per curriculum.
 
     A student that never got there counts at the budget; a number that is touched by that is marked with `>`.
+
+    Arguments:
+    - `history`: of `DistillationRuns`.
+    - `budget`: the plan's steps.
+    - `batch_size`: the plan's.
+    - `thresholds`: the accuracies, a column for each.
     """
     rows: dict[str, dict[str, str]] = {}
     for threshold in thresholds:
         for name, steps in tables.steps_to_threshold(history, threshold).items():
-            values = [(budget if step is None else step) * batch_size for step in steps]
-            limit = budget * batch_size if None in steps else np.inf
-            low, middle, high = (_samples(value, limit) for value in median_interval(values))
+            low, middle, high = _ends(steps, budget, lambda step: f"{step * batch_size / 1_000:,.0f}k")
             text = "none" if all(step is None for step in steps) else f"{middle} ({low} to {high})"
             rows.setdefault(name, {})[f"to {threshold:.0%}"] = text
     return pd.DataFrame(rows).T.rename_axis("curriculum")
 
 
-def _samples(value: float, limit: float) -> str:
-    """Thousands of samples."""
-    return f"{'> ' if value >= limit else ''}{value / 1_000:,.0f}k"
-
-
 def variants_table(history: pd.DataFrame, budget: int, threshold: float = 0.99) -> pd.DataFrame:
     """Steps to `threshold` of variants, one row each; the curricula in `history` are called `choice: variant`."""
-    rows = []
-    for name, steps in tables.steps_to_threshold(history, threshold).items():
-        choice, _, variant = name.partition(": ")
-        there = [step for step in steps if step is not None]
-        ends = [f"{value:,.0f}" for value in median_interval([budget if step is None else step for step in steps])]
-        if len(there) < len(steps):
-            ends = ["> " + end if end == f"{budget:,}" else end for end in ends]
-        low, middle, high = ends
-        rows.append(
-            {
-                "choice": choice,
-                "variant": variant,
-                "reached": f"{len(there)} of {len(steps)}",
-                "median steps": middle,
-                "95% interval": f"{low} to {high}",
-            }
-        )
-    order = list(dict.fromkeys(row["choice"] for row in rows))
-    return pd.DataFrame(sorted(rows, key=lambda row: order.index(row["choice"]))).set_index(["choice", "variant"])
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    found = tables.steps_to_threshold(history, threshold)
+    choices = dict.fromkeys(name.partition(": ")[0] for name in found)
+    for name in sorted(found, key=lambda name: list(choices).index(name.partition(": ")[0])):
+        steps, (choice, _, variant) = found[name], name.partition(": ")
+        low, middle, high = _ends(steps, budget, lambda step: f"{step:,.0f}")
+        reached = f"{sum(step is not None for step in steps)} of {len(steps)}"
+        rows[choice, variant] = {"reached": reached, "median steps": middle, "95% interval": f"{low} to {high}"}
+    return pd.DataFrame(rows).T.rename_axis(["choice", "variant"])
+
+
+def _ends(steps: Sequence[int | None], budget: int, words: Callable[[float], str]) -> list[str]:
+    """Lower end, median and upper end of steps, in words; a `>` marks what is due to students that never got there."""
+    ends = median_interval([budget if step is None else step for step in steps])
+    return [f"{'> ' if None in steps and end >= budget else ''}{words(end)}" for end in ends]
 
 
 def slope_interval(points: Mapping[float, Sequence[float]], confidence: float = 0.95) -> Interval:

@@ -7,10 +7,11 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from pwl_lab.distill.curriculum import Curriculum, extracted, from_labels, one_shot, progressive
+from pwl_lab.distill.probes import CorrelationProbe, TeacherReadings, probe_teacher
 from pwl_lab.models import ModelConfig, mlp, resnet, vgg, vit
 from pwl_lab.study import tables
 from pwl_lab.study.results import DistillationRuns, Pair
-from pwl_lab.study.settings import CurriculaSettings, ImageSettings, LoadingSettings
+from pwl_lab.study.settings import PROBE_SAMPLES, CurriculaSettings, ImageSettings, LoadingSettings
 from pwl_lab.study.verbs import distill, each, train_or_load, train_pair
 from pwl_lab.swap.masks import all_masks, check_whole_cube
 from pwl_lab.swap.pair_training import PairLossConfig
@@ -38,7 +39,7 @@ def parity_teacher(settings: CurriculaSettings, n_bits: int | None = None) -> tu
     return task, train_or_load(mlp(task, width=settings.teacher_width), task, plan, device=settings.device)
 
 
-def curricula(settings: CurriculaSettings) -> dict[str, Curriculum]:
+def parity_curricula(settings: CurriculaSettings) -> dict[str, Curriculum]:
     """The four curricula of notebook 02: labels, one-shot, progressive, extracted."""
     steps, temperature = settings.stage_steps, settings.temperature
     return {
@@ -49,21 +50,36 @@ def curricula(settings: CurriculaSettings) -> dict[str, Curriculum]:
     }
 
 
-def curricula_runs(
-    settings: CurriculaSettings, names: Sequence[str] | None = None, seeds: Sequence[int] | None = None
-) -> DistillationRuns:
-    """Students of notebook 02: all of its curricula and seeds (the very runs it stores), or some of them."""
-    task, teacher = parity_teacher(settings)
-    plan = TrainPlan(
+def student_plan(settings: CurriculaSettings) -> TrainPlan:
+    """How long and with what optimiser the students of notebook 02 are trained."""
+    return TrainPlan(
         steps=settings.budget_steps,
         batch_size=settings.batch_size,
         lr=settings.student_lr,
         eval_every=settings.eval_every,
         stop_at=1.0,
     )
-    student = mlp(task, width=settings.student_width)
-    shown = {name: curriculum for name, curriculum in curricula(settings).items() if names is None or name in names}
-    return distill(teacher, student, task, shown, seeds or settings.seeds, plan, device=settings.device)
+
+
+def curricula_runs(
+    settings: CurriculaSettings, names: Sequence[str] | None = None, seeds: Sequence[int] | None = None
+) -> DistillationRuns:
+    """The students of notebook 02.
+
+    Arguments:
+    - `settings`: of that notebook.
+    - `names`: some of its curricula; none: all four.
+    - `seeds`: others than those of the settings.
+    """
+    task, teacher = parity_teacher(settings)
+    chosen = {name: one for name, one in parity_curricula(settings).items() if names is None or name in names}
+    student, plan = mlp(task, width=settings.student_width), student_plan(settings)
+    return distill(teacher, student, task, chosen, seeds or settings.seeds, plan, device=settings.device)
+
+
+def parity_readings(task: SparseParity, teacher: TrainedModel) -> TeacherReadings:
+    """The teacher of notebook 02 under the correlation probe, checkpoint by checkpoint."""
+    return probe_teacher(teacher, CorrelationProbe.draw(task, samples=PROBE_SAMPLES))
 
 
 def image_task(settings: ImageSettings) -> ImageTask:
@@ -151,10 +167,15 @@ class SamplePredictions:
 
 
 def sample_predictions(pair: Pair, task: ImageTask, n_samples: int = 6, pool: int = 400) -> SamplePredictions:
-    """`n_samples` test images, those first whose prediction changes most often while blocks arrive in prefix order.
+    """Test images whose prediction changes while blocks arrive in prefix order, and what each mask predicts for them.
 
-    They are picked among the first `pool` of the split *because* they change: they show what loading does, not how
-    often it does it. Raises InvalidValueError for a pair of more than `MOST_BLOCKS` blocks.
+    Arguments:
+    - `pair`: whose masks predict.
+    - `task`: its images.
+    - `n_samples`: how many images; those first whose prediction changes most often.
+    - `pool`: they are picked among so many *because* they change: they show what loading does, not how often it does it.
+
+    Raises InvalidValueError for a pair of more than `MOST_BLOCKS` blocks.
     """
     images, batch = task.sample(pool)
     device = next(pair.net.parameters()).device

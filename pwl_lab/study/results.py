@@ -24,7 +24,16 @@ SPLITS = ("validation", "test")  # that every mask is evaluated on
 
 @dataclass
 class DistillationRuns:
-    """Students of several curricula and seeds: tidy tables and the students themselves."""
+    """Students of several curricula and seeds: tidy tables and the students themselves.
+
+    Arguments:
+    - `student_config`: the network of every student.
+    - `plan`: how they were trained.
+    - `history`: one row per student and evaluation: step, samples, curriculum, seed, stage, accuracy on the test split
+      (NaN: it diverged) and validation_accuracy, which is measured in the last stage.
+    - `stages`: one row per curriculum and stage: where it starts and what it aims at.
+    - `weights`: of each (curriculum, seed) that did not diverge.
+    """
 
     student_config: ModelConfig
     plan: TrainPlan
@@ -58,7 +67,15 @@ class DistillationRuns:
 class Pair:
     """A teacher and a student that accept each other's blocks, with the accuracy of every mask, per class too.
 
-    `masks` is a `mask_table` and `classes` a `class_table` (`pwl_lab.study.tables`).
+    Arguments:
+    - `net`: the networks and converters, with any mask.
+    - `seed`: of student and converters.
+    - `history`: one row per evaluation: step, samples, the loss terms and the student's accuracy.
+    - `masks`: one row per mask, see `tables.mask_table`.
+    - `classes`: one row per mask and class, see `tables.class_table`.
+    - `teacher_bytes`, `student_bytes`: of their parameters.
+    - `models`: how teacher and student are built.
+    - `task`: what both were asked.
     """
 
     net: SwapNet
@@ -68,7 +85,7 @@ class Pair:
     classes: pd.DataFrame
     teacher_bytes: int
     student_bytes: int
-    models: tuple[ModelConfig, ModelConfig]  # of teacher and student
+    models: tuple[ModelConfig, ModelConfig]
     task: Task
 
     @property

@@ -1,29 +1,25 @@
 """What the notebooks can be asked: every parameter with its type, range and default, and the sizes that each preset gives it."""
 
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from pwl_lab.study.checks import check_calibration, check_image_settings, check_parity, check_report, check_stage
 from pwl_lab.support import paths
 from pwl_lab.support.config import MOST_BLOCKS, Family, Fraction, LearningRate, MaskDistribution, Seeds, Settings, Steps
 from pwl_lab.support.errors import invalid
-from pwl_lab.tasks.sizes import check_orthogonal, check_probe
+from pwl_lab.tasks.sizes import (
+    CALIBRATION_BATCH,
+    check_batch_size,
+    check_bits,
+    check_crop,
+    check_n_train,
+    check_orthogonal,
+    check_probe,
+)
 
-__all__ = [
-    "SETTINGS",
-    "ClockSettings",
-    "ComplexitySettings",
-    "CrossingSettings",
-    "CurriculaSettings",
-    "DashboardSettings",
-    "ImageSettings",
-    "LoadingSettings",
-    "ParityTransformerSettings",
-    "ReportSettings",
-    "SparseParityTeacherSettings",
-    "StartHereSettings",
-]
+BATCH = "batch.json"  # as `pwl_lab.runner.points` writes it, which stands above this module
+PROBE_SAMPLES = 4_096  # that notebook 02 and the dashboard show the parity teacher
 
 
 def _each_once(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -39,6 +35,14 @@ Epochs = Annotated[int, Field(ge=1, le=1_000)]
 Channels = Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=MOST_BLOCKS)]
 Layers = Annotated[tuple[Annotated[int, Field(ge=1, le=16)], ...], Field(min_length=1, max_length=MOST_BLOCKS)]
 Megabytes = Annotated[float, Field(gt=0.0, le=100_000.0)]
+
+
+def _check_stage(stage_steps: int, budget_steps: int) -> None:
+    """Raise InvalidValueError where the first stage leaves no step for the last one."""
+    if stage_steps >= budget_steps:
+        raise invalid(
+            "stage_steps", stage_steps, f"below budget_steps = {budget_steps}, or the last stage never begins"
+        )
 
 
 class ImageSettings(Settings):
@@ -61,8 +65,8 @@ class ImageSettings(Settings):
     batch_size: int = Field(128, ge=2, le=8192, description="images per step")
     optimiser: Literal["sgd", "adam"] = Field("sgd", description="of teacher and student")
     teacher_epochs: Epochs = Field(6, description="passes over the images for the teacher")
-    teacher_lr: LearningRate = Field(0.1, description="peak step size of the teacher")
-    pair_lr: LearningRate = Field(0.1, description="peak step size of the student")
+    teacher_lr: LearningRate = Field(0.1, description="peak learning rate of the teacher")
+    pair_lr: LearningRate = Field(0.1, description="peak learning rate of the student")
     crop_padding: int = Field(0, ge=0, le=8, description="shift training images by up to so many pixels")
     rotation_degrees: float = Field(0.0, ge=0.0, le=45.0, description="turn training images by up to so many degrees")
     sync_weight: float = Field(1.0, ge=0.0, le=1e6, description="weight of the synchronisation loss")
@@ -72,7 +76,7 @@ class ImageSettings(Settings):
 
     def check_together(self) -> None:
         """Teacher and student need the same number of blocks, and a batch has to fit into the images."""
-        check_image_settings(self.dataset, self.n_train, self.batch_size, self.crop_padding)
+        self._check_images()
         n_blocks = len(self.teacher_channels)
         for name in ("teacher_depths", "student_channels", "student_depths"):
             if len(getattr(self, name)) != n_blocks:
@@ -84,6 +88,20 @@ class ImageSettings(Settings):
         self._check_masks(n_blocks)
         if self.family == "vit":
             self._check_vit()
+
+    def _check_images(self) -> None:
+        """Raise UnknownNameError or InvalidValueError where there is no such dataset, too few images in it, or too small ones.
+
+        Of a bundled dataset the files are checked as well (MissingDataError); others may still have to be downloaded.
+        """
+        from pwl_lab.tasks import datasets  # imports numpy, which parities do without
+
+        entry = datasets.dataset(self.dataset)
+        check_n_train(self.n_train, entry.sizes["train"], self.dataset)
+        check_batch_size(self.batch_size, self.n_train or entry.sizes["train"])
+        check_crop(self.crop_padding, *entry.image_shape[1:])
+        if entry.source.bundled:
+            datasets.load(self.dataset)
 
     def _check_masks(self, n_blocks: int) -> None:
         """Masks that are named one by one have a letter per block, and mix."""
@@ -135,8 +153,10 @@ class CrossingSettings(ImageSettings):
     def check_together(self) -> None:
         """As for all image notebooks; the parity task has to exist, and every stage needs a step."""
         super().check_together()
-        check_parity(self.parity_n_bits, self.parity_k_sparse, None)
-        check_calibration(self.n_train)
+        check_bits(self.parity_n_bits, self.parity_k_sparse, None)
+        if self.n_train is not None and self.n_train < CALIBRATION_BATCH:
+            what = f"at least {CALIBRATION_BATCH}: the extracted curriculum is calibrated on them"
+            raise invalid("n_train", self.n_train, what)
         if round(self.early_share * self.budget_steps) >= self.budget_steps:
             raise invalid(
                 "early_share", self.early_share, f"less of {self.budget_steps} steps: the last stage needs one"
@@ -160,9 +180,9 @@ class CurriculaSettings(Settings):
     teacher_width: Width = Field(1024, description="hidden units of the teacher")
     student_width: Width = Field(64, description="hidden units of each student")
     batch_size: int = Field(128, ge=1, le=65_536, description="fresh samples per step")
-    teacher_lr: LearningRate = Field(0.2, description="SGD step size of the teacher")
+    teacher_lr: LearningRate = Field(0.2, description="SGD learning rate of the teacher")
     teacher_momentum: float = Field(0.9, ge=0.0, lt=1.0, description="of the teacher's SGD")
-    student_lr: LearningRate = Field(0.2, description="SGD step size of the students, without momentum")
+    student_lr: LearningRate = Field(0.2, description="SGD learning rate of the students, without momentum")
     teacher_max_steps: Steps = Field(20_000, description="upper limit for the teacher")
     teacher_eval_every: Steps = Field(25, description="steps between evaluations and checkpoints of the teacher")
     saturation: float = Field(
@@ -181,12 +201,12 @@ class CurriculaSettings(Settings):
 
     def check_together(self) -> None:
         """The support has to fit into the bits, the curriculum into the budgets."""
-        check_parity(self.n_bits, self.k_sparse, self.support)
-        check_parity(self.hard_n_bits, self.k_sparse, self.support)
-        check_probe(self.n_bits, self.k_sparse, samples=4_096, off_subsets=300)  # as the notebook has it
+        check_bits(self.n_bits, self.k_sparse, self.support)
+        check_bits(self.hard_n_bits, self.k_sparse, self.support)
+        check_probe(self.n_bits, self.k_sparse, PROBE_SAMPLES, off_subsets=300)
         check_orthogonal(self.teacher_width, self.student_width)
         for budget in (self.budget_steps, self.hard_budget_steps, self.choice_steps):
-            check_stage(self.stage_steps, budget)
+            _check_stage(self.stage_steps, budget)
 
 
 class SparseParityTeacherSettings(Settings):
@@ -198,7 +218,7 @@ class SparseParityTeacherSettings(Settings):
     support: tuple[int, ...] | None = Field(None, description="which bits these are; drawn from the seed if not given")
     teacher_width: Width = Field(1024, description="hidden units of the teacher")
     batch_size: int = Field(128, ge=1, le=65_536, description="fresh samples per step")
-    teacher_lr: LearningRate = Field(0.15, description="SGD step size of the teacher")
+    teacher_lr: LearningRate = Field(0.15, description="SGD learning rate of the teacher")
     weight_decay: float = Field(1e-3, ge=0.0, le=1.0, description="L2 penalty; wears off the teacher's random start")
     teacher_max_steps: Steps = Field(20_000, description="upper limit for the teacher, saturation included")
     saturation: float = Field(
@@ -212,7 +232,7 @@ class SparseParityTeacherSettings(Settings):
 
     def check_together(self) -> None:
         """The support has to fit into the bits and leave some of them out."""
-        check_parity(self.n_bits, self.k_sparse, self.support)
+        check_bits(self.n_bits, self.k_sparse, self.support)
         check_probe(self.n_bits, self.k_sparse, self.probe_samples, self.off_subsets)
 
 
@@ -230,8 +250,8 @@ class ParityTransformerSettings(Settings):
     student_width: Width = Field(16, description="channels per token in each student")
     student_heads: int = Field(2, ge=1, le=256, description="attention heads of each student")
     batch_size: int = Field(32, ge=1, le=65_536, description="fresh samples per step")
-    teacher_lr: LearningRate = Field(1e-3, description="Adam step size of the teacher")
-    student_lr: LearningRate = Field(2e-3, description="Adam step size of the students")
+    teacher_lr: LearningRate = Field(1e-3, description="Adam learning rate of the teacher")
+    student_lr: LearningRate = Field(2e-3, description="Adam learning rate of the students")
     teacher_max_steps: Steps = Field(4_000, description="upper limit for the teacher, saturation included")
     saturation: float = Field(
         2.0, ge=1.0, le=100.0, description="how long the teacher goes on: multiple of its steps to 100%"
@@ -245,8 +265,8 @@ class ParityTransformerSettings(Settings):
 
     def check_together(self) -> None:
         """The support has to fit into the bits, the curriculum into the budget, the heads into the width."""
-        check_parity(self.n_bits, self.k_sparse, self.support)
-        check_stage(self.stage_steps, self.budget_steps)
+        check_bits(self.n_bits, self.k_sparse, self.support)
+        _check_stage(self.stage_steps, self.budget_steps)
         for who in ("teacher", "student"):
             width, heads = getattr(self, f"{who}_width"), getattr(self, f"{who}_heads")
             if width % heads:
@@ -264,11 +284,11 @@ class ComplexitySettings(Settings):
     widths: Sizes = Field((16, 32, 64, 128), description="student widths that are compared")
     width_n_bits: int = Field(36, ge=5, le=10_000, description="bits of the task (k = 4) on which widths are compared")
     teacher_width: Width = Field(1024, description="hidden units of each teacher")
-    teacher_lr: LearningRate = Field(0.2, description="SGD step size of the teachers")
+    teacher_lr: LearningRate = Field(0.2, description="SGD learning rate of the teachers")
     teacher_momentum: float = Field(0.9, ge=0.0, lt=1.0, description="of the teachers' SGD")
     teacher_max_steps: Steps = Field(10_000, description="upper limit for each teacher")
     student_width: Width = Field(64, description="hidden units of each student")
-    student_lr: LearningRate = Field(0.2, description="SGD step size of the students")
+    student_lr: LearningRate = Field(0.2, description="SGD learning rate of the students")
     batch_size: int = Field(128, ge=1, le=65_536, description="fresh samples per step")
     stage_steps: Steps = Field(100, description="length of the extracted curriculum's first stage, at every size")
     budget_steps: Steps = Field(16_000, description="upper limit for each student")
@@ -285,8 +305,8 @@ class ComplexitySettings(Settings):
         for name, k in (("sizes_k3", 3), ("sizes_k4", 4)):
             if len(set(getattr(self, name))) < 2 or min(getattr(self, name)) < k:
                 raise invalid(name, getattr(self, name), f"at least 2 different sizes of {k} bits or more: a slope")
-        check_parity(self.two_phase_bits, self.two_phase_k, None)
-        check_stage(self.stage_steps, self.budget_steps)
+        check_bits(self.two_phase_bits, self.two_phase_k, None)
+        _check_stage(self.stage_steps, self.budget_steps)
 
 
 class StartHereSettings(Settings):
@@ -297,18 +317,17 @@ class StartHereSettings(Settings):
 
     def check_together(self) -> None:
         """The images come last in the notebook; that they are missing should be known first."""
-        images = LoadingSettings.load(self.preset)
-        check_image_settings(images.dataset, images.n_train, images.batch_size, images.crop_padding)
+        LoadingSettings.load(self.preset)
 
 
 class ClockSettings(Settings):
-    """06_loading_under_the_clock: pairs of notebook 04, and networks of the sources' full sizes, loaded by the clock."""
+    """06_loading_under_the_clock: pairs of notebook 04, and networks of the papers' full sizes, loaded by the clock."""
 
     section: ClassVar[str] = "loading_under_the_clock"
     seeds: Seeds = Field((0, 1, 2), description="pairs of notebook 04: one per seed")
     family: Family = Field("vgg", description="of the trained pairs; trained as notebook 04 does at this preset")
     full_sizes: Annotated[tuple[Literal["vgg16", "resnet", "vit_tiny", "vit_base"], ...], EachOnce] = Field(
-        ("vgg16", "resnet", "vit_tiny", "vit_base"), description="the sources' sizes, with random weights: timing alone"
+        ("vgg16", "resnet", "vit_tiny", "vit_base"), description="the papers' sizes, with random weights: timing alone"
     )
     megabytes_per_s: Annotated[tuple[Megabytes, ...], EachOnce] = Field(
         (5.0, 25.0, 100.0), min_length=1, description="slow links for the time to the first prediction"
@@ -364,8 +383,11 @@ class ReportSettings(Settings):
 
     def check_together(self) -> None:
         """A folder that is named has to hold a batch. What can be drawn of it is known once it has been read."""
-        if self.batch:
-            check_report(self.batch)
+        if (
+            self.batch and "://" not in self.batch and not (Path(self.batch) / BATCH).is_file()
+        ):  # an address comes later
+            what = f"the folder that pwl-lab batch was given as --out ({BATCH} is not there)"
+            raise invalid("batch", self.batch, what)
 
     def banner(self) -> str:
         """One line for the top of the notebook: which batch this is."""

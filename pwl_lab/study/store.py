@@ -13,8 +13,8 @@ import os
 import platform
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -38,6 +38,7 @@ from pwl_lab.support.processes import one_thread
 
 FORMAT = 2  # of an entry's files; an entry of another format has another key, so it is left alone
 _TENSORS, _RECORD = "tensors.safetensors", "record.json"
+MOST_TOGETHER = 256  # entries made together: each needs an open lock file, and a process may have about 1,000
 
 _MAY_MAKE = ContextVar("may_make", default=True)
 Found = TypeVar("Found")
@@ -112,45 +113,60 @@ class Store:
         return self.folder / recipe.kind / recipe.key
 
     def get(self, recipe: Recipe, make: Callable[[], Artifact]) -> Artifact:
-        """The artifact of `recipe`: from the store, or made now, once, even when several processes ask at the same time.
+        """The artifact of `recipe`: from the store, or made now. As `get_all` for a single one."""
+        return self.get_all([recipe], lambda _: [make()])[0]
 
-        What was just made is read back, so that the first call gives what every later one gives.
-        Raises UnreadableError where the entry cannot be read, and InvalidValueError, before anything is made, where the
-        store cannot be written to.
+    def get_all(self, recipes: Sequence[Recipe], make: Callable[[list[Recipe]], Iterable[Artifact]]) -> list[Artifact]:
+        """The artifacts of `recipes`, in their order; `make` makes those that the store lacks, together.
+
+        Each is made once, even when several processes ask for it at the same time. What was just made is read back, so
+        that the first call gives what every later one gives.
+        Raises NotMadeError where something is missing and nothing may be made, UnreadableError where an entry cannot be
+        read, and InvalidValueError, before anything is made, where the store cannot be written to.
         """
-        entry = self.entry(recipe)
-        with suppress(DamagedEntryError):
-            if exists(entry):
-                return _read(entry)
-        if not may_make():
-            raise NotMadeError(f"{recipe.kind} {recipe.key} is not in the store")
-        with self._lock(recipe):
-            found = self.load(recipe)  # another process may have made it while this one waited
-            if found is None:
-                self._check_writable(entry)
+        found = {recipe.key: artifact for recipe in recipes if (artifact := self._find(recipe))}
+        missing = list({recipe.key: recipe for recipe in recipes if recipe.key not in found}.values())
+        if missing and not may_make():
+            raise NotMadeError(f"{missing[0].kind} {missing[0].key} is not in the store")
+        for start in range(0, len(missing), MOST_TOGETHER):
+            found |= self._make(missing[start : start + MOST_TOGETHER], make)
+        return [found[recipe.key] for recipe in recipes]
+
+    def _make(
+        self, recipes: Sequence[Recipe], make: Callable[[list[Recipe]], Iterable[Artifact]]
+    ) -> dict[str, Artifact]:
+        """The artifacts by their keys: what another process made while this one waited for its locks, the others made now."""
+        with ExitStack() as locks:
+            # Always in the same order, or two processes with some entries in common would wait for each other.
+            for recipe in sorted(recipes, key=lambda recipe: recipe.key):
+                locks.enter_context(self._lock(recipe))
+            found = {recipe.key: artifact for recipe in recipes if (artifact := self._find(recipe, locked=True))}
+            missing = [recipe for recipe in recipes if recipe.key not in found]
+            if missing:
+                self._check_writable(missing)
                 begun = time.monotonic()
                 with one_thread():
-                    made = make()
-                self.save(recipe, made, minutes=(time.monotonic() - begun) / 60)
-                found = _read(entry)
+                    made = list(make(missing))
+                made_how = provenance() | {"minutes": round((time.monotonic() - begun) / 60 / len(missing), 4)}
+                for recipe, artifact in zip(missing, made, strict=True):
+                    self.save(recipe, artifact, made_how)
+                    found[recipe.key] = _read(self.entry(recipe))
         return found
 
-    def load(self, recipe: Recipe) -> Artifact | None:
-        """The stored artifact, or None where there is none; a damaged entry is set aside with a warning.
+    def _find(self, recipe: Recipe, locked: bool = False) -> Artifact | None:
+        """The stored artifact, or None where there is none or a damaged one.
 
-        Raises UnreadableError for one that cannot be read, which is left as it is.
+        Under its lock a damaged entry is set aside, with a warning. Without it is left alone: another process may just
+        have made it again.
         """
         entry = self.entry(recipe)
-        if not exists(entry):
-            return None
-        # Under the lock: else a reader of the damage could set aside what another process has just made again.
-        with self._lock(recipe):
-            try:
-                return _read(entry)
-            except DamagedEntryError as error:
+        try:
+            return _read(entry) if exists(entry) else None
+        except DamagedEntryError as error:
+            if locked:
                 aside = self._set_aside(entry)
-                warnings.warn(f"{error}; set aside as {aside.name} and made again", stacklevel=3)
-                return None
+                warnings.warn(f"{error}; set aside as {aside.name} and made again", stacklevel=2)
+            return None
 
     @contextmanager
     def _lock(self, recipe: Recipe) -> Iterator[None]:
@@ -168,11 +184,11 @@ class Store:
         finally:
             lock.release()
 
-    def _check_writable(self, entry: Path) -> None:
-        """Raise InvalidValueError where an entry could be made and then not be written."""
+    def _check_writable(self, recipes: Iterable[Recipe]) -> None:
+        """Raise InvalidValueError where entries could be made and then not be written."""
         with self._writing():
-            entry.parent.mkdir(parents=True, exist_ok=True)
-            for folder in (self.folder, entry.parent):
+            for folder in (self.folder, *{self.entry(recipe).parent for recipe in recipes}):
+                folder.mkdir(parents=True, exist_ok=True)
                 if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
                     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
 
@@ -187,16 +203,17 @@ class Store:
             why = f"a folder that can be written to ({error.filename}: {error.strerror})"
             raise invalid(environment.STORE.name, str(self.folder), why) from error
 
-    def save(self, recipe: Recipe, artifact: Artifact, minutes: float) -> Path:
-        """Write the entry of `recipe` aside, then rename it into place; what killed writers left goes."""
+    def save(self, recipe: Recipe, artifact: Artifact, made: dict[str, Any]) -> None:
+        """Write the entry of `recipe` aside, then rename it into place; what killed writers left goes.
+
+        `made` is its provenance. Of entries made together each has an equal share of the minutes.
+        """
         entry = self.entry(recipe)
         sweep(self.folder)
-        entry.parent.mkdir(parents=True, exist_ok=True)
         with new_folder(entry, within=self.folder) as part:
-            _write(part, recipe, artifact, minutes)
+            _write(part, recipe, artifact, made)
             if exists(entry):
                 self._set_aside(entry)
-        return entry
 
     def _set_aside(self, entry: Path) -> Path:
         """Move an entry out of the way, keeping it for whoever wants to know what happened; where it is now."""
@@ -209,7 +226,7 @@ class Store:
         return aside
 
 
-def _write(folder: Path, recipe: Recipe, artifact: Artifact, minutes: float) -> None:
+def _write(folder: Path, recipe: Recipe, artifact: Artifact, made: dict[str, Any]) -> None:
     """All files of an entry, the record with their checksums last."""
     if artifact.tensors:
         save_file({name: plain(tensor) for name, tensor in artifact.tensors.items()}, folder / _TENSORS)
@@ -225,7 +242,7 @@ def _write(folder: Path, recipe: Recipe, artifact: Artifact, minutes: float) -> 
         "files": {path.name: file_sha256(path) for path in sorted(folder.iterdir())},
         "columns": {name: {c: kind.kind for c, kind in t.dtypes.items()} for name, t in artifact.tables.items()},
         "info": artifact.info,
-        "made": provenance() | {"minutes": round(minutes, 4)},
+        "made": made,
     }
     record["digest"] = content_hash(record)
     (folder / _RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
@@ -260,7 +277,12 @@ def _read_table(path: Path, kinds: dict[str, str]) -> pd.DataFrame:
     Python's own parsing of floats is exact.
     """
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    parse = {"f": lambda text: float(text) if text else math.nan, "i": int, "u": int, "b": lambda text: text == "True"}
+    parse: dict[str, Callable[[str], object]] = {
+        "f": lambda text: float(text) if text else math.nan,
+        "i": int,
+        "u": int,
+        "b": lambda text: text == "True",
+    }
     for column, kind in kinds.items():
         if kind in parse:
             table[column] = [parse[kind](text) for text in table[column]]
@@ -280,10 +302,14 @@ def provenance() -> dict[str, Any]:
 def record_metrics(notebook: str, metrics: dict[str, Any], per_seed: Sequence[str] | None = None) -> Path:
     """Write what a notebook found as `metrics.json` where its runs go; the file's path.
 
-    `per_seed` names what has one value for each of `metrics["seeds"]`, in their order: dotted names, each of a list or of
-    all lists below it, or of a mapping with the seeds as its names. A report takes no other list for values per seed,
-    however long it is; an empty sequence says that there is none. Raises UnknownNameError for a name that is not there,
-    InvalidValueError for a list of another length. What is no number (NaN, infinite: a ratio to nothing) becomes null.
+    Arguments:
+    - `notebook`: its name without the ending.
+    - `metrics`: JSON values by plain names. What is no number (NaN, infinite: a ratio to nothing) becomes null.
+    - `per_seed`: what has one value for each of `metrics["seeds"]`, in their order: dotted names, each of a list or of all
+      lists below it, or of a mapping with the seeds as its names. A report takes no other list for values per seed,
+      however long it is; an empty sequence says that there is none.
+
+    Raises UnknownNameError for a name in `per_seed` that is not there, InvalidValueError for a list of another length.
     """
     said = {}
     if per_seed is not None:

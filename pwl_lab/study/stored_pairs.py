@@ -7,8 +7,9 @@ import html
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
-from pwl_lab.distill.probes import CorrelationProbe, TeacherReadings, probe_teacher
+from pwl_lab.distill.probes import TeacherReadings
 from pwl_lab.loading.bundle import BundleIndex
 from pwl_lab.study import crossing, recipes
 from pwl_lab.study.recipes import SamplePredictions, sample_predictions
@@ -17,7 +18,6 @@ from pwl_lab.study.settings import (
     CrossingSettings,
     CurriculaSettings,
     DashboardSettings,
-    ImageSettings,
     LoadingSettings,
 )
 from pwl_lab.study.store import stored
@@ -75,7 +75,8 @@ def stored_pairs(settings: DashboardSettings) -> StoredPairs:
     pictures of all, has `MOST_ON_A_PAGE`. What is left out for that is named.
     """
     found, seed = StoredPairs(), settings.seeds[0]
-    for notebook, cls in (("04", LoadingSettings), ("05", CrossingSettings)):
+    notebooks: dict[str, type[LoadingSettings | CrossingSettings]] = {"04": LoadingSettings, "05": CrossingSettings}
+    for notebook, cls in notebooks.items():
         own = cls.load(settings.preset).family
         for family in sorted(settings.families, key=lambda name: name != own):
             sizes = cls.load(settings.preset, family=family, device=settings.device)
@@ -84,7 +85,7 @@ def stored_pairs(settings: DashboardSettings) -> StoredPairs:
                 pair = stored(load)
                 if pair is not None:
                     found.pairs[family, curriculum] = pair
-                    found.samples[family, curriculum] = sample_predictions(pair, pair.task)
+                    found.samples[family, curriculum] = sample_predictions(pair, recipes.image_task(sizes))
             if len(found.pairs) == before:
                 found.missing.commands[f"pairs of notebook {notebook}, {family}"] = _command(
                     notebook, settings.preset, family if family != own else None
@@ -109,7 +110,7 @@ def _leave_out(found: StoredPairs, most: int) -> None:
             found.missing.left_out[", ".join(label)] = why
 
 
-def _pairs_of(sizes: ImageSettings, seed: int) -> Iterator[tuple[str, Callable[[], Pair]]]:
+def _pairs_of(sizes: LoadingSettings | CrossingSettings, seed: int) -> Iterator[tuple[str, Callable[[], Pair]]]:
     """What a notebook with these sizes trains: curriculum as menus call it, and the recipe."""
     if isinstance(sizes, LoadingSettings):
         yield "PWL alone (notebook 04)", lambda: recipes.loading_pair(sizes, seed)[1]
@@ -118,7 +119,7 @@ def _pairs_of(sizes: ImageSettings, seed: int) -> Iterator[tuple[str, Callable[[
         words = f"{name.replace('_', '-')}, {crossing.LOADING_WORDS[loading]} (notebook 05)"
         if (name, loading) == crossing.PWL_ALONE:
             words = "PWL alone (notebook 05)"
-        yield words, lambda name=name, loading=loading: crossing.crossed_pair(sizes, seed, name, loading)
+        yield words, partial(crossing.crossed_pair, sizes, seed, name, loading)
 
 
 def stored_curricula(settings: DashboardSettings) -> tuple[DistillationRuns, TeacherReadings] | Missing:
@@ -127,8 +128,7 @@ def stored_curricula(settings: DashboardSettings) -> tuple[DistillationRuns, Tea
     runs = stored(recipes.curricula_runs, sizes)
     if runs is None:
         return Missing({"students of notebook 02": _command("02", settings.preset)})
-    task, teacher = stored(recipes.parity_teacher, sizes)
-    return runs, probe_teacher(teacher, CorrelationProbe.draw(task, samples=4_096))
+    return runs, recipes.parity_readings(*recipes.parity_teacher(sizes))  # stored, or its students would not be found
 
 
 def _command(notebook: str, preset: str, family: str | None = None) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import pandas as pd
 
@@ -11,6 +11,8 @@ from pwl_lab.swap.masks import all_masks
 from pwl_lab.swap.orders import TIE, arrivals, search_order
 from pwl_lab.swap.orders import loading_orders as loading_orders  # what the tables are read by
 
+Value = TypeVar("Value")
+
 
 class HasMasks(Protocol):
     """Anything with a table of masks (`mask_table`), such as a pair."""
@@ -18,9 +20,10 @@ class HasMasks(Protocol):
     masks: pd.DataFrame
 
 
-def steps_to_threshold(history: pd.DataFrame, threshold: float) -> dict[str, list[int | None]]:
-    """As `steps_by_seed`, a list per curriculum: its seeds in the order in which they were given."""
-    return {name: list(steps.values()) for name, steps in steps_by_seed(history, threshold).items()}
+def first_step(history: pd.DataFrame, accuracy: float) -> int | None:
+    """The first step at which a single network was at least so accurate; None where it never was."""
+    reached = history.loc[history["accuracy"] >= accuracy, "step"]
+    return int(reached.min()) if len(reached) else None
 
 
 def steps_by_seed(history: pd.DataFrame, threshold: float) -> dict[str, dict[int, int | None]]:
@@ -28,44 +31,40 @@ def steps_by_seed(history: pd.DataFrame, threshold: float) -> dict[str, dict[int
 
     `history` holds curriculum, seed, step and accuracy. A student that diverged never got there.
     """
-    reached = history[history["accuracy"] >= threshold].groupby(["curriculum", "seed"], sort=False)["step"].min()
-    lost = diverged(history)
-    return {
-        name: {
-            seed: int(reached[name, seed]) if (name, seed) in reached.index and seed not in lost[name] else None
-            for seed in _seeds(history, name)
-        }
-        for name in _curricula(history)
-    }
+    return _by_student(history, lambda rows: None if _has_diverged(rows) else first_step(rows, threshold))
+
+
+def steps_to_threshold(history: pd.DataFrame, threshold: float) -> dict[str, list[int | None]]:
+    """As `steps_by_seed`, a list per curriculum: its seeds in the order in which they were given."""
+    return {name: list(steps.values()) for name, steps in steps_by_seed(history, threshold).items()}
 
 
 def final_accuracy(history: pd.DataFrame) -> dict[str, list[float | None]]:
     """Per curriculum and, seeds in the order given, the accuracy at each student's last evaluation (None: it diverged)."""
-    lost = diverged(history)
-    last = history.sort_values("step").groupby(["curriculum", "seed"], sort=False)["accuracy"].last()
-    return {
-        name: [None if seed in lost[name] else float(last[name, seed]) for seed in _seeds(history, name)]
-        for name in _curricula(history)
-    }
+    last = _by_student(history, lambda rows: None if _has_diverged(rows) else float(rows["accuracy"].iloc[-1]))
+    return {name: list(values.values()) for name, values in last.items()}
 
 
 def diverged(history: pd.DataFrame) -> dict[str, list[int]]:
     """Per curriculum, the seeds whose student diverged: its last row holds no accuracy."""
-    lost = history[history["accuracy"].isna()]
-    return {name: lost.loc[lost["curriculum"] == name, "seed"].unique().tolist() for name in _curricula(history)}
+    lost = _by_student(history, _has_diverged)
+    return {name: [seed for seed, gone in seeds.items() if gone] for name, seeds in lost.items()}
 
 
-def _curricula(history: pd.DataFrame) -> list[str]:
-    """Names in order of appearance."""
-    return list(dict.fromkeys(history["curriculum"]))
+def _has_diverged(rows: pd.DataFrame) -> bool:
+    """Of one student's rows."""
+    return bool(rows["accuracy"].isna().any())
 
 
-def _seeds(history: pd.DataFrame, curriculum: str) -> list[int]:
-    """The seeds of one curriculum in order of appearance, which is the one they were given in.
+def _by_student(history: pd.DataFrame, measure: Callable[[pd.DataFrame], Value]) -> dict[str, dict[int, Value]]:
+    """What is measured on the rows of each student, per curriculum and seed, both in the order in which they were given.
 
-    Every student is evaluated at least once before any is retired.
+    That is the order of their first rows: every student is evaluated at least once before any is retired.
     """
-    return history.loc[history["curriculum"] == curriculum, "seed"].unique().tolist()
+    found: dict[str, dict[int, Value]] = {}
+    for (name, seed), rows in history.groupby(["curriculum", "seed"], sort=False):
+        found.setdefault(name, {})[int(seed)] = measure(rows.sort_values("step"))
+    return found
 
 
 def held(history: pd.DataFrame) -> pd.DataFrame:
@@ -86,8 +85,7 @@ def held(history: pd.DataFrame) -> pd.DataFrame:
 
 def transition_step(history: pd.DataFrame, chance: float = 0.5) -> int | None:
     """The first step at which a teacher's accuracy was half way from `chance` to 1; None where it never was."""
-    risen = history.loc[history["accuracy"] >= (1 + chance) / 2, "step"]
-    return int(risen.min()) if len(risen) else None
+    return first_step(history, (1 + chance) / 2)
 
 
 def median_steps(steps: Iterable[int | None], budget: int) -> float:
@@ -191,7 +189,8 @@ def arrival_table(curves: pd.DataFrame, order: str, student_bytes: int, converte
 
 def arrived_bytes(masks: pd.DataFrame, student_bytes: int, converter_bytes: int) -> dict[str, int]:
     """The bytes that have arrived when each mask of a `mask_table` can answer, as in `arrival_table`."""
-    return _arrived(masks.groupby("mask")["teacher_bytes"].first(), student_bytes, converter_bytes).to_dict()
+    arrived = _arrived(masks.groupby("mask")["teacher_bytes"].first(), student_bytes, converter_bytes)
+    return {str(mask): int(size) for mask, size in arrived.items()}
 
 
 def _arrived(teacher_bytes: pd.Series, student_bytes: int, converter_bytes: int) -> pd.Series:
@@ -201,7 +200,8 @@ def _arrived(teacher_bytes: pd.Series, student_bytes: int, converter_bytes: int)
 
 def mean_curve(curves: pd.DataFrame, order: str) -> list[float]:
     """The accuracy of one loading order at k = 0..n, mean over seeds."""
-    return curves[curves["order"] == order].groupby("teacher_blocks")["accuracy"].mean().tolist()
+    means = curves[curves["order"] == order].groupby("teacher_blocks")["accuracy"].mean()
+    return [float(value) for value in means]
 
 
 def largest_dip(curve: Iterable[float]) -> float:
@@ -263,21 +263,11 @@ def best_order(masks: pd.DataFrame, split: str = "validation") -> list[str]:
 
     The search is exact over all n! orders (`search_order`). Raises InvalidValueError as `check_cube` does.
     """
-    return _search(masks, split, max)
-
-
-def worst_order(masks: pd.DataFrame, split: str = "validation") -> list[str]:
-    """The order with the smallest area: how much the choice of the order can matter. As `best_order` otherwise."""
-    return _search(masks, split, min)
-
-
-def _search(masks: pd.DataFrame, split: str, pick: Callable[..., float]) -> list[str]:
-    """The order whose area `pick` (max or min) prefers."""
     n_blocks = check_cube(masks)
     accuracy = masks.groupby("mask")[split].mean().to_dict()
     arrived = masks.groupby("mask")["teacher_bytes"].first().to_dict()
     alone = ["S" * block + "T" + "S" * (n_blocks - block - 1) for block in range(n_blocks)]
-    return search_order(accuracy, [arrived[mask] for mask in alone], pick)
+    return search_order(accuracy, [arrived[mask] for mask in alone])
 
 
 def order_areas(curves: pd.DataFrame) -> pd.DataFrame:

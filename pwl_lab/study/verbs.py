@@ -10,11 +10,12 @@ import pandas as pd
 from torch import Tensor
 
 from pwl_lab.distill.curriculum import Curriculum
-from pwl_lab.distill.students import distil_cohort
+from pwl_lab.distill.students import DistillationResult, distil_members, stage_table
+from pwl_lab.distill.targets import Member
 from pwl_lab.loading.bundle import check_exportable
 from pwl_lab.models.blocknet import BlockNet, ModelConfig, build, parameter_bytes, unit_bytes
 from pwl_lab.study import tables
-from pwl_lab.study.answers import Answer, Entry, answers_of, check_keepable, check_kept, kept_answers, mask_answers
+from pwl_lab.study.code_changes import Entry, answers_of, check_keepable, check_kept, kept_answers, mask_answers
 from pwl_lab.study.results import SPLITS, DistillationRuns, Pair
 from pwl_lab.study.store import Artifact, NotMadeError, Recipe, Store, may_make, only_stored
 from pwl_lab.support import config
@@ -29,14 +30,22 @@ from pwl_lab.tasks.base import Task, batches_of, split_of
 from pwl_lab.tasks.sizes import check_count
 from pwl_lab.training import Checkpoint, TrainedModel, TrainPlan, fit, train
 
-# Raise a number when the same configuration would now give another result: older entries are then left alone.
-VERSIONS = {"teacher": 2, "students": 3, "pair": 4}
+# Raise a number when the same configuration would now give another result, or when an entry holds something else: older
+# entries are then left alone. Students: 4 has an entry for each of them, where 3 had one for each cohort.
+VERSIONS = {"teacher": 2, "students": 4, "pair": 4}
 
 
 def train_or_load(
     model: ModelConfig, task: Task, plan: TrainPlan, seed: int = 0, device: config.Device = "auto"
 ) -> TrainedModel:
     """A network trained on the labels of `task`, with its history and checkpoints.
+
+    Arguments:
+    - `model`: the network, such as `mlp(task, width=64)`.
+    - `task`: what it learns.
+    - `plan`: how long, and with what optimiser.
+    - `seed`: of its initial weights and batches.
+    - `device`: where to compute; it is no part of the store's key.
 
     Raises InvalidValueError before anything is trained for what is none of these, or a model that the task does not fit.
     """
@@ -45,25 +54,22 @@ def train_or_load(
     configuration = {"model": model, "task": task.fingerprint(), "plan": plan, "seed": seed}
     recipe = Recipe("teacher", VERSIONS["teacher"], configuration)
 
-    def make() -> Artifact:
+    def make(_: list[Recipe]) -> list[Artifact]:
         _shapes(model, task)
         check_keepable(model, task)
-        return _pack_teacher(fit(model, task, plan, seed, where), task)
+        return [_pack_teacher(fit(model, task, plan, seed, where), task)]
 
-    artifact, entry = _from_store(recipe, make, f"the teacher of family {model.family!r}", task)
-    net = build(model, seed, where)
-    entry.restore(net, _part(artifact.tensors, "final"))
+    [entry] = _from_store([recipe], make, f"the teacher of family {model.family!r}", task)
+    net, info = build(model, seed, where), entry.artifact.info
+    entry.restore(net, "final")
     entry.check({"teacher": answers_of(net)})
-    checkpoints = [
-        Checkpoint(step, value, _part(artifact.tensors, f"step{step}")) for step, value in artifact.info["checkpoints"]
-    ]
     return TrainedModel(
         config=model,
         model=net.eval().requires_grad_(False),
-        history=artifact.tables["history"],
-        checkpoints=checkpoints,
-        test_accuracy=artifact.info["test_accuracy"],
-        reached_at=artifact.info["reached_at"],
+        history=entry.artifact.tables["history"],
+        checkpoints=[Checkpoint(step, value, entry.part(f"step{step}")) for step, value in info["checkpoints"]],
+        test_accuracy=info["test_accuracy"],
+        reached_at=info["reached_at"],
         fingerprint=recipe.key,
     )
 
@@ -93,12 +99,16 @@ def _shapes(model: ModelConfig, task: Task) -> list[tuple[int, ...]]:
         raise invalid("input shape of the task", tuple(task.input_shape), what) from error
 
 
-def _from_store(recipe: Recipe, make: Callable[[], Artifact], what: str, task: Task) -> tuple[Artifact, Entry]:
-    """What the store has or is given, and the same as what it says of networks; refused where `task` has changed since."""
-    artifact = Store().get(recipe, make)
-    entry = Entry(artifact.tensors, what, Store().entry(recipe))
-    entry.check_task(task)
-    return artifact, entry
+def _from_store(
+    recipes: Sequence[Recipe], make: Callable[[list[Recipe]], list[Artifact]], what: str, task: Task
+) -> list[Entry]:
+    """What the store has, or is given now, for each recipe; refused where `task` has changed since."""
+    store = Store()
+    found = store.get_all(recipes, make)
+    entries = [Entry(one, what, store.entry(recipe)) for recipe, one in zip(recipes, found, strict=True)]
+    for entry in entries:
+        entry.check_task(task)
+    return entries
 
 
 def _pack_teacher(trained: TrainedModel, task: Task) -> Artifact:
@@ -121,19 +131,19 @@ def _named(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"{prefix}/{name}": tensor for name, tensor in state.items()}
 
 
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors under a common name, without it."""
-    return {name.removeprefix(f"{prefix}/"): t for name, t in tensors.items() if name.startswith(f"{prefix}/")}
-
-
 def each(
     verb: Callable[..., Any], cases: Sequence[Mapping[str, Any]], description: str, device: config.Device
 ) -> list[Any]:
     """`verb(**case)` for each case: what the store does not have is made first, several cases side by side.
 
-    Any function that keeps what it makes in the store will do. `device` is where the verb computes: it is told so where it
-    takes a `device`. On a GPU the cases take turns (see `side_by_side`). In `only_stored` nothing is made: raises
-    NotMadeError. Raises InvalidValueError for a case with a `device` that is another one.
+    On a GPU the cases take turns (see `side_by_side`). In `only_stored` nothing is made: raises NotMadeError. Raises
+    InvalidValueError for a case with a `device` that is another one.
+
+    Arguments:
+    - `verb`: any function that keeps what it makes in the store.
+    - `cases`: its arguments by name.
+    - `description`: what the cases are, for the progress bar.
+    - `device`: where the verb computes; it is told so where it takes a `device`.
     """
     where = config.device(device)
     for case in cases:
@@ -167,61 +177,89 @@ def distill(
     plan: TrainPlan,
     device: config.Device = "auto",
 ) -> DistillationRuns:
-    """Distil `teacher` into a student per curriculum and seed; all of them side by side on one stream of batches.
+    """Distil `teacher` into a student per curriculum and seed.
 
-    Raises InvalidValueError before anything is trained for a curriculum whose name the store cannot keep apart from others,
-    a seed that comes twice, and a network that the task does not fit.
+    The store keeps each student on its own. Those that it lacks are trained side by side on one stream of batches, so
+    another seed or curriculum trains only what is new. Whom a student is trained beside changes its weights by rounding
+    at most (`docs/decisions.md` says how much).
+
+    Arguments:
+    - `teacher`: what they learn from, with the checkpoints that a curriculum names.
+    - `student`: the network of every student.
+    - `task`: what teacher and students are asked.
+    - `curricula`: by the names that tables and figures show. Two names for one curriculum share their students.
+    - `seeds`: one student per curriculum for each, of its initial weights and projections.
+    - `plan`: how long at most, and with what optimiser.
+    - `device`: where to compute; it is no part of the store's key.
+
+    Raises InvalidValueError before anything is trained for a seed that comes twice, a block or a checkpoint that is not
+    there, and a network that the task does not fit.
     """
     _check_kinds(teacher=(teacher, TrainedModel), student=(student, ModelConfig), plan=(plan, TrainPlan))
     _check_kinds(**{f"curricula[{name!r}]": (one, Curriculum) for name, one in curricula.items()})
-    where, seeds = config.device(device), _checked_seeds(seeds)
-    for name in curricula:
-        if "/" in str(name):
-            raise invalid("curricula", name, "names without a slash")
-    configuration = {
-        "teacher": teacher.fingerprint,
-        "student": student,
-        "task": task.fingerprint(),
-        "curricula": {name: curriculum.model_dump(mode="json") for name, curriculum in curricula.items()},
-        "order": list(curricula),
-        "seeds": seeds,
-        "plan": plan,
-    }
+    where, n_blocks = config.device(device), min(student.n_blocks, teacher.config.n_blocks)
+    written_out = {name: curriculum.for_blocks(n_blocks) for name, curriculum in curricula.items()}
+    whole = _checked_seeds(seeds)
+    members = [Member(name, seed, one) for name, one in written_out.items() for seed in whole]
+    if not members:
+        raise invalid("curricula and seeds", (list(curricula), list(seeds)), "at least one of each")
+    recipes = _student_recipes(teacher, student, task, members, plan)
+    of_key = {recipe.key: member for recipe, member in zip(recipes, members, strict=True)}
 
-    def make() -> Artifact:
+    def make(missing: list[Recipe]) -> list[Artifact]:
         _shapes(teacher.config, task)
         _shapes(student, task)
         check_keepable(student, task)
-        result = distil_cohort(teacher, student, task, curricula, seeds, plan, device=where)
-        tensors: dict[str, Tensor] = {}
-        for (name, seed), state in result.weights.items():
-            tensors |= _named(f"{name}/{seed}", state)
-        tensors |= kept_answers(_student_answers(student, result.weights), task)
-        return Artifact(tensors, {"history": result.history, "stages": result.stages})
+        those = [of_key[recipe.key] for recipe in missing]
+        result = distil_members(teacher, student, task, those, plan, device=where)
+        return [_pack_student(result, member, student, task) for member in those]
 
-    recipe = Recipe("students", VERSIONS["students"], configuration)
-    artifact, entry = _from_store(recipe, make, f"the students of family {student.family!r}", task)
-    lost = tables.diverged(artifact.tables["history"])
-    weights = {
-        (name, seed): _part(artifact.tensors, f"{name}/{seed}")
-        for name in curricula
-        for seed in seeds
-        if seed not in lost[name]
-    }
-    with entry.blaming_code():
-        answers = _student_answers(student, weights)
-    entry.check(answers)
-    return DistillationRuns(student, plan, artifact.tables["history"], artifact.tables["stages"], weights)
+    entries = _from_store(recipes, make, f"the students of family {student.family!r}", task)
+    weights = {}
+    for member, entry in zip(members, entries, strict=True):
+        if state := entry.part("student"):  # a student that diverged has none
+            entry.restore(net := student.make(), "student")
+            entry.check({"student": answers_of(net)})
+            weights[member.name, member.seed] = state
+    return DistillationRuns(student, plan, _joined_histories(members, entries), stage_table(members), weights)
 
 
-def _student_answers(config: ModelConfig, weights: Mapping[tuple[str, int], dict[str, Tensor]]) -> dict[str, Answer]:
-    """What one student of each curriculum answers: all of them run the same code."""
-    answers = {}
-    for name, seed in {name: (name, seed) for name, seed in sorted(weights, reverse=True)}.values():
-        net = config.make()
-        net.load_state_dict(weights[name, seed])
-        answers[f"{name}/{seed}"] = answers_of(net)
-    return answers
+def _student_recipes(
+    teacher: TrainedModel, student: ModelConfig, task: Task, members: Sequence[Member], plan: TrainPlan
+) -> list[Recipe]:
+    """How each student is made: whatever it is called, and whoever is trained beside it."""
+    common = {"teacher": teacher.fingerprint, "student": student, "task": task.fingerprint(), "plan": plan}
+    return [
+        Recipe("students", VERSIONS["students"], common | {"curriculum": member.curriculum, "seed": member.seed})
+        for member in members
+    ]
+
+
+_OWN_COLUMNS = ["step", "samples", "stage", "accuracy", "validation_accuracy"]  # the losses are means over the cohort
+
+
+def _pack_student(result: DistillationResult, member: Member, student: ModelConfig, task: Task) -> Artifact:
+    """One student of a cohort as an entry of the store: no weights where it diverged."""
+    name, seed = member.name, member.seed
+    mine = (result.history["curriculum"] == name) & (result.history["seed"] == seed)
+    tables = {"history": result.history.loc[mine, _OWN_COLUMNS]}
+    if (name, seed) not in result.weights:
+        return Artifact(kept_answers({}, task), tables)
+    net = student.make()
+    net.load_state_dict(result.weights[name, seed])
+    tensors = _named("student", result.weights[name, seed]) | kept_answers({"student": answers_of(net)}, task)
+    return Artifact(tensors, tables)
+
+
+def _joined_histories(members: Sequence[Member], entries: Sequence[Entry]) -> pd.DataFrame:
+    """The rows of all students with curriculum and seed in them: evaluation by evaluation, the students as asked for."""
+    histories = []
+    for member, entry in zip(members, entries, strict=True):
+        rows = entry.artifact.tables["history"].copy()
+        rows.insert(2, "curriculum", member.name)
+        rows.insert(3, "seed", member.seed)
+        histories.append(rows)
+    return pd.concat(histories).sort_values("step", kind="stable", ignore_index=True)
 
 
 def train_pair(
@@ -237,12 +275,21 @@ def train_pair(
 ) -> Pair:
     """PWL training of `student` and converters beside the frozen `teacher`.
 
-    `curriculum` is what the student learns for itself; none: the sources' hard and soft loss. How it goes together with
-    the terms of PWL is `losses.student_joins_at`: 0 combines them from the start, 0.5 lets PWL follow on the curriculum
-    at half time, 1 trains the converters alone on a student that only distils.
+    Arguments:
+    - `teacher`: what the student learns from, and whose blocks it accepts.
+    - `student`: a network of as many blocks.
+    - `task`: what both are asked.
+    - `plan`: how long, and with what optimiser.
+    - `losses`: weights and masks of the terms of PWL; none: those of the paper. How they go together with `curriculum`
+      is `losses.student_joins_at`: 0 combines them from the start, 0.5 lets PWL follow on the curriculum at half time,
+      1 trains the converters alone on a student that only distils.
+    - `seed`: of the initial weights of student and converters, the batches and the masks.
+    - `device`: where to compute; it is no part of the store's key.
+    - `curriculum`: what the student learns for itself; none: the paper's hard and soft loss.
+    - `to_export`: refuse, before anything is trained, a pair that `Pair.export` would refuse; else a warning says so.
+
     Raises InvalidValueError before anything is trained where the two cannot be joined (block counts, resolutions), do not
-    take the task's inputs, or have too many blocks to evaluate every mask; with `to_export`, also where `Pair.export` would
-    refuse what was trained. Without it a warning says so.
+    take the task's inputs, or have too many blocks to evaluate every mask.
     """
     where, losses = config.device(device), PairLossConfig() if losses is None else losses
     _check_kinds(teacher=(teacher, TrainedModel), student=(student, ModelConfig), plan=(plan, TrainPlan))
@@ -258,27 +305,27 @@ def train_pair(
         "seed": seed,
     }
 
-    def make() -> Artifact:
+    def make(_: list[Recipe]) -> list[Artifact]:
         check_keepable(student, task)
         initial = build(student, seed, where, stream="student")
         net = make_pair(teacher.model, initial, task, seed, losses.converters).to(where)
-        own = curriculum and FollowCurriculum(curriculum, teacher, shapes[1], task, seed, where)
+        own = FollowCurriculum(curriculum, teacher, shapes[1], task, seed, where) if curriculum else None
         learner = PairLearner(net, losses, split_of(task, "validation", where), seed, plan.steps, own)
         batches = batches_of(task, seed, plan.batch_size, where, role="pair")
         history = train(learner, batches, plan, f"{student.family} pair")
         check_kept(student, net.student, task)
-        return Artifact(_pair_tensors(net, task), {"history": history} | _cube_tables(net, task, seed, where))
+        return [Artifact(_pair_tensors(net, task), {"history": history} | _cube_tables(net, task, seed, where))]
 
     recipe = Recipe("pair", VERSIONS["pair"], configuration)
-    artifact, entry = _from_store(recipe, make, f"the pair of family {student.family!r}", task)
+    [entry] = _from_store([recipe], make, f"the pair of family {student.family!r}", task)
     net = make_pair(teacher.model, student.make(), task, seed, losses.converters).to(where)
-    entry.restore(net.student, _part(artifact.tensors, "student"))
-    entry.restore(net.converters, _part(artifact.tensors, "converters"))
+    entry.restore(net.student, "student")
+    entry.restore(net.converters, "converters")
     entry.check(mask_answers(net))
     return Pair(
         net=net.eval(),
         seed=seed,
-        **{name: artifact.tables[name] for name in ("history", "masks", "classes")},
+        **{name: entry.artifact.tables[name] for name in ("history", "masks", "classes")},
         teacher_bytes=parameter_bytes(teacher.model),
         student_bytes=parameter_bytes(net.student),
         models=(teacher.config, student),

@@ -15,6 +15,7 @@ from toys import (
     as_trained,
     assert_close,
     changed,
+    distil_cohort,
     norms,
     snapshot,
 )
@@ -31,7 +32,7 @@ from pwl_lab.distill.curriculum import (
     one_shot,
     progressive,
 )
-from pwl_lab.distill.students import CurriculumLearner, SeparateCohort, distil_cohort, make_cohort
+from pwl_lab.distill.students import CurriculumLearner, SeparateCohort, make_cohort
 from pwl_lab.distill.targets import Member, TeacherTargets, calibration_inputs, random_projection
 from pwl_lab.fast.stacked import StackedCohort
 from pwl_lab.models import build

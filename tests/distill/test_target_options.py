@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from toys import MLP_STUDENT, MLP_TEACHER, as_trained
+from toys import MLP_STUDENT, MLP_TEACHER, as_trained, distil_cohort
 
 from pwl_lab.distill import students as learner_module
 from pwl_lab.distill.curriculum import TeacherHidden, extracted
-from pwl_lab.distill.students import distil_cohort
 from pwl_lab.distill.targets import random_projection
 from pwl_lab.models import build, mlp
 from pwl_lab.support.errors import InvalidValueError

@@ -4,12 +4,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import MLP_STUDENT, MLP_TEACHER, ToyImages, as_trained, assert_close, norms, snapshot, used
+from toys import MLP_STUDENT, MLP_TEACHER, ToyImages, as_trained, assert_close, distil_cohort, norms, snapshot, used
 from toys import OBLONG_PAIRS as PAIRS
 
 from pwl_lab import fast
 from pwl_lab.distill.curriculum import Curriculum, Labels, Stage, TeacherHidden, TeacherOutput, extracted
-from pwl_lab.distill.students import SeparateCohort, distil_cohort, make_cohort
+from pwl_lab.distill.students import SeparateCohort, make_cohort
 from pwl_lab.fast.stacked import StackedCohort
 from pwl_lab.models import TransformerConfig, build
 from pwl_lab.models.mlp import MLPConfig

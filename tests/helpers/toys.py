@@ -7,6 +7,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from pwl_lab.distill.curriculum import Curriculum
+from pwl_lab.distill.students import DistillationResult, distil_members
+from pwl_lab.distill.targets import Member
 from pwl_lab.models import BlockNet, MLPConfig, ResNetConfig, VGGConfig, ViTConfig, build
 from pwl_lab.models.blocknet import ModelConfig
 from pwl_lab.study.results import Pair
@@ -14,7 +17,7 @@ from pwl_lab.study.tables import mask_table
 from pwl_lab.support.seeding import generator
 from pwl_lab.swap.swapnet import SwapNet
 from pwl_lab.tasks.base import Batch, Task
-from pwl_lab.training import Checkpoint, TrainedModel
+from pwl_lab.training import Checkpoint, TrainedModel, TrainPlan
 
 
 class ToyImages(Task):
@@ -143,3 +146,19 @@ def assert_close(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: 
     for name in ours:
         close = torch.allclose(ours[name], theirs[name], atol=tolerance, rtol=tolerance)
         assert close, f"{name}: up to {(ours[name] - theirs[name]).abs().max():.2g} apart"
+
+
+def distil_cohort(
+    teacher: TrainedModel,
+    student: ModelConfig,
+    task: Task,
+    curricula: Mapping[str, Curriculum],
+    seeds: Sequence[int],
+    plan: TrainPlan,
+    data_seed: int = 0,
+    device: str = "cpu",
+) -> DistillationResult:
+    """A student for each curriculum and seed, as `study.verbs.distill` makes them, without the store."""
+    n_blocks = min(student.n_blocks, teacher.config.n_blocks)
+    members = [Member(name, seed, one.for_blocks(n_blocks)) for name, one in curricula.items() for seed in seeds]
+    return distil_members(teacher, student, task, members, plan, data_seed, device)

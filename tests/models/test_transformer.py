@@ -4,10 +4,9 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from toys import as_trained, assert_close
+from toys import as_trained, assert_close, distil_cohort
 
 from pwl_lab.distill.curriculum import extracted, from_labels, one_shot, progressive
-from pwl_lab.distill.students import distil_cohort
 from pwl_lab.models import TransformerConfig, build, transformer
 from pwl_lab.models.transformer import SignTokens, TransformerLayer
 from pwl_lab.support.errors import InvalidValueError

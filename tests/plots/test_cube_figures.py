@@ -32,7 +32,7 @@ def masks_of(n_blocks=3, seeds=(0, 1)):
 
 
 MASKS = masks_of()
-ORDERS = analysis.loading_orders(3) | {"best": cube.best_order(MASKS), "worst": cube.worst_order(MASKS)}
+ORDERS = analysis.loading_orders(3) | {"best": cube.best_order(MASKS), "worst": ["SSS", "SST", "STT", "TTT"]}
 CURVES = analysis.order_curves(MASKS, ORDERS)
 CLASSES = pd.concat(
     [analysis.class_table({"SS": [0.2, 0.4], "TS": [0.3, 0.5], "TT": [0.9, float("nan")]}, 0),

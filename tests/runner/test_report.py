@@ -14,7 +14,7 @@ from pwl_lab.runner.grid import plan_grid
 from pwl_lab.runner.location import location_at
 from pwl_lab.runner.parameters import read_notebook
 from pwl_lab.runner.points import BatchPlan, Point
-from pwl_lab.study import checks
+from pwl_lab.study import settings
 from pwl_lab.support import paths
 from pwl_lab.support.errors import InvalidValueError, UnknownNameError
 
@@ -291,4 +291,4 @@ def test_the_figure_shows_each_line_and_panel(sweep, words: dict) -> None:
 
 
 def test_the_settings_know_a_batch_by_the_file_that_the_batch_writes() -> None:
-    assert checks.BATCH == points.BATCH
+    assert settings.BATCH == points.BATCH

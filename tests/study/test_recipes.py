@@ -107,17 +107,18 @@ def pair_key(settings, seed, monkeypatch):
     class Asked(Exception):
         pass
 
-    def ask(store, recipe, make):
+    def ask(store, recipes, make):
+        [recipe] = recipes
         asked.append(recipe)
         if recipe.kind == "pair":
             raise Asked
-        return verbs._pack_teacher(as_trained(recipe.configuration["model"]), drawn)
+        return [verbs._pack_teacher(as_trained(recipe.configuration["model"]), drawn)]
 
     asked, drawn = [], Mock()  # the data set may be one that is not here
     inputs = torch.rand(2, *recipes.image_task(settings).input_shape)
     drawn.split.return_value = Batch(inputs, torch.zeros(2, dtype=torch.int64))
     with monkeypatch.context() as patched:
-        patched.setattr(verbs.Store, "get", ask)
+        patched.setattr(verbs.Store, "get_all", ask)
         patched.setattr(verbs.Entry, "check_task", lambda *_: None)  # which would look at the data set
         with pytest.raises(Asked):
             recipes.loading_pair(settings, seed)

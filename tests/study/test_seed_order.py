@@ -10,9 +10,9 @@ import pytest
 import toys
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toys import distil_cohort
 
 from pwl_lab.distill.curriculum import extracted, from_labels
-from pwl_lab.distill.students import distil_cohort
 from pwl_lab.models import mlp
 from pwl_lab.runner.report import BatchReport, MetricColumns
 from pwl_lab.study import complexity

@@ -15,7 +15,7 @@ import torch
 
 from pwl_lab.models import MLPConfig
 from pwl_lab.study import store as store_module
-from pwl_lab.study.store import Artifact, Recipe, Store
+from pwl_lab.study.store import Artifact, NotMadeError, Recipe, Store, only_stored
 from pwl_lab.support.errors import InvalidValueError, UnknownNameError
 from pwl_lab.support.files import file_sha256, write_json
 from pwl_lab.tasks.parity import SparseParity
@@ -85,8 +85,8 @@ def test_an_artifact_may_lack_tensors_or_tables(store):
 @pytest.mark.parametrize("names", [["1", "2"], ["None", "NA", "null"], ["true", "false"]])
 def test_names_in_tables_stay_names(store, names):
     table = pd.DataFrame({"curriculum": names})
-    store.get(RECIPE, lambda: Artifact(tables={"history": table}))
-    assert store.load(RECIPE).tables["history"]["curriculum"].tolist() == names
+    found = store.get(RECIPE, lambda: Artifact(tables={"history": table}))
+    assert found.tables["history"]["curriculum"].tolist() == names
 
 
 def test_it_is_made_once(store):
@@ -272,7 +272,7 @@ COMMON = """
 import sys, time, pathlib
 import torch
 from pwl_lab.study import store
-from pwl_lab.study.store import Artifact, Recipe, Store
+from pwl_lab.study.store import Artifact, NotMadeError, Recipe, Store, only_stored
 folder = pathlib.Path(sys.argv[1])
 recipe = Recipe("things", 1, {"width": 3, "lr": 0.1})
 def wait_for(name):
@@ -330,7 +330,8 @@ def test_a_process_killed_while_saving_leaves_nothing_that_is_read(tmp_path, pro
     assert processes[0].wait(PATIENCE_S) == -signal.SIGKILL
     here = Store(tmp_path / "store")
     assert [path.name for path in here.folder.glob(".part-*/*")] == ["tensors.safetensors"]  # it was in the middle
-    assert here.load(RECIPE) is None
+    with only_stored(), pytest.raises(NotMadeError):
+        here.get(RECIPE, artifact)
     make = Maker()
     assert_same(here.get(RECIPE, make), artifact())  # and its lock died with it
     assert make.calls == 1

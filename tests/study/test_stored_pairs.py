@@ -21,11 +21,11 @@ SETTINGS = DashboardSettings.load("smoke", device="cpu", seeds=(5,))
 @pytest.fixture
 def no_training(monkeypatch):
     """Whoever trains fails the test."""
-    for place, name in ((verbs, "fit"), (verbs, "train"), (verbs, "distil_cohort"), (verbs, "side_by_side")):
+    for place, name in ((verbs, "fit"), (verbs, "train"), (verbs, "distil_members"), (verbs, "side_by_side")):
         monkeypatch.setattr(place, name, lambda *_, **__: pytest.fail("something was trained"))
     assert verbs.fit.__name__ == verbs.train.__name__ == "<lambda>"
     assert training.fit is not verbs.fit
-    assert distill.students.distil_cohort is not verbs.distil_cohort
+    assert distill.students.distil_members is not verbs.distil_members
 
 
 def test_an_empty_store_is_left_empty_and_every_command_is_named(store_folder, no_training):

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from toys import distil_cohort
 
 from pwl_lab.distill.curriculum import extracted, from_labels, one_shot, progressive
 from pwl_lab.distill.probes import CorrelationProbe, probe_projections
-from pwl_lab.distill.students import distil_cohort
 from pwl_lab.distill.two_phase import two_phase
 from pwl_lab.models import mlp, vgg
 from pwl_lab.study import intervals, verbs

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import torch
 from bundles import bundle_of, inputs_for, pair_of
-from toys import MLP_STUDENT, MLP_TEACHER, ToyImages, as_trained
+from toys import MLP_STUDENT, MLP_TEACHER, ToyImages, as_trained, distil_cohort
 
 from pwl_lab.distill.curriculum import extracted, one_shot
 from pwl_lab.distill.probes import CorrelationProbe
-from pwl_lab.distill.students import distil_cohort
 from pwl_lab.distill.two_phase import two_phase
 from pwl_lab.loading.bundle import Inputs, inputs_of
 from pwl_lab.loading.model import ProgressiveModel

@@ -6,11 +6,10 @@ import math
 import pandas as pd
 import pytest
 import torch
-from toys import MLP_STUDENT, MLP_TEACHER, as_trained, assert_close
+from toys import MLP_STUDENT, MLP_TEACHER, as_trained, assert_close, distil_cohort
 
 from pwl_lab import plots
 from pwl_lab.distill.curriculum import from_labels, one_shot
-from pwl_lab.distill.students import distil_cohort
 from pwl_lab.models import build
 from pwl_lab.study import tables
 from pwl_lab.study.results import DistillationRuns

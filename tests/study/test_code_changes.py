@@ -16,8 +16,9 @@ from pwl_lab.loading.bundle import check_exportable, check_folder
 from pwl_lab.loading.model import ProgressiveModel
 from pwl_lab.models import BlockNet, build, mlp
 from pwl_lab.models.blocknet import ModelConfig
-from pwl_lab.study import answers, verbs
-from pwl_lab.study.answers import ChangedCodeError, Entry, answers_of, check_keepable, kept_answers, mask_answers
+from pwl_lab.study import code_changes, verbs
+from pwl_lab.study.code_changes import ChangedCodeError, Entry, answers_of, check_keepable, kept_answers, mask_answers
+from pwl_lab.study.store import Artifact
 from pwl_lab.study.verbs import distill, train_or_load, train_pair
 from pwl_lab.support.errors import InvalidValueError
 from pwl_lab.swap.swapnet import SwapNet
@@ -210,7 +211,7 @@ def test_whatever_shares_memory_or_is_no_plain_float_is_kept_as_it_is(verb, kind
 @pytest.mark.parametrize("verb", VERBS)
 def test_what_the_store_cannot_hold_is_refused_before_it_is_trained(verb, kind, monkeypatch):
     monkeypatch.setattr(verbs, "fit", lambda *_: pytest.fail("trained"))
-    monkeypatch.setattr(verbs, "distil_cohort", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(verbs, "distil_members", lambda *_: pytest.fail("trained"))
     monkeypatch.setattr(verbs, "train", lambda *_: pytest.fail("trained"))
     with pytest.raises(InvalidValueError, match=r"model = Own\(.*its state_dict brings back"):
         VERBS[verb](Own(kind=kind))
@@ -219,11 +220,6 @@ def test_what_the_store_cannot_hold_is_refused_before_it_is_trained(verb, kind, 
 def test_a_configuration_that_miscounts_its_blocks_is_refused():
     with pytest.raises(InvalidValueError, match="3 blocks, as it says; it makes 2"):
         check_keepable(Own(says=3), TASK)
-
-
-def test_a_curriculum_that_the_store_could_mistake_for_another_is_refused():
-    with pytest.raises(InvalidValueError, match="without a slash"):
-        distill(fit(mlp(TASK, 9), TASK, PLAN, 0), mlp(TASK, 4), TASK, {"a": one_shot(), "a/0": one_shot()}, [0], PLAN)
 
 
 class Noise:
@@ -237,7 +233,7 @@ class Noise:
         return Batch(inputs, torch.zeros(40, dtype=torch.int64))
 
 
-def doubled(net: SwapNet, mask: str) -> answers.Answer:
+def doubled(net: SwapNet, mask: str) -> code_changes.Answer:
     """The same rounded elsewhere: far more so than another order of summation would do it."""
     return lambda inputs: copy.deepcopy(net).double()(inputs.double(), mask).float()
 
@@ -251,14 +247,14 @@ def test_another_order_of_summation_is_no_other_code(family, seed, scale):
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.mul_(scale)
-        kept = Entry(kept_answers(mask_answers(net), Noise(shape)), "it", Path("there"))
+        kept = Entry(Artifact(kept_answers(mask_answers(net), Noise(shape))), "it", Path("there"))
         kept.check({mask: doubled(net, mask) for mask in mask_answers(net)})
 
 
 @pytest.mark.parametrize("kind", ["rounded", "dropout"])
 def test_networks_that_jump_or_draw_at_random_raise_no_false_alarm(kind):
     net = Own(kind=kind).make().eval()
-    kept = Entry(kept_answers({"a": answers_of(net)}, TASK), "it", Path("there"))
+    kept = Entry(Artifact(kept_answers({"a": answers_of(net)}, TASK)), "it", Path("there"))
     torch.rand(3)  # another state of the random numbers
     before = torch.random.get_rng_state()
     kept.check({"a": lambda inputs: answers_of(net)(inputs * (1 + 1e-6))})
@@ -269,7 +265,7 @@ def test_networks_that_jump_or_draw_at_random_raise_no_false_alarm(kind):
 def test_another_number_of_threads_is_no_other_code(threads):
     model = MLP_TEACHER.model_copy(update={"n_inputs": 6, "widths": (2000, 1500)})
     net = build(model, 0)
-    kept = Entry(kept_answers({"a": answers_of(net)}, TASK), "it", Path("there"))
+    kept = Entry(Artifact(kept_answers({"a": answers_of(net)}, TASK)), "it", Path("there"))
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -282,7 +278,7 @@ def test_what_diverged_is_no_other_code():
     net = build(MLP_TEACHER, 0)
     with torch.no_grad():
         net.head.weight.fill_(float("nan"))
-    kept = Entry(kept_answers({"a": answers_of(net)}, TASK), "it", Path("there"))
+    kept = Entry(Artifact(kept_answers({"a": answers_of(net)}, TASK)), "it", Path("there"))
     kept.check({"a": answers_of(net)})
     with torch.no_grad():
         net.head.weight.fill_(1.0)
@@ -337,15 +333,15 @@ def test_a_pair_of_ours_is_exported_without_a_word(tmp_path, recwarn):
 def answered_apart(samples: int) -> None:
     """Check a network that answers so many of the stored samples with the other sign."""
     net = Own().make().eval()
-    kept = Entry(kept_answers({"a": answers_of(net)}, TASK), "it", Path("there"))
-    sign = torch.ones(answers.N_SAMPLES, 1)
+    kept = Entry(Artifact(kept_answers({"a": answers_of(net)}, TASK)), "it", Path("there"))
+    sign = torch.ones(code_changes.N_SAMPLES, 1)
     sign[:samples] = -1.0
     kept.check({"a": lambda inputs: sign * answers_of(net)(inputs)})
 
 
 def test_one_sample_may_fall_on_the_other_side_and_no_second_one():
     answered_apart(1)
-    for samples in (2, 4, answers.N_SAMPLES):
+    for samples in (2, 4, code_changes.N_SAMPLES):
         with pytest.raises(ChangedCodeError, match=f"it answers {samples} of 16 samples differently"):
             answered_apart(samples)
 
