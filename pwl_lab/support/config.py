@@ -12,7 +12,15 @@ from collections.abc import Mapping
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
 
 from pwl_lab.support import environment, paths
 from pwl_lab.support.errors import InvalidValueError, MissingDataError, UnknownNameError, invalid, shown, unknown
@@ -53,15 +61,22 @@ class Frozen(BaseModel):
 
         def __init__(self, /, **values: Any) -> None:
             """Raises UnknownNameError for a field that there is not, InvalidValueError for a value that is not allowed."""
-            _check_kinds(type(self), values)
             try:
                 super().__init__(**values)
             except ValidationError as error:
                 raise _refusal(type(self), error, f"parameter of {type(self).__name__}:") from None
 
-        __init__.__pydantic_base_init__ = (
-            True  # one configuration inside another is checked as before, not built by this
-        )
+        __init__.__pydantic_base_init__ = True  # pydantic itself checks one configuration inside another
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _keep_kinds(cls, values: Any, build: ModelWrapValidatorHandler[Self]) -> Self:
+        """Refuse what pydantic would read as another kind, such as `true` as 1 and "16" as 16."""
+        built = build(values)
+        for name, value in values.items() if isinstance(values, Mapping) else ():
+            if not _same_kind(value, getattr(built, name)):
+                raise invalid(name, value, allowed(cls, name))
+        return built
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy with these values changed; unlike pydantic's it is checked, and refuses as the class does."""
@@ -171,7 +186,6 @@ class Settings(Frozen):
     @classmethod
     def checked(cls, values: Mapping[str, Any]) -> Self:
         """These values as settings, or an InvalidValueError with a line for each that is refused."""
-        _check_kinds(cls, values)
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
@@ -237,30 +251,13 @@ def allowed(cls: type[BaseModel], name: str) -> str:
     return f"{_type_name(part)}{_range_words(part)}"
 
 
-def _check_kinds(cls: type[BaseModel], values: Mapping[str, Any]) -> None:
-    """Raise InvalidValueError where true/false or a text stands for a number, or a number for one of them."""
-    for name, value in values.items():
-        if name in cls.model_fields and not _fits(_schema(cls)[name], value):
-            raise InvalidValueError(f"{name} = {shown(value)} is not allowed: {allowed(cls, name)}")
-
-
-def _fits(part: Mapping[str, Any], value: Any) -> bool:
-    """Whether true/false and texts stand only where they belong; pydantic would read `true` as 1 and "16" as 16."""
-    kinds = {variant.get("type", "string") for variant in _variants(part)}
-    if isinstance(value, bool):
-        return "boolean" in kinds
-    if isinstance(value, str):
-        return "string" in kinds
-    if kinds == {"boolean"}:
-        return False
-    if isinstance(value, Mapping):
-        kind, inner, items = "object", "additionalProperties", value.values()
-    elif isinstance(value, list | tuple):
-        kind, inner, items = "array", "items", value
-    else:
-        return True
-    each = next((variant[inner] for variant in _variants(part) if variant.get("type") == kind), None)
-    return not isinstance(each, Mapping) or all(_fits(each, item) for item in items)  # `true` lets anything in
+def _same_kind(given: Any, taken: Any) -> bool:
+    """Whether true and false stayed what they are, and texts too; so of everything in a list or mapping."""
+    if isinstance(given, list | tuple) and isinstance(taken, list | tuple):
+        return all(map(_same_kind, given, taken))
+    if isinstance(given, Mapping) and isinstance(taken, Mapping):
+        return all(_same_kind(value, taken[name]) for name, value in given.items())
+    return all(isinstance(given, kind) == isinstance(taken, kind) for kind in (bool, str))
 
 
 def _variants(part: Mapping[str, Any]) -> list[Mapping[str, Any]]:
