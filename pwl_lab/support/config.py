@@ -53,7 +53,7 @@ Seeds = Annotated[
 
 
 class Frozen(BaseModel):
-    """A configuration: immutable, nothing unknown in it, hashable by content."""
+    """A configuration: it does not change, holds no unknown field, and has a hash of its content (`content_hash`)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
@@ -90,7 +90,7 @@ class Frozen(BaseModel):
 
 
 def content_hash(value: Any) -> str:
-    """SHA-256 (hex) of a JSON-like value, the same for the same content whatever the order of its keys."""
+    """SHA-256, in hex, of a JSON-like value; the order of its keys does not matter."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -117,7 +117,11 @@ class Settings(Frozen):
 
     @classmethod
     def load(cls, preset: str, **overrides: Any) -> Self:
-        """The preset's section for this notebook with `overrides` laid over it; an override of None keeps the preset's value.
+        """The preset's section for this notebook, with `overrides` in place of its values.
+
+        Arguments:
+        - preset: `smoke`, `lesson`, `paper`, or another file of `presets/`.
+        - overrides: fields with values of one's own; None keeps the preset's value.
 
         Raises UnknownNameError for an unknown preset or field, InvalidValueError for a value outside its range.
         """
@@ -152,10 +156,14 @@ class Settings(Frozen):
     def from_notebook(cls, names: Mapping[str, Any]) -> Self:
         """The settings that a notebook's parameters cell asks for: `from_notebook(globals())`.
 
-        They are read from the source of the parameters cells that have run, which IPython keeps in `In`: what the notebook
-        itself does with the same names does not matter, and a misspelt one is refused. Without a history (a script, Voila)
-        the names count. A parameter of None takes the preset's value. Raises as `load` does, and InvalidValueError where no
-        parameters cell has run.
+        They are read from the source of the parameters cells that have run, which IPython keeps in `In`: it does not matter
+        what the notebook does with the same names, and a misspelt one is refused. Without a history (a script, Voila) the
+        names count. A parameter of None takes the preset's value.
+
+        Arguments:
+        - names: the notebook's `globals()`.
+
+        Raises as `load` does, and InvalidValueError where no parameters cell has run.
         """
         cells = names.get("In", ())
         if any(cells):
@@ -167,7 +175,7 @@ class Settings(Frozen):
 
     @property
     def stock(self) -> bool:
-        """Whether these are the preset's own sizes at a preset that is large enough for a notebook's claims to hold."""
+        """Whether these are the preset's own sizes, and large enough for the notebook's claims to hold (not smoke)."""
         free = {name: getattr(self, name) for name in ("device", "interactive", self.split_by) if name}
         same = type(self).load(self.preset, **free) == self
         return same and self.preset != "smoke"
@@ -204,7 +212,7 @@ def read_preset(name: str) -> dict[str, dict[str, Any]]:
 def _parsed(name: str, text: str) -> dict[str, dict[str, Any]]:
     """The checked content of a preset file, remembered: a grid asks for the same one once a point."""
     try:
-        content = read_yaml(text) or {}
+        content: dict[str, dict[str, Any]] = read_yaml(text) or {}
     except InvalidValueError as error:
         raise InvalidValueError(f"preset {name}: {error}") from None
     if not isinstance(content, dict) or not all(isinstance(part, dict) for part in content.values()):
@@ -219,7 +227,8 @@ def _parsed(name: str, text: str) -> dict[str, dict[str, Any]]:
 @cache  # making it takes ten times as long as checking a value
 def _schema(cls: type[BaseModel]) -> dict[str, dict[str, Any]]:
     """The JSON schema of each field."""
-    return cls.model_json_schema()["properties"]
+    fields: dict[str, dict[str, Any]] = cls.model_json_schema()["properties"]
+    return fields
 
 
 def _concrete(cls: type[Settings]) -> list[type[Settings]]:
@@ -331,7 +340,13 @@ def _explain(cls: type[BaseModel], problem: Mapping[str, Any]) -> str:
 
 
 def device(choice: Device = "auto") -> str:
-    """The torch device name for a choice; `PWL_LAB_DEVICE` decides for `auto` where it is set."""
+    """The name of torch's device, `cpu` or `cuda`.
+
+    Arguments:
+    - choice: `auto` is CUDA where there is one, unless `PWL_LAB_DEVICE` says otherwise.
+
+    Raises InvalidValueError for an unknown device, and for `cuda` where torch sees none.
+    """
     import torch
 
     choice = environment.DEVICE.get() or "auto" if choice == "auto" else choice
