@@ -37,11 +37,15 @@ time.sleep(600)
 
 
 @pytest.mark.notebook
-def test_the_example_is_run_once_and_reported(store_folder: Path, tmp_path: Path) -> None:
-    for turn in ("first", "second"):
-        status = run_notebook("09", tmp_path / turn, preset="smoke")
+def test_the_example_is_run_once_and_reported(
+    smoke_run, store_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = smoke_run("09")
+    monkeypatch.setenv("PWL_LAB_RUNS", str(first.runs))
+    second = run_notebook("09", tmp_path / "second", preset="smoke")
+    for status, out in ((first.status, first.out), (second, tmp_path / "second")):
         assert status.status == "ok", status.error
-        metrics = json.loads((tmp_path / turn / "metrics.json").read_text())
+        metrics = json.loads((out / "metrics.json").read_text())
         assert (metrics["points"], metrics["ok"], metrics["failed"]) == (7, 6, 1)
         assert metrics["view"] | {"statistic": "", "averaged": []} == {
             "metric": "steps_to_threshold.*", "axis": "n_bits", "hue": "part", "facets": [], "averaged": [], "statistic": ""
