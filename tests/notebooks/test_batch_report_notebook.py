@@ -3,12 +3,12 @@
 import json
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import psutil
 import pytest
 import stub_runner
+from benches import COMMAND
 from processes import alive, until
 
 from pwl_lab.runner.execute import run_notebook
@@ -18,7 +18,6 @@ from pwl_lab.runner.status import read_status
 from pwl_lab.support import paths
 from pwl_lab.support.errors import InvalidValueError
 
-COMMAND = str(Path(sys.executable).with_name("pwl-lab"))
 START_S = 240  # a kernel, a cluster and another kernel, on a machine that has other work
 
 # A notebook that runs a batch, and one of its points: it leaves the numbers of its kernel and of two children, and waits.

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from sources import ROOT
 
 from pwl_lab.runner.parameters import settings_of
 from pwl_lab.support.yaml12 import read_yaml
 
-ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SERIES = [path for path in NOTEBOOKS if re.match(r"\d\d_", path.name)]
 MODULES = sorted((ROOT / "pwl_lab").rglob("*.py"))
