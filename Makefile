@@ -9,6 +9,8 @@ CONSTRAINTS ?= constraints.txt
 
 # Threads that wait by spinning are very slow where other work wants the same cores (docs/findings.md).
 export OMP_WAIT_POLICY ?= PASSIVE
+# Some machines forbid it, and every process would compile the package, and the tests, once more.
+unexport PYTHONDONTWRITEBYTECODE
 
 VENV  := .venv
 BIN   := $(VENV)/bin

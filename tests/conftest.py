@@ -23,25 +23,28 @@ jaxtyping.install_import_hook(CHECKED, "shapecheck.check")
 # The files that take longest, the longest first: begun last, one of them would keep a single process busy at the end.
 # Those that compute and those that mostly wait stand by turns. A file that is missing here only costs time.
 LONGEST_FIRST = [
-    "notebooks/test_series_smoke.py",
-    "faults/test_batch_lost_workers.py",
-    "notebooks/test_edges_run.py",
-    "notebooks/test_batch_report_notebook.py",
-    "faults/test_loader_model.py",
-    "faults/test_batch_reaching.py",
-    "faults/test_many_messages.py",
-    "browser/test_dashboard.py",
-    "notebooks/test_dashboard_in_batch.py",
-    "faults/test_batch_storage.py",
-    "faults/test_batch_faults.py",
-    "browser/test_layer_slider.py",
-    "runner/test_own_configuration.py",
-    "support/test_processes.py",
-    "property/test_hostile_bundles.py",
-    "faults/test_runner_faults.py",
-    "benchmarks/test_clock.py",
+    "tests/notebooks/test_series_smoke.py",
+    "tests/faults/test_batch_lost_workers.py",
+    "tests/notebooks/test_edges_run.py",
+    "tests/notebooks/test_batch_report_notebook.py",
+    "tests/faults/test_loader_model.py",
+    "tests/faults/test_batch_reaching.py",
+    "tests/faults/test_many_messages.py",
+    "tests/browser/test_dashboard.py",
+    "tests/notebooks/test_dashboard_in_batch.py",
+    "tests/faults/test_batch_storage.py",
+    "tests/faults/test_batch_faults.py",
+    "tests/browser/test_layer_slider.py",
+    "tests/runner/test_own_configuration.py",
+    "tests/support/test_processes.py",
+    "tests/property/test_hostile_bundles.py",
+    "tests/faults/test_runner_faults.py",
+    "tests/benchmarks/test_clock.py",
+    "tests/runner/test_execute.py",
+    "tests/runner/test_page.py",
+    "tests/widgets/test_explorer.py",
 ]
-SLOW_FOLDERS = ("notebooks", "browser", "faults")
+SLOW_FOLDERS = ("notebooks", "browser", "faults", "property")
 TESTS = Path(__file__).parent
 
 # A shell's background job ignores interrupts, and so would every process that a test starts in order to interrupt it.
@@ -60,10 +63,10 @@ def pytest_xdist_auto_num_workers() -> int:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what `make check` leaves out, and put the longest files first."""
+    places = {TESTS.parent / name: number for number, name in enumerate(LONGEST_FIRST)}
     for item in items:
-        if item.path.relative_to(TESTS).parts[0] in SLOW_FOLDERS:
+        if item.path in places or item.path.relative_to(TESTS).parts[0] in SLOW_FOLDERS:
             item.add_marker("slow")
-    places = {TESTS / name: number for number, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
 
 

@@ -173,7 +173,7 @@ def test_a_module_keeps_the_limits(path: Path) -> None:
 
 def _run(*command: str) -> str:
     """The output of a command in the project's folder, which must go well."""
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

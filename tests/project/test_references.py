@@ -82,7 +82,9 @@ def test_every_file_of_the_checkout_in_a_text_is_there(path: Path) -> None:
 def test_every_file_of_the_package_in_a_document_is_there_and_has_the_name_behind_it(path: Path) -> None:
     missing = []
     for name, held in IN_PACKAGE.findall(read(path)):
-        places = [place for folder in ("pwl_lab", "scripts") for place in (ROOT / folder).rglob(Path(name).name)]
+        places = [
+            place for folder in ("pwl_lab", "scripts", "tests") for place in (ROOT / folder).rglob(Path(name).name)
+        ]
         modules = [place.relative_to(ROOT).with_suffix("") for place in places if place.match(f"*/{name}")]
         if not any(resolves(".".join([*module.parts, *filter(None, [held])])) for module in modules):
             missing.append(f"{name}: {held}")
