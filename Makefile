@@ -9,6 +9,8 @@ CONSTRAINTS ?= constraints.txt
 
 # Threads that wait by spinning are very slow where other work wants the same cores (docs/findings.md).
 export OMP_WAIT_POLICY ?= PASSIVE
+# Some machines forbid it, and every process would compile the package, and the tests, once more.
+unexport PYTHONDONTWRITEBYTECODE
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -16,12 +18,13 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test lab dashboard bench install clean distclean
+.PHONY: help run check test lab dashboard bench install clean distclean
 
 help:
 	@echo "make run        execute the series into runs/NAME/ and write its index page (PRESET=lesson, NAME=the preset,"
 	@echo "                JOBS=how many notebooks at once)"
-	@echo "make test       run all tests (ARGS='...' goes to pytest)"
+	@echo "make check      linters, types and the quick tests: a minute and a half, before a commit (ARGS='...' goes to pytest)"
+	@echo "make test       run all tests, linters and types among them (ARGS='...' goes to pytest)"
 	@echo "make lab        open JupyterLab on the notebooks (ARGS='...' goes to JupyterLab)"
 	@echo "make dashboard  show what the series has stored in a browser, without training anything (PRESET=lesson)"
 	@echo "make bench      measure and write runs/bench.json"
@@ -30,6 +33,13 @@ help:
 
 run: $(STAMP)
 	$(BIN)/pwl-lab series --preset $(PRESET) $(if $(NAME),--name $(NAME)) $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m 'not slow and not linter' $(ARGS)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
@@ -53,7 +63,7 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	@touch $@
 
 clean:
-	rm -rf runs .pytest_cache .ruff_cache .hypothesis .import_linter_cache build
+	rm -rf runs .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache build
 	find . -path ./$(VENV) -prune -o -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 distclean: clean

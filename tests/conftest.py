@@ -1,5 +1,7 @@
+import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import jaxtyping
@@ -9,9 +11,41 @@ import torch
 from hypothesis import settings
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from pwl_lab.support.processes import n_cores
+
 # Shapes in signatures are checked wherever a test goes; this must come before these modules are first imported.
-CHECKED = [f"pwl_lab.{part}" for part in ("tasks", "models", "fast", "training", "distill", "swap", "loading")]
+CHECKED = [
+    *("pwl_lab.tasks", "pwl_lab.models", "pwl_lab.fast", "pwl_lab.training", "pwl_lab.distill", "pwl_lab.swap"),
+    "pwl_lab.loading",
+]
 jaxtyping.install_import_hook(CHECKED, "shapecheck.check")
+
+# The files that take longest, the longest first: begun last, one of them would keep a single process busy at the end.
+# Those that compute and those that mostly wait stand by turns. A file that is missing here only costs time.
+LONGEST_FIRST = [
+    "tests/notebooks/test_series_smoke.py",
+    "tests/faults/test_batch_lost_workers.py",
+    "tests/notebooks/test_edges_run.py",
+    "tests/notebooks/test_batch_report_notebook.py",
+    "tests/faults/test_loader_model.py",
+    "tests/faults/test_batch_reaching.py",
+    "tests/faults/test_many_messages.py",
+    "tests/browser/test_dashboard.py",
+    "tests/notebooks/test_dashboard_in_batch.py",
+    "tests/faults/test_batch_storage.py",
+    "tests/faults/test_batch_faults.py",
+    "tests/browser/test_layer_slider.py",
+    "tests/runner/test_own_configuration.py",
+    "tests/support/test_processes.py",
+    "tests/property/test_hostile_bundles.py",
+    "tests/faults/test_runner_faults.py",
+    "tests/benchmarks/test_clock.py",
+    "tests/runner/test_execute.py",
+    "tests/runner/test_page.py",
+    "tests/widgets/test_explorer.py",
+]
+SLOW_FOLDERS = ("notebooks", "browser", "faults", "property")
+TESTS = Path(__file__).parent
 
 # A shell's background job ignores interrupts, and so would every process that a test starts in order to interrupt it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -20,6 +54,20 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # A deadline would measure the other work of the machine; without a fixed seed a run could not be repeated.
 settings.register_profile("house", deadline=None, derandomize=True)
 settings.load_profile("house")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than there are cores, for many tests wait; at most four, each of which imports torch."""
+    return min(4, n_cores() + 1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `make check` leaves out, and put the longest files first."""
+    places = {TESTS.parent / name: number for number, name in enumerate(LONGEST_FIRST)}
+    for item in items:
+        if item.path in places or item.path.relative_to(TESTS).parts[0] in SLOW_FOLDERS:
+            item.add_marker("slow")
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -35,6 +83,18 @@ def store_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PWL_LAB_RUNS", str(tmp_path / "runs"))
     return tmp_path / "runs" / "store"
+
+
+@pytest.fixture(scope="session")
+def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], "smoke.SmokeRun"]:
+    """A notebook's run at `smoke` from nothing: one for all tests, which the first that asks for it makes."""
+    import smoke  # here, for it imports the package
+
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a folder of its own in one of all
+        folder = folder.parent
+    (folder / "smoke").mkdir(exist_ok=True)
+    return partial(smoke.smoke_run, folder / "smoke")
 
 
 @pytest.fixture

@@ -76,8 +76,8 @@ class Projection:
         - `centre`, `scale`: whether to do so.
         """
         means, factors = [], []
-        for matrix in matrices.split(1):  # each on its own: sums over several students would round otherwise
-            raw = _project(states, _side_by_side(matrix), 1).transpose(1, 2).flatten(2)  # (1, r, batch * positions)
+        for member in range(len(matrices)):  # each on its own: sums over several students would round otherwise
+            raw = _project(states, matrices[member], 1).transpose(1, 2).flatten(2)  # (1, r, batch * positions)
             mean = raw.mean(dim=2) if centre else torch.zeros_like(raw[:, :, 0])
             spread = (raw - mean.unsqueeze(2)).square().mean(dim=(1, 2)).sqrt()
             means.append(mean)

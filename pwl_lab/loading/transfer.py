@@ -148,7 +148,7 @@ class Transfer:
                 lambda: self._receive(arriving, self.source, arriving.shard.file),
                 self.retry,
                 self.source.pause,
-                place=lambda: arriving.place,
+                position=lambda: arriving.place,
                 restart=arriving.restart,
                 report=report,
             )

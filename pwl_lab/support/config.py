@@ -12,7 +12,15 @@ from collections.abc import Mapping
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
 
 from pwl_lab.support import environment, paths
 from pwl_lab.support.errors import InvalidValueError, MissingDataError, UnknownNameError, invalid, shown, unknown
@@ -45,7 +53,7 @@ Seeds = Annotated[
 
 
 class Frozen(BaseModel):
-    """A configuration: immutable, nothing unknown in it, hashable by content."""
+    """A configuration: it does not change, holds no unknown field, and has a hash of its content (`content_hash`)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
@@ -53,15 +61,22 @@ class Frozen(BaseModel):
 
         def __init__(self, /, **values: Any) -> None:
             """Raises UnknownNameError for a field that there is not, InvalidValueError for a value that is not allowed."""
-            _check_kinds(type(self), values)
             try:
                 super().__init__(**values)
             except ValidationError as error:
                 raise _refusal(type(self), error, f"parameter of {type(self).__name__}:") from None
 
-        __init__.__pydantic_base_init__ = (
-            True  # one configuration inside another is checked as before, not built by this
-        )
+        __init__.__pydantic_base_init__ = True  # pydantic itself checks one configuration inside another
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _keep_kinds(cls, values: Any, build: ModelWrapValidatorHandler[Self]) -> Self:
+        """Refuse what pydantic would read as another kind, such as `true` as 1 and "16" as 16."""
+        built = build(values)
+        for name, value in values.items() if isinstance(values, Mapping) else ():
+            if not _same_kind(value, getattr(built, name)):
+                raise invalid(name, value, allowed(cls, name))
+        return built
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy with these values changed; unlike pydantic's it is checked, and refuses as the class does."""
@@ -75,7 +90,7 @@ class Frozen(BaseModel):
 
 
 def content_hash(value: Any) -> str:
-    """SHA-256 (hex) of a JSON-like value, the same for the same content whatever the order of its keys."""
+    """SHA-256, in hex, of a JSON-like value; the order of its keys does not matter."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -102,7 +117,11 @@ class Settings(Frozen):
 
     @classmethod
     def load(cls, preset: str, **overrides: Any) -> Self:
-        """The preset's section for this notebook with `overrides` laid over it; an override of None keeps the preset's value.
+        """The preset's section for this notebook, with `overrides` in place of its values.
+
+        Arguments:
+        - preset: `smoke`, `lesson`, `paper`, or another file of `presets/`.
+        - overrides: fields with values of one's own; None keeps the preset's value.
 
         Raises UnknownNameError for an unknown preset or field, InvalidValueError for a value outside its range.
         """
@@ -137,10 +156,14 @@ class Settings(Frozen):
     def from_notebook(cls, names: Mapping[str, Any]) -> Self:
         """The settings that a notebook's parameters cell asks for: `from_notebook(globals())`.
 
-        They are read from the source of the parameters cells that have run, which IPython keeps in `In`: what the notebook
-        itself does with the same names does not matter, and a misspelt one is refused. Without a history (a script, Voila)
-        the names count. A parameter of None takes the preset's value. Raises as `load` does, and InvalidValueError where no
-        parameters cell has run.
+        They are read from the source of the parameters cells that have run, which IPython keeps in `In`: it does not matter
+        what the notebook does with the same names, and a misspelt one is refused. Without a history (a script, Voila) the
+        names count. A parameter of None takes the preset's value.
+
+        Arguments:
+        - names: the notebook's `globals()`.
+
+        Raises as `load` does, and InvalidValueError where no parameters cell has run.
         """
         cells = names.get("In", ())
         if any(cells):
@@ -152,7 +175,7 @@ class Settings(Frozen):
 
     @property
     def stock(self) -> bool:
-        """Whether these are the preset's own sizes at a preset that is large enough for a notebook's claims to hold."""
+        """Whether these are the preset's own sizes, and large enough for the notebook's claims to hold (not smoke)."""
         free = {name: getattr(self, name) for name in ("device", "interactive", self.split_by) if name}
         same = type(self).load(self.preset, **free) == self
         return same and self.preset != "smoke"
@@ -171,7 +194,6 @@ class Settings(Frozen):
     @classmethod
     def checked(cls, values: Mapping[str, Any]) -> Self:
         """These values as settings, or an InvalidValueError with a line for each that is refused."""
-        _check_kinds(cls, values)
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
@@ -190,7 +212,7 @@ def read_preset(name: str) -> dict[str, dict[str, Any]]:
 def _parsed(name: str, text: str) -> dict[str, dict[str, Any]]:
     """The checked content of a preset file, remembered: a grid asks for the same one once a point."""
     try:
-        content = read_yaml(text) or {}
+        content: dict[str, dict[str, Any]] = read_yaml(text) or {}
     except InvalidValueError as error:
         raise InvalidValueError(f"preset {name}: {error}") from None
     if not isinstance(content, dict) or not all(isinstance(part, dict) for part in content.values()):
@@ -205,7 +227,8 @@ def _parsed(name: str, text: str) -> dict[str, dict[str, Any]]:
 @cache  # making it takes ten times as long as checking a value
 def _schema(cls: type[BaseModel]) -> dict[str, dict[str, Any]]:
     """The JSON schema of each field."""
-    return cls.model_json_schema()["properties"]
+    fields: dict[str, dict[str, Any]] = cls.model_json_schema()["properties"]
+    return fields
 
 
 def _concrete(cls: type[Settings]) -> list[type[Settings]]:
@@ -237,30 +260,13 @@ def allowed(cls: type[BaseModel], name: str) -> str:
     return f"{_type_name(part)}{_range_words(part)}"
 
 
-def _check_kinds(cls: type[BaseModel], values: Mapping[str, Any]) -> None:
-    """Raise InvalidValueError where true/false or a text stands for a number, or a number for one of them."""
-    for name, value in values.items():
-        if name in cls.model_fields and not _fits(_schema(cls)[name], value):
-            raise InvalidValueError(f"{name} = {shown(value)} is not allowed: {allowed(cls, name)}")
-
-
-def _fits(part: Mapping[str, Any], value: Any) -> bool:
-    """Whether true/false and texts stand only where they belong; pydantic would read `true` as 1 and "16" as 16."""
-    kinds = {variant.get("type", "string") for variant in _variants(part)}
-    if isinstance(value, bool):
-        return "boolean" in kinds
-    if isinstance(value, str):
-        return "string" in kinds
-    if kinds == {"boolean"}:
-        return False
-    if isinstance(value, Mapping):
-        kind, inner, items = "object", "additionalProperties", value.values()
-    elif isinstance(value, list | tuple):
-        kind, inner, items = "array", "items", value
-    else:
-        return True
-    each = next((variant[inner] for variant in _variants(part) if variant.get("type") == kind), None)
-    return not isinstance(each, Mapping) or all(_fits(each, item) for item in items)  # `true` lets anything in
+def _same_kind(given: Any, taken: Any) -> bool:
+    """Whether true and false stayed what they are, and texts too; so of everything in a list or mapping."""
+    if isinstance(given, list | tuple) and isinstance(taken, list | tuple):
+        return all(map(_same_kind, given, taken))
+    if isinstance(given, Mapping) and isinstance(taken, Mapping):
+        return all(_same_kind(value, taken[name]) for name, value in given.items())
+    return all(isinstance(given, kind) == isinstance(taken, kind) for kind in (bool, str))
 
 
 def _variants(part: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -334,7 +340,13 @@ def _explain(cls: type[BaseModel], problem: Mapping[str, Any]) -> str:
 
 
 def device(choice: str = "auto") -> str:
-    """The torch device name for a choice; `PWL_LAB_DEVICE` decides for `auto` where it is set."""
+    """The name of torch's device, `cpu` or `cuda`.
+
+    Arguments:
+    - choice: `auto` is CUDA where there is one, unless `PWL_LAB_DEVICE` says otherwise.
+
+    Raises InvalidValueError for an unknown device, and for `cuda` where torch sees none.
+    """
     import torch
 
     choice = environment.DEVICE.get() or "auto" if choice == "auto" else choice

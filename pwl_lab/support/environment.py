@@ -25,9 +25,13 @@ DEVICES = ("auto", "cpu", "cuda")
 
 @dataclass(frozen=True)
 class Variable:
-    """One variable: `kind` is folder, file, number, flag, device, or text; `default` says what holds where it is not set.
+    """One variable. One that is empty counts as not set.
 
-    A variable that is empty counts as not set.
+    Arguments:
+    - name: of the variable.
+    - kind: folder, file, number, flag, device or text.
+    - meaning: what it says.
+    - default: in words, what holds where it is not set.
     """
 
     name: str
@@ -38,8 +42,7 @@ class Variable:
     def get(self) -> Any:
         """Its value as its kind has it (a Path, an int, a bool, a str); None where it is not set.
 
-        Raises InvalidValueError for a value that makes no sense, and UnknownNameError where a variable is set whose name
-        begins as ours do and that there is not.
+        Raises InvalidValueError for a value that makes no sense, and UnknownNameError as `refuse_unknown` does.
         """
         refuse_unknown()
         text = os.environ.get(self.name)
@@ -47,7 +50,7 @@ class Variable:
 
 
 def refuse_unknown() -> None:
-    """Raise UnknownNameError where a variable is set that begins as ours do, and is none: its name is misspelt."""
+    """Raise UnknownNameError where a variable is set whose name begins as ours do, and is misspelt."""
     for name in sorted(os.environ):
         if name.startswith(PREFIX) and name not in VARIABLES:
             raise unknown("environment variable", name, VARIABLES)
@@ -129,7 +132,7 @@ _READERS: dict[str, Callable[[str, str], Any]] = {
 HOME = Variable("PWL_LAB_HOME", "folder", "the project's checkout", "the one that the package was installed from")
 RUNS = Variable("PWL_LAB_RUNS", "folder", "where everything that is computed goes", "runs/ in the project's folder")
 STORE = Variable("PWL_LAB_STORE", "folder", "where trained things are kept between runs", "store/ among the runs")
-DATA = Variable("PWL_LAB_DATA", "folder", "where downloaded data sets are kept", "downloads/ among the runs")
+DATA = Variable("PWL_LAB_DATA", "folder", "where downloaded datasets are kept", "downloads/ among the runs")
 WORKERS = Variable("PWL_LAB_WORKERS", "number", "how many trainings run side by side", "one more than the cores")
 DEVICE = Variable("PWL_LAB_DEVICE", "device", "where tensors live, for the parameter device = auto", "auto")
 ONLY_STORED = Variable("PWL_LAB_ONLY_STORED", "flag", "nothing is trained that the store lacks", "off")

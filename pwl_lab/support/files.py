@@ -14,9 +14,8 @@ import secrets
 import shutil
 import stat
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,17 +23,15 @@ from filelock import FileLock, Timeout
 
 from pwl_lab.support.errors import MissingDataError, PwlLabError, UnreadableError
 
-try:
+POSIX = os.name == "posix"
+if POSIX:  # elsewhere, age alone says that a writer is gone
     import fcntl
-except ImportError:  # Windows: there, age alone says that a writer is gone
-    fcntl = None
 
 UNABLE = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # what a file system says that knows no fsync
 ABSENT = (FileNotFoundError, NotADirectoryError)
 STALE_S = 86_400.0  # nobody writes this long without changing a file
 LOCK = ".run.lock"  # only in a folder that cannot be locked itself
 _PART = re.compile(r"\.part-([0-9a-f]{8})-([0-9a-f]{6})-[0-9a-f]{12}")  # of which name, on which machine
-_EARLIER = re.compile(r"\.part-[0-9a-z_]{8}")  # as earlier versions called it, without a lock
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
@@ -60,8 +57,14 @@ def json_text(value: Any, lenient: bool = False) -> str:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
-    """Inside, what is written to the file given; afterwards it is `path`, unless there was an exception. Raises OSError."""
-    with _aside(path, lambda part: part.touch(exist_ok=False)) as part:
+    """Open a file under a name of its own; it becomes `path` at the end of the block, unless an exception ends that.
+
+    Arguments:
+    - path: the file to write or replace; its folder is made if it has to be.
+
+    Raises OSError.
+    """
+    with _aside(path, _touch) as part:
         with part.open("wb") as file:
             yield file
         part.replace(path)
@@ -69,10 +72,13 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def new_folder(path: Path, within: Path | None = None) -> Iterator[Path]:
-    """Inside, an empty folder to fill; afterwards it is `path`, unless there was an exception.
+    """Make an empty folder to fill; it becomes `path` at the end of the block, unless an exception ends that.
 
-    It is made in `within`, on the same file system, or beside `path`. A folder that is at `path` already has to be moved
-    away inside. Raises OSError.
+    Arguments:
+    - path: what the folder becomes; where there is one already, the block has to move it away.
+    - within: where the folder is filled, on the same file system as `path`; beside `path` if not given.
+
+    Raises OSError.
     """
     with work_folder(path if within is None else within / path.name) as part:
         yield part
@@ -97,28 +103,19 @@ def locked(folder: Path) -> Iterator[None]:
     The system's lock on the folder itself leaves no file behind, and ends with the process that holds it. A file in the
     folder is locked where the system cannot do that (Windows, some shares).
     """
-    handle = _open(folder.resolve())
-    try:
-        free = _lock(handle)
+    with _lock(folder.resolve()) as free:
         if free is False:
             raise Timeout(str(folder))
         with nullcontext() if free else FileLock(folder / LOCK, timeout=0):
             yield
-    finally:
-        _close(handle)
 
 
 def usual_mode(*paths: Path) -> None:
-    """Give files that their writer kept to their owner the mode that a new file gets in their folder. Raises OSError."""
-    by_folder = defaultdict(list)
-    for path in paths:
-        by_folder[path.parent].append(path)
-    for those in by_folder.values():
-        with _aside(
-            those[0], lambda part: part.touch(exist_ok=False)
-        ) as probe:  # the umask cannot be asked for, only set
+    """Give files that their writer kept to their owner the mode of any new file beside the first. Raises OSError."""
+    if paths:
+        with _aside(paths[0], _touch) as probe:  # the umask cannot be asked for, only set
             mode = stat.S_IMODE(probe.stat().st_mode)
-        for path in those:
+        for path in paths:
             path.chmod(mode)
 
 
@@ -127,74 +124,71 @@ def _aside(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
     """Inside, what `make` made under a name of its own beside `path`, locked; afterwards it is gone, if it is still there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent, path.name)
-    part, handle = _claim(path, make)
-    try:
-        yield part
-    finally:
-        _remove(part)
-        _close(handle)
+    with ExitStack() as until_then:
+        part = _claim(path, make, until_then)
+        try:
+            yield part
+        finally:
+            _remove(part)
 
 
-def _claim(path: Path, make: Callable[[Path], None]) -> tuple[Path, int | None]:
-    """Something new beside `path`, and the open file that its lock goes with."""
+def _claim(path: Path, make: Callable[[Path], None], until: ExitStack) -> Path:
+    """Something new beside `path`, locked until the stack is closed."""
     while True:
         part = path.parent / f".part-{_digest(path.name, 8)}-{_digest(platform.node(), 6)}-{secrets.token_hex(6)}"
         make(part)
         with suppress(FileNotFoundError):  # between its making and its locking, a sweep took it for a dead writer's
-            handle = _open(part)
-            if _lock(handle) is not False and part.exists():
-                return part, handle
-            _close(handle)
+            locked = until.enter_context(_lock(part))
+            if locked is not False and part.exists():
+                return part
+
+
+def _touch(part: Path) -> None:
+    """Make a file that must not be there yet."""
+    part.touch(exist_ok=False)
 
 
 def sweep(folder: Path, name: str | None = None) -> None:
     """Remove what killed writers left aside in `folder`: those of the file `name`, or of all where the folder is ours.
 
     The system's lock tells a live writer, whose work is never touched. Where it cannot tell (another machine's writer, a
-    file system without locks, what an earlier version wrote) only what nobody has changed for a day is removed.
+    file system without locks) only what nobody has changed for a day is removed.
     """
     of = None if name is None else _digest(name, 8)
     with suppress(OSError):
         for part in folder.glob(".part-*"):
             found = _PART.fullmatch(part.name)
-            if (found and of in (None, found[1])) or (of is None and _EARLIER.fullmatch(part.name)):
+            if found and of in (None, found[1]):
                 with suppress(OSError):  # gone meanwhile, or another user's: it harms nobody
-                    _sweep_one(part, here=bool(found and found[2] == _digest(platform.node(), 6)))
+                    _sweep_one(part, here=found[2] == _digest(platform.node(), 6))
 
 
 def _sweep_one(part: Path, here: bool) -> None:
     """Remove one leftover if its writer is gone. Raises OSError where that cannot be found out."""
-    handle = _open(part)
-    try:
-        locked = _lock(handle)
+    with _lock(part) as locked:
         age = time.time() - max(path.lstat().st_mtime for path in (part, *part.rglob("*")))
         if (locked and here) or (locked is not False and age > STALE_S):
             _remove(part)
-    finally:
-        _close(handle)
 
 
-def _open(part: Path) -> int | None:
-    """A file or folder, opened to be locked; None where the system has no such locks. Raises OSError."""
-    return os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) if fcntl else None
+@contextmanager
+def _lock(part: Path) -> Iterator[bool | None]:
+    """Inside, the file or folder is locked: True; False: another process has the lock; None: there are no locks here.
 
-
-def _lock(handle: int | None) -> bool | None:
-    """Lock what is open, for as long as it is. False: another process has the lock; None: there are no locks here."""
-    if handle is None:
-        return None
+    A lock goes with its process, however that ends. Raises OSError where the file or folder cannot be opened.
+    """
+    if not POSIX:
+        yield None
+        return
+    handle = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return True
-
-
-def _close(handle: int | None) -> None:
-    """Close what `_open` opened; the lock goes with it, as it does with the process, however that ends."""
-    if handle is not None:
+        locked: bool | None = True
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            locked = False if isinstance(error, BlockingIOError) else None
+        yield locked
+    finally:
         os.close(handle)
 
 
@@ -262,8 +256,8 @@ def settle(files: Iterable[Path]) -> None:
     Raises OSError where the disk does not take them. Some milliseconds a file: only for what later work relies on.
     """
     there = [path for path in files if path.is_file()]
-    folders = {path.parent for path in there} if os.name == "posix" else set()
-    how = os.O_RDONLY if os.name == "posix" else os.O_RDWR  # Windows: only what is open for writing
+    folders = {path.parent for path in there} if POSIX else set()
+    how = os.O_RDONLY if POSIX else os.O_RDWR  # Windows: only what is open for writing
     for path in (*there, *folders):  # the folders last: they hold the names
         handle = os.open(path, how)
         try:

@@ -35,9 +35,13 @@ def values_in(source: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     body, above = _below_magic(source)
     for node in ast.parse(body).body:
-        targets = _targets(node)
-        if targets and node.value is not None and all(isinstance(target, ast.Name) for target in targets):
-            found |= {target.id: _literal(node.value) for target in targets}
+        names = [target.id for target in _targets(node) if isinstance(target, ast.Name)]
+        if (
+            isinstance(node, ast.Assign | ast.AnnAssign)
+            and node.value is not None
+            and len(names) == len(_targets(node))
+        ):
+            found |= dict.fromkeys(names, _literal(node.value))
         elif not isinstance(node, ast.Import | ast.ImportFrom) and not _is_text(node):
             line = (ast.get_source_segment(body, node) or "").splitlines()[0]
             raise InvalidValueError(

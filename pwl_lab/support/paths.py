@@ -140,20 +140,20 @@ def store() -> Path:
 
 
 def reserved() -> list[Path]:
-    """Places that have a use of their own, which no series may have for its folder."""
+    """Locations that have a use of their own, which no series may have for its folder."""
     return [example_batch(), store(), downloads(), scratch(), runs() / INTERACTIVE, runs() / BENCH]
 
 
 def scratch() -> Path:
     """What only a command at work needs; a name that no series can have.
 
-    Batches whose place is another machine's keep here what is not copied there yet, each dashboard its server's files.
+    Batches whose location is on another machine keep here what is not copied there yet, each dashboard its server's files.
     """
     return runs() / ".batches"
 
 
 def downloads() -> Path:
-    """Where downloaded data sets are kept: `PWL_LAB_DATA`, or `downloads/` among the runs."""
+    """Where downloaded datasets are kept: `PWL_LAB_DATA`, or `downloads/` among the runs."""
     return environment.DATA.get() or runs() / "downloads"
 
 

@@ -21,7 +21,7 @@ from multiprocessing import forkserver, resource_tracker, spawn
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, NoReturn
 
 import cloudpickle
 
@@ -45,7 +45,7 @@ class InWorkerError(PwlLabError):
 class CaseFailedError(Exception):
     """An exception of a case on its way from a worker: packed, for not every exception can be sent as it is."""
 
-    def raise_here(self) -> None:
+    def raise_here(self) -> NoReturn:
         """Raise the exception itself; its cause is the traceback in the worker."""
         packed, text = self.args
         raise cloudpickle.loads(packed) from InWorkerError(text)
@@ -78,13 +78,18 @@ def n_workers() -> int:
 
 
 def side_by_side(work: Callable[..., Any], cases: Sequence[Case], description: str, device: str = "cpu") -> list[Any]:
-    """`work(**case)` for each case, in so many worker processes; the results in the order of the cases.
+    """Call `work(**case)` for each case in worker processes; return the results in the order of the cases.
 
-    `device` is where the cases compute (as `config.device` gives it): on a GPU, where one training has the device to
-    itself, they take turns in this process. So they do with one worker, or one case. What `work` and its cases need may
-    be defined anywhere, in a notebook or a script, too; a script needs no main guard.
-    An exception in one case stops the others and is raised here; so does an interrupt. Raises WorkerLostError when a
-    worker was killed, and InvalidValueError for a case that cannot be sent to another process.
+    With one worker, one case or a GPU, where one training has the device to itself, the cases take turns in this process.
+
+    Arguments:
+    - work: a function defined anywhere, also in a notebook or in a script; a script needs no main guard.
+    - cases: the keyword arguments of each call.
+    - description: what the progress bar calls the work.
+    - device: where the cases compute, as `config.device` gives it.
+
+    Raises the exception of the first case that fails, after the others are stopped; WorkerLostError where a worker was
+    killed; InvalidValueError for a case that cannot be sent to another process.
     """
     workers = min(n_workers(), len(cases)) if device == "cpu" else 1
     if workers <= 1:
@@ -122,27 +127,30 @@ def pack(work: Callable[..., Any], case: Case) -> bytes:
     Raises InvalidValueError for what cannot be sent, such as a lock.
     """
     try:
-        return cloudpickle.dumps((work, dict(case)))
+        packed: bytes = cloudpickle.dumps((work, dict(case)))
     except Exception as error:
         name = getattr(work, "__name__", repr(work))
         raise invalid(f"case of {name}", dict(case), f"what can be sent to another process ({error})") from error
+    return packed
 
 
 def run_packed(packed: bytes) -> bytes:
     """The result of what `pack` packed, packed. Raises CaseFailedError, whatever went wrong."""
     try:
         work, case = cloudpickle.loads(packed)
-        return cloudpickle.dumps(work(**case))
+        result: bytes = cloudpickle.dumps(work(**case))
     except Exception as error:  # noqa: BLE001 - raised again where it was asked for
         raise CaseFailedError(_packed_error(error), traceback.format_exc()) from None
+    return result
 
 
 def _packed_error(error: Exception) -> bytes:
     """An exception so that it can be unpacked, or else its text."""
     try:
-        cloudpickle.loads(packed := cloudpickle.dumps(error))  # some can be packed, but not made again
+        packed: bytes = cloudpickle.dumps(error)
+        cloudpickle.loads(packed)  # some can be packed, but not made again
     except Exception:  # noqa: BLE001 - whatever it is, the text says it
-        return cloudpickle.dumps(PwlLabError(f"{type(error).__name__}: {error}"))
+        packed = cloudpickle.dumps(PwlLabError(f"{type(error).__name__}: {error}"))
     return packed
 
 
@@ -189,7 +197,7 @@ def how_it_ended(code: int | None) -> str:
     return f"a worker process ended without an answer{ended}; what it wrote to standard error says more"
 
 
-def _follow(futures: Sequence[Future], reports: Any, description: str) -> None:
+def _follow(futures: Sequence[Future[bytes]], reports: Any, description: str) -> None:
     """Show one bar for all workers until every future is done; raises what a case raised.
 
     How many steps there will be is an estimate that grows as trainings begin.
@@ -221,7 +229,7 @@ def _context(work: Callable[..., Any]) -> BaseContext:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     # torch._dynamo is what an optimiser imports first; what a notebook or a script defines is sent (see `pack`).
-    wanted = {getattr(work, "__module__", None), "torch._dynamo"} - {None, "__main__"}
+    wanted = {getattr(work, "__module__", "__main__"), "torch._dynamo"} - {"__main__"}
     context.set_forkserver_preload(sorted(wanted))
     return context
 
@@ -232,7 +240,8 @@ def end_helpers() -> None:
     A kernel that is told to end first tells its children, and waits for them; the resource tracker ignores that and
     waits for the kernel.
     """
-    for helper in (forkserver._forkserver, resource_tracker._resource_tracker):
+    helpers: tuple[Any, ...] = (forkserver._forkserver, resource_tracker._resource_tracker)
+    for helper in helpers:
         helper._stop()  # not public, but in every Python from 3.9 on; a test would notice
 
 

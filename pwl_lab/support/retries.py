@@ -1,6 +1,7 @@
-"""How faults that pass are met: one policy, one loop, and one table of what another try would only find again.
+"""When to try again after a fault: one policy, one loop, and one table of the errors that another try would meet again.
 
-Everything that reads from another machine comes here: a bundle's index and its shards, and a batch's place in a storage.
+Everything that reads from another machine uses it: a bundle's index and its shards, and a batch whose location is a
+storage.
 """
 
 import errno
@@ -45,10 +46,17 @@ class DamagedError(PwlLabError):
 
 
 class Retry(Frozen):
-    """How often, and after which waits, something is tried. A try that brought new bytes starts the count anew."""
+    """How often something is tried, and how long to wait in between.
 
-    tries: int = Field(5, ge=1, le=1000, description="in a row without a new byte, or from the beginning")
-    first_wait_s: float = Field(0.2, ge=0.0, le=60.0, description="before the second try; doubled for each further one")
+    Arguments:
+    - tries: at most so many in a row that bring no new byte, and so many that begin anew; one that brings some starts
+      the count again.
+    - first_wait_s: seconds before the second try; doubled for each further one.
+    - longest_wait_s: the seconds at which doubling ends.
+    """
+
+    tries: int = Field(5, ge=1, le=1000)
+    first_wait_s: float = Field(0.2, ge=0.0, le=60.0)
     longest_wait_s: float = Field(5.0, ge=0.0, le=600.0)
 
     def wait_s(self, failures: int) -> float:
@@ -69,7 +77,7 @@ def permanent(error: BaseException) -> bool:
 
 
 def permanent_status(status: int) -> bool:
-    """The same of an HTTP status that is no success."""
+    """Whether another try would meet the same HTTP status, which is no success."""
     return status < 500 and status not in PASSING_STATUS
 
 
@@ -91,31 +99,37 @@ def patiently(
     retry: Retry,
     pause: Callable[[float], object],
     *,
-    place: Callable[[], int] = lambda: 0,
+    position: Callable[[], int] = lambda: 0,
     restart: Callable[[], None] = lambda: None,
     report: Callable[[Exception], object] = lambda _: None,
 ) -> Result:
-    """What `attempt` returns, in as many tries as `retry` allows; the last error is raised where they are used up.
+    """Call `attempt` until it returns, in as many tries as `retry` allows; then raise its last error.
 
-    `place` says how much has come; what is there is kept for the next try. An error that is permanent in the middle is
-    not believed (what is asked for may just be replaced by another version), nor is what is damaged kept: `restart`
-    forgets what has come, and such new beginnings are counted by themselves. An error that is permanent at the beginning
-    is raised at once. `report` gets each error that is met with another try, `pause` the seconds before it.
+    A permanent error is raised at once where nothing has come yet. In the middle it is not believed (what is asked for
+    may just be replaced by another version), and what is damaged is not kept: both begin anew, which is counted apart.
+
+    Arguments:
+    - attempt: what to do; it goes on from what has come.
+    - retry: how often, and after which waits.
+    - pause: waits so many seconds.
+    - position: how many bytes have come.
+    - restart: forgets what has come.
+    - report: gets each error that is followed by another try.
     """
     failures = restarts = 0
     while True:
-        before = place()
+        before = position()
         try:
             return attempt()
         except Exception as error:  # noqa: BLE001 - raised below, unless another try may go better
             fault = error
-        if isinstance(fault, DamagedError) or (permanent(fault) and place() > 0):
+        if isinstance(fault, DamagedError) or (permanent(fault) and position() > 0):
             restarts += 1
             restart()
         elif permanent(fault):
             raise fault
         else:
-            failures = 1 if place() > before else failures + 1
+            failures = 1 if position() > before else failures + 1
         if max(failures, restarts) >= retry.tries:
             raise fault
         report(fault)

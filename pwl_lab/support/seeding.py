@@ -1,14 +1,11 @@
 """Named random streams: a seed, the name of what is drawn, and the role of whoever draws it.
 
-What draws the initial weights can change without moving a single training batch: each purpose has a stream of its
-own: `support`, `init`, `student` and `converters` (initial weights of teachers, students, converters), `data`,
-`evaluation`, `order`, `augment`, `projection`, `masks`, `probe`, `bootstrap`.
+Each purpose has a stream of its own, so that the initial weights can be drawn differently without moving a single
+training batch. Where several draw the same kind of thing, the role tells them apart: a teacher, the students of a cohort
+and a pair all train on batches, and never on the same ones. Nothing is added to a seed or multiplied with it: the next
+seed belongs to another run.
 
-Where several draw the same kind of thing, the role tells them apart: a teacher, the students of a cohort and a pair all
-train on batches, and never on the same ones. Seeds are not added to or multiplied: the next seed over belongs to
-somebody else.
-
-torch is imported where it is used: the registry of data sets, which a grid is checked against, needs none.
+torch is imported where it is used: the registry of datasets, which a grid is checked against, needs none.
 """
 
 import hashlib
@@ -26,7 +23,9 @@ if TYPE_CHECKING:
     import torch
 
 STREAMS = (
-    *("support", "init", "student", "converters", "data", "evaluation", "order", "augment"),
+    "support",  # of a sparse parity
+    *("init", "student", "converters"),  # initial weights: of teachers, students, converters
+    *("data", "evaluation", "order", "augment"),
     *("projection", "masks", "probe", "bootstrap"),
 )
 TEACHER = "teacher"  # the role of whoever has a stream to itself, and of the teacher where it has not
@@ -34,11 +33,15 @@ ROLE = re.compile(r"[a-z][a-z_]*( [0-9]+)?")  # a word, and a number where there
 
 
 def stream_seed(seed: int, name: str, role: str = TEACHER) -> int:
-    """A 63-bit seed for the stream `name` of the run `seed` as `role` draws it; unrelated if any of the three differs.
+    """A 63-bit seed for one stream of random numbers; unrelated to the seed of any other stream.
 
-    Roles of the study: `teacher`, `student` (a cohort's), `pair`, `two_phase`, `calibration`, `validation`, `test`,
-    `subset`, `slope`, `keeping`, `answers`, `nudge`, `block 1` and so on, `degree 1` and so on. Anything new that draws
-    takes a role of its own.
+    Arguments:
+    - seed: the run's seed.
+    - name: what is drawn, one of `STREAMS`.
+    - role: who draws it. In use are `teacher`, `student` (a cohort's), `pair`, `two_phase`, `calibration`, `validation`,
+      `test`, `subset`, `slope`, `keeping`, `answers`, `nudge`, `block 1` and so on, `degree 1` and so on; anything new
+      that draws takes a role of its own.
+
     Raises InvalidValueError for a seed that is not a whole number, an unknown stream, or a role of another form.
     """
     if name not in STREAMS:
@@ -61,9 +64,10 @@ def _whole(seed: int) -> int:
 
 
 def generator(seed: int, name: str, role: str = TEACHER) -> "torch.Generator":
-    """A fresh torch generator (on the CPU, so that a GPU run sees the same numbers) at the start of a stream.
+    """A new torch generator at the start of a stream; on the CPU, so that a run on a GPU sees the same numbers.
 
-    Raises InvalidValueError as `stream_seed` does.
+    Arguments and errors are those of `stream_seed`: `generator(0, "data", "student")` draws the batches of a cohort of
+    students in the run with seed 0.
     """
     import torch
 
@@ -71,15 +75,15 @@ def generator(seed: int, name: str, role: str = TEACHER) -> "torch.Generator":
 
 
 def numpy_generator(seed: int, name: str, role: str = TEACHER) -> np.random.Generator:
-    """The same for numpy."""
+    """A new numpy generator at the start of a stream, as `generator` gives torch's."""
     return np.random.default_rng(stream_seed(seed, name, role))
 
 
 @contextmanager
 def initialisation(seed: int, stream: str = "init", role: str = TEACHER) -> Iterator[None]:
-    """Modules built inside take their initial weights from `stream`; torch's global state is left alone.
+    """Modules built in this block take their initial weights from `stream`; torch's global state is left alone.
 
-    Raises InvalidValueError as `stream_seed` does.
+    Arguments and errors are those of `stream_seed`.
     """
     import torch
 

@@ -28,7 +28,7 @@ def whole(field: str, url: str) -> str:
     """
     scheme, separator, rest = url.partition("://")
     if not scheme.strip() or not rest.strip("/ "):
-        raise invalid(field, shown(url), "a whole address, with a place behind its scheme, as s3://bucket/prefix")
+        raise invalid(field, shown(url), "a whole address, with a location behind its scheme, as s3://bucket/prefix")
     return f"{scheme.lower()}{separator}{rest}"
 
 
@@ -36,9 +36,8 @@ def open_storage(field: str, url: str, failure: type[PwlLabError]) -> "tuple[Abs
     """The file system behind `url`, and the path on it, without a slash at its end.
 
     Credentials are the environment's. Raises InvalidValueError, about the value of `field`, if the address is a scheme
-    alone, or the storage's own package is not installed or takes this address for wrong, and `failure`, with the address
-    and the reason, for anything else: a server that is not there, an address that says too
-    little, an environment that does not fit.
+    alone, the storage's own package is not installed or it takes this address for wrong; and `failure`, with the address
+    and the reason, for anything else, such as a server that is not there or an environment that does not fit.
     """
     import fsspec  # a local folder does without
 

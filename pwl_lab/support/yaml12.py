@@ -1,4 +1,4 @@
-"""What a person types as a value, or writes into a preset or a grid: one strict reading of YAML, for all places.
+"""What a person types as a value, or writes into a preset or a grid: one strict reading of YAML for all of them.
 
 The grammar is ruamel.yaml's; what a plain word means is YAML 1.2's core schema (section 10.3.2 of its specification), and
 nothing beyond it: `050` is fifty, while `1:30`, `no`, `5_000` and `2024-13-45` are texts. What could stand for something
@@ -8,13 +8,12 @@ not a text, and a number that no float can hold.
 
 import re
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import (
-    AliasEvent,
     CollectionEndEvent,
     CollectionStartEvent,
     DocumentStartEvent,
@@ -41,18 +40,25 @@ NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 def read_yaml(text: str) -> Any:
     """What this YAML says: None, true or false, numbers, texts, lists, and mappings from texts; None for an empty text.
 
-    Raises InvalidValueError, whose text is the reason and, where there are several lines, the place.
+    Raises InvalidValueError, whose text is the reason and, where there are several lines, the line.
     """
-    reader = YAML(typ="safe", pure=True)
-    content = _Content()
+    value, documents = None, 0
     try:
-        for event in reader.parse(text):
-            content.take(event)
+        events = iter(YAML(typ="safe", pure=True).parse(text))
+        for event in events:
+            if isinstance(event, DocumentStartEvent):
+                documents += 1
+                if event.version or event.tags:
+                    raise _refused("directives (%) are not read: values are those of YAML 1.2", event.start_mark)
+                if documents > 1:
+                    raise _refused(f"a second document ({'---' if event.explicit else 'after ...'})", event.start_mark)
+            elif isinstance(event, NodeEvent):
+                value = _value(event, events)
     except MarkedYAMLError as error:
         raise _refused(error.problem or error.context or "this is not YAML", error.problem_mark) from None
     except YAMLError as error:
         raise InvalidValueError(f"this is not YAML: {' '.join(str(error).split())}") from None
-    return content.value
+    return value
 
 
 def _plain(text: str) -> Any:
@@ -71,81 +77,43 @@ def _plain(text: str) -> Any:
     return value
 
 
-@dataclass
-class _Open:
-    """A list or mapping whose end has not been read."""
+def _value(event: Event, events: Iterator[Event], depth: int = 0) -> Any:
+    """The value that begins with `event`; what else belongs to it is taken from `events`."""
+    if not isinstance(event, ScalarEvent | CollectionStartEvent) or event.anchor:
+        raise _refused("anchors (&) and aliases (*) are not read; write the value itself", event.start_mark)
+    if event.tag is not None:  # it says that a value is something else than it looks
+        raise _refused(f"tags ({event.tag}) are not read; put a text into quotes", event.start_mark)
+    if isinstance(event, ScalarEvent):
+        return _scalar(event)
+    if depth == DEEPEST:
+        raise _refused(f"more than {DEEPEST} lists or mappings within each other", event.start_mark)
+    if not isinstance(event, MappingStartEvent):
+        return [_value(each, events, depth + 1) for each in _inside(events)]
+    content: dict[str, Any] = {}
+    for each in _inside(events):
+        key = _value(each, events, depth + 1)
+        if not isinstance(key, str):
+            raise _refused(f"the key {key} is not a text; put it into quotes", each.start_mark)
+        if key in content:
+            raise _refused(f"{key} is given twice", each.start_mark)
+        content[key] = _value(next(events), events, depth + 1)
+    return content
 
-    value: list[Any] | dict[str, Any]
-    key: str | None = None  # of a mapping, the one whose value comes next
+
+def _inside(events: Iterator[Event]) -> Iterator[Event]:
+    """The first event of each value in a list, or of each key in a mapping, up to its end."""
+    while not isinstance(event := next(events), CollectionEndEvent):
+        yield event
 
 
-@dataclass
-class _Content:
-    """What has been read so far."""
-
-    value: Any = None
-    open: list[_Open] = field(default_factory=list)
-    documents: int = 0
-
-    def take(self, event: Event) -> None:
-        """Take in one event of the parser."""
-        if isinstance(event, DocumentStartEvent):
-            self._begin(event)
-        elif isinstance(event, AliasEvent) or (isinstance(event, NodeEvent) and event.anchor):
-            raise _refused("anchors (&) and aliases (*) are not read; write the value itself", event.start_mark)
-        elif isinstance(event, ScalarEvent):
-            self._check_tag(event)
-            self._put(self._scalar(event), event)
-        elif isinstance(event, CollectionStartEvent):
-            self._check_tag(event)
-            value: list[Any] | dict[str, Any] = {} if isinstance(event, MappingStartEvent) else []
-            self._put(value, event)
-            self.open.append(_Open(value))
-            if len(self.open) > DEEPEST:
-                raise _refused(f"more than {DEEPEST} lists or mappings within each other", event.start_mark)
-        elif isinstance(event, CollectionEndEvent):
-            self.open.pop()
-
-    def _begin(self, event: DocumentStartEvent) -> None:
-        """A document; there may be one, which says nothing of how it wants to be read."""
-        self.documents += 1
-        if event.version or event.tags:
-            raise _refused("directives (%) are not read: values are those of YAML 1.2", event.start_mark)
-        if self.documents > 1:
-            raise _refused(f"a second document ({'---' if event.explicit else 'after ...'})", event.start_mark)
-
-    @staticmethod
-    def _check_tag(event: ScalarEvent | CollectionStartEvent) -> None:
-        """A tag says that a value is something else than it looks."""
-        if event.tag is not None:
-            raise _refused(f"tags ({event.tag}) are not read; put a text into quotes", event.start_mark)
-
-    @staticmethod
-    def _scalar(event: ScalarEvent) -> Any:
-        """A text in quotes or a block as it stands, a plain word as what it means."""
-        if event.style is not None:
-            return event.value
-        try:
-            return _plain(event.value)
-        except InvalidValueError as error:
-            raise _refused(str(error), event.start_mark) from None
-
-    def _put(self, value: Any, event: Event) -> None:
-        """A value into what is open, or a mapping's key beside it."""
-        if not self.open:
-            self.value = value
-            return
-        owner = self.open[-1]
-        if isinstance(owner.value, list):
-            owner.value.append(value)
-        elif owner.key is not None:
-            owner.value[owner.key], owner.key = value, None
-        elif not isinstance(value, str):
-            raise _refused(f"the key {value} is not a text; put it into quotes", event.start_mark)
-        elif value in owner.value:
-            raise _refused(f"{value} is given twice", event.start_mark)
-        else:
-            owner.key = value
+def _scalar(event: ScalarEvent) -> Any:
+    """A text in quotes or a block as it stands, a plain word as what it means."""
+    if event.style is not None:
+        return event.value
+    try:
+        return _plain(event.value)
+    except InvalidValueError as error:
+        raise _refused(str(error), event.start_mark) from None
 
 
 def _refused(reason: str, mark: Any) -> InvalidValueError:

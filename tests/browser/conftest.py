@@ -5,15 +5,15 @@ import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nbformat
 import pytest
 from loopback import free_port
 from playwright.sync_api import Browser, Page, sync_playwright
+from smoke import SmokeRun
 
-from pwl_lab.runner.execute import run_notebook
 from pwl_lab.support import paths
 
 CHROMIUM = os.environ.get("PWL_CHROMIUM", "/usr/bin/chromium")
@@ -39,9 +39,12 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def shared_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the kernels of these tests keep what they trained: each network is trained once."""
-    return tmp_path_factory.mktemp("runs")
+def shared_runs(tmp_path_factory: pytest.TempPathFactory, smoke_run: Callable[[str], SmokeRun]) -> Path:
+    """Where the kernels of these tests keep what they trained, from the start what 02 and 04 train at `smoke`."""
+    runs = tmp_path_factory.mktemp("runs")
+    for name in ("02", "04"):
+        smoke_run(name).copy_store(runs / "store")
+    return runs
 
 
 @pytest.fixture(scope="session")
@@ -81,12 +84,11 @@ def use_smoke(path: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def page_of_04(tmp_path_factory: pytest.TempPathFactory, shared_runs: Path) -> Path:
+def page_of_04(smoke_run: Callable[[str], SmokeRun]) -> Path:
     """Notebook 04 as the runner leaves it at `smoke`."""
-    out = tmp_path_factory.mktemp("page")
-    status = run_notebook("04", out, preset="smoke", environment={"PWL_LAB_RUNS": str(shared_runs)})
-    assert status.status == "ok", status.error
-    return out / "notebook.html"
+    run = smoke_run("04")
+    assert run.status.status == "ok", run.status.error
+    return run.out / "notebook.html"
 
 
 @pytest.fixture

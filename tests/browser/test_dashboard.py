@@ -21,7 +21,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from playwright.sync_api import Browser, Locator, Page
 
 from pwl_lab.study import recipes
-from pwl_lab.study.settings import CurriculaSettings, LoadingSettings
+from pwl_lab.study.settings import LoadingSettings
 
 pytestmark = pytest.mark.browser
 START_S = 120
@@ -33,9 +33,7 @@ def stored_runs(shared_runs: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PWL_LAB_STORE", raising=False)
         patch.setenv("PWL_LAB_RUNS", str(shared_runs))
-        recipes.curricula_runs(CurriculaSettings.load("smoke"))
-        for family in ("vgg", "resnet"):
-            recipes.loading_pair(LoadingSettings.load("smoke", family=family), seed=0)
+        recipes.loading_pair(LoadingSettings.load("smoke", family="resnet"), seed=0)
     return shared_runs
 
 

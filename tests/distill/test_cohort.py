@@ -9,6 +9,8 @@ from torch import nn
 from toys import (
     MLP_STUDENT,
     MLP_TEACHER,
+    PARITY,
+    PLAN,
     VGG_STUDENT,
     VGG_TEACHER,
     ToyImages,
@@ -37,11 +39,8 @@ from pwl_lab.distill.targets import Member, TeacherTargets, calibration_inputs, 
 from pwl_lab.fast.stacked import StackedCohort
 from pwl_lab.models import build
 from pwl_lab.support.errors import InvalidValueError
-from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.training import TrainPlan, fit, train
 
-PARITY = SparseParity(n_bits=6, k_sparse=2, eval_samples=100)
-PLAN = TrainPlan(steps=24, batch_size=8, eval_every=6, lr=0.05)
 CURRICULA = {
     "scratch": from_labels(),
     "one_shot": one_shot(2.0),

@@ -2,18 +2,13 @@
 
 import pytest
 import torch
-from toys import MLP_STUDENT, MLP_TEACHER, as_trained, distil_cohort
+from toys import MLP_STUDENT, MLP_TEACHER, PARITY, PLAN, as_trained, distil_cohort
 
 from pwl_lab.distill import students as learner_module
 from pwl_lab.distill.curriculum import TeacherHidden, extracted
 from pwl_lab.distill.targets import random_projection
 from pwl_lab.models import build, mlp
 from pwl_lab.support.errors import InvalidValueError
-from pwl_lab.tasks.parity import SparseParity
-from pwl_lab.training import TrainPlan
-
-PARITY = SparseParity(n_bits=6, k_sparse=2, eval_samples=100)
-PLAN = TrainPlan(steps=24, batch_size=8, eval_every=6, lr=0.05)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from benches import HANG_S, Bench
 from distributed.security import Security
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from loopback import free_port
 from processes import until
 from typer.testing import CliRunner
 
@@ -60,11 +61,6 @@ def listens(port: int) -> bool:
     """Whether something does."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        return held.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

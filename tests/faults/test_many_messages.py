@@ -4,18 +4,16 @@ import asyncio
 import os
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import nbformat
 import pytest
+from benches import COMMAND
 from processes import until
 
 from pwl_lab.runner import client
 from pwl_lab.runner.execute import run_notebook
 
-COMMAND = str(Path(sys.executable).with_name("pwl-lab"))
 MANY = 4_000  # ZeroMQ's own mark is 1,000 at each end, and a unix socket holds some hundreds
 
 # Each kind is a cell: it sends while the runner is stopped, and so takes in nothing.

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from benches import COMMAND
 from processes import alive, until
 
 from pwl_lab.runner import client, execute
 from pwl_lab.runner.execute import run_notebook
 from pwl_lab.runner.kernel import KernelGuard
-
-COMMAND = str(Path(sys.executable).with_name("pwl-lab"))
 
 # A kernel with two children: one in its own process group, one that left it. Their numbers are left in PWL_LAB_OUT.
 CHILDREN = """

@@ -5,11 +5,11 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import psutil
 import pytest
+from benches import COMMAND
 from processes import alive, until
 
 from pwl_lab.runner import execute
@@ -19,7 +19,6 @@ from pwl_lab.runner.status import RunError, RunStatus, write_status
 from pwl_lab.support import paths, processes
 from pwl_lab.support.errors import InvalidValueError
 
-COMMAND = str(Path(sys.executable).with_name("pwl-lab"))
 HANG_S = 60
 
 START = """

@@ -17,6 +17,7 @@ from pwl_lab.study.tables import mask_table
 from pwl_lab.support.seeding import generator
 from pwl_lab.swap.swapnet import SwapNet
 from pwl_lab.tasks.base import Batch, Task
+from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.training import Checkpoint, TrainedModel, TrainPlan
 
 
@@ -47,6 +48,9 @@ class ToyImages(Task):
     def steps_per_epoch(self, batch_size: int) -> int:
         return 64 // batch_size
 
+
+PARITY = SparseParity(n_bits=6, k_sparse=2, eval_samples=100)
+PLAN = TrainPlan(steps=24, batch_size=8, eval_every=6, lr=0.05)
 
 MLP_TEACHER = MLPConfig(n_inputs=6, widths=(12, 11, 10))
 MLP_STUDENT = MLPConfig(n_inputs=6, widths=(8, 9, 7))

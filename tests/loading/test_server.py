@@ -7,7 +7,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from benches import COMMAND
 from typer.testing import CliRunner
 
 from pwl_lab.cli import app
@@ -26,7 +26,6 @@ from pwl_lab.loading.throttle import Throttle
 from pwl_lab.support.errors import InvalidValueError, MissingDataError
 
 BOOT = bytes(range(256)) * 1000
-COMMAND = str(Path(sys.executable).with_name("pwl-lab"))
 GUARD_S = 60  # a hang guard, no measurement
 
 

@@ -3,12 +3,12 @@
 import json
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import psutil
 import pytest
 import stub_runner
+from benches import COMMAND
 from processes import alive, until
 
 from pwl_lab.runner.execute import run_notebook
@@ -18,7 +18,6 @@ from pwl_lab.runner.status import read_status
 from pwl_lab.support import paths
 from pwl_lab.support.errors import InvalidValueError
 
-COMMAND = str(Path(sys.executable).with_name("pwl-lab"))
 START_S = 240  # a kernel, a cluster and another kernel, on a machine that has other work
 
 # A notebook that runs a batch, and one of its points: it leaves the numbers of its kernel and of two children, and waits.
@@ -37,11 +36,15 @@ time.sleep(600)
 
 
 @pytest.mark.notebook
-def test_the_example_is_run_once_and_reported(store_folder: Path, tmp_path: Path) -> None:
-    for turn in ("first", "second"):
-        status = run_notebook("09", tmp_path / turn, preset="smoke")
+def test_the_example_is_run_once_and_reported(
+    smoke_run, store_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = smoke_run("09")
+    monkeypatch.setenv("PWL_LAB_RUNS", str(first.runs))
+    second = run_notebook("09", tmp_path / "second", preset="smoke")
+    for status, out in ((first.status, first.out), (second, tmp_path / "second")):
         assert status.status == "ok", status.error
-        metrics = json.loads((tmp_path / turn / "metrics.json").read_text())
+        metrics = json.loads((out / "metrics.json").read_text())
         assert (metrics["points"], metrics["ok"], metrics["failed"]) == (7, 6, 1)
         assert metrics["view"] | {"statistic": "", "averaged": []} == {
             "metric": "steps_to_threshold.*", "axis": "n_bits", "hue": "part", "facets": [], "averaged": [], "statistic": ""

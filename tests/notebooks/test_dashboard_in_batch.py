@@ -7,7 +7,7 @@ import pytest
 
 from pwl_lab.runner.execute import run_notebook
 from pwl_lab.study import recipes
-from pwl_lab.study.settings import CurriculaSettings, LoadingSettings
+from pwl_lab.study.settings import LoadingSettings
 
 
 def runs_at_smoke(out: Path) -> str:
@@ -28,10 +28,10 @@ def test_with_nothing_stored_it_says_how_to_make_it_and_makes_nothing(store_fold
 
 
 @pytest.mark.notebook
-def test_with_some_stored_the_rest_is_named(store_folder: Path, tmp_path: Path) -> None:
-    recipes.curricula_runs(CurriculaSettings.load("smoke"))
-    for family in ("vgg", "vit"):
-        recipes.loading_pair(LoadingSettings.load("smoke", family=family), seed=0)
+def test_with_some_stored_the_rest_is_named(smoke_run, store_folder: Path, tmp_path: Path) -> None:
+    for name in ("02", "04"):
+        smoke_run(name).copy_store(store_folder)
+    recipes.loading_pair(LoadingSettings.load("smoke", family="vit"), seed=0)
     before = sorted(store_folder.rglob("*"))
     page = runs_at_smoke(tmp_path / "out")
     assert page.count('<div class="frame-page">') == 3
@@ -41,9 +41,9 @@ def test_with_some_stored_the_rest_is_named(store_folder: Path, tmp_path: Path) 
 
 
 @pytest.mark.notebook
-def test_its_live_controls_write_into_no_output_widget(store_folder: Path, tmp_path: Path) -> None:
+def test_its_live_controls_write_into_no_output_widget(smoke_run, store_folder: Path, tmp_path: Path) -> None:
     """Such a write while a cell runs is what makes Voila wait for ever."""
-    recipes.loading_pair(LoadingSettings.load("smoke"), seed=0)
+    smoke_run("04").copy_store(store_folder)
     assert run_notebook("dashboard", tmp_path, preset="smoke", params={"interactive": True}).status == "ok"
     notebook = json.loads((tmp_path / "notebook.ipynb").read_text())
     state = notebook["metadata"]["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]

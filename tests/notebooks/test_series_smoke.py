@@ -1,9 +1,11 @@
 """Every notebook of the series at `smoke`, through the path that `make run` takes."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from smoke import SmokeRun
 
 from pwl_lab.runner.execute import run_notebook
 from pwl_lab.support import paths
@@ -17,18 +19,18 @@ CONTROLS = {"00": 1, "01": 1, "02": 1, "04": 1, "06": 1}  # that work on the pag
 
 @pytest.mark.notebook
 @pytest.mark.parametrize("notebook", SERIES, ids=lambda path: path.stem)
-def test_notebook_runs_at_smoke(notebook: Path, store_folder: Path, tmp_path: Path) -> None:
-    status = run_notebook(notebook, tmp_path / "out", preset="smoke")
-    assert status.status == "ok", status.error
-    found = {path.name for path in (tmp_path / "out").iterdir()}
+def test_notebook_runs_at_smoke(notebook: Path, smoke_run: Callable[[str], SmokeRun]) -> None:
+    run = smoke_run(notebook.stem)
+    assert run.status.status == "ok", run.status.error
+    found = {path.name for path in run.out.iterdir()}
     assert {"notebook.ipynb", "notebook.html", "params.json", "status.json", "metrics.json"} <= found
-    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    metrics = json.loads((run.out / "metrics.json").read_text())
     assert metrics["made"]["versions"]["pwl_lab"]
-    assert (tmp_path / "out" / "notebook.html").stat().st_size < 5_000_000
-    html = (tmp_path / "out" / "notebook.html").read_text()
+    assert (run.out / "notebook.html").stat().st_size < 5_000_000
+    html = (run.out / "notebook.html").read_text()
     assert "data:image/png;base64" in html, "figures are in the page"
     assert html.count('<div class="frame-page">') == CONTROLS.get(notebook.stem[:2], 0)
-    made = sorted(str(path.parent.relative_to(store_folder)) for path in store_folder.glob("*/*/record.json"))
+    made = sorted(str(path.parent.relative_to(run.store)) for path in run.store.glob("*/*/record.json"))
     assert made == GOLDEN[notebook.stem]["entries"]
 
 
@@ -53,13 +55,16 @@ def test_a_student_that_does_not_get_there_is_null(store_folder: Path, tmp_path:
 
 
 @pytest.mark.notebook
-def test_loading_metrics_have_the_agreed_keys_and_the_store_is_used(store_folder: Path, tmp_path: Path) -> None:
-    first = run_notebook("04", tmp_path / "first", preset="smoke")
+def test_loading_metrics_have_the_agreed_keys_and_the_store_is_used(
+    smoke_run, store_folder: Path, tmp_path: Path
+) -> None:
+    first = smoke_run("04")
+    first.copy_store(store_folder)
     entries = sorted(path for path in store_folder.glob("*/*/record.json"))
     second = run_notebook("04", tmp_path / "second", preset="smoke")
-    assert first.status == second.status == "ok"
+    assert first.status.status == second.status == "ok"
     assert sorted(path for path in store_folder.glob("*/*/record.json")) == entries, "nothing was made twice"
-    metrics = [json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("first", "second")]
+    metrics = [json.loads((out / "metrics.json").read_text()) for out in (first.out, tmp_path / "second")]
     for one in metrics:
         one.pop("made")  # says when
     assert metrics[0] == metrics[1]
@@ -73,9 +78,10 @@ def test_loading_metrics_have_the_agreed_keys_and_the_store_is_used(store_folder
 
 @pytest.mark.notebook
 def test_plain_papermill_works_from_any_folder(
-    store_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    smoke_run, store_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     papermill = pytest.importorskip("papermill")
+    smoke_run("02").copy_store(store_folder)
     monkeypatch.chdir(tmp_path)
     source = paths.notebooks() / "02_distillation_curricula.ipynb"
     papermill.execute_notebook(source, tmp_path / "out.ipynb", parameters={"preset": "smoke"}, progress_bar=False)
@@ -109,7 +115,8 @@ def test_plain_papermill_refuses_an_unknown_name(
 
 
 @pytest.mark.notebook
-def test_the_slider_runs_in_batch_where_it_is_asked_for(store_folder: Path, tmp_path: Path) -> None:
+def test_the_slider_runs_in_batch_where_it_is_asked_for(smoke_run, store_folder: Path, tmp_path: Path) -> None:
+    smoke_run("04").copy_store(store_folder)
     status = run_notebook("04", tmp_path, preset="smoke", params={"interactive": True})
     assert status.status == "ok", status.error
     notebook = json.loads((tmp_path / "notebook.ipynb").read_text())
@@ -120,9 +127,9 @@ def test_the_slider_runs_in_batch_where_it_is_asked_for(store_folder: Path, tmp_
 
 
 @pytest.mark.notebook
-def test_start_here_takes_its_networks_from_the_other_notebooks(store_folder: Path, tmp_path: Path) -> None:
+def test_start_here_takes_its_networks_from_the_other_notebooks(smoke_run, store_folder: Path, tmp_path: Path) -> None:
     for name in ("02", "04"):
-        run_notebook(name, tmp_path / name, preset="smoke")
+        smoke_run(name).copy_store(store_folder)
     before = {path.parent for kind in ("teacher", "pair") for path in store_folder.glob(f"{kind}/*/record.json")}
     assert run_notebook("00", tmp_path / "00", preset="smoke").status == "ok"
     after = {path.parent for kind in ("teacher", "pair") for path in store_folder.glob(f"{kind}/*/record.json")}
@@ -130,12 +137,12 @@ def test_start_here_takes_its_networks_from_the_other_notebooks(store_folder: Pa
 
 
 @pytest.mark.notebook
-def test_a_damaged_stored_teacher_is_made_again(store_folder: Path, tmp_path: Path) -> None:
-    run_notebook("04", tmp_path / "first", preset="smoke")
+def test_a_damaged_stored_teacher_is_made_again(smoke_run, store_folder: Path, tmp_path: Path) -> None:
+    smoke_run("04").copy_store(store_folder)
     tensors = next(store_folder.glob("teacher/*/tensors.safetensors"))
     tensors.write_bytes(tensors.read_bytes()[:-10])
     status = run_notebook("04", tmp_path / "second", preset="smoke")
     assert status.status == "ok"
     assert list((store_folder / "damaged").iterdir())
-    metrics = [json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("first", "second")]
+    metrics = [json.loads((out / "metrics.json").read_text()) for out in (smoke_run("04").out, tmp_path / "second")]
     assert metrics[0]["mask_accuracy"] == metrics[1]["mask_accuracy"]

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from sources import ROOT
 
 from pwl_lab.runner.parameters import settings_of
 from pwl_lab.support.yaml12 import read_yaml
 
-ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SERIES = [path for path in NOTEBOOKS if re.match(r"\d\d_", path.name)]
 MODULES = sorted((ROOT / "pwl_lab").rglob("*.py"))
@@ -51,7 +51,7 @@ def test_make_and_ci_run_the_same_tests() -> None:
     ci = ROOT / ".ci" / "run"
     assert ci.stat().st_mode & 0o111
     assert ci.read_text().rstrip().endswith("make test")
-    for target in ("run", "test", "lab", "dashboard", "bench"):
+    for target in ("run", "check", "test", "lab", "dashboard", "bench"):
         done = _run("make", "--dry-run", "--always-make", target, "NAME=trial")
         assert "pip install" in done, "each target installs on first use"
     assert "pwl-lab series --preset lesson --name trial" in _run("make", "--dry-run", "run", "NAME=trial")
@@ -59,6 +59,13 @@ def test_make_and_ci_run_the_same_tests() -> None:
     assert "pwl-lab series --preset lesson --jobs 3" in " ".join(_run("make", "--dry-run", "run", "JOBS=3").split())
     assert "pwl-lab dashboard --preset smoke" in _run("make", "--dry-run", "dashboard", "PRESET=smoke")
     assert "make test" in _run("make")
+
+
+def test_make_check_runs_every_linter_and_the_types() -> None:
+    said = _run("make", "--dry-run", "check")
+    for command in ("ruff check .", "ruff format --check .", "lint-imports", "mypy"):
+        assert f"/{command}\n" in said
+    assert "pytest -m 'not slow and not linter'" in said
 
 
 def test_make_refuses_an_old_python(tmp_path: Path) -> None:
@@ -138,8 +145,9 @@ def test_the_first_cell_is_the_title(path: Path) -> None:
     assert re.match(r"# \S", first.source)
 
 
+@pytest.mark.linter
 @pytest.mark.parametrize(
-    "command", [("ruff", "check", "."), ("ruff", "format", "--check", "."), ("lint-imports",)], ids=" ".join
+    "command", [("ruff", "check", "."), ("ruff", "format", "--check", "."), ("lint-imports",), ("mypy",)], ids=" ".join
 )
 def test_linters_pass(command: tuple[str, ...]) -> None:
     _run(str(BIN / command[0]), *command[1:])
@@ -165,7 +173,7 @@ def test_a_module_keeps_the_limits(path: Path) -> None:
 
 def _run(*command: str) -> str:
     """The output of a command in the project's folder, which must go well."""
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

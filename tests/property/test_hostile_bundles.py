@@ -34,6 +34,7 @@ from pwl_lab.support.errors import InvalidValueError
 from pwl_lab.support.retries import Retry
 
 ONCE = Retry(tries=1)
+AT_ONCE = Retry(first_wait_s=0.0)
 PATIENCE_S = 60
 MOST_BYTES = 64 * 2**20  # of a bundle of some kilobytes: a thousandth of what its index may claim
 Files = dict[str, bytes]
@@ -204,7 +205,7 @@ def test_what_an_index_claims_is_held_against_the_bytes(changes, words, bundles,
 
 def refused(folder: Path) -> None:
     """Raise what a claim is refused with: all of the bundle for its boot set, its own block for a teacher's."""
-    with ProgressiveModel.open(folder, "best", timeout=PATIENCE_S) as model:
+    with ProgressiveModel.open(folder, "best", retry=AT_ONCE, timeout=PATIENCE_S) as model:
         failed = model.wait(timeout=PATIENCE_S).failed
         assert len(failed) >= 1
         assert set(model.mask) <= {"S", "T"}

@@ -7,13 +7,12 @@ import time
 from pathlib import Path
 
 import pytest
+from benches import COMMAND
 from typer.testing import CliRunner
 
 from pwl_lab.cli import app
 from pwl_lab.runner.series import headlines, write_index
 from pwl_lab.support import paths
-
-COMMAND = str(Path(sys.executable).with_name("pwl-lab"))
 
 
 @pytest.fixture

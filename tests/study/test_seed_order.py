@@ -10,6 +10,7 @@ import pytest
 import toys
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sources import ROOT
 from toys import distil_cohort
 
 from pwl_lab.distill.curriculum import extracted, from_labels
@@ -21,7 +22,6 @@ from pwl_lab.study.settings import ComplexitySettings
 from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.training import TrainPlan
 
-ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
 MODULES = sorted((ROOT / "pwl_lab").rglob("*.py"))
 SORTS_WITH_REASON = {"targets.py"}  # its own numbering of projections, by which it also reads

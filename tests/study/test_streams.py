@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from sources import ROOT
 from toys import distil_cohort
 
 from pwl_lab.distill.curriculum import extracted, from_labels, one_shot, progressive
@@ -22,7 +23,6 @@ from pwl_lab.tasks.images import ImageTask
 from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.training import TrainPlan
 
-ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = Path(config.__file__).parent
 SEEDS = range(3)
 PLAN = TrainPlan(steps=3, batch_size=32, lr=0.01, keep_checkpoints=True, eval_every=1)

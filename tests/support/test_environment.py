@@ -14,12 +14,12 @@ from benches import COMMAND
 from hypothesis import given
 from hypothesis import strategies as st
 from jupyter_client import KernelManager
+from sources import ROOT
 
 from pwl_lab.support import config, environment
 from pwl_lab.support.environment import PREFIX, VARIABLES, Variable
 from pwl_lab.support.errors import InvalidValueError, UnknownNameError
 
-ROOT = Path(__file__).resolve().parents[2]
 MODULES = sorted((ROOT / "pwl_lab").rglob("*.py"))
 KINDS = {"folder": Path, "file": Path, "number": int, "flag": bool, "device": str, "text": str}
 PATHS = [each for each in VARIABLES.values() if each.kind in ("folder", "file")]

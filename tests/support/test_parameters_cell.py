@@ -5,20 +5,19 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import nbformat
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from IPython.core.inputtransformer2 import TransformerManager
+from sources import ROOT
 
 from pwl_lab.runner.parameters import make_plan, parameter_defaults, settings_of
 from pwl_lab.study.settings import SETTINGS, CurriculaSettings, Settings
 from pwl_lab.support.errors import InvalidValueError, UnknownNameError
 from pwl_lab.support.parameters_cell import NOT_LITERAL, is_parameters_cell, values_in, values_that_ran
 
-ROOT = Path(__file__).resolve().parents[2]
 BOOKS = {path.stem: nbformat.read(path, 4) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
 BOOKS = {name: nb for name, nb in BOOKS.items() if settings_of(nb) is not None}
 

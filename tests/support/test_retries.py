@@ -104,7 +104,7 @@ class Undertaking:
             self.attempt,
             retry,
             self.waits.append,
-            place=lambda: self.place,
+            position=lambda: self.place,
             restart=self.restart,
             report=self.reports.append,
         )

@@ -6,7 +6,7 @@ import math
 import pandas as pd
 import pytest
 import torch
-from toys import MLP_STUDENT, MLP_TEACHER, as_trained, assert_close, distil_cohort
+from toys import MLP_STUDENT, MLP_TEACHER, PARITY, PLAN, as_trained, assert_close, distil_cohort
 
 from pwl_lab import plots
 from pwl_lab.distill.curriculum import from_labels, one_shot
@@ -15,11 +15,7 @@ from pwl_lab.study import tables
 from pwl_lab.study.results import DistillationRuns
 from pwl_lab.study.verbs import distill
 from pwl_lab.support.errors import InvalidValueError
-from pwl_lab.tasks.parity import SparseParity
-from pwl_lab.training import TrainPlan
 
-PARITY = SparseParity(n_bits=6, k_sparse=2, eval_samples=100)
-PLAN = TrainPlan(steps=24, batch_size=8, eval_every=6, lr=0.05)
 CURRICULA = {"scratch": from_labels(), "one_shot": one_shot()}
 
 
