@@ -9,9 +9,9 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pwl_lab.distill.two_phase import STEP_LENGTH, first_step
 from pwl_lab.exercises.checking import as_numbers, attempt, pair_of, refusal, same_numbers
 from pwl_lab.study.intervals import slope_interval
+from pwl_lab.study.two_phase import STEP_LENGTH, first_step
 from pwl_lab.support.seeding import generator, numpy_generator
 
 Points = Mapping[float, Sequence[float]]

@@ -30,7 +30,7 @@ HALF = 0.3  # half of a box's width and height, in the drawing's units
 def architecture(parts: pd.DataFrame) -> Figure:
     """Teacher above, student below, block by block in their owners' colours, with the converters between them.
 
-    `parts` as from `swap.evaluation.outline`: part, block, channels, positions, layers, bytes. Each box says how many
+    `parts` as from `study.results.outline`: part, block, channels, positions, layers, bytes. Each box says how many
     channels it gives out (and at how many positions), its layers and its bytes; the dark bar in it is as long as its share of the
     largest block's bytes. An encoder leads from the teacher's block to the student's next one, a decoder the other way.
     """

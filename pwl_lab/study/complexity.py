@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 
 from pwl_lab.distill.curriculum import extracted, one_shot
-from pwl_lab.distill.two_phase import two_phase
 from pwl_lab.models import mlp
 from pwl_lab.study import tables
 from pwl_lab.study.intervals import Interval, slope_interval
 from pwl_lab.study.settings import ComplexitySettings
+from pwl_lab.study.two_phase import two_phase
 from pwl_lab.study.verbs import distill, train_or_load
 from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.training import TrainedModel, TrainPlan

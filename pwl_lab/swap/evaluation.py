@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from pwl_lab.models.blocknet import BlockNet, evaluating, parameter_bytes, unit_bytes
+from pwl_lab.models.blocknet import BlockNet, evaluating
 from pwl_lab.support.errors import invalid
 from pwl_lab.swap.masks import all_masks, check_whole_cube
 from pwl_lab.swap.swapnet import SwapNet, mask_logits
@@ -126,38 +126,3 @@ def boundary_similarity(
                 found = {"after": linear_cka(converted, wanted), "unexplained": unexplained(converted, wanted)}
                 rows.append({"boundary": boundary, "direction": direction} | both | found | least)
     return pd.DataFrame(rows)
-
-
-def outline(net: SwapNet, input_shape: Sequence[int]) -> pd.DataFrame:
-    """One row per block (`part` teacher or student) and converter (`part` encoder or decoder) of a pair.
-
-    Columns: part, block (of a converter: the boundary behind that block), channels that it gives out, positions
-    (such as `14×14`; empty for plain units), layers (those with a weight matrix; a block's own, without stem and head)
-    and bytes (of a block: what its swap brings, so with stem or head).
-    """
-    rows = []
-    for part, owner in (("teacher", net.teacher), ("student", net.student)):
-        shapes, sizes = owner.state_shapes(input_shape), unit_bytes(owner)
-        for number, (block, shape, size) in enumerate(zip(owner.blocks, shapes, sizes, strict=True), start=1):
-            rows.append(_row(part, number, shape, block, size))
-    ends = {"encoder": (net.converters.encoders, net.student), "decoder": (net.converters.decoders, net.teacher)}
-    for part, (converters, target) in ends.items():
-        for number, (converter, shape) in enumerate(
-            zip(converters, target.state_shapes(input_shape)[:-1], strict=True), start=1
-        ):
-            rows.append(_row(part, number, shape, converter, parameter_bytes(converter)))
-    return pd.DataFrame(rows)
-
-
-def _row(part: str, number: int, shape: tuple[int, ...], module: nn.Module, size: int) -> dict[str, object]:
-    """One part in numbers."""
-    layers = sum(any(p.ndim > 1 for p in one.parameters(recurse=False)) for one in module.modules())
-    positions = "×".join(str(length) for length in shape[1:])
-    return {
-        "part": part,
-        "block": number,
-        "channels": shape[0],
-        "positions": positions,
-        "layers": layers,
-        "bytes": size,
-    }

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
+from pwl_lab.support.download import Archive, DataFile, Source, content, find, obtain
 from pwl_lab.support.errors import InvalidValueError, MissingDataError, invalid, unknown
 from pwl_lab.support.seeding import TEACHER, numpy_generator
-from pwl_lab.tasks.download import Archive, DataFile, Source, content, find, obtain
 
 SPLITS = ("train", "validation", "test")
 SPLIT_SEED = 0  # draws which images validate; a constant, because every run must hold out the same ones

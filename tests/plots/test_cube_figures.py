@@ -15,8 +15,8 @@ from pwl_lab.models import build
 from pwl_lab.plots.style import ORDER, byte_words, ink_on
 from pwl_lab.study import tables as analysis
 from pwl_lab.study import tables as cube
+from pwl_lab.study.results import outline
 from pwl_lab.support.errors import InvalidValueError
-from pwl_lab.swap.evaluation import outline
 from pwl_lab.swap.masks import all_masks
 from pwl_lab.swap.swapnet import SwapNet
 

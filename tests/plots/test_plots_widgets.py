@@ -20,10 +20,10 @@ from pwl_lab.plots.style import looks
 from pwl_lab.study import tables as analysis
 from pwl_lab.study.recipes import SamplePredictions
 from pwl_lab.study.results import DistillationRuns
+from pwl_lab.support.download import Source
 from pwl_lab.support.errors import InvalidValueError
 from pwl_lab.swap.masks import all_masks
 from pwl_lab.tasks import datasets
-from pwl_lab.tasks.download import Source
 from pwl_lab.tasks.images import ImageTask
 from pwl_lab.training import TrainPlan
 

@@ -22,12 +22,12 @@ from pwl_lab.runner.batch import alone_at
 from pwl_lab.runner.execute import run_notebook
 from pwl_lab.runner.location import Location
 from pwl_lab.study.store import Artifact, Recipe, Store, record_metrics
+from pwl_lab.support import download as data_files
+from pwl_lab.support.download import Archive, DataFile, Source, obtain
 from pwl_lab.support.errors import InvalidValueError, PwlLabError, UnreadableError
 from pwl_lab.support.files import file_sha256
 from pwl_lab.support.progress import Progress
-from pwl_lab.tasks import download as data_files
 from pwl_lab.tasks.datasets import read_idx
-from pwl_lab.tasks.download import Archive, DataFile, Source, obtain
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
 PACKAGE = Path(__file__).resolve().parents[2] / "pwl_lab"

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from scipy.stats import sem, t
 
 from pwl_lab import plots
-from pwl_lab.distill.two_phase import first_step, two_phase
 from pwl_lab.models import mlp
 from pwl_lab.study import complexity, intervals
 from pwl_lab.study import tables as analysis
+from pwl_lab.study.two_phase import first_step, two_phase
 from pwl_lab.support.errors import InvalidValueError
 from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.training import TrainPlan, fit

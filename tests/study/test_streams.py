@@ -15,9 +15,9 @@ from toys import distil_cohort
 
 from pwl_lab.distill.curriculum import extracted, from_labels, one_shot, progressive
 from pwl_lab.distill.probes import CorrelationProbe, probe_projections
-from pwl_lab.distill.two_phase import two_phase
 from pwl_lab.models import mlp, vgg
 from pwl_lab.study import intervals, verbs
+from pwl_lab.study.two_phase import two_phase
 from pwl_lab.support import config, seeding
 from pwl_lab.tasks.images import ImageTask
 from pwl_lab.tasks.parity import SparseParity

@@ -8,8 +8,9 @@ from toys import MLP_STUDENT, MLP_TEACHER, VGG_STUDENT, VGG_TEACHER, changed, sn
 
 from pwl_lab.models import build
 from pwl_lab.models.blocknet import parameter_bytes
+from pwl_lab.study.results import outline
 from pwl_lab.support.errors import InvalidValueError
-from pwl_lab.swap.evaluation import boundary_similarity, linear_cka, outline, unexplained
+from pwl_lab.swap.evaluation import boundary_similarity, linear_cka, unexplained
 from pwl_lab.swap.swapnet import SwapNet
 
 PAIRS = {"mlp": (MLP_TEACHER, MLP_STUDENT, (6,)), "vgg": (VGG_TEACHER, VGG_STUDENT, (1, 9, 7))}

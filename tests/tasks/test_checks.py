@@ -11,10 +11,10 @@ from toys import MLP_STUDENT, MLP_TEACHER, ToyImages, as_trained, distil_cohort
 
 from pwl_lab.distill.curriculum import extracted, one_shot
 from pwl_lab.distill.probes import CorrelationProbe
-from pwl_lab.distill.two_phase import two_phase
 from pwl_lab.loading.bundle import Inputs, inputs_of
 from pwl_lab.loading.model import ProgressiveModel
 from pwl_lab.models import build
+from pwl_lab.study.two_phase import two_phase
 from pwl_lab.study.verbs import train_pair
 from pwl_lab.support.errors import InvalidValueError
 from pwl_lab.swap.evaluation import mask_predictions, score_masks

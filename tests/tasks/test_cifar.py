@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from loopback import serving
 
+from pwl_lab.support.download import DataFile
 from pwl_lab.support.errors import InvalidValueError, MissingDataError
 from pwl_lab.tasks import datasets
 from pwl_lab.tasks import datasets as cifar
 from pwl_lab.tasks.augment import Augmentation
-from pwl_lab.tasks.download import DataFile
 from pwl_lab.tasks.images import ImageTask
 
 SIZES = {"train": 30, "validation": 20, "test": 20}

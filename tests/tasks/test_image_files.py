@@ -11,9 +11,9 @@ import pytest
 from loopback import serving
 
 from pwl_lab.support import paths
+from pwl_lab.support.download import DataFile, Source, content
 from pwl_lab.support.errors import InvalidValueError, MissingDataError, UnknownNameError
 from pwl_lab.tasks import datasets
-from pwl_lab.tasks.download import DataFile, Source, content
 from pwl_lab.tasks.images import ImageTask
 
 NAME = "tiny-fashion"
