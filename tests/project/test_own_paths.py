@@ -14,6 +14,7 @@ OF_THE_SYSTEM = (
     "/proc/net/tcp6",
     "/usr/bin/chromium",
     "/usr/share/datasets/fashion-mnist",
+    "~/bundle",  # in a home that the test makes
 )
 
 # How many of its first arguments may be one.
