@@ -21,12 +21,12 @@ from pwl_lab.plots.style import NOTE, OWNER, SPARE, Figure, Look
 # A baseline, or progressive loading -> what figures call it, and its look.
 BASELINE: dict[str, tuple[str, Look]] = {
     "progressive": ("progressive", ("#009E73", "-", "o")),
-    "progressive_8bit_first": ("progressive, 8 bits first", ("#0072B2", (0, (5, 1.5)), "D")),
+    "progressive_8bit_first": ("progressive, int8 first", ("#0072B2", (0, (5, 1.5)), "D")),
     "student_only": ("student only", ("#56B4E9", ":", "s")),
     "teacher_safetensors": ("teacher, safetensors", ("#D55E00", "-", "^")),
     "teacher_torch_load": ("teacher, torch.load", ("#E69F00", "-.", "v")),
     "teacher_streamer": ("teacher, Run:ai streamer", ("#CC79A7", ":", "P")),
-    "teacher_8bit": ("teacher at 8 bits", ("#CC79A7", "--", "P")),
+    "teacher_8bit": ("teacher in int8", ("#CC79A7", "--", "P")),
     "bit_planes": ("teacher in bit planes", ("#000000", "-.", "X")),
 }
 BELOW = 0.05  # accuracies further than this below the student's are named, not drawn to scale
