@@ -41,7 +41,7 @@ class StackedCohort:
 
     def __init__(self, students: Sequence[nn.Module]) -> None:
         """The students' weights are copied; the students themselves are left alone."""
-        parameters, _ = stack_module_state(list(students))
+        parameters, self._constants = stack_module_state(list(students))  # constants: buffers that no state_dict holds
         self.tensors = {name: tensor.detach().clone().requires_grad_() for name, tensor in parameters.items()}
         base = deepcopy(students[0]).to("meta")
         self._net = cast(Blocks, base)  # for its layers alone: the weights are in `tensors`
@@ -56,6 +56,7 @@ class StackedCohort:
         """Some of the students as a cohort of their own."""
         part = object.__new__(type(self))
         part.tensors = {name: tensor.detach()[members].requires_grad_() for name, tensor in self.tensors.items()}
+        part._constants = {name: tensor[members] for name, tensor in self._constants.items()}
         part._net, part._feedforward = self._net, self._feedforward
         return part
 
@@ -84,7 +85,8 @@ class StackedCohort:
         """`part`, called `name` in the network, of every member; a state that is `common` has no members."""
         if self._feedforward:
             return run_feedforward(part, name, self.tensors, state)
-        weights = {key.removeprefix(f"{name}."): t for key, t in self.tensors.items() if key.startswith(f"{name}.")}
+        whole = self.tensors | self._constants
+        weights = {key.removeprefix(f"{name}."): t for key, t in whole.items() if key.startswith(f"{name}.")}
         if common and not weights:
             state, common = state.expand(len(self), *state.shape), False
 
@@ -113,7 +115,8 @@ class StackedCohort:
 
     def keep(self, members: list[int], optimiser: torch.optim.Optimizer) -> None:
         """Let the other students go, and their part of the optimiser's state; `members` stay, in this order."""
-        before, self.tensors = self.parameters(), self.part(members).tensors
+        before, kept = self.parameters(), self.part(members)
+        self.tensors, self._constants = kept.tensors, kept._constants
         replaced = {id(old): new for old, new in zip(before, self.parameters(), strict=True)}
         for group in optimiser.param_groups:
             group["params"] = [replaced.get(id(parameter), parameter) for parameter in group["params"]]
