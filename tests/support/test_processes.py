@@ -169,6 +169,11 @@ def test_a_script_needs_no_main_guard(started, tmp_path):
     assert ended.stdout == "begun\n11 12 11 2 4 2\n", ended.stderr
 
 
+def test_where_temporary_files_lie_too_deep_for_a_socket_workers_are_spawned(monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", "/" + "t" * 99)
+    assert processes.worker_context([]).get_start_method() == "spawn"
+
+
 def assert_no_workers() -> None:
     """No worker of this process is left (multiprocessing's own server and resource tracker may be)."""
     end = time.monotonic() + PATIENCE_S
