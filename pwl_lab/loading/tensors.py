@@ -159,7 +159,7 @@ def _along(scales: Float[Tensor, " channels"], values: Tensor) -> Tensor:
 
 
 class TensorFormatError(PwlLabError, ValueError):
-    """Bytes that should be a safetensors file are none."""
+    """The bytes are not a valid safetensors file."""
 
 
 def view_tensors(content: UInt8[Tensor, " bytes"]) -> dict[str, Tensor]:
