@@ -85,6 +85,7 @@ def test_workers_have_the_environment_of_now_however_often_it_changes(monkeypatc
     deep.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(deep))
     assert "spawn_main" in side_by_side(told, cases, "cases")[0][1]
+    assert "spawn_main" in in_fresh_process(told, **cases[0])[1]
 
 
 def test_a_refusal_ends_the_others_and_is_raised_here():
@@ -167,11 +168,6 @@ def test_a_script_needs_no_main_guard(started, tmp_path):
         [sys.executable, *words], input=text, capture_output=True, text=True, env=environment, timeout=PATIENCE_S
     )
     assert ended.stdout == "begun\n11 12 11 2 4 2\n", ended.stderr
-
-
-def test_where_temporary_files_lie_too_deep_for_a_socket_workers_are_spawned(monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", "/" + "t" * 99)
-    assert processes.worker_context([]).get_start_method() == "spawn"
 
 
 def assert_no_workers() -> None:
