@@ -58,7 +58,7 @@ def rates(ours: Callable[[], None], reference: Callable[[], None], units: tuple[
 
 
 def row(name: str, unit: str, ours: float, reference: float) -> dict[str, object]:
-    """One row of the result."""
+    """A row for `bench.json`: both rates and their ratio."""
     return {
         "name": name,
         "ours": round(ours, 1),
@@ -101,7 +101,7 @@ def cohort_row() -> dict[str, object]:
 
 
 def _targets(teacher: TrainedModel, members: list[Member], inputs: torch.Tensor) -> TeacherTargets:
-    """What the teacher says, calibrated."""
+    """The targets of all members, their projections calibrated on `inputs`."""
     targets = TeacherTargets(teacher, members, [(64,)])
     targets.calibrate(inputs)
     return targets
@@ -207,7 +207,7 @@ def teacher_row(threads: int) -> dict[str, object]:
 
 
 def _teacher_row(threads: int) -> dict[str, object]:
-    """The row, with both on so many threads."""
+    """The row of `teacher_row`, once torch computes on `threads` threads."""
     task, steps = SparseParity(50, 4), 40
     plan = TrainPlan(steps=steps, lr=0.1)
     learner = SupervisedLearner(build(mlp(task, 4096), 0), task.split("validation"), plan)

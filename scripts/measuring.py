@@ -7,9 +7,10 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from threading import Event, Thread
 
 import psutil
+
+from pwl_lab.support.waiting import ticking
 
 Row = dict[str, object]
 COMMAND = [sys.executable, "-c", "from pwl_lab.cli import app; app()"]
@@ -33,22 +34,18 @@ def measured(command: Sequence[str], env: Mapping[str, str] | None = None, look_
     Processor seconds are of the command and of those of its children that it has waited for. Memory is looked at every
     `look_s` seconds, which itself takes some milliseconds of a core. Raises RuntimeError with what it said where it fails.
     """
-    begun, peak, ended = time.perf_counter(), 0.0, Event()
+    begun, peak = time.perf_counter(), 0.0
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=env)
 
         def watch() -> None:
             nonlocal peak
-            while not ended.wait(look_s):
-                peak = max(peak, together_mb(process.pid))
+            peak = max(peak, together_mb(process.pid))
 
-        watching = Thread(target=watch, daemon=True)
-        watching.start()
-        _, code, used = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - begun
-        process.returncode = os.waitstatus_to_exitcode(code)
-        ended.set()
-        watching.join()
+        with ticking(watch, look_s):
+            _, code, used = os.wait4(process.pid, 0)
+            seconds = time.perf_counter() - begun
+            process.returncode = os.waitstatus_to_exitcode(code)
         if process.returncode:
             said.seek(0)
             raise RuntimeError(said.read().decode(errors="replace"))

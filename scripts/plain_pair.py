@@ -1,6 +1,8 @@
 """A step of PWL training as a reader of arXiv 2509.22319 would write it: the reference of `bench.py`, and of a test.
 
-Every mixed network is computed from the image on, every conversion where its loss asks for it, with torch's own losses.
+Every mixed network is computed from the image on, and every conversion where its loss asks for it. The plain twins in
+`pwl_lab.swap.pair_training` share both between the losses, which would make this reference quicker: only the losses of two
+tensors are theirs.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pwl_lab.swap.pair_training import PairLossConfig
+from pwl_lab.distill.losses import soft_loss
+from pwl_lab.fast import plain
+from pwl_lab.swap.pair_training import PairLossConfig, feature_distance
 from pwl_lab.swap.swapnet import SwapNet
 from pwl_lab.tasks.base import Batch
 
@@ -17,8 +21,9 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 
 
 def distance(ours: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error plus one minus the cosine of the flattened features."""
-    return F.mse_loss(ours, target) + 1 - F.cosine_similarity(ours.flatten(1), target.flatten(1), eps=1e-6).mean()
+    """The paper's feature distance with torch's own losses."""
+    with plain():
+        return feature_distance(ours, target)
 
 
 def quick_distance(ours: Tensor, target: Tensor) -> Tensor:
@@ -27,12 +32,6 @@ def quick_distance(ours: Tensor, target: Tensor) -> Tensor:
     difference, dot = a - b, torch.linalg.vecdot
     cosine = dot(a, b) / (dot(a, a) * dot(b, b)).clamp_min(1e-12).sqrt()
     return (dot(difference, difference) / a.shape[1] + 1 - cosine).mean()
-
-
-def soft(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
-    """`T^2 * KL(target || logits)` of the softened distributions."""
-    ours, theirs = (F.log_softmax(one / temperature, dim=1) for one in (logits, target))
-    return temperature**2 * F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
 
 
 def plain_losses(
@@ -44,7 +43,7 @@ def plain_losses(
     student, logits = net.student.hidden_states(batch.inputs)
     terms = {
         "hard": F.cross_entropy(logits, batch.labels),
-        "soft": soft(logits, teacher_logits, config.temperature),
+        "soft": soft_loss(logits, teacher_logits, config.temperature),
         "sync": sync(net, teacher, student, distance),
         "recon": recon(net, teacher, student, distance),
         "cross": cross(net, config, batch.inputs, teacher_logits, masks),
@@ -78,5 +77,5 @@ def cross(net: SwapNet, config: PairLossConfig, inputs: Tensor, target: Tensor, 
     for _ in range(config.cross_passes):
         for part, wanted in zip(inputs.chunk(config.cross_groups), target.chunk(config.cross_groups), strict=True):
             with net.student_on_running_statistics():
-                found.append(soft(net(part, next(masks)), wanted, config.temperature))
+                found.append(soft_loss(net(part, next(masks)), wanted, config.temperature))
     return torch.stack(found).mean()

@@ -1,4 +1,4 @@
-"""Loading by the clock: what answers how soon, each way measured in a process of its own."""
+"""Loading by the clock: what answers how soon, each baseline measured in a process of its own."""
 
 from typing import Any
 

@@ -47,19 +47,19 @@ class _Masks:
         return assemble(mask, self._student(8 if "s" in mask else 32), teacher)
 
     def _student(self, bits: int) -> dict[int, Parts]:
-        """The boot set at one precision."""
+        """The student's parts, out of the boot set of so many bits a weight."""
         if bits not in self.students:
             shard = self.files.index.shard(BOOT, bits)
             self.students[bits] = self.workshop.student(shard, self._read(shard))
         return self.students[bits]
 
     def _read(self, shard: Shard) -> Tensor:
-        """A file's bytes."""
+        """The bytes of a shard's file."""
         return torch.frombuffer(bytearray((self.files.bundle / shard.file).read_bytes()), dtype=torch.uint8)
 
 
 def _planes(files: Files, bits: int) -> Callable[[Tensor], Tensor]:
-    """The teacher of whose weights so many bits are known."""
+    """The teacher with the most significant `bits` bits of each weight."""
     planes = from_bytes([path.read_bytes() for path in files.stages()])
     stages = next(n for n in range(1, len(planes.widths) + 1) if sum(planes.widths[:n]) == bits)
     net = build_empty(files.index.teacher)

@@ -82,7 +82,7 @@ class Files:
         return self.folder / BUNDLE
 
     def all(self) -> list[Path]:
-        """Every file."""
+        """Every file in the folder, the bundle's among them."""
         return sorted(path for path in self.folder.rglob("*") if path.is_file())
 
     def stages(self) -> list[Path]:
@@ -90,11 +90,11 @@ class Files:
         return sorted(self.folder.glob("stage-*.safetensors"), key=lambda path: int(path.stem.removeprefix("stage-")))
 
     def teacher_bytes(self) -> int:
-        """Of the teacher as one plain file."""
+        """The size of the teacher's plain safetensors file."""
         return (self.folder / TEACHER).stat().st_size
 
     def student_bytes(self) -> int:
-        """Of the boot set."""
+        """The size of the boot set as float32."""
         return self.index.shard(BOOT).bytes
 
 
@@ -111,14 +111,24 @@ def write_plain(net: SwapNet, folder: Path, alternatives: bool) -> None:
 
 
 def write_trained(pair: Pair, folder: Path) -> Files:
-    """Write a trained pair into `folder` for every baseline: as a bundle, and its teacher in all the other formats."""
+    """Write a trained pair for every baseline: as a bundle, and its teacher in all the other formats.
+
+    Arguments:
+    - `pair`: what `train_pair` gives.
+    - `folder`: where the bundle's folder and the plain files go.
+    """
     index = pair.export(folder / BUNDLE)
     write_plain(pair.net, folder, alternatives=True)
     return Files(folder, index)
 
 
 def write_full_size(name: str, folder: Path) -> Files:
-    """Write a pair of `FULL_SIZES` with random weights into `folder`: good for timing, and for nothing else."""
+    """Write a pair of the papers' sizes with random weights: good for timing, and for nothing else.
+
+    Arguments:
+    - `name`: one of `FULL_SIZES`.
+    - `folder`: where the bundle's folder and the plain files go.
+    """
     size = FULL_SIZES[name]
     net = SwapNet(build(size.teacher, 0), build(size.student, 1), size.input_shape).eval()
     index = write_bundle(net, (size.teacher, size.student), folder / BUNDLE, Inputs(shape=size.input_shape), int8=False)
@@ -160,7 +170,7 @@ class _Job:
         return time.perf_counter() - self.begun
 
     def sample(self) -> Tensor:
-        """One sample."""
+        """A batch of one sample, all zeros."""
         return torch.zeros(1, *self.files.index.inputs.shape)
 
     def download(self, path: Path) -> io.BytesIO:
@@ -193,7 +203,7 @@ def moments(baseline: str, files: Files, throttle: Throttle | None = None) -> li
 
 
 def _progressive(job: _Job, order: str = "prefix", int8_first: bool = False) -> Iterator[Moment]:
-    """The bundle, block after block. A mask counts from its first prediction on; one that none saw is left out.
+    """The bundle, block after block. A mask counts from its first prediction on; one that made none is left out.
 
     Predictions come from a thread of their own, as they would in use: made in the one that swaps, they would delay it.
     """
@@ -231,13 +241,13 @@ def _student(job: _Job) -> Iterator[Moment]:
 
 
 def _teacher(job: _Job, name: str, mask: str, read: Callable[[_Job, Path], dict[str, Tensor]]) -> Iterator[Moment]:
-    """The teacher in one file."""
+    """The teacher, out of one plain file that `read` reads."""
     index, path = job.files.index, job.files.folder / name
     yield _whole(job, mask * index.n_blocks, index.teacher, lambda: read(job, path), path.stat().st_size)
 
 
 def _torch_load(job: _Job, path: Path) -> dict[str, Tensor]:
-    """Torch's own format, weights alone."""
+    """The tensors of a file in torch's own format."""
     source = path if job.throttle is None else job.download(path)
     found: dict[str, Tensor] = torch.load(source, map_location="cpu", weights_only=True)
     return found

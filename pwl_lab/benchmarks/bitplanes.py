@@ -171,7 +171,7 @@ def _announced(first: Mapping[str, Tensor]) -> BitPlanes:
 
 
 def _read(stage: bytes, number: int) -> dict[str, Tensor]:
-    """The tensors of a stage."""
+    """The tensors of a stage, out of its bytes."""
     try:
         return load(stage)
     except (SafetensorError, ValueError, KeyError) as error:
@@ -193,17 +193,17 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _as_tensor(text: str) -> UInt8[Tensor, " bytes"]:
-    """A text as a file keeps it."""
+    """A text as bytes, which a safetensors file can hold."""
     return torch.tensor(list(text.encode()), dtype=torch.uint8)
 
 
 def _as_text(tensor: Tensor) -> str:
-    """The text of such a tensor."""
+    """The text that `_as_tensor` was given."""
     return bytes(tensor.tolist()).decode()
 
 
 def _check_widths(widths: Sequence[int]) -> tuple[int, ...]:
-    """The widths as a tuple."""
+    """The widths as a tuple. Raises InvalidValueError where they cannot be used."""
     widths = tuple(widths)
     if any(type(width) is not int or width < 1 for width in widths) or sum(widths) != BITS:
         raise invalid("widths", widths, f"whole numbers from 1 on whose sum is {BITS}")
@@ -211,7 +211,7 @@ def _check_widths(widths: Sequence[int]) -> tuple[int, ...]:
 
 
 def _check_stages(stages: int, there: int) -> int:
-    """A number of stages that can be used."""
+    """`stages` itself. Raises InvalidValueError where it cannot be used."""
     if type(stages) is not int or not 1 <= stages <= there:
         raise invalid("stages", stages, f"a whole number from 1 to {there}, the stages that are there")
     return stages
@@ -226,7 +226,7 @@ def _values(name: str, tensor: Tensor) -> Floats:
 
 
 def _span(name: str, least: float, largest: float) -> float:
-    """The length of a tensor's range."""
+    """The largest value of a tensor less its least."""
     if largest - least == float("inf"):
         raise invalid(name, (least, largest), "values whose range is a finite float64")
     return largest - least

@@ -8,7 +8,6 @@ cache as asked.
 import ctypes
 import math
 import mmap
-import multiprocessing
 import os
 import statistics
 import threading
@@ -38,6 +37,7 @@ from pwl_lab.support.processes import (
     pack,
     run_packed,
     without_main,
+    worker_context,
 )
 from pwl_lab.support.progress import Progress
 from pwl_lab.tasks.base import Batch
@@ -51,10 +51,7 @@ def in_fresh_process(work: Callable[..., Any], longest_s: float = 1800.0, **case
 
     Raises WorkerLostError where the process ended without an answer, or had none after `longest_s` seconds.
     """
-    methods = multiprocessing.get_all_start_methods()
-    context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    if context.get_start_method() == "forkserver":
-        context.set_forkserver_preload(PRELOADED)
+    context: Any = worker_context(PRELOADED)
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(sender, pack(work, case)), daemon=True)
     with without_main():
@@ -77,7 +74,7 @@ def in_fresh_process(work: Callable[..., Any], longest_s: float = 1800.0, **case
 
 
 def _answer(sender: Connection, packed: bytes) -> None:
-    """The fresh process."""
+    """In the fresh process: run the packed work on one torch thread and send back whether it went well, and its answer."""
     with one_thread():
         try:
             answer = run_packed(packed)
@@ -137,7 +134,13 @@ ANYTIME_BASELINES = (
 
 
 def states_of(files: Files, speeds: Iterable[float], longest_s: float) -> list[str]:
-    """Cold, warm, and those speeds (MB/s) at which the teacher comes within `longest_s` seconds."""
+    """The states to measure a pair in: `cold`, `warm`, and those speeds at which the teacher comes in time.
+
+    Arguments:
+    - `files`: the pair.
+    - `speeds`: of links, in MB/s.
+    - `longest_s`: how many seconds the teacher's file may take over a link; a slower one is left out.
+    """
     size = files.teacher_bytes() / MEGABYTE
     return ["cold", "warm", *(f"{speed:g} MB/s" for speed in speeds if size / speed <= longest_s)]
 
@@ -186,7 +189,7 @@ class _Case:
 
     size: str
     state: str
-    way: str
+    way: str  # the baseline; the name that the column has in `metrics.json`
     repeat: int
 
 
@@ -295,7 +298,7 @@ def _timed(model: ProgressiveModel, sample: Tensor, times: int) -> list[tuple[st
 
 @dataclass
 class Hammered:
-    """What became of many predictions at once: how many of each mask, and which were not what that mask says."""
+    """What became of many predictions at once: how many each mask made, how many were wrong, and which errors came."""
 
     by_mask: Counter[str] = field(default_factory=Counter)
     wrong: int = 0
@@ -304,7 +307,7 @@ class Hammered:
 
     @property
     def predictions(self) -> int:
-        """All of them."""
+        """How many were made."""
         return sum(self.by_mask.values())
 
 

@@ -21,6 +21,7 @@ from pwl_lab.loading.sources import INDEX, MOST_INDEX_BYTES, BundleError, Folder
 from pwl_lab.loading.tensors import not_finite, plain, quantise, stored_bytes
 from pwl_lab.loading.weightless import (
     MOST_TENSORS,
+    UNKNOWN_FAMILY,
     AnyModel,
     build_empty,
     check_fillable,
@@ -45,8 +46,8 @@ Net = TypeVar("Net")
 Accuracy = Annotated[float, Field(ge=0.0, le=1.0)]  # neither NaN nor infinity is
 
 
-class NewerFormatError(BundleError):
-    """The index was written by a later version of pwl_lab: another try would find it again."""
+class UnsupportedIndexError(BundleError):
+    """The index is whole, and needs a later version of pwl_lab or a family that nobody has imported: asking again is no use."""
 
 
 class Shard(Frozen):
@@ -156,9 +157,10 @@ def read_index(text: bytes, address: str) -> BundleIndex:
 
 
 def parse_index(text: bytes, address: str) -> BundleIndex:
-    """The index of the bundle at `address`. Raises BundleError for what is no index, or one of a newer format.
+    """The index of the bundle at `address`.
 
-    Whether its shards can hold the networks that it describes is not looked at.
+    Whether its shards can hold the networks that it describes is not looked at. Raises BundleError for what is no index:
+    UnsupportedIndexError for one of a newer format, or with a family that is not known.
     """
     try:
         content = json.loads(text)
@@ -168,7 +170,7 @@ def parse_index(text: bytes, address: str) -> BundleIndex:
         raise BundleError(f"{address}: {INDEX} cannot be read ({error})") from error
     made_for = content.get("format")
     if isinstance(made_for, int) and made_for > FORMAT:
-        raise NewerFormatError(
+        raise UnsupportedIndexError(
             f"{address}: {INDEX} has format {made_for}; this version of pwl_lab reads up to {FORMAT}. Update pwl_lab"
         )
     try:
@@ -176,7 +178,8 @@ def parse_index(text: bytes, address: str) -> BundleIndex:
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in problem["loc"]) or "as a whole"
-        raise BundleError(f"{address}: {INDEX} is no index of a bundle ({field}: {problem['msg']})") from error
+        kind = UnsupportedIndexError if problem["type"] == UNKNOWN_FAMILY else BundleError
+        raise kind(f"{address}: {INDEX} is no index of a bundle ({field}: {problem['msg']})") from error
 
 
 class Networks:
@@ -227,7 +230,7 @@ class Networks:
         return [_sizes(self._students[0].state_dict(keep_vars=True))]
 
     def _block_sizes(self) -> list[tuple[int, int]]:
-        """The same of each teacher block with what comes with it."""
+        """The bytes of each teacher block's weights and of what comes with it, as float32 and as int8."""
         self._teachers.append(self.teacher())
         units = [parts_of_unit(*self._teachers[0], block) for block in range(1, self.index.n_blocks + 1)]
         return [_sizes(state_of(parts, keep_vars=True)) for parts in units]

@@ -76,42 +76,42 @@ class LoadingLog:
         return event
 
     def fail(self, shard: Shard, why: str) -> None:
-        """A shard will not come, or cannot be used."""
+        """Record that a shard will not come, or cannot be used."""
         with self._changed:
             self._held[shard.name] = 0
             self.record("failed", shard, why, state=FAILED + why)
 
     def arrive(self, shard: Shard) -> None:
-        """All bytes of a shard are here, and are the right ones."""
+        """Record that all bytes of a shard have come and are the right ones."""
         with self._changed:
             self.arrived += shard.bytes
             self.record("fetched", shard, state="arrived")
 
     def hold(self, sizes: Mapping[str, int]) -> None:
-        """So many bytes of memory are held for each of these now."""
+        """Record how many bytes of memory each of these takes now."""
         with self._changed:
             self._held |= sizes
             self._peak = max(self._peak, sum(self._held.values()))
 
     def swap(self, mask: str, shard: Shard, states: Mapping[str, str]) -> Event:
-        """The network that predicts is another one; `states` is what that makes of the shards."""
+        """Record a swap to `mask`, and the new state of each shard in `states`."""
         with self._changed:
             self.mask = mask
             self._become(states)
             return self.record("swap", shard)
 
     def keep_out(self, shard: Shard, states: Mapping[str, str]) -> None:
-        """A shard has arrived, and the network that predicts stays as it is; `states` as for `swap`."""
+        """Record that a shard has arrived and is not used; `states` as for `swap`."""
         with self._changed:
             self._become(states)
             self.record("held", shard, "the mask would be less accurate with it")
 
     def _become(self, states: Mapping[str, str]) -> None:
-        """New states of shards; one that has failed keeps its reason, whatever comes in its place."""
+        """Set the states of shards; one that has failed stays failed, whatever comes in its place."""
         self._states |= {name: state for name, state in states.items() if not self._states[name].startswith(FAILED)}
 
     def finish(self, kind: str, why: str = "") -> None:
-        """Nothing more will arrive; with `why`, because of a fault, which all that is not in yet has failed by."""
+        """Record the end of loading; with `why`, a fault, every shard that is not in yet has failed."""
         with self._changed:
             if self.finished:
                 return

@@ -52,7 +52,7 @@ class Prediction:
 
     @property
     def confidence(self) -> Float[Tensor, " batch"]:
-        """Its probability."""
+        """The probability of the most likely class."""
         return self.logits.softmax(dim=-1).amax(dim=-1)
 
 
@@ -70,7 +70,7 @@ class ProgressiveModel(Closing):
         keep_student: bool,
         networks: Networks,
     ) -> None:
-        """Use `open`."""
+        """For `open`, which makes all of this."""
         self.index, self.device = index, device
         self._transfer, self._feed, self._log, self._keep_student = transfer, feed, log, keep_student
         self._workshop = Workshop(index, device, networks)
@@ -150,7 +150,7 @@ class ProgressiveModel(Closing):
     def _begin(self, boot: Received) -> None:
         """The student is in: say so, and start to load the rest."""
         self._log.arrive(boot.shard)
-        self._weigh()
+        self._record_memory()
         self._log.record("boot", boot.shard, state="loaded")
         self._feed.start(boot)
         self._installer.start()
@@ -245,7 +245,7 @@ class ProgressiveModel(Closing):
                     self._install(item)
                 del item  # its bytes are the weights' alone now, or nobody's
             self._drop_student()
-            self._weigh()
+            self._record_memory()
         except BaseException as error:  # noqa: BLE001 - whoever waits must be told, whatever it is
             self._feed.close()  # nobody takes any more what comes
             self._log.finish("broken", f"{type(error).__name__}: {error}")
@@ -267,7 +267,7 @@ class ProgressiveModel(Closing):
             self._lose(shard, error)
             return
         self._teacher[shard.block], self._arrived[shard.block] = unit, shard
-        self._weigh(received)
+        self._record_memory(received)
         if not self._run_best(shard):
             self._log.keep_out(shard, self._states(self.mask))
 
@@ -279,7 +279,7 @@ class ProgressiveModel(Closing):
         self._running = assemble(mask, self._student, self._teacher)
         if len(self._arrived) == self.index.n_blocks:
             self._drop_student()  # there is no block left to lose
-        self._weigh()
+        self._record_memory()
         self._tell(self._log.swap(mask, shard, self._states(mask)))
         return True
 
@@ -297,14 +297,12 @@ class ProgressiveModel(Closing):
 
     def _states(self, mask: str) -> dict[str, str]:
         """What became of the shards that have arrived, now that `mask` runs."""
-        states = {}
-        for block, shard in self._arrived.items():
-            states[shard.name] = "held" if mask[block - 1] in "Ss" else "loaded"
-            if shard.bits == 32 and (before := f"{shard.name} at 8 bits") in self._log.status().blocks:
-                states[before] = "replaced"
-        return states
+        states = {s.name: "held" if mask[n - 1] in "Ss" else "loaded" for n, s in self._arrived.items()}
+        whole = [block for block, shard in self._arrived.items() if shard.bits == 32]
+        replaced = [shard.name for shard in self._feed.plan if shard.bits == 8 and shard.block in whole]
+        return states | dict.fromkeys(replaced, "replaced")
 
-    def _weigh(self, received: Received | None = None) -> None:
+    def _record_memory(self, received: Received | None = None) -> None:
         """Tell the log how much memory the weights take, those that predict now and those of `received` beside them.
 
         The bytes of `received` count on their own unless the weights are views of them: as int8, or on a GPU.

@@ -19,6 +19,7 @@ from pwl_lab.loading.sources import CHUNK_BYTES, Source, SourceError
 from pwl_lab.support.errors import invalid
 from pwl_lab.support.retries import permanent, permanent_status, reason
 from pwl_lab.support.storages import open_storage, shown
+from pwl_lab.support.waiting import call_in_thread
 
 Result = TypeVar("Result")
 
@@ -26,6 +27,8 @@ MAX_REDIRECTS = 5
 PROXIES, CERTIFICATES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"), ("SSL_CERT_FILE", "SSL_CERT_DIR")
 READ_VARIABLES = (*PROXIES, *CERTIFICATES, "SSLKEYLOGFILE")
 BLOCK_BYTES = 4 * 2**20  # what a storage is asked for at once
+# Of the client's errors, those on the way to the server and back; all others are about what was asked for.
+PASSING = (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError, httpx.ProxyError)
 
 
 class RemoteSource(Source):
@@ -39,22 +42,17 @@ class RemoteSource(Source):
     def close(self) -> None:
         """As `Source.close`. A call that is being made just then ends in the background."""
         super().close()
+        self._wake()
+
+    def _wake(self, _: Future[Any] | None = None) -> None:
+        """Let those who wait for a call look again."""
         with self._changed:
             self._changed.notify_all()
 
     def _aside(self, name: str, call: Callable[[], Result]) -> Result:
         """What `call` gives. Raises SourceError, whatever `call` raises: a thread that died silently would be waited for."""
-        outcome: Future[Result] = Future()
-
-        def work() -> None:
-            try:
-                outcome.set_result(call())
-            except BaseException as error:  # noqa: BLE001 - raised again below, in the thread that waits
-                outcome.set_exception(error)
-            with self._changed:
-                self._changed.notify_all()
-
-        threading.Thread(target=work, name=f"read {name}", daemon=True).start()
+        outcome = call_in_thread(call, f"read {name}")
+        outcome.add_done_callback(self._wake)
         with self._changed:
             self._changed.wait_for(lambda: outcome.done() or self._closed.is_set())
         if self._closed.is_set():
@@ -199,8 +197,8 @@ class HttpSource(RemoteSource):
             yield
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
             self._check_open()  # it broke because it was closed
-            again = isinstance(error, httpx.TransportError) and not _is_permanent(error)
-            raise self._error(name, str(error) or type(error).__name__, again) from error
+            passing = isinstance(error, PASSING) and not permanent(error)
+            raise self._error(name, str(error) or type(error).__name__, passing) from error
 
     def _trace(self, event: str, info: dict[str, Any]) -> None:
         """Told by the client what it does: remember each new connection, so that `close` can end it, answered yet or not."""
@@ -265,15 +263,6 @@ def _is_loopback(host: str | None) -> bool:
         return host == "localhost" or ip_address(host or "").is_loopback
     except ValueError:  # a name, not an address
         return False
-
-
-def _is_permanent(error: BaseException | None) -> bool:
-    """Whether a failed connection will fail again: the certificate is wrong, or what was asked for is."""
-    while error is not None:
-        if isinstance(error, ssl.SSLCertVerificationError | httpx.UnsupportedProtocol | httpx.LocalProtocolError):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def _shut_down(connection: socket.socket) -> None:

@@ -184,7 +184,7 @@ class _Door:
         self._listening.close()
 
     def _take(self) -> None:
-        """All that wait, but for some at most: others want their turn, too."""
+        """Accept the connections that wait, `MOST_AT_ONCE` at a time: other work wants its turn, too."""
         for _ in range(MOST_AT_ONCE):
             if not self._guests.make_room():
                 self._rest()
@@ -202,7 +202,7 @@ class _Door:
             self._server.handle_stream(stream, address)
 
     def _rest(self) -> None:
-        """Let those that wait wait for a while."""
+        """Take no connections for `REST_S` seconds."""
         self._loop.remove_reader(self._listening)
         self._loop.call_later(REST_S, self.open)
 

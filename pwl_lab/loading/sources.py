@@ -17,7 +17,7 @@ from urllib.request import url2pathname
 
 from pwl_lab.loading.throttle import Link, Throttle
 from pwl_lab.support.errors import InvalidValueError, MissingDataError, PwlLabError, invalid, unknown
-from pwl_lab.support.retries import PERMANENT
+from pwl_lab.support.retries import permanent
 from pwl_lab.support.storages import LOCAL_SCHEMES, shown, whole
 
 CHUNK_BYTES = 2**20
@@ -189,7 +189,7 @@ class FolderSource(Source):
 
     def _failure(self, name: str, error: OSError) -> SourceError:
         """What the system said."""
-        return self._error(name, error.strerror or str(error), not isinstance(error, PERMANENT))
+        return self._error(name, error.strerror or str(error), not permanent(error))
 
 
 class ThrottledSource(Source):

@@ -139,7 +139,7 @@ def _integers(
 
 
 def _dequantised(name: str, integers: Tensor, scale: str | None, stored: Mapping[str, Tensor]) -> Tensor:
-    """One tensor back in its own type."""
+    """The values of one quantised tensor, in the type that it had."""
     if scale is None:
         raise invalid(name, "int8 values alone", f"{name + _INTEGERS!r} together with its scales")
     scales, kind = stored[scale], getattr(torch, scale.partition(_SCALE)[2], None)
@@ -159,7 +159,7 @@ def _along(scales: Float[Tensor, " channels"], values: Tensor) -> Tensor:
 
 
 class TensorFormatError(PwlLabError, ValueError):
-    """Bytes that should be a safetensors file are none."""
+    """The bytes are not a valid safetensors file."""
 
 
 def view_tensors(content: UInt8[Tensor, " bytes"]) -> dict[str, Tensor]:

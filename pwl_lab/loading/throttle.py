@@ -45,7 +45,7 @@ class Throttle:
         return math.inf if self.megabytes_per_s is None else self.megabytes_per_s * MEGABYTE
 
     def seconds_for(self, n_bytes: int) -> float:
-        """How long a file of so many bytes takes, its latency included."""
+        """How many seconds a file of `n_bytes` bytes takes, its latency included."""
         return self.latency_s + n_bytes / self.bytes_per_s
 
     def __str__(self) -> str:

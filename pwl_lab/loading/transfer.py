@@ -17,7 +17,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from pwl_lab.loading.bundle import BundleIndex, Networks, NewerFormatError, Shard, parse_index
+from pwl_lab.loading.bundle import BundleIndex, Networks, Shard, UnsupportedIndexError, parse_index
 from pwl_lab.loading.log import LoadingLog
 from pwl_lab.loading.sources import INDEX, MOST_INDEX_BYTES, BundleError, FolderSource, Source, SourceError
 from pwl_lab.loading.throttle import MEGABYTE, Throttle
@@ -75,16 +75,16 @@ class _Arriving:
 
     def restart(self) -> None:
         """Forget what has come."""
-        self.place, self._digest = 0, hashlib.sha256()
+        self.offset, self._digest = 0, hashlib.sha256()
 
     def add(self, chunk: bytes | memoryview, now: float) -> None:
         """The next bytes. Raises DamagedShardError for more than there should be."""
         self.first_at = now if self.first_at is None else self.first_at
-        if self.place + len(chunk) > self.shard.bytes:
+        if self.offset + len(chunk) > self.shard.bytes:
             raise DamagedShardError(f"{self.shard.file} is longer than the {self.shard.bytes:,} bytes recorded")
-        part = self._bytes[self.place : self.place + len(chunk)]
+        part = self._bytes[self.offset : self.offset + len(chunk)]
         part[:] = chunk
-        self.place += len(chunk)
+        self.offset += len(chunk)
         if self._beside is None:
             self._digest.update(part)
         else:
@@ -92,8 +92,8 @@ class _Arriving:
 
     def finish(self) -> None:
         """Raises SourceError where bytes are missing and DamagedShardError where they are not the recorded ones."""
-        if self.place < self.shard.bytes:
-            why = f"ended after {self.place:,} of {self.shard.bytes:,} bytes"
+        if self.offset < self.shard.bytes:
+            why = f"ended after {self.offset:,} of {self.shard.bytes:,} bytes"
             raise SourceError(why, transient=True, where=self.shard.file)
         found = self._digest.hexdigest
         if (found() if self._beside is None else self._beside.submit(found).result()) != self.shard.sha256:
@@ -148,7 +148,7 @@ class Transfer:
                 lambda: self._receive(arriving, self.source, arriving.shard.file),
                 self.retry,
                 self.source.pause,
-                position=lambda: arriving.place,
+                position=lambda: arriving.offset,
                 restart=arriving.restart,
                 report=report,
             )
@@ -159,8 +159,8 @@ class Transfer:
 
     def _receive(self, arriving: _Arriving, source: Source, name: str) -> None:
         """What is still missing of a shard. Raises as `Source.chunks` and `_Arriving.finish` do, and ClosedError."""
-        missing = arriving.place < arriving.shard.bytes
-        for chunk in source.chunks(name, arriving.place) if missing else ():
+        missing = arriving.offset < arriving.shard.bytes
+        for chunk in source.chunks(name, arriving.offset) if missing else ():
             if self.stop.is_set():
                 raise ClosedError("closed while loading")
             arriving.add(chunk, self.clock())
@@ -213,7 +213,7 @@ def fetch_index(source: Source, retry: Retry) -> BundleIndex:
         text = source.read(INDEX, MOST_INDEX_BYTES)
         try:
             return parse_index(text, source.address)
-        except NewerFormatError:
+        except UnsupportedIndexError:
             raise
         except BundleError as error:
             raise DamagedIndexError(str(error)) from error
@@ -275,7 +275,7 @@ class Lost:
 class Feed:
     """Every shard of `plan` in order, `Received` or `Lost`: iterate over it. It ends early once it is closed.
 
-    What the thread behind it dies of is raised to whoever iterates.
+    If the thread behind it dies of an error, the iteration raises that error.
     """
 
     def __init__(
@@ -315,7 +315,7 @@ class Feed:
         self._log.hold({shard.name: 0 for shard in self.plan})
 
     def __iter__(self) -> Iterator[Received | Lost]:
-        """What has come, waiting for it."""
+        """Each shard as it comes, received or lost; waits for the next one."""
         closed = self._transfer.stop.is_set
         while (item := self._ready.get()) is not None and not closed():
             self._room.release()
@@ -325,7 +325,7 @@ class Feed:
             raise self._died_of
 
     def _fetch_all(self) -> None:
-        """The thread."""
+        """Fetch one shard after the other, in a thread of its own, as long as there is room for them."""
         try:
             if self._boot is not None:
                 self._transfer.keep(self._boot)
@@ -348,7 +348,7 @@ class Feed:
             self._ready.put(None)
 
     def _fetch(self, shard: Shard) -> Received | Lost:
-        """One shard, or why there is none. Raises ClosedError alone."""
+        """One shard, received or lost. Raises ClosedError alone."""
         try:
             self._networks.check(shard)
             received = self._transfer.fetch(shard)

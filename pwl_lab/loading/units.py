@@ -28,7 +28,7 @@ class Running:
     parts: tuple[nn.Module, ...]
 
     def __call__(self, inputs: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch classes"]:
-        """Logits."""
+        """The logits of `inputs`."""
         state = inputs
         for part in self.parts:
             state = part(state)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import BeforeValidator, SerializeAsAny, ValidationError
+from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -16,6 +17,7 @@ from pwl_lab.models.blocknet import FAMILIES, BlockNet, ModelConfig
 from pwl_lab.support.errors import invalid, shown
 
 MOST_TENSORS = 10_000  # of a network that is built after somebody else's description
+UNKNOWN_FAMILY = "unknown_family"  # what pydantic calls the error
 
 
 def _by_family(value: Any) -> Any:
@@ -24,9 +26,11 @@ def _by_family(value: Any) -> Any:
         return value
     family = value.get("family")
     if not isinstance(family, str) or family not in FAMILIES:
-        raise ValueError(
-            f"unknown family {shown(family)} (known: {', '.join(sorted(FAMILIES))}); "
-            "import the module that defines it first"
+        known = ", ".join(sorted(FAMILIES))
+        raise PydanticCustomError(
+            UNKNOWN_FAMILY,
+            "unknown family {family} (known: {known}); import the module that defines it first",
+            {"family": shown(family), "known": known},
         )
     try:
         return FAMILIES[family].model_validate(value)
@@ -41,7 +45,7 @@ AnyModel = Annotated[SerializeAsAny[ModelConfig], BeforeValidator(_by_family)]
 
 
 class _Weightless(TorchFunctionMode):
-    """Inside, tensors are made on the meta device and never filled with random numbers, and there may be only so many."""
+    """Inside, tensors are made on the meta device and never filled with random numbers, and their number is limited."""
 
     def __init__(self, most: int) -> None:
         super().__init__()

@@ -2,7 +2,6 @@
 
 import platform
 import shutil
-import threading
 import time
 import uuid
 import warnings
@@ -37,6 +36,7 @@ from pwl_lab.support import paths, processes
 from pwl_lab.support.errors import InvalidValueError, PwlLabError, invalid
 from pwl_lab.support.files import json_text
 from pwl_lab.support.progress import Progress
+from pwl_lab.support.waiting import ticking
 
 if TYPE_CHECKING:
     from pwl_lab.runner.dask import BatchOutcome
@@ -306,32 +306,28 @@ def _beating(location: Location, mine: Holder) -> Iterator[None]:
     some twice, under the same hash. So the one that finds itself replaced says so and goes on: points that it broke off
     would be left as killed, perhaps over the other's good ones.
     """
-    done = threading.Event()
+    said = False
 
     def beat() -> None:
-        said = False
-        while not done.wait(location.beat_s):
-            with suppress(OSError):  # a location that is away for a while
-                other = _read_holder(location) or mine
-                if other.id == mine.id:
-                    mine.write(location)
-                elif not said:
-                    said = True
-                    warnings.warn(
-                        f"{other} has begun on {location}, perhaps because this one was silent for minutes; nothing is "
-                        "lost, but some points are run twice: stop one of the two",
-                        RuntimeWarning,
-                        stacklevel=1,
-                    )
-                location.send_events()
+        nonlocal said
+        with suppress(OSError):  # a location that is away for a while
+            other = _read_holder(location) or mine
+            if other.id == mine.id:
+                mine.write(location)
+            elif not said:
+                said = True
+                warnings.warn(
+                    f"{other} has begun on {location}, perhaps because this one was silent for minutes; nothing is "
+                    "lost, but some points are run twice: stop one of the two",
+                    RuntimeWarning,
+                    stacklevel=1,
+                )
+            location.send_events()
 
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
     try:
-        yield
+        with ticking(beat, location.beat_s):
+            yield
     finally:
-        done.set()
-        thread.join()
         with suppress(OSError):
             location.send_events()
             if (_read_holder(location) or mine).id == mine.id:

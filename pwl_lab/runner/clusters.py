@@ -7,10 +7,9 @@ import shutil
 import signal
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 from contextlib import contextmanager, suppress
 from copy import deepcopy
 from functools import partial
@@ -28,6 +27,7 @@ from pwl_lab.runner.machine import share_out
 from pwl_lab.runner.points import BatchPlan
 from pwl_lab.runner.worker import OF_THE_TERMINAL
 from pwl_lab.support.errors import PwlLabError, invalid
+from pwl_lab.support.waiting import call_in_thread
 
 Result = TypeVar("Result")
 Closed = TypeVar("Closed", Client, LocalCluster)
@@ -55,15 +55,7 @@ def in_time(call: Callable[[], Result], seconds: float, runs: Runs | None = None
     Where the `runs` are stopped meanwhile it is waited for no more than `patience` seconds longer, then StoppedError is
     raised. The thread goes on all the same: nothing can end it.
     """
-    answer: Future[Result] = Future()
-
-    def ask() -> None:
-        try:
-            answer.set_result(call())
-        except BaseException as error:  # noqa: BLE001 - handed on to the one who waits
-            answer.set_exception(error)
-
-    threading.Thread(target=ask, daemon=True).start()
+    answer = call_in_thread(call)
     end, stopped = time.monotonic() + seconds, None
     while not wait([answer], max(0.0, min(LOOK_EVERY_S, end - time.monotonic()))).done:
         if runs and runs.stopped_by and stopped is None:

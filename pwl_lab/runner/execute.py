@@ -23,6 +23,7 @@ from pwl_lab.support.environment import OUT, PROGRESS
 from pwl_lab.support.errors import invalid
 from pwl_lab.support.files import settle, write_json, write_text
 from pwl_lab.support.paths import commit
+from pwl_lab.support.waiting import ticking
 
 __all__ = ["RunStatus", "resolve_notebook", "run_notebook", "settings_of"]
 
@@ -166,27 +167,18 @@ def _tail(file: Path, on_line: Callable[[str], None] | None) -> Iterator[None]:
     if on_line is None:
         yield
         return
-    done = threading.Event()
+    position, rest = 0, ""
 
     def follow() -> None:
-        position, rest = 0, ""
-        while True:
-            last = done.wait(TAIL_EVERY_S)
-            if file.exists():
-                with file.open(encoding="utf-8", errors="replace", newline="") as lines:
-                    lines.seek(position)
-                    rest += lines.read()
-                    position = lines.tell()
-            *whole, rest = rest.split("\n")
-            for line in whole:
-                on_line(line)
-            if last:
-                return
+        nonlocal position, rest
+        if file.exists():
+            with file.open(encoding="utf-8", errors="replace", newline="") as lines:
+                lines.seek(position)
+                rest += lines.read()
+                position = lines.tell()
+        *whole, rest = rest.split("\n")
+        for line in whole:
+            on_line(line)
 
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
+    with ticking(follow, TAIL_EVERY_S, at_end=True):
         yield
-    finally:
-        done.set()
-        thread.join()

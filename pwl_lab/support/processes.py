@@ -13,7 +13,7 @@ import signal
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -95,7 +95,8 @@ def side_by_side(work: Callable[..., Any], cases: Sequence[Case], description: s
     if workers <= 1:
         return [work(**case) for case in cases]
     packed = [pack(work, case) for case in cases]
-    context = _context(work)
+    # torch._dynamo is what an optimiser imports first; what a notebook or a script defines is sent (see `pack`).
+    context = worker_context({getattr(work, "__module__", "__main__"), "torch._dynamo"} - {"__main__"})
     reports = context.SimpleQueue()
     # The workers watch one end: they end when this process closes the other, or ends itself, however that happens.
     watched, held = context.Pipe(duplex=False)
@@ -218,8 +219,8 @@ def _follow(futures: Sequence[Future[bytes]], reports: Any, description: str) ->
                 future.result()
 
 
-def _context(work: Callable[..., Any]) -> BaseContext:
-    """How workers are made: forked from a process that has imported what `work` needs, and done nothing else.
+def worker_context(preload: Iterable[str]) -> BaseContext:
+    """How workers are made: forked from a process that has imported the modules `preload`, and done nothing else.
 
     A fork of this process would copy torch's threads half-way through their work, and a new Python for each worker takes
     four seconds to import everything again.
@@ -228,9 +229,7 @@ def _context(work: Callable[..., Any]) -> BaseContext:
     if too_long or "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    # torch._dynamo is what an optimiser imports first; what a notebook or a script defines is sent (see `pack`).
-    wanted = {getattr(work, "__module__", "__main__"), "torch._dynamo"} - {"__main__"}
-    context.set_forkserver_preload(sorted(wanted))
+    context.set_forkserver_preload(sorted(preload))
     return context
 
 

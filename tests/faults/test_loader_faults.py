@@ -237,10 +237,17 @@ def test_an_index_that_is_damaged_is_asked_for_again(first, second, folder, net)
     assert server.count(INDEX) == 3
 
 
-def test_an_index_of_a_newer_format_is_not_asked_for_again(folder):
-    (folder / INDEX).write_text((folder / INDEX).read_text().replace('"format": 1', '"format": 9'))
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ('"format": 1', '"format": 9', "format 9"),
+        ('"family": "', '"family": "own-', r"\(teacher: unknown family 'own-"),
+    ],
+)
+def test_an_index_that_needs_more_than_is_here_is_not_asked_for_again(folder, before, after, words):
+    (folder / INDEX).write_text((folder / INDEX).read_text().replace(before, after))
     with FaultyServer(folder) as server:
-        with pytest.raises(BundleError, match="format 9"):
+        with pytest.raises(BundleError, match=words):
             ProgressiveModel.open(server.url)
         assert server.count(INDEX) == 1
 

@@ -2,12 +2,14 @@
 
 import os
 import random
+import ssl
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import fsspec
+import httpx
 import pytest
 from faulty_server import Fault, FaultyServer
 
@@ -290,6 +292,31 @@ def test_a_redirect_within_the_scheme_keeps_the_range(server):
     with HttpSource(server.url) as source:
         assert whole(source, "moved.bin", 69_000) == FILES[BLOCK][69_000:]
     assert server.ranges(BLOCK) == ["bytes=69000-"]
+
+
+@pytest.mark.parametrize(
+    ("error", "cause", "transient"),
+    [
+        (httpx.ConnectError("odd"), OSError("no route"), True),
+        (httpx.ConnectError("odd"), ssl.SSLCertVerificationError("self-signed"), False),
+        (httpx.ReadTimeout("odd"), None, True),
+        (httpx.RemoteProtocolError("odd"), None, True),
+        (httpx.ProxyError("odd"), None, True),
+        (httpx.LocalProtocolError("odd"), None, False),
+        (httpx.UnsupportedProtocol("odd"), None, False),
+        (httpx.InvalidURL("odd"), None, False),
+    ],
+    ids=repr,
+)
+def test_what_the_client_meets_may_pass_unless_it_is_about_the_request_or_the_certificate(
+    server, monkeypatch, error, cause, transient
+):
+    def fail(*_, **__):
+        raise error from cause
+
+    with HttpSource(server.url) as source:
+        monkeypatch.setattr(source._client, "send", fail)
+        refused(source, BLOCK, "odd", transient=transient)
 
 
 def test_a_server_that_is_not_there_may_come():

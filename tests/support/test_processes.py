@@ -85,6 +85,7 @@ def test_workers_have_the_environment_of_now_however_often_it_changes(monkeypatc
     deep.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(deep))
     assert "spawn_main" in side_by_side(told, cases, "cases")[0][1]
+    assert "spawn_main" in in_fresh_process(told, **cases[0])[1]
 
 
 def test_a_refusal_ends_the_others_and_is_raised_here():
