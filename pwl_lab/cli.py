@@ -14,7 +14,7 @@ from pwl_lab.support import environment
 from pwl_lab.support.errors import PwlLabError
 
 if TYPE_CHECKING:  # the runner is imported late, so that --help stays fast
-    from pwl_lab.runner.status import RunStatus
+    from pwl_lab.runner.run_folder import RunStatus
 
 FAILED, REFUSED = 1, 2
 

@@ -32,7 +32,7 @@ from pwl_lab.runner.points import (
     select_todo,
     write_batch,
 )
-from pwl_lab.runner.status import PROGRESS, STATUS, RunStatus, parse_json
+from pwl_lab.runner.run_folder import PROGRESS, STATUS, RunStatus, parse_json
 from pwl_lab.support import paths, processes
 from pwl_lab.support.errors import InvalidValueError, PwlLabError, invalid
 from pwl_lab.support.files import json_text

@@ -34,7 +34,7 @@ from pwl_lab.runner.clusters import (
 from pwl_lab.runner.kernel import Runs, stop_on_signal
 from pwl_lab.runner.location import Location, location_at
 from pwl_lab.runner.points import BatchPlan, Point, log_event, read_results
-from pwl_lab.runner.status import RunStatus
+from pwl_lab.runner.run_folder import RunStatus
 from pwl_lab.runner.worker import CANCELLED, StopUnwanted, Task, note_failure, run_point, still_running, stop_batch
 from pwl_lab.support import environment
 from pwl_lab.support.errors import PwlLabError

@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pwl_lab.runner import status as files
+from pwl_lab.runner import run_folder
 from pwl_lab.runner.kernel import KernelGuard, Runs, neutral, stop_on_signal
 from pwl_lab.runner.parameters import ResolvedParameters, make_plan, read_notebook, resolve_notebook, settings_of
-from pwl_lab.runner.status import RunError, RunStatus
+from pwl_lab.runner.run_folder import RunError, RunStatus
 from pwl_lab.support import paths
 from pwl_lab.support.environment import OUT, PROGRESS
 from pwl_lab.support.errors import invalid
@@ -66,14 +66,14 @@ def run_notebook(
     if timeout is not None and timeout < 1:
         raise invalid("timeout", timeout, "a whole number of seconds from 1")
     folder = paths.local_folder(out)
-    if (folder / files.NOTEBOOK).resolve() == source:
+    if (folder / run_folder.NOTEBOOK).resolve() == source:
         raise invalid("out", str(folder), "the executed notebook would overwrite its source")
-    with files.alone_in_folder(folder):
-        files.check_replaceable(folder)
-        files.clear(folder)
+    with run_folder.alone_in_folder(folder):
+        run_folder.check_replaceable(folder)
+        run_folder.clear(folder)
         state = _begun(source, parameters, len(original["cells"]))
         with _recorded(state, folder):
-            write_json(folder / files.PARAMS, parameters.resolved | {"given": parameters.given}, lenient=True)
+            write_json(folder / run_folder.PARAMS, parameters.resolved | {"given": parameters.given}, lenient=True)
             _execute(state, source, folder, parameters, timeout, on_line, environment or {}, runs or Runs())
         return state
 
@@ -87,7 +87,7 @@ def _begun(source: Path, parameters: ResolvedParameters, cells: int) -> RunStatu
         preset=parameters.preset,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         cells=cells,
-        versions=files.versions(),
+        versions=run_folder.versions(),
         commit=commit(),
     )
 
@@ -96,17 +96,17 @@ def _begun(source: Path, parameters: ResolvedParameters, cells: int) -> RunStatu
 def _recorded(state: RunStatus, folder: Path) -> Iterator[None]:
     """Inside, `status.json` says that the notebook runs; afterwards how it ended, also where the runner itself failed."""
     begun = time.monotonic()
-    files.write_status(folder, state)  # first: it says whose the other files are
+    run_folder.write_status(folder, state)  # first: it says whose the other files are
     try:
         yield
     except BaseException as error:
         state.status, state.error = "failed", RunError(name=type(error).__name__, message=str(error))
         with suppress(OSError):  # what ended the run is the one to say
-            state.files = files.left_files(folder)
+            state.files = run_folder.left_files(folder)
         raise
     finally:
         state.seconds = round(time.monotonic() - begun, 2)
-        files.write_status(folder, state)
+        run_folder.write_status(folder, state)
 
 
 def _execute(
@@ -127,22 +127,22 @@ def _execute(
         from pwl_lab.runner.page import write_page
         from pwl_lab.runner.verdict import judge
 
-    progress = folder / files.PROGRESS
+    progress = folder / run_folder.PROGRESS
     # Threads that wait by spinning make a step up to forty times slower where other work wants the same cores.
     waiting = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
     extra = dict(environment) | {OUT.name: str(folder), PROGRESS.name: str(progress)} | waiting
     with KernelGuard() as guard, runs.including(guard), stop_on_signal(runs), _tail(progress, on_line):
         kernels = guard.environment(extra | neutral(guard.folder))
-        job = Job(source, folder / files.NOTEBOOK, parameters.inject, kernels, timeout, guard)
+        job = Job(source, folder / run_folder.NOTEBOOK, parameters.inject, kernels, timeout, guard)
         execute(job)
         guard.end()
         nb = nbformat.read(source, as_version=4) if job.nb is None else job.nb
         judge(state, job, nb, folder)
-        write_text(folder / files.NOTEBOOK, nbformat.writes(nb) + "\n")
-        state.page_error = write_page(nb, folder / files.PAGE, state, source.parent)
-        state.metrics = (folder / files.METRICS).is_file()
-        settle(folder / name for name in files.FILES)  # before the status that says that they are there
-        state.files = files.left_files(folder)
+        write_text(folder / run_folder.NOTEBOOK, nbformat.writes(nb) + "\n")
+        state.page_error = write_page(nb, folder / run_folder.PAGE, state, source.parent)
+        state.metrics = (folder / run_folder.METRICS).is_file()
+        settle(folder / name for name in run_folder.FILES)  # before the status that says that they are there
+        state.files = run_folder.left_files(folder)
     if guard.stopped_by and state.status == "ok":
         state.status = "killed"
         state.error = RunError(name=guard.stopped_by, message="stopped while the page was written")

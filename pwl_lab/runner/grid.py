@@ -30,7 +30,7 @@ from pydantic import Field, ValidationError
 from pwl_lab import __version__
 from pwl_lab.runner.parameters import check_value, make_plan, parameter_defaults, read_notebook, resolve_notebook
 from pwl_lab.runner.points import BatchPlan, Point, Values, words
-from pwl_lab.runner.status import RunStatus, read_status
+from pwl_lab.runner.run_folder import RunStatus, read_status
 from pwl_lab.support import paths
 from pwl_lab.support.config import Frozen, content_hash
 from pwl_lab.support.errors import InvalidValueError, PwlLabError, invalid, shown, unknown

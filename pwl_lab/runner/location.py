@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pwl_lab.runner.status import FILES, STATUS
+from pwl_lab.runner.run_folder import FILES, STATUS
 from pwl_lab.support import paths
 from pwl_lab.support.errors import PwlLabError, invalid
 from pwl_lab.support.files import ABSENT, write_text

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from pwl_lab.runner.location import EVENTS, POINTS, Location, LocationError
 from pwl_lab.runner.parameters import parse_parameters
-from pwl_lab.runner.status import (
+from pwl_lab.runner.run_folder import (
     LASTING,
     METRICS,
     NOTEBOOK,

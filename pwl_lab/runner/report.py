@@ -17,7 +17,7 @@ from pandas.io.formats.style import Styler
 from pwl_lab.runner.batch import read_states
 from pwl_lab.runner.location import EVENTS, POINTS, Location, location_at
 from pwl_lab.runner.points import BAD, BATCH, PointState, read_each
-from pwl_lab.runner.status import METRICS, PARAMS, parse_json
+from pwl_lab.runner.run_folder import METRICS, PARAMS, parse_json
 from pwl_lab.support.errors import unknown
 
 LONGEST_LIST = 64

@@ -17,7 +17,7 @@ import jinja2
 from pwl_lab.runner.execute import run_notebook
 from pwl_lab.runner.kernel import Runs, stop_on_signal
 from pwl_lab.runner.parameters import heading_of, make_plan, read_notebook, resolve_notebook, series
-from pwl_lab.runner.status import (
+from pwl_lab.runner.run_folder import (
     METRICS,
     NOTEBOOK,
     PAGE,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbformat import NotebookNode
 
-from pwl_lab.runner.status import METRICS, RunError, RunStatus, parse_json
+from pwl_lab.runner.run_folder import METRICS, RunError, RunStatus, parse_json
 
 if TYPE_CHECKING:
     from pwl_lab.runner.client import Job

@@ -24,7 +24,7 @@ from pwl_lab.runner.location import POINTS, Location, location_at
 from pwl_lab.runner.machine import GPUS
 from pwl_lab.runner.parameters import read_notebook
 from pwl_lab.runner.points import BAD, BatchPlan, Point, log_event, read_finished, read_results
-from pwl_lab.runner.status import STATUS, RunError, RunStatus, clear, set_aside, versions
+from pwl_lab.runner.run_folder import STATUS, RunError, RunStatus, clear, set_aside, versions
 from pwl_lab.support.errors import PwlLabError
 from pwl_lab.support.files import json_text
 from pwl_lab.support.paths import commit

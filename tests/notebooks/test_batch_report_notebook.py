@@ -14,7 +14,7 @@ from processes import alive, until
 from pwl_lab.runner.execute import run_notebook
 from pwl_lab.runner.grid import plan_grid
 from pwl_lab.runner.parameters import make_plan, read_notebook, resolve_notebook
-from pwl_lab.runner.status import read_status
+from pwl_lab.runner.run_folder import read_status
 from pwl_lab.support import paths
 from pwl_lab.support.errors import InvalidValueError
 

@@ -16,7 +16,7 @@ from pwl_lab.runner.batch import Reporter
 from pwl_lab.runner.dask import BatchOutcome
 from pwl_lab.runner.kernel import Runs
 from pwl_lab.runner.points import BatchPlan, Point
-from pwl_lab.runner.status import RunError, RunStatus, write_status
+from pwl_lab.runner.run_folder import RunError, RunStatus, write_status
 from pwl_lab.runner.worker import Task
 
 GRID = "notebook: {}\naxes: [product: {{rate: [1, 2]}}]\nseeds: [0, 1]\n"

@@ -13,7 +13,7 @@ from pwl_lab.runner import dask
 from pwl_lab.runner.clusters import StoppedError, Workers, in_time, nobody_fits
 from pwl_lab.runner.kernel import Runs
 from pwl_lab.runner.points import BatchPlan, Point
-from pwl_lab.runner.status import RunStatus, write_status
+from pwl_lab.runner.run_folder import RunStatus, write_status
 from pwl_lab.runner.worker import Task
 
 POINT = Point("h", {}, {})

@@ -15,7 +15,7 @@ from bs4 import BeautifulSoup
 from pwl_lab.runner import parameters as schema
 from pwl_lab.runner.execute import run_notebook
 from pwl_lab.runner.parameters import resolve_notebook, settings_of
-from pwl_lab.runner.status import FILES, read_status
+from pwl_lab.runner.run_folder import FILES, read_status
 from pwl_lab.study.settings import CurriculaSettings
 from pwl_lab.support import paths
 from pwl_lab.support.errors import InvalidValueError, MissingDataError, UnknownNameError

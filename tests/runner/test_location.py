@@ -14,7 +14,7 @@ from pwl_lab.runner import worker
 from pwl_lab.runner.batch import alone_at, find_holder
 from pwl_lab.runner.location import Location, LocationError, StorageLocation, location_at
 from pwl_lab.runner.points import BatchPlan, Point, Values, read_results, write_batch
-from pwl_lab.runner.status import RunError, RunStatus, write_status
+from pwl_lab.runner.run_folder import RunError, RunStatus, write_status
 from pwl_lab.runner.worker import Task, note_failure, run_point
 from pwl_lab.support.errors import InvalidValueError
 

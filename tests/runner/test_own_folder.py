@@ -21,7 +21,7 @@ from pwl_lab.runner import series
 from pwl_lab.runner.execute import run_notebook
 from pwl_lab.runner.location import EVENTS, POINTS, location_at
 from pwl_lab.runner.points import BATCH
-from pwl_lab.runner.status import (
+from pwl_lab.runner.run_folder import (
     FILES,
     NOTEBOOK,
     STATUS,
@@ -37,7 +37,7 @@ from pwl_lab.support.errors import InvalidValueError
 HOLD = """
 import sys, time
 from pathlib import Path
-from pwl_lab.runner.status import alone_in_folder
+from pwl_lab.runner.run_folder import alone_in_folder
 with alone_in_folder(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
@@ -159,7 +159,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     def execute(state, source: Path, folder: Path, *_: object) -> None:
         (folder / NOTEBOOK).write_text("{}")
         (folder / "figure.png").write_text("made")
-        state.status, state.files = "ok", notebooks.files.left_files(folder)
+        state.status, state.files = "ok", notebooks.run_folder.left_files(folder)
 
     monkeypatch.setattr(notebooks, "_execute", execute)
 

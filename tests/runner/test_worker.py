@@ -17,7 +17,7 @@ from pwl_lab.runner.grid import plan_grid
 from pwl_lab.runner.kernel import Runs
 from pwl_lab.runner.location import Location, location_at
 from pwl_lab.runner.points import read_results
-from pwl_lab.runner.status import RunStatus, write_status
+from pwl_lab.runner.run_folder import RunStatus, write_status
 from pwl_lab.runner.worker import CANCELLED, PointError, StopUnwanted, Task, note_failure, run_point
 from pwl_lab.support import paths
 
