@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pwl_lab.runner.kernel import environment_of_kernels, neutral
-from pwl_lab.runner.parameters import make_plan, read_notebook, resolve_notebook
+from pwl_lab.runner.parameters import read_notebook, resolve_notebook, resolve_parameters
 from pwl_lab.support import paths
 from pwl_lab.support.environment import ONLY_STORED
 from pwl_lab.support.errors import invalid
@@ -71,7 +71,7 @@ def prepared(preset: str | None = None, port: int = 8866) -> Iterator[Path]:
     import nbformat
 
     source = resolve_notebook(NOTEBOOK)
-    make_plan(read_notebook(source), preset, {})
+    resolve_parameters(read_notebook(source), preset, {})
     nb = nbformat.read(source, as_version=4)
     if preset is not None:
         cell = next(i for i, cell in enumerate(nb.cells) if "parameters" in cell.metadata.get("tags", []))

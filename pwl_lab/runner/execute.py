@@ -16,7 +16,13 @@ from typing import Any
 
 from pwl_lab.runner import run_folder
 from pwl_lab.runner.kernel import KernelGuard, Runs, neutral, stop_on_signal
-from pwl_lab.runner.parameters import ResolvedParameters, make_plan, read_notebook, resolve_notebook, settings_of
+from pwl_lab.runner.parameters import (
+    ResolvedParameters,
+    read_notebook,
+    resolve_notebook,
+    resolve_parameters,
+    settings_of,
+)
 from pwl_lab.runner.run_folder import RunError, RunStatus
 from pwl_lab.support import paths
 from pwl_lab.support.environment import OUT, PROGRESS
@@ -62,7 +68,7 @@ def run_notebook(
     """
     source = resolve_notebook(notebook)
     original = read_notebook(source)
-    parameters = make_plan(original, preset, params or {})
+    parameters = resolve_parameters(original, preset, params or {})
     if timeout is not None and timeout < 1:
         raise invalid("timeout", timeout, "a whole number of seconds from 1")
     folder = paths.local_folder(out)

@@ -28,7 +28,13 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from pwl_lab import __version__
-from pwl_lab.runner.parameters import check_value, make_plan, parameter_defaults, read_notebook, resolve_notebook
+from pwl_lab.runner.parameters import (
+    check_value,
+    parameter_defaults,
+    read_notebook,
+    resolve_notebook,
+    resolve_parameters,
+)
 from pwl_lab.runner.points import BatchPlan, Point, Values, words
 from pwl_lab.runner.run_folder import RunStatus, read_status
 from pwl_lab.support import paths
@@ -295,7 +301,7 @@ def _points(grid: Grid, nb: Mapping[str, Any], wrong: Mapping[Key, str]) -> tupl
         if wrong and any(_key(name, value) in wrong for name, value in (preset | params).items()):
             continue
         try:
-            point = Point(_hash(source, make_plan(nb, grid.preset, params).resolved), values, params)
+            point = Point(_hash(source, resolve_parameters(nb, grid.preset, params).resolved), values, params)
         except InvalidValueError as error:
             unfit.setdefault(str(error), []).append(values)
             continue
@@ -326,10 +332,10 @@ def source_hash(nb: Mapping[str, Any]) -> str:
 def hash_here(notebook: Path, preset: str | None, params: Mapping[str, Any]) -> str:
     """The hash of one point as this machine would run it: with the cells, presets and data that it has now.
 
-    Raises UnknownNameError and InvalidValueError as `make_plan` does.
+    Raises UnknownNameError and InvalidValueError as `resolve_parameters` does.
     """
     nb = read_notebook(notebook)
-    return _hash(source_hash(nb), make_plan(nb, preset, params).resolved)
+    return _hash(source_hash(nb), resolve_parameters(nb, preset, params).resolved)
 
 
 def _hash(source: str, resolved: Values) -> str:

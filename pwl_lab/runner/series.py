@@ -16,7 +16,7 @@ import jinja2
 
 from pwl_lab.runner.execute import run_notebook
 from pwl_lab.runner.kernel import Runs, stop_on_signal
-from pwl_lab.runner.parameters import heading_of, make_plan, read_notebook, resolve_notebook, series
+from pwl_lab.runner.parameters import heading_of, read_notebook, resolve_notebook, resolve_parameters, series
 from pwl_lab.runner.run_folder import (
     METRICS,
     NOTEBOOK,
@@ -126,7 +126,7 @@ def _chosen(only: Sequence[str]) -> list[Path]:
 def _trains_side_by_side(source: Path, preset: str) -> bool:
     """Check that the notebook can be run at `preset`; whether it trains side by side, and so wants all cores."""
     nb = read_notebook(source)
-    make_plan(nb, preset, {})
+    resolve_parameters(nb, preset, {})
     return bool(nb["metadata"].get("pwl_lab", {}).get("side_by_side"))
 
 

@@ -112,7 +112,7 @@ def is_refused_or_planned(path: Path) -> bool:
     try:
         nb = parameters.read_notebook(path)
         parameters.describe_parameters(nb)
-        parameters.make_plan(nb, None, {})
+        parameters.resolve_parameters(nb, None, {})
         parameters.heading_of(nb)
     except PwlLabError:
         return False
