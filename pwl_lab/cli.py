@@ -214,7 +214,7 @@ def list_data() -> None:
         channels, height, width = entry.image_shape
         images = f"{height}x{width} {'grey' if channels == 1 else 'colour'}"
         sizes = (f"{size:,}" for size in entry.sizes.values())
-        rows.append((name, images, str(len(entry.class_names)), *sizes, entry.source.origin))
+        rows.append((name, images, str(len(entry.class_names)), *sizes, entry.files.origin))
     _table(rows)
 
 

@@ -350,7 +350,7 @@ def _data(name: Any) -> Any:
         return None
     from pwl_lab.tasks.datasets import DATASETS  # imports torch, which a grid over parities does without
 
-    return [[file.name, file.sha256] for file in DATASETS[name].source.files] if name in DATASETS else None
+    return [[file.name, file.sha256] for file in DATASETS[name].files.members] if name in DATASETS else None
 
 
 def seconds_per_point(plan: BatchPlan, earlier: Iterable[RunStatus]) -> tuple[float, str] | None:

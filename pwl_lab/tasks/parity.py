@@ -1,6 +1,6 @@
 """(n, k)-sparse parity: the label is the product of k hidden coordinates of n random signs.
 
-Source: arXiv 2503.17494 and its parent arXiv 2410.05464, the main synthetic setting of both.
+Paper: arXiv 2503.17494 and its parent arXiv 2410.05464, the main synthetic setting of both.
 """
 
 from collections.abc import Iterator, Sequence
