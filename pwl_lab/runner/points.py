@@ -72,7 +72,7 @@ class BatchPlan:
     """A grid that was found good: its points, in the order of the file, and what they have in common."""
 
     notebook: Path
-    source: str  # hash of the notebook's cells
+    notebook_hash: str  # of its cells
     preset: str | None
     timeout: int | None
     resources: dict[str, float]
