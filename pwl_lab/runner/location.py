@@ -4,7 +4,6 @@ A folder is not one more storage of fsspec's: its local file system takes a fold
 one, and importing it takes longer than a look at a batch.
 """
 
-import hashlib
 import os
 import tempfile
 import time
@@ -17,7 +16,7 @@ from typing import Any, TypeVar
 from pwl_lab.runner.run_folder import FILES, STATUS
 from pwl_lab.support import paths
 from pwl_lab.support.errors import PwlLabError, invalid
-from pwl_lab.support.files import ABSENT, write_text
+from pwl_lab.support.files import ABSENT, sha256, write_text
 from pwl_lab.support.paths import check_path, local_folder, no_folder
 from pwl_lab.support.retries import Retry, patiently
 from pwl_lab.support.storages import LOCAL_SCHEMES, PASSWORD, open_storage, scheme_of, shown, whole
@@ -154,12 +153,12 @@ class StorageLocation(Location):
     def __init__(self, url: str, patient: bool = True) -> None:
         """`patient`: what fails is tried again.
 
-        Raises InvalidValueError for an address that is none, or holds a password, and LocationError where its storage
+        Raises InvalidValueError for an invalid address or one that holds a password, and LocationError where its storage
         cannot be opened.
         """
         url = _checked(url)
         self._storage, self._root = open_storage("out", url, LocationError)
-        own = f"{self._root.rpartition('/')[2]}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
+        own = f"{self._root.rpartition('/')[2]}-{sha256(url, 12)}"
         super().__init__(paths.scratch() / own, url)
         self._retry = RETRY if patient else Retry(tries=1)
         self._remembered: _Remembered | None = None

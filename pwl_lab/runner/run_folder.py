@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from pwl_lab.support import paths
 from pwl_lab.support.errors import InvalidValueError, invalid
-from pwl_lab.support.files import file_sha256, locked, write_json
+from pwl_lab.support.files import file_sha256, locked, set_aside, write_json
 
 STATUS = "status.json"
 PARAMS = "params.json"
@@ -161,12 +161,12 @@ def _is_left(status: RunStatus, folder: Path, name: str) -> bool:
     return True
 
 
-def set_aside(folder: Path) -> None:
+def keep_changed_notebook(folder: Path) -> None:
     """Keep a notebook that was changed since its run under a name that no run writes; for one that is to be redone."""
     status = read_status(folder)
     if status and NOTEBOOK in status.files and (folder / NOTEBOOK).is_file() and not _is_left(status, folder, NOTEBOOK):
         names = (folder / f"changed-{number}.ipynb" for number in itertools.count(1))
-        (folder / NOTEBOOK).rename(next(path for path in names if not path.exists()))
+        set_aside(folder / NOTEBOOK, next(path for path in names if not path.exists()))
 
 
 def clear(folder: Path) -> None:

@@ -24,7 +24,7 @@ from pwl_lab.runner.location import POINTS, Location, location_at
 from pwl_lab.runner.machine import GPUS
 from pwl_lab.runner.parameters import read_notebook
 from pwl_lab.runner.points import BAD, BatchPlan, Point, log_event, read_finished, read_results
-from pwl_lab.runner.run_folder import STATUS, RunError, RunStatus, clear, set_aside, versions
+from pwl_lab.runner.run_folder import STATUS, RunError, RunStatus, clear, keep_changed_notebook, versions
 from pwl_lab.support.errors import PwlLabError
 from pwl_lab.support.files import json_text
 from pwl_lab.support.paths import commit
@@ -173,7 +173,7 @@ def _run(task: PointTask, location: Location, runs: Runs) -> RunStatus:
     _check_same(task)
     worker, plan, folder = get_worker(), task.plan, location.point(task.hash)
     log_event(folder, "begun", batch=task.batch, worker=str(worker.name), address=worker.address)
-    set_aside(folder)
+    keep_changed_notebook(folder)
     clear(folder)  # a point's folder is the batch's own, also where its files were damaged
     location.send_events(task.folder)
     task.write_status(location, task.status("running"))  # what an earlier run left there is no longer the point's

@@ -5,10 +5,8 @@ not at all.
 """
 
 import gzip
-import hashlib
 import importlib.metadata
 import logging
-import shutil
 import sys
 import zlib
 from collections.abc import Sequence
@@ -19,7 +17,7 @@ from filelock import FileLock
 
 from pwl_lab.support import paths
 from pwl_lab.support.errors import InvalidValueError, MissingDataError
-from pwl_lab.support.files import file_sha256, is_file, readable, usual_mode, work_folder
+from pwl_lab.support.files import file_sha256, is_file, readable, set_aside, sha256, usual_mode, work_folder
 
 GZIP_MAGIC = b"\x1f\x8b"
 
@@ -138,7 +136,7 @@ def _problem(name: str, file: DataFile, folder: Path) -> str:
     if path is None:
         return f"{file.name} (or {file.name}.gz) of {name} is missing; searched {folder}"
     try:
-        found = hashlib.sha256(content(path)).hexdigest()
+        found = sha256(content(path))
     except MissingDataError as error:
         return str(error)
     expected = f"expected content with SHA-256 {file.sha256}, found {found}"
@@ -176,9 +174,7 @@ def _set_aside(path: Path | None) -> None:
         return
     aside = path.with_name(f"{path.name}.damaged")
     log.warning("%s does not have the recorded checksum; set aside as %s, to be downloaded again", path, aside.name)
-    if aside.is_dir():
-        shutil.rmtree(aside)
-    path.replace(aside)
+    set_aside(path, aside)
 
 
 def _checked(own: Path, archive: Archive) -> Path:

@@ -5,7 +5,6 @@ folder of verified files into splits.
 """
 
 import functools
-import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from jaxtyping import UInt8
 
 from pwl_lab.support.download import Archive, DataFile, DatasetFiles, content, find, obtain
 from pwl_lab.support.errors import InvalidValueError, MissingDataError, invalid, unknown
+from pwl_lab.support.files import sha256
 from pwl_lab.support.seeding import TEACHER, numpy_generator
 
 SPLITS = ("train", "validation", "test")
@@ -189,7 +189,7 @@ def read_digits(folder: Path) -> dict[str, RawSplit]:
 
     raw = load_digits()
     images, labels = as_bytes(raw.images)[:, None], raw.target.astype(np.uint8)
-    found = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
+    found = sha256(images.tobytes() + labels.tobytes())
     if found != DIGITS_FILE.sha256:
         raise MissingDataError(
             f"the digits of scikit-learn {__version__} are not the recorded ones: expected images and labels with "

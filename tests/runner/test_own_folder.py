@@ -27,8 +27,8 @@ from pwl_lab.runner.run_folder import (
     STATUS,
     alone_in_folder,
     clear,
+    keep_changed_notebook,
     read_status,
-    set_aside,
     write_status,
 )
 from pwl_lab.support import paths
@@ -199,10 +199,10 @@ def test_a_batch_that_redoes_a_point_keeps_the_notebook_that_its_reader_changed(
     out = desk / "new"
     for mine in ("[1]", "[2]"):
         run_notebook("own.ipynb", out)
-        set_aside(out)
+        keep_changed_notebook(out)
         assert (out / NOTEBOOK).exists(), "it is as the run left it"
         (out / NOTEBOOK).write_text(mine)
-        set_aside(out)
+        keep_changed_notebook(out)
         clear(out)
     assert [(out / f"changed-{n}.ipynb").read_text() for n in (1, 2)] == ["[1]", "[2]"]
 
