@@ -87,12 +87,11 @@ def prepare(
     """Check everything and see what is to do; nothing is written.
 
     Arguments:
-
-    - grid: The grid file.
-    - out: The batch's folder or address.
-    - only: Some points: the first digits of a hash, or `NAME=VALUE` of an axis.
-    - retry_failed: Only what ran and ended badly.
-    - force: Also what is done already.
+    - `grid`: the grid file.
+    - `out`: the batch's folder or address.
+    - `only`: some points: the first digits of a hash, or `NAME=VALUE` of an axis.
+    - `retry_failed`: only what ran and ended badly.
+    - `force`: also what is done already.
 
     Raises InvalidValueError for a grid, a location or a selection that is refused, and for `force` together with
     `retry_failed`; LocationError where `out` cannot be read.
@@ -147,13 +146,12 @@ def run_batch(
     """Run what is to do, alone at the location. Returns how that ended, None where there was nothing to do.
 
     Arguments:
-
-    - prepared: The batch, as `prepare` gives it.
-    - workers: How many processes to start on this machine; `machine.default_workers` unless given.
-    - scheduler: The address of a Dask scheduler instead, as `tcp://HOST:PORT`.
-    - force: Run also what is done already.
-    - on_end: Called with each point that ends, its status, and how many points run at once.
-    - on_line: Called with what there is to say while nothing ends.
+    - `prepared`: the batch, as `prepare` gives it.
+    - `workers`: how many processes to start on this machine; `machine.default_workers` unless given.
+    - `scheduler`: the address of a Dask scheduler instead, as `tcp://HOST:PORT`.
+    - `force`: run also what is done already.
+    - `on_end`: called with each point that ends, its status, and how many points run at once.
+    - `on_line`: called with what there is to say while nothing ends.
 
     Raises InvalidValueError as `check_workers` and `dask.run_points` do, LocationError where nothing can be written.
     """

@@ -55,14 +55,14 @@ def run_notebook(
     and SIGHUP end the run (status `killed`).
 
     Arguments:
-    - notebook: a file, a name among the project's notebooks, or how only one of them begins (`04`).
-    - out: made where it is not there. What a run left in it is replaced, nothing else.
-    - preset: `smoke`, `lesson` or `paper`; the notebook's own where it is None.
-    - params: values of the notebook's parameters, by name.
-    - timeout: in seconds, for each cell.
-    - on_line: gets each progress line as it comes, in a thread.
-    - environment: added to the kernel's.
-    - runs: those that are stopped together; this one is among them while it runs.
+    - `notebook`: a file, a name among the project's notebooks, or how only one of them begins (`04`).
+    - `out`: made where it is not there. What a run left in it is replaced, nothing else.
+    - `preset`: `smoke`, `lesson` or `paper`; the notebook's own where it is None.
+    - `params`: values of the notebook's parameters, by name.
+    - `timeout`: in seconds, for each cell.
+    - `on_line`: gets each progress line as it comes, in a thread.
+    - `environment`: added to the kernel's.
+    - `runs`: those that are stopped together; this one is among them while it runs.
 
     Raises UnknownNameError or InvalidValueError before a kernel starts and before anything is written.
     """

@@ -345,9 +345,8 @@ def location_at(out: str | Path | Location, patient: bool = True) -> Location:
     """The location that `out` means.
 
     Arguments:
-
-    - out: A folder's path, or an address such as `s3://bucket/prefix`; `file://` means a folder, too.
-    - patient: Whether what fails in a storage is tried again.
+    - `out`: a folder's path, or an address such as `s3://bucket/prefix`; `file://` means a folder, too.
+    - `patient`: whether what fails in a storage is tried again.
 
     Raises InvalidValueError for what can be neither, LocationError where the storage cannot be opened.
     """

@@ -239,9 +239,8 @@ def read_batch(out: str | Path, seeds: Sequence[int] = ()) -> BatchReport:
     """The report on a batch.
 
     Arguments:
-
-    - out: The batch's folder, or its address.
-    - seeds: Report only the points with these seeds; all where none are given.
+    - `out`: the batch's folder, or its address.
+    - `seeds`: report only the points with these seeds; all where none are given.
 
     Raises InvalidValueError where no batch is there. A point without metrics, or with damaged ones, is a row without them,
     and `note` says so.

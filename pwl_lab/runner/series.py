@@ -55,13 +55,13 @@ def run_series(
     and begins no other. `runs/<name>/index.html` is renewed whenever one ends.
 
     Arguments:
-    - preset: `smoke`, `lesson` or `paper`.
-    - name: of the folder among the runs; the preset's where it is None.
-    - only: these notebooks alone, each as `run_notebook` takes it; several may be joined by commas.
-    - timeout: in seconds, for each cell.
-    - on_line: gets each progress line, with the notebook's number in front.
-    - on_end: gets the status of each notebook that ends.
-    - jobs: how many run at once; `default_jobs()` where it is None.
+    - `preset`: `smoke`, `lesson` or `paper`.
+    - `name`: of the folder among the runs; the preset's where it is None.
+    - `only`: these notebooks alone, each as `run_notebook` takes it; several may be joined by commas.
+    - `timeout`: in seconds, for each cell.
+    - `on_line`: gets each progress line, with the notebook's number in front.
+    - `on_end`: gets the status of each notebook that ends.
+    - `jobs`: how many run at once; `default_jobs()` where it is None.
 
     All is checked before the first one starts: raises UnknownNameError and InvalidValueError as `run_notebook` does.
     """

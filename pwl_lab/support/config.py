@@ -120,8 +120,8 @@ class Settings(Frozen):
         """The preset's section for this notebook, with `overrides` in place of its values.
 
         Arguments:
-        - preset: `smoke`, `lesson`, `paper`, or another file of `presets/`.
-        - overrides: fields with values of one's own; None keeps the preset's value.
+        - `preset`: `smoke`, `lesson`, `paper`, or another file of `presets/`.
+        - `overrides`: fields with values of one's own; None keeps the preset's value.
 
         Raises UnknownNameError for an unknown preset or field, InvalidValueError for a value outside its range.
         """
@@ -161,7 +161,7 @@ class Settings(Frozen):
         names count. A parameter of None takes the preset's value.
 
         Arguments:
-        - names: the notebook's `globals()`.
+        - `names`: the notebook's `globals()`.
 
         Raises as `load` does, and InvalidValueError where no parameters cell has run.
         """
@@ -343,7 +343,7 @@ def device(choice: str = "auto") -> str:
     """The name of torch's device, `cpu` or `cuda`.
 
     Arguments:
-    - choice: `auto` is CUDA where there is one, unless `PWL_LAB_DEVICE` says otherwise.
+    - `choice`: `auto` is CUDA where there is one, unless `PWL_LAB_DEVICE` says otherwise.
 
     Raises InvalidValueError for an unknown device, and for `cuda` where torch sees none.
     """

@@ -28,10 +28,10 @@ class Variable:
     """One variable. One that is empty counts as not set.
 
     Arguments:
-    - name: of the variable.
-    - kind: folder, file, number, flag, device or text.
-    - meaning: what it says.
-    - default: in words, what holds where it is not set.
+    - `name`: of the variable.
+    - `kind`: folder, file, number, flag, device or text.
+    - `meaning`: what it says.
+    - `default`: in words, what holds where it is not set.
     """
 
     name: str

@@ -60,7 +60,7 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file under a name of its own; it becomes `path` at the end of the block, unless an exception ends that.
 
     Arguments:
-    - path: the file to write or replace; its folder is made if it has to be.
+    - `path`: the file to write or replace; its folder is made if it has to be.
 
     Raises OSError.
     """
@@ -75,8 +75,8 @@ def new_folder(path: Path, within: Path | None = None) -> Iterator[Path]:
     """Make an empty folder to fill; it becomes `path` at the end of the block, unless an exception ends that.
 
     Arguments:
-    - path: what the folder becomes; where there is one already, the block has to move it away.
-    - within: where the folder is filled, on the same file system as `path`; beside `path` if not given.
+    - `path`: what the folder becomes; where there is one already, the block has to move it away.
+    - `within`: where the folder is filled, on the same file system as `path`; beside `path` if not given.
 
     Raises OSError.
     """
