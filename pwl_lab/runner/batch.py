@@ -89,9 +89,9 @@ def prepare(
     Arguments:
     - `grid`: the grid file.
     - `out`: the batch's folder or address.
-    - `only`: some points: the first digits of a hash, or `NAME=VALUE` of an axis.
+    - `only`: which points, each by the first digits of its hash or by `NAME=VALUE` of an axis; all if empty.
     - `retry_failed`: only what ran and ended badly.
-    - `force`: also what is done already.
+    - `force`: run also what is done already.
 
     Raises InvalidValueError for a grid, a location or a selection that is refused, and for `force` together with
     `retry_failed`; LocationError where `out` cannot be read.
@@ -196,7 +196,7 @@ class Reporter:
         self.total, self.done, self.seconds, self.say = total, 0, 0.0, say
 
     def __call__(self, point: Point, status: RunStatus, at_once: int) -> None:
-        """A point has ended, while so many run at once: each of the others is taken to need as long as those that ended."""
+        """A point has ended while `at_once` ran; the others are expected to take as long as those that ended."""
         self.done += 1
         self.seconds += status.seconds
         left = self.seconds / self.done * (self.total - self.done) / at_once / 60
@@ -246,13 +246,13 @@ class Holder(BaseModel):
 
 
 def find_holder(out: Location | Path | str) -> Holder | None:
-    """The batch that is at work there; None where there is none, or only the note of one that died. Raises LocationError."""
+    """The batch at work there; None if no batch is, or only the note of one that died is left. Raises LocationError."""
     found = _read_holder(location_at(out))
     return found if found and found.alive else None
 
 
 def _read_holder(location: Location) -> Holder | None:
-    """The note of the batch that holds the location, None where there is none that can be read."""
+    """The note of the batch that holds the location; None if it is missing or cannot be read."""
     try:
         return Holder.model_validate_json(location.read([HOLDER])[HOLDER])
     except (KeyError, ValueError):
@@ -263,11 +263,11 @@ def _read_holder(location: Location) -> Holder | None:
 def alone_at(out: Location | Path | str) -> Iterator[None]:
     """Inside, no other batch works there. Raises InvalidValueError, naming the one that does, and LocationError.
 
-    Two batches that share the points would each report half of them; whoever wants more workers starts one batch with
-    more. On this machine the operating system's lock keeps the second out; it goes with the process that holds it,
-    however that ends. A storage has no such lock, and another machine does not see the process: for both there is the
-    file `.holder.json`. Its batch renews it every few seconds, and one that has not been renewed for two minutes is of a
-    batch that died. In a storage it is written only if it is not there yet, in one step where the storage can.
+    Two batches that share the points would each report half of them; for more workers, start one batch with more. On this
+    machine the operating system's lock keeps the second out; it goes with the process that holds it, however that ends. A
+    storage has no such lock, and another machine does not see the process: for both there is the file `.holder.json`. Its
+    batch renews it every few seconds, and one that has not been renewed for two minutes is of a batch that died. In a
+    storage it is written only if it is not there yet, in one step where the storage can.
     """
     location = location_at(out)
     try:
@@ -276,7 +276,7 @@ def alone_at(out: Location | Path | str) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         other = None
-        with suppress(LocationError):  # it is there, whoever it is
+        with suppress(LocationError):  # it is at work, even if its note cannot be read
             other = _read_holder(location)
         raise _refusal(location, other) from None
     except OSError as error:
@@ -337,7 +337,7 @@ def _beating(location: Location, mine: Holder) -> Iterator[None]:
 
 
 def _refusal(location: Location, other: Holder | None) -> InvalidValueError:
-    """Says who is at work."""
+    """An error that says which batch is at work."""
     who = other or "another batch"
     return InvalidValueError(f"{who} is at work on {location}; wait for it or stop it, the same command then goes on")
 

@@ -126,7 +126,7 @@ def _spread(mine: pd.DataFrame, statistic: str) -> dict[str, Any]:
 
 
 def as_record(view: View, statistic: str) -> dict[str, Any]:
-    """The view as plain values."""
+    """The view and the statistic as plain values, for `metrics.json`."""
     return asdict(view) | {"statistic": statistic}
 
 

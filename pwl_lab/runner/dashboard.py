@@ -66,7 +66,7 @@ def prepared(preset: str | None = None, port: int = 8866) -> Iterator[Path]:
 
     Voila reads the notebook anew for every page: servers that shared it would change each other's. The token is
     JUPYTER_TOKEN where that is set, else a new one, which Voila shows with the address. Raises UnknownNameError for a
-    preset that there is not.
+    preset that is not known.
     """
     import nbformat
 
@@ -91,7 +91,7 @@ def environment() -> dict[str, str]:
 def serve(preset: str | None = None, port: int = 8866) -> None:
     """Be the server until Ctrl-C or SIGTERM; its kernels and its folder go with it. The user's configuration is not read.
 
-    Raises InvalidValueError for a port that is taken, and UnknownNameError for a preset that there is not.
+    Raises InvalidValueError for a port that is taken, and UnknownNameError for an unknown preset.
     """
     from voila.app import Voila
 

@@ -1,6 +1,6 @@
 """Execute one notebook: check its parameters, run it, judge how it ended, leave its files.
 
-`run_notebook` is the runner's one way in. It leaves in its folder `notebook.ipynb` and `notebook.html` (as far as the
+Every notebook is run by `run_notebook`. It leaves in its folder `notebook.ipynb` and `notebook.html` (as far as the
 notebook got), `params.json`, `status.json`, the notebook's own `metrics.json`, and `progress.log`.
 """
 
@@ -56,13 +56,13 @@ def run_notebook(
 
     Arguments:
     - `notebook`: a file, a name among the project's notebooks, or how only one of them begins (`04`).
-    - `out`: made where it is not there. What a run left in it is replaced, nothing else.
-    - `preset`: `smoke`, `lesson` or `paper`; the notebook's own where it is None.
+    - `out`: the folder; made if it is missing. What an earlier run left in it is replaced, nothing else.
+    - `preset`: `smoke`, `lesson` or `paper`; the notebook's own if None.
     - `params`: values of the notebook's parameters, by name.
-    - `timeout`: in seconds, for each cell.
+    - `timeout`: the longest time of each cell, in seconds.
     - `on_line`: gets each progress line as it comes, in a thread.
-    - `environment`: added to the kernel's.
-    - `runs`: those that are stopped together; this one is among them while it runs.
+    - `environment`: variables that are added to the kernel's.
+    - `runs`: the runs that are stopped together; this one is among them while it runs.
 
     Raises UnknownNameError or InvalidValueError before a kernel starts and before anything is written.
     """

@@ -151,7 +151,7 @@ class Runs:
     """The runs that one signal ends together: those under way in any thread, and those that would begin after it."""
 
     def __init__(self) -> None:
-        """Nothing runs yet."""
+        """No run is under way yet."""
         self.stopped_by: str | None = None
         self._guards: set[KernelGuard] = set()
 

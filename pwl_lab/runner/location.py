@@ -48,7 +48,7 @@ class Location:
         self.address = address or str(self.work)
 
     def __str__(self) -> str:
-        """As the user gave it."""
+        """The address."""
         return self.address
 
     def point(self, name: str) -> Path:
@@ -102,7 +102,7 @@ class Location:
     def claim(self, name: str, text: str) -> bool:
         """Write this file unless another batch has; returns whether it was written. Raises LocationError.
 
-        In a folder it always is: whoever comes here holds the system's lock on it.
+        In a folder it always is: the caller holds the system's lock on it.
         """
         self.write(name, text)
         return True
@@ -320,7 +320,7 @@ class _Remembered:
 
 
 def _unless_absent(error: OSError) -> None:
-    """A folder that is not there holds nothing; of one that cannot be looked into nobody knows."""
+    """Raise `error`, unless it only says that there is no such folder: that one holds nothing."""
     if not isinstance(error, ABSENT):
         raise error
 

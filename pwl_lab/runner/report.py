@@ -32,7 +32,7 @@ class MetricColumns:
     """The metrics of all points, column by column: one pass, and eight bytes for a number."""
 
     def __init__(self, rows: int) -> None:
-        """For so many points."""
+        """Room for the metrics of `rows` points; nothing is taken in yet."""
         self.rows = rows
         self.found: dict[str, np.ndarray] = {}
         self.nulls: dict[str, np.ndarray] = {}
@@ -72,7 +72,7 @@ class MetricColumns:
 
 
 def _mapping(text: bytes | None) -> dict[str, Any] | None:
-    """The mapping in this JSON, None where there is none that can be read."""
+    """The mapping that this JSON holds; None if there is no text, or it holds something else."""
     try:
         found = parse_json(text or b"")
     except ValueError:
@@ -156,7 +156,7 @@ class BatchReport:
         return {"points": len(self.points)} | statuses
 
     def head(self, rows: int, characters: int = 84) -> pd.DataFrame:
-        """The beginning of `points`: as many columns as stand beside each other where so many characters do."""
+        """The first `rows` of `points`, with as many columns as fit into `characters`."""
         table = self.points if self.points["note"].any() else self.points.drop(columns="note")
         table = table.assign(hash=table["hash"].str[:8]).set_index("hash").iloc[:rows].round(3)
         room = np.cumsum([max(len(name), 7) + 2 for name in table.columns])

@@ -88,12 +88,12 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def write_status(folder: Path, status: RunStatus) -> None:
-    """Leave `status` in `folder`."""
+    """Write `status` into `folder`."""
     write_json(folder / STATUS, status.model_dump(mode="json"))
 
 
 def read_status(folder: Path) -> RunStatus | None:
-    """The status in `folder`, None where there is none that can be read."""
+    """The status in `folder`; None if it is missing or cannot be read."""
     try:
         return parse_status((folder / STATUS).read_bytes())
     except OSError:
@@ -101,7 +101,7 @@ def read_status(folder: Path) -> RunStatus | None:
 
 
 def parse_status(content: bytes) -> RunStatus | None:
-    """The status in this file's content, None where it cannot be read."""
+    """The status in this file's content; None if it cannot be read."""
     try:
         return RunStatus.model_validate_json(content)
     except ValueError:

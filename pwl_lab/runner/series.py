@@ -56,18 +56,18 @@ def run_series(
 
     Arguments:
     - `preset`: `smoke`, `lesson` or `paper`.
-    - `name`: of the folder among the runs; the preset's where it is None.
+    - `name`: the folder among the runs; the preset's name if None.
     - `only`: these notebooks alone, each as `run_notebook` takes it; several may be joined by commas.
     - `timeout`: in seconds, for each cell.
     - `on_line`: gets each progress line, with the notebook's number in front.
     - `on_end`: gets the status of each notebook that ends.
-    - `jobs`: how many run at once; `default_jobs()` where it is None.
+    - `jobs`: how many run at once; `default_jobs()` if None.
 
     All is checked before the first one starts: raises UnknownNameError and InvalidValueError as `run_notebook` does.
     """
     jobs = default_jobs() if jobs is None else jobs
     if jobs < 1:
-        raise invalid("jobs", jobs, "a whole number from 1: so many notebooks run at once")
+        raise invalid("jobs", jobs, "a whole number from 1, the number of notebooks that run at once")
     folder = series_folder(preset if name is None else name)
     chosen = _chosen(only)
     read_preset(preset)
@@ -286,7 +286,7 @@ def _heading(source: Path | None) -> str | None:
 
 
 def _metrics(file: Path) -> Any:
-    """The notebook's metrics, None where there are none."""
+    """The notebook's metrics; None if the file is missing or not JSON."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):

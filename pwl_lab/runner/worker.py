@@ -84,7 +84,7 @@ class PointTask:
         )
 
     def write_status(self, location: Location, status: RunStatus) -> None:
-        """Leave this status with the point."""
+        """Write this status into the point's folder at the batch's location."""
         location.write(f"{self.folder}/{STATUS}", json_text(status.model_dump(mode="json")))
 
 
@@ -235,8 +235,8 @@ def _environment(task: PointTask, worker: Any) -> dict[str, str]:
 def note_failure(task: PointTask, name: str, message: str) -> RunStatus:
     """Leave the status of a point that no worker could bring to an end; what a worker wrote itself is kept.
 
-    A point that is done stays so, whoever finished it; with `force` the failure is returned all the same, since what was
-    asked for did not happen. Where the status cannot be written (a full disk), or another process still works on the point,
+    A point that is done stays so; with `force` the failure is returned all the same, since what was asked for did not
+    happen. Where the status cannot be written (a full disk), or another process still works on the point,
     it is only returned: the point is not done, and its reason is still said.
     """
     status = task.status("killed" if name == "KilledWorker" else "failed", RunError(name=name, message=message))

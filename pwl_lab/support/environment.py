@@ -18,7 +18,7 @@ from typing import Any
 from pwl_lab.support.errors import invalid, unknown
 
 PREFIX = "PWL_LAB_"
-MOST = 9_999  # of whatever a number counts: more of it is a slip of the finger
+MOST = 9_999  # of whatever a number counts: more is a typing error
 YES, NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -28,10 +28,10 @@ class Variable:
     """One variable. One that is empty counts as not set.
 
     Arguments:
-    - `name`: of the variable.
+    - `name`: the variable's name.
     - `kind`: folder, file, number, flag, device or text.
-    - `meaning`: what it says.
-    - `default`: in words, what holds where it is not set.
+    - `meaning`: what it sets, in words.
+    - `default`: what holds if it is not set, in words.
     """
 
     name: str

@@ -153,7 +153,7 @@ def _claim(path: Path, make: Callable[[Path], None], until: ExitStack) -> Path:
 
 
 def _touch(part: Path) -> None:
-    """Make a file that must not be there yet."""
+    """Make a new file; raises FileExistsError if there is one."""
     part.touch(exist_ok=False)
 
 
