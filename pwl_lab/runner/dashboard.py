@@ -83,13 +83,13 @@ def prepared(preset: str | None = None, port: int = 8866) -> Iterator[Path]:
 
 
 def environment() -> dict[str, str]:
-    """That of this process, with the template's folder and the word that nothing may be made."""
+    """The environment of this process, with the template's folder, and set so that nothing is trained."""
     folders = os.pathsep.join(filter(None, (str(TEMPLATES), os.environ.get("JUPYTER_PATH"))))
     return environment_of_kernels() | {"JUPYTER_PATH": folders, ONLY_STORED.name: "1"}
 
 
 def serve(preset: str | None = None, port: int = 8866) -> None:
-    """Be the server until Ctrl-C or SIGTERM; its kernels and its folder go with it. The user's configuration is not read.
+    """Serve the dashboard until Ctrl-C or SIGTERM, which also end its kernels. The user's own configuration is not read.
 
     Raises InvalidValueError for a port that is taken, and UnknownNameError for an unknown preset.
     """

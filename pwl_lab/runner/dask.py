@@ -117,7 +117,7 @@ class _BatchRun:
     said: str | None = None
 
     def __post_init__(self) -> None:
-        """The workers are looked at when there is need."""
+        """Watch the workers of `client`; none has been looked at yet."""
         self.workers = Workers(self.client)
 
     def run(self, tasks: Sequence[PointTask], plugin: StopUnwanted) -> None:
@@ -216,7 +216,7 @@ class _BatchRun:
         self.outcome.stopped_by = self.outcome.stopped_by or self.runs.stopped_by
 
     def _look(self) -> Mapping[str, Mapping[str, Any]]:
-        """The workers that there are; none, and a sentence, where the scheduler does not answer, and an end if it never does."""
+        """All workers, by address; none while the scheduler does not answer, which is said, and ends the batch if it lasts."""
         try:
             workers = self.workers.look()
         except (OSError, TimeoutError):
@@ -230,7 +230,7 @@ class _BatchRun:
         return workers
 
     def _look_after(self) -> None:
-        """Nothing has ended for long: say so where no worker can take what waits, or one is silent; Dask says nothing."""
+        """Called when no point has ended for long: say if no worker can take what waits, or if one is silent; Dask does not."""
         before = self.answered
         workers = self._look()
         if self.answered > before:
@@ -265,7 +265,7 @@ class _BatchRun:
         self._say(f"{len(silent)} of {len(workers)} workers {do} not answer ({names}); {rest}")
 
     def _say(self, what: str) -> None:
-        """Say what is waited for, once."""
+        """Say once what the batch waits for."""
         if what == self.said:
             return
         self.said = what
@@ -316,7 +316,7 @@ class _BatchRun:
             return None if future.status in LOST else self._failed(task, error)
 
     def _again(self, task: PointTask) -> bool:
-        """Hand a point to the scheduler once more whose worker was closed; False where it has been often enough."""
+        """Hand a point whose worker was closed to the scheduler once more; False if that has been done often enough."""
         if self._stopped() or task.submission == SUBMISSIONS:
             return False
         log_event(self.folder, "point handed out again", batch=self.batch, hash=task.hash)
@@ -325,7 +325,7 @@ class _BatchRun:
         return True
 
     def _stopped(self) -> bool:
-        """Whether no more is to be begun."""
+        """Whether no more points are to begin."""
         return bool(self.runs.stopped_by or self.outcome.stopped_by)
 
     def _at_once(self) -> int:

@@ -83,7 +83,7 @@ class KernelGuard:
         self._kill_group()
 
     def wait(self, seconds: float) -> None:
-        """Wait for the kernel's process to end by itself, at most so long."""
+        """Wait at most `seconds` for the kernel's process to end by itself."""
         if self._process:
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(seconds)

@@ -219,7 +219,7 @@ def write_index(folder: Path, seconds: float | None = None) -> Path:
 
 
 def _check_index(folder: Path) -> None:
-    """Raise InvalidValueError where `folder` holds a page of that name that is no index of ours."""
+    """Raise InvalidValueError where `folder` holds an index page that no run of a series has written."""
     try:
         page = (folder / INDEX).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -278,7 +278,7 @@ def _duration(seconds: float) -> str:
 
 
 def _heading(source: Path | None) -> str | None:
-    """The notebook's own heading, None where it has none or is not there."""
+    """The notebook's own heading; None if it has none or is missing."""
     try:
         return heading_of(read_notebook(source)) if source else None
     except PwlLabError:
