@@ -215,11 +215,11 @@ def test_what_a_killed_run_left_is_its_own(
         """Stands for SIGKILL: nothing is written after it."""
 
     def kill(*_: object, **__: object) -> None:
-        monkeypatch.setattr(notebooks.files, "write_status", lambda *_: None)
+        monkeypatch.setattr(notebooks.run_folder, "write_status", lambda *_: None)
         raise Killed
 
     where = {
-        "begin": (notebooks.files, "versions"),
+        "begin": (notebooks.run_folder, "versions"),
         "parameters": (notebooks, "write_json"),
         "kernel": (notebooks, "_execute"),
     }
