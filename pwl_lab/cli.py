@@ -14,7 +14,7 @@ from pwl_lab.support import environment
 from pwl_lab.support.errors import PwlLabError
 
 if TYPE_CHECKING:  # the runner is imported late, so that --help stays fast
-    from pwl_lab.runner.status import RunStatus
+    from pwl_lab.runner.run_folder import RunStatus
 
 FAILED, REFUSED = 1, 2
 
@@ -214,7 +214,7 @@ def list_data() -> None:
         channels, height, width = entry.image_shape
         images = f"{height}x{width} {'grey' if channels == 1 else 'colour'}"
         sizes = (f"{size:,}" for size in entry.sizes.values())
-        rows.append((name, images, str(len(entry.class_names)), *sizes, entry.source.origin))
+        rows.append((name, images, str(len(entry.class_names)), *sizes, entry.files.origin))
     _table(rows)
 
 

@@ -64,7 +64,7 @@ def describe(path: Path, arrays: dict[str, np.ndarray]) -> None:
 def check(arrays: dict[str, np.ndarray]) -> bool:
     """Whether the bundled file holds these arrays; its bytes may differ under another zlib, and that is said."""
     bundled = paths.data() / datasets.BUNDLE
-    recorded = datasets.dataset("fashion-mnist-small").source.files[0].sha256
+    recorded = datasets.dataset("fashion-mnist-small").files.members[0].sha256
     with tempfile.TemporaryDirectory() as folder:
         rebuilt = Path(folder) / datasets.BUNDLE
         write_npz(rebuilt, arrays)

@@ -1,8 +1,9 @@
-"""Notebooks without a person: check their parameters, execute them, say truly how it ended, export what came out.
+"""Notebooks without a person: check their parameters, execute them, say truly how each ended, export what came out.
 
-There is one way in, `execute.run_notebook`; all else builds on it. Read it in this order: `parameters` (what a run is
-given), `status` (its folder), `execute`, `client` and `kernel` (the processes), `verdict` (how it ended), `page`; then
-`series`; then the batches: `grid`, `location`, `points`, `batch`, `report`.
+Every notebook runs through `execute.run_notebook`; all else builds on it. Read in this order: `parameters` (what a run is
+given), `run_folder` (what it leaves), `execute`, `client` (the cells, and how the run ended) and `kernel` (its processes),
+`verdict` (errors that no cell reported), `page`; then `series`; then the batches: `grid`, `location`, `points`, `batch`,
+`report`.
 """
 
 import logging

@@ -31,7 +31,7 @@ from pwl_lab.runner.points import (
     select_todo,
     write_batch,
 )
-from pwl_lab.runner.status import PROGRESS, STATUS, RunStatus, parse_json
+from pwl_lab.runner.run_folder import PROGRESS, STATUS, RunStatus, parse_json
 from pwl_lab.support import paths, processes
 from pwl_lab.support.errors import InvalidValueError, PwlLabError, invalid
 from pwl_lab.support.files import json_text
@@ -87,12 +87,11 @@ def prepare(
     """Check everything and see what is to do; nothing is written.
 
     Arguments:
-
-    - grid: The grid file.
-    - out: The batch's folder or address.
-    - only: Some points: the first digits of a hash, or `NAME=VALUE` of an axis.
-    - retry_failed: Only what ran and ended badly.
-    - force: Also what is done already.
+    - `grid`: the grid file.
+    - `out`: the batch's folder or address.
+    - `only`: which points, each by the first digits of its hash or by `NAME=VALUE` of an axis; all if empty.
+    - `retry_failed`: only what ran and ended badly.
+    - `force`: run also what is done already.
 
     Raises InvalidValueError for a grid, a location or a selection that is refused, and for `force` together with
     `retry_failed`; LocationError where `out` cannot be read.
@@ -147,13 +146,12 @@ def run_batch(
     """Run what is to do, alone at the location. Returns how that ended, None where there was nothing to do.
 
     Arguments:
-
-    - prepared: The batch, as `prepare` gives it.
-    - workers: How many processes to start on this machine; `machine.default_workers` unless given.
-    - scheduler: The address of a Dask scheduler instead, as `tcp://HOST:PORT`.
-    - force: Run also what is done already.
-    - on_end: Called with each point that ends, its status, and how many points run at once.
-    - on_line: Called with what there is to say while nothing ends.
+    - `prepared`: the batch, as `prepare` gives it.
+    - `workers`: how many processes to start on this machine; `machine.default_workers` unless given.
+    - `scheduler`: the address of a Dask scheduler instead, as `tcp://HOST:PORT`.
+    - `force`: run also what is done already.
+    - `on_end`: called with each point that ends, its status, and how many points run at once.
+    - `on_line`: called with what there is to say while nothing ends.
 
     Raises InvalidValueError as `check_workers` and `dask.run_points` do, LocationError where nothing can be written.
     """
@@ -198,7 +196,7 @@ class Reporter:
         self.total, self.done, self.seconds, self.say = total, 0, 0.0, say
 
     def __call__(self, point: Point, status: RunStatus, at_once: int) -> None:
-        """A point has ended, while so many run at once: each of the others is taken to need as long as those that ended."""
+        """A point has ended while `at_once` ran; the others are expected to take as long as those that ended."""
         self.done += 1
         self.seconds += status.seconds
         left = self.seconds / self.done * (self.total - self.done) / at_once / 60
@@ -248,13 +246,13 @@ class Holder(BaseModel):
 
 
 def find_holder(out: Location | Path | str) -> Holder | None:
-    """The batch that is at work there; None where there is none, or only the note of one that died. Raises LocationError."""
+    """The batch at work there; None if no batch is, or only the note of one that died is left. Raises LocationError."""
     found = _read_holder(location_at(out))
     return found if found and found.alive else None
 
 
 def _read_holder(location: Location) -> Holder | None:
-    """The note of the batch that holds the location, None where there is none that can be read."""
+    """The note of the batch that holds the location; None if it is missing or cannot be read."""
     try:
         return Holder.model_validate_json(location.read([HOLDER])[HOLDER])
     except (KeyError, ValueError):
@@ -265,11 +263,11 @@ def _read_holder(location: Location) -> Holder | None:
 def alone_at(out: Location | Path | str) -> Iterator[None]:
     """Inside, no other batch works there. Raises InvalidValueError, naming the one that does, and LocationError.
 
-    Two batches that share the points would each report half of them; whoever wants more workers starts one batch with
-    more. On this machine the operating system's lock keeps the second out; it goes with the process that holds it,
-    however that ends. A storage has no such lock, and another machine does not see the process: for both there is the
-    file `.holder.json`. Its batch renews it every few seconds, and one that has not been renewed for two minutes is of a
-    batch that died. In a storage it is written only if it is not there yet, in one step where the storage can.
+    Two batches that share the points would each report half of them; for more workers, start one batch with more. On this
+    machine the operating system's lock keeps the second out; it goes with the process that holds it, however that ends. A
+    storage has no such lock, and another machine does not see the process: for both there is the file `.holder.json`. Its
+    batch renews it every few seconds, and one that has not been renewed for two minutes is of a batch that died. In a
+    storage it is written only if it is not there yet, in one step where the storage can.
     """
     location = location_at(out)
     try:
@@ -278,7 +276,7 @@ def alone_at(out: Location | Path | str) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         other = None
-        with suppress(LocationError):  # it is there, whoever it is
+        with suppress(LocationError):  # it is at work, even if its note cannot be read
             other = _read_holder(location)
         raise _refusal(location, other) from None
     except OSError as error:
@@ -335,7 +333,7 @@ def _beating(location: Location, mine: Holder) -> Iterator[None]:
 
 
 def _refusal(location: Location, other: Holder | None) -> InvalidValueError:
-    """Says who is at work."""
+    """An error that says which batch is at work."""
     who = other or "another batch"
     return InvalidValueError(f"{who} is at work on {location}; wait for it or stop it, the same command then goes on")
 

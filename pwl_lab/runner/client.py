@@ -27,7 +27,7 @@ from papermill.exceptions import PapermillExecutionError
 from papermill.execute import remove_error_markers
 
 from pwl_lab.runner.kernel import KernelGuard
-from pwl_lab.runner.status import Ending, RunError
+from pwl_lab.runner.run_folder import Ending, RunError
 from pwl_lab.runner.verdict import WidgetError, error_of, expects_errors, is_clean_exit
 from pwl_lab.support.errors import PwlLabError
 

@@ -76,7 +76,7 @@ class _PatientlessClient(Client):
 def connect(scheduler: str, runs: Runs) -> Client:
     """A client of the scheduler at this address (`tcp://HOST:PORT`).
 
-    Raises InvalidValueError for an address that is none, and within CONNECT_S and a little for one where no scheduler
+    Raises InvalidValueError for an invalid address, and within CONNECT_S and a little for one where no scheduler
     answers; StoppedError where a signal stops the `runs` meanwhile.
     """
     scheme, host, port = parse_scheduler(scheduler)
@@ -98,7 +98,7 @@ def connect(scheduler: str, runs: Runs) -> Client:
 def parse_scheduler(scheduler: str) -> tuple[str, str, int]:
     """Scheme, host and port of an address; nobody is asked yet.
 
-    Raises InvalidValueError for what is no address, or where its certificates cannot be read.
+    Raises InvalidValueError for an invalid address, or where its certificates cannot be read.
     """
     scheme, separator, rest = scheduler.strip().rpartition("://")
     try:
@@ -243,8 +243,8 @@ def own_cluster(
 def _configured() -> Iterator[None]:
     """Inside, Dask is configured as it comes, and as a batch needs it.
 
-    What a person has set for clusters (encryption, time limits, plugins) is none of the business of processes that live as
-    long as a batch; some of it would keep them from starting.
+    What a person has set for clusters (encryption, time limits, plugins) does not concern processes that live as long
+    as a batch; some of it would keep them from starting.
     """
     before = deepcopy(dask.config.config)
     dask.config.refresh(paths=[], env={})
@@ -325,7 +325,7 @@ class Workers:
     """
 
     def __init__(self, client: Client) -> None:
-        """Nobody has been looked at."""
+        """No worker has been looked at yet."""
         self.client = client
         self.heard: dict[str, tuple[float, float]] = {}  # what the scheduler noted last, and when we saw it first
 

@@ -50,14 +50,13 @@ def choose(
     """The view that is asked for; what is empty is chosen by a rule.
 
     Arguments:
-
-    - metric: What is drawn, a name or a group as `NAME.*`. By the rule: the first number, or group of numbers, of
+    - `metric`: what is drawn, a name or a group as `NAME.*`. By the rule: the first number, or group of numbers, of
       `metrics.json` that differs between points of one seed (else the first).
-    - axis: The horizontal axis. By the rule: the parts of a group that are numbered, else the first axis of the grid that
+    - `axis`: the horizontal axis. By the rule: the parts of a group that are numbered, else the first axis of the grid that
       has several numbers, else its first axis.
-    - hue: A line for each of its values, `none` for one line. By the rule: the parts of a group, else the next axis with at
+    - `hue`: a line for each of its values, `none` for one line. By the rule: the parts of a group, else the next axis with at
       most 10 values.
-    - facet: A panel for each of its values, `none` for one panel. By the rule: the next axes with at most 6 values, two at
+    - `facet`: a panel for each of its values, `none` for one panel. By the rule: the next axes with at most 6 values, two at
       most, and 12 panels.
 
     Raises UnknownNameError for a name that is not there, InvalidValueError where a batch has nothing to draw, or a figure
@@ -127,7 +126,7 @@ def _spread(mine: pd.DataFrame, statistic: str) -> dict[str, Any]:
 
 
 def as_record(view: View, statistic: str) -> dict[str, Any]:
-    """The view as plain values."""
+    """The view and the statistic as plain values, for `metrics.json`."""
     return asdict(view) | {"statistic": statistic}
 
 

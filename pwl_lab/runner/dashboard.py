@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pwl_lab.runner.kernel import environment_of_kernels, neutral
-from pwl_lab.runner.parameters import make_plan, read_notebook, resolve_notebook
+from pwl_lab.runner.parameters import read_notebook, resolve_notebook, resolve_parameters
 from pwl_lab.support import paths
 from pwl_lab.support.environment import ONLY_STORED
 from pwl_lab.support.errors import invalid
@@ -66,12 +66,12 @@ def prepared(preset: str | None = None, port: int = 8866) -> Iterator[Path]:
 
     Voila reads the notebook anew for every page: servers that shared it would change each other's. The token is
     JUPYTER_TOKEN where that is set, else a new one, which Voila shows with the address. Raises UnknownNameError for a
-    preset that there is not.
+    preset that is not known.
     """
     import nbformat
 
     source = resolve_notebook(NOTEBOOK)
-    make_plan(read_notebook(source), preset, {})
+    resolve_parameters(read_notebook(source), preset, {})
     nb = nbformat.read(source, as_version=4)
     if preset is not None:
         cell = next(i for i, cell in enumerate(nb.cells) if "parameters" in cell.metadata.get("tags", []))
@@ -83,15 +83,15 @@ def prepared(preset: str | None = None, port: int = 8866) -> Iterator[Path]:
 
 
 def environment() -> dict[str, str]:
-    """That of this process, with the template's folder and the word that nothing may be made."""
+    """The environment of this process, with the template's folder, and set so that nothing is trained."""
     folders = os.pathsep.join(filter(None, (str(TEMPLATES), os.environ.get("JUPYTER_PATH"))))
     return environment_of_kernels() | {"JUPYTER_PATH": folders, ONLY_STORED.name: "1"}
 
 
 def serve(preset: str | None = None, port: int = 8866) -> None:
-    """Be the server until Ctrl-C or SIGTERM; its kernels and its folder go with it. The user's configuration is not read.
+    """Serve the dashboard until Ctrl-C or SIGTERM, which also end its kernels. The user's own configuration is not read.
 
-    Raises InvalidValueError for a port that is taken, and UnknownNameError for a preset that there is not.
+    Raises InvalidValueError for a port that is taken, and UnknownNameError for an unknown preset.
     """
     from voila.app import Voila
 

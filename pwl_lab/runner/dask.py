@@ -34,8 +34,8 @@ from pwl_lab.runner.clusters import (
 from pwl_lab.runner.kernel import Runs, stop_on_signal
 from pwl_lab.runner.location import Location, location_at
 from pwl_lab.runner.points import BatchPlan, Point, log_event, read_results
-from pwl_lab.runner.status import RunStatus
-from pwl_lab.runner.worker import CANCELLED, StopUnwanted, Task, note_failure, run_point, still_running, stop_batch
+from pwl_lab.runner.run_folder import RunStatus
+from pwl_lab.runner.worker import CANCELLED, PointTask, StopUnwanted, note_failure, run_point, still_running, stop_batch
 from pwl_lab.support import environment
 from pwl_lab.support.errors import PwlLabError
 
@@ -89,7 +89,7 @@ def run_points(
         with stop_on_signal(runs), cluster as (client, shared):
             run = _BatchRun(client, batch, location.work, plan.resources, runs, on_end, on_line)
             common = replace(plan, points=())
-            tasks = [Task(batch, common, point, location.address, shared, force) for point in points]
+            tasks = [PointTask(batch, common, point, location.address, shared, force) for point in points]
             run.run(tasks, StopUnwanted(terminal=scheduler is None))
             return run.outcome
     except StoppedError as error:
@@ -108,19 +108,19 @@ class _BatchRun:
     on_end: OnEnd | None = None
     on_line: Callable[[str], None] | None = None
     outcome: BatchOutcome = field(default_factory=BatchOutcome)
-    waiting: "dict[str, tuple[Task, Future[Any]]]" = field(default_factory=dict)  # by the task's key
+    waiting: "dict[str, tuple[PointTask, Future[Any]]]" = field(default_factory=dict)  # by the task's key
     done: "queue.SimpleQueue[Future[Any]]" = field(default_factory=queue.SimpleQueue)
-    held: deque[tuple[Task, int]] = field(default_factory=deque)  # not handed out yet; with their priority
+    held: deque[tuple[PointTask, int]] = field(default_factory=deque)  # not handed out yet; with their priority
     restricted: dict[str, frozenset[str]] = field(default_factory=dict)  # a task's workers, where it may not go to all
     looked: float = field(default_factory=time.monotonic)  # when a point ended, or the workers were looked at
     answered: float = field(default_factory=time.monotonic)  # when the scheduler last did
     said: str | None = None
 
     def __post_init__(self) -> None:
-        """The workers are looked at when there is need."""
+        """Watch the workers of `client`; none has been looked at yet."""
         self.workers = Workers(self.client)
 
-    def run(self, tasks: Sequence[Task], plugin: StopUnwanted) -> None:
+    def run(self, tasks: Sequence[PointTask], plugin: StopUnwanted) -> None:
         """Run all points; `outcome` then says how they ended, and what stopped them."""
         try:
             self._introduce(plugin)
@@ -164,7 +164,7 @@ class _BatchRun:
                     f"a worker cannot run points ({why}); check that it has this pwl_lab and its environment"
                 ) from None
 
-    def submit(self, tasks: Sequence[Task]) -> None:
+    def submit(self, tasks: Sequence[PointTask]) -> None:
         """Hand all points to the scheduler, in the order of the grid, as far as there are workers that answer."""
         self.held.extend((task, -number) for number, task in enumerate(tasks))
         self._hand_out()
@@ -186,7 +186,7 @@ class _BatchRun:
             self._submit(*self.held.popleft(), only)
             room -= 1
 
-    def _submit(self, task: Task, priority: int, only: frozenset[str] | None = None) -> None:
+    def _submit(self, task: PointTask, priority: int, only: frozenset[str] | None = None) -> None:
         """Hand one point to the scheduler, for any worker or for some."""
         future = self.client.submit(
             run_point,
@@ -216,7 +216,7 @@ class _BatchRun:
         self.outcome.stopped_by = self.outcome.stopped_by or self.runs.stopped_by
 
     def _look(self) -> Mapping[str, Mapping[str, Any]]:
-        """The workers that there are; none, and a sentence, where the scheduler does not answer, and an end if it never does."""
+        """All workers, by address; none while the scheduler does not answer, which is said, and ends the batch if it lasts."""
         try:
             workers = self.workers.look()
         except (OSError, TimeoutError):
@@ -230,7 +230,7 @@ class _BatchRun:
         return workers
 
     def _look_after(self) -> None:
-        """Nothing has ended for long: say so where no worker can take what waits, or one is silent; Dask says nothing."""
+        """Called when no point has ended for long: say if no worker can take what waits, or if one is silent; Dask does not."""
         before = self.answered
         workers = self._look()
         if self.answered > before:
@@ -265,7 +265,7 @@ class _BatchRun:
         self._say(f"{len(silent)} of {len(workers)} workers {do} not answer ({names}); {rest}")
 
     def _say(self, what: str) -> None:
-        """Say what is waited for, once."""
+        """Say once what the batch waits for."""
         if what == self.said:
             return
         self.said = what
@@ -300,7 +300,7 @@ class _BatchRun:
             if self.on_end:
                 self.on_end(task.point, status, self._at_once())
 
-    def _answer(self, task: Task, future: "Future[Any]") -> RunStatus | None:
+    def _answer(self, task: PointTask, future: "Future[Any]") -> RunStatus | None:
         """The status of a point that has ended. Raises TimeoutError where its worker has it and does not give it."""
         if future.status in LOST:
             return None
@@ -315,8 +315,8 @@ class _BatchRun:
         except Exception as error:  # noqa: BLE001 - the worker was lost with the answer, and the point could not be run again
             return None if future.status in LOST else self._failed(task, error)
 
-    def _again(self, task: Task) -> bool:
-        """Hand a point to the scheduler once more whose worker was closed; False where it has been often enough."""
+    def _again(self, task: PointTask) -> bool:
+        """Hand a point whose worker was closed to the scheduler once more; False if that has been done often enough."""
         if self._stopped() or task.submission == SUBMISSIONS:
             return False
         log_event(self.folder, "point handed out again", batch=self.batch, hash=task.hash)
@@ -325,7 +325,7 @@ class _BatchRun:
         return True
 
     def _stopped(self) -> bool:
-        """Whether no more is to be begun."""
+        """Whether no more points are to begin."""
         return bool(self.runs.stopped_by or self.outcome.stopped_by)
 
     def _at_once(self) -> int:
@@ -334,7 +334,7 @@ class _BatchRun:
             return max(1, min(len(in_time(self.client.nthreads, ANSWER_S)), len(self.waiting)))
         return 1
 
-    def _failed(self, task: Task, error: BaseException) -> RunStatus:
+    def _failed(self, task: PointTask, error: BaseException) -> RunStatus:
         """The status of a point that its worker did not bring to an end."""
         name = type(error).__name__
         text = str(error)

@@ -1,6 +1,6 @@
 """Execute one notebook: check its parameters, run it, judge how it ended, leave its files.
 
-`run_notebook` is the runner's one way in. It leaves in its folder `notebook.ipynb` and `notebook.html` (as far as the
+Every notebook is run by `run_notebook`. It leaves in its folder `notebook.ipynb` and `notebook.html` (as far as the
 notebook got), `params.json`, `status.json`, the notebook's own `metrics.json`, and `progress.log`.
 """
 
@@ -14,10 +14,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pwl_lab.runner import status as files
+from pwl_lab.runner import run_folder
 from pwl_lab.runner.kernel import KernelGuard, Runs, neutral, stop_on_signal
-from pwl_lab.runner.parameters import ResolvedParameters, make_plan, read_notebook, resolve_notebook, settings_of
-from pwl_lab.runner.status import RunError, RunStatus
+from pwl_lab.runner.parameters import (
+    ResolvedParameters,
+    read_notebook,
+    resolve_notebook,
+    resolve_parameters,
+    settings_of,
+)
+from pwl_lab.runner.run_folder import RunError, RunStatus
 from pwl_lab.support import paths
 from pwl_lab.support.environment import OUT, PROGRESS
 from pwl_lab.support.errors import invalid
@@ -50,31 +56,31 @@ def run_notebook(
     and SIGHUP end the run (status `killed`).
 
     Arguments:
-    - notebook: a file, a name among the project's notebooks, or how only one of them begins (`04`).
-    - out: made where it is not there. What a run left in it is replaced, nothing else.
-    - preset: `smoke`, `lesson` or `paper`; the notebook's own where it is None.
-    - params: values of the notebook's parameters, by name.
-    - timeout: in seconds, for each cell.
-    - on_line: gets each progress line as it comes, in a thread.
-    - environment: added to the kernel's.
-    - runs: those that are stopped together; this one is among them while it runs.
+    - `notebook`: a file, a name among the project's notebooks, or how only one of them begins (`04`).
+    - `out`: the folder; made if it is missing. What an earlier run left in it is replaced, nothing else.
+    - `preset`: `smoke`, `lesson` or `paper`; the notebook's own if None.
+    - `params`: values of the notebook's parameters, by name.
+    - `timeout`: the longest time of each cell, in seconds.
+    - `on_line`: gets each progress line as it comes, in a thread.
+    - `environment`: variables that are added to the kernel's.
+    - `runs`: the runs that are stopped together; this one is among them while it runs.
 
     Raises UnknownNameError or InvalidValueError before a kernel starts and before anything is written.
     """
     source = resolve_notebook(notebook)
     original = read_notebook(source)
-    parameters = make_plan(original, preset, params or {})
+    parameters = resolve_parameters(original, preset, params or {})
     if timeout is not None and timeout < 1:
         raise invalid("timeout", timeout, "a whole number of seconds from 1")
     folder = paths.local_folder(out)
-    if (folder / files.NOTEBOOK).resolve() == source:
+    if (folder / run_folder.NOTEBOOK).resolve() == source:
         raise invalid("out", str(folder), "the executed notebook would overwrite its source")
-    with files.alone_in_folder(folder):
-        files.check_replaceable(folder)
-        files.clear(folder)
+    with run_folder.alone_in_folder(folder):
+        run_folder.check_replaceable(folder)
+        run_folder.clear(folder)
         state = _begun(source, parameters, len(original["cells"]))
         with _recorded(state, folder):
-            write_json(folder / files.PARAMS, parameters.resolved | {"given": parameters.given}, lenient=True)
+            write_json(folder / run_folder.PARAMS, parameters.resolved | {"given": parameters.given}, lenient=True)
             _execute(state, source, folder, parameters, timeout, on_line, environment or {}, runs or Runs())
         return state
 
@@ -88,7 +94,7 @@ def _begun(source: Path, parameters: ResolvedParameters, cells: int) -> RunStatu
         preset=parameters.preset,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         cells=cells,
-        versions=files.versions(),
+        versions=run_folder.versions(),
         commit=commit(),
     )
 
@@ -97,17 +103,17 @@ def _begun(source: Path, parameters: ResolvedParameters, cells: int) -> RunStatu
 def _recorded(state: RunStatus, folder: Path) -> Iterator[None]:
     """Inside, `status.json` says that the notebook runs; afterwards how it ended, also where the runner itself failed."""
     begun = time.monotonic()
-    files.write_status(folder, state)  # first: it says whose the other files are
+    run_folder.write_status(folder, state)  # first: it says whose the other files are
     try:
         yield
     except BaseException as error:
         state.status, state.error = "failed", RunError(name=type(error).__name__, message=str(error))
         with suppress(OSError):  # what ended the run is the one to say
-            state.files = files.left_files(folder)
+            state.files = run_folder.left_files(folder)
         raise
     finally:
         state.seconds = round(time.monotonic() - begun, 2)
-        files.write_status(folder, state)
+        run_folder.write_status(folder, state)
 
 
 def _execute(
@@ -128,22 +134,22 @@ def _execute(
         from pwl_lab.runner.page import write_page
         from pwl_lab.runner.verdict import judge
 
-    progress = folder / files.PROGRESS
+    progress = folder / run_folder.PROGRESS
     # Threads that wait by spinning make a step up to forty times slower where other work wants the same cores.
     waiting = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
     extra = dict(environment) | {OUT.name: str(folder), PROGRESS.name: str(progress)} | waiting
     with KernelGuard() as guard, runs.including(guard), stop_on_signal(runs), _tail(progress, on_line):
         kernels = guard.environment(extra | neutral(guard.folder))
-        job = Job(source, folder / files.NOTEBOOK, parameters.inject, kernels, timeout, guard)
+        job = Job(source, folder / run_folder.NOTEBOOK, parameters.inject, kernels, timeout, guard)
         execute(job)
         guard.end()
         nb = nbformat.read(source, as_version=4) if job.nb is None else job.nb
         judge(state, job, nb, folder)
-        write_text(folder / files.NOTEBOOK, nbformat.writes(nb) + "\n")
-        state.page_error = write_page(nb, folder / files.PAGE, state, source.parent)
-        state.metrics = (folder / files.METRICS).is_file()
-        settle(folder / name for name in files.FILES)  # before the status that says that they are there
-        state.files = files.left_files(folder)
+        write_text(folder / run_folder.NOTEBOOK, nbformat.writes(nb) + "\n")
+        state.page_error = write_page(nb, folder / run_folder.PAGE, state, source.parent)
+        state.metrics = (folder / run_folder.METRICS).is_file()
+        settle(folder / name for name in run_folder.FILES)  # before the status that says that they are there
+        state.files = run_folder.left_files(folder)
     if guard.stopped_by and state.status == "ok":
         state.status = "killed"
         state.error = RunError(name=guard.stopped_by, message="stopped while the page was written")

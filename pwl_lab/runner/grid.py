@@ -28,9 +28,15 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from pwl_lab import __version__
-from pwl_lab.runner.parameters import check_value, make_plan, parameter_defaults, read_notebook, resolve_notebook
+from pwl_lab.runner.parameters import (
+    check_value,
+    parameter_defaults,
+    read_notebook,
+    resolve_notebook,
+    resolve_parameters,
+)
 from pwl_lab.runner.points import BatchPlan, Point, Values, words
-from pwl_lab.runner.status import RunStatus, read_status
+from pwl_lab.runner.run_folder import RunStatus, read_status
 from pwl_lab.support import paths
 from pwl_lab.support.config import Frozen, content_hash
 from pwl_lab.support.errors import InvalidValueError, PwlLabError, invalid, shown, unknown
@@ -256,7 +262,7 @@ def plan_grid(path: Path) -> BatchPlan:
         faults.append("every point is excluded")
     if faults:
         raise _refusal(path, faults)
-    return BatchPlan(notebook, source_hash(nb), grid.preset, grid.timeout, grid.resources, tuple(points))
+    return BatchPlan(notebook, notebook_hash(nb), grid.preset, grid.timeout, grid.resources, tuple(points))
 
 
 def _wrong_values(grid: Grid, nb: Mapping[str, Any]) -> dict[Key, str]:
@@ -284,7 +290,7 @@ def _points(grid: Grid, nb: Mapping[str, Any], wrong: Mapping[Key, str]) -> tupl
     No point is blamed again for a value that is `wrong` by itself.
     """
     expanded, faults = grid.expand()
-    known, source = parameter_defaults(nb), source_hash(nb)
+    known, cells = parameter_defaults(nb), notebook_hash(nb)
     preset = {} if grid.preset is None else {"preset": grid.preset}
     unfit: dict[str, list[Values]] = {}
     points: dict[str, Point] = {}
@@ -295,7 +301,7 @@ def _points(grid: Grid, nb: Mapping[str, Any], wrong: Mapping[Key, str]) -> tupl
         if wrong and any(_key(name, value) in wrong for name, value in (preset | params).items()):
             continue
         try:
-            point = Point(_hash(source, make_plan(nb, grid.preset, params).resolved), values, params)
+            point = Point(_hash(cells, resolve_parameters(nb, grid.preset, params).resolved), values, params)
         except InvalidValueError as error:
             unfit.setdefault(str(error), []).append(values)
             continue
@@ -318,7 +324,7 @@ def _key(name: str, value: Any) -> Key:
     return name, json.dumps(value, sort_keys=True)
 
 
-def source_hash(nb: Mapping[str, Any]) -> str:
+def notebook_hash(nb: Mapping[str, Any]) -> str:
     """The hash of a notebook's cells: kind, source and tags; outputs and metadata of an editor do not count."""
     return content_hash([[cell["cell_type"], cell["source"], cell["metadata"].get("tags", [])] for cell in nb["cells"]])
 
@@ -326,15 +332,15 @@ def source_hash(nb: Mapping[str, Any]) -> str:
 def hash_here(notebook: Path, preset: str | None, params: Mapping[str, Any]) -> str:
     """The hash of one point as this machine would run it: with the cells, presets and data that it has now.
 
-    Raises UnknownNameError and InvalidValueError as `make_plan` does.
+    Raises UnknownNameError and InvalidValueError as `resolve_parameters` does.
     """
     nb = read_notebook(notebook)
-    return _hash(source_hash(nb), make_plan(nb, preset, params).resolved)
+    return _hash(notebook_hash(nb), resolve_parameters(nb, preset, params).resolved)
 
 
-def _hash(source: str, resolved: Values) -> str:
-    """The name of a point: the notebook's cells, all parameters, the package's version and the data's checksums."""
-    parts = {"notebook": source, "parameters": resolved, "version": __version__, "data": _data(resolved.get("dataset"))}
+def _hash(cells: str, resolved: Values) -> str:
+    """The hash of a point: of the notebook's cells, all parameters, the package's version and the data's checksums."""
+    parts = {"notebook": cells, "parameters": resolved, "version": __version__, "data": _data(resolved.get("dataset"))}
     return content_hash(parts)[:HASH_DIGITS]
 
 
@@ -344,7 +350,7 @@ def _data(name: Any) -> Any:
         return None
     from pwl_lab.tasks.datasets import DATASETS  # imports torch, which a grid over parities does without
 
-    return [[file.name, file.sha256] for file in DATASETS[name].source.files] if name in DATASETS else None
+    return [[file.name, file.sha256] for file in DATASETS[name].files.members] if name in DATASETS else None
 
 
 def seconds_per_point(plan: BatchPlan, earlier: Iterable[RunStatus]) -> tuple[float, str] | None:

@@ -83,7 +83,7 @@ class KernelGuard:
         self._kill_group()
 
     def wait(self, seconds: float) -> None:
-        """Wait for the kernel's process to end by itself, at most so long."""
+        """Wait at most `seconds` for the kernel's process to end by itself."""
         if self._process:
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(seconds)
@@ -151,7 +151,7 @@ class Runs:
     """The runs that one signal ends together: those under way in any thread, and those that would begin after it."""
 
     def __init__(self) -> None:
-        """Nothing runs yet."""
+        """No run is under way yet."""
         self.stopped_by: str | None = None
         self._guards: set[KernelGuard] = set()
 

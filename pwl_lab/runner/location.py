@@ -4,7 +4,6 @@ A folder is not one more storage of fsspec's: its local file system takes a fold
 one, and importing it takes longer than a look at a batch.
 """
 
-import hashlib
 import os
 import tempfile
 import time
@@ -14,10 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pwl_lab.runner.status import FILES, STATUS
+from pwl_lab.runner.run_folder import FILES, STATUS
 from pwl_lab.support import paths
 from pwl_lab.support.errors import PwlLabError, invalid
-from pwl_lab.support.files import ABSENT, write_text
+from pwl_lab.support.files import ABSENT, sha256, write_text
 from pwl_lab.support.paths import check_path, local_folder, no_folder
 from pwl_lab.support.retries import Retry, patiently
 from pwl_lab.support.storages import LOCAL_SCHEMES, PASSWORD, open_storage, scheme_of, shown, whole
@@ -49,7 +48,7 @@ class Location:
         self.address = address or str(self.work)
 
     def __str__(self) -> str:
-        """As the user gave it."""
+        """The address."""
         return self.address
 
     def point(self, name: str) -> Path:
@@ -103,7 +102,7 @@ class Location:
     def claim(self, name: str, text: str) -> bool:
         """Write this file unless another batch has; returns whether it was written. Raises LocationError.
 
-        In a folder it always is: whoever comes here holds the system's lock on it.
+        In a folder it always is: the caller holds the system's lock on it.
         """
         self.write(name, text)
         return True
@@ -154,12 +153,12 @@ class StorageLocation(Location):
     def __init__(self, url: str, patient: bool = True) -> None:
         """`patient`: what fails is tried again.
 
-        Raises InvalidValueError for an address that is none, or holds a password, and LocationError where its storage
+        Raises InvalidValueError for an invalid address or one that holds a password, and LocationError where its storage
         cannot be opened.
         """
         url = _checked(url)
         self._storage, self._root = open_storage("out", url, LocationError)
-        own = f"{self._root.rpartition('/')[2]}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
+        own = f"{self._root.rpartition('/')[2]}-{sha256(url, 12)}"
         super().__init__(paths.scratch() / own, url)
         self._retry = RETRY if patient else Retry(tries=1)
         self._remembered: _Remembered | None = None
@@ -321,7 +320,7 @@ class _Remembered:
 
 
 def _unless_absent(error: OSError) -> None:
-    """A folder that is not there holds nothing; of one that cannot be looked into nobody knows."""
+    """Raise `error`, unless it only says that there is no such folder: that one holds nothing."""
     if not isinstance(error, ABSENT):
         raise error
 
@@ -346,9 +345,8 @@ def location_at(out: str | Path | Location, patient: bool = True) -> Location:
     """The location that `out` means.
 
     Arguments:
-
-    - out: A folder's path, or an address such as `s3://bucket/prefix`; `file://` means a folder, too.
-    - patient: Whether what fails in a storage is tried again.
+    - `out`: a folder's path, or an address such as `s3://bucket/prefix`; `file://` means a folder, too.
+    - `patient`: whether what fails in a storage is tried again.
 
     Raises InvalidValueError for what can be neither, LocationError where the storage cannot be opened.
     """

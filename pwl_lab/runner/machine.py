@@ -32,7 +32,7 @@ def default_workers(plan: "BatchPlan") -> int:
 
 
 def share_out(plan: "BatchPlan", points: int, workers: int | None) -> tuple[int, dict[str, str]]:
-    """How many processes to start here for so many points, and what tells them how to share the cores and GPUs.
+    """How many processes to start here for `points`, and the environment by which they share the cores and GPUs.
 
     A resource other than GPU is one that this machine has enough of: each process is said to have what a point asks.
     Raises InvalidValueError for more GPUs, or a part of one, than a point can have here.

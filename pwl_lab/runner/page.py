@@ -23,7 +23,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell, new_output
 
 from pwl_lab.runner.parameters import heading_of
-from pwl_lab.runner.status import PAGE, RunStatus
+from pwl_lab.runner.run_folder import PAGE, RunStatus
 from pwl_lab.runner.verdict import VIEW, reachable, views, widget_models
 from pwl_lab.support.files import write_text
 

@@ -211,7 +211,7 @@ def check_value(nb: Mapping[str, Any], name: str, value: Any) -> None:
         settings.checked({name: value})
 
 
-def make_plan(nb: Mapping[str, Any], preset: str | None, params: Mapping[str, Any]) -> ResolvedParameters:
+def resolve_parameters(nb: Mapping[str, Any], preset: str | None, params: Mapping[str, Any]) -> ResolvedParameters:
     """Check `preset` and `params` against the notebook; what is refused is named, nothing is started.
 
     Only what is given is injected (and the preset, and `interactive` off unless asked for): the parameters cell keeps

@@ -8,7 +8,6 @@ A point's folder is named by what it computes, so nothing but its `status.json` 
 command again takes up where any end left off.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -20,7 +19,7 @@ from typing import Any, Self
 
 from pwl_lab.runner.location import EVENTS, POINTS, Location, LocationError
 from pwl_lab.runner.parameters import parse_parameters
-from pwl_lab.runner.status import (
+from pwl_lab.runner.run_folder import (
     LASTING,
     METRICS,
     NOTEBOOK,
@@ -32,13 +31,14 @@ from pwl_lab.runner.status import (
     parse_status,
 )
 from pwl_lab.support.errors import invalid, unknown
-from pwl_lab.support.files import ABSENT, json_text
+from pwl_lab.support.files import ABSENT, json_text, sha256
 
 BATCH = "batch.json"
 SHOWN = 4
 BAD = ("failed", "timeout", "killed")  # how a run ended that did not end well
-SUMMED = (PARAMS, METRICS)  # what is compared by its checksum, too, up to this length: the others have megabytes,
-SMALL = 1_000_000  # and of thousands of points that is too much to read
+# Only small files are also compared by checksum: reading megabytes for thousands of points is too slow.
+SUMMED = (PARAMS, METRICS)
+SMALL = 1_000_000  # bytes
 NEEDED = (NOTEBOOK, PARAMS)  # what a point that is done has, beside its status; and METRICS, if its run left them
 
 Values = dict[str, Any]
@@ -72,7 +72,7 @@ class BatchPlan:
     """A grid that was found good: its points, in the order of the file, and what they have in common."""
 
     notebook: Path
-    source: str  # hash of the notebook's cells
+    notebook_hash: str  # of its cells
     preset: str | None
     timeout: int | None
     resources: dict[str, float]
@@ -174,7 +174,7 @@ def _read_results(location: Location, hashes: Sequence[str]) -> dict[str, PointR
             sums |= {head + file: (name, done.files[file].sha256) for file in small}
     for path, content in read_each(location, list(sums)).items():
         name, expected = sums[path]
-        if content is not None and hashlib.sha256(content).hexdigest() != expected:
+        if content is not None and sha256(content) != expected:
             found[name] = replace(found[name], whole=False)
     return found
 

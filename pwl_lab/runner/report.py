@@ -17,7 +17,7 @@ from pandas.io.formats.style import Styler
 from pwl_lab.runner.batch import read_states
 from pwl_lab.runner.location import EVENTS, POINTS, Location, location_at
 from pwl_lab.runner.points import BAD, BATCH, PointState, read_each
-from pwl_lab.runner.status import METRICS, PARAMS, parse_json
+from pwl_lab.runner.run_folder import METRICS, PARAMS, parse_json
 from pwl_lab.support.errors import unknown
 
 LONGEST_LIST = 64
@@ -32,7 +32,7 @@ class MetricColumns:
     """The metrics of all points, column by column: one pass, and eight bytes for a number."""
 
     def __init__(self, rows: int) -> None:
-        """For so many points."""
+        """Room for the metrics of `rows` points; nothing is taken in yet."""
         self.rows = rows
         self.found: dict[str, np.ndarray] = {}
         self.nulls: dict[str, np.ndarray] = {}
@@ -72,7 +72,7 @@ class MetricColumns:
 
 
 def _mapping(text: bytes | None) -> dict[str, Any] | None:
-    """The mapping in this JSON, None where there is none that can be read."""
+    """The mapping that this JSON holds; None if there is no text, or it holds something else."""
     try:
         found = parse_json(text or b"")
     except ValueError:
@@ -156,7 +156,7 @@ class BatchReport:
         return {"points": len(self.points)} | statuses
 
     def head(self, rows: int, characters: int = 84) -> pd.DataFrame:
-        """The beginning of `points`: as many columns as stand beside each other where so many characters do."""
+        """The first `rows` of `points`, with as many columns as fit into `characters`."""
         table = self.points if self.points["note"].any() else self.points.drop(columns="note")
         table = table.assign(hash=table["hash"].str[:8]).set_index("hash").iloc[:rows].round(3)
         room = np.cumsum([max(len(name), 7) + 2 for name in table.columns])
@@ -239,9 +239,8 @@ def read_batch(out: str | Path, seeds: Sequence[int] = ()) -> BatchReport:
     """The report on a batch.
 
     Arguments:
-
-    - out: The batch's folder, or its address.
-    - seeds: Report only the points with these seeds; all where none are given.
+    - `out`: the batch's folder, or its address.
+    - `seeds`: report only the points with these seeds; all where none are given.
 
     Raises InvalidValueError where no batch is there. A point without metrics, or with damaged ones, is a row without them,
     and `note` says so.

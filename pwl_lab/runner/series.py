@@ -16,8 +16,8 @@ import jinja2
 
 from pwl_lab.runner.execute import run_notebook
 from pwl_lab.runner.kernel import Runs, stop_on_signal
-from pwl_lab.runner.parameters import heading_of, make_plan, read_notebook, resolve_notebook, series
-from pwl_lab.runner.status import (
+from pwl_lab.runner.parameters import heading_of, read_notebook, resolve_notebook, resolve_parameters, series
+from pwl_lab.runner.run_folder import (
     METRICS,
     NOTEBOOK,
     PAGE,
@@ -55,19 +55,19 @@ def run_series(
     and begins no other. `runs/<name>/index.html` is renewed whenever one ends.
 
     Arguments:
-    - preset: `smoke`, `lesson` or `paper`.
-    - name: of the folder among the runs; the preset's where it is None.
-    - only: these notebooks alone, each as `run_notebook` takes it; several may be joined by commas.
-    - timeout: in seconds, for each cell.
-    - on_line: gets each progress line, with the notebook's number in front.
-    - on_end: gets the status of each notebook that ends.
-    - jobs: how many run at once; `default_jobs()` where it is None.
+    - `preset`: `smoke`, `lesson` or `paper`.
+    - `name`: the folder among the runs; the preset's name if None.
+    - `only`: these notebooks alone, each as `run_notebook` takes it; several may be joined by commas.
+    - `timeout`: in seconds, for each cell.
+    - `on_line`: gets each progress line, with the notebook's number in front.
+    - `on_end`: gets the status of each notebook that ends.
+    - `jobs`: how many run at once; `default_jobs()` if None.
 
     All is checked before the first one starts: raises UnknownNameError and InvalidValueError as `run_notebook` does.
     """
     jobs = default_jobs() if jobs is None else jobs
     if jobs < 1:
-        raise invalid("jobs", jobs, "a whole number from 1: so many notebooks run at once")
+        raise invalid("jobs", jobs, "a whole number from 1, the number of notebooks that run at once")
     folder = series_folder(preset if name is None else name)
     chosen = _chosen(only)
     read_preset(preset)
@@ -126,7 +126,7 @@ def _chosen(only: Sequence[str]) -> list[Path]:
 def _trains_side_by_side(source: Path, preset: str) -> bool:
     """Check that the notebook can be run at `preset`; whether it trains side by side, and so wants all cores."""
     nb = read_notebook(source)
-    make_plan(nb, preset, {})
+    resolve_parameters(nb, preset, {})
     return bool(nb["metadata"].get("pwl_lab", {}).get("side_by_side"))
 
 
@@ -219,7 +219,7 @@ def write_index(folder: Path, seconds: float | None = None) -> Path:
 
 
 def _check_index(folder: Path) -> None:
-    """Raise InvalidValueError where `folder` holds a page of that name that is no index of ours."""
+    """Raise InvalidValueError where `folder` holds an index page that no run of a series has written."""
     try:
         page = (folder / INDEX).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -278,7 +278,7 @@ def _duration(seconds: float) -> str:
 
 
 def _heading(source: Path | None) -> str | None:
-    """The notebook's own heading, None where it has none or is not there."""
+    """The notebook's own heading; None if it has none or is missing."""
     try:
         return heading_of(read_notebook(source)) if source else None
     except PwlLabError:
@@ -286,7 +286,7 @@ def _heading(source: Path | None) -> str | None:
 
 
 def _metrics(file: Path) -> Any:
-    """The notebook's metrics, None where there are none."""
+    """The notebook's metrics; None if the file is missing or not JSON."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,7 @@
-"""How a notebook ended: what the client saw of it, and the errors that it hides in its outputs and in its widgets.
+"""What no cell execution reported: errors in outputs, errors inside widgets, and metrics that are missing.
+
+Whether a run failed, ran out of time or was killed is decided in `client`; `judge` takes that over, and fails a run that
+seemed to go well where it finds one of these.
 
 An exception in an `interact` callback does not fail the cell: ipywidgets shows it inside the widget's own output, and
 the executed notebook keeps it in the widget state alone.
@@ -13,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbformat import NotebookNode
 
-from pwl_lab.runner.status import METRICS, RunError, RunStatus, parse_json
+from pwl_lab.runner.run_folder import METRICS, RunError, RunStatus, parse_json
 
 if TYPE_CHECKING:
     from pwl_lab.runner.client import Job

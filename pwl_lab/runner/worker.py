@@ -18,13 +18,13 @@ from filelock import FileLock, Timeout
 
 from pwl_lab import __version__
 from pwl_lab.runner.execute import run_notebook
-from pwl_lab.runner.grid import hash_here, source_hash
+from pwl_lab.runner.grid import hash_here, notebook_hash
 from pwl_lab.runner.kernel import Runs
 from pwl_lab.runner.location import POINTS, Location, location_at
 from pwl_lab.runner.machine import GPUS
 from pwl_lab.runner.parameters import read_notebook
 from pwl_lab.runner.points import BAD, BatchPlan, Point, log_event, read_finished, read_results
-from pwl_lab.runner.status import STATUS, RunError, RunStatus, clear, set_aside, versions
+from pwl_lab.runner.run_folder import STATUS, RunError, RunStatus, clear, keep_changed_notebook, versions
 from pwl_lab.support.errors import PwlLabError
 from pwl_lab.support.files import json_text
 from pwl_lab.support.paths import commit
@@ -40,7 +40,7 @@ class PointError(PwlLabError):
 
 
 @dataclass(frozen=True)
-class Task:
+class PointTask:
     """One point as a worker needs it: of which batch it is, and what was planned.
 
     `plan` comes without its points; its notebook is a path that every worker sees, and so is `out`, or an address.
@@ -57,7 +57,7 @@ class Task:
 
     @property
     def hash(self) -> str:
-        """The point's."""
+        """The point's hash, which is its name, too."""
         return self.point.hash
 
     @property
@@ -84,7 +84,7 @@ class Task:
         )
 
     def write_status(self, location: Location, status: RunStatus) -> None:
-        """Leave this status with the point."""
+        """Write this status into the point's folder at the batch's location."""
         location.write(f"{self.folder}/{STATUS}", json_text(status.model_dump(mode="json")))
 
 
@@ -143,7 +143,7 @@ def still_running(batch: str) -> int:
     return sum(key.startswith(f"point-{batch}-") for key in tuple(_running))
 
 
-def run_point(task: Task) -> RunStatus | None:
+def run_point(task: PointTask) -> RunStatus | None:
     """Run one point and return how it ended; None where its batch was stopped before it could begin.
 
     One that an earlier attempt has finished is left as it is; where only the copy of it to its location failed, that is
@@ -168,12 +168,12 @@ def run_point(task: Task) -> RunStatus | None:
             raise PointError("another process still works on this point; run the batch again") from None
 
 
-def _run(task: Task, location: Location, runs: Runs) -> RunStatus:
+def _run(task: PointTask, location: Location, runs: Runs) -> RunStatus:
     """Run the notebook, with an event before and after."""
     _check_same(task)
     worker, plan, folder = get_worker(), task.plan, location.point(task.hash)
     log_event(folder, "begun", batch=task.batch, worker=str(worker.name), address=worker.address)
-    set_aside(folder)
+    keep_changed_notebook(folder)
     clear(folder)  # a point's folder is the batch's own, also where its files were damaged
     location.send_events(task.folder)
     task.write_status(location, task.status("running"))  # what an earlier run left there is no longer the point's
@@ -191,7 +191,7 @@ def _run(task: Task, location: Location, runs: Runs) -> RunStatus:
     return status
 
 
-def _check_same(task: Task) -> None:
+def _check_same(task: PointTask) -> None:
     """Raise PointError where this worker would compute something else than what the point's hash stands for.
 
     The kernel reads the notebook, the preset's file and the data's checksums only when it runs, perhaps on another machine
@@ -200,7 +200,7 @@ def _check_same(task: Task) -> None:
     if task.version != __version__:
         raise PointError(f"this worker has pwl_lab {__version__}, the batch was planned with {task.version}")
     plan = task.plan
-    if source_hash(read_notebook(plan.notebook)) != plan.source:
+    if notebook_hash(read_notebook(plan.notebook)) != plan.notebook_hash:
         raise PointError(f"{plan.notebook.name} is not what it was when the batch was planned; run the batch again")
     if hash_here(plan.notebook, plan.preset, task.point.params) != task.hash:
         what = f"the preset {plan.preset}, or the recorded dataset," if plan.preset else "a preset, or a dataset,"
@@ -208,7 +208,7 @@ def _check_same(task: Task) -> None:
 
 
 @contextmanager
-def _listed(task: Task) -> Iterator[Runs]:
+def _listed(task: PointTask) -> Iterator[Runs]:
     """Inside, the point is among those that can be stopped."""
     runs = Runs()
     with _guard:
@@ -223,7 +223,7 @@ def _listed(task: Task) -> Iterator[Runs]:
                 del _running[task.key]
 
 
-def _environment(task: Task, worker: Any) -> dict[str, str]:
+def _environment(task: PointTask, worker: Any) -> dict[str, str]:
     """What the kernel's environment gets: threads, and the GPU that is this worker's where the batch hands them out."""
     own = dict(task.environment)
     gpus = own.pop(GPUS, None)
@@ -232,11 +232,11 @@ def _environment(task: Task, worker: Any) -> dict[str, str]:
     return own
 
 
-def note_failure(task: Task, name: str, message: str) -> RunStatus:
+def note_failure(task: PointTask, name: str, message: str) -> RunStatus:
     """Leave the status of a point that no worker could bring to an end; what a worker wrote itself is kept.
 
-    A point that is done stays so, whoever finished it; with `force` the failure is returned all the same, since what was
-    asked for did not happen. Where the status cannot be written (a full disk), or another process still works on the point,
+    A point that is done stays so; with `force` the failure is returned all the same, since what was asked for did not
+    happen. Where the status cannot be written (a full disk), or another process still works on the point,
     it is only returned: the point is not done, and its reason is still said.
     """
     status = task.status("killed" if name == "KilledWorker" else "failed", RunError(name=name, message=message))

@@ -100,7 +100,7 @@ class ImageSettings(Settings):
         check_n_train(self.n_train, entry.sizes["train"], self.dataset)
         check_batch_size(self.batch_size, self.n_train or entry.sizes["train"])
         check_crop(self.crop_padding, *entry.image_shape[1:])
-        if entry.source.bundled:
+        if entry.files.bundled:
             datasets.load(self.dataset)
 
     def _check_masks(self, n_blocks: int) -> None:

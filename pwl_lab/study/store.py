@@ -32,7 +32,17 @@ from pwl_lab.loading.tensors import plain
 from pwl_lab.support import environment, paths
 from pwl_lab.support.config import content_hash
 from pwl_lab.support.errors import PwlLabError, invalid, unknown
-from pwl_lab.support.files import ABSENT, exists, file_sha256, is_file, new_folder, readable, sweep, write_json
+from pwl_lab.support.files import (
+    ABSENT,
+    exists,
+    file_sha256,
+    is_file,
+    new_folder,
+    readable,
+    set_aside,
+    sweep,
+    write_json,
+)
 from pwl_lab.support.paths import commit
 from pwl_lab.support.processes import one_thread
 
@@ -217,12 +227,9 @@ class Store:
 
     def _set_aside(self, entry: Path) -> Path:
         """Move an entry out of the way, keeping it for whoever wants to know what happened; where it is now."""
-        damaged = self.folder / "damaged"
-        aside = damaged / f"{entry.parent.name}-{entry.name}-{time.time_ns()}"
+        aside = self.folder / "damaged" / f"{entry.parent.name}-{entry.name}-{time.time_ns()}"
         with self._writing():
-            damaged.mkdir(exist_ok=True)
-            with suppress(FileNotFoundError):  # another process saw the damage too, and was faster
-                entry.rename(aside)
+            set_aside(entry, aside)
         return aside
 
 

@@ -60,7 +60,7 @@ class Frozen(BaseModel):
     if not TYPE_CHECKING:  # editors show the fields
 
         def __init__(self, /, **values: Any) -> None:
-            """Raises UnknownNameError for a field that there is not, InvalidValueError for a value that is not allowed."""
+            """Raises UnknownNameError for an unknown field, InvalidValueError for a value that is not allowed."""
             try:
                 super().__init__(**values)
             except ValidationError as error:
@@ -120,8 +120,8 @@ class Settings(Frozen):
         """The preset's section for this notebook, with `overrides` in place of its values.
 
         Arguments:
-        - preset: `smoke`, `lesson`, `paper`, or another file of `presets/`.
-        - overrides: fields with values of one's own; None keeps the preset's value.
+        - `preset`: `smoke`, `lesson`, `paper`, or another file of `presets/`.
+        - `overrides`: values to take in place of the preset's, by field; None keeps the preset's.
 
         Raises UnknownNameError for an unknown preset or field, InvalidValueError for a value outside its range.
         """
@@ -161,7 +161,7 @@ class Settings(Frozen):
         names count. A parameter of None takes the preset's value.
 
         Arguments:
-        - names: the notebook's `globals()`.
+        - `names`: the notebook's `globals()`.
 
         Raises as `load` does, and InvalidValueError where no parameters cell has run.
         """
@@ -333,8 +333,8 @@ def _explain(cls: type[BaseModel], problem: Mapping[str, Any]) -> str:
         return f"{field}: unknown name {problem['loc'][-1]!r}"
     if problem["type"] == "missing":
         return f"{field} is missing: {allowed(cls, field)}"
-    place = f"{field}[{problem['loc'][1]}]" if len(problem["loc"]) > 1 and isinstance(problem["loc"][1], int) else field
-    return f"{place} = {shown(problem['input'])} is not allowed: " + (
+    item = f"{field}[{problem['loc'][1]}]" if len(problem["loc"]) > 1 and isinstance(problem["loc"][1], int) else field
+    return f"{item} = {shown(problem['input'])} is not allowed: " + (
         reason if own else f"{allowed(cls, field)} ({reason})"
     )
 
@@ -343,7 +343,7 @@ def device(choice: str = "auto") -> str:
     """The name of torch's device, `cpu` or `cuda`.
 
     Arguments:
-    - choice: `auto` is CUDA where there is one, unless `PWL_LAB_DEVICE` says otherwise.
+    - `choice`: `auto` is CUDA where there is one, unless `PWL_LAB_DEVICE` says otherwise.
 
     Raises InvalidValueError for an unknown device, and for `cuda` where torch sees none.
     """

@@ -5,10 +5,8 @@ not at all.
 """
 
 import gzip
-import hashlib
 import importlib.metadata
 import logging
-import shutil
 import sys
 import zlib
 from collections.abc import Sequence
@@ -19,7 +17,7 @@ from filelock import FileLock
 
 from pwl_lab.support import paths
 from pwl_lab.support.errors import InvalidValueError, MissingDataError
-from pwl_lab.support.files import file_sha256, is_file, readable, usual_mode, work_folder
+from pwl_lab.support.files import file_sha256, is_file, readable, set_aside, sha256, usual_mode, work_folder
 
 GZIP_MAGIC = b"\x1f\x8b"
 
@@ -55,10 +53,10 @@ class Archive:
 
 
 @dataclass(frozen=True)
-class Source:
-    """The files of a dataset and where they may be."""
+class DatasetFiles:
+    """The files of a dataset, and where they may be found."""
 
-    files: tuple[DataFile, ...]
+    members: tuple[DataFile, ...]
     bundled: bool = False  # in the checkout's data folder
     system_folders: tuple[str, ...] = ()  # where an operating system's package may have put them
     archive: Archive | None = None  # what is downloaded instead of single files: it holds them all
@@ -66,10 +64,12 @@ class Source:
 
     @property
     def origin(self) -> str:
-        """Where it comes from, in a few words."""
+        """Where the files come from, as a table of datasets says it."""
         if self.bundled:
             return "the checkout"
-        return self.package or f"download: {self.archive.url if self.archive else self.files[0].url.rpartition('/')[0]}"
+        if self.package:
+            return self.package
+        return f"download: {self.archive.url if self.archive else self.members[0].url.rpartition('/')[0]}"
 
 
 def content(path: Path) -> bytes:
@@ -95,38 +95,38 @@ def find(folder: Path, name: str) -> Path | None:
     return next((path for path in (folder / f"{name}.gz", folder / name) if is_file(path)), None)
 
 
-def obtain(name: str, source: Source, folder: Path | None = None) -> Path:
+def obtain(name: str, files: DatasetFiles, folder: Path | None = None) -> Path:
     """The folder that holds all files of the dataset `name`, each with its recorded checksum.
 
     Those of a package are left to their reader; for everything else see `datasets.fetch`.
     """
-    if source.package:
+    if files.package:
         if folder is not None:
             raise InvalidValueError(
-                f"{name} comes with the package {source.package}: leave folder = {str(folder)!r} out"
+                f"{name} comes with the package {files.package}: leave folder = {str(folder)!r} out"
             )
-        return Path(str(importlib.metadata.distribution(source.package).locate_file("")))
-    location = _where(name, source, paths.data() if source.bundled and folder is None else folder)
-    for file in source.files:
+        return Path(str(importlib.metadata.distribution(files.package).locate_file("")))
+    location = _where(name, files, paths.data() if files.bundled and folder is None else folder)
+    for file in files.members:
         if problem := _problem(name, file, location):
-            raise MissingDataError(f"{problem}. {_advice(source)}")
+            raise MissingDataError(f"{problem}. {_advice(files)}")
     return location
 
 
-def _where(name: str, source: Source, given: Path | None) -> Path:
+def _where(name: str, files: DatasetFiles, given: Path | None) -> Path:
     """Which folder has the files, whatever they hold: of a given one, that or the archive's folder within."""
-    archive = source.archive
+    archive = files.archive
     if given is None:
-        folders = [Path(folder) for folder in source.system_folders]
+        folders = [Path(folder) for folder in files.system_folders]
     else:
         folders = [given, given / archive.folder] if archive else [given]
     for folder in folders:
-        if all(find(folder, file.name) for file in source.files):
+        if all(find(folder, file.name) for file in files.members):
             return folder
     if given is None:
-        return _downloaded(name, source)
+        return _downloaded(name, files)
     if archive and is_file(given / archive.name):
-        return _downloaded(name, source, given / archive.name)  # the given folder may be read-only, and it is not ours
+        return _downloaded(name, files, given / archive.name)  # the given folder may be read-only, and it is not ours
     return given
 
 
@@ -136,35 +136,35 @@ def _problem(name: str, file: DataFile, folder: Path) -> str:
     if path is None:
         return f"{file.name} (or {file.name}.gz) of {name} is missing; searched {folder}"
     try:
-        found = hashlib.sha256(content(path)).hexdigest()
+        found = sha256(content(path))
     except MissingDataError as error:
         return str(error)
     expected = f"expected content with SHA-256 {file.sha256}, found {found}"
     return "" if found == file.sha256 else f"{path} is not the file it should be: {expected}"
 
 
-def _downloaded(name: str, source: Source, own: Path | None = None) -> Path:
+def _downloaded(name: str, files: DatasetFiles, own: Path | None = None) -> Path:
     """The folder of the downloads that holds the files: as they are there, else from the archive `own`, else downloaded.
 
     What is damaged is named in the log and set aside. Processes take turns. Raises as `obtain` does.
     """
     location = paths.downloads() / name
-    if not any(_problem(name, file, location) for file in source.files):
+    if not any(_problem(name, file, location) for file in files.members):
         return location  # without a lock: the downloads may be another user's, to be read only
     location.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(location.with_name(f".{name}.lock")):
-        lacking = [file for file in source.files if _problem(name, file, location)]
-        if lacking and source.archive is not None:
+        lacking = [file for file in files.members if _problem(name, file, location)]
+        if lacking and files.archive is not None:
             _set_aside(location)
             with work_folder(location) as work:
-                archive = source.archive
-                path = _checked(own, archive) if own else _retrieve(archive.url, archive.sha256, work, source)
-                _unpack(path, archive.folder, [file.name for file in source.files], location)
+                archive = files.archive
+                path = _checked(own, archive) if own else _retrieve(archive.url, archive.sha256, work, files)
+                _unpack(path, archive.folder, [file.name for file in files.members], location)
             return location
         for file in lacking:
             _set_aside(find(location, file.name))
             with work_folder(location / file.name) as work:
-                _retrieve(file.url, file.url_sha256, work, source).replace(location / f"{file.name}.gz")
+                _retrieve(file.url, file.url_sha256, work, files).replace(location / f"{file.name}.gz")
     return location
 
 
@@ -174,9 +174,7 @@ def _set_aside(path: Path | None) -> None:
         return
     aside = path.with_name(f"{path.name}.damaged")
     log.warning("%s does not have the recorded checksum; set aside as %s, to be downloaded again", path, aside.name)
-    if aside.is_dir():
-        shutil.rmtree(aside)
-    path.replace(aside)
+    set_aside(path, aside)
 
 
 def _checked(own: Path, archive: Archive) -> Path:
@@ -189,7 +187,7 @@ def _checked(own: Path, archive: Archive) -> Path:
     return own
 
 
-def _retrieve(url: str, checksum: str, work: Path, source: Source) -> Path:
+def _retrieve(url: str, checksum: str, work: Path, files: DatasetFiles) -> Path:
     """Download a file into the folder `work`, with the SHA-256 `checksum` or not at all. Raises MissingDataError."""
     import pooch  # only here: it loads an HTTP client that most runs never need
 
@@ -199,9 +197,9 @@ def _retrieve(url: str, checksum: str, work: Path, source: Source) -> Path:
         path = Path(pooch.retrieve(url, known_hash=f"sha256:{checksum}", fname=name, path=work, progressbar=bar))
         usual_mode(path)  # pooch leaves it to its owner alone
     except (OSError, ValueError) as error:  # no connection or no such page; a checksum that differs
-        searched = ", ".join([*source.system_folders, str(work.parent)])
+        searched = ", ".join([*files.system_folders, str(work.parent)])
         raise MissingDataError(
-            f"{name} is in none of {searched}, and downloading {url} failed: {error}. {_advice(source)}"
+            f"{name} is in none of {searched}, and downloading {url} failed: {error}. {_advice(files)}"
         ) from error
     return path
 
@@ -217,10 +215,10 @@ def _unpack(path: Path, folder: str, names: Sequence[str], target: Path) -> None
         (work / folder).rename(target)
 
 
-def _advice(source: Source) -> str:
+def _advice(files: DatasetFiles) -> str:
     """What to do about a missing or wrong file."""
-    if source.bundled:
+    if files.bundled:
         return "It comes with the checkout: restore it with git, or make it again as data/README.md says."
-    names = ", ".join(file.name for file in source.files)
-    either = f"{source.archive.name}, or its {names}" if source.archive else names
+    names = ", ".join(file.name for file in files.members)
+    either = f"{files.archive.name}, or its {names}" if files.archive else names
     return f"Put {either} (gzipped or plain) into one folder and name it (folder=...), or fetch them while online."

@@ -18,7 +18,7 @@ from typing import Any
 from pwl_lab.support.errors import invalid, unknown
 
 PREFIX = "PWL_LAB_"
-MOST = 9_999  # of whatever a number counts: more of it is a slip of the finger
+MOST = 9_999  # of whatever a number counts: more is a typo
 YES, NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -28,10 +28,10 @@ class Variable:
     """One variable. One that is empty counts as not set.
 
     Arguments:
-    - name: of the variable.
-    - kind: folder, file, number, flag, device or text.
-    - meaning: what it says.
-    - default: in words, what holds where it is not set.
+    - `name`: the variable's name.
+    - `kind`: folder, file, number, flag, device or text.
+    - `meaning`: what it sets, in words.
+    - `default`: what holds if it is not set, in words.
     """
 
     name: str
@@ -93,7 +93,7 @@ def _folder_fits(path: Path) -> bool:
 
 
 def _typed_in() -> Path:
-    """The folder that a relative path is meant from."""
+    """The folder that a relative path starts from."""
     shell = os.environ.get("PWD", "")
     from_kernel = "JPY_PARENT_PID" in os.environ  # jupyter_client sets it for every kernel
     return Path(shell) if from_kernel and Path(shell).is_absolute() and Path(shell).is_dir() else Path.cwd()
@@ -107,7 +107,7 @@ def _number(name: str, text: str) -> int:
 
 
 def _flag(name: str, text: str) -> bool:
-    """Whether a flag is up."""
+    """True or False, from one of the words for them."""
     if text.lower() not in YES + NO:
         raise invalid(name, text, f"one of {', '.join(YES + NO)}")
     return text.lower() in YES

@@ -60,7 +60,7 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file under a name of its own; it becomes `path` at the end of the block, unless an exception ends that.
 
     Arguments:
-    - path: the file to write or replace; its folder is made if it has to be.
+    - `path`: the file to write or replace; its folder is made if it has to be.
 
     Raises OSError.
     """
@@ -75,8 +75,8 @@ def new_folder(path: Path, within: Path | None = None) -> Iterator[Path]:
     """Make an empty folder to fill; it becomes `path` at the end of the block, unless an exception ends that.
 
     Arguments:
-    - path: what the folder becomes; where there is one already, the block has to move it away.
-    - within: where the folder is filled, on the same file system as `path`; beside `path` if not given.
+    - `path`: what the folder becomes; where there is one already, the block has to move it away.
+    - `within`: where the folder is filled, on the same file system as `path`; beside `path` if not given.
 
     Raises OSError.
     """
@@ -110,6 +110,15 @@ def locked(folder: Path) -> Iterator[None]:
             yield
 
 
+def set_aside(path: Path, aside: Path) -> None:
+    """Move a file or folder to `aside`, in place of what was set aside there before. Raises OSError."""
+    aside.parent.mkdir(exist_ok=True)
+    with suppress(FileNotFoundError):  # another process was faster
+        if aside.is_dir():
+            shutil.rmtree(aside)
+        path.replace(aside)
+
+
 def usual_mode(*paths: Path) -> None:
     """Give files that their writer kept to their owner the mode of any new file beside the first. Raises OSError."""
     if paths:
@@ -135,7 +144,7 @@ def _aside(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
 def _claim(path: Path, make: Callable[[Path], None], until: ExitStack) -> Path:
     """Something new beside `path`, locked until the stack is closed."""
     while True:
-        part = path.parent / f".part-{_digest(path.name, 8)}-{_digest(platform.node(), 6)}-{secrets.token_hex(6)}"
+        part = path.parent / f".part-{sha256(path.name, 8)}-{sha256(platform.node(), 6)}-{secrets.token_hex(6)}"
         make(part)
         with suppress(FileNotFoundError):  # between its making and its locking, a sweep took it for a dead writer's
             locked = until.enter_context(_lock(part))
@@ -144,7 +153,7 @@ def _claim(path: Path, make: Callable[[Path], None], until: ExitStack) -> Path:
 
 
 def _touch(part: Path) -> None:
-    """Make a file that must not be there yet."""
+    """Make a new file; raises FileExistsError if there is one."""
     part.touch(exist_ok=False)
 
 
@@ -154,13 +163,13 @@ def sweep(folder: Path, name: str | None = None) -> None:
     The system's lock tells a live writer, whose work is never touched. Where it cannot tell (another machine's writer, a
     file system without locks) only what nobody has changed for a day is removed.
     """
-    of = None if name is None else _digest(name, 8)
+    of = None if name is None else sha256(name, 8)
     with suppress(OSError):
         for part in folder.glob(".part-*"):
             found = _PART.fullmatch(part.name)
             if found and of in (None, found[1]):
                 with suppress(OSError):  # gone meanwhile, or another user's: it harms nobody
-                    _sweep_one(part, here=found[2] == _digest(platform.node(), 6))
+                    _sweep_one(part, here=found[2] == sha256(platform.node(), 6))
 
 
 def _sweep_one(part: Path, here: bool) -> None:
@@ -198,11 +207,6 @@ def _remove(part: Path) -> None:
         part.unlink() if not part.is_dir() else shutil.rmtree(part)
 
 
-def _digest(text: str, length: int) -> str:
-    """A few hex digits that stand for a text."""
-    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:length]
-
-
 def is_file(path: Path) -> bool:
     """Whether there is a file; UnreadableError where that cannot be found out (`Path.is_file` says no to that, or raises)."""
     with readable(path):
@@ -237,6 +241,12 @@ def readable(path: Path) -> Iterator[None]:
         raise UnreadableError(
             f"{error.filename or path} cannot be read ({error.strerror or error}), so it was left as it is{advice}"
         ) from error
+
+
+def sha256(content: bytes | str, digits: int = 64) -> str:
+    """The first hex digits of the SHA-256 of this content; a text counts as UTF-8."""
+    raw = content.encode(errors="replace") if isinstance(content, str) else content
+    return hashlib.sha256(raw).hexdigest()[:digits]
 
 
 def file_sha256(path: Path) -> str:

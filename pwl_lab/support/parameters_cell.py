@@ -65,7 +65,7 @@ def values_that_ran(cells: Sequence[str], whole: Collection[str]) -> dict[str, A
     """What the parameters cells among these sources say, which have run in this order; a later one wins.
 
     One that sets all of `whole` begins anew: it is another notebook's, or the same one once more. Raises InvalidValueError
-    where there is none, a value is no literal, or one since then is refused by `values_in`.
+    if no parameters cell has run, if a value is not a literal, or if `values_in` refuses a later cell.
     """
     values: dict[str, Any] | None = None
     refusal: InvalidValueError | None = None

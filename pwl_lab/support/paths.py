@@ -1,4 +1,4 @@
-"""Where things lie, and from which state of the checkout. No other module of the package builds a path out of nothing."""
+"""Where things lie, and from which state of the checkout. Only this module of the package knows fixed paths."""
 
 import subprocess
 from pathlib import Path

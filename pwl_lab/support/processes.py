@@ -83,10 +83,10 @@ def side_by_side(work: Callable[..., Any], cases: Sequence[Case], description: s
     With one worker, one case or a GPU, where one training has the device to itself, the cases take turns in this process.
 
     Arguments:
-    - work: a function defined anywhere, also in a notebook or in a script; a script needs no main guard.
-    - cases: the keyword arguments of each call.
-    - description: what the progress bar calls the work.
-    - device: where the cases compute, as `config.device` gives it.
+    - `work`: a function defined anywhere, also in a notebook or in a script; a script needs no main guard.
+    - `cases`: the keyword arguments of each call.
+    - `description`: what the progress bar calls the work.
+    - `device`: where the cases compute, as `config.device` gives it.
 
     Raises the exception of the first case that fails, after the others are stopped; WorkerLostError where a worker was
     killed; InvalidValueError for a case that cannot be sent to another process.

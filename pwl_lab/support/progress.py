@@ -63,7 +63,7 @@ class Progress:
             self._line(f"{word} after {self.done} {self.unit}s, {time.monotonic() - self._begun:.1f} s")
 
     def extend(self, total: int) -> None:
-        """There is more, or less, to do than was known."""
+        """Change how many steps there are to `total`."""
         self.total = total
         if self._bar is not None:
             self._bar.total = total

@@ -49,10 +49,10 @@ class Retry(Frozen):
     """How often something is tried, and how long to wait in between.
 
     Arguments:
-    - tries: at most so many in a row that bring no new byte, and so many that begin anew; one that brings some starts
-      the count again.
-    - first_wait_s: seconds before the second try; doubled for each further one.
-    - longest_wait_s: the seconds at which doubling ends.
+    - `tries`: the most tries in a row that bring no new byte, and the most that begin anew; a try that brings new bytes
+      starts the count again.
+    - `first_wait_s`: the seconds before the second try; doubled for each further one.
+    - `longest_wait_s`: the seconds at which doubling ends.
     """
 
     tries: int = Field(5, ge=1, le=1000)
@@ -60,7 +60,7 @@ class Retry(Frozen):
     longest_wait_s: float = Field(5.0, ge=0.0, le=600.0)
 
     def wait_s(self, failures: int) -> float:
-        """Seconds to wait after so many failures in a row."""
+        """Seconds to wait after this number of failures in a row."""
         return min(self.longest_wait_s, self.first_wait_s * 2.0 ** min(failures - 1, 30))
 
 
@@ -109,12 +109,12 @@ def patiently(
     may just be replaced by another version), and what is damaged is not kept: both begin anew, which is counted apart.
 
     Arguments:
-    - attempt: what to do; it goes on from what has come.
-    - retry: how often, and after which waits.
-    - pause: waits so many seconds.
-    - position: how many bytes have come.
-    - restart: forgets what has come.
-    - report: gets each error that is followed by another try.
+    - `attempt`: what to do; it goes on from what has come.
+    - `retry`: how often, and after which waits.
+    - `pause`: waits for a number of seconds.
+    - `position`: how many bytes have come.
+    - `restart`: forgets what has come.
+    - `report`: gets each error that is followed by another try.
     """
     failures = restarts = 0
     while True:

@@ -36,9 +36,9 @@ def stream_seed(seed: int, name: str, role: str = TEACHER) -> int:
     """A 63-bit seed for one stream of random numbers; unrelated to the seed of any other stream.
 
     Arguments:
-    - seed: the run's seed.
-    - name: what is drawn, one of `STREAMS`.
-    - role: who draws it. In use are `teacher`, `student` (a cohort's), `pair`, `two_phase`, `calibration`, `validation`,
+    - `seed`: the run's seed.
+    - `name`: what is drawn, one of `STREAMS`.
+    - `role`: who draws it. In use are `teacher`, `student` (a cohort's), `pair`, `two_phase`, `calibration`, `validation`,
       `test`, `subset`, `slope`, `keeping`, `answers`, `nudge`, `block 1` and so on, `degree 1` and so on; anything new
       that draws takes a role of its own.
 

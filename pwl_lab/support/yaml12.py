@@ -117,5 +117,5 @@ def _scalar(event: ScalarEvent) -> Any:
 
 
 def _refused(reason: str, mark: Any) -> InvalidValueError:
-    """The reason with its place; the first line needs none."""
+    """An error with the reason and, from the second line on, the line."""
     return InvalidValueError(f"line {mark.line + 1}: {reason}" if mark is not None and mark.line else reason)

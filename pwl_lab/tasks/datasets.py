@@ -5,7 +5,6 @@ folder of verified files into splits.
 """
 
 import functools
-import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,8 +13,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from pwl_lab.support.download import Archive, DataFile, Source, content, find, obtain
+from pwl_lab.support.download import Archive, DataFile, DatasetFiles, content, find, obtain
 from pwl_lab.support.errors import InvalidValueError, MissingDataError, invalid, unknown
+from pwl_lab.support.files import sha256
 from pwl_lab.support.seeding import TEACHER, numpy_generator
 
 SPLITS = ("train", "validation", "test")
@@ -48,7 +48,7 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     read: Callable[[Path], dict[str, RawSplit]]  # from the folder that holds its files
-    source: Source
+    files: DatasetFiles
 
 
 def balanced_order(labels: UInt8[np.ndarray, " n"], seed: int, role: str = TEACHER) -> np.ndarray:
@@ -189,7 +189,7 @@ def read_digits(folder: Path) -> dict[str, RawSplit]:
 
     raw = load_digits()
     images, labels = as_bytes(raw.images)[:, None], raw.target.astype(np.uint8)
-    found = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
+    found = sha256(images.tobytes() + labels.tobytes())
     if found != DIGITS_FILE.sha256:
         raise MissingDataError(
             f"the digits of scikit-learn {__version__} are not the recorded ones: expected images and labels with "
@@ -232,8 +232,8 @@ def fetch(name: str, folder: str | Path | None = None) -> Path:
     the recorded one.
     """
     entry = dataset(name)
-    location = obtain(name, entry.source, None if folder is None else Path(folder))
-    if entry.source.package:
+    location = obtain(name, entry.files, None if folder is None else Path(folder))
+    if entry.files.package:
         entry.read(location)  # the checksum is that of the arrays, so only reading them checks it
     return location
 
@@ -314,7 +314,7 @@ def _cifar(
         mean=mean,
         std=std,
         read=functools.partial(read_cifar, train=tuple(train), test=test, label_bytes=label_bytes),
-        source=Source(
+        files=DatasetFiles(
             tuple(DataFile(name, sha256) for name, sha256 in files.items()),
             archive=Archive(CIFAR_URL + archive, archive_sha256, folder),
         ),
@@ -330,7 +330,7 @@ DIGITS = Dataset(
     mean=(0.3060,),
     std=(0.3764,),
     read=read_digits,
-    source=Source((DIGITS_FILE,), package="scikit-learn"),
+    files=DatasetFiles((DIGITS_FILE,), package="scikit-learn"),
 )
 DATASETS: dict[str, Dataset] = {
     "fashion-mnist-small": Dataset(
@@ -340,7 +340,7 @@ DATASETS: dict[str, Dataset] = {
         mean=(0.2868,),
         std=(0.3536,),
         read=read_bundle,
-        source=Source((BUNDLE_FILE,), bundled=True),
+        files=DatasetFiles((BUNDLE_FILE,), bundled=True),
     ),
     "fashion-mnist": Dataset(
         image_shape=(1, 28, 28),
@@ -349,7 +349,7 @@ DATASETS: dict[str, Dataset] = {
         mean=(0.2860,),
         std=(0.3530,),
         read=read_mnist_like,
-        source=Source(
+        files=DatasetFiles(
             tuple(
                 DataFile(name, own, f"{FASHION_URL}{name}.gz", packed) for name, (own, packed) in FASHION_FILES.items()
             ),

@@ -142,7 +142,7 @@ class ImageTask(Task):
             "subset_seed": None if self.n_train is None else {"seed": self.subset_seed, "recipe": SUBSET_RECIPE},
             "augment": self.augment.model_dump(mode="json"),
             "normalisation": {name: list(part) for name, part in self.normalisation._asdict().items()},
-            "files": {file.name: file.sha256 for file in entry.source.files},
+            "files": {file.name: file.sha256 for file in entry.files.members},
         }
 
     def _split(self, name: str) -> tuple[UInt8[Tensor, "n channels height width"], Int[Tensor, " n"]]:

@@ -11,7 +11,7 @@ from scored import scored_pair, some_predictions
 
 from pwl_lab import widgets
 from pwl_lab.runner.page import write_page
-from pwl_lab.runner.status import RunStatus
+from pwl_lab.runner.run_folder import RunStatus
 from pwl_lab.swap.masks import all_masks
 
 pytestmark = pytest.mark.browser

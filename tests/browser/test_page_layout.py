@@ -10,7 +10,7 @@ from playwright.sync_api import Browser
 
 from pwl_lab import plots
 from pwl_lab.runner.page import write_page
-from pwl_lab.runner.status import RunStatus
+from pwl_lab.runner.run_folder import RunStatus
 from pwl_lab.widgets.frames import png
 
 LINE = "value = " + " + ".join(["number"] * 12)  # 114 letters; the project's longest lines have 120

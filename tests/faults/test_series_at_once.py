@@ -14,8 +14,8 @@ from processes import alive, until
 
 from pwl_lab.runner import execute
 from pwl_lab.runner import series as series_module
+from pwl_lab.runner.run_folder import RunError, RunStatus, write_status
 from pwl_lab.runner.series import default_jobs, run_series
-from pwl_lab.runner.status import RunError, RunStatus, write_status
 from pwl_lab.support import paths, processes
 from pwl_lab.support.errors import InvalidValueError
 

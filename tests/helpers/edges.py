@@ -43,12 +43,12 @@ def outcome(name: str, parameters: dict) -> str:
     from matplotlib import pyplot
     from traitlets.config import Config
 
-    from pwl_lab.runner.parameters import make_plan, read_notebook, resolve_notebook
+    from pwl_lab.runner.parameters import read_notebook, resolve_notebook, resolve_parameters
     from pwl_lab.support.errors import InvalidValueError
 
     nb = read_notebook(resolve_notebook(name))
     try:
-        plan = make_plan(nb, "smoke", parameters)
+        plan = resolve_parameters(nb, "smoke", parameters)
     except InvalidValueError as error:
         return f"refused: {error}"
     shell = InteractiveShell(config=Config({"HistoryManager": {"hist_file": ":memory:"}}))

@@ -9,7 +9,7 @@ from filelock import FileLock
 
 from pwl_lab.runner.execute import run_notebook
 from pwl_lab.runner.parameters import resolve_notebook
-from pwl_lab.runner.status import RunStatus, read_status
+from pwl_lab.runner.run_folder import RunStatus, read_status
 
 
 class SmokeRun(NamedTuple):

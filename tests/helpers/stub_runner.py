@@ -13,7 +13,7 @@ from distributed import Worker, WorkerPlugin
 
 from pwl_lab.runner.location import location_at
 from pwl_lab.runner.points import BatchPlan, Point, log_event, write_batch
-from pwl_lab.runner.status import METRICS, NOTEBOOK, PAGE, PARAMS, RunError, RunStatus, write_status
+from pwl_lab.runner.run_folder import METRICS, NOTEBOOK, PAGE, PARAMS, RunError, RunStatus, write_status
 
 FAILS_EVERY = 29  # so that hundreds of points hold many that fail, whatever their hashes
 BUDGET = 12_000

@@ -13,8 +13,8 @@ from processes import alive, until
 
 from pwl_lab.runner.execute import run_notebook
 from pwl_lab.runner.grid import plan_grid
-from pwl_lab.runner.parameters import make_plan, read_notebook, resolve_notebook
-from pwl_lab.runner.status import read_status
+from pwl_lab.runner.parameters import read_notebook, resolve_notebook, resolve_parameters
+from pwl_lab.runner.run_folder import read_status
 from pwl_lab.support import paths
 from pwl_lab.support.errors import InvalidValueError
 
@@ -79,7 +79,7 @@ def test_a_batch_that_is_named_as_seen_from_where_the_command_runs(
 )
 def test_a_bad_value_is_refused_before_a_kernel_starts(params: dict) -> None:
     with pytest.raises(InvalidValueError, match=rf"{next(iter(params))} = "):
-        make_plan(read_notebook(resolve_notebook("09")), None, params)
+        resolve_parameters(read_notebook(resolve_notebook("09")), None, params)
 
 
 @pytest.mark.notebook

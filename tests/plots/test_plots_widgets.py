@@ -20,7 +20,7 @@ from pwl_lab.plots.style import looks
 from pwl_lab.study import tables as analysis
 from pwl_lab.study.recipes import SamplePredictions
 from pwl_lab.study.results import DistillationRuns
-from pwl_lab.support.download import Source
+from pwl_lab.support.download import DatasetFiles
 from pwl_lab.support.errors import InvalidValueError
 from pwl_lab.swap.masks import all_masks
 from pwl_lab.tasks import datasets
@@ -220,7 +220,7 @@ def coloured(monkeypatch):
     pixels = np.random.default_rng(0).integers(0, 256, (20, 3, 1, 1), dtype=np.uint8)
     raw = datasets.RawSplit(np.tile(pixels, (1, 1, 32, 32)), np.array(longest, np.uint8))
     entry = replace(entry, sizes=dict.fromkeys(datasets.SPLITS, 20), read=lambda _: dict.fromkeys(datasets.SPLITS, raw))
-    monkeypatch.setitem(datasets.DATASETS, "cifar-100", replace(entry, source=Source((), bundled=True)))
+    monkeypatch.setitem(datasets.DATASETS, "cifar-100", replace(entry, files=DatasetFiles((), bundled=True)))
     return ImageTask("cifar-100")
 
 

@@ -23,7 +23,7 @@ from pwl_lab.runner.execute import run_notebook
 from pwl_lab.runner.location import Location
 from pwl_lab.study.store import Artifact, Recipe, Store, record_metrics
 from pwl_lab.support import download as data_files
-from pwl_lab.support.download import Archive, DataFile, Source, obtain
+from pwl_lab.support.download import Archive, DataFile, DatasetFiles, obtain
 from pwl_lab.support.errors import InvalidValueError, PwlLabError, UnreadableError
 from pwl_lab.support.files import file_sha256
 from pwl_lab.support.progress import Progress
@@ -102,7 +102,7 @@ def given(path: Path) -> Path:
     """The files of a dataset that comes in an archive, out of the reader's own copy of it."""
     content = "6b86b273ff34fce19d6b804eff5a3f5747ada4eaa22f1d49c01e52ddb7875b4b"
     published = Archive("http://localhost/a.tar.gz", file_sha256(path), "inner")
-    return obtain("a", Source((DataFile("one", content),), archive=published), path.parent)
+    return obtain("a", DatasetFiles((DataFile("one", content),), archive=published), path.parent)
 
 
 def plain_files(folder: Path) -> None:
@@ -143,7 +143,7 @@ def test_a_download_has_the_mode_that_the_umask_gives(umask, tmp_path, monkeypat
 
     monkeypatch.setattr(pooch, "retrieve", retrieve)
     content = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
-    obtain("a", Source((DataFile("x", content, "http://localhost/x.gz", content),)))
+    obtain("a", DatasetFiles((DataFile("x", content, "http://localhost/x.gz", content),)))
     assert_usual(tmp_path / "runs" / "downloads", umask)
 
 
@@ -248,5 +248,5 @@ def test_a_download_that_may_not_be_read_is_neither_set_aside_nor_fetched_again(
     (folder / "x").write_bytes(b"x")
     closed(folder / "x")
     with as_modes_say(), pytest.raises(UnreadableError, match="Permission denied"):
-        obtain("a", Source((DataFile("x", file_sha256(folder / "x"), "http://localhost/x.gz", "0"),)))
+        obtain("a", DatasetFiles((DataFile("x", file_sha256(folder / "x"), "http://localhost/x.gz", "0"),)))
     assert [path.name for path in folder.iterdir()] == ["x"]

@@ -16,8 +16,8 @@ from pwl_lab.runner.batch import Reporter
 from pwl_lab.runner.dask import BatchOutcome
 from pwl_lab.runner.kernel import Runs
 from pwl_lab.runner.points import BatchPlan, Point
-from pwl_lab.runner.status import RunError, RunStatus, write_status
-from pwl_lab.runner.worker import Task
+from pwl_lab.runner.run_folder import RunError, RunStatus, write_status
+from pwl_lab.runner.worker import PointTask
 
 GRID = "notebook: {}\naxes: [product: {{rate: [1, 2]}}]\nseeds: [0, 1]\n"
 
@@ -158,7 +158,7 @@ class Cluster:
     def scheduler_info(self, n_workers: int) -> dict:
         return {"workers": {}}
 
-    def submit(self, work, task: Task, key: str, **_) -> SimpleNamespace:
+    def submit(self, work, task: PointTask, key: str, **_) -> SimpleNamespace:
         self.submitted.append(key)
         stopped = RunError(name=worker.CANCELLED, message="stopped")
         status = RunStatus(status="killed", notebook="", error=stopped, started="", cells=0, versions={}, commit=None)
@@ -171,7 +171,7 @@ def test_what_the_scheduler_takes_back_is_handed_out_again_and_not_for_ever(
 ) -> None:
     cluster = Cluster(answer)
     run = dask._BatchRun(cluster, "b", tmp_path, {}, Runs())
-    task = Task("b", BatchPlan(Path("n"), "s", None, None, {}, ()), Point("h", {}, {}), str(tmp_path))
+    task = PointTask("b", BatchPlan(Path("n"), "s", None, None, {}, ()), Point("h", {}, {}), str(tmp_path))
     run.submit([task])
     for _ in range(10):
         for _, future in list(run.waiting.values()):

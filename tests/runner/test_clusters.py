@@ -13,8 +13,8 @@ from pwl_lab.runner import dask
 from pwl_lab.runner.clusters import StoppedError, Workers, in_time, nobody_fits
 from pwl_lab.runner.kernel import Runs
 from pwl_lab.runner.points import BatchPlan, Point
-from pwl_lab.runner.status import RunStatus, write_status
-from pwl_lab.runner.worker import Task
+from pwl_lab.runner.run_folder import RunStatus, write_status
+from pwl_lab.runner.worker import PointTask
 
 POINT = Point("h", {}, {})
 
@@ -29,8 +29,8 @@ def client() -> Iterator[Client]:
         yield made
 
 
-def task(folder: Path) -> Task:
-    return Task("b", BatchPlan(Path("n"), "s", None, None, {}, ()), POINT, str(folder))
+def task(folder: Path) -> PointTask:
+    return PointTask("b", BatchPlan(Path("n"), "s", None, None, {}, ()), POINT, str(folder))
 
 
 def test_a_batch_that_waits_for_a_worker_says_for_which(

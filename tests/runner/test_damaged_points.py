@@ -13,7 +13,17 @@ from pwl_lab.runner import report
 from pwl_lab.runner.batch import _count_others, read_states, status_lines
 from pwl_lab.runner.location import Location, LocationError, location_at
 from pwl_lab.runner.points import BatchPlan, Point, read_finished, read_results, select_todo, write_batch
-from pwl_lab.runner.status import LASTING, METRICS, NOTEBOOK, PAGE, PARAMS, STATUS, RunStatus, left_files, write_status
+from pwl_lab.runner.run_folder import (
+    LASTING,
+    METRICS,
+    NOTEBOOK,
+    PAGE,
+    PARAMS,
+    STATUS,
+    RunStatus,
+    left_files,
+    write_status,
+)
 
 POINTS = tuple(Point(f"{n}abc", {"seed": n}, {}) for n in range(3))
 PLAN = BatchPlan(Path("own.ipynb"), "s", None, None, {}, POINTS)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pwl_lab.distill.probes import CorrelationProbe
 from pwl_lab.distill.targets import random_projection
 from pwl_lab.runner.grid import plan_grid
-from pwl_lab.runner.parameters import make_plan, read_notebook, series
+from pwl_lab.runner.parameters import read_notebook, resolve_parameters, series
 from pwl_lab.study.settings import SETTINGS, CurriculaSettings, LoadingSettings, SparseParityTeacherSettings
 from pwl_lab.support.config import Settings, _schema, _variants
 from pwl_lab.support.errors import InvalidValueError
@@ -74,7 +74,7 @@ def verdicts_of(path, cls: type[Settings], name: str, value: object, grid) -> di
     grid.write_text(f"{{notebook: {path.stem}, preset: smoke, parameters: {{{name}: {json.dumps(value)}}}}}")
     cell = f'preset = "smoke"\n{name} = {value!r}'
     return {
-        "run": allowed(lambda: make_plan(read_notebook(path), "smoke", {name: value})),
+        "run": allowed(lambda: resolve_parameters(read_notebook(path), "smoke", {name: value})),
         "batch": allowed(lambda: plan_grid(grid)),
         "kernel": allowed(lambda: cls.from_notebook({"In": ["", cell]})),
     }

@@ -15,7 +15,7 @@ from bs4 import BeautifulSoup
 from pwl_lab.runner import parameters as schema
 from pwl_lab.runner.execute import run_notebook
 from pwl_lab.runner.parameters import resolve_notebook, settings_of
-from pwl_lab.runner.status import FILES, read_status
+from pwl_lab.runner.run_folder import FILES, read_status
 from pwl_lab.study.settings import CurriculaSettings
 from pwl_lab.support import paths
 from pwl_lab.support.errors import InvalidValueError, MissingDataError, UnknownNameError
@@ -296,7 +296,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(write_notebook,
 )
 def test_what_fits_is_taken(write_notebook, pair: str, value: object) -> None:
     nb = schema.read_notebook(write_notebook("# Own", parameters=PARAMETERS))
-    plan = schema.make_plan(nb, None, schema.parse_parameters([pair]))
+    plan = schema.resolve_parameters(nb, None, schema.parse_parameters([pair]))
     assert list(plan.given.values()) == [value]
     assert plan.inject == plan.given
     assert type(plan.given[pair.split("=")[0]]) is type(value)
@@ -343,15 +343,19 @@ def test_preset_as_parameter_or_option_is_the_same(write_notebook) -> None:
             pwl_lab={"settings": "distillation_curricula"},
         )
     )
-    plan = schema.make_plan(nb, "smoke", {})
-    assert plan == schema.make_plan(nb, None, {"preset": "smoke"}) == schema.make_plan(nb, "smoke", {"preset": "smoke"})
+    plan = schema.resolve_parameters(nb, "smoke", {})
+    assert (
+        plan
+        == schema.resolve_parameters(nb, None, {"preset": "smoke"})
+        == schema.resolve_parameters(nb, "smoke", {"preset": "smoke"})
+    )
     assert plan.inject == {"preset": "smoke"}
-    assert schema.make_plan(nb, None, {}).preset == "lesson"
+    assert schema.resolve_parameters(nb, None, {}).preset == "lesson"
     # an integral float is the whole number that it says; a parameter of the reader's own is checked by its default
-    taken = schema.make_plan(nb, None, schema.parse_parameters(["seeds=[1e1]", "mine=2"]))
+    taken = schema.resolve_parameters(nb, None, schema.parse_parameters(["seeds=[1e1]", "mine=2"]))
     assert taken.given == {"seeds": [10], "mine": 2}
     with pytest.raises(InvalidValueError, match="mine = 'x'"):
-        schema.make_plan(nb, None, {"mine": "x"})
+        schema.resolve_parameters(nb, None, {"mine": "x"})
 
 
 @pytest.mark.parametrize("pair", ["seeds", "=3", "a b=3", "seeds=[0"])
@@ -414,7 +418,7 @@ def test_writing_is_all_or_nothing(tmp_path: Path) -> None:
 def test_every_series_notebook_can_be_planned_at_every_preset() -> None:
     for path in schema.series():
         for preset in sorted(file.stem for file in paths.presets().glob("*.yaml")):
-            plan = schema.make_plan(schema.read_notebook(path), preset, {})
+            plan = schema.resolve_parameters(schema.read_notebook(path), preset, {})
             assert plan.inject == {"preset": preset, "interactive": False}
 
 

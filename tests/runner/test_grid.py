@@ -6,7 +6,7 @@ import pytest
 
 from pwl_lab.runner import grid as grid_module
 from pwl_lab.runner.grid import plan_grid, seconds_per_point
-from pwl_lab.runner.status import RunStatus, write_status
+from pwl_lab.runner.run_folder import RunStatus, write_status
 from pwl_lab.support.errors import InvalidValueError
 
 Write = Callable[[str], Path]

@@ -14,8 +14,8 @@ from pwl_lab.runner import worker
 from pwl_lab.runner.batch import alone_at, find_holder
 from pwl_lab.runner.location import Location, LocationError, StorageLocation, location_at
 from pwl_lab.runner.points import BatchPlan, Point, Values, read_results, write_batch
-from pwl_lab.runner.status import RunError, RunStatus, write_status
-from pwl_lab.runner.worker import Task, note_failure, run_point
+from pwl_lab.runner.run_folder import RunError, RunStatus, write_status
+from pwl_lab.runner.worker import PointTask, note_failure, run_point
 from pwl_lab.support.errors import InvalidValueError
 
 PLAN = BatchPlan(Path("own.ipynb"), "source", None, None, {}, ())
@@ -72,9 +72,9 @@ def test_addresses_that_are_refused_do_not_say_their_secrets(url: str | Path, wo
     assert "secret" not in str(refusal.value)
 
 
-def task(place: Location, notebook: Path, **more: object) -> Task:
+def task(place: Location, notebook: Path, **more: object) -> PointTask:
     plan = BatchPlan(notebook, "source", None, None, {}, ())
-    return Task("batch", plan, Point("abc", {}, {"rate": 1}), place.address, **more)
+    return PointTask("batch", plan, Point("abc", {}, {"rate": 1}), place.address, **more)
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> list[Values]:
         return status
 
     monkeypatch.setattr(worker, "run_notebook", run)
-    monkeypatch.setattr(worker, "source_hash", lambda nb: "source")
+    monkeypatch.setattr(worker, "notebook_hash", lambda nb: "source")
     monkeypatch.setattr(worker, "hash_here", lambda *_: "abc")
     monkeypatch.setattr(worker, "get_worker", lambda: SimpleNamespace(name=0, address="tcp://x"))
     return asked

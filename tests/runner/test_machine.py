@@ -7,7 +7,7 @@ import pytest
 from pwl_lab.runner import machine, worker
 from pwl_lab.runner.machine import default_workers, share_out
 from pwl_lab.runner.points import BatchPlan, Point
-from pwl_lab.runner.worker import Task
+from pwl_lab.runner.worker import PointTask
 from pwl_lab.support.errors import InvalidValueError
 
 
@@ -36,7 +36,7 @@ def plan(resources: dict[str, float], **params: object) -> BatchPlan:
 
 def seen(environment: dict[str, str], workers: int) -> list[str]:
     """The GPUs that each worker's kernel sees."""
-    task = Task("b", plan({}), Point("h", {}, {}), "p", environment=environment)
+    task = PointTask("b", plan({}), Point("h", {}, {}), "p", environment=environment)
     assert machine.GPUS not in worker._environment(task, 0)
     return [worker._environment(task, name)["CUDA_VISIBLE_DEVICES"] for name in range(workers)]
 

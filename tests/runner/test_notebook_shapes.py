@@ -15,7 +15,7 @@ from pwl_lab.runner.execute import run_notebook
 from pwl_lab.runner.location import location_at
 from pwl_lab.runner.points import check_own
 from pwl_lab.runner.report import MetricColumns
-from pwl_lab.runner.status import RunStatus
+from pwl_lab.runner.run_folder import RunStatus
 from pwl_lab.runner.verdict import _check_metrics
 from pwl_lab.support.errors import InvalidValueError, PwlLabError
 
@@ -112,7 +112,7 @@ def is_refused_or_planned(path: Path) -> bool:
     try:
         nb = parameters.read_notebook(path)
         parameters.describe_parameters(nb)
-        parameters.make_plan(nb, None, {})
+        parameters.resolve_parameters(nb, None, {})
         parameters.heading_of(nb)
     except PwlLabError:
         return False

@@ -21,14 +21,14 @@ from pwl_lab.runner import series
 from pwl_lab.runner.execute import run_notebook
 from pwl_lab.runner.location import EVENTS, POINTS, location_at
 from pwl_lab.runner.points import BATCH
-from pwl_lab.runner.status import (
+from pwl_lab.runner.run_folder import (
     FILES,
     NOTEBOOK,
     STATUS,
     alone_in_folder,
     clear,
+    keep_changed_notebook,
     read_status,
-    set_aside,
     write_status,
 )
 from pwl_lab.support import paths
@@ -37,7 +37,7 @@ from pwl_lab.support.errors import InvalidValueError
 HOLD = """
 import sys, time
 from pathlib import Path
-from pwl_lab.runner.status import alone_in_folder
+from pwl_lab.runner.run_folder import alone_in_folder
 with alone_in_folder(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
@@ -159,7 +159,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     def execute(state, source: Path, folder: Path, *_: object) -> None:
         (folder / NOTEBOOK).write_text("{}")
         (folder / "figure.png").write_text("made")
-        state.status, state.files = "ok", notebooks.files.left_files(folder)
+        state.status, state.files = "ok", notebooks.run_folder.left_files(folder)
 
     monkeypatch.setattr(notebooks, "_execute", execute)
 
@@ -199,10 +199,10 @@ def test_a_batch_that_redoes_a_point_keeps_the_notebook_that_its_reader_changed(
     out = desk / "new"
     for mine in ("[1]", "[2]"):
         run_notebook("own.ipynb", out)
-        set_aside(out)
+        keep_changed_notebook(out)
         assert (out / NOTEBOOK).exists(), "it is as the run left it"
         (out / NOTEBOOK).write_text(mine)
-        set_aside(out)
+        keep_changed_notebook(out)
         clear(out)
     assert [(out / f"changed-{n}.ipynb").read_text() for n in (1, 2)] == ["[1]", "[2]"]
 
@@ -215,11 +215,11 @@ def test_what_a_killed_run_left_is_its_own(
         """Stands for SIGKILL: nothing is written after it."""
 
     def kill(*_: object, **__: object) -> None:
-        monkeypatch.setattr(notebooks.files, "write_status", lambda *_: None)
+        monkeypatch.setattr(notebooks.run_folder, "write_status", lambda *_: None)
         raise Killed
 
     where = {
-        "begin": (notebooks.files, "versions"),
+        "begin": (notebooks.run_folder, "versions"),
         "parameters": (notebooks, "write_json"),
         "kernel": (notebooks, "_execute"),
     }

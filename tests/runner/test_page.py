@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from pwl_lab.cli import app
 from pwl_lab.runner import page as export
 from pwl_lab.runner.execute import run_notebook
-from pwl_lab.runner.status import RunStatus, read_status
+from pwl_lab.runner.run_folder import RunStatus, read_status
 
 OK = RunStatus(status="ok", notebook="own.ipynb", started="", cells=3, versions={}, commit=None)
 KINDS = [

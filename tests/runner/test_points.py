@@ -9,7 +9,7 @@ from benches import point_folder, read_events
 from pwl_lab.runner.batch import alone_at, find_holder, read_states
 from pwl_lab.runner.location import location_at
 from pwl_lab.runner.points import BatchPlan, Point, log_event, read_finished, read_results, select_todo, write_batch
-from pwl_lab.runner.status import RunError, RunStatus, write_status
+from pwl_lab.runner.run_folder import RunError, RunStatus, write_status
 from pwl_lab.support.errors import InvalidValueError, UnknownNameError
 
 HOLD = """

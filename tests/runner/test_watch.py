@@ -10,7 +10,7 @@ from pwl_lab.runner import batch
 from pwl_lab.runner.batch import alone_at
 from pwl_lab.runner.location import Location, location_at
 from pwl_lab.runner.points import BatchPlan, Point, write_batch
-from pwl_lab.runner.status import STATUS, RunStatus
+from pwl_lab.runner.run_folder import STATUS, RunStatus
 from pwl_lab.support.files import json_text
 
 PLAN = BatchPlan(Path("own.ipynb"), "s", None, None, {}, tuple(Point(f"{n}abc", {"seed": n}, {}) for n in range(3)))

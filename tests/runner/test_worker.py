@@ -17,8 +17,8 @@ from pwl_lab.runner.grid import plan_grid
 from pwl_lab.runner.kernel import Runs
 from pwl_lab.runner.location import Location, location_at
 from pwl_lab.runner.points import read_results
-from pwl_lab.runner.status import RunStatus, write_status
-from pwl_lab.runner.worker import CANCELLED, PointError, StopUnwanted, Task, note_failure, run_point
+from pwl_lab.runner.run_folder import RunStatus, write_status
+from pwl_lab.runner.worker import CANCELLED, PointError, PointTask, StopUnwanted, note_failure, run_point
 from pwl_lab.support import paths
 
 
@@ -60,10 +60,10 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return folders
 
 
-def planned(grid: Path, place: Location, force: bool = False) -> Task:
+def planned(grid: Path, place: Location, force: bool = False) -> PointTask:
     """The first point of a grid as a worker gets it."""
     plan = plan_grid(grid)
-    return Task("batch", replace(plan, points=()), plan.points[0], place.address, force=force)
+    return PointTask("batch", replace(plan, points=()), plan.points[0], place.address, force=force)
 
 
 def test_a_preset_or_data_that_are_not_the_planned_ones_are_refused(

@@ -10,7 +10,7 @@ from scored import scored_pair, some_predictions
 
 from pwl_lab import distill, training, widgets
 from pwl_lab.runner import dashboard
-from pwl_lab.runner.parameters import make_plan, parse_parameters, read_notebook, resolve_notebook
+from pwl_lab.runner.parameters import parse_parameters, read_notebook, resolve_notebook, resolve_parameters
 from pwl_lab.study import crossing, recipes, store, stored_pairs, verbs
 from pwl_lab.study.settings import DashboardSettings
 from pwl_lab.support.errors import InvalidValueError, UnknownNameError
@@ -47,7 +47,7 @@ def test_the_commands_named_are_ones_that_run(store_folder):
         assert (program, run) == (".venv/bin/pwl-lab", "run")
         named = dict(zip(options[::2], options[1::2], strict=True))
         given = parse_parameters([named["-p"]] if "-p" in named else [])
-        assert make_plan(read_notebook(resolve_notebook(notebook)), named["--preset"], given).preset == "smoke"
+        assert resolve_parameters(read_notebook(resolve_notebook(notebook)), named["--preset"], given).preset == "smoke"
         outs.append(named["--out"])
     assert len(set(outs)) == len(outs)
 

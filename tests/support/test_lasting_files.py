@@ -9,7 +9,7 @@ import pytest
 
 from pwl_lab.runner import execute
 from pwl_lab.runner.points import read_finished
-from pwl_lab.runner.status import FILES, read_status
+from pwl_lab.runner.run_folder import FILES, read_status
 from pwl_lab.support.files import settle, write_text
 
 LEAVES_METRICS = """

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from IPython.core.inputtransformer2 import TransformerManager
 from sources import ROOT
 
-from pwl_lab.runner.parameters import make_plan, parameter_defaults, settings_of
+from pwl_lab.runner.parameters import parameter_defaults, resolve_parameters, settings_of
 from pwl_lab.study.settings import SETTINGS, CurriculaSettings, Settings
 from pwl_lab.support.errors import InvalidValueError, UnknownNameError
 from pwl_lab.support.parameters_cell import NOT_LITERAL, is_parameters_cell, values_in, values_that_ran
@@ -146,8 +146,8 @@ def test_an_expression_is_refused_rather_than_run_a_second_time() -> None:
     source = 'preset = "smoke"\nseeds = list(range(3))'
     nb.cells.append(nbformat.v4.new_code_cell(source, metadata={"tags": ["parameters"]}))
     with pytest.raises(InvalidValueError, match="seeds = computed in the notebook is not allowed: a literal"):
-        make_plan(nb, None, {})
-    assert make_plan(nb, None, {"seeds": [4]}).resolved["seeds"] == [4]
+        resolve_parameters(nb, None, {})
+    assert resolve_parameters(nb, None, {"seeds": [4]}).resolved["seeds"] == [4]
 
 
 def test_a_cell_that_did_not_parse_did_not_run() -> None:

@@ -42,7 +42,7 @@ def records(n, label_bytes, n_classes=10, seed=0):
 
 def contents(name):
     """The files of a small dataset: 50 training images, 20 test images."""
-    names = [file.name for file in datasets.dataset(name).source.files]
+    names = [file.name for file in datasets.dataset(name).files.members]
     each = 50 // (len(names) - 1)
     numbers = dict(enumerate(names))
     return {
@@ -68,12 +68,10 @@ def pack(files, folder):
 def entry_of(name, archive, url, files):
     """The registry's entry, for small files with checksums of their own."""
     entry = datasets.dataset(name)
-    published = replace(entry.source.archive, url=f"{url}{entry.source.archive.name}", sha256=digest(archive))
-    source = replace(
-        entry.source, files=tuple(DataFile(file, digest(data)) for file, data in files.items()), archive=published
-    )
+    published = replace(entry.files.archive, url=f"{url}{entry.files.archive.name}", sha256=digest(archive))
+    members = tuple(DataFile(file, digest(data)) for file, data in files.items())
     read = functools.partial(entry.read.func, **entry.read.keywords, n_validation=SIZES["validation"])
-    return replace(entry, sizes=SIZES, read=read, source=source)
+    return replace(entry, sizes=SIZES, read=read, files=replace(entry.files, members=members, archive=published))
 
 
 @pytest.fixture
@@ -85,7 +83,7 @@ def small(tmp_path, monkeypatch, request):
     monkeypatch.setenv("PWL_LAB_DATA", str(downloads))
     served.mkdir()
     name = request.node.callspec.params.get("name", "cifar-10") if hasattr(request.node, "callspec") else "cifar-10"
-    files, archive = contents(name), datasets.dataset(name).source.archive
+    files, archive = contents(name), datasets.dataset(name).files.archive
     packed = pack(files, archive.folder)
     (served / archive.name).write_bytes(packed)
     with serving(served) as url:
@@ -260,10 +258,10 @@ def test_the_published_sets_are_described_as_they_are():
     assert [len(entry.class_names) for entry in (ten, hundred)] == [10, 100]
     assert list(hundred.class_names) == sorted(hundred.class_names)
     assert [hundred.class_names[i] for i in (0, 1, 49, 99)] == ["apple", "aquarium fish", "mountain", "worm"]
-    assert [file.name for file in ten.source.files][-1] == "test_batch.bin"
+    assert [file.name for file in ten.files.members][-1] == "test_batch.bin"
     for entry in (ten, hundred):
         assert sum(entry.sizes.values()) == 60_000
-        sums = [entry.source.archive.sha256, *(file.sha256 for file in entry.source.files)]
+        sums = [entry.files.archive.sha256, *(file.sha256 for file in entry.files.members)]
         assert len(set(sums)) == len(sums)
         assert all(len(bytes.fromhex(checksum)) == 32 for checksum in sums)
     assert ImageTask("cifar-10").fingerprint() != ImageTask("cifar-100").fingerprint()

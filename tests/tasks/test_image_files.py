@@ -11,7 +11,7 @@ import pytest
 from loopback import serving
 
 from pwl_lab.support import paths
-from pwl_lab.support.download import DataFile, Source, content
+from pwl_lab.support.download import DataFile, DatasetFiles, content
 from pwl_lab.support.errors import InvalidValueError, MissingDataError, UnknownNameError
 from pwl_lab.tasks import datasets
 from pwl_lab.tasks.images import ImageTask
@@ -56,7 +56,7 @@ def tiny(tmp_path, monkeypatch):
             datasets.dataset("fashion-mnist"),
             sizes=SIZES,
             read=functools.partial(datasets.read_mnist_like, n_validation=SIZES["validation"]),
-            source=Source(tuple(files), system_folders=(str(tmp_path / "system"),)),
+            files=DatasetFiles(tuple(files), system_folders=(str(tmp_path / "system"),)),
         )
         monkeypatch.setitem(datasets.DATASETS, NAME, entry)
         yield served

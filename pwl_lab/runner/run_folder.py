@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from pwl_lab.support import paths
 from pwl_lab.support.errors import InvalidValueError, invalid
-from pwl_lab.support.files import file_sha256, locked, write_json
+from pwl_lab.support.files import file_sha256, locked, set_aside, write_json
 
 STATUS = "status.json"
 PARAMS = "params.json"
@@ -88,12 +88,12 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def write_status(folder: Path, status: RunStatus) -> None:
-    """Leave `status` in `folder`."""
+    """Write `status` into `folder`."""
     write_json(folder / STATUS, status.model_dump(mode="json"))
 
 
 def read_status(folder: Path) -> RunStatus | None:
-    """The status in `folder`, None where there is none that can be read."""
+    """The status in `folder`; None if it is missing or cannot be read."""
     try:
         return parse_status((folder / STATUS).read_bytes())
     except OSError:
@@ -101,7 +101,7 @@ def read_status(folder: Path) -> RunStatus | None:
 
 
 def parse_status(content: bytes) -> RunStatus | None:
-    """The status in this file's content, None where it cannot be read."""
+    """The status in this file's content; None if it cannot be read."""
     try:
         return RunStatus.model_validate_json(content)
     except ValueError:
@@ -161,12 +161,12 @@ def _is_left(status: RunStatus, folder: Path, name: str) -> bool:
     return True
 
 
-def set_aside(folder: Path) -> None:
+def keep_changed_notebook(folder: Path) -> None:
     """Keep a notebook that was changed since its run under a name that no run writes; for one that is to be redone."""
     status = read_status(folder)
     if status and NOTEBOOK in status.files and (folder / NOTEBOOK).is_file() and not _is_left(status, folder, NOTEBOOK):
         names = (folder / f"changed-{number}.ipynb" for number in itertools.count(1))
-        (folder / NOTEBOOK).rename(next(path for path in names if not path.exists()))
+        set_aside(folder / NOTEBOOK, next(path for path in names if not path.exists()))
 
 
 def clear(folder: Path) -> None:
