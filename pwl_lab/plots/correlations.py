@@ -163,7 +163,7 @@ def projected_probe(table: pd.DataFrame, noise_floor: float) -> Figure:
 
 def curves_over_seeds(history: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The "median", "min" and "max" accuracy over seeds: by step (the index), a column per curriculum, gaps filled."""
-    table = tables.held(history).groupby(["curriculum", "step"])["accuracy"].agg(["median", "min", "max"])
+    table = tables.hold_last_accuracy(history).groupby(["curriculum", "step"])["accuracy"].agg(["median", "min", "max"])
     names = list(dict.fromkeys(history["curriculum"]))  # in order of appearance
     return {statistic: table[statistic].unstack("curriculum")[names].ffill() for statistic in table}
 

@@ -16,7 +16,7 @@ from pwl_lab.study.intervals import in_points, mean_interval
 from pwl_lab.study.recipes import image_models, image_task, image_teacher, pair_losses
 from pwl_lab.study.results import Pair
 from pwl_lab.study.settings import CrossingSettings
-from pwl_lab.study.verbs import each, train_or_load, train_pair
+from pwl_lab.study.verbs import run_cases, train_or_load, train_pair
 from pwl_lab.swap.pair_training import PairLossConfig
 from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.training import TrainPlan, image_plan
@@ -24,7 +24,7 @@ from pwl_lab.training import TrainPlan, image_plan
 # From which share of the budget on PWL training reaches the student; until then it trains the converters alone.
 LOADINGS = {"alone": 1.0, "followed": 0.5, "combined": 0.0}
 LOADING_WORDS = {"alone": "no PWL", "followed": "then PWL", "combined": "with PWL"}  # as figures and menus say it
-PWL_ALONE = ("none", "combined")  # no curriculum: the paper's hard and soft loss
+PWL_ONLY = ("none", "combined")  # no curriculum: the paper's hard and soft loss
 # What a pair is measured by (columns of `crossing_table`), as figures and tables say it.
 MEASURES = {
     "student_accuracy": "student alone",
@@ -55,7 +55,7 @@ def image_curricula(settings: CrossingSettings, n_blocks: int) -> dict[str, Curr
 def combinations(loadings: Sequence[str]) -> list[tuple[str, str]]:
     """(curriculum, loading) of every student of a seed: PWL training alone, then each curriculum in each way asked for."""
     chosen = [loading for loading in LOADINGS if loading in loadings]
-    return [PWL_ALONE, *((name, loading) for name in ("one_shot", "progressive", "extracted") for loading in chosen)]
+    return [PWL_ONLY, *((name, loading) for name in ("one_shot", "progressive", "extracted") for loading in chosen)]
 
 
 def crossed_pair(settings: CrossingSettings, seed: int, curriculum: str, loading: str) -> Pair:
@@ -72,7 +72,9 @@ def crossed_pair(settings: CrossingSettings, seed: int, curriculum: str, loading
 
 def crossed_pairs(settings: CrossingSettings) -> list[Crossed]:
     """All combinations and seeds; what is not in the store is trained side by side, the teachers first."""
-    each(image_teacher, [{"settings": settings, "seed": seed} for seed in settings.seeds], "teachers", settings.device)
+    run_cases(
+        image_teacher, [{"settings": settings, "seed": seed} for seed in settings.seeds], "teachers", settings.device
+    )
     return _every_seed(crossed_pair, settings, combinations(settings.loadings), "students")
 
 
@@ -84,7 +86,7 @@ def _every_seed(
     cases = [
         {"settings": settings, "seed": seed, "curriculum": name, "loading": loading} for name, loading, seed in whole
     ]
-    pairs = each(recipe, cases, description, settings.device)
+    pairs = run_cases(recipe, cases, description, settings.device)
     return [Crossed(name, loading, pair) for (name, loading, _), pair in zip(whole, pairs, strict=True)]
 
 
@@ -123,8 +125,8 @@ def crossing_table(found: Sequence[Crossed]) -> pd.DataFrame:
 
 def against_pwl(table: pd.DataFrame, measure: str) -> pd.DataFrame:
     """Each student against PWL training alone on the same seed: curriculum, loading, seed, difference of `measure`."""
-    alone = table[(table["curriculum"] == PWL_ALONE[0])].set_index("seed")[measure]
-    others = table[table["curriculum"] != PWL_ALONE[0]]
+    alone = table[(table["curriculum"] == PWL_ONLY[0])].set_index("seed")[measure]
+    others = table[table["curriculum"] != PWL_ONLY[0]]
     difference = others[measure].to_numpy() - alone.loc[others["seed"]].to_numpy()
     return others[["curriculum", "loading", "seed"]].assign(difference=difference)
 

@@ -12,7 +12,7 @@ from pwl_lab.models import ModelConfig, mlp, resnet, vgg, vit
 from pwl_lab.study import tables
 from pwl_lab.study.results import DistillationRuns, Pair
 from pwl_lab.study.settings import PROBE_SAMPLES, CurriculaSettings, ImageSettings, LoadingSettings
-from pwl_lab.study.verbs import distill, each, train_or_load, train_pair
+from pwl_lab.study.verbs import distill, run_cases, train_or_load, train_pair
 from pwl_lab.swap.masks import all_masks, check_whole_cube
 from pwl_lab.swap.pair_training import PairLossConfig
 from pwl_lab.tasks.augment import Augmentation
@@ -142,7 +142,7 @@ def loading_pair(settings: LoadingSettings, seed: int) -> tuple[TrainedModel, Pa
 def loading_pairs(settings: LoadingSettings) -> tuple[list[TrainedModel], list[Pair]]:
     """Teachers and pairs of all seeds; those that are not in the store are trained side by side."""
     cases = [{"settings": settings, "seed": seed} for seed in settings.seeds]
-    teachers, pairs = zip(*each(loading_pair, cases, f"{settings.family} pairs", settings.device), strict=True)
+    teachers, pairs = zip(*run_cases(loading_pair, cases, f"{settings.family} pairs", settings.device), strict=True)
     return list(teachers), list(pairs)
 
 

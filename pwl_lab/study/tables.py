@@ -52,7 +52,7 @@ def diverged(history: pd.DataFrame) -> dict[str, list[int]]:
 
 
 def _has_diverged(rows: pd.DataFrame) -> bool:
-    """Of one student's rows."""
+    """Whether a student diverged: some evaluation in its rows has no accuracy."""
     return bool(rows["accuracy"].isna().any())
 
 
@@ -67,8 +67,8 @@ def _by_student(history: pd.DataFrame, measure: Callable[[pd.DataFrame], Value])
     return found
 
 
-def held(history: pd.DataFrame) -> pd.DataFrame:
-    """The history with every retired student held at its last accuracy up to the last step of all.
+def hold_last_accuracy(history: pd.DataFrame) -> pd.DataFrame:
+    """The history, in which every retired student keeps its last accuracy up to the last step of all.
 
     Without this a curve over seeds would, from the first retirement on, show only the students that are slower.
     A student that diverged ends where it did.

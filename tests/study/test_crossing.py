@@ -21,7 +21,7 @@ ACCURACY = {"SSS": 0.5, "TSS": 0.4, "STS": 0.31, "SST": 0.22, "TTS": 0.7, "TST":
 
 def test_every_curriculum_meets_every_loading_and_pwl_stands_alone_once():
     found = crossing.combinations(crossing.LOADINGS)
-    assert found[0] == crossing.PWL_ALONE == ("none", "combined")
+    assert found[0] == crossing.PWL_ONLY == ("none", "combined")
     assert sorted(found[1:]) == sorted((curriculum, loading) for curriculum in CURRICULA for loading in LOADINGS)
     assert LOADINGS == {"alone": 1.0, "followed": 0.5, "combined": 0.0}
 
