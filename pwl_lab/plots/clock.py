@@ -93,9 +93,8 @@ def anytime_chart(timelines: pd.DataFrame, horizon_s: float) -> Figure:
     Means over seeds, with a band from the worst to the best seed.
 
     Arguments:
-
-    - timelines: as from `benchmarks.timelines`: way, seed, seconds, network and accuracy.
-    - horizon_s: the seconds shown; the legend has the area under the curve up to there (`anytime_area`).
+    - `timelines`: as from `benchmarks.timelines`: way, seed, seconds, network and accuracy.
+    - `horizon_s`: the seconds shown; the legend has the area under the curve up to there (`anytime_area`).
     """
     figure, (axes,) = style.row_of_axes(9, 4.8)
     for baseline, rows in timelines.groupby("way", sort=False):
@@ -193,9 +192,8 @@ def arrival_chart(events: Sequence[Event], accuracies: Mapping[str, float] | Non
     """What a loader's events say: bytes arrived against seconds, and at each swap the mask that predicts from then on.
 
     Arguments:
-
-    - events: a `ProgressiveModel`'s `events`.
-    - accuracies: the accuracy of each mask, to be written beside it.
+    - `events`: a `ProgressiveModel`'s `events`.
+    - `accuracies`: the accuracy of each mask, to be written beside it.
     """
     came = [event for event in events if event.kind in ("boot", "fetched", "swap")]
     figure, (axes,) = style.row_of_axes(9, 4)

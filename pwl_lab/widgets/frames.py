@@ -51,13 +51,12 @@ class Choice:
     """One thing to choose, by a slider or a menu.
 
     Arguments:
-
-    - label: stands before the control.
-    - tooltip: says what is chosen.
-    - values: all that can be chosen.
-    - start: the value shown first; None for the first one.
-    - menu: a menu in place of a slider.
-    - play: a button beside the slider goes through the values in turn.
+    - `label`: stands before the control.
+    - `tooltip`: says what is chosen.
+    - `values`: all that can be chosen.
+    - `start`: the value shown first; None for the first one.
+    - `menu`: a menu in place of a slider.
+    - `play`: a button beside the slider goes through the values in turn.
     """
 
     label: str

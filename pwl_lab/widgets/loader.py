@@ -1,4 +1,7 @@
-"""The layer loader: order, slider, single switches, play; every move picks from a table that was made before."""
+"""The layer loader: order, slider, single switches, play.
+
+A slider or switch only picks a picture; choosing another pair draws its pictures once.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -61,13 +64,12 @@ def layer_loader(
     Raises InvalidValueError where pairs and samples do not have the same labels, or pairs differ in their blocks.
 
     Arguments:
-
-    - pair: a pair, or several of equally many blocks by (family, curriculum): menus choose among those that are there.
-    - samples: what the pair predicts for a few images; for several pairs by the same labels.
-    - interactive: a live widget, in which single blocks can be switched as well; the first choice of another pair draws
+    - `pair`: a pair, or several of equally many blocks by (family, curriculum): menus choose among those that are there.
+    - `samples`: what the pair predicts for a few images; for several pairs by the same labels.
+    - `interactive`: a live widget, in which single blocks can be switched as well; the first choice of another pair draws
       that pair's pictures. Otherwise a control for a page without a kernel, with the pictures of all pairs.
-    - orders: the masks k = 0..n of each loading order; unless given, each pair's named ones and its best one.
-    - megabytes_per_s: the links to choose from.
+    - `orders`: the masks k = 0..n of each loading order; unless given, each pair's named ones and its best one.
+    - `megabytes_per_s`: the links to choose from.
     """
     pairs = pair if isinstance(pair, Mapping) else {ALONE: pair}
     seen = samples if isinstance(samples, Mapping) else {ALONE: samples}
