@@ -213,7 +213,13 @@ def arrival_chart(events: Sequence[Event], accuracies: Mapping[str, float] | Non
 
 @style.context()
 def planned_charts(index: BundleIndex, megabytes_per_s: Sequence[float], orders: Sequence[str]) -> Figure:
-    """What each loading order of a bundle would bring on each link (`planned_timeline`): a panel per link."""
+    """What each loading order of a bundle would bring on each link (`planned_timeline`): a panel per link.
+
+    Arguments:
+    - `index`: the bundle's index, with its bytes and recorded accuracies.
+    - `megabytes_per_s`: the bandwidth of each link.
+    - `orders`: the loading orders, as in the index.
+    """
     figure, panels = style.row_of_axes(9, 3.4, len(megabytes_per_s), sharey=True)
     for speed, axes in zip(megabytes_per_s, panels, strict=True):
         plans = plans_for(index, speed, orders)
@@ -233,7 +239,14 @@ def planned_charts(index: BundleIndex, megabytes_per_s: Sequence[float], orders:
 
 @style.context()
 def planned_chart(index: BundleIndex, megabytes_per_s: float, shown: str, orders: Sequence[str]) -> Figure:
-    """What the loading order `shown` would bring on one link; in grey the other `orders`."""
+    """What one loading order of a bundle would bring on one link; in grey the others.
+
+    Arguments:
+    - `index`: the bundle's index, with its bytes and recorded accuracies.
+    - `megabytes_per_s`: the bandwidth of the link.
+    - `shown`: the loading order in colour.
+    - `orders`: all loading orders, as in the index.
+    """
     plans = plans_for(index, megabytes_per_s, orders)
     figure, (axes,) = style.row_of_axes(9, 3.4)
     for plan in plans.values():

@@ -48,9 +48,11 @@ def learning_curves(runs: DistillationRuns, threshold: float = 0.99, chance: flo
 
 @style.context()
 def steps_to_threshold(runs: DistillationRuns, threshold: float = 0.99) -> Figure:
-    """Steps to a test accuracy of `threshold`: a point per seed of the `runs`, a bar at the median.
+    """Steps to a test accuracy: a point per seed, a bar at the median; hollow at the budget: not reached.
 
-    A seed that did not get there stands at the budget, hollow.
+    Arguments:
+    - `runs`: the students, by curriculum and seed.
+    - `threshold`: the test accuracy to reach.
     """
     steps, lost, budget = runs.steps_to(threshold), tables.diverged(runs.history), runs.plan.steps
     figure, (axes,) = style.row_of_axes(9, 0.8 * len(steps) + 1)
@@ -107,7 +109,9 @@ def _steps_row(axes: Axes, row: float, values: Sequence[int | None], budget: int
 def teacher_curve(teacher: TrainedModel, checkpoint_accuracy: float | None = None) -> Figure:
     """A teacher's validation accuracy over its training, and the moment when it was done.
 
-    With `checkpoint_accuracy`, the checkpoint of the progressive curriculum that first reached it is marked.
+    Arguments:
+    - `teacher`: with its history and checkpoints.
+    - `checkpoint_accuracy`: mark the checkpoint that first reached this, which the progressive curriculum uses.
     """
     history = teacher.history
     end = history["step"].max()
@@ -243,7 +247,11 @@ def _share_frame(figure: Figure, panels: Sequence[Axes], label: str) -> None:
 def crossing_histories(found: Sequence[Crossed], chance: float | None = None) -> Figure:
     """The student's validation accuracy over training: a panel per loading, a line per curriculum, a band over seeds.
 
-    PWL alone, for comparison, is in every panel. `chance` is the accuracy of guessing, drawn as a line.
+    PWL alone, for comparison, is in every panel.
+
+    Arguments:
+    - `found`: the students, as from `crossing.crossed_pairs`.
+    - `chance`: the accuracy of guessing, a line.
     """
     others = {one.loading for one in found if one.curriculum != PWL_ONLY[0]}
     loadings = [name for name in LOADINGS if name in others]

@@ -142,7 +142,9 @@ def _byte_ticks(smallest: float, end: float) -> list[float]:
 def mask_chart(masks: pd.DataFrame, split: str = "test") -> Figure:
     """Accuracy of every swap mask, sorted: mean over seeds with the worst and the best seed, owners drawn as squares.
 
-    `masks` as from `tables.mask_table`; `split` is the column that is shown.
+    Arguments:
+    - `masks`: as from `tables.mask_table`, of one or more seeds.
+    - `split`: the column of `masks` that is shown.
     """
     by_mask = masks.groupby("mask")[split].agg(["mean", "min", "max"]).sort_values("mean", ascending=False)
     n_blocks = len(by_mask.index[0])

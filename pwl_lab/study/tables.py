@@ -21,7 +21,7 @@ class HasMasks(Protocol):
 
 
 def first_step(history: pd.DataFrame, accuracy: float) -> int | None:
-    """The first step at which a single network was at least so accurate; None where it never was."""
+    """The first step at which a single network's accuracy was at least `accuracy`; None where it never was."""
     reached = history.loc[history["accuracy"] >= accuracy, "step"]
     return int(reached.min()) if len(reached) else None
 
@@ -84,7 +84,12 @@ def hold_last_accuracy(history: pd.DataFrame) -> pd.DataFrame:
 
 
 def transition_step(history: pd.DataFrame, chance: float = 0.5) -> int | None:
-    """The first step at which a teacher's accuracy was half way from `chance` to 1; None where it never was."""
+    """The first step at which a teacher's accuracy was half way from `chance` to 1; None where it never was.
+
+    Arguments:
+    - `history`: of the teacher, one row per evaluation.
+    - `chance`: the accuracy of guessing.
+    """
     return first_step(history, (1 + chance) / 2)
 
 
@@ -156,7 +161,15 @@ def stacked_masks(pairs: Iterable[HasMasks]) -> pd.DataFrame:
 
 
 def order_curves(masks: pd.DataFrame, orders: Mapping[str, list[str]], split: str = "test") -> pd.DataFrame:
-    """Accuracy against the number of loaded teacher blocks: one row per order, seed and k."""
+    """Accuracy against the number of loaded teacher blocks: one row per order, seed and k.
+
+    Columns order, seed, teacher_blocks (k), mask, teacher_bytes and accuracy.
+
+    Arguments:
+    - `masks`: as from `mask_table`, of one or more seeds.
+    - `orders`: by name, the masks of each loading order, k = 0..n.
+    - `split`: the column of `masks` that becomes the accuracy.
+    """
     found = masks.set_index(["seed", "mask"])
     return pd.DataFrame(
         [
@@ -180,6 +193,11 @@ def arrival_table(curves: pd.DataFrame, order: str, student_bytes: int, converte
 
     The student answers from its own bytes; from the first teacher block on the converters are there too, all of them
     (an order may need fewer). `share` is of the bytes of the teacher alone, without student and converters.
+
+    Arguments:
+    - `curves`: as from `order_curves`.
+    - `order`: which of its orders.
+    - `student_bytes`, `converter_bytes`: of the pair, as `Pair` has them.
     """
     mine = curves[curves["order"] == order].groupby("mask", sort=False)[["accuracy", "teacher_bytes"]].mean()
     teacher = mine.pop("teacher_bytes").astype(int)
@@ -199,7 +217,12 @@ def _arrived(teacher_bytes: pd.Series, student_bytes: int, converter_bytes: int)
 
 
 def mean_curve(curves: pd.DataFrame, order: str) -> list[float]:
-    """The accuracy of one loading order at k = 0..n, mean over seeds."""
+    """The accuracy of one loading order at k = 0..n, mean over seeds.
+
+    Arguments:
+    - `curves`: as from `order_curves`.
+    - `order`: which of its orders.
+    """
     means = curves[curves["order"] == order].groupby("teacher_blocks")["accuracy"].mean()
     return [float(value) for value in means]
 
@@ -261,6 +284,10 @@ def best_order(masks: pd.DataFrame, split: str = "validation") -> list[str]:
     in [0, 1]: the mean accuracy over the time of loading at a constant rate. The finished teacher's accuracy does not
     enter (all orders end there), that of the student always does.
 
+    Arguments:
+    - `masks`: as from `mask_table`, every mask of one or more seeds; accuracies are means over the seeds.
+    - `split`: the column of `masks` that is searched.
+
     The search is exact over all n! orders (`search_order`). Raises InvalidValueError as `check_cube` does.
     """
     n_blocks = check_cube(masks)
@@ -296,7 +323,13 @@ def best_under_budget(masks: pd.DataFrame, split: str = "validation") -> pd.Data
 
     Columns: teacher_bytes, mask, the accuracies `validation` and `test` (means over seeds), and `test_lowest` and
     `test_highest` over the seeds. Chosen by `split`, so `validation` never falls down the rows while `test` may. Of
-    equally good masks the one of fewer bytes is taken. Raises InvalidValueError as `check_cube` does.
+    equally good masks the one of fewer bytes is taken.
+
+    Arguments:
+    - `masks`: as from `mask_table`, every mask of one or more seeds.
+    - `split`: the column of `masks` that the masks are chosen by.
+
+    Raises InvalidValueError as `check_cube` does.
     """
     check_cube(masks)
     by_mask = masks.groupby("mask").agg(
