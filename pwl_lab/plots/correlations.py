@@ -66,7 +66,7 @@ def _degree_looks(table: pd.DataFrame) -> list[tuple[int, Look]]:
 
 
 def _degree(axes: Axes, rows: pd.DataFrame, steps: Sequence[int], look: Look) -> None:
-    """One degree's two lines."""
+    """Draw the two lines of a degree: on the support, and off it."""
     colour, dashes, marker = look
     axes.plot(steps, rows["off_support"], color=OUTSIDE, ls=dashes, lw=1, marker=marker, ms=3.5, mfc="none")
     axes.plot(steps, rows["in_support"], color=colour, ls=dashes, lw=2, marker=marker, ms=4.5)

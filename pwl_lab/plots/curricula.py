@@ -232,7 +232,7 @@ def _look(curriculum: str) -> Look:
 
 
 def _name(curriculum: str) -> str:
-    """As a legend says it."""
+    """What legends call a curriculum, or PWL alone."""
     return "PWL alone" if curriculum == PWL_ONLY[0] else curriculum.replace("_", "-")
 
 

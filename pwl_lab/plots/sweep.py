@@ -190,7 +190,7 @@ def _name_spots(figure: Figure, bottom: Sequence[Axes], axis: str, spots: Spots)
 
 
 def _words(curves: pd.DataFrame, metric: str, statistic: str) -> str:
-    """What is drawn, and what the bars are."""
+    """The figure's title: what is drawn, and what its bars are."""
     bars = set(curves["bar"]) - {""}
     if not bars:
         return f"{metric}: one seed"

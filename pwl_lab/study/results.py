@@ -154,7 +154,7 @@ def outline(net: SwapNet, input_shape: Sequence[int]) -> pd.DataFrame:
 
 
 def _row(part: str, number: int, shape: tuple[int, ...], module: nn.Module, size: int) -> dict[str, object]:
-    """One part in numbers."""
+    """The row of `outline` for one block or converter."""
     layers = sum(any(p.ndim > 1 for p in one.parameters(recurse=False)) for one in module.modules())
     positions = "×".join(str(length) for length in shape[1:])
     return {

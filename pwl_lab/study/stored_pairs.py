@@ -34,7 +34,7 @@ class Missing:
     left_out: dict[str, str] = field(default_factory=dict)  # what is stored and not shown all the same: why
 
     def __repr__(self) -> str:
-        """A line for each."""
+        """A line for each thing that is missing or left out."""
         lines = [f"Not stored: {what}. It is made by: {command}" for what, command in self.commands.items()]
         return "\n".join([*lines, *(f"Not shown: {what}: {why}" for what, why in self.left_out.items())])
 
@@ -132,7 +132,7 @@ def stored_curricula(settings: DashboardSettings) -> tuple[DistillationRuns, Tea
 
 
 def _command(notebook: str, preset: str, family: str | None = None) -> str:
-    """What makes it, typed in the project's folder."""
+    """The command that makes it, to be typed in the project's folder."""
     which = f" -p family={family}" if family else ""
     folder = f"runs/{notebook}" + (f"-{family}" if family else "")
     return f".venv/bin/pwl-lab run {notebook} --preset {preset}{which} --out {folder}"

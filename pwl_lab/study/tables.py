@@ -121,7 +121,7 @@ def threshold_table(history: pd.DataFrame, threshold: float, budget: int, batch_
 
 
 def _percent(values: list[float]) -> str:
-    """Their mean, or a dash where there is none."""
+    """The mean of some accuracies in percent, or a dash where there are none."""
     return f"{sum(values) / len(values):.1%}" if values else "–"
 
 

@@ -93,7 +93,7 @@ def _unit_targets(teacher: BlockNet, batch: Batch, width: int, seed: int, target
 def _features(
     inputs: Float[Tensor, "batch bits"], weights: Float[Tensor, "units bits"], biases: Float[Tensor, " units"]
 ) -> Float[Tensor, "batch features"]:
-    """ReLU units and a constant."""
+    """The outer layer's inputs: the ReLU units, and a constant 1 for its bias."""
     units = torch.relu(inputs @ weights.T + biases)
     return torch.cat([units, torch.ones(len(inputs), 1)], dim=1)
 

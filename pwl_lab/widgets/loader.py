@@ -83,7 +83,7 @@ def layer_loader(
 
 
 def _check(pairs: Mapping[Label, Pair], samples: Mapping[Label, SamplePredictions]) -> None:
-    """Refuse what cannot share the same controls."""
+    """Raise InvalidValueError for pairs that cannot share the same controls."""
     if not pairs or set(pairs) != set(samples):
         raise invalid("samples", list(samples), f"those of each pair, {list(pairs) or 'and at least one pair'}")
     blocks = {label: pair.n_blocks for label, pair in pairs.items()}
@@ -200,7 +200,7 @@ class LayerLoader(controls.VBox):  # type: ignore[misc]  # ipywidgets has no typ
         super().__init__([*boxes, self.words, self.picture])
 
     def _listen(self) -> None:
-        """Each control calls what it changes."""
+        """Let each control call the method that shows what it changes."""
         for control, callback in (
             (self.family, self._chosen),
             (self.curriculum, self._chosen),
@@ -223,7 +223,7 @@ class LayerLoader(controls.VBox):  # type: ignore[misc]  # ipywidgets has no typ
             self.curriculum.value = self.label[1]
 
     def _chosen(self) -> None:
-        """The menus name another pair."""
+        """Show the pair that the menus name now; draw its pictures if this is its first time."""
         if self._following:
             return
         with self._follow():
@@ -235,12 +235,12 @@ class LayerLoader(controls.VBox):  # type: ignore[misc]  # ipywidgets has no typ
         self._moved()
 
     def _moved(self) -> None:
-        """Order, slider or pair are other ones."""
+        """Show the mask that order and slider say."""
         if not self._following:
             self._turn(self.states.orders[self.order.value][self.blocks.value])
 
     def _switched(self) -> None:
-        """A block has a new owner."""
+        """Show the mask that the switches name now."""
         if not self._following:
             self._turn("".join("T" if one.value else "S" for one in self.switches))
 
