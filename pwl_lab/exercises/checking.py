@@ -17,7 +17,7 @@ from pwl_lab.swap.swapnet import SwapNet
 from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.training import TrainedModel, TrainPlan
 
-SHOWN = 8  # so many values fit on a line
+SHOWN = 8  # values that fit on a line
 
 
 def refusal(name: str, wrong: str, hint: str, expected: Any = None, found: Any = None) -> ExerciseError:

@@ -167,7 +167,7 @@ def _lowest(axes: Axes, timelines: pd.DataFrame) -> None:
 
 @style.context()
 def latency_chart(latencies: pd.DataFrame) -> Figure:
-    """How many predictions take longer than so many milliseconds, idle and while blocks arrive; both axes logarithmic.
+    """The share of predictions that take longer than a number of milliseconds, idle and while blocks arrive; logarithmic axes.
 
     `latencies` as from `benchmarks.latencies`; the dotted lines are the share of 1% (p99) and of 50% (p50).
     """

@@ -162,7 +162,7 @@ def owner_row(axes: Axes, mask: str, labels: Sequence[str] | None = None) -> Non
 
 @style.context()
 def network(mask: str) -> Figure:
-    """A network of mixed blocks as a drawing: who owns what, and which converter stands where."""
+    """A network of mixed blocks as a drawing: the owner of each block, and the converters where it changes."""
     figure, (axes,) = style.row_of_axes(9, 1.5)
     owner_row(axes, mask)
     return figure

@@ -42,7 +42,7 @@ class DistillationRuns:
     weights: dict[tuple[str, int], dict[str, Tensor]]
 
     def table(self, threshold: float = 0.99) -> pd.DataFrame:
-        """One row per curriculum: who reached `threshold`, after how many steps and samples, and the final accuracy."""
+        """One row per curriculum: how many seeds reached `threshold`, after which steps and samples, the final accuracy."""
         return tables.threshold_table(self.history, threshold, self.plan.steps, self.plan.batch_size)
 
     def steps_to(self, threshold: float = 0.99) -> dict[str, list[int | None]]:

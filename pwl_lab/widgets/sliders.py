@@ -36,7 +36,7 @@ def checkpoint_slider(
 
     Arguments:
     - `readings`: what `probe_teacher` read from each checkpoint.
-    - `at_most`: so many checkpoints are shown, evenly chosen; the first and the last one always are.
+    - `at_most`: the largest number of checkpoints shown, evenly chosen; the first and the last one always are.
     - `interactive`: a live widget; otherwise a control for a page without a kernel.
     """
     if at_most < 2:
@@ -57,12 +57,12 @@ def checkpoint_slider(
 def curriculum_explorer(
     runs: DistillationRuns, readings: TeacherReadings, at_most: int = 24, interactive: bool = True
 ) -> FramePicker | FramePage:
-    """Slide over the steps of students and teacher: who is where at that moment.
+    """Slide over the steps of students and teacher: how far each of them is at that moment.
 
     Arguments:
     - `runs`: the students, by curriculum and seed.
     - `readings`: what `probe_teacher` read from each of the teacher's checkpoints.
-    - `at_most`: so many steps can be chosen.
+    - `at_most`: the largest number of steps to choose from.
     - `interactive`: a live widget; otherwise a control for a page without a kernel.
     """
     figure = plots.ExplorerFigure(runs, readings)
