@@ -218,7 +218,7 @@ class Store:
                 self._set_aside(entry)
 
     def _set_aside(self, entry: Path) -> Path:
-        """Move an entry out of the way, where it can still be looked at; return where it is now."""
+        """Move an entry out of the way, keeping it for whoever wants to know what happened; where it is now."""
         damaged = self.folder / "damaged"
         aside = damaged / f"{entry.parent.name}-{entry.name}-{time.time_ns()}"
         with self._writing():
