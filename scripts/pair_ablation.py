@@ -15,7 +15,7 @@ from pwl_lab.study.recipes import image_models, image_plan_of_pair, image_task, 
 from pwl_lab.study.results import Pair
 from pwl_lab.study.settings import LoadingSettings
 from pwl_lab.study.store import provenance
-from pwl_lab.study.verbs import each, train_pair
+from pwl_lab.study.verbs import run_cases, train_pair
 from pwl_lab.support import paths
 from pwl_lab.support.files import write_json
 from pwl_lab.swap.pair_training import PairLossConfig
@@ -89,8 +89,8 @@ def main() -> None:
                 rows.append({"family": asked.family, "group": group, "variant": name, "seed": seed})
                 cases.append({"settings": settings, "losses": changed, "seed": seed})
     teachers = {case["seed"]: {"settings": case["settings"], "seed": case["seed"]} for case in cases}
-    each(image_teacher, list(teachers.values()), "teachers", settings.device)
-    pairs = each(variant_pair, cases, "pairs", settings.device)
+    run_cases(image_teacher, list(teachers.values()), "teachers", settings.device)
+    pairs = run_cases(variant_pair, cases, "pairs", settings.device)
     table = pd.DataFrame([row | measures(pair) for row, pair in zip(rows, pairs, strict=True)])
     folder = paths.results()
     folder.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from pwl_lab.support.processes import n_cores
 # Shapes in signatures are checked wherever a test goes; this must come before these modules are first imported.
 CHECKED = [
     *("pwl_lab.tasks", "pwl_lab.models", "pwl_lab.fast", "pwl_lab.training", "pwl_lab.distill", "pwl_lab.swap"),
-    "pwl_lab.loading",
+    *("pwl_lab.loading", "pwl_lab.study.two_phase"),
 ]
 jaxtyping.install_import_hook(CHECKED, "shapecheck.check")
 

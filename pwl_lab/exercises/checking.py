@@ -17,7 +17,7 @@ from pwl_lab.swap.swapnet import SwapNet
 from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.training import TrainedModel, TrainPlan
 
-SHOWN = 8  # so many values fit on a line
+SHOWN = 8  # values that fit on a line
 
 
 def refusal(name: str, wrong: str, hint: str, expected: Any = None, found: Any = None) -> ExerciseError:
@@ -99,7 +99,7 @@ def pair_of(name: str, found: Any, asked: str, hint: str) -> list[Any]:
 
 
 def as_numbers(name: str, found: Any, wanted: Tensor, hint: str) -> Tensor:
-    """The reader's numbers, whatever they came in. Raises ExerciseError where they are none; `wanted` has their shape."""
+    """The reader's numbers, whatever they came in. Raises ExerciseError for anything else; `wanted` has the right shape."""
     try:
         return torch.as_tensor(found).detach().cpu().double()
     except (TypeError, ValueError, RuntimeError) as error:
@@ -138,7 +138,7 @@ def _plain(value: Any) -> Any:
     return {key: _plain(part) for key, part in value.items()} if isinstance(value, Mapping) else value
 
 
-def parity_teacher() -> tuple[SparseParity, TrainedModel]:
+def small_parity_teacher() -> tuple[SparseParity, TrainedModel]:
     """(16, 3)-sparse parity and a saturated two-layer teacher of 256 units, with its checkpoints."""
     task = SparseParity(n_bits=16, k_sparse=3, eval_samples=1024)
     plan = TrainPlan(

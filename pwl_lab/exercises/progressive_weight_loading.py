@@ -91,7 +91,7 @@ def _wrong_sync(total: Callable[..., Tensor]) -> dict[str, Tensor]:
     mse = torch.nn.functional.mse_loss
 
     def cosine(a: Tensor, b: Tensor) -> Tensor:
-        """Of the flattened states, mean over the batch."""
+        """The cosine of each sample's two flattened states, averaged over the batch."""
         return torch.cosine_similarity(a.flatten(1), b.flatten(1), dim=1).mean()
 
     distances = {

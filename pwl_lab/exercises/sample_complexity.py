@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pwl_lab.exercises.checking import as_numbers, attempt, pair_of, refusal, same_numbers
 from pwl_lab.study.intervals import slope_interval
-from pwl_lab.study.two_phase import STEP_LENGTH, first_step
+from pwl_lab.study.two_phase import STEP_LENGTH, first_layer_step
 from pwl_lab.support.seeding import generator, numpy_generator
 
 Points = Mapping[float, Sequence[float]]
@@ -103,7 +103,7 @@ def one_step(answer: Callable[[Tensor, Tensor], Float[Tensor, "units bits"]]) ->
     random = generator(0, "data")
     inputs = torch.randint(0, 2, (200, 6), generator=random) * 2.0 - 1
     targets = inputs[:, :3] @ torch.randn(3, 4, generator=random) + torch.randn(200, 4, generator=random)
-    right = first_step(targets, inputs) / STEP_LENGTH
+    right = first_layer_step(targets, inputs) / STEP_LENGTH
     bare = targets.T @ inputs / len(inputs)
     mistakes = {
         "the mean of target times input, but not of length 1: divide each row by its norm": bare,

@@ -93,9 +93,8 @@ def anytime_chart(timelines: pd.DataFrame, horizon_s: float) -> Figure:
     Means over seeds, with a band from the worst to the best seed.
 
     Arguments:
-
-    - timelines: as from `benchmarks.timelines`: way, seed, seconds, network and accuracy.
-    - horizon_s: the seconds shown; the legend has the area under the curve up to there (`anytime_area`).
+    - `timelines`: as from `benchmarks.timelines`: way, seed, seconds, network and accuracy.
+    - `horizon_s`: the seconds shown; the legend has the area under the curve up to there (`anytime_area`).
     """
     figure, (axes,) = style.row_of_axes(9, 4.8)
     for baseline, rows in timelines.groupby("way", sort=False):
@@ -168,7 +167,7 @@ def _lowest(axes: Axes, timelines: pd.DataFrame) -> None:
 
 @style.context()
 def latency_chart(latencies: pd.DataFrame) -> Figure:
-    """How many predictions take longer than so many milliseconds, idle and while blocks arrive; both axes logarithmic.
+    """The share of predictions that take longer than a number of milliseconds, idle and while blocks arrive; logarithmic axes.
 
     `latencies` as from `benchmarks.latencies`; the dotted lines are the share of 1% (p99) and of 50% (p50).
     """
@@ -193,9 +192,8 @@ def arrival_chart(events: Sequence[Event], accuracies: Mapping[str, float] | Non
     """What a loader's events say: bytes arrived against seconds, and at each swap the mask that predicts from then on.
 
     Arguments:
-
-    - events: a `ProgressiveModel`'s `events`.
-    - accuracies: the accuracy of each mask, to be written beside it.
+    - `events`: a `ProgressiveModel`'s `events`.
+    - `accuracies`: the accuracy of each mask, to be written beside it.
     """
     came = [event for event in events if event.kind in ("boot", "fetched", "swap")]
     figure, (axes,) = style.row_of_axes(9, 4)
@@ -215,7 +213,13 @@ def arrival_chart(events: Sequence[Event], accuracies: Mapping[str, float] | Non
 
 @style.context()
 def planned_charts(index: BundleIndex, megabytes_per_s: Sequence[float], orders: Sequence[str]) -> Figure:
-    """What each loading order of a bundle would bring on each link (`planned_timeline`): a panel per link."""
+    """What each loading order of a bundle would bring on each link (`planned_timeline`): a panel per link.
+
+    Arguments:
+    - `index`: the bundle's index, with its bytes and recorded accuracies.
+    - `megabytes_per_s`: the bandwidth of each link.
+    - `orders`: the loading orders, as in the index.
+    """
     figure, panels = style.row_of_axes(9, 3.4, len(megabytes_per_s), sharey=True)
     for speed, axes in zip(megabytes_per_s, panels, strict=True):
         plans = plans_for(index, speed, orders)
@@ -235,7 +239,14 @@ def planned_charts(index: BundleIndex, megabytes_per_s: Sequence[float], orders:
 
 @style.context()
 def planned_chart(index: BundleIndex, megabytes_per_s: float, shown: str, orders: Sequence[str]) -> Figure:
-    """What the loading order `shown` would bring on one link; in grey the other `orders`."""
+    """What one loading order of a bundle would bring on one link; in grey the others.
+
+    Arguments:
+    - `index`: the bundle's index, with its bytes and recorded accuracies.
+    - `megabytes_per_s`: the bandwidth of the link.
+    - `shown`: the loading order in colour.
+    - `orders`: all loading orders, as in the index.
+    """
     plans = plans_for(index, megabytes_per_s, orders)
     figure, (axes,) = style.row_of_axes(9, 3.4)
     for plan in plans.values():

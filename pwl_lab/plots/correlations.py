@@ -66,7 +66,7 @@ def _degree_looks(table: pd.DataFrame) -> list[tuple[int, Look]]:
 
 
 def _degree(axes: Axes, rows: pd.DataFrame, steps: Sequence[int], look: Look) -> None:
-    """One degree's two lines."""
+    """Draw the two lines of a degree: on the support, and off it."""
     colour, dashes, marker = look
     axes.plot(steps, rows["off_support"], color=OUTSIDE, ls=dashes, lw=1, marker=marker, ms=3.5, mfc="none")
     axes.plot(steps, rows["in_support"], color=colour, ls=dashes, lw=2, marker=marker, ms=4.5)
@@ -74,7 +74,12 @@ def _degree(axes: Axes, rows: pd.DataFrame, steps: Sequence[int], look: Look) ->
 
 @style.context()
 def maps_over_steps(readings: TeacherReadings, at: Sequence[float] = (0.0, 0.55, 0.7, 0.85, 1.0)) -> Figure:
-    """The maps of the first checkpoints that reached the accuracies `at`, and of the final teacher, side by side."""
+    """A teacher's correlations with every bit and pair of bits, as maps side by side; the final teacher's is the last.
+
+    Arguments:
+    - `readings`: what `probe_teacher` read from each checkpoint.
+    - `at`: accuracies; the first checkpoint that reached each of them has a map.
+    """
     accuracies = readings.accuracies
     reached = [next((step for step in readings.steps if accuracies[step] >= value), None) for value in at]
     steps = sorted({step for step in reached if step is not None} | {readings.steps[-1]})
@@ -140,7 +145,12 @@ def _values(readings: TeacherReadings, step: int) -> Float[np.ndarray, "bits bit
 
 @style.context()
 def projected_probe(table: pd.DataFrame, noise_floor: float) -> Figure:
-    """The probe on projected hidden states: a point per projection seed, in and off the support, by degree."""
+    """The probe on projected hidden states: a point per projection seed, in and off the support, by degree.
+
+    Arguments:
+    - `table`: one row per projection seed and degree, with the mean |correlation| `in_support` and `off_support`.
+    - `noise_floor`: what independent values would show, a line.
+    """
     degrees = sorted(table["degree"].unique())
     figure, (axes,) = style.row_of_axes(9, 3.4)
     for side, (column, colour, marker, fill, name) in enumerate(
@@ -163,7 +173,7 @@ def projected_probe(table: pd.DataFrame, noise_floor: float) -> Figure:
 
 def curves_over_seeds(history: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The "median", "min" and "max" accuracy over seeds: by step (the index), a column per curriculum, gaps filled."""
-    table = tables.held(history).groupby(["curriculum", "step"])["accuracy"].agg(["median", "min", "max"])
+    table = tables.hold_last_accuracy(history).groupby(["curriculum", "step"])["accuracy"].agg(["median", "min", "max"])
     names = list(dict.fromkeys(history["curriculum"]))  # in order of appearance
     return {statistic: table[statistic].unstack("curriculum")[names].ffill() for statistic in table}
 

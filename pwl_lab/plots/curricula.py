@@ -9,7 +9,7 @@ from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 from pwl_lab.plots import style
 from pwl_lab.plots.style import CURRICULUM, NOTE, OWNER, Figure, Look, Percent
 from pwl_lab.study import tables
-from pwl_lab.study.crossing import LOADING_WORDS, LOADINGS, MEASURES, PWL_ALONE, Crossed
+from pwl_lab.study.crossing import LOADING_WORDS, LOADINGS, MEASURES, PWL_ONLY, Crossed
 from pwl_lab.study.results import DistillationRuns
 from pwl_lab.training import TrainedModel
 
@@ -22,12 +22,11 @@ def learning_curves(runs: DistillationRuns, threshold: float = 0.99, chance: flo
     """Test accuracy against steps: the median over seeds, the band from the worst to the best seed, stages marked.
 
     Arguments:
-
-    - runs: the students, by curriculum and seed.
-    - threshold: the accuracy that counts as learned, a line.
-    - chance: the accuracy of guessing, a line.
+    - `runs`: the students, by curriculum and seed.
+    - `threshold`: the accuracy that counts as learned, a line.
+    - `chance`: the accuracy of guessing, a line.
     """
-    table, lost = tables.held(runs.history), tables.diverged(runs.history)
+    table, lost = tables.hold_last_accuracy(runs.history), tables.diverged(runs.history)
     names = list(dict.fromkeys(table["curriculum"]))
     figure, (axes,) = style.row_of_axes(9, 4.2)
     for name, (colour, dashes, _) in style.looks(names).items():
@@ -49,9 +48,11 @@ def learning_curves(runs: DistillationRuns, threshold: float = 0.99, chance: flo
 
 @style.context()
 def steps_to_threshold(runs: DistillationRuns, threshold: float = 0.99) -> Figure:
-    """Steps to a test accuracy of `threshold`: a point per seed of the `runs`, a bar at the median.
+    """Steps to a test accuracy: a point per seed, a bar at the median; hollow at the budget: not reached.
 
-    A seed that did not get there stands at the budget, hollow.
+    Arguments:
+    - `runs`: the students, by curriculum and seed.
+    - `threshold`: the test accuracy to reach.
     """
     steps, lost, budget = runs.steps_to(threshold), tables.diverged(runs.history), runs.plan.steps
     figure, (axes,) = style.row_of_axes(9, 0.8 * len(steps) + 1)
@@ -71,11 +72,10 @@ def choices_chart(history: pd.DataFrame, curriculum_of: Mapping[str, str], budge
     """Steps to the threshold per variant: a point per seed, a bar at the median; hollow at the budget: not reached.
 
     Arguments:
-
-    - history: accuracies by curriculum, seed and step; the curricula are called `choice: variant`.
-    - curriculum_of: each choice, and the curriculum in whose colour it is drawn.
-    - budget: the steps that each student had.
-    - threshold: the test accuracy to reach.
+    - `history`: accuracies by curriculum, seed and step; the curricula are called `choice: variant`.
+    - `curriculum_of`: each choice, and the curriculum in whose colour it is drawn.
+    - `budget`: the steps that each student had.
+    - `threshold`: the test accuracy to reach.
     """
     steps = tables.steps_to_threshold(history, threshold)
     figure, (axes,) = style.row_of_axes(9, 0.29 * len(steps) + 0.25 * len(curriculum_of) + 1)
@@ -109,7 +109,9 @@ def _steps_row(axes: Axes, row: float, values: Sequence[int | None], budget: int
 def teacher_curve(teacher: TrainedModel, checkpoint_accuracy: float | None = None) -> Figure:
     """A teacher's validation accuracy over its training, and the moment when it was done.
 
-    With `checkpoint_accuracy`, the checkpoint of the progressive curriculum that first reached it is marked.
+    Arguments:
+    - `teacher`: with its history and checkpoints.
+    - `checkpoint_accuracy`: mark the checkpoint that first reached this, which the progressive curriculum uses.
     """
     history = teacher.history
     end = history["step"].max()
@@ -147,12 +149,11 @@ def scaling_curves(
     A point is hollow where the threshold was not reached within the budget.
 
     Arguments:
-
-    - points: a tidy table of curriculum, seed, steps, reached, and the columns `panels` and `size`.
-    - panels: a panel for each value of this column.
-    - size: the column of the x axis, called `size_label` there.
-    - slopes: for each panel and curriculum the slope (low, middle, high), for the legend.
-    - theory: for each panel the slope of a grey guide line.
+    - `points`: a tidy table of curriculum, seed, steps, reached, and the columns `panels` and `size`.
+    - `panels`: a panel for each value of this column.
+    - `size`: the column of the x axis, called `size_label` there.
+    - `slopes`: for each panel and curriculum the slope (low, middle, high), for the legend.
+    - `theory`: for each panel the slope of a grey guide line.
     """
     values = sorted(points[panels].unique())
     figure, row = style.row_of_axes(9, 4.4, len(values), sharey=True)
@@ -227,12 +228,12 @@ def two_phase_curves(table: pd.DataFrame) -> Figure:
 
 def _look(curriculum: str) -> Look:
     """The look of a curriculum, or of PWL alone."""
-    return PWL_LOOK if curriculum == PWL_ALONE[0] else CURRICULUM[curriculum]
+    return PWL_LOOK if curriculum == PWL_ONLY[0] else CURRICULUM[curriculum]
 
 
 def _name(curriculum: str) -> str:
-    """As a legend says it."""
-    return "PWL alone" if curriculum == PWL_ALONE[0] else curriculum.replace("_", "-")
+    """What legends call a curriculum, or PWL alone."""
+    return "PWL alone" if curriculum == PWL_ONLY[0] else curriculum.replace("_", "-")
 
 
 def _share_frame(figure: Figure, panels: Sequence[Axes], label: str) -> None:
@@ -246,13 +247,17 @@ def _share_frame(figure: Figure, panels: Sequence[Axes], label: str) -> None:
 def crossing_histories(found: Sequence[Crossed], chance: float | None = None) -> Figure:
     """The student's validation accuracy over training: a panel per loading, a line per curriculum, a band over seeds.
 
-    PWL alone, for comparison, is in every panel. `chance` is the accuracy of guessing, drawn as a line.
+    PWL alone, for comparison, is in every panel.
+
+    Arguments:
+    - `found`: the students, as from `crossing.crossed_pairs`.
+    - `chance`: the accuracy of guessing, a line.
     """
-    others = {one.loading for one in found if one.curriculum != PWL_ALONE[0]}
+    others = {one.loading for one in found if one.curriculum != PWL_ONLY[0]}
     loadings = [name for name in LOADINGS if name in others]
     figure, panels = style.row_of_axes(9, 3.4, len(loadings), sharey=True)
     for axes, loading in zip(panels, loadings, strict=True):
-        shown = [one for one in found if one.loading == loading or one.curriculum == PWL_ALONE[0]]
+        shown = [one for one in found if one.loading == loading or one.curriculum == PWL_ONLY[0]]
         for curriculum in dict.fromkeys(one.curriculum for one in found):
             mine = [one.pair.history.set_index("step")["accuracy"] for one in shown if one.curriculum == curriculum]
             table = pd.concat(mine, axis=1)
@@ -275,7 +280,7 @@ def crossing_prefixes(table: pd.DataFrame) -> Figure:
 
     `table` as from `crossing.crossing_table`. PWL alone, for comparison, is in every panel.
     """
-    alone = table["curriculum"] == PWL_ALONE[0]
+    alone = table["curriculum"] == PWL_ONLY[0]
     loadings = [name for name in LOADINGS if (table.loc[~alone, "loading"] == name).any()]
     figure, panels = style.row_of_axes(9, 3.6, len(loadings), sharey=True)
     for axes, loading in zip(panels, loadings, strict=True):
@@ -307,7 +312,7 @@ def crossing_chart(table: pd.DataFrame) -> Figure:
         axes.set_xlabel("test accuracy")
     style.named_rows(
         panels[0],
-        [_name(c) if c == PWL_ALONE[0] else f"{_name(c)}: {LOADING_WORDS[how]}" for (c, how), _ in groups],
+        [_name(c) if c == PWL_ONLY[0] else f"{_name(c)}: {LOADING_WORDS[how]}" for (c, how), _ in groups],
     )
     return figure
 

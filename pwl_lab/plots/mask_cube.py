@@ -28,9 +28,8 @@ def order_curves(curves: pd.DataFrame, teacher_accuracy: float | None = None) ->
     Several orders stand a little apart, so that each one's bars can be seen.
 
     Arguments:
-
-    - curves: as from `tables.order_curves`.
-    - teacher_accuracy: the teacher's own, a line.
+    - `curves`: as from `tables.order_curves`.
+    - `teacher_accuracy`: the teacher's own, a line.
     """
     orders = list(dict.fromkeys(curves["order"]))
     figure, (axes,) = style.row_of_axes(9, 4.2)
@@ -55,9 +54,8 @@ def byte_curves(curves: pd.DataFrame, teacher_accuracy: float | None = None) -> 
     ones: common stretches show both.
 
     Arguments:
-
-    - curves: as from `tables.order_curves`, each from all-student to all-teacher.
-    - teacher_accuracy: the teacher's own, a line.
+    - `curves`: as from `tables.order_curves`, each from all-student to all-teacher.
+    - `teacher_accuracy`: the teacher's own, a line.
     """
     areas = tables.order_areas(curves).groupby("order")["area"].mean()
     total = curves["teacher_bytes"].max()
@@ -108,9 +106,8 @@ def budget_curve(budgets: pd.DataFrame, masks: pd.DataFrame | None = None) -> Fi
     linear so that 0 is on it: blocks differ by orders of magnitude.
 
     Arguments:
-
-    - budgets: as from `tables.best_under_budget`.
-    - masks: a `mask_table`; every mask of the cube is a grey cross then.
+    - `budgets`: as from `tables.best_under_budget`.
+    - `masks`: a `mask_table`; every mask of the cube is a grey cross then.
     """
     sizes, accuracy = budgets["teacher_bytes"].to_numpy(), budgets["test"].to_numpy()
     everything = None if masks is None else masks.groupby("mask")[["teacher_bytes", "test"]].mean()
@@ -145,7 +142,9 @@ def _byte_ticks(smallest: float, end: float) -> list[float]:
 def mask_chart(masks: pd.DataFrame, split: str = "test") -> Figure:
     """Accuracy of every swap mask, sorted: mean over seeds with the worst and the best seed, owners drawn as squares.
 
-    `masks` as from `tables.mask_table`; `split` is the column that is shown.
+    Arguments:
+    - `masks`: as from `tables.mask_table`, of one or more seeds.
+    - `split`: the column of `masks` that is shown.
     """
     by_mask = masks.groupby("mask")[split].agg(["mean", "min", "max"]).sort_values("mean", ascending=False)
     n_blocks = len(by_mask.index[0])
@@ -176,10 +175,9 @@ def class_chart(classes: pd.DataFrame, masks: Sequence[str], class_names: Sequen
     The darker, the better; a dash: no samples.
 
     Arguments:
-
-    - classes: as from `tables.class_table`.
-    - masks: the columns, in this order.
-    - class_names: in the order of the classes; numbers unless given.
+    - `classes`: as from `tables.class_table`.
+    - `masks`: the columns, in this order.
+    - `class_names`: in the order of the classes; numbers unless given.
     """
     table = classes.groupby(["class", "mask"])["test"].mean().unstack()[list(masks)]
     names = list(table.index) if class_names is None else [class_names[index] for index in table.index]
@@ -206,10 +204,9 @@ def mask_lattice(masks: pd.DataFrame, orders: Mapping[str, Sequence[str]], split
     Raises InvalidValueError above 5 blocks, and as `tables.check_cube`.
 
     Arguments:
-
-    - masks: as from `tables.mask_table`, every mask of the cube.
-    - orders: the masks of each loading order: a path from the student to the teacher.
-    - split: the column of `masks` that is shown.
+    - `masks`: as from `tables.mask_table`, every mask of the cube.
+    - `orders`: the masks of each loading order: a path from the student to the teacher.
+    - `split`: the column of `masks` that is shown.
     """
     n_blocks = tables.check_cube(masks)
     if n_blocks > MOST_LATTICE_BLOCKS:

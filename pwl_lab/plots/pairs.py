@@ -124,7 +124,12 @@ def _name_size(names: Sequence[str]) -> float:
 
 @style.context()
 def image_grid(task: ImageTask, n_images: int = 20) -> Figure:
-    """The first images of the training split with their classes."""
+    """The first images of the training split with their classes.
+
+    Arguments:
+    - `task`: whose images.
+    - `n_images`: how many, in rows of ten.
+    """
     images, batch = task.sample(n_images, "train")
     small = _name_size(task.class_names)
     figure = Figure(figsize=(9, 0.55 + 1.05 * (n_images // 10)), layout="constrained")
@@ -157,7 +162,7 @@ def owner_row(axes: Axes, mask: str, labels: Sequence[str] | None = None) -> Non
 
 @style.context()
 def network(mask: str) -> Figure:
-    """A network of mixed blocks as a drawing: who owns what, and which converter stands where."""
+    """A network of mixed blocks as a drawing: the owner of each block, and the converters where it changes."""
     figure, (axes,) = style.row_of_axes(9, 1.5)
     owner_row(axes, mask)
     return figure

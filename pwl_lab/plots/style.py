@@ -245,10 +245,10 @@ def labels_above(axes: Axes, words: Sequence[str], xs: Sequence[float], ys: Sequ
                       fontsize=small, arrowprops={"arrowstyle": "-", "color": "#999999", "lw": 0.8, "shrinkB": 4})  # fmt: skip
 
 
-def spread_out(places: ArrayLike, apart: float) -> Float[np.ndarray, " n"]:
-    """The ascending `places` (0 to 1), moved little so that they are `apart` from each other."""
-    slots = apart * np.arange(np.size(places))
-    shifts = np.asarray(places) - slots  # these must not descend
+def spread_out(spots: ArrayLike, apart: float) -> Float[np.ndarray, " n"]:
+    """The ascending `spots` (0 to 1), moved little so that they are `apart` from each other."""
+    slots = apart * np.arange(np.size(spots))
+    shifts = np.asarray(spots) - slots  # these must not descend
     pushed, pulled = np.maximum.accumulate(shifts), np.minimum.accumulate(shifts[::-1])[::-1]
     return np.clip((pushed + pulled) / 2, 0, 1 - slots[-1]) + slots
 

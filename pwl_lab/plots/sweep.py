@@ -38,15 +38,14 @@ def sweep_curves(
     Every seed is a small mark, hollow where it is a lower bound.
 
     Arguments:
-
-    - curves: a tidy table as `pwl_lab.runner.curves` makes it: columns for `facets`, `hue` and `axis`, then low, middle,
+    - `curves`: a tidy table as `pwl_lab.runner.curves` makes it: columns for `facets`, `hue` and `axis`, then low, middle,
       high, bar, seeds, reached.
-    - seeds: the same for single seeds: value, reached.
-    - metric: what is drawn, for the title.
-    - axis: the column of the x axis.
-    - hue: a line for each value of this column.
-    - facets: panels from left to right over the first of these columns, from top to bottom over the second.
-    - statistic: how the middle was taken, for the title.
+    - `seeds`: the same for single seeds: value, reached.
+    - `metric`: what is drawn, for the title.
+    - `axis`: the column of the x axis.
+    - `hue`: a line for each value of this column.
+    - `facets`: panels from left to right over the first of these columns, from top to bottom over the second.
+    - `statistic`: how the middle was taken, for the title.
     """
     columns, rows = [*(_levels(curves[name]) for name in facets), [None], [None]][:2]
     looks = looks_of(_levels(curves[hue]) if hue else [""])
@@ -191,7 +190,7 @@ def _name_spots(figure: Figure, bottom: Sequence[Axes], axis: str, spots: Spots)
 
 
 def _words(curves: pd.DataFrame, metric: str, statistic: str) -> str:
-    """What is drawn, and what the bars are."""
+    """The figure's title: what is drawn, and what its bars are."""
     bars = set(curves["bar"]) - {""}
     if not bars:
         return f"{metric}: one seed"

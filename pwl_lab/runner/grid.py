@@ -348,7 +348,7 @@ def _data(name: Any) -> Any:
     """The recorded checksums of a dataset, which every read compares with; None where there is none to name."""
     if name is None:
         return None
-    from pwl_lab.tasks.datasets import DATASETS  # imports torch, which a grid over parities does without
+    from pwl_lab.tasks.datasets import DATASETS  # imports numpy, which a grid over parities does without
 
     return [[file.name, file.sha256] for file in DATASETS[name].files.members] if name in DATASETS else None
 

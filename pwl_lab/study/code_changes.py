@@ -1,7 +1,7 @@
 """Whether a network that comes out of the store is the one that was put in.
 
 Weights alone make no network: its code is the reader's to change, and no key covers code. So an entry keeps what its
-networks answered to a few samples, and whoever takes them out compares.
+networks answered to a few samples, and these are compared when it is taken out.
 """
 
 import copy
@@ -150,12 +150,12 @@ def check_kept(config: ModelConfig, net: nn.Module, task: Task) -> None:
 
 
 def _not_keepable(config: ModelConfig, why: str) -> InvalidValueError:
-    """Says of a network why it cannot be kept."""
+    """The error that says why a network cannot be kept in the store."""
     return invalid("model", config, f"a network that its state_dict brings back from a safetensors file ({why})")
 
 
 def _samples(task: Task) -> dict[str, Tensor]:
-    """What networks are asked, with the labels."""
+    """The samples that networks are asked about, and their labels."""
     batch = task.split("validation")
     return {name: getattr(batch, name)[:N_SAMPLES].cpu().clone() for name in ("inputs", "labels")}
 
@@ -192,5 +192,5 @@ def _differing(found: Logits, kept: Logits, allowed: Float[Tensor, " batch"]) ->
 
 
 def _finite(values: Tensor) -> Tensor:
-    """With zeros for what is not finite."""
+    """The values, with zeros in place of those that are not finite."""
     return values.nan_to_num(0.0, 0.0, 0.0)

@@ -15,6 +15,8 @@ from pwl_lab.study.verbs import distill, train_or_load
 from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.training import TrainedModel, TrainPlan
 
+TEACHER_EVAL_EVERY = 25  # steps between evaluations of a teacher, which stops at the first one without a mistake
+
 
 def complexity_teacher(settings: ComplexitySettings, n_bits: int, k_sparse: int) -> tuple[SparseParity, TrainedModel]:
     """A task of this size and a teacher that has just learned it."""
@@ -24,7 +26,7 @@ def complexity_teacher(settings: ComplexitySettings, n_bits: int, k_sparse: int)
         batch_size=settings.batch_size,
         lr=settings.teacher_lr,
         momentum=settings.teacher_momentum,
-        eval_every=25,
+        eval_every=TEACHER_EVAL_EVERY,
         stop_at=1.0,
     )
     return task, train_or_load(mlp(task, width=settings.teacher_width), task, plan, device=settings.device)
@@ -54,12 +56,25 @@ def threshold_points(
 
 
 def over_sizes(settings: ComplexitySettings, sizes: Iterable[int], k_sparse: int) -> pd.DataFrame:
-    """The points of several n."""
+    """The points (`threshold_points`) of several task sizes, each with a teacher of its own.
+
+    Arguments:
+    - `settings`: of notebook 08.
+    - `sizes`: the numbers of bits n.
+    - `k_sparse`: how many of them the label depends on.
+    """
     return pd.concat([threshold_points(settings, n, k_sparse) for n in sizes], ignore_index=True)
 
 
 def over_widths(settings: ComplexitySettings, widths: Iterable[int], n_bits: int, k_sparse: int) -> pd.DataFrame:
-    """The points of several student widths, one teacher for all."""
+    """The points (`threshold_points`) of several student widths, one teacher for all.
+
+    Arguments:
+    - `settings`: of notebook 08.
+    - `widths`: hidden units of the students.
+    - `n_bits`: bits of the task.
+    - `k_sparse`: how many of them the label depends on.
+    """
     return pd.concat([threshold_points(settings, n_bits, k_sparse, width) for width in widths], ignore_index=True)
 
 
@@ -82,7 +97,14 @@ def fitted_slopes(points: pd.DataFrame) -> dict[str, Interval]:
 
 
 def two_phase_table(settings: ComplexitySettings, samples: Sequence[int]) -> pd.DataFrame:
-    """The proof's scheme from labels and from the projected hidden layer: one row per target, samples and seed."""
+    """The proof's scheme from labels and from the projected hidden layer: one row per target, samples and seed.
+
+    Columns target (`labels` or `hidden`), samples, seed, accuracy and support ratio, see `TwoPhaseResult`.
+
+    Arguments:
+    - `settings`: of notebook 08; those that begin with `two_phase_` are for this table.
+    - `samples`: how many the one large step is computed from, each tried with every seed.
+    """
     task, teacher = complexity_teacher(settings, settings.two_phase_bits, settings.two_phase_k)
     net = teacher.model.cpu()
     rows = []

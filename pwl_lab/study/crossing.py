@@ -16,21 +16,28 @@ from pwl_lab.study.intervals import in_points, mean_interval
 from pwl_lab.study.recipes import image_models, image_task, image_teacher, pair_losses
 from pwl_lab.study.results import Pair
 from pwl_lab.study.settings import CrossingSettings
-from pwl_lab.study.verbs import each, train_or_load, train_pair
+from pwl_lab.study.verbs import run_cases, train_or_load, train_pair
 from pwl_lab.swap.pair_training import PairLossConfig
 from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.training import TrainPlan, image_plan
 
 # From which share of the budget on PWL training reaches the student; until then it trains the converters alone.
+# The names are values of the notebook's parameter `loadings`: "alone" is a curriculum alone, without PWL.
 LOADINGS = {"alone": 1.0, "followed": 0.5, "combined": 0.0}
 LOADING_WORDS = {"alone": "no PWL", "followed": "then PWL", "combined": "with PWL"}  # as figures and menus say it
-PWL_ALONE = ("none", "combined")  # no curriculum: the paper's hard and soft loss
+# The student that all others are compared with: PWL from the first step on, the paper's hard and soft loss, no curriculum.
+PWL_ONLY = ("none", "combined")
 # What a pair is measured by (columns of `crossing_table`), as figures and tables say it.
 MEASURES = {
     "student_accuracy": "student alone",
     "prefix_area": "prefix order, area",
     "mixed_accuracy": "mean of all mixes",
 }
+
+# Sizes of the smallest pair that are no parameters of the notebook.
+PARITY_TEACHER_PLAN = TrainPlan(steps=4_000, lr=0.1, momentum=0.9, eval_every=50, stop_at=1.0)
+PARITY_TEACHER_WIDTH, PARITY_STUDENT_WIDTH = 256, 32
+PARITY_STAGE_STEPS = 50  # of each of the extracted curriculum's early stages
 
 
 @dataclass(frozen=True)
@@ -53,9 +60,9 @@ def image_curricula(settings: CrossingSettings, n_blocks: int) -> dict[str, Curr
 
 
 def combinations(loadings: Sequence[str]) -> list[tuple[str, str]]:
-    """(curriculum, loading) of every student of a seed: PWL training alone, then each curriculum in each way asked for."""
+    """(curriculum, loading) of every student of a seed: PWL training alone, then each curriculum with each of `loadings`."""
     chosen = [loading for loading in LOADINGS if loading in loadings]
-    return [PWL_ALONE, *((name, loading) for name in ("one_shot", "progressive", "extracted") for loading in chosen)]
+    return [PWL_ONLY, *((name, loading) for name in ("one_shot", "progressive", "extracted") for loading in chosen)]
 
 
 def crossed_pair(settings: CrossingSettings, seed: int, curriculum: str, loading: str) -> Pair:
@@ -72,7 +79,8 @@ def crossed_pair(settings: CrossingSettings, seed: int, curriculum: str, loading
 
 def crossed_pairs(settings: CrossingSettings) -> list[Crossed]:
     """All combinations and seeds; what is not in the store is trained side by side, the teachers first."""
-    each(image_teacher, [{"settings": settings, "seed": seed} for seed in settings.seeds], "teachers", settings.device)
+    cases = [{"settings": settings, "seed": seed} for seed in settings.seeds]
+    run_cases(image_teacher, cases, "teachers", settings.device)
     return _every_seed(crossed_pair, settings, combinations(settings.loadings), "students")
 
 
@@ -84,7 +92,7 @@ def _every_seed(
     cases = [
         {"settings": settings, "seed": seed, "curriculum": name, "loading": loading} for name, loading, seed in whole
     ]
-    pairs = each(recipe, cases, description, settings.device)
+    pairs = run_cases(recipe, cases, description, settings.device)
     return [Crossed(name, loading, pair) for (name, loading, _), pair in zip(whole, pairs, strict=True)]
 
 
@@ -123,8 +131,8 @@ def crossing_table(found: Sequence[Crossed]) -> pd.DataFrame:
 
 def against_pwl(table: pd.DataFrame, measure: str) -> pd.DataFrame:
     """Each student against PWL training alone on the same seed: curriculum, loading, seed, difference of `measure`."""
-    alone = table[(table["curriculum"] == PWL_ALONE[0])].set_index("seed")[measure]
-    others = table[table["curriculum"] != PWL_ALONE[0]]
+    alone = table[(table["curriculum"] == PWL_ONLY[0])].set_index("seed")[measure]
+    others = table[table["curriculum"] != PWL_ONLY[0]]
     difference = others[measure].to_numpy() - alone.loc[others["seed"]].to_numpy()
     return others[["curriculum", "loading", "seed"]].assign(difference=difference)
 
@@ -154,16 +162,24 @@ def against_pwl_table(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def parity_pair(settings: CrossingSettings, seed: int, curriculum: str, loading: str, **weights: float) -> Pair:
-    """The smallest pair: MLPs of two blocks on sparse parity; `weights` of PWL's terms, such as `sync=0.0`."""
+    """The smallest pair: MLPs of two blocks on sparse parity.
+
+    Arguments:
+    - `settings`: of notebook 05; `parity_n_bits`, `parity_k_sparse` and `parity_steps` are for this pair.
+    - `seed`: of teacher, student and converters.
+    - `curriculum`: `one_shot` or `extracted`.
+    - `loading`: a name in `LOADINGS`.
+    - `weights`: of PWL's terms where they are not the paper's, such as `sync=0.0`.
+    """
     task = SparseParity(settings.parity_n_bits, settings.parity_k_sparse, eval_samples=1024)
-    plan = TrainPlan(steps=4_000, lr=0.1, momentum=0.9, eval_every=50, stop_at=1.0)
-    teacher = train_or_load(mlp(task, 256, depth=2), task, plan, seed, settings.device)
+    teacher_model, student = (mlp(task, width, depth=2) for width in (PARITY_TEACHER_WIDTH, PARITY_STUDENT_WIDTH))
+    teacher = train_or_load(teacher_model, task, PARITY_TEACHER_PLAN, seed, settings.device)
     plan = TrainPlan(steps=settings.parity_steps, lr=0.02, momentum=0.9, clip_norm=2.0, eval_every=20)
-    chosen = {"one_shot": one_shot(0.0), "extracted": extracted(50, temperature=0.0)}[curriculum]
+    chosen = {"one_shot": one_shot(0.0), "extracted": extracted(PARITY_STAGE_STEPS, temperature=0.0)}[curriculum]
     # Two blocks have two mixed masks, so two draws a step are enough: a step of such small networks is mostly overhead.
     joins = LOADINGS[loading]
     losses = PairLossConfig(masks="all", cross_passes=1, cross_groups=2, student_joins_at=joins, **weights)
-    return train_pair(teacher, mlp(task, 32, depth=2), task, plan, losses, seed, settings.device, chosen)
+    return train_pair(teacher, student, task, plan, losses, seed, settings.device, chosen)
 
 
 def parity_crossings(settings: CrossingSettings) -> list[Crossed]:

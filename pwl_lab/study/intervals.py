@@ -54,8 +54,12 @@ def in_points(differences: Sequence[float]) -> str:
 def gains_table(curves: pd.DataFrame, order: str = "prefix") -> pd.DataFrame:
     """What each block of a loading order brings, in points with 95% intervals: against the student, and the mask before.
 
-    `curves` as from `tables.order_curves`. Differences are taken seed by seed, so that what all masks of a seed share
-    (its teacher, its luck) cancels. One row per mask from the first teacher block on.
+    Differences are taken seed by seed, so that what all masks of a seed share (its teacher, its luck) cancels. One row per
+    mask from the first teacher block on.
+
+    Arguments:
+    - `curves`: as from `tables.order_curves`.
+    - `order`: which of its orders.
     """
     table = curves[curves["order"] == order].pivot(index="teacher_blocks", columns="seed", values="accuracy")
     masks = curves[curves["order"] == order].drop_duplicates("mask").set_index("teacher_blocks")["mask"]
@@ -75,6 +79,10 @@ def areas_table(curves: pd.DataFrame, against: str = "prefix") -> pd.DataFrame:
 
     Areas as in `tables.best_order`. The last column has a 95% interval of the differences seed by seed; a dash for the
     very same order, whatever its name.
+
+    Arguments:
+    - `curves`: as from `tables.order_curves`.
+    - `against`: the order that all are compared with.
     """
     areas = tables.order_areas(curves).pivot(index="seed", columns="order", values="area")
     named = curves.groupby("order", sort=False)["mask"].agg(
@@ -117,7 +125,13 @@ def samples_table(
 
 
 def variants_table(history: pd.DataFrame, budget: int, threshold: float = 0.99) -> pd.DataFrame:
-    """Steps to `threshold` of variants, one row each; the curricula in `history` are called `choice: variant`."""
+    """Steps to `threshold` of variants, one row each: how many seeds reached it, the median with its 95% interval.
+
+    Arguments:
+    - `history`: accuracies by curriculum, seed and step; the curricula are called `choice: variant`.
+    - `budget`: the steps that each student had.
+    - `threshold`: the test accuracy to reach.
+    """
     rows: dict[tuple[str, str], dict[str, str]] = {}
     found = tables.steps_to_threshold(history, threshold)
     choices = dict.fromkeys(name.partition(": ")[0] for name in found)

@@ -1,6 +1,6 @@
 """What several notebooks share, made by the same recipe everywhere, so that the store makes it only once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Float, Int, UInt8
@@ -12,7 +12,8 @@ from pwl_lab.models import ModelConfig, mlp, resnet, vgg, vit
 from pwl_lab.study import tables
 from pwl_lab.study.results import DistillationRuns, Pair
 from pwl_lab.study.settings import PROBE_SAMPLES, CurriculaSettings, ImageSettings, LoadingSettings
-from pwl_lab.study.verbs import distill, each, train_or_load, train_pair
+from pwl_lab.study.verbs import distill, run_cases, train_or_load, train_pair
+from pwl_lab.support.config import Family
 from pwl_lab.swap.masks import all_masks, check_whole_cube
 from pwl_lab.swap.pair_training import PairLossConfig
 from pwl_lab.tasks.augment import Augmentation
@@ -22,7 +23,12 @@ from pwl_lab.training import TrainedModel, TrainPlan, image_plan
 
 
 def parity_teacher(settings: CurriculaSettings, n_bits: int | None = None) -> tuple[SparseParity, TrainedModel]:
-    """The parity task and the teacher of notebook 02, with its checkpoints; `n_bits` for the one of another size."""
+    """The parity task and the teacher of notebook 02, with its checkpoints.
+
+    Arguments:
+    - `settings`: of that notebook.
+    - `n_bits`: bits of the task, where they are not those of the settings.
+    """
     task = SparseParity(
         n_bits or settings.n_bits, settings.k_sparse, support=settings.support, eval_samples=settings.eval_samples
     )
@@ -89,22 +95,28 @@ def image_task(settings: ImageSettings) -> ImageTask:
 
 
 def image_models(settings: ImageSettings, task: ImageTask) -> tuple[ModelConfig, ModelConfig]:
-    """The architectures of teacher and student."""
+    """The architectures of teacher and student, of the family that `settings` ask for.
+
+    Arguments:
+    - `settings`: family, channels, depths and heads of both.
+    - `task`: gives the shape of an image and the number of classes.
+    """
     return _image_model(settings, task, "teacher"), _image_model(settings, task, "student")
 
 
 def _image_model(settings: ImageSettings, task: ImageTask, who: str) -> ModelConfig:
-    """One of the two."""
-    channels, depths = getattr(settings, f"{who}_channels"), getattr(settings, f"{who}_depths")
-    if settings.family == "vgg":
-        return vgg(task, channels, depths)
-    if settings.family == "resnet":
-        return resnet(task, channels, depths, settings.stem_stride)
-    return vit(task, channels[0], getattr(settings, f"{who}_heads"), depths, patch=settings.patch)
+    """The architecture of `who`, teacher or student: an entry for each family that the settings know."""
+    channels, depths, heads = (getattr(settings, f"{who}_{name}") for name in ("channels", "depths", "heads"))
+    makers: dict[Family, Callable[[], ModelConfig]] = {
+        "vgg": lambda: vgg(task, channels, depths),
+        "resnet": lambda: resnet(task, channels, depths, settings.stem_stride),
+        "vit": lambda: vit(task, channels[0], heads, depths, patch=settings.patch),
+    }
+    return makers[settings.family]()
 
 
 def _plan_in_epochs(settings: ImageSettings, task: ImageTask, epochs: int, lr: float) -> TrainPlan:
-    """So many passes over the images, with an evaluation every half epoch."""
+    """A plan of `epochs` passes over the images, with an evaluation every half epoch."""
     epoch = task.steps_per_epoch(settings.batch_size)
     return image_plan(epochs * epoch, lr, settings.batch_size, settings.optimiser, eval_every=max(1, epoch // 2))
 
@@ -133,7 +145,12 @@ def image_plan_of_pair(settings: LoadingSettings, task: ImageTask) -> TrainPlan:
 
 
 def loading_pair(settings: LoadingSettings, seed: int) -> tuple[TrainedModel, Pair]:
-    """The teacher and the pair of notebook 04 for `seed`."""
+    """The teacher of one seed and its pair, as notebook 04 trains them.
+
+    Arguments:
+    - `settings`: of that notebook.
+    - `seed`: of teacher, student and converters.
+    """
     task, teacher = image_task(settings), image_teacher(settings, seed)
     student, plan = image_models(settings, task)[1], image_plan_of_pair(settings, task)
     return teacher, train_pair(teacher, student, task, plan, pair_losses(settings), seed, settings.device)
@@ -142,7 +159,7 @@ def loading_pair(settings: LoadingSettings, seed: int) -> tuple[TrainedModel, Pa
 def loading_pairs(settings: LoadingSettings) -> tuple[list[TrainedModel], list[Pair]]:
     """Teachers and pairs of all seeds; those that are not in the store are trained side by side."""
     cases = [{"settings": settings, "seed": seed} for seed in settings.seeds]
-    teachers, pairs = zip(*each(loading_pair, cases, f"{settings.family} pairs", settings.device), strict=True)
+    teachers, pairs = zip(*run_cases(loading_pair, cases, f"{settings.family} pairs", settings.device), strict=True)
     return list(teachers), list(pairs)
 
 
@@ -173,7 +190,7 @@ def sample_predictions(pair: Pair, task: ImageTask, n_samples: int = 6, pool: in
     - `pair`: whose masks predict.
     - `task`: its images.
     - `n_samples`: how many images; those first whose prediction changes most often.
-    - `pool`: they are picked among so many *because* they change: they show what loading does, not how often it does it.
+    - `pool`: how many test images they are picked from, *because* they change: they show what loading does, not how often.
 
     Raises InvalidValueError for a pair of more than `MOST_BLOCKS` blocks.
     """

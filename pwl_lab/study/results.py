@@ -42,7 +42,7 @@ class DistillationRuns:
     weights: dict[tuple[str, int], dict[str, Tensor]]
 
     def table(self, threshold: float = 0.99) -> pd.DataFrame:
-        """One row per curriculum: who reached `threshold`, after how many steps and samples, and the final accuracy."""
+        """One row per curriculum: how many seeds reached `threshold`, after which steps and samples, the final accuracy."""
         return tables.threshold_table(self.history, threshold, self.plan.steps, self.plan.batch_size)
 
     def steps_to(self, threshold: float = 0.99) -> dict[str, list[int | None]]:
@@ -154,7 +154,7 @@ def outline(net: SwapNet, input_shape: Sequence[int]) -> pd.DataFrame:
 
 
 def _row(part: str, number: int, shape: tuple[int, ...], module: nn.Module, size: int) -> dict[str, object]:
-    """One part in numbers."""
+    """The row of `outline` for one block or converter."""
     layers = sum(any(p.ndim > 1 for p in one.parameters(recurse=False)) for one in module.modules())
     positions = "×".join(str(length) for length in shape[1:])
     return {

@@ -364,8 +364,8 @@ Folder = Annotated[str, AfterValidator(paths.from_here)]
 class ReportSettings(Settings):
     """09_batch_report: any batch's folder as a table, curves, failures and costs.
 
-    What is empty is chosen by the rule of `pwl_lab.runner.curves.choose`. A folder is made absolute by whoever reads it
-    first, which is the command: the kernel runs somewhere else.
+    What is empty is chosen by the rule of `pwl_lab.runner.curves.choose`. The command makes a folder absolute,
+    for the kernel runs somewhere else.
     """
 
     section: ClassVar[str] = "batch_report"

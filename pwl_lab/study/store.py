@@ -46,7 +46,9 @@ from pwl_lab.support.files import (
 from pwl_lab.support.paths import commit
 from pwl_lab.support.processes import one_thread
 
-FORMAT = 2  # of an entry's files; an entry of another format has another key, so it is left alone
+# Of an entry's files. It is part of every key, so entries of an older format are not found, and nothing has to read them:
+# making them again is cheaper than code that goes on reading them.
+FORMAT = 2
 _TENSORS, _RECORD = "tensors.safetensors", "record.json"
 MOST_TOGETHER = 256  # entries made together: each needs an open lock file, and a process may have about 1,000
 
@@ -80,7 +82,7 @@ def may_make() -> bool:
     return _MAY_MAKE.get() and not environment.ONLY_STORED.get()
 
 
-def stored(verb: Callable[..., Found], *args: Any, **keys: Any) -> Found | None:
+def load_if_stored(verb: Callable[..., Found], *args: Any, **keys: Any) -> Found | None:
     """`verb(*args, **keys)` where the store has all that it needs, else None: nothing is made."""
     with suppress(NotMadeError), only_stored():
         return verb(*args, **keys)
@@ -330,9 +332,9 @@ def record_metrics(notebook: str, metrics: dict[str, Any], per_seed: Sequence[st
 def _finite(value: Any) -> Any:
     """The same with None for every float that JSON cannot hold: a run must not fail at its very end over a ratio to 0."""
     if isinstance(value, dict):
-        return {name: _finite(each) for name, each in value.items()}
+        return {name: _finite(one) for name, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
+        return [_finite(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -20,7 +20,7 @@ from pwl_lab.study.settings import (
     DashboardSettings,
     LoadingSettings,
 )
-from pwl_lab.study.store import stored
+from pwl_lab.study.store import load_if_stored
 from pwl_lab.support import paths
 
 MOST_ON_A_PAGE = 4  # about 0.7 MB each
@@ -34,7 +34,7 @@ class Missing:
     left_out: dict[str, str] = field(default_factory=dict)  # what is stored and not shown all the same: why
 
     def __repr__(self) -> str:
-        """A line for each."""
+        """A line for each thing that is missing or left out."""
         lines = [f"Not stored: {what}. It is made by: {command}" for what, command in self.commands.items()]
         return "\n".join([*lines, *(f"Not shown: {what}: {why}" for what, why in self.left_out.items())])
 
@@ -82,7 +82,7 @@ def stored_pairs(settings: DashboardSettings) -> StoredPairs:
             sizes = cls.load(settings.preset, family=family, device=settings.device)
             before = len(found.pairs)
             for curriculum, load in _pairs_of(sizes, seed):
-                pair = stored(load)
+                pair = load_if_stored(load)
                 if pair is not None:
                     found.pairs[family, curriculum] = pair
                     found.samples[family, curriculum] = sample_predictions(pair, recipes.image_task(sizes))
@@ -117,7 +117,7 @@ def _pairs_of(sizes: LoadingSettings | CrossingSettings, seed: int) -> Iterator[
         return
     for name, loading in crossing.combinations(sizes.loadings):
         words = f"{name.replace('_', '-')}, {crossing.LOADING_WORDS[loading]} (notebook 05)"
-        if (name, loading) == crossing.PWL_ALONE:
+        if (name, loading) == crossing.PWL_ONLY:
             words = "PWL alone (notebook 05)"
         yield words, partial(crossing.crossed_pair, sizes, seed, name, loading)
 
@@ -125,14 +125,14 @@ def _pairs_of(sizes: LoadingSettings | CrossingSettings, seed: int) -> Iterator[
 def stored_curricula(settings: DashboardSettings) -> tuple[DistillationRuns, TeacherReadings] | Missing:
     """The students of notebook 02 at a preset and their teacher under the probe, or the command that makes them."""
     sizes = CurriculaSettings.load(settings.preset, device=settings.device)
-    runs = stored(recipes.curricula_runs, sizes)
+    runs = load_if_stored(recipes.curricula_runs, sizes)
     if runs is None:
         return Missing({"students of notebook 02": _command("02", settings.preset)})
     return runs, recipes.parity_readings(*recipes.parity_teacher(sizes))  # stored, or its students would not be found
 
 
 def _command(notebook: str, preset: str, family: str | None = None) -> str:
-    """What makes it, typed in the project's folder."""
+    """The command that makes it, to be typed in the project's folder."""
     which = f" -p family={family}" if family else ""
     folder = f"runs/{notebook}" + (f"-{family}" if family else "")
     return f".venv/bin/pwl-lab run {notebook} --preset {preset}{which} --out {folder}"

@@ -21,7 +21,7 @@ class HasMasks(Protocol):
 
 
 def first_step(history: pd.DataFrame, accuracy: float) -> int | None:
-    """The first step at which a single network was at least so accurate; None where it never was."""
+    """The first step at which a single network's accuracy was at least `accuracy`; None where it never was."""
     reached = history.loc[history["accuracy"] >= accuracy, "step"]
     return int(reached.min()) if len(reached) else None
 
@@ -52,7 +52,7 @@ def diverged(history: pd.DataFrame) -> dict[str, list[int]]:
 
 
 def _has_diverged(rows: pd.DataFrame) -> bool:
-    """Of one student's rows."""
+    """Whether a student diverged: some evaluation in its rows has no accuracy."""
     return bool(rows["accuracy"].isna().any())
 
 
@@ -67,8 +67,8 @@ def _by_student(history: pd.DataFrame, measure: Callable[[pd.DataFrame], Value])
     return found
 
 
-def held(history: pd.DataFrame) -> pd.DataFrame:
-    """The history with every retired student held at its last accuracy up to the last step of all.
+def hold_last_accuracy(history: pd.DataFrame) -> pd.DataFrame:
+    """The history, in which every retired student keeps its last accuracy up to the last step of all.
 
     Without this a curve over seeds would, from the first retirement on, show only the students that are slower.
     A student that diverged ends where it did.
@@ -84,7 +84,12 @@ def held(history: pd.DataFrame) -> pd.DataFrame:
 
 
 def transition_step(history: pd.DataFrame, chance: float = 0.5) -> int | None:
-    """The first step at which a teacher's accuracy was half way from `chance` to 1; None where it never was."""
+    """The first step at which a teacher's accuracy was half way from `chance` to 1; None where it never was.
+
+    Arguments:
+    - `history`: of the teacher, one row per evaluation.
+    - `chance`: the accuracy of guessing.
+    """
     return first_step(history, (1 + chance) / 2)
 
 
@@ -116,7 +121,7 @@ def threshold_table(history: pd.DataFrame, threshold: float, budget: int, batch_
 
 
 def _percent(values: list[float]) -> str:
-    """Their mean, or a dash where there is none."""
+    """The mean of some accuracies in percent, or a dash where there are none."""
     return f"{sum(values) / len(values):.1%}" if values else "–"
 
 
@@ -156,7 +161,15 @@ def stacked_masks(pairs: Iterable[HasMasks]) -> pd.DataFrame:
 
 
 def order_curves(masks: pd.DataFrame, orders: Mapping[str, list[str]], split: str = "test") -> pd.DataFrame:
-    """Accuracy against the number of loaded teacher blocks: one row per order, seed and k."""
+    """Accuracy against the number of loaded teacher blocks: one row per order, seed and k.
+
+    Columns order, seed, teacher_blocks (k), mask, teacher_bytes and accuracy.
+
+    Arguments:
+    - `masks`: as from `mask_table`, of one or more seeds.
+    - `orders`: by name, the masks of each loading order, k = 0..n.
+    - `split`: the column of `masks` that becomes the accuracy.
+    """
     found = masks.set_index(["seed", "mask"])
     return pd.DataFrame(
         [
@@ -180,6 +193,11 @@ def arrival_table(curves: pd.DataFrame, order: str, student_bytes: int, converte
 
     The student answers from its own bytes; from the first teacher block on the converters are there too, all of them
     (an order may need fewer). `share` is of the bytes of the teacher alone, without student and converters.
+
+    Arguments:
+    - `curves`: as from `order_curves`.
+    - `order`: which of its orders.
+    - `student_bytes`, `converter_bytes`: of the pair, as `Pair` has them.
     """
     mine = curves[curves["order"] == order].groupby("mask", sort=False)[["accuracy", "teacher_bytes"]].mean()
     teacher = mine.pop("teacher_bytes").astype(int)
@@ -199,7 +217,12 @@ def _arrived(teacher_bytes: pd.Series, student_bytes: int, converter_bytes: int)
 
 
 def mean_curve(curves: pd.DataFrame, order: str) -> list[float]:
-    """The accuracy of one loading order at k = 0..n, mean over seeds."""
+    """The accuracy of one loading order at k = 0..n, mean over seeds.
+
+    Arguments:
+    - `curves`: as from `order_curves`.
+    - `order`: which of its orders.
+    """
     means = curves[curves["order"] == order].groupby("teacher_blocks")["accuracy"].mean()
     return [float(value) for value in means]
 
@@ -261,6 +284,10 @@ def best_order(masks: pd.DataFrame, split: str = "validation") -> list[str]:
     in [0, 1]: the mean accuracy over the time of loading at a constant rate. The finished teacher's accuracy does not
     enter (all orders end there), that of the student always does.
 
+    Arguments:
+    - `masks`: as from `mask_table`, every mask of one or more seeds; accuracies are means over the seeds.
+    - `split`: the column of `masks` that is searched.
+
     The search is exact over all n! orders (`search_order`). Raises InvalidValueError as `check_cube` does.
     """
     n_blocks = check_cube(masks)
@@ -296,7 +323,13 @@ def best_under_budget(masks: pd.DataFrame, split: str = "validation") -> pd.Data
 
     Columns: teacher_bytes, mask, the accuracies `validation` and `test` (means over seeds), and `test_lowest` and
     `test_highest` over the seeds. Chosen by `split`, so `validation` never falls down the rows while `test` may. Of
-    equally good masks the one of fewer bytes is taken. Raises InvalidValueError as `check_cube` does.
+    equally good masks the one of fewer bytes is taken.
+
+    Arguments:
+    - `masks`: as from `mask_table`, every mask of one or more seeds.
+    - `split`: the column of `masks` that the masks are chosen by.
+
+    Raises InvalidValueError as `check_cube` does.
     """
     check_cube(masks)
     by_mask = masks.groupby("mask").agg(

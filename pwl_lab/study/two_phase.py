@@ -59,7 +59,7 @@ def two_phase(
         raise unknown("target", target, ("hidden", "labels"))
     random = generator(seed, "data", ROLE)
     first, outer = task.draw(samples, random), task.draw(outer_samples, random)
-    weights = first_step(_unit_targets(teacher, first, width, seed, target), first.inputs)
+    weights = first_layer_step(_unit_targets(teacher, first, width, seed, target), first.inputs)
     signs = generator(seed, "init", ROLE)
     biases = torch.empty(width).uniform_(-STEP_LENGTH, STEP_LENGTH, generator=signs)
     solution = _ridge(_features(outer.inputs, weights, biases), 2.0 * outer.labels - 1)
@@ -70,7 +70,7 @@ def two_phase(
     return TwoPhaseResult(accuracy(torch.stack([-margin, margin], dim=1), test.labels), float(inside / outside))
 
 
-def first_step(
+def first_layer_step(
     targets: Float[Tensor, "batch units"], inputs: Float[Tensor, "batch bits"]
 ) -> Float[Tensor, "units bits"]:
     """Each unit's weights after one step from zero: along the mean of target times input, all of the same length."""
@@ -93,7 +93,7 @@ def _unit_targets(teacher: BlockNet, batch: Batch, width: int, seed: int, target
 def _features(
     inputs: Float[Tensor, "batch bits"], weights: Float[Tensor, "units bits"], biases: Float[Tensor, " units"]
 ) -> Float[Tensor, "batch features"]:
-    """ReLU units and a constant."""
+    """The outer layer's inputs: the ReLU units, and a constant 1 for its bias."""
     units = torch.relu(inputs @ weights.T + biases)
     return torch.cat([units, torch.ones(len(inputs), 1)], dim=1)
 

@@ -31,7 +31,8 @@ from pwl_lab.tasks.sizes import check_count
 from pwl_lab.training import Checkpoint, TrainedModel, TrainPlan, fit, train
 
 # Raise a number when the same configuration would now give another result, or when an entry holds something else: older
-# entries are then left alone. Students: 4 has an entry for each of them, where 3 had one for each cohort.
+# entries are then left alone, for making them again is cheaper than code that goes on reading them.
+# Students: 4 has an entry for each of them, where 3 had one for each cohort.
 VERSIONS = {"teacher": 2, "students": 4, "pair": 4}
 
 
@@ -47,7 +48,8 @@ def train_or_load(
     - `seed`: of its initial weights and batches.
     - `device`: where to compute; it is no part of the store's key.
 
-    Raises InvalidValueError before anything is trained for what is none of these, or a model that the task does not fit.
+    Raises InvalidValueError before training if an argument has the wrong type, or if the model does not accept the task's
+    inputs.
     """
     _check_kinds(model=(model, ModelConfig), plan=(plan, TrainPlan))
     where = config.device(device)
@@ -75,7 +77,7 @@ def train_or_load(
 
 
 def _check_kinds(**given: tuple[object, type]) -> None:
-    """Raise InvalidValueError for a value that is not of its kind, each by its name."""
+    """Raise InvalidValueError for the first value (by its name) that is no instance of the type beside it."""
     for name, (value, kind) in given.items():
         if not isinstance(value, kind):
             seen = f"the class {value.__name__} itself" if isinstance(value, type) else type(value).__name__
@@ -131,19 +133,21 @@ def _named(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"{prefix}/{name}": tensor for name, tensor in state.items()}
 
 
-def each(
+def run_cases(
     verb: Callable[..., Any], cases: Sequence[Mapping[str, Any]], description: str, device: config.Device
 ) -> list[Any]:
     """`verb(**case)` for each case: what the store does not have is made first, several cases side by side.
 
-    On a GPU the cases take turns (see `side_by_side`). In `only_stored` nothing is made: raises NotMadeError. Raises
-    InvalidValueError for a case with a `device` that is another one.
+    On a GPU the cases take turns (see `side_by_side`).
 
     Arguments:
     - `verb`: any function that keeps what it makes in the store.
     - `cases`: its arguments by name.
     - `description`: what the cases are, for the progress bar.
     - `device`: where the verb computes; it is told so where it takes a `device`.
+
+    Raises NotMadeError inside `only_stored` for a case that is not in the store, and InvalidValueError for a case whose
+    own `device` is another one.
     """
     where = config.device(device)
     for case in cases:
@@ -192,8 +196,8 @@ def distill(
     - `plan`: how long at most, and with what optimiser.
     - `device`: where to compute; it is no part of the store's key.
 
-    Raises InvalidValueError before anything is trained for a seed that comes twice, a block or a checkpoint that is not
-    there, and a network that the task does not fit.
+    Raises InvalidValueError before training if an argument has the wrong type, if a seed comes twice, if a curriculum
+    asks for a block or a checkpoint that the teacher does not have, or if a network does not accept the task's inputs.
     """
     _check_kinds(teacher=(teacher, TrainedModel), student=(student, ModelConfig), plan=(plan, TrainPlan))
     _check_kinds(**{f"curricula[{name!r}]": (one, Curriculum) for name, one in curricula.items()})
@@ -227,7 +231,7 @@ def distill(
 def _student_recipes(
     teacher: TrainedModel, student: ModelConfig, task: Task, members: Sequence[Member], plan: TrainPlan
 ) -> list[Recipe]:
-    """How each student is made: whatever it is called, and whoever is trained beside it."""
+    """How each student is made. Neither its curriculum's name nor the rest of its cohort counts."""
     common = {"teacher": teacher.fingerprint, "student": student, "task": task.fingerprint(), "plan": plan}
     return [
         Recipe("students", VERSIONS["students"], common | {"curriculum": member.curriculum, "seed": member.seed})
@@ -288,8 +292,8 @@ def train_pair(
     - `curriculum`: what the student learns for itself; none: the paper's hard and soft loss.
     - `to_export`: refuse, before anything is trained, a pair that `Pair.export` would refuse; else a warning says so.
 
-    Raises InvalidValueError before anything is trained where the two cannot be joined (block counts, resolutions), do not
-    take the task's inputs, or have too many blocks to evaluate every mask.
+    Raises InvalidValueError before training if an argument has the wrong type, or if the two networks cannot be joined
+    (block counts, resolutions), do not accept the task's inputs, or have too many blocks to evaluate every mask.
     """
     where, losses = config.device(device), PairLossConfig() if losses is None else losses
     _check_kinds(teacher=(teacher, TrainedModel), student=(student, ModelConfig), plan=(plan, TrainPlan))

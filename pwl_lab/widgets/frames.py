@@ -51,13 +51,12 @@ class Choice:
     """One thing to choose, by a slider or a menu.
 
     Arguments:
-
-    - label: stands before the control.
-    - tooltip: says what is chosen.
-    - values: all that can be chosen.
-    - start: the value shown first; None for the first one.
-    - menu: a menu in place of a slider.
-    - play: a button beside the slider goes through the values in turn.
+    - `label`: stands before the control.
+    - `tooltip`: says what is chosen.
+    - `values`: all that can be chosen.
+    - `start`: the value shown first; None for the first one.
+    - `menu`: a menu in place of a slider.
+    - `play`: a button beside the slider goes through the values in turn.
     """
 
     label: str
@@ -79,7 +78,7 @@ def link_name(megabytes_per_s: float) -> str:
 
 
 def bandwidth_choice(megabytes_per_s: Sequence[float]) -> Choice:
-    """A slider over links of so many MB/s, which starts in the middle."""
+    """A slider over the bandwidths of links, which starts in the middle."""
     links = [link_name(speed) for speed in megabytes_per_s]
     return Choice("Bandwidth", "how fast the bytes come", links, start=links[len(links) // 2])
 

@@ -1,4 +1,7 @@
-"""The layer loader: order, slider, single switches, play; every move picks from a table that was made before."""
+"""The layer loader: order, slider, single switches, play.
+
+A slider or switch only picks a picture; choosing another pair draws its pictures once.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -61,13 +64,12 @@ def layer_loader(
     Raises InvalidValueError where pairs and samples do not have the same labels, or pairs differ in their blocks.
 
     Arguments:
-
-    - pair: a pair, or several of equally many blocks by (family, curriculum): menus choose among those that are there.
-    - samples: what the pair predicts for a few images; for several pairs by the same labels.
-    - interactive: a live widget, in which single blocks can be switched as well; the first choice of another pair draws
+    - `pair`: a pair, or several of equally many blocks by (family, curriculum): menus choose among those that are there.
+    - `samples`: what the pair predicts for a few images; for several pairs by the same labels.
+    - `interactive`: a live widget, in which single blocks can be switched as well; the first choice of another pair draws
       that pair's pictures. Otherwise a control for a page without a kernel, with the pictures of all pairs.
-    - orders: the masks k = 0..n of each loading order; unless given, each pair's named ones and its best one.
-    - megabytes_per_s: the links to choose from.
+    - `orders`: the masks k = 0..n of each loading order; unless given, each pair's named ones and its best one.
+    - `megabytes_per_s`: the links to choose from.
     """
     pairs = pair if isinstance(pair, Mapping) else {ALONE: pair}
     seen = samples if isinstance(samples, Mapping) else {ALONE: samples}
@@ -81,7 +83,7 @@ def layer_loader(
 
 
 def _check(pairs: Mapping[Label, Pair], samples: Mapping[Label, SamplePredictions]) -> None:
-    """Refuse what cannot share the same controls."""
+    """Raise InvalidValueError for pairs that cannot share the same controls."""
     if not pairs or set(pairs) != set(samples):
         raise invalid("samples", list(samples), f"those of each pair, {list(pairs) or 'and at least one pair'}")
     blocks = {label: pair.n_blocks for label, pair in pairs.items()}
@@ -198,7 +200,7 @@ class LayerLoader(controls.VBox):  # type: ignore[misc]  # ipywidgets has no typ
         super().__init__([*boxes, self.words, self.picture])
 
     def _listen(self) -> None:
-        """Each control calls what it changes."""
+        """Let each control call the method that shows what it changes."""
         for control, callback in (
             (self.family, self._chosen),
             (self.curriculum, self._chosen),
@@ -221,7 +223,7 @@ class LayerLoader(controls.VBox):  # type: ignore[misc]  # ipywidgets has no typ
             self.curriculum.value = self.label[1]
 
     def _chosen(self) -> None:
-        """The menus name another pair."""
+        """Show the pair that the menus name now; draw its pictures if this is its first time."""
         if self._following:
             return
         with self._follow():
@@ -233,12 +235,12 @@ class LayerLoader(controls.VBox):  # type: ignore[misc]  # ipywidgets has no typ
         self._moved()
 
     def _moved(self) -> None:
-        """Order, slider or pair are other ones."""
+        """Show the mask that order and slider say."""
         if not self._following:
             self._turn(self.states.orders[self.order.value][self.blocks.value])
 
     def _switched(self) -> None:
-        """A block has a new owner."""
+        """Show the mask that the switches name now."""
         if not self._following:
             self._turn("".join("T" if one.value else "S" for one in self.switches))
 

@@ -35,10 +35,9 @@ def checkpoint_slider(
     Raises InvalidValueError where `at_most` is less than 2.
 
     Arguments:
-
-    - readings: what `probe_teacher` read from each checkpoint.
-    - at_most: so many checkpoints are shown, evenly chosen; the first and the last one always are.
-    - interactive: a live widget; otherwise a control for a page without a kernel.
+    - `readings`: what `probe_teacher` read from each checkpoint.
+    - `at_most`: the largest number of checkpoints shown, evenly chosen; the first and the last one always are.
+    - `interactive`: a live widget; otherwise a control for a page without a kernel.
     """
     if at_most < 2:
         raise invalid("at_most", at_most, "2 or more: the first checkpoint and the last one are always shown")
@@ -58,14 +57,13 @@ def checkpoint_slider(
 def curriculum_explorer(
     runs: DistillationRuns, readings: TeacherReadings, at_most: int = 24, interactive: bool = True
 ) -> FramePicker | FramePage:
-    """Slide over the steps of students and teacher: who is where at that moment.
+    """Slide over the steps of students and teacher: how far each of them is at that moment.
 
     Arguments:
-
-    - runs: the students, by curriculum and seed.
-    - readings: what `probe_teacher` read from each of the teacher's checkpoints.
-    - at_most: so many steps can be chosen.
-    - interactive: a live widget; otherwise a control for a page without a kernel.
+    - `runs`: the students, by curriculum and seed.
+    - `readings`: what `probe_teacher` read from each of the teacher's checkpoints.
+    - `at_most`: the largest number of steps to choose from.
+    - `interactive`: a live widget; otherwise a control for a page without a kernel.
     """
     figure = plots.ExplorerFigure(runs, readings)
     steps = figure.moments(at_most)
@@ -110,11 +108,10 @@ def loading_timeline(
     """Show accuracy against seconds on a link, by a bundle's bytes and recorded accuracies, for each loading order.
 
     Arguments:
-
-    - index: the bundle's index.
-    - megabytes_per_s: the links to choose from.
-    - orders: the loading orders to choose from, as in the index.
-    - interactive: a live widget; otherwise a control for a page without a kernel.
+    - `index`: the bundle's index.
+    - `megabytes_per_s`: the links to choose from.
+    - `orders`: the loading orders to choose from, as in the index.
+    - `interactive`: a live widget; otherwise a control for a page without a kernel.
     """
     frames: dict[Key, Frame] = {}
     for speed in megabytes_per_s:

@@ -63,7 +63,7 @@ def test_every_check_of_a_stub_says_that_it_is_not_solved_and_what_is_asked_for(
 @pytest.mark.notebook
 def test_the_toy_teacher_shows_what_the_exercises_say(common_store):
     """Should another version of torch train it another way, the texts around it would be wrong."""
-    _, teacher = checking.parity_teacher()
+    _, teacher = checking.small_parity_teacher()
     assert teacher.reached_at is not None
     assert teacher.test_accuracy == 1.0
     assert 0.7 < teacher.checkpoint(at_accuracy=0.75).accuracy < 0.9

@@ -21,7 +21,7 @@ ACCURACY = {"SSS": 0.5, "TSS": 0.4, "STS": 0.31, "SST": 0.22, "TTS": 0.7, "TST":
 
 def test_every_curriculum_meets_every_loading_and_pwl_stands_alone_once():
     found = crossing.combinations(crossing.LOADINGS)
-    assert found[0] == crossing.PWL_ALONE == ("none", "combined")
+    assert found[0] == crossing.PWL_ONLY == ("none", "combined")
     assert sorted(found[1:]) == sorted((curriculum, loading) for curriculum in CURRICULA for loading in LOADINGS)
     assert LOADINGS == {"alone": 1.0, "followed": 0.5, "combined": 0.0}
 
@@ -128,11 +128,11 @@ def test_in_the_parity_table_a_student_that_never_gets_there_has_no_steps(last):
 def test_each_result_stands_with_the_curriculum_loading_and_seed_it_was_made_for(make, monkeypatch):
     asked = []
 
-    def each(verb, cases, description, device):
+    def run_cases(verb, cases, description, device):
         asked.append((verb, cases))
         return [as_pair(ACCURACY, seed=case["seed"]) for case in cases]
 
-    monkeypatch.setattr(crossing, "each", each)
+    monkeypatch.setattr(crossing, "run_cases", run_cases)
     settings = SMOKE.model_copy(update={"seeds": (7, 2)})
     found = make(settings)
     verb, cases = asked[-1]

@@ -14,7 +14,7 @@ from pwl_lab import plots
 from pwl_lab.models import mlp
 from pwl_lab.study import complexity, intervals
 from pwl_lab.study import tables as analysis
-from pwl_lab.study.two_phase import first_step, two_phase
+from pwl_lab.study.two_phase import first_layer_step, two_phase
 from pwl_lab.support.errors import InvalidValueError
 from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.training import TrainPlan, fit
@@ -94,7 +94,7 @@ def test_slopes_leave_out_sizes_where_half_ran_out_of_budget():
 def test_the_first_step_points_at_what_a_target_correlates_with():
     task = SparseParity(8, 2, support=(1, 4))
     batch = task.split("test")
-    weights = first_step(torch.stack([batch.inputs[:, 1], -3 * batch.inputs[:, 4]], dim=1), batch.inputs)
+    weights = first_layer_step(torch.stack([batch.inputs[:, 1], -3 * batch.inputs[:, 4]], dim=1), batch.inputs)
     torch.testing.assert_close(weights.norm(dim=1), torch.full((2,), 2.0))
     assert weights[0].argmax() == 1
     assert weights[1].argmin() == 4

@@ -19,7 +19,7 @@ from pwl_lab.models import TransformerConfig
 from pwl_lab.study import recipes, verbs
 from pwl_lab.study import store as store_module
 from pwl_lab.study.settings import CurriculaSettings
-from pwl_lab.study.store import NotMadeError, only_stored, stored
+from pwl_lab.study.store import NotMadeError, load_if_stored, only_stored
 from pwl_lab.study.verbs import distill
 from pwl_lab.support.errors import InvalidValueError
 from pwl_lab.tasks.parity import SparseParity
@@ -140,8 +140,8 @@ def test_everything_that_makes_another_student_makes_another_entry(trained):
 
 def test_where_nothing_may_be_made_one_that_is_missing_is_enough(trained):
     students(["one_shot"], [0, 1])
-    assert stored(students, ["one_shot", "extracted"], [0, 1]) is None
-    assert stored(students, ["one_shot"], [1, 0, 2]) is None
+    assert load_if_stored(students, ["one_shot", "extracted"], [0, 1]) is None
+    assert load_if_stored(students, ["one_shot"], [1, 0, 2]) is None
     with only_stored():
         assert list(students(["one_shot"], [1]).weights) == [("one_shot", 1)]
         with pytest.raises(NotMadeError, match=r"students .* is not in the store"):
@@ -153,7 +153,7 @@ def test_a_damaged_entry_is_made_again_and_no_other(trained, store_folder):
     before = students(["one_shot", "extracted"], [0, 1])
     entry = sorted(store_folder.glob("students/*"))[2]
     (entry / "history.csv").write_text("step\n")
-    assert stored(students, ["one_shot", "extracted"], [0, 1]) is None
+    assert load_if_stored(students, ["one_shot", "extracted"], [0, 1]) is None
     with pytest.warns(UserWarning, match=f"{entry.name}: history.csv .* set aside"):
         again = students(["one_shot", "extracted"], [0, 1])
     assert [len(cohort) for cohort in trained] == [4, 1]

@@ -47,7 +47,7 @@ def test_a_student_that_diverged_has_no_final_accuracy():
 
 
 def test_held_goes_on_at_the_last_accuracy_of_a_retired_student():
-    table = analysis.held(RUNS)
+    table = analysis.hold_last_accuracy(RUNS)
     assert len(table) == 4 * 3
     found = table.set_index(["curriculum", "seed", "step"])["accuracy"]
     assert found["fast", 1, 20] == 1.0

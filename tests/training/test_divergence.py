@@ -84,7 +84,7 @@ def test_tables_say_diverged_and_never_a_number():
     row = tables.threshold_table(HISTORY, 0.9, 20, 8).loc["one_shot"]
     assert row["reached"] == "1 of 2, 1 diverged"
     assert row["final accuracy"] == "99.0%"
-    held = tables.held(HISTORY)
+    held = tables.hold_last_accuracy(HISTORY)
     assert held.query("seed == 1 and step == 20")["accuracy"].isna().all()
     json.dumps(tables.final_accuracy(HISTORY), allow_nan=False)
 
