@@ -64,13 +64,13 @@ class StackedCohort:
         return list(self.tensors.values())
 
     def hidden_state(
-        self, inputs: Float[Tensor, "batch *shape"], block: int, above: int = 1
+        self, inputs: Float[Tensor, "batch *shape"], block: int, first_trained: int = 1
     ) -> Float[Tensor, "members batch channels *positions"]:
         """As of a `SeparateCohort`."""
         common = not list(self._net.stem.parameters())  # all members still have the same state behind the stem
         state = self._net.stem(inputs) if common else self._run("stem", self._net.stem, inputs, common=True)
         for number, part in enumerate(self._net.blocks[:block], start=1):
-            if 1 < number == above:
+            if 1 < number == first_trained:
                 state = state.detach()
             state = self._run(f"blocks.{number - 1}", part, state, common and number == 1)
         return state
