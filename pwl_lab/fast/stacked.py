@@ -33,7 +33,8 @@ def is_stackable(student: nn.Module) -> bool:
 
     Buffers (of batch norms, for one) change in place, and stacking would take tied parameters apart.
     """
-    return student.state_dict().keys() == {name for name, _ in student.named_parameters()}
+    names = {name for name, _ in student.named_parameters()}
+    return student.state_dict().keys() == names and not list(student.buffers())  # a buffer need not be in `state_dict`
 
 
 class StackedCohort:
