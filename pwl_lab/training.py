@@ -1,4 +1,4 @@
-"""One training loop for everything: a teacher, a cohort of students, a pair of student and converters.
+"""One training loop for everything: a teacher, a cohort of students, the student and converters of a pair.
 
 How long, with what optimiser and schedule, is a `TrainPlan`. What differs stands in a `Learner` (its losses, its
 evaluation, when it is done); what is the same stands here: the optimiser, the schedule, clipping, evaluation, the
@@ -27,7 +27,7 @@ from pwl_lab.support.config import Fraction, Frozen, LearningRate, Steps
 from pwl_lab.support.errors import DivergedError, invalid
 from pwl_lab.support.progress import Progress
 from pwl_lab.tasks.base import Batch, Task, accuracy, batches_of, check_inputs, split_of
-from pwl_lab.tasks.sizes import check_count
+from pwl_lab.tasks.checks import check_count
 
 
 class TrainPlan(Frozen):
@@ -45,7 +45,7 @@ class TrainPlan(Frozen):
     clip_norm: float | None = Field(None, gt=0.0, description="largest norm of the gradient")
     eval_every: Steps = Field(100, description="steps between evaluations")
     stop_at: Fraction | None = Field(None, description="stop when the validation accuracy reaches this")
-    saturation: float = Field(1.0, ge=1.0, description="go on to so many times the steps that reaching `stop_at` took")
+    saturation: float = Field(1.0, ge=1.0, description="train for this multiple of the steps needed to reach `stop_at`")
     keep_checkpoints: bool = Field(False, description="keep the weights of every evaluation until `stop_at` is reached")
 
 
@@ -122,7 +122,7 @@ def train(learner: Learner, batches: Iterator[Batch], plan: TrainPlan, descripti
     - `plan`: how long and with what optimiser.
     - `description`: names the run in the progress bar and in errors.
     """
-    keep_freed_memory()
+    keep_freed_memory()  # for speed alone
     optimiser = make_optimiser(plan, learner.parameter_groups(plan.lr))
     schedule = LambdaLR(optimiser, partial(learning_rate_factor, plan))
     history = _rows(learner.evaluate(0), 0, plan, {})
@@ -292,9 +292,14 @@ class SupervisedLearner(Learner):
 
 @torch.no_grad()
 def predict(model: nn.Module, inputs: Tensor, chunk: int = 1024) -> Float[Tensor, "batch classes"]:
-    """Logits in eval mode, `chunk` samples at a time; the model's mode is put back afterwards.
+    """Logits in eval mode; the model's mode is put back afterwards.
 
-    Raises InvalidValueError unless `inputs` are finite floats of the model's type, [batch, *shape], on its device.
+    Raises InvalidValueError unless `inputs` are finite floats of the model's type on its device.
+
+    Arguments:
+    - `model`: from inputs to logits.
+    - `inputs`: [batch, *shape].
+    - `chunk`: how many samples are computed at once.
     """
     check_inputs(inputs, net=model)
     check_count("chunk", chunk)

@@ -18,6 +18,7 @@ from pwl_lab.study.store import provenance
 from pwl_lab.study.verbs import run_cases, train_pair
 from pwl_lab.support import paths
 from pwl_lab.support.files import write_json
+from pwl_lab.swap.orders import loading_orders
 from pwl_lab.swap.pair_training import PairLossConfig
 
 # A student with the teacher's channels at two of three boundaries, to see what converters do where none is needed.
@@ -60,7 +61,7 @@ def variant_pair(settings: LoadingSettings, losses: PairLossConfig, seed: int) -
 def measures(pair: Pair) -> dict[str, float]:
     """What a variant is judged by, on the validation split, in [0, 1]."""
     masks, n_blocks = pair.masks.set_index("mask")["validation"], pair.n_blocks
-    prefix = tables.loading_orders(n_blocks)["prefix"]
+    prefix = loading_orders(n_blocks)["prefix"]
     mixed = masks.drop(["S" * n_blocks, "T" * n_blocks])
     return {
         "student": float(masks["S" * n_blocks]),

@@ -15,6 +15,7 @@ from pwl_lab import plots
 from pwl_lab.study import recipes, tables
 from pwl_lab.study.settings import CurriculaSettings, LoadingSettings
 from pwl_lab.support import paths
+from pwl_lab.swap.orders import loading_orders
 
 FOLDER = paths.root() / "docs" / "figures"
 SIZE = (5, 3.7)  # inches
@@ -39,7 +40,7 @@ def loading(target: Path) -> None:
     settings = LoadingSettings.load("lesson")
     teachers, pairs = recipes.loading_pairs(settings)
     teacher_accuracy = sum(teacher.test_accuracy for teacher in teachers) / len(teachers)
-    curves = tables.order_curves(tables.stacked_masks(pairs), tables.loading_orders(pairs[0].n_blocks))
+    curves = tables.order_curves(tables.stacked_masks(pairs), loading_orders(pairs[0].n_blocks))
     save(plots.order_curves(curves, teacher_accuracy), ORDERS, target)
 
 

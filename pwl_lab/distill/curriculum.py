@@ -58,7 +58,9 @@ class TeacherHidden(Frozen):
     centre: bool = Field(True, description="subtract the projection's mean, unit by unit")
     scale: bool = Field(True, description="divide by its standard deviation, over all units together")
     weight: float = Field(5.0, gt=0.0, description="what the mean squared error is multiplied by")
-    width: int | None = Field(None, ge=1, description="match only the student's first so many units; None: all")
+    width: int | None = Field(
+        None, ge=1, description="match only this many units of the student, the first ones; None: all"
+    )
     orthogonal: bool = Field(False, description="orthonormal columns instead of independent Gaussian ones")
 
     @property
@@ -116,20 +118,21 @@ class Curriculum(Frozen):
     def for_blocks(self, n_blocks: int) -> "Curriculum":
         """The same with every hidden target of `block=None` written out, one stage per block.
 
-        Raises InvalidValueError for a block that a network of `n_blocks` has not, and for several stages without a length.
+        Raises InvalidValueError for a block beyond `n_blocks`, and for several stages without a length.
         """
         stages: list[Stage] = []
         for stage in self.stages:
-            if not isinstance(stage.target, TeacherHidden) or stage.target.block is not None:
+            target = stage.target
+            if not isinstance(target, TeacherHidden):
                 stages.append(stage)
                 continue
-            if stage.steps is None and n_blocks > 1:
+            blocks = range(1, n_blocks + 1) if target.block is None else [target.block]
+            if stage.steps is None and len(blocks) > 1:
                 raise invalid("steps", None, f"a number of steps: each of {n_blocks} blocks in turn needs a length")
-            targets = [stage.target.model_copy(update={"block": block}) for block in range(1, n_blocks + 1)]
-            stages += [stage.model_copy(update={"target": target}) for target in targets]
-        for stage in stages:
-            if isinstance(stage.target, TeacherHidden) and stage.target.in_block > n_blocks:
-                raise invalid("block", stage.target.block, f"from 1 to {n_blocks}, the blocks that both networks have")
+            for block in blocks:
+                if block > n_blocks:
+                    raise invalid("block", block, f"from 1 to {n_blocks}, the blocks that both networks have")
+                stages.append(stage.model_copy(update={"target": target.model_copy(update={"block": block})}))
         return Curriculum(stages=tuple(stages))
 
     def starts(self) -> list[int]:

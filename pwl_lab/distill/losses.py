@@ -16,7 +16,7 @@ def target_loss(
     Arguments:
     - `target`: of the current stage.
     - `ours`: each student's hidden state of the target's block, or its logits for any other target.
-    - `wanted`: what `TeacherTargets.look` gives for the target: the labels, the teacher's class probabilities, or its
+    - `wanted`: what `TeacherTargets.compute` gives for the target: the labels, the teacher's class probabilities, or its
       hidden state projected for each student.
     """
     if isinstance(target, TeacherHidden):

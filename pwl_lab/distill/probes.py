@@ -20,8 +20,8 @@ from pwl_lab.distill.targets import random_projection
 from pwl_lab.models.blocknet import BlockNet
 from pwl_lab.support.errors import invalid
 from pwl_lab.support.seeding import generator
+from pwl_lab.tasks.checks import check_count, check_probe, check_support
 from pwl_lab.tasks.parity import SparseParity
-from pwl_lab.tasks.sizes import check_count, check_probe, check_support
 from pwl_lab.training import TrainedModel, predict
 
 
@@ -51,7 +51,7 @@ def _standardised(values: Float[Tensor, "batch columns"]) -> Float[Tensor, "batc
 
 
 def in_support_subsets(support: Sequence[int], degree: int) -> Int[Tensor, "subsets degree"]:
-    """All subsets of `degree` bits of the support. Raises InvalidValueError for a degree that the support has not."""
+    """All subsets of `degree` bits of the support. Raises InvalidValueError for a degree larger than the support."""
     if not 1 <= degree <= len(support):
         raise invalid("degree", degree, f"from 1 to {len(support)}, the size of the support")
     return torch.tensor(list(combinations(sorted(support), degree)))
@@ -107,7 +107,7 @@ class CorrelationProbe:
         - `task`: gives the inputs and the support.
         - `samples`: how many inputs.
         - `degrees`: how many bits a subset has; 1 to k-1 unless named.
-        - `off_subsets`: at most so many subsets off the support for each degree.
+        - `off_subsets`: the most subsets off the support for each degree.
         - `seed`: of the stream `probe`.
         """
         check_count("samples", samples, 2)  # a correlation needs a spread
@@ -125,7 +125,7 @@ class CorrelationProbe:
 
     @property
     def noise_floor(self) -> float:
-        """The mean |correlation| of two independent quantities over so many samples: sqrt(2 / (pi samples))."""
+        """The mean |correlation| of two independent quantities over the probe's samples: sqrt(2 / (pi samples))."""
         return math.sqrt(2 / (math.pi * len(self.inputs)))
 
     @cached_property

@@ -44,13 +44,13 @@ class SeparateCohort:
         return [parameter for student in self.students for parameter in student.parameters()]
 
     def hidden_state(
-        self, inputs: Float[Tensor, "batch *shape"], block: int, above: int = 1
+        self, inputs: Float[Tensor, "batch *shape"], block: int, first_trained: int = 1
     ) -> Float[Tensor, "members batch channels *positions"]:
         """Each student's hidden state behind `block` (from 1), on the same inputs; the layers above it are not computed.
 
-        What lies below block `above` gets no gradient and keeps its batch statistics.
+        Blocks below `first_trained` run in eval mode and get no gradient.
         """
-        return torch.stack([_hidden_state(student, inputs, block, above) for student in self.students])
+        return torch.stack([_hidden_state(student, inputs, block, first_trained) for student in self.students])
 
     def logits(self, inputs: Float[Tensor, "batch *shape"]) -> Float[Tensor, "members batch classes"]:
         """Each student's logits on the same inputs."""
@@ -86,14 +86,14 @@ Cohort = SeparateCohort | StackedCohort
 
 
 def _hidden_state(
-    student: BlockNet, inputs: Float[Tensor, "batch *shape"], block: int, above: int
+    student: BlockNet, inputs: Float[Tensor, "batch *shape"], block: int, first_trained: int
 ) -> Float[Tensor, "batch channels *positions"]:
     """See `SeparateCohort.hidden_state`."""
-    for module in [student.stem, *student.blocks[: above - 1]] if above > 1 else []:
+    for module in [student.stem, *student.blocks[: first_trained - 1]] if first_trained > 1 else []:
         module.eval()
     state: Tensor = student.stem(inputs)
     for number, part in enumerate(student.blocks[:block], start=1):
-        if 1 < number == above:
+        if 1 < number == first_trained:
             state = state.detach()
         state = part(state)
     return state
@@ -105,7 +105,7 @@ def make_cohort(config: ModelConfig, seeds: Sequence[int], device: str = "cpu") 
     return StackedCohort(students) if is_stackable(students[0]) and not is_plain() else SeparateCohort(students)
 
 
-class Group:
+class CurriculumGroup:
     """The students of a cohort that follow one curriculum: always in the same stage, so trained as one.
 
     What a stage does not train takes no part in its pass and gets no gradient, not even one of zero: no optimiser
@@ -129,7 +129,7 @@ class Group:
         self.cohort.train()
         if isinstance(target, TeacherHidden):
             block, rows = target.in_block, targets.rows(target, [member.seed for member in self.members])
-            ours = self.cohort.hidden_state(inputs, block, above=block if stage.trains == "block" else 1)
+            ours = self.cohort.hidden_state(inputs, block, first_trained=block if stage.trains == "block" else 1)
             # Each member's numbers in a row, whatever the cohort: the same mean to the bit.
             return target_loss(target, ours.contiguous(), wanted[target][rows])
         return target_loss(target, self.cohort.logits(inputs), wanted[target])
@@ -179,10 +179,10 @@ class CurriculumLearner(Learner):
         self.members, self.targets, self.evaluation, self.plan = list(members), targets, evaluation, plan
         self.validation = evaluation if validation is None else validation
         self._retired: dict[Member, dict[str, Tensor]] = {}
-        self.groups: list[Group] = []
+        self.groups: list[CurriculumGroup] = []
         for curriculum in dict.fromkeys(member.curriculum for member in members):
             numbers = [number for number, member in enumerate(members) if member.curriculum == curriculum]
-            self.groups.append(Group(cohort.part(numbers), [members[number] for number in numbers]))
+            self.groups.append(CurriculumGroup(cohort.part(numbers), [members[number] for number in numbers]))
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """All students in one group."""
@@ -194,7 +194,7 @@ class CurriculumLearner(Learner):
         A student whose loss is not finite has diverged: it counts in none of them and leaves the others alone.
         """
         stages = [group.curriculum.stage_at(step) for group in self.groups]
-        wanted = self.targets.look(batch, {stage.target for stage in stages})
+        wanted = self.targets.compute(batch, {stage.target for stage in stages})
         terms: dict[str, list[Tensor]] = defaultdict(list)
         going: dict[str, list[Tensor]] = defaultdict(list)
         for group, stage in zip(self.groups, stages, strict=True):

@@ -7,19 +7,21 @@ leaves them open.
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pwl_lab.distill.curriculum import Curriculum, Target, TeacherHidden, TeacherOutput
+from pwl_lab.distill.curriculum import Curriculum, Labels, Target, TeacherHidden, TeacherOutput
 from pwl_lab.distill.losses import teacher_probabilities
+from pwl_lab.fast import projecting, sped_up_by
 from pwl_lab.models.blocknet import BlockNet
 from pwl_lab.support.errors import invalid
 from pwl_lab.support.seeding import generator
 from pwl_lab.tasks.base import Batch, Task, batches_of
-from pwl_lab.tasks.sizes import CALIBRATION_BATCH
+from pwl_lab.tasks.checks import CALIBRATION_BATCH, CALIBRATION_SAMPLES
 from pwl_lab.training import TrainedModel
 
 
@@ -50,13 +52,20 @@ def random_projection(
     return columns
 
 
+@sped_up_by(projecting.project)
+def project(
+    state: Float[Tensor, "batch m *positions"], matrices: Float[Tensor, "members m r"]
+) -> Float[Tensor, "members batch r *positions"]:
+    """`P^T h` at every position, for the matrix `P` of each student."""
+    return torch.stack([torch.einsum("bm...,mr->br...", state, matrix) for matrix in matrices])
+
+
 @dataclass(frozen=True)
 class Projection:
-    """Fixed projections for several students at once: `target = (P^T h - mean) * factor`, per student."""
+    """Fixed projections for several students at once: `target = P^T h - offset`, per student."""
 
     matrices: Float[Tensor, "members m r"]
-    means: Float[Tensor, "members r"]
-    factors: Float[Tensor, " members"]
+    offsets: Float[Tensor, "members r"]
 
     @classmethod
     def fit(
@@ -76,46 +85,31 @@ class Projection:
         - `centre`, `scale`: whether to do so.
         """
         means, factors = [], []
-        for member in range(len(matrices)):  # each on its own: sums over several students would round otherwise
-            raw = _project(states, matrices[member], 1).transpose(1, 2).flatten(2)  # (1, r, batch * positions)
+        for matrix in torch.split(matrices, 1):  # each on its own: sums over several students would round otherwise
+            raw = project(states, matrix).transpose(1, 2).flatten(2)  # (1, r, batch * positions)
             mean = raw.mean(dim=2) if centre else torch.zeros_like(raw[:, :, 0])
             spread = (raw - mean.unsqueeze(2)).square().mean(dim=(1, 2)).sqrt()
             means.append(mean)
             factors.append(1 / spread.clamp_min(1e-8) if scale else torch.ones_like(spread))
-        return cls(matrices, torch.cat(means), torch.cat(factors))
+        factor = torch.cat(factors).unsqueeze(1)  # (members, 1)
+        return cls(projecting.laid_out_by_unit(matrices * factor.unsqueeze(2)), torch.cat(means) * factor)
 
     def __call__(self, state: Float[Tensor, "batch m *positions"]) -> Float[Tensor, "members batch r *positions"]:
         """Each student's target for the teacher's hidden state."""
         ones = (1,) * (state.dim() - 2)
-        offsets = (self.means * self.factors.unsqueeze(1)).reshape(
-            len(self.means), 1, -1, *ones
-        )  # (members, 1, r, 1...)
-        return _project(state, self._scaled, len(self.means)) - offsets
-
-    @cached_property
-    def _scaled(self) -> Float[Tensor, "m columns"]:
-        """All matrices side by side, each times its factor: the form in which they are used at every step."""
-        return _side_by_side(self.matrices * self.factors.reshape(-1, 1, 1))
+        offsets = self.offsets.reshape(len(self.offsets), 1, -1, *ones)  # (members, 1, r, 1...)
+        return project(state, self.matrices) - offsets
 
 
-def _side_by_side(matrices: Float[Tensor, "members m r"]) -> Float[Tensor, "m columns"]:
-    """One matrix for one product."""
-    members, m, r = matrices.shape
-    return matrices.permute(1, 0, 2).reshape(m, members * r)
+class Activations(NamedTuple):
+    """What a network makes of a batch: the hidden state of each block, and the logits."""
 
+    states: Sequence[Tensor]
+    logits: Tensor
 
-def _project(
-    state: Float[Tensor, "batch m *positions"], flat: Float[Tensor, "m columns"], members: int
-) -> Float[Tensor, "members batch r *positions"]:
-    """`P^T h` at every position, for all students in one matrix product."""
-    product = state.movedim(1, -1) @ flat  # (batch, *positions, members * r)
-    return product.reshape(*product.shape[:-1], members, -1).movedim((-2, -1), (0, 2))
-
-
-CALIBRATION_SAMPLES = 2048
-
-
-Seen = tuple[Sequence[Tensor], Tensor]  # hidden states and logits of a network
+    def at(self, target: Target) -> Tensor:
+        """What `target` compares: the hidden state of its block, or the logits."""
+        return self.states[target.in_block - 1] if isinstance(target, TeacherHidden) else self.logits
 
 
 @dataclass(frozen=True)
@@ -166,34 +160,36 @@ class TeacherTargets:
             self.projections[target] = Projection.fit(torch.stack(drawn).to(state), state, target.centre, target.scale)
 
     def rows(self, target: TeacherHidden, seeds: Iterable[int]) -> list[int] | slice:
-        """Where the projections of `seeds` stand in `look(...)[target]`; all in order as a slice, which copies nothing."""
+        """Where the projections of `seeds` stand in `compute(...)[target]`; a slice where all are asked for in order."""
         rows = [self.seeds[target].index(seed) for seed in seeds]
         return slice(None) if rows == list(range(len(self.seeds[target]))) else rows
 
     @torch.no_grad()
-    def look(self, batch: Batch, targets: Collection[Target], seen: Seen | None = None) -> dict[Target, Tensor]:
+    def compute(
+        self, batch: Batch, targets: Collection[Target], known: Activations | None = None
+    ) -> dict[Target, Tensor]:
         """What each target wants of the students: the batch's labels, the teacher's class probabilities, or its hidden
         state projected for every seed.
 
         Arguments:
         - `batch`: of inputs and labels.
         - `targets`: those of the current stages.
-        - `seen`: hidden states and logits of the final teacher, where they are known already.
+        - `known`: what the final teacher makes of the batch, where that is known already.
         """
 
         @cache  # one pass for all targets, and none where no target needs it
-        def final() -> Seen:
-            return seen or self.final.hidden_states(batch.inputs)
+        def final() -> Activations:
+            return known or Activations(*self.final.hidden_states(batch.inputs))
 
         wanted: dict[Target, Tensor] = {}
         for target in targets:
-            if isinstance(target, TeacherHidden):
-                wanted[target] = self.projections[target](final()[0][target.in_block - 1])
-            elif isinstance(target, TeacherOutput):
-                said = final()[1] if target.final else self.checkpoints[target](batch.inputs)
-                wanted[target] = teacher_probabilities(said, target.temperature)
-            else:
+            if isinstance(target, Labels):
                 wanted[target] = batch.labels
+            elif isinstance(target, TeacherHidden):
+                wanted[target] = self.projections[target](final().at(target))
+            else:
+                logits = final().logits if target.final else self.checkpoints[target](batch.inputs)
+                wanted[target] = teacher_probabilities(logits, target.temperature)
         return wanted
 
 

@@ -162,4 +162,4 @@ def swap_net() -> SwapNet:
 
 def sync_loss(net: SwapNet, teacher_states: Sequence[Tensor], student_states: Sequence[Tensor]) -> Float[Tensor, ""]:
     """The sync loss of two networks' hidden states, as training computes it (`pwl_lab.swap.pair_training.sync_loss`)."""
-    return pair_training.sync_loss(pair_training.boundaries(net.converters, teacher_states, student_states))
+    return pair_training.sync_loss(pair_training.make_boundaries(net.converters, teacher_states, student_states))

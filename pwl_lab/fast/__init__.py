@@ -1,7 +1,8 @@
 """What exists for speed alone. Each part has a plain twin, written as the papers say it, and a test that both agree.
 
-A plain twin stands where it is read (`distill/`, `swap/`, `models/`) and names its fast one by `sped_up_by`.
-Inside `plain()` everything runs on the plain twins.
+A plain twin stands where it is read (`distill/`, `swap/`, `models/`). A plain function names its fast one by `sped_up_by`;
+where there is none to name (layers, memory layouts, a cohort) `is_plain` decides. Inside `plain()` everything runs on the
+plain twins.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,7 +1,8 @@
 """Mixed passes in training (`pwl_lab.swap.pair_training.mixed_logits`): many swap masks at once, each for its own samples.
 
 Groups that go through the same owner's block go through it as one batch, and what two masks have in common for the same
-samples is computed once. The mixed pass is that of arXiv 2509.22319; running many of them together is ours.
+samples is computed once. The mixed pass is that of arXiv 2509.22319; running many of them together is ours. At test time
+(`pwl_lab.swap.swapnet.run_masks`) all masks see all samples, and share what they have in common.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,6 +37,19 @@ class Boundary(Protocol):
 class Mixable(Protocol):
     """What is needed of `pwl_lab.swap.swapnet.SwapNet`, which stands above this module."""
 
+    @property
+    def n_blocks(self) -> int:
+        """How many blocks can be swapped."""
+        ...
+
+    def enter(self, inputs: Tensor, letter: str) -> Tensor:
+        """Stem and first block of the network that a mask letter stands for."""
+        ...
+
+    def advance(self, state: Tensor, boundary: int, before: str, after: str) -> Tensor:
+        """From the hidden state of block `boundary` through the next block."""
+        ...
+
     def owner(self, letter: str) -> Any:
         """The network (`blocks`, `head`) that a mask letter stands for."""
         ...
@@ -49,13 +63,13 @@ class Mixable(Protocol):
 Node = tuple[int, str]
 
 
-def mixed_logits(net: Mixable, between: Sequence[Boundary], wanted: Sequence[Node], groups: int) -> list[Tensor]:
+def mixed_logits(net: Mixable, boundaries: Sequence[Boundary], wanted: Sequence[Node], groups: int) -> list[Tensor]:
     """As the plain one. No sample sees another, so going through a block together changes nothing.
 
-    The leading blocks of one owner are not computed again: a mask goes on from the converted state in `between`.
+    The leading blocks of one owner are not computed again: a mask goes on from the converted state in `boundaries`.
     """
     states: dict[Node, Tensor] = {}
-    for boundary in between:
+    for boundary in boundaries:
         begun = dict.fromkeys((group, mask[: boundary.number + 1]) for group, mask in wanted)
         inputs = _inputs(net, boundary, [node for node in begun if _mixed(node)], states, groups)
         states = {}
@@ -115,3 +129,21 @@ def _mixed(node: Node) -> bool:
 def _before(node: Node) -> Node:
     """The same samples one block earlier."""
     return node[0], node[1][:-1]
+
+
+def run_masks(net: Mixable, inputs: Tensor, masks: Sequence[str]) -> dict[str, Tensor]:
+    """As the plain one. Masks with a common beginning share its computation: a walk down a tree."""
+    found: dict[str, Tensor] = {}
+
+    def walk(state: Tensor, prefix: str) -> None:
+        """Extend `prefix`, whose hidden state is `state`, by one block in each way that some wanted mask needs."""
+        if len(prefix) == net.n_blocks:
+            found[prefix] = net.owner(prefix[-1]).head(state)
+            return
+        for letter in "ST":
+            if any(mask.startswith(prefix + letter) for mask in masks):
+                walk(net.advance(state, len(prefix), prefix[-1], letter), prefix + letter)
+
+    for letter in sorted({mask[0] for mask in masks}):
+        walk(net.enter(inputs, letter), letter)
+    return {mask: found[mask] for mask in masks}

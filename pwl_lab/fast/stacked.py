@@ -33,7 +33,8 @@ def is_stackable(student: nn.Module) -> bool:
 
     Buffers (of batch norms, for one) change in place, and stacking would take tied parameters apart.
     """
-    return student.state_dict().keys() == {name for name, _ in student.named_parameters()}
+    names = {name for name, _ in student.named_parameters()}
+    return student.state_dict().keys() == names and not list(student.buffers())  # a buffer need not be in `state_dict`
 
 
 class StackedCohort:
@@ -41,7 +42,7 @@ class StackedCohort:
 
     def __init__(self, students: Sequence[nn.Module]) -> None:
         """The students' weights are copied; the students themselves are left alone."""
-        parameters, self._constants = stack_module_state(list(students))  # constants: buffers that no state_dict holds
+        parameters, _ = stack_module_state(list(students))
         self.tensors = {name: tensor.detach().clone().requires_grad_() for name, tensor in parameters.items()}
         base = deepcopy(students[0]).to("meta")
         self._net = cast(Blocks, base)  # for its layers alone: the weights are in `tensors`
@@ -56,7 +57,6 @@ class StackedCohort:
         """Some of the students as a cohort of their own."""
         part = object.__new__(type(self))
         part.tensors = {name: tensor.detach()[members].requires_grad_() for name, tensor in self.tensors.items()}
-        part._constants = {name: tensor[members] for name, tensor in self._constants.items()}
         part._net, part._feedforward = self._net, self._feedforward
         return part
 
@@ -65,13 +65,13 @@ class StackedCohort:
         return list(self.tensors.values())
 
     def hidden_state(
-        self, inputs: Float[Tensor, "batch *shape"], block: int, above: int = 1
+        self, inputs: Float[Tensor, "batch *shape"], block: int, first_trained: int = 1
     ) -> Float[Tensor, "members batch channels *positions"]:
         """As of a `SeparateCohort`."""
         common = not list(self._net.stem.parameters())  # all members still have the same state behind the stem
         state = self._net.stem(inputs) if common else self._run("stem", self._net.stem, inputs, common=True)
         for number, part in enumerate(self._net.blocks[:block], start=1):
-            if 1 < number == above:
+            if 1 < number == first_trained:
                 state = state.detach()
             state = self._run(f"blocks.{number - 1}", part, state, common and number == 1)
         return state
@@ -85,8 +85,7 @@ class StackedCohort:
         """`part`, called `name` in the network, of every member; a state that is `common` has no members."""
         if self._feedforward:
             return run_feedforward(part, name, self.tensors, state)
-        whole = self.tensors | self._constants
-        weights = {key.removeprefix(f"{name}."): t for key, t in whole.items() if key.startswith(f"{name}.")}
+        weights = {key.removeprefix(f"{name}."): t for key, t in self.tensors.items() if key.startswith(f"{name}.")}
         if common and not weights:
             state, common = state.expand(len(self), *state.shape), False
 
@@ -115,8 +114,7 @@ class StackedCohort:
 
     def keep(self, members: list[int], optimiser: torch.optim.Optimizer) -> None:
         """Let the other students go, and their part of the optimiser's state; `members` stay, in this order."""
-        before, kept = self.parameters(), self.part(members)
-        self.tensors, self._constants = kept.tensors, kept._constants
+        before, self.tensors = self.parameters(), self.part(members).tensors
         replaced = {id(old): new for old, new in zip(before, self.parameters(), strict=True)}
         for group in optimiser.param_groups:
             group["params"] = [replaced.get(id(parameter), parameter) for parameter in group["params"]]

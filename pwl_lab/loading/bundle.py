@@ -298,7 +298,7 @@ def write_bundle(
     facts = {
         "teacher": configs[0],
         "student": configs[1],
-        "converters": net.converters.where,
+        "converters": net.converters.placement,
         "teacher_shapes": tuple(net.teacher.state_shapes(inputs.shape)),
         "student_shapes": tuple(net.student.state_shapes(inputs.shape)),
         "inputs": inputs,

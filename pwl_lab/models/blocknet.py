@@ -91,7 +91,7 @@ class ModelConfig(Frozen, ABC):
     """All that determines an architecture; `build` makes the network.
 
     A class with a `family` of its own (`family: Literal["mine"] = "mine"`) is registered by it in `FAMILIES`, where
-    whoever opens a bundle finds it. Raises InvalidValueError where another class has the family.
+    it is found when a bundle is opened. Raises InvalidValueError where another class has the family.
     """
 
     family: str
@@ -118,9 +118,14 @@ class ModelConfig(Frozen, ABC):
 
 
 def build(config: ModelConfig, seed: int, device: str = "cpu", stream: str = "init") -> BlockNet:
-    """The network of `config` with initial weights from `stream` of `seed`.
+    """The network of `config` with initial weights from a named random stream.
 
-    Students take the stream `student`: from the teacher's own, a student would begin as a slice of its teacher.
+    Arguments:
+
+    - `config`: the architecture.
+    - `seed`: of the stream.
+    - `device`: where the network goes once it is made.
+    - `stream`: students take `student`; from `init`, the teacher's, a student would begin as a slice of its teacher.
     """
     with initialisation(seed, stream):
         return config.make().to(device)

@@ -121,7 +121,7 @@ class ResNetConfig(ConvNetConfig):
 class BasicBlock(nn.Module):
     """`relu(norm(conv(relu(norm(conv(x))))) + shortcut(x))`; the shortcut is a 1x1 convolution where the shape changes."""
 
-    conv_norm_pairs: ClassVar = (("conv1", "norm1"), ("conv2", "norm2"))
+    conv_norm_pairs: ClassVar = (("conv1", "norm1"), ("conv2", "norm2"))  # for speed: `pwl_lab.fast.folding` reads it
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         """`stride` 2 halves the resolution (rounding up)."""

@@ -39,7 +39,7 @@ class MLPConfig(ModelConfig):
             first, *others = layers
             blocks = [nn.Sequential(first), *(nn.Sequential(nn.ReLU(), layer) for layer in others)]
             net = BlockNet(nn.Flatten(), blocks, nn.Sequential(nn.ReLU(), head))
-        speed_up(net.blocks, net.head)
+        speed_up(net.blocks, net.head)  # for speed alone
         return net
 
 

@@ -16,6 +16,7 @@ from pwl_lab.plots.style import NOTE, OWNER, OWNER_NAME, Figure, Look, Percent
 from pwl_lab.study import tables
 from pwl_lab.study.recipes import SamplePredictions
 from pwl_lab.study.results import Pair
+from pwl_lab.swap.orders import loading_orders
 from pwl_lab.tasks.images import ImageTask
 
 # (letter, height in the drawing) of the two networks, and by direction the rows that a converter leads from and to.
@@ -186,7 +187,7 @@ def loss_terms(history: pd.DataFrame) -> Figure:
 @style.context()
 def predictions_by_mask(samples: SamplePredictions) -> Figure:
     """Prefix order at once: a column per image, a row per mask; what is predicted, in bold with a tick where it is right."""
-    masks = tables.loading_orders(samples.n_blocks)["prefix"]
+    masks = loading_orders(samples.n_blocks)["prefix"]
     small = _name_size(samples.class_names)
     figure = Figure(figsize=(9, 1.35 + 0.36 * len(masks)), layout="constrained")
     pictures, table = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.35, 0.36 * len(masks)))[:, 0]
@@ -225,7 +226,7 @@ class LayerFigure:
             self.figure = Figure(figsize=(9, 6), layout="constrained")
             top, middle, bottom = self.figure.subfigures(3, 1, squeeze=False, height_ratios=(1.1, 2.4, 2.1))[:, 0]
             self._blocks, self._curves = top.subplots(), middle.subplots()
-            self._ring = _accuracy_curves(self._curves, pair.masks, orders or tables.named_orders(pair.masks))
+            self._ring = _accuracy_curves(self._curves, pair.masks, orders or tables.orders_with_best(pair.masks))
             self._strip = list(bottom.subplots(1, len(samples.images), squeeze=False)[0])
             for index, axes in enumerate(self._strip):
                 axes.imshow(samples.images[index].numpy(), cmap="gray_r")

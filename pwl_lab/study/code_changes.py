@@ -27,7 +27,7 @@ from pwl_lab.tasks.base import Task
 from pwl_lab.training import predict
 
 N_SAMPLES = 16
-MAY_DIFFER = 1  # of the samples: where a network rounds or chooses, one may fall on the other side
+MAY_DIFFER = 1  # of the samples: one may differ, since rounding or argmax can flip
 # Another machine or number of threads adds up in another order, which moves a logit by about 1e-6 of the largest one. A
 # network that makes much of such small differences shows it when its inputs change by this share.
 TOLERANCE = 1e-3

@@ -17,6 +17,7 @@ from pwl_lab.study.recipes import image_models, image_task, image_teacher, pair_
 from pwl_lab.study.results import Pair
 from pwl_lab.study.settings import CrossingSettings
 from pwl_lab.study.verbs import run_cases, train_or_load, train_pair
+from pwl_lab.swap.orders import loading_orders
 from pwl_lab.swap.pair_training import PairLossConfig
 from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.training import TrainPlan, image_plan
@@ -112,7 +113,7 @@ def crossing_table(found: Sequence[Crossed]) -> pd.DataFrame:
     rows = []
     for one in found:
         masks, n_blocks = one.pair.masks, one.pair.n_blocks
-        prefix = tables.loading_orders(n_blocks)["prefix"]
+        prefix = loading_orders(n_blocks)["prefix"]
         mixed = masks.loc[~masks["mask"].isin(["S" * n_blocks, "T" * n_blocks]), "test"]
         rows.append(
             {

@@ -9,12 +9,12 @@ from torch import Tensor
 from pwl_lab.distill.curriculum import Curriculum, extracted, from_labels, one_shot, progressive
 from pwl_lab.distill.probes import CorrelationProbe, TeacherReadings, probe_teacher
 from pwl_lab.models import ModelConfig, mlp, resnet, vgg, vit
-from pwl_lab.study import tables
 from pwl_lab.study.results import DistillationRuns, Pair
 from pwl_lab.study.settings import PROBE_SAMPLES, CurriculaSettings, ImageSettings, LoadingSettings
 from pwl_lab.study.verbs import distill, run_cases, train_or_load, train_pair
 from pwl_lab.support.config import Family
 from pwl_lab.swap.masks import all_masks, check_whole_cube
+from pwl_lab.swap.orders import loading_orders
 from pwl_lab.swap.pair_training import PairLossConfig
 from pwl_lab.tasks.augment import Augmentation
 from pwl_lab.tasks.images import ImageTask
@@ -197,7 +197,7 @@ def sample_predictions(pair: Pair, task: ImageTask, n_samples: int = 6, pool: in
     images, batch = task.sample(pool)
     device = next(pair.net.parameters()).device
     inputs = batch.inputs.to(device)
-    predicted, _ = pair.predictions(inputs, tables.loading_orders(pair.n_blocks)["prefix"])
+    predicted, _ = pair.predictions(inputs, loading_orders(pair.n_blocks)["prefix"])
     changes = (predicted[1:] != predicted[:-1]).sum(dim=0).cpu()
     chosen = changes.argsort(descending=True, stable=True)[:n_samples]
     masks = all_masks(check_whole_cube(pair.n_blocks))

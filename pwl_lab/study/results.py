@@ -15,6 +15,7 @@ from pwl_lab.study.store import provenance
 from pwl_lab.support.errors import invalid
 from pwl_lab.swap.evaluation import mask_predictions
 from pwl_lab.swap.masks import check_mask
+from pwl_lab.swap.orders import loading_orders
 from pwl_lab.swap.swapnet import SwapNet
 from pwl_lab.tasks.base import Task, check_inputs, class_names_of
 from pwl_lab.training import TrainPlan
@@ -105,7 +106,7 @@ class Pair:
 
     def prefix_accuracy(self, split: str = "test") -> list[float]:
         """Accuracy with the first k blocks from the teacher, k = 0..n."""
-        return [self.accuracy(mask, split) for mask in tables.loading_orders(self.n_blocks)["prefix"]]
+        return [self.accuracy(mask, split) for mask in loading_orders(self.n_blocks)["prefix"]]
 
     def predictions(
         self, inputs: Tensor, masks: Sequence[str]

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field
 from pwl_lab.support import paths
 from pwl_lab.support.config import MOST_BLOCKS, Family, Fraction, LearningRate, MaskDistribution, Seeds, Settings, Steps
 from pwl_lab.support.errors import invalid
-from pwl_lab.tasks.sizes import (
+from pwl_lab.tasks.checks import (
     CALIBRATION_BATCH,
     check_batch_size,
     check_bits,

@@ -8,8 +8,7 @@ import pandas as pd
 
 from pwl_lab.support.errors import invalid
 from pwl_lab.swap.masks import all_masks
-from pwl_lab.swap.orders import TIE, arrivals, search_order
-from pwl_lab.swap.orders import loading_orders as loading_orders  # what the tables are read by
+from pwl_lab.swap.orders import TIE, arrivals, loading_orders, search_order
 
 Value = TypeVar("Value")
 
@@ -270,7 +269,7 @@ def order_name(order: Sequence[str]) -> str:
     return "-".join(str(block) for block in arrivals(order))
 
 
-def named_orders(masks: pd.DataFrame) -> dict[str, list[str]]:
+def orders_with_best(masks: pd.DataFrame) -> dict[str, list[str]]:
     """The masks, k = 0..n, of each loading order that has a name, and of the `best_order` on the validation split."""
     best = best_order(masks)
     return loading_orders(len(best) - 1) | {"best": best}

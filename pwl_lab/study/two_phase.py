@@ -17,8 +17,8 @@ from pwl_lab.models.blocknet import BlockNet
 from pwl_lab.support.errors import unknown
 from pwl_lab.support.seeding import generator
 from pwl_lab.tasks.base import Batch, accuracy
+from pwl_lab.tasks.checks import check_count
 from pwl_lab.tasks.parity import SparseParity
-from pwl_lab.tasks.sizes import check_count
 
 STEP_LENGTH = 2.0  # norm of each unit's weights after the step: as large as the range of the biases
 RIDGE = 1e-5

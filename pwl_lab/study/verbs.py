@@ -27,7 +27,7 @@ from pwl_lab.swap.masks import check_whole_cube
 from pwl_lab.swap.pair_training import FollowCurriculum, PairLearner, PairLossConfig
 from pwl_lab.swap.swapnet import SwapNet, check_shapes
 from pwl_lab.tasks.base import Task, batches_of, split_of
-from pwl_lab.tasks.sizes import check_count
+from pwl_lab.tasks.checks import check_count
 from pwl_lab.training import Checkpoint, TrainedModel, TrainPlan, fit, train
 
 # Raise a number when the same configuration would now give another result, or when an entry holds something else: older

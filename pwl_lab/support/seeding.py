@@ -28,7 +28,7 @@ STREAMS = (
     *("data", "evaluation", "order", "augment"),
     *("projection", "masks", "probe", "bootstrap"),
 )
-TEACHER = "teacher"  # the role of whoever has a stream to itself, and of the teacher where it has not
+TEACHER = "teacher"  # the default role: the teacher's, or that of a stream's only user
 ROLE = re.compile(r"[a-z][a-z_]*( [0-9]+)?")  # a word, and a number where there are several, such as "block 2"
 
 

@@ -1,4 +1,4 @@
-"""A pair: its parts, the accuracy of every mask, and how alike the hidden states are at each boundary."""
+"""Accuracy of every mask of a pair, and the similarity of hidden states at each boundary."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ def score_masks(net: SwapNet, data: Batch, masks: Sequence[str] | None = None, c
     - `net`: the pair.
     - `data`: inputs and labels.
     - `masks`: all 2^n unless named.
-    - `chunk`: so many samples at a time.
+    - `chunk`: how many samples are computed at once.
     """
     masks = all_masks(check_whole_cube(net.n_blocks)) if masks is None else list(dict.fromkeys(masks))
     check_inputs(data.inputs, net=net)
@@ -108,9 +108,14 @@ def boundary_similarity(
     """One row per boundary and direction (`encoder`: teacher to student, `decoder`: student to teacher).
 
     `before` is the CKA of the two raw states (the same for both directions), `after` that of the converted state with
-    the one it stands in for, `unexplained` the share of that one's variance which the converted state misses. With an
-    `untrained` student a column of that name is the CKA of the teacher's state with its: what any network would show,
-    since both see the same inputs. All in eval mode; a few hundred inputs will do (their pairwise products are held).
+    the one it stands in for, `unexplained` the share of that one's variance which the converted state misses. All
+    networks are in eval mode.
+
+    Arguments:
+    - `net`: the pair.
+    - `inputs`: a few hundred will do; their pairwise products are held.
+    - `untrained`: with such a student, a column `untrained` is the CKA of the teacher's state with that student's: what
+      any network would show, since both see the same inputs.
     """
     with evaluating(net), evaluating(untrained or net):
         teachers, students = (owner.hidden_states(inputs)[0] for owner in (net.teacher, net.student))

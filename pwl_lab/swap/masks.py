@@ -17,14 +17,14 @@ def check_mask(mask: str, n_blocks: int) -> str:
 
 
 def prefix_mask(teacher_blocks: int, n_blocks: int) -> str:
-    """The first `teacher_blocks` blocks are the teacher's: prefix loading after so many steps."""
+    """The first `teacher_blocks` blocks are the teacher's: prefix loading after that many steps."""
     if not 0 <= teacher_blocks <= n_blocks:
         raise invalid("teacher_blocks", teacher_blocks, f"from 0 to {n_blocks}, the number of blocks")
     return "T" * teacher_blocks + "S" * (n_blocks - teacher_blocks)
 
 
 def suffix_mask(teacher_blocks: int, n_blocks: int) -> str:
-    """The last `teacher_blocks` blocks are the teacher's: suffix loading after so many steps."""
+    """The last `teacher_blocks` blocks are the teacher's: suffix loading after that many steps."""
     return prefix_mask(teacher_blocks, n_blocks)[::-1]
 
 
@@ -50,9 +50,9 @@ def check_whole_cube(n_blocks: int) -> int:
 def random_masks(n_blocks: int, distribution: MaskDistribution, random: torch.Generator) -> Iterator[str]:
     """Masks for the cross loss, without end; never all-student or all-teacher (those mix nothing).
 
-    `prefix`: the number of teacher blocks uniform. `alternating`: a prefix, then any mixed mask, in turn. `mixture`
-    (arXiv 2509.22319): half of the time one switch point (a prefix or a suffix, either way round), else any mixed mask.
-    `all`: every mixed mask equally often. Or a weight for each mask that may be drawn: `{"TSSS": 2, "TTSS": 1}`.
+    `prefix`: the number of teacher blocks is drawn uniformly. `alternating`: a prefix, then any mixed mask, in turn.
+    `mixture` (arXiv 2509.22319): half of the time one switch point (a prefix or a suffix, either way round), else any
+    mixed mask. `all`: every mixed mask equally often. Or a weight for each mask that may be drawn: `{"TSSS": 2, "TTSS": 1}`.
     Raises InvalidValueError for a mask that does not fit, or mixes nothing.
     """
     if n_blocks < 2:

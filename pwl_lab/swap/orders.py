@@ -16,9 +16,10 @@ TIE = 1e-12  # areas are shares in [0, 1]; closer than this they differ by round
 
 
 def named_orders(n_blocks: int) -> dict[str, list[int]]:
-    """The blocks of each named order as they arrive. Of two blocks contiguous is suffix, of one all are the same.
+    """The blocks of each named order as they arrive.
 
     `contiguous` (arXiv 2509.22319): teacher blocks stand in a row from the second one on; the first block arrives last.
+    With two blocks, contiguous equals suffix; with one, all orders are equal.
     """
     blocks = list(range(1, n_blocks + 1))
     return {"prefix": blocks, "suffix": blocks[::-1], "contiguous": blocks[1:] + blocks[:1]}
@@ -75,12 +76,16 @@ def arrivals_of(order: str | Sequence[int], n_blocks: int) -> list[int]:
 def search_order(accuracy: Mapping[str, float], cost: Sequence[float], pick: Callable[..., float] = max) -> list[str]:
     """The masks, k = 0..n, of the order that `pick` (max or min) prefers by area: exact over all n! orders.
 
-    `accuracy` holds every mask, `cost` what each block takes to arrive (bytes, or seconds). While a block is on its way
-    the mask before it predicts: the area is the sum over steps of accuracy(mask before) * cost(block) / total cost.
-    Dynamic programming over the 2^n masks, n * 2^(n-1) steps; of orders whose areas agree to rounding the one with the
-    earlier block first is taken. All masks are in the table: the time goes with its length (an index holds those of 19
-    blocks at most, which take some seconds), and a table that is not whole is refused at once.
-    Raises InvalidValueError for a mask that is missing, and for costs that are negative or all 0.
+    While a block is on its way the mask before it predicts: the area is the sum over steps of
+    accuracy(mask before) * cost(block) / total cost. Dynamic programming over the 2^n masks, n * 2^(n-1) steps (an index
+    holds the masks of 19 blocks at most, which take some seconds). Of orders whose areas agree to rounding the one with
+    the earlier block first is taken. Raises InvalidValueError at once for a mask that is missing, and for costs that are
+    negative or all 0.
+
+    Arguments:
+    - `accuracy`: of every mask.
+    - `cost`: what each block takes to arrive, in bytes or seconds.
+    - `pick`: `max` for the best order, `min` for the worst.
     """
     n_blocks = len(cost)
     if missing := first_missing(accuracy, n_blocks):
@@ -106,7 +111,7 @@ def search_order(accuracy: Mapping[str, float], cost: Sequence[float], pick: Cal
 
 
 def first_missing(accuracy: Mapping[str, float], n_blocks: int) -> str | None:
-    """The first mask of so many blocks that the table does not have; not looked for longer than the table is."""
+    """The first mask of `n_blocks` blocks that the table does not have; the time goes with the table's length."""
     letters = (number_mask(number, n_blocks) for number in range(min(2**n_blocks, len(accuracy) + 1)))
     return next((mask for mask in letters if mask not in accuracy), None)
 
@@ -114,15 +119,18 @@ def first_missing(accuracy: Mapping[str, float], n_blocks: int) -> str | None:
 def best_mask(
     order: Sequence[int], arrived: Collection[int], missed: Collection[int], accuracy: Mapping[str, float]
 ) -> str:
-    """The mask to run when the teacher blocks `arrived` (from 1) are there, of those that shall come in `order`.
+    """The mask to run while teacher blocks arrive.
 
-    As long as none but arrived ones are `missed` (a try to load them has failed for good), all that have arrived run:
-    that is the order as it was asked for. Otherwise the most accurate mask that can be had from what has arrived, by the
-    masks that `accuracy` knows; of equally good ones that with more teacher blocks, then that with the blocks that come
-    first. What is not known is not guessed at: the only mask that needs no accuracy is the longest beginning of `order`
-    that has arrived, which is taken for as good as the last mask on its way that is known.
+    If nothing is missed, or each missed block has another copy (int8 or float32) that arrived, run all arrived blocks.
+    Otherwise run the most accurate mask in `accuracy` that uses only arrived blocks; break ties by more teacher blocks,
+    then by loading order. The longest arrived prefix of `order` is always a candidate; if its accuracy is unknown, use
+    that of the longest known shorter prefix. The time goes with the length of `accuracy`, not with 2^n.
 
-    The time it takes goes with the length of the table, not with the number of masks that there could be.
+    Arguments:
+    - `order`: every block, from 1, in the order in which they are loaded.
+    - `arrived`: the blocks that can run.
+    - `missed`: the blocks of which a copy could not be loaded, for good.
+    - `accuracy`: of the masks that are known; some may be missing.
     """
     n_blocks, there = len(order), set(arrived)
     if set(missed) <= there:

@@ -1,7 +1,7 @@
 """PWL training (arXiv 2509.22319): student and converters beside a frozen teacher.
 
-Beside the student's own loss there are three terms. Synchronisation: a network's hidden state, converted, is the other's.
-Reconstruction: converted there and back it is itself. Cross: networks that mix blocks of both say what the teacher says.
+Beside the student's own loss there are three terms. `sync`: a converted hidden state should match the other network's.
+`recon`: converting there and back should give the same state. `cross`: a mixed network's logits should match the teacher's.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,9 +15,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pwl_lab.distill.curriculum import Curriculum, TeacherHidden
+from pwl_lab.distill.curriculum import Curriculum
 from pwl_lab.distill.losses import soft_loss, target_loss
-from pwl_lab.distill.targets import Member, TeacherTargets, calibration_inputs
+from pwl_lab.distill.targets import Activations, Member, TeacherTargets, calibration_inputs
 from pwl_lab.fast import feature_distance as fast_distance
 from pwl_lab.fast import folding, mixing, sped_up_by
 from pwl_lab.models.blocknet import BlockNet
@@ -41,7 +41,7 @@ class Boundary:
     decoded: Float[Tensor, "batch c_t *positions"]
 
 
-def boundaries(
+def make_boundaries(
     converters: Converters, teacher_states: Sequence[Tensor], student_states: Sequence[Tensor]
 ) -> list[Boundary]:
     """Every boundary between two blocks, first to last. All terms of PWL need these conversions: they are made once."""
@@ -61,25 +61,25 @@ def feature_distance(
     return F.mse_loss(ours, target) + 1 - cosine.mean()
 
 
-def sync_loss(between: Sequence[Boundary]) -> Float[Tensor, ""]:
+def sync_loss(boundaries: Sequence[Boundary]) -> Float[Tensor, ""]:
     """Each network's state, converted, against the other's; averaged over the boundaries."""
-    terms = [feature_distance(b.encoded, b.student) + feature_distance(b.decoded, b.teacher) for b in between]
+    terms = [feature_distance(b.encoded, b.student) + feature_distance(b.decoded, b.teacher) for b in boundaries]
     return torch.stack(terms).mean()
 
 
-def recon_loss(converters: Converters, between: Sequence[Boundary]) -> Float[Tensor, ""]:
+def recon_loss(converters: Converters, boundaries: Sequence[Boundary]) -> Float[Tensor, ""]:
     """Each state against itself, converted there and back; averaged over the boundaries."""
     terms = [
         feature_distance(converters.decode(b.encoded, b.number), b.teacher)
         + feature_distance(converters.encode(b.decoded, b.number), b.student)
-        for b in between
+        for b in boundaries
     ]
     return torch.stack(terms).mean()
 
 
 @sped_up_by(mixing.mixed_logits)
 def mixed_logits(
-    net: SwapNet, between: Sequence[Boundary], wanted: Sequence[tuple[int, str]], groups: int
+    net: SwapNet, boundaries: Sequence[Boundary], wanted: Sequence[tuple[int, str]], groups: int
 ) -> list[Float[Tensor, "_ classes"]]:
     """Logits of each wanted (group, mask) for the samples of that group, one mask after the other.
 
@@ -87,21 +87,21 @@ def mixed_logits(
 
     Arguments:
     - `net`: runs the rest of each mask.
-    - `between`: the states of both networks for the whole batch.
+    - `boundaries`: the states of both networks for the whole batch.
     - `wanted`: the group's number, from 0, and a mask with both letters.
-    - `groups`: the batch is cut into so many parts (of `Tensor.chunk`).
+    - `groups`: how many parts the batch is cut into (by `Tensor.chunk`).
     """
     found = []
     for group, mask in wanted:
         change = len(mask) - len(mask.lstrip(mask[0]))  # the last block before the first change of owner
-        known = between[change - 1].teacher if mask[0] == "T" else between[change - 1].student
+        known = boundaries[change - 1].teacher if mask[0] == "T" else boundaries[change - 1].student
         found.append(net.run_from(known.chunk(groups)[group], change, mask))
     return found
 
 
 def cross_loss(
     net: SwapNet,
-    between: Sequence[Boundary],
+    boundaries: Sequence[Boundary],
     masks: Sequence[str],
     teacher_logits: Float[Tensor, "batch classes"],
     temperature: float,
@@ -111,29 +111,27 @@ def cross_loss(
 
     Arguments:
     - `net`: the pair.
-    - `between`: the states of both networks for the batch, see `boundaries`.
+    - `boundaries`: the states of both networks for the batch, see `make_boundaries`.
     - `masks`: each with both letters.
     - `teacher_logits`: of the whole batch.
     - `temperature`: of the soft loss.
-    - `groups`: cut the batch into so many parts (of `Tensor.chunk`), which take the masks in turn, round after round.
+    - `groups`: how many parts the batch is cut into (by `Tensor.chunk`); they take the masks in turn, round after round.
     """
     targets = teacher_logits.chunk(groups)
     wanted = [(turn % len(targets), mask) for turn, mask in enumerate(masks)]
     with net.student_on_running_statistics():
-        logits = mixed_logits(net, between, wanted, groups)
+        logits = mixed_logits(net, boundaries, wanted, groups)
     terms = [soft_loss(ours, targets[group], temperature) for (group, _), ours in zip(wanted, logits, strict=True)]
     return torch.stack(terms).mean()
 
 
 @dataclass(frozen=True)
 class Pass:
-    """What both networks of a pair make of a batch: every hidden state, and the logits."""
+    """A batch, and what both networks of a pair make of it."""
 
     batch: Batch
-    teacher_states: Sequence[Tensor]
-    teacher_logits: Float[Tensor, "batch classes"]
-    student_states: Sequence[Tensor]
-    student_logits: Float[Tensor, "batch classes"]
+    teacher: Activations
+    student: Activations
 
 
 # The student's own loss at a step (from 0): the named terms, as they are, and what is minimised.
@@ -151,9 +149,9 @@ class HardAndSoft:
         """Terms `hard` and `soft`; one of weight 0 is not computed."""
         terms: Losses = {}
         if self.alpha > 0:
-            terms["hard"] = F.cross_entropy(seen.student_logits, seen.batch.labels)
+            terms["hard"] = F.cross_entropy(seen.student.logits, seen.batch.labels)
         if self.alpha < 1:
-            terms["soft"] = soft_loss(seen.student_logits, seen.teacher_logits, self.temperature)
+            terms["soft"] = soft_loss(seen.student.logits, seen.teacher.logits, self.temperature)
         weights = {"hard": self.alpha, "soft": 1 - self.alpha}
         return terms, torch.stack([weights[name] * value for name, value in terms.items()]).sum()
 
@@ -191,16 +189,15 @@ class FollowCurriculum:
     def __call__(self, seen: Pass, step: int) -> tuple[Losses, Float[Tensor, ""]]:
         """One term, named after the kind of the stage's target: `labels`, `output` or `hidden`."""
         target = self.curriculum.stage_at(step).target
-        wanted = self.targets.look(seen.batch, {target}, (seen.teacher_states, seen.teacher_logits))
-        ours = seen.student_logits
-        if isinstance(target, TeacherHidden):
-            ours = seen.student_states[target.in_block - 1]
-        loss = target_loss(target, ours.unsqueeze(0), wanted[target])[0]  # a cohort of one
+        wanted = self.targets.compute(seen.batch, {target}, seen.teacher)
+        loss = target_loss(target, seen.student.at(target).unsqueeze(0), wanted[target])[0]  # a cohort of one
         return {target.kind: loss}, loss
 
 
 class PairLossConfig(Frozen):
-    """PWL training: the weights of the five terms (the defaults are the paper's), and how they are computed (ours)."""
+    """How a pair is trained: the weights of the five loss terms (the defaults are the paper's), and (ours) how the cross
+    loss is computed, which converters there are and how fast they learn, and when the terms reach the student.
+    """
 
     alpha: float = Field(0.4, ge=0.0, le=1.0, description="share of the hard loss; the soft loss has the rest")
     temperature: float = Field(2.0, gt=0.0, description="of the soft and the cross loss")
@@ -210,7 +207,7 @@ class PairLossConfig(Frozen):
     masks: MaskDistribution = Field("all", description="how the cross loss draws its swap masks")
     cross_passes: int = Field(2, ge=1, le=16, description="passes of the batch through mixed networks, per step")
     cross_groups: int = Field(
-        4, ge=1, le=64, description="each pass splits its batch into so many groups, each with a mask of its own"
+        4, ge=1, le=64, description="groups that each pass splits its batch into, each with a mask of its own"
     )
     converters: Literal["always", "if_different"] = Field(
         "always", description="a converter at every boundary, or only where the channels differ"
@@ -232,8 +229,8 @@ class PairLossConfig(Frozen):
 
 
 @sped_up_by(folding.folded)
-def frozen(teacher: BlockNet) -> BlockNet:
-    """The teacher as training runs it: itself. Folding its batch norms gives the same values up to rounding."""
+def inference_teacher(teacher: BlockNet) -> BlockNet:
+    """The teacher as used in training. The plain version returns it unchanged; the fast one folds its batch norms."""
     return teacher
 
 
@@ -262,7 +259,7 @@ class PairLearner(Learner):
         self.freeze_norm_from = config.freeze_norm_at * steps
         self.student_joins_from, self.joined = config.student_joins_at * steps, config.student_joins_at == 0
         self.net, self.config, self.validation = net, config, validation
-        self.passes = net.with_teacher(frozen(net.teacher))
+        self.passes = net.with_teacher(inference_teacher(net.teacher))
         self.masks = random_masks(net.n_blocks, config.masks, generator(seed, "masks"))
         self.objective = objective or HardAndSoft(config.alpha, config.temperature)
 
@@ -287,16 +284,17 @@ class PairLearner(Learner):
         if step >= self.freeze_norm_from:
             net.student_norms(training=False)
         with torch.no_grad():
-            teacher_states, teacher_logits = self.passes.teacher.hidden_states(batch.inputs)
-        student_states, student_logits = net.student.hidden_states(batch.inputs)
-        seen = Pass(batch, teacher_states, teacher_logits, student_states, student_logits)
+            teacher = Activations(*self.passes.teacher.hidden_states(batch.inputs))
+        student = Activations(*net.student.hidden_states(batch.inputs))
+        seen = Pass(batch, teacher, student)
         terms, total = self.objective(seen, step)
         self.joined = step >= self.student_joins_from
         if self.joined:
             mixed = self._mixed_terms(seen)
         else:
             with net.student_left_alone():
-                mixed = self._mixed_terms(replace(seen, student_states=[state.detach() for state in student_states]))
+                detached = student._replace(states=[state.detach() for state in student.states])
+                mixed = self._mixed_terms(replace(seen, student=detached))
         for name, value in mixed.items():
             total = total + getattr(self.config, name) * value
         return terms | mixed | {"total": total}
@@ -304,16 +302,16 @@ class PairLearner(Learner):
     def _mixed_terms(self, seen: Pass) -> Losses:
         """`sync`, `recon` and `cross`. One of weight 0 is not computed: an ablation should show what that saves."""
         config, terms = self.config, {}
-        between = boundaries(self.net.converters, seen.teacher_states, seen.student_states)
+        boundaries = make_boundaries(self.net.converters, seen.teacher.states, seen.student.states)
         if config.sync:
-            terms["sync"] = sync_loss(between)
+            terms["sync"] = sync_loss(boundaries)
         if config.recon:
-            terms["recon"] = recon_loss(self.net.converters, between)
+            terms["recon"] = recon_loss(self.net.converters, boundaries)
         if config.cross:
-            groups = min(config.cross_groups, len(seen.teacher_logits))
-            rounds = config.cross_passes * len(seen.teacher_logits.chunk(groups))
+            groups = min(config.cross_groups, len(seen.batch))
+            rounds = config.cross_passes * len(seen.teacher.logits.chunk(groups))
             masks = list(islice(self.masks, rounds))
-            terms["cross"] = cross_loss(self.passes, between, masks, seen.teacher_logits, config.temperature, groups)
+            terms["cross"] = cross_loss(self.passes, boundaries, masks, seen.teacher.logits, config.temperature, groups)
         return terms
 
     def evaluate(self, step: int) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pwl_lab.fast import mixing, sped_up_by
 from pwl_lab.models.blocknet import BlockNet, evaluating
 from pwl_lab.support.errors import invalid
 from pwl_lab.swap.masks import check_mask
@@ -23,19 +24,20 @@ from pwl_lab.swap.masks import check_mask
 class ChannelMap(nn.Module):
     """One learned linear map over dimension 1 of (batch, channels, *positions), the same at every position."""
 
-    def __init__(self, in_channels: int, out_channels: int, positions: int) -> None:
-        """`positions` is how many dimensions follow the channels: 0 for units, 1 for tokens, 2 for images."""
+    def __init__(self, in_channels: int, out_channels: int, position_dims: int) -> None:
+        """`position_dims` is how many dimensions follow the channels: 0 for units, 1 for tokens, 2 for images."""
         super().__init__()
-        if positions not in (0, 1, 2):
-            raise invalid("positions", positions, "0, 1 or 2 dimensions behind the channels")
-        self.map = nn.Conv2d(in_channels, out_channels, 1) if positions == 2 else nn.Linear(in_channels, out_channels)
+        if position_dims not in (0, 1, 2):
+            raise invalid("position_dims", position_dims, "0, 1 or 2 dimensions behind the channels")
+        layer = nn.Conv2d(in_channels, out_channels, 1) if position_dims == 2 else nn.Linear(in_channels, out_channels)
+        self.map = layer
 
     def forward(self, state: Float[Tensor, "batch c_in *positions"]) -> Float[Tensor, "batch c_out *positions"]:
         """The converted state."""
         if isinstance(self.map, nn.Conv2d):
             converted: Tensor = self.map(state)
             return converted
-        # The channels of tokens lie last in memory: a linear layer copies nothing, where a Conv1d would, both ways.
+        # Tokens lie channels last in memory: a linear layer copies nothing, a Conv1d would.
         converted = self.map(state.movedim(1, -1))  # (batch, *positions, c_out)
         return converted.movedim(-1, 1)
 
@@ -47,21 +49,21 @@ class Converters(nn.Module):
         self,
         teacher_shapes: Sequence[tuple[int, ...]],
         student_shapes: Sequence[tuple[int, ...]],
-        where: Literal["always", "if_different"] = "always",
+        placement: Literal["always", "if_different"] = "always",
     ) -> None:
         """Raises InvalidValueError where block counts or positions differ, see `check_shapes`.
 
         Arguments:
         - `teacher_shapes`, `student_shapes`: of the hidden states without the batch, one per block
           (`BlockNet.state_shapes`).
-        - `where`: `if_different` puts the identity where the channels agree.
+        - `placement`: `if_different` puts the identity where the channels agree.
         """
         super().__init__()
         check_shapes(teacher_shapes, student_shapes)
-        self.where = where
+        self.placement = placement
         pairs = list(zip(teacher_shapes, student_shapes, strict=True))[:-1]
-        self.encoders = nn.ModuleList(_channel_map(t, s, where) for t, s in pairs)
-        self.decoders = nn.ModuleList(_channel_map(s, t, where) for t, s in pairs)
+        self.encoders = nn.ModuleList(_channel_map(t, s, placement) for t, s in pairs)
+        self.decoders = nn.ModuleList(_channel_map(s, t, placement) for t, s in pairs)
 
     def encode(
         self, state: Float[Tensor, "batch c_t *positions"], boundary: int
@@ -96,11 +98,11 @@ def check_shapes(teacher_shapes: Sequence[tuple[int, ...]], student_shapes: Sequ
             )
 
 
-def _channel_map(before: tuple[int, ...], after: tuple[int, ...], where: str) -> nn.Module:
+def _channel_map(before: tuple[int, ...], after: tuple[int, ...], placement: str) -> nn.Module:
     """The converter between states of these shapes: the identity where none is wanted."""
-    if where == "if_different" and before[0] == after[0]:
+    if placement == "if_different" and before[0] == after[0]:
         return nn.Identity()
-    return ChannelMap(before[0], after[0], positions=len(before) - 1)
+    return ChannelMap(before[0], after[0], position_dims=len(before) - 1)
 
 
 # A block may change channels and positions: what goes in and what comes out are named apart.
@@ -116,7 +118,7 @@ class SwapNet(nn.Module):
         teacher: BlockNet,
         student: BlockNet,
         input_shape: Sequence[int],
-        where: Literal["always", "if_different"] = "always",
+        placement: Literal["always", "if_different"] = "always",
     ) -> None:
         """Raises InvalidValueError where the two networks cannot be joined (block counts, resolutions).
 
@@ -124,10 +126,10 @@ class SwapNet(nn.Module):
         - `teacher`: frozen from here on.
         - `student`: as many blocks as the teacher, of the same resolutions.
         - `input_shape`: of one sample.
-        - `where`: converters at every boundary, or only where the channels differ.
+        - `placement`: converters at every boundary, or only where the channels differ.
         """
         super().__init__()
-        converters = Converters(teacher.state_shapes(input_shape), student.state_shapes(input_shape), where)
+        converters = Converters(teacher.state_shapes(input_shape), student.state_shapes(input_shape), placement)
         self.teacher, self.student, self.converters = teacher, student, converters
         self.teacher.requires_grad_(False)
         self.train(self.training)
@@ -220,19 +222,20 @@ class SwapNet(nn.Module):
 
 @torch.no_grad()
 def mask_logits(net: SwapNet, inputs: Float[Tensor, "batch *shape"], masks: Sequence[str]) -> dict[str, Tensor]:
-    """Logits of every mask in eval mode. Masks with a common beginning share its computation (a walk down a tree)."""
-    found: dict[str, Tensor] = {}
+    """Logits of every mask, [batch, classes] each, in eval mode. Raises InvalidValueError for a word that is no mask.
 
-    def walk(state: Tensor, prefix: str) -> None:
-        """Extend `prefix`, whose hidden state is `state`, by one block in each way that some wanted mask needs."""
-        if len(prefix) == net.n_blocks:
-            found[prefix] = net.owner(prefix[-1]).head(state)
-            return
-        for letter in "ST":
-            if any(mask.startswith(prefix + letter) for mask in masks):
-                walk(net.advance(state, len(prefix), prefix[-1], letter), prefix + letter)
-
+    Arguments:
+    - `net`: the pair; its mode is put back afterwards.
+    - `inputs`: of the task.
+    - `masks`: in the order of the result.
+    """
+    for mask in masks:
+        check_mask(mask, net.n_blocks)
     with evaluating(net):
-        for letter in sorted({check_mask(mask, net.n_blocks)[0] for mask in masks}):
-            walk(net.enter(inputs, letter), letter)
-    return {mask: found[mask] for mask in masks}
+        return run_masks(net, inputs, masks)
+
+
+@sped_up_by(mixing.run_masks)
+def run_masks(net: SwapNet, inputs: Float[Tensor, "batch *shape"], masks: Sequence[str]) -> dict[str, Tensor]:
+    """Logits of every mask, one after the other."""
+    return {mask: net(inputs, mask) for mask in masks}

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from pwl_lab.support.config import Frozen
-from pwl_lab.tasks.sizes import check_crop
+from pwl_lab.tasks.checks import check_crop
 
 
 class Augmentation(Frozen):

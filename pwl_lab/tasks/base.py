@@ -45,8 +45,8 @@ class Normalisation(NamedTuple):
 class Task(Protocol):
     """A classification task. `batches` never ends; `split` is the same at every call.
 
-    A bundle keeps `class_names` and `normalisation`, so that whoever loads it can read its answers and prepare raw
-    images. A class derived from `Task` may leave both out.
+    A bundle keeps `class_names` and `normalisation`, so that a program that loads it can read its answers and
+    prepare raw images. A class derived from `Task` may leave both out.
     """
 
     name: str
@@ -188,7 +188,7 @@ def _check_device(field: str, tensor: object, device: str) -> None:
 
 
 def _seen(value: object) -> str:
-    """A value in a few words."""
+    """The type and shape of a value, for messages."""
     if not isinstance(value, Tensor):
         return f"{type(value).__name__}, not a tensor"
     return f"{str(value.dtype).removeprefix('torch.')} of shape {list(value.shape)}"

@@ -15,7 +15,7 @@ from pwl_lab.support.seeding import TEACHER, generator
 from pwl_lab.tasks import datasets
 from pwl_lab.tasks.augment import Augmentation
 from pwl_lab.tasks.base import Batch, Normalisation, Task, check_images
-from pwl_lab.tasks.sizes import check_batch_size, check_count, check_n_train
+from pwl_lab.tasks.checks import check_batch_size, check_count, check_n_train
 
 SPLIT_RECIPE = 1  # raise it when the way images are assigned to splits or drawn into batches changes
 SUBSET_RECIPE = 2  # and this one when `n_train` picks other images
@@ -31,7 +31,7 @@ class ImageTask(Task):
     Arguments:
 
     - `name`: a dataset of `datasets.DATASETS`.
-    - `n_train`: use only so many training images, class-balanced; None uses all.
+    - `n_train`: how many training images to use, class-balanced; None uses all.
     - `augment`: random changes to training batches.
     - `folder`: where the dataset's files are; None looks where `datasets.fetch` does.
     - `subset_seed`: draws which `n_train` images are used.
@@ -116,7 +116,7 @@ class ImageTask(Task):
         """The first `n` images of a split (class-balanced) twice: as bytes for showing, and as a batch for a network.
 
         Grey images come as [n, height, width], coloured ones as [n, height, width, 3]. Raises InvalidValueError if the
-        split has not that many.
+        split has fewer.
         """
         check_count("n", n, 1, self.size(split), f", the size of the split {split}")
         images, labels = (part[:n].clone() for part in self._split(split))

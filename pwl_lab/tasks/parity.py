@@ -15,7 +15,7 @@ from pwl_lab.support import config
 from pwl_lab.support.errors import invalid
 from pwl_lab.support.seeding import TEACHER, generator
 from pwl_lab.tasks.base import Batch, Task, check_inputs
-from pwl_lab.tasks.sizes import check_bits, check_count, check_support
+from pwl_lab.tasks.checks import check_bits, check_count, check_support
 
 _EVALUATION = ("validation", "test")
 _RECIPE = 2  # raise it when the same task would now have other samples
@@ -49,7 +49,7 @@ class SparseParity(Task):
         - `support`: the bits that decide the label, counted from 0; drawn where it is left out.
         - `eval_samples`: samples in each of the two evaluation sets.
 
-        Raises InvalidValueError for a support that is outside the bits, repeats a bit, or has not `k_sparse` of them.
+        Raises InvalidValueError for a support that is outside the bits, repeats a bit, or does not have `k_sparse` of them.
         """
         k_sparse = k_sparse if k_sparse is not None else (len(support) if support is not None else 4)
         check_bits(n_bits, k_sparse, None)

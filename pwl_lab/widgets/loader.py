@@ -108,7 +108,7 @@ def loading_states(
 
     The words have the pair's `name` in them. Raises InvalidValueError where the pair lacks a mask of an order.
     """
-    orders = orders or tables.named_orders(pair.masks)
+    orders = orders or tables.orders_with_best(pair.masks)
     accuracy = pair.masks.set_index("mask")["test"]
     on_the_way = list(dict.fromkeys(mask for order in orders.values() for mask in order))
     for mask in on_the_way:

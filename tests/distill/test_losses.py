@@ -16,9 +16,9 @@ from pwl_lab.swap.masks import all_masks, random_masks
 from pwl_lab.swap.pair_training import (
     PairLearner,
     PairLossConfig,
-    boundaries,
     cross_loss,
     feature_distance,
+    make_boundaries,
     recon_loss,
     sync_loss,
 )
@@ -169,8 +169,8 @@ def test_sync_loss(pair):
         teacher, student = teacher_states[index], student_states[index]
         slow += slow_distance(slow_conversion(net.converters.encoders[index], teacher), student)
         slow += slow_distance(slow_conversion(net.converters.decoders[index], student), teacher)
-    between = boundaries(net.converters, teacher_states, student_states)
-    assert sync_loss(between).item() == pytest.approx(slow / (net.n_blocks - 1), rel=1e-9)
+    boundaries = make_boundaries(net.converters, teacher_states, student_states)
+    assert sync_loss(boundaries).item() == pytest.approx(slow / (net.n_blocks - 1), rel=1e-9)
 
 
 def test_recon_loss(pair):
@@ -181,15 +181,15 @@ def test_recon_loss(pair):
         teacher, student = teacher_states[index], student_states[index]
         slow += slow_distance(slow_conversion(decoder, slow_conversion(encoder, teacher)), teacher)
         slow += slow_distance(slow_conversion(encoder, slow_conversion(decoder, student)), student)
-    between = boundaries(net.converters, teacher_states, student_states)
-    assert recon_loss(net.converters, between).item() == pytest.approx(slow / (net.n_blocks - 1), rel=1e-9)
+    boundaries = make_boundaries(net.converters, teacher_states, student_states)
+    assert recon_loss(net.converters, boundaries).item() == pytest.approx(slow / (net.n_blocks - 1), rel=1e-9)
 
 
 @pytest.mark.parametrize("mask", [mask for mask in all_masks(3) if len(set(mask)) == 2])
 def test_cross_loss_is_the_mixed_network_with_norms_as_at_test_time(pair, mask):
     net, inputs, teacher_states, student_states, teacher_logits = pair
-    between = boundaries(net.converters, teacher_states, student_states)
-    found = cross_loss(net, between, [mask], teacher_logits, 2.0)
+    boundaries = make_boundaries(net.converters, teacher_states, student_states)
+    found = cross_loss(net, boundaries, [mask], teacher_logits, 2.0)
     for norm in norms(net.student):
         norm.eval()
     if mask[0] == "T":  # nothing of the train-mode pass is in it: the network as it predicts
@@ -210,8 +210,8 @@ def test_cross_loss_moves_no_statistics_and_puts_the_norms_back(pair):
     net, _, *states, teacher_logits = pair
     before, modes = snapshot(net), [module.training for module in net.modules()]
     for mask in ("TSS", "SST", "STS"):
-        between = boundaries(net.converters, *states)
-        cross_loss(net, between, [mask], teacher_logits, 2.0).backward(retain_graph=True)
+        boundaries = make_boundaries(net.converters, *states)
+        cross_loss(net, boundaries, [mask], teacher_logits, 2.0).backward(retain_graph=True)
         assert [module.training for module in net.modules()] == modes
     assert changed(before, snapshot(net)) == set()
 
@@ -237,8 +237,8 @@ def test_gradients_reach_student_and_converters_and_never_the_teacher(kind):
 
 def test_cross_gradients_pass_through_the_frozen_teacher(pair):
     net, _, teacher_states, student_states, teacher_logits = pair
-    between = boundaries(net.converters, [s.detach() for s in teacher_states], student_states)
-    cross_loss(net, between, ["STT"], teacher_logits, 2.0).backward()
+    boundaries = make_boundaries(net.converters, [s.detach() for s in teacher_states], student_states)
+    cross_loss(net, boundaries, ["STT"], teacher_logits, 2.0).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.student.blocks[0].parameters())
     assert net.converters.decoders[0].map.weight.grad.abs().sum() > 0
     assert net.student.blocks[1][0].weight.grad is None
@@ -261,9 +261,9 @@ def test_named_terms_are_the_losses_of_this_batch():
     targets, theirs = net.teacher.hidden_states(batch.inputs)
     assert terms["hard"].item() == pytest.approx(nn.functional.cross_entropy(logits, batch.labels).item(), rel=1e-5)
     assert terms["soft"].item() == pytest.approx(slow_divergence(logits, theirs, 3.0), rel=1e-4, abs=1e-6)
-    between = boundaries(net.converters, targets, states)
-    assert terms["sync"].item() == pytest.approx(sync_loss(between).item(), rel=1e-5)
-    assert terms["recon"].item() == pytest.approx(recon_loss(net.converters, between).item(), rel=1e-5)
+    boundaries = make_boundaries(net.converters, targets, states)
+    assert terms["sync"].item() == pytest.approx(sync_loss(boundaries).item(), rel=1e-5)
+    assert terms["recon"].item() == pytest.approx(recon_loss(net.converters, boundaries).item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("distribution", ["prefix", "alternating", "mixture", "all"])

@@ -21,7 +21,7 @@ from pwl_lab.models import build
 from pwl_lab.support import paths
 from pwl_lab.support.seeding import generator
 from pwl_lab.swap.masks import all_masks, random_masks
-from pwl_lab.swap.pair_training import PairLearner, PairLossConfig, boundaries, mixed_logits
+from pwl_lab.swap.pair_training import PairLearner, PairLossConfig, make_boundaries, mixed_logits
 from pwl_lab.swap.swapnet import SwapNet
 from pwl_lab.tasks.base import Batch
 
@@ -122,7 +122,7 @@ def mixed(net, batch, wanted, groups):
     """Logits of mixed passes in eval mode."""
     net.eval()
     states = [owner.hidden_states(batch.inputs)[0] for owner in (net.teacher, net.student)]
-    return mixed_logits(net, boundaries(net.converters, *states), wanted, groups)
+    return mixed_logits(net, make_boundaries(net.converters, *states), wanted, groups)
 
 
 def test_every_group_gets_the_logits_of_its_masks_in_the_order_asked_for(net_and_batch):
@@ -145,6 +145,6 @@ def test_a_block_is_run_once_for_all_groups_and_on_no_sample_twice(net_and_batch
     states = [owner.hidden_states(batch.inputs)[0] for owner in (net.teacher, net.student)]
     rows.clear()
     wanted = [(0, "TST"), (1, "TSS"), (0, "TSS"), (1, "TSS"), (0, "SST"), (1, "STT")]
-    mixed_logits(net, boundaries(net.converters, *states), wanted, 2)
+    mixed_logits(net, make_boundaries(net.converters, *states), wanted, 2)
     # Behind block 1, TS for both halves and ST for one. Behind block 2, TST, SST and STT; TSS twice for one half is once.
     assert rows == {("S", 2, 8): 1, ("T", 2, 4): 1, ("T", 3, 12): 1, ("S", 3, 8): 1}

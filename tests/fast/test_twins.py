@@ -10,6 +10,8 @@ from toys import OBLONG_PAIRS as PAIRS
 from pwl_lab import fast
 from pwl_lab.distill.curriculum import Curriculum, Labels, Stage, TeacherHidden, TeacherOutput, extracted
 from pwl_lab.distill.students import SeparateCohort, make_cohort
+from pwl_lab.distill.targets import Projection
+from pwl_lab.fast.allocator import keep_freed_memory
 from pwl_lab.fast.stacked import StackedCohort
 from pwl_lab.models import TransformerConfig, build
 from pwl_lab.models.mlp import MLPConfig
@@ -19,12 +21,12 @@ from pwl_lab.swap.pair_training import (
     FollowCurriculum,
     PairLearner,
     PairLossConfig,
-    boundaries,
     feature_distance,
-    frozen,
+    inference_teacher,
+    make_boundaries,
     mixed_logits,
 )
-from pwl_lab.swap.swapnet import SwapNet
+from pwl_lab.swap.swapnet import SwapNet, mask_logits
 from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.training import TrainPlan, train
 
@@ -68,7 +70,7 @@ def a_frozen_teacher(draw):
         for norm in norms(teacher):
             norm.weight[1::3] *= draw(st.sampled_from([-1, 1]))
     inputs = torch.randn(3, *shape).requires_grad_()
-    states, logits = frozen(teacher).hidden_states(inputs)
+    states, logits = inference_teacher(teacher).hidden_states(inputs)
     return with_gradients([*states, logits], [inputs])
 
 
@@ -81,7 +83,7 @@ def mixed_passes(draw):
     wanted = draw(st.lists(masks, min_size=1, max_size=6))
     states = [owner.hidden_states(inputs)[0] for owner in (net.teacher, net.student)]
     with net.student_on_running_statistics():
-        logits = mixed_logits(net, boundaries(net.converters, *states), wanted, groups)
+        logits = mixed_logits(net, make_boundaries(net.converters, *states), wanted, groups)
     learning = [parameter for parameter in net.parameters() if parameter.requires_grad]
     return with_gradients(logits, learning)
 
@@ -101,12 +103,27 @@ def students_side_by_side(draw):
     return [*ours, *(gradient for gradients in of_members for gradient in gradients)]
 
 
+def projected_states(draw):
+    states = torch.randn(5, 4, *draw(st.sampled_from([(), (3,), (3, 2)])))
+    projection = Projection.fit(torch.randn(draw(st.integers(1, 3)), 4, 3), states)
+    return [projection.matrices, projection.offsets, projection(states)]
+
+
+def masks_at_test_time(draw):
+    teacher, student, shape = PAIRS[draw(st.sampled_from(sorted(PAIRS)))]
+    net = SwapNet(used(build(teacher, 1)), used(build(student, 2), seed=5), shape)
+    masks = draw(st.lists(st.sampled_from(all_masks(3)), min_size=2, unique=True))
+    return list(mask_logits(net, torch.randn(4, *shape), masks).values())
+
+
 TWINS = {
     "feature distance": a_feature_distance,
     "linear layers": linear_layers,
     "folded teacher": a_frozen_teacher,
     "mixed passes": mixed_passes,
     "stacked students": students_side_by_side,
+    "projected states": projected_states,
+    "masks at test time": masks_at_test_time,
 }
 
 
@@ -190,12 +207,13 @@ def test_inside_plain_the_plain_twins_run_and_outside_the_fast_ones():
         return (
             type(make_cohort(MLP_STUDENT, [0])),
             net.blocks[0][0].weight.is_contiguous(),
-            frozen(teacher) is teacher,
+            inference_teacher(teacher) is teacher,
             "Distance" in type(feature_distance(*features).grad_fn).__name__,
         )
 
     with fast.plain():
         assert kinds() == (SeparateCohort, True, True, False)
+        assert not keep_freed_memory()
     assert kinds() == (StackedCohort, False, False, True)
     with pytest.raises(RuntimeError, match="stop"), fast.plain():
         raise RuntimeError("stop")

@@ -18,6 +18,7 @@ from pwl_lab.study import tables as cube
 from pwl_lab.study.results import outline
 from pwl_lab.support.errors import InvalidValueError
 from pwl_lab.swap.masks import all_masks
+from pwl_lab.swap.orders import loading_orders
 from pwl_lab.swap.swapnet import SwapNet
 
 SIZES = [10, 200, 3_000]
@@ -32,7 +33,7 @@ def masks_of(n_blocks=3, seeds=(0, 1)):
 
 
 MASKS = masks_of()
-ORDERS = analysis.loading_orders(3) | {"best": cube.best_order(MASKS), "worst": ["SSS", "SST", "STT", "TTT"]}
+ORDERS = loading_orders(3) | {"best": cube.best_order(MASKS), "worst": ["SSS", "SST", "STT", "TTT"]}
 CURVES = analysis.order_curves(MASKS, ORDERS)
 CLASSES = pd.concat(
     [analysis.class_table({"SS": [0.2, 0.4], "TS": [0.3, 0.5], "TT": [0.9, float("nan")]}, 0),
@@ -67,8 +68,8 @@ FIGURES = {
     "budget_curve": lambda: plots.budget_curve(cube.best_under_budget(MASKS), MASKS),
     "class_chart": lambda: plots.class_chart(CLASSES, ["SS", "TT"]),
     "mask_lattice": lambda: plots.mask_lattice(MASKS, ORDERS),
-    "mask_lattice of one block": lambda: plots.mask_lattice(masks_of(1), analysis.loading_orders(1)),
-    "mask_lattice of five": lambda: plots.mask_lattice(masks_of(5), analysis.loading_orders(5)),
+    "mask_lattice of one block": lambda: plots.mask_lattice(masks_of(1), loading_orders(1)),
+    "mask_lattice of five": lambda: plots.mask_lattice(masks_of(5), loading_orders(5)),
     "architecture": lambda: plots.architecture(parts()),
     "similarity_chart": lambda: plots.similarity_chart(SIMILARITY),
 }

@@ -23,6 +23,7 @@ from pwl_lab.study.results import DistillationRuns
 from pwl_lab.support.download import DatasetFiles
 from pwl_lab.support.errors import InvalidValueError
 from pwl_lab.swap.masks import all_masks
+from pwl_lab.swap.orders import loading_orders
 from pwl_lab.tasks import datasets
 from pwl_lab.tasks.images import ImageTask
 from pwl_lab.training import TrainPlan
@@ -85,7 +86,7 @@ FIGURES = {
     "steps_to_threshold": lambda pair, samples: plots.steps_to_threshold(RUNS, 0.99),
     "teacher_curve": lambda pair, samples: plots.teacher_curve(as_trained(MLP_TEACHER, checkpoints={10: 0.7}), 0.6),
     "order_curves": lambda pair, samples: plots.order_curves(
-        analysis.order_curves(masks_of_seeds(), analysis.loading_orders(3)), teacher_accuracy=0.8
+        analysis.order_curves(masks_of_seeds(), loading_orders(3)), teacher_accuracy=0.8
     ),
     "mask_chart": lambda pair, samples: plots.mask_chart(masks_of_seeds()),
     "loss_terms": lambda pair, samples: plots.loss_terms(losses()),
@@ -131,7 +132,7 @@ def test_curricula_differ_in_colour_and_in_line_style_or_marker():
 
 
 def test_order_curves_show_mean_and_range_over_seeds():
-    curves = analysis.order_curves(masks_of_seeds(), analysis.loading_orders(3))
+    curves = analysis.order_curves(masks_of_seeds(), loading_orders(3))
     figure = plots.order_curves(curves)
     container = figure.axes[0].containers[0]
     assert container.lines[0].get_ydata().tolist() == pytest.approx([0.505, 0.605, 0.705, 0.805])

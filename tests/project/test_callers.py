@@ -15,7 +15,6 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 # What others call by its name, and why it is not found by a base class of theirs that has it.
 CALLED_FROM_OUTSIDE = {
     "end_helpers": "a kernel calls it in the code that it is sent at its end (`runner/client.py`)",
-    "Augmentation.of_the_paper": "for a reader who wants the paper's own augmentation (`docs/decisions.md`)",
 }
 # Decorators that hand a function over to whoever will call it.
 REGISTERING = {"model_validator", "field_validator", "model_serializer", "field_serializer", "command", "callback"}

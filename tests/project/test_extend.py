@@ -11,10 +11,13 @@ from pwl_lab.support import paths
 PAGE = paths.root() / "docs" / "extend.md"
 
 
+def examples():
+    return re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+
+
 @pytest.mark.usefixtures("store_folder")
 def test_the_examples_run_and_their_bundle_opens_where_the_network_is_defined(tmp_path):
-    examples = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    task, network, both = examples
+    task, network, both, _ = examples()
     (tmp_path / "mine.py").write_text(task + network)
     opening = both[both.index("points = ") :]
     programs = {
@@ -32,3 +35,11 @@ def test_the_examples_run_and_their_bundle_opens_where_the_network_is_defined(tm
     assert set(re.findall("'(.*?)'", shown["all"])) <= {"inside", "on it", "outside"}
     assert '"family": "skip"' in (tmp_path / "runs" / "rings" / "index.json").read_text()
     assert '"on it"' in (tmp_path / "runs" / "rings" / "index.json").read_text()
+
+
+@pytest.mark.usefixtures("store_folder")
+def test_the_dataset_is_read_and_checked(tmp_path):
+    *_, dataset = examples()
+    done = subprocess.run([sys.executable, "-c", dataset], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "('noise', 'stripes') torch.Size([50, 1, 16, 16])\n"

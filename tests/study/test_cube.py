@@ -13,6 +13,7 @@ from pwl_lab.study import tables as analysis
 from pwl_lab.study import tables as cube
 from pwl_lab.support.errors import InvalidValueError
 from pwl_lab.swap.masks import all_masks
+from pwl_lab.swap.orders import loading_orders
 
 
 def table_of(values, sizes, seeds=1):
@@ -67,7 +68,7 @@ def test_the_search_finds_what_trying_all_orders_finds(drawn):
 @given(drawn=cubes(largest=4))
 def test_areas_are_the_sums_written_out(drawn):
     table = table_of(*drawn)
-    for order in (cube.best_order(table), analysis.loading_orders(cube.check_cube(table))["suffix"]):
+    for order in (cube.best_order(table), loading_orders(cube.check_cube(table))["suffix"]):
         found = cube.order_area(table, order, "validation")
         assert list(found) == sorted(table["seed"].unique())
         assert np.mean(list(found.values())) == pytest.approx(area_by_hand(table, order))
@@ -79,7 +80,7 @@ def test_a_small_area_by_hand():
     assert cube.order_area(table, ["SS", "TS", "TT"]) == {0: pytest.approx((0.5 * 1 + 0.6 * 3) / 4)}
     assert cube.order_area(table, ["SS", "ST", "TT"]) == {0: pytest.approx((0.5 * 3 + 0.9 * 1) / 4)}
     assert cube.best_order(table) == ["SS", "ST", "TT"]
-    curves = analysis.order_curves(table, analysis.loading_orders(2))
+    curves = analysis.order_curves(table, loading_orders(2))
     areas = cube.order_areas(curves).set_index("order")["area"]
     assert areas.to_dict() == pytest.approx({"prefix": 2.3 / 4, "suffix": 2.4 / 4, "contiguous": 2.4 / 4})
 
@@ -99,7 +100,7 @@ def test_it_is_chosen_on_validation_and_on_the_mean_over_seeds():
 
 def test_where_all_orders_are_equal_the_earlier_block_comes_first():
     thirds = table_of(np.full(32, 1 / 3), [3, 1, 7, 2, 5])
-    assert cube.best_order(thirds) == analysis.loading_orders(5)["prefix"]
+    assert cube.best_order(thirds) == loading_orders(5)["prefix"]
 
 
 def test_twelve_blocks_are_searched_too():
@@ -107,7 +108,7 @@ def test_twelve_blocks_are_searched_too():
     table = table_of(random.random(2**12), random.integers(1, 99, 12).tolist())
     best = cube.best_order(table)
     assert sorted(cube.arrivals(best)) == list(range(1, 13))
-    prefix = analysis.loading_orders(12)["prefix"]
+    prefix = loading_orders(12)["prefix"]
     areas = [cube.order_area(table, order, "validation")[0] for order in (prefix, best)]
     assert areas[0] < areas[1]
 

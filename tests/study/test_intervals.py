@@ -16,6 +16,7 @@ from pwl_lab.study import complexity, intervals
 from pwl_lab.study import tables as analysis
 from pwl_lab.study.two_phase import first_layer_step, two_phase
 from pwl_lab.support.errors import InvalidValueError
+from pwl_lab.swap.orders import loading_orders
 from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.training import TrainPlan, fit
 
@@ -118,7 +119,7 @@ def loading_curves():
         analysis.mask_table({"test": {mask: value + 0.1 * seed for mask, value in accuracies.items()}}, (10, 30), seed)
         for seed in (0, 1)
     ]
-    return analysis.order_curves(pd.concat(tables), analysis.loading_orders(2))
+    return analysis.order_curves(pd.concat(tables), loading_orders(2))
 
 
 def test_gains_are_differences_of_the_same_seed():

@@ -6,6 +6,7 @@ import pytest
 from pwl_lab.study import tables as analysis
 from pwl_lab.support.errors import InvalidValueError
 from pwl_lab.swap.masks import prefix_mask
+from pwl_lab.swap.orders import loading_orders
 
 
 def history(*rows):
@@ -142,7 +143,7 @@ class Pair:
 def test_order_curves():
     masks = analysis.stacked_masks([Pair(1, 0.0), Pair(0, 0.05)])
     assert len(masks) == 8
-    curves = analysis.order_curves(masks, analysis.loading_orders(2))
+    curves = analysis.order_curves(masks, loading_orders(2))
     assert len(curves) == 3 * 2 * 3
     rows = curves.query("order == 'suffix' and seed == 1")
     assert rows["mask"].tolist() == ["SS", "ST", "TT"]
@@ -156,15 +157,15 @@ def test_order_curves():
 
 
 def test_loading_orders():
-    orders = analysis.loading_orders(3)
+    orders = loading_orders(3)
     assert orders == {
         "prefix": ["SSS", "TSS", "TTS", "TTT"],
         "suffix": ["SSS", "SST", "STT", "TTT"],
         "contiguous": ["SSS", "STS", "STT", "TTT"],
     }
-    assert analysis.loading_orders(4)["contiguous"] == ["SSSS", "STSS", "STTS", "STTT", "TTTT"]
-    assert analysis.loading_orders(2)["contiguous"] == ["SS", "ST", "TT"]
-    assert set(map(tuple, analysis.loading_orders(1).values())) == {("S", "T")}
+    assert loading_orders(4)["contiguous"] == ["SSSS", "STSS", "STTS", "STTT", "TTTT"]
+    assert loading_orders(2)["contiguous"] == ["SS", "ST", "TT"]
+    assert set(map(tuple, loading_orders(1).values())) == {("S", "T")}
     with pytest.raises(InvalidValueError):
         prefix_mask(3, 2)
 
@@ -191,7 +192,7 @@ def test_the_student_answers_without_converters_and_the_whole_costs_more_than_th
         analysis.mask_table({"test": {"SS": 0.5 + s, "TS": 0.6 + s, "ST": 0.4, "TT": 0.7 + s}}, (10, 30), seed)
         for seed, s in enumerate((0.0, 0.2))
     ]
-    curves = analysis.order_curves(pd.concat(tables), analysis.loading_orders(2))
+    curves = analysis.order_curves(pd.concat(tables), loading_orders(2))
     table = analysis.arrival_table(curves, "prefix", student_bytes=8, converter_bytes=2)
     assert table.index.tolist() == ["SS", "TS", "TT"]
     assert table["bytes"].tolist() == [8, 20, 50]

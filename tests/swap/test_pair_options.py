@@ -18,6 +18,7 @@ from toys import (
 )
 
 from pwl_lab.distill.losses import soft_loss
+from pwl_lab.distill.targets import Activations
 from pwl_lab.models import VGGConfig, build
 from pwl_lab.support.seeding import generator, initialisation
 from pwl_lab.swap.masks import random_masks
@@ -44,8 +45,8 @@ def look(net, batch, teacher=None):
     """What a training step sees, from a copy of the net: statistics of batch norms move. `teacher` may stand in for its."""
     net = copy.deepcopy(net).train()
     with torch.no_grad():
-        teacher = (teacher or net.teacher).hidden_states(batch.inputs)
-    return net, Pass(batch, *teacher, *net.student.hidden_states(batch.inputs))
+        theirs = Activations(*(teacher or net.teacher).hidden_states(batch.inputs))
+    return net, Pass(batch, theirs, Activations(*net.student.hidden_states(batch.inputs)))
 
 
 def cross_by_hand(net, mask, teacher_states, student_states, teacher_logits, temperature):
@@ -63,9 +64,9 @@ def crosses_by_hand(learner, net, seen, groups, passes):
         cross_by_hand(
             net,
             next(masks),
-            [state[start : start + size] for state in seen.teacher_states],
-            [state[start : start + size] for state in seen.student_states],
-            seen.teacher_logits[start : start + size],
+            [state[start : start + size] for state in seen.teacher.states],
+            [state[start : start + size] for state in seen.student.states],
+            seen.teacher.logits[start : start + size],
             learner.config.temperature,
         )
         for _ in range(passes)
@@ -79,7 +80,7 @@ def test_one_group_is_one_mask_for_the_whole_batch(kind):
     net, seen = look(learner.net, batch)
     masks = random_masks(3, "alternating", generator(3, "masks"))
     whole = [
-        cross_by_hand(net, next(masks), seen.teacher_states, seen.student_states, seen.teacher_logits, 2.0)
+        cross_by_hand(net, next(masks), seen.teacher.states, seen.student.states, seen.teacher.logits, 2.0)
         for _ in range(3)
     ]
     torch.testing.assert_close(learner.losses(batch, 0)["cross"], torch.stack(whole).mean())
@@ -187,7 +188,7 @@ def test_clipping_bounds_the_gradient_of_the_whole_or_of_each_part(share):
 
 def quiet(seen, step):
     """Logits as small as possible, the more so the later."""
-    loss = seen.student_logits.square().mean() * step
+    loss = seen.student.logits.square().mean() * step
     return {"own": loss}, loss
 
 
@@ -195,7 +196,7 @@ def test_an_objective_of_its_own_stands_in_for_hard_and_soft():
     learner, batch = learner_for("vgg", objective=quiet)
     terms = learner.losses(batch, 2)
     assert set(terms) == {"own", "sync", "recon", "cross", "total"}
-    torch.testing.assert_close(terms["own"], 2 * look(learner.net, batch)[1].student_logits.square().mean())
+    torch.testing.assert_close(terms["own"], 2 * look(learner.net, batch)[1].student.logits.square().mean())
     weighted = terms["own"] + terms["sync"] + terms["recon"] + 2 * terms["cross"]
     torch.testing.assert_close(terms["total"], weighted)
 

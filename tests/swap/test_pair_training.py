@@ -32,7 +32,7 @@ from pwl_lab.distill.curriculum import (
     progressive,
 )
 from pwl_lab.distill.students import CurriculumLearner, SeparateCohort
-from pwl_lab.distill.targets import Member, calibration_inputs, random_projection
+from pwl_lab.distill.targets import Activations, Member, calibration_inputs, random_projection
 from pwl_lab.models import build
 from pwl_lab.support.errors import InvalidValueError
 from pwl_lab.swap.pair_training import FollowCurriculum, HardAndSoft, Pass
@@ -60,8 +60,8 @@ class Case:
         self.shapes = self.student.state_shapes(self.task.input_shape)
         self.batch = next(self.task.batches(0, 6))
         with torch.no_grad():
-            theirs = self.teacher.model.hidden_states(self.batch.inputs)
-        self.seen = Pass(self.batch, *theirs, *self.student.train().hidden_states(self.batch.inputs))
+            theirs = Activations(*self.teacher.model.hidden_states(self.batch.inputs))
+        self.seen = Pass(self.batch, theirs, Activations(*self.student.train().hidden_states(self.batch.inputs)))
 
     def follow(self, curriculum, seed=3):
         return FollowCurriculum(curriculum, self.teacher, self.shapes, self.task, seed, "cpu")
@@ -71,7 +71,7 @@ def random_pass(seed=0):
     random = torch.Generator().manual_seed(seed)
     teacher, student = (2 * torch.randn(5, 4, generator=random).double() for _ in range(2))
     batch = Batch(torch.zeros(5, 1), torch.randint(4, (5,), generator=random))
-    return Pass(batch, [], teacher, [], student.requires_grad_())
+    return Pass(batch, Activations([], teacher), Activations([], student.requires_grad_()))
 
 
 @given(alpha=st.floats(0, 1), temperature=st.floats(0.5, 8), seed=st.integers(0, 50))
@@ -79,9 +79,9 @@ def test_hard_and_soft_is_its_formula(alpha, temperature, seed):
     seen = random_pass(seed)
     terms, total = HardAndSoft(alpha, temperature)(seen, 0)
     rows = range(5)
-    logs = seen.student_logits.log_softmax(dim=1)
+    logs = seen.student.logits.log_softmax(dim=1)
     hard = -sum(logs[row, seen.batch.labels[row]] for row in rows) / 5
-    p, q = ((logits / temperature).softmax(dim=1) for logits in (seen.teacher_logits, seen.student_logits))
+    p, q = ((logits / temperature).softmax(dim=1) for logits in (seen.teacher.logits, seen.student.logits))
     soft = temperature**2 * (p * (p.log() - q.log())).sum(dim=1).mean()
     expected = {"hard": hard, "soft": soft}
     for name, value in terms.items():
@@ -113,18 +113,18 @@ def test_labels(kind):
     case = Case(kind)
     name, value = only(case.follow(from_labels()), case.seen)
     assert name == "labels"
-    torch.testing.assert_close(value, F.cross_entropy(case.seen.student_logits, case.batch.labels))
+    torch.testing.assert_close(value, F.cross_entropy(case.seen.student.logits, case.batch.labels))
 
 
 @kinds
 def test_the_final_output_soft_and_decided(kind):
     case = Case(kind)
-    theirs = case.seen.teacher_logits
+    theirs = case.seen.teacher.logits
     decided = F.one_hot(theirs.argmax(dim=1), theirs.shape[1]).float()
     for temperature, wanted in ((1.0, theirs.softmax(1)), (2.5, (theirs / 2.5).softmax(1)), (0.0, decided)):
         name, value = only(case.follow(one_shot(temperature)), case.seen)
         assert name == "output"
-        torch.testing.assert_close(value, to_target(case.seen.student_logits, wanted))
+        torch.testing.assert_close(value, to_target(case.seen.student.logits, wanted))
 
 
 @kinds
@@ -136,28 +136,28 @@ def test_a_checkpoints_output(kind):
         objective = case.follow(curriculum)
         name, value = only(objective, case.seen)
         assert name == "output"
-        torch.testing.assert_close(value, to_target(case.seen.student_logits, wanted))
-        final = to_target(case.seen.student_logits, case.seen.teacher_logits.softmax(dim=1))
+        torch.testing.assert_close(value, to_target(case.seen.student.logits, wanted))
+        final = to_target(case.seen.student.logits, case.seen.teacher.logits.softmax(dim=1))
         assert not torch.allclose(value, final)
         torch.testing.assert_close(only(objective, case.seen, step=1_500)[1], final)
 
 
 def projected(case, block, width, seed=3):
     """The target from its definition: `P^T h` at every position, centred and scaled on the calibration inputs."""
-    matrix = random_projection(case.seen.teacher_states[block - 1].shape[1], width, seed, block)
+    matrix = random_projection(case.seen.teacher.states[block - 1].shape[1], width, seed, block)
     states, _ = case.teacher.model.hidden_states(calibration_inputs(case.task, seed, "cpu"))
     raw = torch.einsum("mr,bm...->br...", matrix, states[block - 1])
     others = [0, *range(2, raw.dim())]
     mean = raw.mean(dim=others, keepdim=True)
     factor = 1 / (raw - mean).square().mean().sqrt()
-    return (torch.einsum("mr,bm...->br...", matrix, case.seen.teacher_states[block - 1]) - mean) * factor
+    return (torch.einsum("mr,bm...->br...", matrix, case.seen.teacher.states[block - 1]) - mean) * factor
 
 
 @kinds
 @pytest.mark.parametrize("block", [1, 2, 3])
 def test_a_projected_hidden_state_has_the_students_channels_at_every_position(kind, block):
     case = Case(kind)
-    ours = case.seen.student_states[block - 1]
+    ours = case.seen.student.states[block - 1]
     wanted = projected(case, block, ours.shape[1])
     assert wanted.shape == ours.shape
     name, value = only(case.follow(extracted(blocks=[block], weight=4.0)), case.seen)
@@ -167,7 +167,7 @@ def test_a_projected_hidden_state_has_the_students_channels_at_every_position(ki
 
 def test_the_first_channels_alone_where_a_width_is_given():
     case = Case("resnet")
-    ours = case.seen.student_states[1][:, :2]
+    ours = case.seen.student.states[1][:, :2]
     _, value = only(case.follow(extracted(blocks=[2], width=2, weight=1.0)), case.seen)
     torch.testing.assert_close(value, (ours - projected(case, 2, 2)).square().mean(), rtol=1e-4, atol=1e-5)
     with pytest.raises(InvalidValueError, match=r"width = 6 .*from 1 to 5"):

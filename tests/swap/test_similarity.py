@@ -107,7 +107,7 @@ def test_an_untrained_student_is_compared_with_the_teacher(net_and_inputs):
 
 def test_perfect_converters_leave_nothing_unexplained():
     teacher = build(MLP_TEACHER, 1)
-    net = SwapNet(teacher, build(MLP_TEACHER, 1), (6,), where="if_different")
+    net = SwapNet(teacher, build(MLP_TEACHER, 1), (6,), placement="if_different")
     table = boundary_similarity(net, torch.randn(40, 6))
     assert table["before"].tolist() == table["after"].tolist() == pytest.approx([1] * 4)
     assert table["unexplained"].tolist() == [0] * 4

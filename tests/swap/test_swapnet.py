@@ -208,13 +208,13 @@ def test_converters_map_channels_alone(positions, kind):
 
 
 def test_more_than_two_positions_are_refused():
-    with pytest.raises(InvalidValueError, match=r"positions = 3.*0, 1 or 2"):
-        ChannelMap(2, 3, positions=3)
+    with pytest.raises(InvalidValueError, match=r"position_dims = 3.*0, 1 or 2"):
+        ChannelMap(2, 3, position_dims=3)
 
 
 def test_identity_only_where_asked_for_and_channels_agree():
     teacher, student = [(4, 8, 8), (6, 4, 4), (9, 2, 2)], [(4, 8, 8), (5, 4, 4), (9, 2, 2)]
-    where = Converters(teacher, student, where="if_different")
+    where = Converters(teacher, student, placement="if_different")
     assert [type(m) for m in where.encoders] == [type(m) for m in where.decoders] == [nn.Identity, ChannelMap]
     state = torch.randn(2, 4, 8, 8)
     assert where.encode(state, 1) is state

@@ -28,9 +28,9 @@ from pwl_lab.tasks.base import (
     class_names_of,
     normalisation_of,
 )
+from pwl_lab.tasks.checks import check_count
 from pwl_lab.tasks.images import ImageTask
 from pwl_lab.tasks.parity import SparseParity
-from pwl_lab.tasks.sizes import check_count
 from pwl_lab.training import TrainPlan, fit, predict
 
 PARITY = SparseParity(n_bits=6, k_sparse=2, eval_samples=20)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from pwl_lab.support.errors import InvalidValueError
 from pwl_lab.tasks.base import Task
+from pwl_lab.tasks.checks import check_support
 from pwl_lab.tasks.parity import SparseParity
-from pwl_lab.tasks.sizes import check_support
 
 seeds = st.integers(0, 2**31 - 1)
 

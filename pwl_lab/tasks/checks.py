@@ -1,4 +1,4 @@
-"""What sizes a task may have. Without torch, so that a batch of many points is checked, and found done, in no time."""
+"""Checks of a task's sizes. They need no torch, so that a batch of many points is checked, and found done, in no time."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -9,7 +9,8 @@ from typing import SupportsIndex
 from pwl_lab.support.errors import invalid
 
 MOST_PRODUCTS = 2**29  # that a correlation probe keeps, of 4 bytes each
-CALIBRATION_BATCH = 128  # training images at once when an extracted curriculum is calibrated
+# Training inputs on which the projections of an extracted curriculum are centred and scaled: at once, and altogether.
+CALIBRATION_BATCH, CALIBRATION_SAMPLES = 128, 2048
 
 
 def check_count(field: str, value: object, least: int = 1, most: int | None = None, of: str = "") -> int:
@@ -53,7 +54,7 @@ def check_probe(n_bits: int, k_sparse: int, samples: int, off_subsets: int) -> N
 
 
 def check_orthogonal(teacher_width: int, student_width: int) -> None:
-    """Raise InvalidValueError where a teacher of so few units has no orthogonal projection for a student of so many."""
+    """Raise InvalidValueError where the teacher has too few units for an orthogonal projection."""
     if student_width > teacher_width:
         there = (
             f"at most teacher_width = {teacher_width}: orthogonal columns are tried, and the teacher has no more units"
@@ -76,7 +77,7 @@ def check_support(support: Sequence[int], n_bits: int, k_sparse: int) -> tuple[i
 
 
 def check_n_train(n_train: int | None, size: int, name: str) -> int | None:
-    """`n_train`, where the dataset `name` has so many of its `size` training images (None: all), else InvalidValueError."""
+    """`n_train` (None: all) itself, or an InvalidValueError unless it is from 1 to the `size` of the dataset `name`."""
     return None if n_train is None else check_count("n_train", n_train, 1, size, f" for {name}, or none for all")
 
 
