@@ -72,9 +72,9 @@ settings.register_profile("house", deadline=None, derandomize=True)
 settings.load_profile("house")
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """One process more than there are cores, for many tests wait; at most four, each of which imports torch."""
-    return min(4, n_cores() + 1)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A process for each core, and one more where slow tests run, which often wait; at most four: each imports torch."""
+    return min(4, n_cores() + ("not slow" not in config.option.markexpr))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
