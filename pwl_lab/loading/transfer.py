@@ -5,8 +5,9 @@ for again from its beginning, and never handed on.
 """
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from pwl_lab.swap.orders import arrivals, arrivals_of, first_missing, search_ord
 
 CHOOSES = "validation"  # the split whose recorded accuracies decide; the test split only reports
 BESIDE = 2 << 20  # from so many bytes on, a second thread computes the checksum while more bytes come in
+AHEAD = 4  # pieces that the checksum may lag behind by: it should find them in the processor's cache
 Report = Callable[[str, Shard, str], object]  # kind of event, shard, message
 
 
@@ -76,6 +78,7 @@ class _Arriving:
     def restart(self) -> None:
         """Forget what has come."""
         self.offset, self._digest = 0, hashlib.sha256()
+        self._pending: deque[Future[None]] = deque()
 
     def add(self, chunk: bytes | memoryview, now: float) -> None:
         """The next bytes. Raises DamagedShardError for more than there should be."""
@@ -88,7 +91,9 @@ class _Arriving:
         if self._beside is None:
             self._digest.update(part)
         else:
-            self._beside.submit(self._digest.update, part)
+            self._pending.append(self._beside.submit(self._digest.update, part))
+            if len(self._pending) > AHEAD:
+                self._pending.popleft().result()
 
     def finish(self) -> None:
         """Raises SourceError where bytes are missing and DamagedShardError where they are not the recorded ones."""
