@@ -14,6 +14,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event, Semaphore, Thread
 
+import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
@@ -70,7 +71,7 @@ class _Arriving:
     def __init__(self, shard: Shard) -> None:
         self.shard, self.content = shard, torch.empty(shard.bytes, dtype=torch.uint8)
         self.first_at: float | None = None
-        self._bytes = self.content.numpy().data
+        self._bytes = self.content.numpy()
         # A long shard's checksum is computed while its next bytes are read: each of the two alone is as fast as a disk.
         self._beside = ThreadPoolExecutor(1, "pwl-checksum") if shard.bytes >= BESIDE else None
         self.restart()
@@ -86,14 +87,14 @@ class _Arriving:
         if self.offset + len(chunk) > self.shard.bytes:
             raise DamagedShardError(f"{self.shard.file} is longer than the {self.shard.bytes:,} bytes recorded")
         part = self._bytes[self.offset : self.offset + len(chunk)]
-        part[:] = chunk
+        part[:] = np.frombuffer(chunk, dtype=np.uint8)  # numpy lets the other thread go on while it copies
         self.offset += len(chunk)
         if self._beside is None:
-            self._digest.update(part)
+            self._digest.update(part.data)
         else:
-            self._pending.append(self._beside.submit(self._digest.update, part))
-            if len(self._pending) > AHEAD:
+            while len(self._pending) > AHEAD:
                 self._pending.popleft().result()
+            self._pending.append(self._beside.submit(self._digest.update, part.data))
 
     def finish(self) -> None:
         """Raises SourceError where bytes are missing and DamagedShardError where they are not the recorded ones."""
