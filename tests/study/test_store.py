@@ -6,12 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from processes import until
 
 from pwl_lab.models import MLPConfig
 from pwl_lab.study import store as store_module
@@ -305,27 +305,10 @@ def start(code: str, folder: Path, *arguments: str) -> subprocess.Popen:
     return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
-def wait_for(path: Path) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not path.exists():
-        assert time.monotonic() < end, f"{path.name} never came"
-        time.sleep(0.01)
-
-
-@pytest.fixture
-def processes():
-    """Processes that the test started; none outlives it."""
-    started: list[subprocess.Popen] = []
-    yield started
-    for process in started:
-        process.kill()
-        process.wait()
-
-
 @pytest.mark.skipif(os.name != "posix", reason="kills a process the POSIX way")
 def test_a_process_killed_while_saving_leaves_nothing_that_is_read(tmp_path, processes):
     processes.append(start(SAVES_AND_IS_KILLED, tmp_path, ""))
-    wait_for(tmp_path / "writing")
+    until((tmp_path / "writing").exists, PATIENCE_S)
     processes[0].send_signal(signal.SIGKILL)
     assert processes[0].wait(PATIENCE_S) == -signal.SIGKILL
     here = Store(tmp_path / "store")
@@ -344,7 +327,7 @@ def test_what_killed_writers_left_goes_with_the_next_one_of_whatever_kind_and_a_
 ):
     processes += [start(SAVES_AND_IS_KILLED, tmp_path, name) for name in "abc"]
     for name in "abc":
-        wait_for(tmp_path / f"writing{name}")
+        until((tmp_path / f"writing{name}").exists, PATIENCE_S)
     here = Store(tmp_path / "store")
     assert len(list(here.folder.glob(".part-*"))) == 3
     for process in processes[:2]:
@@ -362,7 +345,7 @@ def test_what_killed_writers_left_goes_with_the_next_one_of_whatever_kind_and_a_
 def test_two_processes_that_ask_at_the_same_time_make_it_once(tmp_path, processes):
     processes += [start(MAKES_ONCE, tmp_path, name) for name in "ab"]
     for name in "ab":
-        wait_for(tmp_path / f"ready-{name}")
+        until((tmp_path / f"ready-{name}").exists, PATIENCE_S)
     (tmp_path / "go").touch()
     assert [process.wait(PATIENCE_S) for process in processes] == [0, 0]
     assert (tmp_path / "made").read_text() == "x"

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from processes import until
 from toys import MLP_STUDENT, MLP_TEACHER, VGG_STUDENT, VGG_TEACHER, ToyImages, as_trained, assert_close, changed
 
 from pwl_lab.distill.curriculum import Curriculum, Stage, TeacherHidden, TeacherOutput, extracted, from_labels, one_shot
@@ -293,27 +293,10 @@ def start(code: str, folder: Path, who: str) -> subprocess.Popen:
     )
 
 
-def wait_for(path: Path) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not path.exists():
-        assert time.monotonic() < end, f"{path.name} never came"
-        time.sleep(0.01)
-
-
-@pytest.fixture
-def processes():
-    """Processes that the test started; none outlives it."""
-    started: list[subprocess.Popen] = []
-    yield started
-    for process in started:
-        process.kill()
-        process.wait()
-
-
 def test_processes_that_ask_for_some_of_the_same_students_train_each_once(trained, tmp_path, processes):
     processes += [start(TOGETHER, tmp_path, who) for who in "abc"]
     for who in "abc":
-        wait_for(tmp_path / f"ready-{who}")
+        until((tmp_path / f"ready-{who}").exists, PATIENCE_S)
     (tmp_path / "go").touch()
     assert [process.wait(PATIENCE_S) for process in processes] == [0, 0, 0]
     made = [line.split(maxsplit=1)[1] for line in (tmp_path / "trained").read_text().splitlines()]
@@ -325,7 +308,7 @@ def test_processes_that_ask_for_some_of_the_same_students_train_each_once(traine
 @pytest.mark.skipif(os.name != "posix", reason="kills a process the POSIX way")
 def test_what_a_killed_process_had_saved_is_kept_and_the_rest_trained(trained, tmp_path, processes):
     processes.append(start(KILLED, tmp_path, "x"))
-    wait_for(tmp_path / "saved-two")
+    until((tmp_path / "saved-two").exists, PATIENCE_S)
     processes[0].send_signal(signal.SIGKILL)
     assert processes[0].wait(PATIENCE_S) == -signal.SIGKILL
     runs = students(["one_shot", "extracted"], [0, 1])
