@@ -160,6 +160,7 @@ class Store:
                 with one_thread():
                     made = list(make(missing))
                 made_how = provenance() | {"minutes": round((time.monotonic() - begun) / 60 / len(missing), 4)}
+                sweep(self.folder)  # of what killed writers left: once, however many entries follow
                 for recipe, artifact in zip(missing, made, strict=True):
                     self.save(recipe, artifact, made_how)
                     found[recipe.key] = _read(self.entry(recipe))
@@ -216,12 +217,11 @@ class Store:
             raise invalid(environment.STORE.name, str(self.folder), why) from error
 
     def save(self, recipe: Recipe, artifact: Artifact, made: dict[str, Any]) -> None:
-        """Write the entry of `recipe` aside, then rename it into place; what killed writers left goes.
+        """Write the entry of `recipe` aside, then rename it into place.
 
         `made` is its provenance. Of entries made together each has an equal share of the minutes.
         """
         entry = self.entry(recipe)
-        sweep(self.folder)
         with new_folder(entry, within=self.folder) as part:
             _write(part, recipe, artifact, made)
             if exists(entry):
