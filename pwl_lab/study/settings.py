@@ -54,7 +54,7 @@ class ImageSettings(Settings):
     n_train: int | None = Field(None, ge=100, le=60_000, description="use only so many training images")
     teacher_channels: Channels = Field((16, 32, 64, 64), description="channels of the teacher's blocks")
     teacher_depths: Layers = Field(
-        (2, 2, 2, 2), description="layers in each teacher block: convolutions, basic blocks or transformer layers"
+        (3, 2, 2, 2), description="layers in each teacher block: convolutions, basic blocks or transformer layers"
     )
     teacher_heads: int = Field(4, ge=1, le=64, description="attention heads of the teacher (vit)")
     student_channels: Channels = Field((4, 8, 12, 16), description="channels of the student's blocks")
