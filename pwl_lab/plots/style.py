@@ -39,7 +39,12 @@ CURRICULUM: dict[str, Look] = {
     "extracted": ("#009E73", "-", "o"),
     "none": ("#000000", "-", "D"),
 }
-SPARE: list[Look] = [("#8C510A", "-", "D"), ("#8FB43A", "--", "v"), ("#7B3F9E", "-.", "P"), ("#2F4F4F", ":", "*")]
+SPARE: list[Look] = [
+    ("#8C510A", (0, (4, 2)), "D"),
+    ("#8FB43A", "--", "v"),
+    ("#7B3F9E", "-.", "P"),
+    ("#2F4F4F", ":", "*"),
+]
 ORDER: dict[str, Look] = {
     "prefix": ("#14716A", "-", "o"),
     "suffix": ("#F0957A", "--", "s"),
@@ -73,7 +78,7 @@ LOSS: dict[str, Look] = {
     "labels": ("#EE6677", "-", "X"),
     "output": ("#F5B7B1", "--", "P"),
     "hidden": ("#225522", "-.", "*"),
-    "total": ("#333333", "-", "o"),
+    "total": ("#333333", "-", "p"),
 }
 MASK: dict[str, Look] = {"any mask": ("#AAAAAA", "-", "o"), "best within a budget": ("#4B3F72", "-", "D")}
 LEVEL: dict[str, Look] = {

@@ -130,11 +130,13 @@ class CurriculumBuilder(controls.VBox):  # type: ignore[misc]  # ipywidgets has 
 
     def _add(self) -> None:
         """The *Add* button: the final output once more, or what the reader makes of it."""
-        self._append(OUTPUT)
+        if len(self.stages) < MOST_STAGES:
+            self._append(OUTPUT)
 
     def _remove(self, row: StageRow) -> None:
         """The *Remove* button of a row."""
-        self._place([one for one in self.stages if one is not row])
+        if len(self.stages) > 1:
+            self._place([one for one in self.stages if one is not row])
 
     def _place(self, rows: list[StageRow]) -> None:
         """Show these rows, each in its place."""
