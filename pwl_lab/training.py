@@ -128,6 +128,7 @@ def train(learner: Learner, batches: Iterator[Batch], plan: TrainPlan, descripti
     history = _rows(learner.evaluate(0), 0, plan, {})
     seen: dict[str, list[Tensor]] = defaultdict(list)  # a term may begin or end between two evaluations
     with Progress(description, plan.steps) as bar:
+        bar.evaluated(history)
         for step in range(1, plan.steps + 1):
             for name, value in _one_step(learner, next(batches), step, optimiser, plan).items():
                 seen[name].append(value)
@@ -137,9 +138,10 @@ def train(learner: Learner, batches: Iterator[Batch], plan: TrainPlan, descripti
                 continue
             means = {name: float(sum(values)) / len(values) for name, values in seen.items()}
             _check_finite(means, step, description)
-            rows = learner.evaluate(step)
-            history += _rows(rows, step, plan, means)
+            rows = _rows(learner.evaluate(step), step, plan, means)
+            history += rows
             bar.advance(1, loss=means["total"], **_headline(rows))
+            bar.evaluated(rows)
             seen.clear()
             if learner.finished(step, rows, optimiser):
                 break

@@ -1,4 +1,4 @@
-"""Figures: data in, matplotlib Figure out."""
+"""Figures: data in, matplotlib Figure out. With it come the curves that grow while a notebook trains."""
 
 from pwl_lab.plots.clock import (
     anytime_chart,
@@ -30,6 +30,7 @@ from pwl_lab.plots.curricula import (
     teacher_curve,
     two_phase_curves,
 )
+from pwl_lab.plots.live import LiveCurves
 from pwl_lab.plots.mask_cube import (
     MOST_LATTICE_BLOCKS,
     budget_curve,
@@ -49,12 +50,16 @@ from pwl_lab.plots.pairs import (
     similarity_chart,
 )
 from pwl_lab.plots.sweep import sweep_curves
+from pwl_lab.support.progress import draw_with
+
+draw_with(LiveCurves)
 
 __all__ = [
     "MOST_LATTICE_BLOCKS",
     "CheckpointFigure",
     "ExplorerFigure",
     "LayerFigure",
+    "LiveCurves",
     "ablation_chart",
     "anytime_chart",
     "architecture",

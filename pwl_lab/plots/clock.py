@@ -16,26 +16,25 @@ from pwl_lab.loading.throttle import Throttle
 from pwl_lab.loading.weightless import build_empty
 from pwl_lab.models.blocknet import parameter_bytes
 from pwl_lab.plots import style
-from pwl_lab.plots.style import NOTE, OWNER, SPARE, Figure, Look
+from pwl_lab.plots.style import BASELINE, LATENCY, NOTE, OWNER, SPARE, Figure, Look
 
-# A baseline, or progressive loading -> what figures call it, and its look.
-BASELINE: dict[str, tuple[str, Look]] = {
-    "progressive": ("progressive", ("#009E73", "-", "o")),
-    "progressive_8bit_first": ("progressive, int8 first", ("#0072B2", (0, (5, 1.5)), "D")),
-    "student_only": ("student only", ("#56B4E9", ":", "s")),
-    "teacher_safetensors": ("teacher, safetensors", ("#D55E00", "-", "^")),
-    "teacher_torch_load": ("teacher, torch.load", ("#E69F00", "-.", "v")),
-    "teacher_streamer": ("teacher, Run:ai streamer", ("#CC79A7", ":", "P")),
-    "teacher_8bit": ("teacher in int8", ("#CC79A7", "--", "P")),
-    "bit_planes": ("teacher in bit planes", ("#000000", "-.", "X")),
+# A baseline, or progressive loading -> what figures call it; its look is `style.BASELINE`'s.
+BASELINE_NAME = {
+    "progressive": "progressive",
+    "progressive_8bit_first": "progressive, int8 first",
+    "student_only": "student only",
+    "teacher_safetensors": "teacher, safetensors",
+    "teacher_torch_load": "teacher, torch.load",
+    "teacher_streamer": "teacher, Run:ai streamer",
+    "teacher_8bit": "teacher in int8",
+    "bit_planes": "teacher in bit planes",
 }
 BELOW = 0.05  # accuracies further than this below the student's are named, not drawn to scale
-CHOSEN: Look = ("#009E73", "-", "o")
 
 
 def baseline_look(baseline: str) -> tuple[str, Look]:
     """The name and the look of a baseline; of a reader's own one too."""
-    return BASELINE.get(baseline, (baseline, SPARE[3]))
+    return BASELINE_NAME.get(baseline, baseline), BASELINE.get(baseline, SPARE[3])
 
 
 def baseline_name(baseline: str) -> str:
@@ -172,7 +171,7 @@ def latency_chart(latencies: pd.DataFrame) -> Figure:
     `latencies` as from `benchmarks.latencies`; the dotted lines are the share of 1% (p99) and of 50% (p50).
     """
     figure, (axes,) = style.row_of_axes(9, 3.6)
-    for state, colour, dashes in (("idle", "#56B4E9", "--"), ("loading", "#009E73", "-")):
+    for state, (colour, dashes, _) in LATENCY.items():
         times = np.sort(latencies.loc[latencies["state"] == state, "ms"].to_numpy())
         p50, p99 = np.percentile(times, (50, 99))
         label = f"{state}: p50 {p50:.2g} ms, p99 {p99:.2g} ms"
@@ -233,6 +232,7 @@ def planned_charts(index: BundleIndex, megabytes_per_s: Sequence[float], orders:
         axes.xaxis.set_major_locator(MaxNLocator(3))
         axes.xaxis.set_major_formatter("{x:g}")
     style.accuracy_axis(panels[0], "test accuracy")
+    style.order_note(figure, orders)
     figure.legend(handles=panels[0].get_legend_handles_labels()[0], loc="outside upper center", ncols=len(orders))
     return figure
 
@@ -252,7 +252,7 @@ def planned_chart(index: BundleIndex, megabytes_per_s: float, shown: str, orders
     for plan in plans.values():
         _staircase(axes, plan["seconds"], plan["accuracy"], horizon(plans), ("#BBBBBB", "-", ""), lw=1.2, zorder=1)
     seconds, accuracy = plans[shown]["seconds"], plans[shown]["accuracy"]
-    _staircase(axes, seconds, accuracy, horizon(plans), CHOSEN, lw=2.5)
+    _staircase(axes, seconds, accuracy, horizon(plans), style.order_look(shown), lw=2.5)
     axes.set(xlabel="seconds since the start", xlim=(0, horizon(plans)))
     style.labels_above(axes, plans[shown]["network"].tolist(), seconds.tolist(), accuracy.tolist())
     _teacher_alone(axes, index, megabytes_per_s, inside=True)

@@ -15,14 +15,12 @@ from matplotlib.ticker import SymmetricalLogLocator
 
 from pwl_lab.distill.probes import TeacherReadings
 from pwl_lab.plots import style
-from pwl_lab.plots.style import NOTE, OWNER, Figure, Look
+from pwl_lab.plots.style import DEGREE, LEVEL, NOTE, OFF_SUPPORT, OWNER, Figure, Look
 from pwl_lab.study import tables
 from pwl_lab.study.results import DistillationRuns
 
-# Of a degree; higher ones go round again.
-DEGREE: list[Look] = [("#009E73", "-", "o"), ("#0072B2", "--", "s"), ("#CC79A7", "-.", "^"), ("#E69F00", ":", "D")]
 OTHERS = 12  # bits off the support in a map: more make it too fine to see, and they all look alike
-INSIDE, OUTSIDE = "#D55E00", "#888888"
+OUTSIDE = OFF_SUPPORT[0]
 LINEAR = 100  # steps; from there on the time axis is logarithmic, for students take many times the teacher's steps
 
 
@@ -44,8 +42,8 @@ def checkpoint_probe(readings: TeacherReadings) -> Figure:
     for degree, look in _degree_looks(readings.table):
         _degree(below, kept[kept["degree"] == degree], curve["step"].tolist(), look)
         _degree(below_end, final[final["degree"] == degree], [0], look)
-    style.level_line(below, readings.noise_floor, "", "#444444", (0, (1, 2)))
-    style.level_line(below_end, readings.noise_floor, "noise\nfloor", "#444444", (0, (1, 2)))
+    style.level_line(below, readings.noise_floor, "", *LEVEL["noise floor"][:2])
+    style.level_line(below_end, readings.noise_floor, "noise\nfloor", *LEVEL["noise floor"][:2])
     style.accuracy_axis(above, "validation\naccuracy")
     above.set_ylim(None, 1.05)
     below.set(xlabel="optimiser steps", ylabel="mean |correlation|", ylim=(0, None))
@@ -153,21 +151,22 @@ def projected_probe(table: pd.DataFrame, noise_floor: float) -> Figure:
     """
     degrees = sorted(table["degree"].unique())
     figure, (axes,) = style.row_of_axes(9, 3.4)
-    for side, (column, colour, marker, fill, name) in enumerate(
-        (("in_support", INSIDE, "o", INSIDE, "in the support"), ("off_support", "#555555", "s", "none", "off it"))
-    ):
-        for i, degree in enumerate(degrees):
+    for i, (degree, (inside, _, marker)) in enumerate(_degree_looks(table)):
+        for side, (column, colour, fill) in enumerate(
+            (("in_support", inside, inside), ("off_support", OUTSIDE, "none"))
+        ):
             values = table.loc[table["degree"] == degree, column].to_numpy()
             spots = i - 0.15 + 0.3 * side + np.linspace(-0.08, 0.08, len(values))
-            label = name if i == 0 else None
-            axes.scatter(spots, values, marker=marker, s=40, facecolors=fill, edgecolors=colour, label=label)
+            axes.scatter(spots, values, marker=marker, s=40, facecolors=fill, edgecolors=colour)
             axes.annotate(f"{values.mean():.3f}", (spots.mean(), values.max()), xytext=(0, 7),
                           textcoords="offset points", ha="center", fontsize=NOTE)  # fmt: skip
-    style.level_line(axes, noise_floor, "noise floor", "#444444", (0, (1, 2)))
+    style.level_line(axes, noise_floor, "noise floor", *LEVEL["noise floor"][:2])
     axes.set_xticks(range(len(degrees)), [f"degree {degree}" for degree in degrees])
     axes.set(ylabel="mean |correlation|", xlim=(-0.6, len(degrees) - 0.4))
     axes.set_ylim(0, 1.15 * max(table["in_support"].max(), table["off_support"].max()))
-    axes.legend(loc="upper right")
+    handles = [Line2D([], [], ls="", marker="o", mfc=fill, mec=colour, label=name)
+               for colour, fill, name in (("#444444", "#444444", "in the support"), (OUTSIDE, "none", "off it"))]  # fmt: skip
+    axes.legend(handles=handles, loc="upper right")
     return figure
 
 

@@ -6,44 +6,64 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
+from pwl_lab.models.blocknet import ModelConfig
 from pwl_lab.plots import style
-from pwl_lab.plots.style import CURRICULUM, NOTE, OWNER, Figure, Look, Percent
+from pwl_lab.plots.style import CURRICULUM, LEVEL, NOTE, OWNER, Figure, Look, Percent
 from pwl_lab.study import tables
 from pwl_lab.study.crossing import LOADING_WORDS, LOADINGS, MEASURES, PWL_ONLY, Crossed
 from pwl_lab.study.results import DistillationRuns
 from pwl_lab.training import TrainedModel
 
-PWL_LOOK: Look = ("#000000", "-", "D")
 ABLATED = {"student": "student alone", "prefix_mean": "prefix order,\nmean on the way", "worst": "worst of all masks"}
 
 
 @style.context()
-def learning_curves(runs: DistillationRuns, threshold: float = 0.99, chance: float = 0.5) -> Figure:
-    """Test accuracy against steps: the median over seeds, the band from the worst to the best seed, stages marked.
+def learning_curves(runs: DistillationRuns, threshold: float = 0.99) -> Figure:
+    """Test accuracy against steps: the median over seeds, the band from the worst to the best seed.
+
+    A line in a curriculum's colour marks where one of its stages ends and the next begins; guessing is a line, too.
 
     Arguments:
     - `runs`: the students, by curriculum and seed.
     - `threshold`: the accuracy that counts as learned, a line.
-    - `chance`: the accuracy of guessing, a line.
     """
     table, lost = tables.hold_last_accuracy(runs.history), tables.diverged(runs.history)
     names = list(dict.fromkeys(table["curriculum"]))
     figure, (axes,) = style.row_of_axes(9, 4.2)
-    for name, (colour, dashes, _) in style.looks(names).items():
+    looks = style.looks(names)
+    for name, (colour, dashes, _) in looks.items():
         curve = table[table["curriculum"] == name].groupby("step")["accuracy"]
         style.band(axes, curve.min(), curve.max(), colour)
         label = _name(name) + (f" ({len(lost[name])} diverged)" if lost[name] else "")
         axes.plot(curve.median(), color=colour, ls=dashes, lw=5 if name == "scratch" else 2, label=label)
-    for start in runs.stages.loc[runs.stages["start"] > 0, "start"].unique():
-        axes.axvline(start, color="#444444", lw=0.8)
-        style.note_above(axes, start, "on to the next target")
-    style.chance_line(axes, chance)
-    style.level_line(axes, threshold, f"{threshold:.0%}:\nlearned", "#444444")
+    _stage_marks(axes, runs.stages, looks)
+    _guessing(axes, runs.student_config)
+    style.level_line(axes, threshold, f"{threshold:.0%}:\nlearned", *LEVEL["learned"][:2])
     style.steps_axis(axes)
     style.accuracy_axis(axes, "test accuracy")
     axes.set_ylim(None, 1.02)
     figure.legend(loc="outside upper center", ncols=len(names))
     return figure
+
+
+def _guessing(axes: Axes, model: ModelConfig) -> None:
+    """The line of guessing among a network's classes; a reader's own family may not tell how many there are."""
+    classes = getattr(model, "n_classes", None)
+    if classes:
+        style.chance_line(axes, 1 / classes)
+
+
+def _stage_marks(axes: Axes, stages: pd.DataFrame, looks: Mapping[str, Look]) -> None:
+    """A line where a stage begins, in its curriculum's colour; dashes of several colours where curricula coincide."""
+    begins = stages[(stages["start"] > 0) & stages["curriculum"].isin(list(looks))]
+    for start, there in begins.groupby("start"):
+        names = list(dict.fromkeys(there["curriculum"]))
+        for i, name in enumerate(names):
+            dashes = "-" if len(names) == 1 else (6 * i, (6, 6 * (len(names) - 1)))
+            axes.axvline(start, color=looks[name][0], lw=1.4, ls=dashes, zorder=1.5)
+    if len(begins):
+        words = "on to the next target" if begins["start"].nunique() == 1 else "lines: on to the next target"
+        style.note_above(axes, begins["start"].min(), words)
 
 
 @style.context()
@@ -117,10 +137,10 @@ def teacher_curve(teacher: TrainedModel, checkpoint_accuracy: float | None = Non
     end = history["step"].max()
     figure, (axes,) = style.row_of_axes(9, 3.2)
     axes.plot(history["step"], history["accuracy"], color=OWNER["T"], lw=2)
-    style.chance_line(axes, 1 / teacher.config.n_classes)  # type: ignore[attr-defined]  # every family has it
+    _guessing(axes, teacher.config)
     if checkpoint_accuracy is not None:
         chosen = teacher.checkpoint(at_accuracy=checkpoint_accuracy)
-        axes.plot(chosen.step, chosen.accuracy, "^", color="#E69F00", mec="black", ms=10)
+        axes.plot(chosen.step, chosen.accuracy, "^", color=CURRICULUM["progressive"][0], mec="black", ms=10)
         left = chosen.step > 0.4 * end  # there is room on one side only
         axes.annotate(f"checkpoint\nof progressive:\nstep {chosen.step:,}, {chosen.accuracy:.0%}",
                       (chosen.step, chosen.accuracy), xytext=(-14 if left else 14, -4),
@@ -226,11 +246,6 @@ def two_phase_curves(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def _look(curriculum: str) -> Look:
-    """The look of a curriculum, or of PWL alone."""
-    return PWL_LOOK if curriculum == PWL_ONLY[0] else CURRICULUM[curriculum]
-
-
 def _name(curriculum: str) -> str:
     """What legends call a curriculum, or PWL alone."""
     return "PWL alone" if curriculum == PWL_ONLY[0] else curriculum.replace("_", "-")
@@ -261,7 +276,7 @@ def crossing_histories(found: Sequence[Crossed], chance: float | None = None) ->
         for curriculum in dict.fromkeys(one.curriculum for one in found):
             mine = [one.pair.history.set_index("step")["accuracy"] for one in shown if one.curriculum == curriculum]
             table = pd.concat(mine, axis=1)
-            colour, dashes, _ = _look(curriculum)
+            colour, dashes, _ = CURRICULUM[curriculum]
             axes.plot(table.mean(axis=1), color=colour, ls=dashes, lw=2, label=_name(curriculum))
             style.band(axes, table.min(axis=1), table.max(axis=1), colour)
         if 0 < LOADINGS[loading] < 1:
@@ -287,7 +302,7 @@ def crossing_prefixes(table: pd.DataFrame) -> Figure:
         chosen = table[(table["loading"] == loading) | alone]
         for i, (curriculum, mine) in enumerate(chosen.groupby("curriculum", sort=False)):
             accuracy = pd.DataFrame(mine["prefix_accuracy"].tolist()).melt(var_name="blocks")
-            style.range_bars(axes, accuracy.groupby("blocks")["value"], _look(curriculum), 0.06 * (i - 1.5), ms=5, lw=1.6,
+            style.range_bars(axes, accuracy.groupby("blocks")["value"], CURRICULUM[curriculum], 0.06 * (i - 1.5), ms=5, lw=1.6,
                        capsize=2, label=_name(curriculum))  # fmt: skip
         axes.set_title(LOADING_WORDS[loading], fontsize=NOTE)
         axes.set_xlabel("teacher blocks loaded")
@@ -306,7 +321,7 @@ def crossing_chart(table: pd.DataFrame) -> Figure:
     figure, panels = style.row_of_axes(9, 0.32 * len(groups) + 1.2, len(MEASURES), sharex=True, sharey=True)
     for axes, (measure, title) in zip(panels, MEASURES.items(), strict=True):
         for row, ((curriculum, _), mine) in enumerate(groups):
-            style.seed_row(axes, row, mine[measure], mine[measure].mean(), _look(curriculum))
+            style.seed_row(axes, row, mine[measure], mine[measure].mean(), CURRICULUM[curriculum])
         axes.set_title(title, fontsize=NOTE)
         axes.xaxis.set_major_formatter(Percent())
         axes.set_xlabel("test accuracy")
@@ -325,7 +340,7 @@ def parity_crossing(found: Sequence[Crossed]) -> Figure:
         names = dict.fromkeys(one.curriculum for one in found if one.loading == loading)
         for curriculum in names:
             mine = [one.pair.history for one in found if (one.curriculum, one.loading) == (curriculum, loading)]
-            colour, dashes, _ = _look(curriculum)
+            colour, dashes, _ = CURRICULUM[curriculum]
             for i, history in enumerate(mine):
                 label = None if i else _name(curriculum)
                 axes.plot(history["step"], history["accuracy"], color=colour, ls=dashes, lw=1.8, label=label)
@@ -353,7 +368,7 @@ def ablation_chart(table: pd.DataFrame) -> Figure:
         for row, key in enumerate(rows):
             reference = own if key[0] == "equal channels" else ("default", "default")
             values = 100 * (measured.loc[key] - measured.loc[reference])[measure]
-            style.seed_row(axes, row, values, values.mean(), ("#0072B2", "-", "o"))
+            style.seed_row(axes, row, values, values.mean(), ("#222222", "-", "o"))
         axes.set_title(title, fontsize=NOTE)
         axes.set_xlabel("points of accuracy")
     style.named_rows(panels[0], [f"{group}: {variant}" for group, variant in rows])

@@ -12,7 +12,7 @@ from matplotlib.colors import Normalize
 from pandas.api.typing import SeriesGroupBy
 
 from pwl_lab.plots import style
-from pwl_lab.plots.style import NOTE, OWNER, Figure, Percent
+from pwl_lab.plots.style import MASK, NOTE, OWNER, OWNER_INK, Figure, Percent
 from pwl_lab.study import tables
 from pwl_lab.support.errors import invalid
 from pwl_lab.swap.masks import all_masks
@@ -41,6 +41,7 @@ def order_curves(curves: pd.DataFrame, teacher_accuracy: float | None = None) ->
     axes.set(xlabel="teacher blocks loaded")
     axes.set_xticks(sorted(curves["teacher_blocks"].unique()))
     style.accuracy_axis(axes, "test accuracy")
+    style.order_note(figure, orders)
     figure.legend(loc="outside upper center", ncols=len(orders) if len(orders) <= 4 else 3)
     return figure
 
@@ -73,6 +74,7 @@ def byte_curves(curves: pd.DataFrame, teacher_accuracy: float | None = None) -> 
     axes.set(xlabel=f"share of the teacher's bytes loaded (all: {style.byte_words(total)})")
     axes.xaxis.set_major_formatter(Percent())
     style.accuracy_axis(axes, "test accuracy")
+    style.order_note(figure, areas.index)
     figure.legend(loc="outside upper center", ncols=2)
     return figure
 
@@ -110,16 +112,17 @@ def budget_curve(budgets: pd.DataFrame, masks: pd.DataFrame | None = None) -> Fi
     - `masks`: a `mask_table`; every mask of the cube is a grey cross then.
     """
     sizes, accuracy = budgets["teacher_bytes"].to_numpy(), budgets["test"].to_numpy()
+    best, cross = MASK["best within a budget"][0], MASK["any mask"][0]
     everything = None if masks is None else masks.groupby("mask")[["teacher_bytes", "test"]].mean()
     known = pd.concat([budgets, everything])["teacher_bytes"]
     end, smallest = 1.8 * known.max(), known[known > 0].min()
     figure, (axes,) = style.row_of_axes(9, 4.8)
     if everything is not None:
-        axes.plot(everything["teacher_bytes"], everything["test"], "x", color="#777777", ms=5, label="every mask")
-    axes.step(np.append(sizes, end), np.append(accuracy, accuracy[-1]), where="post", color="#0072B2", lw=2,
+        axes.plot(everything["teacher_bytes"], everything["test"], "x", color=cross, ms=5, label="every mask")
+    axes.step(np.append(sizes, end), np.append(accuracy, accuracy[-1]), where="post", color=best, lw=2,
               label="the best that fits, chosen on validation")  # fmt: skip
     spread = [accuracy - budgets["test_lowest"], budgets["test_highest"] - accuracy]
-    axes.errorbar(sizes, accuracy, yerr=spread, fmt="o", color="#0072B2", ms=6, capsize=4)
+    axes.errorbar(sizes, accuracy, yerr=spread, fmt="D", color=best, ms=6, capsize=4)
     axes.set_xscale("symlog", linthresh=smallest, linscale=0.5)
     axes.set_xticks(_byte_ticks(smallest, end))
     axes.minorticks_off()
@@ -158,7 +161,7 @@ def mask_chart(masks: pd.DataFrame, split: str = "test") -> Figure:
     axes.plot(by_mask["mean"], rows, "o", color="black", ms=5)
     student = by_mask.loc["S" * n_blocks, "mean"]
     axes.axvline(student, color=OWNER["S"], lw=1.5, ls="--")
-    style.note_above(axes, student, "student alone", ha="center", color="#0072B2")
+    style.note_above(axes, student, "student alone", ha="center", color=OWNER_INK["S"])
     squares.set(xlim=(-0.6, n_blocks - 0.4), ylim=(len(by_mask) - 0.5, -0.5))
     squares.axis("off")
     axes.set(xlabel=f"{split} accuracy")
@@ -227,6 +230,7 @@ def mask_lattice(masks: pd.DataFrame, orders: Mapping[str, Sequence[str]], split
     axes.spines["left"].set_visible(False)
     axes.grid(visible=False)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+    style.order_note(figure, orders)
     figure.colorbar(colours, ax=axes, label="points above the student", pad=0.02)
     return figure
 

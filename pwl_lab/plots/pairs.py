@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-import seaborn as sns
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -12,7 +11,8 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from pwl_lab.plots import style
-from pwl_lab.plots.style import NOTE, OWNER, OWNER_NAME, Figure, Look, Percent
+from pwl_lab.plots.style import CONVERTER as CONVERTER_LOOK
+from pwl_lab.plots.style import NOTE, OWNER, OWNER_NAME, Figure, Percent
 from pwl_lab.study import tables
 from pwl_lab.study.recipes import SamplePredictions
 from pwl_lab.study.results import Pair
@@ -22,8 +22,6 @@ from pwl_lab.tasks.images import ImageTask
 # (letter, height in the drawing) of the two networks, and by direction the rows that a converter leads from and to.
 ROWS = {"teacher": ("T", 1.0), "student": ("S", 0.0)}
 ENDS = {"encoder": ("teacher", "student"), "decoder": ("student", "teacher")}
-# The look of a converter: the colour of the owner that it translates for.
-DIRECTION: dict[str, Look] = {"encoder": ("#0072B2", "-", "o"), "decoder": (OWNER["T"], "--", "s")}
 HALF = 0.3  # half of a box's width and height, in the drawing's units
 
 
@@ -75,7 +73,7 @@ def _box(axes: Axes, row: Any, colour: str, height: float, largest: int, fontsiz
 
 def _converter(axes: Axes, row: Any, fontsize: float) -> None:
     """One converter: an arrow from the one network's block to the other's next, and its bytes."""
-    colour, dashes, _ = DIRECTION[row.part]
+    colour, dashes, _ = CONVERTER_LOOK[row.part]
     (_, begin), (_, end) = (ROWS[name] for name in ENDS[row.part])
     down = 1 if begin > end else -1
     ends = (row.block + 1 - HALF, end + down * HALF), (row.block + HALF, begin - down * HALF)
@@ -100,8 +98,8 @@ def similarity_chart(table: pd.DataFrame) -> Figure:
         if "untrained" in table:
             style.range_bars(axes, by_boundary["untrained"], ("#999999", "-.", "X"), label="untrained student")
         style.range_bars(axes, by_boundary["before"], ("#555555", ":", "D"), -0.05, mfc="white", label="before")
-        style.range_bars(axes, by_boundary["after"], DIRECTION[direction], 0.05, label=f"after the {direction}")
-        style.range_bars(right, by_boundary["unexplained"], DIRECTION[direction])
+        style.range_bars(axes, by_boundary["after"], CONVERTER_LOOK[direction], 0.05, label=f"after the {direction}")
+        style.range_bars(right, by_boundary["unexplained"], CONVERTER_LOOK[direction])
         axes.set_title(f"{direction}: {' to '.join(ENDS[direction])}", fontsize=NOTE)
     left.set(ylabel="similarity (CKA)")
     right.set_title("variance unexplained after", fontsize=NOTE)
@@ -173,11 +171,11 @@ def network(mask: str) -> Figure:
 def loss_terms(history: pd.DataFrame) -> Figure:
     """Each named loss term over the training of a pair, the mean since the point before; the scale is logarithmic."""
     columns = [name for name in history if name.startswith("loss_") and name != "loss_total"]
-    table = history.melt("step", columns, "term", "loss").dropna()
-    table["term"] = table["term"].str.removeprefix("loss_")
     figure, (axes,) = style.row_of_axes(9, 3.6)
-    sns.lineplot(table, x="step", y="loss", hue="term", style="term", ax=axes, palette="colorblind", lw=2,
-                 errorbar=None, markers=True)  # fmt: skip
+    for name in columns:
+        curve, term = history[["step", name]].dropna(), name.removeprefix("loss_")
+        colour, dashes, marker = style.loss_look(term)
+        axes.plot(curve["step"], curve[name], color=colour, ls=dashes, marker=marker, ms=5, lw=2, label=term)
     axes.set(xlabel="optimiser steps", ylabel="loss term (before its weight)", yscale="log", xlim=(0, None))
     style.log_ticks(axes.yaxis, "{x:g}")
     axes.legend(title=None, ncols=5, loc="upper center", bbox_to_anchor=(0.5, 1.15))

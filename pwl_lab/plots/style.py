@@ -19,26 +19,88 @@ from matplotlib.ticker import Formatter, LogLocator, NullFormatter
 from numpy.typing import ArrayLike
 from pandas.api.typing import SeriesGroupBy
 
+from pwl_lab.study.tables import ORDER_NOTE
+
 Dashes = Any  # a line style: matplotlib takes a name, or an offset with the lengths of dashes and gaps
 Look = tuple[str, Dashes, str]  # colour, line style, marker
 VerticalAlign = Literal["center", "top", "bottom"]
 
-OWNER = {"T": "#D55E00", "S": "#56B4E9"}
+# What a colour and a line style mean, the same in every figure of the series; `docs/glossary.md` shows the table.
+# A seed has no colour of its own: its points, lines and bands have that of what it is a seed of.
+NETWORK: dict[str, Look] = {"teacher": ("#D55E00", "-", "o"), "student": ("#56B4E9", "-", "s")}
+OWNER = {"T": NETWORK["teacher"][0], "S": NETWORK["student"][0]}
 OWNER_NAME = {"T": "teacher", "S": "student"}
-# Of a curriculum; a reader's own ones take the spare entries in turn.
+OWNER_INK = {"T": "#A84600", "S": "#1A6FA3"}  # the same two hues, dark enough for words and thin lines
+# Of a curriculum ("none": PWL alone); a reader's own ones take the spare entries in turn.
 CURRICULUM: dict[str, Look] = {
-    "scratch": ("#7F7F7F", ":", "X"),
-    "one_shot": ("#0072B2", "--", "s"),
-    "progressive": ("#E69F00", "-.", "^"),
+    "scratch": ("#A6A6A6", ":", "X"),
+    "one_shot": ("#332288", "--", "s"),
+    "progressive": ("#C49A00", "-.", "^"),
     "extracted": ("#009E73", "-", "o"),
+    "none": ("#000000", "-", "D"),
 }
-SPARE: list[Look] = [("#CC79A7", "-", "D"), ("#56B4E9", "--", "v"), ("#D55E00", "-.", "P"), ("#000000", ":", "*")]
+SPARE: list[Look] = [
+    ("#8C510A", (0, (4, 2)), "D"),
+    ("#8FB43A", "--", "v"),
+    ("#7B3F9E", "-.", "P"),
+    ("#2F4F4F", ":", "*"),
+]
 ORDER: dict[str, Look] = {
-    "prefix": ("#0072B2", "-", "o"),
-    "suffix": ("#CC79A7", "--", "s"),
-    "contiguous": ("#E69F00", "-.", "^"),
-    "best": ("#009E73", (0, (5, 1.5)), "D"),
-    "worst": ("#7F7F7F", ":", "X"),
+    "prefix": ("#14716A", "-", "o"),
+    "suffix": ("#F0957A", "--", "s"),
+    "contiguous": ("#999933", "-.", "^"),
+    "best": ("#5E0F3A", (0, (5, 1.5)), "D"),
+    "worst": ("#9C9C9C", ":", "X"),
+}
+# Of a monomial's degree, darker as it grows; above four they go round again.
+DEGREE: list[Look] = [("#E58CC0", "-", "o"), ("#C2418F", "--", "s"), ("#8E1763", "-.", "^"), ("#4D0A36", ":", "D")]
+OFF_SUPPORT: Look = ("#8A8A8A", "-", "o")
+# Of progressive loading (teal, as its orders) and its baselines: in the hue of the network that they load.
+BASELINE: dict[str, Look] = {
+    "progressive": ("#0B5D57", "-", "o"),
+    "progressive_8bit_first": ("#5FB8AE", (0, (5, 1.5)), "D"),
+    "student_only": ("#56B4E9", ":", "s"),
+    "teacher_safetensors": ("#D55E00", "-.", "^"),
+    "teacher_torch_load": ("#F2C14E", "--", "v"),
+    "teacher_streamer": ("#5E2A00", ":", "*"),
+    "teacher_8bit": ("#8A4B08", "--", "P"),
+    "bit_planes": ("#6A51A3", "-.", "X"),
+}
+LATENCY: dict[str, Look] = {"idle": ("#707B7C", "--", "o"), "loading": ("#0B5D57", (0, (8, 1)), "o")}
+# Of a converter: the hue of the network that it translates for.
+CONVERTER: dict[str, Look] = {"encoder": (OWNER_INK["S"], "-", "o"), "decoder": (OWNER_INK["T"], "--", "s")}
+LOSS: dict[str, Look] = {
+    "hard": ("#4477AA", "-", "o"),
+    "soft": ("#66CCEE", "--", "s"),
+    "sync": ("#228833", "-.", "^"),
+    "recon": ("#BBA020", ":", "D"),
+    "cross": ("#7A1F5C", (0, (5, 1.5)), "v"),
+    "labels": ("#EE6677", "-", "X"),
+    "output": ("#F5B7B1", "--", "P"),
+    "hidden": ("#225522", "-.", "*"),
+    "total": ("#333333", "-", "p"),
+}
+MASK: dict[str, Look] = {"any mask": ("#AAAAAA", "-", "o"), "best within a budget": ("#4B3F72", "-", "D")}
+LEVEL: dict[str, Look] = {
+    "guessing": ("#666666", (0, (1, 2)), ""),
+    "learned": ("#444444", "--", ""),
+    "noise floor": ("#444444", (0, (1, 2)), ""),
+    "student alone": (OWNER_INK["S"], ":", ""),
+    "teacher alone": (OWNER["T"], ":", ""),
+}
+MEANINGS: dict[str, dict[str, Look]] = {
+    "network": NETWORK,
+    "curriculum": CURRICULUM,
+    "your own curriculum": {f"number {number}": look for number, look in enumerate(SPARE, start=1)},
+    "loading order": ORDER,
+    "degree in the support": {str(degree): look for degree, look in enumerate(DEGREE, start=1)},
+    "off the support": {"any degree": OFF_SUPPORT},
+    "progressive loading and its baselines": BASELINE,
+    "latency": LATENCY,
+    "converter": CONVERTER,
+    "loss term": LOSS,
+    "swap mask": MASK,
+    "level": LEVEL,
 }
 # Points; the smallest type of a figure: notes, labels at lines, names of panels. Smaller only where words would run into
 # each other otherwise: five blocks or more side by side, long class names, a crowded lattice.
@@ -100,6 +162,18 @@ def looks(names: Sequence[str]) -> dict[str, Look]:
 def order_look(order: str) -> Look:
     """The look of a loading order; of a reader's own one too."""
     return ORDER.get(order, SPARE[3])
+
+
+def loss_look(term: str) -> Look:
+    """The look of a loss term; of a reader's own one too."""
+    return LOSS.get(term, SPARE[3])
+
+
+def order_note(figure: Figure, orders: Iterable[str]) -> None:
+    """Say below a figure which order is the best, or the worst, where it shows that one."""
+    said = [f"{order}: {ORDER_NOTE[order]}" for order in orders if order in ORDER_NOTE]
+    if said:
+        figure.supxlabel("\n".join(said), fontsize=NOTE, x=0.01, ha="left", color="#444444")
 
 
 def byte_words(size: float, _: object = None) -> str:
@@ -258,11 +332,11 @@ def levels_alone(axes: Axes, student: float, teacher: float | None = None, close
     low: VerticalAlign = "top" if close else "center"
     high: VerticalAlign = "bottom" if close else "center"
     beneath = teacher is None or student <= teacher
-    level_line(axes, student, "student\nalone", "#0072B2", ":", low if beneath else high)
+    level_line(axes, student, "student\nalone", *LEVEL["student alone"][:2], low if beneath else high)
     if teacher is not None:
-        level_line(axes, teacher, "teacher\nalone", OWNER["T"], ":", high if beneath else low)
+        level_line(axes, teacher, "teacher\nalone", *LEVEL["teacher alone"][:2], high if beneath else low)
 
 
 def chance_line(axes: Axes, value: float, named: bool = True) -> None:
     """The line of guessing; `named` only in the last of several panels in a row."""
-    level_line(axes, value, "guessing" if named else "", "#666666", (0, (1, 2)))
+    level_line(axes, value, "guessing" if named else "", *LEVEL["guessing"][:2])

@@ -25,7 +25,7 @@ from pwl_lab.training import TrainPlan, image_plan
 # From which share of the budget on PWL training reaches the student; until then it trains the converters alone.
 # The names are values of the notebook's parameter `loadings`: "alone" is a curriculum alone, without PWL.
 LOADINGS = {"alone": 1.0, "followed": 0.5, "combined": 0.0}
-LOADING_WORDS = {"alone": "no PWL", "followed": "then PWL", "combined": "with PWL"}  # as figures and menus say it
+LOADING_WORDS = {"alone": "without PWL", "followed": "then PWL", "combined": "with PWL"}  # as figures and menus say it
 # The student that all others are compared with: PWL from the first step on, the paper's hard and soft loss, no curriculum.
 PWL_ONLY = ("none", "combined")
 # What a pair is measured by (columns of `crossing_table`), as figures and tables say it.

@@ -1,6 +1,6 @@
 """What several notebooks share, made by the same recipe everywhere, so that the store makes it only once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Float, Int, UInt8
@@ -210,3 +210,49 @@ def sample_predictions(pair: Pair, task: ImageTask, n_samples: int = 6, pool: in
         predicted=dict(zip(masks, predicted.cpu(), strict=True)),
         confidence=dict(zip(masks, confidence.cpu(), strict=True)),
     )
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """A task small enough to try a curriculum in seconds: its teacher, the student, how it is trained, and runs to compare.
+
+    Arguments:
+    - `task`, `teacher`, `student`: what is learned, from whom, and by which network.
+    - `plan`, `seeds`: how each student is trained, and how many there are.
+    - `stage_steps`: a good length for a stage.
+    - `known`: one-shot and extracted, to compare with.
+    - `built_in`: their students.
+    """
+
+    task: SparseParity
+    teacher: TrainedModel
+    student: ModelConfig
+    plan: TrainPlan
+    seeds: tuple[int, ...]
+    stage_steps: int
+    known: dict[str, Curriculum]
+    built_in: DistillationRuns
+
+    def train(self, curricula: Mapping[str, Curriculum]) -> DistillationRuns:
+        """Students of other curricula, from the same teacher, initial weights and samples."""
+        return distill(self.teacher, self.student, self.task, curricula, self.seeds, self.plan, device="cpu")
+
+
+def workbench(settings: CurriculaSettings) -> Workbench:
+    """The small task on which notebook 02 lets the reader build a curriculum: at most 30 bits and 2,000 steps."""
+    n_bits, budget = min(30, settings.n_bits), min(2_000, settings.budget_steps)
+    small = {
+        "n_bits": n_bits,
+        "support": None,
+        "teacher_width": min(512, settings.teacher_width),
+        "eval_samples": min(1_024, settings.eval_samples),
+        "teacher_eval_every": 20,
+        "device": "cpu",
+    }
+    task, teacher = parity_teacher(settings.model_copy(update=small))
+    student, seeds = mlp(task, width=min(48, settings.student_width)), (0, 1, 2)
+    plan = student_plan(settings).model_copy(update={"steps": budget, "eval_every": 50})
+    stage = min(300, budget // 4)
+    known = {"one_shot": one_shot(0.0), "extracted": extracted(stage, temperature=0.0)}
+    runs = distill(teacher, student, task, known, seeds, plan, device="cpu")
+    return Workbench(task, teacher, student, plan, seeds, stage, known, runs)

@@ -12,6 +12,12 @@ from pwl_lab.swap.orders import TIE, arrivals, loading_orders, search_order
 
 Value = TypeVar("Value")
 
+# What "best" and "worst" say of a loading order, wherever a figure or a table has one.
+ORDER_NOTE = {
+    "best": "the largest area under accuracy against teacher bytes loaded, on the validation split",
+    "worst": "the smallest area under accuracy against teacher bytes loaded, on the validation split",
+}
+
 
 class HasMasks(Protocol):
     """Anything with a table of masks (`mask_table`), such as a pair."""

@@ -215,6 +215,8 @@ def _follow(futures: Sequence[Future[bytes]], reports: Any, description: str) ->
                     bar.extend(sum(begun) + round(sum(begun) / len(begun)) * max(0, len(futures) - len(begun)))
                 else:
                     bar.advance(report["steps"], **report["values"])
+                    if "rows" in report:
+                        bar.evaluated(report["rows"], report["run"])
             for future in done:
                 future.result()
 

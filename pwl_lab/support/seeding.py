@@ -10,6 +10,7 @@ torch is imported where it is used: the registry of datasets, which a grid is ch
 
 import hashlib
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from operator import index
@@ -79,15 +80,18 @@ def numpy_generator(seed: int, name: str, role: str = TEACHER) -> np.random.Gene
     return np.random.default_rng(stream_seed(seed, name, role))
 
 
+_INITIALISING = threading.RLock()
+
+
 @contextmanager
 def initialisation(seed: int, stream: str = "init", role: str = TEACHER) -> Iterator[None]:
     """Modules built in this block take their initial weights from `stream`; torch's global state is left alone.
 
-    Arguments and errors are those of `stream_seed`.
+    Arguments and errors are those of `stream_seed`. Threads take turns: the global state is one for all of them.
     """
     import torch
 
-    with torch.random.fork_rng(devices=[]):
+    with _INITIALISING, torch.random.fork_rng(devices=[]):
         # torch.manual_seed would seed the generators of GPUs too, and those are not forked.
         torch.default_generator.manual_seed(stream_seed(seed, stream, role))
         yield

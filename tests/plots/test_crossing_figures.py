@@ -10,7 +10,7 @@ from matplotlib.colors import same_color
 from toys import as_pair
 
 from pwl_lab import plots
-from pwl_lab.plots.curricula import ABLATED, PWL_LOOK
+from pwl_lab.plots.curricula import ABLATED
 from pwl_lab.plots.style import CURRICULUM
 from pwl_lab.study import crossing
 from pwl_lab.study.crossing import LOADING_WORDS, LOADINGS, MEASURES, Crossed
@@ -19,7 +19,7 @@ from pwl_lab.swap.masks import all_masks
 SEEDS = (4, 1)
 NAMES = ["PWL alone", "one-shot", "progressive", "extracted"]
 CURRICULA = ["none", "one_shot", "progressive", "extracted"]
-LOOKS = {"none": PWL_LOOK} | CURRICULUM
+LOOKS = CURRICULUM
 
 
 def crossed(curriculum, loading, seed, number):

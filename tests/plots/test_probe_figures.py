@@ -77,7 +77,7 @@ def test_panels_are_the_first_checkpoints_at_each_accuracy_and_the_final_teacher
 def test_projected_probe_has_a_point_per_seed_and_says_the_means():
     (axes,) = plots.projected_probe(PROJECTED, 0.01).axes
     assert [len(points.get_offsets()) for points in axes.collections] == [2] * 4
-    assert [text.get_text() for text in axes.texts] == ["0.310", "0.310", "0.050", "0.050", "noise floor"]
+    assert [text.get_text() for text in axes.texts] == ["0.310", "0.050", "0.310", "0.050", "noise floor"]
 
 
 def test_the_slider_goes_through_the_checkpoints_to_the_final_teacher():
