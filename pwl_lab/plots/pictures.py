@@ -16,6 +16,7 @@ from pwl_lab.study.results import Pair
 from pwl_lab.swap.orders import loading_orders
 
 SHADES = "Purples"  # of a probability: no colour that has a meaning of its own elsewhere
+PALE = 1.6  # above 1, so that words and frames stand out from the darkest shade in use
 LABEL = "#444444"
 MOST_CLASSES = 10  # columns that keep apart; of more classes those with the highest probabilities are shown
 PICTURES_PER_ROW = 12
@@ -168,10 +169,12 @@ class PictureFigure:
         """The table with its widest words, in all of its colours: a row for each mask, a column for each class shown."""
         rows, columns = len(self.masks), min(MOST_CLASSES, len(self.class_names))
         ramp = torch.linspace(0, 1, rows * columns).view(rows, columns)
-        self._shades = axes.imshow(ramp.numpy(), cmap=SHADES, vmin=0, vmax=1, aspect="auto")
+        self._shades = axes.imshow(ramp.numpy(), cmap=SHADES, vmin=0, vmax=PALE, aspect="auto")
         self._cells = [[axes.text(column, row, "100%", ha="center", va="center", fontsize=9)
                         for column in range(columns)] for row in range(rows)]  # fmt: skip
-        self._boxes = [Rectangle((-0.5, row - 0.5), 1, 1, fill=False, ec="black", lw=2.5, zorder=3) for row in range(rows)]
+        self._boxes = [
+            Rectangle((-0.5, row - 0.5), 1, 1, fill=False, ec="black", lw=2.5, zorder=3) for row in range(rows)
+        ]
         for box in self._boxes:
             axes.add_patch(box)
         widest = max(self.class_names, key=len)

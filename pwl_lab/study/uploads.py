@@ -31,8 +31,8 @@ def picture_from(data: bytes, task: ImageTask) -> UInt8[Tensor, "1 channels heig
         file.thumbnail((LARGEST, LARGEST))
         picture = ImageOps.exif_transpose(file).convert("RGBA")
     except UNREADABLE as error:
-        there = "PNG, JPEG, GIF, WebP, BMP and TIFF files can be read"
-        raise InvalidValueError(f"This file cannot be read as a picture. {there}, up to 10 MB.") from error
+        can = "PNG, JPEG, GIF, WebP, BMP and TIFF files can"
+        raise InvalidValueError(f"This file cannot be read as a picture. {can}.") from error
     picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
     channels, height, width = task.input_shape
     if channels == 1:

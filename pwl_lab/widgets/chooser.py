@@ -15,7 +15,6 @@ from pwl_lab.tasks.images import ImageTask
 from pwl_lab.widgets.canvas import DrawingCanvas
 from pwl_lab.widgets.frames import (
     PICTURE,
-    ROW,
     Choice,
     Frame,
     FramePage,
@@ -23,7 +22,6 @@ from pwl_lab.widgets.frames import (
     FrameTable,
     Key,
     Painter,
-    png,
     show,
     status_line,
     told,
@@ -116,7 +114,7 @@ def how_to(task: ImageTask) -> str:
 
 
 class OwnPicture(controls.VBox):  # type: ignore[misc]  # ipywidgets has no types
-    """A canvas and an upload; below them the picture as the networks see it, and what they make of it.
+    """A canvas and a file to choose; below them the picture as the networks see it, and what they make of it.
 
     No table can hold the answer to a picture that nobody has seen yet: this one predicts, with five passes of one image.
     """
@@ -127,30 +125,19 @@ class OwnPicture(controls.VBox):  # type: ignore[misc]  # ipywidgets has no type
         height, width = task.input_shape[1:]
         colours = () if task.input_shape[0] == 1 else (3,)
         self._figure = plots.PictureFigure(pair, (height, width, *colours), task.class_names)
+        self._painter = Painter(self._figure.figure, self._figure.moving)
         self.canvas = DrawingCanvas()
-        self.upload = controls.FileUpload(
-            accept="image/*",
-            description="Upload a picture",
-            tooltip="a file with a picture",
-            layout={"width": "max-content"},
-        )
         self.words = controls.HTML(status_line(how_to(task)))
         self.picture = controls.Image(format="png", layout=PICTURE | {"display": "none"})
-        self.canvas.observe(told(self, self._drawn), names="drawing")
-        self.upload.observe(told(self, self._uploaded), names="value")
-        super().__init__([controls.HBox([self.canvas, self.upload], layout=ROW), self.words, self.picture])
+        self.canvas.observe(told(self, self._changed), names="picture")
+        super().__init__([self.canvas, self.words, self.picture])
 
-    def _drawn(self) -> None:
-        """Predict what is on the canvas; nothing where it was cleared."""
-        if self.canvas.drawing:
-            self._predict(self.canvas.drawing)
+    def _changed(self) -> None:
+        """Predict the picture; say what can be done where there is none."""
+        if len(self.canvas.picture):
+            self._predict(bytes(self.canvas.picture))
         else:
             self._say(how_to(self._task))
-
-    def _uploaded(self) -> None:
-        """Predict what was uploaded."""
-        if self.upload.value:
-            self._predict(bytes(self.upload.value[-1]["content"]))
 
     def _predict(self, data: bytes) -> None:
         """Show what the networks see and say, or why they cannot."""
@@ -164,7 +151,8 @@ class OwnPicture(controls.VBox):  # type: ignore[misc]  # ipywidgets has no type
         probabilities = self._pair.probabilities(inputs, masks)[:, 0].cpu()
         by_mask = dict(zip(masks, probabilities, strict=True))
         shown = image[0, 0] if image.shape[1] == 1 else image[0].permute(1, 2, 0)
-        self.picture.value = png(self._figure.at(shown, by_mask))
+        self._figure.at(shown, by_mask)
+        self.picture.value = self._painter.png(self._figure.moving)
         self.picture.layout.display = None
         self.words.value = status_line(f"Your picture: {guesses(by_mask, masks, self._task.class_names)}.")
 
