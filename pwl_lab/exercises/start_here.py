@@ -8,6 +8,7 @@ from pwl_lab.swap.masks import all_masks, prefix_mask, suffix_mask
 
 ROWS = [(1, -1, -1, 1, -1), (-1, -1, 1, -1, 1), (-1, 1, 1, 1, -1), (1, 1, -1, -1, 1), (-1, -1, -1, 1, 1)]
 SUPPORT = (0, 2, 3)
+SWAPPED = str.maketrans("TS", "ST")
 
 
 def label(answer: Callable[[Sequence[int], Sequence[int]], int]) -> str:
@@ -38,6 +39,8 @@ def prefix_order(answer: Callable[[int], Sequence[str]]) -> str:
         mistakes = {
             "this is suffix order: it begins with the last block": other,
             "this runs backwards: loading begins with all S": right[::-1],
+            "T and S are swapped: T stands for a block of the teacher, S for one of the student, and loading begins"
+            " with all S": [mask.translate(SWAPPED) for mask in right],
             "the first mask is missing: before any block arrives the student answers": right[1:],
             "the last mask is missing: at the end all blocks are the teacher's": right[:-1],
             f"these are all {2**n} masks; an order goes through n + 1 of them": all_masks(n),

@@ -49,6 +49,7 @@ from pwl_lab.plots.pairs import (
     predictions_by_mask,
     similarity_chart,
 )
+from pwl_lab.plots.pictures import PictureFigure, TemperatureFigure, drawn_pictures, soft_targets
 from pwl_lab.plots.sweep import sweep_curves
 from pwl_lab.support.progress import draw_with
 
@@ -60,6 +61,8 @@ __all__ = [
     "ExplorerFigure",
     "LayerFigure",
     "LiveCurves",
+    "PictureFigure",
+    "TemperatureFigure",
     "ablation_chart",
     "anytime_chart",
     "architecture",
@@ -74,6 +77,7 @@ __all__ = [
     "crossing_chart",
     "crossing_histories",
     "crossing_prefixes",
+    "drawn_pictures",
     "first_prediction_chart",
     "image_grid",
     "latency_chart",
@@ -91,6 +95,7 @@ __all__ = [
     "projected_probe",
     "scaling_curves",
     "similarity_chart",
+    "soft_targets",
     "steps_to_threshold",
     "sweep_curves",
     "teacher_curve",

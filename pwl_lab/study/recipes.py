@@ -2,7 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
 
+import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
@@ -13,13 +16,16 @@ from pwl_lab.study.results import DistillationRuns, Pair
 from pwl_lab.study.settings import PROBE_SAMPLES, CurriculaSettings, ImageSettings, LoadingSettings
 from pwl_lab.study.verbs import distill, run_cases, train_or_load, train_pair
 from pwl_lab.support.config import Family
+from pwl_lab.support.seeding import generator
 from pwl_lab.swap.masks import all_masks, check_whole_cube
 from pwl_lab.swap.orders import loading_orders
 from pwl_lab.swap.pair_training import PairLossConfig
 from pwl_lab.tasks.augment import Augmentation
+from pwl_lab.tasks.base import Batch
+from pwl_lab.tasks.checks import check_count
 from pwl_lab.tasks.images import ImageTask
 from pwl_lab.tasks.parity import SparseParity
-from pwl_lab.training import TrainedModel, TrainPlan, image_plan
+from pwl_lab.training import TrainedModel, TrainPlan, image_plan, predict
 
 
 def parity_teacher(settings: CurriculaSettings, n_bits: int | None = None) -> tuple[SparseParity, TrainedModel]:
@@ -166,18 +172,31 @@ def loading_pairs(settings: LoadingSettings) -> tuple[list[TrainedModel], list[P
 
 @dataclass(frozen=True)
 class SamplePredictions:
-    """A few test images and what each of the 2^n masks predicts for them: computed once, then only looked up."""
+    """A few test images and what each of the 2^n masks thinks of them: computed once, then only looked up.
+
+    `kind` says how the images were chosen: `picked` because their prediction changes, or `drawn` at random.
+    """
 
     images: UInt8[Tensor, "n height width *colours"]
     labels: Int[Tensor, " n"]
     class_names: tuple[str, ...]
-    predicted: dict[str, Int[Tensor, " n"]]
-    confidence: dict[str, Float[Tensor, " n"]]
+    probabilities: dict[str, Float[Tensor, "n classes"]]
+    kind: Literal["picked", "drawn"] = "picked"
+
+    @cached_property
+    def predicted(self) -> dict[str, Int[Tensor, " n"]]:
+        """For each mask the class that each image is taken for."""
+        return {mask: values.argmax(dim=-1) for mask, values in self.probabilities.items()}
+
+    @cached_property
+    def confidence(self) -> dict[str, Float[Tensor, " n"]]:
+        """For each mask the probability of the class that each image is taken for."""
+        return {mask: values.amax(dim=-1) for mask, values in self.probabilities.items()}
 
     @property
     def n_blocks(self) -> int:
         """How many blocks the masks name."""
-        return len(next(iter(self.predicted)))
+        return len(next(iter(self.probabilities)))
 
     def right(self, mask: str) -> list[bool]:
         """For each image whether its prediction at `mask` is its class."""
@@ -197,19 +216,70 @@ def sample_predictions(pair: Pair, task: ImageTask, n_samples: int = 6, pool: in
     """
     images, batch = task.sample(pool)
     device = next(pair.net.parameters()).device
-    inputs = batch.inputs.to(device)
-    predicted, _ = pair.predictions(inputs, loading_orders(pair.n_blocks)["prefix"])
+    predicted, _ = pair.predictions(batch.inputs.to(device), loading_orders(pair.n_blocks)["prefix"])
     changes = (predicted[1:] != predicted[:-1]).sum(dim=0).cpu()
     chosen = changes.argsort(descending=True, stable=True)[:n_samples]
+    return _predictions(pair, task, images[chosen], Batch(batch.inputs[chosen], batch.labels[chosen]), "picked")
+
+
+def drawn_predictions(pair: Pair, task: ImageTask, n_samples: int = 36, seed: int = 0) -> SamplePredictions:
+    """Test images drawn at random, and what each mask predicts for them: about as many are right as over the whole split.
+
+    Arguments:
+    - `pair`: whose masks predict.
+    - `task`: its images.
+    - `n_samples`: how many images.
+    - `seed`: other images for another seed; the same ones for every pair.
+
+    Raises InvalidValueError for a pair of more than `MOST_BLOCKS` blocks, and for more images than there are.
+    """
+    size = task.size("test")
+    check_count("n_samples", n_samples, 1, size, ", the size of the split test")
+    images, batch = task.sample(size)
+    chosen = torch.randperm(size, generator=generator(seed, "order", "pictures"))[:n_samples]
+    return _predictions(pair, task, images[chosen], Batch(batch.inputs[chosen], batch.labels[chosen]), "drawn")
+
+
+def _predictions(
+    pair: Pair, task: ImageTask, images: Tensor, batch: Batch, kind: Literal["picked", "drawn"]
+) -> SamplePredictions:
+    """What each mask of the pair thinks of these images."""
     masks = all_masks(check_whole_cube(pair.n_blocks))
-    predicted, confidence = pair.predictions(inputs[chosen.to(device)], masks)
-    return SamplePredictions(
-        images=images[chosen],
-        labels=batch.labels[chosen],
-        class_names=task.class_names,
-        predicted=dict(zip(masks, predicted.cpu(), strict=True)),
-        confidence=dict(zip(masks, confidence.cpu(), strict=True)),
-    )
+    probabilities = pair.probabilities(batch.inputs.to(next(pair.net.parameters()).device), masks).cpu()
+    by_mask = dict(zip(masks, probabilities, strict=True))
+    return SamplePredictions(images, batch.labels, task.class_names, by_mask, kind)
+
+
+@dataclass(frozen=True)
+class SoftTargets:
+    """One image, its label and a teacher's logits for it: what a student is shown, at any temperature."""
+
+    image: UInt8[Tensor, "height width *colours"]
+    label: int
+    class_names: tuple[str, ...]
+    logits: Float[Tensor, " classes"]
+
+    def at(self, temperature: float) -> Float[Tensor, " classes"]:
+        """The teacher's probabilities, softened (Hinton et al., arXiv 1503.02531, section 2); temperature is above 0."""
+        return (self.logits / temperature).softmax(dim=0)
+
+
+def soft_targets(teacher: TrainedModel, task: ImageTask, label: int, sure: float = 0.8, pool: int = 400) -> SoftTargets:
+    """The test image of a class of which the teacher is most nearly as `sure` as told.
+
+    Arguments:
+    - `teacher`: of image classification.
+    - `task`: its images.
+    - `label`: the class index.
+    - `sure`: the probability that the teacher gives to that class.
+    - `pool`: how many test images it is picked from.
+    """
+    images, batch = task.sample(pool)
+    logits = predict(teacher.model, batch.inputs.to(next(teacher.model.parameters()).device)).cpu()
+    distance = (logits.softmax(dim=1)[:, label] - sure).abs()
+    distance[batch.labels != label] = torch.inf
+    chosen = int(distance.argmin())
+    return SoftTargets(images[chosen], label, task.class_names, logits[chosen])
 
 
 @dataclass(frozen=True)

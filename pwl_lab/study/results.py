@@ -13,7 +13,7 @@ from pwl_lab.models.blocknet import BlockNet, ModelConfig, parameter_bytes, unit
 from pwl_lab.study import tables
 from pwl_lab.study.store import provenance
 from pwl_lab.support.errors import invalid
-from pwl_lab.swap.evaluation import mask_predictions
+from pwl_lab.swap.evaluation import mask_probabilities
 from pwl_lab.swap.masks import check_mask
 from pwl_lab.swap.orders import loading_orders
 from pwl_lab.swap.swapnet import SwapNet
@@ -108,15 +108,20 @@ class Pair:
         """Accuracy with the first k blocks from the teacher, k = 0..n."""
         return [self.accuracy(mask, split) for mask in loading_orders(self.n_blocks)["prefix"]]
 
-    def predictions(
-        self, inputs: Tensor, masks: Sequence[str]
-    ) -> tuple[Int[Tensor, "masks batch"], Float[Tensor, "masks batch"]]:
-        """Predicted class and its probability for each mask and sample.
+    def probabilities(self, inputs: Tensor, masks: Sequence[str]) -> Float[Tensor, "masks batch classes"]:
+        """Probability of each class for each mask and sample.
 
         Raises InvalidValueError unless `inputs` are finite floats of the task's shape on the networks' device.
         """
         check_inputs(inputs, self.task.input_shape, self.net)
-        return mask_predictions(self.net, inputs, masks)
+        return mask_probabilities(self.net, inputs, masks)
+
+    def predictions(
+        self, inputs: Tensor, masks: Sequence[str]
+    ) -> tuple[Int[Tensor, "masks batch"], Float[Tensor, "masks batch"]]:
+        """Predicted class and its probability for each mask and sample; raises as `probabilities` does."""
+        confidence, predicted = self.probabilities(inputs, masks).max(dim=-1)
+        return predicted, confidence
 
     def export(self, folder: str | Path, int8: bool = True) -> BundleIndex:
         """Write the pair as a bundle that `ProgressiveModel.open` takes, with the accuracy of every mask; see `write_bundle`."""

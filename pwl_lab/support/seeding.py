@@ -40,8 +40,8 @@ def stream_seed(seed: int, name: str, role: str = TEACHER) -> int:
     - `seed`: the run's seed.
     - `name`: what is drawn, one of `STREAMS`.
     - `role`: who draws it. In use are `teacher`, `student` (a cohort's), `pair`, `two_phase`, `calibration`, `validation`,
-      `test`, `subset`, `slope`, `keeping`, `answers`, `nudge`, `block 1` and so on, `degree 1` and so on; anything new
-      that draws takes a role of its own.
+      `test`, `subset`, `slope`, `keeping`, `answers`, `nudge`, `pictures`, `block 1` and so on, `degree 1` and so on; anything
+      new that draws takes a role of its own.
 
     Raises InvalidValueError for a seed that is not a whole number, an unknown stream, or a role of another form.
     """

@@ -60,15 +60,11 @@ def score_masks(net: SwapNet, data: Batch, masks: Sequence[str] | None = None, c
     return MaskScores(tuple(masks), hits, samples)
 
 
-def mask_predictions(
-    net: SwapNet, inputs: Tensor, masks: Sequence[str]
-) -> tuple[Int[Tensor, "masks batch"], Float[Tensor, "masks batch"]]:
-    """Predicted class and its probability for each mask and sample. Raises InvalidValueError as `score_masks` does."""
+def mask_probabilities(net: SwapNet, inputs: Tensor, masks: Sequence[str]) -> Float[Tensor, "masks batch classes"]:
+    """Probability of each class for each mask and sample. Raises InvalidValueError as `score_masks` does."""
     check_inputs(inputs, net=net)
     logits = mask_logits(net, inputs, masks)
-    probabilities = torch.stack([logits[mask] for mask in masks]).softmax(dim=-1)
-    confidence, predicted = probabilities.max(dim=-1)
-    return predicted, confidence
+    return torch.stack([logits[mask] for mask in masks]).softmax(dim=-1)
 
 
 def linear_cka(x: Float[Tensor, "batch *left"], y: Float[Tensor, "as_many *right"]) -> float:

@@ -7,6 +7,7 @@ What a control shows is a figure of `plots`. It comes in two forms with the same
 and (`interactive=False`) HTML for a page without a kernel.
 """
 
+from pwl_lab.widgets.chooser import OwnPicture, own_picture, picture_chooser, temperature_slider
 from pwl_lab.widgets.curriculum_builder import CurriculumBuilder, curriculum_builder
 from pwl_lab.widgets.frames import Choice, Frame, FramePage, FramePicker, FrameTable
 from pwl_lab.widgets.loader import LayerLoader, layer_loader
@@ -20,9 +21,13 @@ __all__ = [
     "FramePicker",
     "FrameTable",
     "LayerLoader",
+    "OwnPicture",
     "checkpoint_slider",
     "curriculum_builder",
     "curriculum_explorer",
     "layer_loader",
     "loading_timeline",
+    "own_picture",
+    "picture_chooser",
+    "temperature_slider",
 ]

@@ -31,7 +31,7 @@ def handle(page: Page, label: str) -> Locator:
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("name", ["00_start_here", "04_progressive_weight_loading"])
+@pytest.mark.parametrize("name", ["04_progressive_weight_loading"])
 def test_controls_change_words_and_picture(page: Page, lab: tuple[str, str, Path], name: str) -> None:
     open_notebook(page, lab, name)
     run_all(page)

@@ -97,6 +97,7 @@ WRONG = [
     (start_here.prefix_order, lambda n: ["T" * k + "S" * (n - k) for k in range(n)], "last mask is missing"),
     (start_here.prefix_order, lambda n: ["T" * k + "S" * (n - k) for k in range(1, n + 1)], "first mask is missing"),
     (start_here.prefix_order, lambda n: ["T" * (n - k) + "S" * k for k in range(n + 1)], "backwards"),
+    (start_here.prefix_order, lambda n: ["S" * k + "T" * (n - k) for k in range(n + 1)], "T and S are swapped"),
     (start_here.waits, lambda s, t, r: (s / r / 1e6, t / r / 1e6, t / r / 1e6), "on top"),
     (start_here.waits, lambda s, t, r: (s / r / 2**20, (s + t) / r / 2**20, t / r / 2**20), "2\\^20"),
     (start_here.waits, lambda s, t, r: (s / r, (s + t) / r, t / r), "counts megabytes"),

@@ -12,7 +12,7 @@ from matplotlib import pyplot
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
-from scored import rising, scored_pair, some_predictions
+from scored import as_sure_as, rising, scored_pair, some_predictions
 from toys import MLP_STUDENT, MLP_TEACHER, as_trained
 
 from pwl_lab import plots
@@ -228,9 +228,9 @@ def coloured(monkeypatch):
 def coloured_samples(task, n=6):
     images, batch = task.sample(n)
     masks = all_masks(3)
-    predicted = {mask: torch.roll(batch.labels, i) for i, mask in enumerate(masks)}  # right once, then wrong
-    confidence = dict.fromkeys(masks, torch.full((n,), 0.5))
-    return SamplePredictions(images, batch.labels, task.class_names, predicted, confidence)
+    rolled = {mask: torch.roll(batch.labels, i).tolist() for i, mask in enumerate(masks)}  # right once, then wrong
+    probabilities = {mask: as_sure_as(labels, [0.5] * n, task.n_classes) for mask, labels in rolled.items()}
+    return SamplePredictions(images, batch.labels, task.class_names, probabilities)
 
 
 def drawn_apart(figure):

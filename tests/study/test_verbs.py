@@ -20,14 +20,14 @@ from toys import (
 from pwl_lab.distill.curriculum import Curriculum, Stage, TeacherHidden, extracted, from_labels, one_shot, progressive
 from pwl_lab.models.blocknet import build, parameter_bytes, unit_bytes
 from pwl_lab.study import verbs
-from pwl_lab.study.recipes import SamplePredictions, sample_predictions
+from pwl_lab.study.recipes import SamplePredictions, drawn_predictions, sample_predictions, soft_targets
 from pwl_lab.study.verbs import distill, train_or_load, train_pair
 from pwl_lab.support.errors import InvalidValueError
 from pwl_lab.swap.masks import all_masks, prefix_mask
 from pwl_lab.swap.pair_training import PairLossConfig
 from pwl_lab.tasks.images import ImageTask
 from pwl_lab.tasks.parity import SparseParity
-from pwl_lab.training import TrainPlan, fit
+from pwl_lab.training import TrainPlan, fit, predict
 
 PARITY = SparseParity(n_bits=6, k_sparse=2, eval_samples=200)
 TEACHER_PLAN = TrainPlan(steps=60, batch_size=16, eval_every=10, lr=0.3, keep_checkpoints=True)
@@ -324,6 +324,46 @@ def test_sample_predictions_are_looked_up_and_those_that_change_come_first():
     prefix = everything[[0, 2, 3]]
     changes = (prefix[1:] != prefix[:-1]).sum(dim=0)
     assert changes[places].tolist() == sorted(changes.tolist(), reverse=True)[:5]
+
+
+def test_drawn_predictions_are_of_the_same_random_test_images_for_every_pair():
+    task = ImageTask(n_train=200)
+    config = VGG_TEACHER.model_copy(update={"channels": (2, 3), "convolutions": (1, 1), "n_classes": 10})
+    teacher = train_or_load(config, task, TrainPlan(steps=2, batch_size=32), device="cpu")
+    pairs = [train_pair(teacher, config, task, TrainPlan(steps=n, batch_size=32), device="cpu") for n in (1, 2)]
+    first, second = (drawn_predictions(pair, task, n_samples=20) for pair in pairs)
+    assert first.kind == "drawn"
+    assert torch.equal(first.images, second.images)
+    assert not torch.equal(first.probabilities["SS"], second.probabilities["SS"])
+    other = drawn_predictions(pairs[0], task, n_samples=20, seed=1)
+    assert not torch.equal(first.images, other.images)
+    images, batch = task.sample(task.size("test"))
+    places = [next(i for i in range(len(images)) if torch.equal(images[i], image)) for image in first.images]
+    assert max(places) > 1000, "from all over the split, not its beginning"
+    assert len(set(places)) == 20
+    assert torch.equal(first.labels, batch.labels[places])
+    expected = pairs[0].probabilities(batch.inputs[places], all_masks(2))
+    for row, mask in zip(expected, first.probabilities, strict=True):
+        torch.testing.assert_close(first.probabilities[mask], row)
+    everything = drawn_predictions(pairs[0], task, n_samples=task.size("test"))
+    for mask in ("SS", "TT"):
+        assert sum(everything.right(mask)) / task.size("test") == pytest.approx(pairs[0].accuracy(mask))
+    with pytest.raises(InvalidValueError, match="n_samples"):
+        drawn_predictions(pairs[0], task, n_samples=task.size("test") + 1)
+
+
+def test_soft_targets_are_of_the_image_of_the_class_that_the_teacher_is_about_so_sure_of():
+    task = ImageTask(n_train=200)
+    config = VGG_TEACHER.model_copy(update={"channels": (2, 3), "convolutions": (1, 1), "n_classes": 10})
+    teacher = train_or_load(config, task, TrainPlan(steps=2, batch_size=32), device="cpu")
+    found = soft_targets(teacher, task, label=6, sure=0.11, pool=100)
+    images, batch = task.sample(100)
+    logits = predict(teacher.model, batch.inputs)
+    place = next(i for i in range(100) if torch.equal(images[i], found.image))
+    assert batch.labels[place] == found.label == 6
+    torch.testing.assert_close(found.logits, logits[place])
+    away = (logits.softmax(dim=1)[:, 6] - 0.11).abs()
+    assert away[place] == away[batch.labels == 6].min()
 
 
 def test_a_pair_owes_nothing_to_torchs_global_random_state(store_folder, monkeypatch):

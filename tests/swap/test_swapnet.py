@@ -22,7 +22,7 @@ from toys import (
 from pwl_lab.models import MLPConfig, VGGConfig, build
 from pwl_lab.study.verbs import train_pair
 from pwl_lab.support.errors import InvalidValueError
-from pwl_lab.swap.evaluation import mask_predictions, score_masks
+from pwl_lab.swap.evaluation import mask_probabilities, score_masks
 from pwl_lab.swap.masks import all_masks
 from pwl_lab.swap.swapnet import ChannelMap, Converters, SwapNet, check_shapes, mask_logits
 from pwl_lab.tasks.base import Batch
@@ -119,7 +119,7 @@ def test_mask_accuracies_and_predictions_go_by_the_logits(net_and_inputs):
     assert table["TST"] == 1.0
     for mask, value in table.items():
         assert value == (net(inputs, mask).argmax(dim=1) == data.labels).double().mean().item()
-    predicted, confidence = mask_predictions(net, inputs, ["SSS", "TST"])
+    confidence, predicted = mask_probabilities(net, inputs, ["SSS", "TST"]).max(dim=-1)
     assert torch.equal(predicted[1], data.labels)
     torch.testing.assert_close(confidence[0], net.student(inputs).softmax(dim=1).max(dim=1).values)
 

@@ -17,7 +17,7 @@ from pwl_lab.models import build
 from pwl_lab.study.two_phase import two_phase
 from pwl_lab.study.verbs import train_pair
 from pwl_lab.support.errors import InvalidValueError
-from pwl_lab.swap.evaluation import mask_predictions, score_masks
+from pwl_lab.swap.evaluation import mask_probabilities, score_masks
 from pwl_lab.swap.swapnet import SwapNet
 from pwl_lab.tasks.base import (
     Batch,
@@ -73,7 +73,7 @@ INPUTS = {  # entrance -> whether it knows the shape, whether it knows the devic
     "labels of a parity": (PARITY.labels, True, False),
     "predict": (lambda x: predict(build(MLP_TEACHER, 0), x), False, True),
     "score_masks": (lambda x: score_masks(net(), batch_with(x)), False, True),
-    "mask_predictions": (lambda x: mask_predictions(net(), x, ["SSS"]), False, True),
+    "mask_probabilities": (lambda x: mask_probabilities(net(), x, ["SSS"]), False, True),
 }
 CASES = [
     pytest.param(entrance, change, id=f"{name}-{what}")
