@@ -171,6 +171,29 @@ def projected_probe(table: pd.DataFrame, noise_floor: float) -> Figure:
     return figure
 
 
+@style.context()
+def bit_correlations(by_target: Mapping[str, Sequence[float]], support: Sequence[int], n_samples: int) -> Figure:
+    """How strongly what a student is shown correlates with each single input bit: a panel per curriculum.
+
+    Arguments:
+    - `by_target`: for each curriculum the |correlation| of its first target with each bit.
+    - `support`: the bits that the label depends on; they come first, in the teacher's colour.
+    - `n_samples`: that the correlations were measured on, for the line of the noise floor.
+    """
+    figure, row = style.row_of_axes(9, 3, len(by_target), sharey=True)
+    for axes, (name, values) in zip(row, by_target.items(), strict=True):
+        inside = [float(values[bit]) for bit in support]
+        outside = [float(value) for bit, value in enumerate(values) if bit not in support]
+        axes.bar(range(len(inside)), inside, color=INSIDE, label="bits of the support")
+        axes.bar(range(len(inside), len(values)), outside, color=OUTSIDE, label="other bits")
+        floor = (2 / (np.pi * n_samples)) ** 0.5
+        style.level_line(axes, floor, "noise\nfloor" if axes is row[-1] else "", "#444444", (0, (1, 2)))
+        axes.set(title=name.replace("_", "-"), xlabel="input bits, the support first", xticks=[])
+    row[0].set_ylabel("|correlation|")
+    row[0].legend(loc="upper right", fontsize=NOTE)
+    return figure
+
+
 def curves_over_seeds(history: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The "median", "min" and "max" accuracy over seeds: by step (the index), a column per curriculum, gaps filled."""
     table = tables.hold_last_accuracy(history).groupby(["curriculum", "step"])["accuracy"].agg(["median", "min", "max"])
