@@ -87,7 +87,7 @@ def maps_over_steps(readings: TeacherReadings, at: Sequence[float] = (0.0, 0.55,
     for axes, step in zip(row, steps, strict=True):
         image = _map(axes, readings, step)
         name = "final:" if step == readings.steps[-1] else "step"
-        axes.set_title(f"{name} {step:,}\n{accuracies[step]:.0%} right", fontsize=NOTE)
+        axes.set_title(f"{name} {step:,}\n{accuracies[step]:.0%} accurate", fontsize=NOTE)
     figure.colorbar(image, ax=row, label="correlation", shrink=0.75)
     return figure
 
