@@ -1,4 +1,4 @@
-"""Checks of the exercises to notebook 09: plain names for nested numbers, and a mean that does not forget who is missing."""
+"""Checks of the exercises to notebook 09: plain names for nested numbers, and a mean that counts the missing students."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -26,7 +26,7 @@ def dotted(answer: Callable[[Mapping[str, Any]], Mapping[str, float]]) -> str:
     found = attempt(answer, NESTED, hint=hint, on="nested metrics")
     same_values("dotted", found, FLAT, hint, mistakes)
     same_values("dotted of nothing", attempt(answer, {"a": {}}, hint=hint, on="an empty group"), {}, hint)
-    return "Right: a table needs one name for each number, and this is how the report's columns are called."
+    return "Right: a table needs one name for each number, and this is how the report names its columns."
 
 
 def mean_steps(answer: Callable[[Sequence[int | None], int], tuple[float, bool]]) -> str:
@@ -40,10 +40,10 @@ def mean_steps(answer: Callable[[Sequence[int | None], int], tuple[float, bool]]
         mistakes = {
             "a step that was never reached is not step 0": [float(np.mean([step or 0 for step in steps])), bound],
             "this is the median, not the mean": [float(np.median(full)), bound],
-            "it is a lower bound where somebody did not get there, not where all did": [mean, not bound],
+            "it is a lower bound only if some student did not get there": [mean, not bound],
         }
         if there:
-            wrong = "who did not get there is left out: so the slowest students make the mean smaller"
+            wrong = "students that did not get there are left out, so the slowest ones make the mean smaller"
             mistakes = {wrong: [float(np.mean(there)), bound], **mistakes}
         name = f"mean_steps of {steps}"
         pair = pair_of(name, found, "(mean, whether it is a lower bound)", hint)

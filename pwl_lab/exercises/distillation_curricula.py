@@ -28,7 +28,7 @@ def three_curricula(answer: Callable[[float, int], Mapping[str, Sequence[Stage]]
     }
     names = list(given) if isinstance(given, Mapping) else type(given).__name__
     if not isinstance(given, Mapping) or set(given) != set(right):
-        raise refusal("three_curricula", "the names are others", hint, f"a dict of {list(right)}", names)
+        raise refusal("three_curricula", "the names are wrong", hint, f"a dict of {list(right)}", names)
     for name, curriculum in right.items():
         wanted = _told(curriculum.for_blocks(N_BLOCKS).stages)
         same_values(name, _told(_stages(name, given[name], hint)), wanted, hint, _wrong_stages(name, wanted))
@@ -58,17 +58,17 @@ def extract_then_checkpoint(answer: Callable[[float, int, float], Sequence[Stage
             ],
         }
         same_values(name, _told(given), right, hint, mistakes)
-    return "Right: three targets that each exist already, in a new order. No trainer had to change."
+    return "Right: three existing targets in a new order. No trainer had to change."
 
 
 def _stages(name: str, given: Sequence[Stage], hint: str) -> Sequence[Stage]:
     """The stages that make a curriculum, with every block written out."""
     if not isinstance(given, list | tuple) or not all(isinstance(stage, Stage) for stage in given):
-        raise refusal(name, "this is no list of stages", hint, "a list of Stage(target=..., steps=...)", repr(given))
+        raise refusal(name, "this is not a list of stages", hint, "a list of Stage(target=..., steps=...)", repr(given))
     try:
         return Curriculum(stages=tuple(given)).for_blocks(N_BLOCKS).stages
     except PwlLabError as error:
-        raise refusal(name, f"these stages make no curriculum: {error}", hint) from error
+        raise refusal(name, f"these stages do not form a curriculum: {error}", hint) from error
 
 
 def _told(stages: Sequence[Stage]) -> list[str]:
@@ -84,7 +84,7 @@ def _wrong_stages(name: str, right: list[str]) -> dict[str, list[str]]:
     """What the usual mistakes look like in words."""
     mistakes = {
         "the final output is missing: the student would never be shown the teacher's decision": right[:-1],
-        "the teacher is asked for hard decisions: temperature=0": [
+        "ask the teacher for hard decisions: temperature=0": [
             stage.replace("temperature 0", "temperature 1") for stage in right
         ],
         "the stages are in reverse order": right[::-1],
@@ -116,7 +116,7 @@ def projected_target(answer: Callable[[Tensor, Tensor], Float[Tensor, "batch r"]
         "centred, but not scaled: divide by the standard deviation": centred,
         "scaled, but not centred: subtract the mean of each unit": raw / raw.std(),
         "one mean for all units: subtract each unit's own": (raw - raw.mean()) / (raw - raw.mean()).std(),
-        "each unit has a factor of its own, which blows up the silent ones: one factor for all": (
+        "each unit has a factor of its own, which blows up the silent ones: use one factor for all": (
             centred / centred.square().mean(dim=0).sqrt()
         ),
         "this is centred over the units of each sample; a unit is centred over the batch": (

@@ -13,6 +13,7 @@ from pwl_lab.plots.clock import (
 from pwl_lab.plots.correlations import (
     CheckpointFigure,
     ExplorerFigure,
+    bit_correlations,
     checkpoint_probe,
     maps_over_steps,
     projected_probe,
@@ -68,6 +69,7 @@ __all__ = [
     "architecture",
     "arrival_chart",
     "baseline_name",
+    "bit_correlations",
     "budget_curve",
     "byte_curves",
     "bytes_chart",

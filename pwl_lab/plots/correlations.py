@@ -85,7 +85,7 @@ def maps_over_steps(readings: TeacherReadings, at: Sequence[float] = (0.0, 0.55,
     for axes, step in zip(row, steps, strict=True):
         image = _map(axes, readings, step)
         name = "final:" if step == readings.steps[-1] else "step"
-        axes.set_title(f"{name} {step:,}\n{accuracies[step]:.0%} right", fontsize=NOTE)
+        axes.set_title(f"{name} {step:,}\n{accuracies[step]:.0%} accurate", fontsize=NOTE)
     figure.colorbar(image, ax=row, label="correlation", shrink=0.75)
     return figure
 
@@ -167,6 +167,29 @@ def projected_probe(table: pd.DataFrame, noise_floor: float) -> Figure:
     handles = [Line2D([], [], ls="", marker="o", mfc=fill, mec=colour, label=name)
                for colour, fill, name in (("#444444", "#444444", "in the support"), (OUTSIDE, "none", "off it"))]  # fmt: skip
     axes.legend(handles=handles, loc="upper right")
+    return figure
+
+
+@style.context()
+def bit_correlations(by_target: Mapping[str, Sequence[float]], support: Sequence[int], n_samples: int) -> Figure:
+    """How strongly what a student is shown correlates with each single input bit: a panel per curriculum.
+
+    Arguments:
+    - `by_target`: for each curriculum the |correlation| of its first target with each bit.
+    - `support`: the bits that the label depends on; they come first, in the teacher's colour.
+    - `n_samples`: that the correlations were measured on, for the line of the noise floor.
+    """
+    figure, row = style.row_of_axes(9, 3, len(by_target), sharey=True)
+    for axes, (name, values) in zip(row, by_target.items(), strict=True):
+        inside = [float(values[bit]) for bit in support]
+        outside = [float(value) for bit, value in enumerate(values) if bit not in support]
+        axes.bar(range(len(inside)), inside, color=INSIDE, label="bits of the support")
+        axes.bar(range(len(inside), len(values)), outside, color=OUTSIDE, label="other bits")
+        floor = (2 / (np.pi * n_samples)) ** 0.5
+        style.level_line(axes, floor, "noise\nfloor" if axes is row[-1] else "", "#444444", (0, (1, 2)))
+        axes.set(title=name.replace("_", "-"), xlabel="input bits, the support first", xticks=[])
+    row[0].set_ylabel("|correlation|")
+    row[0].legend(loc="upper right", fontsize=NOTE)
     return figure
 
 
