@@ -18,7 +18,7 @@ from pwl_lab.support.errors import InvalidValueError, invalid, unknown
 from pwl_lab.support.parameters_cell import NOT_LITERAL, check_literal, values_in
 from pwl_lab.support.yaml12 import read_yaml
 
-SERIES = "[0-9][0-9]_*.ipynb"
+SERIES = re.compile(r"[0-9]{2}[a-z]?_.*\.ipynb")  # a letter for one between two numbers
 DEEPEST = 100  # lists and mappings within each other
 TOO_DEEP = f"its lists and mappings lie more than {DEEPEST} deep within each other, which no notebook needs"
 NO_NOTEBOOK = "this file is not a Jupyter notebook"
@@ -83,7 +83,7 @@ class ResolvedParameters:
 
 def series() -> list[Path]:
     """The notebooks of the series, in order."""
-    return sorted(paths.notebooks().glob(SERIES))
+    return sorted(path for path in paths.notebooks().glob("*.ipynb") if SERIES.fullmatch(path.name))
 
 
 def resolve_notebook(name: str | Path) -> Path:
@@ -97,7 +97,8 @@ def resolve_notebook(name: str | Path) -> Path:
             if file.is_file():
                 return file.resolve()
     known = {path.stem: path for path in sorted(folder.glob("*.ipynb"))}
-    found = [stem for stem in known if stem.startswith(str(name))] if str(name) else []
+    begin = [stem for stem in known if stem.startswith(str(name))] if str(name) else []
+    found = [stem for stem in begin if stem.partition("_")[0] == str(name)] or begin  # 00 is not 00b
     if len(found) > 1:
         raise invalid("notebook", str(name), f"several begin like this: {', '.join(found)}")
     if not found:

@@ -16,7 +16,7 @@ from pwl_lab.runner.parameters import settings_of
 from pwl_lab.support.yaml12 import read_yaml
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-SERIES = [path for path in NOTEBOOKS if re.match(r"\d\d_", path.name)]
+SERIES = [path for path in NOTEBOOKS if re.match(r"\d\d[a-z]?_", path.name)]
 MODULES = sorted((ROOT / "pwl_lab").rglob("*.py"))
 BIN = Path(sys.executable).parent
 
