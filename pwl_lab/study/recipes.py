@@ -133,6 +133,7 @@ def pair_losses(settings: ImageSettings) -> PairLossConfig:
     """The losses of PWL training, with the masks that were asked for."""
     return PairLossConfig(
         sync=settings.sync_weight,
+        cross=settings.cross_weight,
         masks=settings.masks,
         cross_passes=settings.cross_passes,
         cross_groups=settings.cross_groups,

@@ -52,12 +52,12 @@ class ImageSettings(Settings):
     family: Family = Field("vgg", description="the architecture of teacher and student")
     dataset: str = Field("fashion-mnist-small", description="which images")
     n_train: int | None = Field(None, ge=100, le=60_000, description="use only so many training images")
-    teacher_channels: Channels = Field((16, 32, 64, 128), description="channels of the teacher's blocks")
+    teacher_channels: Channels = Field((16, 32, 64, 64), description="channels of the teacher's blocks")
     teacher_depths: Layers = Field(
-        (1, 2, 2, 2), description="layers in each teacher block: convolutions, basic blocks or transformer layers"
+        (3, 2, 2, 2), description="layers in each teacher block: convolutions, basic blocks or transformer layers"
     )
     teacher_heads: int = Field(4, ge=1, le=64, description="attention heads of the teacher (vit)")
-    student_channels: Channels = Field((12, 24, 40, 40), description="channels of the student's blocks")
+    student_channels: Channels = Field((4, 8, 12, 16), description="channels of the student's blocks")
     student_depths: Layers = Field((1, 1, 1, 1), description="layers in each student block")
     student_heads: int = Field(4, ge=1, le=64, description="attention heads of the student (vit)")
     stem_stride: int = Field(2, ge=1, le=4, description="2 halves the resolution before the first block (resnet)")
@@ -70,6 +70,7 @@ class ImageSettings(Settings):
     crop_padding: int = Field(0, ge=0, le=8, description="shift training images by up to so many pixels")
     rotation_degrees: float = Field(0.0, ge=0.0, le=45.0, description="turn training images by up to so many degrees")
     sync_weight: float = Field(1.0, ge=0.0, le=1e6, description="weight of the synchronisation loss")
+    cross_weight: float = Field(2.0, ge=0.0, le=1e6, description="weight of the cross loss")
     cross_passes: int = Field(2, ge=1, le=16, description="passes of the batch through mixed networks, per step")
     cross_groups: int = Field(4, ge=1, le=64, description="masks per pass: each for a part of the batch")
     masks: MaskDistribution = Field("all", description="which swap masks the cross loss draws")
