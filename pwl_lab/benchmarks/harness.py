@@ -145,7 +145,12 @@ def states_of(files: Files, speeds: Iterable[float], longest_s: float) -> list[s
     return ["cold", "warm", *(f"{speed:g} MB/s" for speed in speeds if size / speed <= longest_s)]
 
 
-def first_predictions(files: Mapping[str, Files], states: Mapping[str, Sequence[str]], repeats: int) -> pd.DataFrame:
+def first_predictions(
+    files: Mapping[str, Files],
+    states: Mapping[str, Sequence[str]],
+    repeats: int,
+    baselines: Sequence[str] = FIRST_BASELINES + DISK_BASELINES,
+) -> pd.DataFrame:
     """One row per size, state, baseline and repeat: when the first prediction was there, and when the whole teacher's.
 
     Arguments:
@@ -153,6 +158,7 @@ def first_predictions(files: Mapping[str, Files], states: Mapping[str, Sequence[
     - `states`: for each size `cold`, `warm` and speeds such as `25 MB/s`.
     - `repeats`: how often cold and warm loads are measured, one at a time. Slow links, where a process mostly waits,
       are measured once, and as many at a time as there are cores.
+    - `baselines`: which of them; those that read files themselves are left out over a slow link.
 
     Columns: size, state, way (the baseline), repeat, first_prediction_s and teacher_s (NaN: never), both since the start
     of a fresh process that has imported all it needs. Where files cannot be put out of the operating system's cache,
@@ -163,7 +169,8 @@ def first_predictions(files: Mapping[str, Files], states: Mapping[str, Sequence[
         for size, names in states.items()
         for state in names
         for repeat in range(1 if _is_slow(state) else repeats)
-        for baseline in FIRST_BASELINES + (() if _is_slow(state) else DISK_BASELINES)
+        for baseline in baselines
+        if not (_is_slow(state) and baseline in DISK_BASELINES)
     ]
     slow = [case for case in cases if _is_slow(case.state)]
     rows = []

@@ -1,4 +1,4 @@
-"""Checks of the exercises to notebook 05: a mixed network by hand, PWL for the converters alone, intervals seed by seed."""
+"""Checks of the exercises to notebook 05: any mask by hand, PWL for the converters only, intervals seed by seed."""
 
 from collections.abc import Callable, Sequence
 
@@ -82,10 +82,10 @@ def converters_alone(answer: Callable[[SwapNet, Sequence[Tensor], Sequence[Tenso
         raise refusal(name, "this loss trains nothing, not even the converters: detach the states, not the loss", hint)
     loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
     if any(weights.grad is not None for weights in net.student.parameters()):
-        raise refusal(name, "the student gets a gradient: that is the loading `combined`", hint, "none", "a gradient")
+        raise refusal(name, "the student gets a gradient: that is training with PWL", hint, "none", "a gradient")
     if any(weights.grad is None for weights in net.converters.parameters()):
         raise refusal(name, "some converter gets no gradient", hint, "a gradient for every encoder and decoder")
-    return "Right: the loading `alone`. The student only distils, and the converters learn what can be made of it."
+    return "Right: this is training without PWL. The student only distils; the converters learn to translate what it makes."
 
 
 def paired_interval(answer: Callable[[Sequence[float], Sequence[float]], Sequence[float]]) -> str:

@@ -247,8 +247,8 @@ def two_phase_curves(table: pd.DataFrame) -> Figure:
 
 
 def _name(curriculum: str) -> str:
-    """What legends call a curriculum, or PWL alone."""
-    return "PWL alone" if curriculum == PWL_ONLY[0] else curriculum.replace("_", "-")
+    """What legends call a curriculum, or PWL only."""
+    return "PWL only" if curriculum == PWL_ONLY[0] else curriculum.replace("_", "-")
 
 
 def _share_frame(figure: Figure, panels: Sequence[Axes], label: str) -> None:
@@ -262,7 +262,7 @@ def _share_frame(figure: Figure, panels: Sequence[Axes], label: str) -> None:
 def crossing_histories(found: Sequence[Crossed], chance: float | None = None) -> Figure:
     """The student's validation accuracy over training: a panel per loading, a line per curriculum, a band over seeds.
 
-    PWL alone, for comparison, is in every panel.
+    PWL only, for comparison, is in every panel.
 
     Arguments:
     - `found`: the students, as from `crossing.crossed_pairs`.
@@ -293,7 +293,7 @@ def crossing_histories(found: Sequence[Crossed], chance: float | None = None) ->
 def crossing_prefixes(table: pd.DataFrame) -> Figure:
     """Accuracy by loaded teacher blocks: a panel per loading, a line per curriculum (mean, bars from worst to best seed).
 
-    `table` as from `crossing.crossing_table`. PWL alone, for comparison, is in every panel.
+    `table` as from `crossing.crossing_table`. PWL only, for comparison, is in every panel.
     """
     alone = table["curriculum"] == PWL_ONLY[0]
     loadings = [name for name in LOADINGS if (table.loc[~alone, "loading"] == name).any()]

@@ -113,12 +113,12 @@ def _leave_out(found: StoredPairs, most: int) -> None:
 def _pairs_of(sizes: LoadingSettings | CrossingSettings, seed: int) -> Iterator[tuple[str, Callable[[], Pair]]]:
     """What a notebook with these sizes trains: curriculum as menus call it, and the recipe."""
     if isinstance(sizes, LoadingSettings):
-        yield "PWL alone (notebook 04)", lambda: recipes.loading_pair(sizes, seed)[1]
+        yield "PWL only (notebook 04)", lambda: recipes.loading_pair(sizes, seed)[1]
         return
     for name, loading in crossing.combinations(sizes.loadings):
         words = f"{name.replace('_', '-')}, {crossing.LOADING_WORDS[loading]} (notebook 05)"
         if (name, loading) == crossing.PWL_ONLY:
-            words = "PWL alone (notebook 05)"
+            words = "PWL only (notebook 05)"
         yield words, partial(crossing.crossed_pair, sizes, seed, name, loading)
 
 

@@ -70,8 +70,8 @@ def test_what_is_there_is_offered_and_the_rest_named(monkeypatch):
     monkeypatch.setattr(stored_pairs, "sample_predictions", lambda *_: some_predictions())
     found = stored_pairs.stored_pairs(SETTINGS)
     assert list(found.pairs) == [
-        ("vit", "PWL alone (notebook 04)"),
-        ("resnet", "PWL alone (notebook 05)"),
+        ("vit", "PWL only (notebook 04)"),
+        ("resnet", "PWL only (notebook 05)"),
         ("resnet", "one-shot, then PWL (notebook 05)"),
     ]
     assert set(found.samples) == set(found.pairs)
@@ -92,7 +92,7 @@ def test_what_cannot_be_shown_beside_the_others_is_left_out_and_named(monkeypatc
     live = stored_pairs.stored_pairs(SETTINGS)
     assert {family for family, _ in live.pairs} == {"vgg", "resnet"}
     assert len(live.pairs) > stored_pairs.MOST_ON_A_PAGE
-    why = live.missing.left_out["vit, PWL alone (notebook 04)"]
+    why = live.missing.left_out["vit, PWL only (notebook 04)"]
     assert why == "it has 4 blocks, the first one 3; families=['vit'] shows its family alone"
     page = stored_pairs.stored_pairs(SETTINGS.model_copy(update={"interactive": False}))
     assert list(page.pairs) == list(page.samples) == list(live.pairs)[: stored_pairs.MOST_ON_A_PAGE]
