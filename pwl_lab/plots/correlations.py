@@ -176,17 +176,17 @@ def bit_correlations(by_target: Mapping[str, Sequence[float]], support: Sequence
 
     Arguments:
     - `by_target`: for each curriculum the |correlation| of its first target with each bit.
-    - `support`: the bits that the label depends on; they come first, in the teacher's colour.
+    - `support`: the bits that the label depends on; they come first, dark.
     - `n_samples`: that the correlations were measured on, for the line of the noise floor.
     """
     figure, row = style.row_of_axes(9, 3, len(by_target), sharey=True)
     for axes, (name, values) in zip(row, by_target.items(), strict=True):
         inside = [float(values[bit]) for bit in support]
         outside = [float(value) for bit, value in enumerate(values) if bit not in support]
-        axes.bar(range(len(inside)), inside, color=INSIDE, label="bits of the support")
+        axes.bar(range(len(inside)), inside, color="#444444", label="bits of the support")
         axes.bar(range(len(inside), len(values)), outside, color=OUTSIDE, label="other bits")
         floor = (2 / (np.pi * n_samples)) ** 0.5
-        style.level_line(axes, floor, "noise\nfloor" if axes is row[-1] else "", "#444444", (0, (1, 2)))
+        style.level_line(axes, floor, "noise\nfloor" if axes is row[-1] else "", *LEVEL["noise floor"][:2])
         axes.set(title=name.replace("_", "-"), xlabel="input bits, the support first", xticks=[])
     row[0].set_ylabel("|correlation|")
     row[0].legend(loc="upper right", fontsize=NOTE)
