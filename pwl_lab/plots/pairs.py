@@ -177,8 +177,9 @@ def loss_terms(history: pd.DataFrame) -> Figure:
     table["term"] = table["term"].str.removeprefix("loss_")
     colours, dashes, markers = zip(*(style.loss_look(term) for term in table["term"].unique()), strict=True)
     figure, (axes,) = style.row_of_axes(9, 3.6)
+    patterns = [one[1] if isinstance(one, tuple) else DASHES[one] for one in dashes]
     sns.lineplot(table, x="step", y="loss", hue="term", style="term", ax=axes, palette=list(colours), lw=2,
-                 errorbar=None, markers=list(markers), dashes=[one[1] if isinstance(one, tuple) else DASHES[one] for one in dashes])  # fmt: skip
+                 errorbar=None, markers=list(markers), dashes=patterns)  # fmt: skip
     axes.set(xlabel="optimiser steps", ylabel="loss term (before its weight)", yscale="log", xlim=(0, None))
     style.log_ticks(axes.yaxis, "{x:g}")
     axes.legend(title=None, ncols=5, loc="upper center", bbox_to_anchor=(0.5, 1.15))
