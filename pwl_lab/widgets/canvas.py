@@ -90,7 +90,9 @@ export default { render };
 """
 
 STYLE = """
-.drawing-canvas canvas { width: 224px; height: 224px; touch-action: none; cursor: crosshair; border: 2px solid #767676; }
+.drawing-canvas canvas {
+  width: 224px; max-width: 100%; height: auto; touch-action: none; cursor: crosshair; border: 2px solid #767676;
+}
 .drawing-canvas canvas.down { border-color: #D55E00; }
 .drawing-canvas .tools { display: flex; flex-wrap: wrap; gap: .4rem .8rem; align-items: center; margin: .3rem 0; }
 .drawing-canvas input { max-width: 100%; }

@@ -104,12 +104,13 @@ def own_picture(pair: Pair, task: ImageTask, interactive: bool = True) -> "OwnPi
 def how_to(task: ImageTask) -> str:
     """What can be drawn or uploaded, and what becomes of it."""
     channels, height, _ = task.input_shape
-    fits = "cut to its middle and scaled to"
+    becomes = "What lies outside of its middle square is cut off"
     if channels == 1:
-        fits = "freed of its plain border, turned into its negative if that border is bright, and scaled to"
+        becomes = "A plain border is cut off, a bright background is inverted (the network expects a black one)"
     return (
-        f"Draw with mouse, finger or keyboard, or upload a picture. It is {fits} {height} pixels. The network knows "
-        f"{len(task.class_names)} classes and takes everything for one of them: {', '.join(task.class_names)}."
+        f"Draw with mouse, finger or keyboard, or upload a picture. {becomes}, and the rest is scaled to {height} pixels. "
+        f"The network knows {len(task.class_names)} classes and takes everything for one of them: "
+        f"{', '.join(task.class_names)}."
     )
 
 
