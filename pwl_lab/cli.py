@@ -122,6 +122,20 @@ def series(
 
 
 @app.command()
+def slides(
+    name: Annotated[str, typer.Option(help="the series run whose cells they show")] = "lesson",
+    reveal: Annotated[
+        Path | None, typer.Option(help="a folder with reveal.js or its archive; fetched once when not given")
+    ] = None,
+) -> None:
+    """Make slides of a series run: of the cells that have a slide type, as one page that needs no network."""
+    from pwl_lab.runner.series import series_folder
+    from pwl_lab.runner.slides import write_slides
+
+    typer.echo(write_slides(series_folder(name), reveal))
+
+
+@app.command()
 def batch(
     grid: Annotated[Path, typer.Argument(help="the grid file (YAML); examples lie in presets/grids/")],
     out: Annotated[
@@ -239,10 +253,12 @@ def fetch(
 def _table(lines: Sequence[Sequence[str]]) -> None:
     """Show lines of cells in columns, folded to the width of a terminal; one line each where a program reads them."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     width = shutil.get_terminal_size().columns if _is_terminal() else 10_000
-    table = Table(*lines[0], box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
+    first, *others = lines[0]
+    columns = [Column(first, no_wrap=True), *(Column(name, overflow="fold") for name in others)]
+    table = Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
     for line in lines[1:]:
         table.add_row(*line)
     console = Console(width=width, markup=False, highlight=False, emoji=False)
