@@ -132,7 +132,7 @@ def question_of(nb: Mapping[str, Any]) -> str | None:
 
 
 def result_of(nb: Mapping[str, Any], metrics: Any) -> str | None:
-    """What a run found, in the sentence of the notebook's metadata (`pwl_lab.result`), with numbers of its metrics.
+    """What a run found, in the sentence of the notebook's metadata (`result` under `pwl_lab`), with numbers of its metrics.
 
     The sentence is a format string over `metrics.json`, such as `{gap[vgg]:.1f} points`. None where the notebook has
     none, or where the run lacks a number that it names.
@@ -145,7 +145,7 @@ def result_of(nb: Mapping[str, Any], metrics: Any) -> str | None:
 
 
 def thumbnail(nb: Mapping[str, Any]) -> str | None:
-    """A small copy of a figure as a data URL: of the cell that the metadata name (`pwl_lab.thumbnail`), else the first."""
+    """A small copy of a figure as a data URL: of the cell that the metadata name (`thumbnail`), else the first."""
     chosen = nb["metadata"].get("pwl_lab", {}).get("thumbnail")
     cells = [cell for cell in nb["cells"] if cell["cell_type"] == "code"]
     for cell in sorted(cells, key=lambda cell: cell.get("id") != chosen):

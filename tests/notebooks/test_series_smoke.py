@@ -8,9 +8,10 @@ import pytest
 from smoke import SmokeRun
 
 from pwl_lab.runner.execute import run_notebook
+from pwl_lab.runner.parameters import series
 from pwl_lab.support import paths
 
-SERIES = sorted(paths.notebooks().glob("[0-9][0-9]_*.ipynb"))
+SERIES = series()
 # What each notebook makes in an empty store, by key: what was stored before is found again as long as these stay.
 # Where they are meant to change, `scripts/golden.py record tests/golden/smoke.json --keys` writes them anew.
 GOLDEN = json.loads((Path(__file__).resolve().parents[1] / "golden" / "smoke.json").read_text(encoding="utf-8"))

@@ -16,7 +16,7 @@ from pwl_lab.runner.parameters import settings_of
 from pwl_lab.support.yaml12 import read_yaml
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-SERIES = [path for path in NOTEBOOKS if re.match(r"\d\d_", path.name)]
+SERIES = [path for path in NOTEBOOKS if re.match(r"\d\d[a-z]?_", path.name)]
 MODULES = sorted((ROOT / "pwl_lab").rglob("*.py"))
 BIN = Path(sys.executable).parent
 
@@ -61,6 +61,19 @@ def test_make_and_ci_run_the_same_tests() -> None:
     assert "pwl-lab series --preset lesson --jobs 3" in " ".join(_run("make", "--dry-run", "run", "JOBS=3").split())
     assert "pwl-lab dashboard --preset smoke" in _run("make", "--dry-run", "dashboard", "PRESET=smoke")
     assert "make test" in _run("make")
+
+
+@each_of_the_series
+def test_code_that_is_no_part_of_the_lesson_is_folded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is folded, and how: scripts/fold_plumbing.py, which also sets the marks."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import fold_plumbing
+
+    cells = nbformat.read(path, as_version=4).cells
+    found = fold_plumbing.marked(cells)
+    if not found:
+        pytest.skip("nothing is folded in it yet: python scripts/fold_plumbing.py")
+    assert found == fold_plumbing.plumbing(cells)
 
 
 def test_make_check_runs_every_linter_and_the_types() -> None:

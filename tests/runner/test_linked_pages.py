@@ -16,6 +16,7 @@ from pwl_lab.runner.index_page import thumbnail
 from pwl_lab.runner.page import TEMPLATES, mathml, write_page
 from pwl_lab.runner.run_folder import RunStatus, read_status
 from pwl_lab.runner.series import run_series
+from pwl_lab.runner.slides import collected
 from pwl_lab.support import paths
 from pwl_lab.support.errors import InvalidValueError
 
@@ -225,6 +226,22 @@ def text_of(made: str) -> str:
     from html import unescape
 
     return unescape(re.sub("<[^>]*>", "", made)).replace("\n", " ")
+
+
+def test_slides_are_the_marked_cells_in_the_order_of_the_series(site: Path) -> None:
+    run_series("smoke", "all", jobs=1)
+    run = site / "runs" / "all"
+    with pytest.raises(InvalidValueError, match="slide type"):
+        collected(run)
+    for stem, kinds in (("00_a", ["skip", "fragment", "notes"]), ("01_b", [None, "-", "slide"])):
+        nb = nbformat.read(run / stem / "notebook.ipynb", 4)
+        for cell, kind in zip(nb.cells, kinds, strict=False):
+            cell.metadata["slideshow"] = {"slide_type": kind} if kind else {}
+        nbformat.write(nb, run / stem / "notebook.ipynb")
+    cells = collected(run).cells
+    kinds = ["slide", "notes", "slide", "slide"]  # what begins in the middle of a notebook begins a slide
+    assert [cell.metadata.slideshow.slide_type for cell in cells] == kinds
+    assert [cell.id.partition("-")[0] for cell in cells] == ["00", "00", "01", "01"]
 
 
 def test_a_thumbnail_is_of_the_chosen_cell_and_small(tmp_path: Path, write_notebook) -> None:
