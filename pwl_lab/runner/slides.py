@@ -40,7 +40,7 @@ REVEAL = DatasetFiles(
 )
 
 
-class DeckExporter(SlidesExporter, PageExporter):  # type: ignore[misc]  # nbconvert has no types for it
+class DeckExporter(SlidesExporter, PageExporter):
     """nbconvert's slides, with markdown and formulas as on our pages."""
 
 
@@ -73,7 +73,7 @@ def write_slides(folder: Path, reveal: Path | None = None) -> Path:
 
 def collected(folder: Path) -> NotebookNode:
     """One notebook of all cells that the executed notebooks in `folder` mark for slides, in the order of the series."""
-    deck = new_notebook()
+    deck: NotebookNode = new_notebook()
     for stem in (path.stem for path in series()):
         status = read_status(folder / stem)
         if status and status.status == "ok":
