@@ -13,6 +13,8 @@ import warnings
 from pathlib import Path
 
 BASES = {  # seconds at most, and every cell runs
+    "00b": {"n_bits": 6, "teacher_width": 8, "stage_steps": 50, "budget_steps": 60, "n_train": 128, "epochs": 1,
+            "seeds": [3]},
     "01": {"n_bits": 6, "k_sparse": 3, "teacher_width": 8, "batch_size": 8, "teacher_max_steps": 20, "eval_every": 5,
            "eval_samples": 64, "probe_samples": 64, "off_subsets": 5, "projection_width": 4, "seeds": [1]},
     "02": {"n_bits": 6, "hard_n_bits": 7, "k_sparse": 2, "teacher_width": 16, "student_width": 8, "batch_size": 8,
