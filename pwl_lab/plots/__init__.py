@@ -40,7 +40,6 @@ from pwl_lab.plots.mask_cube import (
     order_curves,
 )
 from pwl_lab.plots.pairs import (
-    LayerFigure,
     architecture,
     image_grid,
     loss_terms,
@@ -54,7 +53,6 @@ __all__ = [
     "MOST_LATTICE_BLOCKS",
     "CheckpointFigure",
     "ExplorerFigure",
-    "LayerFigure",
     "ablation_chart",
     "anytime_chart",
     "architecture",

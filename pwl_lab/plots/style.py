@@ -253,14 +253,11 @@ def spread_out(spots: ArrayLike, apart: float) -> Float[np.ndarray, " n"]:
     return np.clip((pushed + pulled) / 2, 0, 1 - slots[-1]) + slots
 
 
-def levels_alone(axes: Axes, student: float, teacher: float | None = None, close: bool = False) -> None:
-    """The levels of the student alone and, where it is given, of the teacher alone; `close` keeps their names apart."""
-    low: VerticalAlign = "top" if close else "center"
-    high: VerticalAlign = "bottom" if close else "center"
-    beneath = teacher is None or student <= teacher
-    level_line(axes, student, "student\nalone", "#0072B2", ":", low if beneath else high)
+def levels_alone(axes: Axes, student: float, teacher: float | None = None) -> None:
+    """The levels of the student alone and, where it is given, of the teacher alone."""
+    level_line(axes, student, "student\nalone", "#0072B2", ":")
     if teacher is not None:
-        level_line(axes, teacher, "teacher\nalone", OWNER["T"], ":", high if beneath else low)
+        level_line(axes, teacher, "teacher\nalone", OWNER["T"], ":")
 
 
 def chance_line(axes: Axes, value: float, named: bool = True) -> None:

@@ -1,13 +1,11 @@
 """Controls over figures that were made before: a control picks from a table of frames and does not compute.
 
-One choice takes longer: where a layer loader has several pairs, the first choice of another one makes its table.
-
-What a control shows is a figure of `plots`. It comes in two forms with the same choices, pictures and words: a live widget,
-and (`interactive=False`) HTML for a page without a kernel.
+A control shows a figure of `plots`; the layer loader draws its own, since its bars move. Each comes in two forms with the
+same choices, pictures and words: a live widget, and (`interactive=False`) HTML for a page without a kernel.
 """
 
 from pwl_lab.widgets.frames import Choice, Frame, FramePage, FramePicker, FrameTable
-from pwl_lab.widgets.loader import LayerLoader, layer_loader
+from pwl_lab.widgets.loader import LayerLoader, LayerPage, layer_loader
 from pwl_lab.widgets.sliders import checkpoint_slider, curriculum_explorer, loading_timeline
 
 __all__ = [
@@ -17,6 +15,7 @@ __all__ = [
     "FramePicker",
     "FrameTable",
     "LayerLoader",
+    "LayerPage",
     "checkpoint_slider",
     "curriculum_explorer",
     "layer_loader",

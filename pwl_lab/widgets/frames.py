@@ -25,7 +25,6 @@ from pwl_lab.support.errors import invalid
 
 COLOURS = 256  # of a picture's palette
 DPI = 110
-PLAY_MS = 1200  # so long a state stays while a choice plays
 SHORT = 12  # values of a slider that follows the hand
 WIDTH = "min(460px, 100%)"
 ROW = {"flex_flow": "row wrap", "grid_gap": "0 1rem"}  # of controls beside each other
@@ -56,7 +55,6 @@ class Choice:
     - `values`: all that can be chosen.
     - `start`: the value shown first; None for the first one.
     - `menu`: a menu in place of a slider.
-    - `play`: a button beside the slider goes through the values in turn.
     """
 
     label: str
@@ -64,7 +62,6 @@ class Choice:
     values: Sequence[int] | Sequence[str]
     start: int | str | None = None
     menu: bool = False
-    play: bool = False
 
     @property
     def first(self) -> int | str:
@@ -200,12 +197,7 @@ class FramePicker(controls.VBox):  # type: ignore[misc]  # ipywidgets has no typ
         for control in self.controls:
             control.observe(told(self, self._show), names="value")
         self._show()
-        row = [
-            part
-            for choice, control in zip(table.choices, self.controls, strict=True)
-            for part in ([control, player(control)] if choice.play else [control])
-        ]
-        super().__init__([controls.HBox(row, layout=ROW), self.words, self.picture])
+        super().__init__([controls.HBox(self.controls, layout=ROW), self.words, self.picture])
 
     def _show(self) -> None:
         """Put the frame of the values chosen on display."""
@@ -252,14 +244,6 @@ def control_for(choice: Choice) -> Any:
     if isinstance(choice.values, range):
         return controls.IntSlider(min=values[0], max=values[-1], step=choice.values.step, **common)
     return controls.SelectionSlider(options=values, **common)
-
-
-def player(slider: controls.IntSlider) -> controls.Play:
-    """A play button that moves `slider` on its own; the two are linked in the browser."""
-    ends = {"min": slider.min, "max": slider.max, "value": slider.value}
-    play = controls.Play(**ends, interval=PLAY_MS, show_repeat=False, tooltip="one after another")
-    controls.jslink((play, "value"), (slider, "value"))
-    return play
 
 
 STYLE = """
@@ -319,23 +303,7 @@ SCRIPT = """
     };
     say();
     range.addEventListener("input", say);
-    if (choice.play) player(range, choice, box);
     return [range, () => Number(range.value)];
-  };
-  const player = (range, choice, box) => {
-    const button = make("button", { type: "button", textContent: "Play", title: "one after another" }, box);
-    const move = (value) => { range.value = value; range.dispatchEvent(new Event("input")); };
-    let timer = null;
-    const stop = () => { clearInterval(timer); timer = null; button.textContent = "Play"; };
-    button.addEventListener("click", () => {
-      if (timer !== null) return stop();
-      if (range.value === range.max) move(0);
-      button.textContent = "Pause";
-      timer = setInterval(() => {
-        if (range.value !== range.max) move(Number(range.value) + 1);
-        if (range.value === range.max) stop();
-      }, data.play_ms);
-    });
   };
   root.addEventListener("keydown", (event) => event.stopPropagation());  // a notebook has uses of its own for arrows
   const row = root.querySelector(".choices");
@@ -371,7 +339,7 @@ class FramePage:
         """The control, its data and its script in one element."""
         first = self.table.first
         words = html.escape(first.words)
-        data = json.dumps(self._data(), ensure_ascii=False).replace("<", "\\u003c")  # nothing may end the script early
+        data = as_json(self._data())
         return (
             f'<div class="frame-page"><style>{STYLE}</style><div class="choices"></div>'
             f'<p class="frame-words" role="status">{words}</p>'
@@ -385,7 +353,6 @@ class FramePage:
         others = dict.fromkeys(frame.picture for frame in frames if frame and frame.picture != self.table.first.picture)
         pictures = {picture: number for number, picture in enumerate(others)}
         return {
-            "play_ms": PLAY_MS,
             "choices": [
                 {
                     "label": choice.label,
@@ -393,7 +360,6 @@ class FramePage:
                     "values": [str(value) for value in choice.values],
                     "start": list(choice.values).index(start),
                     "menu": choice.menu,
-                    "play": choice.play,
                 }
                 for choice, start in zip(self.table.choices, self.table.start, strict=True)
             ],
@@ -401,6 +367,11 @@ class FramePage:
             # null for a state that there is not; in one, null for the picture that stands on the page from the start
             "states": [frame and [pictures.get(frame.picture), frame.words] for frame in frames],
         }
+
+
+def as_json(data: Mapping[str, object]) -> str:
+    """Data as JSON that can stand in a script element: nothing in it ends the element early."""
+    return json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
 
 
 def _text(picture: bytes) -> str:
