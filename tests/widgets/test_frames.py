@@ -97,7 +97,7 @@ def data_of(page):
 
 
 def test_a_page_has_every_state_and_each_picture_once():
-    choices = (Choice("order", "o", ("up", "down"), start="down", menu=True), Choice("k", "n", range(3), play=True))
+    choices = (Choice("order", "o", ("up", "down"), start="down", menu=True), Choice("k", "n", range(3)))
     frames = {
         (order, k): Frame(b"same" if k else order.encode(), f"{order} {k}")
         for order in ("up", "down")
@@ -108,7 +108,7 @@ def test_a_page_has_every_state_and_each_picture_once():
     assert [base64.b64decode(picture) for picture in data["pictures"]] == [b"up", b"same"]
     assert [words for _, words in data["states"]] == ["up 0", "up 1", "up 2", "down 0", "down 1", "down 2"]
     assert [number for number, _ in data["states"]] == [0, 1, 1, None, 1, 1]
-    assert [(one["start"], one["menu"], one["play"]) for one in data["choices"]] == [(1, True, False), (0, False, True)]
+    assert [(one["start"], one["menu"]) for one in data["choices"]] == [(1, True), (0, False)]
     html = page._repr_html_()
     assert f'src="data:image/png;base64,{base64.b64encode(b"down").decode()}"' in html, (
         "the first state needs no script"
