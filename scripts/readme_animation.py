@@ -25,18 +25,20 @@ from pwl_lab.support.environment import ONLY_STORED
 
 ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = os.environ.get("PWL_CHROMIUM", "/usr/bin/chromium")
-WIDTH, COLOURS = 800, 64
+WIDTH, COLOURS = 800, 128
 PLAY_S, HOLD_S, FRAME_S = 6, 2, 0.1  # the play, the end that stays, and each picture
+NAMES = {"vgg": "VGG", "resnet": "ResNet", "vit": "ViT"}
 MOST_BYTES = 2_000_000
 # The player without what a film has no use for.
 FILMED = """
-body { margin: 10px; background: white; }
-.pwl-player .row:first-child, .pwl-player .play, .pwl-player .time, .pwl-player .foot, .pwl-player .words,
-.pwl-player .legend { display: none; }
-.pwl-player .body { flex-wrap: nowrap; }
-.pwl-player .left { flex: 1 1 470px; }
-.pwl-player .right { flex: 0 0 300px; }
-.pwl-player .title { flex: 1; font-size: 16px; }
+body { margin: 0; background: white; }
+body .pwl-player { padding: 10px; }
+body .pwl-player .row:first-child, body .pwl-player .play, body .pwl-player .time, body .pwl-player .foot,
+body .pwl-player .words, body .pwl-player .legend { display: none; }
+body .pwl-player .body { flex-wrap: nowrap; }
+body .pwl-player .left { flex: 1 1 470px; }
+body .pwl-player .right { flex: 0 0 300px; }
+body .pwl-player .title { flex: 1; font-size: 16px; }
 """
 TITLE = """title => {
   const row = document.querySelectorAll(".pwl-player .row")[1], box = document.createElement("b");
@@ -78,7 +80,7 @@ def film(pair: Pair, samples: recipes.SamplePredictions, order: str, family: str
         page = opened(
             playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]).new_page(), player, folder
         )
-        page.evaluate(TITLE, f"A {family} teacher of {byte_words(pair.teacher_bytes)} arrives at {link:g} MB/s")
+        page.evaluate(TITLE, f"A {NAMES[family]} teacher of {byte_words(pair.teacher_bytes)} arrives at {link:g} MB/s")
         for i in range(count + 1):
             page.evaluate(SEEK, i / count)
             shot = page.locator(".pwl-player").screenshot()
