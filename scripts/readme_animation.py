@@ -1,8 +1,8 @@
 """The README's animation: a stored pair loads in true time, filmed in the player that the notebooks show.
 
 `python scripts/readme_animation.py --preset lesson` reads the first pair of notebook 04 from the store (it trains nothing),
-plays it on a link on which all of it takes about six seconds, and writes `docs/figures/loading.gif`. It needs Chromium:
-/usr/bin/chromium, or the one that PWL_CHROMIUM names.
+plays it on a link on which all of it takes about six seconds, and writes `loading.gif` beside the README's figures. It
+needs Chromium: /usr/bin/chromium, or the one that PWL_CHROMIUM names.
 """
 
 import argparse

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from io import BytesIO
-from itertools import product, takewhile
+from itertools import product
 from typing import Any
 
 import ipywidgets as controls
@@ -82,26 +82,20 @@ def bandwidth_choice(megabytes_per_s: Sequence[float]) -> Choice:
 
 @dataclass(frozen=True)
 class FrameTable:
-    """A frame for every combination of the choices: `frames[value of the first, value of the second, ...]`.
-
-    What the menus at the front choose may be missing as a whole: it is not offered then.
-    """
+    """A frame for every combination of the choices: `frames[value of the first, value of the second, ...]`."""
 
     choices: tuple[Choice, ...]
     frames: Mapping[Key, Frame]
 
     def __post_init__(self) -> None:
         """Raise InvalidValueError where a choice has no value, or a combination no frame."""
-        menus = len(list(takewhile(lambda choice: choice.menu, self.choices)))
-        keys, chosen = self.keys(), {key[:menus] for key in self.frames}
-        wanted = {key for key in keys if key[:menus] in chosen}
-        unused = [choice for i, choice in enumerate(self.choices) if set(choice.values) != {key[i] for key in wanted}]
-        if not keys or unused or wanted != set(self.frames):
+        keys = self.keys()
+        if not keys or set(keys) != set(self.frames):
             raise invalid("frames", sorted(self.frames), f"one frame for each choice, {keys or 'and at least one'}")
         object.__setattr__(self, "frames", dict(self.frames))
 
     def keys(self) -> list[Key]:
-        """Every combination, also those that are not offered; the last choice changes fastest."""
+        """Every combination; the last choice changes fastest."""
         return list(product(*(choice.values for choice in self.choices)))
 
     @property
@@ -111,9 +105,8 @@ class FrameTable:
 
     @property
     def start(self) -> Key:
-        """The values chosen first: each choice's own, or the first combination where that one is not offered."""
-        key = tuple(choice.first for choice in self.choices)
-        return key if key in self.frames else next(key for key in self.keys() if key in self.frames)
+        """The values chosen first."""
+        return tuple(choice.first for choice in self.choices)
 
 
 class Painter:
@@ -187,9 +180,7 @@ class FramePicker(controls.VBox):  # type: ignore[misc]  # ipywidgets has no typ
     """A control for each choice of a table above the frame of the values chosen. A change only swaps a picture."""
 
     def __init__(self, table: FrameTable) -> None:
-        """Raises InvalidValueError where a combination has no frame."""
-        if len(table.frames) < len(table.keys()):
-            raise invalid("table", f"{len(table.frames)} frames", f"one for each of {len(table.keys())} combinations")
+        """The first frame is shown."""
         self.table = table
         self.controls = [control_for(choice) for choice in table.choices]
         self.words = controls.HTML()
@@ -264,21 +255,10 @@ SCRIPT = """
   const data = JSON.parse(root.querySelector("script[type='application/json']").textContent);
   const picture = root.querySelector("img"), words = root.querySelector("[role=status]");
   const make = (name, attributes, parent) => parent.appendChild(Object.assign(document.createElement(name), attributes));
-  const chosen = data.choices.map((choice) => choice.start), first = picture.src, menus = [];
+  const chosen = data.choices.map((choice) => choice.start), first = picture.src;
   const states = (n) => data.choices.slice(n).reduce((count, choice) => count * choice.values.length, 1);
   const position = (n) => chosen.slice(0, n).reduce((sum, value, i) => sum + value * states(i + 1), 0);
-  const offered = (i, value) => {  // whether there is a state of this value after those chosen before it
-    const from = position(i) + value * states(i + 1);
-    return data.states.slice(from, from + states(i + 1)).some((state) => state !== null);
-  };
-  const offer = () => menus.forEach(([i, select]) => {
-    [...select.options].forEach((option, value) => { option.hidden = option.disabled = !offered(i, value); });
-    if (!offered(i, chosen[i])) {
-      chosen[i] = select.selectedIndex = [...select.options].findIndex((option) => !option.disabled);
-    }
-  });
   const show = () => {
-    offer();
     const [number, text] = data.states[position(chosen.length)];
     picture.src = number === null ? first : "data:image/png;base64," + data.pictures[number];
     words.textContent = text;
@@ -312,10 +292,8 @@ SCRIPT = """
     const label = make("label", { textContent: choice.label }, box);
     const [control, read] = (choice.menu ? menu : slider)(choice, label, box);
     control.title = choice.tooltip;
-    if (choice.menu) menus.push([i, control]);
     control.addEventListener("input", () => { chosen[i] = read(); show(); });
   });
-  offer();
 })();
 """
 
@@ -349,8 +327,8 @@ class FramePage:
 
     def _data(self) -> dict[str, object]:
         """What the script needs: the choices, each picture once, and picture and words of every state."""
-        frames = [self.table.frames.get(key) for key in self.table.keys()]  # noqa: SIM118  (ordered as the script counts)
-        others = dict.fromkeys(frame.picture for frame in frames if frame and frame.picture != self.table.first.picture)
+        frames = [self.table.frames[key] for key in self.table.keys()]  # noqa: SIM118  (ordered as the script counts)
+        others = dict.fromkeys(frame.picture for frame in frames if frame.picture != self.table.first.picture)
         pictures = {picture: number for number, picture in enumerate(others)}
         return {
             "choices": [
@@ -364,8 +342,8 @@ class FramePage:
                 for choice, start in zip(self.table.choices, self.table.start, strict=True)
             ],
             "pictures": [_text(picture) for picture in pictures],
-            # null for a state that there is not; in one, null for the picture that stands on the page from the start
-            "states": [frame and [pictures.get(frame.picture), frame.words] for frame in frames],
+            # null for the picture that stands on the page from the start
+            "states": [[pictures.get(frame.picture), frame.words] for frame in frames],
         }
 
 

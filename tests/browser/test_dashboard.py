@@ -18,7 +18,7 @@ import pytest
 from labpage import ANSWER_MS, cut, open_notebook, run_all
 from loopback import free_port, serving
 from nbformat.v4 import new_code_cell, new_notebook
-from playing import watch_a_play, words
+from playing import check_handover, watch_a_play, words
 from playwright.sync_api import Browser, Locator, Page
 
 from pwl_lab.study import recipes
@@ -196,9 +196,7 @@ def plays(player: Locator) -> None:
     """A play begins with no answer, ends with the whole teacher, and takes the time that it says."""
     before = player.locator(".speed").inner_text()
     seen = watch_a_play(player)
-    order = [state["owners"] for state in seen]
-    assert sorted(set(order), key=order.index) == ["", "SSSS", "TSSS", "TTSS", "TTTS", "TTTT"]
-    assert {state["alone"] for state in seen} == {"still waiting", "answers now"}
+    check_handover(seen, ["SSSS", "TSSS", "TTSS", "TTTS", "TTTT"])
     speed = float(before.split("×")[0]) if "×" in before else 1
     seconds = seen[-1]["clock"] / speed if "speed-up" in before else seen[-1]["clock"] * speed
     assert seen[-1]["ms"] / 1000 == pytest.approx(seconds, rel=0.1)

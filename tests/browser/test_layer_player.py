@@ -19,7 +19,7 @@ from pwl_lab.runner.page import write_page
 from pwl_lab.runner.run_folder import RunStatus
 
 pytestmark = pytest.mark.browser
-STUDENT, UNITS, TEACHER = 20_000, [80_000, 500_000, 1_400_000], 1_900_000  # bytes; two seconds at 1 MB/s
+STUDENT, UNITS, TEACHER = 20_000, [200_000, 500_000, 1_280_000], 1_900_000  # bytes; two seconds at 1 MB/s
 FRAME_MS = 60  # a browser without a graphics card, beside other work
 
 
@@ -132,7 +132,7 @@ def test_every_choice_works_by_keyboard(page: Page, opened: Callable) -> None:
     assert words(player).startswith("SST: 1 of 3")
     player.get_by_label("Bandwidth").focus()
     page.keyboard.press("ArrowDown")
-    assert "1.4 MB have arrived, after 142 ms at 10 MB/s" in words(player)
+    assert "1.3 MB have arrived, after 130 ms at 10 MB/s" in words(player)
     player.get_by_label("Time").press("End")
     assert words(player).startswith("TTT: 3 of 3")
     player.get_by_label("Time").press("Home")

@@ -6,7 +6,7 @@ import nbformat
 import pytest
 from labpage import ANSWER_MS, cut, open_notebook, run_all
 from nbformat.v4 import new_code_cell, new_notebook
-from playing import captions, watch_a_play, words
+from playing import captions, check_handover, watch_a_play, words
 from playwright.sync_api import Page
 
 HELPERS = Path(__file__).parents[1] / "helpers"
@@ -42,10 +42,7 @@ def test_the_player_answers_and_plays(page: Page, lab: tuple[str, str, Path], na
         seen.append(words(player))
         assert seen[-1].startswith(mask)
     assert all(text[:1] in "✓✗" for text in captions(player))
-    states = watch_a_play(player)
-    owners = [state["owners"] for state in states]
-    assert sorted(set(owners), key=owners.index) == ["", "SSSS", "TSSS", "TTSS", "TTTS", "TTTT"]
-    assert {state["alone"] for state in states} == {"still waiting", "answers now"}
+    check_handover(watch_a_play(player), ["SSSS", "TSSS", "TTSS", "TTTS", "TTTT"])
 
 
 @pytest.mark.browser

@@ -14,8 +14,8 @@ WATCH = """root => new Promise((done) => {
                 clock: parseFloat(text(".clock")), came: text(".came") });
     if (button.textContent === "Play") { watcher.disconnect(); done(seen); }
   });
-  button.click();
   watcher.observe(root, { subtree: true, childList: true, characterData: true, attributes: true });
+  button.click();
 })"""
 
 
@@ -37,3 +37,13 @@ def words(player: Locator) -> str:
 def captions(player: Locator) -> list[str]:
     """What is said of each picture."""
     return player.locator("figcaption").all_inner_texts()
+
+
+def check_handover(seen: list[dict], order: list[str]) -> None:
+    """A play begins with no answer and goes through the masks of an order to the last; a slow browser may miss short ones."""
+    shown = [state["owners"] for state in seen]
+    distinct = sorted(set(shown), key=shown.index)
+    assert [mask for mask in ["", *order] if mask in distinct] == distinct
+    assert (distinct[0], distinct[-1]) == ("", order[-1])
+    assert len(distinct) > len(order) / 2
+    assert {state["alone"] for state in seen} == {"still waiting", "answers now"}

@@ -3,7 +3,6 @@
 import base64
 import json
 import re
-from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -53,38 +52,6 @@ def test_a_table_does_not_follow_changes_of_the_mapping_it_was_given():
 def test_a_frame_too_few_or_too_many_is_refused(values):
     with pytest.raises(InvalidValueError, match="one frame for each choice"):
         FrameTable((Choice("x", "y", range(3)),), {(value,): Frame(b"", "") for value in values})
-
-
-def partial():
-    """A menu whose second value has no state of the next menu's first."""
-    choices = (
-        Choice("a", "a", ("x", "y"), menu=True),
-        Choice("b", "b", ("p", "q"), menu=True),
-        Choice("n", "n", (0, 1)),
-    )
-    keys = [(*front, n) for front in (("x", "p"), ("x", "q"), ("y", "q")) for n in (0, 1)]
-    return FrameTable(choices, {key: Frame("".join(map(str, key)).encode(), str(key)) for key in keys})
-
-
-def test_what_menus_choose_may_be_missing_as_a_whole():
-    table = partial()
-    states = data_of(FramePage(table))["states"]
-    assert [state is None for state in states] == [False] * 4 + [True] * 2 + [False] * 2
-    with pytest.raises(InvalidValueError, match="8 combinations"):
-        FramePicker(table)
-    hole = {key: frame for key, frame in table.frames.items() if key != ("y", "q", 1)}
-    with pytest.raises(InvalidValueError, match="one frame for each choice"):
-        FrameTable(table.choices, hole)
-    without_y = {key: frame for key, frame in table.frames.items() if key[0] != "y"}
-    with pytest.raises(InvalidValueError, match="one frame for each choice"):
-        FrameTable(table.choices, without_y)
-
-
-def test_the_first_state_is_one_that_is_offered():
-    table = partial()
-    first = FrameTable((replace(table.choices[0], start="y"), *table.choices[1:]), table.frames)
-    assert first.start == ("x", "p", 0)
-    assert first.first.picture == b"xp0"
 
 
 def test_a_short_slider_follows_the_hand_a_long_one_waits():
