@@ -55,7 +55,8 @@ const arrived = (pair, mask) => [...mask].reduce((sum, letter, i) => sum + (lett
 
 function render({ model, el }) {
   const root = make("div", { className: "pwl-player" }, el);
-  const now = { bytes: 0, mask: null, playing: false, first: 0 }; // `mask`: switched by hand, off the order; `first` picture
+  const now = { bytes: 0, mask: null, playing: false, paused: false, first: 0 };
+  // `mask`: switched by hand, off the order. `paused`: a play goes on from here, else it begins with no byte. `first`: picture.
   let pair, steps, speed, seconds; // of what is chosen
   const ui = layout(root, model);
   const chart = new Chart(ui.chart);
@@ -137,8 +138,9 @@ function render({ model, el }) {
     put(ui.play, "Play");
   };
   const play = () => {
-    if (now.mask !== null || now.bytes >= end()) now.bytes = 0;
+    if (!now.paused || now.mask !== null || now.bytes >= end()) now.bytes = 0;
     now.mask = null;
+    now.paused = false;
     now.playing = true;
     put(ui.play, "Pause");
     let before = performance.now();
@@ -154,9 +156,13 @@ function render({ model, el }) {
     request = requestAnimationFrame(tick);
   };
 
-  ui.play.addEventListener("click", () => (now.playing ? stop() : play()));
-  ui.time.addEventListener("input", () => { stop(); seek((ui.time.value / 1000) * end()); });
-  ui.blocks.addEventListener("input", () => { stop(); seek(steps[ui.blocks.value].end); });
+  ui.play.addEventListener("click", () => {
+    if (!now.playing) return play();
+    stop();
+    now.paused = true;
+  });
+  ui.time.addEventListener("input", () => { stop(); now.paused = true; seek((ui.time.value / 1000) * end()); });
+  ui.blocks.addEventListener("input", () => { stop(); now.paused = false; seek(steps[ui.blocks.value].end); });
   const chooseAgain = () => { // as many blocks stay loaded; a play goes on from as far as it was
     const loaded = count(shownMask(), "T"), share = now.bytes / end();
     choose();
