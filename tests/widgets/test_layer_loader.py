@@ -16,6 +16,7 @@ from scored import scored_pair, some_predictions
 
 from pwl_lab import widgets
 from pwl_lab.models.blocknet import parameter_bytes
+from pwl_lab.plots.style import ORDER
 from pwl_lab.support.errors import InvalidValueError
 from pwl_lab.swap.masks import all_masks
 from pwl_lab.widgets.loader import LINKS
@@ -67,7 +68,7 @@ def test_unless_told_the_orders_are_the_named_ones_and_the_best_one(pair, sample
     loader = widgets.layer_loader(pair, samples)
     assert list(shown(loader)["orders"]) == ["prefix", "suffix", "contiguous", "best"]
     assert loader.order == "prefix"
-    assert loader.data["looks"]["best"] == {"colour": "#009E73", "dashes": "10 3"}
+    assert loader.data["looks"]["best"] == {"colour": ORDER["best"][0], "dashes": "10 3"}
 
 
 def test_a_grey_picture_is_dark_on_white_and_a_coloured_one_keeps_its_colours(pair, samples):
