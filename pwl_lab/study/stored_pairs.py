@@ -10,7 +10,7 @@ from functools import partial
 
 from pwl_lab.distill.probes import TeacherReadings
 from pwl_lab.study import crossing, recipes
-from pwl_lab.study.recipes import SamplePredictions, sample_predictions
+from pwl_lab.study.recipes import SamplePredictions, drawn_predictions, sample_predictions
 from pwl_lab.study.results import DistillationRuns, Pair
 from pwl_lab.study.settings import (
     CrossingSettings,
@@ -20,6 +20,8 @@ from pwl_lab.study.settings import (
 )
 from pwl_lab.study.store import load_if_stored
 from pwl_lab.support import paths
+
+N_DRAWN = 24  # test images drawn at random: four rows of the player
 
 
 @dataclass
@@ -43,10 +45,10 @@ class Missing:
 
 @dataclass
 class StoredPairs:
-    """Pairs by (family, curriculum), what each predicts for a few images, and what is missing."""
+    """Pairs by (family, curriculum), what each predicts for some groups of images, by name, and what is missing."""
 
     pairs: dict[tuple[str, str], Pair] = field(default_factory=dict)
-    samples: dict[tuple[str, str], SamplePredictions] = field(default_factory=dict)
+    samples: dict[tuple[str, str], dict[str, SamplePredictions]] = field(default_factory=dict)
     missing: Missing = field(default_factory=Missing)
 
 
@@ -63,7 +65,11 @@ def stored_pairs(settings: DashboardSettings) -> StoredPairs:
                 pair = load_if_stored(load)
                 if pair is not None:
                     found.pairs[family, curriculum] = pair
-                    found.samples[family, curriculum] = sample_predictions(pair, recipes.image_task(sizes))
+                    task = recipes.image_task(sizes)
+                    found.samples[family, curriculum] = {
+                        "picked because they change": sample_predictions(pair, task),
+                        "drawn at random": drawn_predictions(pair, task, N_DRAWN),
+                    }
             if len(found.pairs) == before:
                 found.missing.commands[f"pairs of notebook {notebook}, {family}"] = _command(
                     notebook, settings.preset, family if family != own else None

@@ -66,7 +66,8 @@ def test_what_is_there_is_offered_and_the_rest_named(monkeypatch):
     monkeypatch.setattr(recipes, "loading_pair", only(("vit",)))
     there = [("resnet", "none", "combined"), ("resnet", "one_shot", "followed")]
     monkeypatch.setattr(crossing, "crossed_pair", only(*there))
-    monkeypatch.setattr(stored_pairs, "sample_predictions", lambda *_: some_predictions())
+    for name in ("sample_predictions", "drawn_predictions"):
+        monkeypatch.setattr(stored_pairs, name, lambda *_: some_predictions())
     found = stored_pairs.stored_pairs(SETTINGS)
     assert list(found.pairs) == [
         ("vit", "PWL only (notebook 04)"),
@@ -78,6 +79,7 @@ def test_what_is_there_is_offered_and_the_rest_named(monkeypatch):
     assert list(found.missing.commands) == missing
     orders = {"prefix": ["SSS", "TSS", "TTS", "TTT"]}
     loader = widgets.layer_loader(found.pairs, found.samples, orders=orders)
+    assert all(len(one["groups"]) == 2 for one in loader.data["pairs"])
     assert [one["name"] for one in loader.data["pairs"]] == [", ".join(label) for label in found.pairs]
 
 
