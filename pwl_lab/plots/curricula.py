@@ -224,7 +224,7 @@ def two_phase_curves(table: pd.DataFrame) -> Figure:
     `table` is tidy: target (labels or hidden), samples, seed, accuracy, support ratio.
     """
     targets = {
-        "labels": ("step from labels", CURRICULUM["one_shot"]),
+        "labels": ("step from labels", CURRICULUM["scratch"]),
         "hidden": ("step from the projected hidden layer", CURRICULUM["extracted"]),
     }
     samples = sorted(table["samples"].unique())

@@ -191,8 +191,12 @@ def test_the_rows_of_workers_reach_the_parents_curve_each_under_its_own_run(cloc
     assert bars[0].done == 8
 
 
-def test_jupyters_bar_is_not_red_when_the_work_ends_early(monkeypatch, clock):
+def test_jupyters_bar_is_not_red_when_the_work_ends_early(monkeypatch):
+    import ipykernel  # noqa: F401 - a bar is shown where it is imported
     from tqdm.notebook import tqdm as notebook_bar
+
+    monkeypatch.setattr(progress, "_report", None)
+    monkeypatch.delenv("PWL_LAB_PROGRESS", raising=False)
 
     shown = []
     monkeypatch.setattr("tqdm.notebook.display", shown.append)

@@ -34,7 +34,6 @@ def errors(builder):
 
 def train(builder):
     builder.train.click()
-    assert not builder.stop.disabled
     builder.thread.join(LONGEST_S)
     assert not builder.thread.is_alive()
 
@@ -117,6 +116,8 @@ def test_stop_ends_the_training_and_the_next_one_can_begin(bench):
     builder = widgets.curriculum_builder(long)
     builder.stages[0].steps.value = 10**6
     builder.train.click()
+    assert builder.train.disabled
+    assert not builder.stop.disabled
     builder.stop.click()
     builder.thread.join(LONGEST_S)
     assert not builder.thread.is_alive()
