@@ -224,7 +224,10 @@ class CurriculumBuilder(controls.VBox):  # type: ignore[misc]  # ipywidgets has 
 def curves_of(runs: DistillationRuns, name: str) -> live.Curves:
     """Each seed's accuracy by step."""
     rows = runs.history[runs.history["curriculum"] == name]
-    return {int(seed): list(zip(mine["step"], mine["accuracy"], strict=True)) for seed, mine in rows.groupby("seed")}
+    return {
+        int(seed): list(zip(mine["step"], mine["accuracy"], strict=True))
+        for seed, mine in rows.groupby("seed", sort=False)
+    }
 
 
 def outcome(bench: Workbench, runs: DistillationRuns, name: str) -> str:
