@@ -23,7 +23,7 @@ from pwl_lab.widgets.frames import ROW, Choice, Frame, FramePage, FrameTable, Ke
 MOST_STAGES = 6
 REACHED = 0.99  # the accuracy that counts as learned
 LABELS, OUTPUT, HIDDEN = "the labels", "final output", "hidden layer, projected"
-OWN = "yours"
+OWN, CHOSEN = "yours", "chosen"  # the names of what the reader builds, and of what a page offers
 NEEDS_KERNEL = "Each of these was trained before. To build one of your own, open the notebook in JupyterLab or VS Code."
 
 
@@ -53,7 +53,7 @@ def target_of(words: str) -> Target:
 
 def targets_of(bench: Workbench) -> list[str]:
     """What a stage can be asked for, in words: the teacher's checkpoints with their accuracies among them."""
-    steps = [f"checkpoint step {one.step:,}: {one.accuracy:.0%} right" for one in bench.teacher.checkpoints]
+    steps = [f"checkpoint step {one.step:,}: {one.accuracy:.0%} accurate" for one in bench.teacher.checkpoints]
     return [LABELS, *steps, HIDDEN, OUTPUT]
 
 
@@ -233,8 +233,8 @@ def curves_of(runs: DistillationRuns, name: str) -> live.Curves:
 def outcome(bench: Workbench, runs: DistillationRuns, name: str) -> str:
     """After how many steps the students of a curriculum were there, and those that they are compared with."""
     steps = runs.steps_to(REACHED) | {other: bench.built_in.steps_to(REACHED)[other] for other in bench.known}
-    said = [f"{one.replace('_', '-')}: {_steps_words(steps[one])}" for one in (name, *bench.known)]
-    return f"Steps to {REACHED:.0%}, one number for each seed. {'; '.join(said)}. Budget: {bench.plan.steps:,} steps."
+    said = [f"{one.replace('_', '-')} {_steps_words(steps[one])}" for one in (name, *bench.known)]
+    return f"Steps to {REACHED:.0%}, one number for each seed: {'; '.join(said)}. Budget: {bench.plan.steps:,} steps."
 
 
 def _steps_words(steps: Sequence[int | None]) -> str:
@@ -247,12 +247,12 @@ def examples(bench: Workbench) -> dict[str, Curriculum]:
     steps, last = bench.stage_steps, Stage(target=target_of(OUTPUT))
     early = bench.teacher.checkpoint(at_accuracy=0.6)
     said = {
-        f"hidden layer for {steps} steps, then the final output": [(HIDDEN, steps)],
-        f"hidden layer for {steps // 6} steps, then the final output": [(HIDDEN, steps // 6)],
-        f"checkpoint at {early.accuracy:.0%} for {steps} steps, then the final output": [
+        f"hidden layer for {steps} steps, then the output": [(HIDDEN, steps)],
+        f"hidden layer for {steps // 6} steps, then the output": [(HIDDEN, steps // 6)],
+        f"checkpoint at {early.accuracy:.0%} for {steps} steps, then the output": [
             (f"checkpoint step {early.step}", steps)
         ],
-        f"labels for {steps} steps, then the final output": [(LABELS, steps)],
+        f"labels for {steps} steps, then the output": [(LABELS, steps)],
     }
     found = {
         words: Curriculum(stages=(*(Stage(target=target_of(one), steps=length) for one, length in stages), last))
@@ -275,11 +275,11 @@ def _page(bench: Workbench) -> FramePage:
         names = [*bench.known, words]
         part = replace(
             runs,
-            history=runs.history[runs.history["curriculum"].isin(names)].replace({"curriculum": {words: OWN}}),
-            stages=runs.stages[runs.stages["curriculum"].isin(names)].replace({"curriculum": {words: OWN}}),
+            history=runs.history[runs.history["curriculum"].isin(names)].replace({"curriculum": {words: CHOSEN}}),
+            stages=runs.stages[runs.stages["curriculum"].isin(names)].replace({"curriculum": {words: CHOSEN}}),
         )
         frames[(words,)] = Frame(
-            png(plots.learning_curves(part, REACHED)), f"{outcome(bench, part, OWN)}\n{NEEDS_KERNEL}"
+            png(plots.learning_curves(part, REACHED)), f"{outcome(bench, part, CHOSEN)}\n{NEEDS_KERNEL}"
         )
     choice = Choice("Curriculum", "what the students are shown", list(chosen), menu=True)
     return FramePage(FrameTable((choice,), frames))

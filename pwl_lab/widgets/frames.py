@@ -242,6 +242,7 @@ STYLE = """
 .frame-page .choices { display: flex; flex-wrap: wrap; gap: .4rem 1.6rem; align-items: center; }
 .frame-page .choice { display: flex; gap: .5rem; align-items: center; flex-wrap: wrap; }
 .frame-page label { display: flex; gap: .5rem; align-items: center; flex-wrap: wrap; }
+.frame-page select { max-width: 100%; }
 .frame-page input[type=range] { width: 15rem; max-width: 100%; }
 .frame-page .value { min-width: 2.5em; font-variant-numeric: tabular-nums; }
 .frame-page .frame-words { margin: .5rem 0; white-space: pre-line; }

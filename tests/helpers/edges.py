@@ -37,6 +37,7 @@ BASES = {  # seconds at most, and every cell runs
            "eval_every": 5, "eval_samples": 64, "two_phase_bits": 5, "two_phase_k": 2, "two_phase_width": 4,
            "two_phase_samples": [4, 8], "seeds": [3, 1]},
 }  # fmt: skip
+BASES["02b"] = BASES["02"]
 
 
 def outcome(name: str, parameters: dict) -> str:

@@ -154,6 +154,13 @@ def test_the_parameters_cell_holds_one_literal_per_setting(path: Path) -> None:
 
 
 @each_of_the_series
+def test_a_notebook_names_its_result_and_its_figure_for_the_index_page(path: Path) -> None:
+    nb = nbformat.read(path, as_version=4)
+    assert "{" in nb.metadata.pwl_lab.result, "the numbers are the run's"
+    assert nb.metadata.pwl_lab.thumbnail in [cell.id for cell in nb.cells if cell.cell_type == "code"]
+
+
+@each_of_the_series
 def test_the_first_cell_is_the_title(path: Path) -> None:
     first = nbformat.read(path, as_version=4).cells[0]
     assert first.cell_type == "markdown"

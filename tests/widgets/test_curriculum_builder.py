@@ -42,7 +42,7 @@ def test_words_of_the_menu_are_targets():
     assert target_of(LABELS) == Labels()
     assert target_of(HIDDEN) == TeacherHidden(block=1)
     assert target_of(OUTPUT) == TeacherOutput(temperature=0.0)
-    assert target_of("checkpoint step 1,020: 62% right") == TeacherOutput(temperature=0.0, at_step=1020)
+    assert target_of("checkpoint step 1,020: 62% accurate") == TeacherOutput(temperature=0.0, at_step=1020)
 
 
 def test_it_begins_with_extracted_and_every_offer_is_a_target(builder, bench):
@@ -90,7 +90,7 @@ def test_training_ends_with_the_curves_of_its_runs_and_the_next_one_keeps_them_b
     train(builder)
     runs = bench.train({"again": builder.curriculum()})  # from the store
     assert builder.mine == curves_of(runs, "again")
-    assert "yours: " in builder.words.value
+    assert "seed: yours " in builder.words.value
     assert builder.stop.disabled
     assert not builder.train.disabled
     first = builder.mine
@@ -141,4 +141,4 @@ def test_a_page_without_a_kernel_has_trained_curricula_to_choose_from(bench):
     (choice,) = page.table.choices
     assert len(choice.values) == 6
     assert len({frame.picture for frame in page.table.frames.values()}) >= 3  # what teaches the same looks the same
-    assert all("yours: " in frame.words and "JupyterLab" in frame.words for frame in page.table.frames.values())
+    assert all("seed: chosen " in frame.words and "JupyterLab" in frame.words for frame in page.table.frames.values())
