@@ -227,7 +227,7 @@ def planned_charts(index: BundleIndex, megabytes_per_s: Sequence[float], orders:
             look = style.order_look(order)
             _staircase(axes, plan["seconds"], plan["accuracy"], horizon(plans), look, lw=thick, label=order)
         _teacher_alone(axes, index, speed)
-        axes.set_title(f"{speed:g} MB/s", loc="right", fontsize=NOTE, weight="bold")
+        axes.set_title(f"{speed:g} MB/s", loc="left", fontsize=NOTE, weight="bold")
         axes.set(xlabel="seconds since the start", xlim=(0, horizon(plans)))
         axes.xaxis.set_major_locator(MaxNLocator(3))
         axes.xaxis.set_major_formatter("{x:g}")

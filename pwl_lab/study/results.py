@@ -8,7 +8,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from pwl_lab.loading.bundle import BundleIndex, inputs_of, write_bundle
+from pwl_lab.loading.bundle import BundleIndex, inputs_of, parts_of_unit, write_bundle
 from pwl_lab.models.blocknet import BlockNet, ModelConfig, parameter_bytes, unit_bytes
 from pwl_lab.study import tables
 from pwl_lab.study.store import provenance
@@ -98,6 +98,12 @@ class Pair:
     def converter_bytes(self) -> int:
         """Bytes of all encoders and decoders."""
         return parameter_bytes(self.net.converters)
+
+    @property
+    def block_bytes(self) -> list[int]:
+        """What each teacher block brings: its own bytes, its stem's or head's, and those of the converters beside it."""
+        units = (parts_of_unit(self.net.teacher, self.net.converters, block) for block in range(1, self.n_blocks + 1))
+        return [sum(parameter_bytes(part) for part in unit.values()) for unit in units]
 
     def accuracy(self, mask: str, split: str = "test") -> float:
         """Accuracy in [0, 1] of the network that `mask` describes."""

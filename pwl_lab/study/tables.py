@@ -193,21 +193,21 @@ def order_curves(masks: pd.DataFrame, orders: Mapping[str, list[str]], split: st
     )
 
 
-def arrival_table(curves: pd.DataFrame, order: str, student_bytes: int, converter_bytes: int) -> pd.DataFrame:
+def arrival_table(curves: pd.DataFrame, order: str, student_bytes: int, block_bytes: Sequence[int]) -> pd.DataFrame:
     """What has arrived when each mask of a loading order can answer: accuracy (mean over seeds), bytes, share.
 
-    The student answers from its own bytes; from the first teacher block on the converters are there too, all of them
-    (an order may need fewer). `share` is of the bytes of the teacher alone, without student and converters.
+    `share` is of the bytes of the teacher alone, without student and converters.
 
     Arguments:
     - `curves`: as from `order_curves`.
     - `order`: which of its orders.
-    - `student_bytes`, `converter_bytes`: of the pair, as `Pair` has them.
+    - `student_bytes`, `block_bytes`: of the pair, as `Pair` has them.
     """
     mine = curves[curves["order"] == order].groupby("mask", sort=False)[["accuracy", "teacher_bytes"]].mean()
-    teacher = mine.pop("teacher_bytes").astype(int)
-    arrived = student_bytes + teacher + converter_bytes * (teacher > 0)
-    return mine.assign(bytes=arrived, share=arrived / teacher.iloc[-1])
+    teacher = mine.pop("teacher_bytes").iloc[-1]
+    loaded = [sum(size for owner, size in zip(mask, block_bytes, strict=True) if owner == "T") for mask in mine.index]
+    arrived = student_bytes + pd.Series(loaded, index=mine.index)
+    return mine.assign(bytes=arrived, share=arrived / teacher)
 
 
 def mean_curve(curves: pd.DataFrame, order: str) -> list[float]:

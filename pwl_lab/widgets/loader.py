@@ -16,9 +16,7 @@ import traitlets
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from pwl_lab.loading.bundle import parts_of_unit
 from pwl_lab.loading.throttle import Throttle
-from pwl_lab.models.blocknet import parameter_bytes
 from pwl_lab.plots.clock import second_words
 from pwl_lab.plots.style import OWNER, Dashes, byte_words, order_look
 from pwl_lab.study import tables
@@ -91,18 +89,12 @@ def _data_of(label: Label, pair: Pair, samples: Samples, orders: Mapping[str, li
     return {
         "name": ", ".join(filter(None, label)),
         "student": pair.student_bytes,
-        "units": _unit_bytes(pair),
+        "units": pair.block_bytes,
         "teacher": pair.teacher_bytes,
         "accuracy": accuracy,
         "orders": {name: list(masks) for name, masks in orders.items()},
         "groups": {name: _group(one, accuracy) for name, one in groups.items()},
     }
-
-
-def _unit_bytes(pair: Pair) -> list[int]:
-    """The bytes that each teacher block brings: its own, its stem's or head's, and those of the converters beside it."""
-    units = (parts_of_unit(pair.net.teacher, pair.net.converters, block) for block in range(1, pair.n_blocks + 1))
-    return [sum(parameter_bytes(part) for part in unit.values()) for unit in units]
 
 
 def _group(samples: SamplePredictions, masks: Mapping[str, float]) -> dict[str, Any]:
