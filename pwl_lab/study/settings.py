@@ -335,14 +335,14 @@ class FromScratchSettings(Settings):
     """00b_from_scratch: both ideas in plain PyTorch, then the same through this package."""
 
     section: ClassVar[str] = "from_scratch"
-    seeds: Seeds = Field((0, 1, 2), description="one parity student per seed and curriculum; images take the first two")
+    seeds: Seeds = Field((0, 1, 2), description="one parity student per seed and curriculum; images take the first")
     device: Device = Field("cpu", description="of the runs through pwl_lab; the code on the page computes on the CPU")
     n_bits: int = Field(40, ge=4, le=1_000, description="bits of the parity task; the label depends on four")
     teacher_width: Width = Field(1024, description="hidden units of the parity teacher")
     stage_steps: Steps = Field(300, description="steps on the projected hidden layer (extracted)")
     budget_steps: Steps = Field(6_000, description="upper limit for the parity teacher, and for each student")
     n_train: int | None = Field(None, ge=128, le=10_000, description="use only so many training images")
-    epochs: Epochs = Field(2, description="passes over the images, for the teacher and again for the pair")
+    epochs: Epochs = Field(3, description="passes over the images, for the teacher and again for the pair")
 
     def check_together(self) -> None:
         """The stage has to leave steps for the output; that images are missing should be known first."""

@@ -3,6 +3,7 @@
 import ast
 import math
 from functools import partial
+from itertools import islice, repeat
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,7 +21,7 @@ from pwl_lab.distill.losses import soft_loss, target_loss, teacher_probabilities
 from pwl_lab.distill.targets import Projection
 from pwl_lab.models import mlp, vgg
 from pwl_lab.support import paths
-from pwl_lab.swap.masks import all_masks
+from pwl_lab.swap.masks import all_masks, random_masks
 from pwl_lab.swap.orders import loading_orders
 from pwl_lab.swap.pair_training import (
     PairLearner,
@@ -38,7 +39,7 @@ from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.training import image_plan, learning_rate_factor, train
 
 PAGE = nbformat.read(paths.notebooks() / "00b_from_scratch.ipynb", as_version=4)
-CONSTANTS = ("TEACHER", "STUDENT", "ON_THE_WAY")
+CONSTANTS = ("TEACHER", "STUDENT", "ON_THE_WAY", "MIXES")
 SEEDS = st.integers(0, 2**31)
 IMAGES, PARITY = ImageTask(), SparseParity(n_bits=12, k_sparse=4, eval_samples=64)
 few = settings(max_examples=8)
@@ -138,12 +139,19 @@ def test_distance_and_soft_loss_are_the_package_s(seed: int, samples: int, size:
 @few
 def test_every_mask_runs_as_in_the_package(seed: int) -> None:
     ours, theirs = both_pairs(seed)
-    assert ours["ON_THE_WAY"] == loading_orders(4)["prefix"][1:-1]
     ours["student"].eval()
     x = image_batch(seed).inputs
     with torch.no_grad():
         for mask in all_masks(4):
             assert torch.equal(ours["run"](mask, x), theirs.eval()(x, mask)), mask
+
+
+def test_the_masks_are_drawn_as_in_the_package() -> None:
+    ours, theirs = page(), random_masks(4, "alternating", torch.Generator().manual_seed(1))
+    assert ours["ON_THE_WAY"] == loading_orders(4)["prefix"][1:-1]
+    drawn, wanted = (list(islice(masks, 1_000)) for masks in (ours["masks_in_turn"](), theirs))
+    for turn, pool in enumerate((ours["ON_THE_WAY"], all_masks(4)[1:-1])):
+        assert set(drawn[turn::2]) == set(wanted[turn::2]) == set(pool)
 
 
 @given(SEEDS, st.sampled_from([mask for mask in all_masks(4)[:-1] if mask[0] == "T"]))
@@ -178,7 +186,7 @@ def test_training_a_pair_as_on_the_page_gives_the_weights_that_the_package_gives
     before = snapshot(ours["teacher"])
     plan = image_plan(12, lr=0.1)
     ours |= {
-        "ON_THE_WAY": 3 * [mask],
+        "masks": repeat(mask),
         "train_set": range(6 * 64),
         "cosine": lambda steps: partial(learning_rate_factor, plan),
     }
@@ -186,7 +194,7 @@ def test_training_a_pair_as_on_the_page_gives_the_weights_that_the_package_gives
     ours["minimise"](ours["pair_loss"], parameters_of(ours), 2)
     assert changed(before, snapshot(ours["teacher"])) == set(), "batch norms and all"
 
-    config = PairLossConfig(masks={mask: 1.0}, cross_passes=1, cross_groups=1, freeze_norm_at=1.0)
+    config = PairLossConfig(sync=0.25, cross=4, masks={mask: 1.0}, cross_passes=1, cross_groups=1, freeze_norm_at=1.0)
     learner = PairLearner(theirs, config, image_batch(99), seed=0, steps=12)
     train(learner, iter(batches * 2), plan, "pair")
     wanted = [parameter for group in learner.parameter_groups(0.1) for parameter in group["params"]]
