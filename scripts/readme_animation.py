@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageOps
 from playwright.sync_api import Page, sync_playwright
 
 from pwl_lab import widgets
@@ -62,7 +62,8 @@ def main() -> None:
     os.environ[ONLY_STORED.name] = "1"
     sizes = LoadingSettings.load(given.preset, **({"family": given.family} if given.family else {}))
     _, pair = recipes.loading_pair(sizes, sizes.seeds[0])
-    frames = list(film(pair, recipes.sample_predictions(pair, recipes.image_task(sizes)), given.order, sizes.family))
+    drawn = recipes.drawn_predictions(pair, recipes.image_task(sizes), n_samples=6)  # not picked: most are right
+    frames = list(film(pair, drawn, given.order, sizes.family))
     write_gif(frames, given.out)
     print(f"{given.out}: {byte_words(given.out.stat().st_size)}, {len(frames)} pictures")
 
@@ -101,6 +102,8 @@ def opened(page: Page, player: widgets.LayerPage, folder: str) -> Page:
 
 def write_gif(frames: list[Image.Image], target: Path) -> None:
     """Write a GIF that begins again after it has stood still at its end."""
+    height = max(frame.height for frame in frames)  # words below the pictures take more lines at some moments
+    frames = [ImageOps.pad(frame, (frame.width, height), color="white", centering=(0, 0)) for frame in frames]
     palette = frames[len(frames) // 2].quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     small = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     times = [round(1000 * FRAME_S)] * (len(small) - 1) + [round(1000 * HOLD_S)]
