@@ -56,7 +56,7 @@ def test_other_digits_are_refused(monkeypatch):
     changed = sklearn.datasets.load_digits()
     changed.images[0, 0, 0] += 1
     monkeypatch.setattr(sklearn.datasets, "load_digits", lambda: changed)
-    with pytest.raises(MissingDataError, match=r"digits of scikit-learn .* expected .*SHA-256 a19cb3d9.*, found"):
+    with pytest.raises(MissingDataError, match=r"digits in scikit-learn .* expected .*SHA-256 a19cb3d9.*, found"):
         datasets.fetch("digits")
 
 
