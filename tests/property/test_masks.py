@@ -164,8 +164,8 @@ def test_a_single_weighted_mask_is_the_only_one():
         ({"TSS": 1.0}, "mask = 'TSS'.*a word of 4 letters"),
         ({"TSSS": 1.0, "TSSSS": 1.0}, "mask = 'TSSSS'.*a word of 4 letters"),
         ({"TXSS": 1.0}, "mask = 'TXSS'.*a word of 4 letters"),
-        ({"SSSS": 1.0}, "masks = 'SSSS'.*mixed masks alone"),
-        ({"TSSS": 1.0, "TTTT": 1.0}, "masks = 'TTTT'.*mixed masks alone"),
+        ({"SSSS": 1.0}, "masks = 'SSSS'.*mixed masks only"),
+        ({"TSSS": 1.0, "TTTT": 1.0}, "masks = 'TTTT'.*mixed masks only"),
         ({}, "masks = {}.*at least one mixed mask"),
     ],
 )

@@ -143,9 +143,9 @@ def test_unequal_block_counts_are_refused_naming_both():
 
 
 def test_a_resolution_mismatch_is_refused_naming_block_and_shapes():
-    with pytest.raises(InvalidValueError, match=r"state behind block 2 = \(5, 4, 4\).*positions \(3, 3\)"):
+    with pytest.raises(InvalidValueError, match=r"state after block 2 = \(5, 4, 4\).*positions \(3, 3\)"):
         check_shapes([(4, 8, 8), (5, 3, 3), (6, 1, 1)], [(2, 8, 8), (5, 4, 4), (6, 1, 1)])
-    with pytest.raises(InvalidValueError, match=r"state behind block 1 = \(4, 8\).*positions \(8, 8\)"):
+    with pytest.raises(InvalidValueError, match=r"state after block 1 = \(4, 8\).*positions \(8, 8\)"):
         check_shapes([(4, 8, 8), (4,)], [(4, 8), (4,)])
 
 
