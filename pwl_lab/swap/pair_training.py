@@ -1,7 +1,7 @@
 """PWL training (arXiv 2509.22319): the student and the converters are trained with a frozen teacher.
 
 Three terms are added to the student's own loss. `sync`: a converted hidden state should match the other network's.
-`recon`: converting there and back should give the same state. `cross`: a mixed network's logits should match the teacher's.
+`recon`: converting there and back should give the same state. `cross`: a mixed network should predict like the teacher.
 """
 
 from collections.abc import Callable, Sequence
@@ -279,7 +279,7 @@ class PairLearner(Learner):
             nn.utils.clip_grad_norm_(group["params"], largest)
 
     def losses(self, batch: Batch, step: int) -> Losses:
-        """The student's own terms (`hard`, `soft`), `sync`, `recon` and `cross`, unweighted, and the weighted `total`."""
+        """The student's own terms, `sync`, `recon` and `cross`, all unweighted, and the weighted `total`."""
         net = self.net.train()
         if step >= self.freeze_norm_from:
             net.student_norms(training=False)

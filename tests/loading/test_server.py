@@ -256,7 +256,7 @@ def test_a_folder_that_is_no_bundle_is_refused(tmp_path):
 
 
 def test_a_port_that_is_taken_or_none_is_refused(bundle, server):
-    with pytest.raises(InvalidValueError, match=r"port = \d+ .*0 takes one"):
+    with pytest.raises(InvalidValueError, match=r"port = \d+ .*0 picks one"):
         BundleServer(bundle, int(server.url.rpartition(":")[2]))
     for port in (-1, 65_536):
         with pytest.raises(InvalidValueError, match=f"port = {port} "):
