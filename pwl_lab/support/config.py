@@ -186,9 +186,7 @@ class Settings(Frozen):
         if self.stock:
             return f"preset {self.preset}: {seeds}"
         if self.preset == "smoke":
-            return (
-                f"preset smoke: {seeds}. Tiny sizes, to test the code: the numbers mean nothing. Read at lesson."
-            )
+            return f"preset smoke: {seeds}. Tiny sizes, to test the code: the numbers mean nothing. Read at lesson."
         return f"preset {self.preset} with your own values: {seeds}. The text describes the preset's own sizes."
 
     @classmethod

@@ -85,9 +85,7 @@ def values_that_ran(cells: Sequence[str], whole: Collection[str]) -> dict[str, A
     if refusal is not None:
         raise refusal
     if values is None:
-        raise InvalidValueError(
-            f"no parameters cell has run: first run the cell that begins with {MARK} = ..."
-        )
+        raise InvalidValueError(f"no parameters cell has run: first run the cell that begins with {MARK} = ...")
     check_literal(values)
     return values
 

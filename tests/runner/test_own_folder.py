@@ -108,7 +108,11 @@ def status_of(out: str) -> str:
 
 @pytest.mark.parametrize(
     ("out", "why"),
-    [("~nobody_x/y", "no home folder for that user"), ("a\udcff", "a name in UTF-8"), ("a\0", "without the character 0")],
+    [
+        ("~nobody_x/y", "no home folder for that user"),
+        ("a\udcff", "a name in UTF-8"),
+        ("a\0", "without the character 0"),
+    ],
 )
 @pytest.mark.parametrize("command", [run, batch, plan_batch, status_of])
 def test_what_names_no_folder_is_refused_by_every_command_alike(

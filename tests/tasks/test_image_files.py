@@ -196,9 +196,7 @@ def test_files_that_are_there_but_wrong_are_refused(tiny, tmp_path, where):
     folder.mkdir()
     for name, data in contents().items():
         (folder / name).write_bytes(data + b"!")
-    with pytest.raises(
-        MissingDataError, match="train-images-idx3-ubyte is not the expected file: expected content"
-    ):
+    with pytest.raises(MissingDataError, match="train-images-idx3-ubyte is not the expected file: expected content"):
         datasets.fetch(NAME, folder if where == "given" else None)
 
 
