@@ -18,11 +18,12 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run check test lab dashboard bench install clean distclean
+.PHONY: help run slides check test lab dashboard bench install clean distclean
 
 help:
 	@echo "make run        execute the series into runs/NAME/ and write its index page (PRESET=lesson, NAME=the preset,"
 	@echo "                JOBS=how many notebooks at once)"
+	@echo "make slides     make slides of what make run has left, of the cells that have a slide type (same PRESET, NAME)"
 	@echo "make check      linters, types and the quick tests: a minute and a half, before a commit (ARGS='...' goes to pytest)"
 	@echo "make test       run all tests, linters and types among them (ARGS='...' goes to pytest)"
 	@echo "make lab        open JupyterLab on the notebooks (ARGS='...' goes to JupyterLab)"
@@ -33,6 +34,9 @@ help:
 
 run: $(STAMP)
 	$(BIN)/pwl-lab series --preset $(PRESET) $(if $(NAME),--name $(NAME)) $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
+
+slides: $(STAMP)
+	$(BIN)/pwl-lab slides --name $(or $(NAME),$(PRESET)) $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 """The command `pwl-lab`. Exit codes: 0 all well, 1 something ran and did not end well, 2 refused before it ran."""
 
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,7 +42,7 @@ app = typer.Typer(
 data_app = typer.Typer(no_args_is_help=True, help="The datasets.")
 app.add_typer(data_app, name="data")
 
-Notebook = Annotated[str, typer.Argument(help="a file, a name in notebooks/, or how one begins (04)")]
+Notebook = Annotated[str, typer.Argument(help="a file, a name in notebooks/, its number (04, or 4), or how it begins")]
 Preset = Annotated[str | None, typer.Option(help="smoke, lesson or paper; the notebook's own when not given")]
 Timeout = Annotated[int | None, typer.Option(min=1, metavar="SECONDS", help="the longest that one cell may run")]
 
@@ -60,7 +61,9 @@ def main(version: Annotated[bool, typer.Option("--version", help="Show the versi
 @app.command()
 def run(
     notebook: Notebook,
-    out: Annotated[str, typer.Option(help="the folder for everything that comes out")],
+    out: Annotated[
+        str | None, typer.Option(help="the folder for everything that comes out; runs/NOTEBOOK when not given")
+    ] = None,
     preset: Preset = None,
     param: Annotated[
         list[str] | None, typer.Option("-p", "--param", metavar="KEY=VALUE", help="a parameter; the value is YAML")
@@ -70,7 +73,11 @@ def run(
     """Execute one notebook and say truly how it ended."""
     from pwl_lab.runner.execute import run_notebook
     from pwl_lab.runner.parameters import parse_parameters
+    from pwl_lab.runner.series import usual_folder
 
+    if out is None:
+        out = str(usual_folder(notebook))
+        _progress(f"everything that comes out goes to {out}")
     status = run_notebook(notebook, out, preset, parse_parameters(param or ()), timeout, _progress)
     _report(status)
     typer.echo(f"{out}", err=status.status != "ok")
@@ -91,8 +98,8 @@ def params(
     if as_json:
         typer.echo(json.dumps(rows, indent=2, default=str))
         return
-    columns = ("name", "type", "default", "range", "description")
-    _table([columns, *(tuple(_cell(row[column]) for column in columns) for row in rows)])
+    lines = [(row["name"], _cell(row["default"]), row["range"] or row["type"], row["description"]) for row in rows]
+    _table([("name", "default", "range", "description"), *lines])
 
 
 @app.command()
@@ -112,6 +119,20 @@ def series(
     typer.echo(series_folder(preset if name is None else name) / "index.html")
     if any(status.status != "ok" for status in ended):
         raise typer.Exit(FAILED)
+
+
+@app.command()
+def slides(
+    name: Annotated[str, typer.Option(help="the series run whose cells they show")] = "lesson",
+    reveal: Annotated[
+        Path | None, typer.Option(help="a folder with reveal.js or its archive; fetched once when not given")
+    ] = None,
+) -> None:
+    """Make slides of a series run: of the cells that have a slide type, as one page that needs no network."""
+    from pwl_lab.runner.series import series_folder
+    from pwl_lab.runner.slides import write_slides
+
+    typer.echo(write_slides(series_folder(name), reveal))
 
 
 @app.command()
@@ -167,7 +188,7 @@ def status(
         typer.echo(json.dumps([state.as_json() for state in read_states(out)], indent=1))
         return
     for lines in watch_batch(out, watch):
-        if watch and sys.stdout.isatty():
+        if watch and _is_terminal():
             typer.echo("\x1b[2J\x1b[H", nl=False)  # clear the terminal, begin at its top
         typer.echo("\n".join(lines))
 
@@ -230,10 +251,25 @@ def fetch(
 
 
 def _table(lines: Sequence[Sequence[str]]) -> None:
-    """Show lines of cells in columns."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        typer.echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+    """Show lines of cells in columns, folded to the width of a terminal; one line each where a program reads them."""
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    width = shutil.get_terminal_size().columns if _is_terminal() else 10_000
+    first, *others = lines[0]
+    columns = [Column(first, no_wrap=True), *(Column(name, overflow="fold") for name in others)]
+    table = Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
+    for line in lines[1:]:
+        table.add_row(*line)
+    console = Console(width=width, markup=False, highlight=False, emoji=False)
+    with console.capture() as shown:
+        console.print(table)
+    typer.echo("\n".join(line.rstrip() for line in shown.get().splitlines()))
+
+
+def _is_terminal() -> bool:
+    """Whether a person reads what is shown."""
+    return sys.stdout.isatty()
 
 
 def _cell(value: object) -> str:

@@ -220,6 +220,8 @@ def _first_prediction(files: Files, state: str, baseline: str) -> dict[str, floa
 def timelines(files: Files, throttle: Throttle, data: Batch) -> pd.DataFrame:
     """What answers from when on, and how well: one row per baseline and network, each baseline in a fresh process.
 
+    Over a link a load mostly waits: as many are measured at a time as there are cores.
+
     Arguments:
     - `files`: the pair, with all that `ANYTIME_BASELINES` read.
     - `throttle`: the link that each of them loads over.
@@ -227,12 +229,16 @@ def timelines(files: Files, throttle: Throttle, data: Batch) -> pd.DataFrame:
 
     Columns: way (the baseline), seconds, network, bytes (as in `baselines.Moment`) and accuracy in [0, 1].
     """
-    rows = []
+    rows: list[dict[str, object]] = []
     warm_up(files.all())
-    with Progress("timelines", len(ANYTIME_BASELINES), "baseline") as bar:
-        for baseline in ANYTIME_BASELINES:
+    with Progress("timelines", len(ANYTIME_BASELINES), "baseline") as bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+
+        def measured(baseline: str) -> list[dict[str, object]]:
             found = in_fresh_process(moments, baseline=baseline, files=files, throttle=throttle)
-            rows += [{"way": baseline, **vars(moment)} for moment in found]
+            return [{"way": baseline, **vars(moment)} for moment in found]
+
+        for found in pool.map(measured, ANYTIME_BASELINES):
+            rows += found
             bar.advance()
     table = pd.DataFrame(rows)
     accuracies = network_accuracies(files, table["network"].unique(), data)

@@ -42,7 +42,6 @@ from pwl_lab.plots.mask_cube import (
     order_curves,
 )
 from pwl_lab.plots.pairs import (
-    LayerFigure,
     architecture,
     image_grid,
     loss_terms,
@@ -60,7 +59,6 @@ __all__ = [
     "MOST_LATTICE_BLOCKS",
     "CheckpointFigure",
     "ExplorerFigure",
-    "LayerFigure",
     "LiveCurves",
     "PictureFigure",
     "TemperatureFigure",

@@ -148,7 +148,7 @@ def drawn_pictures(samples: SamplePredictions, pair: Pair) -> Figure:
 class PictureFigure:
     """One picture, and beside it the probability of each class at each mask of prefix order.
 
-    What all pictures have in common is drawn and laid out once, as in `LayerFigure`.
+    What all pictures have in common is drawn and laid out once.
     """
 
     def __init__(self, pair: Pair, image_shape: Sequence[int], class_names: Sequence[str]) -> None:

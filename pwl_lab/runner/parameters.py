@@ -18,7 +18,7 @@ from pwl_lab.support.errors import InvalidValueError, invalid, unknown
 from pwl_lab.support.parameters_cell import NOT_LITERAL, check_literal, values_in
 from pwl_lab.support.yaml12 import read_yaml
 
-SERIES = re.compile(r"[0-9]{2}[a-z]?_.*\.ipynb")  # a letter for one between two numbers
+SERIES = re.compile(r"\d\d[a-z]?_.*\.ipynb")  # 04b is an appendix of 04
 DEEPEST = 100  # lists and mappings within each other
 TOO_DEEP = f"its lists and mappings lie more than {DEEPEST} deep within each other, which no notebook needs"
 NO_NOTEBOOK = "this file is not a Jupyter notebook"
@@ -29,6 +29,8 @@ class _Ours(BaseModel):
     settings: str | None = None
     metrics: StrictBool | None = None
     side_by_side: StrictBool | None = None
+    result: str | None = None
+    thumbnail: str | None = None
 
 
 class _Metadata(BaseModel):
@@ -87,7 +89,9 @@ def series() -> list[Path]:
 
 
 def resolve_notebook(name: str | Path) -> Path:
-    """The notebook that `name` means: a file, a name among the project's notebooks, or how only one begins (`04`).
+    """The notebook that `name` means: a file, a name among the project's notebooks, or how only one begins.
+
+    A number is that of a notebook (`4` and `04` are `04_...`), with a letter that of an appendix (`4b` is `04b_...`).
 
     Raises UnknownNameError naming the nearest one, InvalidValueError when several begin like this.
     """
@@ -97,8 +101,9 @@ def resolve_notebook(name: str | Path) -> Path:
             if file.is_file():
                 return file.resolve()
     known = {path.stem: path for path in sorted(folder.glob("*.ipynb"))}
-    begin = [stem for stem in known if stem.startswith(str(name))] if str(name) else []
-    found = [stem for stem in begin if stem.partition("_")[0] == str(name)] or begin  # 00 is not 00b
+    number = re.fullmatch(r"(\d{1,2})([a-z]?)", str(name))
+    begins = f"{int(number[1]):02}{number[2]}_" if number else str(name)
+    found = [stem for stem in known if stem.startswith(begins)] if begins else []
     if len(found) > 1:
         raise invalid("notebook", str(name), f"several begin like this: {', '.join(found)}")
     if not found:

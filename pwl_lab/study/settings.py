@@ -367,7 +367,7 @@ class ClockSettings(Settings):
     )
     repeats: int = Field(3, ge=1, le=100, description="measurements of each load without a slow link")
     anytime_megabytes_per_s: float = Field(
-        1.0, gt=0.0, le=100_000.0, description="the link of accuracy against seconds"
+        0.1, gt=0.0, le=100_000.0, description="the link of accuracy against seconds"
     )
     loads: int = Field(5, ge=1, le=1000, description="loads during which single predictions are timed")
     predictions: int = Field(10_000, ge=1, le=10_000_000, description="checked while blocks arrive")

@@ -206,19 +206,8 @@ def arrival_table(curves: pd.DataFrame, order: str, student_bytes: int, converte
     """
     mine = curves[curves["order"] == order].groupby("mask", sort=False)[["accuracy", "teacher_bytes"]].mean()
     teacher = mine.pop("teacher_bytes").astype(int)
-    arrived = _arrived(teacher, student_bytes, converter_bytes)
+    arrived = student_bytes + teacher + converter_bytes * (teacher > 0)
     return mine.assign(bytes=arrived, share=arrived / teacher.iloc[-1])
-
-
-def arrived_bytes(masks: pd.DataFrame, student_bytes: int, converter_bytes: int) -> dict[str, int]:
-    """The bytes that have arrived when each mask of a `mask_table` can answer, as in `arrival_table`."""
-    arrived = _arrived(masks.groupby("mask")["teacher_bytes"].first(), student_bytes, converter_bytes)
-    return {str(mask): int(size) for mask, size in arrived.items()}
-
-
-def _arrived(teacher_bytes: pd.Series, student_bytes: int, converter_bytes: int) -> pd.Series:
-    """Student and teacher blocks, and with the first of these all converters."""
-    return student_bytes + teacher_bytes + converter_bytes * (teacher_bytes > 0)
 
 
 def mean_curve(curves: pd.DataFrame, order: str) -> list[float]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from io import BytesIO
-from itertools import product, takewhile
+from itertools import product
 from typing import Any
 
 import ipywidgets as controls
@@ -25,7 +25,6 @@ from pwl_lab.support.errors import invalid
 
 COLOURS = 256  # of a picture's palette
 DPI = 110
-PLAY_MS = 1200  # so long a state stays while a choice plays
 SHORT = 12  # values of a slider that follows the hand
 WIDTH = "min(460px, 100%)"
 ROW = {"flex_flow": "row wrap", "grid_gap": "0 1rem"}  # of controls beside each other
@@ -56,7 +55,6 @@ class Choice:
     - `values`: all that can be chosen.
     - `start`: the value shown first; None for the first one.
     - `menu`: a menu in place of a slider.
-    - `play`: a button beside the slider goes through the values in turn.
     """
 
     label: str
@@ -64,7 +62,6 @@ class Choice:
     values: Sequence[int] | Sequence[str]
     start: int | str | None = None
     menu: bool = False
-    play: bool = False
 
     @property
     def first(self) -> int | str:
@@ -85,26 +82,20 @@ def bandwidth_choice(megabytes_per_s: Sequence[float]) -> Choice:
 
 @dataclass(frozen=True)
 class FrameTable:
-    """A frame for every combination of the choices: `frames[value of the first, value of the second, ...]`.
-
-    What the menus at the front choose may be missing as a whole: it is not offered then.
-    """
+    """A frame for every combination of the choices: `frames[value of the first, value of the second, ...]`."""
 
     choices: tuple[Choice, ...]
     frames: Mapping[Key, Frame]
 
     def __post_init__(self) -> None:
         """Raise InvalidValueError where a choice has no value, or a combination no frame."""
-        menus = len(list(takewhile(lambda choice: choice.menu, self.choices)))
-        keys, chosen = self.keys(), {key[:menus] for key in self.frames}
-        wanted = {key for key in keys if key[:menus] in chosen}
-        unused = [choice for i, choice in enumerate(self.choices) if set(choice.values) != {key[i] for key in wanted}]
-        if not keys or unused or wanted != set(self.frames):
+        keys = self.keys()
+        if not keys or set(keys) != set(self.frames):
             raise invalid("frames", sorted(self.frames), f"one frame for each choice, {keys or 'and at least one'}")
         object.__setattr__(self, "frames", dict(self.frames))
 
     def keys(self) -> list[Key]:
-        """Every combination, also those that are not offered; the last choice changes fastest."""
+        """Every combination; the last choice changes fastest."""
         return list(product(*(choice.values for choice in self.choices)))
 
     @property
@@ -114,9 +105,8 @@ class FrameTable:
 
     @property
     def start(self) -> Key:
-        """The values chosen first: each choice's own, or the first combination where that one is not offered."""
-        key = tuple(choice.first for choice in self.choices)
-        return key if key in self.frames else next(key for key in self.keys() if key in self.frames)
+        """The values chosen first."""
+        return tuple(choice.first for choice in self.choices)
 
 
 class Painter:
@@ -190,9 +180,7 @@ class FramePicker(controls.VBox):  # type: ignore[misc]  # ipywidgets has no typ
     """A control for each choice of a table above the frame of the values chosen. A change only swaps a picture."""
 
     def __init__(self, table: FrameTable) -> None:
-        """Raises InvalidValueError where a combination has no frame."""
-        if len(table.frames) < len(table.keys()):
-            raise invalid("table", f"{len(table.frames)} frames", f"one for each of {len(table.keys())} combinations")
+        """The first frame is shown."""
         self.table = table
         self.controls = [control_for(choice) for choice in table.choices]
         self.words = controls.HTML()
@@ -200,12 +188,7 @@ class FramePicker(controls.VBox):  # type: ignore[misc]  # ipywidgets has no typ
         for control in self.controls:
             control.observe(told(self, self._show), names="value")
         self._show()
-        row = [
-            part
-            for choice, control in zip(table.choices, self.controls, strict=True)
-            for part in ([control, player(control)] if choice.play else [control])
-        ]
-        super().__init__([controls.HBox(row, layout=ROW), self.words, self.picture])
+        super().__init__([controls.HBox(self.controls, layout=ROW), self.words, self.picture])
 
     def _show(self) -> None:
         """Put the frame of the values chosen on display."""
@@ -254,14 +237,6 @@ def control_for(choice: Choice) -> Any:
     return controls.SelectionSlider(options=values, **common)
 
 
-def player(slider: controls.IntSlider) -> controls.Play:
-    """A play button that moves `slider` on its own; the two are linked in the browser."""
-    ends = {"min": slider.min, "max": slider.max, "value": slider.value}
-    play = controls.Play(**ends, interval=PLAY_MS, show_repeat=False, tooltip="one after another")
-    controls.jslink((play, "value"), (slider, "value"))
-    return play
-
-
 STYLE = """
 .frame-page { margin: .4rem 0; }
 .frame-page .choices { display: flex; flex-wrap: wrap; gap: .4rem 1.6rem; align-items: center; }
@@ -280,21 +255,10 @@ SCRIPT = """
   const data = JSON.parse(root.querySelector("script[type='application/json']").textContent);
   const picture = root.querySelector("img"), words = root.querySelector("[role=status]");
   const make = (name, attributes, parent) => parent.appendChild(Object.assign(document.createElement(name), attributes));
-  const chosen = data.choices.map((choice) => choice.start), first = picture.src, menus = [];
+  const chosen = data.choices.map((choice) => choice.start), first = picture.src;
   const states = (n) => data.choices.slice(n).reduce((count, choice) => count * choice.values.length, 1);
   const position = (n) => chosen.slice(0, n).reduce((sum, value, i) => sum + value * states(i + 1), 0);
-  const offered = (i, value) => {  // whether there is a state of this value after those chosen before it
-    const from = position(i) + value * states(i + 1);
-    return data.states.slice(from, from + states(i + 1)).some((state) => state !== null);
-  };
-  const offer = () => menus.forEach(([i, select]) => {
-    [...select.options].forEach((option, value) => { option.hidden = option.disabled = !offered(i, value); });
-    if (!offered(i, chosen[i])) {
-      chosen[i] = select.selectedIndex = [...select.options].findIndex((option) => !option.disabled);
-    }
-  });
   const show = () => {
-    offer();
     const [number, text] = data.states[position(chosen.length)];
     picture.src = number === null ? first : "data:image/png;base64," + data.pictures[number];
     words.textContent = text;
@@ -319,23 +283,7 @@ SCRIPT = """
     };
     say();
     range.addEventListener("input", say);
-    if (choice.play) player(range, choice, box);
     return [range, () => Number(range.value)];
-  };
-  const player = (range, choice, box) => {
-    const button = make("button", { type: "button", textContent: "Play", title: "one after another" }, box);
-    const move = (value) => { range.value = value; range.dispatchEvent(new Event("input")); };
-    let timer = null;
-    const stop = () => { clearInterval(timer); timer = null; button.textContent = "Play"; };
-    button.addEventListener("click", () => {
-      if (timer !== null) return stop();
-      if (range.value === range.max) move(0);
-      button.textContent = "Pause";
-      timer = setInterval(() => {
-        if (range.value !== range.max) move(Number(range.value) + 1);
-        if (range.value === range.max) stop();
-      }, data.play_ms);
-    });
   };
   root.addEventListener("keydown", (event) => event.stopPropagation());  // a notebook has uses of its own for arrows
   const row = root.querySelector(".choices");
@@ -344,10 +292,8 @@ SCRIPT = """
     const label = make("label", { textContent: choice.label }, box);
     const [control, read] = (choice.menu ? menu : slider)(choice, label, box);
     control.title = choice.tooltip;
-    if (choice.menu) menus.push([i, control]);
     control.addEventListener("input", () => { chosen[i] = read(); show(); });
   });
-  offer();
 })();
 """
 
@@ -371,7 +317,7 @@ class FramePage:
         """The control, its data and its script in one element."""
         first = self.table.first
         words = html.escape(first.words)
-        data = json.dumps(self._data(), ensure_ascii=False).replace("<", "\\u003c")  # nothing may end the script early
+        data = as_json(self._data())
         return (
             f'<div class="frame-page"><style>{STYLE}</style><div class="choices"></div>'
             f'<p class="frame-words" role="status">{words}</p>'
@@ -381,11 +327,10 @@ class FramePage:
 
     def _data(self) -> dict[str, object]:
         """What the script needs: the choices, each picture once, and picture and words of every state."""
-        frames = [self.table.frames.get(key) for key in self.table.keys()]  # noqa: SIM118  (ordered as the script counts)
-        others = dict.fromkeys(frame.picture for frame in frames if frame and frame.picture != self.table.first.picture)
+        frames = [self.table.frames[key] for key in self.table.keys()]  # noqa: SIM118  (ordered as the script counts)
+        others = dict.fromkeys(frame.picture for frame in frames if frame.picture != self.table.first.picture)
         pictures = {picture: number for number, picture in enumerate(others)}
         return {
-            "play_ms": PLAY_MS,
             "choices": [
                 {
                     "label": choice.label,
@@ -393,14 +338,18 @@ class FramePage:
                     "values": [str(value) for value in choice.values],
                     "start": list(choice.values).index(start),
                     "menu": choice.menu,
-                    "play": choice.play,
                 }
                 for choice, start in zip(self.table.choices, self.table.start, strict=True)
             ],
             "pictures": [_text(picture) for picture in pictures],
-            # null for a state that there is not; in one, null for the picture that stands on the page from the start
-            "states": [frame and [pictures.get(frame.picture), frame.words] for frame in frames],
+            # null for the picture that stands on the page from the start
+            "states": [[pictures.get(frame.picture), frame.words] for frame in frames],
         }
+
+
+def as_json(data: Mapping[str, object]) -> str:
+    """Data as JSON that can stand in a script element: nothing in it ends the element early."""
+    return json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
 
 
 def _text(picture: bytes) -> str:

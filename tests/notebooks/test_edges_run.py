@@ -16,7 +16,7 @@ BLOCKS = {
     "student_depths": [1] * 6,
 }
 TAKEN = {  # each failed once after the training: with a KeyError, a division by zero, a figure that refused
-    "00b": [{"budget_steps": 2, "stage_steps": 1}, {"n_bits": 4, "teacher_width": 1}, {"seeds": [2, 0]}],
+    "00b": [{"budget_steps": 2, "stage_steps": 1, "n_bits": 4, "teacher_width": 1}],
     "01": [{"k_sparse": 2}, {"k_sparse": 5}, {"teacher_max_steps": 1}],
     "02": [
         {"k_sparse": 5},  # the teacher is never all right

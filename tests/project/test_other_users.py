@@ -32,7 +32,7 @@ from pwl_lab.tasks.datasets import read_idx
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
 PACKAGE = Path(__file__).resolve().parents[2] / "pwl_lab"
 # Folders for a moment, of this process alone.
-PRIVATE = {"runner/location.py", "study/stored_pairs.py"}
+PRIVATE = {"runner/location.py"}
 RECIPE = Recipe("things", 1, {"width": 3})
 PATIENCE_S = 60
 

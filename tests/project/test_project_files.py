@@ -51,14 +51,29 @@ def test_make_and_ci_run_the_same_tests() -> None:
     ci = ROOT / ".ci" / "run"
     assert ci.stat().st_mode & 0o111
     assert ci.read_text().rstrip().endswith("make test")
-    for target in ("run", "check", "test", "lab", "dashboard", "bench"):
+    for target in ("run", "slides", "check", "test", "lab", "dashboard", "bench"):
         done = _run("make", "--dry-run", "--always-make", target, "NAME=trial")
         assert "pip install" in done, "each target installs on first use"
     assert "pwl-lab series --preset lesson --name trial" in _run("make", "--dry-run", "run", "NAME=trial")
+    assert "pwl-lab slides --name trial" in _run("make", "--dry-run", "slides", "NAME=trial")
+    assert "pwl-lab slides --name smoke" in _run("make", "--dry-run", "slides", "PRESET=smoke")
     assert "pwl-lab series --preset smoke" in _run("make", "--dry-run", "run", "PRESET=smoke")
     assert "pwl-lab series --preset lesson --jobs 3" in " ".join(_run("make", "--dry-run", "run", "JOBS=3").split())
     assert "pwl-lab dashboard --preset smoke" in _run("make", "--dry-run", "dashboard", "PRESET=smoke")
     assert "make test" in _run("make")
+
+
+@each_of_the_series
+def test_code_that_is_no_part_of_the_lesson_is_folded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is folded, and how: scripts/fold_plumbing.py, which also sets the marks."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import fold_plumbing
+
+    cells = nbformat.read(path, as_version=4).cells
+    found = fold_plumbing.marked(cells)
+    if not found:
+        pytest.skip("nothing is folded in it yet: python scripts/fold_plumbing.py")
+    assert found == fold_plumbing.plumbing(cells)
 
 
 def test_make_check_runs_every_linter_and_the_types() -> None:
