@@ -113,7 +113,7 @@ class Settings(Frozen):
     )
     seeds: Seeds = Field((0,), description="one run per seed; every figure shows their spread")
     device: Device = Field("auto", description="where to compute; auto uses CUDA if available")
-    interactive: bool = Field(True, description="show live widgets, or the same controls as plain HTML")
+    interactive: bool = Field(True, description="live widgets, or the same controls as plain HTML")
 
     @classmethod
     def load(cls, preset: str, **overrides: Any) -> Self:
