@@ -74,11 +74,11 @@ class PreparedBatch:
             text += f" ({self.others:,} finished {belong} to another notebook, parameters or version)"
         found = seconds_per_point(self.plan, [each.status for each in self.results.values() if each.status])
         if found is None:
-            return f"{text}; no earlier run says how long they take"
+            return f"{text}; no time estimate, because there is no earlier run"
         seconds, source = found
         waves = -(-len(self.todo) // (workers or 1))
         where = f"on {workers} worker{'s' if workers != 1 else ''}" if workers else "on one worker"
-        return f"{text}; about {waves * seconds / 60:.1f} min {where} ({seconds:.0f} s a point, {source})"
+        return f"{text}; about {waves * seconds / 60:.1f} min {where} ({seconds:.0f} s per point, {source})"
 
 
 def prepare(
@@ -125,7 +125,7 @@ def check_workers(workers: int | None, scheduler: str | None) -> None:
     scheduler's address.
     """
     if workers is not None and scheduler is not None:
-        raise invalid("workers", workers, "none where a scheduler is given: its workers are its own")
+        raise invalid("workers", workers, "none with a scheduler, which has its own workers")
     if workers is not None and workers < 1:
         raise invalid("workers", workers, "a whole number from 1")
     if scheduler is not None:
@@ -177,7 +177,7 @@ def _import_dask() -> None:
     except Exception as error:  # noqa: BLE001 - what a wrong value makes of it depends on which it is
         why = " ".join(f"{type(error).__name__}: {error}".split())
         raise InvalidValueError(
-            f"Dask does not start with its configuration on this machine; check its files and the DASK_... variables ({why})"
+            f"Dask does not start with its configuration on this machine: check its files, DASK_... variables ({why})"
         ) from None
 
 
@@ -200,7 +200,7 @@ class Reporter:
         self.done += 1
         self.seconds += status.seconds
         left = self.seconds / self.done * (self.total - self.done) / at_once / 60
-        more = f", about {left:.1f} min more" if left else ""
+        more = f", about {left:.1f} min left" if left else ""
         error = f": {status.error.name}: {status.error.message}".splitlines()[0] if status.error else ""
         head = f"[{self.done}/{self.total}] {status.status} {point.hash[:8]} {point.words}"
         self.say(f"{head} ({status.seconds:.0f} s{more}){error}")
@@ -280,7 +280,7 @@ def alone_at(out: Location | Path | str) -> Iterator[None]:
             other = _read_holder(location)
         raise _refusal(location, other) from None
     except OSError as error:
-        allowed = f"a folder that can be made and written to ({error.strerror})"
+        allowed = f"a folder that can be created and written to ({error.strerror})"
         raise invalid("out", str(location.work), allowed) from None
     try:
         me, now = psutil.Process(), datetime.now(UTC).isoformat(timespec="seconds")
@@ -315,7 +315,7 @@ def _beating(location: Location, mine: Holder) -> Iterator[None]:
             elif not said:
                 said = True
                 warnings.warn(
-                    f"{other} has begun on {location}, perhaps because this one was silent for minutes; nothing is "
+                    f"{other} has started on {location}, perhaps because this one was silent for minutes; nothing is "
                     "lost, but some points are run twice: stop one of the two",
                     RuntimeWarning,
                     stacklevel=1,
@@ -335,7 +335,7 @@ def _beating(location: Location, mine: Holder) -> Iterator[None]:
 def _refusal(location: Location, other: Holder | None) -> InvalidValueError:
     """An error that says which batch is at work."""
     who = other or "another batch"
-    return InvalidValueError(f"{who} is at work on {location}; wait for it or stop it, the same command then goes on")
+    return InvalidValueError(f"{who} is running on {location}; wait for it or stop it, then run the same command again")
 
 
 def read_states(out: Location | Path | str) -> list[PointState]:
@@ -348,7 +348,7 @@ def read_states(out: Location | Path | str) -> list[PointState]:
         listed = parse_json(location.read([BATCH])[BATCH])["points"]
         points = {str(entry["hash"]): dict(entry["values"]) for entry in listed}
     except (ValueError, KeyError, TypeError):
-        raise invalid("folder", str(location), f"no batch is there: {BATCH} cannot be read") from None
+        raise invalid("folder", str(location), f"there is no batch: {BATCH} cannot be read") from None
     at_work = find_holder(location) is not None
     results = read_results(location, list(points))
     running = [name for name, each in results.items() if each.status and each.status.status == "running"]
@@ -434,7 +434,5 @@ def example_batch() -> Path:
             on_end=lambda point, status, at_once: bar.advance(1, seconds=status.seconds),
         )
     if outcome and outcome.stopped_by:
-        raise PwlLabError(
-            f"the example batch was stopped ({outcome.stopped_by}); run the cell again: it goes on from there"
-        )
+        raise PwlLabError(f"the example batch was stopped ({outcome.stopped_by}); run the cell again to resume it")
     return folder

@@ -139,7 +139,7 @@ def as_records(table: pd.DataFrame) -> list[dict[str, Any]]:
 def _first_metric(batch: BatchReport) -> str:
     """The first metric with something to see."""
     if not batch.metrics:
-        raise InvalidValueError(f"no point of {batch.address} has left a number in its metrics.json: nothing to draw")
+        raise InvalidValueError(f"no point of {batch.address} has a number in its metrics.json: nothing to draw")
     for metric in batch.metrics:
         table = batch.values(metric)
         groups = table.groupby([name for name in ("seed", PART) if name in table], sort=False, dropna=False)["value"]
@@ -180,7 +180,7 @@ def _check(table: pd.DataFrame, view: View) -> None:
     if len(set(uses)) < len(uses) or len(view.facets) > 2:
         raise invalid("axis, hue and facet", ", ".join(uses), "different ones, with at most two facets")
     if view.hue and table[view.hue].nunique() > MOST_HUES:
-        raise invalid("hue", view.hue, f"an axis with at most {MOST_HUES} values; take it as axis or facet")
+        raise invalid("hue", view.hue, f"an axis with at most {MOST_HUES} values; use it as axis or facet")
     panels = math.prod(table[name].nunique(dropna=False) for name in view.facets)
     if panels > MOST_PANELS:
-        raise invalid("facet", ", ".join(view.facets), f"axes that make at most {MOST_PANELS} panels, not {panels}")
+        raise invalid("facet", ", ".join(view.facets), f"axes with at most {MOST_PANELS} panels, not {panels}")

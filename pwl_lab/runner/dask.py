@@ -161,7 +161,7 @@ class _BatchRun:
             except Exception as error:  # noqa: BLE001 - that of the worker, whatever it is
                 why = f"{type(error).__name__}: {error}".partition("\n")[0]
                 raise PwlLabError(
-                    f"a worker cannot run points ({why}); check that it has this pwl_lab and its environment"
+                    f"a worker cannot run points ({why}); check that it has this version of pwl_lab and its environment"
                 ) from None
 
     def submit(self, tasks: Sequence[PointTask]) -> None:

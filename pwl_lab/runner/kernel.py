@@ -94,9 +94,9 @@ class KernelGuard:
         if code is None:
             return "the kernel is gone"
         if code >= 0:
-            return f"the kernel's process ended with exit code {code}"
+            return f"the kernel process ended with exit code {code}"
         hint = ", often because memory ran out" if -code == signal.SIGKILL else ""
-        return f"the kernel's process was ended by signal {-code} ({signal.Signals(-code).name}){hint}"
+        return f"the kernel process was ended by signal {-code} ({signal.Signals(-code).name}){hint}"
 
     def end(self) -> None:
         """Kill what is left of the run and remove its sockets."""

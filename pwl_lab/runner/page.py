@@ -67,7 +67,7 @@ def write_page(nb: NotebookNode, target: Path, status: RunStatus, folder: Path) 
         return said
     except Exception as error:  # noqa: BLE001 - as above
         target.unlink(missing_ok=True)
-        return f"{target.name} could not be made ({_words(error)})"
+        return f"{target.name} could not be created ({_words(error)})"
 
 
 def write_source_pages(shown: Iterable[tuple[Path, Path]], base: Path) -> None:

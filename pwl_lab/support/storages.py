@@ -68,4 +68,4 @@ def _reason(error: BaseException, url: str) -> str:
     found = PASSWORD.search(url.partition("://")[2])
     if found and any(part in text for part in re.split(r"[^\w]+", found[1]) if part):
         text = "its text is left out because it may contain the password"
-    return f"{type(error).__name__}: {text or 'no more is known'}"
+    return f"{type(error).__name__}: {text or 'no details'}"

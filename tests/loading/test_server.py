@@ -405,7 +405,7 @@ def test_the_command_serves_until_it_is_told_to_end(bundle, number):
         first = started.stdout.readline()
         url = re.search(r"http://127\.0\.0\.1:\d+", first)[0]
         assert started.stdout.readline() == f'Open it with ProgressiveModel.open("{url}").\n'
-        assert first == f"{bundle} is at {url} (0.1 MB/s, 5 ms latency). Ctrl-C ends it.\n"
+        assert first == f"{bundle} is at {url} (0.1 MB/s, 5 ms latency). Press Ctrl-C to stop.\n"
         with httpx.stream("GET", f"{url}/boot.safetensors") as under_way:
             assert under_way.status_code == 200
             assert next(under_way.iter_raw())

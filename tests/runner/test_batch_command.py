@@ -67,7 +67,7 @@ def test_a_dry_run_shows_the_points_and_writes_nothing(grid: Path, tmp_path: Pat
     assert done.exit_code == 0
     lines = done.stdout.splitlines()
     assert [line.partition("  ")[2] for line in lines[:4]] == [f"rate={r} seed={s}" for r in (1, 2) for s in (0, 1)]
-    assert lines[4] == "4 points of own, 4 to do; no earlier run says how long they take"
+    assert lines[4] == "4 points of own, 4 to do; no time estimate, because there is no earlier run"
     assert not (tmp_path / "out").exists()
 
 
@@ -79,7 +79,7 @@ def test_a_batch_says_how_each_point_ended_and_the_next_does_the_rest(grid: Path
     assert "[1/4] ok" in done.stderr
     assert "KeyError: no such layer" in done.stderr
     again = invoke("batch", grid, "--out", out, "--dry-run", "--workers", 2)
-    assert "2 to do; about 0.5 min on 2 workers (30 s a point, the median of 2 earlier points)" in again.stdout
+    assert "2 to do; about 0.5 min on 2 workers (30 s per point, the median of 2 earlier points)" in again.stdout
     assert "rate=1" not in again.stdout
     assert "0 to do" in invoke("batch", grid, "--out", out, "--only", "rate=1", "--dry-run").stdout
     assert "4 to do" in invoke("batch", grid, "--out", out, "--force", "--dry-run").stdout
@@ -190,7 +190,7 @@ def test_what_the_scheduler_takes_back_is_handed_out_again_and_not_for_ever(
     ("words", "said"),
     [
         (("--workers", "0"), "workers = 0 is not allowed: a whole number from 1"),
-        (("--workers", "2", "--scheduler", "tcp://x:1"), "none where a scheduler is given"),
+        (("--workers", "2", "--scheduler", "tcp://x:1"), "none with a scheduler"),
         (("--only", "rat=1"), "Did you mean 'rate'?"),
         (("--force", "--retry-failed"), "--force and --retry-failed are not allowed together"),
     ],
