@@ -1,4 +1,4 @@
-"""papermill's engine with a client that loses no output, waits for nothing without end, and says truly how a notebook ended."""
+"""papermill's engine with a client that loses no output, never waits for ever, and reports correctly how a notebook ended."""
 
 import asyncio
 import logging

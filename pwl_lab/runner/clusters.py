@@ -1,4 +1,4 @@
-"""Clusters: how a scheduler is reached, which workers answer, and waits on them that have a bound and a sentence."""
+"""Clusters: how a scheduler is reached, which workers answer, and bounded waits for them with clear messages."""
 
 import errno
 import logging
@@ -39,7 +39,7 @@ START_S = 300  # many processes import Dask at once, perhaps beside other work
 CLOSE_S = 15
 ANSWER_S = 20
 SILENT_S = 15  # a worker speaks every half second, in a cluster of a thousand every five
-# Dask's own: a worker that dies is replaced, and its point tried again so often before the point is called its murderer.
+# Dask's own setting: a worker that dies is replaced, and its point is tried again this often before the point is blamed.
 ALLOWED_FAILURES = 3
 PLAIN, ENCRYPTED = ("tcp", "ws"), ("tls", "wss")
 FORM = "an address as tcp://HOST:PORT, or tls://HOST:PORT"

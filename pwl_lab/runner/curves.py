@@ -1,4 +1,4 @@
-"""Which curves to draw of a batch, and their numbers: the middle and its interval over seeds at each of their points."""
+"""Which curves of a batch to draw, and their numbers: the mean or median over seeds with its interval at each point."""
 
 import json
 import math
@@ -21,7 +21,7 @@ INTERVALS = {"mean": mean_interval, "median": median_interval}
 class View:
     """What is drawn: `metric` over `axis`, a line per value of `hue`, panels over one or two `facets` (columns, rows).
 
-    Over what is left, the `averaged` axes, each seed's mean is taken first, so that the interval is one over seeds.
+    Each seed is first averaged over the remaining (`averaged`) axes, so that the interval is over seeds.
     """
 
     metric: str
@@ -37,7 +37,7 @@ class View:
 
     @property
     def words(self) -> str:
-        """The view as a reader says it."""
+        """The view in words."""
         hue = f", a line per {self.hue}" if self.hue else ""
         facets = f", panels over {' and '.join(self.facets)}" if self.facets else ""
         averaged = f"; mean over {', '.join(self.averaged)}" if self.averaged else ""
@@ -47,7 +47,7 @@ class View:
 def choose(
     batch: BatchReport, metric: str = "", axis: str = "", hue: str = "", facet: Sequence[str] | None = None
 ) -> View:
-    """The view that is asked for; what is empty is chosen by a rule.
+    """The requested view; empty values are chosen by a rule.
 
     Arguments:
     - `metric`: what is drawn, a name or a group as `NAME.*`. By the rule: the first number, or group of numbers, of

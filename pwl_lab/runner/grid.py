@@ -1,4 +1,4 @@
-"""From a grid file to the points of a batch: one notebook, and which values of its parameters to run it with.
+"""From a grid file to the points of a batch: one notebook, and the parameter values to run it with.
 
     notebook: 02
     preset: lesson

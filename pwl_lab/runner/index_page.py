@@ -194,7 +194,7 @@ def _facts(found: Mapping[str, RunStatus | None], seconds: float | None) -> list
 
     python, torch = (listed({status.versions.get(name) for status in done}) for name in ("python", "torch"))
     return [
-        *([] if seconds is None else [f"the last run took {seconds / 60:.1f} min"]),
+        *([] if seconds is None else [f"the last run took {seconds / 60:.1f} min from start to finish"]),
         f"preset {listed({status.preset for status in done}) or 'none'}",
         f"commit {listed({status.commit and status.commit[:10] for status in done}) or 'unknown'}",
         f"{processes.n_cores()} CPU cores, {platform.system()} {platform.machine()}",

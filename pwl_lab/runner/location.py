@@ -1,4 +1,4 @@
-"""Where a batch keeps its points: a folder, or a storage that fsspec knows; told apart by its address.
+"""Where a batch keeps its points: a folder, or a storage that fsspec supports, depending on the address.
 
 A folder is not one more storage of fsspec's: its local file system takes a folder that cannot be read for an empty
 one, and importing it takes longer than a look at a batch.

@@ -1,4 +1,4 @@
-"""A notebook's parameters: which there are, with type, range and default, and the values that a run resolves them to."""
+"""A notebook's parameters, with type, range and default, and the values that a run resolves them to."""
 
 import json
 import re

@@ -144,9 +144,9 @@ def test_the_minutes_that_are_left_are_those_of_all_workers() -> None:
     point = Point("0123456789abc", {"rate": 1}, {})
     ended = RunStatus(status="ok", notebook="own", started="", seconds=60, cells=1, versions={}, commit=None)
     report(point, ended, 4)
-    assert lines == ["[1/13] ok 01234567 rate=1 (60 s, about 3.0 min more)"]
+    assert lines == ["[1/13] ok 01234567 rate=1 (60 s, about 3.0 min left)"]
     report(point, ended.model_copy(update={"seconds": 180.0}), 4)
-    assert lines[1].endswith("(180 s, about 5.5 min more)")
+    assert lines[1].endswith("(180 s, about 5.5 min left)")
 
 
 class Cluster:

@@ -167,7 +167,7 @@ POOLED_DIFFERENTLY = PooledDifferently(**VGG_STUDENT.model_dump())
 
 
 def test_swapnet_refuses_a_resolution_mismatch():
-    with pytest.raises(InvalidValueError, match=r"behind block 2 = \(5, 5, 5\).*positions \(3, 3\)"):
+    with pytest.raises(InvalidValueError, match=r"after block 2 = \(5, 5, 5\).*positions \(3, 3\)"):
         SwapNet(build(VGG_TEACHER, 0), build(POOLED_DIFFERENTLY, 0), (1, 9, 9))
 
 
@@ -178,7 +178,7 @@ ONE_BLOCK = VGGConfig(channels=(3,), convolutions=(1,), n_classes=3)
     ("teacher", "student", "words"),
     [
         (VGG_TEACHER, UNEQUAL_BLOCKS, r"student blocks = 2.*the teacher has: 3"),
-        (VGG_TEACHER, POOLED_DIFFERENTLY, r"behind block 2.*positions \(2, 2\)"),
+        (VGG_TEACHER, POOLED_DIFFERENTLY, r"after block 2.*positions \(2, 2\)"),
         (ONE_BLOCK, ONE_BLOCK, r"blocks? = 1.*at least 2"),
     ],
     ids=["blocks", "resolution", "one block"],
