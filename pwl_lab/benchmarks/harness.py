@@ -1,8 +1,7 @@
 """What is measured: time to the first prediction, accuracy against seconds, reading rates, and what loading costs predictions.
 
-A process that has loaded before has its allocator warm and its kernels chosen; one that begins has not. Each load gets
-a process that has imported what it needs and done nothing yet, and files that are in or out of the operating system's
-cache as asked.
+A process that has loaded before has a warm allocator and has chosen its kernels; a new one has not. Each load gets a
+process that has only imported what it needs, and files that are in or out of the operating system's cache as requested.
 """
 
 import ctypes
@@ -60,7 +59,7 @@ def in_fresh_process(work: Callable[..., Any], longest_s: float = 1800.0, **case
     try:
         if not receiver.poll(longest_s):
             process.kill()
-            raise WorkerLostError(f"the process that ran {work.__name__} had no answer after {longest_s:g} s")
+            raise WorkerLostError(f"the process that ran {work.__name__} did not answer within {longest_s:g} s")
         well, value = receiver.recv()
     except EOFError as error:
         process.join()

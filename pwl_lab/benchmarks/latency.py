@@ -1,4 +1,4 @@
-"""What is large and what is slow: bytes of teacher and student, and how long each takes for one image."""
+"""Size and speed: the bytes of teacher and student, and how long each takes for one image."""
 
 import statistics
 import time
@@ -15,15 +15,15 @@ WARM_UP = 20  # predictions before the first one that counts: they choose kernel
 
 
 def size_and_speed(pair: Pair, task: ImageTask, megabytes_per_s: float = 1.0, repeats: int = 200) -> pd.DataFrame:
-    """One row per network, `teacher` and `student`: bytes, seconds until these have come, milliseconds for a prediction.
+    """One row per network, `teacher` and `student`: bytes, seconds to load them, milliseconds for a prediction.
 
-    The milliseconds are medians over `repeats` predictions of one image each, in which the two networks take turns, so
-    that whatever else the machine does falls on both.
+    The milliseconds are medians over `repeats` predictions of one image each. The two networks alternate, so that other
+    load on the machine affects both.
 
     Arguments:
     - `pair`: the two networks.
-    - `task`: gives the image.
-    - `megabytes_per_s`: the link that the bytes would come over; their seconds are computed, not measured.
+    - `task`: provides the image.
+    - `megabytes_per_s`: the bandwidth of the link; its seconds are computed, not measured.
     - `repeats`: how often each network predicts.
 
     Raises InvalidValueError unless there is a repeat.

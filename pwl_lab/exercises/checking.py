@@ -1,4 +1,4 @@
-"""How exercises are checked: what was expected, what was found, a hint; and small models to try answers on."""
+"""How exercises are checked: the expected answer, the one found, a hint; and small models to try answers on."""
 
 import copy
 import inspect
@@ -40,10 +40,10 @@ def attempt(function: Callable[..., Any], *inputs: Any, hint: str, on: str = "",
     try:
         answer = function(*(copy.deepcopy(inputs) if copied else inputs))
     except Exception as error:
-        raise refusal(name, f"it fails with {type(error).__name__}: {error}{where}", hint) from error
+        raise refusal(name, f"it raises {type(error).__name__}: {error}{where}", hint) from error
     if answer is None or _unwritten(answer):
         found = "nothing is returned" if answer is None else repr(answer).replace("Ellipsis", "...")
-        wrong = "not solved yet: put your answer in place of each `...`"
+        wrong = "not solved yet: replace each `...` by your answer"
         raise refusal(name, wrong, hint, inspect.getdoc(function), found)
     return answer
 

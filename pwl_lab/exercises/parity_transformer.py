@@ -47,7 +47,7 @@ def attention(answer: Callable[[Tensor, Tensor, Tensor], Float[Tensor, "batch to
             (raw / 5**0.5).softmax(dim=-1) @ values
         ),
         "softmax over the queries: each query's weights add up to 1, over the keys": (raw / 2).softmax(dim=-2) @ values,
-        "softmax over the batch: the samples have nothing to do with each other": (raw / 2).softmax(dim=0) @ values,
+        "softmax over the batch: the samples are independent of each other": (raw / 2).softmax(dim=0) @ values,
         "the softmax is missing": raw / 2 @ values,
         "queries and keys are swapped": (raw / 2).transpose(1, 2).softmax(dim=-1) @ values,
         "these are the weights: mix the values with them": (raw / 2).softmax(dim=-1),
@@ -65,8 +65,8 @@ def project_tokens(answer: Callable[[Tensor, Tensor], Float[Tensor, "batch r tok
     rows = state.transpose(1, 2) @ matrix
     mistakes = {
         "this has tokens in dimension 1; hidden states have their channels there and the tokens after them": rows,
-        "this is the mean over the tokens: each token has a target of its own": rows.mean(dim=1),
-        "this is the sum over the tokens: each token has a target of its own": rows.sum(dim=1),
+        "this is the mean over the tokens: each token has its own target": rows.mean(dim=1),
+        "this is the sum over the tokens: each token has its own target": rows.sum(dim=1),
         "reshape does not swap dimensions, it only regroups the numbers: use transpose": rows.reshape(3, 2, 5),
     }
     found = attempt(answer, state, matrix, hint=hint, on="3 states of 6 channels and 5 tokens, a matrix of 6 x 2")

@@ -28,7 +28,7 @@ def label(answer: Callable[[Sequence[int], Sequence[int]], int]) -> str:
         "labels are asked for as +1 and -1, these are 1 and 0": [int(value > 0) for value in right],
     }
     same_values("label, row by row", found, right, hint, mistakes)
-    return "Right: turn one sign of the support and the label turns, whatever the others are."
+    return "Right: flip one sign of the support and the label flips, whatever the other signs are."
 
 
 def prefix_order(answer: Callable[[int], Sequence[str]]) -> str:
@@ -46,7 +46,7 @@ def prefix_order(answer: Callable[[int], Sequence[str]]) -> str:
             f"these are all {2**n} masks; an order goes through n + 1 of them": all_masks(n),
         }
         same_values(f"prefix_order({n})", attempt(answer, n, hint=hint, on=f"{n} blocks"), right, hint, mistakes)
-    return "Right: n + 1 masks of the 2^n that there are, each with one teacher block more than the one before."
+    return "Right: n + 1 of the 2^n masks, each with one more teacher block than the one before."
 
 
 def waits(answer: Callable[[float, float, float], Sequence[float]]) -> str:

@@ -1,4 +1,4 @@
-"""Figures: data in, matplotlib Figure out. With it come the curves that grow while a notebook trains."""
+"""Figures: functions from data to a matplotlib Figure, and curves that grow while a notebook trains."""
 
 from pwl_lab.plots.clock import (
     anytime_chart,

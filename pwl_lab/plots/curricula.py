@@ -19,13 +19,13 @@ ABLATED = {"student": "student alone", "prefix_mean": "prefix order,\nmean on th
 
 @style.context()
 def learning_curves(runs: DistillationRuns, threshold: float = 0.99) -> Figure:
-    """Test accuracy against steps: the median over seeds, the band from the worst to the best seed.
+    """Test accuracy against steps: the median over seeds, with a band from the worst to the best seed.
 
-    A line in a curriculum's colour marks where one of its stages ends and the next begins; guessing is a line, too.
+    A line in a curriculum's colour marks where a new stage begins; another line marks the accuracy of guessing.
 
     Arguments:
     - `runs`: the students, by curriculum and seed.
-    - `threshold`: the accuracy that counts as learned, a line.
+    - `threshold`: the accuracy that counts as learned, drawn as a line.
     """
     table, lost = tables.hold_last_accuracy(runs.history), tables.diverged(runs.history)
     names = list(dict.fromkeys(table["curriculum"]))
@@ -47,7 +47,7 @@ def learning_curves(runs: DistillationRuns, threshold: float = 0.99) -> Figure:
 
 
 def _guessing(axes: Axes, model: ModelConfig) -> None:
-    """The line of guessing among a network's classes; a reader's own family may not tell how many there are."""
+    """The line of guessing among a network's classes; a reader's own family may not say how many there are."""
     classes = getattr(model, "n_classes", None)
     if classes:
         style.chance_line(axes, 1 / classes)
@@ -68,7 +68,7 @@ def _stage_marks(axes: Axes, stages: pd.DataFrame, looks: Mapping[str, Look]) ->
 
 @style.context()
 def steps_to_threshold(runs: DistillationRuns, threshold: float = 0.99) -> Figure:
-    """Steps to a test accuracy: a point per seed, a bar at the median; hollow at the budget: not reached.
+    """Steps to a test accuracy: a point per seed, a bar at the median; hollow points at the budget did not reach it.
 
     Arguments:
     - `runs`: the students, by curriculum and seed.
@@ -89,11 +89,11 @@ def steps_to_threshold(runs: DistillationRuns, threshold: float = 0.99) -> Figur
 
 @style.context()
 def choices_chart(history: pd.DataFrame, curriculum_of: Mapping[str, str], budget: int, threshold: float) -> Figure:
-    """Steps to the threshold per variant: a point per seed, a bar at the median; hollow at the budget: not reached.
+    """Steps to the threshold per variant: a point per seed, a bar at the median; hollow points did not reach it.
 
     Arguments:
-    - `history`: accuracies by curriculum, seed and step; the curricula are called `choice: variant`.
-    - `curriculum_of`: each choice, and the curriculum in whose colour it is drawn.
+    - `history`: accuracies by curriculum, seed and step; the curricula are named `choice: variant`.
+    - `curriculum_of`: for each choice, the curriculum in whose colour it is drawn.
     - `budget`: the steps that each student had.
     - `threshold`: the test accuracy to reach.
     """
@@ -118,7 +118,7 @@ def choices_chart(history: pd.DataFrame, curriculum_of: Mapping[str, str], budge
 
 
 def _steps_row(axes: Axes, row: float, values: Sequence[int | None], budget: int, look: Look) -> float:
-    """Draw a row of steps, what was not reached hollow at the budget; return the median."""
+    """Draw a row of steps, hollow at the budget if not reached; return the median."""
     there = [budget if value is None else value for value in values]
     median = tables.median_steps(values, budget)
     style.seed_row(axes, row, there, median, look, [value is not None for value in values], apart=0.25)
@@ -127,10 +127,10 @@ def _steps_row(axes: Axes, row: float, values: Sequence[int | None], budget: int
 
 @style.context()
 def teacher_curve(teacher: TrainedModel, checkpoint_accuracy: float | None = None) -> Figure:
-    """A teacher's validation accuracy over its training, and the moment when it was done.
+    """A teacher's validation accuracy over its training, with the step at which it reached its goal.
 
     Arguments:
-    - `teacher`: with its history and checkpoints.
+    - `teacher`: a trained teacher with its history and checkpoints.
     - `checkpoint_accuracy`: mark the checkpoint that first reached this, which the progressive curriculum uses.
     """
     history = teacher.history
@@ -142,12 +142,12 @@ def teacher_curve(teacher: TrainedModel, checkpoint_accuracy: float | None = Non
         chosen = teacher.checkpoint(at_accuracy=checkpoint_accuracy)
         axes.plot(chosen.step, chosen.accuracy, "^", color=CURRICULUM["progressive"][0], mec="black", ms=10)
         left = chosen.step > 0.4 * end  # there is room on one side only
-        axes.annotate(f"checkpoint\nof progressive:\nstep {chosen.step:,}, {chosen.accuracy:.0%}",
+        axes.annotate(f"checkpoint for\nprogressive:\nstep {chosen.step:,}, {chosen.accuracy:.0%}",
                       (chosen.step, chosen.accuracy), xytext=(-14 if left else 14, -4),
                       textcoords="offset points", ha="right" if left else "left")  # fmt: skip
     if teacher.reached_at is not None and teacher.reached_at < end:
         axes.axvspan(teacher.reached_at, end, color="#EEEEEE", zorder=0)
-        axes.annotate("goes on until it is saturated", (teacher.reached_at, 0.8),
+        axes.annotate("continues until saturated", (teacher.reached_at, 0.8),
                       xycoords=("data", "axes fraction"), xytext=(6, 0), textcoords="offset points")  # fmt: skip
     style.steps_axis(axes)
     style.accuracy_axis(axes, "validation accuracy")
@@ -170,10 +170,10 @@ def scaling_curves(
 
     Arguments:
     - `points`: a tidy table of curriculum, seed, steps, reached, and the columns `panels` and `size`.
-    - `panels`: a panel for each value of this column.
-    - `size`: the column of the x axis, called `size_label` there.
-    - `slopes`: for each panel and curriculum the slope (low, middle, high), for the legend.
-    - `theory`: for each panel the slope of a grey guide line.
+    - `panels`: one panel for each value of this column.
+    - `size`: the column for the x axis, labelled `size_label`.
+    - `slopes`: for each panel and curriculum, the slope (low, middle, high) for the legend.
+    - `theory`: for each panel, the slope of a grey guide line.
     """
     values = sorted(points[panels].unique())
     figure, row = style.row_of_axes(9, 4.4, len(values), sharey=True)
@@ -219,7 +219,7 @@ def _guide(axes: Axes, part: pd.DataFrame, size: str, slope: float) -> None:
 
 @style.context()
 def two_phase_curves(table: pd.DataFrame) -> Figure:
-    """The two-phase scheme: test accuracy, and weights on the support over weights off it, against the step's samples.
+    """The two-phase scheme: test accuracy, and the ratio of weights on and off the support, against the step's samples.
 
     `table` is tidy: target (labels or hidden), samples, seed, accuracy, support ratio.
     """
@@ -234,7 +234,7 @@ def two_phase_curves(table: pd.DataFrame) -> Figure:
             mine = table[table["target"] == target]
             style.seed_points(axes, mine["samples"], mine[column], colour, marker, 40)
             axes.plot(mine.groupby("samples")[column].median(), color=colour, ls=dashes, lw=2, label=words)
-        axes.set(xscale="log", xlabel="samples of the one large step")
+        axes.set(xscale="log", xlabel="samples for the one large step")
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xticks(samples, [f"{amount:,}" for amount in samples])
     style.chance_line(left, 0.5)
@@ -242,12 +242,12 @@ def two_phase_curves(table: pd.DataFrame) -> Figure:
     left.set_ylim(None, 1.02)
     figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=2)
     style.level_line(right, 1, "no\npreference", "#666666", (0, (1, 2)))
-    right.set(ylabel="weight on the support / off it", ylim=(0, None))
+    right.set(ylabel="weight on / off the support", ylim=(0, None))
     return figure
 
 
 def _name(curriculum: str) -> str:
-    """What legends call a curriculum, or PWL only."""
+    """The name of a curriculum, or of PWL only, in legends."""
     return "PWL only" if curriculum == PWL_ONLY[0] else curriculum.replace("_", "-")
 
 
@@ -260,7 +260,7 @@ def _share_frame(figure: Figure, panels: Sequence[Axes], label: str) -> None:
 
 @style.context()
 def crossing_histories(found: Sequence[Crossed], chance: float | None = None) -> Figure:
-    """The student's validation accuracy over training: a panel per loading, a line per curriculum, a band over seeds.
+    """The student's validation accuracy over training: one panel per loading, one line with a band per curriculum.
 
     PWL only, for comparison, is in every panel.
 
@@ -313,7 +313,7 @@ def crossing_prefixes(table: pd.DataFrame) -> Figure:
 
 @style.context()
 def crossing_chart(table: pd.DataFrame) -> Figure:
-    """Every combination: a point per seed and a bar at the mean, for the student, prefix order and all mixes; one scale.
+    """All combinations, for the student, prefix order and all mixes on one scale: points are seeds, bars means.
 
     `table` as from `crossing.crossing_table`.
     """
@@ -353,10 +353,10 @@ def parity_crossing(found: Sequence[Crossed]) -> Figure:
 
 @style.context()
 def ablation_chart(table: pd.DataFrame) -> Figure:
-    """What each change of PWL training does, against the default on the same seed: a point per seed, a bar at the mean.
+    """The effect of each change to PWL training, against the default with the same seed: points are seeds, bars means.
 
     `table` has one row per group, variant and seed (`scripts/pair_ablation.py`). The variants of `equal channels` have
-    another student than the default: they are compared with the first one of them.
+    a different student than the default: they are compared with the first of them.
     """
     measured = table.set_index(["group", "variant", "seed"])[list(ABLATED)].sort_index()  # or pandas warns
     keys = [key for key, _ in table.groupby(["group", "variant"], sort=False) if key[0] != "default"]
@@ -370,6 +370,6 @@ def ablation_chart(table: pd.DataFrame) -> Figure:
             values = 100 * (measured.loc[key] - measured.loc[reference])[measure]
             style.seed_row(axes, row, values, values.mean(), ("#222222", "-", "o"))
         axes.set_title(title, fontsize=NOTE)
-        axes.set_xlabel("points of accuracy")
+        axes.set_xlabel("percentage points of accuracy")
     style.named_rows(panels[0], [f"{group}: {variant}" for group, variant in rows])
     return figure

@@ -1,6 +1,6 @@
 """Curves that grow while a network is trained: small SVG charts, drawn in a millisecond and from any thread.
 
-matplotlib takes fifty times as long for a figure, and its configuration is one for all threads of a process.
+matplotlib takes fifty times as long for a figure, and all threads of a process share its configuration.
 """
 
 import html
@@ -19,11 +19,11 @@ from matplotlib.ticker import MaxNLocator
 from pwl_lab.plots import style
 from pwl_lab.support.progress import Row
 
-FIRST_AFTER_S = 2.0  # a shorter training shows no curve
+FIRST_AFTER_S = 2.0  # shorter trainings show no curve
 EVERY_S = 0.5
-SHARE = 0.015  # of the time at most goes into drawing
+SHARE = 0.015  # the largest share of the time spent on drawing
 MOST_POINTS = 120  # of a line
-LOG_FROM = 8  # times between the least and the largest loss from which on its axis is logarithmic
+LOG_FROM = 8  # the ratio of the largest to the smallest loss from which on the axis is logarithmic
 # The size of a panel and the room around its axes, in SVG units.
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 250, 52, 84, 24, 42
 DASHES = {"-": "", "--": "8 4", "-.": "8 3 2 3", ":": "2 3"}
@@ -34,7 +34,7 @@ Curves = dict[int, list[tuple[float, float]]]  # by seed: accuracy by step
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a panel; `name` stands at its right end, or in the legend where `listed`."""
+    """A line of a panel; `name` is written at its right end, `listed` in the legend."""
 
     points: Points
     look: style.Look
@@ -46,18 +46,18 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """Axes with lines: `y` is the range shown (None: what the lines need, logarithmic where they ask for it)."""
+    """Axes with lines: `y` is the range shown (None: fitted to the lines, logarithmic if they span a wide range)."""
 
     title: str
     lines: Sequence[Line]
     x_end: float
     y: tuple[float, float] | None = None
     percent: bool = False
-    marks: Sequence[tuple[float, str]] = ()  # steps at which something begins, each with its colour
+    marks: Sequence[tuple[float, str]] = ()  # steps at which a stage begins, each with its colour
 
 
 def chart(panels: Sequence[Panel], words: str) -> str:
-    """The panels side by side, or below each other on a narrow page, as HTML; `words` say the same."""
+    """The panels side by side, or below each other on a narrow page, as HTML; `words` is the text alternative."""
     figures = "".join(f"<div style='flex: 1 1 300px; max-width: 560px'>{_svg(panel)}</div>" for panel in panels)
     listed = {line.listed: line for panel in panels for line in panel.lines if line.listed}
     legend = "".join(f"<span style='white-space: nowrap'>{_sample(line)} {html.escape(name)}</span>"
@@ -118,7 +118,7 @@ Spot = Callable[[float, float], tuple[float, float]]
 
 
 def _drawn(line: Line, spot: Spot) -> str:
-    """The path of a line; where a value is missing, it breaks off."""
+    """The path of a line, which ends at a missing value."""
     some = line.points[:: -(-len(line.points) // MOST_POINTS)]
     some = some if some[-1] == line.points[-1] else [*some, line.points[-1]]
     places = " ".join("{:.1f},{:.1f}".format(*spot(x, y)) for x, y in some if math.isfinite(y))
@@ -158,14 +158,14 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten within a range; twice and five times them as well where those are few."""
+    """Powers of ten within a range, with their multiples by 2 and 5 if there are few."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     factors = (1, 2, 5) if high / low < 100 else (1,)
     return [factor * 10.0**power for power in powers for factor in factors if low <= factor * 10.0**power <= high]
 
 
 class Redraws:
-    """Says when to draw again: at most twice a second, and so that drawing takes little of the time."""
+    """Decides when to draw again: at most twice a second, and so that drawing takes little of the time."""
 
     def __init__(self, first_after_s: float = 0.0) -> None:
         """`first_after_s` is how long the first drawing waits."""
@@ -181,7 +181,7 @@ class Redraws:
 
 
 class LiveCurves:
-    """Accuracy and loss terms of a training, growing below its progress bar; gone when the training ends."""
+    """Live curves of accuracy and loss terms below a training's progress bar; removed when the training ends."""
 
     def __init__(self) -> None:
         """Nothing is shown before `FIRST_AFTER_S` seconds."""
@@ -191,7 +191,7 @@ class LiveCurves:
         self._area: Any = None
 
     def add(self, rows: Sequence[Row], run: str) -> None:
-        """Take new rows of a history, and draw when it is time."""
+        """Add new rows of a history, and draw when it is time."""
         for row in rows:
             if row.get("accuracy") is not None:
                 who = (run, str(row.get("curriculum", "")), int(row.get("seed", 0)))
@@ -203,12 +203,12 @@ class LiveCurves:
         self._redraws.draw(self._show)
 
     def close(self) -> None:
-        """Take the curves away."""
+        """Remove the curves."""
         if self._area is not None:
             self._area.close()
 
     def _show(self) -> None:
-        """Draw what is known."""
+        """Draw the curves so far."""
         if self._area is None:
             self._area = ipywidgets.HTML()
             display(self._area)  # type: ignore[no-untyped-call]
@@ -225,7 +225,7 @@ class LiveCurves:
         terms = {term for _, term in self._losses}
         losses = [Line(points, style.loss_look(term), name=term) for (_, term), points in self._losses.items()
                   if term != "total" or len(terms) == 1]  # fmt: skip
-        # A term that several trainings share is named once.
+        # A term shared by several trainings is named once.
         losses = [replace(line, name="" if line.name in {one.name for one in losses[:i]} else line.name)
                   for i, line in enumerate(losses)]  # fmt: skip
         low = min((y for points in self._accuracy.values() for _, y in points if math.isfinite(y)), default=0.0)
@@ -247,15 +247,15 @@ def own_chart(
     budget: int,
     threshold: float = 0.99,
 ) -> str:
-    """A reader's own curriculum while it is trained, as HTML: its seeds and their median.
+    """A reader's own curriculum during its training, as HTML: its seeds and their median.
 
     Arguments:
-    - `behind`: curricula to compare with, in grey.
-    - `before`: the reader's last one, faint.
+    - `behind`: curricula to compare with.
+    - `before`: the reader's previous one, drawn faintly.
     - `mine`: the one in training.
     - `marks`: the steps at which one of its stages begins.
     - `budget`: the steps of the axis.
-    - `threshold`: the accuracy that counts as learned, a line.
+    - `threshold`: the accuracy that counts as learned, drawn as a line.
     """
     own, goal = style.SPARE[0], style.LEVEL["learned"]
     lines = [Line([(0, threshold), (budget, threshold)], goal, name=f"{threshold:.0%}", width=1)]
@@ -264,8 +264,8 @@ def own_chart(
     ):
         lines.append(Line(_middle(curves, budget), (grey, dashes, ""), listed=f"{name} (median)", width=2.2))
     if before:
-        lines.append(Line(_middle(before, budget), own, listed="yours, the last one (median)", width=2, opacity=0.35))
-    lines += [Line(points, own, listed="yours, a line for each seed", width=1.6) for points in mine.values()]
+        lines.append(Line(_middle(before, budget), own, listed="your previous one (median)", width=2, opacity=0.35))
+    lines += [Line(points, own, listed="yours, one line per seed", width=1.6) for points in mine.values()]
     panel = Panel("test accuracy", lines, budget, (0.4, 1.02), percent=True, marks=[(mark, own[0]) for mark in marks])
     now = ", ".join(f"{points[-1][1]:.0%} at step {points[-1][0]:,.0f}" for points in mine.values() if points)
     return chart([panel], f"Yours: {now or 'not trained yet'}.")
@@ -277,7 +277,7 @@ def _behind_looks(behind: Mapping[str, Curves]) -> list[tuple[str, style.Dashes]
 
 
 def _middle(curves: Curves, budget: int) -> Points:
-    """The median over seeds; one that is done keeps its last accuracy."""
+    """The median over seeds; a finished student keeps its last accuracy."""
     steps = sorted({step for points in curves.values() for step, _ in points} | {budget})
     by_seed = [dict(points) for points in curves.values()]
     held: list[list[float]] = []

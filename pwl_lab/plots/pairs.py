@@ -1,4 +1,4 @@
-"""Figures of a pair: its architecture, accuracy as teacher blocks load, predictions, one loading state after another."""
+"""Figures of a pair: its architecture, accuracy as teacher blocks load, predictions at each loading state."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +15,7 @@ from pwl_lab.study.recipes import SamplePredictions
 from pwl_lab.swap.orders import loading_orders
 from pwl_lab.tasks.images import ImageTask
 
-# (letter, height in the drawing) of the two networks, and by direction the rows that a converter leads from and to.
+# (letter, height in the drawing) of the two networks, and for each direction the rows that a converter connects.
 ROWS = {"teacher": ("T", 1.0), "student": ("S", 0.0)}
 ENDS = {"encoder": ("teacher", "student"), "decoder": ("student", "teacher")}
 DASHES: dict[Any, Any] = {"-": "", "--": (4, 1.5), ":": (1, 1), "-.": (3, 1.25, 1.5, 1.25)}  # as seaborn takes them
@@ -26,9 +26,9 @@ HALF = 0.3  # half of a box's width and height, in the drawing's units
 def architecture(parts: pd.DataFrame) -> Figure:
     """Teacher above, student below, block by block in their owners' colours, with the converters between them.
 
-    `parts` as from `study.results.outline`: part, block, channels, positions, layers, bytes. Each box says how many
-    channels it gives out (and at how many positions), its layers and its bytes; the dark bar in it is as long as its share of the
-    largest block's bytes. An encoder leads from the teacher's block to the student's next one, a decoder the other way.
+    `parts` as from `study.results.outline`: part, block, channels, positions, layers, bytes. Each box shows its output
+    channels (and positions), its layers and its bytes; the length of its dark bar is its share of the largest block's
+    bytes. An encoder leads from the teacher's block to the student's next one, a decoder the other way.
     """
     n_blocks = int(parts["block"].max())
     small = NOTE if n_blocks <= 4 else 9 if n_blocks == 5 else 7 if n_blocks <= 7 else 6
@@ -57,7 +57,7 @@ def _box(axes: Axes, row: Any, colour: str, height: float, largest: int, fontsiz
     style_of_box = "round,pad=0,rounding_size=0.05"
     axes.add_patch(FancyBboxPatch(corner, 2 * HALF, 2 * HALF, boxstyle=style_of_box, fc=colour, ec="black", lw=1))
     kind = "units" if not row.positions else "channels" if fontsize > 6 else "ch."
-    # One number is a row of tokens, two are a picture's height and width.
+    # One number is a sequence of tokens, two are an image's height and width.
     positions = row.positions if "×" in row.positions else f"{row.positions} tokens"
     outputs = f"{row.channels} {kind}" + (f"\n{positions}" if row.positions else "")
     layers = f"{row.layers} layer" + ("" if row.layers == 1 else "s")
@@ -81,11 +81,11 @@ def _converter(axes: Axes, row: Any, fontsize: float) -> None:
 
 @style.context()
 def similarity_chart(table: pd.DataFrame) -> Figure:
-    """How alike the networks are at each boundary: CKA before and after the converter, and what is left unexplained.
+    """How similar the networks are at each boundary: CKA before and after the converter, and the unexplained variance.
 
-    `table` holds the rows of `similarity.boundary_similarity`, of several seeds where it has a column `seed`: mean, bars
-    from the lowest to the highest seed. Hollow and dotted: the raw states. A column `untrained`, where there is one, is
-    a grey line: what an untrained student shows.
+    `table` has the rows of `evaluation.boundary_similarity`, of several seeds if it has a column `seed`: mean, bars
+    from the lowest to the highest seed. Hollow and dotted: the raw states. A column `untrained`, if there is one, is
+    drawn as a grey line: the value for an untrained student.
     """
     boundaries = sorted(table["boundary"].unique())
     figure, (left, middle, right) = style.row_of_axes(9, 3.9, 3)
@@ -114,7 +114,7 @@ def similarity_chart(table: pd.DataFrame) -> Figure:
 
 
 def _name_size(names: Sequence[str]) -> float:
-    """The size of type at which class names side by side keep apart."""
+    """The font size at which class names do not overlap."""
     return NOTE if max(map(len, names)) <= 11 else 8
 
 
@@ -123,7 +123,7 @@ def image_grid(task: ImageTask, n_images: int = 20) -> Figure:
     """The first images of the training split with their classes.
 
     Arguments:
-    - `task`: whose images.
+    - `task`: provides the images.
     - `n_images`: how many, in rows of ten.
     """
     images, batch = task.sample(n_images, "train")
@@ -166,7 +166,7 @@ def network(mask: str) -> Figure:
 
 @style.context()
 def loss_terms(history: pd.DataFrame) -> Figure:
-    """Each named loss term over the training of a pair, the mean since the point before; the scale is logarithmic."""
+    """Each named loss term over the training of a pair, averaged between evaluations, on a logarithmic scale."""
     columns = [name for name in history if name.startswith("loss_") and name != "loss_total"]
     table = history.melt("step", columns, "term", "loss").dropna()
     table["term"] = table["term"].str.removeprefix("loss_")
@@ -183,7 +183,7 @@ def loss_terms(history: pd.DataFrame) -> Figure:
 
 @style.context()
 def predictions_by_mask(samples: SamplePredictions) -> Figure:
-    """Prefix order at once: a column per image, a row per mask; what is predicted, in bold with a tick where it is right."""
+    """Prefix order at a glance: a column per image, a row per mask; correct predictions are bold with a tick."""
     masks = loading_orders(samples.n_blocks)["prefix"]
     small = _name_size(samples.class_names)
     figure = Figure(figsize=(9, 1.35 + 0.36 * len(masks)), layout="constrained")

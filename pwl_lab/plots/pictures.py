@@ -1,4 +1,4 @@
-"""Figures of single pictures: a teacher's soft targets, pictures drawn at random, one picture under every mask of an order."""
+"""Figures of single images: a teacher's soft targets, images drawn at random, one image under each mask of an order."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,12 +15,12 @@ from pwl_lab.study.recipes import SamplePredictions, SoftTargets
 from pwl_lab.study.results import Pair
 from pwl_lab.swap.orders import loading_orders
 
-SHADES = "Purples"  # of a probability: no colour that has a meaning of its own elsewhere
-PALE = 1.6  # above 1, so that words and frames stand out from the darkest shade in use
+SHADES = "Purples"  # for probabilities: a colour with no meaning elsewhere
+PALE = 1.6  # above 1, so that text and frames stand out from the darkest shade in use
 LABEL = "#444444"
-MOST_CLASSES = 10  # columns that keep apart; of more classes those with the highest probabilities are shown
+MOST_CLASSES = 10  # columns that fit; of more classes those with the highest probabilities are shown
 PICTURES_PER_ROW = 12
-SMALL = 8  # class names side by side
+SMALL = 8  # font size of class names side by side
 
 Probabilities = Mapping[str, Float[Tensor, " classes"]]  # of each mask, for one picture
 
@@ -61,7 +61,7 @@ class TemperatureFigure:
 
     @property
     def moving(self) -> list[Artist]:
-        """What differs between temperatures."""
+        """The artists that differ between temperatures."""
         return [*self._bars, *self._words, self._title]
 
 
@@ -71,7 +71,7 @@ def _teacher_at(temperature: float) -> str:
 
 
 def _show_image(axes: Axes, image: UInt8[Tensor, "height width *colours"], title: str) -> None:
-    """A picture without axes, its title above it."""
+    """A picture without axes, with its title above it."""
     axes.imshow(image.numpy(), cmap="gray_r")
     axes.set_title(title, loc="center", fontsize=NOTE, y=1)
     axes.axis("off")
@@ -80,7 +80,7 @@ def _show_image(axes: Axes, image: UInt8[Tensor, "height width *colours"], title
 def _target_bars(
     axes: Axes, example: SoftTargets, temperature: float | None, named: bool = False
 ) -> tuple[list[Rectangle], list[Artist]]:
-    """A target as a bar for each class, with its value; no temperature: the label's. Bars and values are returned."""
+    """Draw a target as a bar for each class, with its value (without a temperature: the label); return both."""
     shown = _shown_classes(example.at(1)[None])
     values = torch.nn.functional.one_hot(torch.tensor(example.label), len(example.class_names)).float()
     colour, title = LABEL, "the label"
@@ -98,19 +98,19 @@ def _target_bars(
 
 
 def _shown_classes(probabilities: Float[Tensor, "masks classes"]) -> list[int]:
-    """All classes, or of many those with the highest probability anywhere; in the order of the classes."""
+    """All classes, or if there are many, those with the highest probability anywhere, in class order."""
     highest = probabilities.amax(dim=0).argsort(descending=True, stable=True)[:MOST_CLASSES]
     return sorted(highest.tolist())
 
 
 def share_right(samples: SamplePredictions, mask: str) -> float:
-    """The share of the images that a mask predicts rightly."""
+    """The share of the images that a mask predicts correctly."""
     right = samples.right(mask)
     return sum(right) / len(right)
 
 
 def how_chosen(samples: SamplePredictions, pair: Pair) -> str:
-    """How the images were chosen, and how many of them are right, in a line."""
+    """One line: how the images were chosen, and how many predictions are correct."""
     student, teacher = "S" * pair.n_blocks, "T" * pair.n_blocks
     right = f"{share_right(samples, student):.0%} of these right at {student}, {share_right(samples, teacher):.0%} at {teacher}"
     everywhere = f"whole test set: {pair.accuracy(student):.0%} and {pair.accuracy(teacher):.0%}"
@@ -121,7 +121,7 @@ def how_chosen(samples: SamplePredictions, pair: Pair) -> str:
 
 @style.context()
 def drawn_pictures(samples: SamplePredictions, pair: Pair) -> Figure:
-    """All pictures, numbered, with their classes, and whether student and teacher are right about each."""
+    """All pictures, numbered, with their classes, and whether student and teacher predict each correctly."""
     rows = -(-len(samples.labels) // PICTURES_PER_ROW)
     figure = Figure(figsize=(9, 0.4 + 1.15 * rows), layout="constrained")
     figure.suptitle(how_chosen(samples, pair), fontsize=NOTE, x=0.01, ha="left")
@@ -146,13 +146,13 @@ def drawn_pictures(samples: SamplePredictions, pair: Pair) -> Figure:
 
 
 class PictureFigure:
-    """One picture, and beside it the probability of each class at each mask of prefix order.
+    """One picture, with the probability of each class at each mask of prefix order.
 
-    What all pictures have in common is drawn and laid out once.
+    What all pictures share is drawn and laid out once.
     """
 
     def __init__(self, pair: Pair, image_shape: Sequence[int], class_names: Sequence[str]) -> None:
-        """`image_shape` is height and width, and 3 for a picture in colour."""
+        """`image_shape` is height and width, and a third dimension of 3 for a colour picture."""
         self.class_names = class_names
         self.masks = loading_orders(pair.n_blocks)["prefix"]
         with style.context():
@@ -166,7 +166,7 @@ class PictureFigure:
             self.figure.set_layout_engine("none")
 
     def _build_table(self, axes: Axes, pair: Pair) -> None:
-        """The table with its widest words, in all of its colours: a row for each mask, a column for each class shown."""
+        """The table with its longest texts and all its colours: a row for each mask, a column for each class shown."""
         rows, columns = len(self.masks), min(MOST_CLASSES, len(self.class_names))
         ramp = torch.linspace(0, 1, rows * columns).view(rows, columns)
         self._shades = axes.imshow(ramp.numpy(), cmap=SHADES, vmin=0, vmax=PALE, aspect="auto")
@@ -192,7 +192,7 @@ class PictureFigure:
     def at(
         self, image: UInt8[Tensor, "height width *colours"], probabilities: Probabilities, label: int | None = None
     ) -> Figure:
-        """The figure of a picture, whose label is not known where it is the reader's own: the same object every time."""
+        """The figure for a picture, without a label if it is the reader's own: the same object every time."""
         values = torch.stack([probabilities[mask] for mask in self.masks])
         shown = _shown_classes(values)
         self._picture.set_data(image.numpy())
@@ -212,12 +212,12 @@ class PictureFigure:
 
     @property
     def moving(self) -> list[Artist]:
-        """What differs between pictures."""
+        """The artists that differ between pictures."""
         cells = [cell for row in self._cells for cell in row]
         return [self._picture, self._title, self._shades, *cells, *self._boxes, *self._heads]
 
 
 def guesses(probabilities: Probabilities, masks: Sequence[str], class_names: Sequence[str]) -> str:
-    """What each mask takes a picture for, and how sure it is, in a line."""
+    """One line: the prediction of each mask for a picture, with its probability."""
     tops = {mask: probabilities[mask].max(dim=0) for mask in masks}
     return "; ".join(f"{mask} {class_names[int(top.indices)]} {float(top.values):.0%}" for mask, top in tops.items())

@@ -89,7 +89,7 @@ def check_site(folder: Path) -> None:
             raise invalid("name", folder.name, allowed) from None
         if mark not in text:
             name = page.relative_to(folder)
-            allowed = f"a folder of the series' own; {folder} holds an {name} that no series run left"
+            allowed = f"a folder used only by the series; {folder} has an {name} that is not from a series run"
             raise invalid("name", folder.name, allowed)
 
 
@@ -194,7 +194,7 @@ def _facts(found: Mapping[str, RunStatus | None], seconds: float | None) -> list
 
     python, torch = (listed({status.versions.get(name) for status in done}) for name in ("python", "torch"))
     return [
-        *([] if seconds is None else [f"the last run took {seconds / 60:.1f} min from start to end"]),
+        *([] if seconds is None else [f"the last run took {seconds / 60:.1f} min from start to finish"]),
         f"preset {listed({status.preset for status in done}) or 'none'}",
         f"commit {listed({status.commit and status.commit[:10] for status in done}) or 'unknown'}",
         f"{processes.n_cores()} CPU cores, {platform.system()} {platform.machine()}",

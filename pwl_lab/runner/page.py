@@ -48,7 +48,7 @@ _ONE_PAGE = threading.Lock()  # the filters of warnings are the whole process's,
 
 
 def write_page(nb: NotebookNode, target: Path, status: RunStatus, folder: Path) -> str | None:
-    """Write `nb` as a page; `folder` is where the images that its markdown names lie.
+    """Write `nb` as a page; `folder` contains the images in its markdown.
 
     Nothing is raised: how the run ended does not hang on whether it can be shown. Returns what could not be, and why: a
     cell, in whose place its source stands, or the page as a whole; None where all is there.
@@ -67,7 +67,7 @@ def write_page(nb: NotebookNode, target: Path, status: RunStatus, folder: Path) 
         return said
     except Exception as error:  # noqa: BLE001 - as above
         target.unlink(missing_ok=True)
-        return f"{target.name} could not be made ({_words(error)})"
+        return f"{target.name} could not be created ({_words(error)})"
 
 
 def write_source_pages(shown: Iterable[tuple[Path, Path]], base: Path) -> None:
@@ -81,7 +81,7 @@ def write_source_pages(shown: Iterable[tuple[Path, Path]], base: Path) -> None:
 
 
 def _resources(nb: NotebookNode, target: Path, source: Path, base: Path) -> dict[str, Any]:
-    """What every page is made with, beside the notebook: where it lies among the others."""
+    """The inputs of every page besides the notebook: its place among the others."""
     return {
         "metadata": {"name": heading_of(nb) or source.stem, "path": str(source.parent)},
         "place": (target.resolve(), base.resolve()),
@@ -103,7 +103,7 @@ def _parameters(folder: Path) -> dict[str, str]:
 
 
 def _exporter() -> "PageExporter":
-    """What makes pages of notebooks."""
+    """The exporter that turns notebooks into pages."""
     return PageExporter(  # type: ignore[no-untyped-call]  # nbconvert has no types for it
         raw_template=(TEMPLATES / "page.html.j2").read_text(encoding="utf-8"),
         embed_images=True,

@@ -85,7 +85,7 @@ def series_folder(name: str) -> Path:
     mine, others = _spelt(folder), map(_spelt, paths.reserved())
     meets = any(mine[: len(other)] == other or other[: len(mine)] == mine for other in others)
     if meets or folder.is_file() or (folder / BATCH).exists():
-        raise invalid("name", name, f"{folder} has another use; a series needs a folder of its own")
+        raise invalid("name", name, f"{folder} has another use; a series needs its own folder")
     return folder
 
 
@@ -95,7 +95,7 @@ def usual_folder(notebook: str) -> Path:
     try:
         return series_folder(stem)
     except InvalidValueError:
-        raise invalid("out", str(paths.runs() / stem), "a folder of the run's own; give one with --out") from None
+        raise invalid("out", str(paths.runs() / stem), "a folder used only by this run; give one with --out") from None
 
 
 def _spelt(path: Path) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What several notebooks share, made by the same recipe everywhere, so that the store makes it only once."""
+"""Recipes that several notebooks share, so that the store makes each result only once."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ def parity_teacher(settings: CurriculaSettings, n_bits: int | None = None) -> tu
 
     Arguments:
     - `settings`: of that notebook.
-    - `n_bits`: bits of the task, where they are not those of the settings.
+    - `n_bits`: bits of the task; by default those of the settings.
     """
     task = SparseParity(
         n_bits or settings.n_bits, settings.k_sparse, support=settings.support, eval_samples=settings.eval_samples
@@ -63,7 +63,7 @@ def parity_curricula(settings: CurriculaSettings) -> dict[str, Curriculum]:
 
 
 def student_plan(settings: CurriculaSettings) -> TrainPlan:
-    """How long and with what optimiser the students of notebook 02 are trained."""
+    """The training plan of the students of notebook 02."""
     return TrainPlan(
         steps=settings.budget_steps,
         batch_size=settings.batch_size,
@@ -80,8 +80,8 @@ def curricula_runs(
 
     Arguments:
     - `settings`: of that notebook.
-    - `names`: some of its curricula; none: all four.
-    - `seeds`: others than those of the settings.
+    - `names`: some of its curricula; by default all four.
+    - `seeds`: by default those of the settings.
     """
     task, teacher = parity_teacher(settings)
     chosen = {name: one for name, one in parity_curricula(settings).items() if names is None or name in names}
@@ -90,28 +90,28 @@ def curricula_runs(
 
 
 def parity_readings(task: SparseParity, teacher: TrainedModel) -> TeacherReadings:
-    """The teacher of notebook 02 under the correlation probe, checkpoint by checkpoint."""
+    """The correlation probe applied to the teacher of notebook 02, checkpoint by checkpoint."""
     return probe_teacher(teacher, CorrelationProbe.draw(task, samples=PROBE_SAMPLES))
 
 
 def image_task(settings: ImageSettings) -> ImageTask:
-    """The images, with the augmentation of their training batches."""
+    """The image task, with the augmentation of its training batches."""
     augment = Augmentation(crop_padding=settings.crop_padding, rotation_degrees=settings.rotation_degrees)
     return ImageTask(settings.dataset, settings.n_train, augment)
 
 
 def image_models(settings: ImageSettings, task: ImageTask) -> tuple[ModelConfig, ModelConfig]:
-    """The architectures of teacher and student, of the family that `settings` ask for.
+    """The architectures of teacher and student, of the family in `settings`.
 
     Arguments:
     - `settings`: family, channels, depths and heads of both.
-    - `task`: gives the shape of an image and the number of classes.
+    - `task`: provides the shape of an image and the number of classes.
     """
     return _image_model(settings, task, "teacher"), _image_model(settings, task, "student")
 
 
 def _image_model(settings: ImageSettings, task: ImageTask, who: str) -> ModelConfig:
-    """The architecture of `who`, teacher or student: an entry for each family that the settings know."""
+    """The architecture of `who`, teacher or student, for each family in the settings."""
     channels, depths, heads = (getattr(settings, f"{who}_{name}") for name in ("channels", "depths", "heads"))
     makers: dict[Family, Callable[[], ModelConfig]] = {
         "vgg": lambda: vgg(task, channels, depths),
@@ -136,7 +136,7 @@ def image_teacher(settings: ImageSettings, seed: int) -> TrainedModel:
 
 
 def pair_losses(settings: ImageSettings) -> PairLossConfig:
-    """The losses of PWL training, with the masks that were asked for."""
+    """The losses of PWL training, with the masks in the settings."""
     return PairLossConfig(
         sync=settings.sync_weight,
         cross=settings.cross_weight,
@@ -147,16 +147,16 @@ def pair_losses(settings: ImageSettings) -> PairLossConfig:
 
 
 def image_plan_of_pair(settings: LoadingSettings, task: ImageTask) -> TrainPlan:
-    """How student and converters of notebook 04 are trained."""
+    """The training plan of student and converters in notebook 04."""
     return _plan_in_epochs(settings, task, settings.pair_epochs, settings.pair_lr)
 
 
 def loading_pair(settings: LoadingSettings, seed: int) -> tuple[TrainedModel, Pair]:
-    """The teacher of one seed and its pair, as notebook 04 trains them.
+    """The teacher of one seed and its pair, trained as in notebook 04.
 
     Arguments:
     - `settings`: of that notebook.
-    - `seed`: of teacher, student and converters.
+    - `seed`: the seed of teacher, student and converters.
     """
     task, teacher = image_task(settings), image_teacher(settings, seed)
     student, plan = image_models(settings, task)[1], image_plan_of_pair(settings, task)
@@ -164,7 +164,7 @@ def loading_pair(settings: LoadingSettings, seed: int) -> tuple[TrainedModel, Pa
 
 
 def loading_pairs(settings: LoadingSettings) -> tuple[list[TrainedModel], list[Pair]]:
-    """Teachers and pairs of all seeds; those that are not in the store are trained side by side."""
+    """Teachers and pairs of all seeds; those that are not in the store are trained in parallel."""
     cases = [{"settings": settings, "seed": seed} for seed in settings.seeds]
     teachers, pairs = zip(*run_cases(loading_pair, cases, f"{settings.family} pairs", settings.device), strict=True)
     return list(teachers), list(pairs)
@@ -172,7 +172,7 @@ def loading_pairs(settings: LoadingSettings) -> tuple[list[TrainedModel], list[P
 
 @dataclass(frozen=True)
 class SamplePredictions:
-    """A few test images and what each of the 2^n masks thinks of them: computed once, then only looked up.
+    """A few test images and the prediction of each of the 2^n masks for them: computed once, then only looked up.
 
     `kind` says how the images were chosen: `picked` because their prediction changes, or `drawn` at random.
     """
@@ -185,32 +185,33 @@ class SamplePredictions:
 
     @cached_property
     def predicted(self) -> dict[str, Int[Tensor, " n"]]:
-        """For each mask the class that each image is taken for."""
+        """For each mask, the predicted class of each image."""
         return {mask: values.argmax(dim=-1) for mask, values in self.probabilities.items()}
 
     @cached_property
     def confidence(self) -> dict[str, Float[Tensor, " n"]]:
-        """For each mask the probability of the class that each image is taken for."""
+        """For each mask, the probability of the predicted class of each image."""
         return {mask: values.amax(dim=-1) for mask, values in self.probabilities.items()}
 
     @property
     def n_blocks(self) -> int:
-        """How many blocks the masks name."""
+        """The number of blocks in a mask."""
         return len(next(iter(self.probabilities)))
 
     def right(self, mask: str) -> list[bool]:
-        """For each image whether its prediction at `mask` is its class."""
+        """For each image, whether the prediction at `mask` is correct."""
         return (self.predicted[mask] == self.labels).tolist()
 
 
 def sample_predictions(pair: Pair, task: ImageTask, n_samples: int = 6, pool: int = 400) -> SamplePredictions:
-    """Test images whose prediction changes while blocks arrive in prefix order, and what each mask predicts for them.
+    """Test images whose prediction changes while blocks arrive in prefix order, and the predictions of each mask.
 
     Arguments:
-    - `pair`: whose masks predict.
-    - `task`: its images.
-    - `n_samples`: how many images; those first whose prediction changes most often.
-    - `pool`: how many test images they are picked from, *because* they change: they show what loading does, not how often.
+    - `pair`: the pair whose masks predict.
+    - `task`: provides the images.
+    - `n_samples`: how many images; those whose prediction changes most often come first.
+    - `pool`: the number of test images to pick from. They are picked *because* they change: they show what loading
+      does, not how often.
 
     Raises InvalidValueError for a pair of more than `MOST_BLOCKS` blocks.
     """
@@ -223,13 +224,13 @@ def sample_predictions(pair: Pair, task: ImageTask, n_samples: int = 6, pool: in
 
 
 def drawn_predictions(pair: Pair, task: ImageTask, n_samples: int = 36, seed: int = 0) -> SamplePredictions:
-    """Test images drawn at random, and what each mask predicts for them: about as many are right as over the whole split.
+    """Test images drawn at random, and the predictions of each mask: about as accurate as on the whole split.
 
     Arguments:
     - `pair`: whose masks predict.
     - `task`: its images.
     - `n_samples`: how many images.
-    - `seed`: other images for another seed; the same ones for every pair.
+    - `seed`: determines the images, which are the same for every pair.
 
     Raises InvalidValueError for a pair of more than `MOST_BLOCKS` blocks, and for more images than there are.
     """
@@ -243,7 +244,7 @@ def drawn_predictions(pair: Pair, task: ImageTask, n_samples: int = 36, seed: in
 def _predictions(
     pair: Pair, task: ImageTask, images: Tensor, batch: Batch, kind: Literal["picked", "drawn"]
 ) -> SamplePredictions:
-    """What each mask of the pair thinks of these images."""
+    """The predictions of each mask of the pair for these images."""
     masks = all_masks(check_whole_cube(pair.n_blocks))
     probabilities = pair.probabilities(batch.inputs.to(next(pair.net.parameters()).device), masks).cpu()
     by_mask = dict(zip(masks, probabilities, strict=True))
@@ -252,7 +253,7 @@ def _predictions(
 
 @dataclass(frozen=True)
 class SoftTargets:
-    """One image, its label and a teacher's logits for it: what a student is shown, at any temperature."""
+    """One image, its label and a teacher's logits for it, from which the soft targets at any temperature follow."""
 
     image: UInt8[Tensor, "height width *colours"]
     label: int
@@ -265,14 +266,14 @@ class SoftTargets:
 
 
 def soft_targets(teacher: TrainedModel, task: ImageTask, label: int, sure: float = 0.8, pool: int = 400) -> SoftTargets:
-    """The test image of a class of which the teacher is most nearly as `sure` as told.
+    """The test image of a class for which the teacher's confidence is closest to `sure`.
 
     Arguments:
-    - `teacher`: of image classification.
-    - `task`: its images.
+    - `teacher`: an image classifier.
+    - `task`: provides the images.
     - `label`: the class index.
-    - `sure`: the probability that the teacher gives to that class.
-    - `pool`: how many test images it is picked from.
+    - `sure`: the wanted probability of that class.
+    - `pool`: the number of test images to pick from.
     """
     images, batch = task.sample(pool)
     logits = predict(teacher.model, batch.inputs.to(next(teacher.model.parameters()).device)).cpu()
@@ -284,14 +285,14 @@ def soft_targets(teacher: TrainedModel, task: ImageTask, label: int, sure: float
 
 @dataclass(frozen=True)
 class Workbench:
-    """A task small enough to try a curriculum in seconds: its teacher, the student, how it is trained, and runs to compare.
+    """A task small enough to try a curriculum in seconds, with its teacher, student, plan, and runs to compare with.
 
     Arguments:
-    - `task`, `teacher`, `student`: what is learned, from whom, and by which network.
-    - `plan`, `seeds`: how each student is trained, and how many there are.
+    - `task`, `teacher`, `student`: the task, the teacher, and the student's architecture.
+    - `plan`, `seeds`: how each student is trained, and for which seeds.
     - `stage_steps`: a good length for a stage.
-    - `known`: one-shot and extracted, to compare with.
-    - `built_in`: their students.
+    - `known`: the one-shot and extracted curricula, to compare with.
+    - `built_in`: the students of those curricula.
     """
 
     task: SparseParity
@@ -304,12 +305,12 @@ class Workbench:
     built_in: DistillationRuns
 
     def train(self, curricula: Mapping[str, Curriculum]) -> DistillationRuns:
-        """Students of other curricula, from the same teacher, initial weights and samples."""
+        """Train students with other curricula, with the same teacher, initial weights and samples."""
         return distill(self.teacher, self.student, self.task, curricula, self.seeds, self.plan, device="cpu")
 
 
 def workbench(settings: CurriculaSettings) -> Workbench:
-    """The small task on which notebook 02 lets the reader build a curriculum: at most 30 bits and 2,000 steps."""
+    """The small task for building a curriculum in notebook 02: at most 30 bits and 2,000 steps."""
     n_bits, budget = min(30, settings.n_bits), min(2_000, settings.budget_steps)
     small = {
         "n_bits": n_bits,

@@ -1,6 +1,6 @@
-"""What the store has to show: every pair by family and curriculum, and the students of notebook 02. Nothing is trained.
+"""What the store contains: every pair by family and curriculum, and the students of notebook 02. Nothing is trained.
 
-What is not there is named, with the command that makes it.
+Missing results are listed, with the command that makes them.
 """
 
 import html
@@ -26,21 +26,22 @@ N_DRAWN = 24  # test images drawn at random: four rows of the player
 
 @dataclass
 class Missing:
-    """What is not stored, each with the command that makes it; in a notebook a list."""
+    """The results that are not stored, with the commands that make them; shown as a list in a notebook."""
 
     commands: dict[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """A line for each thing that is missing."""
-        return "\n".join(f"Not stored: {what}. It is made by: {command}" for what, command in self.commands.items())
+        return "\n".join(f"Not stored: {what}. To make it, run: {command}" for what, command in self.commands.items())
 
     def _repr_html_(self) -> str:
-        """A list, with the commands ready to be copied."""
+        """A list, with commands to copy."""
         lines = (
             f"<li>{html.escape(what)}: <code style='white-space: normal'>{html.escape(command)}</code></li>"
             for what, command in self.commands.items()
         )
-        return f"<p>Not stored, and made by:</p><ul>{''.join(lines)}</ul>" if self.commands else "<p>All is stored.</p>"
+        page = f"<p>Not stored; to make it, run:</p><ul>{''.join(lines)}</ul>"
+        return page if self.commands else "<p>Everything is stored.</p>"
 
 
 @dataclass

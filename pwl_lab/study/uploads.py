@@ -1,4 +1,4 @@
-"""A picture of the reader's own as an image of a task."""
+"""Turns a picture of the reader's own into an image of a task."""
 
 from io import BytesIO
 
@@ -11,20 +11,20 @@ from torch import Tensor
 from pwl_lab.support.errors import InvalidValueError
 from pwl_lab.tasks.images import ImageTask
 
-LARGEST = 512  # pixels of a side that are looked at; an image of a task has far fewer
-BACKGROUND = 26  # so much of 255 a pixel may differ from the border and still be background: a tenth
-# What Pillow raises for a file that is no picture, a damaged one, or one that would fill the memory.
+LARGEST = 512  # pixels per side after a first scaling; an image of a task has far fewer
+BACKGROUND = 26  # of 255: how much a pixel may differ from the border and still be background (a tenth)
+# What Pillow raises for a file that is not a picture, is damaged, or would fill the memory.
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 def picture_from(data: bytes, task: ImageTask) -> UInt8[Tensor, "1 channels height width"]:
-    """The picture in a file's bytes as the task's images are: their size, and grey ones bright on black.
+    """The picture in a file's bytes, prepared like the task's images: with their size and, if grey, bright on black.
 
-    A grey task's images came about like this (Fashion-MNIST, arXiv 1708.07747, section 2), and so does this one: a plain
-    border is cut off, a picture with a bright border is turned into its negative, the longer side is scaled to the image's
-    size, and black fills the rest. For a task in colour the middle of the picture is cut out and scaled.
+    For a grey task it follows the making of Fashion-MNIST (arXiv 1708.07747, section 2): a plain border is cut off, a
+    picture with a bright border is inverted, the longer side is scaled to the image's size, and black fills the rest.
+    For a task in colour the centre of the picture is cropped and scaled.
 
-    Raises InvalidValueError for bytes that are no picture, and for a grey picture of one shade.
+    Raises InvalidValueError for bytes that are not a picture, and for a grey picture of a single shade.
     """
     try:
         file = Image.open(BytesIO(data))
@@ -45,13 +45,13 @@ def picture_from(data: bytes, task: ImageTask) -> UInt8[Tensor, "1 channels heig
 
 
 def _bright_on_black(picture: Image.Image) -> Image.Image:
-    """The picture without its plain border, on black. Raises InvalidValueError where nothing stands out from the border."""
+    """The picture without its plain border, on black. Raises InvalidValueError if nothing differs from the border."""
     pixels: Float[np.ndarray, "height width"] = np.asarray(picture, dtype=np.float32)
     border = float(np.median(np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])))
     if border > 127:
         pixels, border = 255 - pixels, 255 - border
     rows, columns = (np.flatnonzero((np.abs(pixels - border) > BACKGROUND).any(axis=axis)) for axis in (1, 0))
     if not len(rows):
-        raise InvalidValueError("There is nothing to see in this picture: it is all of one shade.")
-    pixels = (pixels - border).clip(0) * 255 / (255 - border)  # what is as dark as the border is black
+        raise InvalidValueError("There is nothing to see in this picture: it has a single shade.")
+    pixels = (pixels - border).clip(0) * 255 / (255 - border)  # pixels as dark as the border become black
     return Image.fromarray(pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].astype(np.uint8))

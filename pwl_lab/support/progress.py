@@ -1,11 +1,12 @@
 """One progress helper for every long loop.
 
-At a terminal or in Jupyter it is a tqdm bar that goes away when the work is done. In batch (`PWL_LAB_PROGRESS` names a
-file, as `pwl-lab run` does) a line every few seconds goes to that file instead: no dead bars in the executed notebook,
-no flooded log. In a worker process (`report_to`) everything is said to the parent, which shows one bar for all workers.
+In a terminal or in Jupyter it is a tqdm bar that disappears when the work is done. In batch runs (if `PWL_LAB_PROGRESS`
+names a file, as `pwl-lab run` sets it) it writes a line to that file every few seconds instead, so that executed
+notebooks have no stale bars and logs stay short. A worker process (`report_to`) reports to its parent, which shows one
+bar for all workers.
 
-A training also says what each evaluation found (`Progress.evaluated`), for a curve that grows beside the bar. What draws
-it stands above this module: `draw_with` names it for all trainings, `shown_by` for those of a `with` block.
+A training also reports each evaluation (`Progress.evaluated`), for a live curve next to the bar. The viewer that draws
+it is defined above this module: `draw_with` sets it for all trainings, `shown_by` for those in a `with` block.
 """
 
 import os
@@ -30,13 +31,13 @@ Row = Mapping[str, Any]  # of a training's history
 
 
 class Viewer(Protocol):
-    """What draws evaluations as they come."""
+    """Draws evaluations as they arrive."""
 
     def add(self, rows: Sequence[Row], run: str) -> None:
-        """Take the rows of one evaluation. `run` tells trainings apart and begins with the training's description."""
+        """Add the rows of one evaluation. `run` identifies the training and begins with its description."""
 
     def close(self) -> None:
-        """The training has ended."""
+        """Called when the training has ended."""
 
 
 _report: Callable[[dict[str, Any]], None] | None = None
@@ -46,14 +47,14 @@ _runs = count(1)
 
 
 def draw_with(make: Callable[[], Viewer]) -> None:
-    """From now on, `make` gives each training that a person watches in a notebook its viewer."""
+    """From now on, create the viewer for each interactive training in a notebook with `make`."""
     global _draw  # one process, one way to draw
     _draw = make
 
 
 @contextmanager
 def shown_by(viewer: Viewer) -> Iterator[None]:
-    """Inside, what this thread trains is shown by `viewer` and by nothing else; it stays open."""
+    """A context in which trainings of this thread are shown only by `viewer`, which stays open."""
     token = _viewer.set(viewer)
     try:
         yield
@@ -62,14 +63,14 @@ def shown_by(viewer: Viewer) -> Iterator[None]:
 
 
 def _is_watched() -> bool:
-    """Whether a person runs this kernel. Front ends allow a cell to ask for input; papermill and nbclient do not."""
+    """Whether a person uses this kernel. Front ends allow cells to ask for input; papermill and nbclient do not."""
     from IPython import get_ipython
 
     return bool(getattr(getattr(get_ipython(), "kernel", None), "_allow_stdin", False))
 
 
 def report_to(send: Callable[[dict[str, Any]], None]) -> None:
-    """From now on, this process shows nothing itself: `send` takes `{"total"}` at a beginning and `{"steps", "values"}`."""
+    """From now on, show nothing in this process: `send` gets `{"total"}` at the start, then `{"steps", "values"}`."""
     global _report  # one process, one way to report
     _report = send
 
@@ -77,11 +78,11 @@ def report_to(send: Callable[[dict[str, Any]], None]) -> None:
 class Progress:
     """A bar over `total` steps: `with Progress("teacher", 3000) as bar: bar.advance(1, loss=0.69)`.
 
-    `total` is an upper limit: work that stops early just ends the bar.
+    `total` is an upper limit: work that stops early simply ends the bar.
     """
 
     def __init__(self, description: str, total: int, unit: str = "step") -> None:
-        """`total` counts in `unit`s."""
+        """`total` is a number of `unit`s."""
         self.description, self.total, self.unit, self.done = description, total, unit, 0
         self._file = environment.PROGRESS.get()
         self._begun = self._last = time.monotonic()
@@ -107,12 +108,12 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the bar and the curve; in batch, one last line with the time it took."""
+        """Close the bar and the curve; in batch runs, write a last line with the time."""
         if self._own_viewer and self._viewer is not None:
             self._viewer.close()
         if self._bar is not None:
             if kind is None:
-                self._bar.total = self.done  # or tqdm would take work that stops early for failed, and turn red
+                self._bar.total = self.done  # or tqdm shows work that stops early as failed, in red
             self._bar.close()
         elif self._viewer is not None:
             return
@@ -123,14 +124,14 @@ class Progress:
             self._line(f"{word} after {self.done} {self.unit}s, {time.monotonic() - self._begun:.1f} s")
 
     def extend(self, total: int) -> None:
-        """Change how many steps there are to `total`."""
+        """Change the number of steps to `total`."""
         self.total = total
         if self._bar is not None:
             self._bar.total = total
             self._bar.refresh()
 
     def advance(self, steps: int = 1, /, **values: float) -> None:
-        """Say that `steps` more are done, with the numbers worth seeing (the loss, an accuracy)."""
+        """Report that `steps` more are done, with the numbers to show (the loss, an accuracy)."""
         self.done += steps
         self._unreported += steps
         if self._bar is not None:
@@ -150,14 +151,14 @@ class Progress:
             self._line(f"{self.done}/{self.total} {self.unit}s{shown}, at most {left:.0f} s left")
 
     def evaluated(self, rows: Sequence[Row], run: str | None = None) -> None:
-        """Say what an evaluation found: new rows of a history, for a curve. A worker's parent says whose `run` it was."""
+        """Report an evaluation: new rows of a history, for a curve. A worker's parent adds the name of the `run`."""
         if self._viewer is not None:
             self._viewer.add(rows, run or self._run)
         elif _report is not None:
             self._rows += rows
 
     def _send(self, values: Mapping[str, float]) -> None:
-        """Report to the parent what was not reported yet."""
+        """Report to the parent the steps not reported yet."""
         if _report is not None:
             found = {"rows": self._rows, "run": self._run} if self._rows else {}
             _report({"steps": self._unreported, "values": values, **found})

@@ -1,4 +1,4 @@
-"""Controls over figures that were made before: a control picks from a table of frames and does not compute.
+"""Controls for figures made in advance: a control picks from a table of frames and does not compute.
 
 One takes longer: the curriculum builder trains, once its *Train* button is pressed.
 

@@ -1,4 +1,4 @@
-"""A canvas to draw on, by mouse, finger or keyboard, and a file to choose; the picture comes to Python as PNG."""
+"""A canvas to draw on with mouse, finger or keyboard, and a file input; the picture is sent to Python as PNG."""
 
 import anywidget
 from ipywidgets.widgets.trait_types import CByteMemoryView
@@ -12,7 +12,7 @@ function render({ model, el }) {
   const canvas = make("canvas", { width: SIDE, height: SIDE, tabIndex: 0 }, el);
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-label",
-    "a canvas to draw on: arrow keys move the pen, the space bar puts it down and lifts it");
+    "a canvas to draw on: arrow keys move the pen, the space bar lowers and lifts it");
   const bar = make("div", { className: "tools" }, el);
   const label = make("label", { textContent: "Pen " }, bar);
   const pen = make("select", {}, label);
@@ -63,14 +63,14 @@ function render({ model, el }) {
       if (down) line(at, to);
       at = to;
     } else return;
-    event.preventDefault(); event.stopPropagation();  // a notebook has uses of its own for these keys
+    event.preventDefault(); event.stopPropagation();  // notebooks use these keys themselves
   });
   clear.addEventListener("click", () => {
     blank(); down = false; canvas.classList.remove("down");
     tell(new ArrayBuffer(0));
   });
   file.addEventListener("click", () => { file.value = ""; });  // so that the same file can be chosen again
-  file.addEventListener("change", async () => {  // a photo is made small here: a kernel takes no message of many megabytes
+  file.addEventListener("change", async () => {  // photos are scaled down: kernels accept no large messages
     const [chosen] = file.files;
     if (!chosen) return;
     try {
@@ -81,7 +81,7 @@ function render({ model, el }) {
       painter.drawImage(bitmap, 0, 0, small.width, small.height);
       send(small);
     } catch {
-      tell(new ArrayBuffer(0), `${chosen.name} cannot be read as a picture. PNG, JPEG, GIF and WebP files can.`);
+      tell(new ArrayBuffer(0), `${chosen.name} cannot be read as a picture. Try a PNG, JPEG, GIF or WebP file.`);
     }
   });
   blank();
@@ -101,11 +101,11 @@ STYLE = """
 
 
 class DrawingCanvas(anywidget.AnyWidget):
-    """A black canvas with a white pen, and a file input: `picture` is the PNG after each stroke or choice of a file.
+    """A black canvas with a white pen, and a file input: `picture` is the PNG after each stroke or file selection.
 
-    It is empty once the canvas is cleared, and where the file is no picture, which the widget says itself.
+    It is empty after the canvas is cleared, and if the file is not a picture, which the widget reports itself.
     """
 
     _esm = MODULE
     _css = STYLE
-    picture = CByteMemoryView(help="PNG; empty where there is none").tag(sync=True)
+    picture = CByteMemoryView(help="PNG; empty if there is none").tag(sync=True)

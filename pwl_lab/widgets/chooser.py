@@ -1,4 +1,4 @@
-"""Widgets about single pictures: a slider over temperatures, a chooser of test pictures, a picture of the reader's own."""
+"""Widgets for single pictures: a slider over temperatures, a chooser of test pictures, the reader's own picture."""
 
 from collections.abc import Sequence
 
@@ -28,18 +28,18 @@ from pwl_lab.widgets.frames import (
 )
 
 TEMPERATURES = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 32)
-KIND = {"drawn": "drawn at random", "picked": "picked because they change"}  # as the menu calls the pictures
-NO_KERNEL = "With a live kernel you can draw or upload a picture of your own here."
+KIND = {"drawn": "drawn at random", "picked": "picked because they change"}  # names in the menu
+NO_KERNEL = "With a live kernel, you can draw or upload your own picture here."
 
 
 def temperature_slider(
     example: SoftTargets, temperatures: Sequence[float] = TEMPERATURES, interactive: bool = True
 ) -> FramePicker | FramePage:
-    """Slide over the temperature of a teacher's output for one image.
+    """A slider over the temperature of a teacher's output for one image.
 
     Arguments:
     - `example`: the image and the teacher's logits.
-    - `temperatures`: to choose from, all above 0.
+    - `temperatures`: the choices, all above 0.
     - `interactive`: a live widget; otherwise a control for a page without a kernel.
     """
     figure = plots.TemperatureFigure(example)
@@ -54,25 +54,25 @@ def temperature_slider(
             f"T = {temperature:g}: the teacher says {said}. The label says {example.class_names[example.label]} 100%."
         )
         frames[(f"{temperature:g}",)] = Frame(painter.png(figure.moving), words)
-    choice = Choice("Temperature", "by which the logits are divided", [f"{one:g}" for one in temperatures])
+    choice = Choice("Temperature", "the logits are divided by it", [f"{one:g}" for one in temperatures])
     return show(FrameTable((choice,), frames), interactive)
 
 
 def picture_chooser(
     pair: Pair, samples: Sequence[SamplePredictions], interactive: bool = True
 ) -> FramePicker | FramePage:
-    """Choose a test picture, and see the probability of each class at each mask of prefix order.
+    """Choose a test picture and see the probability of each class at each mask of prefix order.
 
     Arguments:
-    - `pair`: whose masks predict.
-    - `samples`: the groups of pictures to choose from, of equal size, each of its own kind.
+    - `pair`: the pair whose masks predict.
+    - `samples`: the groups of pictures to choose from, of equal size and different kinds.
     - `interactive`: a live widget; otherwise a control for a page without a kernel.
 
-    Raises InvalidValueError unless there are groups of equal size.
+    Raises InvalidValueError unless there are groups of equal size and different kinds.
     """
     sizes = {KIND[group.kind]: len(group.labels) for group in samples}
     if not samples or len(set(sizes.values())) > 1 or len(sizes) < len(samples):
-        raise invalid("samples", sizes, "groups of equally many pictures, each of its own kind")
+        raise invalid("samples", sizes, "groups of equal size, each of a different kind")
     figure = plots.PictureFigure(pair, samples[0].images.shape[1:], samples[0].class_names)
     painter = Painter(figure.figure, figure.moving)
     frames: dict[Key, Frame] = {}
@@ -91,37 +91,37 @@ def picture_chooser(
 
 
 def own_picture(pair: Pair, task: ImageTask, interactive: bool = True) -> "OwnPicture | Markdown":
-    """Draw or upload a picture, and see what each mask of prefix order takes it for.
+    """Draw or upload a picture and see what each mask of prefix order predicts.
 
     Arguments:
-    - `pair`: whose masks predict.
-    - `task`: how its images look.
-    - `interactive`: the live widget; a page without a kernel says that one is needed.
+    - `pair`: the pair whose masks predict.
+    - `task`: defines how images are prepared.
+    - `interactive`: the live widget; a page without a kernel only says that one is needed.
     """
     return OwnPicture(pair, task) if interactive else Markdown(NO_KERNEL)  # type: ignore[no-untyped-call]
 
 
 def how_to(task: ImageTask) -> str:
-    """What can be drawn or uploaded, and what becomes of it."""
+    """Instructions, and how a picture is prepared."""
     channels, height, _ = task.input_shape
-    becomes = "What lies outside of its middle square is cut off"
+    becomes = "It is cropped to its central square"
     if channels == 1:
         becomes = "A plain border is cut off, a bright background is inverted (the network expects a black one)"
     return (
-        f"Draw with mouse, finger or keyboard, or upload a picture. {becomes}, and the rest is scaled to {height} pixels. "
-        f"The network knows {len(task.class_names)} classes and takes everything for one of them: "
+        f"Draw with mouse, finger or keyboard, or upload a picture. {becomes}, and the rest is scaled to {height} px. "
+        f"The network knows {len(task.class_names)} classes and always predicts one of them: "
         f"{', '.join(task.class_names)}."
     )
 
 
 class OwnPicture(controls.VBox):  # type: ignore[misc]  # ipywidgets has no types
-    """A canvas and a file to choose; below them the picture as the networks see it, and what they make of it.
+    """A canvas and a file input; below them the picture as the networks see it, and their predictions.
 
-    No table can hold the answer to a picture that nobody has seen yet: this one predicts, with five passes of one image.
+    No table can hold predictions for a new picture, so this widget computes: one forward pass of one image per mask.
     """
 
     def __init__(self, pair: Pair, task: ImageTask) -> None:
-        """`pair` predicts, `task` says how its images look."""
+        """`pair` predicts; `task` defines how images are prepared."""
         self._pair, self._task = pair, task
         height, width = task.input_shape[1:]
         colours = () if task.input_shape[0] == 1 else (3,)
@@ -134,14 +134,14 @@ class OwnPicture(controls.VBox):  # type: ignore[misc]  # ipywidgets has no type
         super().__init__([self.canvas, self.words, self.picture])
 
     def _changed(self) -> None:
-        """Predict the picture; say what can be done where there is none."""
+        """Predict the picture, or show the instructions if there is none."""
         if len(self.canvas.picture):
             self._predict(bytes(self.canvas.picture))
         else:
             self._say(how_to(self._task))
 
     def _predict(self, data: bytes) -> None:
-        """Show what the networks see and say, or why they cannot."""
+        """Show what the networks see and predict, or why they cannot."""
         try:
             image = picture_from(data, self._task)
         except InvalidValueError as error:
@@ -158,6 +158,6 @@ class OwnPicture(controls.VBox):  # type: ignore[misc]  # ipywidgets has no type
         self.words.value = status_line(f"Your picture: {guesses(by_mask, masks, self._task.class_names)}.")
 
     def _say(self, words: str) -> None:
-        """Words in place of a prediction."""
+        """Text instead of a prediction."""
         self.words.value = status_line(words)
         self.picture.layout.display = "none"

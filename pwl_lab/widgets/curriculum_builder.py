@@ -1,7 +1,7 @@
-"""Build a curriculum from stages, train it, and see it beside those of the paper.
+"""Build a curriculum from stages, train it, and compare it with those of the paper.
 
-The one widget that computes, and only after *Train* was pressed. In a page without a kernel there is a choice among a few
-curricula that were trained before.
+It trains only after *Train* is pressed. A page without a kernel offers a choice of a few curricula that were trained in
+advance.
 """
 
 import html
@@ -24,7 +24,7 @@ MOST_STAGES = 6
 REACHED = 0.99  # the accuracy that counts as learned
 LABELS, OUTPUT, HIDDEN = "the labels", "final output", "hidden layer, projected"
 OWN, CHOSEN = "yours", "chosen"  # the names of what the reader builds, and of what a page offers
-NEEDS_KERNEL = "Each of these was trained before. To build one of your own, open the notebook in JupyterLab or VS Code."
+NEEDS_KERNEL = "These were trained in advance. To build your own, open the notebook in JupyterLab or VS Code."
 
 
 class StoppedError(PwlLabError):
@@ -36,13 +36,13 @@ def curriculum_builder(bench: Workbench, interactive: bool = True) -> "Curriculu
 
     Arguments:
     - `bench`: the task, its teacher, and the runs to compare with.
-    - `interactive`: a live widget; otherwise a choice among curricula trained now, for a page without a kernel.
+    - `interactive`: a live widget; otherwise a choice of curricula that are trained now, for a page without a kernel.
     """
     return CurriculumBuilder(bench) if interactive else _page(bench)
 
 
 def target_of(words: str) -> Target:
-    """The target that a menu's words stand for; for a hard decision the teacher's temperature is 0."""
+    """The target for a menu entry; for hard decisions the teacher's temperature is 0."""
     if words == LABELS:
         return Labels()
     if words == HIDDEN:
@@ -58,7 +58,7 @@ def targets_of(bench: Workbench) -> list[str]:
 
 
 class StageRow(controls.VBox):  # type: ignore[misc]  # ipywidgets has no types
-    """One stage: what is shown, for how long, and what is wrong with that."""
+    """One stage: its target, its length, and an error if it is invalid."""
 
     def __init__(
         self, number: int, targets: Sequence[str], target: str, steps: int, remove: Callable[["StageRow"], None]
@@ -76,7 +76,7 @@ class StageRow(controls.VBox):  # type: ignore[misc]  # ipywidgets has no types
         super().__init__([controls.HBox([self.target, self.steps, self.rest, self.remove], layout=ROW), self.error])
 
     def turn(self, number: int, last: bool, only: bool) -> None:
-        """Give the row its place: the last stage lasts until the end, and a single one cannot be removed."""
+        """Number the row: the last stage lasts until the end, and a single one cannot be removed."""
         self.target.description, self.remove.description = f"Stage {number}: show", f"Remove stage {number}"
         self.steps.layout.display = "none" if last else None
         self.remove.disabled = only
@@ -87,12 +87,12 @@ class CurriculumBuilder(controls.VBox):  # type: ignore[misc]  # ipywidgets has 
     """Stages to choose, *Train* and *Stop*, and curves that grow while three students learn."""
 
     def __init__(self, bench: Workbench) -> None:
-        """Begins with the extracted curriculum's two stages, which are the reader's to change."""
+        """Starts with the two stages of the extracted curriculum, which the reader can change."""
         self.bench = bench
         self._targets, self._rows = targets_of(bench), controls.VBox()
-        self.more = self._button("Add a stage", "one more stage at the end", self._add)
-        self.train = self._button("Train", "train three students by these stages", self._begin, "primary")
-        self.stop = self._button("Stop", "end the training now", self._end)
+        self.more = self._button("Add a stage", "add a stage at the end", self._add)
+        self.train = self._button("Train", "train three students with these stages", self._begin, "primary")
+        self.stop = self._button("Stop", "stop the training", self._end)
         self.stop.disabled = True
         self.words, self.chart = controls.HTML(), controls.HTML()
         self.mine: live.Curves = {}
@@ -122,14 +122,14 @@ class CurriculumBuilder(controls.VBox):  # type: ignore[misc]  # ipywidgets has 
         return list(self._rows.children)
 
     def _append(self, target: str) -> None:
-        """A row more."""
+        """Add a row."""
         row = StageRow(len(self.stages) + 1, self._targets, target, self.bench.stage_steps, self._remove)
         for control in (row.target, row.steps):
             control.observe(lambda _: self.curriculum(), names="value")
         self._place([*self.stages, row])
 
     def _add(self) -> None:
-        """The *Add* button: the final output once more, or what the reader makes of it."""
+        """The *Add* button: adds a stage on the final output, which the reader can change."""
         if len(self.stages) < MOST_STAGES:
             self._append(OUTPUT)
 
@@ -139,14 +139,14 @@ class CurriculumBuilder(controls.VBox):  # type: ignore[misc]  # ipywidgets has 
             self._place([one for one in self.stages if one is not row])
 
     def _place(self, rows: list[StageRow]) -> None:
-        """Show these rows, each in its place."""
+        """Show these rows in order."""
         for number, row in enumerate(rows, start=1):
             row.turn(number, last=number == len(rows), only=len(rows) == 1)
         self._rows.children = rows
         self.curriculum()
 
     def curriculum(self) -> Curriculum | None:
-        """What is chosen; None where a length is wrong, which is said beside it and keeps *Train* from being pressed."""
+        """The curriculum chosen; None if a length is invalid, which is shown beside it and disables *Train*."""
         stages: list[Stage] = []
         taken, rows = 0, self.stages
         for row in rows:
@@ -162,15 +162,15 @@ class CurriculumBuilder(controls.VBox):  # type: ignore[misc]  # ipywidgets has 
         return Curriculum(stages=tuple(stages)) if right else None
 
     def _wrong(self, steps: int, taken: int) -> str:
-        """What is wrong with a stage of so many steps, when the stages up to it take `taken`."""
+        """The error for a stage of `steps` steps, if any, when the stages up to it take `taken`."""
         if steps < 1:
             return "A stage needs at least 1 step. To leave it out, remove it."
         if taken >= self.bench.plan.steps:
-            return f"The stages up to here take {taken:,} of {self.bench.plan.steps:,} steps: none is left for the last one."
+            return f"The stages up to here take {taken:,} of {self.bench.plan.steps:,} steps: none is left."
         return ""
 
     def _begin(self) -> None:
-        """The *Train* button: in a thread of its own, or the kernel could not hear the *Stop* button."""
+        """The *Train* button: trains in a separate thread, so that the kernel can react to the *Stop* button."""
         curriculum = self.curriculum()
         if curriculum is None or self._training:
             return
@@ -184,18 +184,18 @@ class CurriculumBuilder(controls.VBox):  # type: ignore[misc]  # ipywidgets has 
         self.thread.start()
 
     def _end(self) -> None:
-        """The *Stop* button: the training ends with its next evaluation."""
+        """The *Stop* button: the training ends at its next evaluation."""
         self._stopping.set()
 
     def _work(self, curriculum: Curriculum) -> None:
-        """Train, and say what came of it."""
+        """Train, and report the result."""
         try:
             with shown_by(self):
                 runs = self.bench.train({OWN: curriculum})
             self.mine = curves_of(runs, OWN)
             self._say(outcome(self.bench, runs, OWN))
         except StoppedError:
-            self._say("Stopped. Nothing of this training is kept.")
+            self._say("Stopped. This training is not kept.")
         except Exception as error:
             self._say(f"The training failed: {error}")
             raise
@@ -205,7 +205,7 @@ class CurriculumBuilder(controls.VBox):  # type: ignore[misc]  # ipywidgets has 
             self._draw()
 
     def add(self, rows: Sequence[Row], run: str) -> None:
-        """Take one evaluation of the students in training, and draw when it is time. Raises StoppedError after *Stop*."""
+        """Add an evaluation of the students in training, and draw when it is time. Raises StoppedError after *Stop*."""
         if self._stopping.is_set():
             raise StoppedError("stopped by the reader")
         for row in rows:
@@ -213,11 +213,11 @@ class CurriculumBuilder(controls.VBox):  # type: ignore[misc]  # ipywidgets has 
         self._redraws.draw(self._draw)
 
     def _say(self, words: str) -> None:
-        """Words above the curves."""
+        """Show text above the curves."""
         self.words.value = status_line(words)
 
     def _draw(self) -> None:
-        """The curves as they are."""
+        """Draw the curves so far."""
         self.chart.value = live.own_chart(self._behind, self.before, self.mine, self._marks, self.bench.plan.steps)
 
 
@@ -231,7 +231,7 @@ def curves_of(runs: DistillationRuns, name: str) -> live.Curves:
 
 
 def outcome(bench: Workbench, runs: DistillationRuns, name: str) -> str:
-    """After how many steps the students of a curriculum were there, and those that they are compared with."""
+    """The steps to the threshold, for a curriculum's students and those it is compared with."""
     steps = runs.steps_to(REACHED) | {other: bench.built_in.steps_to(REACHED)[other] for other in bench.known}
     said = [f"{one.replace('_', '-')} {_steps_words(steps[one])}" for one in (name, *bench.known)]
     return f"Steps to {REACHED:.0%}, one number for each seed: {'; '.join(said)}. Budget: {bench.plan.steps:,} steps."
@@ -243,7 +243,7 @@ def _steps_words(steps: Sequence[int | None]) -> str:
 
 
 def examples(bench: Workbench) -> dict[str, Curriculum]:
-    """A few curricula in words, for a page where none can be trained."""
+    """A few curricula, by description, for a page without a kernel."""
     steps, last = bench.stage_steps, Stage(target=target_of(OUTPUT))
     early = min(bench.teacher.checkpoints, key=lambda one: abs(one.accuracy - 0.6))  # a small teacher may skip 60%
     said = {
@@ -267,7 +267,7 @@ def examples(bench: Workbench) -> dict[str, Curriculum]:
 
 
 def _page(bench: Workbench) -> FramePage:
-    """A menu of trained curricula, each beside those of the paper."""
+    """A menu of trained curricula, each compared with those of the paper."""
     chosen = examples(bench)
     runs = bench.train(bench.known | chosen)
     frames: dict[Key, Frame] = {}

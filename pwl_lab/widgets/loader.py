@@ -1,7 +1,7 @@
-"""The layer loader: a teacher's blocks arrive in true time at a bandwidth of the reader's choice.
+"""The layer loader: a teacher's blocks arrive in real time at a chosen bandwidth.
 
-All that it can show is looked up before it appears (`loading_data`); a script, `player.js`, only picks from that, and
-keeps the time. The same script runs as a live widget and on a page without a kernel.
+Everything it can show is collected in advance (`loading_data`); a script, `player.js`, only picks from that and keeps
+the time. The same script runs in a live widget and on a page without a kernel.
 """
 
 import io
@@ -42,16 +42,16 @@ def layer_loader(
     orders: Mapping[str, list[str]] | None = None,
     megabytes_per_s: Sequence[float] = LINKS,
 ) -> "LayerLoader | LayerPage":
-    """Play how a pair loads: bars that fill with bytes, blocks that change hands, accuracy, predictions; the teacher alone.
+    """Play how a pair loads: bars fill with bytes, blocks are swapped; with accuracy, predictions, the teacher alone.
 
-    Raises InvalidValueError where pairs and samples do not have the same labels, where there is nothing to choose, or
-    where the pair lacks a mask of an order.
+    Raises InvalidValueError if pairs and samples do not have the same labels, if there is nothing to choose from, or if
+    the pair lacks a mask of an order.
 
     Arguments:
     - `pair`: a pair, or several by (family, curriculum), from which a menu chooses.
-    - `samples`: what the pair predicts for some images, or several such groups by name; for several pairs by the same labels.
-    - `interactive`: a live widget, whose choices a program can read and set; otherwise the same for a page without a kernel.
-    - `orders`: the masks k = 0..n of each loading order; unless given, each pair's named ones and its best one.
+    - `samples`: the pair's predictions for some images, or several such groups by name; for several pairs by label.
+    - `interactive`: a live widget, whose choices a program can read and set; otherwise a page without a kernel.
+    - `orders`: the masks k = 0..n of each loading order; by default each pair's named orders and its best one.
     - `megabytes_per_s`: the links to choose from.
     """
     pairs: Mapping[Label, Pair] = pair if isinstance(pair, Mapping) else {ALONE: pair}
@@ -71,7 +71,7 @@ def layer_loader(
 
 
 def _first_link(data: Mapping[str, Any]) -> float:
-    """The slowest link on which the first pair comes in `LONGEST_PLAY_S`, else the fastest one."""
+    """The slowest link on which the first pair arrives within `LONGEST_PLAY_S`, otherwise the fastest one."""
     first = data["pairs"][0]
     links: list[float] = sorted(data["links"])
     size = first["student"] + sum(first["units"])
@@ -79,7 +79,7 @@ def _first_link(data: Mapping[str, Any]) -> float:
 
 
 def _data_of(label: Label, pair: Pair, samples: Samples, orders: Mapping[str, list[str]] | None) -> dict[str, Any]:
-    """All that is shown of a pair: bytes of each unit, accuracy of each mask, the orders' masks, predictions."""
+    """Everything shown about a pair: bytes of each unit, accuracy of each mask, the orders' masks, predictions."""
     orders = orders or tables.orders_with_best(pair.masks)
     accuracy = {str(mask): float(value) for mask, value in pair.masks.set_index("mask")["test"].items()}
     for mask in (mask for order in orders.values() for mask in order):
@@ -98,7 +98,7 @@ def _data_of(label: Label, pair: Pair, samples: Samples, orders: Mapping[str, li
 
 
 def _group(samples: SamplePredictions, masks: Mapping[str, float]) -> dict[str, Any]:
-    """Pictures, and what each mask says of them."""
+    """Pictures, and the predictions of each mask."""
     return {
         "images": [_picture(image) for image in samples.images],
         "labels": samples.labels.tolist(),
@@ -109,7 +109,7 @@ def _group(samples: SamplePredictions, masks: Mapping[str, float]) -> dict[str, 
 
 
 def _picture(image: Tensor) -> str:
-    """An image as a browser takes it; a grey one dark on white, as figures show it."""
+    """An image for a browser; a grey one dark on white, as in figures."""
     picture = Image.fromarray(image.numpy())
     written = io.BytesIO()
     (ImageOps.invert(picture) if image.ndim == 2 else picture).save(written, "png")
@@ -117,16 +117,16 @@ def _picture(image: Tensor) -> str:
 
 
 def _svg(colour: str, dashes: Dashes) -> dict[str, str]:
-    """Colour and dashes of a line in SVG's words."""
+    """The colour and dashes of a line, for SVG."""
     lengths = " ".join(f"{2 * length:g}" for length in dashes[1]) if isinstance(dashes, tuple) else DASHES[dashes]
     return {"colour": colour, "dashes": lengths}
 
 
 class LayerLoader(anywidget.AnyWidget):
-    """The player as a live widget. While it plays the kernel only learns which mask answers.
+    """The player as a live widget. While it plays, the kernel is only told which mask predicts.
 
-    A program can read and set `pair` (its place among the pairs), `order`, `link` (MB/s), `group` (of pictures) and
-    `mask`; a new `data` shows other predictions.
+    A program can read and set `pair` (its index), `order`, `link` (MB/s), `group` (of pictures) and `mask`; setting
+    `data` shows other predictions.
     """
 
     _esm = FOLDER / "player.js"
@@ -159,16 +159,16 @@ PAGE_SCRIPT = """
 class LayerPage:
     """The player as HTML that needs no kernel and no network.
 
-    Where scripts are not allowed (a notebook that is not trusted, a viewer that strips them) a table remains: the first
+    If scripts are not allowed (an untrusted notebook, a viewer that strips them), a table remains, with the first
     pair's first order on the link shown first.
     """
 
     def __init__(self, data: Mapping[str, Any], chosen: Mapping[str, Any]) -> None:
-        """`data` is all that can be shown, `chosen` what is shown first."""
+        """`data` is everything that can be shown, `chosen` the state shown first."""
         self.data, self.chosen = data, chosen
 
     def table(self) -> pd.DataFrame:
-        """One row for each network on the way: what has arrived and after how long, and its accuracy."""
+        """One row for each network on the way: bytes and seconds until it can predict, and its accuracy."""
         first, link = self.data["pairs"][0], Throttle(self.chosen["link"])
         rows, before = [], None
         arrived = first["student"]
@@ -181,7 +181,7 @@ class LayerPage:
         return pd.DataFrame(rows, columns=columns).set_index("network")
 
     def __repr__(self) -> str:
-        """The table, for a text-only reader."""
+        """The table, for text-only viewers."""
         return str(self.table().to_string(formatters={"test accuracy": "{:.1%}".format}))
 
     def _repr_html_(self) -> str:

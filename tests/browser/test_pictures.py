@@ -125,4 +125,4 @@ def test_notebook_00_as_a_page(page: Page, smoke_run: Callable[[str], SmokeRun],
     assert shown(chooser)[1] != first[1]
     chooser.get_by_label("Pictures").select_option("picked because they change")
     assert "36 picked because their prediction changes" in told(chooser)
-    assert page.get_by_text("With a live kernel you can draw or upload").count() == 1
+    assert page.get_by_text("With a live kernel, you can draw or upload").count() == 1

@@ -24,7 +24,7 @@ def test_an_error_in_the_answer_is_named_with_the_call_and_kept_as_the_cause():
     def mine(values):
         return values[7]
 
-    with pytest.raises(ExerciseError, match=r"mine: it fails with IndexError: .*called with 2 values") as refused:
+    with pytest.raises(ExerciseError, match=r"mine: it raises IndexError: .*called with 2 values") as refused:
         attempt(mine, [1, 2], hint="there are two", on="2 values")
     assert isinstance(refused.value.__cause__, IndexError)
 

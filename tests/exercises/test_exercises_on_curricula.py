@@ -132,7 +132,7 @@ WRONG = [
     (distillation_curricula.three_curricula, three(extract="open second final"), "no length"),
     (distillation_curricula.three_curricula, lambda a, s: {"one-shot": one_shot(0)}, "names are wrong"),
     (distillation_curricula.three_curricula, lambda a, s: [one_shot(0)], "names are wrong"),
-    (distillation_curricula.extract_then_checkpoint, mine("checkpoint hidden final"), "checkpoint comes first"),
+    (distillation_curricula.extract_then_checkpoint, mine("checkpoint hidden final"), "checkpoint should come after"),
     (distillation_curricula.extract_then_checkpoint, mine("hidden final"), "checkpoint is missing"),
     (distillation_curricula.extract_then_checkpoint, mine("checkpoint final"), "hidden layer is missing"),
     (distillation_curricula.extract_then_checkpoint, mine("hidden checkpoint"), "final output is missing"),
@@ -141,7 +141,7 @@ WRONG = [
     (distillation_curricula.extract_then_checkpoint, lambda a, s, t: extracted(s), "not a list of stages"),
     (distillation_curricula.projected_target, lambda h, p: h @ p, "neither"),
     (distillation_curricula.projected_target, lambda h, p: centred(h @ p), "not scaled"),
-    (distillation_curricula.projected_target, lambda h, p: centred(h @ p) / (h @ p).std(dim=0), "factor of its own"),
+    (distillation_curricula.projected_target, lambda h, p: centred(h @ p) / (h @ p).std(dim=0), "its own factor"),
     (distillation_curricula.projected_target, lambda h, p: h @ p / (h @ p).std(), "not centred"),
     (
         distillation_curricula.projected_target,
@@ -150,7 +150,7 @@ WRONG = [
     ),
     (distillation_curricula.projected_target, lambda h, p: p @ h, "RuntimeError"),
     (distillation_curricula.teacher_says, lambda z, t: (z * t).softmax(dim=1), "divide by it"),
-    (distillation_curricula.teacher_says, lambda z, t: (z / t).softmax(dim=1), "case of its own"),
+    (distillation_curricula.teacher_says, lambda z, t: (z / t).softmax(dim=1), "treat temperature 0 separately"),
     (distillation_curricula.teacher_says, lambda z, t: (z / t).softmax(dim=0), "over the batch"),
     (distillation_curricula.teacher_says, lambda z, t: z.softmax(dim=1), "not used"),
     (

@@ -87,7 +87,7 @@ def test_two_at_once_overlap_are_told_apart_and_come_back_in_order(series_of) ->
     page = (folder / "index.html").read_text()
     assert "3 of 3 ok" in page
     assert page.index('id="00_a"') < page.index('id="01_b"') < page.index('id="02_c"')
-    assert "from start to end" in page
+    assert "from start to finish" in page
 
 
 def test_a_failing_one_stops_neither_the_other_nor_the_next(series_of) -> None:

@@ -253,7 +253,7 @@ def spoilt(tensors: dict, value: float, name: str) -> dict:
 @pytest.mark.parametrize(
     ("bits", "change", "words"),
     [
-        (32, lambda _: b"not safetensors at all", "no safetensors file"),
+        (32, lambda _: b"not safetensors at all", "not a safetensors file"),
         (
             32,
             lambda content: rewritten(content, lambda t: spoilt(t, float("nan"), "blocks.0.0.weight")),

@@ -223,7 +223,7 @@ def test_fetch_finds_the_digits_where_scikit_learn_is_and_in_no_other_folder(tmp
     where = Path(_invoke("data", "fetch", "digits").stdout.strip())
     assert (where / "sklearn").is_dir()
     done = _invoke("data", "fetch", "digits", "--folder", str(tmp_path), code=2)
-    assert "leave folder" in done.stderr
+    assert "leave out folder" in done.stderr
     assert done.stdout == ""
 
 
@@ -231,7 +231,7 @@ def test_fetch_names_a_damaged_archive_and_leaves_nothing(tmp_path: Path, monkey
     monkeypatch.setenv("PWL_LAB_DATA", str(tmp_path / "downloads"))
     (tmp_path / "cifar-10-binary.tar.gz").write_bytes(b"cut")
     message = _invoke("data", "fetch", "cifar-10", "--folder", str(tmp_path), code=2).stderr
-    assert f"{tmp_path / 'cifar-10-binary.tar.gz'} is cut short, damaged or another file" in message
+    assert f"{tmp_path / 'cifar-10-binary.tar.gz'} is truncated, damaged or a different file" in message
     assert message.count("\n") == 1
     assert [path.suffix for path in (tmp_path / "downloads").iterdir()] == [".lock"]
 

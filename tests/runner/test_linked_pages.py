@@ -138,7 +138,7 @@ def test_no_page_of_somebody_else_is_replaced(site: Path) -> None:
     own = site / "runs" / "mine" / "exercises" / "00_solutions.html"
     own.parent.mkdir(parents=True)
     own.write_text("my notes")
-    with pytest.raises(InvalidValueError, match=r"exercises/00_solutions\.html that no series run left"):
+    with pytest.raises(InvalidValueError, match=r"exercises/00_solutions\.html that is not from a series run"):
         run_series("smoke", "mine", jobs=1)
     assert own.read_text() == "my notes"
 

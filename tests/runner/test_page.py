@@ -107,7 +107,7 @@ def test_a_page_that_cannot_be_made_at_all_is_said(kind, part: str, tmp_path: Pa
     (tmp_path / "page.html").write_text("old")
     monkeypatch.setattr(export, part, broken)
     said = export.write_page(new_notebook(cells=[new_markdown_cell("x")]), tmp_path / "page.html", OK, tmp_path)
-    assert said.startswith("page.html could not be made (")
+    assert said.startswith("page.html could not be created (")
     assert "no way" in said
     assert not (tmp_path / "page.html").exists()
 

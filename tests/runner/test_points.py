@@ -136,7 +136,7 @@ def test_a_folder_without_a_batch(tmp_path: Path) -> None:
     with pytest.raises(InvalidValueError, match="no batch is there"):
         read_states(tmp_path)
     (tmp_path / "file").write_text("")
-    with pytest.raises(InvalidValueError, match="can be made and written to"):
+    with pytest.raises(InvalidValueError, match="can be created and written to"):
         _enter(tmp_path / "file" / "below")
 
 

@@ -87,8 +87,8 @@ def test_hints_are_text_and_not_markup():
     hint = stored_pairs.Missing({"a <b>": "make & run"})
     assert "<b>" not in hint._repr_html_()
     assert "make &amp; run" in hint._repr_html_()
-    assert repr(hint) == "Not stored: a <b>. It is made by: make & run"
-    assert "All is stored" in stored_pairs.Missing()._repr_html_()
+    assert repr(hint) == "Not stored: a <b>. To make it, run: make & run"
+    assert "Everything is stored" in stored_pairs.Missing()._repr_html_()
 
 
 def test_the_servers_kernels_may_not_make_anything(store_folder, no_training, monkeypatch):

@@ -99,5 +99,5 @@ def test_a_picture_that_would_fill_the_memory_is_refused(monkeypatch):
 
 @pytest.mark.parametrize("shade", [0, 130, 255])
 def test_a_picture_of_one_shade_is_refused(shade):
-    with pytest.raises(InvalidValueError, match="all of one shade"):
+    with pytest.raises(InvalidValueError, match="it has a single shade"):
         picture_from(file_of(np.full((50, 50), shade)), TASK)

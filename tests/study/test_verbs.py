@@ -283,7 +283,7 @@ def test_asking_for_more_or_other_blocks_is_refused():
     pair = make_pair()
     with pytest.raises(InvalidValueError, match=r"teacher_blocks = 4.*from 0 to 3"):
         pair.accuracy(prefix_mask(4, pair.n_blocks))
-    with pytest.raises(InvalidValueError, match="a word of 3 letters"):
+    with pytest.raises(InvalidValueError, match="3 letters"):
         pair.accuracy("TTTT")
 
 

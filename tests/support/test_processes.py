@@ -326,7 +326,7 @@ def test_recipes_say_where_their_cases_compute(monkeypatch, recipe, device):
 
 def test_one_case_on_another_device_is_refused(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    with pytest.raises(InvalidValueError, match=r"device = 'cpu' is not allowed: that of all cases together, 'cuda'"):
+    with pytest.raises(InvalidValueError, match=r"device = 'cpu' is not allowed: the device of all cases, 'cuda'"):
         verbs.run_cases(note, [{"folder": "", "number": 0, "device": "cpu"}], "notes", "cuda")
 
 

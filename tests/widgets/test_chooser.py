@@ -66,7 +66,7 @@ def test_the_chooser_shows_each_picture_and_how_it_was_chosen():
     ],
 )
 def test_groups_that_share_no_control_are_refused(groups):
-    with pytest.raises(InvalidValueError, match="equally many pictures"):
+    with pytest.raises(InvalidValueError, match="groups of equal size"):
         widgets.picture_chooser(scored_pair(), groups)
 
 
@@ -96,7 +96,7 @@ def file_of(shade):
 def test_a_picture_is_predicted_by_each_mask_of_prefix_order(pair, task):
     own = widgets.own_picture(pair, task)
     assert own.picture.layout.display == "none"
-    assert "takes everything for one of them: T-shirt/top, Trouser" in words(own)
+    assert "always predicts one of them: T-shirt/top, Trouser" in words(own)
     own.canvas.picture = file_of(255)
     assert own.picture.layout.display is None
     inputs = task.normalise(picture_from(file_of(255), task))
@@ -110,7 +110,7 @@ def test_a_picture_is_predicted_by_each_mask_of_prefix_order(pair, task):
 
 @pytest.mark.parametrize(
     ("data", "said"),
-    [(b"no picture", "cannot be read as a picture"), (file_of(0), "all of one shade"), (b"", "Draw with")],
+    [(b"no picture", "cannot be read as a picture"), (file_of(0), "a single shade"), (b"", "Draw with")],
 )
 def test_what_cannot_be_predicted_is_said_and_the_last_prediction_goes(pair, task, data, said):
     own = widgets.own_picture(pair, task)

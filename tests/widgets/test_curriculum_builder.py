@@ -94,11 +94,11 @@ def test_training_ends_with_the_curves_of_its_runs_and_the_next_one_keeps_them_b
     assert builder.stop.disabled
     assert not builder.train.disabled
     first = builder.mine
-    assert "yours, the last one" not in builder.chart.value
+    assert "your previous one" not in builder.chart.value
     builder.stages[1].target.value = LABELS
     train(builder)
     assert builder.before == first
-    assert "yours, the last one" in builder.chart.value
+    assert "your previous one" in builder.chart.value
 
 
 def test_curves_grow_while_it_trains(builder, monkeypatch):
