@@ -359,7 +359,7 @@ def nobody_fits(workers: Mapping[str, Mapping[str, Any]], resources: Mapping[str
     if any(fits(worker, resources) for worker in workers.values()):
         return None
     if not workers:
-        return "no worker is there; waiting"
+        return "there is no worker; waiting"
     words = " ".join(f"{name}={need:g}" for name, need in resources.items())
     return f"there is no worker with {words} ({len(workers)} without); waiting"
 

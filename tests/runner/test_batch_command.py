@@ -95,7 +95,7 @@ def test_finished_points_that_the_grid_does_not_mean_any_more_are_spoken_of(
     invoke("batch", grid, "--out", out)
     write_notebook("# Own, mended", parameters="rate = 0.5\nseed = 0")
     said = invoke("batch", grid, "--out", out, "--dry-run").stdout
-    assert "4 to do (2 finished points here belong to another notebook, parameters or version); no earlier run" in said
+    assert "4 to do (2 finished points here belong to another notebook, parameters or version); no time estimate" in said
     invoke("batch", grid, "--out", out, "--only", "rate=1", "--only", "seed=0")
     write_notebook("# Own", parameters="rate = 0.5\nseed = 0")
     said = invoke("batch", grid, "--out", out, "--dry-run").stdout
@@ -205,7 +205,7 @@ def test_what_is_refused(grid: Path, tmp_path: Path, words: tuple[str, ...], sai
 def test_a_folder_without_a_batch_is_refused(tmp_path: Path) -> None:
     done = invoke("status", tmp_path)
     assert done.exit_code == 2
-    assert "no batch is there" in done.stderr
+    assert "there is no batch" in done.stderr
 
 
 def test_the_examples_are_good_grids(tmp_path: Path) -> None:

@@ -287,7 +287,7 @@ def test_of_many_at_once_only_one_runs(desk: Path, monkeypatch: pytest.MonkeyPat
     go.set()
     for thread in threads:
         thread.join(60)
-    assert sorted(said.partition(" in ")[0] for said in ended) == ["another run is in progress"] * 7 + ["ok"]
+    assert sorted(said.partition(" in /")[0] for said in ended) == ["another run is in progress"] * 7 + ["ok"]
 
 
 @pytest.mark.parametrize(
