@@ -65,7 +65,7 @@ def test_the_player_fits_a_projector(page: Page, opened: Callable, page_of_04: P
     for key in ("Home", "ArrowRight", "End"):
         player.get_by_label("Teacher blocks loaded").press(key)
         box = player.bounding_box()
-        assert box["y"] >= 0
+        assert box["y"] > -1  # a page scrolls by whole pixels, and the player may begin between two
         assert box["y"] + box["height"] <= 768
 
 
