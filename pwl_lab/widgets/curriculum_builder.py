@@ -64,9 +64,9 @@ class StageRow(controls.VBox):  # type: ignore[misc]  # ipywidgets has no types
         self, number: int, targets: Sequence[str], target: str, steps: int, remove: Callable[["StageRow"], None]
     ) -> None:
         """`remove` is called with this row when its button is pressed."""
-        narrow = {"description_width": "initial"}
+        narrow, wide = {"description_width": "initial"}, {"width": "min(360px, calc(100% - 4px))"}
         self.target = controls.Dropdown(options=targets, value=target, description=f"Stage {number}: show", style=narrow,
-                                        tooltip="what the student is shown", layout={"width": "min(360px, 100%)"})  # fmt: skip
+                                        tooltip="what the student is shown", layout=wide)  # fmt: skip
         self.steps = controls.IntText(value=steps, description="for steps", style=narrow, tooltip="length in steps",
                                       layout={"width": "160px"})  # fmt: skip
         self.rest = controls.HTML()
