@@ -37,8 +37,8 @@ def test_notebook_runs_at_smoke(notebook: Path, smoke_run: Callable[[str], Smoke
     assert (run.out / "notebook.html").stat().st_size < 5_000_000
     nb = read_notebook(notebook)
     assert result_of(nb, metrics), "the index page's sentence finds its numbers"
-    (shown,) = [cell for cell in read_notebook(run.out / "notebook.ipynb")["cells"] if cell["id"] == named(nb)]
-    assert thumbnail({"cells": [shown], "metadata": {}}), "and the cell that it names has a figure"
+    shown = [cell for cell in read_notebook(run.out / "notebook.ipynb")["cells"] if cell["id"] == named(nb)]
+    assert [bool(thumbnail({"cells": [cell], "metadata": {}})) for cell in shown] == [True] * (named(nb) is not None)
     html = (run.out / "notebook.html").read_text()
     assert "data:image/png;base64" in html, "figures are in the page"
     assert html.count('<div class="frame-page">') == CONTROLS.get(notebook.stem.partition("_")[0], 0)

@@ -70,10 +70,7 @@ def test_code_that_is_no_part_of_the_lesson_is_folded(path: Path, monkeypatch: p
     import fold_plumbing
 
     cells = nbformat.read(path, as_version=4).cells
-    found = fold_plumbing.marked(cells)
-    if not found:
-        pytest.skip("nothing is folded in it yet: python scripts/fold_plumbing.py")
-    assert found == fold_plumbing.plumbing(cells)
+    assert fold_plumbing.marked(cells) == fold_plumbing.plumbing(cells) != []
 
 
 def test_make_check_runs_every_linter_and_the_types() -> None:
@@ -157,7 +154,9 @@ def test_the_parameters_cell_holds_one_literal_per_setting(path: Path) -> None:
 def test_a_notebook_names_its_result_and_its_figure_for_the_index_page(path: Path) -> None:
     nb = nbformat.read(path, as_version=4)
     assert "{" in nb.metadata.pwl_lab.result, "the numbers are the run's"
-    assert nb.metadata.pwl_lab.thumbnail in [cell.id for cell in nb.cells if cell.cell_type == "code"]
+    code = {cell.id: cell.source for cell in nb.cells if cell.cell_type == "code"}
+    if path.stem != "06b_what_loading_costs":  # which has tables only
+        assert nb.metadata.pwl_lab.thumbnail in code
 
 
 @each_of_the_series

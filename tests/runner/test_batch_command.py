@@ -95,7 +95,9 @@ def test_finished_points_that_the_grid_does_not_mean_any_more_are_spoken_of(
     invoke("batch", grid, "--out", out)
     write_notebook("# Own, mended", parameters="rate = 0.5\nseed = 0")
     said = invoke("batch", grid, "--out", out, "--dry-run").stdout
-    assert "4 to do (2 finished points here belong to another notebook, parameters or version); no time estimate" in said
+    assert (
+        "4 to do (2 finished points here belong to another notebook, parameters or version); no time estimate" in said
+    )
     invoke("batch", grid, "--out", out, "--only", "rate=1", "--only", "seed=0")
     write_notebook("# Own", parameters="rate = 0.5\nseed = 0")
     said = invoke("batch", grid, "--out", out, "--dry-run").stdout
