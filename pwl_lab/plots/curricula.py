@@ -370,6 +370,6 @@ def ablation_chart(table: pd.DataFrame) -> Figure:
             values = 100 * (measured.loc[key] - measured.loc[reference])[measure]
             style.seed_row(axes, row, values, values.mean(), ("#222222", "-", "o"))
         axes.set_title(title, fontsize=NOTE)
-        axes.set_xlabel("percentage points of accuracy")
+        axes.set_xlabel("points of accuracy")
     style.named_rows(panels[0], [f"{group}: {variant}" for group, variant in rows])
     return figure

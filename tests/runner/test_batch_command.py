@@ -205,7 +205,7 @@ def test_what_is_refused(grid: Path, tmp_path: Path, words: tuple[str, ...], sai
 def test_a_folder_without_a_batch_is_refused(tmp_path: Path) -> None:
     done = invoke("status", tmp_path)
     assert done.exit_code == 2
-    assert "no batch is there" in done.stderr
+    assert "there is no batch" in done.stderr
 
 
 def test_the_examples_are_good_grids(tmp_path: Path) -> None:
