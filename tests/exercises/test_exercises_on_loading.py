@@ -134,7 +134,7 @@ WRONG = [
     (loading.converters, lambda mask: [f"encoder {i}" for i in range(1, len(mask))], "an encoder at every boundary"),
     (loading.converters, lambda mask: set(named(mask)), "give a list"),
     (loading.sync, sync(total=torch.sum), "sum over the boundaries"),
-    (loading.sync, sync(boundaries=3), "it raises ValueError: there is no boundary 3"),
+    (loading.sync, sync(boundaries=3), "raises ValueError: there is no boundary 3"),
     (loading.sync, sync(decoded=False), "only the encoders"),
     (loading.sync, sync(encoded=False), "only the decoders"),
     (loading.sync, sync(distance=torch.nn.functional.mse_loss), "cosine is missing"),

@@ -107,7 +107,7 @@ def test_a_family_belongs_to_one_class():
     first, second = define("own, defined twice"), define("own, defined twice")
     sizes = {"n_inputs": 1, "widths": (1,)}
     check_registered(second(**sizes))
-    with pytest.raises(InvalidValueError, match="a class with a family of its own"):
+    with pytest.raises(InvalidValueError, match="a class with its own family"):
         check_registered(first(**sizes))
     with pytest.raises(InvalidValueError, match=r"family of __main__\.OtherConfig"):
         define("own, defined twice", "OtherConfig")

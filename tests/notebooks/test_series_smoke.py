@@ -17,7 +17,7 @@ SERIES = series()
 # What each notebook makes in an empty store, by key: what was stored before is found again as long as these stay.
 # Where they are meant to change, `scripts/golden.py record tests/golden/smoke.json --keys` writes them anew.
 GOLDEN = json.loads((Path(__file__).resolve().parents[1] / "golden" / "smoke.json").read_text(encoding="utf-8"))
-CONTROLS = {"00": 2, "01": 1, "02": 2, "06": 1}  # that work on the page without a kernel
+CONTROLS = {"00": 2, "01": 1, "02": 2, "04": 1, "06": 1}  # that work on the page without a kernel
 
 
 def named(nb: Mapping[str, Any]) -> str | None:

@@ -320,7 +320,7 @@ def test_a_configuration_derived_from_one_of_ours_is_not_taken_for_it():
 
     own = Mine(n_inputs=6, widths=(8, 8))
     for field, pair in {"teacher": (own, MLP_TEACHER), "student": (MLP_TEACHER, own)}.items():
-        with pytest.raises(InvalidValueError, match=rf"the {field} .*not exported.*a class with a family of its own"):
+        with pytest.raises(InvalidValueError, match=rf"the {field} .*not exported.*a class with its own family"):
             check_exportable(pair)
 
 
