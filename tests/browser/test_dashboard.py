@@ -214,8 +214,9 @@ def shown(page: Page) -> tuple[str, str]:
 def changed(page: Page, before: tuple[str, str]) -> tuple[str, str]:
     """Words and picture once both are others, within the time limit."""
     page.wait_for_function(
-        "([words, picture]) => document.querySelector('.widget-vbox [role=status]').innerText !== words"
-        " && document.querySelector('.widget-image').src !== picture",
+        "([words, picture]) => { const box = [...document.querySelectorAll('.widget-vbox:has(.noUi-handle)')].at(-1);"
+        " return box.querySelector('[role=status]').innerText !== words"
+        " && box.querySelector('.widget-image').src !== picture; }",
         arg=list(before),
     )
     return shown(page)
