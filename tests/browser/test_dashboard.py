@@ -228,12 +228,14 @@ def what_a_screen_reader_is_told(page: Page) -> None:
     one = page.get_by_role("slider", name="Optimiser steps")
     value = page.locator(".widget-slider").locator(".widget-readout").inner_text()
     assert one.get_attribute("aria-valuetext") == value
-    before, place = shown(page), page.locator(".widget-vbox [role=status]").element_handle()
+    said = page.locator(EXPLORER).last.locator("[role=status]")
+    before, place = shown(page), said.element_handle()
     one.press("ArrowLeft")
     changed(page, before)
     assert one.get_attribute("aria-valuetext") != value
-    assert place.evaluate("place => place === document.querySelector('.widget-vbox [role=status]')")
-    assert page.locator(".widget-vbox [role=status][aria-live=polite] > *").count() == 1
+    assert place.evaluate("place => place.isConnected")
+    assert said.get_attribute("aria-live") == "polite"
+    assert said.locator("> *").count() == 1
     assert page.get_by_role("img", name="the state described above").count() == 1
     assert page.locator(".pwl-player [role=status]").count() == 1
 
