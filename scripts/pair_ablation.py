@@ -36,12 +36,12 @@ VARIANTS: dict[str, dict[str, tuple[dict[str, object], dict[str, object]]]] = {
     },
     "masks": {
         "prefix": ({"masks": "prefix"}, {}),
-        "mixture of the sources": ({"masks": "mixture"}, {}),
+        "mixture as published": ({"masks": "mixture"}, {}),
         "one mask a pass": ({"cross_groups": 1}, {}),
     },
-    "as the sources": {
+    "as published": {
         "sync weight 1": ({"sync": 1.0}, {}),
-        "converters at a fifth of the step": ({"converter_lr": 0.2}, {}),
+        "slow converters": ({"converter_lr": 0.2}, {}),
     },
     "equal channels": {
         "converters always": ({}, EQUAL_CHANNELS),

@@ -158,10 +158,10 @@ def _lowest(axes: Axes, timelines: pd.DataFrame) -> None:
     bottom = float(means[~planes].min()) - BELOW / 2
     axes.set_ylim(bottom, float(means.max()) + 0.01)
     lost = means[means < bottom].droplevel("way")
-    words = [f"{network.removeprefix('planes ')} bits: {value:.0%}" for network, value in lost.items()]
+    words = [f"{value:.0%} ({network.removeprefix('planes ')} bits)" for network, value in lost.items()]
     if words:
-        axes.annotate("bit planes, below the axis: " + ", ".join(words), (0.99, 0.02), xycoords="axes fraction",
-                      ha="right", fontsize=NOTE)  # fmt: skip
+        axes.annotate(f"bit planes start at {', '.join(words)}, below this axis", (0.99, 0.02),
+                      xycoords="axes fraction", ha="right", fontsize=NOTE)  # fmt: skip
 
 
 @style.context()

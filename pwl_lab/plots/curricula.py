@@ -336,6 +336,7 @@ def crossing_chart(table: pd.DataFrame) -> Figure:
 def parity_crossing(found: Sequence[Crossed]) -> Figure:
     """The smallest pair: each student's accuracy over training, with and without PWL, one line per seed."""
     figure, panels = style.row_of_axes(9, 3.2, 2, sharey=True)
+    lowest = min([0.47, *(one.pair.history["accuracy"].min() for one in found)])
     for axes, loading in zip(panels, ("alone", "combined"), strict=True):
         names = dict.fromkeys(one.curriculum for one in found if one.loading == loading)
         for curriculum in names:
@@ -346,7 +347,7 @@ def parity_crossing(found: Sequence[Crossed]) -> Figure:
                 axes.plot(history["step"], history["accuracy"], color=colour, ls=dashes, lw=1.8, label=label)
         axes.set_title(LOADING_WORDS[loading], fontsize=NOTE)
         style.chance_line(axes, 0.5, named=loading == "combined")
-        axes.set(xlabel="optimiser steps", xlim=(0, None), ylim=(0.45, 1.03))
+        axes.set(xlabel="optimiser steps", xlim=(0, None), ylim=(lowest - 0.02, 1.03))
     _share_frame(figure, panels, "student, validation accuracy")
     return figure
 

@@ -160,7 +160,7 @@ def against_pwl_table(table: pd.DataFrame) -> pd.DataFrame:
         differences = against_pwl(table, measure).replace({"loading": LOADING_WORDS})
         students = differences.groupby(["curriculum", "loading"], sort=False)["difference"]
         columns[title] = students.agg(lambda mine: in_points(mine.tolist()))
-    return pd.DataFrame(columns).rename_axis(["curriculum", "PWL"])
+    return pd.DataFrame(columns).rename(index={"one_shot": "one-shot"}).rename_axis(["curriculum", "PWL"])
 
 
 def parity_pair(settings: CrossingSettings, seed: int, curriculum: str, loading: str, **weights: float) -> Pair:
