@@ -123,7 +123,7 @@ def test_what_trains_side_by_side_runs_alone_with_all_workers(series_of, monkeyp
     assert lines[2:] == ["== 00_wide", "== 02_wide"]
     assert workers == {"00_wide": "all", "02_wide": "all", "01_a": "2", "03_b": "2"}
     begun = {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("*/params.json")}
-    done = {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("*/status.json")}
+    done = {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("*/notebook.ipynb")}
     assert max(done["01_a"], done["03_b"]) <= begun["00_wide"]
     assert done["00_wide"] <= begun["02_wide"]
 

@@ -176,7 +176,7 @@ HUGE = {"family": "mlp", "n_inputs": 6, "widths": [20_000] * 3}
         ),
         (
             {"teacher": {"family": "transformer", "n_tokens": 6, "width": 4, "heads": 2, "layers": 10**9}},
-            "1000000000 blocks, with 8 shards",
+            "1000000000 blocks and 8 shards",
         ),
         ({"student": {"family": "vit", "width": 4, "layers": [1] * 3, "mlp_ratio": 1e308}}, "cannot be built"),
         ({"student": {"family": "vit", "width": 4, "layers": [1] * 3, "image_size": 10**30}}, "cannot be built"),

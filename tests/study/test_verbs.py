@@ -399,9 +399,9 @@ def test_distillation_changes_no_bit_of_a_teacher_with_batch_norm():
 
 OTHER_TASK = SparseParity(n_bits=7, k_sparse=2, eval_samples=200)
 REFUSED = {
-    "no plan": (lambda t: train_or_load(MLP_TEACHER, PARITY, None), "plan is NoneType, where a TrainPlan"),
-    "no plan of students": (lambda t: on_students(t, plan=None), "plan is NoneType, where a TrainPlan"),
-    "no plan of a pair": (lambda t: on_pair(t, plan=None), "plan is NoneType, where a TrainPlan"),
+    "no plan": (lambda t: train_or_load(MLP_TEACHER, PARITY, None), "plan is NoneType, but must be a TrainPlan"),
+    "no plan of students": (lambda t: on_students(t, plan=None), "plan is NoneType, but must be a TrainPlan"),
+    "no plan of a pair": (lambda t: on_pair(t, plan=None), "plan is NoneType, but must be a TrainPlan"),
     "a class": (
         lambda t: train_or_load(type(MLP_TEACHER), PARITY, TEACHER_PLAN),
         "model is the class MLPConfig itself",
@@ -411,15 +411,15 @@ REFUSED = {
         "student is the class MLPConfig itself",
     ),
     "a class of a pair": (lambda t: on_pair(t, student=type(MLP_STUDENT)), "student is the class MLPConfig itself"),
-    "a network": (lambda t: on_students(t.model), "teacher is BlockNet, where a TrainedModel"),
-    "a network in a pair": (lambda t: on_pair(t.model), "teacher is BlockNet, where a TrainedModel"),
+    "a network": (lambda t: on_students(t.model), "teacher is BlockNet, but must be a TrainedModel"),
+    "a network in a pair": (lambda t: on_pair(t.model), "teacher is BlockNet, but must be a TrainedModel"),
     "no curriculum": (
         lambda t: on_students(t, curricula={"a": None}),
-        r"curricula\['a'\] is NoneType, where a Curriculum",
+        r"curricula\['a'\] is NoneType, but must be a Curriculum",
     ),
-    "another curriculum": (lambda t: on_pair(t, curriculum="a"), "curriculum is str, where a Curriculum"),
-    "other losses": (lambda t: on_pair(t, losses={}), "losses is dict, where a PairLossConfig"),
-    "a seed twice": (lambda t: on_students(t, seeds=[1, 2, 1]), r"seeds = \[1, 2, 1\] is not allowed: each seed once"),
+    "another curriculum": (lambda t: on_pair(t, curriculum="a"), "curriculum is str, but must be a Curriculum"),
+    "other losses": (lambda t: on_pair(t, losses={}), "losses is dict, but must be a PairLossConfig"),
+    "a seed twice": (lambda t: on_students(t, seeds=[1, 2, 1]), r"seeds = \[1, 2, 1\] is not allowed: each seed only once"),
     "half a seed": (lambda t: on_students(t, seeds=[1.7]), "seeds = 1.7 is not allowed: a whole number"),
     "other inputs": (
         lambda t: train_or_load(MLP_TEACHER, OTHER_TASK, TEACHER_PLAN),

@@ -97,7 +97,7 @@ def test_a_refusal_ends_the_others_and_is_raised_here():
 
 
 def test_a_killed_worker_is_named_and_what_to_do():
-    with pytest.raises(WorkerLostError, match=r"cases: .* SIGKILL, which is .* memory .* PWL_LAB_WORKERS=1"):
+    with pytest.raises(WorkerLostError, match=r"cases: .* SIGKILL, which .* memory .* PWL_LAB_WORKERS=1"):
         side_by_side(vanish, [{"number": 0}, {"number": 1}], "cases")
     assert_no_workers()
 

@@ -276,9 +276,9 @@ def test_what_a_task_may_leave_out_has_a_default():
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("class_names", ("one", "two"), "a name for each of 3 classes"),
-        ("normalisation", ((0.5,), ()), "for each of 1 channels"),
-        ("normalisation", ((0.5, 0.5), (0.2, 0.2)), "for each of 1 channels"),
+        ("class_names", ("one", "two"), "a name for each of the 3 classes"),
+        ("normalisation", ((0.5,), ()), "for each of the 1 channels"),
+        ("normalisation", ((0.5, 0.5), (0.2, 0.2)), "for each of the 1 channels"),
     ],
 )
 def test_what_a_task_says_wrongly_is_refused_before_anything_is_trained(field, value, words):
