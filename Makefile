@@ -1,15 +1,15 @@
-# The project's commands. Each creates .venv and installs into it on first use, and again when the dependencies change.
+# The project's commands. Each creates .venv and installs into it on first use and whenever the dependencies change.
 PYTHON ?= python3
 PRESET ?= lesson
 NAME   ?=
 JOBS   ?=
 ARGS   ?=
-# Which versions are pinned, as pip's -c takes them; the project itself only asks for ranges.
+# The file with the pinned versions, for pip's -c; the project itself only asks for ranges.
 CONSTRAINTS ?= constraints.txt
 
-# Threads that wait by spinning are very slow where other work wants the same cores (docs/findings.md).
+# Threads that spin while they wait are very slow if other work needs the same cores (docs/findings.md).
 export OMP_WAIT_POLICY ?= PASSIVE
-# Some machines forbid it, and every process would compile the package, and the tests, once more.
+# Some machines set it; then every process would compile the package and the tests again.
 unexport PYTHONDONTWRITEBYTECODE
 
 VENV  := .venv
@@ -18,21 +18,25 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run check test lab dashboard bench install clean distclean
+.PHONY: help run slides check test lab dashboard bench install clean distclean
 
 help:
 	@echo "make run        execute the series into runs/NAME/ and write its index page (PRESET=lesson, NAME=the preset,"
 	@echo "                JOBS=how many notebooks at once)"
-	@echo "make check      linters, types and the quick tests: a minute and a half, before a commit (ARGS='...' goes to pytest)"
-	@echo "make test       run all tests, linters and types among them (ARGS='...' goes to pytest)"
+	@echo "make slides     make slides from the results of make run, out of the cells with a slide type (same PRESET, NAME)"
+	@echo "make check      run linters, type checks and the quick tests in a minute and a half, before a commit (ARGS='...' goes to pytest)"
+	@echo "make test       run all tests, including linters and type checks (ARGS='...' goes to pytest)"
 	@echo "make lab        open JupyterLab on the notebooks (ARGS='...' goes to JupyterLab)"
-	@echo "make dashboard  show what the series has stored in a browser, without training anything (PRESET=lesson)"
-	@echo "make bench      measure and write runs/bench.json"
-	@echo "make install    create .venv and install (the commands above do it by themselves)"
-	@echo "make clean      remove runs/ and all caches; make distclean removes .venv too"
+	@echo "make dashboard  show the stored results of the series in a browser, without training anything (PRESET=lesson)"
+	@echo "make bench      measure speed and write runs/bench.json"
+	@echo "make install    create .venv and install into it (the commands above do this by themselves)"
+	@echo "make clean      remove runs/ and all caches; make distclean also removes .venv"
 
 run: $(STAMP)
 	$(BIN)/pwl-lab series --preset $(PRESET) $(if $(NAME),--name $(NAME)) $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
+
+slides: $(STAMP)
+	$(BIN)/pwl-lab slides --name $(or $(NAME),$(PRESET)) $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

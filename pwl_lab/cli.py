@@ -1,6 +1,7 @@
-"""The command `pwl-lab`. Exit codes: 0 all well, 1 something ran and did not end well, 2 refused before it ran."""
+"""The command `pwl-lab`. Exit codes: 0 success, 1 something ran and failed, 2 refused before it ran."""
 
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,9 +42,9 @@ app = typer.Typer(
 data_app = typer.Typer(no_args_is_help=True, help="The datasets.")
 app.add_typer(data_app, name="data")
 
-Notebook = Annotated[str, typer.Argument(help="a file, a name in notebooks/, or how one begins (04)")]
-Preset = Annotated[str | None, typer.Option(help="smoke, lesson or paper; the notebook's own when not given")]
-Timeout = Annotated[int | None, typer.Option(min=1, metavar="SECONDS", help="the longest that one cell may run")]
+Notebook = Annotated[str, typer.Argument(help="a file, a name in notebooks/, its number (04, or 4), or how it begins")]
+Preset = Annotated[str | None, typer.Option(help="smoke, lesson or paper; default: the notebook's own")]
+Timeout = Annotated[int | None, typer.Option(min=1, metavar="SECONDS", help="the time limit for each cell")]
 
 
 @app.callback(invoke_without_command=True)
@@ -54,23 +55,27 @@ def main(version: Annotated[bool, typer.Option("--version", help="Show the versi
 
         typer.echo(f"pwl-lab {installed(pwl_lab.__name__)}")
         raise typer.Exit
-    environment.settled()  # here is where a person typed them
+    environment.settled()  # relative paths are relative to this folder
 
 
 @app.command()
 def run(
     notebook: Notebook,
-    out: Annotated[str, typer.Option(help="the folder for everything that comes out")],
+    out: Annotated[str | None, typer.Option(help="the output folder; default: runs/NOTEBOOK")] = None,
     preset: Preset = None,
     param: Annotated[
         list[str] | None, typer.Option("-p", "--param", metavar="KEY=VALUE", help="a parameter; the value is YAML")
     ] = None,
     timeout: Timeout = None,
 ) -> None:
-    """Execute one notebook and say truly how it ended."""
+    """Execute one notebook and report how it ended."""
     from pwl_lab.runner.execute import run_notebook
     from pwl_lab.runner.parameters import parse_parameters
+    from pwl_lab.runner.series import usual_folder
 
+    if out is None:
+        out = str(usual_folder(notebook))
+        _progress(f"output goes to {out}")
     status = run_notebook(notebook, out, preset, parse_parameters(param or ()), timeout, _progress)
     _report(status)
     typer.echo(f"{out}", err=status.status != "ok")
@@ -91,21 +96,21 @@ def params(
     if as_json:
         typer.echo(json.dumps(rows, indent=2, default=str))
         return
-    columns = ("name", "type", "default", "range", "description")
-    _table([columns, *(tuple(_cell(row[column]) for column in columns) for row in rows)])
+    lines = [(row["name"], _cell(row["default"]), row["range"] or row["type"], row["description"]) for row in rows]
+    _table([("name", "default", "range", "description"), *lines])
 
 
 @app.command()
 def series(
     preset: Annotated[str, typer.Option(help="smoke, lesson or paper")] = "lesson",
-    name: Annotated[str | None, typer.Option(help="the folder among the runs; the preset when not given")] = None,
+    name: Annotated[str | None, typer.Option(help="the folder in the runs folder; default: the preset")] = None,
     only: Annotated[list[str] | None, typer.Option(help="only these notebooks: 02, or 02,04")] = None,
     timeout: Timeout = None,
     jobs: Annotated[
-        int | None, typer.Option("-j", "--jobs", help="how many notebooks run at once; one a core when not given")
+        int | None, typer.Option("-j", "--jobs", help="how many notebooks run at once; default: one per core")
     ] = None,
 ) -> None:
-    """Execute the series, with an index page over all; a failure does not end it."""
+    """Execute the series and write an index page; it continues after a failure."""
     from pwl_lab.runner.series import run_series, series_folder
 
     ended = run_series(preset, name, only or (), timeout, _progress, _report, jobs)
@@ -115,24 +120,36 @@ def series(
 
 
 @app.command()
-def batch(
-    grid: Annotated[Path, typer.Argument(help="the grid file (YAML); examples lie in presets/grids/")],
-    out: Annotated[
-        str, typer.Option(help="a folder, or s3://bucket/prefix; the same command again takes up where it stopped")
-    ],
-    workers: Annotated[
-        int | None,
-        typer.Option(help="processes on this machine; one a core (one in all with a GPU) when not given", metavar="N"),
-    ] = None,
-    scheduler: Annotated[str | None, typer.Option(help="a Dask scheduler's address instead: tcp://HOST:PORT")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="show the points and an estimate, run nothing")] = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="only what ran and ended badly")] = False,
-    force: Annotated[bool, typer.Option("--force", help="also what is ok already")] = False,
-    only: Annotated[
-        list[str] | None, typer.Option(help="some points: the first digits of a hash, or NAME=VALUE of an axis")
+def slides(
+    name: Annotated[str, typer.Option(help="the series run to show")] = "lesson",
+    reveal: Annotated[
+        Path | None, typer.Option(help="a folder with reveal.js or its archive; default: download it once")
     ] = None,
 ) -> None:
-    """Run a notebook over a grid of parameters: what is ok is kept, the rest is run."""
+    """Make slides from a series run: one page of all cells with a slide type, which needs no network."""
+    from pwl_lab.runner.series import series_folder
+    from pwl_lab.runner.slides import write_slides
+
+    typer.echo(write_slides(series_folder(name), reveal))
+
+
+@app.command()
+def batch(
+    grid: Annotated[Path, typer.Argument(help="the grid file (YAML); examples are in presets/grids/")],
+    out: Annotated[str, typer.Option(help="a folder, or s3://bucket/prefix; run the same command again to resume")],
+    workers: Annotated[
+        int | None,
+        typer.Option(help="processes on this machine; default: one per core (one in all with a GPU)", metavar="N"),
+    ] = None,
+    scheduler: Annotated[str | None, typer.Option(help="use a Dask scheduler instead: tcp://HOST:PORT")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show the points and an estimate, run nothing")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="run only points that failed before")] = False,
+    force: Annotated[bool, typer.Option("--force", help="also run points that are ok already")] = False,
+    only: Annotated[
+        list[str] | None, typer.Option(help="only some points: the first digits of a hash, or NAME=VALUE of an axis")
+    ] = None,
+) -> None:
+    """Run a notebook over a grid of parameters: points that are ok are kept, the others run."""
     from pwl_lab.runner import batch as batches
     from pwl_lab.runner.machine import default_workers
 
@@ -148,7 +165,7 @@ def batch(
     )
     how = batches.describe_batch(out)
     if outcome and outcome.stopped_by:
-        typer.echo(f"stopped ({outcome.stopped_by}); the same command goes on from here", err=True)
+        typer.echo(f"stopped ({outcome.stopped_by}); run the same command again to resume", err=True)
     typer.echo(f"{out}: {how}")
     if outcome and not outcome.all_well(prepared.todo):
         raise typer.Exit(FAILED)
@@ -157,32 +174,34 @@ def batch(
 @app.command()
 def status(
     out: Annotated[str, typer.Argument(help="the batch's folder, or its address")],
-    as_json: Annotated[bool, typer.Option("--json", help="every point, as JSON")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="again every few seconds, while the batch is at work")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="show every point, as JSON")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="update every few seconds while the batch runs")] = False,
 ) -> None:
-    """Say how a batch stands."""
+    """Show the status of a batch."""
     from pwl_lab.runner.batch import read_states, watch_batch
 
     if as_json:
         typer.echo(json.dumps([state.as_json() for state in read_states(out)], indent=1))
         return
     for lines in watch_batch(out, watch):
-        if watch and sys.stdout.isatty():
-            typer.echo("\x1b[2J\x1b[H", nl=False)  # clear the terminal, begin at its top
+        if watch and _is_terminal():
+            typer.echo("\x1b[2J\x1b[H", nl=False)  # clear the terminal
         typer.echo("\n".join(lines))
 
 
 @app.command()
 def serve(
-    bundle: Annotated[Path, typer.Argument(help="the folder of a bundle, with its index.json")],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="where to listen; 0 takes a port that is free")] = 0,
-    megabytes_per_s: Annotated[float | None, typer.Option(help="imitate a link of this bandwidth (10^6 bytes)")] = None,
-    latency_ms: Annotated[float, typer.Option(help="imitate a link of this latency, for each file")] = 0.0,
+    bundle: Annotated[Path, typer.Argument(help="the folder of a bundle (with an index.json)")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="the port to listen on; 0 picks a free one")] = 0,
+    megabytes_per_s: Annotated[
+        float | None, typer.Option(help="simulate a link of this bandwidth (10^6 bytes)")
+    ] = None,
+    latency_ms: Annotated[float, typer.Option(help="simulate a link with this latency per file")] = 0.0,
 ) -> None:
     """Serve a bundle to programs on this machine, until Ctrl-C."""
 
     def show(url: str) -> None:
-        typer.echo(f"{bundle} is at {url} ({throttle}). Ctrl-C ends it.")
+        typer.echo(f"{bundle} is at {url} ({throttle}). Press Ctrl-C to stop.")
         typer.echo(f'Open it with ProgressiveModel.open("{url}").')
 
     from pwl_lab.loading.server import serve as serve_bundle
@@ -195,18 +214,18 @@ def serve(
 @app.command()
 def dashboard(
     preset: Preset = None,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="where to listen")] = 8866,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="the port to listen on")] = 8866,
 ) -> None:
-    """Show what is stored as a page of its own, to browsers on this machine, until Ctrl-C; nothing is trained."""
+    """Serve the dashboard of stored results to browsers on this machine, until Ctrl-C; nothing is trained."""
     from pwl_lab.runner.dashboard import serve as serve_dashboard
 
-    typer.echo("Open the address (with its token) that stands below 'running at'. Ctrl-C ends it.")
+    typer.echo("Open the address (with its token) below 'running at'. Press Ctrl-C to stop.")
     serve_dashboard(preset, port)
 
 
 @data_app.command(name="list")
 def list_data() -> None:
-    """List the datasets: what they hold and where they come from."""
+    """List the datasets: their content and where they come from."""
     from pwl_lab.tasks.datasets import DATASETS
 
     rows: list[tuple[str, ...]] = [("name", "images", "classes", "train", "validation", "test", "from")]
@@ -221,33 +240,48 @@ def list_data() -> None:
 @data_app.command()
 def fetch(
     name: Annotated[str, typer.Argument(help="which dataset")],
-    folder: Annotated[Path | None, typer.Option(help="a folder that has the files, or their archive, already")] = None,
+    folder: Annotated[Path | None, typer.Option(help="a folder that already has the files or their archive")] = None,
 ) -> None:
-    """Make a dataset available (download it where it is not), check its files, and say where they lie."""
+    """Make a dataset available (download it if needed), check its files, and show where they are."""
     from pwl_lab.tasks.datasets import fetch as fetch_images
 
     typer.echo(fetch_images(name, folder=folder))
 
 
 def _table(lines: Sequence[Sequence[str]]) -> None:
-    """Show lines of cells in columns."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        typer.echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+    """Print cells in columns, folded to the width of a terminal; one line per row if the output is not a terminal."""
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    width = shutil.get_terminal_size().columns if _is_terminal() else 10_000
+    first, *others = lines[0]
+    columns = [Column(first, no_wrap=True), *(Column(name, overflow="fold") for name in others)]
+    table = Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
+    for line in lines[1:]:
+        table.add_row(*line)
+    console = Console(width=width, markup=False, highlight=False, emoji=False)
+    with console.capture() as shown:
+        console.print(table)
+    typer.echo("\n".join(line.rstrip() for line in shown.get().splitlines()))
+
+
+def _is_terminal() -> bool:
+    """Whether the output goes to a terminal."""
+    return sys.stdout.isatty()
 
 
 def _cell(value: object) -> str:
-    """A table cell; a default as it would be given to -p."""
+    """A table cell; a default value as it would be given to -p."""
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _progress(line: str) -> None:
-    """Show a progress line to the person who waits."""
+    """Print a progress line to stderr."""
     typer.echo(line, err=True)
 
 
 def _report(status: "RunStatus") -> None:
-    """One line for a run that went well, a few on stderr for one that did not, or whose page lacks something."""
+    """One line for a successful run; a few on stderr for a failed one, or if its page is incomplete."""
     if status.page_error:
         typer.echo(status.page_error, err=True)
     if status.status == "ok":

@@ -1,8 +1,8 @@
 """One training loop for everything: a teacher, a cohort of students, the student and converters of a pair.
 
-How long, with what optimiser and schedule, is a `TrainPlan`. What differs stands in a `Learner` (its losses, its
-evaluation, when it is done); what is the same stands here: the optimiser, the schedule, clipping, evaluation, the
-history, the progress bar, and refusing to go on with a loss that is not finite.
+A `TrainPlan` sets the length, the optimiser and the schedule. A `Learner` defines what differs: its losses, its
+evaluation, when it is done. Everything else is shared and found here: optimiser steps, the schedule, gradient
+clipping, evaluation, the history, the progress bar, and the error for a loss that is not finite.
 """
 
 import hashlib
@@ -31,16 +31,16 @@ from pwl_lab.tasks.checks import check_count
 
 
 class TrainPlan(Frozen):
-    """How long and with what optimiser; the loss belongs to the learner."""
+    """The length of a training, its optimiser and its schedule; the loss belongs to the learner."""
 
-    steps: Steps = Field(description="upper limit of optimiser steps")
+    steps: Steps = Field(description="the most optimiser steps")
     batch_size: int = Field(128, ge=1, description="samples per step")
     optimiser: Literal["sgd", "adam"] = Field("sgd", description="plain or momentum SGD, or Adam")
     lr: LearningRate = Field(0.1, description="(peak) learning rate")
-    momentum: float = Field(0.0, ge=0.0, lt=1.0, description="of SGD, Nesterov's where above 0")
+    momentum: float = Field(0.0, ge=0.0, lt=1.0, description="of SGD; Nesterov's if above 0")
     weight_decay: float = Field(0.0, ge=0.0, description="L2 penalty")
     schedule: Literal["constant", "cosine"] = Field(
-        "constant", description="cosine: short warm-up, then down to a thousandth"
+        "constant", description="cosine: a short warm-up, then decay to a thousandth"
     )
     clip_norm: float | None = Field(None, gt=0.0, description="largest norm of the gradient")
     eval_every: Steps = Field(100, description="steps between evaluations")
@@ -54,8 +54,8 @@ def image_plan(
 ) -> TrainPlan:
     """A cosine schedule with, for SGD, the settings of arXiv 2509.22319: Nesterov momentum 0.9, weight decay 5e-4.
 
-    The gradient's norm is clipped at 2 (ours): it lets a short training take larger steps. Adam goes without momentum
-    settings and decay.
+    The gradient's norm is clipped at 2 (our choice), which allows a higher learning rate in a short training. Adam is
+    used without momentum settings and weight decay.
     """
     sizes = {"steps": steps, "batch_size": batch_size, "eval_every": eval_every}
     sgd = {"momentum": 0.9, "weight_decay": 5e-4} if optimiser == "sgd" else {}
@@ -63,7 +63,7 @@ def image_plan(
 
 
 def make_optimiser(plan: TrainPlan, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """The optimiser that `plan` names over these parameter groups."""
+    """The optimiser that `plan` names, for these parameter groups."""
     if plan.optimiser == "adam":
         return torch.optim.Adam(groups, lr=plan.lr, weight_decay=plan.weight_decay, foreach=True)
     nesterov = plan.momentum > 0
@@ -73,7 +73,7 @@ def make_optimiser(plan: TrainPlan, groups: list[dict[str, Any]]) -> torch.optim
 
 
 def learning_rate_factor(plan: TrainPlan, step: int) -> float:
-    """What the learning rate is multiplied by at `step` (counted from 0)."""
+    """The factor by which the learning rate is multiplied at `step` (counted from 0)."""
     if plan.schedule == "constant":
         return 1.0
     warmup = max(1, plan.steps // 20)
@@ -87,7 +87,7 @@ Losses = dict[str, Float[Tensor, ""]]
 
 
 class Learner(ABC):
-    """What is trained: its parameters, its loss terms, its evaluation and its own idea of being done."""
+    """What is trained: its parameters, its loss terms, its evaluation, and when it is done."""
 
     @abstractmethod
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
@@ -99,35 +99,36 @@ class Learner(ABC):
 
     @abstractmethod
     def evaluate(self, step: int) -> list[dict[str, Any]]:
-        """Rows for the history: what is known after `step` steps."""
+        """Rows for the history: the metrics after `step` steps."""
 
     def clip_gradients(self, largest: float, optimiser: torch.optim.Optimizer) -> None:
         """Scale the gradient so that its norm over all parameters is at most `largest`."""
         nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], largest)
 
     def finished(self, step: int, rows: list[dict[str, Any]], optimiser: torch.optim.Optimizer) -> bool:
-        """Whether to stop early; asked after each evaluation."""
+        """Whether to stop early; called after each evaluation."""
         return False
 
 
 def train(learner: Learner, batches: Iterator[Batch], plan: TrainPlan, description: str) -> pd.DataFrame:
-    """Train until the plan's steps are done or the learner says so; the history of its evaluations.
+    """Train until the plan's steps are done or the learner is finished; return the history of its evaluations.
 
-    The rows hold `step` (optimiser steps done), `samples` (seen so far), the loss terms averaged since the last
-    evaluation, and what `learner.evaluate` adds. Raises DivergedError when the total loss is not finite.
+    The rows have `step` (optimiser steps done), `samples` (seen so far), the loss terms averaged since the last
+    evaluation, and what `learner.evaluate` returns. Raises DivergedError if the total loss is not finite.
 
     Arguments:
     - `learner`: what is trained.
     - `batches`: one for each step.
-    - `plan`: how long and with what optimiser.
-    - `description`: names the run in the progress bar and in errors.
+    - `plan`: length, optimiser and schedule.
+    - `description`: the name of the run in the progress bar and in errors.
     """
     keep_freed_memory()  # for speed alone
     optimiser = make_optimiser(plan, learner.parameter_groups(plan.lr))
     schedule = LambdaLR(optimiser, partial(learning_rate_factor, plan))
     history = _rows(learner.evaluate(0), 0, plan, {})
-    seen: dict[str, list[Tensor]] = defaultdict(list)  # a term may begin or end between two evaluations
+    seen: dict[str, list[Tensor]] = defaultdict(list)  # a loss term may start or stop between two evaluations
     with Progress(description, plan.steps) as bar:
+        bar.evaluated(history)
         for step in range(1, plan.steps + 1):
             for name, value in _one_step(learner, next(batches), step, optimiser, plan).items():
                 seen[name].append(value)
@@ -137,9 +138,10 @@ def train(learner: Learner, batches: Iterator[Batch], plan: TrainPlan, descripti
                 continue
             means = {name: float(sum(values)) / len(values) for name, values in seen.items()}
             _check_finite(means, step, description)
-            rows = learner.evaluate(step)
-            history += _rows(rows, step, plan, means)
+            rows = _rows(learner.evaluate(step), step, plan, means)
+            history += rows
             bar.advance(1, loss=means["total"], **_headline(rows))
+            bar.evaluated(rows)
             seen.clear()
             if learner.finished(step, rows, optimiser):
                 break
@@ -147,7 +149,7 @@ def train(learner: Learner, batches: Iterator[Batch], plan: TrainPlan, descripti
 
 
 def _one_step(learner: Learner, batch: Batch, step: int, optimiser: torch.optim.Optimizer, plan: TrainPlan) -> Losses:
-    """Optimiser step `step` (from 1); the loss terms, detached."""
+    """Take optimiser step `step` (from 1) and return the loss terms, detached."""
     terms = learner.losses(batch, step - 1)
     optimiser.zero_grad(set_to_none=True)
     torch.autograd.backward(terms["total"])
@@ -170,18 +172,18 @@ def _headline(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def _check_finite(means: dict[str, float], step: int, description: str) -> None:
-    """Refuse to go on with a loss that is not a number."""
+    """Raise DivergedError if a loss is not finite."""
     broken = [name for name, value in means.items() if not math.isfinite(value)]
     if broken:
         raise DivergedError(
             f"{description}: {', '.join(broken)} is not finite by step {step}. "
-            "Lower the learning rate (lr) or set clip_norm; nothing of this run is kept."
+            "Lower the learning rate (lr) or set clip_norm; nothing from this run is kept."
         )
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A teacher on its way: after `step` steps, at this validation accuracy, with these weights."""
+    """A teacher during its training: its weights and validation accuracy after `step` steps."""
 
     step: int
     accuracy: float
@@ -190,10 +192,10 @@ class Checkpoint:
 
 @dataclass
 class TrainedModel:
-    """A network after training, how it got there, and what it was on the way.
+    """A trained network with its history and its checkpoints.
 
     `reached_at` is the step at which `stop_at` was first reached (None: never); `fingerprint` is the store's key for
-    how it was made, and so part of the key of everything made from it.
+    how it was trained, and therefore part of the key of everything derived from it.
     """
 
     config: ModelConfig
@@ -205,9 +207,9 @@ class TrainedModel:
     fingerprint: str
 
     def checkpoint(self, at_accuracy: float | None = None, at_step: int | None = None) -> Checkpoint:
-        """The first checkpoint that reached `at_accuracy`, or the one of step `at_step`.
+        """The first checkpoint that reached `at_accuracy`, or the one at step `at_step`.
 
-        Raises InvalidValueError, which lists the checkpoints, where none fits.
+        Raises InvalidValueError, which lists the checkpoints, if none matches.
         """
         for checkpoint in self.checkpoints:
             if checkpoint.step == at_step or (at_accuracy is not None and checkpoint.accuracy >= at_accuracy):
@@ -224,13 +226,13 @@ class TrainedModel:
 
 
 def fit(config: ModelConfig, task: Task, plan: TrainPlan, seed: int, device: str = "cpu") -> TrainedModel:
-    """Train a network on the labels of a task: how every teacher is made.
+    """Train a network on the labels of a task: this is how every teacher is trained.
 
     Arguments:
-    - `config`: of the network.
-    - `task`: gives batches and splits; checkpoints and early stopping go by the validation split.
-    - `plan`: how long and with what optimiser.
-    - `seed`: of the streams of initial weights and batches.
+    - `config`: the architecture of the network.
+    - `task`: provides batches and splits; checkpoints and early stopping use the validation split.
+    - `plan`: length, optimiser and schedule.
+    - `seed`: for the initial weights and the batches.
     - `device`: where to compute.
     """
     model = build(config, seed, device)
@@ -245,10 +247,10 @@ def fit(config: ModelConfig, task: Task, plan: TrainPlan, seed: int, device: str
 
 
 def weights_hash(model: nn.Module) -> str:
-    """SHA-256 (hex) over a network's weights: the fingerprint of one that did not come from the store."""
+    """SHA-256 (hex) of a network's weights: the fingerprint of a network that did not come from the store."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)  # numpy does not know all types
+        content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)  # numpy does not support all types
         digest.update(name.encode() + content.numpy().tobytes())
     return digest.hexdigest()
 
@@ -257,13 +259,13 @@ class SupervisedLearner(Learner):
     """Cross-entropy on labels: how every teacher is trained."""
 
     def __init__(self, model: BlockNet, validation: Batch, plan: TrainPlan) -> None:
-        """`validation` is what early stopping and checkpoints go by; the test split is never seen here."""
+        """Early stopping and checkpoints use `validation`; the test split is never seen here."""
         self.model, self.validation, self.plan = model, validation, plan
         self.checkpoints: list[Checkpoint] = []
         self.reached_at: int | None = None
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
-        """All of the network in one group."""
+        """All parameters in one group."""
         return [{"params": list(self.model.parameters()), "lr": lr}]
 
     def losses(self, batch: Batch, step: int) -> Losses:
@@ -272,7 +274,7 @@ class SupervisedLearner(Learner):
         return {"total": nn.functional.cross_entropy(self.model(batch.inputs), batch.labels)}
 
     def evaluate(self, step: int) -> list[dict[str, Any]]:
-        """Validation accuracy and cross-entropy; keeps a checkpoint where the plan asks for them."""
+        """Validation accuracy and cross-entropy; keeps a checkpoint if the plan asks for them."""
         logits = predict(self.model, self.validation.inputs)
         value = accuracy(logits, self.validation.labels)
         if self.plan.keep_checkpoints and self.reached_at is None:
@@ -282,7 +284,7 @@ class SupervisedLearner(Learner):
         return [{"accuracy": value, "validation_loss": loss}]
 
     def finished(self, step: int, rows: list[dict[str, Any]], optimiser: torch.optim.Optimizer) -> bool:
-        """Done at `saturation` times the steps it took to reach `stop_at`."""
+        """Whether `saturation` times the steps it took to reach `stop_at` are done."""
         if self.plan.stop_at is None:
             return False
         if self.reached_at is None and rows[-1]["accuracy"] >= self.plan.stop_at:
@@ -292,14 +294,14 @@ class SupervisedLearner(Learner):
 
 @torch.no_grad()
 def predict(model: nn.Module, inputs: Tensor, chunk: int = 1024) -> Float[Tensor, "batch classes"]:
-    """Logits in eval mode; the model's mode is put back afterwards.
+    """Compute logits in eval mode; the model returns to its previous mode afterwards.
 
-    Raises InvalidValueError unless `inputs` are finite floats of the model's type on its device.
+    Raises InvalidValueError unless `inputs` are finite floats of the model's type and on its device.
 
     Arguments:
-    - `model`: from inputs to logits.
+    - `model`: maps inputs to logits.
     - `inputs`: [batch, *shape].
-    - `chunk`: how many samples are computed at once.
+    - `chunk`: how many samples to compute at once.
     """
     check_inputs(inputs, net=model)
     check_count("chunk", chunk)

@@ -45,11 +45,11 @@ def main() -> int:
 def record(runs: Path, weights: bool) -> dict[str, Any]:
     """Per notebook of the series, executed at `smoke`: the entries that it added to the store, and its metrics."""
     from pwl_lab.runner.execute import run_notebook
-    from pwl_lab.support import paths
+    from pwl_lab.runner.parameters import series
 
     found: dict[str, Any] = {}
     known: set[Path] = set()
-    for notebook in sorted(paths.notebooks().glob("[0-9][0-9]_*.ipynb")):
+    for notebook in series():
         print(notebook.stem, file=sys.stderr)
         if not weights:
             os.environ["PWL_LAB_RUNS"] = str(runs / f"only {notebook.stem}")

@@ -22,7 +22,7 @@ from pwl_lab.swap.orders import loading_orders
 from pwl_lab.swap.pair_training import PairLossConfig
 
 # A student with the teacher's channels at two of three boundaries, to see what converters do where none is needed.
-EQUAL_CHANNELS = {"student_channels": (16, 32, 24, 16)}
+EQUAL_CHANNELS = {"student_channels": (24, 48, 24, 16)}
 
 # group -> variant -> (changes of the losses, changes of the settings)
 VARIANTS: dict[str, dict[str, tuple[dict[str, object], dict[str, object]]]] = {
@@ -36,12 +36,12 @@ VARIANTS: dict[str, dict[str, tuple[dict[str, object], dict[str, object]]]] = {
     },
     "masks": {
         "prefix": ({"masks": "prefix"}, {}),
-        "mixture of the sources": ({"masks": "mixture"}, {}),
+        "mixture as published": ({"masks": "mixture"}, {}),
         "one mask a pass": ({"cross_groups": 1}, {}),
     },
-    "as the sources": {
+    "as published": {
         "sync weight 1": ({"sync": 1.0}, {}),
-        "converters at a fifth of the step": ({"converter_lr": 0.2}, {}),
+        "slow converters": ({"converter_lr": 0.2}, {}),
     },
     "equal channels": {
         "converters always": ({}, EQUAL_CHANNELS),

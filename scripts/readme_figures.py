@@ -26,7 +26,7 @@ CURRICULA = {
     "one-shot": (4_300, 0.82),
     "scratch": (4_300, 0.72),
 }
-ORDERS = {"contiguous order": (0.9, 0.9045), "suffix order": (1.45, 0.8815), "prefix order": (3.05, 0.8945)}
+ORDERS = {"prefix order": (0.75, 0.887), "contiguous order": (2.25, 0.845), "suffix order": (1.3, 0.827)}
 
 
 def curricula(target: Path) -> None:

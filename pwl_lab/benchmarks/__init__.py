@@ -1,4 +1,4 @@
-"""Loading by the clock: what answers how soon, each baseline measured in a process of its own."""
+"""Timing of loading: how soon each baseline can predict, each measured in its own process."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""How accurate each network is that answers on the way, and what a load would bring when: accuracy against seconds."""
+"""The accuracy of every network that predicts during loading, and accuracy against seconds."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -68,7 +68,7 @@ def _planes(files: Files, bits: int) -> Callable[[Tensor], Tensor]:
 
 
 def anytime_area(points: pd.DataFrame, horizon_s: float) -> float:
-    """The mean accuracy over the first seconds of a load: 0 before the first prediction, then that of who predicts.
+    """The mean accuracy over the first seconds of a load: 0 before the first prediction, then that of the current network.
 
     Arguments:
     - `points`: seconds and accuracy of one load, in any order; they count as a staircase.
@@ -84,7 +84,7 @@ def anytime_area(points: pd.DataFrame, horizon_s: float) -> float:
 def planned_timeline(
     index: BundleIndex, order: str | Sequence[int], link: Throttle, split: str = "test", int8_first: bool = False
 ) -> pd.DataFrame:
-    """When each mask would run, by the bundle's bytes alone: seconds, network, bytes and accuracy.
+    """When each mask would run, computed from the bundle's bytes alone: seconds, network, bytes and accuracy.
 
     Arguments:
     - `index`: of the bundle.

@@ -1,7 +1,7 @@
-"""Progressive loading and its baselines, each from files to predictions: what can be answered with, from which second on.
+"""Progressive loading and its baselines, each from files to predictions: which network predicts from which second on.
 
-Every baseline gets what is good for it: networks are built without initial weights, plain files are read as their
-libraries read them fastest, and a link is never idle while something is computed.
+Every baseline is implemented as well as possible: networks are built without initial weights, plain files are read in
+the fastest way their libraries offer, and a link is never idle while something is computed.
 """
 
 import io
@@ -37,7 +37,7 @@ from pwl_lab.swap.swapnet import SwapNet
 
 @dataclass(frozen=True)
 class Size:
-    """Teacher and student, and the shape of what they take."""
+    """Teacher and student, and the shape of their inputs."""
 
     teacher: ModelConfig
     student: ModelConfig
@@ -71,7 +71,7 @@ BUNDLE, TEACHER, TEACHER_TORCH, TEACHER_8BIT = "bundle", "teacher.safetensors", 
 
 @dataclass(frozen=True)
 class Files:
-    """Where a pair lies: `folder/bundle` and the plain files beside it."""
+    """The files of a pair: `folder/bundle` and the plain files next to it."""
 
     folder: Path
     index: BundleIndex
@@ -123,7 +123,7 @@ def write_trained(pair: Pair, folder: Path) -> Files:
 
 
 def write_full_size(name: str, folder: Path) -> Files:
-    """Write a pair of the papers' sizes with random weights: good for timing, and for nothing else.
+    """Write a pair of the papers' sizes with random weights, which is useful only for timing.
 
     Arguments:
     - `name`: one of `FULL_SIZES`.
@@ -226,7 +226,7 @@ def _progressive(job: _Job, order: str = "prefix", int8_first: bool = False) -> 
 
 
 def _whole(job: _Job, network: str, config: ModelConfig, tensors: Callable[[], dict[str, Tensor]], size: int) -> Moment:
-    """One network that answers once all of it is there."""
+    """One network that predicts once it is completely loaded."""
     net = build_empty(config)
     net.load_state_dict(tensors(), assign=True)
     net.eval()(job.sample())

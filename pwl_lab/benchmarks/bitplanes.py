@@ -146,17 +146,17 @@ def from_bytes(stages: Sequence[bytes]) -> BitPlanes:
     try:
         announced = _announced(parts[0])
     except (KeyError, TypeError, ValueError) as error:
-        raise _refused(1, f"no first stage, or damaged ({error})") from error
+        raise _refused(1, f"not a first stage, or damaged ({error})") from error
     if len(parts) > len(announced.digests):
         raise invalid("stages", len(parts), f"at most {len(announced.digests)}, as many as the first stage announces")
     for number, (part, digest) in enumerate(zip(parts, announced.digests, strict=False), start=1):
         if _PLANE not in part or _digest({_PLANE: part[_PLANE]}) != digest:
-            raise _refused(number, "another network's, out of its order, or damaged")
+            raise _refused(number, "from another network, out of order, or damaged")
     return replace(announced, planes=tuple(part[_PLANE] for part in parts))
 
 
 def _announced(first: Mapping[str, Tensor]) -> BitPlanes:
-    """What the first stage says of all of them, still without a plane; KeyError, TypeError or ValueError if damaged."""
+    """What the first stage announces, still without a plane; KeyError, TypeError or ValueError if damaged."""
     rest = {name: tensor for name, tensor in first.items() if name not in (_PLANE, _CHECK)}
     if _as_text(first[_CHECK]) != _digest(rest):
         raise ValueError("it is not what was written")
@@ -175,7 +175,7 @@ def _read(stage: bytes, number: int) -> dict[str, Tensor]:
     try:
         return load(stage)
     except (SafetensorError, ValueError, KeyError) as error:
-        raise _refused(number, f"no safetensors file, or damaged ({error})") from error
+        raise _refused(number, f"not a safetensors file, or damaged ({error})") from error
 
 
 def _refused(number: int, why: str) -> InvalidValueError:
@@ -213,7 +213,7 @@ def _check_widths(widths: Sequence[int]) -> tuple[int, ...]:
 def _check_stages(stages: int, there: int) -> int:
     """`stages` itself. Raises InvalidValueError where it cannot be used."""
     if type(stages) is not int or not 1 <= stages <= there:
-        raise invalid("stages", stages, f"a whole number from 1 to {there}, the stages that are there")
+        raise invalid("stages", stages, f"a whole number from 1 to {there}, the number of available stages")
     return stages
 
 

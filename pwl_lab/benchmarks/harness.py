@@ -1,8 +1,7 @@
 """What is measured: time to the first prediction, accuracy against seconds, reading rates, and what loading costs predictions.
 
-A process that has loaded before has its allocator warm and its kernels chosen; one that begins has not. Each load gets
-a process that has imported what it needs and done nothing yet, and files that are in or out of the operating system's
-cache as asked.
+A process that has loaded before has a warm allocator and has chosen its kernels; a new one has not. Each load gets a
+process that has only imported what it needs, and files that are in or out of the operating system's cache as requested.
 """
 
 import ctypes
@@ -60,7 +59,7 @@ def in_fresh_process(work: Callable[..., Any], longest_s: float = 1800.0, **case
     try:
         if not receiver.poll(longest_s):
             process.kill()
-            raise WorkerLostError(f"the process that ran {work.__name__} had no answer after {longest_s:g} s")
+            raise WorkerLostError(f"the process that ran {work.__name__} did not answer within {longest_s:g} s")
         well, value = receiver.recv()
     except EOFError as error:
         process.join()
@@ -145,7 +144,12 @@ def states_of(files: Files, speeds: Iterable[float], longest_s: float) -> list[s
     return ["cold", "warm", *(f"{speed:g} MB/s" for speed in speeds if size / speed <= longest_s)]
 
 
-def first_predictions(files: Mapping[str, Files], states: Mapping[str, Sequence[str]], repeats: int) -> pd.DataFrame:
+def first_predictions(
+    files: Mapping[str, Files],
+    states: Mapping[str, Sequence[str]],
+    repeats: int,
+    baselines: Sequence[str] = FIRST_BASELINES + DISK_BASELINES,
+) -> pd.DataFrame:
     """One row per size, state, baseline and repeat: when the first prediction was there, and when the whole teacher's.
 
     Arguments:
@@ -153,6 +157,7 @@ def first_predictions(files: Mapping[str, Files], states: Mapping[str, Sequence[
     - `states`: for each size `cold`, `warm` and speeds such as `25 MB/s`.
     - `repeats`: how often cold and warm loads are measured, one at a time. Slow links, where a process mostly waits,
       are measured once, and as many at a time as there are cores.
+    - `baselines`: which of them; those that read files themselves are left out over a slow link.
 
     Columns: size, state, way (the baseline), repeat, first_prediction_s and teacher_s (NaN: never), both since the start
     of a fresh process that has imported all it needs. Where files cannot be put out of the operating system's cache,
@@ -163,7 +168,8 @@ def first_predictions(files: Mapping[str, Files], states: Mapping[str, Sequence[
         for size, names in states.items()
         for state in names
         for repeat in range(1 if _is_slow(state) else repeats)
-        for baseline in FIRST_BASELINES + (() if _is_slow(state) else DISK_BASELINES)
+        for baseline in baselines
+        if not (_is_slow(state) and baseline in DISK_BASELINES)
     ]
     slow = [case for case in cases if _is_slow(case.state)]
     rows = []
@@ -213,6 +219,8 @@ def _first_prediction(files: Files, state: str, baseline: str) -> dict[str, floa
 def timelines(files: Files, throttle: Throttle, data: Batch) -> pd.DataFrame:
     """What answers from when on, and how well: one row per baseline and network, each baseline in a fresh process.
 
+    Over a link a load mostly waits: as many are measured at a time as there are cores.
+
     Arguments:
     - `files`: the pair, with all that `ANYTIME_BASELINES` read.
     - `throttle`: the link that each of them loads over.
@@ -220,12 +228,16 @@ def timelines(files: Files, throttle: Throttle, data: Batch) -> pd.DataFrame:
 
     Columns: way (the baseline), seconds, network, bytes (as in `baselines.Moment`) and accuracy in [0, 1].
     """
-    rows = []
+    rows: list[dict[str, object]] = []
     warm_up(files.all())
-    with Progress("timelines", len(ANYTIME_BASELINES), "baseline") as bar:
-        for baseline in ANYTIME_BASELINES:
+    with Progress("timelines", len(ANYTIME_BASELINES), "baseline") as bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+
+        def measured(baseline: str) -> list[dict[str, object]]:
             found = in_fresh_process(moments, baseline=baseline, files=files, throttle=throttle)
-            rows += [{"way": baseline, **vars(moment)} for moment in found]
+            return [{"way": baseline, **vars(moment)} for moment in found]
+
+        for found in pool.map(measured, ANYTIME_BASELINES):
+            rows += found
             bar.advance()
     table = pd.DataFrame(rows)
     accuracies = network_accuracies(files, table["network"].unique(), data)

@@ -1,1 +1,1 @@
-"""Distillation: curricula as data, their targets and losses, cohorts of students, probes of what a teacher says."""
+"""Distillation: curricula as data, their targets and losses, cohorts of students, probes of a teacher's output."""

@@ -1,7 +1,7 @@
-"""Curricula as data: a list of stages, each with a target, a length and what it trains.
+"""Curricula as data: a list of stages, each with a target, a length and the layers it trains.
 
-One-shot is one stage; progressive one stage per teacher checkpoint; extracted one stage per block of the final teacher,
-then its output (arXiv 2503.17494). A new curriculum is a new list, not a new trainer.
+One-shot distillation is one stage; progressive distillation has one stage per teacher checkpoint; an extracted
+curriculum has one stage per block of the final teacher, then its output (arXiv 2503.17494).
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ class TeacherOutput(Frozen):
     kind: Literal["output"] = "output"
     at_accuracy: Fraction | None = Field(None, description="the first checkpoint that reached this validation accuracy")
     at_step: int | None = Field(None, ge=0, description="the checkpoint of this training step")
-    temperature: float = Field(1.0, ge=0.0, description="of the teacher; 0 takes its hard decisions")
+    temperature: float = Field(1.0, ge=0.0, description="of the teacher; 0 uses its hard decisions")
 
     @model_validator(mode="after")
     def _one_choice(self) -> Self:
@@ -40,7 +40,7 @@ class TeacherOutput(Frozen):
 
     @property
     def final(self) -> bool:
-        """Whether the final teacher is meant, not a checkpoint."""
+        """Whether the target is the final teacher, not a checkpoint."""
         return self.at_accuracy is None and self.at_step is None
 
     def __str__(self) -> str:
@@ -51,21 +51,21 @@ class TeacherOutput(Frozen):
 
 
 class TeacherHidden(Frozen):
-    """Regress a random projection of the final teacher's hidden state on the student's hidden state of the same block."""
+    """Regress the student's hidden state onto a random projection of the final teacher's, in the same block."""
 
     kind: Literal["hidden"] = "hidden"
     block: int | None = Field(None, ge=1, description="which block, from 1; None: each block in turn, shallow to deep")
     centre: bool = Field(True, description="subtract the projection's mean, unit by unit")
-    scale: bool = Field(True, description="divide by its standard deviation, over all units together")
+    scale: bool = Field(True, description="divide by the projection's standard deviation over all units")
     weight: float = Field(5.0, gt=0.0, description="what the mean squared error is multiplied by")
     width: int | None = Field(
-        None, ge=1, description="match only this many units of the student, the first ones; None: all"
+        None, ge=1, description="match only this many units of the student, from the first; None: all"
     )
     orthogonal: bool = Field(False, description="orthonormal columns instead of independent Gaussian ones")
 
     @property
     def in_block(self) -> int:
-        """The block, once `Curriculum.for_blocks` has written it out; InvalidValueError before."""
+        """The block. Raises InvalidValueError before `Curriculum.for_blocks` has set it."""
         if self.block is None:
             raise invalid("block", None, "a number: Curriculum.for_blocks gives each block in turn a stage of its own")
         return self.block
@@ -81,8 +81,8 @@ Target = Annotated[Labels | TeacherOutput | TeacherHidden, Field(discriminator="
 class Stage(Frozen):
     """Pursue `target` for `steps` optimiser steps (None: until the end).
 
-    `trains`: `reach` trains every layer that the target depends on (for a hidden state: the stem and the blocks up to
-    it; the layers above wait); `block` trains the target's block alone and leaves those below as they are.
+    `trains`: `reach` trains every layer that the target depends on (for a hidden state: the stem and all blocks up to
+    and including its own); `block` trains only the target's block and freezes those below.
     """
 
     target: Target
@@ -93,18 +93,18 @@ class Stage(Frozen):
     @classmethod
     def _some_steps(cls, steps: int | None) -> int | None:
         if steps is not None and steps < 1:
-            raise ValueError("at least 1; leave the stage out instead")
+            raise ValueError("at least 1; to skip the stage, leave it out")
         return steps
 
     @model_validator(mode="after")
     def _block_needs_hidden(self) -> Self:
         if self.trains == "block" and self.target.kind != "hidden":
-            raise ValueError("trains = 'block' goes with a hidden target; labels and outputs train the whole network")
+            raise ValueError("trains = 'block' needs a hidden target; labels and outputs train the whole network")
         return self
 
 
 class Curriculum(Frozen):
-    """Stages one after another; only the last may be open-ended."""
+    """A sequence of stages; only the last may be open-ended."""
 
     stages: tuple[Stage, ...] = Field(min_length=1)
 
@@ -112,13 +112,13 @@ class Curriculum(Frozen):
     def _only_the_last_open(self) -> Self:
         for number, stage in enumerate(self.stages[:-1], start=1):
             if stage.steps is None:
-                raise ValueError(f"stage {number} of {len(self.stages)} has no length: only the last may be open-ended")
+                raise ValueError(f"stage {number} of {len(self.stages)} has no length: only the last can be open-ended")
         return self
 
     def for_blocks(self, n_blocks: int) -> "Curriculum":
-        """The same with every hidden target of `block=None` written out, one stage per block.
+        """The same curriculum with every hidden target of `block=None` expanded to one stage per block.
 
-        Raises InvalidValueError for a block beyond `n_blocks`, and for several stages without a length.
+        Raises InvalidValueError for a block beyond `n_blocks`, and if several stages would have no length.
         """
         stages: list[Stage] = []
         for stage in self.stages:
@@ -128,7 +128,7 @@ class Curriculum(Frozen):
                 continue
             blocks = range(1, n_blocks + 1) if target.block is None else [target.block]
             if stage.steps is None and len(blocks) > 1:
-                raise invalid("steps", None, f"a number of steps: each of {n_blocks} blocks in turn needs a length")
+                raise invalid("steps", None, f"a number of steps: each of the {n_blocks} blocks needs a length")
             for block in blocks:
                 if block > n_blocks:
                     raise invalid("block", block, f"from 1 to {n_blocks}, the blocks that both networks have")
@@ -136,12 +136,12 @@ class Curriculum(Frozen):
         return Curriculum(stages=tuple(stages))
 
     def starts(self) -> list[int]:
-        """The step at which each stage begins, counted from 0."""
+        """The step at which each stage starts, counted from 0."""
         lengths = [stage.steps or 0 for stage in self.stages[:-1]]
         return list(accumulate(lengths, initial=0))
 
     def number_at(self, step: int) -> int:
-        """Which stage (from 1) step `step` (from 0) belongs to; the last one stays once its length is over."""
+        """The stage (from 1) of step `step` (from 0); the last stage continues beyond its length."""
         return sum(start <= step for start in self.starts())
 
     def stage_at(self, step: int) -> Stage:
@@ -150,15 +150,15 @@ class Curriculum(Frozen):
 
 
 def from_labels() -> Curriculum:
-    """No teacher: the labels from beginning to end."""
+    """No teacher: learn from the labels from beginning to end."""
     return Curriculum(stages=(Stage(target=Labels()),))
 
 
 def one_shot(temperature: float = 1.0) -> Curriculum:
-    """The final teacher's output from beginning to end.
+    """Match the final teacher's output from beginning to end.
 
     Arguments:
-    - `temperature`: of the teacher; 0 takes its hard decisions.
+    - `temperature`: of the teacher; 0 uses its hard decisions.
     """
     return Curriculum(stages=(Stage(target=TeacherOutput(temperature=temperature)),))
 
@@ -169,15 +169,15 @@ def progressive(
     temperature: float = 1.0,
     at_steps: Sequence[int] | None = None,
 ) -> Curriculum:
-    """The outputs of intermediate teacher checkpoints, then the final one's.
+    """Match the outputs of intermediate teacher checkpoints, then the final teacher's.
 
     The useful checkpoints lie in the teacher's phase transition (arXiv 2410.05464).
 
     Arguments:
     - `at_accuracy`: validation accuracies; each stands for the first checkpoint that reached it.
     - `steps`: optimiser steps on each checkpoint.
-    - `temperature`: of all outputs; 0 takes hard decisions.
-    - `at_steps`: the training steps of the checkpoints, in place of `at_accuracy`.
+    - `temperature`: of all outputs; 0 uses hard decisions.
+    - `at_steps`: the training steps of the checkpoints, instead of `at_accuracy`.
     """
     chosen = [{"at_accuracy": v} for v in at_accuracy] if at_steps is None else [{"at_step": v} for v in at_steps]
     checkpoints = [TeacherOutput(**choice, temperature=temperature) for choice in chosen]
@@ -188,13 +188,13 @@ def progressive(
 def extracted(
     steps: int = 1_500, blocks: Sequence[int] | None = None, temperature: float = 1.0, **target: Any
 ) -> Curriculum:
-    """A random projection of the final teacher's hidden state, block by block from shallow to deep, then its output.
+    """Match a random projection of the final teacher's hidden states, from shallow to deep, then its output.
 
     No checkpoint is needed (arXiv 2503.17494).
 
     Arguments:
     - `steps`: optimiser steps on each block.
-    - `blocks`: which ones, from 1; all of them unless named.
+    - `blocks`: which blocks, from 1; all by default.
     - `temperature`: of the output.
     - `target`: options of `TeacherHidden`: weight, centre, scale, width, orthogonal.
     """

@@ -1,4 +1,4 @@
-"""Distillation losses as pure functions of tensors, and which of them a target of a curriculum asks for."""
+"""Distillation losses as pure functions of tensors, and the loss for each kind of curriculum target."""
 
 from jaxtyping import Float, Shaped
 from torch import Tensor
@@ -11,13 +11,13 @@ from pwl_lab.support.errors import invalid
 def target_loss(
     target: Target, ours: Float[Tensor, "members batch _ *_"], wanted: Shaped[Tensor, "*_"]
 ) -> Float[Tensor, " members"]:
-    """What it means to pursue `target`: the loss of each student of a cohort. One student alone is a cohort of one.
+    """The loss of each student in a cohort for `target`. A single student is a cohort of one.
 
     Arguments:
-    - `target`: of the current stage.
-    - `ours`: each student's hidden state of the target's block, or its logits for any other target.
-    - `wanted`: what `TeacherTargets.compute` gives for the target: the labels, the teacher's class probabilities, or its
-      hidden state projected for each student.
+    - `target`: the target of the current stage.
+    - `ours`: each student's hidden state in the target's block, or its logits for any other target.
+    - `wanted`: the result of `TeacherTargets.compute` for the target: the labels, the teacher's class probabilities, or
+      its hidden state projected for each student.
     """
     if isinstance(target, TeacherHidden):
         difference = ours[:, :, : target.width] - wanted  # (members, batch, channels, *positions)
@@ -30,14 +30,14 @@ def target_loss(
 def soft_loss(
     student: Float[Tensor, "batch classes"], teacher: Float[Tensor, "batch classes"], temperature: float = 1.0
 ) -> Float[Tensor, ""]:
-    """`T^2 * KL(teacher || student)` of the softened distributions, in nats.
+    """`T^2 * KL(teacher || student)` between the softened distributions, in nats.
 
-    The factor keeps the size of the gradient when `T` changes (Hinton, Vinyals and Dean 2015; arXiv 2509.22319).
-    Raises InvalidValueError for a temperature that is not above 0.
+    The factor keeps the gradient's magnitude independent of `T` (Hinton, Vinyals and Dean 2015; arXiv 2509.22319).
+    Raises InvalidValueError unless the temperature is above 0.
 
     Arguments:
     - `student`, `teacher`: logits.
-    - `temperature`: what both are divided by.
+    - `temperature`: the divisor of both.
     """
     if temperature <= 0:
         raise invalid("temperature", temperature, "above 0; use teacher_probabilities for the limit 0")
@@ -55,7 +55,7 @@ def teacher_probabilities(
 ) -> Float[Tensor, "*batch classes"]:
     """The teacher's output as a target; temperature 0 gives its hard decision (one-hot).
 
-    With the temperature towards 0 the output says no more than the label does (arXiv 2503.17494).
+    As the temperature goes to 0 the output says no more than the label does (arXiv 2503.17494).
     Raises InvalidValueError for a negative temperature.
     """
     if temperature < 0:

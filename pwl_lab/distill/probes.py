@@ -1,4 +1,4 @@
-"""Probes: which products of input bits does a network's output, or a projection of its hidden state, correlate with?
+"""Probes: which products of input bits correlate with a network's output, or a projection of its hidden state?
 
 arXiv 2410.05464 and 2503.17494: during its phase transition a teacher's output correlates with single bits of
 the support, which a small student can learn at once; a projected hidden layer of the *final* teacher carries the same.
@@ -30,7 +30,7 @@ def monomials(
 ) -> Float[Tensor, "batch subsets"]:
     """The product of each subset's bits."""
     product = torch.ones(len(inputs), len(subsets), dtype=inputs.dtype, device=inputs.device)
-    for bits in subsets.unbind(dim=1):  # degree by degree: never batch x subsets x degree at once
+    for bits in subsets.unbind(dim=1):  # degree by degree, to avoid a tensor of batch x subsets x degree
         product *= inputs[:, bits]
     return product
 
@@ -38,7 +38,7 @@ def monomials(
 def correlations(
     values: Float[Tensor, "batch functions"], others: Float[Tensor, "batch subsets"]
 ) -> Float[Tensor, "functions subsets"]:
-    """Pearson's correlation over the batch of every function with every other; 0 where one of the two is constant."""
+    """Pearson correlation, over the batch, of every function with every other; 0 if one of the two is constant."""
     return _standardised(values).T @ _standardised(others) / len(values)
 
 
@@ -46,7 +46,7 @@ def _standardised(values: Float[Tensor, "batch columns"]) -> Float[Tensor, "batc
     """Mean 0 and standard deviation 1 per column; a constant column becomes 0."""
     centred = values - values.mean(dim=0)
     spread = centred.square().mean(dim=0).sqrt()
-    constant = spread <= 1e-6 * values.abs().amax(dim=0)  # what is left of a constant is rounding
+    constant = spread <= 1e-6 * values.abs().amax(dim=0)  # rounding makes a constant column vary slightly
     return torch.where(constant, 0.0, centred / spread.clamp_min(1e-30))
 
 
@@ -60,20 +60,20 @@ def in_support_subsets(support: Sequence[int], degree: int) -> Int[Tensor, "subs
 def off_support_subsets(
     support: Sequence[int], n_bits: int, degree: int, at_most: int, seed: int = 0
 ) -> Int[Tensor, "subsets degree"]:
-    """Distinct subsets of `degree` bits that do not lie in the support (they may share some bits with it).
+    """Distinct subsets of `degree` bits that are not contained in the support (they may share some bits with it).
 
-    All of them where there are at most `at_most`, otherwise that many drawn from the stream `probe` of `seed`.
-    Raises InvalidValueError where there is none.
+    All of them if there are at most `at_most`, otherwise that many drawn from the stream `probe` of `seed`.
+    Raises InvalidValueError if there is none.
     """
     inside = set(support)
     there = math.comb(n_bits, degree) - math.comb(len(inside), degree)
     if there < 1 or at_most < 1:
-        raise invalid("degree", degree, f"one with subsets outside the support of {len(inside)} of {n_bits} bits")
+        raise invalid("degree", degree, f"a degree with subsets outside the support, {len(inside)} of {n_bits} bits")
     if there <= at_most:
         kept = [subset for subset in combinations(range(n_bits), degree) if not inside.issuperset(subset)]
         return torch.tensor(kept)
     random = generator(seed, "probe", f"degree {degree}")
-    found: dict[tuple[int, ...], None] = {}  # a dict keeps the order of drawing; a set would not
+    found: dict[tuple[int, ...], None] = {}  # a dict keeps the order in which they were drawn; a set would not
     while len(found) < at_most:
         subset = tuple(sorted(torch.randperm(n_bits, generator=random)[:degree].tolist()))
         if not inside.issuperset(subset):
@@ -83,7 +83,7 @@ def off_support_subsets(
 
 @dataclass(frozen=True)
 class CorrelationProbe:
-    """Fixed inputs and, per degree, the subsets (rows of bits) in and off the support to correlate with."""
+    """Fixed inputs and, per degree, the subsets of bits (one per row) inside and outside the support."""
 
     inputs: Float[Tensor, "batch n_bits"]
     support: tuple[int, ...]
@@ -99,18 +99,18 @@ class CorrelationProbe:
         off_subsets: int = 300,
         seed: int = 0,
     ) -> "CorrelationProbe":
-        """Fresh inputs and subsets.
+        """Draw inputs and subsets.
 
-        Raises InvalidValueError for a degree that has no subset in, or none off, the support.
+        Raises InvalidValueError for a degree that has no subset inside, or none outside, the support.
 
         Arguments:
-        - `task`: gives the inputs and the support.
-        - `samples`: how many inputs.
-        - `degrees`: how many bits a subset has; 1 to k-1 unless named.
-        - `off_subsets`: the most subsets off the support for each degree.
-        - `seed`: of the stream `probe`.
+        - `task`: provides the inputs and the support.
+        - `samples`: the number of inputs.
+        - `degrees`: the number of bits in a subset; by default 1 to k-1.
+        - `off_subsets`: the most subsets outside the support, per degree.
+        - `seed`: the seed of the stream `probe`.
         """
-        check_count("samples", samples, 2)  # a correlation needs a spread
+        check_count("samples", samples, 2)  # a correlation needs at least two samples
         support = check_support(task.support, task.n_bits, task.k_sparse)
         if degrees is None:
             check_probe(task.n_bits, task.k_sparse, samples, off_subsets)
@@ -118,19 +118,19 @@ class CorrelationProbe:
         inputs = task.draw(samples, generator(seed, "probe")).inputs
         inside, outside = {}, {}
         for degree in degrees:
-            at_most = off_subsets if degree > 1 else max(off_subsets, task.n_bits)  # single bits are few: take them all
+            at_most = off_subsets if degree > 1 else max(off_subsets, task.n_bits)  # use all single bits
             inside[degree] = in_support_subsets(support, degree)
             outside[degree] = off_support_subsets(support, task.n_bits, degree, at_most, seed)
         return cls(inputs, support, inside, outside)
 
     @property
     def noise_floor(self) -> float:
-        """The mean |correlation| of two independent quantities over the probe's samples: sqrt(2 / (pi samples))."""
+        """The mean |correlation| of two independent variables over the probe's samples: sqrt(2 / (pi samples))."""
         return math.sqrt(2 / (math.pi * len(self.inputs)))
 
     @cached_property
     def _monomials(self) -> dict[int, dict[str, Float[Tensor, "batch _"]]]:
-        """Per degree, the standardised monomials in and off the support: the same for everything that is probed."""
+        """Per degree, the standardised monomials inside and outside the support: the same for every probed function."""
         return {
             degree: {
                 "in_support": _standardised(monomials(self.inputs, self.in_support[degree])),
@@ -140,7 +140,7 @@ class CorrelationProbe:
         }
 
     def __call__(self, values: Float[Tensor, "batch functions"]) -> list[dict[str, Any]]:
-        """Per degree, the mean |correlation| over functions and subsets: `degree`, `in_support`, `off_support`."""
+        """Per degree, the mean |correlation| over functions and subsets, as `degree`, `in_support`, `off_support`."""
         ours = _standardised(values).T / len(values)
         return [
             {"degree": degree} | {where: (ours @ others).abs().mean().item() for where, others in both.items()}
@@ -148,9 +148,9 @@ class CorrelationProbe:
         ]
 
     def bit_map(self, values: Float[Tensor, " batch"]) -> Float[Tensor, "n_bits n_bits"]:
-        """The (signed) correlation of one function with each pair of bits; on the diagonal, with each single bit.
+        """The signed correlation of one function with each pair of bits; on the diagonal, with each single bit.
 
-        Here the signs count as centred, which they are up to the noise floor: one matrix product for all pairs.
+        The signs are treated as centred, which holds up to the noise floor: one matrix product covers all pairs.
         """
         ours = _standardised(values.unsqueeze(1))
         pairs = (self.inputs * ours).T @ self.inputs / len(values)
@@ -159,16 +159,16 @@ class CorrelationProbe:
 
 
 def margin(logits: Float[Tensor, "batch 2"]) -> Float[Tensor, " batch"]:
-    """How much more the network leans to label 1 than to label 0: the difference of the logits."""
+    """The logit of label 1 minus that of label 0: how strongly the network prefers label 1."""
     return logits[:, 1] - logits[:, 0]
 
 
 @dataclass
 class TeacherReadings:
-    """A teacher's margin under the probe, at every checkpoint and at its end.
+    """The probe applied to a teacher's margin, at every checkpoint and at the end.
 
     `table` has one row per checkpoint and degree (step, accuracy, degree, in_support, off_support; `final` marks the
-    saturated teacher), `maps` the signed correlations with bits and pairs of bits per step in it.
+    final teacher), `maps` the signed correlations with bits and pairs of bits, for each step in it.
     """
 
     table: pd.DataFrame
@@ -183,12 +183,12 @@ class TeacherReadings:
 
     @property
     def steps(self) -> list[int]:
-        """The checkpoints' steps in order, the final teacher last."""
+        """The steps of the checkpoints in order, the final teacher last."""
         return list(self.maps)
 
 
 def probe_teacher(teacher: TrainedModel, probe: CorrelationProbe) -> TeacherReadings:
-    """The probe on the margin of every checkpoint, and on that of the final teacher."""
+    """Apply the probe to the margin of every checkpoint and of the final teacher."""
     last = teacher.history.iloc[-1]
     stages = [(point.step, point.accuracy, teacher.at(point), False) for point in teacher.checkpoints]
     stages.append((int(last["step"]), float(last["accuracy"]), teacher.model, True))
@@ -198,7 +198,7 @@ def probe_teacher(teacher: TrainedModel, probe: CorrelationProbe) -> TeacherRead
         maps[step] = probe.bit_map(values)
         front = {"step": step, "accuracy": value, "final": final}
         rows += [front | reading for reading in probe(values.unsqueeze(1))]
-    # A teacher that never got there has its end among its checkpoints: the row marked final stands for both.
+    # A teacher that never saturated already has its end among its checkpoints: the row marked final stands for both.
     table = pd.DataFrame(rows).drop_duplicates(["step", "degree"], keep="last", ignore_index=True)
     return TeacherReadings(table, maps, probe.support, probe.noise_floor)
 
@@ -206,16 +206,16 @@ def probe_teacher(teacher: TrainedModel, probe: CorrelationProbe) -> TeacherRead
 def probe_projections(
     net: BlockNet, probe: CorrelationProbe, width: int, seeds: Sequence[int], block: int = 1
 ) -> pd.DataFrame:
-    """The probe on random projections of a hidden state: a row per seed and degree.
+    """Apply the probe to random projections of a hidden state: a row per seed and degree.
 
-    They are the projections that the extracted curriculum gives a student of the same seed.
+    They are the projections that an extracted curriculum uses for a student of the same seed.
 
     Arguments:
-    - `net`: whose hidden state.
+    - `net`: the network whose hidden state is projected.
     - `probe`: the inputs and subsets.
-    - `width`: units of the projection.
-    - `seeds`: one projection each.
-    - `block`: whose state, from 1.
+    - `width`: the number of units of the projection.
+    - `seeds`: one projection for each.
+    - `block`: the block of the hidden state, from 1.
     """
     projected = projected_states(net, probe.inputs, width, seeds, block)
     return pd.DataFrame(
@@ -227,7 +227,7 @@ def probe_projections(
 def projected_states(
     net: BlockNet, inputs: Float[Tensor, "batch *shape"], width: int, seeds: Sequence[int], block: int = 1
 ) -> Float[Tensor, "seeds batch units"]:
-    """`P^T h` for a `P` per seed (each unit at each position counts as a unit), neither centred nor scaled."""
+    """`P^T h` with one `P` per seed (each unit at each position counts as a unit), neither centred nor scaled."""
     device, matrices, parts = next(net.parameters()).device, None, []
     for chunk in torch.split(inputs, 1024):  # a hidden state of all inputs at once would take hundreds of megabytes
         state = net.hidden_states(chunk.to(device))[0][block - 1]

@@ -1,4 +1,4 @@
-"""Distillation by any curriculum, on any `BlockNet`: a cohort of students side by side, each following its own stages."""
+"""Distillation with any curriculum, for any `BlockNet`: a cohort of students, each following its own stages."""
 
 import math
 import warnings
@@ -25,14 +25,14 @@ from pwl_lab.training import Learner, Losses, TrainedModel, TrainPlan, train
 
 
 class SeparateCohort:
-    """A list of students, one computed after another. `StackedCohort` computes the same in one pass, for networks it can."""
+    """A list of students, run one after another. `StackedCohort` runs all in one pass, for networks that allow it."""
 
     def __init__(self, students: Sequence[BlockNet]) -> None:
         """The students are copied."""
         self.students = [deepcopy(student) for student in students]
 
     def __len__(self) -> int:
-        """How many students are in it."""
+        """The number of students."""
         return len(self.students)
 
     def part(self, members: list[int]) -> "SeparateCohort":
@@ -40,15 +40,15 @@ class SeparateCohort:
         return SeparateCohort([self.students[member] for member in members])
 
     def parameters(self) -> list[Tensor]:
-        """What the optimiser moves."""
+        """The parameters for the optimiser."""
         return [parameter for student in self.students for parameter in student.parameters()]
 
     def hidden_state(
         self, inputs: Float[Tensor, "batch *shape"], block: int, first_trained: int = 1
     ) -> Float[Tensor, "members batch channels *positions"]:
-        """Each student's hidden state behind `block` (from 1), on the same inputs; the layers above it are not computed.
+        """Each student's hidden state after `block` (from 1), on the same inputs; later layers are not computed.
 
-        Blocks below `first_trained` run in eval mode and get no gradient.
+        Blocks before `first_trained` run in eval mode and get no gradient.
         """
         return torch.stack([_hidden_state(student, inputs, block, first_trained) for student in self.students])
 
@@ -57,7 +57,7 @@ class SeparateCohort:
         return torch.stack([student(inputs) for student in self.students])
 
     def train(self, mode: bool = True) -> None:
-        """Training or eval mode for all of them."""
+        """Put all of them into training or eval mode."""
         for student in self.students:
             student.train(mode)
 
@@ -67,11 +67,11 @@ class SeparateCohort:
             nn.utils.clip_grad_norm_(student.parameters(), largest)
 
     def state(self, member: int) -> dict[str, Tensor]:
-        """A copy of a member's weights, named as in its `BlockNet`."""
+        """A copy of one student's weights, named as in its `BlockNet`."""
         return {name: tensor.detach().clone() for name, tensor in self.students[member].state_dict().items()}
 
     def keep(self, members: list[int], optimiser: torch.optim.Optimizer) -> None:
-        """Let the other students go, and their part of the optimiser's state; `members` stay, in this order."""
+        """Drop all students but `members`, with their optimiser state; those stay in the given order."""
         gone = {id(parameter) for parameter in self.parameters()}
         self.students = [self.students[member] for member in members]
         gone -= {id(parameter) for parameter in self.parameters()}
@@ -100,20 +100,20 @@ def _hidden_state(
 
 
 def make_cohort(config: ModelConfig, seeds: Sequence[int], device: str = "cpu") -> Cohort:
-    """One student per entry of `seeds`: equal seeds begin with equal weights, whatever they are taught."""
+    """One student per entry of `seeds`: equal seeds start from equal weights, whatever their curriculum."""
     students = [build(config, seed, device, stream="student") for seed in seeds]
     return StackedCohort(students) if is_stackable(students[0]) and not is_plain() else SeparateCohort(students)
 
 
 class CurriculumGroup:
-    """The students of a cohort that follow one curriculum: always in the same stage, so trained as one.
+    """The students that follow the same curriculum. They are always in the same stage, so they are trained together.
 
-    What a stage does not train takes no part in its pass and gets no gradient, not even one of zero: no optimiser
-    moves it, whatever its momentum or weight decay.
+    Layers that a stage does not train get no gradient at all, not even a zero one, so no optimiser changes them,
+    whatever its momentum or weight decay.
     """
 
     def __init__(self, cohort: Cohort, members: list[Member]) -> None:
-        """`members` say who the students of `cohort` are, in its order."""
+        """`members` describe the students of `cohort`, in its order."""
         self.curriculum, self.cohort, self.members = members[0].curriculum, cohort, members
         self.diverged = torch.zeros(len(members), dtype=torch.bool, device=cohort.parameters()[0].device)
 
@@ -124,22 +124,22 @@ class CurriculumGroup:
         wanted: Mapping[Target, Tensor],
         targets: TeacherTargets,
     ) -> Float[Tensor, " members"]:
-        """One loss per student; `wanted` is what `targets` gave for the batch."""
+        """One loss per student; `wanted` is the result of `targets.compute` for the batch."""
         target = stage.target
         self.cohort.train()
         if isinstance(target, TeacherHidden):
             block, rows = target.in_block, targets.rows(target, [member.seed for member in self.members])
             ours = self.cohort.hidden_state(inputs, block, first_trained=block if stage.trains == "block" else 1)
-            # Each member's numbers in a row, whatever the cohort: the same mean to the bit.
+            # Each member's numbers contiguous, whatever the cohort: the same mean, bit for bit.
             return target_loss(target, ours.contiguous(), wanted[target][rows])
         return target_loss(target, self.cohort.logits(inputs), wanted[target])
 
     def in_last_stage(self, step: int) -> bool:
-        """Whether step `step` (counted from 0) belongs to the last stage."""
+        """Whether step `step` (counted from 0) is in the last stage."""
         return self.curriculum.number_at(step) == len(self.curriculum.stages)
 
     def hits(self, split: Batch) -> list[int]:
-        """How many samples each student has right; one with a logit that is not finite is marked as diverged."""
+        """How many samples each student gets right; one with a logit that is not finite is marked as diverged."""
         self.cohort.train(False)
         hits = torch.zeros(len(self.members), dtype=torch.long, device=split.labels.device)
         for inputs, labels in zip(torch.split(split.inputs, 1024), torch.split(split.labels, 1024), strict=True):
@@ -149,14 +149,14 @@ class CurriculumGroup:
         return [int(number) for number in hits]
 
     def keep(self, positions: list[int], optimiser: torch.optim.Optimizer) -> None:
-        """Let the students at other positions go."""
+        """Drop the students at all other positions."""
         self.cohort.keep(positions, optimiser)
         self.members = [self.members[position] for position in positions]
         self.diverged = self.diverged[positions]
 
 
 class CurriculumLearner(Learner):
-    """A cohort in training; every student moves through its curriculum by its own clock."""
+    """A cohort in training; each student moves through its curriculum independently."""
 
     def __init__(
         self,
@@ -167,14 +167,14 @@ class CurriculumLearner(Learner):
         plan: TrainPlan,
         validation: Batch | None = None,
     ) -> None:
-        """Sort the students by curriculum.
+        """Group the students by curriculum.
 
         Arguments:
-        - `cohort`, `members`: the students, and who they are, in the same order.
-        - `targets`: what they pursue, calibrated.
-        - `evaluation`: where accuracy is reported.
-        - `plan`: a student retires, as it is, at `plan.stop_at` on `validation`.
-        - `validation`: `evaluation` unless given.
+        - `cohort`, `members`: the students and their descriptions, in the same order.
+        - `targets`: their targets, calibrated.
+        - `evaluation`: the data on which accuracy is reported.
+        - `plan`: a student stops training once it reaches `plan.stop_at` on `validation`.
+        - `validation`: by default the same as `evaluation`.
         """
         self.members, self.targets, self.evaluation, self.plan = list(members), targets, evaluation, plan
         self.validation = evaluation if validation is None else validation
@@ -189,9 +189,9 @@ class CurriculumLearner(Learner):
         return [{"params": [p for group in self.groups for p in group.cohort.parameters()], "lr": lr}]
 
     def losses(self, batch: Batch, step: int) -> Losses:
-        """`total` sums over students, so that each one's gradient is as if it were alone; the other terms are means.
+        """`total` sums over students, so that each one's gradient is as if it trained alone; the other terms are means.
 
-        A student whose loss is not finite has diverged: it counts in none of them and leaves the others alone.
+        A student whose loss is not finite has diverged: it is left out of all terms and does not affect the others.
         """
         stages = [group.curriculum.stage_at(step) for group in self.groups]
         wanted = self.targets.compute(batch, {stage.target for stage in stages})
@@ -207,7 +207,7 @@ class CurriculumLearner(Learner):
         return means | {"total": torch.stack(list(sums.values())).sum()}
 
     def clip_gradients(self, largest: float, optimiser: torch.optim.Optimizer) -> None:
-        """By each student's own norm, as if it were alone."""
+        """Clip by each student's own norm, as if it trained alone."""
         for group in self.groups:
             group.cohort.clip_gradients(largest)
 
@@ -215,8 +215,8 @@ class CurriculumLearner(Learner):
     def evaluate(self, step: int) -> list[dict[str, Any]]:
         """A row per student still in training: curriculum, seed, stage, accuracy and validation_accuracy.
 
-        An accuracy of NaN says that the student has diverged; the validation accuracy, which only retires students, is
-        measured in the last stage.
+        An accuracy of NaN means that the student has diverged. The validation accuracy, which is used only to stop
+        students early, is measured in the last stage.
         """
         rows, done = {}, max(step - 1, 0)
         for group in self.groups:
@@ -229,7 +229,7 @@ class CurriculumLearner(Learner):
         return [rows[member] for member in self.members if member in rows]
 
     def finished(self, step: int, rows: list[dict[str, Any]], optimiser: torch.optim.Optimizer) -> bool:
-        """Retire the students that diverged, and those that reached `stop_at` in their last stage; done when none is left."""
+        """Drop students that diverged or reached `stop_at` in their last stage; finished when none is left."""
         stop = self.plan.stop_at if self.plan.stop_at is not None else math.inf
         reached = {(row["curriculum"], row["seed"]): row["validation_accuracy"] for row in rows}
         for group in self.groups:
@@ -247,23 +247,23 @@ class CurriculumLearner(Learner):
         return not self.groups
 
     def weights(self) -> dict[tuple[str, int], dict[str, Tensor]]:
-        """By curriculum and seed: each student's weights, as it retired or as it is. Those that diverged are left out."""
+        """Each student's last weights, by curriculum and seed. Students that diverged are left out."""
         going = {who: group.cohort.state(n) for group in self.groups for n, who in enumerate(group.members)}
         return {(who.name, who.seed): state for who, state in (self._retired | going).items()}
 
 
 def _warn_of_divergence(who: Member, step: int) -> None:
-    """Name a student that is left out."""
+    """Warn about a student that is left out."""
     warnings.warn(
-        f"{who.name}, seed {who.seed}: diverged by step {step} (a loss that is not finite) and left out. "
-        "Lower the learning rate (lr) or set clip_norm; the other students go on.",
+        f"{who.name}, seed {who.seed}: diverged by step {step} (its loss is not finite) and is left out. "
+        "Lower the learning rate (lr) or set clip_norm; the other students continue.",
         stacklevel=2,
     )
 
 
 @dataclass
 class DistillationResult:
-    """What came of a cohort: its history (tidy: one row per student and evaluation) and every student's last weights."""
+    """A cohort's history (tidy: one row per student and evaluation) and every student's last weights."""
 
     history: pd.DataFrame
     stages: pd.DataFrame
@@ -279,18 +279,18 @@ def distil_members(
     data_seed: int = 0,
     device: str = "cpu",
 ) -> DistillationResult:
-    """Train the students `members` side by side on one stream of batches; accuracy is measured on the test split.
+    """Train the students `members` side by side on the same batches; accuracy is measured on the test split.
 
-    Per seed all curricula share initial weights and projections: the comparison is paired. Raises InvalidValueError
-    for a block or a checkpoint that a network does not have, before anything is trained.
+    For each seed, all curricula share initial weights and projections, so the comparison is paired. Raises
+    InvalidValueError before training for a block or a checkpoint that a network does not have.
 
     Arguments:
-    - `teacher`: trained, with the checkpoints that the curricula ask for.
+    - `teacher`: a trained teacher with the checkpoints that the curricula need.
     - `student`: the architecture of every student.
-    - `task`: gives the batches, the validation split that retires students and the test split.
+    - `task`: provides the batches, the validation split (for early stopping) and the test split.
     - `members`: each student's curriculum (of `Curriculum.for_blocks`) and seed.
-    - `plan`: how long and with what optimiser; `batch_size` and `stop_at` as well.
-    - `data_seed`: of the stream of batches that all students share.
+    - `plan`: length, optimiser and schedule, `batch_size` and `stop_at`.
+    - `data_seed`: the seed of the batches, which all students share.
     - `device`: where to compute.
     """
     if not members:
@@ -307,7 +307,7 @@ def distil_members(
 
 
 def stage_table(members: Sequence[Member]) -> pd.DataFrame:
-    """One row per curriculum and stage: where it starts and what it aims at."""
+    """One row per curriculum and stage: the step at which it starts, and its target."""
     curricula = {member.name: member.curriculum for member in members}
     rows = [
         {"curriculum": name, "stage": number, "start": start, "target": str(stage.target)}

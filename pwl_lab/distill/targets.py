@@ -1,8 +1,8 @@
-"""What a teacher says about a batch: each output and each projected hidden state once, for a whole cohort.
+"""The teacher's targets for a batch: each output and projected hidden state, computed once for a whole cohort.
 
-The projections are those of arXiv 2503.17494: for a hidden layer of `m` units and a student's of `r`, a fixed Gaussian `P`
-(m x r, scaled 1/sqrt(m)) gives the target `P^T h(x)`. Centring, scaling and orthogonal columns are ours: the paper
-leaves them open.
+The projections are those of arXiv 2503.17494: for a hidden layer of `m` units in the teacher and `r` in the student, a
+fixed Gaussian `P` (m x r, scaled by 1/sqrt(m)) gives the target `P^T h(x)`. Centring, scaling and orthogonal columns
+are our choice: the paper leaves them open.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -34,7 +34,7 @@ def random_projection(
 
     Arguments:
     - `teacher_width`, `student_width`: `m` and `r`.
-    - `seed`, `block`: each seed and each block (from 1) has a matrix of its own.
+    - `seed`, `block`: each seed and each block (from 1) has its own matrix.
     - `orthogonal`: make the columns orthonormal.
     """
     if min(teacher_width, student_width, block) < 1:
@@ -43,8 +43,8 @@ def random_projection(
         raise invalid(
             "width of the projection",
             student_width,
-            f"at most {teacher_width}, the teacher's units in block {block}, when orthogonal; "
-            "narrow it (width), take a wider teacher, or orthogonal=False",
+            f"at most {teacher_width}, the teacher's units in block {block}, with orthogonal columns; "
+            "reduce width, use a wider teacher, or set orthogonal=False",
         )
     random = generator(seed, "projection", f"block {block}")
     matrix = torch.randn(teacher_width, student_width, generator=random) / teacher_width**0.5
@@ -77,15 +77,15 @@ class Projection:
     ) -> "Projection":
         """Centre each unit and scale all units together to standard deviation 1, as measured on `states`.
 
-        One factor for all units keeps how much each of them says; a factor per unit would blow up the silent ones.
+        One factor for all units preserves their relative variance; a factor per unit would amplify the quiet ones.
 
         Arguments:
-        - `matrices`: one for each student, see `random_projection`.
+        - `matrices`: one for each student (see `random_projection`).
         - `states`: the teacher's hidden states of many samples.
-        - `centre`, `scale`: whether to do so.
+        - `centre`, `scale`: whether to apply each.
         """
         means, factors = [], []
-        for matrix in torch.split(matrices, 1):  # each on its own: sums over several students would round otherwise
+        for matrix in torch.split(matrices, 1):  # one at a time: sums over several students would round differently
             raw = project(states, matrix).transpose(1, 2).flatten(2)  # (1, r, batch * positions)
             mean = raw.mean(dim=2) if centre else torch.zeros_like(raw[:, :, 0])
             spread = (raw - mean.unsqueeze(2)).square().mean(dim=(1, 2)).sqrt()
@@ -102,19 +102,19 @@ class Projection:
 
 
 class Activations(NamedTuple):
-    """What a network makes of a batch: the hidden state of each block, and the logits."""
+    """A network's activations for a batch: the hidden state of each block, and the logits."""
 
     states: Sequence[Tensor]
     logits: Tensor
 
     def at(self, target: Target) -> Tensor:
-        """What `target` compares: the hidden state of its block, or the logits."""
+        """The activation that `target` is about: the hidden state of its block, or the logits."""
         return self.states[target.in_block - 1] if isinstance(target, TeacherHidden) else self.logits
 
 
 @dataclass(frozen=True)
 class Member:
-    """One student of a cohort: which curriculum it follows, from which seed."""
+    """One student of a cohort: its curriculum and its seed."""
 
     name: str
     seed: int
@@ -122,19 +122,19 @@ class Member:
 
 
 class TeacherTargets:
-    """What the members' curricula ask for: labels, outputs and projected hidden states of the teacher."""
+    """The targets in the members' curricula: labels, outputs and projected hidden states of the teacher."""
 
     def __init__(self, teacher: TrainedModel, members: Sequence[Member], shapes: list[tuple[int, ...]]) -> None:
         """Raises InvalidValueError for a checkpoint that the teacher does not have.
 
         Arguments:
-        - `teacher`: with the checkpoints that are asked for.
-        - `members`: the students; every block of their curricula is written out.
-        - `shapes`: of the student's hidden states (`BlockNet.state_shapes`).
+        - `teacher`: a trained teacher with the checkpoints that the curricula need.
+        - `members`: the students; every block of their curricula is set (see `Curriculum.for_blocks`).
+        - `shapes`: the shapes of the student's hidden states (`BlockNet.state_shapes`).
         """
         self.final, self.shapes = teacher.model.eval().requires_grad_(False), shapes
         self.checkpoints: dict[TeacherOutput, BlockNet] = {}
-        self.seeds: dict[TeacherHidden, list[int]] = {}  # of a projected state: whose students look at it
+        self.seeds: dict[TeacherHidden, list[int]] = {}  # for each projected state, the seeds that use it
         for member, stage in ((one, stage) for one in members for stage in one.curriculum.stages):
             target = stage.target
             if isinstance(target, TeacherOutput) and not target.final:
@@ -146,7 +146,7 @@ class TeacherTargets:
 
     @torch.no_grad()
     def calibrate(self, inputs: Float[Tensor, "batch *shape"]) -> None:
-        """Draw the projections of every seed and centre and scale them on the teacher's states for `inputs`."""
+        """Draw the projections of every seed; centre and scale them on the teacher's states for `inputs`."""
         states, _ = self.final.hidden_states(inputs)
         for target, seeds in self.seeds.items():
             block = target.in_block
@@ -160,7 +160,7 @@ class TeacherTargets:
             self.projections[target] = Projection.fit(torch.stack(drawn).to(state), state, target.centre, target.scale)
 
     def rows(self, target: TeacherHidden, seeds: Iterable[int]) -> list[int] | slice:
-        """Where the projections of `seeds` stand in `compute(...)[target]`; a slice where all are asked for in order."""
+        """The indices of `seeds` in `compute(...)[target]`; a slice if all are requested in order."""
         rows = [self.seeds[target].index(seed) for seed in seeds]
         return slice(None) if rows == list(range(len(self.seeds[target]))) else rows
 
@@ -168,16 +168,16 @@ class TeacherTargets:
     def compute(
         self, batch: Batch, targets: Collection[Target], known: Activations | None = None
     ) -> dict[Target, Tensor]:
-        """What each target wants of the students: the batch's labels, the teacher's class probabilities, or its hidden
-        state projected for every seed.
+        """What the students should match, per target: the batch's labels, the teacher's class probabilities, or its
+        hidden state projected for every seed.
 
         Arguments:
-        - `batch`: of inputs and labels.
-        - `targets`: those of the current stages.
-        - `known`: what the final teacher makes of the batch, where that is known already.
+        - `batch`: inputs and labels.
+        - `targets`: the targets of the current stages.
+        - `known`: the final teacher's activations for the batch, if they are already computed.
         """
 
-        @cache  # one pass for all targets, and none where no target needs it
+        @cache  # one forward pass for all targets, and none if no target needs it
         def final() -> Activations:
             return known or Activations(*self.final.hidden_states(batch.inputs))
 
@@ -194,6 +194,6 @@ class TeacherTargets:
 
 
 def calibration_inputs(task: Task, data_seed: int, device: str) -> Float[Tensor, "batch *shape"]:
-    """Training inputs to centre and scale the projections on; none of the evaluation splits is touched."""
+    """Training inputs for centring and scaling the projections; no evaluation split is used."""
     batches = batches_of(task, data_seed, CALIBRATION_BATCH, device, role="calibration")
     return torch.cat([next(batches).inputs for _ in range(CALIBRATION_SAMPLES // CALIBRATION_BATCH)])

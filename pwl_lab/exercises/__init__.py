@@ -1,5 +1,5 @@
-"""The checks of the exercises, one module per notebook of the series, named like it.
+"""Checks of the exercises, one module per notebook of the series, with the same name.
 
-A check takes the reader's function, tries it on small inputs of its own, and returns a sentence on what the right answer
-shows; a wrong answer is refused with an ExerciseError. It knows what the usual mistakes give, and names them.
+A check takes the reader's function, tries it on small inputs, and returns a sentence on what the correct answer shows;
+for a wrong answer it raises ExerciseError. It recognises common mistakes by their results, and names them.
 """

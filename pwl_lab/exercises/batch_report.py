@@ -1,4 +1,4 @@
-"""Checks of the exercises to notebook 09: plain names for nested numbers, and a mean that does not forget who is missing."""
+"""Checks of the exercises to notebook 09: plain names for nested numbers, and a mean that counts the missing students."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,25 +13,27 @@ FLAT = {"steps.extracted": 900, "steps.one_shot": 7_000, "hard.steps.extracted":
 
 def dotted(answer: Callable[[Mapping[str, Any]], Mapping[str, float]]) -> str:
     """`answer(metrics)`: nested mappings of numbers as one, each number under all the names that lead to it."""
-    hint = "where a value is a mapping, go through it with the same function, and put its name and a dot before each of its names"
+    hint = (
+        "if a value is a mapping, call the same function on it, and put its name and a dot before each resulting name"
+    )
     mistakes = {
         "only the last name is kept: numbers of different groups overwrite each other": {
             name.rpartition(".")[2]: value for name, value in FLAT.items()
         },
         "this goes only one level down": {name: value for name, value in FLAT.items() if not name.startswith("hard")}
         | {"hard.steps": {"extracted": 1_100}},
-        "numbers at the top are lost": {name: value for name, value in FLAT.items() if "." in name},
+        "numbers at the top level are lost": {name: value for name, value in FLAT.items() if "." in name},
         "the names are joined without a dot": {name.replace(".", ""): value for name, value in FLAT.items()},
     }
     found = attempt(answer, NESTED, hint=hint, on="nested metrics")
     same_values("dotted", found, FLAT, hint, mistakes)
     same_values("dotted of nothing", attempt(answer, {"a": {}}, hint=hint, on="an empty group"), {}, hint)
-    return "Right: a table needs one name for each number, and this is how the report's columns are called."
+    return "Right: a table needs one name for each number, and this is how the report names its columns."
 
 
 def mean_steps(answer: Callable[[Sequence[int | None], int], tuple[float, bool]]) -> str:
     """`answer(steps, budget)`: the mean with None counted at the budget, and whether that is only a lower bound."""
-    hint = "put the budget in place of each None, then take the mean; it is a lower bound if there was a None"
+    hint = "replace each None by the budget, then take the mean; it is a lower bound if there was a None"
     for steps, budget in (([800, None, 1_000, None], 12_000), ([700, 900, 1_100], 12_000), ([None, None], 500)):
         there = [step for step in steps if step is not None]
         full = [budget if step is None else step for step in steps]
@@ -40,12 +42,12 @@ def mean_steps(answer: Callable[[Sequence[int | None], int], tuple[float, bool]]
         mistakes = {
             "a step that was never reached is not step 0": [float(np.mean([step or 0 for step in steps])), bound],
             "this is the median, not the mean": [float(np.median(full)), bound],
-            "it is a lower bound where somebody did not get there, not where all did": [mean, not bound],
+            "it is a lower bound only if some student did not reach it": [mean, not bound],
         }
         if there:
-            wrong = "who did not get there is left out: so the slowest students make the mean smaller"
+            wrong = "students that did not reach it are left out, so leaving out the slowest makes the mean smaller"
             mistakes = {wrong: [float(np.mean(there)), bound], **mistakes}
         name = f"mean_steps of {steps}"
         pair = pair_of(name, found, "(mean, whether it is a lower bound)", hint)
         same_numbers(name, pair, [mean, bound], hint, mistakes)
-    return "Right: that is why the report draws such a mark hollow."
+    return "Right: that is why the report draws such a marker hollow."

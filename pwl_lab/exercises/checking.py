@@ -1,4 +1,4 @@
-"""How exercises are checked: what was expected, what was found, a hint; and toys for answers to be tried on."""
+"""How exercises are checked: the expected answer, the one found, a hint; and small models to try answers on."""
 
 import copy
 import inspect
@@ -35,15 +35,15 @@ def attempt(function: Callable[..., Any], *inputs: Any, hint: str, on: str = "",
     """
     name = getattr(function, "__name__", "your answer")
     if not callable(function):
-        raise refusal(name, "this is no function", hint, "a function", type(function).__name__)
+        raise refusal(name, "this is not a function", hint, "a function", type(function).__name__)
     where = f" (called with {on})" if on else ""
     try:
         answer = function(*(copy.deepcopy(inputs) if copied else inputs))
     except Exception as error:
-        raise refusal(name, f"it fails with {type(error).__name__}: {error}{where}", hint) from error
+        raise refusal(name, f"it raises {type(error).__name__}: {error}{where}", hint) from error
     if answer is None or _unwritten(answer):
         found = "nothing is returned" if answer is None else repr(answer).replace("Ellipsis", "...")
-        wrong = "not solved yet: put your answer in place of each `...`"
+        wrong = "not solved yet: replace each `...` by your answer"
         raise refusal(name, wrong, hint, inspect.getdoc(function), found)
     return answer
 
@@ -74,7 +74,7 @@ def same_numbers(
         if _agree(ours, torch.as_tensor(value).detach().double(), tolerance):
             raise refusal(name, wrong, hint, _shown(wanted), _shown(ours))
     if ours.shape != wanted.shape:
-        raise refusal(name, "the shape is another", hint, tuple(wanted.shape), tuple(ours.shape))
+        raise refusal(name, "the shape is wrong", hint, tuple(wanted.shape), tuple(ours.shape))
     raise refusal(name, "these are not the right numbers" + _where(ours, wanted), hint, _shown(wanted), _shown(ours))
 
 
@@ -84,22 +84,22 @@ def same_values(name: str, found: Any, expected: Any, hint: str, mistakes: Mappi
     if ours == wanted:
         return
     named = [wrong for wrong, value in (mistakes or {}).items() if _plain(value) == ours]
-    raise refusal(name, named[0] if named else "this is not it", hint, wanted, ours)
+    raise refusal(name, named[0] if named else "this is not the right answer", hint, wanted, ours)
 
 
 def pair_of(name: str, found: Any, asked: str, hint: str) -> list[Any]:
-    """The two parts of an answer, in whatever they came. Raises ExerciseError unless there are two; `asked` names them."""
+    """The two parts of an answer, in any container. Raises ExerciseError unless there are two; `asked` names them."""
     try:
         parts = [] if isinstance(found, str | Mapping) else list(found)
     except TypeError:  # nothing to go through
         parts = []
     if len(parts) != 2:
-        raise refusal(name, "two values are asked for", hint, asked, repr(found))
+        raise refusal(name, "two values are expected", hint, asked, repr(found))
     return parts
 
 
 def as_numbers(name: str, found: Any, wanted: Tensor, hint: str) -> Tensor:
-    """The reader's numbers, whatever they came in. Raises ExerciseError for anything else; `wanted` has the right shape."""
+    """The reader's numbers, in any container. Raises ExerciseError for anything else; `wanted` has the right shape."""
     try:
         return torch.as_tensor(found).detach().cpu().double()
     except (TypeError, ValueError, RuntimeError) as error:
@@ -126,7 +126,7 @@ def _where(ours: Tensor, wanted: Tensor) -> str:
         return ""
     worst = int((ours - wanted).abs().nan_to_num(nan=float("inf")).argmax())
     index = [int(i) for i in torch.unravel_index(torch.tensor(worst), wanted.shape)]
-    return f" (furthest apart at {index}: {ours.flatten()[worst]:.5g} for {wanted.flatten()[worst]:.5g})"
+    return f" (largest difference at {index}: {ours.flatten()[worst]:.5g} instead of {wanted.flatten()[worst]:.5g})"
 
 
 def _plain(value: Any) -> Any:

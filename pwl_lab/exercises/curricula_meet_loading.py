@@ -1,4 +1,4 @@
-"""Checks of the exercises to notebook 05: a mixed network by hand, PWL for the converters alone, intervals seed by seed."""
+"""Checks of the exercises to notebook 05: any mask by hand, PWL for the converters only, intervals seed by seed."""
 
 from collections.abc import Callable, Sequence
 
@@ -28,7 +28,7 @@ def run_mask(answer: Callable[[SwapNet, Tensor, str], Float[Tensor, "batch class
         same_numbers(f"run_mask for {mask}", found, right, hint, _wrong_runs(net, inputs, mask), tolerance=1e-5)
         if not torch.equal(torch.as_tensor(found), right):
             exact = "the same operations in the same order, in float32"
-            raise refusal(f"run_mask for {mask}", "nearly, but not bit for bit", exact)
+            raise refusal(f"run_mask for {mask}", "close, but not equal bit for bit", exact)
     return "Right, bit for bit: with TTT neither a converter nor the student is touched, so it is the teacher itself."
 
 
@@ -54,23 +54,23 @@ def _wrong_runs(net: SwapNet, inputs: Tensor, mask: str) -> dict[str, Tensor]:
 
     return {
         "no converter where the owner changes": run(lambda state, i, before, after: state),
-        "encoder and decoder have changed places: an encoder makes a student's state of a teacher's": run(
+        "encoder and decoder are swapped: an encoder turns a teacher's state into a student's": run(
             lambda state, i, before, after: right(state, i, after, before)
         ),
-        "a converter stands only where the owner changes": run(always),
+        "a converter is needed only where the owner changes": run(always),
         "boundaries are counted from 1: this takes the converter of the boundary before": run(
             lambda state, i, before, after: right(state, i - 1, before, after)
         ),
         "the head goes with the last block's owner": run(right, head="S" if mask[-1] == "T" else "T"),
         "these are the teacher's logits: the mask is not used": net.teacher(inputs),
         "these are the student's logits: the mask is not used": net.student(inputs),
-        "T and S have changed places": net(inputs, mask.translate({ord("T"): "S", ord("S"): "T"})),
+        "T and S are swapped": net(inputs, mask.translate({ord("T"): "S", ord("S"): "T"})),
     }
 
 
 def converters_alone(answer: Callable[[SwapNet, Sequence[Tensor], Sequence[Tensor]], Float[Tensor, ""]]) -> str:
     """`answer(net, teacher_states, student_states)`: the sync loss, which must train the converters and leave the student."""
-    hint = "the loss is sync_loss(...); a state that is detached has its value, and sends no gradient back"
+    hint = "the loss is sync_loss(...); a detached state keeps its value but sends no gradient back"
     net, inputs = swap_net(), torch.randn(7, 6, generator=generator(1, "data"))
     with torch.no_grad():
         teacher_states, _ = net.teacher.hidden_states(inputs)
@@ -82,10 +82,10 @@ def converters_alone(answer: Callable[[SwapNet, Sequence[Tensor], Sequence[Tenso
         raise refusal(name, "this loss trains nothing, not even the converters: detach the states, not the loss", hint)
     loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
     if any(weights.grad is not None for weights in net.student.parameters()):
-        raise refusal(name, "the student gets a gradient: that is the loading `combined`", hint, "none", "a gradient")
+        raise refusal(name, "the student gets a gradient: that is training with PWL", hint, "none", "a gradient")
     if any(weights.grad is None for weights in net.converters.parameters()):
         raise refusal(name, "some converter gets no gradient", hint, "a gradient for every encoder and decoder")
-    return "Right: the loading `alone`. The student only distils, and the converters learn what can be made of it."
+    return "Right: this is training without PWL. The student only distils; the converters learn to convert its states."
 
 
 def paired_interval(answer: Callable[[Sequence[float], Sequence[float]], Sequence[float]]) -> str:
@@ -108,7 +108,7 @@ def paired_interval(answer: Callable[[Sequence[float], Sequence[float]], Sequenc
         apart = float((a.var() / n + b.var() / n).sqrt())
         mistakes = {
             "theirs minus ours: a gain should be positive": [-value for value in reversed(right)],
-            "1.96 is for many seeds: with so few take Student's t": around(float(norm.ppf(0.975)) * spread / root),
+            "1.96 is for many seeds: with so few use Student's t": around(float(norm.ppf(0.975)) * spread / root),
             "one-sided: 95% in the middle leaves 2.5% at either end": around(float(t.ppf(0.95, n - 1)) * spread / root),
             "divide by n - 1, not by n, in the standard deviation": around(quantile * biased / root),
             "the standard deviation is not divided by the root of the number of seeds": around(quantile * spread),

@@ -28,7 +28,7 @@ def three_curricula(answer: Callable[[float, int], Mapping[str, Sequence[Stage]]
     }
     names = list(given) if isinstance(given, Mapping) else type(given).__name__
     if not isinstance(given, Mapping) or set(given) != set(right):
-        raise refusal("three_curricula", "the names are others", hint, f"a dict of {list(right)}", names)
+        raise refusal("three_curricula", "the names are wrong", hint, f"a dict of {list(right)}", names)
     for name, curriculum in right.items():
         wanted = _told(curriculum.for_blocks(N_BLOCKS).stages)
         same_values(name, _told(_stages(name, given[name], hint)), wanted, hint, _wrong_stages(name, wanted))
@@ -46,11 +46,11 @@ def extract_then_checkpoint(answer: Callable[[float, int, float], Sequence[Stage
         checkpoint = progressive([at], steps, temperature).stages[0]
         right = _told([*blocks, checkpoint, final])
         mistakes = {
-            "the checkpoint comes first here: extract before": _told([checkpoint, *blocks, final]),
+            "the checkpoint should come after the hidden layer, not first": _told([checkpoint, *blocks, final]),
             "the checkpoint is missing: this is the extracted curriculum": _told([*blocks, final]),
             "the hidden layer is missing: this is the progressive curriculum": _told([checkpoint, final]),
             "the final output is missing: the last thing shown would be wrong answers": _told([*blocks, checkpoint]),
-            "block 2 is missing: without a number TeacherHidden() takes each block in turn": (
+            "block 2 is missing: without a number, TeacherHidden() stands for each block in turn": (
                 _told([blocks[0], checkpoint, final])
             ),
             "the temperature is not passed on to both outputs": [
@@ -58,17 +58,17 @@ def extract_then_checkpoint(answer: Callable[[float, int, float], Sequence[Stage
             ],
         }
         same_values(name, _told(given), right, hint, mistakes)
-    return "Right: three targets that each exist already, in a new order. No trainer had to change."
+    return "Right: three existing targets in a new order. No trainer had to change."
 
 
 def _stages(name: str, given: Sequence[Stage], hint: str) -> Sequence[Stage]:
     """The stages that make a curriculum, with every block written out."""
     if not isinstance(given, list | tuple) or not all(isinstance(stage, Stage) for stage in given):
-        raise refusal(name, "this is no list of stages", hint, "a list of Stage(target=..., steps=...)", repr(given))
+        raise refusal(name, "this is not a list of stages", hint, "a list of Stage(target=..., steps=...)", repr(given))
     try:
         return Curriculum(stages=tuple(given)).for_blocks(N_BLOCKS).stages
     except PwlLabError as error:
-        raise refusal(name, f"these stages make no curriculum: {error}", hint) from error
+        raise refusal(name, f"these stages do not form a curriculum: {error}", hint) from error
 
 
 def _told(stages: Sequence[Stage]) -> list[str]:
@@ -84,19 +84,19 @@ def _wrong_stages(name: str, right: list[str]) -> dict[str, list[str]]:
     """What the usual mistakes look like in words."""
     mistakes = {
         "the final output is missing: the student would never be shown the teacher's decision": right[:-1],
-        "the teacher is asked for hard decisions: temperature=0": [
+        "ask the teacher for hard decisions: temperature=0": [
             stage.replace("temperature 0", "temperature 1") for stage in right
         ],
         "the stages are in reverse order": right[::-1],
-        "the last stage needs no length: it goes on to the end": [
+        "the last stage needs no length: it lasts until the end": [
             stage.replace("to the end", "300") for stage in right
         ],
     }
     if name == "extracted":
         first, second, last = right
         mistakes["hidden states come shallow to deep: block 1, then block 2"] = [second, first, last]
-        mistakes["block 2 is missing: each block has a stage of its own"] = [first, last]
-        mistakes["block 1 is missing: each block has a stage of its own"] = [second, last]
+        mistakes["block 2 is missing: each block has its own stage"] = [first, last]
+        mistakes["block 1 is missing: each block has its own stage"] = [second, last]
     if name == "progressive":
         mistakes["the checkpoint is missing: this is one-shot"] = right[-1:]
     return mistakes
@@ -116,7 +116,7 @@ def projected_target(answer: Callable[[Tensor, Tensor], Float[Tensor, "batch r"]
         "centred, but not scaled: divide by the standard deviation": centred,
         "scaled, but not centred: subtract the mean of each unit": raw / raw.std(),
         "one mean for all units: subtract each unit's own": (raw - raw.mean()) / (raw - raw.mean()).std(),
-        "each unit has a factor of its own, which blows up the silent ones: one factor for all": (
+        "each unit has its own factor, which amplifies the quiet ones: use one factor for all": (
             centred / centred.square().mean(dim=0).sqrt()
         ),
         "this is centred over the units of each sample; a unit is centred over the batch": (
@@ -146,7 +146,7 @@ def teacher_says(answer: Callable[[Tensor, float], Float[Tensor, "batch classes"
             "softmax over the batch: probabilities add up to 1 over the classes of each sample": (
                 (logits / divided).softmax(dim=0)
             ),
-            "logits / 0 has no softmax: temperature 0 needs a case of its own": torch.full_like(logits, torch.nan),
+            "logits / 0 has no softmax: treat temperature 0 separately": torch.full_like(logits, torch.nan),
             "this is the index of the decision: give it as one-hot probabilities": logits.argmax(dim=1),
         }
         right = teacher_probabilities(logits, temperature)

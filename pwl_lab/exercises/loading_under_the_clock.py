@@ -37,7 +37,7 @@ def anytime_area(answer: Callable[[Sequence[float], Sequence[float], float], flo
         }
         found = attempt(answer, seconds, accuracy, horizon, hint=hint, on=f"four points, horizon {horizon:g} s")
         same_numbers(f"anytime_area up to {horizon:g} s", found, right, hint, mistakes)
-    return "Right: an early answer and a good end both count, each by the time it lasts."
+    return "Right: an early answer and a good final accuracy both count, weighted by how long they last."
 
 
 def arrival_seconds(answer: Callable[[int, Mapping[int, int], Sequence[int], float, float], Sequence[float]]) -> str:
@@ -67,7 +67,7 @@ def arrival_seconds(answer: Callable[[int, Mapping[int, int], Sequence[int], flo
         on = f"order {order}, {rate:g} MB/s, latency {latency:g} s"
         found = attempt(answer, boot, blocks, order, rate, latency, hint=hint, on=on)
         same_numbers(f"arrival_seconds at latency {latency:g} s", found, right, hint, mistakes)
-    return "Right: these are the seconds of planned_timeline."
+    return "Right: these are the seconds that planned_timeline computes."
 
 
 def tie_latency(answer: Callable[[Mapping[str, float], Sequence[int], float], float]) -> str:
@@ -85,11 +85,11 @@ def tie_latency(answer: Callable[[Mapping[str, float], Sequence[int], float], fl
         late = _tie(accuracy["TS"] - accuracy["TT"], accuracy["ST"] - accuracy["TT"], times[::-1])
         mistakes = {
             "latency is a time, never negative: look at the signs": -right,
-            "TS has block 1, ST has block 2: they have changed places": _tie(
+            "TS has block 1, ST has block 2: they are swapped": _tie(
                 accuracy["ST"] - accuracy["SS"], accuracy["TS"] - accuracy["SS"], times
             ),
             "while a block is on its way the mask before it predicts, not the mask with it": late,
-            "accuracies alone: what a block brings is its accuracy above that of SS": _tie(
+            "these are plain accuracies: a block's gain is its accuracy minus that of SS": _tie(
                 accuracy["TS"], accuracy["ST"], times
             ),
             "these are bytes: divide them by the bytes that the link brings in a second": right * rate * 1e6,
@@ -98,7 +98,7 @@ def tie_latency(answer: Callable[[Mapping[str, float], Sequence[int], float], fl
         on = f"accuracies {accuracy}, sizes {sizes}, {rate:g} MB/s"
         found = attempt(answer, accuracy, sizes, rate, hint=hint, on=on)
         same_numbers("tie_latency", found, right, hint, mistakes, tolerance=1e-3)
-    return "Right: first comes the block that gains more per second. Where every file waits long, small ones lose their lead."
+    return "Right: the block that gains more per second comes first. A long latency per file takes small blocks' lead away."
 
 
 def _tie(gain_1: float, gain_2: float, times: Sequence[float]) -> float:

@@ -26,14 +26,14 @@ def converters(answer: Callable[[str], Sequence[str]]) -> str:
         right = [f"{name} {boundary}" for name, boundary in needed]
         other = {"encoder": "decoder", "decoder": "encoder"}
         mistakes = {
-            "encoder and decoder have changed places: an encoder makes a student's state of a teacher's": [
+            "encoder and decoder are swapped: an encoder turns a teacher's state into a student's": [
                 f"{other[name]} {boundary}" for name, boundary in needed
             ],
-            "boundaries are counted from 1: boundary 1 lies behind block 1": [f"{name} {i - 1}" for name, i in needed],
-            "a converter is named after the block behind it: boundary i lies between block i and block i + 1": [
+            "boundaries are counted from 1: boundary 1 comes after block 1": [f"{name} {i - 1}" for name, i in needed],
+            "this numbers a converter by the next block: boundary i lies between block i and block i + 1": [
                 f"{name} {boundary + 1}" for name, boundary in needed
             ],
-            "a converter stands only where the owner changes": [
+            "a converter is needed only where the owner changes": [
                 f"{'encoder' if owners[0] == 'T' else 'decoder'} {boundary}" for boundary, owners in ends
             ],
             "the numbers of the boundaries are missing": [name for name, _ in needed],
@@ -45,7 +45,7 @@ def converters(answer: Callable[[str], Sequence[str]]) -> str:
         }
         found = attempt(answer, mask, hint=hint, on=f"mask {mask}")
         same_values(f"converters({mask!r})", found, right, hint, mistakes)
-    return "Right: all T needs no converter at all, so nothing of the student is left in it: it is the teacher, bit for bit."
+    return "Right: all T needs no converter and nothing of the student, so it is the teacher, bit for bit."
 
 
 def sync(answer: Callable[..., Float[Tensor, ""]]) -> str:
@@ -110,10 +110,10 @@ def _wrong_sync(total: Callable[..., Tensor]) -> dict[str, Tensor]:
     }
     return {
         "this is the sum over the boundaries, not the mean": 2 * total(feature_distance),
-        "the encoders alone: the decoded student's state against the teacher's is missing": total(
+        "only the encoders: the decoded student's state against the teacher's is missing": total(
             feature_distance, (1, 0)
         ),
-        "the decoders alone: the encoded teacher's state against the student's is missing": total(
+        "only the decoders: the encoded teacher's state against the student's is missing": total(
             feature_distance, (0, 1)
         ),
         **{wrong: total(distance) for wrong, distance in distances.items()},
@@ -133,7 +133,7 @@ def best_order(answer: Callable[[Mapping[str, float], Sequence[float]], Sequence
         mistakes["blocks are counted from 1"] = [block - 1 for block in right]
         found = attempt(answer, accuracy, sizes, hint=hint, on=f"{2**n} masks and {n} sizes")
         same_values("best_order", found, right, hint, mistakes)
-    return "Right, and what the package finds by dynamic programming, which needs 2^n masks in place of n! orders."
+    return "Right. The package finds it by dynamic programming, which looks at 2^n masks instead of n! orders."
 
 
 def _cube(n_blocks: int, seed: int) -> tuple[dict[str, float], list[int]]:

@@ -41,7 +41,7 @@ def slope(answer: Callable[[Points], float]) -> str:
             "only the steps are in logarithms: take those of the sizes as well": _line(sizes, log_steps),
             "only the sizes are in logarithms: take those of the steps as well": _line(log_n, medians),
             "means over seeds: one student that took long moves them; take medians": _line(log_n, np.log(means)),
-            "logarithm of n over logarithm of steps: the other way round": _line(log_steps, log_n),
+            "this is log(n) against log(steps): swap the axes": _line(log_steps, log_n),
             "this is the intercept: polyfit gives the highest power first": np.polyfit(log_n, log_steps, 1)[1],
             "a line through the first and the last point: least squares uses all of them": (
                 (log_steps[-1] - log_steps[0]) / (log_n[-1] - log_n[0])
@@ -65,7 +65,7 @@ def interval(answer: Callable[[Points], Sequence[float]]) -> str:
     parts = pair_of("interval", found, "(lower end, upper end)", hint)
     pair = as_numbers("interval", parts, torch.zeros(2), hint)
     if pair.shape != (2,):
-        raise refusal("interval", "two numbers are asked for", hint, "(lower end, upper end)", repr(found))
+        raise refusal("interval", "two numbers are expected", hint, "(lower end, upper end)", repr(found))
     room = 0.12 * (high - low)  # chance: two bootstraps of 2,000 resamples differ by a few percent of the width
 
     def near(ends: Sequence[float]) -> bool:
@@ -73,9 +73,9 @@ def interval(answer: Callable[[Points], Sequence[float]]) -> str:
         return all(abs(float(ours) - end) <= room for ours, end in zip(pair, ends, strict=True))
 
     if near((low, high)):
-        return "Right, up to the chance of the resamples. It speaks of the students' seeds only, not of other teachers."
+        return "Right, up to the randomness of the resamples. It covers the students' seeds only, not other teachers."
     named = [wrong for wrong, ends in _wrong_intervals(middle, low, high).items() if near(ends)]
-    wrong = named[0] if named else "these are not the ends"
+    wrong = named[0] if named else "these are not the ends of the interval"
     raise refusal("interval", wrong, hint, f"about ({low:.3f}, {high:.3f})", tuple(pair.tolist()))
 
 
@@ -92,14 +92,14 @@ def _wrong_intervals(middle: float, low: float, high: float) -> dict[str, Sequen
         "upper end before lower end": (high, low),
         "this is the range of all resamples: take the quantiles 0.025 and 0.975": (slopes.min(), slopes.max()),
         "this is the middle half: 95% lie between the quantiles 0.025 and 0.975": np.quantile(slopes, (0.25, 0.75)),
-        "this has no width: are seeds drawn with replacement, and anew each time?": (middle, middle),
+        "this has no width: draw the seeds with replacement, and again for each resample": (middle, middle),
         "one seed per size: draw as many as there are, and take their median": np.quantile(alone, (0.025, 0.975)),
     }
 
 
 def one_step(answer: Callable[[Tensor, Tensor], Float[Tensor, "units bits"]]) -> str:
     """`answer(inputs, targets)`: the direction of each unit's weights after one step from zero, of length 1."""
-    hint = "the mean over the batch of target times input is one matrix product, (units, bits); then each row over its own length"
+    hint = "the mean over the batch of target times input is one matrix product, (units, bits); divide each row by its length"
     random = generator(0, "data")
     inputs = torch.randint(0, 2, (200, 6), generator=random) * 2.0 - 1
     targets = inputs[:, :3] @ torch.randn(3, 4, generator=random) + torch.randn(200, 4, generator=random)

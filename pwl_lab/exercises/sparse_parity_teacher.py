@@ -28,11 +28,11 @@ def monomial(answer: Callable[[Tensor, Sequence[int]], Float[Tensor, " batch"]])
         mistakes = {
             "this is the sum of the bits, not their product": bits.sum(dim=1),
             "this takes rows, which are samples: the bits are the columns": inputs[list(subset)].prod(dim=0),
-            "one number per row is asked for, without a dimension of length 1": bits.prod(dim=1, keepdim=True),
+            "give one number per row, without a dimension of length 1": bits.prod(dim=1, keepdim=True),
             "this is the mean of the bits, not their product": bits.mean(dim=1),
             "this multiplies all bits of a row, not those of the subset alone": inputs.prod(dim=1),
             "this multiplies over the batch: one number per bit, not one per row": bits.prod(dim=0),
-            "these are the bits themselves: their product is still to be taken": bits,
+            "these are the bits themselves: take their product": bits,
             "this counts bits from 1; here the first bit is 0": inputs[:, [bit - 1 for bit in subset]].prod(dim=1),
         }
         found = attempt(answer, inputs, subset, hint=hint, on=f"40 rows of 6 signs and the subset {subset}")
@@ -74,13 +74,13 @@ def samples_for(answer: Callable[[float], float]) -> str:
     hint = "solve floor = sqrt(2 / (pi N)) for N"
     for floor in (0.01, 0.05, 0.002):
         mistakes = {
-            "this grows with 1 / floor; to halve the floor takes four times the samples": 2 / (pi * floor),
+            "this grows with 1 / floor; halving the floor takes four times the samples": 2 / (pi * floor),
             "the factor 2 / pi is missing": 1 / floor**2,
             "this is the square root of the number asked for": (2 / (pi * floor**2)) ** 0.5,
-            "this is the noise floor of so many samples; the question is the other way round": (2 / (pi * floor))
+            "this is the noise floor for that many samples; the question asks for the reverse": (2 / (pi * floor))
             ** 0.5,
-            "2 and pi have changed places": pi / (2 * floor**2),
+            "2 and pi are swapped": pi / (2 * floor**2),
         }
         found = attempt(answer, floor, hint=hint, on=f"a noise floor of {floor}")
         same_numbers("samples_for", found, 2 / (pi * floor**2), hint, mistakes, tolerance=5e-3)
-    return "Right: a correlation of size c is told from noise by some 1 / c^2 samples, the reason of notebook 08's exponents."
+    return "Right: distinguishing a correlation of size c from noise takes about 1 / c^2 samples. Notebook 08 builds on this."

@@ -8,6 +8,7 @@ from pwl_lab.swap.masks import all_masks, prefix_mask, suffix_mask
 
 ROWS = [(1, -1, -1, 1, -1), (-1, -1, 1, -1, 1), (-1, 1, 1, 1, -1), (1, 1, -1, -1, 1), (-1, -1, -1, 1, 1)]
 SUPPORT = (0, 2, 3)
+SWAPPED = str.maketrans("TS", "ST")
 
 
 def label(answer: Callable[[Sequence[int], Sequence[int]], int]) -> str:
@@ -27,7 +28,7 @@ def label(answer: Callable[[Sequence[int], Sequence[int]], int]) -> str:
         "labels are asked for as +1 and -1, these are 1 and 0": [int(value > 0) for value in right],
     }
     same_values("label, row by row", found, right, hint, mistakes)
-    return "Right: turn one sign of the support and the label turns, whatever the others are."
+    return "Right: flip one sign of the support and the label flips, whatever the other signs are."
 
 
 def prefix_order(answer: Callable[[int], Sequence[str]]) -> str:
@@ -38,12 +39,14 @@ def prefix_order(answer: Callable[[int], Sequence[str]]) -> str:
         mistakes = {
             "this is suffix order: it begins with the last block": other,
             "this runs backwards: loading begins with all S": right[::-1],
+            "T and S are swapped: T stands for a block of the teacher, S for one of the student, and loading begins"
+            " with all S": [mask.translate(SWAPPED) for mask in right],
             "the first mask is missing: before any block arrives the student answers": right[1:],
             "the last mask is missing: at the end all blocks are the teacher's": right[:-1],
             f"these are all {2**n} masks; an order goes through n + 1 of them": all_masks(n),
         }
         same_values(f"prefix_order({n})", attempt(answer, n, hint=hint, on=f"{n} blocks"), right, hint, mistakes)
-    return "Right: n + 1 masks of the 2^n that there are, each with one teacher block more than the one before."
+    return "Right: n + 1 of the 2^n masks, each with one more teacher block than the one before."
 
 
 def waits(answer: Callable[[float, float, float], Sequence[float]]) -> str:

@@ -1,8 +1,8 @@
-"""What exists for speed alone. Each part has a plain twin, written as the papers say it, and a test that both agree.
+"""Code that exists only for speed. Each part has a plain twin, written as in the papers, and a test that both agree.
 
-A plain twin stands where it is read (`distill/`, `swap/`, `models/`). A plain function names its fast one by `sped_up_by`;
-where there is none to name (layers, memory layouts, a cohort) `is_plain` decides. Inside `plain()` everything runs on the
-plain twins.
+The plain twins are in the folders that a learner reads (`distill/`, `swap/`, `models/`). A plain function names its
+fast twin with `sped_up_by`; where there is no function to name (layers, memory layouts, a cohort), `is_plain` decides.
+Inside `plain()` everything runs on the plain twins.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,15 +18,15 @@ _plain = ContextVar("plain", default=False)
 
 
 def is_plain() -> bool:
-    """Whether this runs inside `plain()`."""
+    """Whether this is called inside `plain()`."""
     return _plain.get()
 
 
 @contextmanager
 def plain() -> Iterator[None]:
-    """Inside, the plain twins run in place of the fast ones: slower, and the same up to rounding.
+    """A context in which the plain twins run instead of the fast ones: slower, and equal up to rounding.
 
-    A network, a cohort or a learner keeps what it was made with: make it inside, too.
+    A network, a cohort or a learner keeps the twins it was created with: create it inside as well.
     """
     before = _plain.set(True)
     try:
@@ -36,7 +36,7 @@ def plain() -> Iterator[None]:
 
 
 def sped_up_by(fast: Callable[..., Result]) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
-    """Decorate a plain definition: `fast` is called in its place, except inside `plain()`."""
+    """Decorate a plain definition: `fast` is called instead, except inside `plain()`."""
 
     def decorate(definition: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
         @wraps(definition)

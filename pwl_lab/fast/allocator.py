@@ -1,4 +1,4 @@
-"""Keep freed memory for the next step instead of giving it back to the system."""
+"""Keep freed memory for the next step instead of returning it to the system."""
 
 import ctypes
 
@@ -10,11 +10,11 @@ _KEPT_BYTES, _LARGEST_BLOCK = 2**30, 2**25
 
 
 def keep_freed_memory() -> bool:
-    """Let malloc hold on to freed blocks of up to 32 MiB, 1 GiB of them at most; whether it does.
+    """Make malloc keep freed blocks of up to 32 MiB, at most 1 GiB in total; return whether it does.
 
-    Every training step frees and asks again for the same few arrays. By default glibc returns them to the system each
-    time, and touching them anew costs a page fault per 4 KiB: for a wide MLP about a sixth of the step. Results are the same.
-    Inside `plain()`, and where the system's malloc cannot, nothing is changed.
+    Every training step frees and allocates the same few arrays. By default glibc returns them to the system each time,
+    and touching them again costs a page fault per 4 KiB: about a sixth of the step for a wide MLP. Results do not
+    change. Inside `plain()`, and if the system's malloc does not support it, this does nothing.
     """
     if is_plain():
         return False

@@ -1,8 +1,8 @@
 """The feature distance of arXiv 2509.22319 (`pwl_lab.swap.pair_training.feature_distance`) with its own backward pass.
 
-A pair's training computes twelve of these in every step, on features too large for a processor's cache, so the cost is how
-often memory is read and written. Three inner products per sample give the value, and the gradient is a combination of both
-features with one number per sample. Autograd would go through memory twice as often.
+Pair training computes twelve of these in every step, on features too large for a processor's cache, so the cost is
+memory traffic. Three inner products per sample give the value, and the gradient is a linear combination of the two
+features with coefficients per sample. Autograd would access memory twice as often.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 def feature_distance(
     ours: Float[Tensor, "batch channels *positions"], target: Float[Tensor, "batch channels *positions"]
 ) -> Float[Tensor, ""]:
-    """As the plain one. It has no second derivative."""
+    """As the plain twin. It has no second derivative."""
     # Channels last: for the memory layout of our convolutional networks this flattening copies nothing.
     a, b = (state.movedim(1, -1).reshape(len(state), -1) for state in (ours, target))  # (batch, size)
     distance: Tensor = _Distance.apply(a, b)  # type: ignore[no-untyped-call]  # torch leaves `apply` untyped
@@ -24,7 +24,7 @@ def feature_distance(
 
 
 class _Distance(torch.autograd.Function):
-    """With a and b the features of a sample and n their size: `|a - b|^2 / n + 1 - ab / (|a| |b|)`, mean over samples."""
+    """`|a - b|^2 / n + 1 - ab / (|a| |b|)` for a sample's features a and b of size n, averaged over samples."""
 
     @staticmethod
     def forward(ctx: Any, a: Float[Tensor, "batch size"], b: Float[Tensor, "batch size"]) -> Float[Tensor, ""]:
@@ -40,7 +40,7 @@ class _Distance(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Float[Tensor, ""]) -> tuple[Tensor | None, Tensor | None]:
-        """Of a: `2 (a - b) / n - b / (|a| |b|) + cosine * a / |a|^2`; of b likewise. Each only where it is asked for."""
+        """For a: `2 (a - b) / n - b / (|a| |b|) + cosine * a / |a|^2`; likewise for b. Each only if it is needed."""
         a, b, length_a, length_b, lengths, cosine = ctx.saved_tensors
         gradient, part = gradient / len(a), 2 / a.shape[1]
         of_other = (gradient * (-part - 1 / lengths)).unsqueeze(1)  # (batch, 1)

@@ -1,7 +1,7 @@
-"""Batch norms of a frozen network, folded into the convolutions before them: in eval mode both are one affine map.
+"""Fold the batch norms of a frozen network into the convolutions before them: in eval mode the two are one affine map.
 
-A folded copy gives the values of the network up to rounding, and takes less time forwards and backwards. What has to
-be the network bit for bit keeps using the network itself.
+A folded copy computes the same values up to rounding, in less time forward and backward. Code that needs the network's
+values bit for bit uses the network itself.
 """
 
 import copy
@@ -14,11 +14,11 @@ Net = TypeVar("Net", bound=nn.Module)
 
 
 def folded(net: Net) -> Net:
-    """A copy in eval mode, frozen, without the batch norms that directly follow a convolution.
+    """A frozen copy in eval mode, without the batch norms that directly follow a convolution.
 
-    Which ones do is known of a `nn.Sequential`; any other module names them in `conv_norm_pairs`, as attributes of its own.
-    A max-pooling may stand between the two where the norm's scale is positive throughout: a negative one would turn the
-    largest value into the smallest, so such a norm stays.
+    In a `nn.Sequential` these are found by position; any other module lists the attributes in `conv_norm_pairs`.
+    There may be a max pooling between the two if the norm's scale is positive everywhere: a negative one would turn the
+    largest value into the smallest, so such a norm is kept.
     """
     frozen = copy.deepcopy(net).eval()
     for module in list(frozen.modules()):
@@ -29,7 +29,7 @@ def folded(net: Net) -> Net:
 
 
 def _pairs(module: nn.Module) -> list[tuple[str, str]]:
-    """The names of each convolution in `module` and of the norm to be folded into it."""
+    """The names of each convolution in `module` and of the norm to fold into it."""
     if not isinstance(module, nn.Sequential):
         return list(getattr(module, "conv_norm_pairs", ()))
     parts, found = list(module.named_children()), []

@@ -1,8 +1,8 @@
-"""Linear layers for wide, shallow networks: the same map as `nn.Linear`, at the shapes where torch's own backward is slow.
+"""Linear layers for wide, shallow networks: the same map as `nn.Linear`, for shapes where torch's backward is slow.
 
-On a CPU a two-layer network with thousands of hidden units spends its time in three places: the product with the first
-layer's weights, its transpose, and the gradient of the hidden state. The first two want the weights laid out by input;
-the last is a product with an inner dimension of two, which a matrix product is a poor tool for.
+On a CPU a two-layer network with thousands of hidden units spends its time in three operations: the product with the
+first layer's weights, its transpose, and the gradient of the hidden state. The first two are faster with weights laid
+out by input; the last has an inner dimension of two, for which a matrix product is inefficient.
 """
 
 import math
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from pwl_lab.fast import is_plain
 
-MOST_OUTPUTS = 4  # of a layer that becomes `FewOutputs`
+MOST_OUTPUTS = 4  # of a layer that is turned into `FewOutputs`
 
 
 def laid_out_by_input(layer: nn.Linear) -> nn.Linear:
-    """The same layer with the weights of one *input* side by side in memory; their shape stays (out, in).
+    """The same layer with the weights of one *input* contiguous in memory; their shape stays (out, in).
 
-    The gradient takes the layout of the weights, so that backward computes `inputs^T @ gradient` with the many units
-    as the long rows: about a third less time at (50, 4096), batch 128. Inside `plain()` the layer stays as it is.
+    The gradient takes the layout of the weights, so that backward computes `inputs^T @ gradient` with long rows of
+    units: about a third less time at (50, 4096), batch 128. Inside `plain()` the layer is not changed.
     """
     if is_plain():
         return layer
@@ -30,15 +30,15 @@ def laid_out_by_input(layer: nn.Linear) -> nn.Linear:
 
 
 class FewOutputs(nn.Linear):
-    """`nn.Linear` for a handful of outputs: the gradient of its input is added up output by output.
+    """`nn.Linear` for a few outputs: the gradient of its input is summed output by output.
 
-    Works wherever `nn.Linear` does except in forward-mode differentiation. Under autocast and inside `plain()` it is
-    `nn.Linear`.
+    It works wherever `nn.Linear` does, except in forward-mode differentiation. Under autocast and inside `plain()` it
+    behaves exactly like `nn.Linear`.
     """
 
     def forward(self, inputs: Float[Tensor, "*batch units"]) -> Float[Tensor, "*batch outputs"]:
         """`inputs @ weight^T + bias`."""
-        # Autocast would hand backward tensors of two types.
+        # Autocast would pass tensors of two types to backward.
         if is_plain() or torch.is_autocast_enabled(inputs.device.type):
             return super().forward(inputs)
         outputs: Tensor = _FewOutputs.apply(inputs, self.weight, self.bias)  # type: ignore[no-untyped-call]  # torch's own
@@ -46,7 +46,7 @@ class FewOutputs(nn.Linear):
 
 
 class _FewOutputs(torch.autograd.Function):
-    """Forward as ever; backward without a matrix product for the input's gradient."""
+    """The usual forward; a backward without a matrix product for the input's gradient."""
 
     generate_vmap_rule = True
 
@@ -57,15 +57,15 @@ class _FewOutputs(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
-        """Keep what backward needs."""
+        """Save what backward needs."""
         ctx.save_for_backward(*inputs[:2])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Gradients of inputs, weight and bias, each only where it is asked for."""
+        """Gradients of inputs, weight and bias, each only if it is needed."""
         inputs, weight = ctx.saved_tensors
         of_inputs = of_weight = of_bias = None
-        rows = math.prod(inputs.shape[:-1])  # `reshape(-1, n)` could not tell for an empty batch
+        rows = math.prod(inputs.shape[:-1])  # `reshape(-1, n)` is ambiguous for an empty batch
         gradient = gradient.reshape(rows, len(weight))
         if ctx.needs_input_grad[0]:
             of_inputs = gradient[:, :1] * weight[0]
@@ -80,9 +80,9 @@ class _FewOutputs(torch.autograd.Function):
 
 
 def speed_up(blocks: nn.Module, head: nn.Module) -> None:
-    """Lay the linear layers of `blocks` out by input, and make a head of few outputs `FewOutputs`.
+    """Lay out the linear layers of `blocks` by input, and turn a head with few outputs into `FewOutputs`.
 
-    Weights and what they compute stay as they are.
+    Weights and results do not change.
     """
     for layer in blocks.modules():
         if isinstance(layer, nn.Linear):

@@ -1,8 +1,8 @@
 """Mixed passes in training (`pwl_lab.swap.pair_training.mixed_logits`): many swap masks at once, each for its own samples.
 
-Groups that go through the same owner's block go through it as one batch, and what two masks have in common for the same
-samples is computed once. The mixed pass is that of arXiv 2509.22319; running many of them together is ours. At test time
-(`pwl_lab.swap.swapnet.run_masks`) all masks see all samples, and share what they have in common.
+Groups that need the same owner's block run through it as one batch, and what two masks have in common for the same
+samples is computed once. The mixed pass is that of arXiv 2509.22319; running many of them together is our addition. At
+test time (`pwl_lab.swap.swapnet.run_masks`) all masks see all samples, and share what they have in common.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from torch import Tensor
 
 @runtime_checkable
 class Boundary(Protocol):
-    """What is needed of `pwl_lab.swap.pair_training.Boundary`, which stands above this module."""
+    """The part of `pwl_lab.swap.pair_training.Boundary` used here; that module is above this one."""
 
     @property
     def number(self) -> int:
@@ -35,11 +35,11 @@ class Boundary(Protocol):
 
 @runtime_checkable
 class Mixable(Protocol):
-    """What is needed of `pwl_lab.swap.swapnet.SwapNet`, which stands above this module."""
+    """The part of `pwl_lab.swap.swapnet.SwapNet` used here; that module is above this one."""
 
     @property
     def n_blocks(self) -> int:
-        """How many blocks can be swapped."""
+        """The number of blocks that can be swapped."""
         ...
 
     def enter(self, inputs: Tensor, letter: str) -> Tensor:
@@ -47,7 +47,7 @@ class Mixable(Protocol):
         ...
 
     def advance(self, state: Tensor, boundary: int, before: str, after: str) -> Tensor:
-        """From the hidden state of block `boundary` through the next block."""
+        """Run the next block on the hidden state of block `boundary`."""
         ...
 
     def owner(self, letter: str) -> Any:
@@ -55,18 +55,18 @@ class Mixable(Protocol):
         ...
 
     def convert(self, state: Tensor, boundary: int, before: str, after: str) -> Tensor:
-        """The hidden state of block `boundary` as the owner of the next block expects it."""
+        """Convert the hidden state of block `boundary` for the owner of the next block."""
         ...
 
 
-# A group of samples, by its number, and the letters of its mask up to some block.
+# A group of samples, by number, and the letters of its mask up to some block.
 Node = tuple[int, str]
 
 
 def mixed_logits(net: Mixable, boundaries: Sequence[Boundary], wanted: Sequence[Node], groups: int) -> list[Tensor]:
-    """As the plain one. No sample sees another, so going through a block together changes nothing.
+    """As the plain twin. Samples do not interact, so running through a block together changes nothing.
 
-    The leading blocks of one owner are not computed again: a mask goes on from the converted state in `boundaries`.
+    The leading blocks of one owner are not computed again: a mask continues from the converted state in `boundaries`.
     """
     states: dict[Node, Tensor] = {}
     for boundary in boundaries:
@@ -84,7 +84,7 @@ def mixed_logits(net: Mixable, boundaries: Sequence[Boundary], wanted: Sequence[
 def _inputs(
     net: Mixable, boundary: Boundary, nodes: Sequence[Node], states: dict[Node, Tensor], groups: int
 ) -> dict[Node, Tensor]:
-    """What the block behind `boundary` is given at each node; `states` holds what the mixed nodes before gave out."""
+    """The inputs of the block after `boundary`, per node; `states` holds the outputs of the mixed nodes before it."""
     sizes = [len(part) for part in boundary.encoded.chunk(groups)]
     first = {"S": _split(boundary.encoded, sizes), "T": _split(boundary.decoded, sizes)}
     inputs = {(group, mask): states.get((group, mask[:-1]), first[mask[-1]][group]) for group, mask in nodes}
@@ -96,14 +96,14 @@ def _inputs(
 
 
 def _together(function: Callable[[Tensor], Tensor], inputs: dict[Node, Tensor]) -> dict[Node, Tensor]:
-    """`function` of each, computed as one batch."""
+    """Apply `function` to all inputs as one batch."""
     if not inputs:
         return {}
     outputs = function(_join(list(inputs.values())))
     return dict(zip(inputs, _split(outputs, [len(state) for state in inputs.values()]), strict=True))
 
 
-# Channels lie last in memory, and have to go on doing so, forwards and backwards: `cat` alone would lay out tokens anew.
+# Channels are last in memory and must stay so, forward and backward: `cat` alone would change the layout of tokens.
 
 
 def _join(states: list[Tensor]) -> Tensor:
@@ -117,12 +117,12 @@ def _split(state: Tensor, sizes: list[int]) -> list[Tensor]:
 
 
 def _ending_with(letters: str, states: dict[Node, Tensor]) -> dict[Node, Tensor]:
-    """Those whose last blocks have these owners."""
+    """The nodes whose last blocks have these owners."""
     return {node: state for node, state in states.items() if node[1].endswith(letters)}
 
 
 def _mixed(node: Node) -> bool:
-    """Whether both networks have computed something of it."""
+    """Whether both networks own part of it."""
     return len(set(node[1])) == 2
 
 
@@ -132,11 +132,11 @@ def _before(node: Node) -> Node:
 
 
 def run_masks(net: Mixable, inputs: Tensor, masks: Sequence[str]) -> dict[str, Tensor]:
-    """As the plain one. Masks with a common beginning share its computation: a walk down a tree."""
+    """As the plain twin. Masks with a common prefix share its computation, by walking down a tree."""
     found: dict[str, Tensor] = {}
 
     def walk(state: Tensor, prefix: str) -> None:
-        """Extend `prefix`, whose hidden state is `state`, by one block in each way that some wanted mask needs."""
+        """Extend `prefix`, whose hidden state is `state`, by each next block that some mask needs."""
         if len(prefix) == net.n_blocks:
             found[prefix] = net.owner(prefix[-1]).head(state)
             return

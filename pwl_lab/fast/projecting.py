@@ -7,9 +7,9 @@ from pwl_lab.fast import is_plain
 
 
 def laid_out_by_unit(matrices: Float[Tensor, "members m r"]) -> Float[Tensor, "members m r"]:
-    """The same matrices with the rows of one teacher unit side by side in memory: `project` then copies none of them.
+    """The same matrices with the rows of one teacher unit contiguous in memory, so that `project` copies nothing.
 
-    Inside `plain()` they stay as they are.
+    Inside `plain()` they are not changed.
     """
     return matrices if is_plain() else matrices.transpose(0, 1).contiguous().transpose(0, 1)
 
@@ -17,7 +17,7 @@ def laid_out_by_unit(matrices: Float[Tensor, "members m r"]) -> Float[Tensor, "m
 def project(
     state: Float[Tensor, "batch m *positions"], matrices: Float[Tensor, "members m r"]
 ) -> Float[Tensor, "members batch r *positions"]:
-    """As the plain one."""
+    """As the plain twin."""
     members, m, r = matrices.shape
     side_by_side = matrices.transpose(0, 1).reshape(m, members * r)
     product = state.movedim(1, -1) @ side_by_side  # (batch, *positions, members * r)

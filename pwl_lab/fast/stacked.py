@@ -1,7 +1,7 @@
 """Students of one architecture, stacked: the fast twin of `pwl_lab.distill.students.SeparateCohort`.
 
 At these sizes a training step is mostly overhead. Stacking the parameters of all students turns their matrix products
-into one batched product: by `torch.func.vmap` for any network, and with less ado for networks of linear layers.
+into one batched product: with `torch.func.vmap` for any network, and directly for networks of linear layers.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ FEEDFORWARD = (*LINEAR, nn.ReLU, nn.GELU)
 
 @runtime_checkable
 class Blocks(Protocol):
-    """What is needed of `pwl_lab.models.BlockNet`, which stands above this module."""
+    """The part of `pwl_lab.models.BlockNet` used here; that module is above this one."""
 
     stem: nn.Module
     blocks: nn.ModuleList
@@ -29,9 +29,9 @@ class Blocks(Protocol):
 
 
 def is_stackable(student: nn.Module) -> bool:
-    """Whether the student has parameters alone, no two the same.
+    """Whether the student has only parameters, none of them shared.
 
-    Buffers (of batch norms, for one) change in place, and stacking would take tied parameters apart.
+    Buffers (such as those of batch norms) change in place, and stacking would untie shared parameters.
     """
     names = {name for name, _ in student.named_parameters()}
     return student.state_dict().keys() == names and not list(student.buffers())  # a buffer need not be in `state_dict`
@@ -41,16 +41,16 @@ class StackedCohort:
     """Students whose parameters are stacked along a first dimension of members; see `is_stackable`."""
 
     def __init__(self, students: Sequence[nn.Module]) -> None:
-        """The students' weights are copied; the students themselves are left alone."""
+        """The students' weights are copied; the students themselves do not change."""
         parameters, _ = stack_module_state(list(students))
         self.tensors = {name: tensor.detach().clone().requires_grad_() for name, tensor in parameters.items()}
         base = deepcopy(students[0]).to("meta")
-        self._net = cast(Blocks, base)  # for its layers alone: the weights are in `tensors`
+        self._net = cast(Blocks, base)  # used only for its layers: the weights are in `tensors`
         parts = [*self._net.blocks, self._net.head]
         self._feedforward = not list(self._net.stem.parameters()) and all(map(is_feedforward, parts))
 
     def __len__(self) -> int:
-        """How many students are in it."""
+        """The number of students."""
         return len(next(iter(self.tensors.values())))
 
     def part(self, members: list[int]) -> Self:
@@ -61,14 +61,14 @@ class StackedCohort:
         return part
 
     def parameters(self) -> list[Tensor]:
-        """What the optimiser moves."""
+        """The parameters for the optimiser."""
         return list(self.tensors.values())
 
     def hidden_state(
         self, inputs: Float[Tensor, "batch *shape"], block: int, first_trained: int = 1
     ) -> Float[Tensor, "members batch channels *positions"]:
-        """As of a `SeparateCohort`."""
-        common = not list(self._net.stem.parameters())  # all members still have the same state behind the stem
+        """As in `SeparateCohort`."""
+        common = not list(self._net.stem.parameters())  # all members still have the same state after the stem
         state = self._net.stem(inputs) if common else self._run("stem", self._net.stem, inputs, common=True)
         for number, part in enumerate(self._net.blocks[:block], start=1):
             if 1 < number == first_trained:
@@ -82,7 +82,7 @@ class StackedCohort:
         return self._run("head", self._net.head, state, common=False)
 
     def _run(self, name: str, part: nn.Module, state: Tensor, common: bool) -> Float[Tensor, "members batch *shape"]:
-        """`part`, called `name` in the network, of every member; a state that is `common` has no members."""
+        """Run every member's `part`, named `name` in the network; a `common` state has no member dimension."""
         if self._feedforward:
             return run_feedforward(part, name, self.tensors, state)
         weights = {key.removeprefix(f"{name}."): t for key, t in self.tensors.items() if key.startswith(f"{name}.")}
@@ -109,11 +109,11 @@ class StackedCohort:
             gradient.mul_(factors.reshape(-1, *(1,) * (gradient.dim() - 1)))
 
     def state(self, member: int) -> dict[str, Tensor]:
-        """A copy of a member's weights, named as in its network."""
+        """A copy of one student's weights, named as in its network."""
         return {name: tensor.detach()[member].clone() for name, tensor in self.tensors.items()}
 
     def keep(self, members: list[int], optimiser: torch.optim.Optimizer) -> None:
-        """Let the other students go, and their part of the optimiser's state; `members` stay, in this order."""
+        """Drop all students but `members`, with their optimiser state; those stay in the given order."""
         before, self.tensors = self.parameters(), self.part(members).tensors
         replaced = {id(old): new for old, new in zip(before, self.parameters(), strict=True)}
         for group in optimiser.param_groups:
@@ -125,7 +125,7 @@ class StackedCohort:
 
 
 def is_feedforward(part: nn.Module) -> bool:
-    """Whether `run_feedforward` knows every layer of it, one with weights among them."""
+    """Whether `run_feedforward` supports every layer of it, and at least one has weights."""
     kinds = [type(layer) for _, layer in _layers(part, "")]
     return any(kind in LINEAR for kind in kinds) and all(kind in FEEDFORWARD for kind in kinds)
 
@@ -133,9 +133,9 @@ def is_feedforward(part: nn.Module) -> bool:
 def run_feedforward(
     part: nn.Module, name: str, tensors: Mapping[str, Tensor], state: Float[Tensor, "*common batch units"]
 ) -> Float[Tensor, "members batch out"]:
-    """The layers of `part`, called `name` in the network, with stacked weights `tensors`.
+    """Run the layers of `part`, named `name` in the network, with stacked weights `tensors`.
 
-    A state without members is common to all of them.
+    A state without a member dimension is common to all members.
     """
     for path, layer in _layers(part, name):
         if isinstance(layer, nn.Linear):
@@ -146,7 +146,7 @@ def run_feedforward(
 
 
 def _layers(part: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
-    """The layers in the order in which they are applied, with their full names."""
+    """The layers in order of application, with their full names."""
     if not isinstance(part, nn.Sequential):
         yield name, part
         return
@@ -157,7 +157,7 @@ def _layers(part: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
 def _linear(
     state: Float[Tensor, "*common batch units"], weight: Float[Tensor, "members out units"], bias: Tensor | None
 ) -> Float[Tensor, "members batch out"]:
-    """One product for all members where they share the state, else one batched product."""
+    """One product for all members if they share the state, otherwise one batched product."""
     members, out, _ = weight.shape
     if state.dim() == 3:
         product = torch.bmm(state, weight.transpose(1, 2))  # (members, batch, out)

@@ -1,9 +1,9 @@
-"""A bundle: a trained pair as one folder, ready to be served while it loads.
+"""A bundle: a trained pair in one folder, which can be served while it loads.
 
-`index.json` says what there is; beside it lies one safetensors file (*shard*) per unit: the *boot set*, which is the
-whole student, then each teacher block with its converters. Teacher block `i` brings the stem (block 1) or the head
-(block n), the decoder in front of it and the encoder behind it: whatever blocks have arrived, in whatever order, the
-converters between them and the student's are there.
+`index.json` describes the contents; beside it is one safetensors file (*shard*) per unit: the *boot set*, which is the
+whole student, and one for each teacher block with its converters. Teacher block `i` includes the stem (block 1) or the
+head (block n), the decoder before it and the encoder after it. So whichever blocks have arrived, in whatever order,
+the converters between them and the student's blocks are available.
 """
 
 import json
@@ -36,25 +36,25 @@ from pwl_lab.support.files import file_sha256, is_file, new_folder, readable
 from pwl_lab.swap.swapnet import Converters, SwapNet
 from pwl_lab.tasks.base import Task, normalisation_of
 
-FORMAT = 1  # of index.json and of what the shards hold; a reader refuses a higher one
-MOST_UNITS = 1_000  # of a bundle: each of them is a file or two
-LEAST_TENSOR_BYTES = 40  # of a safetensors file for each tensor in it: its name, type, shape and place
-BOOT = 0  # the block number of the boot set; teacher blocks count from 1
+FORMAT = 1  # of index.json and of the shards; a reader refuses a higher one
+MOST_UNITS = 1_000  # of a bundle; each is one or two files
+LEAST_TENSOR_BYTES = 40  # that a safetensors file spends on each tensor's name, type, shape and offsets
+BOOT = 0  # the block number of the boot set; teacher blocks are counted from 1
 
 Shape = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 Net = TypeVar("Net")
-Accuracy = Annotated[float, Field(ge=0.0, le=1.0)]  # neither NaN nor infinity is
+Accuracy = Annotated[float, Field(ge=0.0, le=1.0)]  # this excludes NaN and infinity
 
 
 class UnsupportedIndexError(BundleError):
-    """The index is whole, and needs a later version of pwl_lab or a family that nobody has imported: asking again is no use."""
+    """The index is intact but needs a later pwl_lab or a family that was not imported: trying again will not help."""
 
 
 class Shard(Frozen):
     """One file of a bundle: the boot set (block 0) or a teacher block, as float32 or as int8."""
 
-    block: int = Field(ge=BOOT, description="the teacher block that it brings, from 1; 0: the boot set")
-    bits: Literal[32, 8] = Field(32, description="per weight; an int8 shard stands in until the whole one arrives")
+    block: int = Field(ge=BOOT, description="the teacher block that it contains, from 1; 0: the boot set")
+    bits: Literal[32, 8] = Field(32, description="per weight; an int8 shard is used until the float32 one arrives")
     file: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors$", max_length=255, description="its name in the bundle"
     )
@@ -63,16 +63,16 @@ class Shard(Frozen):
 
     @property
     def name(self) -> str:
-        """What a reader calls it: `boot`, `block 2`, `block 2 at 8 bits`."""
+        """Its name in messages: `boot`, `block 2`, `block 2 at 8 bits`."""
         return ("boot" if self.block == BOOT else f"block {self.block}") + (" at 8 bits" if self.bits == 8 else "")
 
 
 class Inputs(Frozen):
-    """What the networks take: samples of `shape`, bytes (0 to 255) normalised per channel as recorded."""
+    """The inputs of the networks: samples of `shape`, bytes (0 to 255) normalised per channel as recorded."""
 
     shape: Shape
     mean: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = Field(
-        (), description="per channel, of values in [0, 1]; empty: samples go in as they are"
+        (), description="per channel, of values in [0, 1]; empty: the inputs are not normalised"
     )
     std: tuple[Annotated[float, Field(gt=0.0, allow_inf_nan=False)], ...] = ()
 
@@ -86,19 +86,19 @@ class Inputs(Frozen):
 
 
 class BundleIndex(Frozen):
-    """`index.json`: everything about a bundle but the weights."""
+    """`index.json`: everything in a bundle except the weights."""
 
     format: Literal[1] = 1
     teacher: AnyModel
     student: AnyModel
     converters: Literal["always", "if_different"]
-    teacher_shapes: tuple[Shape, ...] = Field(description="of the hidden state behind each block, without the batch")
+    teacher_shapes: tuple[Shape, ...] = Field(description="of the hidden state after each block, without the batch")
     student_shapes: tuple[Shape, ...]
     inputs: Inputs
     class_names: tuple[str, ...] = ()
     shards: tuple[Shard, ...] = Field(min_length=2)
     accuracies: dict[str, dict[str, Accuracy]] = Field(
-        default_factory=dict, description="split -> swap mask -> accuracy in [0, 1], as measured when it was written"
+        default_factory=dict, description="split -> swap mask -> accuracy in [0, 1], measured when it was written"
     )
     made: dict[str, Any] = Field(default_factory=dict, description="from what, when and with which versions")
 
@@ -106,11 +106,11 @@ class BundleIndex(Frozen):
     def _fits_together(self) -> Self:
         if self.n_blocks > min(MOST_UNITS, len(self.shards)):
             raise ValueError(
-                f"{self.n_blocks} blocks, with {len(self.shards)} shards; at most {MOST_UNITS} are allowed"
+                f"{self.n_blocks} blocks and {len(self.shards)} shards; at most {MOST_UNITS} of each are allowed"
             )
         if not len(self.teacher_shapes) == len(self.student_shapes) == self.n_blocks:
             raise ValueError(
-                f"teacher_shapes and student_shapes must have one shape for each of {self.n_blocks} blocks"
+                f"teacher_shapes and student_shapes must have one shape for each of the {self.n_blocks} blocks"
             )
         wanted = {(block, 32) for block in range(self.n_blocks + 1)}
         there = [(shard.block, shard.bits) for shard in self.shards]
@@ -125,11 +125,11 @@ class BundleIndex(Frozen):
 
     @property
     def n_blocks(self) -> int:
-        """How many blocks can be swapped."""
+        """The number of blocks that can be swapped."""
         return self.teacher.n_blocks
 
     def shard(self, block: int, bits: int = 32) -> Shard:
-        """The shard of a block (0: the boot set). Raises InvalidValueError where the bundle has none."""
+        """The shard of a block (0: the boot set). Raises InvalidValueError if the bundle has none."""
         for shard in self.shards:
             if (shard.block, shard.bits) == (block, bits):
                 return shard
@@ -137,18 +137,18 @@ class BundleIndex(Frozen):
 
     @property
     def teacher_bytes(self) -> int:
-        """Bytes of all teacher blocks as float32, as files: with the converters that come with them."""
+        """The bytes of all float32 teacher shards, which include the converters."""
         return sum(self.shard(block).bytes for block in range(1, self.n_blocks + 1))
 
 
 def inputs_of(task: Task) -> Inputs:
-    """What networks for `task` take."""
+    """The inputs of networks for `task`."""
     normalisation = normalisation_of(task)
     return Inputs(shape=task.input_shape, **(normalisation._asdict() if normalisation else {}))
 
 
 def read_index(text: bytes, address: str) -> BundleIndex:
-    """As `parse_index`, and raises BundleError for larger networks than the shards can hold (`Networks.check`), too."""
+    """As `parse_index`, and also raises BundleError for networks too large for the shards (`Networks.check`)."""
     index = parse_index(text, address)
     networks = Networks(index, address)
     for shard in index.shards:
@@ -159,13 +159,13 @@ def read_index(text: bytes, address: str) -> BundleIndex:
 def parse_index(text: bytes, address: str) -> BundleIndex:
     """The index of the bundle at `address`.
 
-    Whether its shards can hold the networks that it describes is not looked at. Raises BundleError for what is no index:
-    UnsupportedIndexError for one of a newer format, or with a family that is not known.
+    This does not check whether the shards can hold the networks that it describes. Raises BundleError for an invalid
+    index: UnsupportedIndexError for a newer format or an unknown family.
     """
     try:
         content = json.loads(text)
         if not isinstance(content, dict):
-            raise TypeError(f"a {type(content).__name__} where a mapping should be")
+            raise TypeError(f"a {type(content).__name__} instead of a mapping")
     except (ValueError, TypeError, RecursionError) as error:
         raise BundleError(f"{address}: {INDEX} cannot be read ({error})") from error
     made_for = content.get("format")
@@ -179,49 +179,49 @@ def parse_index(text: bytes, address: str) -> BundleIndex:
         problem = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in problem["loc"]) or "as a whole"
         kind = UnsupportedIndexError if problem["type"] == UNKNOWN_FAMILY else BundleError
-        raise kind(f"{address}: {INDEX} is no index of a bundle ({field}: {problem['msg']})") from error
+        raise kind(f"{address}: {INDEX} is not a valid bundle index ({field}: {problem['msg']})") from error
 
 
 class Networks:
     """The networks that an index describes, without memory for their weights.
 
-    Each is built when it is first needed, once: what was built to check a length is handed out to be filled.
+    Each is built once, when it is first needed: a network that was built to check a length is then handed out.
     """
 
     def __init__(self, index: BundleIndex, address: str = "") -> None:
-        """`address` is what messages call the bundle by."""
+        """`address` is the bundle's name in messages."""
         self.index, self.address = index, address
-        self._students: list[BlockNet] = []  # built and not handed out yet: one at most
+        self._students: list[BlockNet] = []  # built but not yet handed out: at most one
         self._teachers: list[tuple[BlockNet, Converters]] = []
         self._sizes: dict[bool, list[tuple[int, int]] | BundleError] = {}  # of the boot set and of the blocks
 
     def student(self) -> BlockNet:
-        """The student, another one at each call. Raises BundleError where it cannot be built."""
+        """The student, a new one at each call. Raises BundleError if it cannot be built."""
         return self._students.pop() if self._students else self._built(True, partial(build_empty, self.index.student))
 
     def teacher(self) -> tuple[BlockNet, Converters]:
-        """Teacher and converters, others at each call. Raises BundleError where they cannot be built."""
+        """Teacher and converters, new ones at each call. Raises BundleError if they cannot be built."""
         return self._teachers.pop() if self._teachers else self._built(False, partial(empty_teacher, self.index))
 
     def check(self, shard: Shard) -> None:
-        """Raise BundleError for a shard whose recorded length is too short for the weights it is to bring.
+        """Raise BundleError if a shard's recorded length is too short for its weights.
 
-        Takes no memory; of student and teacher, only the one that the shard belongs to is built.
+        It takes no memory and builds only the network that the shard belongs to.
         """
         boot = shard.block == BOOT
         if boot not in self._sizes:
             try:
                 self._sizes[boot] = self._student_sizes() if boot else self._block_sizes()
             except BundleError as error:
-                self._sizes[boot] = error  # what cannot be built is not tried again for each of its shards
+                self._sizes[boot] = error  # a network that cannot be built is not tried again for each shard
         sizes = self._sizes[boot]
         if isinstance(sizes, BundleError):
             raise sizes
         weights = sizes[0 if boot else shard.block - 1][shard.bits == 8]
-        if weights >= shard.bytes:  # one that is too long is met like any other damage: of that block alone
+        if weights >= shard.bytes:  # one that is too long is handled like any other damage to that block
             raise BundleError(
-                f"{self.address}: {shard.file} ({shard.name}) has {shard.bytes:,} bytes by {INDEX}, and the weights that "
-                f"the same {INDEX} describes for it take {weights:,}"
+                f"{self.address}: {shard.file} ({shard.name}) has {shard.bytes:,} bytes according to {INDEX}, but the "
+                f"weights described there take {weights:,}"
             )
 
     def _student_sizes(self) -> list[tuple[int, int]]:
@@ -230,19 +230,19 @@ class Networks:
         return [_sizes(self._students[0].state_dict(keep_vars=True))]
 
     def _block_sizes(self) -> list[tuple[int, int]]:
-        """The bytes of each teacher block's weights and of what comes with it, as float32 and as int8."""
+        """The bytes of each teacher block's weights, with its converters, as float32 and as int8."""
         self._teachers.append(self.teacher())
         units = [parts_of_unit(*self._teachers[0], block) for block in range(1, self.index.n_blocks + 1)]
         return [_sizes(state_of(parts, keep_vars=True)) for parts in units]
 
     def _built(self, boot: bool, build: Callable[[int], Net]) -> Net:
-        """What `build` makes of at most as many tensors as the shards can hold. Raises BundleError, whatever it raises."""
+        """Call `build` with the number of tensors that the shards can hold. Raises BundleError if it fails."""
         shards = [shard for shard in self.index.shards if (shard.block == BOOT) is boot and shard.bits == 32]
         most = min(MOST_TENSORS, sum(shard.bytes for shard in shards) // LEAST_TENSOR_BYTES)
         try:
             return build(most)
-        except Exception as error:  # sizes beyond what torch can count have errors of several kinds
-            why = (str(error).splitlines() or [type(error).__name__])[0]  # what follows may be frames of torch's stack
+        except Exception as error:  # sizes beyond torch's limits raise several kinds of errors
+            why = (str(error).splitlines() or [type(error).__name__])[0]  # the rest may be a torch stack trace
             raise BundleError(f"{self.address}: {INDEX} describes networks that cannot be built ({why})") from error
 
 
@@ -259,7 +259,7 @@ def empty_teacher(index: BundleIndex, most: int = MOST_TENSORS) -> tuple[BlockNe
 
 
 def check_exportable(configs: tuple[ModelConfig, ModelConfig]) -> None:
-    """Raise InvalidValueError for a pair (`configs`: of teacher and student) that the reader of a bundle could not build."""
+    """Raise InvalidValueError for a pair (`configs`: teacher and student) that a bundle's reader could not build."""
     for field, config in zip(("teacher", "student"), configs, strict=True):
         try:
             check_registered(config)
@@ -278,20 +278,20 @@ def write_bundle(
     made: Mapping[str, Any] | None = None,
     int8: bool = True,
 ) -> BundleIndex:
-    """Export a pair to `folder`, whole or not at all, and return the index that was written.
+    """Export a pair to `folder`, completely or not at all, and return the index that was written.
 
     Arguments:
     - `net`: teacher, student and converters.
     - `configs`: the configurations of teacher and student, from which a reader builds the networks.
-    - `folder`: a new or an empty folder, or an earlier bundle, which is replaced.
-    - `inputs`: what the networks take.
-    - `class_names`: what the classes are called.
+    - `folder`: a new or empty folder, or an earlier bundle, which is replaced.
+    - `inputs`: the inputs of the networks.
+    - `class_names`: the names of the classes.
     - `accuracies`: split -> swap mask -> accuracy in [0, 1]; those of `validation` decide which mask a reader runs.
-    - `made`: from what, when and with which versions the pair was made.
-    - `int8`: whether to write every shard quantised as well.
+    - `made`: from what the pair was made, when, and with which versions.
+    - `int8`: whether to write an int8 copy of every shard as well.
 
-    Raises InvalidValueError where `folder` holds something else, as `check_exportable` does, for what no index can say,
-    and for weights that are NaN or infinite.
+    Raises InvalidValueError if `folder` holds anything else, if the pair cannot be exported (see `check_exportable`) or
+    described by an index, and for weights that are NaN or infinite.
     """
     check_exportable(configs)
     folder = _check_replaceable(folder)
@@ -319,16 +319,16 @@ def write_bundle(
 
 
 def _check_replaceable(folder: Path) -> Path:
-    """The folder that a bundle is written to. Raises InvalidValueError unless it is new, empty, or a bundle and no more."""
+    """The folder to write a bundle to. Raises InvalidValueError unless it is new, empty, or only holds a bundle."""
     whole = paths.local_folder(folder, "folder", "copy the bundle to an address once it is written")
     names = paths.names_in(whole, "folder")
     if whole.resolve() == Path.cwd() or (names and not _is_bundle(whole, names)):
-        raise invalid("folder", str(folder), "a folder that is new, empty, or an earlier bundle and nothing else")
+        raise invalid("folder", str(folder), "a folder that is new, empty, or holds an earlier bundle and nothing else")
     return whole
 
 
 def _is_bundle(folder: Path, names: set[str]) -> bool:
-    """Whether the folder, which holds `names`, has nothing in it but a bundle's own files."""
+    """Whether the folder, which holds `names`, contains only a bundle's own files."""
     if INDEX not in names:
         return False
     try:
@@ -359,12 +359,12 @@ def _write_shard(state: Mapping[str, Tensor], folder: Path, block: int, bits: Li
 
 
 def unit_state(net: SwapNet, block: int) -> dict[str, Tensor]:
-    """What the arrival of teacher block `block` (from 1) brings, under the names of `parts_of_unit`."""
+    """The weights that arrive with teacher block `block` (from 1), named as in `parts_of_unit`."""
     return state_of(parts_of_unit(net.teacher, net.converters, block))
 
 
 def state_of(parts: Mapping[str, nn.Module], keep_vars: bool = False) -> dict[str, Tensor]:
-    """The weights of a unit's parts, each under the name of its part and its own; `keep_vars` as in `state_dict`."""
+    """The weights of a unit's parts, each prefixed with the name of its part; `keep_vars` as in `state_dict`."""
     return {
         f"{part}.{name}": tensor
         for part, module in parts.items()
@@ -373,18 +373,18 @@ def state_of(parts: Mapping[str, nn.Module], keep_vars: bool = False) -> dict[st
 
 
 def parts_of_unit(teacher: BlockNet, converters: Converters, block: int) -> dict[str, nn.Module]:
-    """The modules that arrive with teacher block `block`: itself, `stem` or `decoder` before it, `head` or `encoder` behind."""
+    """The modules of teacher block `block`: itself, `stem` or `decoder` before it, `head` or `encoder` after it."""
     return {part: owner.get_submodule(name) for part, (owner, name) in _owners(teacher, converters, block).items()}
 
 
 def forget_unit(teacher: BlockNet, converters: Converters, block: int) -> None:
-    """Let go of these modules, once they are used elsewhere."""
+    """Drop the references to these modules, once they are used elsewhere."""
     for owner, name in _owners(teacher, converters, block).values():
         setattr(owner, name, nn.Identity())
 
 
 def _owners(teacher: BlockNet, converters: Converters, block: int) -> dict[str, tuple[nn.Module, str]]:
-    """Where the parts of a unit stand: the module that owns each of them, and its name there."""
+    """Where the parts of a unit are: the module that owns each of them, and its attribute name there."""
     first, last = block == 1, block == teacher.n_blocks
     return {
         "block": (teacher.blocks, str(block - 1)),
@@ -394,18 +394,18 @@ def _owners(teacher: BlockNet, converters: Converters, block: int) -> dict[str, 
 
 
 def check_folder(folder: Path) -> BundleIndex:
-    """The index of the bundle in a local folder.
+    """Check the bundle in a local folder and return its index.
 
-    Raises MissingDataError or BundleError, naming what is wrong, and UnreadableError for a file that cannot be read.
+    Raises MissingDataError or BundleError, saying what is wrong, and UnreadableError for a file that cannot be read.
     """
     path = Path(folder) / INDEX
     if not is_file(path):
-        raise MissingDataError(f"{folder} is no bundle: there is no {INDEX} in it")
+        raise MissingDataError(f"{folder} is not a bundle: there is no {INDEX} in it")
     with FolderSource(folder) as source, readable(path):
-        source.file(INDEX).open("rb").close()  # a file without permission is another error than one that is no index
+        source.file(INDEX).open("rb").close()  # an unreadable file and an invalid index are different errors
         index = read_index(source.read(INDEX, MOST_INDEX_BYTES), str(folder))
         for shard in index.shards:
             file = source.file(shard.file)
             if file.stat().st_size != shard.bytes or file_sha256(file) != shard.sha256:
-                raise BundleError(f"{folder}: {shard.file} ({shard.name}) is not what was written")
+                raise BundleError(f"{folder}: {shard.file} ({shard.name}) has changed since it was written")
     return index

@@ -1,4 +1,4 @@
-"""What a loader reports: events in order, and the state of every shard. Any thread may write and read."""
+"""The log of a load: events in order, and the state of every shard. Any thread may read and write it."""
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 from pwl_lab.loading.bundle import Shard
 
-FAILED = "failed: "  # how the state of a shard begins that will not come; it is final
+FAILED = "failed: "  # the prefix of the state of a shard that will not arrive; it is final
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened while loading, `seconds` after `open` was called.
+    """An event during loading, `seconds` after `open` was called.
 
     Kinds: `boot` (predictions are possible), `fetched`, `swap`, `held` (arrived, but kept out of the mask), `retry`,
-    `damaged`, `failed`, `cache`, `callback`, and at the end `done`, `closed` or `broken` (a fault in the loader itself).
-    `mask` and `bytes_arrived` are as they were afterwards.
+    `damaged`, `failed`, `cache`, `callback`, and at the end `done`, `closed` or `broken` (an error in the loader).
+    `mask` and `bytes_arrived` are the values after the event.
     """
 
     seconds: float
@@ -28,7 +28,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Status:
-    """How far loading is."""
+    """The progress of loading."""
 
     mask: str
     blocks: dict[str, str]  # shard -> waiting, arrived, loaded, held, replaced or failed: why
@@ -36,7 +36,7 @@ class Status:
     bytes_total: int
     seconds: float
     finished: bool  # nothing more will arrive
-    memory_bytes: int  # of all weights held now, those on their way included
+    memory_bytes: int  # of all weights in memory now, including those being loaded
     peak_memory_bytes: int
 
     @property
@@ -46,15 +46,15 @@ class Status:
 
 
 class LoadingLog:
-    """Keeps events and states. Every change wakes whoever waits for something."""
+    """Keeps events and states. Every change wakes the threads that wait in `wait_for`."""
 
     def __init__(self, shards: Sequence[Shard], mask: str, clock: Callable[[], float]) -> None:
-        """Begin a log.
+        """Start a log.
 
         Arguments:
-        - `shards`: all that shall come.
-        - `mask`: which network predicts first.
-        - `clock`: tells the seconds since the start.
+        - `shards`: all shards that are expected.
+        - `mask`: the mask that predicts first.
+        - `clock`: returns the seconds since the start.
         """
         self.clock, self.total = clock, sum(shard.bytes for shard in shards)
         self.mask, self.arrived, self.finished, self.closed = mask, 0, False, False
@@ -65,7 +65,7 @@ class LoadingLog:
         self._changed = threading.Condition(threading.RLock())
 
     def record(self, kind: str, shard: Shard | None = None, message: str = "", state: str | None = None) -> Event:
-        """Add an event; `state` is the shard's new state, if it has one."""
+        """Add an event; `state` is the shard's new state, if it changes."""
         with self._changed:
             name = shard.name if shard is not None else ""
             if state is not None:
@@ -76,13 +76,13 @@ class LoadingLog:
         return event
 
     def fail(self, shard: Shard, why: str) -> None:
-        """Record that a shard will not come, or cannot be used."""
+        """Record that a shard will not arrive or cannot be used."""
         with self._changed:
             self._held[shard.name] = 0
             self.record("failed", shard, why, state=FAILED + why)
 
     def arrive(self, shard: Shard) -> None:
-        """Record that all bytes of a shard have come and are the right ones."""
+        """Record that a shard has arrived completely and passed its check."""
         with self._changed:
             self.arrived += shard.bytes
             self.record("fetched", shard, state="arrived")
@@ -101,17 +101,17 @@ class LoadingLog:
             return self.record("swap", shard)
 
     def keep_out(self, shard: Shard, states: Mapping[str, str]) -> None:
-        """Record that a shard has arrived and is not used; `states` as for `swap`."""
+        """Record that a shard has arrived but is not used; `states` as for `swap`."""
         with self._changed:
             self._become(states)
             self.record("held", shard, "the mask would be less accurate with it")
 
     def _become(self, states: Mapping[str, str]) -> None:
-        """Set the states of shards; one that has failed stays failed, whatever comes in its place."""
+        """Set the states of shards; a failed shard stays failed, whatever replaces it."""
         self._states |= {name: state for name, state in states.items() if not self._states[name].startswith(FAILED)}
 
     def finish(self, kind: str, why: str = "") -> None:
-        """Record the end of loading; with `why`, a fault, every shard that is not in yet has failed."""
+        """Record the end of loading. With `why`, an error, all shards that have not arrived are marked as failed."""
         with self._changed:
             if self.finished:
                 return
@@ -122,18 +122,18 @@ class LoadingLog:
             self.record(kind, message=why)
 
     def wait_for(self, holds: Callable[[], bool], timeout: float | None) -> bool:
-        """Wait until `holds()`; whether it does."""
+        """Wait until `holds()` is true; return whether it is."""
         with self._changed:
             return self._changed.wait_for(holds, timeout)
 
     @property
     def events(self) -> list[Event]:
-        """All that has happened so far."""
+        """All events so far."""
         with self._changed:
             return list(self._events)
 
     def status(self) -> Status:
-        """How things stand, all of one moment."""
+        """A consistent snapshot of the progress."""
         with self._changed:
             return Status(
                 mask=self.mask,

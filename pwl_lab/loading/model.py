@@ -1,8 +1,8 @@
-"""`ProgressiveModel`: answers as soon as the student is in, and turns into the teacher while it goes on answering.
+"""`ProgressiveModel`: predicts as soon as the student is loaded, and becomes the teacher while it keeps predicting.
 
-Two threads work behind it. One fetches and verifies shards, a bounded number ahead; the other makes modules of them
-and swaps them in. What predicts is a `Running` network that never changes: a swap replaces the whole of it by one
-assignment, so every prediction is computed by exactly one mask, whichever thread asks, and none ever waits for a swap.
+It uses two threads. One fetches and verifies shards, a bounded number ahead; the other turns them into modules and
+swaps them in. Predictions come from a `Running` network that never changes: a swap replaces it as a whole by one
+assignment. So every prediction is computed by exactly one mask, in whichever thread, and never waits for a swap.
 """
 
 import threading
@@ -31,16 +31,16 @@ from pwl_lab.swap.orders import best_mask
 from pwl_lab.tasks.base import check_images, check_inputs
 from pwl_lab.tasks.images import standardise
 
-LONGEST_CLOSE_S = 5.0  # for a thread to end; it is a daemon and goes with the process at the latest
+LONGEST_CLOSE_S = 5.0  # to wait for a thread; it is a daemon and ends with the process at the latest
 
 
 class LoadingError(PwlLabError):
-    """A mask that was waited for will not come."""
+    """A mask that `wait` was waiting for cannot be reached."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Logits and the mask of the network that computed them, all of them."""
+    """Logits, and the mask of the network that computed all of them."""
 
     logits: Float[Tensor, "batch classes"]
     mask: str
@@ -57,7 +57,7 @@ class Prediction:
 
 
 class ProgressiveModel(Closing):
-    """A pair out of a bundle that predicts while it loads; made by `open`. Every method may be called from any thread."""
+    """A pair from a bundle that predicts while it loads; created by `open`. All methods are thread-safe."""
 
     def __init__(
         self,
@@ -70,15 +70,15 @@ class ProgressiveModel(Closing):
         keep_student: bool,
         networks: Networks,
     ) -> None:
-        """For `open`, which makes all of this."""
+        """For `open`, which provides all arguments."""
         self.index, self.device = index, device
         self._transfer, self._feed, self._log, self._keep_student = transfer, feed, log, keep_student
         self._workshop = Workshop(index, device, networks)
         self._student = self._workshop.student(boot.shard, boot.content)
         self._boot = boot.shard
         self._teacher: dict[int, Parts] = {}
-        self._arrived: dict[int, Shard] = {}  # the shard that each teacher block came with
-        self._missed: set[int] = set()  # blocks of which a shard did not come
+        self._arrived: dict[int, Shard] = {}  # the shard that each teacher block came from
+        self._missed: set[int] = set()  # blocks with a shard that did not arrive
         self._order = list(dict.fromkeys(shard.block for shard in feed.plan))
         self._running = assemble(log.mask, self._student, self._teacher)
         self._callbacks: list[Callable[[Event], None]] = []
@@ -99,28 +99,28 @@ class ProgressiveModel(Closing):
         retry: Retry | None = None,
         timeout: float | None = None,
     ) -> Self:
-        """Load the model at `address`; returns as soon as the student is in.
+        """Load the model at `address`; returns as soon as the student is loaded.
 
         Arguments:
         - `address`: a folder, http(s)://, or any address that fsspec knows.
-        - `order`: in which the teacher's blocks arrive: `prefix`, `suffix`, `contiguous`, `2-1-3`, block numbers, or
-          `best`, the order with the largest area under accuracy against seconds, by the bundle's own table and the
-          speed at which the boot set came.
+        - `order`: of the teacher blocks: `prefix`, `suffix`, `contiguous`, `2-1-3`, block numbers, or `best`, the order
+          with the largest area under the curve of accuracy against seconds, computed from the bundle's own table and
+          the speed at which the boot set arrived.
         - `device`: where the networks run.
-        - `throttle`: slows the source down, as a link would.
-        - `cache`: a folder that keeps what was downloaded.
-        - `int8_first`: the student and every teacher block come as int8, then the teacher's blocks whole.
+        - `throttle`: limits the speed of the source, as a slow link would.
+        - `cache`: a folder that keeps downloads.
+        - `int8_first`: load the student and every teacher block as int8, then the teacher blocks as float32.
         - `read_ahead`: how many shards may wait to be swapped in.
-        - `keep_student`: keep the student's blocks for good. Else they are let go once no loss can call for them: with
-          the last teacher block, or at the end.
-        - `retry`: how often, and after which waits, a fault is met with another try.
-        - `timeout`: seconds until index and boot set have to be there; None for no limit.
+        - `keep_student`: keep the student's blocks in memory. Otherwise they are released once no failure can make them
+          necessary: with the last teacher block, or at the end.
+        - `retry`: how often to retry after a fault, and how long to wait before it.
+        - `timeout`: the most seconds to wait for index and boot set; None for no limit.
 
-        Where a shard is lost for good, the most accurate mask that can be had from what has arrived runs (`best_mask`),
-        by the bundle's validation accuracies. What is wrong with a teacher block, or with what the index says of it, is
-        met when its turn comes: that block is lost.
+        If a shard is lost, the most accurate mask of the blocks that have arrived runs (`best_mask`), judged by the
+        bundle's validation accuracies. Errors in a teacher block, or in its description in the index, show when its
+        turn comes: that block is then lost.
 
-        Raises BundleError where index or boot set cannot be had, MissingDataError where there is no such folder,
+        Raises BundleError if index or boot set cannot be loaded, MissingDataError if there is no such folder,
         TimeoutError after `timeout`, UnknownNameError for an unknown scheme or order, and InvalidValueError for other
         bad arguments.
         """
@@ -138,7 +138,7 @@ class ProgressiveModel(Closing):
                 log = LoadingLog(shards, first_mask, lambda: time.perf_counter() - begun)
                 transfer = Transfer(source, retry, threading.Event(), log.record, log.clock, cache and Path(cache))
                 networks = Networks(index, source.address)
-                networks.check(first)  # the teacher's wait for their turn: nothing is built before the boot set is in
+                networks.check(first)  # teacher blocks are checked later, once the boot set is loaded
                 boot = fetch_boot(transfer, first)
             feed = Feed(transfer, schedule(index, order, boot.link, int8_first), log, read_ahead, networks)
             undo.callback(feed.close)
@@ -148,7 +148,7 @@ class ProgressiveModel(Closing):
         return model
 
     def _begin(self, boot: Received) -> None:
-        """The student is in: say so, and start to load the rest."""
+        """Record that the student is loaded, and start to load the rest."""
         self._log.arrive(boot.shard)
         self._record_memory()
         self._log.record("boot", boot.shard, state="loaded")
@@ -156,10 +156,10 @@ class ProgressiveModel(Closing):
         self._installer.start()
 
     def predict(self, inputs: Tensor) -> Prediction:
-        """What the network of this moment says. A swap meanwhile does not change it.
+        """Predict with the current network; a swap in the meantime does not affect the result.
 
         Arguments:
-        - `inputs`: finite float32 samples of shape [batch, *shape], as `prepare` gives them.
+        - `inputs`: finite float32 samples of shape [batch, *shape], as `prepare` returns them.
 
         Raises InvalidValueError for any other inputs.
         """
@@ -169,7 +169,7 @@ class ProgressiveModel(Closing):
             return Prediction(running(inputs.to(self.device)), running.mask)
 
     def prepare(self, images: Tensor) -> Float[Tensor, "batch *shape"]:
-        """Images normalised as in training.
+        """Normalise images as in training.
 
         Arguments:
         - `images`: uint8, of shape [batch, *shape].
@@ -182,31 +182,31 @@ class ProgressiveModel(Closing):
 
     @property
     def mask(self) -> str:
-        """The mask that predicts now; a small letter is an int8 block."""
+        """The mask that predicts now; a lower-case letter is an int8 block."""
         return self._running.mask
 
     @property
     def events(self) -> list[Event]:
-        """All that has happened so far, in order."""
+        """All events so far, in order."""
         return self._log.events
 
     def status(self) -> Status:
-        """How far loading is: the mask, the state of every shard and why it failed, bytes, seconds, memory."""
+        """The progress: mask, state of every shard (with the reason if it failed), bytes, seconds, memory."""
         return self._log.status()
 
     def on_swap(self, callback: Callable[[Event], None]) -> None:
-        """Call `callback` with the event after each swap, in the thread that swaps; what it raises ends up in `events`."""
+        """Call `callback` with the event after each swap, in the swapping thread; its exceptions go to `events`."""
         self._callbacks.append(callback)
 
     def wait(self, mask: str | None = None, timeout: float | None = None) -> Status:
         """Wait until a mask has been reached, and return the status.
 
         Arguments:
-        - `mask`: its teacher blocks have to be there, whole ones; None waits for the end of loading.
+        - `mask`: wait until its teacher blocks have arrived as float32; None waits for the end of loading.
         - `timeout`: the longest wait in seconds; None for no limit.
 
-        Raises TimeoutError after `timeout` seconds, LoadingError where `mask` can no longer come, or never would (in a
-        callback of `on_swap`, which the next block waits for), and InvalidValueError for a bad `mask` or `timeout`.
+        Raises TimeoutError after `timeout` seconds, LoadingError if `mask` can no longer be reached (always in a
+        callback of `on_swap`, which holds up the next block), and InvalidValueError for a bad `mask` or `timeout`.
         """
         timeout = bounded(timeout)
         wanted = "S" * self.index.n_blocks if mask is None else check_mask(mask, self.index.n_blocks)
@@ -216,18 +216,18 @@ class ProgressiveModel(Closing):
             return mask is not None and all(want == "S" or have == "T" for want, have in pairs)
 
         if threading.current_thread() is self._installer and not (there() or self._log.finished):
-            raise LoadingError("no block can come while a callback of `on_swap` waits for it: wait in another thread")
+            raise LoadingError("no block can arrive while a callback of `on_swap` waits for it: wait in another thread")
         if not self._log.wait_for(lambda: there() or self._log.finished, timeout):
             raise TimeoutError(f"{mask or 'the end of loading'} was not reached within {timeout} s: {self.mask} so far")
         status = self.status()
         if mask is not None and not there():
             why = [f"{name}: {reason}" for name, reason in status.failed.items()]
-            why += ["it was closed"] if self._log.closed else []
-            raise LoadingError(f"{mask} will not come: loading ended at {status.mask} ({'; '.join(why)})")
+            why += ["the model was closed"] if self._log.closed else []
+            raise LoadingError(f"{mask} will not be reached: loading ended at {status.mask} ({'; '.join(why)})")
         return status
 
     def close(self) -> None:
-        """End the loading; the model goes on answering with the mask that it has."""
+        """Stop loading; the model keeps predicting with its current mask."""
         self._feed.close()
         self._feed.join(LONGEST_CLOSE_S)
         if self._installer.is_alive() and self._installer is not threading.current_thread():  # a callback may close
@@ -236,34 +236,34 @@ class ProgressiveModel(Closing):
         self._log.finish("closed")
 
     def _install_all(self) -> None:
-        """The thread that makes networks of what comes, until nothing more does."""
+        """The thread that installs arriving shards, until there are no more."""
         try:
             for item in self._feed:
                 if isinstance(item, Lost):
                     self._lose(item.shard, item.error)
                 else:
                     self._install(item)
-                del item  # its bytes are the weights' alone now, or nobody's
+                del item  # its bytes now belong to the weights only, or to nothing
             self._drop_student()
             self._record_memory()
-        except BaseException as error:  # noqa: BLE001 - whoever waits must be told, whatever it is
-            self._feed.close()  # nobody takes any more what comes
+        except BaseException as error:  # noqa: BLE001 - waiting threads must learn of it, whatever it is
+            self._feed.close()  # nothing takes further shards
             self._log.finish("broken", f"{type(error).__name__}: {error}")
         finally:
             self._log.finish("closed" if self._transfer.stop.is_set() else "done")
 
     def _lose(self, shard: Shard, error: BaseException) -> None:
-        """A shard will not come: without it another mask may be the best one."""
+        """Record that a shard will not arrive; without it another mask may be the best one."""
         self._missed.add(shard.block)
         self._log.fail(shard, f"{type(error).__name__}: {error}")
         self._run_best(shard)
 
     def _install(self, received: Received) -> None:
-        """Make modules of a shard and, unless that is for the worse, let them predict from now on."""
+        """Turn a shard into modules and use them for predictions, unless that lowers the accuracy."""
         shard = received.shard
         try:
             unit = self._workshop.unit(shard, received.content)
-        except BaseException as error:  # noqa: BLE001 - whatever it is (no memory, most likely), the other blocks still come
+        except BaseException as error:  # noqa: BLE001 - most likely no memory is left; the other blocks still load
             self._lose(shard, error)
             return
         self._teacher[shard.block], self._arrived[shard.block] = unit, shard
@@ -272,40 +272,40 @@ class ProgressiveModel(Closing):
             self._log.keep_out(shard, self._states(self.mask))
 
     def _run_best(self, shard: Shard) -> bool:
-        """Run the best mask that can be had now that `shard` has come or is lost; whether that is another one."""
+        """Run the best mask now that `shard` has arrived or is lost; return whether the mask changed."""
         mask = self._best_mask()
         if mask == self.mask:
             return False
         self._running = assemble(mask, self._student, self._teacher)
         if len(self._arrived) == self.index.n_blocks:
-            self._drop_student()  # there is no block left to lose
+            self._drop_student()  # no block can be lost any more
         self._record_memory()
         self._tell(self._log.swap(mask, shard, self._states(mask)))
         return True
 
     def _best_mask(self) -> str:
-        """The mask to run with what has arrived; a small letter for an int8 block."""
+        """The best mask of the blocks that have arrived; a lower-case letter for an int8 block."""
         accuracies = self.index.accuracies.get(CHOOSES, {})
         plain = best_mask(self._order, self._arrived.keys(), self._missed, accuracies)
         shards = [self._arrived[n] if letter == "T" else self._boot for n, letter in enumerate(plain, start=1)]
         return "".join(letter.lower() if s.bits == 8 else letter for letter, s in zip(plain, shards, strict=True))
 
     def _drop_student(self) -> None:
-        """Let go of the student's blocks that do not run, once no other mask will."""
+        """Release the student's blocks that do not run, once the mask is final."""
         if not self._keep_student:
             self._student = {n: parts for n, parts in self._student.items() if self.mask[n - 1] in "Ss"}
 
     def _states(self, mask: str) -> dict[str, str]:
-        """What became of the shards that have arrived, now that `mask` runs."""
+        """The states of the shards that have arrived, now that `mask` runs."""
         states = {s.name: "held" if mask[n - 1] in "Ss" else "loaded" for n, s in self._arrived.items()}
         whole = [block for block, shard in self._arrived.items() if shard.bits == 32]
         replaced = [shard.name for shard in self._feed.plan if shard.bits == 8 and shard.block in whole]
         return states | dict.fromkeys(replaced, "replaced")
 
     def _record_memory(self, received: Received | None = None) -> None:
-        """Tell the log how much memory the weights take, those that predict now and those of `received` beside them.
+        """Record how much memory the weights take: those that predict now, and those of `received`.
 
-        The bytes of `received` count on their own unless the weights are views of them: as int8, or on a GPU.
+        The bytes of `received` count separately unless the weights are views of them (not so for int8, or on a GPU).
         """
         units = [*self._student.values(), *self._teacher.values()]
         buffers = tensor_bytes([*self._running.parts, *(module for unit in units for module in unit.values())])
@@ -318,9 +318,9 @@ class ProgressiveModel(Closing):
         self._log.hold({name: 0})
 
     def _tell(self, event: Event) -> None:
-        """Call those who wanted to know of a swap."""
+        """Call the callbacks registered with `on_swap`."""
         for callback in list(self._callbacks):
             try:
                 callback(event)
-            except BaseException as error:  # noqa: BLE001 - somebody else's code must not end the loading
+            except BaseException as error:  # noqa: BLE001 - a callback must not stop the loading
                 self._log.record("callback", None, f"{type(error).__name__}: {error}")

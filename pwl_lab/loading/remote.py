@@ -1,4 +1,4 @@
-"""Bundles on other machines: over HTTP, and in whatever storage fsspec knows."""
+"""Bundles on other machines: over HTTP, and in any storage that fsspec supports."""
 
 import contextlib
 import os
@@ -26,13 +26,13 @@ Result = TypeVar("Result")
 MAX_REDIRECTS = 5
 PROXIES, CERTIFICATES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"), ("SSL_CERT_FILE", "SSL_CERT_DIR")
 READ_VARIABLES = (*PROXIES, *CERTIFICATES, "SSLKEYLOGFILE")
-BLOCK_BYTES = 4 * 2**20  # what a storage is asked for at once
-# Of the client's errors, those on the way to the server and back; all others are about what was asked for.
+BLOCK_BYTES = 4 * 2**20  # the size of one request to a storage
+# The client's errors that are about the connection; all others are about the request.
 PASSING = (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError, httpx.ProxyError)
 
 
 class RemoteSource(Source):
-    """A source whose calls nothing can interrupt: each runs in a thread of its own, so that `close` ends the wait for it."""
+    """A source whose calls cannot be interrupted: each runs in its own thread, so that `close` can end the wait."""
 
     def __init__(self, address: str) -> None:
         """As `Source`."""
@@ -40,23 +40,23 @@ class RemoteSource(Source):
         self._changed = threading.Condition()
 
     def close(self) -> None:
-        """As `Source.close`. A call that is being made just then ends in the background."""
+        """As `Source.close`. A call in progress ends in the background."""
         super().close()
         self._wake()
 
     def _wake(self, _: Future[Any] | None = None) -> None:
-        """Let those who wait for a call look again."""
+        """Wake the threads that wait for a call."""
         with self._changed:
             self._changed.notify_all()
 
     def _aside(self, name: str, call: Callable[[], Result]) -> Result:
-        """What `call` gives. Raises SourceError, whatever `call` raises: a thread that died silently would be waited for."""
+        """Return the result of `call`. Any exception in it becomes a SourceError, so that no caller waits for ever."""
         outcome = call_in_thread(call, f"read {name}")
         outcome.add_done_callback(self._wake)
         with self._changed:
             self._changed.wait_for(lambda: outcome.done() or self._closed.is_set())
         if self._closed.is_set():
-            outcome.add_done_callback(_let_go)  # at once, or when it comes
+            outcome.add_done_callback(_let_go)  # now, or when it is done
             self._check_open()
         try:
             return outcome.result()
@@ -67,43 +67,43 @@ class RemoteSource(Source):
 
 
 class HttpSource(RemoteSource):
-    """A bundle on a web server. Connections are kept and used again.
+    """A bundle on a web server. Connections are reused.
 
-    One request a read (and one more for each redirect, which must keep the scheme). Compressed answers are refused: the
-    bytes are checked as they were written, and weights do not compress.
+    There is one request per read (and one more for each redirect, which must keep the scheme). Compressed answers are
+    refused: the bytes are checked as they were written, and weights do not compress.
     """
 
     def __init__(self, url: str, timeout_s: float = 10.0) -> None:
-        """Make the client; nothing is asked of the server yet.
+        """Create the client; no request is sent yet.
 
         Arguments:
         - `url`: the address of the bundle's folder.
         - `timeout_s`: the longest wait for a connection, or for more bytes.
 
-        Raises InvalidValueError for an address that is not whole, and SourceError where the environment (proxies,
-        certificates) allows no connection.
+        Raises InvalidValueError for an incomplete address, and SourceError if the environment (proxies, certificates)
+        does not allow a connection.
         """
         if not timeout_s > 0:
             raise invalid("timeout_s", timeout_s, "a number of seconds above 0")
         self._parts = _parts(url)
-        host = self._parts.netloc.rpartition("@")[2]  # no password in messages, nor a token behind the question mark
+        host = self._parts.netloc.rpartition("@")[2]  # no passwords or query tokens in messages
         super().__init__(shown(urlunsplit((self._parts.scheme, host, self._parts.path.rstrip("/"), "", ""))))
         try:
             self._client = httpx.Client(
                 timeout=timeout_s,
                 headers={"Accept-Encoding": "identity"},
-                # Reading all certificates takes 50 ms, which http:// can do without; this context trusts none.
+                # Reading all certificates takes 50 ms, which http:// does not need; this context trusts none.
                 verify=True if self._parts.scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
-                trust_env=not _is_loopback(self._parts.hostname),  # a proxy would look for it on its own machine
+                trust_env=not _is_loopback(self._parts.hostname),  # a proxy would look for it on the proxy's machine
             )
-        except Exception as error:  # noqa: BLE001 - a proxy, a file of certificates: each has errors of its own
+        except Exception as error:  # noqa: BLE001 - proxies and certificate files raise errors of many kinds
             raise self._no_connection(error) from (None if _has_password() else error)
-        self._lock = threading.RLock()  # one thread may come twice: a generator can be collected anywhere
+        self._lock = threading.RLock()  # one thread may enter twice: a generator can be collected anywhere
         self._reading = 0
         self._sockets: WeakSet[socket.socket] = WeakSet()
 
     def chunks(self, name: str, offset: int = 0) -> Iterator[bytes | memoryview]:
-        """As `Source.chunks`. A server that stalls, breaks off or is overloaded is a transient error."""
+        """As `Source.chunks`. A server that stalls, drops the connection or is overloaded is a transient error."""
         self._begin(name, offset)
         with self._reader():
             answer = self._aside(name, lambda: self._ask(name, offset))
@@ -118,10 +118,10 @@ class HttpSource(RemoteSource):
             if skip:
                 raise self._error(name, f"has no byte {offset}")
             if not whole:
-                raise self._error(name, "the server sent a part of what was asked for", transient=True)
+                raise self._error(name, "the server sent only a part of what was requested", transient=True)
 
     def close(self) -> None:
-        """As `Source.close`, at once; a connection that is just being set up ends in the background."""
+        """As `Source.close`, at once; a connection that is being set up ends in the background."""
         super().close()
         with self._lock:
             for connection in list(self._sockets):
@@ -129,7 +129,7 @@ class HttpSource(RemoteSource):
             self._close_client()
 
     def _no_connection(self, error: Exception) -> SourceError:
-        """No client can be made, which the environment must have caused: its variables, without their passwords."""
+        """The error for a client that cannot be created; it names the environment variables, without passwords."""
         told = ", ".join(f"{name}={value.rpartition('@')[2]}" for name, value in _variables().items())
         why = type(error).__name__ if _has_password() else f"{type(error).__name__}: {error}"
         advice = f"check {told or 'the certificates of this machine'}"
@@ -137,7 +137,7 @@ class HttpSource(RemoteSource):
 
     @contextlib.contextmanager
     def _reader(self) -> Iterator[None]:
-        """Inside, the client is in use."""
+        """A context in which the client is in use."""
         with self._lock:
             self._check_open()
             self._reading += 1
@@ -149,12 +149,12 @@ class HttpSource(RemoteSource):
                 self._close_client()
 
     def _close_client(self) -> None:
-        """Give the connections back, once no thread reads from them: a number that a thread still uses must not be free."""
+        """Close the connections once no thread reads from them: a descriptor that is still in use must not be freed."""
         if self._closed.is_set() and not self._reading:
             self._client.close()
 
     def _ask(self, name: str, offset: int) -> httpx.Response:
-        """The server's answer, its body not read yet, after redirects."""
+        """The server's answer after redirects, with its body not yet read."""
         path = f"{self._parts.path.rstrip('/')}/{quote(name, safe='')}"
         url = urlunsplit((self._parts.scheme, self._parts.netloc, path, self._parts.query, ""))
         headers = {"Range": f"bytes={offset}-"} if offset else {}
@@ -172,22 +172,22 @@ class HttpSource(RemoteSource):
             raise self._error(name, f"more than {MAX_REDIRECTS} redirects")
 
     def _check_answer(self, name: str, offset: int, response: httpx.Response) -> tuple[int, bool]:
-        """How many bytes of the answer come before `offset`, and whether it goes to the file's end."""
+        """How many bytes of the answer come before `offset`, and whether it extends to the end of the file."""
         status, headers = response.status_code, response.headers
         if status == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
             if headers.get("Content-Range") == f"bytes */{offset}":
-                return 0, True  # asked for what is behind the last byte: nothing
+                return 0, True  # a request for what comes after the last byte: nothing
             raise self._error(name, f"has no byte {offset} (HTTP 416)")
         if status not in (httpx.codes.OK, httpx.codes.PARTIAL_CONTENT):
             said = f"HTTP {status} {response.reason_phrase}".rstrip()
             raise self._error(name, said, not permanent_status(status))
         if headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise self._error(name, f"came compressed ({headers['Content-Encoding']}), which was not asked for")
+            raise self._error(name, f"the server compressed it ({headers['Content-Encoding']}), unrequested")
         if status == httpx.codes.OK:
-            return offset, True  # the server does not know Range
+            return offset, True  # the server does not support Range
         found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", headers.get("Content-Range", ""))
         if found is None or int(found[1]) != offset:
-            raise self._error(name, f"asked for bytes from {offset} on, got {headers.get('Content-Range')!r}")
+            raise self._error(name, f"requested bytes from {offset} on, got {headers.get('Content-Range')!r}")
         return 0, found[3] == "*" or int(found[2]) + 1 == int(found[3])
 
     @contextlib.contextmanager
@@ -196,12 +196,12 @@ class HttpSource(RemoteSource):
         try:
             yield
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
-            self._check_open()  # it broke because it was closed
+            self._check_open()  # the error may be due to closing
             passing = isinstance(error, PASSING) and not permanent(error)
             raise self._error(name, str(error) or type(error).__name__, passing) from error
 
     def _trace(self, event: str, info: dict[str, Any]) -> None:
-        """Told by the client what it does: remember each new connection, so that `close` can end it, answered yet or not."""
+        """Called by the client: remember each new connection, so that `close` can end it before it has answered."""
         if event.endswith((".connect_tcp.complete", ".start_tls.complete")):
             connection = info["return_value"].get_extra_info("socket")
             with self._lock:
@@ -211,10 +211,10 @@ class HttpSource(RemoteSource):
 
 
 class FsspecSource(RemoteSource):
-    """A bundle in a storage that fsspec knows: s3://bucket/folder, gs://, memory:// and others."""
+    """A bundle in a storage that fsspec supports: s3://bucket/folder, gs://, memory:// and others."""
 
     def __init__(self, url: str) -> None:
-        """Raises InvalidValueError as `open_storage` does, and SourceError where the storage cannot be opened."""
+        """Raises InvalidValueError as `open_storage` does, and SourceError if the storage cannot be opened."""
         self._storage, self._folder = open_storage("address", url, SourceError)
         super().__init__(shown(url))
 
@@ -232,12 +232,12 @@ class FsspecSource(RemoteSource):
 
 
 def _parts(url: str) -> SplitResult:
-    """The parts of an http address. Raises InvalidValueError where it is not whole."""
+    """The parts of an http address. Raises InvalidValueError if it is incomplete."""
     allowed = "http:// or https://, a host and a path"
     try:
         parts = urlsplit(url)
-        _ = parts.port  # raises for one that is no number
-        (httpx.URL(url).host or "").encode("idna")  # as a look-up will, whose error would be a raw one
+        _ = parts.port  # raises if it is not a number
+        (httpx.URL(url).host or "").encode("idna")  # as a look-up would, with a less clear error
     except (ValueError, httpx.InvalidURL) as error:
         if "@" in url:  # the error may quote any part of a password
             raise invalid("address", shown(url), f"{allowed} ({type(error).__name__})") from None
@@ -248,17 +248,17 @@ def _parts(url: str) -> SplitResult:
 
 
 def _variables() -> dict[str, str]:
-    """The variables of the environment that a client reads, as they are set."""
+    """The environment variables that a client reads, with their values."""
     return {name: value for name, value in sorted(os.environ.items()) if name.upper() in READ_VARIABLES}
 
 
 def _has_password() -> bool:
-    """Whether one of these variables may hold a password, any part of which an error can quote."""
+    """Whether one of these variables may hold a password, part of which an error could quote."""
     return any("@" in value for value in _variables().values())
 
 
 def _is_loopback(host: str | None) -> bool:
-    """Whether a host name stands for this machine."""
+    """Whether a host name refers to this machine."""
     try:
         return host == "localhost" or ip_address(host or "").is_loopback
     except ValueError:  # a name, not an address
@@ -266,12 +266,12 @@ def _is_loopback(host: str | None) -> bool:
 
 
 def _shut_down(connection: socket.socket) -> None:
-    """End a connection in both directions, which wakes up who waits for it; the TLS layer above is left alone."""
+    """Shut a connection down in both directions, which wakes any thread waiting for it; TLS is left alone."""
     with contextlib.suppress(OSError):  # it has ended already
         socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 def _let_go(outcome: Future[Any]) -> None:
-    """Close what came too late for anybody to use."""
-    with contextlib.suppress(BaseException):  # an error, or nothing to close: whoever asked has gone
+    """Close a result that arrived too late to be used."""
+    with contextlib.suppress(BaseException):  # an error, or nothing to close: the caller is gone
         outcome.result().close()

@@ -1,4 +1,4 @@
-"""A small web server for one bundle, to try progressive loading over HTTP: this machine only, and reading only."""
+"""A small web server for one bundle, to try progressive loading over HTTP: local only and read-only."""
 
 import asyncio
 import contextlib
@@ -25,31 +25,31 @@ from pwl_lab.support.errors import InvalidValueError, MissingDataError, invalid
 from pwl_lab.support.paths import local_folder
 
 LOOPBACK = "127.0.0.1"
-OWN_NAMES = (LOOPBACK, "localhost")  # any other Host came by way of a name that someone made point here (DNS rebinding)
-LOOK_S = 1.0  # how often the main thread looks whether it was told to end: not every system wakes it up
-GRACE_S = 1.0  # for answers that were broken off to notice it
-MAX_BODY_BYTES = 2**16  # of a request, which is refused anyway
-MOST_CONNECTIONS = 256  # of the 1,024 descriptors that a process has, as a rule
-MOST_AT_ONCE = 128  # new ones in one turn
-IDLE_S = 300.0  # until a connection is ended that no request comes on
-PATIENCE_S = 1.0  # with a silent one whose place another could have
-REST_S = 0.5  # without new connections, where all that are open are busy
+OWN_NAMES = (LOOPBACK, "localhost")  # any other Host may be a name that was made to point here (DNS rebinding)
+LOOK_S = 1.0  # how often the main thread checks whether to end: not every system wakes it up
+GRACE_S = 1.0  # for aborted answers to notice it
+MAX_BODY_BYTES = 2**16  # of a request; requests with a body are refused anyway
+MOST_CONNECTIONS = 256  # out of the 1,024 descriptors that a process usually has
+MOST_AT_ONCE = 128  # new connections accepted in one turn
+IDLE_S = 300.0  # until a connection without requests is closed
+PATIENCE_S = 1.0  # how long a silent connection keeps its place when others wait
+REST_S = 0.5  # how long no connection is accepted when all open ones are busy
 SETTLED = timedelta(seconds=60)  # RFC 9110, 8.8.2.2
 
 
 class BundleServer(Closing):
-    """Serves a bundle from a thread of its own, from now until `close`; a context manager. `url` is where."""
+    """Serves a bundle at `url` from its own thread, until `close`; a context manager."""
 
     def __init__(self, folder: str | Path, port: int = 0, throttle: Throttle | None = None) -> None:
-        """Start to serve.
+        """Start serving.
 
         Arguments:
         - `folder`: the bundle; its index is read now.
-        - `port`: where to listen, on this machine alone; 0 takes one that is free.
+        - `port`: the port to listen on, on this machine only; 0 picks a free one.
         - `throttle`: the link that all downloads share.
 
-        Raises MissingDataError if there is no such folder or no index.json in it, InvalidValueError if the index cannot be
-        read or names what is not a plain file in the folder, or the port is not to be had.
+        Raises MissingDataError if there is no such folder or no index.json in it, InvalidValueError if the index cannot
+        be read or lists anything but plain files in the folder, or if the port is not available.
         """
         folder = local_folder(folder, "bundle", "a bundle at an address is opened from there")
         names, link, self._guests = frozenset(served_files(folder)), Link(throttle or Throttle()), _Guests()
@@ -66,25 +66,25 @@ class BundleServer(Closing):
         self._ready.wait()
 
     def close(self) -> None:
-        """Break off all downloads and end. May be called again."""
+        """Abort all downloads and stop. May be called again."""
         with self._lock:
             if self._thread.is_alive() and self._loop is not None:
-                with contextlib.suppress(RuntimeError):  # the loop has ended by itself
+                with contextlib.suppress(RuntimeError):  # the loop has already ended
                     self._loop.call_soon_threadsafe(self._stop.set)
                 self._thread.join()
 
     async def _answer(self) -> None:
-        """Answer until `close`, then break off what is under way."""
+        """Answer until `close`, then abort what is in progress."""
         try:
             self._loop = asyncio.get_running_loop()
             server = _Server(self._application, max_body_size=MAX_BODY_BYTES, idle_connection_timeout=IDLE_S)
             door = _Door(server, self._socket, self._guests)
         finally:
-            self._ready.set()  # also if it could not begin
+            self._ready.set()  # also if it failed to start
         await self._stop.wait()
         door.close()
-        await server.close_all_connections()  # which wakes up the answers that wait
-        # They need a turn or two to notice; one that the loop's end cancels instead complains on stderr.
+        await server.close_all_connections()  # this wakes the answers that wait
+        # They need a turn or two to notice; if the end of the loop cancels one instead, it complains on stderr.
         if answering := asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.wait(answering, timeout=GRACE_S)
 
@@ -95,9 +95,9 @@ def serve(
     throttle: Throttle | None = None,
     on_ready: Callable[[str], None] = lambda url: None,
 ) -> None:
-    """Serve a bundle until SIGINT (Ctrl-C) or SIGTERM. For the main thread only.
+    """Serve a bundle until SIGINT (Ctrl-C) or SIGTERM. Call it from the main thread only.
 
-    `on_ready` is told the address; the other arguments, and what is raised, are those of `BundleServer`.
+    `on_ready` is called with the address; other arguments and exceptions are those of `BundleServer`.
     """
     told = threading.Event()
     with BundleServer(folder, port, throttle) as server:
@@ -112,7 +112,7 @@ def serve(
 
 
 def served_files(folder: Path) -> list[str]:
-    """The names of the files that a bundle's index lists, and the index itself first. Raises as `BundleServer` does."""
+    """The names of the files to serve: the index, then the files that it lists. Raises as `BundleServer` does."""
     path = folder / INDEX
     with FolderSource(folder) as source:  # raises if there is no folder
         if not path.is_file():
@@ -136,24 +136,24 @@ def served_files(folder: Path) -> list[str]:
 
 
 class _Guests:
-    """The connections that are open, and since when those without a request under way have been silent."""
+    """The open connections, and since when those without a request in progress have been silent."""
 
     def __init__(self) -> None:
         self._silent_since: dict[IOStream, float | None] = {}  # None: busy; the longest silence comes first
 
     def note(self, stream: IOStream, busy: bool) -> None:
-        """A connection is new, or a request on it begins or ends."""
+        """Note a new connection, or the beginning or end of a request on it."""
         self._silent_since.pop(stream, None)
         if not stream.closed():
             self._silent_since[stream] = None if busy else time.monotonic()
 
     def make_room(self) -> bool:
-        """Whether there is room for one more, if need be in place of the connection that has been silent for longest."""
+        """Whether there is room for one more, if necessary by closing the connection that was silent the longest."""
         self._silent_since = {stream: since for stream, since in self._silent_since.items() if not stream.closed()}
         return len(self._silent_since) < MOST_CONNECTIONS or self.drop()
 
     def drop(self) -> bool:
-        """End the connection that has been silent for longest; False where all are busy, or have only just come."""
+        """Close the connection that has been silent the longest; False if all are busy or new."""
         latest = time.monotonic() - PATIENCE_S
         for stream, since in self._silent_since.items():
             if since is not None and since <= latest:
@@ -163,9 +163,9 @@ class _Guests:
 
 
 class _Door:
-    """Takes connections from a listening socket for as long as there is room for them.
+    """Accepts connections from a listening socket as long as there is room for them.
 
-    tornado's own way calls for the next one at once when the process has no descriptor left, and logs each failure.
+    tornado itself retries at once when the process has no descriptor left, and logs each failure.
     """
 
     def __init__(self, server: "_Server", listening: socket.socket, guests: _Guests) -> None:
@@ -174,17 +174,17 @@ class _Door:
         self.open()
 
     def open(self) -> None:
-        """Take connections from now on."""
-        if self._listening.fileno() >= 0:  # it is not closed
+        """Start accepting connections."""
+        if self._listening.fileno() >= 0:  # not closed
             self._loop.add_reader(self._listening, self._take)
 
     def close(self) -> None:
-        """Take no more."""
+        """Stop accepting connections."""
         self._loop.remove_reader(self._listening)
         self._listening.close()
 
     def _take(self) -> None:
-        """Accept the connections that wait, `MOST_AT_ONCE` at a time: other work wants its turn, too."""
+        """Accept waiting connections, `MOST_AT_ONCE` at a time, to leave time for other work."""
         for _ in range(MOST_AT_ONCE):
             if not self._guests.make_room():
                 self._rest()
@@ -193,7 +193,7 @@ class _Door:
                 connection, address = self._listening.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
-            except OSError:  # no descriptor is left: this connection goes on waiting until one is free
+            except OSError:  # no descriptor is left: this connection waits until one is free
                 if not self._guests.drop():
                     self._rest()
                 return
@@ -202,13 +202,13 @@ class _Door:
             self._server.handle_stream(stream, address)
 
     def _rest(self) -> None:
-        """Take no connections for `REST_S` seconds."""
+        """Accept no connections for `REST_S` seconds."""
         self._loop.remove_reader(self._listening)
         self._loop.call_later(REST_S, self.open)
 
 
 class _Server(HTTPServer):
-    """tornado's server, which reads no more requests of a connection that has ended, however many it has sent ahead."""
+    """tornado's server, except that it stops reading the requests that a connection sent before it ended."""
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         """Called by tornado before it reads a request."""
@@ -218,7 +218,7 @@ class _Server(HTTPServer):
 
 
 class _Nobody(HTTPMessageDelegate):
-    """Takes a request that nobody waits for any more, and lets go of the connection, which ends the reading."""
+    """Handles a request of a connection that has ended, by detaching the connection, which stops the reading."""
 
     def __init__(self, connection: HTTP1Connection) -> None:
         self._connection = connection
@@ -229,9 +229,9 @@ class _Nobody(HTTPMessageDelegate):
 
 
 class _BundleHandler(StaticFileHandler):
-    """Answers GET and HEAD for the listed files, with Range and ETag; everything else is an error without details."""
+    """Answers GET and HEAD for the listed files, with Range and ETag; anything else gets an error without details."""
 
-    # Called by tornado with what the application was made with, whatever the class above takes.
+    # tornado passes the arguments that the application was created with, whatever the base class takes.
     def initialize(self, path: str, names: frozenset[str], link: Link, guests: _Guests) -> None:  # type: ignore[override]
         """Called by tornado for each request."""
         super().initialize(path)
@@ -243,59 +243,59 @@ class _BundleHandler(StaticFileHandler):
         self._gone = asyncio.Event()
 
     async def prepare(self) -> None:
-        """What every request must meet; then the latency."""
+        """Check every request; then wait for the latency."""
         if self.request.host_name not in OWN_NAMES:
             raise HTTPError(403)
         if self.request.method not in ("GET", "HEAD"):
             raise HTTPError(405)
         if not await self._client_waits(self._link.throttle.latency_s):
-            raise HTTPError(503)  # ends it here; nobody will see the answer
+            raise HTTPError(503)  # ends the request; the client will not see the answer
         self._link.begin(asyncio.get_running_loop().time())
 
     def on_finish(self) -> None:
-        """Told by tornado that the answer has been sent."""
+        """Called by tornado when the answer has been sent."""
         self._guests.note(self._stream, busy=False)
 
     def on_connection_close(self) -> None:
-        """Told by tornado that the client has gone, or that the server ends."""
+        """Called by tornado when the client is gone, or when the server stops."""
         self._gone.set()
 
     def parse_url_path(self, url_path: str) -> str:
-        """The name of a listed file, already unquoted; nothing else gets near the file system."""
+        """The name of a listed file, already unquoted; nothing else reaches the file system."""
         slash, name = url_path[:1], url_path[1:]
         if slash != "/" or name not in self._names:
             raise HTTPError(404)
         return name
 
     def validate_absolute_path(self, root: str, absolute_path: str) -> str | None:
-        """A file that a link puts elsewhere is not served (tornado itself looks at links from 6.5.9 on)."""
+        """Refuse a file that is a link to elsewhere (tornado itself checks links from 6.5.9 on)."""
         path = Path(absolute_path)
         if not path.is_file() or not is_inside(path, Path(root)):
             raise HTTPError(404)
         return super().validate_absolute_path(root, absolute_path)
 
     def set_headers(self) -> None:
-        """As tornado's; and a part of another version of the file is not what was asked for (RFC 9110, 13.1.5)."""
+        """As tornado's; in addition, never send a part of another version of the file (RFC 9110, 13.1.5)."""
         super().set_headers()
         wanted = self.request.headers.get("If-Range")
-        modified = cast(datetime, self.modified)  # tornado reads it before it sets headers
-        settled = datetime.now(UTC) - modified > SETTLED  # else it could be changed within the second that it names
+        modified = cast(datetime, self.modified)  # tornado sets it before the headers
+        settled = datetime.now(UTC) - modified > SETTLED  # otherwise it could change within that second
         if wanted not in (None, self.compute_etag(), settled and format_timestamp(modified)):
             self.request.headers.pop("Range", None)
 
     def compute_etag(self) -> str:
-        """From the file's time and size; tornado's own would read the whole file first, while all others wait."""
+        """An ETag from the file's time and size; tornado's own reads the whole file while all other requests wait."""
         found = Path(cast(str, self.absolute_path)).stat()
         return f'"{found.st_mtime_ns:x}-{found.st_size:x}"'
 
     def write(self, chunk: str | bytes | dict[str, Any]) -> None:
-        """As tornado's; counts what the throttle must hold back."""
+        """As tornado's; counts the bytes that the throttle must delay."""
         self._unsent += len(chunk)
         super().write(chunk)
 
     def flush(self, include_footers: bool = False) -> asyncio.Future[None]:
-        """As tornado's, but a piece of a file leaves no sooner than the throttle allows."""
-        if include_footers:  # from finish(), which does not wait; the file has left by then
+        """As tornado's, but a piece of a file is sent no sooner than the throttle allows."""
+        if include_footers:  # from finish(), which does not wait; the file has been sent by then
             return super().flush(include_footers)
         return asyncio.ensure_future(self._flush_in_time())
 
@@ -307,21 +307,21 @@ class _BundleHandler(StaticFileHandler):
         await super().flush()
 
     async def _client_waits(self, seconds: float) -> bool:
-        """Let time pass; False, and at once, when the connection ends meanwhile."""
+        """Wait; returns False, at once, if the connection ends in the meantime."""
         if seconds > 0:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._gone.wait(), seconds)
         return not self._gone.is_set()
 
     def send_error(self, status_code: int = 500, **details: object) -> None:
-        """As tornado's; where an answer has begun, its connection ends instead, and the client sees that bytes lack."""
+        """As tornado's; if an answer has begun, its connection is closed, so the client sees that bytes are missing."""
         if self._headers_written:
             self._connection.close()
         else:
             super().send_error(status_code, **details)
 
     def write_error(self, status_code: int, **_: object) -> None:
-        """The status in plain words."""
+        """Write the status in words."""
         self.set_header("Content-Type", "text/plain; charset=utf-8")
         if status_code == 405:
             self.set_header("Allow", "GET, HEAD")
@@ -329,10 +329,10 @@ class _BundleHandler(StaticFileHandler):
 
 
 def _bind(port: int) -> socket.socket:
-    """The listening socket, on the loopback only."""
+    """A listening socket, on the loopback only."""
     if not 0 <= port <= 65535:
-        raise invalid("port", port, "a number from 0 (any that is free) to 65535")
+        raise invalid("port", port, "a number from 0 (any free port) to 65535")
     try:
         return bind_sockets(port, LOOPBACK)[0]
     except OSError as error:
-        raise invalid("port", port, f"a port that is free and allowed ({error.strerror}); 0 takes one") from error
+        raise invalid("port", port, f"a port that is free and allowed ({error.strerror}); 0 picks one") from error

@@ -1,6 +1,6 @@
-"""Where the files of a bundle come from: one interface over a folder, a web server, and object storage.
+"""Where the files of a bundle come from: one interface to a folder, a web server, or object storage.
 
-`open_source(address)` finds the right one. Those that reach other machines are in `remote.py`.
+`open_source(address)` picks the right one. Sources on other machines are in `remote.py`.
 """
 
 import threading
@@ -22,35 +22,35 @@ from pwl_lab.support.storages import LOCAL_SCHEMES, shown, whole
 
 CHUNK_BYTES = 2**20
 INDEX = "index.json"  # of a bundle
-MOST_INDEX_BYTES = 16_000_000  # what a reader reads and a server serves
-COMMON_SCHEMES = ("file", "http", "https", "s3", "gs", "memory")  # the ones that a message lists
+MOST_INDEX_BYTES = 16_000_000  # that a reader reads and a server serves
+COMMON_SCHEMES = ("file", "http", "https", "s3", "gs", "memory")  # listed in messages
 
 
 class BundleError(PwlLabError):
-    """A bundle cannot be used: it cannot be reached, or its index or its boot set is missing, damaged or of a newer format."""
+    """A bundle cannot be used: it is unreachable, or its index or boot set is missing, damaged or of a newer format."""
 
 
 class SourceError(BundleError):
-    """A file could not be read, or not to its end; `transient` says whether another try may go better."""
+    """A file could not be read completely; `transient` says whether another try may succeed."""
 
     def __init__(self, why: str, transient: bool = False, where: str = "") -> None:
-        """Record what happened.
+        """Create an error.
 
         Arguments:
-        - `why`: what went wrong; all of the message where something else names the file already.
+        - `why`: what went wrong; the whole message if something else names the file already.
         - `transient`: true for broken connections, timeouts and overload; false otherwise.
-        - `where`: the address and the file, which the message begins with.
+        - `where`: the address and the file, with which the message begins.
         """
         super().__init__(f"{where}: {why}" if where else why)
         self.why, self.transient = why, transient
 
 
 class Closing(ABC):
-    """A context manager that closes itself at the end."""
+    """A context manager that calls `close` at the end."""
 
     @abstractmethod
     def close(self) -> None:
-        """Give back what is held. May be called again."""
+        """Release all resources. May be called again."""
 
     def __enter__(self) -> Self:
         """The object itself."""
@@ -62,24 +62,24 @@ class Closing(ABC):
 
 
 class Source(Closing):
-    """The files of one bundle, read by name; any number of threads may read at the same time."""
+    """The files of one bundle, read by name. Any number of threads may read at the same time."""
 
     def __init__(self, address: str) -> None:
-        """`address` is what messages call the source by."""
+        """`address` is the source's name in messages."""
         self.address = address
         self._closed = threading.Event()
 
     @abstractmethod
     def chunks(self, name: str, offset: int = 0) -> Iterator[bytes | memoryview]:
-        """The bytes of the file `name` from `offset` on, piece by piece; nothing is read before the first piece is asked for.
+        """The bytes of the file `name` from `offset` on, piece by piece; nothing is read before the first request.
 
-        A piece is valid until the next one is asked for: its memory may be used again. At the very end of the file there
-        are no pieces, and no error. Any piece may raise SourceError: the file is missing, cannot be read or ended early,
-        `offset` lies beyond its end, `name` is not a plain file name, or the source is closed.
+        A piece is valid until the next one is requested, since its memory may be reused. If `offset` is exactly the end
+        of the file, there are no pieces and no error. Any piece may raise SourceError: the file is missing, unreadable
+        or too short, `offset` lies beyond its end, `name` is not a plain file name, or the source is closed.
         """
 
     def read(self, name: str, limit: int) -> bytes:
-        """The whole of a small file. Raises SourceError (not transient) if it has more than `limit` bytes."""
+        """The content of a small file. Raises SourceError (not transient) if it has more than `limit` bytes."""
         whole = bytearray()
         for chunk in self.chunks(name):
             if len(whole) + len(chunk) > limit:
@@ -88,20 +88,20 @@ class Source(Closing):
         return bytes(whole)
 
     def close(self) -> None:
-        """End all reading: whoever waits for bytes, in whatever thread, gets a SourceError. May be called again."""
+        """Stop all reading: every thread that waits for bytes gets a SourceError. May be called again."""
         self._closed.set()
 
     def pause(self, seconds: float) -> None:
-        """Wait, before another try for example; `close` ends the wait at once, with a SourceError."""
+        """Wait, for example before another try; `close` ends the wait at once, with a SourceError."""
         if seconds > 0:
             self._closed.wait(min(seconds, threading.TIMEOUT_MAX))
         self._check_open()
 
     @contextmanager
     def until(self, seconds: float | None) -> Iterator[None]:
-        """Inside, the source closes itself after so many seconds (None: never); TimeoutError then, whatever was under way.
+        """A context that closes the source after this many seconds (None: never) and then raises TimeoutError.
 
-        `seconds` as `bounded` gives them.
+        `seconds` is a value from `bounded`.
         """
         if seconds is None:
             yield
@@ -128,7 +128,7 @@ class Source(Closing):
             raise TimeoutError(f"{self.address} took longer than {seconds:g} s") from cause
 
     def _begin(self, name: str, offset: int) -> None:
-        """What every read checks first. A negative `offset` is a mistake in the program: InvalidValueError."""
+        """The checks before every read. A negative `offset` is a programming error: InvalidValueError."""
         check_name(name)
         if offset < 0:
             raise invalid("offset", offset, "a number of bytes from 0 on")
@@ -146,19 +146,19 @@ class FolderSource(Source):
     """A bundle in a local folder."""
 
     def __init__(self, path: str | Path) -> None:
-        """Raises MissingDataError if there is no such folder, and SourceError where that cannot be found out."""
+        """Raises MissingDataError if there is no such folder, and SourceError if that cannot be determined."""
         try:
             self.path = Path(path).expanduser()
             if not self.path.is_dir():
                 raise MissingDataError(f"{self.path} is {'not a folder' if self.path.exists() else 'missing'}")
         except MissingDataError:
             raise
-        except (OSError, RuntimeError) as error:  # no right to look, a name too long; ~ of a user who is not known
+        except (OSError, RuntimeError) as error:  # no permission, a name too long, ~ of an unknown user
             raise SourceError(f"{path} cannot be opened ({error})") from error
         super().__init__(str(self.path))
 
     def chunks(self, name: str, offset: int = 0) -> Iterator[bytes | memoryview]:
-        """As `Source.chunks`: views of up to 1 MiB into one buffer. A read that hangs in the system is not woken by `close`."""
+        """As `Source.chunks`: views of up to 1 MiB into one buffer. `close` cannot interrupt a read that hangs."""
         self._begin(name, offset)
         path = self.file(name)
         try:
@@ -175,12 +175,12 @@ class FolderSource(Source):
             raise self._failure(name, error) from error
 
     def file(self, name: str) -> Path:
-        """The path of a file. Raises SourceError where there is none in this folder: a link out of it is not followed."""
+        """The path of a file. Raises SourceError if it is not in this folder; links out of it are not followed."""
         check_name(name)
         path = self.path / name
         try:
             if not S_ISREG(path.stat().st_mode):
-                raise self._error(name, "not a file")  # opening a pipe could wait for ever
+                raise self._error(name, "not a file")  # opening a pipe could block for ever
             if not is_inside(path, self.path):
                 raise self._error(name, "a link that leaves the bundle's folder")
         except OSError as error:
@@ -188,7 +188,7 @@ class FolderSource(Source):
         return path
 
     def _failure(self, name: str, error: OSError) -> SourceError:
-        """What the system said."""
+        """The system's error as a SourceError."""
         return self._error(name, error.strerror or str(error), not permanent(error))
 
 
@@ -196,13 +196,13 @@ class ThrottledSource(Source):
     """Another source over a slow link: all reads through this object share the throttle's bandwidth."""
 
     def __init__(self, source: Source, throttle: Throttle) -> None:
-        """`source` is closed together with this one."""
+        """`source` is closed together with this source."""
         super().__init__(source.address)
         self.source, self.throttle = source, throttle
         self._link = Link(throttle)
 
     def chunks(self, name: str, offset: int = 0) -> Iterator[bytes | memoryview]:
-        """As `Source.chunks`, after the throttle's latency and in small pieces, each when it would have come."""
+        """As `Source.chunks`, after the throttle's latency and in small pieces, each at the time it would arrive."""
         self._begin(name, offset)
         self.pause(self.throttle.latency_s)
         self._link.begin(time.monotonic())
@@ -222,43 +222,43 @@ class ThrottledSource(Source):
 
 
 def open_source(address: str | Path, throttle: Throttle | None = None) -> Source:
-    """The source at `address`: a folder, file://, http(s):// or any address that fsspec knows (s3://, gs://, memory://).
+    """The source at `address`: a folder, file://, http(s):// or any address that fsspec supports (s3://, gs:// ...).
 
-    With a `throttle` it behaves as over a link like that. Nothing is asked of another machine yet. Raises MissingDataError if
-    there is no such folder, UnknownNameError for a scheme that is not known, and InvalidValueError for an address that is not
-    whole or whose scheme needs a package which is not installed; SourceError, which names the address and the reason, for
-    whatever else keeps a client or a storage from being made.
+    With a `throttle`, it behaves as over such a link. Nothing is requested from another machine yet. Raises
+    MissingDataError if there is no such folder, UnknownNameError for an unknown scheme, InvalidValueError for an
+    incomplete address or one whose scheme needs a package that is not installed, and SourceError, with the address and
+    the reason, for anything else that prevents opening it.
     """
     source = _open(address)
     return source if throttle in (None, Throttle()) else ThrottledSource(source, throttle)
 
 
 def bounded(timeout: object) -> float | None:
-    """A `timeout` in seconds, no longer than a thread can wait (centuries).
+    """A `timeout` in seconds, limited to what a thread can wait (centuries).
 
     Raises InvalidValueError unless it is None or a number from 0 (hence the loose annotation).
     """
     if timeout is None:
         return None
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0:  # NaN is not, either
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0:  # this also excludes NaN
         raise invalid("timeout", timeout, "a number of seconds from 0, or None for no limit")
     return float(min(timeout, threading.TIMEOUT_MAX))
 
 
 def check_name(name: str) -> None:
-    """Raise SourceError (not transient) unless `name` is a plain file name: no path, no hidden file, no control character."""
+    """Raise SourceError (not transient) unless `name` is a plain file name: no path, hidden file, control character."""
     bad = any(sign in "/\\:" or not sign.isprintable() for sign in name)
     if bad or not name or name.startswith("."):
         raise SourceError(f"{name!r} is not a plain file name")
 
 
 def is_inside(path: Path, folder: Path) -> bool:
-    """Whether a path lies in a folder once all links are followed."""
+    """Whether a path lies in a folder after all links are resolved."""
     return path.resolve().is_relative_to(folder.resolve())
 
 
 def _open(address: str | Path) -> Source:
-    """The source at `address`, not throttled."""
+    """The source at `address`, without a throttle."""
     if isinstance(address, Path) or "://" not in address:
         if not str(address):
             raise invalid("address", address, "a folder or an address such as https://example.org/bundle")
@@ -267,7 +267,7 @@ def _open(address: str | Path) -> Source:
     if scheme in LOCAL_SCHEMES:
         return FolderSource(_local_path(address))
     if scheme in ("http", "https"):
-        from pwl_lab.loading.remote import HttpSource  # a local folder does without it
+        from pwl_lab.loading.remote import HttpSource  # a local folder does not need it
 
         return HttpSource(address)
     import fsspec
@@ -287,7 +287,7 @@ def _local_path(address: str) -> Path:
     except InvalidValueError:
         raise
     except ValueError as error:
-        why = type(error).__name__ if "@" in address else str(error)  # its text may hold a part of a password
+        why = type(error).__name__ if "@" in address else str(error)  # its text may contain part of a password
         raise invalid("address", shown(address), f"file:// and a path on this machine ({why})") from None
     if parts.netloc not in ("", "localhost"):
         raise invalid(

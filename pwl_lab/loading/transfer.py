@@ -1,7 +1,7 @@
-"""Getting shards: all bytes of each, verified, through faults that pass, in order and a bounded number ahead.
+"""Fetching shards: completely and verified, with retries after temporary faults, in order, a bounded number ahead.
 
-What a fault leaves behind is kept: the next try asks for the bytes from there on. A shard whose checksum is wrong is asked
-for again from its beginning, and never handed on.
+Bytes that arrived before a fault are kept: the next try requests the rest. A shard with a wrong checksum is fetched
+again from its beginning, and never passed on.
 """
 
 import hashlib
@@ -28,27 +28,27 @@ from pwl_lab.support.files import is_file, readable, sweep, write_bytes
 from pwl_lab.support.retries import DamagedError, Retry, patiently, reason
 from pwl_lab.swap.orders import arrivals, arrivals_of, first_missing, search_order
 
-CHOOSES = "validation"  # the split whose recorded accuracies decide; the test split only reports
-BESIDE = 2 << 20  # from so many bytes on, a second thread computes the checksum while more bytes come in
-AHEAD = 4  # pieces that the checksum may lag behind by: it should find them in the processor's cache
+CHOOSES = "validation"  # the split whose recorded accuracies decide; the test split is only for reporting
+BESIDE = 2 << 20  # from this many bytes on, a second thread computes the checksum while more bytes arrive
+AHEAD = 4  # pieces that the checksum may lag behind: they should still be in the processor's cache
 Report = Callable[[str, Shard, str], object]  # kind of event, shard, message
 
 
 class DamagedShardError(DamagedError):
-    """A shard's bytes are not those that its index promises."""
+    """A shard's bytes do not match its index."""
 
 
 class DamagedIndexError(DamagedError, BundleError):
-    """An index cannot be read, or does not hold together: it has no checksum, so this may have happened on the way."""
+    """An index cannot be read or is inconsistent. It has no checksum, so this may have happened in transfer."""
 
 
 class ClosedError(PwlLabError):
-    """The loader was closed while it was at work."""
+    """The loader was closed while it was working."""
 
 
 @dataclass(frozen=True)
 class Received:
-    """A verified shard and how it came."""
+    """A verified shard and how it arrived."""
 
     shard: Shard
     content: UInt8[Tensor, " bytes"]
@@ -58,7 +58,7 @@ class Received:
 
     @property
     def link(self) -> Throttle | None:
-        """The link that it came over, as measured; None for a copy that was kept."""
+        """The link that it arrived over, as measured; None for a cached copy."""
         flowing = self.seconds - self.latency_s
         if self.cached or flowing <= 0:
             return None
@@ -66,28 +66,28 @@ class Received:
 
 
 class _Arriving:
-    """The bytes of one shard as they come in, with the checksum of those that are there."""
+    """The bytes of one shard as they arrive, with the checksum of those received so far."""
 
     def __init__(self, shard: Shard) -> None:
         self.shard, self.content = shard, torch.empty(shard.bytes, dtype=torch.uint8)
         self.first_at: float | None = None
         self._bytes = self.content.numpy()
-        # A long shard's checksum is computed while its next bytes are read: each of the two alone is as fast as a disk.
+        # A long shard's checksum is computed while its next bytes are read: each of the two takes as long as a disk.
         self._beside = ThreadPoolExecutor(1, "pwl-checksum") if shard.bytes >= BESIDE else None
         self.restart()
 
     def restart(self) -> None:
-        """Forget what has come."""
+        """Discard all bytes."""
         self.offset, self._digest = 0, hashlib.sha256()
         self._pending: deque[Future[None]] = deque()
 
     def add(self, chunk: bytes | memoryview, now: float) -> None:
-        """The next bytes. Raises DamagedShardError for more than there should be."""
+        """Add the next bytes. Raises DamagedShardError if there are too many."""
         self.first_at = now if self.first_at is None else self.first_at
         if self.offset + len(chunk) > self.shard.bytes:
             raise DamagedShardError(f"{self.shard.file} is longer than the {self.shard.bytes:,} bytes recorded")
         part = self._bytes[self.offset : self.offset + len(chunk)]
-        part[:] = np.frombuffer(chunk, dtype=np.uint8)  # numpy lets the other thread go on while it copies
+        part[:] = np.frombuffer(chunk, dtype=np.uint8)  # numpy releases the GIL while it copies
         self.offset += len(chunk)
         if self._beside is None:
             self._digest.update(part.data)
@@ -97,7 +97,7 @@ class _Arriving:
             self._pending.append(self._beside.submit(self._digest.update, part.data))
 
     def finish(self) -> None:
-        """Raises SourceError where bytes are missing and DamagedShardError where they are not the recorded ones."""
+        """Raises SourceError if bytes are missing and DamagedShardError if they are not the recorded ones."""
         if self.offset < self.shard.bytes:
             why = f"ended after {self.offset:,} of {self.shard.bytes:,} bytes"
             raise SourceError(why, transient=True, where=self.shard.file)
@@ -106,14 +106,14 @@ class _Arriving:
             raise DamagedShardError(f"{self.shard.file} does not have the recorded checksum")
 
     def close(self) -> None:
-        """End the second thread."""
+        """Stop the second thread."""
         if self._beside is not None:
             self._beside.shutdown(cancel_futures=True)
 
 
 @dataclass
 class Transfer:
-    """Fetches shards from a source, through a cache folder where there is one."""
+    """Fetches shards from a source, through a cache folder if there is one."""
 
     source: Source
     retry: Retry
@@ -123,7 +123,7 @@ class Transfer:
     cache: Path | None = None
 
     def close(self) -> None:
-        """End what is under way, with a ClosedError. May be called again."""
+        """Abort transfers in progress with a ClosedError. May be called again."""
         self.stop.set()
         self.source.close()
 
@@ -141,7 +141,7 @@ class Transfer:
             arriving.close()
 
     def _from_source(self, arriving: _Arriving) -> None:
-        """All bytes of the shard, in as many tries as are allowed."""
+        """Fetch all bytes of the shard, in as many tries as are allowed."""
 
         def report(fault: Exception) -> None:
             if self.stop.is_set():
@@ -159,12 +159,12 @@ class Transfer:
                 report=report,
             )
         except PwlLabError as error:
-            if self.stop.is_set():  # the source was closed, whatever that looked like
+            if self.stop.is_set():  # the error comes from closing the source
                 raise ClosedError("closed while loading") from error
             raise
 
     def _receive(self, arriving: _Arriving, source: Source, name: str) -> None:
-        """What is still missing of a shard. Raises as `Source.chunks` and `_Arriving.finish` do, and ClosedError."""
+        """Read the missing bytes of a shard. Raises as `Source.chunks` and `_Arriving.finish` do, and ClosedError."""
         missing = arriving.offset < arriving.shard.bytes
         for chunk in source.chunks(name, arriving.offset) if missing else ():
             if self.stop.is_set():
@@ -173,7 +173,7 @@ class Transfer:
         arriving.finish()
 
     def _from_cache(self, arriving: _Arriving) -> bool:
-        """Whether an earlier run kept the shard whole; what was kept is left as it is, whatever it is."""
+        """Read the shard from the cache; return whether it was complete. The cached file is not changed."""
         path = self._kept(arriving.shard)
         if path is None:
             return False
@@ -185,15 +185,15 @@ class Transfer:
         except (SourceError, DamagedShardError, MissingDataError, OSError) as error:
             found = error.why if isinstance(error, SourceError) else reason(error.__cause__ or error)
             why = "is damaged" if isinstance(error, DamagedShardError) else f"cannot be read ({found})"
-            self.report("cache", arriving.shard, f"the kept copy {path.name} {why}; fetched anew")
+            self.report("cache", arriving.shard, f"the cached copy {path.name} {why}; fetched again")
         arriving.restart()
         return False
 
     def keep(self, received: Received) -> None:
-        """Keep a shard in the cache folder, whole or not at all, in place of a damaged copy.
+        """Store a shard in the cache folder, completely or not at all, replacing a damaged copy.
 
-        A full disk is reported and does no harm. A copy that may not be read is not replaced: it may be whole, and another
-        user's.
+        A full disk is reported and does no harm. An unreadable copy is not replaced: it may be intact, and belong to
+        another user.
         """
         path = self._kept(received.shard)
         if path is None or received.cached:
@@ -205,15 +205,15 @@ class Transfer:
                     pass
             write_bytes(path, received.content.numpy().data)
         except OSError as error:
-            self.report("cache", received.shard, f"not kept: {error.strerror or error}")
+            self.report("cache", received.shard, f"not cached: {error.strerror or error}")
 
     def _kept(self, shard: Shard) -> Path | None:
-        """Where the cache has it: under its checksum, so that bundles share what is the same in them."""
+        """Its path in the cache, named by its checksum, so that bundles share equal shards."""
         return None if self.cache is None else Path(self.cache) / f"{shard.sha256}.safetensors"
 
 
 def fetch_index(source: Source, retry: Retry) -> BundleIndex:
-    """The index, through faults that pass; as `parse_index` takes it. Raises BundleError."""
+    """The index (see `parse_index`), with retries after temporary faults. Raises BundleError."""
 
     def attempt() -> BundleIndex:
         text = source.read(INDEX, MOST_INDEX_BYTES)
@@ -233,7 +233,7 @@ def fetch_index(source: Source, retry: Retry) -> BundleIndex:
 
 
 def fetch_boot(transfer: Transfer, shard: Shard) -> Received:
-    """The boot set. Raises BundleError, whatever went wrong."""
+    """The boot set. Any failure is raised as BundleError."""
     try:
         return transfer.fetch(shard)
     except Exception as error:
@@ -244,16 +244,16 @@ def fetch_boot(transfer: Transfer, shard: Shard) -> Received:
 def schedule(
     index: BundleIndex, order: str | Sequence[int], link: Throttle | None = None, int8_first: bool = False
 ) -> list[Shard]:
-    """The shards of all teacher blocks in the order in which they are to arrive.
+    """The shards of all teacher blocks in loading order.
 
     Arguments:
     - `index`: of the bundle.
-    - `order`: a name, `2-1-3`, block numbers, or `best`: the order with the largest area under accuracy against
-      seconds, by the bundle's validation accuracies (exact, see `search_order`).
-    - `link`: over which `best` is the best; bytes alone decide where there is none.
-    - `int8_first`: every block comes as int8, then every block comes whole.
+    - `order`: a name, `2-1-3`, block numbers, or `best`: the order with the largest area under the curve of accuracy
+      against seconds, by the bundle's validation accuracies (exact, see `search_order`).
+    - `link`: the link for which `best` is computed; without one only bytes count.
+    - `int8_first`: every block is loaded as int8 first, then every block as float32.
 
-    Raises UnknownNameError or InvalidValueError for an order that is not one, and where the bundle lacks what is asked for.
+    Raises UnknownNameError or InvalidValueError for an invalid order, and if the bundle lacks what it needs.
     """
     precisions = (8, 32) if int8_first else (32,)
     blocks = _best_blocks(index, link, precisions[0]) if order == "best" else arrivals_of(order, index.n_blocks)
@@ -261,7 +261,7 @@ def schedule(
 
 
 def _best_blocks(index: BundleIndex, link: Throttle | None, bits: int) -> list[int]:
-    """The order that is best on this link; by bytes alone where there is none."""
+    """The best order for this link, or by bytes if there is none."""
     accuracies = index.accuracies.get(CHOOSES, {})
     if len(accuracies) != 2**index.n_blocks or first_missing(accuracies, index.n_blocks):
         raise invalid("order", "best", "another order: the bundle has no validation accuracy for every mask")
@@ -272,39 +272,39 @@ def _best_blocks(index: BundleIndex, link: Throttle | None, bits: int) -> list[i
 
 @dataclass(frozen=True)
 class Lost:
-    """A shard that will not come."""
+    """A shard that will not arrive."""
 
     shard: Shard
     error: BaseException
 
 
 class Feed:
-    """Every shard of `plan` in order, `Received` or `Lost`: iterate over it. It ends early once it is closed.
+    """An iterator over the shards of `plan` in order, each `Received` or `Lost`. It ends early if it is closed.
 
-    If the thread behind it dies of an error, the iteration raises that error.
+    If its thread fails with an error, the iteration raises that error.
     """
 
     def __init__(
         self, transfer: Transfer, plan: Sequence[Shard], log: LoadingLog, read_ahead: int, networks: Networks
     ) -> None:
-        """At most `read_ahead` shards wait to be taken, beside the one that is being fetched.
+        """At most `read_ahead` shards wait to be taken, in addition to the one that is being fetched.
 
-        A shard that is too short for its part of `networks` is not fetched.
+        A shard that is too short for its weights (see `Networks.check`) is not fetched.
         """
         self._transfer, self.plan, self._log, self._networks = transfer, plan, log, networks
-        self._ready: SimpleQueue[Received | Lost | None] = SimpleQueue()  # None: nothing more will come
+        self._ready: SimpleQueue[Received | Lost | None] = SimpleQueue()  # None: the end
         self._room = Semaphore(read_ahead + 1)
         self._thread = Thread(target=self._fetch_all, name="pwl-fetch", daemon=True)
         self._boot: Received | None = None
         self._died_of: BaseException | None = None
 
     def start(self, boot: Received) -> None:
-        """Begin to fetch what comes after `boot`."""
+        """Start to fetch the shards after `boot`."""
         self._boot = boot
         self._thread.start()
 
     def close(self) -> None:
-        """End the transfer, and wake up whoever waits for a shard or for room for one. May be called again."""
+        """Stop the transfer, and wake threads that wait for a shard or for room for one. May be called again."""
         self._transfer.close()
         self._room.release()
         self._ready.put(None)
@@ -314,28 +314,28 @@ class Feed:
         self._thread.join(timeout)
 
     def forget(self) -> None:
-        """Let go of what has come and nobody will take any more; once all is closed."""
+        """Drop the shards that nobody will take; called once everything is closed."""
         with suppress(Empty):
             while True:
                 self._ready.get_nowait()
         self._log.hold({shard.name: 0 for shard in self.plan})
 
     def __iter__(self) -> Iterator[Received | Lost]:
-        """Each shard as it comes, received or lost; waits for the next one."""
+        """Yield each shard, received or lost, waiting for the next one."""
         closed = self._transfer.stop.is_set
         while (item := self._ready.get()) is not None and not closed():
             self._room.release()
             yield item
-            del item  # its bytes are not held any longer than whoever took it needs them
+            del item  # do not keep its bytes longer than the consumer needs them
         if self._died_of is not None and not closed():
             raise self._died_of
 
     def _fetch_all(self) -> None:
-        """Fetch one shard after the other, in a thread of its own, as long as there is room for them."""
+        """Fetch one shard after the other, in a separate thread, while there is room for them."""
         try:
             if self._boot is not None:
                 self._transfer.keep(self._boot)
-                self._boot = None  # its bytes can go once the student's last block has
+                self._boot = None  # its bytes can be freed together with the student's last block
             for shard in self.plan:
                 self._room.acquire()
                 if self._transfer.stop.is_set():
@@ -354,13 +354,13 @@ class Feed:
             self._ready.put(None)
 
     def _fetch(self, shard: Shard) -> Received | Lost:
-        """One shard, received or lost. Raises ClosedError alone."""
+        """Fetch one shard; it is received or lost. Raises only ClosedError."""
         try:
             self._networks.check(shard)
             received = self._transfer.fetch(shard)
         except ClosedError:
             raise
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the shard is named and the others still come
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the shard is named and the others still load
             return Lost(shard, error)
         self._log.arrive(shard)
         return received

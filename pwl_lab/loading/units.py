@@ -1,4 +1,4 @@
-"""From shards to networks that run: modules around the received bytes, and one immutable network per mask."""
+"""From shards to running networks: modules around the received bytes, and one immutable network per mask."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,21 +14,21 @@ from pwl_lab.models.blocknet import BlockNet
 from pwl_lab.support.errors import InvalidValueError
 from pwl_lab.swap.swapnet import Converters
 
-Parts = dict[str, nn.Module]  # of a unit: `block`, and those of stem, head, encoder, decoder that come with it
+Parts = dict[str, nn.Module]  # of a unit: `block`, and those of stem, head, encoder, decoder that belong to it
 
 
 @dataclass(frozen=True)
 class Running:
-    """The network of one mask, ready to predict. Nothing in it ever changes.
+    """The network of one mask, ready to predict. It is immutable.
 
-    A small letter in `mask` is an int8 block, there until a whole one arrives.
+    A lower-case letter in `mask` is an int8 block, used until the float32 one arrives.
     """
 
     mask: str
     parts: tuple[nn.Module, ...]
 
     def __call__(self, inputs: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch classes"]:
-        """The logits of `inputs`."""
+        """The logits for `inputs`."""
         state = inputs
         for part in self.parts:
             state = part(state)
@@ -36,12 +36,12 @@ class Running:
 
 
 def assemble(mask: str, student: Mapping[int, Parts], teacher: Mapping[int, Parts]) -> Running:
-    """The network that `mask` describes: blocks of their owners, a converter where the owner changes."""
+    """The network that `mask` describes: each block from its owner, a converter where the owner changes."""
     owners = [student if letter in "Ss" else teacher for letter in mask]
     parts = [owners[0][1]["stem"]]
     for block, owner in enumerate(owners, start=1):
         if block > 1 and owner is not owners[block - 2]:
-            # Both converters belong to the teacher's side of the boundary, wherever that is.
+            # Both converters arrive with the teacher's block at the boundary, on whichever side it is.
             parts.append(teacher[block]["decoder"] if owner is teacher else teacher[block - 1]["encoder"])
         parts.append(owner[block]["block"])
     parts.append(owners[-1][len(mask)]["head"])
@@ -49,26 +49,26 @@ def assemble(mask: str, student: Mapping[int, Parts], teacher: Mapping[int, Part
 
 
 class Workshop:
-    """Makes modules out of a bundle's shards, on one device.
+    """Turns a bundle's shards into modules, on one device.
 
-    The networks are built without memory for their weights and take the received bytes as theirs: a CPU copies nothing
-    but tensors whose layout in memory differs from that in the file.
+    The networks are built without memory for their weights and use the received bytes directly. On a CPU only tensors
+    whose memory layout differs from that in the file are copied.
     """
 
     def __init__(self, index: BundleIndex, device: str, networks: Networks | None = None) -> None:
-        """`device` as torch names it; `networks` are those of the index where some of them may be built already."""
+        """`device` is a torch device name; `networks` are those of the index, some of which may be built already."""
         self.index, self.device = index, torch.device(device)
         self._networks = networks or Networks(index)
         self._teachers: dict[int, tuple[BlockNet, Converters]] = {}
 
     def _teacher(self, bits: int) -> tuple[BlockNet, Converters]:
-        """Teacher and converters still without weights; another copy for each precision, as parts are handed out."""
+        """Teacher and converters without weights; one copy per precision, because parts are handed out."""
         if bits not in self._teachers:
             self._teachers[bits] = self._networks.teacher()
         return self._teachers[bits]
 
     def student(self, shard: Shard, content: UInt8[Tensor, " bytes"]) -> dict[int, Parts]:
-        """The boot set as parts per block; the stem with the first, the head with the last one. Raises as `unit` does."""
+        """The boot set as parts per block; the first has the stem, the last the head. Raises as `unit` does."""
         net = self._networks.student()
         self._fill(net, shard, content)
         parts: dict[int, Parts] = {number: {"block": block} for number, block in enumerate(net.blocks, start=1)}
@@ -76,11 +76,11 @@ class Workshop:
         return parts
 
     def unit(self, shard: Shard, content: UInt8[Tensor, " bytes"]) -> Parts:
-        """What the arrival of a teacher block brings. Raises BundleError for content that is damaged or does not fit."""
+        """The modules of an arriving teacher block. Raises BundleError for content that is damaged or does not fit."""
         teacher, converters = self._teacher(shard.bits)
         unit = nn.ModuleDict(parts_of_unit(teacher, converters, shard.block))
         self._fill(unit, shard, content)
-        forget_unit(teacher, converters, shard.block)  # else it would stay in memory after a whole one has replaced it
+        forget_unit(teacher, converters, shard.block)  # or it stays in memory once a float32 one replaces it
         return dict(unit.items())
 
     def _fill(self, module: nn.Module, shard: Shard, content: UInt8[Tensor, " bytes"]) -> None:
@@ -97,19 +97,19 @@ class Workshop:
             raise BundleError(f"{shard.file}: {wrong[0]} does not fit the networks that the index describes")
         if (name := not_finite(tensors)) is not None:
             raise BundleError(f"{shard.file}: {name} holds values that are NaN or infinite")
-        # One copy among views of the received bytes would keep all of those alive beside it: copy all or none.
+        # Views would keep the received bytes alive next to a copy: copy all tensors or none.
         copy = any(like.stride() != tensors[name].stride() for name, like in own.items())
         module.load_state_dict(
             {name: self._placed(tensors[name], like, copy) for name, like in own.items()}, assign=True
         )
         if any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers())):
-            raise BundleError(f"{shard.file}: the network holds tensors that no state dict has, so they cannot come")
+            raise BundleError(f"{shard.file}: the network has tensors that are not in its state dict, so not in a file")
         module.eval().requires_grad_(False)
 
     def _placed(self, tensor: Tensor, like: Tensor, copy: bool) -> Tensor:
-        """The tensor on the device, its numbers in the order in memory that the network was built with.
+        """The tensor on the device, in the memory layout that the network was built with.
 
-        The order decides which kernels run, and so the last bits of a result.
+        The layout decides which kernels run, and so the last bits of a result.
         """
         if not copy:
             return tensor.to(self.device)
@@ -117,6 +117,6 @@ class Workshop:
 
 
 def tensor_bytes(modules: Iterable[nn.Module]) -> dict[int, int]:
-    """The buffers that the weights lie in, by their address, and how many bytes each has; views of one count once."""
+    """The address and the bytes of each buffer that holds weights; several views of one buffer count once."""
     tensors = [tensor for module in modules for tensor in module.state_dict().values()]
     return {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}

@@ -1,6 +1,6 @@
-"""Networks made from what the index of a bundle says of them: of any registered family, and without weights of their own.
+"""Networks built from their description in a bundle's index: of any registered family, and without initial weights.
 
-Weights come from files afterwards; no memory and no time goes into initial values.
+The weights are read from files afterwards; initial values take no memory and no time.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,12 +16,12 @@ from torch.overrides import TorchFunctionMode
 from pwl_lab.models.blocknet import FAMILIES, BlockNet, ModelConfig
 from pwl_lab.support.errors import invalid, shown
 
-MOST_TENSORS = 10_000  # of a network that is built after somebody else's description
+MOST_TENSORS = 10_000  # of a network built from a description in a file
 UNKNOWN_FAMILY = "unknown_family"  # what pydantic calls the error
 
 
 def _by_family(value: Any) -> Any:
-    """The configuration that a mapping describes, of whichever class has its family; anything else is left to pydantic."""
+    """The configuration that a mapping describes, of the class with its family; pydantic handles anything else."""
     if not isinstance(value, Mapping):
         return value
     family = value.get("family")
@@ -40,12 +40,12 @@ def _by_family(value: Any) -> Any:
         raise ValueError(f"{where}: {problem['msg'].removeprefix('Value error, ')}") from error
 
 
-# A configuration of any family: of one of ours, or of the reader's own.
+# A configuration of any family: one of ours, or the reader's own.
 AnyModel = Annotated[SerializeAsAny[ModelConfig], BeforeValidator(_by_family)]
 
 
 class _Weightless(TorchFunctionMode):
-    """Inside, tensors are made on the meta device and never filled with random numbers, and their number is limited."""
+    """A context that creates tensors on the meta device, draws no random numbers, and limits the tensors' number."""
 
     def __init__(self, most: int) -> None:
         super().__init__()
@@ -54,10 +54,10 @@ class _Weightless(TorchFunctionMode):
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Every call of torch comes by here, in this thread alone; what a function calls within itself does not."""
+        """Intercepts every call of torch in this thread, except calls within torch functions."""
         kwargs = kwargs or {}
         if function in _FILLING:
-            return args[0] if args else kwargs["tensor"]  # as those of `nn.init` hand it on
+            return args[0] if args else kwargs["tensor"]  # the functions of `nn.init` pass it on
         if function is Tensor.mul and isinstance(args[1], float):  # the scale of random numbers, see `build_empty`
             return args[0]
         if function in _MAKING:
@@ -75,41 +75,41 @@ _MAKING = {torch.empty, torch.zeros, torch.ones, torch.full, torch.arange, torch
 
 @contextmanager
 def weightless(most: int = MOST_TENSORS) -> Iterator[None]:
-    """Inside, modules are made without memory for their weights, which `load_state_dict(..., assign=True)` brings.
+    """A context that builds modules without memory for their weights; `load_state_dict(..., assign=True)` adds them.
 
-    Raises InvalidValueError at the tensor that is one too many: `MOST_TENSORS` is far above any network of use, and a
-    configuration that someone else wrote may ask for any number of layers.
+    Raises InvalidValueError for more than `most` tensors. `MOST_TENSORS` is far more than any useful network has, and a
+    configuration from elsewhere may ask for any number of layers.
     """
     with _Weightless(most):
         yield
 
 
 def build_empty(config: ModelConfig, most: int = MOST_TENSORS) -> BlockNet:
-    """The network of `config` for weights that come from elsewhere, by `load_state_dict(..., assign=True)`.
+    """The network of `config` without weights; `load_state_dict(..., assign=True)` adds them.
 
-    Its own are on torch's meta device: they have shapes and no memory, however large they are, and drawing initial
-    values would take longer than reading trained ones. (Arithmetic on that device loads torch's compiler at the first
-    use: seconds, where a first prediction takes a tenth of one. The only one in our networks scales random numbers,
-    and is left out with them.) Raises InvalidValueError for a network of more than `most` tensors.
+    Its tensors are on torch's meta device: they have shapes but no memory, and no initial values are drawn, which would
+    take longer than reading trained ones. (The first arithmetic on that device loads torch's compiler, which takes
+    seconds, while a first prediction takes a tenth of one. The only such operation in our networks scales random
+    numbers, and is skipped with them.) Raises InvalidValueError for a network of more than `most` tensors.
     """
     with weightless(most):
         return config.make()
 
 
 def check_registered(config: ModelConfig) -> None:
-    """Raise InvalidValueError unless `config.family` stands for the very class of `config`."""
+    """Raise InvalidValueError unless the class of `config` is the one registered for its family."""
     if FAMILIES.get(config.family) is not type(config):
-        own = 'a class with a family of its own, as in `family: Literal["mine"] = "mine"`'
+        own = 'a class with its own family, as in `family: Literal["mine"] = "mine"`'
         raise invalid("model", config, f"{own}, by which the reader of a bundle finds it")
 
 
 def check_fillable(config: ModelConfig) -> None:
-    """Raise InvalidValueError for a network that is not complete once its `state_dict` has been read from a file."""
+    """Raise InvalidValueError for a network that its `state_dict` does not describe completely."""
     try:
         net = build_empty(config)
-    except Exception as error:  # whatever a network of the reader's own does without memory for its tensors
+    except Exception as error:  # a network of the reader's own may raise anything without memory
         raise invalid(
-            "model", config, f"a network that can be made without memory for its weights ({error})"
+            "model", config, f"a network that can be built without memory for its weights ({error})"
         ) from error
     kept = net.state_dict()
     for path, module in net.named_modules():

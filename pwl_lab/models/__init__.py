@@ -1,4 +1,4 @@
-"""Networks as a stem, a row of blocks and a head."""
+"""Networks as a stem, a sequence of blocks and a head."""
 
 from pwl_lab.models.blocknet import BlockNet, ModelConfig, build
 from pwl_lab.models.convnets import ResNetConfig, VGGConfig, resnet, vgg

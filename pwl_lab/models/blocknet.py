@@ -1,4 +1,4 @@
-"""`BlockNet`: every network of the study is a stem, `n` blocks and a head, and hands out the state after each block."""
+"""`BlockNet`: every network of the study is a stem, `n` blocks and a head, and returns the state after each block."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from pwl_lab.support.seeding import initialisation
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Inside, `module` is in eval mode; afterwards each of its parts is in the mode that it was in."""
+    """A context in which `module` is in eval mode; afterwards each submodule returns to its previous mode."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
@@ -28,9 +28,9 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 class BlockNet(nn.Module):
-    """A stem, a row of blocks and a head; the *hidden state* `i` is what block `i` (counted from 1) gives out.
+    """A stem, a sequence of blocks and a head; *hidden state* `i` is the output of block `i` (counted from 1).
 
-    A hidden state has its channels (units) in dimension 1 and any further positions behind: (batch, units) for an MLP,
+    A hidden state has its channels (units) in dimension 1, followed by any positions: (batch, units) for an MLP,
     (batch, channels, height, width) for a convolutional network.
     """
 
@@ -39,13 +39,13 @@ class BlockNet(nn.Module):
     head: nn.Module
 
     def __init__(self, stem: nn.Module, blocks: Sequence[nn.Module], head: nn.Module) -> None:
-        """Put a network together.
+        """Create a network from its parts.
 
         Arguments:
 
-        - `stem`: from inputs to what the first block takes.
-        - `blocks`: each from one hidden state to the next; at least one, else InvalidValueError.
-        - `head`: from the last hidden state to logits.
+        - `stem`: maps the inputs to the input of the first block.
+        - `blocks`: each maps one hidden state to the next; at least one, else InvalidValueError.
+        - `head`: maps the last hidden state to logits.
         """
         super().__init__()
         if not blocks:
@@ -54,7 +54,7 @@ class BlockNet(nn.Module):
 
     @property
     def n_blocks(self) -> int:
-        """How many blocks stand between stem and head."""
+        """The number of blocks between stem and head."""
         return len(self.blocks)
 
     def forward(self, inputs: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch classes"]:
@@ -68,7 +68,7 @@ class BlockNet(nn.Module):
     def hidden_states(
         self, inputs: Float[Tensor, "batch *shape"]
     ) -> tuple[list[Float[Tensor, "batch channels *positions"]], Float[Tensor, "batch classes"]]:
-        """The state after each block, first to last, and the logits: one pass for all of them."""
+        """The state after each block, first to last, and the logits, all from one forward pass."""
         states, state = [], self.stem(inputs)
         for block in self.blocks:
             state = block(state)
@@ -76,56 +76,56 @@ class BlockNet(nn.Module):
         return states, self.head(state)
 
     def state_shapes(self, input_shape: Sequence[int]) -> list[tuple[int, ...]]:
-        """The shape of each hidden state without the batch, for inputs of `input_shape` (found by one dry pass)."""
+        """The shape of each hidden state without the batch, for inputs of `input_shape` (found by a forward pass)."""
         example = next(self.parameters())
-        # In eval mode batch norms take a batch of one and keep their statistics.
+        # In eval mode batch norms accept a batch of one and do not update their statistics.
         with torch.no_grad(), evaluating(self):
             states, _ = self.hidden_states(torch.zeros(1, *input_shape, dtype=example.dtype, device=example.device))
         return [tuple(state.shape[1:]) for state in states]
 
 
-FAMILIES: dict[str, type["ModelConfig"]] = {}  # every class of a configuration with a family of its own
+FAMILIES: dict[str, type["ModelConfig"]] = {}  # every configuration class with a family of its own
 
 
 class ModelConfig(Frozen, ABC):
-    """All that determines an architecture; `build` makes the network.
+    """Everything that determines an architecture; `build` creates the network.
 
-    A class with a `family` of its own (`family: Literal["mine"] = "mine"`) is registered by it in `FAMILIES`, where
-    it is found when a bundle is opened. Raises InvalidValueError where another class has the family.
+    A subclass with its own `family` (`family: Literal["mine"] = "mine"`) is registered under that name in `FAMILIES`,
+    where it is looked up when a bundle is opened. Raises InvalidValueError if another class has taken the name.
     """
 
     family: str
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
-        """Register the class. One of the same name replaces it: a notebook's cell that defines it may run again."""
+        """Register the class. One of the same name is replaced: a notebook cell that defines it can be rerun."""
         family = cls.model_fields["family"].default if "family" in get_annotations(cls) else None
         if not isinstance(family, str):
-            return  # what several families have in common, or a variant of one
+            return  # a base class of several families, or a variant of one
         name, other = (f"{one.__module__}.{one.__qualname__}" for one in (cls, FAMILIES.get(family, cls)))
         if name != other:
-            raise invalid(f"family of {name}", family, f"a name that {other} does not have")
+            raise invalid(f"family of {name}", family, f"a name that is not taken by {other}")
         FAMILIES[family] = cls
 
     @property
     @abstractmethod
     def n_blocks(self) -> int:
-        """How many blocks the network has."""
+        """The number of blocks in the network."""
 
     @abstractmethod
     def make(self) -> BlockNet:
-        """A network with weights from torch's current random state; use `build` for a seeded one."""
+        """Create a network with weights from torch's current random state; use `build` for seeded weights."""
 
 
 def build(config: ModelConfig, seed: int, device: str = "cpu", stream: str = "init") -> BlockNet:
-    """The network of `config` with initial weights from a named random stream.
+    """Create the network of `config` with initial weights from a named random stream.
 
     Arguments:
 
     - `config`: the architecture.
-    - `seed`: of the stream.
-    - `device`: where the network goes once it is made.
-    - `stream`: students take `student`; from `init`, the teacher's, a student would begin as a slice of its teacher.
+    - `seed`: the seed of the stream.
+    - `device`: where the network is moved once it is created.
+    - `stream`: use `student` for students; with `init`, the teacher's, a student would start as a slice of its teacher.
     """
     with initialisation(seed, stream):
         return config.make().to(device)
@@ -135,15 +135,15 @@ Net = TypeVar("Net", bound=nn.Module)
 
 
 def channels_last(net: Net) -> Net:
-    """The same network with the channels of its convolutions last in memory.
+    """The same network with its convolutions in channels-last memory format.
 
-    On a CPU such convolutions take about two thirds of the time; the values are the same.
+    On a CPU these convolutions take about two thirds of the time; the values are the same.
     """
     return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]  # not in torch's stubs
 
 
 def unit_bytes(net: BlockNet) -> list[int]:
-    """Bytes that each swap brings: the blocks, the stem with the first one and the head with the last."""
+    """The bytes of each swap: the blocks, with the stem added to the first one and the head to the last."""
     sizes = [parameter_bytes(block) for block in net.blocks]
     sizes[0] += parameter_bytes(net.stem)
     sizes[-1] += parameter_bytes(net.head)
@@ -151,5 +151,5 @@ def unit_bytes(net: BlockNet) -> list[int]:
 
 
 def parameter_bytes(module: nn.Module) -> int:
-    """Bytes of all parameters and buffers: what has to be loaded."""
+    """The bytes of all parameters and buffers, which is what has to be loaded."""
     return sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())

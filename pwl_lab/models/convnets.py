@@ -1,6 +1,6 @@
 """The convolutional families: VGG-style networks and ResNets.
 
-VGG: per block a row of 3x3 convolutions (batch norm, ReLU), then 2x2 pooling. ResNet: basic blocks with a shortcut.
+VGG: each block is several 3x3 convolutions (batch norm, ReLU), then 2x2 pooling. ResNet: basic blocks with a shortcut.
 The block layouts are those of arXiv 2509.22319, section on models; sizes for 28x28 images are ours.
 """
 
@@ -17,7 +17,7 @@ from pwl_lab.tasks.base import Task
 
 
 class ConvNetConfig(ModelConfig):
-    """Image channels, channels of each block, classes; a family adds its own number per block, named by `per_block`."""
+    """Image channels, channels of each block, classes; a family adds one number per block, the field `per_block`."""
 
     per_block: ClassVar[str]
     in_channels: int = Field(1, ge=1, description="image channels")
@@ -30,7 +30,7 @@ class ConvNetConfig(ModelConfig):
         if len(self.channels) != others:
             raise ValueError(
                 f"channels has {len(self.channels)} blocks, {self.per_block} has {others}: "
-                "give one number per block in both"
+                "give one number per block in each"
             )
         return self
 
@@ -40,19 +40,19 @@ class ConvNetConfig(ModelConfig):
         return len(self.channels)
 
     def head(self) -> nn.Sequential:
-        """The mean over positions, then the output layer."""
+        """Global average pooling, then the output layer."""
         return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(self.channels[-1], self.n_classes))
 
 
 class VGGConfig(ConvNetConfig):
-    """Channels and number of convolutions of each block; every block halves the resolution (rounding up)."""
+    """The channels and the number of convolutions of each block; every block halves the resolution (rounding up)."""
 
     per_block: ClassVar[str] = "convolutions"
     family: Literal["vgg"] = "vgg"
     convolutions: tuple[PositiveInt, ...] = Field(min_length=1, description="3x3 convolutions in each block")
 
     def make(self) -> BlockNet:
-        """The stem only passes the image on: the first block's convolutions read it."""
+        """The stem is the identity: the first block's convolutions read the image."""
         widths = (self.in_channels, *self.channels)
         blocks = [_block(a, b, depth) for a, b, depth in zip(widths[:-1], widths[1:], self.convolutions, strict=True)]
         return channels_last(BlockNet(nn.Identity(), blocks, self.head()))
@@ -61,8 +61,8 @@ class VGGConfig(ConvNetConfig):
 def _block(in_channels: int, out_channels: int, convolutions: int) -> nn.Sequential:
     """`convolutions` times (3x3 convolution, batch norm, ReLU) with one 2x2 max pooling; odd sizes are rounded up.
 
-    The pooling stands right behind the last convolution: before the norm and the ReLU rather than after them it leaves
-    them a quarter of the work, and (while the norm's scale is positive) picks the same pixels.
+    The pooling follows the last convolution directly. Before the norm and the ReLU rather than after them, it leaves
+    them a quarter of the work and (as long as the norm's scale is positive) selects the same pixels.
     """
     layers: list[nn.Module] = []
     for index in range(convolutions):
@@ -92,7 +92,7 @@ def vgg(task: Task, channels: Sequence[int], convolutions: Sequence[int]) -> VGG
 
 
 class ResNetConfig(ConvNetConfig):
-    """Channels and number of basic blocks (`depths`) of each block of the study.
+    """The channels and the number of basic blocks (`depths`) of each block in the sense of `BlockNet`.
 
     The stem is one convolution with the channels of the first block; every block but the first halves the resolution.
     """
@@ -103,7 +103,7 @@ class ResNetConfig(ConvNetConfig):
     stem_stride: int = Field(1, ge=1, le=4, description="2 halves the resolution before the first block")
 
     def make(self) -> BlockNet:
-        """Stem (convolution, norm, ReLU), rows of basic blocks, head (mean over positions, output layer)."""
+        """Stem (convolution, norm, ReLU), groups of basic blocks, head (average pooling, output layer)."""
         first = self.channels[0]
         stem = nn.Sequential(
             nn.Conv2d(self.in_channels, first, 3, stride=self.stem_stride, padding=1, bias=False),
@@ -124,7 +124,7 @@ class BasicBlock(nn.Module):
     conv_norm_pairs: ClassVar = (("conv1", "norm1"), ("conv2", "norm2"))  # for speed: `pwl_lab.fast.folding` reads it
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
-        """`stride` 2 halves the resolution (rounding up)."""
+        """A `stride` of 2 halves the resolution (rounding up)."""
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)

@@ -20,7 +20,7 @@ class MLPConfig(ModelConfig):
     widths: tuple[PositiveInt, ...] = Field(min_length=1, description="units of each hidden layer")
     n_classes: int = Field(2, ge=2, description="logits")
     blocks_end: Literal["relu", "linear"] = Field(
-        "relu", description="where a block ends: its hidden state is what the ReLU gives out, or what goes into it"
+        "relu", description="where a block ends: its hidden state is the output of the ReLU, or its input"
     )
 
     @property
@@ -29,7 +29,7 @@ class MLPConfig(ModelConfig):
         return len(self.widths)
 
     def make(self) -> BlockNet:
-        """Linear and ReLU per layer; the two ways to cut them into blocks have the same initial weights."""
+        """A linear layer and a ReLU per layer; both ways to cut them into blocks have the same initial weights."""
         widths = (self.n_inputs, *self.widths)
         layers = [nn.Linear(a, b) for a, b in pairwise(widths)]
         head = nn.Linear(widths[-1], self.n_classes)
@@ -51,7 +51,7 @@ def mlp(task: Task, width: int, depth: int = 1, blocks_end: Literal["relu", "lin
     - `task`: gives the number of inputs and classes.
     - `width`: units of each hidden layer.
     - `depth`: hidden layers, each of which is one block.
-    - `blocks_end`: whether a hidden state is what the ReLU gives out (`relu`) or what goes into it (`linear`).
+    - `blocks_end`: whether a hidden state is the output of the ReLU (`relu`) or its input (`linear`).
     """
     return MLPConfig(
         n_inputs=prod(task.input_shape), widths=(width,) * depth, n_classes=task.n_classes, blocks_end=blocks_end

@@ -1,7 +1,7 @@
 """The small pre-norm transformer of the parity experiments: one token per bit, learned positions, two logits.
 
-The sizes are those of arXiv 2503.17494, section on transformers (2 layers; teacher and student differ in attention heads).
-The scale of the positions, the read-out and the width of the MLP are ours.
+The sizes follow arXiv 2503.17494, section on transformers (2 layers; teacher and student differ in attention heads).
+The scale of the positions, the read-out and the width of the MLP are our choice.
 """
 
 from typing import Literal, Self
@@ -23,16 +23,16 @@ class TransformerConfig(ModelConfig):
     width: int = Field(ge=1, description="channels of the residual stream; a multiple of `heads`")
     heads: int = Field(ge=1, description="attention heads per layer")
     layers: int = Field(2, ge=1, description="blocks")
-    mlp_ratio: float = Field(4.0, gt=0.0, description="hidden units of a layer's MLP over `width`")
-    position_scale: float = Field(1.0, ge=0.0, description="standard deviation of tokens and positions at the start")
-    readout: Literal["mean", "class"] = Field("mean", description="the mean over tokens, or a class token of its own")
+    mlp_ratio: float = Field(4.0, gt=0.0, description="hidden units of a layer's MLP as a multiple of `width`")
+    position_scale: float = Field(1.0, ge=0.0, description="initial standard deviation of tokens and positions")
+    readout: Literal["mean", "class"] = Field("mean", description="the mean over tokens, or a separate class token")
     n_classes: int = Field(2, ge=2, description="logits")
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
         if self.width % self.heads:
             raise ValueError(
-                f"width = {self.width} is no multiple of heads = {self.heads}: every head gets an equal part"
+                f"width = {self.width} is not a multiple of heads = {self.heads}: every head gets an equal part"
             )
         return self
 
@@ -42,7 +42,7 @@ class TransformerConfig(ModelConfig):
         return self.layers
 
     def make(self) -> BlockNet:
-        """Blocks end before the final norm: it belongs to the head."""
+        """Blocks end before the final norm, which belongs to the head."""
         hidden = max(1, round(self.mlp_ratio * self.width))
         blocks = [TransformerLayer(self.width, self.heads, hidden) for _ in range(self.layers)]
         stem = SignTokens(self.n_tokens, self.width, self.position_scale, self.readout == "class")
@@ -52,20 +52,20 @@ class TransformerConfig(ModelConfig):
 class SignTokens(nn.Module):
     """Signs to tokens: `x_i * e + p_i`, one learned direction `e` for all bits and a learned position `p_i` for each.
 
-    An embedding of two symbols is the same: what both share is part of the position, half of their difference is `e`.
-    With positions of scale 0.02, as in language models, parity is hardly learned at these sizes: attention has to tell
-    the bits apart from the first step on.
+    This is equivalent to embedding two symbols: their mean is part of the position, half of their difference is `e`.
+    With positions of scale 0.02, as in language models, parity is hardly learned at these sizes: attention must be
+    able to tell the bits apart from the first step.
     """
 
     def __init__(self, n_tokens: int, width: int, scale: float, class_token: bool) -> None:
-        """A class token, where there is one, comes first: a position without a sign."""
+        """A class token, if there is one, comes first: a position without a sign."""
         super().__init__()
         self.class_token = class_token
         self.sign = nn.Parameter(torch.randn(width) * scale)
         self.positions = nn.Parameter(torch.randn(n_tokens + class_token, width) * scale)
 
     def forward(self, inputs: Float[Tensor, "batch bits"]) -> Float[Tensor, "batch width tokens"]:
-        """The first hidden state, tokens behind the channels."""
+        """The first hidden state, with the tokens after the channels."""
         if self.class_token:
             inputs = nn.functional.pad(inputs, (1, 0))
         tokens = inputs.unsqueeze(-1) * self.sign + self.positions  # batch, tokens, width
@@ -76,7 +76,7 @@ class TransformerLayer(nn.Module):
     """One block: `h + attention(norm(h))`, then `h + mlp(norm(h))` (pre-norm)."""
 
     def __init__(self, width: int, heads: int, hidden: int, fused: bool = False) -> None:
-        """`hidden` units in the MLP; `fused` attention is quicker, but cannot be stacked (vmap)."""
+        """`hidden` is the number of units in the MLP; `fused` attention is faster but cannot be stacked (vmap)."""
         super().__init__()
         self.heads, self.fused = heads, fused
         self.attention_norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width)
@@ -84,14 +84,14 @@ class TransformerLayer(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
 
     def forward(self, state: Float[Tensor, "batch width tokens"]) -> Float[Tensor, "batch width tokens"]:
-        """Attention mixes tokens, the MLP channels. Channels lie last in memory: the transposes copy nothing."""
+        """Attention mixes tokens, the MLP mixes channels. Channels are last in memory: the transposes copy nothing."""
         tokens = state.transpose(1, 2)  # batch, tokens, width
         tokens = tokens + self.attention(self.attention_norm(tokens))
         mixed: Tensor = tokens + self.mlp(self.mlp_norm(tokens))
         return mixed.transpose(1, 2)  # batch, width, tokens
 
     def attention(self, tokens: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
-        """Every token looks at every other."""
+        """Every token attends to every other."""
         parts = self.queries_keys_values(tokens).unflatten(-1, (3, self.heads, -1))  # batch, tokens, 3, heads, size
         queries, keys, values = parts.permute(2, 0, 3, 1, 4)  # each: batch, heads, tokens, size
         if self.fused:
@@ -104,7 +104,7 @@ class TransformerLayer(nn.Module):
 
 
 class ReadOut(nn.Module):
-    """The final norm, one vector out of all tokens, and the logits."""
+    """The final norm, one vector for all tokens, and the logits."""
 
     def __init__(self, width: int, n_classes: int, readout: Literal["mean", "class"]) -> None:
         """`class` reads the first token, `mean` averages all of them."""
@@ -121,7 +121,7 @@ class ReadOut(nn.Module):
 
 
 def transformer(task: Task, width: int, heads: int, layers: int = 2, mlp_ratio: float = 4.0) -> TransformerConfig:
-    """A transformer for the signs of `task`, one token per input. Other choices: `TransformerConfig` itself.
+    """A transformer for the signs of `task`, one token per input. For other options use `TransformerConfig` itself.
 
     Arguments:
 
@@ -129,7 +129,7 @@ def transformer(task: Task, width: int, heads: int, layers: int = 2, mlp_ratio: 
     - `width`: channels of a token; a multiple of `heads`.
     - `heads`: attention heads of each layer.
     - `layers`: transformer layers, each of which is one block.
-    - `mlp_ratio`: hidden units of a layer's MLP over `width`.
+    - `mlp_ratio`: hidden units of a layer's MLP as a multiple of `width`.
     """
     return TransformerConfig(
         n_tokens=task.input_shape[0],

@@ -1,8 +1,8 @@
-"""Vision transformers whose layers are grouped into blocks; the state between two blocks is a row of tokens.
+"""Vision transformers whose layers are grouped into blocks; the state between two blocks is a sequence of tokens.
 
-The block layout is that of arXiv 2509.22319, section on models. A ViT is a poor learner on ten thousand images; what
+The block layout is that of arXiv 2509.22319, section on models. A ViT learns poorly from ten thousand images; what
 makes it a good teacher here is a stem of 3x3 convolutions in place of one patch projection ("Early Convolutions Help
-Transformers See Better", arXiv 2106.14881): it is given the locality that it would need far more images to find.
+Transformers See Better", arXiv 2106.14881): it builds in the locality that would take far more images to learn.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from pwl_lab.tasks.base import Task
 
 
 class ViTConfig(ModelConfig):
-    """Each block is a number of pre-norm layers; a hidden state is (batch, width, tokens). The final norm is the head's."""
+    """Each block has one or more pre-norm layers; a hidden state is (batch, width, tokens). The head holds the norm."""
 
     family: Literal["vit"] = "vit"
     in_channels: int = Field(1, ge=1, description="image channels")
@@ -32,17 +32,17 @@ class ViTConfig(ModelConfig):
     width: int = Field(64, ge=1, description="channels per token; a multiple of `heads`")
     heads: int = Field(4, ge=1, description="attention heads per layer")
     layers: tuple[PositiveInt, ...] = Field(min_length=1, description="transformer layers in each block")
-    mlp_ratio: float = Field(2.0, gt=0.0, description="hidden units of a layer's MLP over `width`")
+    mlp_ratio: float = Field(2.0, gt=0.0, description="hidden units of a layer's MLP as a multiple of `width`")
     n_classes: int = Field(10, ge=2, description="logits")
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
         if self.width % self.heads:
-            raise ValueError(f"width = {self.width} is no multiple of heads = {self.heads}")
+            raise ValueError(f"width = {self.width} is not a multiple of heads = {self.heads}")
         if self.stem == "patches" and self.image_size % self.patch:
-            raise ValueError(f"image_size = {self.image_size} is no multiple of patch = {self.patch}")
+            raise ValueError(f"image_size = {self.image_size} is not a multiple of patch = {self.patch}")
         if self.stem == "convolutions" and self.patch & (self.patch - 1):
-            raise ValueError(f"patch = {self.patch} is no power of 2, which a stem of stride-2 convolutions needs")
+            raise ValueError(f"patch = {self.patch} is not a power of 2, which a stem of stride-2 convolutions needs")
         return self
 
     @property
@@ -62,7 +62,7 @@ class ViTConfig(ModelConfig):
         return BlockNet(stem, blocks, ReadOut(self.width, self.n_classes, "mean"))
 
     def _pixels_to_tokens(self) -> nn.Module:
-        """From an image to (batch, width, rows, columns)."""
+        """The layers from an image to (batch, width, rows, columns)."""
         if self.stem == "patches":
             return nn.Conv2d(self.in_channels, self.width, self.patch, stride=self.patch)
         halvings = self.patch.bit_length() - 1
@@ -76,15 +76,15 @@ class ViTConfig(ModelConfig):
 
 
 class Positions(nn.Module):
-    """Flatten rows and columns to a row of tokens and add a learned position to each."""
+    """Flatten rows and columns to a sequence of tokens and add a learned position to each."""
 
     def __init__(self, tokens: int, width: int) -> None:
-        """Positions begin small (0.02, as usual): the stem's features tell the tokens apart."""
+        """Positions start small (0.02, as usual): the stem's features already tell the tokens apart."""
         super().__init__()
         self.positions = nn.Parameter(torch.randn(width, tokens) * 0.02)
 
     def forward(self, state: Float[Tensor, "batch width rows columns"]) -> Float[Tensor, "batch width tokens"]:
-        """The first hidden state; channels lie last in memory."""
+        """The first hidden state, with channels last in memory."""
         tokens = state.flatten(2).transpose(1, 2) + self.positions.t()  # batch, tokens, width
         return tokens.contiguous().transpose(1, 2)  # batch, width, tokens
 
@@ -106,9 +106,9 @@ def vit(
     - `width`: channels of a token; a multiple of `heads`.
     - `heads`: attention heads of each layer.
     - `layers`: transformer layers in each block.
-    - `mlp_ratio`: hidden units of a layer's MLP over `width`.
+    - `mlp_ratio`: hidden units of a layer's MLP as a multiple of `width`.
     - `patch`: side of the square that becomes one token, in pixels.
-    - `stem`: whether convolutions or one projection of each patch make the tokens.
+    - `stem`: whether the tokens come from convolutions or from one projection of each patch.
     """
     return ViTConfig(
         in_channels=task.input_shape[0],

@@ -1,4 +1,4 @@
-"""Figures: data in, matplotlib Figure out."""
+"""Figures: functions from data to a matplotlib Figure, and curves that grow while a notebook trains."""
 
 from pwl_lab.plots.clock import (
     anytime_chart,
@@ -13,6 +13,7 @@ from pwl_lab.plots.clock import (
 from pwl_lab.plots.correlations import (
     CheckpointFigure,
     ExplorerFigure,
+    bit_correlations,
     checkpoint_probe,
     maps_over_steps,
     projected_probe,
@@ -30,6 +31,7 @@ from pwl_lab.plots.curricula import (
     teacher_curve,
     two_phase_curves,
 )
+from pwl_lab.plots.live import LiveCurves
 from pwl_lab.plots.mask_cube import (
     MOST_LATTICE_BLOCKS,
     budget_curve,
@@ -40,7 +42,6 @@ from pwl_lab.plots.mask_cube import (
     order_curves,
 )
 from pwl_lab.plots.pairs import (
-    LayerFigure,
     architecture,
     image_grid,
     loss_terms,
@@ -48,18 +49,25 @@ from pwl_lab.plots.pairs import (
     predictions_by_mask,
     similarity_chart,
 )
+from pwl_lab.plots.pictures import PictureFigure, TemperatureFigure, drawn_pictures, soft_targets
 from pwl_lab.plots.sweep import sweep_curves
+from pwl_lab.support.progress import draw_with
+
+draw_with(LiveCurves)
 
 __all__ = [
     "MOST_LATTICE_BLOCKS",
     "CheckpointFigure",
     "ExplorerFigure",
-    "LayerFigure",
+    "LiveCurves",
+    "PictureFigure",
+    "TemperatureFigure",
     "ablation_chart",
     "anytime_chart",
     "architecture",
     "arrival_chart",
     "baseline_name",
+    "bit_correlations",
     "budget_curve",
     "byte_curves",
     "bytes_chart",
@@ -69,6 +77,7 @@ __all__ = [
     "crossing_chart",
     "crossing_histories",
     "crossing_prefixes",
+    "drawn_pictures",
     "first_prediction_chart",
     "image_grid",
     "latency_chart",
@@ -86,6 +95,7 @@ __all__ = [
     "projected_probe",
     "scaling_curves",
     "similarity_chart",
+    "soft_targets",
     "steps_to_threshold",
     "sweep_curves",
     "teacher_curve",

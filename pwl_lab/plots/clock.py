@@ -16,30 +16,29 @@ from pwl_lab.loading.throttle import Throttle
 from pwl_lab.loading.weightless import build_empty
 from pwl_lab.models.blocknet import parameter_bytes
 from pwl_lab.plots import style
-from pwl_lab.plots.style import NOTE, OWNER, SPARE, Figure, Look
+from pwl_lab.plots.style import BASELINE, LATENCY, NOTE, OWNER, SPARE, Figure, Look
 
-# A baseline, or progressive loading -> what figures call it, and its look.
-BASELINE: dict[str, tuple[str, Look]] = {
-    "progressive": ("progressive", ("#009E73", "-", "o")),
-    "progressive_8bit_first": ("progressive, int8 first", ("#0072B2", (0, (5, 1.5)), "D")),
-    "student_only": ("student only", ("#56B4E9", ":", "s")),
-    "teacher_safetensors": ("teacher, safetensors", ("#D55E00", "-", "^")),
-    "teacher_torch_load": ("teacher, torch.load", ("#E69F00", "-.", "v")),
-    "teacher_streamer": ("teacher, Run:ai streamer", ("#CC79A7", ":", "P")),
-    "teacher_8bit": ("teacher in int8", ("#CC79A7", "--", "P")),
-    "bit_planes": ("teacher in bit planes", ("#000000", "-.", "X")),
+# A baseline, or progressive loading -> its name in figures; its look is in `style.BASELINE`.
+BASELINE_NAME = {
+    "progressive": "progressive",
+    "progressive_8bit_first": "progressive, int8 first",
+    "student_only": "student only",
+    "teacher_safetensors": "teacher, safetensors",
+    "teacher_torch_load": "teacher, torch.load",
+    "teacher_streamer": "teacher, Run:ai streamer",
+    "teacher_8bit": "teacher in int8",
+    "bit_planes": "teacher in bit planes",
 }
-BELOW = 0.05  # accuracies further than this below the student's are named, not drawn to scale
-CHOSEN: Look = ("#009E73", "-", "o")
+BELOW = 0.05  # accuracies further than this below the student's are written out, not drawn to scale
 
 
 def baseline_look(baseline: str) -> tuple[str, Look]:
-    """The name and the look of a baseline; of a reader's own one too."""
-    return BASELINE.get(baseline, (baseline, SPARE[3]))
+    """The name and the look of a baseline, also of a reader's own."""
+    return BASELINE_NAME.get(baseline, baseline), BASELINE.get(baseline, SPARE[3])
 
 
 def baseline_name(baseline: str) -> str:
-    """What figures and tables call a baseline."""
+    """The name of a baseline in figures and tables."""
     return baseline_look(baseline)[0]
 
 
@@ -50,7 +49,7 @@ def second_words(value: float, _: object = None) -> str:
 
 @style.context()
 def first_prediction_chart(table: pd.DataFrame) -> Figure:
-    """Seconds to the first prediction: a panel per size, a row per state, a marker per baseline.
+    """Seconds to the first prediction: one panel per size, one row per state, one marker per baseline.
 
     `table` as from `benchmarks.first_predictions`. Markers are medians, bars go from the quickest to the slowest
     repeat; the scale is logarithmic and the same in all panels.
@@ -88,7 +87,7 @@ def _spread(axes: Axes, rows: pd.DataFrame, states: Sequence[str], look: Look, s
 
 @style.context()
 def anytime_chart(timelines: pd.DataFrame, horizon_s: float) -> Figure:
-    """Accuracy against seconds since the start, a staircase per baseline; it begins with the first prediction.
+    """Accuracy against seconds since the start, as a staircase per baseline that begins with the first prediction.
 
     Means over seeds, with a band from the worst to the best seed.
 
@@ -112,7 +111,7 @@ def anytime_chart(timelines: pd.DataFrame, horizon_s: float) -> Figure:
 
 @style.context()
 def bytes_chart(timelines: pd.DataFrame) -> Figure:
-    """Accuracy against the bytes that a network took (logarithmic), a staircase per baseline.
+    """Accuracy against the bytes that a network needs (logarithmic), as a staircase per baseline.
 
     `timelines` as from `benchmarks.timelines`. Means over seeds, bars from the worst to the best one.
     """
@@ -145,34 +144,34 @@ def _steps(rows: pd.DataFrame) -> pd.DataFrame:
 def _staircase(
     axes: Axes, seconds: pd.Series, accuracy: pd.Series, end: float, look: Look, lw: float = 2, **keys: Any
 ) -> None:
-    """Accuracy as steps that begin at marks; the last one is held to the end."""
+    """Accuracy as steps that begin at markers; the last one is held to the end."""
     colour, dashes, marker = look
     axes.step([*seconds, end], [*accuracy, accuracy.iloc[-1]], where="post", color=colour, ls=dashes, lw=lw, **keys)
     axes.plot(seconds, accuracy, ls="", marker=marker, color=colour, ms=6)
 
 
 def _lowest(axes: Axes, timelines: pd.DataFrame) -> None:
-    """End the axis of accuracies a little below the student; what is worse is said in words at its lower edge."""
+    """End the accuracy axis a little below the student; worse values are written at its lower edge."""
     style.accuracy_axis(axes, "test accuracy")
     means = timelines.groupby(["way", "network"])["accuracy"].mean()
     planes = means.index.get_level_values("network").str.startswith("planes")
     bottom = float(means[~planes].min()) - BELOW / 2
     axes.set_ylim(bottom, float(means.max()) + 0.01)
     lost = means[means < bottom].droplevel("way")
-    words = [f"{network.removeprefix('planes ')} bits: {value:.0%}" for network, value in lost.items()]
+    words = [f"{value:.0%} ({network.removeprefix('planes ')} bits)" for network, value in lost.items()]
     if words:
-        axes.annotate("bit planes, below the axis: " + ", ".join(words), (0.99, 0.02), xycoords="axes fraction",
-                      ha="right", fontsize=NOTE)  # fmt: skip
+        axes.annotate(f"bit planes start at {', '.join(words)}, below this axis", (0.99, 0.02),
+                      xycoords="axes fraction", ha="right", fontsize=NOTE)  # fmt: skip
 
 
 @style.context()
 def latency_chart(latencies: pd.DataFrame) -> Figure:
-    """The share of predictions that take longer than a number of milliseconds, idle and while blocks arrive; logarithmic axes.
+    """The share of predictions that take longer than a given time, idle and while blocks arrive; logarithmic axes.
 
     `latencies` as from `benchmarks.latencies`; the dotted lines are the share of 1% (p99) and of 50% (p50).
     """
     figure, (axes,) = style.row_of_axes(9, 3.6)
-    for state, colour, dashes in (("idle", "#56B4E9", "--"), ("loading", "#009E73", "-")):
+    for state, (colour, dashes, _) in LATENCY.items():
         times = np.sort(latencies.loc[latencies["state"] == state, "ms"].to_numpy())
         p50, p99 = np.percentile(times, (50, 99))
         label = f"{state}: p50 {p50:.2g} ms, p99 {p99:.2g} ms"
@@ -189,7 +188,7 @@ def latency_chart(latencies: pd.DataFrame) -> Figure:
 
 @style.context()
 def arrival_chart(events: Sequence[Event], accuracies: Mapping[str, float] | None = None) -> Figure:
-    """What a loader's events say: bytes arrived against seconds, and at each swap the mask that predicts from then on.
+    """A loader's events: bytes arrived against seconds, and at each swap the mask that predicts from then on.
 
     Arguments:
     - `events`: a `ProgressiveModel`'s `events`.
@@ -213,7 +212,7 @@ def arrival_chart(events: Sequence[Event], accuracies: Mapping[str, float] | Non
 
 @style.context()
 def planned_charts(index: BundleIndex, megabytes_per_s: Sequence[float], orders: Sequence[str]) -> Figure:
-    """What each loading order of a bundle would bring on each link (`planned_timeline`): a panel per link.
+    """The planned accuracy of each loading order of a bundle (`planned_timeline`), one panel per link.
 
     Arguments:
     - `index`: the bundle's index, with its bytes and recorded accuracies.
@@ -224,22 +223,23 @@ def planned_charts(index: BundleIndex, megabytes_per_s: Sequence[float], orders:
     for speed, axes in zip(megabytes_per_s, panels, strict=True):
         plans = plans_for(index, speed, orders)
         for i, (order, plan) in enumerate(plans.items()):
-            thick = 1.2 + 0.9 * (len(plans) - i)  # later ones thinner, on top: common stretches show all of them
+            thick = 1.2 + 0.9 * (len(plans) - i)  # later ones thinner, on top, so that overlapping lines stay visible
             look = style.order_look(order)
             _staircase(axes, plan["seconds"], plan["accuracy"], horizon(plans), look, lw=thick, label=order)
         _teacher_alone(axes, index, speed)
-        axes.set_title(f"{speed:g} MB/s", loc="right", fontsize=NOTE, weight="bold")
+        axes.set_title(f"{speed:g} MB/s", loc="left", fontsize=NOTE, weight="bold")
         axes.set(xlabel="seconds since the start", xlim=(0, horizon(plans)))
         axes.xaxis.set_major_locator(MaxNLocator(3))
         axes.xaxis.set_major_formatter("{x:g}")
     style.accuracy_axis(panels[0], "test accuracy")
+    style.order_note(figure, orders)
     figure.legend(handles=panels[0].get_legend_handles_labels()[0], loc="outside upper center", ncols=len(orders))
     return figure
 
 
 @style.context()
 def planned_chart(index: BundleIndex, megabytes_per_s: float, shown: str, orders: Sequence[str]) -> Figure:
-    """What one loading order of a bundle would bring on one link; in grey the others.
+    """The planned accuracy of one loading order of a bundle on one link, with the others in grey.
 
     Arguments:
     - `index`: the bundle's index, with its bytes and recorded accuracies.
@@ -252,7 +252,7 @@ def planned_chart(index: BundleIndex, megabytes_per_s: float, shown: str, orders
     for plan in plans.values():
         _staircase(axes, plan["seconds"], plan["accuracy"], horizon(plans), ("#BBBBBB", "-", ""), lw=1.2, zorder=1)
     seconds, accuracy = plans[shown]["seconds"], plans[shown]["accuracy"]
-    _staircase(axes, seconds, accuracy, horizon(plans), CHOSEN, lw=2.5)
+    _staircase(axes, seconds, accuracy, horizon(plans), style.order_look(shown), lw=2.5)
     axes.set(xlabel="seconds since the start", xlim=(0, horizon(plans)))
     style.labels_above(axes, plans[shown]["network"].tolist(), seconds.tolist(), accuracy.tolist())
     _teacher_alone(axes, index, megabytes_per_s, inside=True)
@@ -272,7 +272,7 @@ def horizon(plans: Mapping[str, pd.DataFrame]) -> float:
 
 
 def _teacher_alone(axes: Axes, index: BundleIndex, megabytes_per_s: float, inside: bool = False) -> None:
-    """When the teacher in one file, without converters, could answer; its words above the axes or `inside` them."""
+    """When the teacher in one file, without converters, could predict; labelled above the axes or `inside` them."""
     seconds = Throttle(megabytes_per_s).seconds_for(parameter_bytes(build_empty(index.teacher)))
     axes.axvline(seconds, color=OWNER["T"], ls="--", lw=1.5)
     axes.annotate(f"teacher alone\n{second_words(seconds)}", (seconds, 0.03 if inside else 1.02), ha="right",

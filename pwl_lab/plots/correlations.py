@@ -1,4 +1,4 @@
-"""Figures of the correlation probe: over checkpoints, pair by pair, on projected hidden states, and beside the students."""
+"""Figures of the correlation probe: over checkpoints, pair by pair, for projected states, and with the students."""
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
@@ -15,22 +15,20 @@ from matplotlib.ticker import SymmetricalLogLocator
 
 from pwl_lab.distill.probes import TeacherReadings
 from pwl_lab.plots import style
-from pwl_lab.plots.style import NOTE, OWNER, Figure, Look
+from pwl_lab.plots.style import DEGREE, LEVEL, NOTE, OFF_SUPPORT, OWNER, Figure, Look
 from pwl_lab.study import tables
 from pwl_lab.study.results import DistillationRuns
 
-# Of a degree; higher ones go round again.
-DEGREE: list[Look] = [("#009E73", "-", "o"), ("#0072B2", "--", "s"), ("#CC79A7", "-.", "^"), ("#E69F00", ":", "D")]
-OTHERS = 12  # bits off the support in a map: more make it too fine to see, and they all look alike
-INSIDE, OUTSIDE = "#D55E00", "#888888"
-LINEAR = 100  # steps; from there on the time axis is logarithmic, for students take many times the teacher's steps
+OTHERS = 12  # bits outside the support in a map: more would make it too fine, and they all look alike
+OUTSIDE = OFF_SUPPORT[0]
+LINEAR = 100  # steps; from there on the axis is logarithmic, because students take many times the teacher's steps
 
 
 @style.context()
 def checkpoint_probe(readings: TeacherReadings) -> Figure:
-    """Accuracy above, mean |correlation| of the margin per degree below; the final teacher stands apart on the right.
+    """Accuracy above, mean |correlation| of the margin per degree below; the final teacher is separate on the right.
 
-    `readings` as from `probe_teacher`. Filled markers are monomials of the support, hollow grey ones those off it.
+    `readings` as from `probe_teacher`. Filled markers are monomials in the support, hollow grey ones those outside it.
     """
     kept, final = (readings.table[readings.table["final"] == last] for last in (False, True))
     figure = Figure(figsize=(9, 5.4), layout="constrained")
@@ -44,8 +42,8 @@ def checkpoint_probe(readings: TeacherReadings) -> Figure:
     for degree, look in _degree_looks(readings.table):
         _degree(below, kept[kept["degree"] == degree], curve["step"].tolist(), look)
         _degree(below_end, final[final["degree"] == degree], [0], look)
-    style.level_line(below, readings.noise_floor, "", "#444444", (0, (1, 2)))
-    style.level_line(below_end, readings.noise_floor, "noise\nfloor", "#444444", (0, (1, 2)))
+    style.level_line(below, readings.noise_floor, "", *LEVEL["noise floor"][:2])
+    style.level_line(below_end, readings.noise_floor, "noise\nfloor", *LEVEL["noise floor"][:2])
     style.accuracy_axis(above, "validation\naccuracy")
     above.set_ylim(None, 1.05)
     below.set(xlabel="optimiser steps", ylabel="mean |correlation|", ylim=(0, None))
@@ -55,7 +53,7 @@ def checkpoint_probe(readings: TeacherReadings) -> Figure:
         Line2D([], [], color=colour, ls=dashes, marker=marker, lw=2, label=f"degree {degree} in the support")
         for degree, (colour, dashes, marker) in _degree_looks(readings.table)
     ]
-    handles.append(Line2D([], [], color=OUTSIDE, marker="o", mfc="none", lw=1, label="hollow: off it"))
+    handles.append(Line2D([], [], color=OUTSIDE, marker="o", mfc="none", lw=1, label="hollow: outside it"))
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=NOTE)
     return figure
 
@@ -66,7 +64,7 @@ def _degree_looks(table: pd.DataFrame) -> list[tuple[int, Look]]:
 
 
 def _degree(axes: Axes, rows: pd.DataFrame, steps: Sequence[int], look: Look) -> None:
-    """Draw the two lines of a degree: on the support, and off it."""
+    """Draw the two lines of a degree: in the support, and outside it."""
     colour, dashes, marker = look
     axes.plot(steps, rows["off_support"], color=OUTSIDE, ls=dashes, lw=1, marker=marker, ms=3.5, mfc="none")
     axes.plot(steps, rows["in_support"], color=colour, ls=dashes, lw=2, marker=marker, ms=4.5)
@@ -74,10 +72,10 @@ def _degree(axes: Axes, rows: pd.DataFrame, steps: Sequence[int], look: Look) ->
 
 @style.context()
 def maps_over_steps(readings: TeacherReadings, at: Sequence[float] = (0.0, 0.55, 0.7, 0.85, 1.0)) -> Figure:
-    """A teacher's correlations with every bit and pair of bits, as maps side by side; the final teacher's is the last.
+    """A teacher's correlations with every bit and pair of bits, as maps side by side; the last is the final teacher's.
 
     Arguments:
-    - `readings`: what `probe_teacher` read from each checkpoint.
+    - `readings`: from `probe_teacher`.
     - `at`: accuracies; the first checkpoint that reached each of them has a map.
     """
     accuracies = readings.accuracies
@@ -87,15 +85,15 @@ def maps_over_steps(readings: TeacherReadings, at: Sequence[float] = (0.0, 0.55,
     for axes, step in zip(row, steps, strict=True):
         image = _map(axes, readings, step)
         name = "final:" if step == readings.steps[-1] else "step"
-        axes.set_title(f"{name} {step:,}\n{accuracies[step]:.0%} right", fontsize=NOTE)
+        axes.set_title(f"{name} {step:,}\n{accuracies[step]:.0%} accurate", fontsize=NOTE)
     figure.colorbar(image, ax=row, label="correlation", shrink=0.75)
     return figure
 
 
 class CheckpointFigure:
-    """A teacher's checkpoint: where it stands on the accuracy curve, its correlation with every bit and pair of bits.
+    """A teacher's checkpoint on the accuracy curve, and its correlations with every bit and pair of bits.
 
-    It can be turned to any checkpoint: what all have in common is laid out once.
+    It can show any checkpoint: what all of them share is drawn once.
     """
 
     def __init__(self, readings: TeacherReadings) -> None:
@@ -106,12 +104,12 @@ class CheckpointFigure:
             left.plot(range(1, len(self._curve) + 1), self._curve, color=OWNER["T"], lw=2)
             (self._point,) = left.plot(1, self._curve[0], "o", color=OWNER["T"], mec="black", ms=10)
             style.chance_line(left, 0.5)
-            left.set(xlabel="checkpoint (the last: final teacher)", ylim=(None, 1.05))
+            left.set(xlabel="checkpoint (last: final teacher)", ylim=(None, 1.05))
             style.accuracy_axis(left, "validation accuracy")
             self._title = left.set_title("step")
             self._image = _map(right, readings, readings.steps[0])
-            right.set(xlabel="bits, the support first", ylabel="bits, the support first")
-            self.figure.colorbar(self._image, ax=right, label="correlation with the pair")
+            right.set(xlabel="bits (support first)", ylabel="bits (support first)")
+            self.figure.colorbar(self._image, ax=right, label="correlation with each pair")
             self.figure.draw_without_rendering()
             self.figure.set_layout_engine("none")
 
@@ -125,7 +123,7 @@ class CheckpointFigure:
 
 
 def _map(axes: Axes, readings: TeacherReadings, step: int) -> AxesImage:
-    """One map of the support's bits, framed, and some others; the same colours mean the same for all of a teacher."""
+    """One map of the support's bits, framed, and some others, with one colour scale for all maps of a teacher."""
     inside = len(readings.support)
     largest = max(readings.table["in_support"].max(), 4 * readings.noise_floor)
     image = axes.imshow(_values(readings, step), cmap="RdBu_r", vmin=-largest, vmax=largest, interpolation="nearest")
@@ -145,29 +143,53 @@ def _values(readings: TeacherReadings, step: int) -> Float[np.ndarray, "bits bit
 
 @style.context()
 def projected_probe(table: pd.DataFrame, noise_floor: float) -> Figure:
-    """The probe on projected hidden states: a point per projection seed, in and off the support, by degree.
+    """The probe on projected hidden states: one point per projection seed, inside and outside the support, by degree.
 
     Arguments:
     - `table`: one row per projection seed and degree, with the mean |correlation| `in_support` and `off_support`.
-    - `noise_floor`: what independent values would show, a line.
+    - `noise_floor`: the value for independent variables, drawn as a line.
     """
     degrees = sorted(table["degree"].unique())
     figure, (axes,) = style.row_of_axes(9, 3.4)
-    for side, (column, colour, marker, fill, name) in enumerate(
-        (("in_support", INSIDE, "o", INSIDE, "in the support"), ("off_support", "#555555", "s", "none", "off it"))
-    ):
-        for i, degree in enumerate(degrees):
+    for i, (degree, (inside, _, marker)) in enumerate(_degree_looks(table)):
+        for side, (column, colour, fill) in enumerate(
+            (("in_support", inside, inside), ("off_support", OUTSIDE, "none"))
+        ):
             values = table.loc[table["degree"] == degree, column].to_numpy()
             spots = i - 0.15 + 0.3 * side + np.linspace(-0.08, 0.08, len(values))
-            label = name if i == 0 else None
-            axes.scatter(spots, values, marker=marker, s=40, facecolors=fill, edgecolors=colour, label=label)
+            axes.scatter(spots, values, marker=marker, s=40, facecolors=fill, edgecolors=colour)
             axes.annotate(f"{values.mean():.3f}", (spots.mean(), values.max()), xytext=(0, 7),
                           textcoords="offset points", ha="center", fontsize=NOTE)  # fmt: skip
-    style.level_line(axes, noise_floor, "noise floor", "#444444", (0, (1, 2)))
+    style.level_line(axes, noise_floor, "noise floor", *LEVEL["noise floor"][:2])
     axes.set_xticks(range(len(degrees)), [f"degree {degree}" for degree in degrees])
     axes.set(ylabel="mean |correlation|", xlim=(-0.6, len(degrees) - 0.4))
     axes.set_ylim(0, 1.15 * max(table["in_support"].max(), table["off_support"].max()))
-    axes.legend(loc="upper right")
+    handles = [Line2D([], [], ls="", marker="o", mfc=fill, mec=colour, label=name)
+               for colour, fill, name in (("#444444", "#444444", "in the support"), (OUTSIDE, "none", "outside it"))]  # fmt: skip
+    axes.legend(handles=handles, loc="upper right")
+    return figure
+
+
+@style.context()
+def bit_correlations(by_target: Mapping[str, Sequence[float]], support: Sequence[int], n_samples: int) -> Figure:
+    """How strongly a student's first target correlates with each input bit: one panel per curriculum.
+
+    Arguments:
+    - `by_target`: for each curriculum, the |correlation| of its first target with each bit.
+    - `support`: the bits that the label depends on; they come first and are dark.
+    - `n_samples`: the number of samples behind the correlations, for the noise floor.
+    """
+    figure, row = style.row_of_axes(9, 3, len(by_target), sharey=True)
+    for axes, (name, values) in zip(row, by_target.items(), strict=True):
+        inside = [float(values[bit]) for bit in support]
+        outside = [float(value) for bit, value in enumerate(values) if bit not in support]
+        axes.bar(range(len(inside)), inside, color="#444444", label="bits of the support")
+        axes.bar(range(len(inside), len(values)), outside, color=OUTSIDE, label="other bits")
+        floor = (2 / (np.pi * n_samples)) ** 0.5
+        style.level_line(axes, floor, "noise\nfloor" if axes is row[-1] else "", *LEVEL["noise floor"][:2])
+        axes.set(title=name.replace("_", "-"), xlabel="input bits (support first)", xticks=[])
+    row[0].set_ylabel("|correlation|")
+    row[0].legend(loc="upper right", fontsize=NOTE)
     return figure
 
 
@@ -179,22 +201,22 @@ def curves_over_seeds(history: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def latest(steps: list[int], step: int) -> int:
-    """The last of the sorted `steps` that is not after `step`; the first one where all are."""
+    """The last of the sorted `steps` that is not after `step`, or the first one if all are."""
     return steps[max(0, bisect_right(steps, step) - 1)]
 
 
 class ExplorerFigure:
-    """Three panels over the same optimiser steps, with a line across all of them that can be moved.
+    """Three panels over the same optimiser steps, with a movable line across all of them.
 
-    Above the students (a curve for each curriculum: median over seeds, the band from the worst seed to the best), below
-    them the teacher's own training with its checkpoints, and the probe's mean |correlation| of those checkpoints with
-    monomials in and off the support.
+    The students (a curve for each curriculum: median over seeds, with a band from the worst seed to the best), below
+    them the teacher's own training with its checkpoints, and the mean |correlation| of those checkpoints with monomials
+    inside and outside the support.
     """
 
     def __init__(self, runs: DistillationRuns, readings: TeacherReadings, magnified: bool = False) -> None:
         """Both on the same task; a final teacher that took more steps than any student is left out.
 
-        `magnified` shows the teacher's training and a little more, on a linear axis: there its transition has room.
+        `magnified` shows the teacher's training and a little more, on a linear axis with room for its transition.
         """
         curves = curves_over_seeds(runs.history)
         self.students = curves["median"]
@@ -222,7 +244,7 @@ class ExplorerFigure:
         return self.moments()[-1]
 
     def moments(self, at_most: int | None = None) -> list[int]:
-        """The steps at which anything was evaluated, or up to `at_most` of them, as evenly as the axis is drawn."""
+        """The steps with an evaluation, or up to `at_most` of them, evenly spaced on the axis."""
         known = sorted({*self.students.index.tolist(), *self.kept["step"].tolist()})
         if at_most is None:
             return known
@@ -239,16 +261,16 @@ class ExplorerFigure:
     def _time_axis(self, axes: Axes, magnified: bool) -> None:
         """The steps that all panels share."""
         if magnified:
-            axes.set(xlabel="optimiser steps, each network's own", xlim=(0, 1.6 * self.kept["step"].max()))
+            axes.set(xlabel="optimiser steps of each network", xlim=(0, 1.6 * self.kept["step"].max()))
         else:
             axes.set_xscale("symlog", linthresh=LINEAR, linscale=0.4)
-            axes.set(xlabel="optimiser steps, each network's own (logarithmic)", xlim=(0, 1.05 * self.last))
+            axes.set(xlabel="optimiser steps of each network (logarithmic)", xlim=(0, 1.05 * self.last))
             axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=LINEAR, subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:,.0f}")
 
     @property
     def moving(self) -> list[Artist]:
-        """What differs between steps; all else in the figure stays as it is drawn first."""
+        """The artists that differ between steps; the rest of the figure is drawn once."""
         return [*self._lines, self._title]
 
     def _draw_students(self, axes: Axes, curves: Mapping[str, pd.DataFrame]) -> None:
@@ -264,16 +286,16 @@ class ExplorerFigure:
     def _draw_teacher(self, axes: Axes) -> None:
         """The teacher's curve with a mark for each checkpoint."""
         curve = self.kept.drop_duplicates("step")
-        label = "checkpoint;\nthe last: final"
+        label = "checkpoint;\nlast: final"
         axes.plot(curve["step"], curve["accuracy"], color=OWNER["T"], marker="|", ms=7, lw=1.5, label=label)
         style.accuracy_axis(axes, "teacher,\nvalidation")
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
 
     def _draw_probe(self, axes: Axes) -> None:
-        """A line for each degree in the support, and the same off it in grey."""
+        """A line for each degree in the support, and in grey those outside it."""
         for degree, (colour, dashes, _) in _degree_looks(self.kept):
             rows = self.kept[self.kept["degree"] == degree]
-            label = None if degree > self.kept["degree"].min() else "off the support"
+            label = None if degree > self.kept["degree"].min() else "outside the support"
             axes.plot(rows["step"], rows["off_support"], color=OUTSIDE, ls=dashes, lw=1, label=label)
             axes.plot(rows["step"], rows["in_support"], color=colour, ls=dashes, lw=2, label=f"degree {degree}")
         axes.set(ylabel="teacher's mean\n|correlation|", ylim=(0, None))

@@ -6,39 +6,39 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
+from pwl_lab.models.blocknet import ModelConfig
 from pwl_lab.plots import style
-from pwl_lab.plots.style import CURRICULUM, NOTE, OWNER, Figure, Look, Percent
+from pwl_lab.plots.style import CURRICULUM, LEVEL, NOTE, OWNER, Figure, Look, Percent
 from pwl_lab.study import tables
 from pwl_lab.study.crossing import LOADING_WORDS, LOADINGS, MEASURES, PWL_ONLY, Crossed
 from pwl_lab.study.results import DistillationRuns
 from pwl_lab.training import TrainedModel
 
-PWL_LOOK: Look = ("#000000", "-", "D")
 ABLATED = {"student": "student alone", "prefix_mean": "prefix order,\nmean on the way", "worst": "worst of all masks"}
 
 
 @style.context()
-def learning_curves(runs: DistillationRuns, threshold: float = 0.99, chance: float = 0.5) -> Figure:
-    """Test accuracy against steps: the median over seeds, the band from the worst to the best seed, stages marked.
+def learning_curves(runs: DistillationRuns, threshold: float = 0.99) -> Figure:
+    """Test accuracy against steps: the median over seeds, with a band from the worst to the best seed.
+
+    A line in a curriculum's colour marks where a new stage begins; another line marks the accuracy of guessing.
 
     Arguments:
     - `runs`: the students, by curriculum and seed.
-    - `threshold`: the accuracy that counts as learned, a line.
-    - `chance`: the accuracy of guessing, a line.
+    - `threshold`: the accuracy that counts as learned, drawn as a line.
     """
     table, lost = tables.hold_last_accuracy(runs.history), tables.diverged(runs.history)
     names = list(dict.fromkeys(table["curriculum"]))
     figure, (axes,) = style.row_of_axes(9, 4.2)
-    for name, (colour, dashes, _) in style.looks(names).items():
+    looks = style.looks(names)
+    for name, (colour, dashes, _) in looks.items():
         curve = table[table["curriculum"] == name].groupby("step")["accuracy"]
         style.band(axes, curve.min(), curve.max(), colour)
         label = _name(name) + (f" ({len(lost[name])} diverged)" if lost[name] else "")
         axes.plot(curve.median(), color=colour, ls=dashes, lw=5 if name == "scratch" else 2, label=label)
-    for start in runs.stages.loc[runs.stages["start"] > 0, "start"].unique():
-        axes.axvline(start, color="#444444", lw=0.8)
-        style.note_above(axes, start, "on to the next target")
-    style.chance_line(axes, chance)
-    style.level_line(axes, threshold, f"{threshold:.0%}:\nlearned", "#444444")
+    _stage_marks(axes, runs.stages, looks)
+    _guessing(axes, runs.student_config)
+    style.level_line(axes, threshold, f"{threshold:.0%}:\nlearned", *LEVEL["learned"][:2])
     style.steps_axis(axes)
     style.accuracy_axis(axes, "test accuracy")
     axes.set_ylim(None, 1.02)
@@ -46,9 +46,29 @@ def learning_curves(runs: DistillationRuns, threshold: float = 0.99, chance: flo
     return figure
 
 
+def _guessing(axes: Axes, model: ModelConfig) -> None:
+    """The line of guessing among a network's classes; a reader's own family may not say how many there are."""
+    classes = getattr(model, "n_classes", None)
+    if classes:
+        style.chance_line(axes, 1 / classes)
+
+
+def _stage_marks(axes: Axes, stages: pd.DataFrame, looks: Mapping[str, Look]) -> None:
+    """A line where a stage begins, in its curriculum's colour; dashes of several colours where curricula coincide."""
+    begins = stages[(stages["start"] > 0) & stages["curriculum"].isin(list(looks))]
+    for start, there in begins.groupby("start"):
+        names = list(dict.fromkeys(there["curriculum"]))
+        for i, name in enumerate(names):
+            dashes = "-" if len(names) == 1 else (6 * i, (6, 6 * (len(names) - 1)))
+            axes.axvline(start, color=looks[name][0], lw=1.4, ls=dashes, zorder=1.5)
+    if len(begins):
+        words = "on to the next target" if begins["start"].nunique() == 1 else "lines: on to the next target"
+        style.note_above(axes, begins["start"].min(), words)
+
+
 @style.context()
 def steps_to_threshold(runs: DistillationRuns, threshold: float = 0.99) -> Figure:
-    """Steps to a test accuracy: a point per seed, a bar at the median; hollow at the budget: not reached.
+    """Steps to a test accuracy: a point per seed, a bar at the median; hollow points at the budget did not reach it.
 
     Arguments:
     - `runs`: the students, by curriculum and seed.
@@ -69,11 +89,11 @@ def steps_to_threshold(runs: DistillationRuns, threshold: float = 0.99) -> Figur
 
 @style.context()
 def choices_chart(history: pd.DataFrame, curriculum_of: Mapping[str, str], budget: int, threshold: float) -> Figure:
-    """Steps to the threshold per variant: a point per seed, a bar at the median; hollow at the budget: not reached.
+    """Steps to the threshold per variant: a point per seed, a bar at the median; hollow points did not reach it.
 
     Arguments:
-    - `history`: accuracies by curriculum, seed and step; the curricula are called `choice: variant`.
-    - `curriculum_of`: each choice, and the curriculum in whose colour it is drawn.
+    - `history`: accuracies by curriculum, seed and step; the curricula are named `choice: variant`.
+    - `curriculum_of`: for each choice, the curriculum in whose colour it is drawn.
     - `budget`: the steps that each student had.
     - `threshold`: the test accuracy to reach.
     """
@@ -98,7 +118,7 @@ def choices_chart(history: pd.DataFrame, curriculum_of: Mapping[str, str], budge
 
 
 def _steps_row(axes: Axes, row: float, values: Sequence[int | None], budget: int, look: Look) -> float:
-    """Draw a row of steps, what was not reached hollow at the budget; return the median."""
+    """Draw a row of steps, hollow at the budget if not reached; return the median."""
     there = [budget if value is None else value for value in values]
     median = tables.median_steps(values, budget)
     style.seed_row(axes, row, there, median, look, [value is not None for value in values], apart=0.25)
@@ -107,27 +127,27 @@ def _steps_row(axes: Axes, row: float, values: Sequence[int | None], budget: int
 
 @style.context()
 def teacher_curve(teacher: TrainedModel, checkpoint_accuracy: float | None = None) -> Figure:
-    """A teacher's validation accuracy over its training, and the moment when it was done.
+    """A teacher's validation accuracy over its training, with the step at which it reached its goal.
 
     Arguments:
-    - `teacher`: with its history and checkpoints.
+    - `teacher`: a trained teacher with its history and checkpoints.
     - `checkpoint_accuracy`: mark the checkpoint that first reached this, which the progressive curriculum uses.
     """
     history = teacher.history
     end = history["step"].max()
     figure, (axes,) = style.row_of_axes(9, 3.2)
     axes.plot(history["step"], history["accuracy"], color=OWNER["T"], lw=2)
-    style.chance_line(axes, 1 / teacher.config.n_classes)  # type: ignore[attr-defined]  # every family has it
+    _guessing(axes, teacher.config)
     if checkpoint_accuracy is not None:
         chosen = teacher.checkpoint(at_accuracy=checkpoint_accuracy)
-        axes.plot(chosen.step, chosen.accuracy, "^", color="#E69F00", mec="black", ms=10)
+        axes.plot(chosen.step, chosen.accuracy, "^", color=CURRICULUM["progressive"][0], mec="black", ms=10)
         left = chosen.step > 0.4 * end  # there is room on one side only
-        axes.annotate(f"checkpoint\nof progressive:\nstep {chosen.step:,}, {chosen.accuracy:.0%}",
+        axes.annotate(f"checkpoint for\nprogressive:\nstep {chosen.step:,}, {chosen.accuracy:.0%}",
                       (chosen.step, chosen.accuracy), xytext=(-14 if left else 14, -4),
                       textcoords="offset points", ha="right" if left else "left")  # fmt: skip
     if teacher.reached_at is not None and teacher.reached_at < end:
         axes.axvspan(teacher.reached_at, end, color="#EEEEEE", zorder=0)
-        axes.annotate("goes on until it is saturated", (teacher.reached_at, 0.8),
+        axes.annotate("continues until saturated", (teacher.reached_at, 0.8),
                       xycoords=("data", "axes fraction"), xytext=(6, 0), textcoords="offset points")  # fmt: skip
     style.steps_axis(axes)
     style.accuracy_axis(axes, "validation accuracy")
@@ -150,10 +170,10 @@ def scaling_curves(
 
     Arguments:
     - `points`: a tidy table of curriculum, seed, steps, reached, and the columns `panels` and `size`.
-    - `panels`: a panel for each value of this column.
-    - `size`: the column of the x axis, called `size_label` there.
-    - `slopes`: for each panel and curriculum the slope (low, middle, high), for the legend.
-    - `theory`: for each panel the slope of a grey guide line.
+    - `panels`: one panel for each value of this column.
+    - `size`: the column for the x axis, labelled `size_label`.
+    - `slopes`: for each panel and curriculum, the slope (low, middle, high) for the legend.
+    - `theory`: for each panel, the slope of a grey guide line.
     """
     values = sorted(points[panels].unique())
     figure, row = style.row_of_axes(9, 4.4, len(values), sharey=True)
@@ -199,12 +219,12 @@ def _guide(axes: Axes, part: pd.DataFrame, size: str, slope: float) -> None:
 
 @style.context()
 def two_phase_curves(table: pd.DataFrame) -> Figure:
-    """The two-phase scheme: test accuracy, and weights on the support over weights off it, against the step's samples.
+    """The two-phase scheme: test accuracy, and the ratio of weights on and off the support, against the step's samples.
 
     `table` is tidy: target (labels or hidden), samples, seed, accuracy, support ratio.
     """
     targets = {
-        "labels": ("step from labels", CURRICULUM["one_shot"]),
+        "labels": ("step from labels", CURRICULUM["scratch"]),
         "hidden": ("step from the projected hidden layer", CURRICULUM["extracted"]),
     }
     samples = sorted(table["samples"].unique())
@@ -214,7 +234,7 @@ def two_phase_curves(table: pd.DataFrame) -> Figure:
             mine = table[table["target"] == target]
             style.seed_points(axes, mine["samples"], mine[column], colour, marker, 40)
             axes.plot(mine.groupby("samples")[column].median(), color=colour, ls=dashes, lw=2, label=words)
-        axes.set(xscale="log", xlabel="samples of the one large step")
+        axes.set(xscale="log", xlabel="samples for the one large step")
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xticks(samples, [f"{amount:,}" for amount in samples])
     style.chance_line(left, 0.5)
@@ -222,18 +242,13 @@ def two_phase_curves(table: pd.DataFrame) -> Figure:
     left.set_ylim(None, 1.02)
     figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=2)
     style.level_line(right, 1, "no\npreference", "#666666", (0, (1, 2)))
-    right.set(ylabel="weight on the support / off it", ylim=(0, None))
+    right.set(ylabel="weight on / off the support", ylim=(0, None))
     return figure
 
 
-def _look(curriculum: str) -> Look:
-    """The look of a curriculum, or of PWL alone."""
-    return PWL_LOOK if curriculum == PWL_ONLY[0] else CURRICULUM[curriculum]
-
-
 def _name(curriculum: str) -> str:
-    """What legends call a curriculum, or PWL alone."""
-    return "PWL alone" if curriculum == PWL_ONLY[0] else curriculum.replace("_", "-")
+    """The name of a curriculum, or of PWL only, in legends."""
+    return "PWL only" if curriculum == PWL_ONLY[0] else curriculum.replace("_", "-")
 
 
 def _share_frame(figure: Figure, panels: Sequence[Axes], label: str) -> None:
@@ -245,9 +260,9 @@ def _share_frame(figure: Figure, panels: Sequence[Axes], label: str) -> None:
 
 @style.context()
 def crossing_histories(found: Sequence[Crossed], chance: float | None = None) -> Figure:
-    """The student's validation accuracy over training: a panel per loading, a line per curriculum, a band over seeds.
+    """The student's validation accuracy over training: one panel per loading, one line with a band per curriculum.
 
-    PWL alone, for comparison, is in every panel.
+    PWL only, for comparison, is in every panel.
 
     Arguments:
     - `found`: the students, as from `crossing.crossed_pairs`.
@@ -261,7 +276,7 @@ def crossing_histories(found: Sequence[Crossed], chance: float | None = None) ->
         for curriculum in dict.fromkeys(one.curriculum for one in found):
             mine = [one.pair.history.set_index("step")["accuracy"] for one in shown if one.curriculum == curriculum]
             table = pd.concat(mine, axis=1)
-            colour, dashes, _ = _look(curriculum)
+            colour, dashes, _ = CURRICULUM[curriculum]
             axes.plot(table.mean(axis=1), color=colour, ls=dashes, lw=2, label=_name(curriculum))
             style.band(axes, table.min(axis=1), table.max(axis=1), colour)
         if 0 < LOADINGS[loading] < 1:
@@ -278,7 +293,7 @@ def crossing_histories(found: Sequence[Crossed], chance: float | None = None) ->
 def crossing_prefixes(table: pd.DataFrame) -> Figure:
     """Accuracy by loaded teacher blocks: a panel per loading, a line per curriculum (mean, bars from worst to best seed).
 
-    `table` as from `crossing.crossing_table`. PWL alone, for comparison, is in every panel.
+    `table` as from `crossing.crossing_table`. PWL only, for comparison, is in every panel.
     """
     alone = table["curriculum"] == PWL_ONLY[0]
     loadings = [name for name in LOADINGS if (table.loc[~alone, "loading"] == name).any()]
@@ -287,7 +302,7 @@ def crossing_prefixes(table: pd.DataFrame) -> Figure:
         chosen = table[(table["loading"] == loading) | alone]
         for i, (curriculum, mine) in enumerate(chosen.groupby("curriculum", sort=False)):
             accuracy = pd.DataFrame(mine["prefix_accuracy"].tolist()).melt(var_name="blocks")
-            style.range_bars(axes, accuracy.groupby("blocks")["value"], _look(curriculum), 0.06 * (i - 1.5), ms=5, lw=1.6,
+            style.range_bars(axes, accuracy.groupby("blocks")["value"], CURRICULUM[curriculum], 0.06 * (i - 1.5), ms=5, lw=1.6,
                        capsize=2, label=_name(curriculum))  # fmt: skip
         axes.set_title(LOADING_WORDS[loading], fontsize=NOTE)
         axes.set_xlabel("teacher blocks loaded")
@@ -298,7 +313,7 @@ def crossing_prefixes(table: pd.DataFrame) -> Figure:
 
 @style.context()
 def crossing_chart(table: pd.DataFrame) -> Figure:
-    """Every combination: a point per seed and a bar at the mean, for the student, prefix order and all mixes; one scale.
+    """All combinations, for the student, prefix order and all mixes on one scale: points are seeds, bars means.
 
     `table` as from `crossing.crossing_table`.
     """
@@ -306,7 +321,7 @@ def crossing_chart(table: pd.DataFrame) -> Figure:
     figure, panels = style.row_of_axes(9, 0.32 * len(groups) + 1.2, len(MEASURES), sharex=True, sharey=True)
     for axes, (measure, title) in zip(panels, MEASURES.items(), strict=True):
         for row, ((curriculum, _), mine) in enumerate(groups):
-            style.seed_row(axes, row, mine[measure], mine[measure].mean(), _look(curriculum))
+            style.seed_row(axes, row, mine[measure], mine[measure].mean(), CURRICULUM[curriculum])
         axes.set_title(title, fontsize=NOTE)
         axes.xaxis.set_major_formatter(Percent())
         axes.set_xlabel("test accuracy")
@@ -321,27 +336,28 @@ def crossing_chart(table: pd.DataFrame) -> Figure:
 def parity_crossing(found: Sequence[Crossed]) -> Figure:
     """The smallest pair: each student's accuracy over training, with and without PWL, one line per seed."""
     figure, panels = style.row_of_axes(9, 3.2, 2, sharey=True)
+    lowest = min([0.47, *(one.pair.history["accuracy"].min() for one in found)])
     for axes, loading in zip(panels, ("alone", "combined"), strict=True):
         names = dict.fromkeys(one.curriculum for one in found if one.loading == loading)
         for curriculum in names:
             mine = [one.pair.history for one in found if (one.curriculum, one.loading) == (curriculum, loading)]
-            colour, dashes, _ = _look(curriculum)
+            colour, dashes, _ = CURRICULUM[curriculum]
             for i, history in enumerate(mine):
                 label = None if i else _name(curriculum)
                 axes.plot(history["step"], history["accuracy"], color=colour, ls=dashes, lw=1.8, label=label)
         axes.set_title(LOADING_WORDS[loading], fontsize=NOTE)
         style.chance_line(axes, 0.5, named=loading == "combined")
-        axes.set(xlabel="optimiser steps", xlim=(0, None), ylim=(0.45, 1.03))
+        axes.set(xlabel="optimiser steps", xlim=(0, None), ylim=(lowest - 0.02, 1.03))
     _share_frame(figure, panels, "student, validation accuracy")
     return figure
 
 
 @style.context()
 def ablation_chart(table: pd.DataFrame) -> Figure:
-    """What each change of PWL training does, against the default on the same seed: a point per seed, a bar at the mean.
+    """The effect of each change to PWL training, against the default with the same seed: points are seeds, bars means.
 
     `table` has one row per group, variant and seed (`scripts/pair_ablation.py`). The variants of `equal channels` have
-    another student than the default: they are compared with the first one of them.
+    a different student than the default: they are compared with the first of them.
     """
     measured = table.set_index(["group", "variant", "seed"])[list(ABLATED)].sort_index()  # or pandas warns
     keys = [key for key, _ in table.groupby(["group", "variant"], sort=False) if key[0] != "default"]
@@ -353,7 +369,7 @@ def ablation_chart(table: pd.DataFrame) -> Figure:
         for row, key in enumerate(rows):
             reference = own if key[0] == "equal channels" else ("default", "default")
             values = 100 * (measured.loc[key] - measured.loc[reference])[measure]
-            style.seed_row(axes, row, values, values.mean(), ("#0072B2", "-", "o"))
+            style.seed_row(axes, row, values, values.mean(), ("#222222", "-", "o"))
         axes.set_title(title, fontsize=NOTE)
         axes.set_xlabel("points of accuracy")
     style.named_rows(panels[0], [f"{group}: {variant}" for group, variant in rows])

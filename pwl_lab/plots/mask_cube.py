@@ -1,4 +1,4 @@
-"""Figures of the whole mask cube: loading orders against blocks and bytes, budgets, all masks, classes, a lattice."""
+"""Figures of all masks: loading orders against blocks and bytes, budgets, all masks sorted, classes, a lattice."""
 
 from collections.abc import Mapping, Sequence
 from math import ceil, floor, log10
@@ -12,12 +12,12 @@ from matplotlib.colors import Normalize
 from pandas.api.typing import SeriesGroupBy
 
 from pwl_lab.plots import style
-from pwl_lab.plots.style import NOTE, OWNER, Figure, Percent
+from pwl_lab.plots.style import MASK, NOTE, OWNER, OWNER_INK, Figure, Percent
 from pwl_lab.study import tables
 from pwl_lab.support.errors import invalid
 from pwl_lab.swap.masks import all_masks
 
-NARROW_STEP = 0.08  # share of the bytes below which a step has no room for bars side by side
+NARROW_STEP = 0.08  # the share of the bytes below which a step has no room for bars side by side
 MOST_LATTICE_BLOCKS = 5  # 32 masks; more cannot be read
 
 
@@ -25,11 +25,11 @@ MOST_LATTICE_BLOCKS = 5  # 32 masks; more cannot be read
 def order_curves(curves: pd.DataFrame, teacher_accuracy: float | None = None) -> Figure:
     """Accuracy against loaded teacher blocks for each loading order: mean over seeds, bars from worst to best seed.
 
-    Several orders stand a little apart, so that each one's bars can be seen.
+    Orders are drawn slightly apart, so that each one's bars are visible.
 
     Arguments:
     - `curves`: as from `tables.order_curves`.
-    - `teacher_accuracy`: the teacher's own, a line.
+    - `teacher_accuracy`: the teacher's own, drawn as a line.
     """
     orders = list(dict.fromkeys(curves["order"]))
     figure, (axes,) = style.row_of_axes(9, 4.2)
@@ -41,6 +41,7 @@ def order_curves(curves: pd.DataFrame, teacher_accuracy: float | None = None) ->
     axes.set(xlabel="teacher blocks loaded")
     axes.set_xticks(sorted(curves["teacher_blocks"].unique()))
     style.accuracy_axis(axes, "test accuracy")
+    style.order_note(figure, orders)
     figure.legend(loc="outside upper center", ncols=len(orders) if len(orders) <= 4 else 3)
     return figure
 
@@ -49,13 +50,13 @@ def order_curves(curves: pd.DataFrame, teacher_accuracy: float | None = None) ->
 def byte_curves(curves: pd.DataFrame, teacher_accuracy: float | None = None) -> Figure:
     """Accuracy against the teacher's bytes loaded: steps, since a block helps once it has arrived as a whole.
 
-    Mean over seeds; in the middle of each step that is wide enough a bar from the worst to the best seed; a marker where
-    a block is complete. The legend gives the area under each curve. Later orders are drawn thinner on top of earlier
-    ones: common stretches show both.
+    Mean over seeds, with a bar from the worst to the best seed in the middle of each step that is wide enough, and a
+    marker where a block is complete. The legend gives the area under each curve. Later orders are drawn thinner, on top
+    of earlier ones, so that overlapping lines stay visible.
 
     Arguments:
     - `curves`: as from `tables.order_curves`, each from all-student to all-teacher.
-    - `teacher_accuracy`: the teacher's own, a line.
+    - `teacher_accuracy`: the teacher's own, drawn as a line.
     """
     areas = tables.order_areas(curves).groupby("order")["area"].mean()
     total = curves["teacher_bytes"].max()
@@ -73,12 +74,13 @@ def byte_curves(curves: pd.DataFrame, teacher_accuracy: float | None = None) -> 
     axes.set(xlabel=f"share of the teacher's bytes loaded (all: {style.byte_words(total)})")
     axes.xaxis.set_major_formatter(Percent())
     style.accuracy_axis(axes, "test accuracy")
+    style.order_note(figure, areas.index)
     figure.legend(loc="outside upper center", ncols=2)
     return figure
 
 
 def _step_bars(axes: Axes, share: pd.Series, accuracy: SeriesGroupBy, colour: str, shift: float) -> None:
-    """A bar from the worst to the best seed in the middle of each step, where it does not crowd its neighbours'."""
+    """A bar from the worst to the best seed in the middle of each step, if there is room between its neighbours."""
     begin, end = share.to_numpy()[:-1], share.to_numpy()[1:]
     wide = end - begin > NARROW_STEP
     low, high = (values.to_numpy()[:-1][wide] for values in (accuracy.min(), accuracy.max()))
@@ -86,7 +88,7 @@ def _step_bars(axes: Axes, share: pd.Series, accuracy: SeriesGroupBy, colour: st
 
 
 def _order_label(curves: pd.DataFrame, order: str) -> str:
-    """The order's name; for the ones that were searched for also the blocks as they arrive."""
+    """The order's name; for orders found by search, also their blocks."""
     if order not in ("best", "worst"):
         return f"{order} order"
     masks = curves.loc[curves["order"] == order, "mask"].drop_duplicates().tolist()
@@ -94,7 +96,7 @@ def _order_label(curves: pd.DataFrame, order: str) -> str:
 
 
 def _levels(axes: Axes, curves: pd.DataFrame, teacher_accuracy: float | None) -> None:
-    """The student alone, where all orders begin, and the teacher alone, where its accuracy is given."""
+    """The student alone, where all orders begin, and the teacher alone if its accuracy is given."""
     style.levels_alone(axes, curves.loc[curves["teacher_blocks"] == 0, "accuracy"].mean(), teacher_accuracy)
 
 
@@ -102,24 +104,25 @@ def _levels(axes: Axes, curves: pd.DataFrame, teacher_accuracy: float | None) ->
 def budget_curve(budgets: pd.DataFrame, masks: pd.DataFrame | None = None) -> Figure:
     """The best mask under a budget of teacher bytes as a staircase, each step labelled with its mask.
 
-    Mean test accuracy, bars from worst to best seed. The scale of bytes is logarithmic but for its beginning, which is
-    linear so that 0 is on it: blocks differ by orders of magnitude.
+    Mean test accuracy, bars from worst to best seed. The byte axis is logarithmic, because blocks differ by orders of
+    magnitude, except near 0, where it is linear.
 
     Arguments:
     - `budgets`: as from `tables.best_under_budget`.
-    - `masks`: a `mask_table`; every mask of the cube is a grey cross then.
+    - `masks`: a `mask_table`; if given, every mask is a grey cross.
     """
     sizes, accuracy = budgets["teacher_bytes"].to_numpy(), budgets["test"].to_numpy()
+    best, cross = MASK["best within a budget"][0], MASK["any mask"][0]
     everything = None if masks is None else masks.groupby("mask")[["teacher_bytes", "test"]].mean()
     known = pd.concat([budgets, everything])["teacher_bytes"]
     end, smallest = 1.8 * known.max(), known[known > 0].min()
     figure, (axes,) = style.row_of_axes(9, 4.8)
     if everything is not None:
-        axes.plot(everything["teacher_bytes"], everything["test"], "x", color="#777777", ms=5, label="every mask")
-    axes.step(np.append(sizes, end), np.append(accuracy, accuracy[-1]), where="post", color="#0072B2", lw=2,
+        axes.plot(everything["teacher_bytes"], everything["test"], "x", color=cross, ms=5, label="every mask")
+    axes.step(np.append(sizes, end), np.append(accuracy, accuracy[-1]), where="post", color=best, lw=2,
               label="the best that fits, chosen on validation")  # fmt: skip
     spread = [accuracy - budgets["test_lowest"], budgets["test_highest"] - accuracy]
-    axes.errorbar(sizes, accuracy, yerr=spread, fmt="o", color="#0072B2", ms=6, capsize=4)
+    axes.errorbar(sizes, accuracy, yerr=spread, fmt="D", color=best, ms=6, capsize=4)
     axes.set_xscale("symlog", linthresh=smallest, linscale=0.5)
     axes.set_xticks(_byte_ticks(smallest, end))
     axes.minorticks_off()
@@ -132,7 +135,7 @@ def budget_curve(budgets: pd.DataFrame, masks: pd.DataFrame | None = None) -> Fi
 
 
 def _byte_ticks(smallest: float, end: float) -> list[float]:
-    """0 and the powers of ten from the smallest block on; 2 and 5 times them as well where those would be few."""
+    """0 and the powers of ten from the smallest block on, with their multiples by 2 and 5 if there are few."""
     powers = [10.0**power for power in range(floor(log10(smallest)), ceil(log10(end)) + 1)]
     factors = (1, 2, 5) if log10(end / smallest) < 2.5 else (1,)
     return [0, *(power * factor for power in powers for factor in factors if smallest <= power * factor <= end)]
@@ -140,7 +143,7 @@ def _byte_ticks(smallest: float, end: float) -> list[float]:
 
 @style.context()
 def mask_chart(masks: pd.DataFrame, split: str = "test") -> Figure:
-    """Accuracy of every swap mask, sorted: mean over seeds with the worst and the best seed, owners drawn as squares.
+    """The accuracy of every swap mask, sorted: mean, worst and best seed, with owners drawn as squares.
 
     Arguments:
     - `masks`: as from `tables.mask_table`, of one or more seeds.
@@ -158,7 +161,7 @@ def mask_chart(masks: pd.DataFrame, split: str = "test") -> Figure:
     axes.plot(by_mask["mean"], rows, "o", color="black", ms=5)
     student = by_mask.loc["S" * n_blocks, "mean"]
     axes.axvline(student, color=OWNER["S"], lw=1.5, ls="--")
-    style.note_above(axes, student, "student alone", ha="center", color="#0072B2")
+    style.note_above(axes, student, "student alone", ha="center", color=OWNER_INK["S"])
     squares.set(xlim=(-0.6, n_blocks - 0.4), ylim=(len(by_mask) - 0.5, -0.5))
     squares.axis("off")
     axes.set(xlabel=f"{split} accuracy")
@@ -170,9 +173,9 @@ def mask_chart(masks: pd.DataFrame, split: str = "test") -> Figure:
 
 @style.context()
 def class_chart(classes: pd.DataFrame, masks: Sequence[str], class_names: Sequence[str] | None = None) -> Figure:
-    """Accuracy per class (rows) for some masks (columns), such as those of one loading order: means over seeds, written out.
+    """Accuracy per class (rows) for some masks (columns), such as those of one loading order: means over seeds.
 
-    The darker, the better; a dash: no samples.
+    Darker is better; a dash means no samples.
 
     Arguments:
     - `classes`: as from `tables.class_table`.
@@ -198,7 +201,7 @@ def class_chart(classes: pd.DataFrame, masks: Sequence[str], class_names: Sequen
 
 @style.context()
 def mask_lattice(masks: pd.DataFrame, orders: Mapping[str, Sequence[str]], split: str = "test") -> Figure:
-    """The mask cube: a column per number of teacher blocks, a line wherever one block more leads to another mask.
+    """All masks as a lattice: a column per number of teacher blocks, a line between masks that differ in one block.
 
     Colour and the number in each node: percentage points above or below the student alone, mean over seeds.
     Raises InvalidValueError above 5 blocks, and as `tables.check_cube`.
@@ -227,12 +230,13 @@ def mask_lattice(masks: pd.DataFrame, orders: Mapping[str, Sequence[str]], split
     axes.spines["left"].set_visible(False)
     axes.grid(visible=False)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+    style.order_note(figure, orders)
     figure.colorbar(colours, ax=axes, label="points above the student", pad=0.02)
     return figure
 
 
 def _lattice_spots(n_blocks: int) -> dict[str, tuple[int, float]]:
-    """Where each mask stands: by its number of teacher blocks, and within that column from the prefix mask down."""
+    """The position of each mask: a column per number of teacher blocks, and within it from the prefix mask down."""
     columns = [[m for m in reversed(all_masks(n_blocks)) if m.count("T") == k] for k in range(n_blocks + 1)]
     return {
         mask: (k, (len(column) - 1) / 2 - row) for k, column in enumerate(columns) for row, mask in enumerate(column)
@@ -240,12 +244,12 @@ def _lattice_spots(n_blocks: int) -> dict[str, tuple[int, float]]:
 
 
 def _lattice_nodes(axes: Axes, spots: Mapping[str, tuple[int, float]], gain: pd.Series) -> ScalarMappable:
-    """Each mask with its gain in the colour of its gain; the scale of colours."""
+    """Draw each mask with its gain as text and colour; return the colour scale."""
     largest = max(gain.abs().max(), 0.1)
     colours = ScalarMappable(Normalize(-largest, largest), colormaps["PuOr_r"])
     for mask, (x, y) in spots.items():
         face = colours.to_rgba(gain[mask])
-        signed = f"{gain[mask]:+.1f}" if abs(gain[mask]) >= 0.05 else "0.0"  # what rounds to nothing has no sign
+        signed = f"{gain[mask]:+.1f}" if abs(gain[mask]) >= 0.05 else "0.0"  # values that round to 0 have no sign
         box = {"boxstyle": "round,pad=0.35", "fc": face, "ec": "#444444"}
         axes.text(x, y, f"{mask}\n{signed}", ha="center", va="center", fontsize=9, family="monospace",
                   color=style.ink_on(face), bbox=box, zorder=4)  # fmt: skip
@@ -253,7 +257,7 @@ def _lattice_nodes(axes: Axes, spots: Mapping[str, tuple[int, float]], gain: pd.
 
 
 def _lattice_paths(axes: Axes, spots: Mapping[str, tuple[int, float]], orders: Mapping[str, Sequence[str]]) -> None:
-    """Each order as a thick line, a little above or below the others so that common stretches show all of them."""
+    """Each order as a thick line, slightly above or below the others, so that overlapping lines stay visible."""
     for i, (order, masks) in enumerate(orders.items()):
         colour, dashes, _ = style.order_look(order)
         xs, ys = zip(*(spots[mask] for mask in masks), strict=True)

@@ -1,29 +1,24 @@
-"""Figures of a pair: its architecture, accuracy as teacher blocks load, predictions, one loading state after another."""
+"""Figures of a pair: its architecture, accuracy as teacher blocks load, predictions at each loading state."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 import seaborn as sns
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, Rectangle
-from matplotlib.ticker import MaxNLocator
 
 from pwl_lab.plots import style
-from pwl_lab.plots.style import NOTE, OWNER, OWNER_NAME, Figure, Look, Percent
-from pwl_lab.study import tables
+from pwl_lab.plots.style import CONVERTER as CONVERTER_LOOK
+from pwl_lab.plots.style import NOTE, OWNER, OWNER_NAME, Figure, Percent
 from pwl_lab.study.recipes import SamplePredictions
-from pwl_lab.study.results import Pair
 from pwl_lab.swap.orders import loading_orders
 from pwl_lab.tasks.images import ImageTask
 
-# (letter, height in the drawing) of the two networks, and by direction the rows that a converter leads from and to.
+# (letter, height in the drawing) of the two networks, and for each direction the rows that a converter connects.
 ROWS = {"teacher": ("T", 1.0), "student": ("S", 0.0)}
 ENDS = {"encoder": ("teacher", "student"), "decoder": ("student", "teacher")}
-# The look of a converter: the colour of the owner that it translates for.
-DIRECTION: dict[str, Look] = {"encoder": ("#0072B2", "-", "o"), "decoder": (OWNER["T"], "--", "s")}
+DASHES: dict[Any, Any] = {"-": "", "--": (4, 1.5), ":": (1, 1), "-.": (3, 1.25, 1.5, 1.25)}  # as seaborn takes them
 HALF = 0.3  # half of a box's width and height, in the drawing's units
 
 
@@ -31,9 +26,9 @@ HALF = 0.3  # half of a box's width and height, in the drawing's units
 def architecture(parts: pd.DataFrame) -> Figure:
     """Teacher above, student below, block by block in their owners' colours, with the converters between them.
 
-    `parts` as from `study.results.outline`: part, block, channels, positions, layers, bytes. Each box says how many
-    channels it gives out (and at how many positions), its layers and its bytes; the dark bar in it is as long as its share of the
-    largest block's bytes. An encoder leads from the teacher's block to the student's next one, a decoder the other way.
+    `parts` as from `study.results.outline`: part, block, channels, positions, layers, bytes. Each box shows its output
+    channels (and positions), its layers and its bytes; the length of its dark bar is its share of the largest block's
+    bytes. An encoder leads from the teacher's block to the student's next one, a decoder the other way.
     """
     n_blocks = int(parts["block"].max())
     small = NOTE if n_blocks <= 4 else 9 if n_blocks == 5 else 7 if n_blocks <= 7 else 6
@@ -62,7 +57,7 @@ def _box(axes: Axes, row: Any, colour: str, height: float, largest: int, fontsiz
     style_of_box = "round,pad=0,rounding_size=0.05"
     axes.add_patch(FancyBboxPatch(corner, 2 * HALF, 2 * HALF, boxstyle=style_of_box, fc=colour, ec="black", lw=1))
     kind = "units" if not row.positions else "channels" if fontsize > 6 else "ch."
-    # One number is a row of tokens, two are a picture's height and width.
+    # One number is a sequence of tokens, two are an image's height and width.
     positions = row.positions if "×" in row.positions else f"{row.positions} tokens"
     outputs = f"{row.channels} {kind}" + (f"\n{positions}" if row.positions else "")
     layers = f"{row.layers} layer" + ("" if row.layers == 1 else "s")
@@ -75,7 +70,7 @@ def _box(axes: Axes, row: Any, colour: str, height: float, largest: int, fontsiz
 
 def _converter(axes: Axes, row: Any, fontsize: float) -> None:
     """One converter: an arrow from the one network's block to the other's next, and its bytes."""
-    colour, dashes, _ = DIRECTION[row.part]
+    colour, dashes, _ = CONVERTER_LOOK[row.part]
     (_, begin), (_, end) = (ROWS[name] for name in ENDS[row.part])
     down = 1 if begin > end else -1
     ends = (row.block + 1 - HALF, end + down * HALF), (row.block + HALF, begin - down * HALF)
@@ -86,11 +81,11 @@ def _converter(axes: Axes, row: Any, fontsize: float) -> None:
 
 @style.context()
 def similarity_chart(table: pd.DataFrame) -> Figure:
-    """How alike the networks are at each boundary: CKA before and after the converter, and what is left unexplained.
+    """How similar the networks are at each boundary: CKA before and after the converter, and the unexplained variance.
 
-    `table` holds the rows of `similarity.boundary_similarity`, of several seeds where it has a column `seed`: mean, bars
-    from the lowest to the highest seed. Hollow and dotted: the raw states. A column `untrained`, where there is one, is
-    a grey line: what an untrained student shows.
+    `table` has the rows of `evaluation.boundary_similarity`, of several seeds if it has a column `seed`: mean, bars
+    from the lowest to the highest seed. Hollow and dotted: the raw states. A column `untrained`, if there is one, is
+    drawn as a grey line: the value for an untrained student.
     """
     boundaries = sorted(table["boundary"].unique())
     figure, (left, middle, right) = style.row_of_axes(9, 3.9, 3)
@@ -100,8 +95,8 @@ def similarity_chart(table: pd.DataFrame) -> Figure:
         if "untrained" in table:
             style.range_bars(axes, by_boundary["untrained"], ("#999999", "-.", "X"), label="untrained student")
         style.range_bars(axes, by_boundary["before"], ("#555555", ":", "D"), -0.05, mfc="white", label="before")
-        style.range_bars(axes, by_boundary["after"], DIRECTION[direction], 0.05, label=f"after the {direction}")
-        style.range_bars(right, by_boundary["unexplained"], DIRECTION[direction])
+        style.range_bars(axes, by_boundary["after"], CONVERTER_LOOK[direction], 0.05, label=f"after the {direction}")
+        style.range_bars(right, by_boundary["unexplained"], CONVERTER_LOOK[direction])
         axes.set_title(f"{direction}: {' to '.join(ENDS[direction])}", fontsize=NOTE)
     left.set(ylabel="similarity (CKA)")
     right.set_title("variance unexplained after", fontsize=NOTE)
@@ -119,7 +114,7 @@ def similarity_chart(table: pd.DataFrame) -> Figure:
 
 
 def _name_size(names: Sequence[str]) -> float:
-    """The size of type at which class names side by side keep apart."""
+    """The font size at which class names do not overlap."""
     return NOTE if max(map(len, names)) <= 11 else 8
 
 
@@ -128,7 +123,7 @@ def image_grid(task: ImageTask, n_images: int = 20) -> Figure:
     """The first images of the training split with their classes.
 
     Arguments:
-    - `task`: whose images.
+    - `task`: provides the images.
     - `n_images`: how many, in rows of ten.
     """
     images, batch = task.sample(n_images, "train")
@@ -171,13 +166,15 @@ def network(mask: str) -> Figure:
 
 @style.context()
 def loss_terms(history: pd.DataFrame) -> Figure:
-    """Each named loss term over the training of a pair, the mean since the point before; the scale is logarithmic."""
+    """Each named loss term over the training of a pair, averaged between evaluations, on a logarithmic scale."""
     columns = [name for name in history if name.startswith("loss_") and name != "loss_total"]
     table = history.melt("step", columns, "term", "loss").dropna()
     table["term"] = table["term"].str.removeprefix("loss_")
+    colours, dashes, markers = zip(*(style.loss_look(term) for term in table["term"].unique()), strict=True)
     figure, (axes,) = style.row_of_axes(9, 3.6)
-    sns.lineplot(table, x="step", y="loss", hue="term", style="term", ax=axes, palette="colorblind", lw=2,
-                 errorbar=None, markers=True)  # fmt: skip
+    patterns = [one[1] if isinstance(one, tuple) else DASHES[one] for one in dashes]
+    sns.lineplot(table, x="step", y="loss", hue="term", style="term", ax=axes, palette=list(colours), lw=2,
+                 errorbar=None, markers=list(markers), dashes=patterns)  # fmt: skip
     axes.set(xlabel="optimiser steps", ylabel="loss term (before its weight)", yscale="log", xlim=(0, None))
     style.log_ticks(axes.yaxis, "{x:g}")
     axes.legend(title=None, ncols=5, loc="upper center", bbox_to_anchor=(0.5, 1.15))
@@ -186,7 +183,7 @@ def loss_terms(history: pd.DataFrame) -> Figure:
 
 @style.context()
 def predictions_by_mask(samples: SamplePredictions) -> Figure:
-    """Prefix order at once: a column per image, a row per mask; what is predicted, in bold with a tick where it is right."""
+    """Prefix order at a glance: a column per image, a row per mask; correct predictions are bold with a tick."""
     masks = loading_orders(samples.n_blocks)["prefix"]
     small = _name_size(samples.class_names)
     figure = Figure(figsize=(9, 1.35 + 0.36 * len(masks)), layout="constrained")
@@ -207,111 +204,3 @@ def predictions_by_mask(samples: SamplePredictions) -> Figure:
             axes.text(column + 1.5, row + 0.5, words, ha="center", va="center", fontsize=small,
                       color="black" if right else "#666666", weight="bold" if right else "normal")  # fmt: skip
     return figure
-
-
-CONVERTER = {"S": "encoder", "T": "decoder"}  # in front of the first block of such an owner
-
-
-class LayerFigure:
-    """A figure of a pair that can be turned to any mask: its blocks, where on the accuracy curves it is, predictions.
-
-    What all masks have in common is drawn and laid out once: many masks one after the other take a fraction of the
-    time of as many figures, and nothing jumps between them.
-    """
-
-    def __init__(self, pair: Pair, samples: SamplePredictions, orders: Mapping[str, list[str]] | None = None) -> None:
-        """`orders` (the named ones and the best one unless given) are the curves; every other mask is a grey dot."""
-        self.pair, self.samples = pair, samples
-        with style.context():
-            self.figure = Figure(figsize=(9, 6), layout="constrained")
-            top, middle, bottom = self.figure.subfigures(3, 1, squeeze=False, height_ratios=(1.1, 2.4, 2.1))[:, 0]
-            self._blocks, self._curves = top.subplots(), middle.subplots()
-            self._ring = _accuracy_curves(self._curves, pair.masks, orders or tables.orders_with_best(pair.masks))
-            self._strip = list(bottom.subplots(1, len(samples.images), squeeze=False)[0])
-            for index, axes in enumerate(self._strip):
-                axes.imshow(samples.images[index].numpy(), cmap="gray_r")
-                axes.set(xticks=[], yticks=[])
-                axes.grid(False)
-                axes.spines[:].set_visible(False)
-                axes.set_xlabel(_roomiest(samples, index), fontsize=NOTE)
-            self._frames = [axes.add_patch(_frame(axes)) for axes in self._strip]
-            owner_row(self._blocks, ("TS" * pair.n_blocks)[: pair.n_blocks])  # a converter between any two blocks
-            words = [text for text in self._blocks.texts if text.get_text()]
-            self._names = [text for text in words if "\n" in text.get_text()]
-            self._converters = [text for text in words if text.get_text() in CONVERTER.values()]
-            self._title = self._curves.set_title("T", loc="left", y=1)
-            self.figure.draw_without_rendering()  # lays out, with room for the longest words
-            self.figure.set_layout_engine("none")
-
-    def at(self, mask: str) -> Figure:
-        """The figure at `mask`: the same object every time. Raises InvalidValueError for a mask that the pair does not have."""
-        loaded, value = mask.count("T"), self.pair.accuracy(mask)
-        with style.context():
-            self._turn_blocks(mask)
-            self._ring.set_data([loaded], [value])
-            self._title.set_text(
-                f"{mask}: {loaded} of {self.pair.n_blocks} teacher blocks, test accuracy {value:.1%} (seed {self.pair.seed})"
-            )
-            for index, right in enumerate(self.samples.right(mask)):
-                self._frames[index].set(lw=2.5 if right else 1, ls="-" if right else ":")
-                self._strip[index].set_xlabel(verdict(self.samples, mask, index), fontsize=NOTE)
-        return self.figure
-
-    @property
-    def moving(self) -> list[Artist]:
-        """What differs between masks; all else in the figure stays as it is drawn first."""
-        strip = [*self._frames, *(axes.xaxis.label for axes in self._strip)]
-        return [*self._blocks.patches, *self._names, *self._converters, self._ring, self._title, *strip]
-
-    def _turn_blocks(self, mask: str) -> None:
-        """Give the blocks their owners, and show the converters between those of two owners."""
-        for letter, box, name in zip(mask, self._blocks.patches, self._names, strict=True):
-            box.set_facecolor(OWNER[letter])
-            name.set_text(f"{OWNER_NAME[letter]}\n{name.get_text().split(chr(10))[1]}")
-        for before, letter, converter in zip(mask, mask[1:], self._converters, strict=False):
-            converter.set(text=CONVERTER[letter], visible=before != letter)
-
-
-def _frame(axes: Axes) -> Rectangle:
-    """A frame around the axes: one artist, where the four sides of its own would be four to draw."""
-    return Rectangle((0, 0), 1, 1, transform=axes.transAxes, fill=False, ec="black", clip_on=False, zorder=2.5)
-
-
-def _accuracy_curves(axes: Axes, masks: pd.DataFrame, orders: Mapping[str, Sequence[str]]) -> Line2D:
-    """Draw a curve for each order (later ones thinner, on top) and a dot for each mask; what it returns is the ring.
-
-    Two levels to compare with: the student alone and the teacher alone.
-    """
-    curves = tables.order_curves(masks, {order: list(sequence) for order, sequence in orders.items()})
-    axes.plot(masks["teacher_blocks"], masks["test"], "o", color="#AAAAAA", ms=4, label="any mask")
-    for i, (order, curve) in enumerate(curves.groupby("order", sort=False)):
-        colour, dashes, marker = style.order_look(order)
-        axes.plot(curve["teacher_blocks"], curve["accuracy"], color=colour, ls=dashes, marker=marker, ms=5,
-                  lw=max(1.2, 3 - 0.5 * i), label=order)  # fmt: skip
-    most, by_mask = int(masks["teacher_blocks"].max()), masks.set_index("mask")["test"]
-    student, teacher = by_mask["S" * most], by_mask["T" * most]
-    style.levels_alone(axes, student, teacher, close=abs(teacher - student) < 0.25 * (by_mask.max() - by_mask.min()))
-    (ring,) = axes.plot([0], [masks["test"].iloc[0]], "o", ms=15, mfc="none", mec="black", mew=2.5, clip_on=False)
-    axes.margins(y=0.2)
-    axes.set(xlabel="teacher blocks loaded", xlim=(-0.3, most + 0.3))
-    axes.set_xticks(range(most + 1))
-    # As many ticks before the layout as after it.
-    axes.yaxis.set_major_locator(MaxNLocator(5, steps=(1, 2, 2.5, 5, 10)))
-    style.accuracy_axis(axes, "test accuracy")
-    axes.legend(loc="center left", bbox_to_anchor=(1.09, 0.5))  # beside the names of the levels
-    return ring
-
-
-def verdict(samples: SamplePredictions, mask: str, index: int) -> str:
-    """What is predicted for a sample, how sure the network is, and the truth where that differs."""
-    guess, truth = int(samples.predicted[mask][index]), int(samples.labels[index])
-    sure = f"{samples.confidence[mask][index]:.0%}"
-    if guess == truth:
-        return f"✓ {samples.class_names[guess]}\n{sure}"
-    return f"✗ {samples.class_names[guess]}\n{sure}, is:\n{samples.class_names[truth]}"
-
-
-def _roomiest(samples: SamplePredictions, index: int) -> str:
-    """The verdict on a sample that takes the most room over all masks: the most lines, then the longest one."""
-    verdicts = (verdict(samples, mask, index) for mask in samples.predicted)
-    return max(verdicts, key=lambda words: (words.count("\n"), max(map(len, words.split("\n")))))

@@ -1,7 +1,7 @@
-"""The study's one style: colours, line styles and markers by meaning, and the frame of a figure.
+"""The study's style: colours, line styles and markers by meaning, and the frame of a figure.
 
-Colours are from Okabe and Ito's colour-blind-safe palette; line style and marker differ as well. Figures are made without
-pyplot's list of open figures, so a notebook shows one exactly once: as the value of a cell's last line.
+Colours are from Okabe and Ito's colour-blind-safe palette; line styles and markers differ as well. Figures are made
+without pyplot's list of open figures, so a notebook shows each exactly once: as the value of a cell's last line.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,29 +19,91 @@ from matplotlib.ticker import Formatter, LogLocator, NullFormatter
 from numpy.typing import ArrayLike
 from pandas.api.typing import SeriesGroupBy
 
+from pwl_lab.study.tables import ORDER_NOTE
+
 Dashes = Any  # a line style: matplotlib takes a name, or an offset with the lengths of dashes and gaps
 Look = tuple[str, Dashes, str]  # colour, line style, marker
 VerticalAlign = Literal["center", "top", "bottom"]
 
-OWNER = {"T": "#D55E00", "S": "#56B4E9"}
+# The meaning of colours and line styles, the same in every figure of the series; `docs/glossary.md` shows the table.
+# Seeds have no colours of their own: points, lines and bands take the colour of the thing that was repeated.
+NETWORK: dict[str, Look] = {"teacher": ("#D55E00", "-", "o"), "student": ("#56B4E9", "-", "s")}
+OWNER = {"T": NETWORK["teacher"][0], "S": NETWORK["student"][0]}
 OWNER_NAME = {"T": "teacher", "S": "student"}
-# Of a curriculum; a reader's own ones take the spare entries in turn.
+OWNER_INK = {"T": "#A84600", "S": "#1A6FA3"}  # the same two hues, dark enough for text and thin lines
+# For a curriculum ("none": PWL only); a reader's own ones take the spare entries in turn.
 CURRICULUM: dict[str, Look] = {
-    "scratch": ("#7F7F7F", ":", "X"),
-    "one_shot": ("#0072B2", "--", "s"),
-    "progressive": ("#E69F00", "-.", "^"),
+    "scratch": ("#A6A6A6", ":", "X"),
+    "one_shot": ("#332288", "--", "s"),
+    "progressive": ("#C49A00", "-.", "^"),
     "extracted": ("#009E73", "-", "o"),
+    "none": ("#000000", "-", "D"),
 }
-SPARE: list[Look] = [("#CC79A7", "-", "D"), ("#56B4E9", "--", "v"), ("#D55E00", "-.", "P"), ("#000000", ":", "*")]
+SPARE: list[Look] = [
+    ("#8C510A", (0, (4, 2)), "D"),
+    ("#8FB43A", "--", "v"),
+    ("#7B3F9E", "-.", "P"),
+    ("#2F4F4F", ":", "*"),
+]
 ORDER: dict[str, Look] = {
-    "prefix": ("#0072B2", "-", "o"),
-    "suffix": ("#CC79A7", "--", "s"),
-    "contiguous": ("#E69F00", "-.", "^"),
-    "best": ("#009E73", (0, (5, 1.5)), "D"),
-    "worst": ("#7F7F7F", ":", "X"),
+    "prefix": ("#14716A", "-", "o"),
+    "suffix": ("#F0957A", "--", "s"),
+    "contiguous": ("#999933", "-.", "^"),
+    "best": ("#5E0F3A", (0, (5, 1.5)), "D"),
+    "worst": ("#9C9C9C", ":", "X"),
 }
-# Points; the smallest type of a figure: notes, labels at lines, names of panels. Smaller only where words would run into
-# each other otherwise: five blocks or more side by side, long class names, a crowded lattice.
+# For a monomial's degree, darker as it grows; above four they repeat.
+DEGREE: list[Look] = [("#E58CC0", "-", "o"), ("#C2418F", "--", "s"), ("#8E1763", "-.", "^"), ("#4D0A36", ":", "D")]
+OFF_SUPPORT: Look = ("#8A8A8A", "-", "o")
+# For progressive loading (teal, like its orders) and its baselines: in the hue of the network that they load.
+BASELINE: dict[str, Look] = {
+    "progressive": ("#0B5D57", "-", "o"),
+    "progressive_8bit_first": ("#5FB8AE", (0, (5, 1.5)), "D"),
+    "student_only": ("#56B4E9", ":", "s"),
+    "teacher_safetensors": ("#D55E00", "-.", "^"),
+    "teacher_torch_load": ("#F2C14E", "--", "v"),
+    "teacher_streamer": ("#5E2A00", ":", "*"),
+    "teacher_8bit": ("#8A4B08", "--", "P"),
+    "bit_planes": ("#6A51A3", "-.", "X"),
+}
+LATENCY: dict[str, Look] = {"idle": ("#707B7C", "--", "o"), "loading": ("#0B5D57", (0, (8, 1)), "o")}
+# For a converter: the hue of the network that it converts for.
+CONVERTER: dict[str, Look] = {"encoder": (OWNER_INK["S"], "-", "o"), "decoder": (OWNER_INK["T"], "--", "s")}
+LOSS: dict[str, Look] = {
+    "hard": ("#4477AA", "-", "o"),
+    "soft": ("#66CCEE", "--", "s"),
+    "sync": ("#228833", "-.", "^"),
+    "recon": ("#BBA020", ":", "D"),
+    "cross": ("#7A1F5C", (0, (5, 1.5)), "v"),
+    "labels": ("#EE6677", "-", "X"),
+    "output": ("#F5B7B1", "--", "P"),
+    "hidden": ("#225522", "-.", "*"),
+    "total": ("#333333", "-", "p"),
+}
+MASK: dict[str, Look] = {"any mask": ("#AAAAAA", "-", "o"), "best within a budget": ("#4B3F72", "-", "D")}
+LEVEL: dict[str, Look] = {
+    "guessing": ("#666666", (0, (1, 2)), ""),
+    "learned": ("#444444", "--", ""),
+    "noise floor": ("#444444", (0, (1, 2)), ""),
+    "student alone": (OWNER_INK["S"], ":", ""),
+    "teacher alone": (OWNER["T"], ":", ""),
+}
+MEANINGS: dict[str, dict[str, Look]] = {
+    "network": NETWORK,
+    "curriculum": CURRICULUM,
+    "your own curriculum": {f"number {number}": look for number, look in enumerate(SPARE, start=1)},
+    "loading order": ORDER,
+    "degree in the support": {str(degree): look for degree, look in enumerate(DEGREE, start=1)},
+    "off the support": {"any degree": OFF_SUPPORT},
+    "progressive loading and its baselines": BASELINE,
+    "latency": LATENCY,
+    "converter": CONVERTER,
+    "loss term": LOSS,
+    "swap mask": MASK,
+    "level": LEVEL,
+}
+# In points: the smallest font in a figure, for notes, labels at lines, names of panels. Smaller only where text would
+# overlap otherwise: five blocks or more side by side, long class names, a crowded lattice.
 NOTE = 10
 STYLE: dict[str, Any] = {
     "figure.dpi": 110,
@@ -61,7 +123,7 @@ STYLE: dict[str, Any] = {
 
 @contextmanager
 def context() -> Iterator[None]:
-    """The study's style inside: matplotlib's defaults and `STYLE`, whatever the user's own configuration is outside."""
+    """A context with the study's style: matplotlib's defaults and `STYLE`, whatever the user's own configuration."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(STYLE)  # type: ignore[arg-type]  # it takes any mapping of its own keys
@@ -69,10 +131,10 @@ def context() -> Iterator[None]:
 
 
 class Figure(matplotlib.figure.Figure):
-    """A figure that stays in the study's style when it is drawn, which a notebook does long after it was made.
+    """A figure that keeps the study's style when it is drawn, which in a notebook is long after it was created.
 
-    Ticks, fonts and LaTeX are settled only then, by the configuration of that moment: the user's own `text.usetex` would
-    ask for a LaTeX that is not there.
+    Ticks, fonts and LaTeX are decided only then, by the current configuration: a user's own `text.usetex` could require
+    a LaTeX that is not installed.
     """
 
     def draw(self, renderer: Any) -> None:
@@ -98,8 +160,20 @@ def looks(names: Sequence[str]) -> dict[str, Look]:
 
 
 def order_look(order: str) -> Look:
-    """The look of a loading order; of a reader's own one too."""
+    """The look of a loading order, also of a reader's own."""
     return ORDER.get(order, SPARE[3])
+
+
+def loss_look(term: str) -> Look:
+    """The look of a loss term, also of a reader's own."""
+    return LOSS.get(term, SPARE[3])
+
+
+def order_note(figure: Figure, orders: Iterable[str]) -> None:
+    """Add a note below a figure that defines the best or the worst order, if it shows that order."""
+    said = [f"{order}: {ORDER_NOTE[order]}" for order in orders if order in ORDER_NOTE]
+    if said:
+        figure.supxlabel("\n".join(said), fontsize=NOTE, x=0.01, ha="left", color="#444444")
 
 
 def byte_words(size: float, _: object = None) -> str:
@@ -126,7 +200,7 @@ def row_of_axes(width: float, height: float, columns: int = 1, **keys: Any) -> t
 
 
 class Percent(Formatter):
-    """Shares as percentages, with as many decimals as the ticks need to be told apart and no more."""
+    """Shares as percentages, with just enough decimals to distinguish the ticks."""
 
     digits = 0
 
@@ -156,20 +230,20 @@ def steps_axis(axes: Axes, label: str = "optimiser steps") -> None:
 def log_ticks(
     axis: Axis, words: Formatter | Callable[[float, object], str] | str, subs: Sequence[float] = (1, 2, 5)
 ) -> None:
-    """Ticks of a logarithmic axis at these multiples of the powers of ten, each in words; nothing between them."""
+    """Ticks of a logarithmic axis at these multiples of the powers of ten, each with a label; no minor ticks."""
     axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter(words)
     axis.set_minor_formatter(NullFormatter())
 
 
 def named_rows(axes: Axes, names: Sequence[str], above: float = 0.5) -> None:
-    """A named row for each of these, from the top down, with room `above` the first one."""
+    """A named row for each name, from the top down, with room `above` the first one."""
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -above)
 
 
 def note_above(axes: Axes, x: float, words: str, **keys: Any) -> None:
-    """Words right above the axes at `x`."""
+    """Text right above the axes at `x`."""
     axes.annotate(words, (x, 1), xycoords=("data", "axes fraction"), xytext=(0, 3), textcoords="offset points",
                   fontsize=NOTE, **keys)  # fmt: skip
 
@@ -177,9 +251,9 @@ def note_above(axes: Axes, x: float, words: str, **keys: Any) -> None:
 def level_line(
     axes: Axes, value: float, words: str, colour: str, ls: Dashes = "--", va: VerticalAlign = "center"
 ) -> None:
-    """A level to compare with, its name beside its right end, outside the axes: nothing drawn can lie on it.
+    """A horizontal line to compare with, with its name at its right end, outside the axes, where nothing overlaps it.
 
-    `va` says which part of the name stands at the level; "bottom" and "top" keep the names of two close levels apart.
+    `va` is the vertical alignment of the name; "bottom" and "top" keep the names of two close levels apart.
     """
     axes.axhline(value, color=colour, lw=1, ls=ls, zorder=1)
     axes.annotate(words, (1, value), xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points",
@@ -192,7 +266,7 @@ def band(axes: Axes, low: pd.Series, high: pd.Series, colour: str, **keys: Any) 
 
 
 def range_bars(axes: Axes, groups: SeriesGroupBy, look: Look, shift: float = 0.0, **keys: Any) -> None:
-    """The mean of each group at its key, a little to the side, with a bar from its lowest value to its highest."""
+    """The mean of each group at its key, slightly to the side, with a bar from its lowest value to its highest."""
     colour, dashes, marker = look
     mean, low, high = groups.mean(), groups.min(), groups.max()
     keys = {"lw": 2, "ms": 7, "capsize": 4, **keys}
@@ -210,7 +284,7 @@ def seed_row(
     reached: Sequence[bool] | None = None,
     apart: float = 0.0,
 ) -> None:
-    """A row of points, one for each seed, and a bar at their middle; `apart` is how far the points spread in height."""
+    """A row of points, one for each seed, and a bar at their middle; `apart` is their vertical spread."""
     colour, _, marker = look
     seed_points(axes, values, row + np.linspace(-apart, apart, len(values)), colour, marker, 48, reached)
     axes.plot([middle, middle], [row - 0.36, row + 0.36], color=colour, lw=2.5, zorder=1.5)
@@ -225,7 +299,7 @@ def seed_points(
     size: float,
     reached: Sequence[bool] | None = None,
 ) -> None:
-    """A point for each seed, told apart by a white edge where they meet; hollow where a goal was not reached."""
+    """A point for each seed, with a white edge to separate overlapping ones; hollow if a goal was not reached."""
     full = [True] * np.size(values) if reached is None else reached
     axes.scatter(values, heights, marker=marker, s=size, zorder=3, linewidths=[0.6 if done else 1.5 for done in full],
                  facecolors=[colour if done else "none" for done in full],
@@ -233,9 +307,9 @@ def seed_points(
 
 
 def labels_above(axes: Axes, words: Sequence[str], xs: Sequence[float], ys: Sequence[float]) -> None:
-    """Words for points that may lie close together: in a row above the axes, each with a thin line down to its point.
+    """Labels for points that may be close together: in a row above the axes, each with a thin line down to its point.
 
-    Each stands as near to its point as its neighbours allow. `xs` ascends; the limits of the axes are set before.
+    Each is as close to its point as its neighbours allow. `xs` must ascend; set the limits of the axes before.
     """
     small = NOTE if len(words) <= 10 else 7
     wide = 0.0011 * small * (2 + max(len(line) for word in words for line in word.split("\n")))
@@ -246,7 +320,7 @@ def labels_above(axes: Axes, words: Sequence[str], xs: Sequence[float], ys: Sequ
 
 
 def spread_out(spots: ArrayLike, apart: float) -> Float[np.ndarray, " n"]:
-    """The ascending `spots` (0 to 1), moved little so that they are `apart` from each other."""
+    """The ascending `spots` (0 to 1), moved as little as possible so that they are `apart` from each other."""
     slots = apart * np.arange(np.size(spots))
     shifts = np.asarray(spots) - slots  # these must not descend
     pushed, pulled = np.maximum.accumulate(shifts), np.minimum.accumulate(shifts[::-1])[::-1]
@@ -254,15 +328,15 @@ def spread_out(spots: ArrayLike, apart: float) -> Float[np.ndarray, " n"]:
 
 
 def levels_alone(axes: Axes, student: float, teacher: float | None = None, close: bool = False) -> None:
-    """The levels of the student alone and, where it is given, of the teacher alone; `close` keeps their names apart."""
+    """The levels of the student alone and, if given, of the teacher alone; `close` keeps their names apart."""
     low: VerticalAlign = "top" if close else "center"
     high: VerticalAlign = "bottom" if close else "center"
     beneath = teacher is None or student <= teacher
-    level_line(axes, student, "student\nalone", "#0072B2", ":", low if beneath else high)
+    level_line(axes, student, "student\nalone", *LEVEL["student alone"][:2], low if beneath else high)
     if teacher is not None:
-        level_line(axes, teacher, "teacher\nalone", OWNER["T"], ":", high if beneath else low)
+        level_line(axes, teacher, "teacher\nalone", *LEVEL["teacher alone"][:2], high if beneath else low)
 
 
 def chance_line(axes: Axes, value: float, named: bool = True) -> None:
     """The line of guessing; `named` only in the last of several panels in a row."""
-    level_line(axes, value, "guessing" if named else "", "#666666", (0, (1, 2)))
+    level_line(axes, value, "guessing" if named else "", *LEVEL["guessing"][:2])

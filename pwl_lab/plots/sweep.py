@@ -1,4 +1,4 @@
-"""Figures of a batch: a metric over one axis of a grid, a line per value of another, small multiples over further ones."""
+"""Figures of a batch: a metric over one axis of a grid, a line per value of another, panels over further ones."""
 
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -17,10 +17,10 @@ from pwl_lab.plots.style import CURRICULUM, NOTE, Figure, Look, Percent
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F", "#8C510A", "#5E3C99")
 DASHES = ("-", "--", "-.", ":")
 MARKERS = "osD^vPX*<>"
-MOST_LABELS = 5  # beside the lines' ends; more would not find room
-MOST_SEEDS_SHOWN, MOST_SPOTS_MARKED = 12, 12  # beyond, a band stands for the bars, and only hollow marks are left
-LOG_FROM = 8  # times between the least and the largest value from which on an axis is logarithmic
-Spots = Mapping[Any, float]  # where each value of the axis stands
+MOST_LABELS = 5  # at the ends of lines; there is no room for more
+MOST_SEEDS_SHOWN, MOST_SPOTS_MARKED = 12, 12  # beyond, a band replaces the bars, and only hollow marks are drawn
+LOG_FROM = 8  # the ratio of the largest to the smallest value from which on an axis is logarithmic
+Spots = Mapping[Any, float]  # the position of each value on the axis
 
 
 @style.context()
@@ -33,19 +33,19 @@ def sweep_curves(
     facets: Sequence[str] = (),
     statistic: str = "mean",
 ) -> Figure:
-    """The middle over seeds with its 95% interval (or, where `bar` says so, from the least to the most), over an axis.
+    """The mean or median over seeds with its 95% interval (or its range, if `bar` says so), over an axis.
 
-    Every seed is a small mark, hollow where it is a lower bound.
+    Every seed is a small mark, hollow if it is a lower bound.
 
     Arguments:
     - `curves`: a tidy table as `pwl_lab.runner.curves` makes it: columns for `facets`, `hue` and `axis`, then low, middle,
       high, bar, seeds, reached.
     - `seeds`: the same for single seeds: value, reached.
-    - `metric`: what is drawn, for the title.
+    - `metric`: the name of the metric, for the title.
     - `axis`: the column of the x axis.
     - `hue`: a line for each value of this column.
     - `facets`: panels from left to right over the first of these columns, from top to bottom over the second.
-    - `statistic`: how the middle was taken, for the title.
+    - `statistic`: mean or median, for the title.
     """
     columns, rows = [*(_levels(curves[name]) for name in facets), [None], [None]][:2]
     looks = looks_of(_levels(curves[hue]) if hue else [""])
@@ -85,7 +85,7 @@ def looks_of(values: Sequence[Any]) -> dict[Any, Look]:
 
 
 def say(value: object) -> str:
-    """A value as a figure says it."""
+    """A value as text in a figure."""
     if isinstance(value, float):
         return f"{value:g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value).replace("_", "-")
@@ -97,7 +97,7 @@ def _numeric(values: Sequence[Any]) -> bool:
 
 
 def _levels(column: pd.Series) -> list[Any]:
-    """The different values: numbers in order of size, others as they came."""
+    """The distinct values: numbers sorted, others in order of appearance."""
     plain = list(dict.fromkeys(column.tolist()))
     counted = all(isinstance(value, str) and value.isdigit() for value in plain)
     return sorted(plain, key=float) if counted or _numeric(plain) else plain
@@ -111,12 +111,12 @@ def _part(table: pd.DataFrame, here: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def _spots(levels: Sequence[Any]) -> Spots:
-    """Where each value of the axis stands: a number at itself, others side by side."""
+    """The position of each value on the axis: numbers at their value, others side by side."""
     return {level: float(level) if _numeric(levels) else float(i) for i, level in enumerate(levels)}
 
 
 def _logarithmic(values: Sequence[float]) -> bool:
-    """Whether a logarithmic axis serves these better."""
+    """Whether a logarithmic axis suits these better."""
     return len(values) > 1 and min(values) > 0 and max(values) / min(values) >= LOG_FROM
 
 
@@ -129,7 +129,7 @@ def _panel(
     looks: Mapping[Any, Look],
     spots: Spots,
 ) -> None:
-    """The lines of one panel, a little beside each other where their bars would hide each other."""
+    """The lines of one panel, slightly shifted if their bars would overlap."""
     logarithmic = _logarithmic(list(spots.values()))
     scale, back = (np.log, np.exp) if logarithmic else (np.asarray, np.asarray)
     gap = np.diff(scale(list(spots.values()))).min() if len(spots) > 1 else 1.0
@@ -149,7 +149,7 @@ def _panel(
 
 
 def _line(axes: Axes, mine: pd.DataFrame, look: Look, many: bool) -> None:
-    """A line with its bars and marks; with a band and hollow marks alone where there are `many` of them."""
+    """A line with its bars and marks; with a band and only hollow marks if there are `many` of them."""
     colour, dashes, marker = look
     axes.plot(mine["middle"], color=colour, ls=dashes, lw=1.8)
     known, hollow = mine.dropna(subset=["low", "high"]), mine["reached"] < mine["seeds"]
@@ -163,7 +163,7 @@ def _line(axes: Axes, mine: pd.DataFrame, look: Look, many: bool) -> None:
 
 
 def _scale(axes: Axes, curves: pd.DataFrame, metric: str, spots: Spots) -> None:
-    """The scales of both axes, and the words at the ticks of the y axis."""
+    """The scales of both axes, and the tick labels of the y axis."""
     ends = curves[["low", "middle", "high"]].to_numpy(dtype=float)
     if _logarithmic(curves["middle"].tolist()):
         axes.set_yscale("log")
@@ -178,7 +178,7 @@ def _scale(axes: Axes, curves: pd.DataFrame, metric: str, spots: Spots) -> None:
 
 
 def _name_spots(figure: Figure, bottom: Sequence[Axes], axis: str, spots: Spots) -> None:
-    """Name the values of the axis under the panels at the `bottom`, about twelve of them at most."""
+    """Label the values of the axis under the panels at the `bottom`, about twelve at most."""
     named = list(spots.items())[:: -(-len(spots) // 12)]
     inches = (figure.get_size_inches()[0] - 1.2) / len(bottom)
     turned = (max(len(say(level)) for level, _ in named) + 2) * len(named) > 12 * inches
@@ -190,11 +190,11 @@ def _name_spots(figure: Figure, bottom: Sequence[Axes], axis: str, spots: Spots)
 
 
 def _words(curves: pd.DataFrame, metric: str, statistic: str) -> str:
-    """The figure's title: what is drawn, and what its bars are."""
+    """The figure's title: the metric, and the meaning of its bars."""
     bars = set(curves["bar"]) - {""}
     if not bars:
         return f"{metric}: one seed"
-    spread = {"95%": "its 95% interval", "seeds": "the least and the most"}
+    spread = {"95%": "95% interval", "seeds": "range over seeds"}
     said = [spread[bar] for bar in spread if bar in bars]
     return f"{metric}: {statistic} over seeds, with {' or '.join(said)}"
 
@@ -202,7 +202,7 @@ def _words(curves: pd.DataFrame, metric: str, statistic: str) -> str:
 def _direct_labels(
     axes: Axes, curves: pd.DataFrame, axis: str, hue: str, looks: Mapping[Any, Look], spots: Spots
 ) -> None:
-    """Each line's name at its right end, pushed apart where two would overlap."""
+    """Each line's name at its right end, moved apart if two would overlap."""
     to_axes = axes.transData + axes.transAxes.inverted()
     last = curves.assign(spot=curves[axis].map(spots)).sort_values("spot").groupby(hue)[["spot", "middle"]].last()
     ends = pd.Series(to_axes.transform(last)[:, 1], last.index).sort_values()
@@ -212,7 +212,7 @@ def _direct_labels(
 
 
 def _legend(figure: Figure, looks: Mapping[Any, Look], words: str, hue: str) -> None:
-    """One legend above all panels, under what they show; the title alone where there is one line."""
+    """One legend above all panels, below the title; only the title if there is a single line."""
     if len(looks) < 2:
         figure.suptitle(words, x=0.01, ha="left", fontsize=11)
         return

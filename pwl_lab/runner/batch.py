@@ -1,4 +1,4 @@
-"""A batch: prepared from its grid, run by one process at a time, and looked at by anyone, at work or not."""
+"""A batch: prepared from its grid, run by one process at a time; its status can be read by anyone at any time."""
 
 import platform
 import shutil
@@ -51,7 +51,7 @@ LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(frozen=True)
 class PreparedBatch:
-    """A batch before it runs: its plan, what there is already, and the points that are to do."""
+    """A batch before it runs: its plan, the existing results, and the points to run."""
 
     plan: BatchPlan
     location: Location
@@ -60,12 +60,12 @@ class PreparedBatch:
     others: int = 0  # finished points at the location that the plan does not know
 
     def lines(self, workers: int | None) -> list[str]:
-        """What would be run, and an estimate of the minutes that `workers` need (None: not known how many)."""
+        """What would be run, and an estimate of the minutes that `workers` need (None: unknown number)."""
         points = [f"{point.hash[:8]}  {point.words}" for point in self.todo]
         return [*_cut(points), self.headline(workers)]
 
     def headline(self, workers: int | None) -> str:
-        """How many points there are, how many are to do, and about how long that takes."""
+        """How many points there are, how many have to run, and about how long that takes."""
         text = f"{len(self.plan.points):,} points of {self.plan.notebook.stem}, {len(self.todo):,} to do"
         if not self.todo:
             return text
@@ -74,17 +74,17 @@ class PreparedBatch:
             text += f" ({self.others:,} finished {belong} to another notebook, parameters or version)"
         found = seconds_per_point(self.plan, [each.status for each in self.results.values() if each.status])
         if found is None:
-            return f"{text}; no earlier run says how long they take"
+            return f"{text}; no time estimate, because there is no earlier run"
         seconds, source = found
         waves = -(-len(self.todo) // (workers or 1))
         where = f"on {workers} worker{'s' if workers != 1 else ''}" if workers else "on one worker"
-        return f"{text}; about {waves * seconds / 60:.1f} min {where} ({seconds:.0f} s a point, {source})"
+        return f"{text}; about {waves * seconds / 60:.1f} min {where} ({seconds:.0f} s per point, {source})"
 
 
 def prepare(
     grid: Path, out: Path | str, only: Sequence[str] = (), retry_failed: bool = False, force: bool = False
 ) -> PreparedBatch:
-    """Check everything and see what is to do; nothing is written.
+    """Check everything and determine what has to run; nothing is written.
 
     Arguments:
     - `grid`: the grid file.
@@ -108,7 +108,7 @@ def prepare(
 
 
 def _count_others(location: Location, plan: BatchPlan) -> int:
-    """How many points are done there that this plan does not have: of a notebook that was edited since, say."""
+    """How many finished points there are that this plan does not have, for example because the notebook was edited."""
     with suppress(LocationError):  # what cannot be read is not counted: this is only said, and nothing hangs on it
         names = [name.split("/") for name in location.names(POINTS)]
         there = {parts[1] for parts in names if len(parts) == 3 and parts[2] == STATUS}
@@ -119,13 +119,13 @@ def _count_others(location: Location, plan: BatchPlan) -> int:
 
 
 def check_workers(workers: int | None, scheduler: str | None) -> None:
-    """Check who is to run a batch; nothing is written and nobody is asked.
+    """Check the workers or the scheduler of a batch; nothing is written or contacted.
 
     Raises InvalidValueError for a number of workers below 1, or together with a scheduler, and for what cannot be a
     scheduler's address.
     """
     if workers is not None and scheduler is not None:
-        raise invalid("workers", workers, "none where a scheduler is given: its workers are its own")
+        raise invalid("workers", workers, "none with a scheduler, which has its own workers")
     if workers is not None and workers < 1:
         raise invalid("workers", workers, "a whole number from 1")
     if scheduler is not None:
@@ -143,7 +143,7 @@ def run_batch(
     on_end: Callable[[Point, RunStatus, int], None] | None = None,
     on_line: Callable[[str], None] | None = None,
 ) -> "BatchOutcome | None":
-    """Run what is to do, alone at the location. Returns how that ended, None where there was nothing to do.
+    """Run the points that have to run, with exclusive use of the location. Returns None if there was nothing to do.
 
     Arguments:
     - `prepared`: the batch, as `prepare` gives it.
@@ -177,7 +177,7 @@ def _import_dask() -> None:
     except Exception as error:  # noqa: BLE001 - what a wrong value makes of it depends on which it is
         why = " ".join(f"{type(error).__name__}: {error}".split())
         raise InvalidValueError(
-            f"Dask does not start with its configuration on this machine; check its files and the DASK_... variables ({why})"
+            f"Dask does not start with its configuration on this machine: check its files, DASK_... variables ({why})"
         ) from None
 
 
@@ -189,7 +189,7 @@ def _sweep(location: Location) -> None:
 
 
 class Reporter:
-    """Says a line for each point that ends: how many have, how it did, and how long the others may take."""
+    """Reports a line for each point that ends: how many have ended, its status, and the estimated remaining time."""
 
     def __init__(self, total: int, say: Callable[[str], None]) -> None:
         """`total` points are to do; `say` takes each line."""
@@ -200,14 +200,14 @@ class Reporter:
         self.done += 1
         self.seconds += status.seconds
         left = self.seconds / self.done * (self.total - self.done) / at_once / 60
-        more = f", about {left:.1f} min more" if left else ""
+        more = f", about {left:.1f} min left" if left else ""
         error = f": {status.error.name}: {status.error.message}".splitlines()[0] if status.error else ""
         head = f"[{self.done}/{self.total}] {status.status} {point.hash[:8]} {point.words}"
         self.say(f"{head} ({status.seconds:.0f} s{more}){error}")
 
 
 class Holder(BaseModel):
-    """What the batch at work says of itself in `.holder.json`."""
+    """The content of `.holder.json`: which batch is running."""
 
     pid: int
     host: str
@@ -217,12 +217,12 @@ class Holder(BaseModel):
     beat: AwareDatetime = LONG_AGO  # when it last said so
 
     def __str__(self) -> str:
-        """As a message names it."""
+        """A description for messages."""
         return f"another batch (process {self.pid} on {self.host}, since {self.since})"
 
     @property
     def alive(self) -> bool:
-        """Whether the batch still is at work: by its process on this machine, else by its last beat."""
+        """Whether the batch is still running: by its process on this machine, otherwise by its last beat."""
         if self.host == platform.node():
             with suppress(psutil.AccessDenied):
                 try:
@@ -246,7 +246,7 @@ class Holder(BaseModel):
 
 
 def find_holder(out: Location | Path | str) -> Holder | None:
-    """The batch at work there; None if no batch is, or only the note of one that died is left. Raises LocationError."""
+    """The batch running there; None if there is none, or only the note of one that died. Raises LocationError."""
     found = _read_holder(location_at(out))
     return found if found and found.alive else None
 
@@ -261,7 +261,7 @@ def _read_holder(location: Location) -> Holder | None:
 
 @contextmanager
 def alone_at(out: Location | Path | str) -> Iterator[None]:
-    """Inside, no other batch works there. Raises InvalidValueError, naming the one that does, and LocationError.
+    """A context in which no other batch runs there. Raises InvalidValueError, naming the one that does, and LocationError.
 
     Two batches that share the points would each report half of them; for more workers, start one batch with more. On this
     machine the operating system's lock keeps the second out; it goes with the process that holds it, however that ends. A
@@ -280,7 +280,7 @@ def alone_at(out: Location | Path | str) -> Iterator[None]:
             other = _read_holder(location)
         raise _refusal(location, other) from None
     except OSError as error:
-        allowed = f"a folder that can be made and written to ({error.strerror})"
+        allowed = f"a folder that can be created and written to ({error.strerror})"
         raise invalid("out", str(location.work), allowed) from None
     try:
         me, now = psutil.Process(), datetime.now(UTC).isoformat(timespec="seconds")
@@ -298,7 +298,7 @@ def alone_at(out: Location | Path | str) -> Iterator[None]:
 
 @contextmanager
 def _beating(location: Location, mine: Holder) -> Iterator[None]:
-    """Inside, the batch's note is kept fresh, unless another batch has replaced it; then it is removed.
+    """A context that keeps the batch's note fresh, unless another batch has replaced it, and removes it at the end.
 
     Two batches that are both let in, because a clock is minutes off or a machine was asleep, do harm to no point: they run
     some twice, under the same hash. So the one that finds itself replaced says so and goes on: points that it broke off
@@ -315,7 +315,7 @@ def _beating(location: Location, mine: Holder) -> Iterator[None]:
             elif not said:
                 said = True
                 warnings.warn(
-                    f"{other} has begun on {location}, perhaps because this one was silent for minutes; nothing is "
+                    f"{other} has started on {location}, perhaps because this one was silent for minutes; nothing is "
                     "lost, but some points are run twice: stop one of the two",
                     RuntimeWarning,
                     stacklevel=1,
@@ -333,22 +333,22 @@ def _beating(location: Location, mine: Holder) -> Iterator[None]:
 
 
 def _refusal(location: Location, other: Holder | None) -> InvalidValueError:
-    """An error that says which batch is at work."""
+    """The error for a location where another batch is running."""
     who = other or "another batch"
-    return InvalidValueError(f"{who} is at work on {location}; wait for it or stop it, the same command then goes on")
+    return InvalidValueError(f"{who} is running on {location}; wait for it or stop it, then run the same command again")
 
 
 def read_states(out: Location | Path | str) -> list[PointState]:
-    """Where every point of the last command stands, in the order of the grid; `out` is the batch's folder or address.
+    """The state of every point of the last command, in the order of the grid; `out` is the batch's folder or address.
 
-    Raises InvalidValueError where no batch is there, LocationError where that cannot be known.
+    Raises InvalidValueError if there is no batch, LocationError if that cannot be determined.
     """
     location = location_at(out)
     try:
         listed = parse_json(location.read([BATCH])[BATCH])["points"]
         points = {str(entry["hash"]): dict(entry["values"]) for entry in listed}
     except (ValueError, KeyError, TypeError):
-        raise invalid("folder", str(location), f"no batch is there: {BATCH} cannot be read") from None
+        raise invalid("folder", str(location), f"there is no batch: {BATCH} cannot be read") from None
     at_work = find_holder(location) is not None
     results = read_results(location, list(points))
     running = [name for name, each in results.items() if each.status and each.status.status == "running"]
@@ -376,7 +376,7 @@ def describe_batch(out: Path | str) -> str:
 
 
 def status_lines(out: Location | Path | str) -> list[str]:
-    """How a batch stands: a line for each point (only those that are not ok where there are many), then the summary."""
+    """The status of a batch: a line for each point (if there are many, only those that are not ok), then the summary."""
     states = read_states(out)
     shown = states if len(states) <= MOST_LINES else [state for state in states if state.status != "ok"]
     lines = [_line(state) for state in sorted(shown, key=lambda state: state.status == "waiting")]
@@ -434,7 +434,5 @@ def example_batch() -> Path:
             on_end=lambda point, status, at_once: bar.advance(1, seconds=status.seconds),
         )
     if outcome and outcome.stopped_by:
-        raise PwlLabError(
-            f"the example batch was stopped ({outcome.stopped_by}); run the cell again: it goes on from there"
-        )
+        raise PwlLabError(f"the example batch was stopped ({outcome.stopped_by}); run the cell again to resume it")
     return folder

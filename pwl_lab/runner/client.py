@@ -1,4 +1,4 @@
-"""papermill's engine with a client that loses no output, waits for nothing without end, and says truly how a notebook ended."""
+"""papermill's engine with a client that loses no output, never waits for ever, and reports correctly how a notebook ended."""
 
 import asyncio
 import logging
@@ -174,7 +174,7 @@ class LabClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill has
         try:
             out: NotebookNode | None = super().output(outs, *args)
         except ValidationError as error:
-            text = f"An output was left out, since no notebook can hold it: {error.message}\n"
+            text = f"An output was left out, because a notebook cannot hold it: {error.message}\n"
             out = new_output("stream", name="stderr", text=text)
             outs.append(out)
         if out and len(outs) == before + 1 > 1 and out.output_type == outs[-2].output_type == "stream":

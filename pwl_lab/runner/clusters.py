@@ -1,4 +1,4 @@
-"""Clusters: how a scheduler is reached, which workers answer, and waits on them that have a bound and a sentence."""
+"""Clusters: how a scheduler is reached, which workers answer, and bounded waits for them with clear messages."""
 
 import errno
 import logging
@@ -39,7 +39,7 @@ START_S = 300  # many processes import Dask at once, perhaps beside other work
 CLOSE_S = 15
 ANSWER_S = 20
 SILENT_S = 15  # a worker speaks every half second, in a cluster of a thousand every five
-# Dask's own: a worker that dies is replaced, and its point tried again so often before the point is called its murderer.
+# Dask's own setting: a worker that dies is replaced, and its point is tried again this often before the point is blamed.
 ALLOWED_FAILURES = 3
 PLAIN, ENCRYPTED = ("tcp", "ws"), ("tls", "wss")
 FORM = "an address as tcp://HOST:PORT, or tls://HOST:PORT"
@@ -152,9 +152,9 @@ def _wait_for_port(host: str, port: int, end: float) -> None:
 def _no_port(host: str, port: int, error: OSError | ValueError) -> str:
     """What to check where no connection came about."""
     if not isinstance(error, OSError):
-        return f"{host!r} can be no host's name ({error}); check how it is spelt"
+        return f"{host!r} is not a valid host name ({error}); check the spelling"
     if isinstance(error, socket.gaierror):
-        return f"the host name {host!r} is not known on this machine ({error.strerror}); check how it is spelt"
+        return f"the host name {host!r} is not known on this machine ({error.strerror}); check the spelling"
     if isinstance(error, ConnectionRefusedError) or error.errno == errno.ECONNREFUSED:
         return f"nothing listens on port {port} of {host}; check that the scheduler runs, and its port"
     if isinstance(error, TimeoutError):
@@ -168,18 +168,16 @@ def _no_scheduler(scheme: str, host: str, port: int, error: Exception) -> str:
     encrypted = _speaks_tls(host, port)
     at = _netloc(host, port)
     if encrypted and scheme in PLAIN:
-        return f"what listens there speaks TLS; give the address as tls://{at}, with Dask's certificates"
+        return f"the server there uses TLS; give the address as tls://{at}, with Dask's certificates"
     if encrypted is False and scheme in ENCRYPTED:
-        return f"what listens there does not speak TLS; a scheduler without it is at tcp://{at}"
+        return f"the server there does not use TLS; a scheduler without it has the address tcp://{at}"
     if scheme in ENCRYPTED and isinstance(error, OSError | ssl.SSLError):
         return f"the two do not accept each other's certificates; check distributed.comm.tls in Dask's configuration ({why})"
     if not isinstance(error, OSError):
         return (
-            f"Dask makes no client of it; check Dask's configuration (files and DASK_... variables) and version ({why})"
+            f"Dask cannot create a client; check its configuration (files and DASK_... variables) and version ({why})"
         )
-    return (
-        f"what listens there does not answer as a Dask scheduler: another kind of server, or one that is frozen ({why})"
-    )
+    return f"the server there does not answer like a Dask scheduler: it is of another kind, or frozen ({why})"
 
 
 def _speaks_tls(host: str, port: int) -> bool | None:
@@ -361,9 +359,9 @@ def nobody_fits(workers: Mapping[str, Mapping[str, Any]], resources: Mapping[str
     if any(fits(worker, resources) for worker in workers.values()):
         return None
     if not workers:
-        return "no worker is there; waiting"
+        return "there is no worker; waiting"
     words = " ".join(f"{name}={need:g}" for name, need in resources.items())
-    return f"no worker with {words} is there ({len(workers)} without); waiting"
+    return f"there is no worker with {words} ({len(workers)} without); waiting"
 
 
 def fits(worker: Mapping[str, Any], resources: Mapping[str, float]) -> bool:

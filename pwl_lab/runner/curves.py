@@ -1,4 +1,4 @@
-"""Which curves to draw of a batch, and their numbers: the middle and its interval over seeds at each of their points."""
+"""Which curves of a batch to draw, and their numbers: the mean or median over seeds with its interval at each point."""
 
 import json
 import math
@@ -21,7 +21,7 @@ INTERVALS = {"mean": mean_interval, "median": median_interval}
 class View:
     """What is drawn: `metric` over `axis`, a line per value of `hue`, panels over one or two `facets` (columns, rows).
 
-    Over what is left, the `averaged` axes, each seed's mean is taken first, so that the interval is one over seeds.
+    Each seed is first averaged over the remaining (`averaged`) axes, so that the interval is over seeds.
     """
 
     metric: str
@@ -37,7 +37,7 @@ class View:
 
     @property
     def words(self) -> str:
-        """The view as a reader says it."""
+        """The view in words."""
         hue = f", a line per {self.hue}" if self.hue else ""
         facets = f", panels over {' and '.join(self.facets)}" if self.facets else ""
         averaged = f"; mean over {', '.join(self.averaged)}" if self.averaged else ""
@@ -47,7 +47,7 @@ class View:
 def choose(
     batch: BatchReport, metric: str = "", axis: str = "", hue: str = "", facet: Sequence[str] | None = None
 ) -> View:
-    """The view that is asked for; what is empty is chosen by a rule.
+    """The requested view; empty values are chosen by a rule.
 
     Arguments:
     - `metric`: what is drawn, a name or a group as `NAME.*`. By the rule: the first number, or group of numbers, of
@@ -139,7 +139,7 @@ def as_records(table: pd.DataFrame) -> list[dict[str, Any]]:
 def _first_metric(batch: BatchReport) -> str:
     """The first metric with something to see."""
     if not batch.metrics:
-        raise InvalidValueError(f"no point of {batch.address} has left a number in its metrics.json: nothing to draw")
+        raise InvalidValueError(f"no point of {batch.address} has a number in its metrics.json: nothing to draw")
     for metric in batch.metrics:
         table = batch.values(metric)
         groups = table.groupby([name for name in ("seed", PART) if name in table], sort=False, dropna=False)["value"]
@@ -180,7 +180,7 @@ def _check(table: pd.DataFrame, view: View) -> None:
     if len(set(uses)) < len(uses) or len(view.facets) > 2:
         raise invalid("axis, hue and facet", ", ".join(uses), "different ones, with at most two facets")
     if view.hue and table[view.hue].nunique() > MOST_HUES:
-        raise invalid("hue", view.hue, f"an axis with at most {MOST_HUES} values; take it as axis or facet")
+        raise invalid("hue", view.hue, f"an axis with at most {MOST_HUES} values; use it as axis or facet")
     panels = math.prod(table[name].nunique(dropna=False) for name in view.facets)
     if panels > MOST_PANELS:
-        raise invalid("facet", ", ".join(view.facets), f"axes that make at most {MOST_PANELS} panels, not {panels}")
+        raise invalid("facet", ", ".join(view.facets), f"axes with at most {MOST_PANELS} panels, not {panels}")

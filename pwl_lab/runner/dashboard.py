@@ -49,6 +49,7 @@ def configuration(port: int) -> dict[str, dict[str, Any]]:
             "template": "pwl_lab_dashboard",
             "allow_template_override": "NO",
             "allow_theme_override": "NO",
+            "progressive_rendering": True,  # each output as soon as it is there; else the page waits for the last one
             "show_tracebacks": True,  # else an error is only said to be there
             "file_denylist": [".*"],  # no file beside the notebook is served
         },

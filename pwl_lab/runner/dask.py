@@ -1,4 +1,4 @@
-"""Run the points of a batch on Dask: on this machine, or wherever a scheduler says.
+"""Run the points of a batch with Dask: on this machine, or on the workers of a given scheduler.
 
 Without a scheduler's address a cluster of N processes is started here, on loopback alone, and ended with the batch. With
 one, the same tasks go there; its workers need the same pwl_lab, and must see the notebook, and the batch's folder unless
@@ -121,7 +121,7 @@ class _BatchRun:
         self.workers = Workers(self.client)
 
     def run(self, tasks: Sequence[PointTask], plugin: StopUnwanted) -> None:
-        """Run all points; `outcome` then says how they ended, and what stopped them."""
+        """Run all points; `outcome` then holds how they ended, and what stopped them."""
         try:
             self._introduce(plugin)
             scheduler = self.client.scheduler
@@ -161,7 +161,7 @@ class _BatchRun:
             except Exception as error:  # noqa: BLE001 - that of the worker, whatever it is
                 why = f"{type(error).__name__}: {error}".partition("\n")[0]
                 raise PwlLabError(
-                    f"a worker cannot run points ({why}); check that it has this pwl_lab and its environment"
+                    f"a worker cannot run points ({why}); check that it has this version of pwl_lab and its environment"
                 ) from None
 
     def submit(self, tasks: Sequence[PointTask]) -> None:
@@ -203,7 +203,7 @@ class _BatchRun:
         future.add_done_callback(self.done.put)
 
     def follow(self) -> None:
-        """Take in the points as they end, until all have or a signal comes."""
+        """Collect the points as they end, until all have or a signal arrives."""
         while (self.waiting or self.held) and not self._stopped():
             ended = False
             with suppress(queue.Empty):

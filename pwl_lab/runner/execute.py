@@ -127,7 +127,7 @@ def _execute(
     runs: Runs,
 ) -> None:
     """Run the kernel, write the notebook and its page, and complete `state`."""
-    with _without_unused():  # imported only now: a refusal needs nothing of it
+    with _without_unused():  # imported here because an invalid run does not need it
         import nbformat
 
         from pwl_lab.runner.client import Job, execute

@@ -1,4 +1,4 @@
-"""From a grid file to the points of a batch: one notebook, and which values of its parameters to run it with.
+"""From a grid file to the points of a batch: one notebook, and the parameter values to run it with.
 
     notebook: 02
     preset: lesson
@@ -81,7 +81,7 @@ class AxisGroup(Frozen):
         lengths = {name: len(each) for name, each in values.items()}
         if self.kind == "zip" and len(set(lengths.values())) > 1:
             listed = ", ".join(f"{name} has {length}" for name, length in lengths.items())
-            found.append(f"zip: lists of one length expected, but {listed}")
+            found.append(f"zip: lists of equal length expected, but {listed}")
         return found
 
     def factors(self) -> list[list[Values]]:
@@ -231,7 +231,7 @@ def _refusal(path: Path, faults: Sequence[str]) -> InvalidValueError:
     """One error that lists all of them."""
     lines = [f"  - {fault}" for fault in faults[:MOST_FAULTS]]
     more = [f"  and {len(faults) - MOST_FAULTS:,} more"] if len(faults) > MOST_FAULTS else []
-    head = f"{path}: {len(faults):,} thing{'s are' if len(faults) > 1 else ' is'} wrong; nothing was started"
+    head = f"{path}: {len(faults):,} error{'s' if len(faults) > 1 else ''}; nothing was started"
     return InvalidValueError("\n".join([head, *lines, *more]))
 
 

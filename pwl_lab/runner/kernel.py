@@ -1,4 +1,4 @@
-"""Everything that a run starts, in one hand: the kernel, its children, its sockets; ended whatever happens."""
+"""Ownership of everything that a run starts (the kernel, its children, its sockets), so that it ends in every case."""
 
 import os
 import signal
@@ -94,9 +94,9 @@ class KernelGuard:
         if code is None:
             return "the kernel is gone"
         if code >= 0:
-            return f"the kernel's process ended with exit code {code}"
+            return f"the kernel process ended with exit code {code}"
         hint = ", often because memory ran out" if -code == signal.SIGKILL else ""
-        return f"the kernel's process was ended by signal {-code} ({signal.Signals(-code).name}){hint}"
+        return f"the kernel process was ended by signal {-code} ({signal.Signals(-code).name}){hint}"
 
     def end(self) -> None:
         """Kill what is left of the run and remove its sockets."""
@@ -106,7 +106,7 @@ class KernelGuard:
         self._kill_group()
         self._kill_marked()
         self.wait(REAP_S)
-        self._process = self._watchdog = None  # their numbers may soon be somebody else's
+        self._process = self._watchdog = None  # their process ids may be reused
         self._at_end.close()
 
     def _kill_group(self) -> None:
@@ -139,9 +139,9 @@ def environment_of_kernels() -> dict[str, str]:
 
 
 def neutral(folder: Path) -> dict[str, str]:
-    """What lets a kernel's environment know nothing of the user's own IPython and matplotlib; they find theirs in `folder`.
+    """Variables that hide the user's own IPython and matplotlib configuration from a kernel; `folder` replaces it.
 
-    A style or a start-up file of the user's would change what the study shows, or break it. The caches stay the user's.
+    A user's style or start-up file could change what the study shows, or break it. The user's caches are kept.
     """
     (folder / "matplotlibrc").touch()
     return {"IPYTHONDIR": str(folder / "ipython"), "MATPLOTLIBRC": str(folder / "matplotlibrc"), "PYTHONSTARTUP": ""}

@@ -1,4 +1,4 @@
-"""Where a batch keeps its points: a folder, or a storage that fsspec knows; told apart by its address.
+"""Where a batch keeps its points: a folder, or a storage that fsspec supports, depending on the address.
 
 A folder is not one more storage of fsspec's: its local file system takes a folder that cannot be read for an empty
 one, and importing it takes longer than a look at a batch.
@@ -137,7 +137,7 @@ class Location:
 
     def _failure(self, what: str, error: Exception) -> LocationError:
         """What could not be done here, and why."""
-        reason = f"{type(error).__name__}: {str(error) or 'no more is known'}"
+        reason = f"{type(error).__name__}: {str(error) or 'no details'}"
         return LocationError(f"cannot {what} at {self.address} ({reason})")
 
 
@@ -355,7 +355,7 @@ def location_at(out: str | Path | Location, patient: bool = True) -> Location:
     check_path(out, allowed="the path of a folder, or an address as s3://bucket/prefix; . is the current one")
     scheme, text = scheme_of(out), str(out)
     if scheme and "://" not in text:  # a Path takes slashes away, and the rest would be a folder called `s3:`
-        raise invalid("out", shown(text), "a folder's path, or an address with two slashes, as s3://bucket/prefix")
+        raise invalid("out", shown(text), "a folder's path, or an address with two slashes, as in s3://bucket/prefix")
     if isinstance(out, Path) or "://" not in text:
         return Location(local_folder(out))
     scheme, _, rest = whole("out", text).partition("://")

@@ -1,7 +1,7 @@
-"""What this machine has, and how the points that run at once on it share that: its cores, its GPUs.
+"""The cores and GPUs of this machine, and how concurrent points share them.
 
-torch is asked only where there is a driver that it could use: importing it takes seconds, and a look at a batch needs
-none of it.
+torch is imported only if there is a driver that it could use: importing it takes seconds, and reading the status of a
+batch does not need it.
 """
 
 import ctypes

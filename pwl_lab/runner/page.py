@@ -1,52 +1,62 @@
-"""An executed notebook as one HTML file that needs no network: styles and images inside, formulas as MathML.
+"""A notebook as one HTML file that needs no network: styles, images and a font for formulas inside.
 
 nbconvert's own page asks three content delivery networks for scripts (require.js, MathJax, the widget manager). Here
 formulas become MathML, which browsers draw themselves, and where a live widget stood, a note and what the widget last
-showed.
+showed. Cells tagged `hide-input` and the parameters are folded, links lead from page to page (`links`).
 """
 
+import base64
 import copy
 import html
+import json
 import logging
 import re
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import nbformat
 from latex2mathml.converter import convert
 from nbconvert.exporters import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell, new_output
 
+from pwl_lab.runner import links
 from pwl_lab.runner.parameters import heading_of
-from pwl_lab.runner.run_folder import PAGE, RunStatus
+from pwl_lab.runner.run_folder import PAGE, PARAMS, RunStatus, parse_json
 from pwl_lab.runner.verdict import VIEW, reachable, views, widget_models
 from pwl_lab.support.files import write_text
 
 NOTE = '<p class="widget-note">{} could not be shown here; the executed notebook has it.</p>'
+FOLDED = ("parameters", "injected-parameters", "hide-input")  # the tags of cells whose code is folded
+TEMPLATES = Path(__file__).parent / "templates"
 
 # Scripts and styles that an output brings along from elsewhere (matplotlib's player asks a network for its icons, for
 # which the rules in the template stand in).
 _REMOTE_SCRIPT = re.compile(r"<script\b[^>]*\bsrc\s*=\s*[\"']?(?:https?:)?//[^>]*>.*?</script>", re.I | re.S)
 _REMOTE_LINK = re.compile(r"<link\b[^>]*\bhref\s*=\s*[\"']?(?:https?:)?//[^>]*>", re.I)
 _DOLLARS = re.compile(r"^\s*(\$\$|\$|\\\[|\\\()(.*?)(\$\$|\$|\\\]|\\\))\s*$", re.S)
+_IMAGE = re.compile(r"""(<img\b[^>]*?\bsrc\s*=\s*["'])([^"']+)""", re.I)
+_SUMMARY = re.compile(r"(?<=<summary>).*?(?=</summary>)", re.S)
+_SECTION = re.compile(r'<h2 id="([^"]*)">(.*?)<a class="anchor-link"', re.S)
 _ONE_PAGE = threading.Lock()  # the filters of warnings are the whole process's, and several runs may write a page
 
 
 def write_page(nb: NotebookNode, target: Path, status: RunStatus, folder: Path) -> str | None:
-    """Write `nb` as a page; `folder` is where the images that its markdown names lie.
+    """Write `nb` as a page; `folder` contains the images in its markdown.
 
     Nothing is raised: how the run ended does not hang on whether it can be shown. Returns what could not be, and why: a
     cell, in whose place its source stands, or the page as a whole; None where all is there.
     """
     try:
-        name = heading_of(nb) or Path(status.notebook).stem
+        resources = _resources(nb, target, folder / Path(status.notebook).name, target.parent.parent)
         failed_at = None if status.cell is None else nb.cells[status.cell].get("id", "")
-        resources = {"metadata": {"name": name, "path": str(folder)}, "run": status, "failed_at": failed_at}
+        resources |= {"run": status, "failed_at": failed_at, "parameters": _parameters(target.parent)}
         plain = without_widgets(nb)
         try:
             page, said = _html(plain, resources), None
@@ -57,22 +67,73 @@ def write_page(nb: NotebookNode, target: Path, status: RunStatus, folder: Path) 
         return said
     except Exception as error:  # noqa: BLE001 - as above
         target.unlink(missing_ok=True)
-        return f"{target.name} could not be made ({_words(error)})"
+        return f"{target.name} could not be created ({_words(error)})"
 
 
-def _html(nb: NotebookNode, resources: Mapping[str, Any]) -> str:
-    """The page of a notebook without widgets."""
-    template = (Path(__file__).parent / "templates" / "page.html.j2").read_text(encoding="utf-8")
-    exporter = PageExporter(  # type: ignore[no-untyped-call]  # nbconvert has no types for it
-        raw_template=template,
+def write_source_pages(shown: Iterable[tuple[Path, Path]], base: Path) -> None:
+    """Write notebooks that nothing executes as pages of the folder `base`: pairs of a notebook and its page."""
+    exporter = _exporter()  # one for all: most of the time goes into compiling its templates
+    for source, target in shown:
+        nb = nbformat.read(source, as_version=4)
+        target.parent.mkdir(exist_ok=True)
+        resources = _resources(nb, target, source, base) | {"run": None, "source": source.name}
+        write_text(target, _html(nb, resources, exporter))
+
+
+def _resources(nb: NotebookNode, target: Path, source: Path, base: Path) -> dict[str, Any]:
+    """The inputs of every page besides the notebook: its place among the others."""
+    return {
+        "metadata": {"name": heading_of(nb) or source.stem, "path": str(source.parent)},
+        "place": (target.resolve(), base.resolve()),
+        "navigation": links.navigation(source.resolve()),
+    }
+
+
+def _parameters(folder: Path) -> dict[str, str]:
+    """The values that the run in `folder` used, as text; none where they are not recorded."""
+    try:
+        found = parse_json((folder / PARAMS).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return {
+        name: value if isinstance(value, str) else "none" if value is None else json.dumps(value)
+        for name, value in found.items()
+        if name != "given"
+    }
+
+
+def _exporter() -> "PageExporter":
+    """The exporter that turns notebooks into pages."""
+    return PageExporter(  # type: ignore[no-untyped-call]  # nbconvert has no types for it
+        raw_template=(TEMPLATES / "page.html.j2").read_text(encoding="utf-8"),
         embed_images=True,
         filters={"latex_output": latex_output},
         log=logging.getLogger("pwl_lab.runner"),
     )
+
+
+def _html(nb: NotebookNode, resources: Mapping[str, Any], exporter: "PageExporter | None" = None) -> str:
+    """The page of a notebook without widgets."""
+    known = {"mark": links.MARK, "folded": FOLDED, "font": math_font()}
+    page = offline(exporter or _exporter(), nb, known | dict(resources))
+    listed = "".join(f'<li><a href="#{name}">{words}</a></li>' for name, words in _SECTION.findall(page))
+    page = page.replace("<!-- sections -->", f"<ol>{listed}</ol>" if listed else "")
+    return links.relinked(page, *resources["place"]) if "place" in resources else page
+
+
+def offline(exporter: HTMLExporter, nb: NotebookNode, resources: dict[str, Any]) -> str:
+    """What `exporter` makes of the notebook, without scripts and styles from elsewhere."""
     with _ONE_PAGE, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # nbconvert warns of outputs that have no HTML form
-        page, _ = exporter.from_notebook_node(nb, copy.deepcopy(dict(resources)))
+        page, _ = exporter.from_notebook_node(nb, copy.deepcopy(resources))
     return _REMOTE_LINK.sub("", _REMOTE_SCRIPT.sub("", page))
+
+
+@cache
+def math_font() -> str:
+    """The font of the formulas, as a data URL (`scripts/math_font.py` made it)."""
+    raw = (TEMPLATES / "fonts" / "stix-two-math.woff").read_bytes()
+    return "data:font/woff;base64," + base64.b64encode(raw).decode()
 
 
 def _replace_bad_cells(nb: NotebookNode, resources: Mapping[str, Any]) -> str | None:
@@ -124,18 +185,44 @@ class PageExporter(HTMLExporter):
     @jinja2.pass_context
     def markdown2html(self, context: jinja2.runtime.Context, source: str) -> str:
         """Markdown as HTML, formulas as MathML."""
-        renderer = MathRenderer(
+        resources = context.get("resources", {})
+        renderer = PageRenderer(
             escape=False,
             attachments=context.get("cell", {}).get("attachments", {}),
             embed_images=True,
-            path=context.get("resources", {}).get("metadata", {}).get("path", ""),
+            path=resources.get("metadata", {}).get("path", ""),
             anchor_link_text=self.anchor_link_text,
         )
+        renderer.page = resources.get("place", (None,))[0]
         return MarkdownWithMath(renderer=renderer).render(source)
 
 
-class MathRenderer(IPythonRenderer):
-    """nbconvert's markdown renderer with formulas as MathML."""
+class PageRenderer(IPythonRenderer):
+    """nbconvert's markdown renderer with formulas as MathML, and links that lead to pages.
+
+    `page`: the file that is written; where it is None, links stay as they are.
+    """
+
+    page: Path | None = None
+
+    def link(self, text: str, url: str, title: str | None = None) -> str:
+        """A link: to a notebook's page, where it names one."""
+        made = str(super().link(text, url, title))
+        opening = links.opening_tag(url, Path(self.path).resolve(), self.page) if self.page else None
+        return made if opening is None else re.sub(r'^<a href="[^"]*"', lambda _: opening, made)
+
+    def block_html(self, html: str) -> str:
+        """HTML as it is written, with the formulas in what a folded text is called."""
+        made = str(super().block_html(html))
+        return _SUMMARY.sub(lambda words: re.sub(r"\$([^$]+)\$", self._formula, words[0]), made)
+
+    def _formula(self, found: re.Match[str]) -> str:
+        """A formula between dollars as MathML."""
+        return self.inline_math(found[1])
+
+    def _html_embed_images(self, html: str) -> str:
+        """The HTML with its images inside. nbconvert would parse it, and so close a `<details>` before what it folds."""
+        return _IMAGE.sub(lambda found: found[1] + (self._src_to_base64(found[2]) or found[2]), html)
 
     def inline_math(self, body: str) -> str:
         """A formula in a line of text."""

@@ -1,4 +1,4 @@
-"""A notebook's parameters: which there are, with type, range and default, and the values that a run resolves them to."""
+"""A notebook's parameters, with type, range and default, and the values that a run resolves them to."""
 
 import json
 import re
@@ -18,9 +18,9 @@ from pwl_lab.support.errors import InvalidValueError, invalid, unknown
 from pwl_lab.support.parameters_cell import NOT_LITERAL, check_literal, values_in
 from pwl_lab.support.yaml12 import read_yaml
 
-SERIES = "[0-9][0-9]_*.ipynb"
+SERIES = re.compile(r"\d\d[a-z]?_.*\.ipynb")  # 04b is an appendix of 04
 DEEPEST = 100  # lists and mappings within each other
-TOO_DEEP = f"its lists and mappings lie more than {DEEPEST} deep within each other, which no notebook needs"
+TOO_DEEP = f"its lists and mappings are nested more than {DEEPEST} deep, which no notebook needs"
 NO_NOTEBOOK = "this file is not a Jupyter notebook"
 
 
@@ -29,6 +29,8 @@ class _Ours(BaseModel):
     settings: str | None = None
     metrics: StrictBool | None = None
     side_by_side: StrictBool | None = None
+    result: str | None = None
+    thumbnail: str | None = None
 
 
 class _Metadata(BaseModel):
@@ -83,11 +85,13 @@ class ResolvedParameters:
 
 def series() -> list[Path]:
     """The notebooks of the series, in order."""
-    return sorted(paths.notebooks().glob(SERIES))
+    return sorted(path for path in paths.notebooks().glob("*.ipynb") if SERIES.fullmatch(path.name))
 
 
 def resolve_notebook(name: str | Path) -> Path:
-    """The notebook that `name` means: a file, a name among the project's notebooks, or how only one begins (`04`).
+    """The notebook that `name` means: a file, a name among the project's notebooks, or how only one begins.
+
+    A number is that of a notebook (`4` and `04` are `04_...`), with a letter that of an appendix (`4b` is `04b_...`).
 
     Raises UnknownNameError naming the nearest one, InvalidValueError when several begin like this.
     """
@@ -97,9 +101,11 @@ def resolve_notebook(name: str | Path) -> Path:
             if file.is_file():
                 return file.resolve()
     known = {path.stem: path for path in sorted(folder.glob("*.ipynb"))}
-    found = [stem for stem in known if stem.startswith(str(name))] if str(name) else []
+    number = re.fullmatch(r"(\d{1,2})([a-z]?)", str(name))
+    begins = f"{int(number[1]):02}{number[2]}_" if number else str(name)
+    found = [stem for stem in known if stem.startswith(begins)] if begins else []
     if len(found) > 1:
-        raise invalid("notebook", str(name), f"several begin like this: {', '.join(found)}")
+        raise invalid("notebook", str(name), f"several notebooks begin like this: {', '.join(found)}")
     if not found:
         raise unknown("notebook", str(name), known)
     return known[found[0]].resolve()
@@ -245,7 +251,7 @@ def resolve_parameters(nb: Mapping[str, Any], preset: str | None, params: Mappin
 def _check_preset_taken(nb: Mapping[str, Any], preset: str | None) -> None:
     """Raise InvalidValueError where a preset is given to a notebook that has no parameter of that name."""
     if preset is not None and "preset" not in parameter_defaults(nb):
-        raise invalid("preset", preset, "this notebook takes no preset, since none of its parameters is called so")
+        raise invalid("preset", preset, "this notebook takes no preset, because it has no parameter of that name")
 
 
 def describe_parameters(nb: Mapping[str, Any], preset: str | None = None) -> list[dict[str, Any]]:
@@ -300,6 +306,6 @@ def _fitting(name: str, value: Any, default: Any) -> Any:
     if wanted is tuple and isinstance(value, list):
         return value
     if type(value) is not wanted:
-        hint = f", to give text write '{name}=\"{value}\"'" if wanted is str else ""
+        hint = f"; for text, write '{name}=\"{value}\"'" if wanted is str else ""
         raise invalid(name, value, f"the default {default!r} is of type {wanted.__name__}{hint}")
     return value

@@ -261,7 +261,7 @@ def select(points: Sequence[Point], only: Sequence[str]) -> list[Point]:
         and all(name in point.values and point.values[name] in values for name, values in wanted.items())
     ]
     if only and not found:
-        raise invalid("--only", " ".join(only), "no point of the grid is meant")
+        raise invalid("--only", " ".join(only), "no point of the grid matches")
     return found
 
 
@@ -275,7 +275,7 @@ def check_own(location: Location) -> None:
         try:
             parse_json(text)["points"]
         except (ValueError, KeyError, TypeError):
-            allowed = f"a location of the batch's own: the {BATCH} there is not a list of points"
+            allowed = f"a location used only by this batch: the {BATCH} there is not a list of points"
             raise invalid("out", str(location), allowed) from None
         return
     others = sorted(name for name in location.beside() if not name.startswith(".") and name not in (EVENTS, POINTS))

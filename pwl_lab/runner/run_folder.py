@@ -84,7 +84,7 @@ def parse_json(text: str | bytes) -> Any:
     try:
         return json.loads(text)
     except RecursionError:
-        raise ValueError("it is nested too deeply to be read") from None
+        raise ValueError("it is nested too deeply") from None
 
 
 def write_status(folder: Path, status: RunStatus) -> None:
@@ -141,11 +141,13 @@ def check_replaceable(folder: Path) -> None:
         raise invalid("out", str(folder), allowed)
     homes = (Path.cwd().resolve(), paths.root().resolve(), Path.home().resolve())
     if status is None and names and any(home.is_relative_to(folder.resolve()) for home in homes):
-        raise invalid("out", str(folder), "a folder of the run's own; this one is, or holds, where you work")
+        raise invalid(
+            "out", str(folder), "a folder used only by this run; this one is, or contains, your current folder"
+        )
     if status and (own := [name for name in others if name != STATUS and not _is_left(status, folder, name)]):
         were = "was" if len(own) == 1 else "were"
         changed = f"{', '.join(own)} in it {were} changed or added since the run"
-        raise invalid("out", str(folder), f"{changed}; move away what is yours, or give another folder")
+        raise invalid("out", str(folder), f"{changed}; move your files away, or give another folder")
 
 
 def _is_left(status: RunStatus, folder: Path, name: str) -> bool:
@@ -184,7 +186,7 @@ def alone_in_folder(folder: Path) -> Iterator[None]:
             stack.enter_context(locked(folder))
         except Timeout:
             raise InvalidValueError(
-                f"another run is at work in {folder}; wait for it, or give another folder"
+                f"another run is in progress in {folder}; wait for it, or give another folder"
             ) from None
         except OSError as error:
             raise paths.no_folder(folder, error) from None

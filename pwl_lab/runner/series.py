@@ -1,43 +1,24 @@
 """The series: all notebooks in order, several at once, and the page that lists them."""
 
-import json
-import platform
 import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from pwl_lab.runner.execute import run_notebook
+from pwl_lab.runner.index_page import check_site, join_pages, relink_pages, write_index
 from pwl_lab.runner.kernel import Runs, stop_on_signal
-from pwl_lab.runner.parameters import heading_of, read_notebook, resolve_notebook, resolve_parameters, series
-from pwl_lab.runner.run_folder import (
-    METRICS,
-    NOTEBOOK,
-    PAGE,
-    RunStatus,
-    alone_in_folder,
-    check_replaceable,
-    clear,
-    read_status,
-)
+from pwl_lab.runner.parameters import read_notebook, resolve_notebook, resolve_parameters, series
+from pwl_lab.runner.run_folder import RunStatus, alone_in_folder, check_replaceable, clear
 from pwl_lab.study.settings import BATCH
 from pwl_lab.support import paths, processes
 from pwl_lab.support.config import device, read_preset
 from pwl_lab.support.environment import WORKERS
-from pwl_lab.support.errors import PwlLabError, invalid, unknown
-from pwl_lab.support.files import write_text
-
-HEADLINES = 8  # metrics of a notebook that the index page shows
-LONGEST_TEXT = 40
-INDEX = "index.html"
-TITLE = "Series run: "
+from pwl_lab.support.errors import InvalidValueError, invalid, unknown
 
 
 def run_series(
@@ -76,7 +57,7 @@ def run_series(
     shared = _shared_workers(jobs)
     run = _SeriesRun(folder, preset, timeout, on_line, on_end)
     with alone_in_folder(folder), stop_on_signal(run.runs):
-        _check_index(folder)
+        check_site(folder)
         for source in chosen:
             check_replaceable(folder / source.stem)
         for source in chosen:
@@ -85,6 +66,8 @@ def run_series(
             run.batch([source for source in chosen if source not in alone], jobs, shared)
             run.batch(alone, 1, {})
         finally:
+            run.renew_index()  # first, so that the pages can link to it
+            (relink_pages if run.runs.stopped_by else join_pages)(folder)
             run.renew_index()
     return [run.ended[source] for source in chosen if source in run.ended]
 
@@ -102,8 +85,17 @@ def series_folder(name: str) -> Path:
     mine, others = _spelt(folder), map(_spelt, paths.reserved())
     meets = any(mine[: len(other)] == other or other[: len(mine)] == mine for other in others)
     if meets or folder.is_file() or (folder / BATCH).exists():
-        raise invalid("name", name, f"{folder} has another use; a series needs a folder of its own")
+        raise invalid("name", name, f"{folder} has another use; a series needs its own folder")
     return folder
+
+
+def usual_folder(notebook: str) -> Path:
+    """Where a run of this notebook alone goes when no folder is given. Raises as `run_notebook` does."""
+    stem = resolve_notebook(notebook).stem
+    try:
+        return series_folder(stem)
+    except InvalidValueError:
+        raise invalid("out", str(paths.runs() / stem), "a folder used only by this run; give one with --out") from None
 
 
 def _spelt(path: Path) -> tuple[str, ...]:
@@ -191,103 +183,3 @@ class _SeriesRun:
     def renew_index(self) -> None:
         """Write the index page over what there is by now."""
         write_index(self.folder, time.monotonic() - self.begun)
-
-
-def write_index(folder: Path, seconds: float | None = None) -> Path:
-    """Write `index.html` over the notebook folders in `folder`, from their status files; return its path.
-
-    `seconds`: how long the run that writes it has taken so far.
-    """
-    sources = {path.stem: path for path in series()}
-    others = {path.parent.name for path in folder.glob("*/status.json")} - set(sources)
-    found = {stem: read_status(folder / stem) for stem in (*sources, *sorted(others))}
-    rows = [
-        {
-            "stem": stem,
-            "heading": _heading(sources.get(stem)) or stem,
-            "status": status,
-            "files": {name for name in (PAGE, NOTEBOOK, METRICS) if (folder / stem / name).is_file()},
-            "metrics": headlines(_metrics(folder / stem / METRICS)),
-        }
-        for stem, status in found.items()
-    ]
-    templates = jinja2.Environment(autoescape=True, trim_blocks=True, loader=jinja2.PackageLoader("pwl_lab.runner"))
-    page = templates.get_template("series.html.j2")
-    text = page.render(title=TITLE + folder.name, facts=_facts(found, seconds), rows=rows, duration=_duration)
-    write_text(folder / INDEX, text)
-    return folder / INDEX
-
-
-def _check_index(folder: Path) -> None:
-    """Raise InvalidValueError where `folder` holds an index page that no run of a series has written."""
-    try:
-        page = (folder / INDEX).read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        allowed = f"a folder that can be written to ({error.strerror}: {error.filename})"
-        raise invalid("name", folder.name, allowed) from None
-    if f"<title>{TITLE}" not in page:
-        allowed = f"a folder of the series' own; {folder} holds an {INDEX} that no series run left"
-        raise invalid("name", folder.name, allowed)
-
-
-def headlines(metrics: Any) -> list[tuple[str, str]]:
-    """The few scalars at the top of a metrics file, ready to show."""
-    if not isinstance(metrics, dict):
-        return []
-    found = [(name.replace("_", " "), _scalar(value)) for name, value in metrics.items()]
-    return [(name, text) for name, text in found if text is not None][:HEADLINES]
-
-
-def _scalar(value: Any) -> str | None:
-    """A metric as text when it is small enough for a headline."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return value if isinstance(value, str) and len(value) <= LONGEST_TEXT else None
-
-
-def _facts(found: Mapping[str, RunStatus | None], seconds: float | None) -> list[str]:
-    """The line under the title: how many, how long, of what, where."""
-    done = [status for status in found.values() if status and status.status != "running"]
-
-    def listed(values: set[str | None]) -> str:
-        return ", ".join(sorted(value for value in values if value))
-
-    good = sum(status.status == "ok" for status in done)
-    minutes = f"{sum(status.seconds for status in done) / 60:.1f} min of notebooks"
-    python, torch = (listed({status.versions.get(name) for status in done}) for name in ("python", "torch"))
-    return [
-        f"{good} of {len(found)} ok",
-        minutes if seconds is None else f"{minutes}, the last run {seconds / 60:.1f} min from start to end",
-        f"preset {listed({status.preset for status in done}) or 'none'}",
-        f"commit {listed({status.commit and status.commit[:10] for status in done}) or 'unknown'}",
-        f"{processes.n_cores()} CPU cores, {platform.system()} {platform.machine()}",
-        f"Python {python}, torch {torch}",
-        datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-    ]
-
-
-def _duration(seconds: float) -> str:
-    """A time as a reader says it."""
-    return f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
-
-
-def _heading(source: Path | None) -> str | None:
-    """The notebook's own heading; None if it has none or is missing."""
-    try:
-        return heading_of(read_notebook(source)) if source else None
-    except PwlLabError:
-        return None
-
-
-def _metrics(file: Path) -> Any:
-    """The notebook's metrics; None if the file is missing or not JSON."""
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None

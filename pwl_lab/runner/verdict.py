@@ -88,7 +88,7 @@ def _check_metrics(state: RunStatus, metrics: Path) -> None:
     try:
         parse_json(metrics.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError) as error:
-        text = f"the notebook ran to its end but left no {METRICS}, which its metadata promise"
+        text = f"the notebook ran to its end but did not write {METRICS}, which its metadata announce"
         if isinstance(error, ValueError):
             text = f"{METRICS} is not JSON: {error}"
         state.status, state.error = "failed", RunError(name="MissingMetrics", message=text)

@@ -165,7 +165,7 @@ def run_point(task: PointTask) -> RunStatus | None:
                     location.send(task.hash)
                 return status
         except Timeout:
-            raise PointError("another process still works on this point; run the batch again") from None
+            raise PointError("another process is still working on this point; run the batch again") from None
 
 
 def _run(task: PointTask, location: Location, runs: Runs) -> RunStatus:
@@ -201,10 +201,10 @@ def _check_same(task: PointTask) -> None:
         raise PointError(f"this worker has pwl_lab {__version__}, the batch was planned with {task.version}")
     plan = task.plan
     if notebook_hash(read_notebook(plan.notebook)) != plan.notebook_hash:
-        raise PointError(f"{plan.notebook.name} is not what it was when the batch was planned; run the batch again")
+        raise PointError(f"{plan.notebook.name} has changed since the batch was planned; run the batch again")
     if hash_here(plan.notebook, plan.preset, task.point.params) != task.hash:
         what = f"the preset {plan.preset}, or the recorded dataset," if plan.preset else "a preset, or a dataset,"
-        raise PointError(f"{what} is not here what it was when the batch was planned; run the batch again")
+        raise PointError(f"{what} has changed here since the batch was planned; run the batch again")
 
 
 @contextmanager

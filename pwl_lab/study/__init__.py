@@ -1,1 +1,1 @@
-"""The study itself: settings, the store, the verbs `train_or_load`, `distill` and `train_pair`, recipes, tables, intervals."""
+"""The study itself: settings, the store, `train_or_load`, `distill` and `train_pair`, recipes, tables, intervals."""

@@ -1,7 +1,7 @@
-"""Whether a network that comes out of the store is the one that was put in.
+"""Checks that a network loaded from the store is the one that was saved.
 
-Weights alone make no network: its code is the reader's to change, and no key covers code. So an entry keeps what its
-networks answered to a few samples, and these are compared when it is taken out.
+Weights alone do not define a network: the reader may change its code, and keys do not cover code. So an entry stores
+the outputs of its networks for a few samples, and these are compared when it is loaded.
 """
 
 import copy
@@ -28,8 +28,8 @@ from pwl_lab.training import predict
 
 N_SAMPLES = 16
 MAY_DIFFER = 1  # of the samples: one may differ, since rounding or argmax can flip
-# Another machine or number of threads adds up in another order, which moves a logit by about 1e-6 of the largest one. A
-# network that makes much of such small differences shows it when its inputs change by this share.
+# Another machine or number of threads sums in another order, which changes a logit by about 1e-6 of the largest one. A
+# network that is sensitive to such small differences shows it when its inputs change by this fraction.
 TOLERANCE = 1e-3
 _PREFIX = "/answers"  # no name of a network's own tensors begins with a slash
 
@@ -39,39 +39,39 @@ Net = TypeVar("Net", bound=nn.Module)
 
 
 class ChangedCodeError(PwlLabError):
-    """What was stored was computed by other code than there is now."""
+    """A stored result was computed by code that has changed since."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An artifact out of the store: what it is in words, and the folder that it came from."""
+    """An artifact from the store, with a description and the folder it came from."""
 
     artifact: Artifact
     what: str
     location: Path
 
     def part(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors whose names begin with `prefix/`, without it."""
+        """The tensors whose names begin with `prefix/`, with the prefix removed."""
         found = self.artifact.tensors.items()
         return {name.removeprefix(f"{prefix}/"): tensor for name, tensor in found if name.startswith(f"{prefix}/")}
 
     def restore(self, net: nn.Module, prefix: str) -> None:
-        """Give a network its stored weights. Raises ChangedCodeError where they do not fit."""
+        """Load the stored weights into a network. Raises ChangedCodeError if they do not fit."""
         with self._blaming_code():
             net.load_state_dict(self.part(prefix))
 
     def check(self, answers: Mapping[str, Answer]) -> None:
-        """Raise ChangedCodeError where networks do not answer as those did that were stored."""
+        """Raise ChangedCodeError if networks do not give the stored outputs."""
         kept = self.part(_PREFIX)
         for name, answer in answers.items():
             with self._blaming_code():
                 found = _ask(answer, kept["inputs"])
                 differing = _differing(found, kept[f"{name}/logits"], kept[f"{name}/allowed"])
                 if differing > MAY_DIFFER:
-                    raise ValueError(f"it answers {differing} of {len(found)} samples differently")
+                    raise ValueError(f"its output differs for {differing} of {len(found)} samples")
 
     def check_task(self, task: Task) -> None:
-        """Raise ChangedCodeError where the task has other samples than when this was stored, under the same fingerprint."""
+        """Raise ChangedCodeError if the task's samples have changed since, but not its fingerprint."""
         kept = self.part(_PREFIX)
         for name, now in _samples(task).items():
             before = kept[name]
@@ -79,24 +79,24 @@ class Entry:
                 now.double(), before.double(), rtol=TOLERANCE, atol=1e-6
             ):
                 raise ChangedCodeError(
-                    f"the task of {self.what} gives other {name} than when it was stored, under the same fingerprint: put "
-                    f"its code back, let its fingerprint() tell them apart, or remove {self.location} to train it anew"
+                    f"the task of {self.what} has other {name} than when it was stored, but the same fingerprint: "
+                    f"restore its code, change its fingerprint(), or remove {self.location} to train it again"
                 )
 
     @contextmanager
     def _blaming_code(self) -> Iterator[None]:
-        """Inside, every exception is the doing of code that has changed: the weights are those that were written."""
+        """A context in which every exception becomes ChangedCodeError: the weights are known to be intact."""
         try:
             yield
         except Exception as error:  # whatever the changed code raises
             raise ChangedCodeError(
-                f"the code of {self.what} has changed since it was stored: with the stored weights, {error}. Put the code "
-                f"back, or remove {self.location} to train it anew"
+                f"the code of {self.what} has changed since it was stored: with the stored weights, {error}. Restore "
+                f"the code, or remove {self.location} to train it again"
             ) from error
 
 
 def kept_answers(answers: Mapping[str, Answer], task: Task) -> dict[str, Tensor]:
-    """A few validation samples of `task`, the answers to them, and how far from these others may be: tensors to keep."""
+    """Tensors to store: a few validation samples of `task`, the outputs for them, and the tolerance of each."""
     kept = _samples(task)
     for name, answer in answers.items():
         found = _ask(answer, kept["inputs"])
@@ -105,12 +105,12 @@ def kept_answers(answers: Mapping[str, Answer], task: Task) -> dict[str, Tensor]
 
 
 def answers_of(net: nn.Module) -> Answer:
-    """What a network answers on the CPU, where that does not depend on the kind of GPU."""
+    """A function for a network's outputs on the CPU, which do not depend on the kind of GPU."""
     return partial(predict, _on_cpu(net))
 
 
 def mask_answers(net: SwapNet) -> dict[str, Answer]:
-    """What a pair answers as its student, and as two mixtures: each block and each converter is in one of them."""
+    """A pair's outputs as its student and for two mixed masks that together contain each block and each converter."""
     ours, n = _on_cpu(net), net.n_blocks
 
     def answer(mask: str, inputs: Tensor) -> Tensor:
@@ -120,15 +120,15 @@ def mask_answers(net: SwapNet) -> dict[str, Answer]:
 
 
 def check_keepable(config: ModelConfig, task: Task) -> None:
-    """Refuse, before it is trained, a network whose `state_dict` is not all that there is to know of it.
+    """Before training, check that a network is fully described by its `state_dict`.
 
-    One is made, run and changed as in training, and what the store would keep of it is given to another, which must then
-    answer as the first. Tensors may share memory. Raises InvalidValueError, saying what cannot be kept.
+    A network is created, run and changed as in training; what the store would keep of it is loaded into another one,
+    which must then give the same outputs. Tensors may share memory. Raises InvalidValueError, saying what is not kept.
     """
     with initialisation(0, "probe", "keeping"):
         net = config.make()
         if net.n_blocks != config.n_blocks:
-            raise invalid("model", config, f"{config.n_blocks} blocks, as it says; it makes {net.n_blocks}")
+            raise invalid("model", config, f"{config.n_blocks} blocks, as it states; it builds {net.n_blocks}")
         with torch.no_grad():
             net.train()(_samples(task)["inputs"])
             for parameter in net.parameters():
@@ -137,43 +137,43 @@ def check_keepable(config: ModelConfig, task: Task) -> None:
 
 
 def check_kept(config: ModelConfig, net: nn.Module, task: Task) -> None:
-    """Refuse to keep a network that the store would not bring back; raises as `check_keepable`."""
+    """Refuse to store a network that could not be restored; raises as `check_keepable`."""
     other = config.make()
     try:
         other.load_state_dict(load(save({name: plain(tensor) for name, tensor in net.state_dict().items()})))
-    except Exception as error:  # whatever something that is no tensor, or a type that files do not know, raises
+    except Exception as error:  # objects that are not tensors, or types that files do not support
         raise _not_keepable(config, str(error)) from error
     inputs, answer = _samples(task)["inputs"], answers_of(net)
     found = _ask(answer, inputs)
     if _differing(_ask(answers_of(other), inputs), found, _allowed(answer, inputs, found)) > MAY_DIFFER:
-        raise _not_keepable(config, "what else it needs to answer alike has to be a parameter or a persistent buffer")
+        raise _not_keepable(config, "everything that affects its output must be a parameter or a persistent buffer")
 
 
 def _not_keepable(config: ModelConfig, why: str) -> InvalidValueError:
-    """The error that says why a network cannot be kept in the store."""
-    return invalid("model", config, f"a network that its state_dict brings back from a safetensors file ({why})")
+    """The error for a network that cannot be stored."""
+    return invalid("model", config, f"a network that its state_dict can restore from a safetensors file ({why})")
 
 
 def _samples(task: Task) -> dict[str, Tensor]:
-    """The samples that networks are asked about, and their labels."""
+    """The samples on which networks are compared, and their labels."""
     batch = task.split("validation")
     return {name: getattr(batch, name)[:N_SAMPLES].cpu().clone() for name in ("inputs", "labels")}
 
 
 def _on_cpu(net: Net) -> Net:
-    """The network itself where it is on the CPU, else a copy."""
+    """The network itself if it is on the CPU, otherwise a copy."""
     there = next(iter(net.state_dict().values()), None)
     return net if there is None or there.device.type == "cpu" else copy.deepcopy(net).cpu()
 
 
 def _ask(answer: Answer, inputs: Tensor) -> Logits:
-    """The logits; whatever is drawn at random for them is always the same."""
+    """The logits, with the same random numbers at every call."""
     with torch.no_grad(), initialisation(0, "probe", "answers"):
         return answer(inputs).float().flatten(1)
 
 
 def _allowed(answer: Answer, inputs: Tensor, found: Logits) -> Float[Tensor, " batch"]:
-    """How far from what was found another answer to each sample may be."""
+    """How far another output for each sample may be from `found`."""
     size = _finite(found).abs().amax(dim=1)
     allowed = TOLERANCE * torch.maximum(size, size.median())
     if not inputs.is_floating_point():
@@ -184,7 +184,7 @@ def _allowed(answer: Answer, inputs: Tensor, found: Logits) -> Float[Tensor, " b
 
 
 def _differing(found: Logits, kept: Logits, allowed: Float[Tensor, " batch"]) -> int:
-    """How many samples have other answers. Numbers that are not finite are all the same."""
+    """How many samples have different outputs. Values that are not finite count as equal."""
     if found.shape != kept.shape:
         return len(kept)
     same = (found.isfinite() == kept.isfinite()) & (_finite(found - kept).abs() <= allowed.unsqueeze(1))

@@ -15,7 +15,7 @@ from pwl_lab.study.verbs import distill, train_or_load
 from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.training import TrainedModel, TrainPlan
 
-TEACHER_EVAL_EVERY = 25  # steps between evaluations of a teacher, which stops at the first one without a mistake
+TEACHER_EVAL_EVERY = 25  # steps between evaluations of a teacher, which stops at the first one without an error
 
 
 def complexity_teacher(settings: ComplexitySettings, n_bits: int, k_sparse: int) -> tuple[SparseParity, TrainedModel]:
@@ -35,7 +35,7 @@ def complexity_teacher(settings: ComplexitySettings, n_bits: int, k_sparse: int)
 def threshold_points(
     settings: ComplexitySettings, n_bits: int, k_sparse: int, width: int | None = None
 ) -> pd.DataFrame:
-    """One row per curriculum and seed: k, n, width, curriculum, seed, steps (the budget where not reached), reached."""
+    """One row per curriculum and seed: k, n, width, curriculum, seed, steps (the budget if not reached), reached."""
     task, teacher = complexity_teacher(settings, n_bits, k_sparse)
     width = width or settings.student_width
     plan = TrainPlan(
@@ -43,7 +43,7 @@ def threshold_points(
         batch_size=settings.batch_size,
         lr=settings.student_lr,
         eval_every=settings.eval_every,
-        stop_at=1.0,  # on the validation set: well above the threshold, which is read off the test set
+        stop_at=1.0,  # on the validation set: well above the threshold, which is applied to the test set
     )
     curricula = {"one_shot": one_shot(0.0), "extracted": extracted(settings.stage_steps, temperature=0.0)}
     runs = distill(teacher, mlp(task, width), task, curricula, settings.seeds, plan, device=settings.device)
@@ -56,7 +56,7 @@ def threshold_points(
 
 
 def over_sizes(settings: ComplexitySettings, sizes: Iterable[int], k_sparse: int) -> pd.DataFrame:
-    """The points (`threshold_points`) of several task sizes, each with a teacher of its own.
+    """The points (`threshold_points`) of several task sizes, each with its own teacher.
 
     Arguments:
     - `settings`: of notebook 08.
@@ -81,8 +81,8 @@ def over_widths(settings: ComplexitySettings, widths: Iterable[int], n_bits: int
 def fitted_slopes(points: pd.DataFrame) -> dict[str, Interval]:
     """Per curriculum, the slope of log(steps) over log(n) with its 95% bootstrap interval (low, middle, high).
 
-    The slope goes through medians, so a few students that ran out of budget (and stand there) do not move it; a size at
-    which half of them did is left out. Where that leaves fewer than two sizes, a warning says so and all of them count.
+    The slope is fitted to medians, so a few students that ran out of budget (and count at the budget) do not affect it.
+    Sizes at which half of the students did are left out; if fewer than two sizes remain, all are used, with a warning.
     """
     slopes = {}
     for name, mine in points.groupby("curriculum", sort=False):
@@ -97,13 +97,13 @@ def fitted_slopes(points: pd.DataFrame) -> dict[str, Interval]:
 
 
 def two_phase_table(settings: ComplexitySettings, samples: Sequence[int]) -> pd.DataFrame:
-    """The proof's scheme from labels and from the projected hidden layer: one row per target, samples and seed.
+    """The two-phase scheme of the proofs, with both targets: one row per target, number of samples and seed.
 
     Columns target (`labels` or `hidden`), samples, seed, accuracy and support ratio, see `TwoPhaseResult`.
 
     Arguments:
     - `settings`: of notebook 08; those that begin with `two_phase_` are for this table.
-    - `samples`: how many the one large step is computed from, each tried with every seed.
+    - `samples`: the numbers of samples for the one large step, each tried with every seed.
     """
     task, teacher = complexity_teacher(settings, settings.two_phase_bits, settings.two_phase_k)
     net = teacher.model.cpu()

@@ -23,9 +23,9 @@ from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.training import TrainPlan, image_plan
 
 # From which share of the budget on PWL training reaches the student; until then it trains the converters alone.
-# The names are values of the notebook's parameter `loadings`: "alone" is a curriculum alone, without PWL.
+# The names are values of the notebook's parameter `loadings`; readers see the words below.
 LOADINGS = {"alone": 1.0, "followed": 0.5, "combined": 0.0}
-LOADING_WORDS = {"alone": "no PWL", "followed": "then PWL", "combined": "with PWL"}  # as figures and menus say it
+LOADING_WORDS = {"alone": "without PWL", "followed": "then PWL", "combined": "with PWL"}  # as figures and menus say it
 # The student that all others are compared with: PWL from the first step on, the paper's hard and soft loss, no curriculum.
 PWL_ONLY = ("none", "combined")
 # What a pair is measured by (columns of `crossing_table`), as figures and tables say it.
@@ -61,7 +61,7 @@ def image_curricula(settings: CrossingSettings, n_blocks: int) -> dict[str, Curr
 
 
 def combinations(loadings: Sequence[str]) -> list[tuple[str, str]]:
-    """(curriculum, loading) of every student of a seed: PWL training alone, then each curriculum with each of `loadings`."""
+    """(curriculum, loading) of every student of a seed: PWL only, then each curriculum with each of `loadings`."""
     chosen = [loading for loading in LOADINGS if loading in loadings]
     return [PWL_ONLY, *((name, loading) for name in ("one_shot", "progressive", "extracted") for loading in chosen)]
 
@@ -131,7 +131,7 @@ def crossing_table(found: Sequence[Crossed]) -> pd.DataFrame:
 
 
 def against_pwl(table: pd.DataFrame, measure: str) -> pd.DataFrame:
-    """Each student against PWL training alone on the same seed: curriculum, loading, seed, difference of `measure`."""
+    """Each student against PWL only on the same seed: curriculum, loading, seed, difference of `measure`."""
     alone = table[(table["curriculum"] == PWL_ONLY[0])].set_index("seed")[measure]
     others = table[table["curriculum"] != PWL_ONLY[0]]
     difference = others[measure].to_numpy() - alone.loc[others["seed"]].to_numpy()
@@ -139,7 +139,7 @@ def against_pwl(table: pd.DataFrame, measure: str) -> pd.DataFrame:
 
 
 def against_pwl_intervals(table: pd.DataFrame) -> pd.DataFrame:
-    """Every curriculum and loading against PWL training alone: mean difference over seeds with its 95% interval, in points.
+    """Every curriculum and loading against PWL only: mean difference over seeds with its 95% interval, in points.
 
     Columns curriculum, loading, measure, low, mean, high.
     """
@@ -157,9 +157,10 @@ def against_pwl_table(table: pd.DataFrame) -> pd.DataFrame:
     """The same in words such as `+0.47 (-0.12 to +1.05)`: a row per curriculum and loading, a column per measure."""
     columns = {}
     for measure, title in MEASURES.items():
-        differences = against_pwl(table, measure).groupby(["curriculum", "loading"], sort=False)["difference"]
-        columns[title] = differences.agg(lambda mine: in_points(mine.tolist()))
-    return pd.DataFrame(columns)
+        differences = against_pwl(table, measure).replace({"loading": LOADING_WORDS})
+        students = differences.groupby(["curriculum", "loading"], sort=False)["difference"]
+        columns[title] = students.agg(lambda mine: in_points(mine.tolist()))
+    return pd.DataFrame(columns).rename(index={"one_shot": "one-shot"}).rename_axis(["curriculum", "PWL"])
 
 
 def parity_pair(settings: CrossingSettings, seed: int, curriculum: str, loading: str, **weights: float) -> Pair:
@@ -184,7 +185,7 @@ def parity_pair(settings: CrossingSettings, seed: int, curriculum: str, loading:
 
 
 def parity_crossings(settings: CrossingSettings) -> list[Crossed]:
-    """One-shot and extracted on the smallest pair, alone and combined with PWL, all seeds."""
+    """One-shot and extracted on the smallest pair, without and with PWL, all seeds."""
     combined = [(name, loading) for name in ("one_shot", "extracted") for loading in ("alone", "combined")]
     return _every_seed(parity_pair, settings, combined, "smallest pairs")
 

@@ -1,4 +1,4 @@
-"""What a handful of seeds can say: bootstrap intervals of medians and of slopes, and tables made of them."""
+"""What a few seeds can tell: confidence intervals of medians, means and slopes, and tables of them."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -15,7 +15,7 @@ Interval = tuple[float, float, float]
 
 
 def median_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Lower end, median and upper end: percentile bootstrap over the seeds (2,000 resamples, always the same ones)."""
+    """Lower end, median and upper end, by a percentile bootstrap over the seeds (2,000 resamples, always the same)."""
     middle = float(np.median(values))
     if len(set(values)) == 1:  # nothing to resample, and scipy would warn
         return middle, middle, middle
@@ -31,9 +31,9 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> Interv
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Lower end, mean and upper end by Student's t: for a few seeds, where a bootstrap would be too narrow.
+    """Lower end, mean and upper end, by Student's t: with few seeds a bootstrap interval would be too narrow.
 
-    One value says nothing of its spread: its interval is not a number.
+    With a single value there is no spread: the ends are NaN.
     """
     middle, n = float(np.mean(values)), len(values)
     if n < 2:
@@ -45,21 +45,21 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
 def in_points(differences: Sequence[float]) -> str:
     """Differences of accuracies, one per seed, as their mean in percentage points with its 95% interval.
 
-    Such as `+0.47 (-0.12 to +1.05)`; of one seed without an interval.
+    For example `+0.47 (-0.12 to +1.05)`; with one seed there is no interval.
     """
     low, middle, high = (100 * value for value in mean_interval(differences))
     return f"{middle:+.2f}" if np.isnan(low) else f"{middle:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
 def gains_table(curves: pd.DataFrame, order: str = "prefix") -> pd.DataFrame:
-    """What each block of a loading order brings, in points with 95% intervals: against the student, and the mask before.
+    """What each block of a loading order adds, in points with 95% intervals, against the student and the previous mask.
 
-    Differences are taken seed by seed, so that what all masks of a seed share (its teacher, its luck) cancels. One row per
-    mask from the first teacher block on.
+    Differences are taken seed by seed, so that effects common to all masks of a seed (such as its teacher) cancel. One
+    row per mask from the first teacher block on.
 
     Arguments:
-    - `curves`: as from `tables.order_curves`.
-    - `order`: which of its orders.
+    - `curves`: from `tables.order_curves`.
+    - `order`: one of its orders.
     """
     table = curves[curves["order"] == order].pivot(index="teacher_blocks", columns="seed", values="accuracy")
     masks = curves[curves["order"] == order].drop_duplicates("mask").set_index("teacher_blocks")["mask"]
@@ -75,14 +75,14 @@ def gains_table(curves: pd.DataFrame, order: str = "prefix") -> pd.DataFrame:
 
 
 def areas_table(curves: pd.DataFrame, against: str = "prefix") -> pd.DataFrame:
-    """One row per loading order: blocks as they arrive, its area (mean over seeds, least, most), points `against` another.
+    """One row per loading order: its blocks, its area (mean over seeds, least, most), and points `against` another.
 
-    Areas as in `tables.best_order`. The last column has a 95% interval of the differences seed by seed; a dash for the
-    very same order, whatever its name.
+    Areas are as in `tables.best_order`. The last column has a 95% interval of the differences seed by seed, or a dash
+    for the same order under another name.
 
     Arguments:
-    - `curves`: as from `tables.order_curves`.
-    - `against`: the order that all are compared with.
+    - `curves`: from `tables.order_curves`.
+    - `against`: the order that the others are compared with.
     """
     areas = tables.order_areas(curves).pivot(index="seed", columns="order", values="area")
     named = curves.groupby("order", sort=False)["mask"].agg(
@@ -105,9 +105,9 @@ def areas_table(curves: pd.DataFrame, against: str = "prefix") -> pd.DataFrame:
 def samples_table(
     history: pd.DataFrame, budget: int, batch_size: int, thresholds: Sequence[float] = (0.9, 0.99, 1.0)
 ) -> pd.DataFrame:
-    """Training samples to each accuracy: the median over seeds with its 95% interval, one row per curriculum.
+    """Training samples needed for each accuracy: the median over seeds with its 95% interval, one row per curriculum.
 
-    A student that never got there counts at the budget; a number that is touched by that is marked with `>`.
+    A student that never reached it counts at the budget; numbers affected by that are marked with `>`.
 
     Arguments:
     - `history`: of `DistillationRuns`.
@@ -125,10 +125,10 @@ def samples_table(
 
 
 def variants_table(history: pd.DataFrame, budget: int, threshold: float = 0.99) -> pd.DataFrame:
-    """Steps to `threshold` of variants, one row each: how many seeds reached it, the median with its 95% interval.
+    """Steps to `threshold` per variant: how many seeds reached it, and the median with its 95% interval.
 
     Arguments:
-    - `history`: accuracies by curriculum, seed and step; the curricula are called `choice: variant`.
+    - `history`: accuracies by curriculum, seed and step; the curricula are named `choice: variant`.
     - `budget`: the steps that each student had.
     - `threshold`: the test accuracy to reach.
     """
@@ -144,7 +144,7 @@ def variants_table(history: pd.DataFrame, budget: int, threshold: float = 0.99) 
 
 
 def _ends(steps: Sequence[int | None], budget: int, words: Callable[[float], str]) -> list[str]:
-    """Lower end, median and upper end of steps, in words; a `>` marks what is due to students that never got there."""
+    """Lower end, median and upper end of steps as text; `>` marks values affected by students that never got there."""
     ends = median_interval([budget if step is None else step for step in steps])
     return [f"{'> ' if None in steps and end >= budget else ''}{words(end)}" for end in ends]
 
@@ -152,11 +152,11 @@ def _ends(steps: Sequence[int | None], budget: int, words: Callable[[float], str
 def slope_interval(points: Mapping[float, Sequence[float]], confidence: float = 0.95) -> Interval:
     """Slope of log(value) over log(size): lower end, least-squares slope through the medians, upper end.
 
-    `points[size]` holds one value per seed. The bootstrap draws seeds anew within each size. Raises InvalidValueError
-    for fewer than two sizes: one point has no slope.
+    `points[size]` holds one value per seed. The bootstrap resamples the seeds within each size. Raises
+    InvalidValueError for fewer than two sizes.
     """
     if len(points) < 2:
-        raise invalid("points", sorted(points), "at least 2 sizes for a slope")
+        raise invalid("points", sorted(points), "at least 2 sizes, to fit a slope")
     sizes = sorted(points)
     random = numpy_generator(0, "bootstrap", "slope")
     values = [np.log(np.asarray(points[size], dtype=float)) for size in sizes]

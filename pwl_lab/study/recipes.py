@@ -1,8 +1,11 @@
-"""What several notebooks share, made by the same recipe everywhere, so that the store makes it only once."""
+"""Recipes that several notebooks share, so that the store makes each result only once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
 
+import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
@@ -13,13 +16,16 @@ from pwl_lab.study.results import DistillationRuns, Pair
 from pwl_lab.study.settings import PROBE_SAMPLES, CurriculaSettings, ImageSettings, LoadingSettings
 from pwl_lab.study.verbs import distill, run_cases, train_or_load, train_pair
 from pwl_lab.support.config import Family
+from pwl_lab.support.seeding import generator
 from pwl_lab.swap.masks import all_masks, check_whole_cube
 from pwl_lab.swap.orders import loading_orders
 from pwl_lab.swap.pair_training import PairLossConfig
 from pwl_lab.tasks.augment import Augmentation
+from pwl_lab.tasks.base import Batch
+from pwl_lab.tasks.checks import check_count
 from pwl_lab.tasks.images import ImageTask
 from pwl_lab.tasks.parity import SparseParity
-from pwl_lab.training import TrainedModel, TrainPlan, image_plan
+from pwl_lab.training import TrainedModel, TrainPlan, image_plan, predict
 
 
 def parity_teacher(settings: CurriculaSettings, n_bits: int | None = None) -> tuple[SparseParity, TrainedModel]:
@@ -27,7 +33,7 @@ def parity_teacher(settings: CurriculaSettings, n_bits: int | None = None) -> tu
 
     Arguments:
     - `settings`: of that notebook.
-    - `n_bits`: bits of the task, where they are not those of the settings.
+    - `n_bits`: bits of the task; by default those of the settings.
     """
     task = SparseParity(
         n_bits or settings.n_bits, settings.k_sparse, support=settings.support, eval_samples=settings.eval_samples
@@ -57,7 +63,7 @@ def parity_curricula(settings: CurriculaSettings) -> dict[str, Curriculum]:
 
 
 def student_plan(settings: CurriculaSettings) -> TrainPlan:
-    """How long and with what optimiser the students of notebook 02 are trained."""
+    """The training plan of the students of notebook 02."""
     return TrainPlan(
         steps=settings.budget_steps,
         batch_size=settings.batch_size,
@@ -74,8 +80,8 @@ def curricula_runs(
 
     Arguments:
     - `settings`: of that notebook.
-    - `names`: some of its curricula; none: all four.
-    - `seeds`: others than those of the settings.
+    - `names`: some of its curricula; by default all four.
+    - `seeds`: by default those of the settings.
     """
     task, teacher = parity_teacher(settings)
     chosen = {name: one for name, one in parity_curricula(settings).items() if names is None or name in names}
@@ -84,28 +90,28 @@ def curricula_runs(
 
 
 def parity_readings(task: SparseParity, teacher: TrainedModel) -> TeacherReadings:
-    """The teacher of notebook 02 under the correlation probe, checkpoint by checkpoint."""
+    """The correlation probe applied to the teacher of notebook 02, checkpoint by checkpoint."""
     return probe_teacher(teacher, CorrelationProbe.draw(task, samples=PROBE_SAMPLES))
 
 
 def image_task(settings: ImageSettings) -> ImageTask:
-    """The images, with the augmentation of their training batches."""
+    """The image task, with the augmentation of its training batches."""
     augment = Augmentation(crop_padding=settings.crop_padding, rotation_degrees=settings.rotation_degrees)
     return ImageTask(settings.dataset, settings.n_train, augment)
 
 
 def image_models(settings: ImageSettings, task: ImageTask) -> tuple[ModelConfig, ModelConfig]:
-    """The architectures of teacher and student, of the family that `settings` ask for.
+    """The architectures of teacher and student, of the family in `settings`.
 
     Arguments:
     - `settings`: family, channels, depths and heads of both.
-    - `task`: gives the shape of an image and the number of classes.
+    - `task`: provides the shape of an image and the number of classes.
     """
     return _image_model(settings, task, "teacher"), _image_model(settings, task, "student")
 
 
 def _image_model(settings: ImageSettings, task: ImageTask, who: str) -> ModelConfig:
-    """The architecture of `who`, teacher or student: an entry for each family that the settings know."""
+    """The architecture of `who`, teacher or student, for each family in the settings."""
     channels, depths, heads = (getattr(settings, f"{who}_{name}") for name in ("channels", "depths", "heads"))
     makers: dict[Family, Callable[[], ModelConfig]] = {
         "vgg": lambda: vgg(task, channels, depths),
@@ -130,9 +136,10 @@ def image_teacher(settings: ImageSettings, seed: int) -> TrainedModel:
 
 
 def pair_losses(settings: ImageSettings) -> PairLossConfig:
-    """The losses of PWL training, with the masks that were asked for."""
+    """The losses of PWL training, with the masks in the settings."""
     return PairLossConfig(
         sync=settings.sync_weight,
+        cross=settings.cross_weight,
         masks=settings.masks,
         cross_passes=settings.cross_passes,
         cross_groups=settings.cross_groups,
@@ -140,16 +147,16 @@ def pair_losses(settings: ImageSettings) -> PairLossConfig:
 
 
 def image_plan_of_pair(settings: LoadingSettings, task: ImageTask) -> TrainPlan:
-    """How student and converters of notebook 04 are trained."""
+    """The training plan of student and converters in notebook 04."""
     return _plan_in_epochs(settings, task, settings.pair_epochs, settings.pair_lr)
 
 
 def loading_pair(settings: LoadingSettings, seed: int) -> tuple[TrainedModel, Pair]:
-    """The teacher of one seed and its pair, as notebook 04 trains them.
+    """The teacher of one seed and its pair, trained as in notebook 04.
 
     Arguments:
     - `settings`: of that notebook.
-    - `seed`: of teacher, student and converters.
+    - `seed`: the seed of teacher, student and converters.
     """
     task, teacher = image_task(settings), image_teacher(settings, seed)
     student, plan = image_models(settings, task)[1], image_plan_of_pair(settings, task)
@@ -157,7 +164,7 @@ def loading_pair(settings: LoadingSettings, seed: int) -> tuple[TrainedModel, Pa
 
 
 def loading_pairs(settings: LoadingSettings) -> tuple[list[TrainedModel], list[Pair]]:
-    """Teachers and pairs of all seeds; those that are not in the store are trained side by side."""
+    """Teachers and pairs of all seeds; those that are not in the store are trained in parallel."""
     cases = [{"settings": settings, "seed": seed} for seed in settings.seeds]
     teachers, pairs = zip(*run_cases(loading_pair, cases, f"{settings.family} pairs", settings.device), strict=True)
     return list(teachers), list(pairs)
@@ -165,47 +172,158 @@ def loading_pairs(settings: LoadingSettings) -> tuple[list[TrainedModel], list[P
 
 @dataclass(frozen=True)
 class SamplePredictions:
-    """A few test images and what each of the 2^n masks predicts for them: computed once, then only looked up."""
+    """A few test images and the prediction of each of the 2^n masks for them: computed once, then only looked up.
+
+    `kind` says how the images were chosen: `picked` because their prediction changes, or `drawn` at random.
+    """
 
     images: UInt8[Tensor, "n height width *colours"]
     labels: Int[Tensor, " n"]
     class_names: tuple[str, ...]
-    predicted: dict[str, Int[Tensor, " n"]]
-    confidence: dict[str, Float[Tensor, " n"]]
+    probabilities: dict[str, Float[Tensor, "n classes"]]
+    kind: Literal["picked", "drawn"] = "picked"
+
+    @cached_property
+    def predicted(self) -> dict[str, Int[Tensor, " n"]]:
+        """For each mask, the predicted class of each image."""
+        return {mask: values.argmax(dim=-1) for mask, values in self.probabilities.items()}
+
+    @cached_property
+    def confidence(self) -> dict[str, Float[Tensor, " n"]]:
+        """For each mask, the probability of the predicted class of each image."""
+        return {mask: values.amax(dim=-1) for mask, values in self.probabilities.items()}
 
     @property
     def n_blocks(self) -> int:
-        """How many blocks the masks name."""
-        return len(next(iter(self.predicted)))
+        """The number of blocks in a mask."""
+        return len(next(iter(self.probabilities)))
 
     def right(self, mask: str) -> list[bool]:
-        """For each image whether its prediction at `mask` is its class."""
+        """For each image, whether the prediction at `mask` is correct."""
         return (self.predicted[mask] == self.labels).tolist()
 
 
 def sample_predictions(pair: Pair, task: ImageTask, n_samples: int = 6, pool: int = 400) -> SamplePredictions:
-    """Test images whose prediction changes while blocks arrive in prefix order, and what each mask predicts for them.
+    """Test images whose prediction changes while blocks arrive in prefix order, and the predictions of each mask.
 
     Arguments:
-    - `pair`: whose masks predict.
-    - `task`: its images.
-    - `n_samples`: how many images; those first whose prediction changes most often.
-    - `pool`: how many test images they are picked from, *because* they change: they show what loading does, not how often.
+    - `pair`: the pair whose masks predict.
+    - `task`: provides the images.
+    - `n_samples`: how many images; those whose prediction changes most often come first.
+    - `pool`: the number of test images to pick from. They are picked *because* they change: they show what loading
+      does, not how often.
 
     Raises InvalidValueError for a pair of more than `MOST_BLOCKS` blocks.
     """
     images, batch = task.sample(pool)
     device = next(pair.net.parameters()).device
-    inputs = batch.inputs.to(device)
-    predicted, _ = pair.predictions(inputs, loading_orders(pair.n_blocks)["prefix"])
+    predicted, _ = pair.predictions(batch.inputs.to(device), loading_orders(pair.n_blocks)["prefix"])
     changes = (predicted[1:] != predicted[:-1]).sum(dim=0).cpu()
     chosen = changes.argsort(descending=True, stable=True)[:n_samples]
+    return _predictions(pair, task, images[chosen], Batch(batch.inputs[chosen], batch.labels[chosen]), "picked")
+
+
+def drawn_predictions(pair: Pair, task: ImageTask, n_samples: int = 36, seed: int = 0) -> SamplePredictions:
+    """Test images drawn at random, and the predictions of each mask: about as accurate as on the whole split.
+
+    Arguments:
+    - `pair`: whose masks predict.
+    - `task`: its images.
+    - `n_samples`: how many images.
+    - `seed`: determines the images, which are the same for every pair.
+
+    Raises InvalidValueError for a pair of more than `MOST_BLOCKS` blocks, and for more images than there are.
+    """
+    size = task.size("test")
+    check_count("n_samples", n_samples, 1, size, ", the size of the split test")
+    images, batch = task.sample(size)
+    chosen = torch.randperm(size, generator=generator(seed, "order", "pictures"))[:n_samples]
+    return _predictions(pair, task, images[chosen], Batch(batch.inputs[chosen], batch.labels[chosen]), "drawn")
+
+
+def _predictions(
+    pair: Pair, task: ImageTask, images: Tensor, batch: Batch, kind: Literal["picked", "drawn"]
+) -> SamplePredictions:
+    """The predictions of each mask of the pair for these images."""
     masks = all_masks(check_whole_cube(pair.n_blocks))
-    predicted, confidence = pair.predictions(inputs[chosen.to(device)], masks)
-    return SamplePredictions(
-        images=images[chosen],
-        labels=batch.labels[chosen],
-        class_names=task.class_names,
-        predicted=dict(zip(masks, predicted.cpu(), strict=True)),
-        confidence=dict(zip(masks, confidence.cpu(), strict=True)),
-    )
+    probabilities = pair.probabilities(batch.inputs.to(next(pair.net.parameters()).device), masks).cpu()
+    by_mask = dict(zip(masks, probabilities, strict=True))
+    return SamplePredictions(images, batch.labels, task.class_names, by_mask, kind)
+
+
+@dataclass(frozen=True)
+class SoftTargets:
+    """One image, its label and a teacher's logits for it, from which the soft targets at any temperature follow."""
+
+    image: UInt8[Tensor, "height width *colours"]
+    label: int
+    class_names: tuple[str, ...]
+    logits: Float[Tensor, " classes"]
+
+    def at(self, temperature: float) -> Float[Tensor, " classes"]:
+        """The teacher's probabilities, softened (Hinton et al., arXiv 1503.02531, section 2); temperature is above 0."""
+        return (self.logits / temperature).softmax(dim=0)
+
+
+def soft_targets(teacher: TrainedModel, task: ImageTask, label: int, sure: float = 0.8, pool: int = 400) -> SoftTargets:
+    """The test image of a class for which the teacher's confidence is closest to `sure`.
+
+    Arguments:
+    - `teacher`: an image classifier.
+    - `task`: provides the images.
+    - `label`: the class index.
+    - `sure`: the wanted probability of that class.
+    - `pool`: the number of test images to pick from.
+    """
+    images, batch = task.sample(pool)
+    logits = predict(teacher.model, batch.inputs.to(next(teacher.model.parameters()).device)).cpu()
+    distance = (logits.softmax(dim=1)[:, label] - sure).abs()
+    distance[batch.labels != label] = torch.inf
+    chosen = int(distance.argmin())
+    return SoftTargets(images[chosen], label, task.class_names, logits[chosen])
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """A task small enough to try a curriculum in seconds, with its teacher, student, plan, and runs to compare with.
+
+    Arguments:
+    - `task`, `teacher`, `student`: the task, the teacher, and the student's architecture.
+    - `plan`, `seeds`: how each student is trained, and for which seeds.
+    - `stage_steps`: a good length for a stage.
+    - `known`: the one-shot and extracted curricula, to compare with.
+    - `built_in`: the students of those curricula.
+    """
+
+    task: SparseParity
+    teacher: TrainedModel
+    student: ModelConfig
+    plan: TrainPlan
+    seeds: tuple[int, ...]
+    stage_steps: int
+    known: dict[str, Curriculum]
+    built_in: DistillationRuns
+
+    def train(self, curricula: Mapping[str, Curriculum]) -> DistillationRuns:
+        """Train students with other curricula, with the same teacher, initial weights and samples."""
+        return distill(self.teacher, self.student, self.task, curricula, self.seeds, self.plan, device="cpu")
+
+
+def workbench(settings: CurriculaSettings) -> Workbench:
+    """The small task for building a curriculum in notebook 02: at most 30 bits and 2,000 steps."""
+    n_bits, budget = min(30, settings.n_bits), min(2_000, settings.budget_steps)
+    small = {
+        "n_bits": n_bits,
+        "support": None,
+        "teacher_width": min(512, settings.teacher_width),
+        "eval_samples": min(1_024, settings.eval_samples),
+        "teacher_eval_every": 20,
+        "device": "cpu",
+    }
+    task, teacher = parity_teacher(settings.model_copy(update=small))
+    student, seeds = mlp(task, width=min(48, settings.student_width)), (0, 1, 2)
+    plan = student_plan(settings).model_copy(update={"steps": budget, "eval_every": 50})
+    stage = min(300, budget // 4)
+    known = {"one_shot": one_shot(0.0), "extracted": extracted(stage, temperature=0.0)}
+    runs = distill(teacher, student, task, known, seeds, plan, device="cpu")
+    return Workbench(task, teacher, student, plan, seeds, stage, known, runs)

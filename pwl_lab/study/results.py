@@ -1,4 +1,4 @@
-"""What the study's verbs give back: students of several curricula, and pairs whose blocks can be swapped."""
+"""The results of the study's verbs: students of several curricula, and pairs whose blocks can be swapped."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ import pandas as pd
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from pwl_lab.loading.bundle import BundleIndex, inputs_of, write_bundle
+from pwl_lab.loading.bundle import BundleIndex, inputs_of, parts_of_unit, write_bundle
 from pwl_lab.models.blocknet import BlockNet, ModelConfig, parameter_bytes, unit_bytes
 from pwl_lab.study import tables
 from pwl_lab.study.store import provenance
 from pwl_lab.support.errors import invalid
-from pwl_lab.swap.evaluation import mask_predictions
+from pwl_lab.swap.evaluation import mask_probabilities
 from pwl_lab.swap.masks import check_mask
 from pwl_lab.swap.orders import loading_orders
 from pwl_lab.swap.swapnet import SwapNet
@@ -29,10 +29,10 @@ class DistillationRuns:
 
     Arguments:
     - `student_config`: the network of every student.
-    - `plan`: how they were trained.
+    - `plan`: the training plan.
     - `history`: one row per student and evaluation: step, samples, curriculum, seed, stage, accuracy on the test split
       (NaN: it diverged) and validation_accuracy, which is measured in the last stage.
-    - `stages`: one row per curriculum and stage: where it starts and what it aims at.
+    - `stages`: one row per curriculum and stage: the step at which it starts, and its target.
     - `weights`: of each (curriculum, seed) that did not diverge.
     """
 
@@ -47,15 +47,15 @@ class DistillationRuns:
         return tables.threshold_table(self.history, threshold, self.plan.steps, self.plan.batch_size)
 
     def steps_to(self, threshold: float = 0.99) -> dict[str, list[int | None]]:
-        """Steps to `threshold` per curriculum and seed; None where the budget was not enough."""
+        """Steps to `threshold` per curriculum and seed; None if the budget was not enough."""
         return tables.steps_to_threshold(self.history, threshold)
 
     def final_accuracy(self) -> dict[str, list[float | None]]:
-        """Test accuracy at each student's last evaluation, per curriculum and seed; None where it diverged."""
+        """Test accuracy at each student's last evaluation, per curriculum and seed; None if it diverged."""
         return tables.final_accuracy(self.history)
 
     def student(self, curriculum: str, seed: int) -> BlockNet:
-        """One student as it was at its end, on the CPU."""
+        """One student at the end of its training, on the CPU."""
         if (curriculum, seed) not in self.weights:
             there = f"a student that did not diverge, one of {sorted(self.weights)}"
             raise invalid("(curriculum, seed)", (curriculum, seed), there)
@@ -69,14 +69,14 @@ class Pair:
     """A teacher and a student that accept each other's blocks, with the accuracy of every mask, per class too.
 
     Arguments:
-    - `net`: the networks and converters, with any mask.
-    - `seed`: of student and converters.
+    - `net`: the networks and converters, for any mask.
+    - `seed`: the seed of student and converters.
     - `history`: one row per evaluation: step, samples, the loss terms and the student's accuracy.
-    - `masks`: one row per mask, see `tables.mask_table`.
-    - `classes`: one row per mask and class, see `tables.class_table`.
+    - `masks`: one row per mask (see `tables.mask_table`).
+    - `classes`: one row per mask and class (see `tables.class_table`).
     - `teacher_bytes`, `student_bytes`: of their parameters.
-    - `models`: how teacher and student are built.
-    - `task`: what both were asked.
+    - `models`: the configurations of teacher and student.
+    - `task`: the task of both.
     """
 
     net: SwapNet
@@ -91,7 +91,7 @@ class Pair:
 
     @property
     def n_blocks(self) -> int:
-        """How many blocks can be swapped."""
+        """The number of blocks that can be swapped."""
         return self.net.n_blocks
 
     @property
@@ -99,8 +99,14 @@ class Pair:
         """Bytes of all encoders and decoders."""
         return parameter_bytes(self.net.converters)
 
+    @property
+    def block_bytes(self) -> list[int]:
+        """What each teacher block brings: its own bytes, its stem's or head's, and those of the converters beside it."""
+        units = (parts_of_unit(self.net.teacher, self.net.converters, block) for block in range(1, self.n_blocks + 1))
+        return [sum(parameter_bytes(part) for part in unit.values()) for unit in units]
+
     def accuracy(self, mask: str, split: str = "test") -> float:
-        """Accuracy in [0, 1] of the network that `mask` describes."""
+        """The accuracy of the network that `mask` describes, in [0, 1]."""
         check_mask(mask, self.n_blocks)
         return float(self.masks.set_index("mask").loc[mask, split])
 
@@ -108,18 +114,23 @@ class Pair:
         """Accuracy with the first k blocks from the teacher, k = 0..n."""
         return [self.accuracy(mask, split) for mask in loading_orders(self.n_blocks)["prefix"]]
 
-    def predictions(
-        self, inputs: Tensor, masks: Sequence[str]
-    ) -> tuple[Int[Tensor, "masks batch"], Float[Tensor, "masks batch"]]:
-        """Predicted class and its probability for each mask and sample.
+    def probabilities(self, inputs: Tensor, masks: Sequence[str]) -> Float[Tensor, "masks batch classes"]:
+        """The probability of each class for each mask and sample.
 
         Raises InvalidValueError unless `inputs` are finite floats of the task's shape on the networks' device.
         """
         check_inputs(inputs, self.task.input_shape, self.net)
-        return mask_predictions(self.net, inputs, masks)
+        return mask_probabilities(self.net, inputs, masks)
+
+    def predictions(
+        self, inputs: Tensor, masks: Sequence[str]
+    ) -> tuple[Int[Tensor, "masks batch"], Float[Tensor, "masks batch"]]:
+        """The predicted class and its probability for each mask and sample; raises as `probabilities` does."""
+        confidence, predicted = self.probabilities(inputs, masks).max(dim=-1)
+        return predicted, confidence
 
     def export(self, folder: str | Path, int8: bool = True) -> BundleIndex:
-        """Write the pair as a bundle that `ProgressiveModel.open` takes, with the accuracy of every mask; see `write_bundle`."""
+        """Write a bundle for `ProgressiveModel.open`, with the accuracy of every mask (see `write_bundle`)."""
         accuracies = {split: dict(zip(self.masks["mask"], self.masks[split], strict=True)) for split in SPLITS}
         return write_bundle(
             self.net,
@@ -136,9 +147,9 @@ class Pair:
 def outline(net: SwapNet, input_shape: Sequence[int]) -> pd.DataFrame:
     """One row per block (`part` teacher or student) and converter (`part` encoder or decoder) of a pair.
 
-    Columns: part, block (of a converter: the boundary behind that block), channels that it gives out, positions
-    (such as `14×14`; empty for plain units), layers (those with a weight matrix; a block's own, without stem and head)
-    and bytes (of a block: what its swap brings, so with stem or head).
+    Columns: part, block (for a converter: the boundary after that block), channels of its output, positions (such as
+    `14×14`; empty for plain units), layers (those with a weight matrix; for a block without stem and head) and bytes
+    (for a block: those of its swap, so with stem or head).
     """
     rows = []
     for part, owner in (("teacher", net.teacher), ("student", net.student)):

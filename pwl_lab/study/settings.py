@@ -6,7 +6,17 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field
 
 from pwl_lab.support import paths
-from pwl_lab.support.config import MOST_BLOCKS, Family, Fraction, LearningRate, MaskDistribution, Seeds, Settings, Steps
+from pwl_lab.support.config import (
+    MOST_BLOCKS,
+    Device,
+    Family,
+    Fraction,
+    LearningRate,
+    MaskDistribution,
+    Seeds,
+    Settings,
+    Steps,
+)
 from pwl_lab.support.errors import invalid
 from pwl_lab.tasks.checks import (
     CALIBRATION_BATCH,
@@ -51,13 +61,13 @@ class ImageSettings(Settings):
     split_by: ClassVar[str | None] = "family"
     family: Family = Field("vgg", description="the architecture of teacher and student")
     dataset: str = Field("fashion-mnist-small", description="which images")
-    n_train: int | None = Field(None, ge=100, le=60_000, description="use only so many training images")
-    teacher_channels: Channels = Field((16, 32, 64, 128), description="channels of the teacher's blocks")
+    n_train: int | None = Field(None, ge=100, le=60_000, description="use only this many training images")
+    teacher_channels: Channels = Field((16, 32, 64, 64), description="channels of the teacher's blocks")
     teacher_depths: Layers = Field(
-        (1, 2, 2, 2), description="layers in each teacher block: convolutions, basic blocks or transformer layers"
+        (3, 2, 2, 2), description="layers in each teacher block: convolutions, basic blocks or transformer layers"
     )
     teacher_heads: int = Field(4, ge=1, le=64, description="attention heads of the teacher (vit)")
-    student_channels: Channels = Field((12, 24, 40, 40), description="channels of the student's blocks")
+    student_channels: Channels = Field((4, 8, 12, 16), description="channels of the student's blocks")
     student_depths: Layers = Field((1, 1, 1, 1), description="layers in each student block")
     student_heads: int = Field(4, ge=1, le=64, description="attention heads of the student (vit)")
     stem_stride: int = Field(2, ge=1, le=4, description="2 halves the resolution before the first block (resnet)")
@@ -67,9 +77,10 @@ class ImageSettings(Settings):
     teacher_epochs: Epochs = Field(6, description="passes over the images for the teacher")
     teacher_lr: LearningRate = Field(0.1, description="peak learning rate of the teacher")
     pair_lr: LearningRate = Field(0.1, description="peak learning rate of the student")
-    crop_padding: int = Field(0, ge=0, le=8, description="shift training images by up to so many pixels")
-    rotation_degrees: float = Field(0.0, ge=0.0, le=45.0, description="turn training images by up to so many degrees")
+    crop_padding: int = Field(0, ge=0, le=8, description="largest shift of training images, in pixels")
+    rotation_degrees: float = Field(0.0, ge=0.0, le=45.0, description="largest rotation of training images, in degrees")
     sync_weight: float = Field(1.0, ge=0.0, le=1e6, description="weight of the synchronisation loss")
+    cross_weight: float = Field(2.0, ge=0.0, le=1e6, description="weight of the cross loss")
     cross_passes: int = Field(2, ge=1, le=16, description="passes of the batch through mixed networks, per step")
     cross_groups: int = Field(4, ge=1, le=64, description="masks per pass: each for a part of the batch")
     masks: MaskDistribution = Field("all", description="which swap masks the cross loss draws")
@@ -137,12 +148,12 @@ class CrossingSettings(ImageSettings):
     """05_curricula_meet_loading: curricula on images, alone, followed by PWL training and combined with it."""
 
     section: ClassVar[str] = "curricula_meet_loading"
-    budget_steps: Steps = Field(400, description="optimiser steps of every student, whatever its curriculum")
+    budget_steps: Steps = Field(400, description="optimiser steps of each student, for every curriculum")
     loadings: Annotated[tuple[Literal["alone", "followed", "combined"], ...], EachOnce] = Field(
         ("alone", "combined"), min_length=1, description="when PWL reaches the student: never, at half time, at once"
     )
     early_share: Fraction = Field(
-        0.4, gt=0.0, lt=1.0, description="share of the budget for the stages before the final teacher's output"
+        0.4, gt=0.0, lt=1.0, description="fraction of the budget for the stages before the final teacher's output"
     )
     checkpoint_accuracy: Fraction = Field(0.8, description="progressive's checkpoint: the first that reaches this")
     eval_every: Steps = Field(20, description="steps between evaluations of the students")
@@ -186,15 +197,15 @@ class CurriculaSettings(Settings):
     teacher_max_steps: Steps = Field(20_000, description="upper limit for the teacher")
     teacher_eval_every: Steps = Field(25, description="steps between evaluations and checkpoints of the teacher")
     saturation: float = Field(
-        1.0, ge=1.0, le=100.0, description="how long the teacher goes on: multiple of its steps to 100%"
+        1.0, ge=1.0, le=100.0, description="teacher steps as a multiple of those it needs to reach 100%"
     )
-    temperature: float = Field(0.0, ge=0.0, le=100.0, description="of the teacher's output; 0 takes its hard decisions")
+    temperature: float = Field(0.0, ge=0.0, le=100.0, description="of the teacher's output; 0 uses its hard decisions")
     checkpoint_accuracy: Fraction = Field(0.8, description="progressive's checkpoint: the first that reaches this")
     stage_steps: Steps = Field(600, description="length of the first stage (progressive and extracted)")
     budget_steps: Steps = Field(12_000, description="upper limit for each student")
     hard_budget_steps: Steps = Field(5_000, description="upper limit for each student of the hard task")
     choice_steps: Steps = Field(6_000, description="upper limit for each student where choices are compared")
-    choice_seeds: int = Field(4, ge=1, le=1024, description="compare choices on so many of the seeds, the first ones")
+    choice_seeds: int = Field(4, ge=1, le=1024, description="compare choices on this many seeds, from the first")
     eval_every: Steps = Field(100, description="steps between evaluations of the students")
     eval_samples: int = Field(4096, ge=64, le=1_000_000, description="size of the fixed evaluation set")
     threshold: Fraction = Field(0.99, description="the accuracy that counts as learned")
@@ -219,15 +230,15 @@ class SparseParityTeacherSettings(Settings):
     teacher_width: Width = Field(1024, description="hidden units of the teacher")
     batch_size: int = Field(128, ge=1, le=65_536, description="fresh samples per step")
     teacher_lr: LearningRate = Field(0.15, description="SGD learning rate of the teacher")
-    weight_decay: float = Field(1e-3, ge=0.0, le=1.0, description="L2 penalty; wears off the teacher's random start")
+    weight_decay: float = Field(1e-3, ge=0.0, le=1.0, description="L2 penalty; lets the random initial weights fade")
     teacher_max_steps: Steps = Field(20_000, description="upper limit for the teacher, saturation included")
     saturation: float = Field(
-        4.0, ge=1.0, le=100.0, description="how long the teacher goes on: multiple of its steps to 100%"
+        4.0, ge=1.0, le=100.0, description="teacher steps as a multiple of those it needs to reach 100%"
     )
     eval_every: Steps = Field(50, description="steps between evaluations, and between checkpoints")
     eval_samples: int = Field(4096, ge=64, le=1_000_000, description="size of the fixed evaluation set")
-    probe_samples: int = Field(16_384, ge=64, le=1_000_000, description="fresh inputs that the probe looks at")
-    off_subsets: int = Field(300, ge=1, le=10_000, description="sets of bits off the support per degree above 1")
+    probe_samples: int = Field(16_384, ge=64, le=1_000_000, description="number of fresh inputs for the probe")
+    off_subsets: int = Field(300, ge=1, le=10_000, description="subsets outside the support, per degree above 1")
     projection_width: Width = Field(64, description="units that the hidden layer is projected to")
 
     def check_together(self) -> None:
@@ -244,7 +255,7 @@ class ParityTransformerSettings(Settings):
     k_sparse: int = Field(4, ge=1, le=20, description="how many of them the label depends on")
     support: tuple[int, ...] | None = Field(None, description="which bits these are; drawn from the seed if not given")
     layers: int = Field(2, ge=2, le=48, description="blocks of teacher and students")
-    mlp_ratio: float = Field(2.0, gt=0.0, le=16.0, description="hidden units of each block's MLP over its width")
+    mlp_ratio: float = Field(2.0, gt=0.0, le=16.0, description="hidden units of each block's MLP per unit of width")
     teacher_width: Width = Field(64, description="channels per token in the teacher")
     teacher_heads: int = Field(8, ge=1, le=256, description="attention heads of the teacher")
     student_width: Width = Field(16, description="channels per token in each student")
@@ -254,7 +265,7 @@ class ParityTransformerSettings(Settings):
     student_lr: LearningRate = Field(2e-3, description="Adam learning rate of the students")
     teacher_max_steps: Steps = Field(4_000, description="upper limit for the teacher, saturation included")
     saturation: float = Field(
-        2.0, ge=1.0, le=100.0, description="how long the teacher goes on: multiple of its steps to 100%"
+        2.0, ge=1.0, le=100.0, description="teacher steps as a multiple of those it needs to reach 100%"
     )
     checkpoint_accuracy: Fraction = Field(0.62, description="progressive's checkpoint: the first that reaches this")
     stage_steps: Steps = Field(600, description="length of the first stage (progressive and extracted)")
@@ -320,6 +331,25 @@ class StartHereSettings(Settings):
         LoadingSettings.load(self.preset)
 
 
+class FromScratchSettings(Settings):
+    """00b_from_scratch: both ideas in plain PyTorch, then the same through this package."""
+
+    section: ClassVar[str] = "from_scratch"
+    seeds: Seeds = Field((0, 1, 2), description="one parity student per seed and curriculum; images take the first")
+    device: Device = Field("cpu", description="of the runs through pwl_lab; the code on the page computes on the CPU")
+    n_bits: int = Field(40, ge=4, le=1_000, description="bits of the parity task; the label depends on four")
+    teacher_width: Width = Field(1024, description="hidden units of the parity teacher")
+    stage_steps: Steps = Field(300, description="steps on the projected hidden layer (extracted)")
+    budget_steps: Steps = Field(6_000, description="upper limit for the parity teacher, and for each student")
+    n_train: int | None = Field(None, ge=128, le=10_000, description="use only this many training images")
+    epochs: Epochs = Field(3, description="passes over the images, for the teacher and again for the pair")
+
+    def check_together(self) -> None:
+        """The stage has to leave steps for the output; that images are missing should be known first."""
+        _check_stage(self.stage_steps, self.budget_steps)
+        LoadingSettings.load(self.preset)
+
+
 class ClockSettings(Settings):
     """06_loading_under_the_clock: pairs of notebook 04, and networks of the papers' full sizes, loaded by the clock."""
 
@@ -327,7 +357,7 @@ class ClockSettings(Settings):
     seeds: Seeds = Field((0, 1, 2), description="pairs of notebook 04: one per seed")
     family: Family = Field("vgg", description="of the trained pairs; trained as notebook 04 does at this preset")
     full_sizes: Annotated[tuple[Literal["vgg16", "resnet", "vit_tiny", "vit_base"], ...], EachOnce] = Field(
-        ("vgg16", "resnet", "vit_tiny", "vit_base"), description="the papers' sizes, with random weights: timing alone"
+        ("vgg16", "resnet", "vit_tiny", "vit_base"), description="the papers' sizes, random weights: for timing only"
     )
     megabytes_per_s: Annotated[tuple[Megabytes, ...], EachOnce] = Field(
         (5.0, 25.0, 100.0), min_length=1, description="slow links for the time to the first prediction"
@@ -337,10 +367,10 @@ class ClockSettings(Settings):
     )
     repeats: int = Field(3, ge=1, le=100, description="measurements of each load without a slow link")
     anytime_megabytes_per_s: float = Field(
-        1.0, gt=0.0, le=100_000.0, description="the link of accuracy against seconds"
+        0.1, gt=0.0, le=100_000.0, description="the link of accuracy against seconds"
     )
     loads: int = Field(5, ge=1, le=1000, description="loads during which single predictions are timed")
-    predictions: int = Field(10_000, ge=1, le=10_000_000, description="checked while blocks arrive")
+    predictions: int = Field(10_000, ge=1, le=10_000_000, description="predictions checked while blocks arrive")
     predictors: int = Field(4, ge=1, le=64, description="threads that predict at the same time")
 
     def check_together(self) -> None:
@@ -352,7 +382,7 @@ class DashboardSettings(Settings):
     """dashboard: what the other notebooks have stored at a preset."""
 
     section: ClassVar[str] = "dashboard"
-    seeds: Seeds = Field((0,), description="pairs of the first of these seeds are shown")
+    seeds: Seeds = Field((0,), description="only the pairs of the first seed are shown")
     families: Annotated[tuple[Family, ...], EachOnce] = Field(
         ("vgg", "resnet", "vit"), min_length=1, description="pairs of these are shown"
     )
@@ -369,13 +399,13 @@ class ReportSettings(Settings):
     """
 
     section: ClassVar[str] = "batch_report"
-    seeds: tuple[int, ...] = Field((), description="look at these seeds of the batch only; all where the list is empty")
+    seeds: tuple[int, ...] = Field((), description="only these seeds of the batch; all if the list is empty")
     batch: Folder = Field(
-        "", description="the batch's folder or address; empty: an example, which is run if it is not there yet"
+        "", description="the batch's folder or address; empty: an example, which is run first if needed"
     )
-    metric: str = Field("", description="what is drawn: a name in metrics.json, or a group of names such as final.*")
+    metric: str = Field("", description="what to draw: a name in metrics.json, or a group of names such as final.*")
     axis: str = Field("", description="the horizontal axis: a name of the grid, seed, or part (the parts of a group)")
-    hue: str = Field("", description="a line for each value of this one; none for a single line")
+    hue: str = Field("", description="one line for each of its values; none for a single line")
     facet: tuple[str, ...] | None = Field(
         None, max_length=2, description="panels from left to right, and from top to bottom; none for a single panel"
     )
@@ -401,6 +431,7 @@ SETTINGS: dict[str, type[Settings]] = {
     cls.section: cls
     for cls in (
         StartHereSettings,
+        FromScratchSettings,
         SparseParityTeacherSettings,
         CurriculaSettings,
         ParityTransformerSettings,

@@ -1,9 +1,9 @@
-"""The store: what took long to make, kept under the hash of how it was made.
+"""The store: expensive results, kept under a hash of how they were made.
 
 The key covers the configuration (with the data's fingerprint and the keys of everything it was made from), the kind and
-the version of the recipe; never a file name that someone chose. An entry is a folder: `record.json`, the tensors as
-safetensors, tables as CSV. It is written aside and renamed when whole, so a half-written one is never read; a damaged
-one is named, set aside and made again.
+the version of the recipe, but never a file name. An entry is a folder: `record.json`, tensors as safetensors, tables as
+CSV. It is written aside and renamed when complete, so a half-written entry is never read; a damaged one is reported,
+set aside and made again.
 """
 
 import errno
@@ -46,8 +46,8 @@ from pwl_lab.support.files import (
 from pwl_lab.support.paths import commit
 from pwl_lab.support.processes import one_thread
 
-# Of an entry's files. It is part of every key, so entries of an older format are not found, and nothing has to read them:
-# making them again is cheaper than code that goes on reading them.
+# The format of an entry's files. It is part of every key, so entries of an older format are not found and need not be
+# read: making them again is cheaper than maintaining code to read them.
 FORMAT = 2
 _TENSORS, _RECORD = "tensors.safetensors", "record.json"
 MOST_TOGETHER = 256  # entries made together: each needs an open lock file, and a process may have about 1,000
@@ -57,16 +57,16 @@ Found = TypeVar("Found")
 
 
 class DamagedEntryError(PwlLabError):
-    """An entry of the store is not what its record says."""
+    """An entry of the store does not match its record."""
 
 
 class NotMadeError(PwlLabError):
-    """Something was asked for that is not in the store, where nothing may be made."""
+    """A requested result is not in the store and must not be made here."""
 
 
 @contextmanager
 def only_stored() -> Iterator[None]:
-    """Inside, `Store.get` raises NotMadeError instead of making what is not there."""
+    """A context in which `Store.get` raises NotMadeError instead of making missing results."""
     token = _MAY_MAKE.set(False)
     try:
         yield
@@ -75,7 +75,7 @@ def only_stored() -> Iterator[None]:
 
 
 def may_make() -> bool:
-    """Whether what is not in the store may be made here: not in `only_stored`, nor where `PWL_LAB_ONLY_STORED` is set.
+    """Whether missing results may be made here: not in `only_stored`, and not if `PWL_LAB_ONLY_STORED` is set.
 
     Worker processes do not know of the former.
     """
@@ -83,7 +83,7 @@ def may_make() -> bool:
 
 
 def load_if_stored(verb: Callable[..., Found], *args: Any, **keys: Any) -> Found | None:
-    """`verb(*args, **keys)` where the store has all that it needs, else None: nothing is made."""
+    """`verb(*args, **keys)` if the store has everything it needs, otherwise None. Nothing is made."""
     with suppress(NotMadeError), only_stored():
         return verb(*args, **keys)
     return None
@@ -91,7 +91,7 @@ def load_if_stored(verb: Callable[..., Found], *args: Any, **keys: Any) -> Found
 
 @dataclass
 class Artifact:
-    """What a recipe makes: named tensors, named tables, and JSON values."""
+    """The result of a recipe: named tensors, named tables, and JSON values."""
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
@@ -100,7 +100,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How something is made. Raise `version` when the same configuration would now give another result."""
+    """A description of how something is made. Raise `version` when the same configuration gives another result."""
 
     kind: str
     version: int
@@ -108,7 +108,7 @@ class Recipe:
 
     @property
     def key(self) -> str:
-        """The hash that the entry is kept under (32 hex digits)."""
+        """The hash under which the entry is kept (32 hex digits)."""
         parts = {"format": FORMAT, "kind": self.kind, "version": self.version, "configuration": self.configuration}
         return content_hash(parts)[:32]
 
@@ -117,24 +117,24 @@ class Store:
     """A folder of entries, safe to share between processes."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        """`folder` defaults to `paths.store()`; it is made when the first entry is written."""
+        """`folder` defaults to `paths.store()`; it is created when the first entry is written."""
         self.folder = Path(folder) if folder is not None else paths.store()
 
     def entry(self, recipe: Recipe) -> Path:
-        """Where the entry of `recipe` is or would be."""
+        """The path of the entry of `recipe`, whether or not it exists."""
         return self.folder / recipe.kind / recipe.key
 
     def get(self, recipe: Recipe, make: Callable[[], Artifact]) -> Artifact:
-        """The artifact of `recipe`: from the store, or made now. As `get_all` for a single one."""
+        """The artifact of `recipe`, from the store or made now: `get_all` for a single recipe."""
         return self.get_all([recipe], lambda _: [make()])[0]
 
     def get_all(self, recipes: Sequence[Recipe], make: Callable[[list[Recipe]], Iterable[Artifact]]) -> list[Artifact]:
-        """The artifacts of `recipes`, in their order; `make` makes those that the store lacks, together.
+        """The artifacts of `recipes`, in their order; `make` makes the missing ones together.
 
-        Each is made once, even when several processes ask for it at the same time. What was just made is read back, so
-        that the first call gives what every later one gives.
-        Raises NotMadeError where something is missing and nothing may be made, UnreadableError where an entry cannot be
-        read, and InvalidValueError, before anything is made, where the store cannot be written to.
+        Each is made once, even if several processes ask for it at the same time. New artifacts are read back, so that
+        the first call returns the same as every later one.
+        Raises NotMadeError if something is missing and must not be made, UnreadableError if an entry cannot be read,
+        and InvalidValueError, before anything is made, if the store cannot be written to.
         """
         found = {recipe.key: artifact for recipe in recipes if (artifact := self._find(recipe))}
         missing = list({recipe.key: recipe for recipe in recipes if recipe.key not in found}.values())
@@ -147,9 +147,9 @@ class Store:
     def _make(
         self, recipes: Sequence[Recipe], make: Callable[[list[Recipe]], Iterable[Artifact]]
     ) -> dict[str, Artifact]:
-        """The artifacts by their keys: what another process made while this one waited for its locks, the others made now."""
+        """The artifacts by key: made by another process while this one waited for its locks, or made now."""
         with ExitStack() as locks:
-            # Always in the same order, or two processes with some entries in common would wait for each other.
+            # Always in the same order, or two processes with common entries could wait for each other.
             for recipe in sorted(recipes, key=lambda recipe: recipe.key):
                 locks.enter_context(self._lock(recipe))
             found = {recipe.key: artifact for recipe in recipes if (artifact := self._find(recipe, locked=True))}
@@ -160,17 +160,17 @@ class Store:
                 with one_thread():
                     made = list(make(missing))
                 made_how = provenance() | {"minutes": round((time.monotonic() - begun) / 60 / len(missing), 4)}
-                sweep(self.folder)  # of what killed writers left: once, however many entries follow
+                sweep(self.folder)  # remove leftovers of killed writers, once for all entries
                 for recipe, artifact in zip(missing, made, strict=True):
                     self.save(recipe, artifact, made_how)
                     found[recipe.key] = _read(self.entry(recipe))
         return found
 
     def _find(self, recipe: Recipe, locked: bool = False) -> Artifact | None:
-        """The stored artifact, or None where there is none or a damaged one.
+        """The stored artifact, or None if it is missing or damaged.
 
-        Under its lock a damaged entry is set aside, with a warning. Without it is left alone: another process may just
-        have made it again.
+        If it is locked, a damaged entry is set aside, with a warning. Otherwise it is left alone: another process may
+        just be making it again.
         """
         entry = self.entry(recipe)
         try:
@@ -183,9 +183,9 @@ class Store:
 
     @contextmanager
     def _lock(self, recipe: Recipe) -> Iterator[None]:
-        """Inside, no other process makes or sets aside the entry; the same process may come here again.
+        """A context in which no other process makes the entry or sets it aside; the same process may enter it again.
 
-        Raises InvalidValueError where the lock cannot be written.
+        Raises InvalidValueError if the lock cannot be written.
         """
         locks = self.folder / "locks"
         with self._writing():
@@ -198,7 +198,7 @@ class Store:
             lock.release()
 
     def _check_writable(self, recipes: Iterable[Recipe]) -> None:
-        """Raise InvalidValueError where entries could be made and then not be written."""
+        """Raise InvalidValueError if entries could be made but not written."""
         with self._writing():
             for folder in (self.folder, *{self.entry(recipe).parent for recipe in recipes}):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -207,7 +207,7 @@ class Store:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Inside, it is an InvalidValueError where the store is not this user's to write to."""
+        """A context in which InvalidValueError is raised if this user may not write to the store."""
         try:
             yield
         except OSError as error:
@@ -219,7 +219,7 @@ class Store:
     def save(self, recipe: Recipe, artifact: Artifact, made: dict[str, Any]) -> None:
         """Write the entry of `recipe` aside, then rename it into place.
 
-        `made` is its provenance. Of entries made together each has an equal share of the minutes.
+        `made` is its provenance. Entries made together share the minutes equally.
         """
         entry = self.entry(recipe)
         with new_folder(entry, within=self.folder) as part:
@@ -228,7 +228,7 @@ class Store:
                 self._set_aside(entry)
 
     def _set_aside(self, entry: Path) -> Path:
-        """Move an entry out of the way, keeping it for whoever wants to know what happened; where it is now."""
+        """Move an entry out of the way, keeping it for inspection; return where it is now."""
         aside = self.folder / "damaged" / f"{entry.parent.name}-{entry.name}-{time.time_ns()}"
         with self._writing():
             set_aside(entry, aside)
@@ -258,9 +258,9 @@ def _write(folder: Path, recipe: Recipe, artifact: Artifact, made: dict[str, Any
 
 
 def _read(folder: Path) -> Artifact:
-    """The artifact of a whole entry.
+    """The artifact of a complete entry.
 
-    Raises DamagedEntryError naming the file that is not as recorded, and UnreadableError for one that cannot be read.
+    Raises DamagedEntryError, naming the file that is not as recorded, and UnreadableError for an unreadable file.
     """
     try:
         with readable(folder / _RECORD):
@@ -268,12 +268,12 @@ def _read(folder: Path) -> Artifact:
         record = json.loads(text)
         digest = record.pop("digest")
         if content_hash(record) != digest or record["key"] != folder.name:
-            raise ValueError("it is not what was written for this recipe")
+            raise ValueError("it does not belong to this recipe")
     except (*ABSENT, IsADirectoryError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedEntryError(f"store entry {folder.name}: {_RECORD} cannot be trusted ({error})") from error
     for name, checksum in record["files"].items():
         if not is_file(folder / name) or file_sha256(folder / name) != checksum:
-            raise DamagedEntryError(f"store entry {folder.name}: {name} is missing or not what was written")
+            raise DamagedEntryError(f"store entry {folder.name}: {name} is missing or has changed")
     tables = {name: _read_table(folder / f"{name}.csv", kinds) for name, kinds in record["columns"].items()}
     tensors = load_file(folder / _TENSORS) if _TENSORS in record["files"] else {}
     return Artifact(tensors, tables, record["info"])
@@ -282,7 +282,7 @@ def _read(folder: Path) -> Artifact:
 def _read_table(path: Path, kinds: dict[str, str]) -> pd.DataFrame:
     """A table with the column types that it was written with (numpy's one-letter kinds).
 
-    Everything is read as text first: guessing types turns a curriculum called "1" or "NA" into something else, and
+    Everything is read as text first: type inference would turn a curriculum named "1" or "NA" into something else, and
     Python's own parsing of floats is exact.
     """
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -299,7 +299,7 @@ def _read_table(path: Path, kinds: dict[str, str]) -> pd.DataFrame:
 
 
 def provenance() -> dict[str, Any]:
-    """Where and with what a result was made: commit, machine, versions, time (UTC)."""
+    """How a result was made: commit, machine, versions, time (UTC)."""
     return {
         "commit": commit(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads",
@@ -309,16 +309,16 @@ def provenance() -> dict[str, Any]:
 
 
 def record_metrics(notebook: str, metrics: dict[str, Any], per_seed: Sequence[str] | None = None) -> Path:
-    """Write what a notebook found as `metrics.json` where its runs go; the file's path.
+    """Write a notebook's results as `metrics.json` to its output folder; return the path.
 
     Arguments:
-    - `notebook`: its name without the ending.
-    - `metrics`: JSON values by plain names. What is no number (NaN, infinite: a ratio to nothing) becomes null.
-    - `per_seed`: what has one value for each of `metrics["seeds"]`, in their order: dotted names, each of a list or of all
-      lists below it, or of a mapping with the seeds as its names. A report takes no other list for values per seed,
-      however long it is; an empty sequence says that there is none.
+    - `notebook`: its name without the extension.
+    - `metrics`: JSON values by name. NaN and infinity (such as a ratio to zero) become null.
+    - `per_seed`: the metrics with one value for each of `metrics["seeds"]`, in their order: dotted names of a list, of
+      all lists below it, or of a mapping with the seeds as keys. A report treats no other list as values per seed,
+      whatever its length; an empty sequence says that there are none.
 
-    Raises UnknownNameError for a name in `per_seed` that is not there, InvalidValueError for a list of another length.
+    Raises UnknownNameError for an unknown name in `per_seed`, InvalidValueError for a list of the wrong length.
     """
     said = {}
     if per_seed is not None:
@@ -330,7 +330,7 @@ def record_metrics(notebook: str, metrics: dict[str, Any], per_seed: Sequence[st
 
 
 def _finite(value: Any) -> Any:
-    """The same with None for every float that JSON cannot hold: a run must not fail at its very end over a ratio to 0."""
+    """The same with None for floats that JSON cannot represent: a ratio to 0 must not make a run fail at its end."""
     if isinstance(value, dict):
         return {name: _finite(one) for name, one in value.items()}
     if isinstance(value, list | tuple):
@@ -339,7 +339,7 @@ def _finite(value: Any) -> Any:
 
 
 def _check_per_seed(metrics: dict[str, Any], per_seed: Sequence[str]) -> None:
-    """Raise where a name is unknown, or a list under it does not have one value per seed."""
+    """Raise an error if a name is unknown, or a list under it does not have one value per seed."""
     n_seeds = len(metrics.get("seeds", [0]))
     for name in per_seed:
         found: Any = metrics
@@ -355,4 +355,4 @@ def _check_per_seed(metrics: dict[str, Any], per_seed: Sequence[str]) -> None:
             if isinstance(value, dict):
                 below += value.values()
             elif isinstance(value, list) and len(value) != n_seeds:
-                raise invalid(f"per_seed: {name}", value, f"one value for each of {n_seeds} seeds")
+                raise invalid(f"per_seed: {name}", value, f"one value for each of the {n_seeds} seeds")

@@ -1,4 +1,4 @@
-"""Histories and masks as tables: steps to a threshold, accuracy of every mask, orders, dips, what bytes buy."""
+"""Tables of histories and masks: steps to a threshold, accuracy of every mask, orders, dips, accuracy per byte."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
@@ -12,6 +12,12 @@ from pwl_lab.swap.orders import TIE, arrivals, loading_orders, search_order
 
 Value = TypeVar("Value")
 
+# The meaning of "best" and "worst" for a loading order, in all figures and tables.
+ORDER_NOTE = {
+    "best": "the largest area under accuracy against teacher bytes loaded, on the validation split",
+    "worst": "the smallest area under accuracy against teacher bytes loaded, on the validation split",
+}
+
 
 class HasMasks(Protocol):
     """Anything with a table of masks (`mask_table`), such as a pair."""
@@ -20,7 +26,7 @@ class HasMasks(Protocol):
 
 
 def first_step(history: pd.DataFrame, accuracy: float) -> int | None:
-    """The first step at which a single network's accuracy was at least `accuracy`; None where it never was."""
+    """The first step at which a single network's accuracy was at least `accuracy`; None if it never was."""
     reached = history.loc[history["accuracy"] >= accuracy, "step"]
     return int(reached.min()) if len(reached) else None
 
@@ -28,24 +34,24 @@ def first_step(history: pd.DataFrame, accuracy: float) -> int | None:
 def steps_by_seed(history: pd.DataFrame, threshold: float) -> dict[str, dict[int, int | None]]:
     """Per curriculum and seed, the first step at which the accuracy was at least `threshold` (None: never).
 
-    `history` holds curriculum, seed, step and accuracy. A student that diverged never got there.
+    `history` holds curriculum, seed, step and accuracy. A student that diverged counts as never.
     """
     return _by_student(history, lambda rows: None if _has_diverged(rows) else first_step(rows, threshold))
 
 
 def steps_to_threshold(history: pd.DataFrame, threshold: float) -> dict[str, list[int | None]]:
-    """As `steps_by_seed`, a list per curriculum: its seeds in the order in which they were given."""
+    """As `steps_by_seed`, with a list per curriculum, its seeds in the order given."""
     return {name: list(steps.values()) for name, steps in steps_by_seed(history, threshold).items()}
 
 
 def final_accuracy(history: pd.DataFrame) -> dict[str, list[float | None]]:
-    """Per curriculum and, seeds in the order given, the accuracy at each student's last evaluation (None: it diverged)."""
+    """Per curriculum, each student's accuracy at its last evaluation (None: it diverged), seeds in the order given."""
     last = _by_student(history, lambda rows: None if _has_diverged(rows) else float(rows["accuracy"].iloc[-1]))
     return {name: list(values.values()) for name, values in last.items()}
 
 
 def diverged(history: pd.DataFrame) -> dict[str, list[int]]:
-    """Per curriculum, the seeds whose student diverged: its last row holds no accuracy."""
+    """Per curriculum, the seeds whose student diverged: its last row has no accuracy."""
     lost = _by_student(history, _has_diverged)
     return {name: [seed for seed, gone in seeds.items() if gone] for name, seeds in lost.items()}
 
@@ -56,9 +62,9 @@ def _has_diverged(rows: pd.DataFrame) -> bool:
 
 
 def _by_student(history: pd.DataFrame, measure: Callable[[pd.DataFrame], Value]) -> dict[str, dict[int, Value]]:
-    """What is measured on the rows of each student, per curriculum and seed, both in the order in which they were given.
+    """Apply `measure` to the rows of each student; per curriculum and seed, both in the order given.
 
-    That is the order of their first rows: every student is evaluated at least once before any is retired.
+    That is the order of their first rows: every student is evaluated at least once before any stops.
     """
     found: dict[str, dict[int, Value]] = {}
     for (name, seed), rows in history.groupby(["curriculum", "seed"], sort=False):
@@ -67,9 +73,9 @@ def _by_student(history: pd.DataFrame, measure: Callable[[pd.DataFrame], Value])
 
 
 def hold_last_accuracy(history: pd.DataFrame) -> pd.DataFrame:
-    """The history, in which every retired student keeps its last accuracy up to the last step of all.
+    """The history with each student that stopped early keeping its last accuracy up to the last step of all.
 
-    Without this a curve over seeds would, from the first retirement on, show only the students that are slower.
+    Otherwise a curve over seeds would show only the slower students once the first ones have stopped.
     A student that diverged ends where it did.
     """
     lost = diverged(history)
@@ -83,7 +89,7 @@ def hold_last_accuracy(history: pd.DataFrame) -> pd.DataFrame:
 
 
 def transition_step(history: pd.DataFrame, chance: float = 0.5) -> int | None:
-    """The first step at which a teacher's accuracy was half way from `chance` to 1; None where it never was.
+    """The first step at which a teacher's accuracy was half way from `chance` to 1; None if it never was.
 
     Arguments:
     - `history`: of the teacher, one row per evaluation.
@@ -93,7 +99,7 @@ def transition_step(history: pd.DataFrame, chance: float = 0.5) -> int | None:
 
 
 def median_steps(steps: Iterable[int | None], budget: int) -> float:
-    """The median with a student that never got there counted at `budget` (a lower bound, then)."""
+    """The median, with students that never got there counted at `budget` (it is then a lower bound)."""
     return float(pd.Series([budget if step is None else step for step in steps], dtype=float).median())
 
 
@@ -103,7 +109,7 @@ def threshold_table(history: pd.DataFrame, threshold: float, budget: int, batch_
     for name, steps in steps_to_threshold(history, threshold).items():
         there = [step for step in steps if step is not None]
         median = median_steps(steps, budget)
-        # With half of the seeds or more still on their way, one of them is in the median: it is a lower bound.
+        # If half of the seeds or more did not get there, the median includes one of them: it is a lower bound.
         at_least = "> " if 2 * len(there) <= len(steps) else ""
         rows.append(
             {
@@ -120,7 +126,7 @@ def threshold_table(history: pd.DataFrame, threshold: float, budget: int, batch_
 
 
 def _percent(values: list[float]) -> str:
-    """The mean of some accuracies in percent, or a dash where there are none."""
+    """The mean of some accuracies in percent, or a dash if there are none."""
     return f"{sum(values) / len(values):.1%}" if values else "–"
 
 
@@ -165,7 +171,7 @@ def order_curves(masks: pd.DataFrame, orders: Mapping[str, list[str]], split: st
     Columns order, seed, teacher_blocks (k), mask, teacher_bytes and accuracy.
 
     Arguments:
-    - `masks`: as from `mask_table`, of one or more seeds.
+    - `masks`: from `mask_table`, of one or more seeds.
     - `orders`: by name, the masks of each loading order, k = 0..n.
     - `split`: the column of `masks` that becomes the accuracy.
     """
@@ -187,32 +193,21 @@ def order_curves(masks: pd.DataFrame, orders: Mapping[str, list[str]], split: st
     )
 
 
-def arrival_table(curves: pd.DataFrame, order: str, student_bytes: int, converter_bytes: int) -> pd.DataFrame:
+def arrival_table(curves: pd.DataFrame, order: str, student_bytes: int, block_bytes: Sequence[int]) -> pd.DataFrame:
     """What has arrived when each mask of a loading order can answer: accuracy (mean over seeds), bytes, share.
 
-    The student answers from its own bytes; from the first teacher block on the converters are there too, all of them
-    (an order may need fewer). `share` is of the bytes of the teacher alone, without student and converters.
+    `share` is of the bytes of the teacher alone, without student and converters.
 
     Arguments:
     - `curves`: as from `order_curves`.
     - `order`: which of its orders.
-    - `student_bytes`, `converter_bytes`: of the pair, as `Pair` has them.
+    - `student_bytes`, `block_bytes`: of the pair, as `Pair` has them.
     """
     mine = curves[curves["order"] == order].groupby("mask", sort=False)[["accuracy", "teacher_bytes"]].mean()
-    teacher = mine.pop("teacher_bytes").astype(int)
-    arrived = _arrived(teacher, student_bytes, converter_bytes)
-    return mine.assign(bytes=arrived, share=arrived / teacher.iloc[-1])
-
-
-def arrived_bytes(masks: pd.DataFrame, student_bytes: int, converter_bytes: int) -> dict[str, int]:
-    """The bytes that have arrived when each mask of a `mask_table` can answer, as in `arrival_table`."""
-    arrived = _arrived(masks.groupby("mask")["teacher_bytes"].first(), student_bytes, converter_bytes)
-    return {str(mask): int(size) for mask, size in arrived.items()}
-
-
-def _arrived(teacher_bytes: pd.Series, student_bytes: int, converter_bytes: int) -> pd.Series:
-    """Student and teacher blocks, and with the first of these all converters."""
-    return student_bytes + teacher_bytes + converter_bytes * (teacher_bytes > 0)
+    teacher = mine.pop("teacher_bytes").iloc[-1]
+    loaded = [sum(size for owner, size in zip(mask, block_bytes, strict=True) if owner == "T") for mask in mine.index]
+    arrived = student_bytes + pd.Series(loaded, index=mine.index)
+    return mine.assign(bytes=arrived, share=arrived / teacher)
 
 
 def mean_curve(curves: pd.DataFrame, order: str) -> list[float]:
@@ -227,26 +222,26 @@ def mean_curve(curves: pd.DataFrame, order: str) -> list[float]:
 
 
 def largest_dip(curve: Iterable[float]) -> float:
-    """The largest fall from one point of the curve to the next; 0 where it never falls."""
+    """The largest fall from one point of the curve to the next; 0 if it never falls."""
     values = list(curve)
     return max([0.0, *(before - after for before, after in pairwise(values))])
 
 
 def check_claims(claims: Mapping[str, bool], enforce: bool) -> pd.DataFrame:
-    """What a notebook claims and whether its numbers bear it out, as a table.
+    """A table of a notebook's claims and whether its numbers support them.
 
-    With `enforce` (the preset's own sizes, see `Settings.stock`) a claim that fails raises AssertionError: the text
-    around it would be wrong. At other sizes the table just says so.
+    With `enforce` (the preset's own sizes, see `Settings.stock`) a claim that fails raises AssertionError, because the
+    text would be wrong. At other sizes the table only says so.
     """
     failed = [claim for claim, holds in claims.items() if not holds]
     if enforce and failed:
-        raise AssertionError("the numbers do not bear out: " + "; ".join(failed))
+        raise AssertionError("the numbers do not support: " + "; ".join(failed))
     verdicts = ["yes" if holds else "no, at this size" for holds in claims.values()]
     return pd.DataFrame({"claim": list(claims), "holds here": verdicts}).set_index("claim")
 
 
 def check_cube(masks: pd.DataFrame) -> int:
-    """The number of blocks n. Raises InvalidValueError unless each seed has each of the 2^n masks once, of equal bytes."""
+    """The number of blocks. Raises InvalidValueError unless each seed has each mask once, with equal bytes."""
     if masks.empty:
         raise invalid("masks", "an empty table", "one row per mask and seed")
     n_blocks = len(masks["mask"].iloc[0])
@@ -265,12 +260,12 @@ def check_cube(masks: pd.DataFrame) -> int:
 
 
 def order_name(order: Sequence[str]) -> str:
-    """A loading order as the blocks that arrive, such as `2-3-1-4`. Raises InvalidValueError as `arrivals` does."""
+    """A loading order as its blocks, such as `2-3-1-4`. Raises InvalidValueError as `arrivals` does."""
     return "-".join(str(block) for block in arrivals(order))
 
 
 def orders_with_best(masks: pd.DataFrame) -> dict[str, list[str]]:
-    """The masks, k = 0..n, of each loading order that has a name, and of the `best_order` on the validation split."""
+    """The masks, k = 0..n, of each named loading order, and of the `best_order` on the validation split."""
     best = best_order(masks)
     return loading_orders(len(best) - 1) | {"best": best}
 
@@ -278,10 +273,10 @@ def orders_with_best(masks: pd.DataFrame) -> dict[str, list[str]]:
 def best_order(masks: pd.DataFrame, split: str = "validation") -> list[str]:
     """The masks, k = 0..n, of the loading order with the largest area under accuracy against bytes loaded.
 
-    Area: accuracy is a step function of the bytes; while the next block's bytes arrive, the current mask predicts. So
-    the area is the sum over steps of accuracy(mask before the step) * bytes(block that arrives) / bytes of all blocks,
-    in [0, 1]: the mean accuracy over the time of loading at a constant rate. The finished teacher's accuracy does not
-    enter (all orders end there), that of the student always does.
+    Accuracy is a step function of the bytes: while the next block's bytes arrive, the current mask predicts. So the
+    area is the sum over steps of accuracy(mask before the step) * bytes(block that arrives) / bytes of all blocks, in
+    [0, 1]: the mean accuracy during loading at a constant rate. The complete teacher's accuracy does not count (all
+    orders end there); that of the student always does.
 
     Arguments:
     - `masks`: as from `mask_table`, every mask of one or more seeds; accuracies are means over the seeds.
@@ -299,7 +294,7 @@ def best_order(masks: pd.DataFrame, split: str = "validation") -> list[str]:
 def order_areas(curves: pd.DataFrame) -> pd.DataFrame:
     """One row per order and seed of `order_curves`: `area` under accuracy against bytes, as in `best_order`.
 
-    Raises InvalidValueError where a curve does not go from all-student to all-teacher.
+    Raises InvalidValueError if a curve does not lead from all-student to all-teacher.
     """
     rows = []
     for (order, seed), curve in curves.groupby(["order", "seed"], sort=False):
@@ -318,11 +313,11 @@ def order_area(masks: pd.DataFrame, order: Sequence[str], split: str = "test") -
 
 
 def best_under_budget(masks: pd.DataFrame, split: str = "validation") -> pd.DataFrame:
-    """The best mask for every budget of teacher bytes: a row at each number of bytes from which on there is a better one.
+    """The best mask for every budget of teacher bytes: a row for each number of bytes at which the best mask changes.
 
     Columns: teacher_bytes, mask, the accuracies `validation` and `test` (means over seeds), and `test_lowest` and
-    `test_highest` over the seeds. Chosen by `split`, so `validation` never falls down the rows while `test` may. Of
-    equally good masks the one of fewer bytes is taken.
+    `test_highest` over the seeds. Masks are chosen by `split`, so `validation` never falls from row to row, while
+    `test` may. Of equally good masks the one with fewer bytes is taken.
 
     Arguments:
     - `masks`: as from `mask_table`, every mask of one or more seeds.

@@ -1,7 +1,7 @@
-"""The two-phase training of the proofs: one large gradient step on the first layer, then the outer layer alone.
+"""The two-phase training of the proofs: one large gradient step on the first layer, then only the outer layer.
 
 arXiv 2410.05464 and arXiv 2503.17494 prove their bounds for this scheme instead of for plain SGD. The first
-layer begins at zero, so that one step makes each unit's weights proportional to the correlation of its target with the
+layer starts at zero, so that one step makes each unit's weights proportional to the correlation of its target with the
 single bits; the outer layer is then a linear problem, solved here by ridge regression.
 """
 
@@ -22,12 +22,12 @@ from pwl_lab.tasks.parity import SparseParity
 
 STEP_LENGTH = 2.0  # norm of each unit's weights after the step: as large as the range of the biases
 RIDGE = 1e-5
-ROLE = "two_phase"  # whose streams these are: neither the teacher's nor those of a cohort
+ROLE = "two_phase"  # a separate role: these streams are neither the teacher's nor a cohort's
 
 
 @dataclass(frozen=True)
 class TwoPhaseResult:
-    """Test accuracy, and how much larger the first layer's weights are on the support than off it (ratio of means)."""
+    """Test accuracy, and the ratio of the first layer's mean weight on the support to that off the support."""
 
     accuracy: float
     support_ratio: float
@@ -42,16 +42,16 @@ def two_phase(
     target: Literal["hidden", "labels"] = "hidden",
     outer_samples: int = 8192,
 ) -> TwoPhaseResult:
-    """Train a student by one step on the first layer, then its outer layer on other samples.
+    """Train a student with one step on the first layer, then its outer layer on other samples.
 
-    Raises InvalidValueError for a number below 1, and for another target.
+    Raises InvalidValueError for a number below 1, and for an unknown target.
 
     Arguments:
-    - `task`, `teacher`: what is learned, and a network that has learned it.
+    - `task`, `teacher`: the task, and a network that has learned it.
     - `width`: units of the student.
-    - `samples`, `outer_samples`: for the step, and for the outer layer.
-    - `seed`: of everything that is drawn.
-    - `target`: of the step: each unit's own projection of the teacher's hidden layer, or the label with a random sign.
+    - `samples`, `outer_samples`: the number of samples for the step, and for the outer layer.
+    - `seed`: the seed of all random numbers.
+    - `target`: for the step: each unit's own projection of the teacher's hidden layer, or the label with a random sign.
     """
     for field, value in {"width": width, "samples": samples, "outer_samples": outer_samples}.items():
         check_count(field, value)
@@ -73,7 +73,7 @@ def two_phase(
 def first_layer_step(
     targets: Float[Tensor, "batch units"], inputs: Float[Tensor, "batch bits"]
 ) -> Float[Tensor, "units bits"]:
-    """Each unit's weights after one step from zero: along the mean of target times input, all of the same length."""
+    """Each unit's weights after one step from zero: along the mean of target times input, all with the same norm."""
     step: Tensor = targets.T @ inputs / len(inputs)  # (units, bits)
     lengths: Tensor = step.norm(dim=1, keepdim=True)  # (units, 1)
     return STEP_LENGTH * step / lengths.clamp_min(1e-12)
@@ -81,7 +81,7 @@ def first_layer_step(
 
 @torch.no_grad()
 def _unit_targets(teacher: BlockNet, batch: Batch, width: int, seed: int, target: str) -> Float[Tensor, "batch units"]:
-    """What each unit of the first layer regresses on, centred and of standard deviation 1 as in the extracted curriculum."""
+    """The regression target of each unit, centred and with standard deviation 1 as in the extracted curriculum."""
     if target == "labels":
         signs = torch.randint(0, 2, (width,), generator=generator(seed, "projection", ROLE)) * 2.0 - 1
         return (2.0 * batch.labels - 1).unsqueeze(1) * signs
@@ -99,7 +99,7 @@ def _features(
 
 
 def _ridge(features: Float[Tensor, "batch features"], wanted: Float[Tensor, " batch"]) -> Float[Tensor, " features"]:
-    """Least squares with a small penalty; in double precision, for the features are close to dependent."""
+    """Least squares with a small penalty, in double precision because the features are nearly dependent."""
     left = features.double()
     penalty = RIDGE * len(left) * torch.eye(left.shape[1], dtype=torch.double)
     solution: Tensor = torch.linalg.solve(left.T @ left + penalty, left.T @ wanted.double())

@@ -1,4 +1,4 @@
-"""The study's three verbs, each from the store where it was done before: `train_or_load`, `distill`, `train_pair`."""
+"""The study's three verbs, which load earlier results from the store: `train_or_load`, `distill`, `train_pair`."""
 
 import inspect
 import warnings
@@ -30,9 +30,9 @@ from pwl_lab.tasks.base import Task, batches_of, split_of
 from pwl_lab.tasks.checks import check_count
 from pwl_lab.training import Checkpoint, TrainedModel, TrainPlan, fit, train
 
-# Raise a number when the same configuration would now give another result, or when an entry holds something else: older
-# entries are then left alone, for making them again is cheaper than code that goes on reading them.
-# Students: 4 has an entry for each of them, where 3 had one for each cohort.
+# Raise a number when the same configuration gives another result, or when an entry's content changes. Older entries are
+# then ignored: making them again is cheaper than maintaining code to read them.
+# Students: version 4 has an entry for each student, version 3 had one for each cohort.
 VERSIONS = {"teacher": 2, "students": 4, "pair": 4}
 
 
@@ -43,13 +43,13 @@ def train_or_load(
 
     Arguments:
     - `model`: the network, such as `mlp(task, width=64)`.
-    - `task`: what it learns.
-    - `plan`: how long, and with what optimiser.
-    - `seed`: of its initial weights and batches.
-    - `device`: where to compute; it is no part of the store's key.
+    - `task`: the task to learn.
+    - `plan`: length, optimiser and schedule.
+    - `seed`: the seed of its initial weights and batches.
+    - `device`: where to compute; it is not part of the store's key.
 
-    Raises InvalidValueError before training if an argument has the wrong type, or if the model does not accept the task's
-    inputs.
+    Raises InvalidValueError before training if an argument has the wrong type, or if the model does not accept the
+    task's inputs.
     """
     _check_kinds(model=(model, ModelConfig), plan=(plan, TrainPlan))
     where = config.device(device)
@@ -77,15 +77,15 @@ def train_or_load(
 
 
 def _check_kinds(**given: tuple[object, type]) -> None:
-    """Raise InvalidValueError for the first value (by its name) that is no instance of the type beside it."""
+    """Raise InvalidValueError for the first named value that is not an instance of its type."""
     for name, (value, kind) in given.items():
         if not isinstance(value, kind):
             seen = f"the class {value.__name__} itself" if isinstance(value, type) else type(value).__name__
-            raise InvalidValueError(f"{name} is {seen}, where a {kind.__name__} is expected")
+            raise InvalidValueError(f"{name} is {seen}, but must be a {kind.__name__}")
 
 
 def _checked_seeds(seeds: Sequence[int]) -> list[int]:
-    """The seeds as Python's own whole numbers. Raises InvalidValueError for anything else, and for one that comes twice."""
+    """The seeds as Python ints. Raises InvalidValueError for anything else, and for a seed given twice."""
     whole = [check_count("seeds", seed, 0) for seed in seeds]
     if len(set(whole)) != len(whole):
         raise invalid("seeds", whole, config.EACH_SEED_ONCE)
@@ -93,18 +93,18 @@ def _checked_seeds(seeds: Sequence[int]) -> list[int]:
 
 
 def _shapes(model: ModelConfig, task: Task) -> list[tuple[int, ...]]:
-    """The shapes of a network's hidden states. Raises InvalidValueError where it does not take the task's inputs."""
+    """The shapes of a network's hidden states. Raises InvalidValueError if it does not accept the task's inputs."""
     try:
         return model.make().state_shapes(task.input_shape)
     except RuntimeError as error:  # torch's, of matrices that do not fit
-        what = f"a task whose inputs the network of family {model.family!r} takes ({error})"
+        what = f"a task whose inputs the network of family {model.family!r} accepts ({error})"
         raise invalid("input shape of the task", tuple(task.input_shape), what) from error
 
 
 def _from_store(
     recipes: Sequence[Recipe], make: Callable[[list[Recipe]], list[Artifact]], what: str, task: Task
 ) -> list[Entry]:
-    """What the store has, or is given now, for each recipe; refused where `task` has changed since."""
+    """The entries of the recipes, from the store or made now; raises an error if `task` has changed since."""
     store = Store()
     found = store.get_all(recipes, make)
     entries = [Entry(one, what, store.entry(recipe)) for recipe, one in zip(recipes, found, strict=True)]
@@ -129,30 +129,30 @@ def _pack_teacher(trained: TrainedModel, task: Task) -> Artifact:
 
 
 def _named(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors under a common name."""
+    """Tensors under a common prefix."""
     return {f"{prefix}/{name}": tensor for name, tensor in state.items()}
 
 
 def run_cases(
     verb: Callable[..., Any], cases: Sequence[Mapping[str, Any]], description: str, device: config.Device
 ) -> list[Any]:
-    """`verb(**case)` for each case: what the store does not have is made first, several cases side by side.
+    """`verb(**case)` for each case; results missing in the store are made first, several cases in parallel.
 
-    On a GPU the cases take turns (see `side_by_side`).
+    On a GPU the cases run one by one (see `side_by_side`).
 
     Arguments:
-    - `verb`: any function that keeps what it makes in the store.
+    - `verb`: any function that keeps its results in the store.
     - `cases`: its arguments by name.
-    - `description`: what the cases are, for the progress bar.
-    - `device`: where the verb computes; it is told so where it takes a `device`.
+    - `description`: a name for the progress bar.
+    - `device`: where the verb computes; passed on if it takes a `device`.
 
-    Raises NotMadeError inside `only_stored` for a case that is not in the store, and InvalidValueError for a case whose
-    own `device` is another one.
+    Raises NotMadeError inside `only_stored` for a case that is not in the store, and InvalidValueError for a case with
+    a different `device`.
     """
     where = config.device(device)
     for case in cases:
         if config.device(case.get("device", where)) != where:
-            raise invalid("device", case["device"], f"that of all cases together, {device!r}")
+            raise invalid("device", case["device"], f"the device of all cases, {device!r}")
     if "device" in inspect.signature(verb).parameters:
         cases = [{**case, "device": where} for case in cases]
     if not may_make():
@@ -168,7 +168,7 @@ def run_cases(
 
 
 def _make_only(verb: Callable[..., Any], case: Mapping[str, Any]) -> None:
-    """Run the case for what it leaves in the store: loading that is cheaper than sending the result."""
+    """Run the case only for its entry in the store: loading that is cheaper than sending the result."""
     verb(**case)
 
 
@@ -183,21 +183,21 @@ def distill(
 ) -> DistillationRuns:
     """Distil `teacher` into a student per curriculum and seed.
 
-    The store keeps each student on its own. Those that it lacks are trained side by side on one stream of batches, so
-    another seed or curriculum trains only what is new. Whom a student is trained beside changes its weights by rounding
-    at most (`docs/decisions.md` says how much).
+    The store keeps each student separately. Missing students are trained side by side on the same batches, so another
+    seed or curriculum trains only what is new. The other students in a cohort affect a student's weights only by
+    rounding (see `docs/decisions.md`).
 
     Arguments:
-    - `teacher`: what they learn from, with the checkpoints that a curriculum names.
-    - `student`: the network of every student.
-    - `task`: what teacher and students are asked.
-    - `curricula`: by the names that tables and figures show. Two names for one curriculum share their students.
-    - `seeds`: one student per curriculum for each, of its initial weights and projections.
-    - `plan`: how long at most, and with what optimiser.
-    - `device`: where to compute; it is no part of the store's key.
+    - `teacher`: the teacher, with the checkpoints that a curriculum needs.
+    - `student`: the architecture of every student.
+    - `task`: the task of teacher and students.
+    - `curricula`: by the names shown in tables and figures. Two names for one curriculum share their students.
+    - `seeds`: one student per curriculum for each; a seed determines initial weights and projections.
+    - `plan`: largest length, optimiser and schedule.
+    - `device`: where to compute; it is not part of the store's key.
 
-    Raises InvalidValueError before training if an argument has the wrong type, if a seed comes twice, if a curriculum
-    asks for a block or a checkpoint that the teacher does not have, or if a network does not accept the task's inputs.
+    Raises InvalidValueError before training if an argument has the wrong type, if a seed is given twice, if a
+    curriculum needs a block or a checkpoint that the teacher does not have, or if a network does not accept the task's inputs.
     """
     _check_kinds(teacher=(teacher, TrainedModel), student=(student, ModelConfig), plan=(plan, TrainPlan))
     _check_kinds(**{f"curricula[{name!r}]": (one, Curriculum) for name, one in curricula.items()})
@@ -231,7 +231,7 @@ def distill(
 def _student_recipes(
     teacher: TrainedModel, student: ModelConfig, task: Task, members: Sequence[Member], plan: TrainPlan
 ) -> list[Recipe]:
-    """How each student is made. Neither its curriculum's name nor the rest of its cohort counts."""
+    """The recipe of each student. It depends neither on its curriculum's name nor on the rest of its cohort."""
     common = {"teacher": teacher.fingerprint, "student": student, "task": task.fingerprint(), "plan": plan}
     return [
         Recipe("students", VERSIONS["students"], common | {"curriculum": member.curriculum, "seed": member.seed})
@@ -243,7 +243,7 @@ _OWN_COLUMNS = ["step", "samples", "stage", "accuracy", "validation_accuracy"]  
 
 
 def _pack_student(result: DistillationResult, member: Member, student: ModelConfig, task: Task) -> Artifact:
-    """One student of a cohort as an entry of the store: no weights where it diverged."""
+    """One student of a cohort as an entry of the store; without weights if it diverged."""
     name, seed = member.name, member.seed
     mine = (result.history["curriculum"] == name) & (result.history["seed"] == seed)
     tables = {"history": result.history.loc[mine, _OWN_COLUMNS]}
@@ -256,7 +256,7 @@ def _pack_student(result: DistillationResult, member: Member, student: ModelConf
 
 
 def _joined_histories(members: Sequence[Member], entries: Sequence[Entry]) -> pd.DataFrame:
-    """The rows of all students with curriculum and seed in them: evaluation by evaluation, the students as asked for."""
+    """The rows of all students with curriculum and seed, sorted by evaluation, then in the order given."""
     histories = []
     for member, entry in zip(members, entries, strict=True):
         rows = entry.artifact.tables["history"].copy()
@@ -277,20 +277,20 @@ def train_pair(
     curriculum: Curriculum | None = None,
     to_export: bool = False,
 ) -> Pair:
-    """PWL training of `student` and converters beside the frozen `teacher`.
+    """PWL training of `student` and converters with the frozen `teacher`.
 
     Arguments:
-    - `teacher`: what the student learns from, and whose blocks it accepts.
-    - `student`: a network of as many blocks.
-    - `task`: what both are asked.
-    - `plan`: how long, and with what optimiser.
-    - `losses`: weights and masks of the terms of PWL; none: those of the paper. How they go together with `curriculum`
-      is `losses.student_joins_at`: 0 combines them from the start, 0.5 lets PWL follow on the curriculum at half time,
-      1 trains the converters alone on a student that only distils.
-    - `seed`: of the initial weights of student and converters, the batches and the masks.
-    - `device`: where to compute; it is no part of the store's key.
-    - `curriculum`: what the student learns for itself; none: the paper's hard and soft loss.
-    - `to_export`: refuse, before anything is trained, a pair that `Pair.export` would refuse; else a warning says so.
+    - `teacher`: the network that the student learns from and whose blocks it will accept.
+    - `student`: a network with as many blocks.
+    - `task`: the task of both.
+    - `plan`: length, optimiser and schedule.
+    - `losses`: weights and masks of the PWL terms; by default the paper's. `losses.student_joins_at` sets how they
+      combine with `curriculum`: 0 combines them from the start, with 0.5 PWL follows the curriculum at half time, and 1
+      trains only the converters, with a student that only distils.
+    - `seed`: the seed of the initial weights of student and converters, the batches and the masks.
+    - `device`: where to compute; it is not part of the store's key.
+    - `curriculum`: the student's own targets; by default the paper's hard and soft loss.
+    - `to_export`: refuse before training a pair that `Pair.export` would refuse; otherwise only warn.
 
     Raises InvalidValueError before training if an argument has the wrong type, or if the two networks cannot be joined
     (block counts, resolutions), do not accept the task's inputs, or have too many blocks to evaluate every mask.
@@ -340,7 +340,7 @@ def train_pair(
 def _checked_shapes(
     models: tuple[ModelConfig, ModelConfig], task: Task, to_export: bool
 ) -> list[list[tuple[int, ...]]]:
-    """The hidden states' shapes of teacher and student. Raises, and warns, as `train_pair` says."""
+    """The shapes of the hidden states of teacher and student. Raises errors and warns as `train_pair` describes."""
     shapes = [_shapes(model, task) for model in models]
     check_shapes(*shapes)
     check_whole_cube(models[0].n_blocks)
@@ -354,13 +354,13 @@ def _checked_shapes(
 
 
 def _pair_tensors(net: SwapNet, task: Task) -> dict[str, Tensor]:
-    """What a pair adds to its teacher, and what it answers."""
+    """The tensors that a pair adds to its teacher, and its outputs for the stored samples."""
     tensors = _named("student", net.student.state_dict()) | _named("converters", net.converters.state_dict())
     return tensors | kept_answers(mask_answers(net), task)
 
 
 def _cube_tables(net: SwapNet, task: Task, seed: int, device: str) -> dict[str, pd.DataFrame]:
-    """Every mask of a pair, on the whole (`masks`) and class by class (`classes`): one pass over each split."""
+    """Every mask of a pair, overall (`masks`) and per class (`classes`), in one pass over each split."""
     scores = {split: score_masks(net, split_of(task, split, device)) for split in SPLITS}
     accuracies = {split: score.accuracies() for split, score in scores.items()}
     return {

@@ -1,1 +1,1 @@
-"""What everything else stands on: errors, files, configuration, environment, random streams, progress, processes."""
+"""The foundation of the package: errors, files, configuration, environment, random streams, progress, processes."""

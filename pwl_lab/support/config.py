@@ -1,9 +1,9 @@
 """Typed settings, the presets that fill them, and hashes of configurations.
 
 A notebook's settings are one pydantic class (`settings.py`). Its values come from the class (defaults), the preset file
-(`presets/NAME.yaml`, one section a notebook) and the notebook's own parameters, the later winning. Everything is
-checked here, before a kernel starts and again in the notebook's first cell, and a refusal names the field, the value,
-what is allowed and the nearest known name.
+(`presets/NAME.yaml`, one section per notebook) and the notebook's own parameters; later ones take precedence.
+Everything is checked here, before a kernel starts and again in the notebook's first cell. An error names the field,
+the value, what is allowed and the nearest known name.
 """
 
 import hashlib
@@ -32,8 +32,8 @@ Family = Literal["vgg", "resnet", "vit"]
 MaskDistribution = (
     Literal["prefix", "alternating", "mixture", "all"] | dict[str, Annotated[float, Field(gt=0.0, allow_inf_nan=False)]]
 )
-EACH_SEED_ONCE = "each seed once: a repeated run would make the spread look smaller than it is"
-MOST_BLOCKS = 10  # of a pair whose every mask is evaluated: 1,024 masks
+EACH_SEED_ONCE = "each seed only once: a repeated run would make the spread look smaller than it is"
+MOST_BLOCKS = 10  # of a pair of which all masks are evaluated: 1,024 masks
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Steps = Annotated[int, Field(ge=1, le=50_000_000)]
 LearningRate = Annotated[float, Field(gt=0.0, le=10.0)]
@@ -53,11 +53,11 @@ Seeds = Annotated[
 
 
 class Frozen(BaseModel):
-    """A configuration: it does not change, holds no unknown field, and has a hash of its content (`content_hash`)."""
+    """An immutable configuration without unknown fields, with a hash of its content (`content_hash`)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
-    if not TYPE_CHECKING:  # editors show the fields
+    if not TYPE_CHECKING:  # so that editors show the fields
 
         def __init__(self, /, **values: Any) -> None:
             """Raises UnknownNameError for an unknown field, InvalidValueError for a value that is not allowed."""
@@ -66,12 +66,12 @@ class Frozen(BaseModel):
             except ValidationError as error:
                 raise _refusal(type(self), error, f"parameter of {type(self).__name__}:") from None
 
-        __init__.__pydantic_base_init__ = True  # pydantic itself checks one configuration inside another
+        __init__.__pydantic_base_init__ = True  # pydantic itself validates nested configurations
 
     @model_validator(mode="wrap")
     @classmethod
     def _keep_kinds(cls, values: Any, build: ModelWrapValidatorHandler[Self]) -> Self:
-        """Refuse what pydantic would read as another kind, such as `true` as 1 and "16" as 16."""
+        """Refuse values that pydantic would convert to another type, such as `true` to 1 and "16" to 16."""
         built = build(values)
         for name, value in values.items() if isinstance(values, Mapping) else ():
             if not _same_kind(value, getattr(built, name)):
@@ -79,41 +79,41 @@ class Frozen(BaseModel):
         return built
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A copy with these values changed; unlike pydantic's it is checked, and refuses as the class does."""
+        """A copy with these values changed; unlike pydantic's, it is validated."""
         return type(self)(**(dict(self) | dict(update))) if update else super().model_copy(deep=deep)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Raises InvalidValueError: a configuration does not change."""
+        """Raises InvalidValueError: a configuration is immutable."""
         if not name.startswith("_"):
-            raise invalid(name, value, f"a {type(self).__name__} is frozen; take .model_copy(update={{{name!r}: ...}})")
+            raise invalid(name, value, f"a {type(self).__name__} is frozen; use .model_copy(update={{{name!r}: ...}})")
         super().__setattr__(name, value)
 
 
 def content_hash(value: Any) -> str:
-    """SHA-256, in hex, of a JSON-like value; the order of its keys does not matter."""
+    """The SHA-256, in hex, of a JSON-like value; the order of its keys does not matter."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _plain(value: Any) -> Any:
-    """Configurations inside a hashed value count by their fields."""
+    """Replace configurations inside a hashed value by their fields."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     raise TypeError(f"{type(value).__name__} cannot be part of a configuration hash")
 
 
 class Settings(Frozen):
-    """What every notebook can be asked for; one subclass a notebook."""
+    """The settings that every notebook has; each notebook has its own subclass."""
 
     section: ClassVar[str]
-    # The field on whose value further sizes depend: a preset keeps them in the section `SECTION.VALUE`.
+    # A field whose value determines further sizes: a preset has them in the section `SECTION.VALUE`.
     split_by: ClassVar[str | None] = None
     preset: str = Field(
-        "lesson", description="which size: smoke proves the path, lesson shows the effect, paper is full size"
+        "lesson", description="which size: smoke tests that it runs, lesson shows the effect, paper is full size"
     )
     seeds: Seeds = Field((0,), description="one run per seed; every figure shows their spread")
-    device: Device = Field("auto", description="where to compute; auto takes CUDA where there is one")
-    interactive: bool = Field(True, description="show live widgets, or the same controls as plain HTML")
+    device: Device = Field("auto", description="where to compute; auto uses CUDA if available")
+    interactive: bool = Field(True, description="live widgets, or the same controls as plain HTML")
 
     @classmethod
     def load(cls, preset: str, **overrides: Any) -> Self:
@@ -121,7 +121,7 @@ class Settings(Frozen):
 
         Arguments:
         - `preset`: `smoke`, `lesson`, `paper`, or another file of `presets/`.
-        - `overrides`: values to take in place of the preset's, by field; None keeps the preset's.
+        - `overrides`: values that replace the preset's, by field; None keeps the preset's.
 
         Raises UnknownNameError for an unknown preset or field, InvalidValueError for a value outside its range.
         """
@@ -135,7 +135,7 @@ class Settings(Frozen):
 
     @classmethod
     def _of_preset(cls, preset: str, given: Mapping[str, Any]) -> dict[str, Any]:
-        """What the preset says for this notebook, given what was asked for."""
+        """The preset's values for this notebook, given the overrides."""
         content = read_preset(preset)
         values = content.get(cls.section, {})
         if cls.split_by is None:
@@ -150,20 +150,20 @@ class Settings(Frozen):
         return [cls.section, *(f"{cls.section}.{choice}" for choice in choices)]
 
     def check_together(self) -> None:
-        """Raise InvalidValueError where values that are fine alone do not fit each other."""
+        """Raise InvalidValueError if values that are valid alone do not fit together."""
 
     @classmethod
     def from_notebook(cls, names: Mapping[str, Any]) -> Self:
-        """The settings that a notebook's parameters cell asks for: `from_notebook(globals())`.
+        """The settings in a notebook's parameters cell: `from_notebook(globals())`.
 
-        They are read from the source of the parameters cells that have run, which IPython keeps in `In`: it does not matter
-        what the notebook does with the same names, and a misspelt one is refused. Without a history (a script, Voila) the
-        names count. A parameter of None takes the preset's value.
+        They are read from the source of the parameters cells that have run, which IPython keeps in `In`. So it does not
+        matter if the notebook reuses the same names, and a misspelt name is an error. Without a history (a script,
+        Voila), the variables themselves are used. A parameter of None takes the preset's value.
 
         Arguments:
         - `names`: the notebook's `globals()`.
 
-        Raises as `load` does, and InvalidValueError where no parameters cell has run.
+        Raises as `load` does, and InvalidValueError if no parameters cell has run.
         """
         cells = names.get("In", ())
         if any(cells):
@@ -175,25 +175,23 @@ class Settings(Frozen):
 
     @property
     def stock(self) -> bool:
-        """Whether these are the preset's own sizes, and large enough for the notebook's claims to hold (not smoke)."""
+        """Whether these are the unchanged sizes of a preset large enough for the notebook's claims (not smoke)."""
         free = {name: getattr(self, name) for name in ("device", "interactive", self.split_by) if name}
         same = type(self).load(self.preset, **free) == self
         return same and self.preset != "smoke"
 
     def banner(self) -> str:
-        """One line for the top of a notebook: which sizes these are, and whether its text holds for them."""
+        """One line for the top of a notebook: the sizes, and whether the text applies to them."""
         seeds = f"{len(self.seeds)} seed{'s' if len(self.seeds) > 1 else ''}, computing on {device(self.device)}"
         if self.stock:
             return f"preset {self.preset}: {seeds}"
         if self.preset == "smoke":
-            return (
-                f"preset smoke: {seeds}. The sizes are tiny: the code runs, the numbers mean nothing. Read at lesson."
-            )
-        return f"preset {self.preset} with values of your own: {seeds}. The text describes the preset's own sizes."
+            return f"preset smoke: {seeds}. Tiny sizes, to test the code: the numbers mean nothing. Read at lesson."
+        return f"preset {self.preset} with your own values: {seeds}. The text describes the preset's own sizes."
 
     @classmethod
     def checked(cls, values: Mapping[str, Any]) -> Self:
-        """These values as settings, or an InvalidValueError with a line for each that is refused."""
+        """These values as settings. Raises InvalidValueError with a line for each invalid value."""
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
@@ -201,7 +199,7 @@ class Settings(Frozen):
 
 
 def read_preset(name: str) -> dict[str, dict[str, Any]]:
-    """The preset `name` as section -> field -> value. Raises UnknownNameError naming the nearest one."""
+    """The preset `name` as section -> field -> value. Raises UnknownNameError, which suggests the nearest name."""
     known = {path.stem: path for path in paths.presets().glob("*.yaml")}
     if not isinstance(name, str) or name not in known:
         raise unknown("preset", name, known)
@@ -210,7 +208,7 @@ def read_preset(name: str) -> dict[str, dict[str, Any]]:
 
 @lru_cache(maxsize=8)
 def _parsed(name: str, text: str) -> dict[str, dict[str, Any]]:
-    """The checked content of a preset file, remembered: a grid asks for the same one once a point."""
+    """The validated content of a preset file, cached: a grid asks for the same one at each point."""
     try:
         content: dict[str, dict[str, Any]] = read_yaml(text) or {}
     except InvalidValueError as error:
@@ -224,7 +222,7 @@ def _parsed(name: str, text: str) -> dict[str, dict[str, Any]]:
     return content
 
 
-@cache  # making it takes ten times as long as checking a value
+@cache  # creating it takes ten times as long as checking a value
 def _schema(cls: type[BaseModel]) -> dict[str, dict[str, Any]]:
     """The JSON schema of each field."""
     fields: dict[str, dict[str, Any]] = cls.model_json_schema()["properties"]
@@ -232,13 +230,13 @@ def _schema(cls: type[BaseModel]) -> dict[str, dict[str, Any]]:
 
 
 def _concrete(cls: type[Settings]) -> list[type[Settings]]:
-    """The subclasses that are some notebook's."""
+    """The subclasses that belong to a notebook."""
     below = [found for child in cls.__subclasses__() for found in _concrete(child)]
     return [cls, *below] if "section" in vars(cls) else below
 
 
 def describe(cls: type[Settings], preset: str) -> list[dict[str, Any]]:
-    """One row per parameter: name, type, default under this preset, allowed range, description."""
+    """One row per parameter: name, type, default in this preset, allowed range, description."""
     current = cls.load(preset).model_dump()
     return [
         {
@@ -253,7 +251,7 @@ def describe(cls: type[Settings], preset: str) -> list[dict[str, Any]]:
 
 
 def allowed(cls: type[BaseModel], name: str) -> str:
-    """In words, what the field `name` may be."""
+    """The allowed values of the field `name`, in words."""
     part = _schema(cls).get(name, {})
     if name == "preset":
         return "one of " + ", ".join(sorted(path.stem for path in paths.presets().glob("*.yaml")))
@@ -261,7 +259,7 @@ def allowed(cls: type[BaseModel], name: str) -> str:
 
 
 def _same_kind(given: Any, taken: Any) -> bool:
-    """Whether true and false stayed what they are, and texts too; so of everything in a list or mapping."""
+    """Whether booleans stayed booleans and strings stayed strings, also inside lists and mappings."""
     if isinstance(given, list | tuple) and isinstance(taken, list | tuple):
         return all(map(_same_kind, given, taken))
     if isinstance(given, Mapping) and isinstance(taken, Mapping):
@@ -275,7 +273,7 @@ def _variants(part: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _type_name(part: Mapping[str, Any]) -> str:
-    """The type of a field as a reader says it."""
+    """The type of a field, in words."""
     words = {
         "integer": "whole number",
         "number": "number",
@@ -298,7 +296,7 @@ def _type_name(part: Mapping[str, Any]) -> str:
 
 
 def _range_words(part: Mapping[str, Any]) -> str:
-    """The bounds of a field as a reader says them, with a leading space; empty when it has none."""
+    """The bounds of a field in words, with a leading space; empty if it has none."""
     for variant in _variants(part):
         if variant.get("type") == "array":
             length = f", at least {variant['minItems']} of them" if "minItems" in variant else ""
@@ -312,20 +310,20 @@ def _range_words(part: Mapping[str, Any]) -> str:
 
 
 def _refusal(cls: type[BaseModel], error: ValidationError, kind: str) -> InvalidValueError:
-    """All that pydantic refuses, as one of our errors; the fields of `cls` are each a `kind`."""
+    """A pydantic error as one of ours; messages call each field of `cls` a `kind`."""
     problems = error.errors(include_url=False)
     misspelt = [str(each["loc"][0]) for each in problems if each["type"] == "extra_forbidden" and len(each["loc"]) == 1]
     lines = [str(unknown(kind, name, cls.model_fields)) for name in misspelt]
-    # what is missing may be what is misspelt
+    # a missing field may be a misspelt one
     skipped = {"extra_forbidden", "missing"} if misspelt else set()
     lines += [_explain(cls, each) for each in problems if len(each["loc"]) > 1 or each["type"] not in skipped]
     return (UnknownNameError if misspelt else InvalidValueError)("; ".join(dict.fromkeys(lines)))
 
 
 def _explain(cls: type[BaseModel], problem: Mapping[str, Any]) -> str:
-    """One line for one refused value."""
+    """One line for one invalid value."""
     field = str(problem["loc"][0]) if problem["loc"] else ""
-    own = problem["type"] == "value_error"  # a check of ours, whose words are enough
+    own = problem["type"] == "value_error"  # one of our own checks, with its own message
     reason = str(problem["ctx"]["error"]) if own else problem["msg"]
     if field not in cls.model_fields:
         return reason
@@ -343,9 +341,9 @@ def device(choice: str = "auto") -> str:
     """The name of torch's device, `cpu` or `cuda`.
 
     Arguments:
-    - `choice`: `auto` is CUDA where there is one, unless `PWL_LAB_DEVICE` says otherwise.
+    - `choice`: `auto` is CUDA if available, unless `PWL_LAB_DEVICE` says otherwise.
 
-    Raises InvalidValueError for an unknown device, and for `cuda` where torch sees none.
+    Raises InvalidValueError for an unknown device, and for `cuda` if torch sees none.
     """
     import torch
 
@@ -355,5 +353,5 @@ def device(choice: str = "auto") -> str:
     if choice == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if choice.startswith("cuda") and not torch.cuda.is_available():
-        raise InvalidValueError("device = 'cuda' is not allowed: this torch sees no CUDA device; take cpu or auto")
+        raise InvalidValueError("device = 'cuda' is not allowed: torch sees no CUDA device; use cpu or auto")
     return choice

@@ -1,7 +1,7 @@
 """Where a dataset's files come from: the checkout, a given folder, a package, an earlier download, or a new one.
 
-Every file is known by a SHA-256 and never used unchecked. pooch downloads and unpacks; what it brings appears whole or
-not at all.
+Every file has a recorded SHA-256 and is never used unchecked. pooch downloads and unpacks; its results appear
+completely or not at all.
 """
 
 import gzip
@@ -26,9 +26,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DataFile:
-    """One file of a dataset, known by the SHA-256 of its unpacked content: a gzipped copy is as good as a plain one.
+    """One file of a dataset, identified by the SHA-256 of its unpacked content: it may be gzipped or plain.
 
-    `url` is where a gzipped copy can be downloaded, and `url_sha256` the checksum of that copy as it is; a file that
+    `url` is where a gzipped copy can be downloaded, and `url_sha256` the checksum of that gzipped copy; a file that
     comes in an archive has neither.
     """
 
@@ -43,12 +43,12 @@ class Archive:
     """A tar file that holds all files of a dataset in one folder."""
 
     url: str
-    sha256: str  # of the archive as it is, not of what is in it
-    folder: str  # where the files are in it
+    sha256: str  # of the archive itself, not of its content
+    folder: str  # in the archive, with the files
 
     @property
     def name(self) -> str:
-        """Its file name."""
+        """The file name of the archive."""
         return self.url.rpartition("/")[2]
 
 
@@ -58,13 +58,13 @@ class DatasetFiles:
 
     members: tuple[DataFile, ...]
     bundled: bool = False  # in the checkout's data folder
-    system_folders: tuple[str, ...] = ()  # where an operating system's package may have put them
-    archive: Archive | None = None  # what is downloaded instead of single files: it holds them all
+    system_folders: tuple[str, ...] = ()  # where an operating system's package may have installed them
+    archive: Archive | None = None  # downloaded instead of single files: it holds them all
     package: str = ""  # the Python package that they come with, by its name on PyPI
 
     @property
     def origin(self) -> str:
-        """Where the files come from, as a table of datasets says it."""
+        """Where the files come from, for a table of datasets."""
         if self.bundled:
             return "the checkout"
         if self.package:
@@ -73,9 +73,9 @@ class DatasetFiles:
 
 
 def content(path: Path) -> bytes:
-    """What the file holds, unpacked if it is gzipped (told by its first bytes, not by its name).
+    """The content of a file, unpacked if it is gzipped (determined by its first bytes, not by its name).
 
-    Raises MissingDataError if there is no such file, or if it is a gzip file that is cut short or damaged;
+    Raises MissingDataError if there is no such file, or if it is a truncated or damaged gzip file;
     UnreadableError for one that cannot be read.
     """
     if not is_file(path):
@@ -87,23 +87,23 @@ def content(path: Path) -> bytes:
     try:
         return gzip.decompress(raw)
     except (EOFError, OSError, zlib.error) as error:
-        raise MissingDataError(f"{path} is damaged: not a complete gzip file ({error})") from error
+        raise MissingDataError(f"{path} is damaged: it is not a complete gzip file ({error})") from error
 
 
 def find(folder: Path, name: str) -> Path | None:
-    """Where the file `name` is in `folder`, gzipped or plain; None if it is not there."""
+    """The path of the file `name` in `folder`, gzipped or plain; None if it is not there."""
     return next((path for path in (folder / f"{name}.gz", folder / name) if is_file(path)), None)
 
 
 def obtain(name: str, files: DatasetFiles, folder: Path | None = None) -> Path:
     """The folder that holds all files of the dataset `name`, each with its recorded checksum.
 
-    Those of a package are left to their reader; for everything else see `datasets.fetch`.
+    The files of a package are left to their reader; for everything else see `datasets.fetch`.
     """
     if files.package:
         if folder is not None:
             raise InvalidValueError(
-                f"{name} comes with the package {files.package}: leave folder = {str(folder)!r} out"
+                f"{name} comes with the package {files.package}: leave out folder = {str(folder)!r}"
             )
         return Path(str(importlib.metadata.distribution(files.package).locate_file("")))
     location = _where(name, files, paths.data() if files.bundled and folder is None else folder)
@@ -114,7 +114,7 @@ def obtain(name: str, files: DatasetFiles, folder: Path | None = None) -> Path:
 
 
 def _where(name: str, files: DatasetFiles, given: Path | None) -> Path:
-    """Which folder has the files, whatever they hold: of a given one, that or the archive's folder within."""
+    """The folder that should have the files (not yet checked): a given folder, or the archive's folder within it."""
     archive = files.archive
     if given is None:
         folders = [Path(folder) for folder in files.system_folders]
@@ -126,12 +126,12 @@ def _where(name: str, files: DatasetFiles, given: Path | None) -> Path:
     if given is None:
         return _downloaded(name, files)
     if archive and is_file(given / archive.name):
-        return _downloaded(name, files, given / archive.name)  # the given folder may be read-only, and it is not ours
+        return _downloaded(name, files, given / archive.name)  # the given folder may be read-only, and is not ours
     return given
 
 
 def _problem(name: str, file: DataFile, folder: Path) -> str:
-    """What is wrong with a file of the dataset `name`, in words; empty where it is what was recorded."""
+    """What is wrong with a file of the dataset `name`, in words; empty if it has the recorded checksum."""
     path = find(folder, file.name)
     if path is None:
         return f"{file.name} (or {file.name}.gz) of {name} is missing; searched {folder}"
@@ -140,17 +140,17 @@ def _problem(name: str, file: DataFile, folder: Path) -> str:
     except MissingDataError as error:
         return str(error)
     expected = f"expected content with SHA-256 {file.sha256}, found {found}"
-    return "" if found == file.sha256 else f"{path} is not the file it should be: {expected}"
+    return "" if found == file.sha256 else f"{path} is not the expected file: {expected}"
 
 
 def _downloaded(name: str, files: DatasetFiles, own: Path | None = None) -> Path:
-    """The folder of the downloads that holds the files: as they are there, else from the archive `own`, else downloaded.
+    """The downloads folder with the files: already there, or unpacked from the archive `own`, or downloaded now.
 
-    What is damaged is named in the log and set aside. Processes take turns. Raises as `obtain` does.
+    Damaged files are named in the log and set aside. Processes take turns. Raises as `obtain` does.
     """
     location = paths.downloads() / name
     if not any(_problem(name, file, location) for file in files.members):
-        return location  # without a lock: the downloads may be another user's, to be read only
+        return location  # without a lock: the downloads may be another user's and read-only
     location.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(location.with_name(f".{name}.lock")):
         lacking = [file for file in files.members if _problem(name, file, location)]
@@ -169,7 +169,7 @@ def _downloaded(name: str, files: DatasetFiles, own: Path | None = None) -> Path
 
 
 def _set_aside(path: Path | None) -> None:
-    """Rename a damaged file or folder, in place of what was set aside before, and say so in the log."""
+    """Rename a damaged file or folder, replacing one that was set aside before, and log it."""
     if path is None or not path.exists():
         return
     aside = path.with_name(f"{path.name}.damaged")
@@ -178,34 +178,34 @@ def _set_aside(path: Path | None) -> None:
 
 
 def _checked(own: Path, archive: Archive) -> Path:
-    """The reader's own copy of the archive. Raises MissingDataError unless it is the published one."""
+    """The user's own copy of the archive. Raises MissingDataError unless it is the published one."""
     if (found := file_sha256(own)) != archive.sha256:
         raise MissingDataError(
-            f"{own} is cut short, damaged or another file: expected SHA-256 {archive.sha256}, found {found}. "
+            f"{own} is truncated, damaged or a different file: expected SHA-256 {archive.sha256}, found {found}. "
             f"Delete it and fetch it again from {archive.url}"
         )
     return own
 
 
 def _retrieve(url: str, checksum: str, work: Path, files: DatasetFiles) -> Path:
-    """Download a file into the folder `work`, with the SHA-256 `checksum` or not at all. Raises MissingDataError."""
-    import pooch  # only here: it loads an HTTP client that most runs never need
+    """Download a file into the folder `work` and check its SHA-256, `checksum`. Raises MissingDataError."""
+    import pooch  # imported here because it loads an HTTP client that most runs never need
 
     name = url.rpartition("/")[2]
     try:
-        bar = sys.stderr.isatty()  # 170 MB take a while; in a log it would be noise
+        bar = sys.stderr.isatty()  # 170 MB take a while; in a log a bar would be noise
         path = Path(pooch.retrieve(url, known_hash=f"sha256:{checksum}", fname=name, path=work, progressbar=bar))
-        usual_mode(path)  # pooch leaves it to its owner alone
-    except (OSError, ValueError) as error:  # no connection or no such page; a checksum that differs
+        usual_mode(path)  # pooch makes it readable only by its owner
+    except (OSError, ValueError) as error:  # no connection, no such page, or a wrong checksum
         searched = ", ".join([*files.system_folders, str(work.parent)])
         raise MissingDataError(
-            f"{name} is in none of {searched}, and downloading {url} failed: {error}. {_advice(files)}"
+            f"{name} was not found in {searched}, and downloading {url} failed: {error}. {_advice(files)}"
         ) from error
     return path
 
 
 def _unpack(path: Path, folder: str, names: Sequence[str], target: Path) -> None:
-    """Unpack the files `names` in the `folder` of a checked archive; together they are the folder `target`."""
+    """Unpack the files `names` from the `folder` of a checked archive into the new folder `target`."""
     import pooch
 
     with work_folder(target) as work:
@@ -218,7 +218,7 @@ def _unpack(path: Path, folder: str, names: Sequence[str], target: Path) -> None
 def _advice(files: DatasetFiles) -> str:
     """What to do about a missing or wrong file."""
     if files.bundled:
-        return "It comes with the checkout: restore it with git, or make it again as data/README.md says."
+        return "It comes with the checkout: restore it with git, or create it again as data/README.md describes."
     names = ", ".join(file.name for file in files.members)
     either = f"{files.archive.name}, or its {names}" if files.archive else names
-    return f"Put {either} (gzipped or plain) into one folder and name it (folder=...), or fetch them while online."
+    return f"Put {either} (gzipped or plain) into one folder and pass it (folder=...), or fetch them while online."

@@ -1,4 +1,4 @@
-"""The study's own errors: each one names the field, the value, what is allowed and the nearest known name."""
+"""The study's own errors. Each one names the field, the value, what is allowed and the nearest known name."""
 
 import traceback
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ class PwlLabError(Exception):
 
 
 class InvalidValueError(PwlLabError, ValueError):
-    """A value was refused before anything was computed with it."""
+    """A value is not allowed; nothing has been computed with it."""
 
 
 class UnknownNameError(InvalidValueError):
@@ -24,7 +24,7 @@ class MissingDataError(PwlLabError, FileNotFoundError):
 
 
 class UnreadableError(PwlLabError, OSError):
-    """A file is there, and this process cannot read it: nobody knows whether it is damaged, so it is never taken for that."""
+    """A file exists but cannot be read by this process. It is not treated as damaged, because it may be intact."""
 
 
 class DivergedError(PwlLabError, ArithmeticError):
@@ -32,33 +32,33 @@ class DivergedError(PwlLabError, ArithmeticError):
 
 
 class ExerciseError(PwlLabError):
-    """An answer to an exercise is not right yet: the text says what was expected, what was found, and gives a hint."""
+    """An answer to an exercise is not correct yet; the text says what was expected and found, and gives a hint."""
 
     def _render_traceback_(self) -> list[str]:
-        """What a notebook shows (IPython asks for it): the text, and where the reader's own code failed.
+        """What a notebook shows (called by IPython): the text, and where the reader's own code failed.
 
-        The inside of a check is of no use to the reader, and would hide the text behind pages of it.
+        The traceback inside a check is of no use to the reader and would bury the text.
         """
-        frames = traceback.extract_tb(self.__cause__.__traceback__)[1:] if self.__cause__ else []  # the first calls it
+        frames = traceback.extract_tb(self.__cause__.__traceback__)[1:] if self.__cause__ else []  # without the call
         return [str(self), *(line.rstrip() for line in traceback.format_list(frames))]
 
 
 def invalid(field: str, value: object, allowed: str) -> InvalidValueError:
-    """An error that says which field got which value, and what it may be."""
+    """An error that names the field, its value, and what is allowed."""
     return InvalidValueError(f"{field} = {shown(value)} is not allowed: {allowed}")
 
 
 def shown(value: object) -> str:
-    """A value for a sentence: as Python writes it, the middle left out where it is long."""
+    """A value for a message: its repr, with the middle left out if it is long."""
     try:
         text = repr(value)
-    except ValueError:  # Python writes no number of more than 4,300 digits
+    except ValueError:  # Python refuses to write numbers of more than 4,300 digits
         return f"a value of type {type(value).__name__} that is too long to show"
     return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN // 2]} … {text[-LONGEST_SHOWN // 4 :]}"
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> UnknownNameError:
-    """An error that says which name is unknown, the nearest known one, and all the known ones."""
+    """An error that names the unknown name, the nearest known one, and all known ones."""
     names = sorted(known)
     near = get_close_matches(str(name), names, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""

@@ -1,7 +1,7 @@
-"""Files and folders, written aside and then renamed: a reader sees the old content or the new, never half of one.
+"""Atomic writing of files and folders: they are written aside and then renamed, so a reader never sees half of one.
 
-What is new has the mode that the umask gives, whoever wrote it: libraries that write through a temporary name of their own
-leave files to their owner alone. What a killed writer left aside is removed by the next one.
+New files get the mode given by the umask, whichever library writes them; libraries that use temporary files often make
+them readable only by their owner. Leftovers of a killed writer are removed by the next one.
 """
 
 import errno
@@ -24,18 +24,18 @@ from filelock import FileLock, Timeout
 from pwl_lab.support.errors import MissingDataError, PwlLabError, UnreadableError
 
 POSIX = os.name == "posix"
-if POSIX:  # elsewhere, age alone says that a writer is gone
+if POSIX:  # elsewhere, only its age tells that a writer is gone
     import fcntl
 
-UNABLE = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # what a file system says that knows no fsync
+UNABLE = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # the errors of a file system without fsync
 ABSENT = (FileNotFoundError, NotADirectoryError)
-STALE_S = 86_400.0  # nobody writes this long without changing a file
-LOCK = ".run.lock"  # only in a folder that cannot be locked itself
-_PART = re.compile(r"\.part-([0-9a-f]{8})-([0-9a-f]{6})-[0-9a-f]{12}")  # of which name, on which machine
+STALE_S = 86_400.0  # no writer takes this long without changing a file
+LOCK = ".run.lock"  # used only for a folder that cannot be locked itself
+_PART = re.compile(r"\.part-([0-9a-f]{8})-([0-9a-f]{6})-[0-9a-f]{12}")  # for which name, on which machine
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """Write `path`, whose folder is made if it has to be. Raises OSError; what was there before is then still there."""
+    """Write `path`, creating its folder if needed. Raises OSError; the previous content is then unchanged."""
     with new_file(path) as file:
         file.write(content)
 
@@ -46,21 +46,21 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any, lenient: bool = False) -> None:
-    """Write `value` as JSON. `lenient`: what JSON has no form for is written as text."""
+    """Write `value` as JSON. With `lenient`, values that JSON cannot represent are written as text."""
     write_text(path, json_text(value, lenient))
 
 
 def json_text(value: Any, lenient: bool = False) -> str:
-    """`value` as the text of a JSON file. Raises TypeError and ValueError for what JSON has no form for, unless `lenient`."""
+    """`value` as JSON text. Raises TypeError or ValueError for values that JSON cannot represent, unless `lenient`."""
     return json.dumps(value, indent=1, allow_nan=lenient, default=str if lenient else None) + "\n"
 
 
 @contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file under a name of its own; it becomes `path` at the end of the block, unless an exception ends that.
+    """Open a temporary file that becomes `path` at the end of the block, unless the block raises an exception.
 
     Arguments:
-    - `path`: the file to write or replace; its folder is made if it has to be.
+    - `path`: the file to write or replace; its folder is created if needed.
 
     Raises OSError.
     """
@@ -72,11 +72,11 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def new_folder(path: Path, within: Path | None = None) -> Iterator[Path]:
-    """Make an empty folder to fill; it becomes `path` at the end of the block, unless an exception ends that.
+    """Create an empty folder that becomes `path` at the end of the block, unless the block raises an exception.
 
     Arguments:
-    - `path`: what the folder becomes; where there is one already, the block has to move it away.
-    - `within`: where the folder is filled, on the same file system as `path`; beside `path` if not given.
+    - `path`: the final path of the folder; if it exists already, the block has to move it away.
+    - `within`: where the folder is filled, on the same file system as `path`; by default beside `path`.
 
     Raises OSError.
     """
@@ -88,7 +88,7 @@ def new_folder(path: Path, within: Path | None = None) -> Iterator[Path]:
 
 @contextmanager
 def work_folder(path: Path, mode: int = 0o777) -> Iterator[Path]:
-    """Inside, an empty folder beside `path`, for what is to be moved there or is needed now; afterwards it is gone.
+    """A temporary empty folder beside `path`, deleted at the end of the block.
 
     Raises OSError.
     """
@@ -98,10 +98,10 @@ def work_folder(path: Path, mode: int = 0o777) -> Iterator[Path]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Inside, no other process or thread has locked `folder`. Raises filelock.Timeout where one has.
+    """Hold a lock on `folder` during the block. Raises filelock.Timeout if another process or thread holds it.
 
-    The system's lock on the folder itself leaves no file behind, and ends with the process that holds it. A file in the
-    folder is locked where the system cannot do that (Windows, some shares).
+    The system's lock on the folder itself leaves no file behind, and ends with its process. If the system does not
+    support that (Windows, some shares), a file in the folder is locked.
     """
     with _lock(folder.resolve()) as free:
         if free is False:
@@ -111,7 +111,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def set_aside(path: Path, aside: Path) -> None:
-    """Move a file or folder to `aside`, in place of what was set aside there before. Raises OSError."""
+    """Move a file or folder to `aside`, replacing what was set aside there before. Raises OSError."""
     aside.parent.mkdir(exist_ok=True)
     with suppress(FileNotFoundError):  # another process was faster
         if aside.is_dir():
@@ -120,9 +120,9 @@ def set_aside(path: Path, aside: Path) -> None:
 
 
 def usual_mode(*paths: Path) -> None:
-    """Give files that their writer kept to their owner the mode of any new file beside the first. Raises OSError."""
+    """Give files the mode that a new file beside the first one would get. Raises OSError."""
     if paths:
-        with _aside(paths[0], _touch) as probe:  # the umask cannot be asked for, only set
+        with _aside(paths[0], _touch) as probe:  # the umask cannot be read, only set
             mode = stat.S_IMODE(probe.stat().st_mode)
         for path in paths:
             path.chmod(mode)
@@ -130,7 +130,7 @@ def usual_mode(*paths: Path) -> None:
 
 @contextmanager
 def _aside(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
-    """Inside, what `make` made under a name of its own beside `path`, locked; afterwards it is gone, if it is still there."""
+    """A locked temporary file or folder beside `path`, created by `make`; deleted afterwards if it still exists."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent, path.name)
     with ExitStack() as until_then:
@@ -142,38 +142,38 @@ def _aside(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
 
 
 def _claim(path: Path, make: Callable[[Path], None], until: ExitStack) -> Path:
-    """Something new beside `path`, locked until the stack is closed."""
+    """Create something new beside `path`, locked until the stack is closed."""
     while True:
         part = path.parent / f".part-{sha256(path.name, 8)}-{sha256(platform.node(), 6)}-{secrets.token_hex(6)}"
         make(part)
-        with suppress(FileNotFoundError):  # between its making and its locking, a sweep took it for a dead writer's
+        with suppress(FileNotFoundError):  # a sweep may remove it as a dead writer's before it is locked
             locked = until.enter_context(_lock(part))
             if locked is not False and part.exists():
                 return part
 
 
 def _touch(part: Path) -> None:
-    """Make a new file; raises FileExistsError if there is one."""
+    """Create a new file; raises FileExistsError if it exists."""
     part.touch(exist_ok=False)
 
 
 def sweep(folder: Path, name: str | None = None) -> None:
-    """Remove what killed writers left aside in `folder`: those of the file `name`, or of all where the folder is ours.
+    """Remove the leftovers of killed writers in `folder`: those for the file `name`, or all if the folder is ours.
 
-    The system's lock tells a live writer, whose work is never touched. Where it cannot tell (another machine's writer, a
-    file system without locks) only what nobody has changed for a day is removed.
+    A live writer holds a system lock, and its work is never touched. If locks do not tell (a writer on another machine,
+    a file system without locks), only files that have not changed for a day are removed.
     """
     of = None if name is None else sha256(name, 8)
     with suppress(OSError):
         for part in folder.glob(".part-*"):
             found = _PART.fullmatch(part.name)
             if found and of in (None, found[1]):
-                with suppress(OSError):  # gone meanwhile, or another user's: it harms nobody
+                with suppress(OSError):  # already gone, or another user's: it does no harm
                     _sweep_one(part, here=found[2] == sha256(platform.node(), 6))
 
 
 def _sweep_one(part: Path, here: bool) -> None:
-    """Remove one leftover if its writer is gone. Raises OSError where that cannot be found out."""
+    """Remove one leftover if its writer is gone. Raises OSError if that cannot be determined."""
     with _lock(part) as locked:
         age = time.time() - max(path.lstat().st_mtime for path in (part, *part.rglob("*")))
         if (locked and here) or (locked is not False and age > STALE_S):
@@ -182,9 +182,9 @@ def _sweep_one(part: Path, here: bool) -> None:
 
 @contextmanager
 def _lock(part: Path) -> Iterator[bool | None]:
-    """Inside, the file or folder is locked: True; False: another process has the lock; None: there are no locks here.
+    """Try to lock the file or folder: True if locked, False if another process has the lock, None without locks here.
 
-    A lock goes with its process, however that ends. Raises OSError where the file or folder cannot be opened.
+    A lock ends with its process in any case. Raises OSError if the file or folder cannot be opened.
     """
     if not POSIX:
         yield None
@@ -202,13 +202,13 @@ def _lock(part: Path) -> Iterator[bool | None]:
 
 
 def _remove(part: Path) -> None:
-    """Remove a file or a folder, if it is there."""
+    """Remove a file or a folder if it exists."""
     with suppress(OSError):
         part.unlink() if not part.is_dir() else shutil.rmtree(part)
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a file; UnreadableError where that cannot be found out (`Path.is_file` says no to that, or raises)."""
+    """Whether it is a file. Raises UnreadableError if that is unknown (`Path.is_file` may then return False)."""
     with readable(path):
         try:
             return stat.S_ISREG(path.stat().st_mode)
@@ -217,7 +217,7 @@ def is_file(path: Path) -> bool:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is anything of this name; raises as `is_file` does."""
+    """Whether anything of this name exists; raises as `is_file` does."""
     with readable(path):
         try:
             path.lstat()
@@ -228,9 +228,9 @@ def exists(path: Path) -> bool:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Inside, whatever keeps `path` from being read, other than that it is not there, is an UnreadableError.
+    """A context that turns every error in reading `path`, except that it does not exist, into UnreadableError.
 
-    What cannot be read is not damaged: another user's file, a disk that is away, too many open files.
+    An unreadable file is not damaged: it is another user's, the disk is unmounted, or too many files are open.
     """
     try:
         yield
@@ -239,18 +239,18 @@ def readable(path: Path) -> Iterator[None]:
     except OSError as error:
         advice = ". Ask its owner for permission to read it" if isinstance(error, PermissionError) else ""
         raise UnreadableError(
-            f"{error.filename or path} cannot be read ({error.strerror or error}), so it was left as it is{advice}"
+            f"{error.filename or path} cannot be read ({error.strerror or error}), so it was not changed{advice}"
         ) from error
 
 
 def sha256(content: bytes | str, digits: int = 64) -> str:
-    """The first hex digits of the SHA-256 of this content; a text counts as UTF-8."""
+    """The first hex digits of the SHA-256 of this content; text is encoded as UTF-8."""
     raw = content.encode(errors="replace") if isinstance(content, str) else content
     return hashlib.sha256(raw).hexdigest()[:digits]
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 (hex) of a file, read in pieces.
+    """The SHA-256 (hex) of a file, read in pieces.
 
     Raises MissingDataError if there is no such file, UnreadableError for one that cannot be read.
     """
@@ -261,14 +261,14 @@ def file_sha256(path: Path) -> str:
 
 
 def settle(files: Iterable[Path]) -> None:
-    """Wait until those of these files that are there, and their folders, would outlast a loss of power.
+    """Wait until those of these files that exist, and their folders, are safe from a loss of power (fsync).
 
-    Raises OSError where the disk does not take them. Some milliseconds a file: only for what later work relies on.
+    Raises OSError if the disk fails. It takes some milliseconds per file: only for files that later work relies on.
     """
     there = [path for path in files if path.is_file()]
     folders = {path.parent for path in there} if POSIX else set()
-    how = os.O_RDONLY if POSIX else os.O_RDWR  # Windows: only what is open for writing
-    for path in (*there, *folders):  # the folders last: they hold the names
+    how = os.O_RDONLY if POSIX else os.O_RDWR  # Windows: only files that are open for writing
+    for path in (*there, *folders):  # the folders last, because they hold the names
         handle = os.open(path, how)
         try:
             os.fsync(handle)

@@ -1,7 +1,7 @@
-"""What a notebook's parameters cell says, read from its source: before a kernel starts, and in the kernel itself.
+"""The values in a notebook's parameters cell, read from its source: before a kernel starts, and in the kernel itself.
 
-In the kernel the names themselves would not do: a notebook goes on to use `masks` or `seeds` for something else, and then
-its set-up cell is run again.
+In the kernel, the variables themselves are not enough: a notebook may reuse `masks` or `seeds` for something else, and
+then its set-up cell may run again.
 """
 
 import ast
@@ -11,13 +11,13 @@ from typing import Any
 
 from pwl_lab.support.errors import InvalidValueError, invalid, shown
 
-INJECTED = "# Parameters\n"  # how the cell begins that papermill puts behind the parameters cell
+INJECTED = "# Parameters\n"  # the first line of the cell that papermill inserts after the parameters cell
 MARK = "preset"  # every parameters cell of the study sets it
-HARMLESS = "time|capture"  # cell magics under which a cell runs as without them
+HARMLESS = "time|capture"  # cell magics that do not change how a cell runs
 
 
 class _NotLiteral:
-    """Stands for a value that is an expression: it is not known before the notebook runs."""
+    """A placeholder for an expression, whose value is unknown before the notebook runs."""
 
     def __repr__(self) -> str:
         return "computed in the notebook"
@@ -27,10 +27,10 @@ NOT_LITERAL = _NotLiteral()
 
 
 def values_in(source: str) -> dict[str, Any]:
-    """Name and value of every `name = value` and `name: type = value` of a parameters cell; NOT_LITERAL for an expression.
+    """Name and value of each `name = value` and `name: type = value` in a parameters cell; NOT_LITERAL for expressions.
 
-    Under %%time and %%capture the cell is read as it runs. Raises SyntaxError for a cell that is not plain Python, and
-    InvalidValueError, naming the line, for a statement that sets a parameter in another way, or may do so.
+    The magics %%time and %%capture are ignored. Raises SyntaxError for a cell that is not plain Python, and
+    InvalidValueError, naming the line, for a statement that sets, or may set, a parameter in another way.
     """
     found: dict[str, Any] = {}
     body, above = _below_magic(source)
@@ -46,13 +46,13 @@ def values_in(source: str) -> dict[str, Any]:
             line = (ast.get_source_segment(body, node) or "").splitlines()[0]
             raise InvalidValueError(
                 f"line {node.lineno + above} of the parameters cell, {shown(line)}, is not allowed: each parameter is set "
-                "by a line of its own, as name = 3 or name = [0, 1], and besides there may be comments, texts and imports"
+                "on its own line, as in name = 3 or name = [0, 1]; comments, strings and imports are allowed as well"
             )
     return found
 
 
 def is_parameters_cell(source: str) -> bool:
-    """Whether a cell sets `preset`, or was put there by papermill. Raises SyntaxError for one that is not plain Python."""
+    """Whether a cell sets `preset` or was inserted by papermill. Raises SyntaxError if it is not plain Python."""
     if source.startswith(INJECTED):
         return True
     if MARK not in source:
@@ -62,10 +62,10 @@ def is_parameters_cell(source: str) -> bool:
 
 
 def values_that_ran(cells: Sequence[str], whole: Collection[str]) -> dict[str, Any]:
-    """What the parameters cells among these sources say, which have run in this order; a later one wins.
+    """The values in the parameters cells among these sources, which ran in this order; later values win.
 
-    One that sets all of `whole` begins anew: it is another notebook's, or the same one once more. Raises InvalidValueError
-    if no parameters cell has run, if a value is not a literal, or if `values_in` refuses a later cell.
+    A cell that sets all of `whole` starts afresh: it is another notebook's, or the same cell run again. Raises
+    InvalidValueError if no parameters cell ran, if a value is not a literal, or if `values_in` refuses a later cell.
     """
     values: dict[str, Any] | None = None
     refusal: InvalidValueError | None = None
@@ -85,24 +85,22 @@ def values_that_ran(cells: Sequence[str], whole: Collection[str]) -> dict[str, A
     if refusal is not None:
         raise refusal
     if values is None:
-        raise InvalidValueError(
-            f"no parameters cell has run: run the cell that begins with {MARK} = ... before this one"
-        )
+        raise InvalidValueError(f"no parameters cell has run: first run the cell that begins with {MARK} = ...")
     check_literal(values)
     return values
 
 
 def check_literal(values: Mapping[str, Any]) -> None:
-    """Raise InvalidValueError where a value is an expression: what a notebook's settings are is known before it runs."""
+    """Raise InvalidValueError if a value is an expression: settings must be known before a notebook runs."""
     for name, value in values.items():
         if value is NOT_LITERAL:
             raise invalid(name, value, "a literal in the parameters cell, such as 3, [0, 1] or None")
 
 
 def _below_magic(source: str) -> tuple[str, int]:
-    """A cell without a first line that only times it or keeps its output, and how many lines that leaves out.
+    """A cell without a first line with a harmless magic, and how many lines were removed.
 
-    IPython keeps a cell with a magic as a call that runs it, a notebook as it was written.
+    IPython stores a cell with a magic as a call that runs it; a notebook stores it as written.
     """
     ran = re.fullmatch(rf"get_ipython\(\)\.run_cell_magic\('(?:{HARMLESS})', '[^']*', (.*)\)\s*", source, re.DOTALL)
     if ran:
@@ -112,19 +110,19 @@ def _below_magic(source: str) -> tuple[str, int]:
 
 
 def _targets(node: ast.stmt) -> list[ast.expr]:
-    """What a statement assigns to."""
+    """The targets of an assignment."""
     if isinstance(node, ast.Assign):
         return node.targets
     return [node.target] if isinstance(node, ast.AnnAssign) else []
 
 
 def _is_text(node: ast.stmt) -> bool:
-    """Whether a statement is a text alone, such as a docstring."""
+    """Whether a statement is only a string, such as a docstring."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 def _literal(value: ast.expr) -> Any:
-    """The value of a literal, NOT_LITERAL for any other expression."""
+    """The value of a literal; NOT_LITERAL for any other expression."""
     try:
         return ast.literal_eval(value)
     except (ValueError, TypeError, SyntaxError, RecursionError):

@@ -1,4 +1,4 @@
-"""Where things lie, and from which state of the checkout. Only this module of the package knows fixed paths."""
+"""The locations of files and folders, and the commit of the checkout. Only this module contains fixed paths."""
 
 import subprocess
 from pathlib import Path
@@ -7,8 +7,8 @@ from pwl_lab.support import environment
 from pwl_lab.support.errors import InvalidValueError, MissingDataError, invalid
 from pwl_lab.support.storages import scheme_of
 
-INTERACTIVE = "interactive"  # among the runs: what a notebook leaves that no command runs
-BENCH = "bench.json"  # among the runs: what the benchmarks measured
+INTERACTIVE = "interactive"  # in the runs folder: the results of notebooks that were not run by a command
+BENCH = "bench.json"  # in the runs folder: the results of the benchmarks
 
 
 def root() -> Path:
@@ -16,8 +16,8 @@ def root() -> Path:
     folder = environment.HOME.get() or Path(__file__).resolve().parents[2]
     if not (folder / "presets").is_dir():
         raise MissingDataError(
-            f"{folder} holds no presets/ folder. Install the package from a checkout (pip install -e .) "
-            "or set PWL_LAB_HOME to one."
+            f"{folder} has no presets/ folder. Install the package from a checkout (pip install -e .) "
+            "or set PWL_LAB_HOME to a checkout."
         )
     return folder
 
@@ -33,24 +33,24 @@ def notebooks() -> Path:
 
 
 def data() -> Path:
-    """The folder of what is bundled with the checkout."""
+    """The folder of the data bundled with the checkout."""
     return root() / "data"
 
 
 def results() -> Path:
-    """The folder of shipped result tables."""
+    """The folder of the shipped result tables."""
     return data() / "results"
 
 
 def runs() -> Path:
-    """Where everything that is computed goes: `PWL_LAB_RUNS`, or `runs/` in the project's folder."""
+    """The folder for all results: `PWL_LAB_RUNS`, or `runs/` in the project's folder."""
     return environment.RUNS.get() or root() / "runs"
 
 
 def from_here(folder: str) -> str:
-    """A folder as a person names it, made absolute: as seen from where the command runs, else from the project's folder.
+    """A folder named by a user, made absolute: relative to the current folder, otherwise to the project's folder.
 
-    An address (`s3://...`) and an empty name stay what they are.
+    An address (`s3://...`) or an empty name is returned as it is.
     """
     if not folder or "://" in folder:
         return folder
@@ -59,38 +59,39 @@ def from_here(folder: str) -> str:
 
 
 def absolute(path: str | Path, field: str = "out") -> Path:
-    """The path made absolute; ~ is a user's home. Raises InvalidValueError, about `field`, where no user has that name."""
+    """The path made absolute; ~ is a user's home. Raises InvalidValueError, about `field`, if there is no such user."""
     try:
         return Path(path).expanduser().absolute()
     except RuntimeError:
-        allowed = "no user of that name has a home folder here (for a folder called so write ./~...)"
+        allowed = "there is no home folder for that user here (for a folder of that name, write ./~...)"
         raise invalid(field, str(path), f"the path of a folder; {allowed}") from None
 
 
 def local_folder(
     path: str | Path,
     field: str = "out",
-    elsewhere: str = "copy what is in it to an address afterwards (only a batch writes to one itself)",
+    elsewhere: str = "copy its content to an address afterwards (only a batch can write to an address)",
 ) -> Path:
-    """The folder of this machine that `path` names, absolute; ~ is a user's home. It need not be there.
+    """The folder on this machine that `path` names, absolute; ~ is a user's home. It need not exist.
 
     Arguments:
-    - `path`: as the user gave it.
-    - `field`: what messages call the value.
-    - `elsewhere`: the advice for one who gives an address.
+    - `path`: the path as given by the user.
+    - `field`: the name of the value in messages.
+    - `elsewhere`: advice for a user who gave an address.
 
-    Raises InvalidValueError for an empty text, an address, what no file's name can hold, and an unknown user's home.
+    Raises InvalidValueError for an empty text, an address, characters that no file name can have, and the home of an
+    unknown user.
     """
     check_path(path, field)
     if scheme := scheme_of(path):
-        raise invalid(field, f"{scheme}://...", f"a folder of this machine; {elsewhere}")
+        raise invalid(field, f"{scheme}://...", f"a folder on this machine; {elsewhere}")
     return absolute(path, field)
 
 
 def check_path(
     out: str | Path, field: str = "out", allowed: str = "the path of a folder; . is the current one"
 ) -> None:
-    """Raise InvalidValueError for an empty text, and for one that neither UTF-8 nor a file's name can hold."""
+    """Raise InvalidValueError for an empty text, and for characters that UTF-8 or a file name cannot have."""
     text = str(out)
     if not text.strip():
         raise invalid(field, text, allowed)
@@ -103,9 +104,9 @@ def check_path(
 
 
 def names_in(folder: Path, field: str = "out") -> set[str]:
-    """The names in a folder that is to be written to, none where it is not there yet.
+    """The names in a folder that will be written to; empty if it does not exist yet.
 
-    Raises InvalidValueError, about `field`, where no folder can be there or it cannot be read.
+    Raises InvalidValueError, about `field`, if the folder cannot be created or read.
     """
     try:
         return {path.name for path in folder.iterdir()}
@@ -116,16 +117,16 @@ def names_in(folder: Path, field: str = "out") -> set[str]:
 
 
 def no_folder(folder: Path, error: OSError, field: str = "out") -> InvalidValueError:
-    """Why no folder can be there: a file is in the way, or what the system says."""
+    """The error for a folder that cannot be created: a file is in the way, or the system's reason."""
     file = next((path for path in (folder, *folder.parents) if path.is_file()), None)
     if file is not None and not isinstance(error, PermissionError):
         which = "this" if file == folder else str(file)
-        return invalid(field, str(folder), f"a folder that can be made and written to; {which} is a file")
-    return invalid(field, str(folder), f"a folder that can be made and written to ({error.strerror})")
+        return invalid(field, str(folder), f"a folder that can be created and written to; {which} is a file")
+    return invalid(field, str(folder), f"a folder that can be created and written to ({error.strerror})")
 
 
 def example_batch() -> Path:
-    """Where the example batch of notebook 09 is kept."""
+    """The folder of notebook 09's example batch."""
     return runs() / "example_batch"
 
 
@@ -135,35 +136,35 @@ def grids() -> Path:
 
 
 def store() -> Path:
-    """Where trained things are kept between runs: `PWL_LAB_STORE`, or `store/` among the runs."""
+    """Where trained networks are kept between runs: `PWL_LAB_STORE`, or `store/` in the runs folder."""
     return environment.STORE.get() or runs() / "store"
 
 
 def reserved() -> list[Path]:
-    """Locations that have a use of their own, which no series may have for its folder."""
+    """Folders with a special use, which no series may use as its folder."""
     return [example_batch(), store(), downloads(), scratch(), runs() / INTERACTIVE, runs() / BENCH]
 
 
 def scratch() -> Path:
-    """What only a command at work needs; a name that no series can have.
+    """The folder for temporary files of running commands; no series can have this name.
 
-    Batches whose location is on another machine keep here what is not copied there yet, each dashboard its server's files.
+    Batches with a remote location keep files here that are not copied yet; each dashboard keeps its server's files.
     """
     return runs() / ".batches"
 
 
 def downloads() -> Path:
-    """Where downloaded datasets are kept: `PWL_LAB_DATA`, or `downloads/` among the runs."""
+    """Where downloaded datasets are kept: `PWL_LAB_DATA`, or `downloads/` in the runs folder."""
     return environment.DATA.get() or runs() / "downloads"
 
 
 def output(notebook: str) -> Path:
-    """Where a notebook leaves its `metrics.json`: the folder `pwl-lab run` named, else one of its own among the runs."""
+    """Where a notebook saves its `metrics.json`: the folder set by `pwl-lab run`, or its own one in the runs folder."""
     return environment.OUT.get() or runs() / INTERACTIVE / notebook
 
 
 def commit() -> str | None:
-    """The checkout's commit, marked where files differ from it; None outside a git checkout or without git."""
+    """The checkout's commit, marked if files differ from it; None outside a git checkout or without git."""
     command = ["git", "-C", str(root()), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)

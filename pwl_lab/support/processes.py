@@ -1,10 +1,10 @@
-"""One thread for each training, and independent trainings side by side in processes.
+"""One thread for each training, and independent trainings in parallel processes.
 
-Networks as small as these gain little from a second thread (two give a small VGG 1.3 times the images per second, an
-MLP fewer samples than one), while two processes of one thread each give twice as much. And what is computed on one
-thread does not depend on how many cores a machine has.
+Networks as small as these gain little from a second thread (two threads give a small VGG 1.3 times the images per
+second, and an MLP fewer samples than one thread), while two processes with one thread each are twice as fast. Also,
+results computed on one thread do not depend on the number of cores.
 
-torch is imported where it is used: a batch asks this module for the number of cores before anything needs torch.
+torch is imported where it is used, because a batch asks this module for the number of cores without needing torch.
 """
 
 import multiprocessing
@@ -30,8 +30,8 @@ from pwl_lab.support.errors import PwlLabError, invalid
 
 Case = Mapping[str, Any]
 WORKERS = environment.WORKERS.name
-LONGEST_END_S = 10.0  # for workers that were told to end
-LONGEST_SOCKET_FOLDER = 70  # a unix socket's path may have about 100 bytes, multiprocessing's own names need 32
+LONGEST_END_S = 10.0  # to wait for workers that were told to end
+LONGEST_SOCKET_FOLDER = 70  # a unix socket's path may have about 100 bytes; multiprocessing's names need 32
 
 
 class WorkerLostError(PwlLabError):
@@ -39,21 +39,21 @@ class WorkerLostError(PwlLabError):
 
 
 class InWorkerError(PwlLabError):
-    """Where in a worker process an exception was raised: the traceback there, as text."""
+    """The traceback of an exception in a worker process, as text."""
 
 
 class CaseFailedError(Exception):
-    """An exception of a case on its way from a worker: packed, for not every exception can be sent as it is."""
+    """A pickled exception of a case, sent from a worker: not every exception can be sent directly."""
 
     def raise_here(self) -> NoReturn:
-        """Raise the exception itself; its cause is the traceback in the worker."""
+        """Raise the original exception; its cause is the traceback in the worker."""
         packed, text = self.args
         raise cloudpickle.loads(packed) from InWorkerError(text)
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Inside, torch computes on one thread; afterwards on as many as before."""
+    """A context in which torch computes on one thread."""
     import torch
 
     before = torch.get_num_threads()
@@ -65,14 +65,14 @@ def one_thread() -> Iterator[None]:
 
 
 def n_cores() -> int:
-    """The cores that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def n_workers() -> int:
-    """How many trainings run side by side: `PWL_LAB_WORKERS`, or one more than the cores that this process may use.
+    """How many trainings run in parallel: `PWL_LAB_WORKERS`, or one more than the cores that this process may use.
 
-    One more, so that with three cases on two cores neither core is idle while the last case runs.
+    With one more, neither of two cores is idle while the last of three cases runs.
     """
     return environment.WORKERS.get() or (n_cores() + 1 if n_cores() > 1 else 1)
 
@@ -80,25 +80,25 @@ def n_workers() -> int:
 def side_by_side(work: Callable[..., Any], cases: Sequence[Case], description: str, device: str = "cpu") -> list[Any]:
     """Call `work(**case)` for each case in worker processes; return the results in the order of the cases.
 
-    With one worker, one case or a GPU, where one training has the device to itself, the cases take turns in this process.
+    With one worker, one case, or a GPU (which one training uses alone), the cases run one by one in this process.
 
     Arguments:
-    - `work`: a function defined anywhere, also in a notebook or in a script; a script needs no main guard.
+    - `work`: a function, which may be defined in a notebook or a script; a script needs no main guard.
     - `cases`: the keyword arguments of each call.
-    - `description`: what the progress bar calls the work.
-    - `device`: where the cases compute, as `config.device` gives it.
+    - `description`: the name of the work in the progress bar.
+    - `device`: where the cases compute, as returned by `config.device`.
 
-    Raises the exception of the first case that fails, after the others are stopped; WorkerLostError where a worker was
+    Raises the exception of the first case that fails, after stopping the others; WorkerLostError if a worker was
     killed; InvalidValueError for a case that cannot be sent to another process.
     """
     workers = min(n_workers(), len(cases)) if device == "cpu" else 1
     if workers <= 1:
         return [work(**case) for case in cases]
     packed = [pack(work, case) for case in cases]
-    # torch._dynamo is what an optimiser imports first; what a notebook or a script defines is sent (see `pack`).
+    # An optimiser imports torch._dynamo first; functions of a notebook or a script are sent (see `pack`).
     context = worker_context({getattr(work, "__module__", "__main__"), "torch._dynamo"} - {"__main__"})
     reports = context.SimpleQueue()
-    # The workers watch one end: they end when this process closes the other, or ends itself, however that happens.
+    # The workers watch one end of a pipe: they end when this process closes the other one, or ends in any way.
     watched, held = context.Pipe(duplex=False)
     pool = ProcessPoolExecutor(workers, context, _begin, (watched, reports, environment.settled()))
     processes: Mapping[int, BaseProcess] = {}
@@ -113,8 +113,8 @@ def side_by_side(work: Callable[..., Any], cases: Sequence[Case], description: s
         failed.raise_here()
     except BrokenProcessPool as error:
         raise WorkerLostError(
-            f"{description}: {_why_lost(pool, processes)}. What the workers had finished is kept in the store. "
-            f"{WORKERS}=1 runs everything in one process, in less memory."
+            f"{description}: {_why_lost(pool, processes)}. Finished work is kept in the store. "
+            f"{WORKERS}=1 runs everything in one process, with less memory."
         ) from error
     finally:
         held.close()
@@ -123,20 +123,20 @@ def side_by_side(work: Callable[..., Any], cases: Sequence[Case], description: s
 
 
 def pack(work: Callable[..., Any], case: Case) -> bytes:
-    """`work` and its arguments for another process; what a notebook or a script defines itself goes along as code.
+    """Pickle `work` and its arguments for another process; definitions in a notebook or a script are sent as code.
 
-    Raises InvalidValueError for what cannot be sent, such as a lock.
+    Raises InvalidValueError for values that cannot be sent, such as a lock.
     """
     try:
         packed: bytes = cloudpickle.dumps((work, dict(case)))
     except Exception as error:
         name = getattr(work, "__name__", repr(work))
-        raise invalid(f"case of {name}", dict(case), f"what can be sent to another process ({error})") from error
+        raise invalid(f"case of {name}", dict(case), f"values that can be sent to another process ({error})") from error
     return packed
 
 
 def run_packed(packed: bytes) -> bytes:
-    """The result of what `pack` packed, packed. Raises CaseFailedError, whatever went wrong."""
+    """Run what `pack` returned and pickle the result. Any failure is raised as CaseFailedError."""
     try:
         work, case = cloudpickle.loads(packed)
         result: bytes = cloudpickle.dumps(work(**case))
@@ -146,10 +146,10 @@ def run_packed(packed: bytes) -> bytes:
 
 
 def _packed_error(error: Exception) -> bytes:
-    """An exception so that it can be unpacked, or else its text."""
+    """A pickled exception, or one with its text if it cannot be unpickled."""
     try:
         packed: bytes = cloudpickle.dumps(error)
-        cloudpickle.loads(packed)  # some can be packed, but not made again
+        cloudpickle.loads(packed)  # some can be pickled but not unpickled
     except Exception:  # noqa: BLE001 - whatever it is, the text says it
         packed = cloudpickle.dumps(PwlLabError(f"{type(error).__name__}: {error}"))
     return packed
@@ -157,10 +157,10 @@ def _packed_error(error: Exception) -> bytes:
 
 @contextmanager
 def without_main() -> Iterator[None]:
-    """Processes that this thread starts inside do not run the reader's script again before they begin.
+    """A context in which processes started by this thread do not run the reader's script again.
 
-    Python does that so that they find what the script defines: a script without a main guard then starts processes from
-    its processes, and one from standard input is not found. Nothing here needs it: see `pack`.
+    Python runs it so that they find its definitions. But a script without a main guard would then start processes from
+    its processes, and a script from standard input is not found. It is not needed here (see `pack`).
     """
     real, mine = spawn.get_preparation_data, threading.get_ident()
 
@@ -180,7 +180,7 @@ _PREPARING = threading.Lock()
 
 
 def _why_lost(pool: ProcessPoolExecutor, processes: Mapping[int, BaseProcess]) -> str:
-    """What ended the worker that was lost: the pool itself ends the others (SIGTERM)."""
+    """What ended the lost worker; the pool itself ends the others (SIGTERM)."""
     ending = threading.Thread(target=pool.shutdown, daemon=True)  # it alone may ask for exit codes while it waits
     ending.start()
     ending.join(LONGEST_END_S)
@@ -189,19 +189,19 @@ def _why_lost(pool: ProcessPoolExecutor, processes: Mapping[int, BaseProcess]) -
 
 
 def how_it_ended(code: int | None) -> str:
-    """Why a process with this exit code (as `Process.exitcode`, None: not known) gave no answer, in words."""
+    """Why a process with this exit code (`Process.exitcode`; None: unknown) returned nothing, in words."""
     if code is not None and code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-        hint = ", which is what the system does when memory runs out" if name == "SIGKILL" else ""
+        hint = ", which the system sends when memory runs out" if name == "SIGKILL" else ""
         return f"a worker process was ended by {name}{hint}"
     ended = "" if code is None else f" (exit code {code})"
-    return f"a worker process ended without an answer{ended}; what it wrote to standard error says more"
+    return f"a worker process ended without an answer{ended}; see what it wrote to standard error"
 
 
 def _follow(futures: Sequence[Future[bytes]], reports: Any, description: str) -> None:
     """Show one bar for all workers until every future is done; raises what a case raised.
 
-    How many steps there will be is an estimate that grows as trainings begin.
+    The total number of steps is an estimate that grows as trainings begin.
     """
     begun: list[int] = []
     with progress.Progress(description, 0) as bar:
@@ -215,15 +215,17 @@ def _follow(futures: Sequence[Future[bytes]], reports: Any, description: str) ->
                     bar.extend(sum(begun) + round(sum(begun) / len(begun)) * max(0, len(futures) - len(begun)))
                 else:
                     bar.advance(report["steps"], **report["values"])
+                    if "rows" in report:
+                        bar.evaluated(report["rows"], report["run"])
             for future in done:
                 future.result()
 
 
 def worker_context(preload: Iterable[str]) -> BaseContext:
-    """How workers are made: forked from a process that has imported the modules `preload`, and done nothing else.
+    """The multiprocessing context: workers are forked from a process that has only imported the modules `preload`.
 
-    A fork of this process would copy torch's threads half-way through their work, and a new Python for each worker takes
-    four seconds to import everything again.
+    A fork of this process would copy torch's threads in the middle of their work, and a new Python for each worker
+    takes four seconds to import everything again.
     """
     too_long = len(os.fsencode(tempfile.gettempdir())) > LONGEST_SOCKET_FOLDER
     if too_long or "forkserver" not in multiprocessing.get_all_start_methods():
@@ -234,9 +236,9 @@ def worker_context(preload: Iterable[str]) -> BaseContext:
 
 
 def end_helpers() -> None:
-    """End and reap multiprocessing's own helpers, which otherwise live as long as this process.
+    """Stop and reap multiprocessing's own helper processes, which otherwise live as long as this process.
 
-    A kernel that is told to end first tells its children, and waits for them; the resource tracker ignores that and
+    A kernel that is told to end first tells its children and waits for them, but the resource tracker ignores that and
     waits for the kernel.
     """
     helpers: tuple[Any, ...] = (forkserver._forkserver, resource_tracker._resource_tracker)
@@ -248,9 +250,9 @@ def _begin(watched: Connection, reports: Any, environment: Mapping[str, str]) ->
     """Set up a worker: its parent's environment, one thread, progress to the parent, and an end when the parent ends."""
     import torch
 
-    os.environ.clear()  # a forked worker has that of the time when the first worker was made
+    os.environ.clear()  # a forked worker has the environment of the time when the first worker was started
     os.environ.update(environment)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles interrupts
     torch.set_num_threads(1)
     progress.report_to(reports.put)
     threading.Thread(target=_end_with_parent, args=(watched,), daemon=True).start()

@@ -1,7 +1,6 @@
-"""When to try again after a fault: one policy, one loop, and one table of the errors that another try would meet again.
+"""When to retry after a fault: one policy, one loop, and one table of permanent errors.
 
-Everything that reads from another machine uses it: a bundle's index and its shards, and a batch whose location is a
-storage.
+All reading from other machines uses it: a bundle's index and shards, and a batch whose location is a storage.
 """
 
 import errno
@@ -17,8 +16,8 @@ from pwl_lab.support.errors import PwlLabError
 
 Result = TypeVar("Result")
 
-# What another try would find again. Any other error may be a matter of the moment: storages raise errors of their own
-# kinds, and a try too many costs a little time where one too few costs the file. A wrong certificate is a ValueError.
+# Errors that another try would meet again. Any other error may be temporary: storages raise errors of their own kinds,
+# and one try too many costs a little time, while one too few costs the file. A wrong certificate is a ValueError.
 PERMANENT = (
     FileNotFoundError,
     PermissionError,
@@ -28,9 +27,9 @@ PERMANENT = (
     NotImplementedError,
     ImportError,
 )
-GARBLED = (JSONDecodeError, UnicodeError)  # wrong values, too, but of what came from the other side
-PASSING_STATUS = {408, 425, 429}  # of HTTP: timeout, too early, too many requests; and everything from 500 on
-# Storages raise these with a path alone, and the reason is in the name of the class.
+GARBLED = (JSONDecodeError, UnicodeError)  # also ValueErrors, but about the data received
+PASSING_STATUS = {408, 425, 429}  # temporary HTTP errors: timeout, too early, too many requests; also all from 500 on
+# Storages raise these with only a path; the reason is in the class name.
 REASONS = {
     FileNotFoundError: errno.ENOENT,
     PermissionError: errno.EACCES,
@@ -40,17 +39,17 @@ REASONS = {
 
 
 class DamagedError(PwlLabError):
-    """What came is not what was promised: it is asked for again, from its beginning."""
+    """The received data is damaged: it is requested again from the beginning."""
 
     transient = True
 
 
 class Retry(Frozen):
-    """How often something is tried, and how long to wait in between.
+    """How often to try, and how long to wait in between.
 
     Arguments:
-    - `tries`: the most tries in a row that bring no new byte, and the most that begin anew; a try that brings new bytes
-      starts the count again.
+    - `tries`: the most tries in a row without a new byte, and the most that start over; a try that brings new bytes
+      resets the count.
     - `first_wait_s`: the seconds before the second try; doubled for each further one.
     - `longest_wait_s`: the seconds at which doubling ends.
     """
@@ -65,24 +64,24 @@ class Retry(Frozen):
 
 
 def permanent(error: BaseException) -> bool:
-    """Whether another try would meet the same error. Errors of our own say so themselves (`transient`)."""
+    """Whether another try would meet the same error. Our own errors say so themselves (`transient`)."""
     if isinstance(error, PwlLabError):
         return not getattr(error, "transient", False)
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, PERMANENT) and not isinstance(cause, GARBLED):
             return True
-        cause = cause.__cause__  # clients wrap what happened into errors of their own
+        cause = cause.__cause__  # clients wrap the original error in their own
     return False
 
 
 def permanent_status(status: int) -> bool:
-    """Whether another try would meet the same HTTP status, which is no success."""
+    """Whether another try would get the same (unsuccessful) HTTP status."""
     return status < 500 and status not in PASSING_STATUS
 
 
 def reason(error: BaseException) -> str:
-    """Why something failed, for the end of a message: the system's words, or the error's kind and text."""
+    """Why something failed, for the end of a message: the system's message, or the error's class and text."""
     if isinstance(error, PwlLabError):
         return str(error)
     text = str(error)
@@ -103,25 +102,25 @@ def patiently(
     restart: Callable[[], None] = lambda: None,
     report: Callable[[Exception], object] = lambda _: None,
 ) -> Result:
-    """Call `attempt` until it returns, in as many tries as `retry` allows; then raise its last error.
+    """Call `attempt` until it succeeds, at most as often as `retry` allows; then raise its last error.
 
-    A permanent error is raised at once where nothing has come yet. In the middle it is not believed (what is asked for
-    may just be replaced by another version), and what is damaged is not kept: both begin anew, which is counted apart.
+    A permanent error is raised at once if no byte has arrived yet. Later it may be due to a file that is just being
+    replaced. In that case, and for damaged data, the transfer starts over, which is counted separately.
 
     Arguments:
-    - `attempt`: what to do; it goes on from what has come.
-    - `retry`: how often, and after which waits.
+    - `attempt`: the call; it continues after the bytes that have arrived.
+    - `retry`: how often to try, and how long to wait.
     - `pause`: waits for a number of seconds.
-    - `position`: how many bytes have come.
-    - `restart`: forgets what has come.
-    - `report`: gets each error that is followed by another try.
+    - `position`: returns how many bytes have arrived.
+    - `restart`: discards the bytes that have arrived.
+    - `report`: is called with each error that is followed by another try.
     """
     failures = restarts = 0
     while True:
         before = position()
         try:
             return attempt()
-        except Exception as error:  # noqa: BLE001 - raised below, unless another try may go better
+        except Exception as error:  # noqa: BLE001 - raised below, unless another try may succeed
             fault = error
         if isinstance(fault, DamagedError) or (permanent(fault) and position() > 0):
             restarts += 1

@@ -1,15 +1,16 @@
-"""Named random streams: a seed, the name of what is drawn, and the role of whoever draws it.
+"""Named random streams: a seed, the name of what is drawn, and the role it is drawn for.
 
-Each purpose has a stream of its own, so that the initial weights can be drawn differently without moving a single
-training batch. Where several draw the same kind of thing, the role tells them apart: a teacher, the students of a cohort
-and a pair all train on batches, and never on the same ones. Nothing is added to a seed or multiplied with it: the next
-seed belongs to another run.
+Each purpose has its own stream, so that the initial weights can change without changing a single training batch. If the
+same kind of thing is drawn for several users, the role distinguishes them: a teacher, the students of a cohort and a
+pair all train on batches, but never on the same ones. There is no arithmetic on seeds: the next seed belongs to another
+run.
 
-torch is imported where it is used: the registry of datasets, which a grid is checked against, needs none.
+torch is imported where it is used: the registry of datasets, against which grids are checked, does not need it.
 """
 
 import hashlib
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from operator import index
@@ -28,33 +29,33 @@ STREAMS = (
     *("data", "evaluation", "order", "augment"),
     *("projection", "masks", "probe", "bootstrap"),
 )
-TEACHER = "teacher"  # the default role: the teacher's, or that of a stream's only user
+TEACHER = "teacher"  # the default role: a teacher, or the only user of a stream
 ROLE = re.compile(r"[a-z][a-z_]*( [0-9]+)?")  # a word, and a number where there are several, such as "block 2"
 
 
 def stream_seed(seed: int, name: str, role: str = TEACHER) -> int:
-    """A 63-bit seed for one stream of random numbers; unrelated to the seed of any other stream.
+    """A 63-bit seed for one random stream, unrelated to the seed of any other stream.
 
     Arguments:
     - `seed`: the run's seed.
     - `name`: what is drawn, one of `STREAMS`.
-    - `role`: who draws it. In use are `teacher`, `student` (a cohort's), `pair`, `two_phase`, `calibration`, `validation`,
-      `test`, `subset`, `slope`, `keeping`, `answers`, `nudge`, `block 1` and so on, `degree 1` and so on; anything new
-      that draws takes a role of its own.
+    - `role`: what it is drawn for. In use are `teacher`, `student` (a cohort's), `pair`, `two_phase`, `calibration`,
+      `validation`, `test`, `subset`, `slope`, `keeping`, `answers`, `nudge`, `pictures`, `block 1` and so on, `degree 1`
+      and so on; any new use takes its own role.
 
-    Raises InvalidValueError for a seed that is not a whole number, an unknown stream, or a role of another form.
+    Raises InvalidValueError for a seed that is not a whole number, an unknown stream, or a malformed role.
     """
     if name not in STREAMS:
         raise invalid("random stream", name, "one of " + ", ".join(STREAMS))
     if not isinstance(role, str) or not ROLE.fullmatch(role):
-        raise invalid("role", role, 'a word of small letters, or a word and a number, such as "pair" or "block 2"')
+        raise invalid("role", role, 'a lower-case word, or a word and a number, such as "pair" or "block 2"')
     drawer = "" if role == TEACHER else f":{role}"
     digest = hashlib.sha256(f"{name}:{_whole(seed)}{drawer}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def _whole(seed: int) -> int:
-    """The seed as Python's own whole number: 1.0 and True would silently be the seed 1."""
+    """The seed as a Python int; 1.0 and True are refused, because they would silently become 1."""
     try:
         if not isinstance(seed, bool):
             return index(seed)
@@ -66,8 +67,8 @@ def _whole(seed: int) -> int:
 def generator(seed: int, name: str, role: str = TEACHER) -> "torch.Generator":
     """A new torch generator at the start of a stream; on the CPU, so that a run on a GPU sees the same numbers.
 
-    Arguments and errors are those of `stream_seed`: `generator(0, "data", "student")` draws the batches of a cohort of
-    students in the run with seed 0.
+    Arguments and errors are those of `stream_seed`: `generator(0, "data", "student")` draws the batches of a cohort in
+    the run with seed 0.
     """
     import torch
 
@@ -79,15 +80,18 @@ def numpy_generator(seed: int, name: str, role: str = TEACHER) -> np.random.Gene
     return np.random.default_rng(stream_seed(seed, name, role))
 
 
+_INITIALISING = threading.RLock()
+
+
 @contextmanager
 def initialisation(seed: int, stream: str = "init", role: str = TEACHER) -> Iterator[None]:
-    """Modules built in this block take their initial weights from `stream`; torch's global state is left alone.
+    """A context in which modules take their initial weights from `stream`; torch's global state is restored.
 
-    Arguments and errors are those of `stream_seed`.
+    Arguments and errors are those of `stream_seed`. Threads take turns, because they share the global state.
     """
     import torch
 
-    with torch.random.fork_rng(devices=[]):
-        # torch.manual_seed would seed the generators of GPUs too, and those are not forked.
+    with _INITIALISING, torch.random.fork_rng(devices=[]):
+        # torch.manual_seed would also seed the generators of GPUs, which are not forked.
         torch.default_generator.manual_seed(stream_seed(seed, stream, role))
         yield

@@ -1,4 +1,4 @@
-"""Storages that fsspec knows, opened in one way: s3://bucket/folder, gs://, memory:// and others."""
+"""One way to open the storages that fsspec supports: s3://bucket/folder, gs://, memory:// and others."""
 
 import re
 from asyncio import CancelledError
@@ -10,36 +10,36 @@ from pwl_lab.support.errors import PwlLabError, invalid
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-LOCAL_SCHEMES = ("file", "local")  # both are folders of this machine
-_AS_PATH = re.compile(r"([A-Za-z][\w+.-]+):(/|$)")  # a Path takes slashes away; one letter is a drive of Windows
+LOCAL_SCHEMES = ("file", "local")  # both are folders on this machine
+_AS_PATH = re.compile(r"([A-Za-z][\w+.-]+):(/|$)")  # a Path removes slashes; a single letter is a Windows drive
 PASSWORD = re.compile(r":(.*)@")  # a name alone before the @ is no secret: abfs://container@account
 
 
 def scheme_of(path: str | Path) -> str | None:
-    """The scheme of what was meant as an address, though a Path may have taken its slashes away; None for a folder's path."""
+    """The scheme of an address, even if a Path has removed its slashes; None for the path of a folder."""
     found = _AS_PATH.match(str(path))
     return found and found[1]
 
 
 def whole(field: str, url: str) -> str:
-    """The address, its scheme in lower case. Raises InvalidValueError, about the value of `field`, for a scheme alone.
+    """The address, with its scheme in lower case. Raises InvalidValueError, about `field`, for a scheme alone.
 
-    What is left of `s3://` without the slashes at its end would be taken for a local folder, `s3:`.
+    Without its trailing slashes, `s3://` would be taken for a local folder, `s3:`.
     """
     scheme, separator, rest = url.partition("://")
     if not scheme.strip() or not rest.strip("/ "):
-        raise invalid(field, shown(url), "a whole address, with a location behind its scheme, as s3://bucket/prefix")
+        raise invalid(field, shown(url), "a full address, with a location after its scheme, as in s3://bucket/prefix")
     return f"{scheme.lower()}{separator}{rest}"
 
 
 def open_storage(field: str, url: str, failure: type[PwlLabError]) -> "tuple[AbstractFileSystem, str]":
-    """The file system behind `url`, and the path on it, without a slash at its end.
+    """The file system of `url`, and the path on it, without a trailing slash.
 
-    Credentials are the environment's. Raises InvalidValueError, about the value of `field`, if the address is a scheme
-    alone, the storage's own package is not installed or it takes this address for wrong; and `failure`, with the address
-    and the reason, for anything else, such as a server that is not there or an environment that does not fit.
+    Credentials come from the environment. Raises InvalidValueError, about `field`, if the address is a scheme alone,
+    the storage's package is not installed or it rejects the address; and `failure`, with the address and the reason,
+    for anything else, such as an unreachable server or a wrong environment.
     """
-    import fsspec  # a local folder does without
+    import fsspec  # not needed for a local folder
 
     url = whole(field, url)
     scheme = url.partition(":")[0]
@@ -48,14 +48,14 @@ def open_storage(field: str, url: str, failure: type[PwlLabError]) -> "tuple[Abs
     except ImportError as error:
         raise invalid(field, shown(url), f"{scheme}:// needs a package that is not installed: {error}") from error
     except ValueError as error:
-        raise invalid(field, shown(url), f"an address that fsspec knows ({_reason(error, url)})") from error
-    except (Exception, CancelledError) as error:  # storages raise errors of their own, and those of their libraries
+        raise invalid(field, shown(url), f"an address that fsspec supports ({_reason(error, url)})") from error
+    except (Exception, CancelledError) as error:  # storages raise many kinds of errors
         raise failure(f"{shown(url)} cannot be opened ({_reason(error, url)})") from error
     return storage, path.rstrip("/")
 
 
 def shown(url: str) -> str:
-    """An address as a message may show it: without a name and password before its last @, and without what follows its path."""
+    """An address for messages: without the name and password before its last @, and without a query after its path."""
     scheme, slashes, rest = re.split("(:/*)", url, maxsplit=1)
     if PASSWORD.search(rest):
         rest = rest.rpartition("@")[2]
@@ -63,9 +63,9 @@ def shown(url: str) -> str:
 
 
 def _reason(error: BaseException, url: str) -> str:
-    """The error in words, without the password that it may repeat."""
+    """The error in words, without a password that it may contain."""
     text = str(error).replace(url, shown(url))
     found = PASSWORD.search(url.partition("://")[2])
     if found and any(part in text for part in re.split(r"[^\w]+", found[1]) if part):
-        text = "its words are left out: they may show the password"
-    return f"{type(error).__name__}: {text or 'no more is known'}"
+        text = "its text is left out because it may contain the password"
+    return f"{type(error).__name__}: {text or 'no details'}"

@@ -1,6 +1,6 @@
-"""Threads beside the one that works: a call whose answer need not be waited for, and a call that is repeated meanwhile.
+"""Background threads: a call whose result need not be waited for, and a call that is repeated at intervals.
 
-Both are daemons: none keeps the process from ending.
+Both are daemon threads: they do not keep the process alive.
 """
 
 import threading
@@ -13,16 +13,16 @@ Result = TypeVar("Result")
 
 
 def call_in_thread(call: Callable[[], Result], name: str | None = None) -> Future[Result]:
-    """Start `call` in a thread of its own. The future gets its result or what it raises, whatever that is.
+    """Start `call` in a separate thread. The future gets its result or its exception, of any kind.
 
-    Nothing can end the call: a caller that no longer wants the answer leaves the thread behind.
+    The call cannot be interrupted: a caller that no longer needs the result leaves the thread running.
     """
     answer: Future[Result] = Future()
 
     def work() -> None:
         try:
             answer.set_result(call())
-        except BaseException as error:  # noqa: BLE001 - raised again where the answer is asked for
+        except BaseException as error:  # noqa: BLE001 - raised again where the result is requested
             answer.set_exception(error)
 
     threading.Thread(target=work, name=name, daemon=True).start()
@@ -31,7 +31,7 @@ def call_in_thread(call: Callable[[], Result], name: str | None = None) -> Futur
 
 @contextmanager
 def ticking(tick: Callable[[], object], every_s: float, *, at_end: bool = False) -> Iterator[None]:
-    """Inside, a thread calls `tick` every `every_s` seconds; with `at_end` once more when the block ends."""
+    """A context in which a thread calls `tick` every `every_s` seconds; with `at_end`, once more at the end."""
     done = threading.Event()
 
     def work() -> None:

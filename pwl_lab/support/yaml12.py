@@ -1,9 +1,9 @@
-"""What a person types as a value, or writes into a preset or a grid: one strict reading of YAML for all of them.
+"""A strict YAML reader for values that users type, for presets and for grids.
 
 The grammar is ruamel.yaml's; what a plain word means is YAML 1.2's core schema (section 10.3.2 of its specification), and
-nothing beyond it: `050` is fifty, while `1:30`, `no`, `5_000` and `2024-13-45` are texts. What could stand for something
-else than it shows is refused: anchors and aliases, tags, directives, a second document, a key that is given twice or is
-not a text, and a number that no float can hold.
+nothing more: `050` is fifty, while `1:30`, `no`, `5_000` and `2024-13-45` are strings. Anything that may mean something
+else than it seems to is refused: anchors and aliases, tags, directives, a second document, a key that is given twice or
+is not a string, and a number that a float cannot represent.
 """
 
 import re
@@ -25,7 +25,7 @@ from ruamel.yaml.events import (
 
 from pwl_lab.support.errors import InvalidValueError
 
-DEEPEST = 20  # lists and mappings within each other
+DEEPEST = 20  # levels of nested lists and mappings
 LONGEST_NUMBER = 400  # characters; the largest float has 309 digits
 WORDS = {"": None, "~": None} | {
     form: value
@@ -38,9 +38,9 @@ NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 
 def read_yaml(text: str) -> Any:
-    """What this YAML says: None, true or false, numbers, texts, lists, and mappings from texts; None for an empty text.
+    """Parse YAML into None, booleans, numbers, strings, lists, and mappings with string keys; an empty text is None.
 
-    Raises InvalidValueError, whose text is the reason and, where there are several lines, the line.
+    Raises InvalidValueError with the reason and, if the text has several lines, the line.
     """
     value, documents = None, 0
     try:
@@ -49,20 +49,20 @@ def read_yaml(text: str) -> Any:
             if isinstance(event, DocumentStartEvent):
                 documents += 1
                 if event.version or event.tags:
-                    raise _refused("directives (%) are not read: values are those of YAML 1.2", event.start_mark)
+                    raise _refused("directives (%) are not supported: values are read as YAML 1.2", event.start_mark)
                 if documents > 1:
                     raise _refused(f"a second document ({'---' if event.explicit else 'after ...'})", event.start_mark)
             elif isinstance(event, NodeEvent):
                 value = _value(event, events)
     except MarkedYAMLError as error:
-        raise _refused(error.problem or error.context or "this is not YAML", error.problem_mark) from None
+        raise _refused(error.problem or error.context or "this is not valid YAML", error.problem_mark) from None
     except YAMLError as error:
-        raise InvalidValueError(f"this is not YAML: {' '.join(str(error).split())}") from None
+        raise InvalidValueError(f"this is not valid YAML: {' '.join(str(error).split())}") from None
     return value
 
 
 def _plain(text: str) -> Any:
-    """What a word without quotes means in YAML 1.2. Raises InvalidValueError for a number that no float can hold."""
+    """The value of an unquoted word in YAML 1.2. Raises InvalidValueError for a number that does not fit a float."""
     if text in WORDS:
         return WORDS[text]
     base = next((base for pattern, base in WHOLE.items() if pattern.fullmatch(text)), None)
@@ -78,22 +78,22 @@ def _plain(text: str) -> Any:
 
 
 def _value(event: Event, events: Iterator[Event], depth: int = 0) -> Any:
-    """The value that begins with `event`; what else belongs to it is taken from `events`."""
+    """The value that begins with `event`; the rest of it is taken from `events`."""
     if not isinstance(event, ScalarEvent | CollectionStartEvent) or event.anchor:
-        raise _refused("anchors (&) and aliases (*) are not read; write the value itself", event.start_mark)
-    if event.tag is not None:  # it says that a value is something else than it looks
-        raise _refused(f"tags ({event.tag}) are not read; put a text into quotes", event.start_mark)
+        raise _refused("anchors (&) and aliases (*) are not supported; write the value itself", event.start_mark)
+    if event.tag is not None:  # a tag changes what a value means
+        raise _refused(f"tags ({event.tag}) are not supported; put a string in quotes", event.start_mark)
     if isinstance(event, ScalarEvent):
         return _scalar(event)
     if depth == DEEPEST:
-        raise _refused(f"more than {DEEPEST} lists or mappings within each other", event.start_mark)
+        raise _refused(f"more than {DEEPEST} nested lists or mappings", event.start_mark)
     if not isinstance(event, MappingStartEvent):
         return [_value(each, events, depth + 1) for each in _inside(events)]
     content: dict[str, Any] = {}
     for each in _inside(events):
         key = _value(each, events, depth + 1)
         if not isinstance(key, str):
-            raise _refused(f"the key {key} is not a text; put it into quotes", each.start_mark)
+            raise _refused(f"the key {key} is not a string; put it in quotes", each.start_mark)
         if key in content:
             raise _refused(f"{key} is given twice", each.start_mark)
         content[key] = _value(next(events), events, depth + 1)
@@ -107,7 +107,7 @@ def _inside(events: Iterator[Event]) -> Iterator[Event]:
 
 
 def _scalar(event: ScalarEvent) -> Any:
-    """A text in quotes or a block as it stands, a plain word as what it means."""
+    """A quoted string or a block as it is; a plain word as its value."""
     if event.style is not None:
         return event.value
     try:
@@ -117,5 +117,5 @@ def _scalar(event: ScalarEvent) -> Any:
 
 
 def _refused(reason: str, mark: Any) -> InvalidValueError:
-    """An error with the reason and, from the second line on, the line."""
+    """An error with the reason and, from the second line on, the line number."""
     return InvalidValueError(f"line {mark.line + 1}: {reason}" if mark is not None and mark.line else reason)

@@ -1,1 +1,1 @@
-"""Progressive weight loading, the network side: masks, orders, networks of mixed ownership, and the training of a pair."""
+"""Progressive weight loading, the network side: masks, orders, mixed networks, and the training of a pair."""

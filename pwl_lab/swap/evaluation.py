@@ -1,4 +1,4 @@
-"""Accuracy of every mask of a pair, and the similarity of hidden states at each boundary."""
+"""The accuracy of every mask of a pair, and the similarity of hidden states at each boundary."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,27 +24,27 @@ class MaskScores:
     samples: Int[Tensor, " classes"]
 
     def accuracies(self) -> dict[str, float]:
-        """Accuracy in [0, 1] of each mask over all samples."""
+        """The accuracy of each mask over all samples, in [0, 1]."""
         total = int(self.samples.sum())
         return {mask: int(hits.sum()) / total for mask, hits in zip(self.masks, self.hits, strict=True)}
 
     def class_accuracies(self) -> dict[str, list[float]]:
-        """Per mask, the accuracy in [0, 1] on the samples of each class; NaN for a class without any."""
+        """Per mask, the accuracy on each class, in [0, 1]; NaN for a class without samples."""
         shares = (self.hits.double() / self.samples.double()).tolist()
         return dict(zip(self.masks, shares, strict=True))
 
 
 def score_masks(net: SwapNet, data: Batch, masks: Sequence[str] | None = None, chunk: int = 512) -> MaskScores:
-    """Each mask on `data`, in one pass.
+    """Evaluate masks on `data`, in one pass.
 
-    Raises InvalidValueError for a word that is no mask, for the whole cube of more than `MOST_BLOCKS` blocks, and for
-    data of another type or on another device than the networks.
+    Raises InvalidValueError for an invalid mask, for all masks of more than `MOST_BLOCKS` blocks, and for data whose
+    type or device differs from the networks'.
 
     Arguments:
     - `net`: the pair.
     - `data`: inputs and labels.
-    - `masks`: all 2^n unless named.
-    - `chunk`: how many samples are computed at once.
+    - `masks`: the masks to evaluate; by default all 2^n.
+    - `chunk`: how many samples to compute at once.
     """
     masks = all_masks(check_whole_cube(net.n_blocks)) if masks is None else list(dict.fromkeys(masks))
     check_inputs(data.inputs, net=net)
@@ -53,49 +53,45 @@ def score_masks(net: SwapNet, data: Batch, masks: Sequence[str] | None = None, c
     for inputs, labels in zip(torch.split(data.inputs, chunk), torch.split(data.labels, chunk), strict=True):
         logits = torch.stack(list(mask_logits(net, inputs, masks).values()))
         right = logits.argmax(dim=-1) == labels
-        # Products of whole numbers are computed as floats, which CUDA needs; a chunk's counts are exact in them.
+        # CUDA has no integer matrix product, so this one uses floats, which represent a chunk's counts exactly.
         member = torch.nn.functional.one_hot(labels, logits.shape[-1]).float()
         hits = hits + (right.float() @ member).long().cpu()  # (masks, classes)
         samples = samples + member.sum(dim=0).long().cpu()  # (classes)
     return MaskScores(tuple(masks), hits, samples)
 
 
-def mask_predictions(
-    net: SwapNet, inputs: Tensor, masks: Sequence[str]
-) -> tuple[Int[Tensor, "masks batch"], Float[Tensor, "masks batch"]]:
-    """Predicted class and its probability for each mask and sample. Raises InvalidValueError as `score_masks` does."""
+def mask_probabilities(net: SwapNet, inputs: Tensor, masks: Sequence[str]) -> Float[Tensor, "masks batch classes"]:
+    """The probability of each class, per mask and sample. Raises InvalidValueError as `score_masks` does."""
     check_inputs(inputs, net=net)
     logits = mask_logits(net, inputs, masks)
-    probabilities = torch.stack([logits[mask] for mask in masks]).softmax(dim=-1)
-    confidence, predicted = probabilities.max(dim=-1)
-    return predicted, confidence
+    return torch.stack([logits[mask] for mask in masks]).softmax(dim=-1)
 
 
 def linear_cka(x: Float[Tensor, "batch *left"], y: Float[Tensor, "as_many *right"]) -> float:
     """Linear centred kernel alignment, in [0, 1] (Kornblith et al. 2019, arXiv 1905.00414, section 3).
 
-    All dimensions behind the batch are features, in any number, centred over the batch:
-    `|Y'X|^2 / (|X'X| |Y'Y|)` in Frobenius norms. 1 where one is the other up to rotation, shift and one common scale;
-    near 0 for unrelated features, if the batch is much larger than their number (a small batch biases it upwards).
-    NaN where one of them does not vary. Raises InvalidValueError for other or fewer than 2 samples.
+    All dimensions after the batch are features, centred over the batch: `|Y'X|^2 / (|X'X| |Y'Y|)` in Frobenius norms.
+    It is 1 if the two are equal up to a rotation, a shift and a common scale, and near 0 for unrelated features if the
+    batch is much larger than their number (a small batch biases it upwards). NaN if one of them does not vary. Raises
+    InvalidValueError if the samples differ in number or are fewer than 2.
     """
     if len(x) != len(y) or len(x) < 2:
-        raise invalid("samples", (len(x), len(y)), "the same ones in both, at least 2")
+        raise invalid("samples", (len(x), len(y)), "the same number in both, at least 2")
     x, y = (state.flatten(1) - state.flatten(1).mean(dim=0) for state in (x, y))
     return (_overlap(x, y) / (_overlap(x, x) * _overlap(y, y)).sqrt()).item()
 
 
 def _overlap(x: Float[Tensor, "batch left"], y: Float[Tensor, "batch right"]) -> Float[Tensor, ""]:
-    """`|Y'X|^2`, by whichever of the two equal products is smaller: over features or over samples."""
+    """`|Y'X|^2`, computed over features or over samples, whichever is smaller."""
     if len(x) < max(x.shape[1], y.shape[1]):
         return ((x @ x.T) * (y @ y.T)).sum()
     return (y.T @ x).square().sum()
 
 
 def unexplained(converted: Float[Tensor, "batch *shape"], wanted: Float[Tensor, "batch *shape"]) -> float:
-    """`|converted - wanted|^2 / |wanted - its mean over the batch|^2`: 0 is exact, 1 no better than the mean.
+    """`|converted - wanted|^2 / |wanted - its mean over the batch|^2`: 0 is exact, 1 is no better than the mean.
 
-    What CKA does not see: a state of the right shape but the wrong scale is of no use to the next block.
+    Unlike CKA, it is sensitive to scale: a state with the wrong scale is of no use to the next block.
     """
     spread = (wanted - wanted.mean(dim=0)).square().sum()
     return ((converted - wanted).square().sum() / spread).item()
@@ -107,15 +103,15 @@ def boundary_similarity(
 ) -> pd.DataFrame:
     """One row per boundary and direction (`encoder`: teacher to student, `decoder`: student to teacher).
 
-    `before` is the CKA of the two raw states (the same for both directions), `after` that of the converted state with
-    the one it stands in for, `unexplained` the share of that one's variance which the converted state misses. All
-    networks are in eval mode.
+    `before` is the CKA between the two raw states (the same in both directions), `after` the CKA between the converted
+    state and the state it replaces, `unexplained` the share of the replaced state's variance that the converted state
+    misses. All networks are in eval mode.
 
     Arguments:
     - `net`: the pair.
-    - `inputs`: a few hundred will do; their pairwise products are held.
-    - `untrained`: with such a student, a column `untrained` is the CKA of the teacher's state with that student's: what
-      any network would show, since both see the same inputs.
+    - `inputs`: a few hundred are enough; their pairwise products are kept in memory.
+    - `untrained`: an untrained student; adds a column `untrained`, the CKA between the teacher's state and its state,
+      which is what any network would show, since both see the same inputs.
     """
     with evaluating(net), evaluating(untrained or net):
         teachers, students = (owner.hidden_states(inputs)[0] for owner in (net.teacher, net.student))

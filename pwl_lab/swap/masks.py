@@ -1,4 +1,4 @@
-"""Swap masks: a word of `S` (student) and `T` (teacher), one letter per block, such as `TTSS`."""
+"""Swap masks: strings of `S` (student) and `T` (teacher), one letter per block, such as `TTSS`."""
 
 from collections.abc import Iterator, Mapping
 from itertools import count, product
@@ -10,26 +10,26 @@ from pwl_lab.support.errors import invalid
 
 
 def check_mask(mask: str, n_blocks: int) -> str:
-    """The mask itself, or an InvalidValueError for a wrong length or letter."""
+    """Return the mask, or raise InvalidValueError for a wrong length or letter."""
     if not isinstance(mask, str) or len(mask) != n_blocks or set(mask) - {"S", "T"}:
-        raise invalid("mask", mask, f"a word of {n_blocks} letters, S (student) or T (teacher), one per block")
+        raise invalid("mask", mask, f"{n_blocks} letters, S (student) or T (teacher), one per block")
     return mask
 
 
 def prefix_mask(teacher_blocks: int, n_blocks: int) -> str:
-    """The first `teacher_blocks` blocks are the teacher's: prefix loading after that many steps."""
+    """The mask whose first `teacher_blocks` blocks are the teacher's: prefix loading after that many steps."""
     if not 0 <= teacher_blocks <= n_blocks:
         raise invalid("teacher_blocks", teacher_blocks, f"from 0 to {n_blocks}, the number of blocks")
     return "T" * teacher_blocks + "S" * (n_blocks - teacher_blocks)
 
 
 def suffix_mask(teacher_blocks: int, n_blocks: int) -> str:
-    """The last `teacher_blocks` blocks are the teacher's: suffix loading after that many steps."""
+    """The mask whose last `teacher_blocks` blocks are the teacher's: suffix loading after that many steps."""
     return prefix_mask(teacher_blocks, n_blocks)[::-1]
 
 
 def number_mask(number: int, n_blocks: int) -> str:
-    """The mask with this number (from 0) among all masks in alphabetical order: the number in binary, T for 1."""
+    """The mask at this index (from 0) among all masks in alphabetical order: the number in binary, with T for 1."""
     return f"{number:0{n_blocks}b}".translate({ord("0"): "S", ord("1"): "T"})
 
 
@@ -39,21 +39,21 @@ def all_masks(n_blocks: int) -> list[str]:
 
 
 def check_whole_cube(n_blocks: int) -> int:
-    """The number of blocks itself, or an InvalidValueError where it is too large to run every mask."""
+    """Return the number of blocks, or raise InvalidValueError if it is too large to run every mask."""
     if n_blocks > MOST_BLOCKS:
         raise invalid(
-            "n_blocks", n_blocks, f"at most {MOST_BLOCKS}: every mask is evaluated, and the whole cube has 2^n of them"
+            "n_blocks", n_blocks, f"at most {MOST_BLOCKS}: every mask is evaluated, and there are 2^n of them"
         )
     return n_blocks
 
 
 def random_masks(n_blocks: int, distribution: MaskDistribution, random: torch.Generator) -> Iterator[str]:
-    """Masks for the cross loss, without end; never all-student or all-teacher (those mix nothing).
+    """An endless stream of masks for the cross loss; never all-student or all-teacher (those mix nothing).
 
-    `prefix`: the number of teacher blocks is drawn uniformly. `alternating`: a prefix, then any mixed mask, in turn.
-    `mixture` (arXiv 2509.22319): half of the time one switch point (a prefix or a suffix, either way round), else any
-    mixed mask. `all`: every mixed mask equally often. Or a weight for each mask that may be drawn: `{"TSSS": 2, "TTSS": 1}`.
-    Raises InvalidValueError for a mask that does not fit, or mixes nothing.
+    `prefix`: a prefix mask, the number of teacher blocks uniform. `alternating`: a prefix and any mixed mask in turn.
+    `mixture` (arXiv 2509.22319): half of the time one switch point (a teacher prefix or suffix), otherwise any
+    mixed mask. `all`: every mixed mask equally often. Or a weight for each possible mask: `{"TSSS": 2, "TTSS": 1}`.
+    Raises InvalidValueError for a mask that has the wrong length, or mixes nothing.
     """
     if n_blocks < 2:
         raise invalid("n_blocks", n_blocks, "at least 2: with one block there is no mixed network")
@@ -61,14 +61,14 @@ def random_masks(n_blocks: int, distribution: MaskDistribution, random: torch.Ge
         return _draw_masks(n_blocks, distribution, random)
     for mask in distribution:
         if len(set(check_mask(mask, n_blocks))) == 1:
-            raise invalid("masks", mask, "mixed masks alone: with one owner there is nothing to mix")
+            raise invalid("masks", mask, "mixed masks only: with one owner there is nothing to mix")
     if not distribution:
         raise invalid("masks", distribution, "a weight for at least one mixed mask")
     return _draw_weighted(distribution, random)
 
 
 def _draw_weighted(weights: Mapping[str, float], random: torch.Generator) -> Iterator[str]:
-    """Each mask as often as its weight says; the order in which they are written down does not matter."""
+    """Draw masks in proportion to their weights; the order in which the weights are given does not matter."""
     masks = sorted(weights)
     shares = torch.tensor([weights[mask] for mask in masks], dtype=torch.double)
     while True:
@@ -76,8 +76,8 @@ def _draw_weighted(weights: Mapping[str, float], random: torch.Generator) -> Ite
 
 
 def _draw_masks(n_blocks: int, distribution: str, random: torch.Generator) -> Iterator[str]:
-    """The generator behind `random_masks`, which checks before the first mask is asked for."""
-    n_mixed = 2**n_blocks - 2  # they are not written down: of 24 blocks they would take gigabytes
+    """The generator behind `random_masks`, which checks its arguments at the call."""
+    n_mixed = 2**n_blocks - 2  # not listed: with 24 blocks they would take gigabytes
     one_switch = [side(k, n_blocks) for k in range(1, n_blocks) for side in (prefix_mask, suffix_mask)]
     prefixes = [prefix_mask(k, n_blocks) for k in range(1, n_blocks)]
     for turn in count():

@@ -1,7 +1,7 @@
-"""Loading orders: which teacher block arrives when, as block numbers from 1 or as the masks on the way.
+"""Loading orders: the order in which teacher blocks arrive, as block numbers from 1 or as the masks on the way.
 
-The best one is found by exact search: what an order can still gain from a mask on depends on that mask alone, not on
-how it came about.
+The best order is found by exact search: what an order can still gain from a given mask depends only on that mask, not
+on how it was reached.
 """
 
 import math
@@ -12,28 +12,28 @@ from itertools import pairwise, takewhile
 from pwl_lab.support.errors import invalid, unknown
 from pwl_lab.swap.masks import all_masks, number_mask
 
-TIE = 1e-12  # areas are shares in [0, 1]; closer than this they differ by rounding alone
+TIE = 1e-12  # areas lie in [0, 1]; closer than this they differ only by rounding
 
 
 def named_orders(n_blocks: int) -> dict[str, list[int]]:
-    """The blocks of each named order as they arrive.
+    """The blocks of each named order, in order of arrival.
 
-    `contiguous` (arXiv 2509.22319): teacher blocks stand in a row from the second one on; the first block arrives last.
-    With two blocks, contiguous equals suffix; with one, all orders are equal.
+    `contiguous` (arXiv 2509.22319): the second block loads first, then the third and so on; the first arrives last.
+    With two blocks, contiguous equals suffix; with one block, all orders are equal.
     """
     blocks = list(range(1, n_blocks + 1))
     return {"prefix": blocks, "suffix": blocks[::-1], "contiguous": blocks[1:] + blocks[:1]}
 
 
 def loading_orders(n_blocks: int) -> dict[str, list[str]]:
-    """The masks that each named order goes through, k = 0..n."""
+    """The masks that each named order passes through, k = 0..n."""
     return {name: masks_on_the_way(blocks) for name, blocks in named_orders(n_blocks).items()}
 
 
 def arrivals(order: Sequence[str]) -> list[int]:
-    """Which block arrives at each step of a loading order, counted from 1: [2, 1] for SS, ST, TT.
+    """The block that arrives at each step of a loading order, counted from 1: [2, 1] for SS, ST, TT.
 
-    Raises InvalidValueError unless the order goes from all-student to all-teacher, one block at a time.
+    Raises InvalidValueError unless the order leads from all-student to all-teacher, one block at a time.
     """
     blocks = [
         block
@@ -42,7 +42,7 @@ def arrivals(order: Sequence[str]) -> list[int]:
         if letters == ("S", "T")
     ]
     if sorted(blocks) != list(range(1, len(order))) or masks_on_the_way(blocks) != list(order):
-        raise invalid("order", list(order), "masks from all-student to all-teacher, one block more at each step")
+        raise invalid("order", list(order), "masks from all-student to all-teacher, with one more block at each step")
     return blocks
 
 
@@ -57,9 +57,9 @@ def masks_on_the_way(blocks: Sequence[int]) -> list[str]:
 
 
 def arrivals_of(order: str | Sequence[int], n_blocks: int) -> list[int]:
-    """The blocks of an order given by name (`prefix`, `suffix`, `contiguous`), as `2-1-3` or as block numbers.
+    """The blocks of an order given by name (`prefix`, `suffix`, `contiguous`), as `2-1-3`, or as block numbers.
 
-    Raises UnknownNameError for another name and InvalidValueError for numbers that do not fit.
+    Raises UnknownNameError for any other name and InvalidValueError unless each block is named once.
     """
     if isinstance(order, str):
         named = named_orders(n_blocks)
@@ -69,40 +69,40 @@ def arrivals_of(order: str | Sequence[int], n_blocks: int) -> list[int]:
             raise unknown("order", order, [*named, "best"])
         order = [int(block) for block in order.split("-") if block]
     if sorted(order) != list(range(1, n_blocks + 1)):
-        raise invalid("order", list(order), f"each of the blocks 1 to {n_blocks} once")
+        raise invalid("order", list(order), f"each of the blocks 1 to {n_blocks} exactly once")
     return list(order)
 
 
 def search_order(accuracy: Mapping[str, float], cost: Sequence[float], pick: Callable[..., float] = max) -> list[str]:
     """The masks, k = 0..n, of the order that `pick` (max or min) prefers by area: exact over all n! orders.
 
-    While a block is on its way the mask before it predicts: the area is the sum over steps of
-    accuracy(mask before) * cost(block) / total cost. Dynamic programming over the 2^n masks, n * 2^(n-1) steps (an index
-    holds the masks of 19 blocks at most, which take some seconds). Of orders whose areas agree to rounding the one with
-    the earlier block first is taken. Raises InvalidValueError at once for a mask that is missing, and for costs that are
-    negative or all 0.
+    While a block is loading, the mask before it predicts, so the area is the sum over steps of
+    accuracy(mask before) * cost(block) / total cost. Dynamic programming over the 2^n masks takes n * 2^(n-1) steps (an
+    index holds the masks of at most 19 blocks, which take a few seconds). If areas agree up to rounding, the order that
+    loads the earlier block first wins. Raises InvalidValueError for a missing mask, and for costs that are negative or
+    all 0.
 
     Arguments:
-    - `accuracy`: of every mask.
-    - `cost`: what each block takes to arrive, in bytes or seconds.
+    - `accuracy`: the accuracy of every mask.
+    - `cost`: the cost of loading each block, in bytes or seconds.
     - `pick`: `max` for the best order, `min` for the worst.
     """
     n_blocks = len(cost)
     if missing := first_missing(accuracy, n_blocks):
         raise invalid("accuracy", f"without {missing}", f"each of the 2^{n_blocks} masks of {n_blocks} blocks")
     if min(cost) < 0 or sum(cost) <= 0:
-        raise invalid("cost", list(cost), "numbers from 0, not all of them 0")
+        raise invalid("cost", list(cost), "numbers from 0, at least one above 0")
     total = sum(cost)
-    masks = all_masks(n_blocks)  # a mask's index in this list is the number that it spells, T for 1
+    masks = all_masks(n_blocks)  # a mask's index in this list is the mask read in binary, T for 1
     steps = [(1 << n_blocks - block, cost[block - 1]) for block in range(1, n_blocks + 1)]
 
     def continuations(number: int) -> list[tuple[float, int]]:
-        """The area from this mask on, for each mask with one block more that may come next."""
+        """The area from this mask on, for each possible next mask."""
         here = accuracy[masks[number]]
         return [(here * each / total + ahead[number | bit], number | bit) for bit, each in steps if not number & bit]
 
     ahead = [0.0] * len(masks)
-    for number in reversed(range(len(masks) - 1)):  # a mask stands before all that have blocks more
+    for number in reversed(range(len(masks) - 1)):  # a mask comes before all masks that contain its blocks
         ahead[number] = pick(area for area, _ in continuations(number))
     order = [0]
     while order[-1] != len(masks) - 1:
@@ -111,7 +111,7 @@ def search_order(accuracy: Mapping[str, float], cost: Sequence[float], pick: Cal
 
 
 def first_missing(accuracy: Mapping[str, float], n_blocks: int) -> str | None:
-    """The first mask of `n_blocks` blocks that the table does not have; the time goes with the table's length."""
+    """The first mask of `n_blocks` blocks that is not in the table; the time is linear in the table's length."""
     letters = (number_mask(number, n_blocks) for number in range(min(2**n_blocks, len(accuracy) + 1)))
     return next((mask for mask in letters if mask not in accuracy), None)
 
@@ -121,16 +121,16 @@ def best_mask(
 ) -> str:
     """The mask to run while teacher blocks arrive.
 
-    If nothing is missed, or each missed block has another copy (int8 or float32) that arrived, run all arrived blocks.
+    If no block is missed, or each missed block has another copy (int8 or float32) that arrived, run all arrived blocks.
     Otherwise run the most accurate mask in `accuracy` that uses only arrived blocks; break ties by more teacher blocks,
     then by loading order. The longest arrived prefix of `order` is always a candidate; if its accuracy is unknown, use
-    that of the longest known shorter prefix. The time goes with the length of `accuracy`, not with 2^n.
+    that of the longest known shorter prefix. The time is linear in the length of `accuracy`, not in 2^n.
 
     Arguments:
     - `order`: every block, from 1, in the order in which they are loaded.
     - `arrived`: the blocks that can run.
-    - `missed`: the blocks of which a copy could not be loaded, for good.
-    - `accuracy`: of the masks that are known; some may be missing.
+    - `missed`: the blocks of which a copy is permanently unavailable.
+    - `accuracy`: the known accuracies of masks; some may be missing.
     """
     n_blocks, there = len(order), set(arrived)
     if set(missed) <= there:

@@ -1,7 +1,7 @@
-"""PWL training (arXiv 2509.22319): student and converters beside a frozen teacher.
+"""PWL training (arXiv 2509.22319): the student and the converters are trained with a frozen teacher.
 
-Beside the student's own loss there are three terms. `sync`: a converted hidden state should match the other network's.
-`recon`: converting there and back should give the same state. `cross`: a mixed network's logits should match the teacher's.
+Three terms are added to the student's own loss. `sync`: a converted hidden state should match the other network's.
+`recon`: converting there and back should give the same state. `cross`: a mixed network should predict like the teacher.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ from pwl_lab.training import Learner, Losses, TrainedModel, predict
 
 @dataclass(frozen=True)
 class Boundary:
-    """The states of both networks behind one block (counted from 1), and what the converters there make of them."""
+    """The states of both networks after one block (counted from 1), and the same states converted."""
 
     number: int
     teacher: Float[Tensor, "batch c_t *positions"]
@@ -44,7 +44,7 @@ class Boundary:
 def make_boundaries(
     converters: Converters, teacher_states: Sequence[Tensor], student_states: Sequence[Tensor]
 ) -> list[Boundary]:
-    """Every boundary between two blocks, first to last. All terms of PWL need these conversions: they are made once."""
+    """All boundaries between blocks, first to last. Every PWL term needs the conversions: they are computed once."""
     pairs = list(zip(teacher_states, student_states, strict=True))[:-1]
     return [
         Boundary(number, teacher, student, converters.encode(teacher, number), converters.decode(student, number))
@@ -56,19 +56,19 @@ def make_boundaries(
 def feature_distance(
     ours: Float[Tensor, "batch channels *positions"], target: Float[Tensor, "batch channels *positions"]
 ) -> Float[Tensor, ""]:
-    """Mean squared error plus one minus the cosine of the flattened features: 0 for equal ones (1 where one is all zero)."""
+    """Mean squared error plus one minus the cosine of the flattened features; 0 if equal (1 if both are all zero)."""
     cosine = F.cosine_similarity(ours.flatten(1), target.flatten(1), dim=1, eps=1e-6)  # (batch)
     return F.mse_loss(ours, target) + 1 - cosine.mean()
 
 
 def sync_loss(boundaries: Sequence[Boundary]) -> Float[Tensor, ""]:
-    """Each network's state, converted, against the other's; averaged over the boundaries."""
+    """The distance of each network's converted state from the other's state, averaged over the boundaries."""
     terms = [feature_distance(b.encoded, b.student) + feature_distance(b.decoded, b.teacher) for b in boundaries]
     return torch.stack(terms).mean()
 
 
 def recon_loss(converters: Converters, boundaries: Sequence[Boundary]) -> Float[Tensor, ""]:
-    """Each state against itself, converted there and back; averaged over the boundaries."""
+    """The distance of each state from itself converted there and back, averaged over the boundaries."""
     terms = [
         feature_distance(converters.decode(b.encoded, b.number), b.teacher)
         + feature_distance(converters.encode(b.decoded, b.number), b.student)
@@ -81,15 +81,15 @@ def recon_loss(converters: Converters, boundaries: Sequence[Boundary]) -> Float[
 def mixed_logits(
     net: SwapNet, boundaries: Sequence[Boundary], wanted: Sequence[tuple[int, str]], groups: int
 ) -> list[Float[Tensor, "_ classes"]]:
-    """Logits of each wanted (group, mask) for the samples of that group, one mask after the other.
+    """The logits of each wanted (group, mask) for the samples of that group, one mask after the other.
 
-    The blocks before a mask's first change of owner are not run again: their states are known.
+    The blocks before a mask's first change of owner are not run again, because their states are known.
 
     Arguments:
     - `net`: runs the rest of each mask.
     - `boundaries`: the states of both networks for the whole batch.
-    - `wanted`: the group's number, from 0, and a mask with both letters.
-    - `groups`: how many parts the batch is cut into (by `Tensor.chunk`).
+    - `wanted`: pairs of a group number, from 0, and a mask with both letters.
+    - `groups`: how many groups the batch is split into (by `Tensor.chunk`).
     """
     found = []
     for group, mask in wanted:
@@ -111,11 +111,11 @@ def cross_loss(
 
     Arguments:
     - `net`: the pair.
-    - `boundaries`: the states of both networks for the batch, see `make_boundaries`.
+    - `boundaries`: the states of both networks for the batch (see `make_boundaries`).
     - `masks`: each with both letters.
-    - `teacher_logits`: of the whole batch.
-    - `temperature`: of the soft loss.
-    - `groups`: how many parts the batch is cut into (by `Tensor.chunk`); they take the masks in turn, round after round.
+    - `teacher_logits`: the teacher's logits for the whole batch.
+    - `temperature`: the temperature of the soft loss.
+    - `groups`: how many groups the batch is split into (by `Tensor.chunk`); the masks are assigned to them in turn.
     """
     targets = teacher_logits.chunk(groups)
     wanted = [(turn % len(targets), mask) for turn, mask in enumerate(masks)]
@@ -127,26 +127,26 @@ def cross_loss(
 
 @dataclass(frozen=True)
 class Pass:
-    """A batch, and what both networks of a pair make of it."""
+    """A batch and the activations of both networks for it."""
 
     batch: Batch
     teacher: Activations
     student: Activations
 
 
-# The student's own loss at a step (from 0): the named terms, as they are, and what is minimised.
+# The student's own loss at a step (from 0): the named terms, unweighted, and the value to minimise.
 StudentObjective = Callable[[Pass, int], tuple[Losses, Float[Tensor, ""]]]
 
 
 @dataclass(frozen=True)
 class HardAndSoft:
-    """`alpha * hard + (1 - alpha) * soft` (arXiv 2509.22319); the temperature is that of the soft loss."""
+    """`alpha * hard + (1 - alpha) * soft` (arXiv 2509.22319); the temperature applies to the soft loss."""
 
     alpha: float
     temperature: float
 
     def __call__(self, seen: Pass, step: int) -> tuple[Losses, Float[Tensor, ""]]:
-        """Terms `hard` and `soft`; one of weight 0 is not computed."""
+        """The terms `hard` and `soft`; a term with weight 0 is not computed."""
         terms: Losses = {}
         if self.alpha > 0:
             terms["hard"] = F.cross_entropy(seen.student.logits, seen.batch.labels)
@@ -157,9 +157,9 @@ class HardAndSoft:
 
 
 class FollowCurriculum:
-    """The current stage of a curriculum, on the teacher states that the pair's training computes anyway.
+    """The loss of a curriculum's current stage, from the teacher states that pair training computes anyway.
 
-    As in a cohort (`pwl_lab.distill.students`) a stage on the hidden state of block i trains the layers up to it.
+    As in a cohort (`pwl_lab.distill.students`), a stage on the hidden state of block i trains the layers up to it.
     """
 
     def __init__(
@@ -175,9 +175,9 @@ class FollowCurriculum:
 
         Arguments:
         - `curriculum`: the stages.
-        - `teacher`: with the checkpoints that the stages ask for.
-        - `student_shapes`: of the student's hidden states (`BlockNet.state_shapes`).
-        - `task`, `seed`, `device`: of the inputs on which the projections are centred and scaled.
+        - `teacher`: a trained teacher with the checkpoints that the stages need.
+        - `student_shapes`: the shapes of the student's hidden states (`BlockNet.state_shapes`).
+        - `task`, `seed`, `device`: for the inputs on which the projections are centred and scaled.
         """
         self.curriculum = curriculum.for_blocks(len(student_shapes))
         if any(stage.trains == "block" for stage in self.curriculum.stages):
@@ -195,11 +195,11 @@ class FollowCurriculum:
 
 
 class PairLossConfig(Frozen):
-    """How a pair is trained: the weights of the five loss terms (the defaults are the paper's), and (ours) how the cross
-    loss is computed, which converters there are and how fast they learn, and when the terms reach the student.
+    """How a pair is trained: the weights of the five loss terms (the defaults are the paper's) and, our additions, how
+    the cross loss is computed, where converters are placed, their learning rate, and when the terms reach the student.
     """
 
-    alpha: float = Field(0.4, ge=0.0, le=1.0, description="share of the hard loss; the soft loss has the rest")
+    alpha: float = Field(0.4, ge=0.0, le=1.0, description="weight of the hard loss; the soft loss has the rest")
     temperature: float = Field(2.0, gt=0.0, description="of the soft and the cross loss")
     sync: float = Field(1.0, ge=0.0, description="weight of the synchronisation loss")
     recon: float = Field(1.0, ge=0.0, description="weight of the reconstruction loss")
@@ -207,7 +207,7 @@ class PairLossConfig(Frozen):
     masks: MaskDistribution = Field("all", description="how the cross loss draws its swap masks")
     cross_passes: int = Field(2, ge=1, le=16, description="passes of the batch through mixed networks, per step")
     cross_groups: int = Field(
-        4, ge=1, le=64, description="groups that each pass splits its batch into, each with a mask of its own"
+        4, ge=1, le=64, description="groups that each pass splits its batch into, each with its own mask"
     )
     converters: Literal["always", "if_different"] = Field(
         "always", description="a converter at every boundary, or only where the channels differ"
@@ -216,15 +216,15 @@ class PairLossConfig(Frozen):
         0.6,
         ge=0.0,
         le=1.0,
-        description="from this share of the training on, the student's batch norms keep their statistics",
+        description="fraction of the training after which the student's batch-norm statistics are frozen",
     )
-    converter_lr: float = Field(1.0, gt=0.0, description="learning rate of the converters, as a share of the student's")
+    converter_lr: float = Field(1.0, gt=0.0, description="learning rate of the converters, relative to the student's")
     student_joins_at: float = Field(
         0.0,
         ge=0.0,
         le=1.0,
-        description="the share of the training from which on sync, recon and cross reach the student; before it they "
-        "train the converters alone",
+        description="fraction of the training after which sync, recon and cross also train the student; before it "
+        "they train only the converters",
     )
 
 
@@ -235,7 +235,7 @@ def inference_teacher(teacher: BlockNet) -> BlockNet:
 
 
 class PairLearner(Learner):
-    """Student and converters of a `SwapNet`; every term of its loss is named."""
+    """Trains the student and the converters of a `SwapNet`, with named loss terms."""
 
     def __init__(
         self,
@@ -246,15 +246,15 @@ class PairLearner(Learner):
         steps: int,
         objective: StudentObjective | None = None,
     ) -> None:
-        """Raises InvalidValueError for masks that do not fit the net.
+        """Raises InvalidValueError for masks that do not fit the network.
 
         Arguments:
-        - `net`: its student and converters are trained.
+        - `net`: the pair; its student and converters are trained.
         - `config`: weights and options of the loss.
-        - `validation`: what the accuracies in the history are measured on.
-        - `seed`: of the stream of cross masks.
-        - `steps`: the plan's length.
-        - `objective`: what the student learns for itself; hard and soft loss unless given.
+        - `validation`: the data for the accuracies in the history.
+        - `seed`: the seed of the cross-loss masks.
+        - `steps`: the length of the plan.
+        - `objective`: the student's own loss; by default the hard and the soft loss.
         """
         self.freeze_norm_from = config.freeze_norm_at * steps
         self.student_joins_from, self.joined = config.student_joins_at * steps, config.student_joins_at == 0
@@ -264,14 +264,14 @@ class PairLearner(Learner):
         self.objective = objective or HardAndSoft(config.alpha, config.temperature)
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
-        """Student and converters, each with its own learning rate; nothing of the teacher."""
+        """The parameters of student and converters, each with their own learning rate; none of the teacher's."""
         return [
             {"params": list(self.net.student.parameters()), "lr": lr},
             {"params": list(self.net.converters.parameters()), "lr": lr * self.config.converter_lr},
         ]
 
     def clip_gradients(self, largest: float, optimiser: torch.optim.Optimizer) -> None:
-        """Student and converters as one; before PWL joins the student, each alone, so that nothing of it reaches the student."""
+        """Clip student and converters together, or separately as long as the PWL terms must not reach the student."""
         if self.joined:
             super().clip_gradients(largest, optimiser)
             return
@@ -279,7 +279,7 @@ class PairLearner(Learner):
             nn.utils.clip_grad_norm_(group["params"], largest)
 
     def losses(self, batch: Batch, step: int) -> Losses:
-        """The student's own terms (`hard` and `soft`), `sync`, `recon`, `cross` as they are, and `total` with weights."""
+        """The student's own terms, `sync`, `recon` and `cross`, all unweighted, and the weighted `total`."""
         net = self.net.train()
         if step >= self.freeze_norm_from:
             net.student_norms(training=False)
@@ -300,7 +300,7 @@ class PairLearner(Learner):
         return terms | mixed | {"total": total}
 
     def _mixed_terms(self, seen: Pass) -> Losses:
-        """`sync`, `recon` and `cross`. One of weight 0 is not computed: an ablation should show what that saves."""
+        """`sync`, `recon` and `cross`. A term with weight 0 is not computed: an ablation shows what that saves."""
         config, terms = self.config, {}
         boundaries = make_boundaries(self.net.converters, seen.teacher.states, seen.student.states)
         if config.sync:
@@ -315,5 +315,5 @@ class PairLearner(Learner):
         return terms
 
     def evaluate(self, step: int) -> list[dict[str, Any]]:
-        """`accuracy` of the student on the validation split."""
+        """The student's `accuracy` on the validation split."""
         return [{"accuracy": accuracy(predict(self.net.student, self.validation.inputs), self.validation.labels)}]

@@ -1,9 +1,9 @@
 """`SwapNet`: teacher, student and converters as one network that runs under any swap mask (arXiv 2509.22319).
 
-The stem goes with block 1's owner, the head with block n's. Per boundary between blocks there is
-one `encoder` (teacher channels -> student channels) and one `decoder` (student -> teacher); they act on channels alone, the
-same linear map at every position, and are applied only where the owner changes. With the mask all `T` the network *is* the
-teacher and with all `S` the student, bit for bit.
+The stem belongs to the owner of block 1, the head to the owner of block n. At each boundary between blocks there is an
+`encoder` (teacher channels -> student channels) and a `decoder` (student -> teacher). They act only on channels, with
+the same linear map at every position, and are applied only where the owner changes. With the mask all `T` the network
+*is* the teacher, and with all `S` the student, bit for bit.
 """
 
 import copy
@@ -25,10 +25,10 @@ class ChannelMap(nn.Module):
     """One learned linear map over dimension 1 of (batch, channels, *positions), the same at every position."""
 
     def __init__(self, in_channels: int, out_channels: int, position_dims: int) -> None:
-        """`position_dims` is how many dimensions follow the channels: 0 for units, 1 for tokens, 2 for images."""
+        """`position_dims` is the number of dimensions after the channels: 0 for units, 1 for tokens, 2 for images."""
         super().__init__()
         if position_dims not in (0, 1, 2):
-            raise invalid("position_dims", position_dims, "0, 1 or 2 dimensions behind the channels")
+            raise invalid("position_dims", position_dims, "0, 1 or 2 dimensions after the channels")
         layer = nn.Conv2d(in_channels, out_channels, 1) if position_dims == 2 else nn.Linear(in_channels, out_channels)
         self.map = layer
 
@@ -37,13 +37,13 @@ class ChannelMap(nn.Module):
         if isinstance(self.map, nn.Conv2d):
             converted: Tensor = self.map(state)
             return converted
-        # Tokens lie channels last in memory: a linear layer copies nothing, a Conv1d would.
+        # Tokens are stored channels last: a linear layer copies nothing, a Conv1d would.
         converted = self.map(state.movedim(1, -1))  # (batch, *positions, c_out)
         return converted.movedim(-1, 1)
 
 
 class Converters(nn.Module):
-    """Encoder and decoder for each of the `n-1` boundaries between blocks; boundary `i` lies behind block `i` (from 1)."""
+    """An encoder and a decoder for each of the `n-1` boundaries; boundary `i` follows block `i` (from 1)."""
 
     def __init__(
         self,
@@ -51,12 +51,12 @@ class Converters(nn.Module):
         student_shapes: Sequence[tuple[int, ...]],
         placement: Literal["always", "if_different"] = "always",
     ) -> None:
-        """Raises InvalidValueError where block counts or positions differ, see `check_shapes`.
+        """Raises InvalidValueError if block counts or positions differ (see `check_shapes`).
 
         Arguments:
-        - `teacher_shapes`, `student_shapes`: of the hidden states without the batch, one per block
+        - `teacher_shapes`, `student_shapes`: the shapes of the hidden states without the batch, one per block
           (`BlockNet.state_shapes`).
-        - `placement`: `if_different` puts the identity where the channels agree.
+        - `placement`: with `if_different`, the converter is the identity where the channels agree.
         """
         super().__init__()
         check_shapes(teacher_shapes, student_shapes)
@@ -83,7 +83,7 @@ class Converters(nn.Module):
 def check_shapes(teacher_shapes: Sequence[tuple[int, ...]], student_shapes: Sequence[tuple[int, ...]]) -> None:
     """Raise InvalidValueError unless the two networks can be joined at every boundary.
 
-    A converter changes channels; it cannot mend another number of blocks or positions (resolution, tokens).
+    A converter changes channels; it cannot change the number of blocks or the positions (resolution, tokens).
     """
     if len(teacher_shapes) != len(student_shapes):
         raise invalid(
@@ -92,20 +92,20 @@ def check_shapes(teacher_shapes: Sequence[tuple[int, ...]], student_shapes: Sequ
     for boundary, (t, s) in enumerate(zip(teacher_shapes, student_shapes, strict=True), start=1):
         if t[1:] != s[1:] and boundary < len(teacher_shapes):
             raise invalid(
-                f"student state behind block {boundary}",
+                f"student state after block {boundary}",
                 s,
-                f"the teacher's positions {t[1:]} (channels may differ, resolution and tokens may not)",
+                f"the teacher's positions {t[1:]} (channels may differ; resolution and tokens may not)",
             )
 
 
 def _channel_map(before: tuple[int, ...], after: tuple[int, ...], placement: str) -> nn.Module:
-    """The converter between states of these shapes: the identity where none is wanted."""
+    """The converter between states of these shapes; the identity if none is needed."""
     if placement == "if_different" and before[0] == after[0]:
         return nn.Identity()
     return ChannelMap(before[0], after[0], position_dims=len(before) - 1)
 
 
-# A block may change channels and positions: what goes in and what comes out are named apart.
+# A block may change channels and positions, so its input and its output have separate names.
 State = Float[Tensor, "batch channels *positions"]
 NextState = Float[Tensor, "batch next_channels *next_positions"]
 
@@ -120,13 +120,13 @@ class SwapNet(nn.Module):
         input_shape: Sequence[int],
         placement: Literal["always", "if_different"] = "always",
     ) -> None:
-        """Raises InvalidValueError where the two networks cannot be joined (block counts, resolutions).
+        """Raises InvalidValueError if the two networks cannot be joined (block counts, resolutions).
 
         Arguments:
         - `teacher`: frozen from here on.
-        - `student`: as many blocks as the teacher, of the same resolutions.
-        - `input_shape`: of one sample.
-        - `placement`: converters at every boundary, or only where the channels differ.
+        - `student`: has as many blocks as the teacher, with the same resolutions.
+        - `input_shape`: the shape of one sample.
+        - `placement`: whether there are converters at every boundary, or only where the channels differ.
         """
         super().__init__()
         converters = Converters(teacher.state_shapes(input_shape), student.state_shapes(input_shape), placement)
@@ -136,17 +136,17 @@ class SwapNet(nn.Module):
 
     @property
     def n_blocks(self) -> int:
-        """How many blocks can be swapped."""
+        """The number of blocks that can be swapped."""
         return self.teacher.n_blocks
 
     def train(self, mode: bool = True) -> Self:
-        """Student and converters follow `mode`; the teacher stays in eval mode, so that none of its buffers ever changes."""
+        """Set the mode of student and converters; the teacher stays in eval mode, so that its buffers never change."""
         super().train(mode)
         self.teacher.eval()
         return self
 
     def owner(self, letter: str) -> BlockNet:
-        """The network a mask letter stands for."""
+        """The network that a mask letter stands for."""
         return self.teacher if letter == "T" else self.student
 
     def enter(self, inputs: Float[Tensor, "batch *shape"], letter: str) -> State:
@@ -156,38 +156,38 @@ class SwapNet(nn.Module):
         return state
 
     def advance(self, state: State, boundary: int, before: str, after: str) -> NextState:
-        """From the hidden state of block `boundary` (owned by `before`) through the next block (owned by `after`)."""
+        """Run the next block (owned by `after`) on the hidden state of block `boundary` (owned by `before`)."""
         state = self.convert(state, boundary, before, after)  # (batch, channels of `after`, *positions)
         advanced: Tensor = self.owner(after).blocks[boundary](state)
         return advanced
 
     def convert(self, state: State, boundary: int, before: str, after: str) -> NextState:
-        """The hidden state of block `boundary` (owned by `before`) as the next block (owned by `after`) expects it."""
+        """Convert the hidden state of block `boundary` (owned by `before`) for the next block (owned by `after`)."""
         if before == after:
             return state
         return (self.converters.encode if before == "T" else self.converters.decode)(state, boundary)
 
     def forward(self, inputs: Float[Tensor, "batch *shape"], mask: str) -> Float[Tensor, "batch classes"]:
-        """Logits of the network that `mask` describes."""
+        """The logits of the network that `mask` describes."""
         check_mask(mask, self.n_blocks)
         return self.run_from(self.enter(inputs, mask[0]), 1, mask)
 
     def run_from(self, state: State, done: int, mask: str) -> Float[Tensor, "batch classes"]:
-        """Go on from the hidden state of block `done` (of its owner in `mask`, counted from 1) to the logits."""
+        """Continue from the hidden state of block `done` (counted from 1, of its owner in `mask`) to the logits."""
         for boundary in range(done, self.n_blocks):
             state = self.advance(state, boundary, mask[boundary - 1], mask[boundary])
         logits: Tensor = self.owner(mask[-1]).head(state)
         return logits
 
     def with_teacher(self, teacher: BlockNet) -> Self:
-        """This net with another teacher; student and converters are the same objects."""
+        """This network with another teacher; student and converters are the same objects."""
         other = copy.copy(self)
         other._modules = self._modules.copy()
         other.teacher = teacher
         return other
 
     def student_norms(self, training: bool) -> list[nn.Module]:
-        """Put the student's batch norms into training or eval mode; the ones that this changed."""
+        """Put the student's batch norms into training or eval mode; return those that changed."""
         kind = nn.modules.batchnorm._BatchNorm
         changed: list[nn.Module] = [m for m in self.student.modules() if isinstance(m, kind) and m.training != training]
         for norm in changed:
@@ -196,10 +196,10 @@ class SwapNet(nn.Module):
 
     @contextmanager
     def student_on_running_statistics(self) -> Iterator[None]:
-        """Inside, the student's batch norms use their running statistics, as at test time, and leave them alone.
+        """A context in which the student's batch norms use their running statistics and do not update them.
 
-        A batch norm that sees its own student's features in one pass and converted teacher features in the next keeps
-        one set of running statistics for both, and fits neither: mixed passes therefore run like this.
+        A batch norm that sees the student's own features in one pass and converted teacher features in the next would
+        average both into one set of running statistics that fits neither. Mixed passes therefore run in this context.
         """
         changed = self.student_norms(training=False)
         try:
@@ -210,7 +210,7 @@ class SwapNet(nn.Module):
 
     @contextmanager
     def student_left_alone(self) -> Iterator[None]:
-        """Inside, what is computed sends no gradient to the student's weights; what was computed before still does."""
+        """A context in which new computations send no gradient to the student's weights; earlier ones still do."""
         learning = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
         self.student.requires_grad_(False)
         try:
@@ -222,12 +222,12 @@ class SwapNet(nn.Module):
 
 @torch.no_grad()
 def mask_logits(net: SwapNet, inputs: Float[Tensor, "batch *shape"], masks: Sequence[str]) -> dict[str, Tensor]:
-    """Logits of every mask, [batch, classes] each, in eval mode. Raises InvalidValueError for a word that is no mask.
+    """The logits of every mask, [batch, classes] each, in eval mode. Raises InvalidValueError for an invalid mask.
 
     Arguments:
-    - `net`: the pair; its mode is put back afterwards.
-    - `inputs`: of the task.
-    - `masks`: in the order of the result.
+    - `net`: the pair; it returns to its previous mode afterwards.
+    - `inputs`: inputs of the task.
+    - `masks`: the masks, in the order of the result.
     """
     for mask in masks:
         check_mask(mask, net.n_blocks)
@@ -237,5 +237,5 @@ def mask_logits(net: SwapNet, inputs: Float[Tensor, "batch *shape"], masks: Sequ
 
 @sped_up_by(mixing.run_masks)
 def run_masks(net: SwapNet, inputs: Float[Tensor, "batch *shape"], masks: Sequence[str]) -> dict[str, Tensor]:
-    """Logits of every mask, one after the other."""
+    """The logits of every mask, computed one after the other."""
     return {mask: net(inputs, mask) for mask in masks}

@@ -1,7 +1,7 @@
-"""The `Task` protocol, what a trainer, a distiller and a loader need to know of a task, and the checks that hold it to that.
+"""The `Task` protocol (what training, distillation and loading need to know about a task) and checks that enforce it.
 
-Public entrances check types, shapes, ranges and devices before they compute anything. Torch would compute with most of
-what is wrong: it normalises images twice, wraps bytes with a sign around, compares labels of another type with nothing.
+Public functions check types, shapes, ranges and devices before they compute anything. PyTorch itself accepts many
+mistakes without an error: images normalised twice, signed bytes that wrap around, labels of the wrong type.
 """
 
 import inspect
@@ -30,12 +30,12 @@ class Batch:
         return Batch(self.inputs.to(device), self.labels.to(device))
 
     def __len__(self) -> int:
-        """How many samples it holds."""
+        """The number of samples."""
         return self.labels.shape[0]
 
 
 class Normalisation(NamedTuple):
-    """How bytes (0 to 255) become inputs: `(value / 255 - mean) / std`, per channel."""
+    """How bytes (0 to 255) are turned into inputs: `(value / 255 - mean) / std`, per channel."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -43,23 +43,23 @@ class Normalisation(NamedTuple):
 
 @runtime_checkable
 class Task(Protocol):
-    """A classification task. `batches` never ends; `split` is the same at every call.
+    """A classification task. `batches` never ends; `split` returns the same samples at every call.
 
-    A bundle keeps `class_names` and `normalisation`, so that a program that loads it can read its answers and
-    prepare raw images. A class derived from `Task` may leave both out.
+    A bundle stores `class_names` and `normalisation`, so that a program that loads it can name the predicted classes
+    and prepare raw images. A subclass of `Task` may leave both out.
     """
 
     name: str
     input_shape: tuple[int, ...]
     n_classes: int
     class_names: tuple[str, ...] = ()  # in the order of the class indices; empty: the classes have no names
-    normalisation: Normalisation | None = None  # None: samples go into a network as they are
+    normalisation: Normalisation | None = None  # None: the inputs are not normalised
 
     def batches(self, seed: int, batch_size: int, device: str = "cpu", role: str = TEACHER) -> Iterator[Batch]:
-        """Training batches without end, from the named streams of `seed` as `role` draws them.
+        """An endless stream of training batches, drawn from the random streams of `seed` for `role`.
 
-        `role` says who trains (`teacher`, `student`, `pair`, `calibration`). Hand it on to every generator, such as
-        `generator(seed, "data", role)`: otherwise a student is trained on the samples that its teacher saw.
+        `role` says what the batches are for (`teacher`, `student`, `pair`, `calibration`). Pass it to every generator,
+        as in `generator(seed, "data", role)`; otherwise a student is trained on the samples its teacher saw.
         """
         ...
 
@@ -68,38 +68,38 @@ class Task(Protocol):
         ...
 
     def fingerprint(self) -> dict[str, Any]:
-        """All that determines the data, as JSON values: part of every key in the store."""
+        """Everything that determines the data, as JSON values: part of every key in the store."""
         ...
 
 
 def class_names_of(task: Task) -> tuple[str, ...]:
-    """The names of the classes, the default where a class that is not derived from `Task` says nothing of them.
+    """The class names of `task`, or the default if it is not a subclass of `Task` and does not define any.
 
-    Raises InvalidValueError unless there are none or `task.n_classes`.
+    Raises InvalidValueError unless there are none or `task.n_classes` of them.
     """
     names = tuple(getattr(task, "class_names", Task.class_names))
     if names and len(names) != task.n_classes:
-        raise invalid("class_names", names, f"a name for each of {task.n_classes} classes, or none at all")
+        raise invalid("class_names", names, f"a name for each of the {task.n_classes} classes, or none at all")
     return names
 
 
 def normalisation_of(task: Task) -> Normalisation | None:
-    """How the inputs are normalised, the default where a class that is not derived from `Task` says nothing of it.
+    """The normalisation of `task`, or the default if it is not a subclass of `Task` and does not define one.
 
-    Raises InvalidValueError unless that is None or one mean and one standard deviation per channel.
+    Raises InvalidValueError unless it is None or has one mean and one standard deviation per channel.
     """
     found = getattr(task, "normalisation", Task.normalisation)
     if found is not None and [len(part) for part in found] != [task.input_shape[0]] * 2:
         raise invalid(
-            "normalisation", found, f"a mean and a standard deviation for each of {task.input_shape[0]} channels"
+            "normalisation", found, f"a mean and a standard deviation for each of the {task.input_shape[0]} channels"
         )
     return found if found is None else Normalisation(*map(tuple, found))
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Share of samples whose largest logit is the label's, in [0, 1]: logits [batch, classes], labels [batch].
+    """The fraction of samples whose largest logit is the label's: logits [batch, classes], labels [batch].
 
-    Raises InvalidValueError for other shapes or no sample: torch would compare each with each.
+    Raises InvalidValueError for other shapes (PyTorch would broadcast them) or an empty batch.
     """
     if logits.dim() != 2 or logits.shape[:1] != labels.shape or not len(labels):
         found = f"{list(logits.shape)} and {list(labels.shape)}"
@@ -108,28 +108,28 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
 
 
 def batches_of(task: Task, seed: int, batch_size: int, device: str, role: str = TEACHER) -> Iterator[Batch]:
-    """`task.batches` as `role` draws them, the first one checked.
+    """`task.batches` for `role`, with the first batch checked.
 
-    Raises InvalidValueError where the task does not take a role, or gives what it does not promise.
+    Raises InvalidValueError if the task does not take a role, or if its batch does not match its own description.
     """
-    class_names_of(task), normalisation_of(task)  # asked for once a pair has been trained: too late to be wrong
+    class_names_of(task), normalisation_of(task)  # needed only after a pair is trained, but an error should come now
     known = inspect.signature(task.batches).parameters.values()
     takes_role = any(one.name == "role" or one.kind is one.VAR_KEYWORD for one in known)
     if role != TEACHER and not takes_role:
         taken = ", ".join(one.name for one in known)
-        allowed = "a method that takes a `role`, too: see pwl_lab.tasks.base.Task"
+        allowed = "a method that also takes a `role`: see pwl_lab.tasks.base.Task"
         raise invalid(f"{type(task).__name__}.batches", f"({taken})", allowed)
     batches = iter(task.batches(seed, batch_size, device, **({"role": role} if takes_role else {})))
     return chain([_checked(next(batches, None), task, device, f"{type(task).__name__}.batches")], batches)
 
 
 def split_of(task: Task, name: str, device: str) -> Batch:
-    """`task.split(name)`, checked. Raises InvalidValueError where it is not what the task promises."""
+    """`task.split(name)`, checked. Raises InvalidValueError if it does not match the task's own description."""
     return _checked(task.split(name, device), task, device, f"split {name} of {type(task).__name__}")
 
 
 def _checked(batch: object, task: Task, device: str, what: str) -> Batch:
-    """The batch, or InvalidValueError where it is not what `task` promises; `what` says where it comes from."""
+    """Return the batch, or raise InvalidValueError if it does not match `task`; `what` says where it comes from."""
     if not isinstance(batch, Batch):
         raise invalid(what, type(batch).__name__, "a Batch of inputs and labels")
     _check_device(what, batch.inputs, device)
@@ -152,7 +152,7 @@ def check_inputs(
 ) -> None:
     """Raise InvalidValueError unless `inputs` are finite floats of shape [batch, *shape] (None: any sample).
 
-    With `net` they are of its type and on its device, too.
+    With `net`, they must also have its type and be on its device.
     """
     wanted = "[batch, ...]" if shape is None else f"[batch, {', '.join(map(str, shape))}]"
     weight = next(net.parameters(), None) if net is not None else None
@@ -183,7 +183,7 @@ def _check_device(field: str, tensor: object, device: str) -> None:
     """Raise InvalidValueError unless a tensor is on `device`."""
     if isinstance(tensor, Tensor) and tensor.device.type != torch.device(device).type:
         raise InvalidValueError(
-            f"{field} is on {tensor.device}, where {device} is expected: move it with .to({device!r})"
+            f"{field} is on {tensor.device} but should be on {device}: move it with .to({device!r})"
         )
 
 

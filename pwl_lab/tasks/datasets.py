@@ -1,7 +1,7 @@
-"""The image datasets: what each is made of, where its files come from, and its three splits as raw arrays.
+"""The image datasets: what each contains, where its files come from, and its three splits as raw arrays.
 
-A new dataset is one more entry in `DATASETS`: its shape, classes, sizes, files with checksums, and a reader that turns a
-folder of verified files into splits.
+To add a dataset, add an entry to `DATASETS`: its shape, classes, sizes, files with checksums, and a reader that turns
+a folder of verified files into splits.
 """
 
 import functools
@@ -19,22 +19,22 @@ from pwl_lab.support.files import sha256
 from pwl_lab.support.seeding import TEACHER, numpy_generator
 
 SPLITS = ("train", "validation", "test")
-SPLIT_SEED = 0  # draws which images validate; a constant, because every run must hold out the same ones
+SPLIT_SEED = 0  # chooses the validation images; a constant, because every run must hold out the same ones
 IDX_UINT8 = 0x08  # the third byte of an IDX file names the element type; images and labels are unsigned bytes
 BUNDLE = "fashion-mnist-small.npz"
-CIFAR_SHAPE = (3, 32, 32)  # red, green and blue plane, each row by row
-DARKEST = 16  # the digits' pixels go from 0 to this
+CIFAR_SHAPE = (3, 32, 32)  # a red, a green and a blue plane, each row by row
+DARKEST = 16  # the largest pixel value of the digits; the smallest is 0
 
 
 @dataclass(frozen=True)
 class RawSplit:
     """Images as bytes (0 to 255) with their class indices."""
 
-    images: np.ndarray  # [n, channels, height, width]; types and shapes are what `check_split` is for
+    images: np.ndarray  # [n, channels, height, width]; `check_split` checks types and shapes
     labels: np.ndarray  # [n]
 
     def __getitem__(self, which: slice | np.ndarray) -> "RawSplit":
-        """Some of the images with their labels, in the order of the indices."""
+        """The selected images with their labels, in the order of the indices."""
         return RawSplit(self.images[which], self.labels[which])
 
 
@@ -52,9 +52,9 @@ class Dataset:
 
 
 def balanced_order(labels: UInt8[np.ndarray, " n"], seed: int, role: str = TEACHER) -> np.ndarray:
-    """A random order of the n samples in which every prefix is as class-balanced as the classes' sizes allow.
+    """A random order of the n samples in which every prefix is as class-balanced as the class sizes allow.
 
-    The classes take turns; within a class, and within a round of turns, the order is random (stream `data`, drawn as `role`).
+    The classes take turns; the order within a class, and within each round, is random (stream `data`, for `role`).
     """
     shuffled = numpy_generator(seed, "data", role).permutation(len(labels))
     turn = np.empty(len(labels), dtype=np.int64)
@@ -65,22 +65,22 @@ def balanced_order(labels: UInt8[np.ndarray, " n"], seed: int, role: str = TEACH
 
 
 def in_balanced_order(raw: RawSplit) -> RawSplit:
-    """The same images in the one balanced order that every run sees (`SPLIT_SEED`)."""
+    """The same images in the balanced order that every run uses (`SPLIT_SEED`)."""
     return raw[balanced_order(raw.labels, SPLIT_SEED)]
 
 
 def hold_out(train: RawSplit, test: RawSplit, n_validation: int) -> dict[str, RawSplit]:
-    """The three splits of a dataset that comes with two: official training and official test images.
+    """Three splits from a dataset that comes with two, official training and official test images.
 
-    Validation is the first `n_validation` of the official training images in a fixed balanced order, training the
-    rest, test the official test images in a balanced order.
+    The validation split is the first `n_validation` official training images in a fixed balanced order, the training
+    split is the rest, and the test split is the official test images in a balanced order.
     """
     train = in_balanced_order(train)
     return {"train": train[n_validation:], "validation": train[:n_validation], "test": in_balanced_order(test)}
 
 
 def check_split(what: str, entry: Dataset, raw: RawSplit, size: int) -> None:
-    """Refuse (InvalidValueError) what is not `size` images of bytes in the dataset's shape with labels that it has."""
+    """Raise InvalidValueError unless `raw` has `size` images of the dataset's shape, as bytes, with valid labels."""
     if raw.images.dtype != np.uint8 or raw.labels.dtype != np.uint8:
         found = f"{raw.images.dtype} and {raw.labels.dtype}"
         raise InvalidValueError(f"{what}: expected images and labels of type uint8, found {found}")
@@ -97,26 +97,26 @@ def read_idx(path: Path, n_dims: int) -> UInt8[np.ndarray, "..."]:
     """The array of unsigned bytes in an IDX file, plain or gzipped: 1 dimension for labels, 3 for grey images.
 
     Raises MissingDataError if the file is missing or damaged; InvalidValueError, naming the file, what was expected
-    and what was found, if it is no IDX file of `n_dims` dimensions of unsigned bytes or if its length is not what its
-    header says.
+    and what was found, if it is not an IDX file of unsigned bytes in `n_dims` dimensions or if its length does not
+    match its header.
     """
     data = content(path)
     magic, expected = data[:4], bytes((0, 0, IDX_UINT8, n_dims))
     if magic != expected:
         raise InvalidValueError(
-            f"{path} is not an IDX file of {n_dims} dimensions of unsigned bytes: "
+            f"{path} is not an IDX file of unsigned bytes in {n_dims} dimensions: "
             f"expected it to begin with {expected.hex()}, found {magic.hex() or 'nothing'}"
         )
     start = 4 + 4 * n_dims
     if len(data) < start:
-        raise InvalidValueError(f"{path} is cut short: expected a header of {start} bytes, found {len(data)} bytes")
+        raise InvalidValueError(f"{path} is truncated: expected a header of {start} bytes, found {len(data)} bytes")
     shape = tuple(int(size) for size in np.frombuffer(data, ">u4", count=n_dims, offset=4))
     if len(data) - start != math.prod(shape):
         raise InvalidValueError(
             f"{path} has the wrong length: expected {math.prod(shape)} bytes for shape {list(shape)}, "
             f"found {len(data) - start}"
         )
-    return np.frombuffer(data, np.uint8, offset=start).reshape(shape).copy()  # a copy can be written to; data cannot
+    return np.frombuffer(data, np.uint8, offset=start).reshape(shape).copy()  # a copy, because `data` is read-only
 
 
 def read_mnist_like(folder: Path, n_validation: int = 5_000) -> dict[str, RawSplit]:
@@ -146,7 +146,7 @@ def read_bundle(folder: Path) -> dict[str, RawSplit]:
 def read_records(
     path: Path, label_bytes: int
 ) -> tuple[UInt8[np.ndarray, "n label_bytes"], UInt8[np.ndarray, "n 3 32 32"]]:
-    """The labels and images of a file of records: `label_bytes` bytes of labels, then 3,072 bytes of pixels, each.
+    """The labels and images of a file of records, each `label_bytes` bytes of labels, then 3,072 bytes of pixels.
 
     Raises MissingDataError if the file is missing or a damaged gzip file; InvalidValueError, naming the file, what was
     expected and what was found, if it is empty or its length is not a whole number of records.
@@ -167,7 +167,7 @@ def read_cifar(
 ) -> dict[str, RawSplit]:
     """The splits (see `hold_out`) from the files of records named `train` and `test`.
 
-    Of several labels the last, finest one counts. Raises as `read_records` does.
+    If a record has several labels, the last and finest one is used. Raises as `read_records` does.
     """
 
     def read(*names: str) -> RawSplit:
@@ -179,10 +179,10 @@ def read_cifar(
 
 
 def read_digits(folder: Path) -> dict[str, RawSplit]:
-    """The splits, cut from the 1,797 images in a fixed balanced order: test first, then validation, the rest to train on.
+    """The splits of the 1,797 images in a fixed balanced order: test first, then validation, then training.
 
-    `folder` is not looked into: scikit-learn knows where its digits are. Raises MissingDataError if they are not the
-    recorded ones.
+    `folder` is ignored: scikit-learn knows where its digits are. Raises MissingDataError if they are not the recorded
+    ones.
     """
     from sklearn import __version__  # only here: it takes a second to import and most runs never need it
     from sklearn.datasets import load_digits
@@ -192,7 +192,7 @@ def read_digits(folder: Path) -> dict[str, RawSplit]:
     found = sha256(images.tobytes() + labels.tobytes())
     if found != DIGITS_FILE.sha256:
         raise MissingDataError(
-            f"the digits of scikit-learn {__version__} are not the recorded ones: expected images and labels with "
+            f"the digits in scikit-learn {__version__} are not the recorded ones: expected images and labels with "
             f"SHA-256 {DIGITS_FILE.sha256}, found {found}. Install another release of scikit-learn"
         )
     ordered = in_balanced_order(RawSplit(images, labels))
@@ -205,12 +205,12 @@ def read_digits(folder: Path) -> dict[str, RawSplit]:
 
 
 def as_bytes(pixels: np.ndarray) -> np.ndarray:
-    """Pixels of 0 to 16 as bytes of 0 to 255, to the nearest whole number, a half upwards."""
+    """Pixels from 0 to 16 as bytes from 0 to 255, rounded to the nearest whole number (halves up)."""
     return ((pixels.astype(np.int64) * 255 + DARKEST // 2) // DARKEST).astype(np.uint8)
 
 
 def dataset(name: str) -> Dataset:
-    """The registry's entry `name`. Raises UnknownNameError naming the nearest one."""
+    """The entry `name` of the registry. Raises UnknownNameError, which suggests the nearest name."""
     if name not in DATASETS:
         raise unknown("dataset", name, DATASETS)
     return DATASETS[name]
@@ -219,28 +219,28 @@ def dataset(name: str) -> Dataset:
 def fetch(name: str, folder: str | Path | None = None) -> Path:
     """Make a dataset available on this machine, check its files, and return the folder that holds them.
 
-    What is bundled, or comes with an installed package, is only checked. Otherwise the files are taken from `folder` if
-    it is given, else from the operating system's folder or an earlier download, and are downloaded if they are in
-    neither. Where they come in an archive, `folder` may hold that archive instead; it is then unpacked among the downloads.
+    Data that is bundled, or comes with an installed package, is only checked. Otherwise the files are taken from
+    `folder` if it is given, else from the operating system's folder or an earlier download, and are downloaded if they
+    are in neither. `folder` may also hold the archive they come in, which is then unpacked into the downloads folder.
 
     Arguments:
 
     - `name`: a dataset of `DATASETS`, else UnknownNameError.
-    - `folder`: where the files are looked for, and nowhere else. InvalidValueError where the data comes with a package.
+    - `folder`: the only place to look for the files. InvalidValueError if the data comes with a package.
 
-    Raises MissingDataError, naming the file, for one that is missing or cannot be downloaded, or whose checksum is not
-    the recorded one.
+    Raises MissingDataError, naming the file, if a file is missing, cannot be downloaded, or does not have the recorded
+    checksum.
     """
     entry = dataset(name)
     location = obtain(name, entry.files, None if folder is None else Path(folder))
     if entry.files.package:
-        entry.read(location)  # the checksum is that of the arrays, so only reading them checks it
+        entry.read(location)  # the checksum covers the arrays, so they have to be read
     return location
 
 
 @functools.cache
 def _load(entry: Dataset, name: str, folder: str | None) -> dict[str, RawSplit]:
-    """The splits, read and checked once a process for each folder that they are read from."""
+    """The splits, read and checked once per process and folder."""
     splits = entry.read(fetch(name, folder))
     for split, raw in splits.items():
         check_split(f"{name}: {split}", entry, raw, entry.sizes[split])
@@ -248,7 +248,7 @@ def _load(entry: Dataset, name: str, folder: str | None) -> dict[str, RawSplit]:
 
 
 def load(name: str, folder: str | Path | None = None) -> dict[str, RawSplit]:
-    """The three splits of a dataset as bytes. They are shared: do not write to them.
+    """The three splits of a dataset as bytes. The arrays are shared: do not write to them.
 
     Raises as `fetch` does, and InvalidValueError for arrays of the wrong type, shape or size.
     """
@@ -301,10 +301,10 @@ def _cifar(
     mean: tuple[float, ...],
     std: tuple[float, ...],
 ) -> Dataset:
-    """A CIFAR from its binary version: `files` are those in the archive with their SHA-256, the test images last.
+    """CIFAR-10 or CIFAR-100, binary version: `files` are the archive's files with their SHA-256, the test images last.
 
-    Mean and standard deviation are the commonly published ones, of all 50,000 official training images: the 5,000 that
-    validate here are among them. They were not computed by us. Where the checksums are published, data/README.md says.
+    Mean and standard deviation are the commonly published ones. They cover all 50,000 official training images,
+    including the 5,000 used for validation here. data/README.md says where the checksums are published.
     """
     *train, test = files
     return Dataset(

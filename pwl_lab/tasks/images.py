@@ -1,4 +1,4 @@
-"""Image classification as a `Task`: normalised batches with augmentation, from the datasets in `datasets.py`."""
+"""Image classification as a `Task`: normalised, augmented batches from the datasets in `datasets.py`."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,27 +18,27 @@ from pwl_lab.tasks.base import Batch, Normalisation, Task, check_images
 from pwl_lab.tasks.checks import check_batch_size, check_count, check_n_train
 
 SPLIT_RECIPE = 1  # raise it when the way images are assigned to splits or drawn into batches changes
-SUBSET_RECIPE = 2  # and this one when `n_train` picks other images
+SUBSET_RECIPE = 2  # raise it when `n_train` would pick other images
 
 
 @dataclass(frozen=True)
 class ImageTask(Task):
     """Which of `n_classes` classes does the image show? Inputs are normalised over the training images.
 
-    Making one is instant: the images are read, and checked against their recorded SHA-256, at the first use, once a
-    process.
+    Creating one is instant: the images are read, and checked against their recorded SHA-256, at the first use, once
+    per process.
 
     Arguments:
 
     - `name`: a dataset of `datasets.DATASETS`.
-    - `n_train`: how many training images to use, class-balanced; None uses all.
+    - `n_train`: the number of training images, class-balanced; None uses all.
     - `augment`: random changes to training batches.
     - `folder`: where the dataset's files are; None looks where `datasets.fetch` does.
-    - `subset_seed`: draws which `n_train` images are used.
+    - `subset_seed`: chooses the `n_train` images.
 
-    Raises UnknownNameError for an unknown dataset, InvalidValueError for a bad `n_train`, augmentation or `subset_seed`
-    and MissingDataError if `folder` is no folder, all at once; whatever is wrong with the files, when they are first
-    used (see `datasets.fetch`).
+    Raises at once: UnknownNameError for an unknown dataset, InvalidValueError for a bad `n_train`, augmentation or
+    `subset_seed`, MissingDataError if `folder` is not a folder. Errors in the files themselves are raised when they
+    are first used (see `datasets.fetch`).
     """
 
     name: str = "fashion-mnist-small"
@@ -52,7 +52,7 @@ class ImageTask(Task):
     normalisation: Normalisation = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Check the arguments; take the rest from the registry."""
+        """Check the arguments and take the rest from the registry."""
         entry = datasets.dataset(self.name)
         if not isinstance(self.augment, Augmentation):
             raise invalid("augment", self.augment, "an Augmentation, e.g. Augmentation.none()")
@@ -60,7 +60,7 @@ class ImageTask(Task):
             raise MissingDataError(f"folder = {str(self.folder)!r} is not a folder")
         n_train = check_n_train(self.n_train, entry.sizes["train"], self.name)
         values = {
-            "n_train": None if n_train == entry.sizes["train"] else n_train,  # asking for all is as not asking
+            "n_train": None if n_train == entry.sizes["train"] else n_train,  # asking for all of them is the default
             "subset_seed": check_count("subset_seed", self.subset_seed, 0),
             "input_shape": entry.image_shape,
             "n_classes": len(entry.class_names),
@@ -68,29 +68,29 @@ class ImageTask(Task):
             "normalisation": Normalisation(entry.mean, entry.std),
         }
         for name, value in values.items():
-            object.__setattr__(self, name, value)  # frozen for everybody else
+            object.__setattr__(self, name, value)  # the dataclass is frozen otherwise
 
     def size(self, split: str) -> int:
-        """How many images a split has. Raises UnknownNameError for an unknown split."""
+        """The number of images in a split. Raises UnknownNameError for an unknown split."""
         sizes = datasets.dataset(self.name).sizes
         if split not in sizes:
             raise unknown("split", split, sizes)
         return self.n_train if split == "train" and self.n_train is not None else sizes[split]
 
     def steps_per_epoch(self, batch_size: int) -> int:
-        """Full batches in one pass over the training images; what is left over sits that epoch out.
+        """The number of full batches in one pass over the training images; the images left over are skipped.
 
-        Raises InvalidValueError if `batch_size` is not from 1 to the number of training images.
+        Raises InvalidValueError unless `batch_size` is from 1 to the number of training images.
         """
         n_train = self.size("train")
         check_batch_size(batch_size, n_train)
         return n_train // batch_size
 
     def batches(self, seed: int, batch_size: int, device: str = "cpu", role: str = TEACHER) -> Iterator[Batch]:
-        """Augmented training batches without end: inputs [batch_size, *input_shape], labels [batch_size].
+        """An endless stream of augmented training batches: inputs [batch_size, *input_shape], labels [batch_size].
 
-        Each epoch has `steps_per_epoch` batches in a fresh order (stream `order`), no image twice; the stream `augment`
-        drives the augmentation. Both are drawn as `role`. Raises InvalidValueError at the call if `batch_size` does not fit.
+        Each epoch has `steps_per_epoch` batches in a new order (stream `order`) without repeating an image; the stream
+        `augment` drives the augmentation. Both are drawn for `role`. Raises InvalidValueError if `batch_size` is bad.
         """
         streams = generator(seed, "order", role), generator(seed, "augment", role)
         return self._batches(*streams, batch_size, self.steps_per_epoch(batch_size), config.device(device))
@@ -98,7 +98,7 @@ class ImageTask(Task):
     def _batches(
         self, order_stream: Generator, augment_stream: Generator, batch_size: int, steps: int, device: str
     ) -> Iterator[Batch]:
-        """The generator behind `batches`, which checks its arguments before the first batch is asked for."""
+        """The generator behind `batches`, which checks its arguments at the call."""
         images, labels = (part.to(device) for part in self._split("train"))
         while True:
             order = torch.randperm(len(labels), generator=order_stream).to(device)
@@ -107,16 +107,16 @@ class ImageTask(Task):
                 yield Batch(inputs, labels[picked])
 
     def split(self, name: str, device: str = "cpu") -> Batch:
-        """The whole split `train`, `validation` or `test`, never augmented. Raises UnknownNameError for another."""
+        """The whole split `train`, `validation` or `test`, never augmented. Raises UnknownNameError for other names."""
         where = config.device(device)
         images, labels = (part.to(where) for part in self._split(name))
         return Batch(self.normalise(images), labels)
 
     def sample(self, n: int, split: str = "test") -> tuple[UInt8[Tensor, "n height width *colours"], Batch]:
-        """The first `n` images of a split (class-balanced) twice: as bytes for showing, and as a batch for a network.
+        """The first `n` images of a split (class-balanced), both as bytes to show and as a batch for a network.
 
-        Grey images come as [n, height, width], coloured ones as [n, height, width, 3]. Raises InvalidValueError if the
-        split has fewer.
+        Grey images have shape [n, height, width], colour images [n, height, width, 3]. Raises InvalidValueError if the
+        split has fewer images.
         """
         check_count("n", n, 1, self.size(split), f", the size of the split {split}")
         images, labels = (part[:n].clone() for part in self._split(split))
@@ -124,7 +124,7 @@ class ImageTask(Task):
         return shown, Batch(self.normalise(images), labels)
 
     def normalise(self, images: Tensor) -> Float[Tensor, "batch channels height width"]:
-        """Bytes [batch, *input_shape] to floats with mean 0 and standard deviation 1 over the training pixels.
+        """Bytes [batch, *input_shape] as floats with mean 0 and standard deviation 1 over the training pixels.
 
         Raises InvalidValueError for images of another type or shape (hence the loose annotation).
         """
@@ -132,7 +132,7 @@ class ImageTask(Task):
         return standardise(images, *self.normalisation)
 
     def fingerprint(self) -> dict[str, Any]:
-        """All that determines the data, as JSON values. Files count by their checksums, not by where they lie."""
+        """Everything that determines the data, as JSON values: of files the checksums, not the location."""
         entry = datasets.dataset(self.name)
         return {
             "task": "images",
@@ -146,8 +146,8 @@ class ImageTask(Task):
         }
 
     def _split(self, name: str) -> tuple[UInt8[Tensor, "n channels height width"], Int[Tensor, " n"]]:
-        """A split as tensors that share the memory of `datasets.load`: not to be written to."""
-        self.size(name)  # refuses an unknown split before anything is read
+        """A split as tensors that share memory with `datasets.load`: do not write to them."""
+        self.size(name)  # raises for an unknown split before anything is read
         raw = datasets.load(self.name, self.folder)[name]
         if name == "train" and self.n_train is not None:
             raw = raw[datasets.balanced_order(raw.labels, self.subset_seed, "subset")[: self.n_train]]

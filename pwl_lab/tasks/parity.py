@@ -1,6 +1,6 @@
 """(n, k)-sparse parity: the label is the product of k hidden coordinates of n random signs.
 
-Papers: arXiv 2503.17494 and its parent arXiv 2410.05464, the main synthetic setting of both.
+It is the main synthetic task of arXiv 2503.17494 and of the paper it builds on, arXiv 2410.05464.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,14 +18,14 @@ from pwl_lab.tasks.base import Batch, Task, check_inputs
 from pwl_lab.tasks.checks import check_bits, check_count, check_support
 
 _EVALUATION = ("validation", "test")
-_RECIPE = 2  # raise it when the same task would now have other samples
+_RECIPE = 2  # raise it when the same arguments would give other samples
 
 
 class SparseParity(Task):
-    """Inputs uniform in {-1, +1}^n, label 1 where the product over the support is +1, else 0; fresh samples at every step.
+    """Inputs uniform in {-1, +1}^n, label 1 if the product over the support is +1, else 0; fresh samples at every step.
 
-    The support is drawn from the stream `support` of `seed` *without* replacement (drawn with it, two equal
-    coordinates cancel and the task gets easier unseen), or given. The two evaluation sets are fixed by `seed`.
+    The support is given, or drawn from the stream `support` of `seed` *without* replacement (with replacement, two
+    equal coordinates could cancel and make the task easier unnoticed). `seed` fixes the two evaluation sets.
     """
 
     name = "sparse-parity"
@@ -39,17 +39,17 @@ class SparseParity(Task):
         support: Sequence[int] | None = None,
         eval_samples: int = 4096,
     ) -> None:
-        """Choose the sizes and the support.
+        """Create a task.
 
         Arguments:
 
-        - `n_bits`: signs in an input.
-        - `k_sparse`: how many of them decide the label; by default as many as `support` has, or 4.
+        - `n_bits`: the number of signs in an input.
+        - `k_sparse`: how many of them determine the label; by default the length of `support`, or 4.
         - `seed`: draws the support and the evaluation sets.
-        - `support`: the bits that decide the label, counted from 0; drawn where it is left out.
-        - `eval_samples`: samples in each of the two evaluation sets.
+        - `support`: the bits that determine the label, counted from 0; drawn at random by default.
+        - `eval_samples`: the number of samples in each of the two evaluation sets.
 
-        Raises InvalidValueError for a support that is outside the bits, repeats a bit, or does not have `k_sparse` of them.
+        Raises InvalidValueError for a support that is out of range, repeats a bit, or does not have `k_sparse` bits.
         """
         k_sparse = k_sparse if k_sparse is not None else (len(support) if support is not None else 4)
         check_bits(n_bits, k_sparse, None)
@@ -59,7 +59,7 @@ class SparseParity(Task):
         self.input_shape: tuple[int, ...] = (n_bits,)
 
     def __repr__(self) -> str:
-        """Like the call that makes it."""
+        """The call that creates it."""
         return f"SparseParity(n_bits={self.n_bits}, support={self.support}, seed={self.seed})"
 
     def _drawn_support(self) -> tuple[int, ...]:
@@ -68,7 +68,7 @@ class SparseParity(Task):
         return tuple(sorted(order[: self.k_sparse].tolist()))
 
     def labels(self, inputs: Tensor) -> Int[Tensor, " batch"]:
-        """1 where the product of the support's coordinates is +1, else 0; `inputs` are signs, [batch, n_bits].
+        """1 if the product of the support's coordinates is +1, else 0; `inputs` are signs, [batch, n_bits].
 
         Raises InvalidValueError for anything but -1.0 and +1.0 of that shape (hence the loose annotation).
         """
@@ -78,21 +78,21 @@ class SparseParity(Task):
         return self._labels(inputs)
 
     def _labels(self, inputs: Float[Tensor, "batch n_bits"]) -> Int[Tensor, " batch"]:
-        """The labels of inputs that were drawn here."""
+        """The labels, without checks: for inputs drawn here."""
         return (inputs[:, list(self.support)].prod(dim=1) > 0).long()  # [batch, k_sparse] -> [batch]
 
     def draw(self, samples: int, random: torch.Generator) -> Batch:
-        """`samples` fresh samples. Raises InvalidValueError unless that is a whole number from 1."""
+        """Draw `samples` fresh samples. Raises InvalidValueError unless it is a whole number from 1."""
         check_count("samples", samples)
         bits = torch.randint(0, 2, (samples, self.n_bits), generator=random, dtype=torch.int8)
         inputs = bits.to(torch.get_default_dtype()).mul_(2).sub_(1)  # 0, 1 -> -1.0, +1.0
         return Batch(inputs, self._labels(inputs))
 
     def batches(self, seed: int, batch_size: int, device: str = "cpu", role: str = TEACHER) -> Iterator[Batch]:
-        """Fresh samples without end, from the stream `data` of `seed` as `role` draws it."""
+        """An endless stream of fresh samples, from the stream `data` of `seed` for `role`."""
         check_count("batch_size", batch_size)
         where, random = config.device(device), generator(seed, "data", role)
-        # Not `yield`: a generator function would look at its arguments only when the first batch is asked for.
+        # No `yield` here: a generator function would check its arguments only when the first batch is requested.
         return (self.draw(batch_size, random).to(where) for _ in count())
 
     def split(self, name: str, device: str = "cpu") -> Batch:
@@ -102,7 +102,7 @@ class SparseParity(Task):
         return self.draw(self.eval_samples, generator(self.seed, "evaluation", name)).to(config.device(device))
 
     def fingerprint(self) -> dict[str, Any]:
-        """What determines every sample."""
+        """Everything that determines the samples."""
         return {
             "task": self.name,
             "recipe": _RECIPE,

@@ -1,7 +1,7 @@
-"""Tables of frames, and the two controls over them: a live widget, and a page that needs no kernel.
+"""Tables of frames, and two kinds of controls for them: a live widget, and a page that needs no kernel.
 
 A frame is a picture and the same in words. All frames are made before a control shows one, so a control only ever picks.
-Nothing writes into an Output widget: that is what makes batch execution hang and hides exceptions.
+Nothing writes to an Output widget, because that can hang batch execution and hides exceptions.
 """
 
 import html
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from io import BytesIO
-from itertools import product, takewhile
+from itertools import product
 from typing import Any
 
 import ipywidgets as controls
@@ -25,22 +25,21 @@ from pwl_lab.support.errors import invalid
 
 COLOURS = 256  # of a picture's palette
 DPI = 110
-PLAY_MS = 1200  # so long a state stays while a choice plays
-SHORT = 12  # values of a slider that follows the hand
+SHORT = 12  # the most values of a slider that updates while it is dragged
 WIDTH = "min(460px, 100%)"
 ROW = {"flex_flow": "row wrap", "grid_gap": "0 1rem"}  # of controls beside each other
-# Controls, words and picture fit a projector's window together; in a low one the picture stays large enough to read.
+# Controls, text and picture fit into a projector's window; in a low window the picture stays large enough to read.
 PICTURE_HEIGHT = "max(14rem, calc(100vh - 15rem))"
-# At its own size, not as wide as the page, so that it stays sharp, and no higher than the window.
+# At its own size rather than the page's width, so that it stays sharp, and no higher than the window.
 PICTURE = {"max_width": "100%", "max_height": PICTURE_HEIGHT, "align_self": "flex-start"}
-PICTURE_NAME = "the state described above"  # the words are read already: the picture's name does not repeat them
+PICTURE_NAME = "the state described above"  # the text is read already, so the picture's name does not repeat it
 
-Key = tuple[int | str, ...]  # a value of each choice
+Key = tuple[int | str, ...]  # one value for each choice
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One state of a control: its picture (PNG) and the same in words, for screen readers and for tests."""
+    """One state of a control: its picture (PNG) and the same as text, for screen readers and tests."""
 
     picture: bytes
     words: str
@@ -48,15 +47,14 @@ class Frame:
 
 @dataclass(frozen=True)
 class Choice:
-    """One thing to choose, by a slider or a menu.
+    """One choice, made with a slider or a menu.
 
     Arguments:
-    - `label`: stands before the control.
-    - `tooltip`: says what is chosen.
+    - `label`: the label before the control.
+    - `tooltip`: describes what is chosen.
     - `values`: all that can be chosen.
     - `start`: the value shown first; None for the first one.
-    - `menu`: a menu in place of a slider.
-    - `play`: a button beside the slider goes through the values in turn.
+    - `menu`: use a menu instead of a slider.
     """
 
     label: str
@@ -64,7 +62,6 @@ class Choice:
     values: Sequence[int] | Sequence[str]
     start: int | str | None = None
     menu: bool = False
-    play: bool = False
 
     @property
     def first(self) -> int | str:
@@ -73,38 +70,32 @@ class Choice:
 
 
 def link_name(megabytes_per_s: float) -> str:
-    """A link as controls and words call it."""
+    """The name of a link in controls and text."""
     return f"{megabytes_per_s:g} MB/s"
 
 
 def bandwidth_choice(megabytes_per_s: Sequence[float]) -> Choice:
-    """A slider over the bandwidths of links, which starts in the middle."""
+    """A slider over bandwidths that starts in the middle."""
     links = [link_name(speed) for speed in megabytes_per_s]
-    return Choice("Bandwidth", "how fast the bytes come", links, start=links[len(links) // 2])
+    return Choice("Bandwidth", "how fast the bytes arrive", links, start=links[len(links) // 2])
 
 
 @dataclass(frozen=True)
 class FrameTable:
-    """A frame for every combination of the choices: `frames[value of the first, value of the second, ...]`.
-
-    What the menus at the front choose may be missing as a whole: it is not offered then.
-    """
+    """A frame for every combination of the choices: `frames[value of the first, value of the second, ...]`."""
 
     choices: tuple[Choice, ...]
     frames: Mapping[Key, Frame]
 
     def __post_init__(self) -> None:
-        """Raise InvalidValueError where a choice has no value, or a combination no frame."""
-        menus = len(list(takewhile(lambda choice: choice.menu, self.choices)))
-        keys, chosen = self.keys(), {key[:menus] for key in self.frames}
-        wanted = {key for key in keys if key[:menus] in chosen}
-        unused = [choice for i, choice in enumerate(self.choices) if set(choice.values) != {key[i] for key in wanted}]
-        if not keys or unused or wanted != set(self.frames):
+        """Raise InvalidValueError if a choice has no value, or a combination no frame."""
+        keys = self.keys()
+        if not keys or set(keys) != set(self.frames):
             raise invalid("frames", sorted(self.frames), f"one frame for each choice, {keys or 'and at least one'}")
         object.__setattr__(self, "frames", dict(self.frames))
 
     def keys(self) -> list[Key]:
-        """Every combination, also those that are not offered; the last choice changes fastest."""
+        """Every combination; the last choice changes fastest."""
         return list(product(*(choice.values for choice in self.choices)))
 
     @property
@@ -114,19 +105,18 @@ class FrameTable:
 
     @property
     def start(self) -> Key:
-        """The values chosen first: each choice's own, or the first combination where that one is not offered."""
-        key = tuple(choice.first for choice in self.choices)
-        return key if key in self.frames else next(key for key in self.keys() if key in self.frames)
+        """The values chosen first."""
+        return tuple(choice.first for choice in self.choices)
 
 
 class Painter:
-    """Makes pictures (PNG) of a figure of which only some artists change: everything else is drawn once.
+    """Renders a figure in which only some artists change as PNG: everything else is drawn once.
 
-    A quarter of the time of drawing the whole figure for each picture.
+    It takes a quarter of the time of drawing the whole figure each time.
     """
 
     def __init__(self, figure: Figure, moving: Sequence[Artist]) -> None:
-        """`moving` is what will change, in the colours it will have; the layout has to be finished (no layout engine)."""
+        """`moving` are the artists that change, in all their colours; the layout must be final (no layout engine)."""
         self._canvas = _drawn(figure)
         self._palette = _small(_picture(self._canvas))
         self._white: Any = self._palette.getpixel((0, 0))  # a figure's corner: the index of white in the palette
@@ -139,25 +129,25 @@ class Painter:
         self._still = self._canvas.copy_from_bbox(figure.bbox)
 
     def png(self, moving: Sequence[Artist]) -> bytes:
-        """The figure as it is now, where nothing but `moving` has changed."""
+        """The figure as it is now; only `moving` may have changed."""
         self._canvas.restore_region(self._still)
-        with style.context():  # the figure itself sees to that when it draws all
+        with style.context():  # the figure does this itself only when it draws everything
             for artist in moving:
                 artist.draw(self._canvas.get_renderer())
         picture = _picture(self._canvas)
         small = picture.quantize(palette=self._palette, dither=Image.Dither.NONE)
-        # Pillow's search for the nearest colour is not exact and makes white a little grey.
+        # Pillow's search for the nearest colour is inexact and turns white slightly grey.
         small.paste(self._white, mask=picture.convert("L").point([0] * 255 + [255]))
         return _bytes(small)
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as PNG bytes with a palette: less than half of what all colours take."""
+    """The figure as PNG bytes with a palette: less than half the size of full colour."""
     return _bytes(_small(_picture(_drawn(figure))))
 
 
 def _drawn(figure: Figure) -> Any:
-    """A canvas with the whole figure; Any, since matplotlib does not annotate it."""
+    """A canvas with the whole figure; Any, because matplotlib does not annotate it."""
     figure.set_dpi(DPI)
     canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
@@ -170,7 +160,7 @@ def _picture(canvas: Any) -> Image.Image:
 
 
 def _small(picture: Image.Image) -> Image.Image:
-    """The picture with a palette of its own."""
+    """The picture with its own palette."""
     return picture.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
 
 
@@ -182,17 +172,15 @@ def _bytes(picture: Image.Image) -> bytes:
 
 
 def show(table: FrameTable, interactive: bool) -> "FramePicker | FramePage":
-    """The table as a live widget, or as a control that needs no kernel: the same choices, pictures and words."""
+    """The table as a live widget, or as a control that needs no kernel: the same choices, pictures and text."""
     return FramePicker(table) if interactive else FramePage(table)
 
 
 class FramePicker(controls.VBox):  # type: ignore[misc]  # ipywidgets has no types
-    """A control for each choice of a table above the frame of the values chosen. A change only swaps a picture."""
+    """A control for each choice of a table, above the frame for the chosen values. A change only swaps a picture."""
 
     def __init__(self, table: FrameTable) -> None:
-        """Raises InvalidValueError where a combination has no frame."""
-        if len(table.frames) < len(table.keys()):
-            raise invalid("table", f"{len(table.frames)} frames", f"one for each of {len(table.keys())} combinations")
+        """The first frame is shown."""
         self.table = table
         self.controls = [control_for(choice) for choice in table.choices]
         self.words = controls.HTML()
@@ -200,31 +188,26 @@ class FramePicker(controls.VBox):  # type: ignore[misc]  # ipywidgets has no typ
         for control in self.controls:
             control.observe(told(self, self._show), names="value")
         self._show()
-        row = [
-            part
-            for choice, control in zip(table.choices, self.controls, strict=True)
-            for part in ([control, player(control)] if choice.play else [control])
-        ]
-        super().__init__([controls.HBox(row, layout=ROW), self.words, self.picture])
+        super().__init__([controls.HBox(self.controls, layout=ROW), self.words, self.picture])
 
     def _show(self) -> None:
-        """Put the frame of the values chosen on display."""
+        """Show the frame for the chosen values."""
         frame = self.table.frames[tuple(control.value for control in self.controls)]
         self.picture.value = frame.picture
         self.words.value = status_line(frame.words)
 
 
 def status_line(words: str) -> str:
-    """Words as HTML, marked as what tells the state.
+    """Text as HTML, marked as the status for screen readers.
 
-    The widget puts a new element in place of the old one at every change, and not every screen reader says what a new
-    element holds. The dashboard's own page marks the element that stays; in JupyterLab that cannot be done from here.
+    The widget replaces the element at every change, and not every screen reader announces the content of a new element.
+    The dashboard's own page marks the element that stays; in JupyterLab that is not possible from here.
     """
     return f"<div role='status' style='white-space: pre-line; line-height: 1.5'>{html.escape(words)}</div>"
 
 
 def told(widget: Any, callback: Callable[[], None]) -> Callable[[object], None]:
-    """`callback` as an observer whose exceptions the reader sees in `widget.words`; else they reach the log alone."""
+    """`callback` as an observer whose exceptions appear in `widget.words`; otherwise they would only reach the log."""
 
     @wraps(callback)
     def observer(_: object) -> None:
@@ -238,14 +221,14 @@ def told(widget: Any, callback: Callable[[], None]) -> Callable[[object], None]:
 
 
 def control_for(choice: Choice) -> Any:
-    """A slider over whole numbers without a gap, a slider over named values, or a menu.
+    """A slider over consecutive whole numbers, a slider over named values, or a menu.
 
-    A short slider follows the hand. A long one waits until the hand lets go: on the way every value would send a
-    picture, which a kernel far away answers too late. An arrow key always answers at once.
+    A short slider updates while it is dragged. A long one waits for the release: every value on the way would send a
+    picture, which is too slow with a remote kernel. Arrow keys always update at once.
     """
     values = list(choice.values)
     common: dict[str, Any] = {"value": choice.first, "description": choice.label, "tooltip": choice.tooltip}
-    common["style"] = {"description_width": "initial"}  # else long labels are cut
+    common["style"] = {"description_width": "initial"}  # otherwise long labels are cut off
     if choice.menu:
         return controls.Dropdown(options=values, layout={"width": "max-content"}, **common)
     common |= {"continuous_update": len(values) <= SHORT, "layout": {"width": WIDTH}}
@@ -254,19 +237,12 @@ def control_for(choice: Choice) -> Any:
     return controls.SelectionSlider(options=values, **common)
 
 
-def player(slider: controls.IntSlider) -> controls.Play:
-    """A play button that moves `slider` on its own; the two are linked in the browser."""
-    ends = {"min": slider.min, "max": slider.max, "value": slider.value}
-    play = controls.Play(**ends, interval=PLAY_MS, show_repeat=False, tooltip="one after another")
-    controls.jslink((play, "value"), (slider, "value"))
-    return play
-
-
 STYLE = """
 .frame-page { margin: .4rem 0; }
 .frame-page .choices { display: flex; flex-wrap: wrap; gap: .4rem 1.6rem; align-items: center; }
 .frame-page .choice { display: flex; gap: .5rem; align-items: center; flex-wrap: wrap; }
 .frame-page label { display: flex; gap: .5rem; align-items: center; flex-wrap: wrap; }
+.frame-page select { max-width: 100%; }
 .frame-page input[type=range] { width: 15rem; max-width: 100%; }
 .frame-page .value { min-width: 2.5em; font-variant-numeric: tabular-nums; }
 .frame-page .frame-words { margin: .5rem 0; white-space: pre-line; }
@@ -280,21 +256,10 @@ SCRIPT = """
   const data = JSON.parse(root.querySelector("script[type='application/json']").textContent);
   const picture = root.querySelector("img"), words = root.querySelector("[role=status]");
   const make = (name, attributes, parent) => parent.appendChild(Object.assign(document.createElement(name), attributes));
-  const chosen = data.choices.map((choice) => choice.start), first = picture.src, menus = [];
+  const chosen = data.choices.map((choice) => choice.start), first = picture.src;
   const states = (n) => data.choices.slice(n).reduce((count, choice) => count * choice.values.length, 1);
   const position = (n) => chosen.slice(0, n).reduce((sum, value, i) => sum + value * states(i + 1), 0);
-  const offered = (i, value) => {  // whether there is a state of this value after those chosen before it
-    const from = position(i) + value * states(i + 1);
-    return data.states.slice(from, from + states(i + 1)).some((state) => state !== null);
-  };
-  const offer = () => menus.forEach(([i, select]) => {
-    [...select.options].forEach((option, value) => { option.hidden = option.disabled = !offered(i, value); });
-    if (!offered(i, chosen[i])) {
-      chosen[i] = select.selectedIndex = [...select.options].findIndex((option) => !option.disabled);
-    }
-  });
   const show = () => {
-    offer();
     const [number, text] = data.states[position(chosen.length)];
     picture.src = number === null ? first : "data:image/png;base64," + data.pictures[number];
     words.textContent = text;
@@ -319,59 +284,41 @@ SCRIPT = """
     };
     say();
     range.addEventListener("input", say);
-    if (choice.play) player(range, choice, box);
     return [range, () => Number(range.value)];
   };
-  const player = (range, choice, box) => {
-    const button = make("button", { type: "button", textContent: "Play", title: "one after another" }, box);
-    const move = (value) => { range.value = value; range.dispatchEvent(new Event("input")); };
-    let timer = null;
-    const stop = () => { clearInterval(timer); timer = null; button.textContent = "Play"; };
-    button.addEventListener("click", () => {
-      if (timer !== null) return stop();
-      if (range.value === range.max) move(0);
-      button.textContent = "Pause";
-      timer = setInterval(() => {
-        if (range.value !== range.max) move(Number(range.value) + 1);
-        if (range.value === range.max) stop();
-      }, data.play_ms);
-    });
-  };
-  root.addEventListener("keydown", (event) => event.stopPropagation());  // a notebook has uses of its own for arrows
+  root.addEventListener("keydown", (event) => event.stopPropagation());  // notebooks use the arrow keys themselves
   const row = root.querySelector(".choices");
   data.choices.forEach((choice, i) => {
     const box = make("div", { className: "choice" }, row);
     const label = make("label", { textContent: choice.label }, box);
     const [control, read] = (choice.menu ? menu : slider)(choice, label, box);
     control.title = choice.tooltip;
-    if (choice.menu) menus.push([i, control]);
     control.addEventListener("input", () => { chosen[i] = read(); show(); });
   });
-  offer();
 })();
 """
 
 
 class FramePage:
-    """The choices of a table above the frame chosen, as HTML that needs no kernel and no network.
+    """The choices of a table above the chosen frame, as HTML that needs no kernel and no network.
 
-    It works in an exported page and in a trusted notebook. Where scripts are not allowed (a notebook that is not trusted,
-    a viewer that strips them) the first frame's picture and words remain: the script itself makes the controls.
+    It works in an exported page and in a trusted notebook. If scripts are not allowed (an untrusted notebook, a viewer
+    that strips them), the first frame's picture and text remain, because the script itself creates the controls.
     """
 
     def __init__(self, table: FrameTable) -> None:
-        """All frames go into the page, equal pictures once."""
+        """All frames are embedded in the page; equal pictures only once."""
         self.table = table
 
     def __repr__(self) -> str:
-        """The first frame in words, for a text-only reader."""
+        """The first frame as text, for text-only viewers."""
         return f"(the first of {len(self.table.frames)} states) {self.table.first.words}"
 
     def _repr_html_(self) -> str:
         """The control, its data and its script in one element."""
         first = self.table.first
         words = html.escape(first.words)
-        data = json.dumps(self._data(), ensure_ascii=False).replace("<", "\\u003c")  # nothing may end the script early
+        data = as_json(self._data())
         return (
             f'<div class="frame-page"><style>{STYLE}</style><div class="choices"></div>'
             f'<p class="frame-words" role="status">{words}</p>'
@@ -381,11 +328,10 @@ class FramePage:
 
     def _data(self) -> dict[str, object]:
         """What the script needs: the choices, each picture once, and picture and words of every state."""
-        frames = [self.table.frames.get(key) for key in self.table.keys()]  # noqa: SIM118  (ordered as the script counts)
-        others = dict.fromkeys(frame.picture for frame in frames if frame and frame.picture != self.table.first.picture)
+        frames = [self.table.frames[key] for key in self.table.keys()]  # noqa: SIM118  (ordered as the script counts)
+        others = dict.fromkeys(frame.picture for frame in frames if frame.picture != self.table.first.picture)
         pictures = {picture: number for number, picture in enumerate(others)}
         return {
-            "play_ms": PLAY_MS,
             "choices": [
                 {
                     "label": choice.label,
@@ -393,14 +339,18 @@ class FramePage:
                     "values": [str(value) for value in choice.values],
                     "start": list(choice.values).index(start),
                     "menu": choice.menu,
-                    "play": choice.play,
                 }
                 for choice, start in zip(self.table.choices, self.table.start, strict=True)
             ],
             "pictures": [_text(picture) for picture in pictures],
-            # null for a state that there is not; in one, null for the picture that stands on the page from the start
-            "states": [frame and [pictures.get(frame.picture), frame.words] for frame in frames],
+            # null for the picture that is on the page from the start
+            "states": [[pictures.get(frame.picture), frame.words] for frame in frames],
         }
+
+
+def as_json(data: Mapping[str, object]) -> str:
+    """Data as JSON that is safe inside a script element: nothing in it ends the element early."""
+    return json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
 
 
 def _text(picture: bytes) -> str:

@@ -1,281 +1,195 @@
-"""The layer loader: order, slider, single switches, play.
+"""The layer loader: a teacher's blocks arrive in real time at a chosen bandwidth.
 
-A slider or switch only picks a picture; choosing another pair draws its pictures once.
+Everything it can show is collected in advance (`loading_data`); a script, `player.js`, only picks from that and keeps
+the time. The same script runs in a live widget and on a page without a kernel.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import io
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-import ipywidgets as controls
+import anywidget
+import pandas as pd
+import traitlets
+from PIL import Image, ImageOps
+from torch import Tensor
 
-from pwl_lab import plots
 from pwl_lab.loading.throttle import Throttle
 from pwl_lab.plots.clock import second_words
-from pwl_lab.plots.pairs import verdict
-from pwl_lab.plots.style import OWNER_NAME, byte_words
+from pwl_lab.plots.style import OWNER, Dashes, byte_words, order_look
 from pwl_lab.study import tables
 from pwl_lab.study.recipes import SamplePredictions
 from pwl_lab.study.results import Pair
 from pwl_lab.support.errors import invalid
-from pwl_lab.swap.masks import all_masks
-from pwl_lab.widgets.frames import (
-    PICTURE,
-    ROW,
-    Choice,
-    Frame,
-    FramePage,
-    FrameTable,
-    Key,
-    Painter,
-    bandwidth_choice,
-    control_for,
-    link_name,
-    player,
-    status_line,
-    told,
-)
+from pwl_lab.widgets.frames import as_json
 
 Label = tuple[str, str]  # family and curriculum of a pair
+Samples = SamplePredictions | Mapping[str, SamplePredictions]  # the groups of pictures of one pair, by name
 ALONE: Label = ("", "")
-MOST_SWITCHED_BLOCKS = 5  # 32 pictures; for more blocks only masks on the orders have one, and no block has a switch
-STYLE = {"T": "warning", "S": "info"}  # of a switch: orange and blue, as the owners' colours in the pictures
-LINKS = (0.01, 0.1, 1, 10)  # MB/s
-
-
-@dataclass(frozen=True)
-class LoadingStates:
-    """All that the loader shows of a pair: a frame for each mask and link; the masks of each order; what to choose."""
-
-    frames: Mapping[tuple[str, str], Frame]
-    orders: Mapping[str, list[str]]
-    choices: tuple[Choice, Choice, Choice]
+LINKS = (0.02, 0.1, 0.3, 1, 3, 10)  # MB/s
+LONGEST_PLAY_S = 15  # the link shown first is the slowest one on which the play runs in real time
+FOLDER = Path(__file__).parent
+# matplotlib's names of dashes as SVG writes them
+DASHES = {"-": "", "--": "8 4", "-.": "8 3 2 3", ":": "2 3"}
 
 
 def layer_loader(
     pair: Pair | Mapping[Label, Pair],
-    samples: SamplePredictions | Mapping[Label, SamplePredictions],
+    samples: Samples | Mapping[Label, Samples],
     interactive: bool = True,
     orders: Mapping[str, list[str]] | None = None,
     megabytes_per_s: Sequence[float] = LINKS,
-) -> "LayerLoader | FramePage":
-    """Show a pair while its teacher's blocks arrive: blocks and owners, accuracy, bytes and seconds, predictions.
+) -> "LayerLoader | LayerPage":
+    """Play how a pair loads: bars fill with bytes, blocks are swapped; with accuracy, predictions, the teacher alone.
 
-    Raises InvalidValueError where pairs and samples do not have the same labels, or pairs differ in their blocks.
+    Raises InvalidValueError if pairs and samples do not have the same labels, if there is nothing to choose from, or if
+    the pair lacks a mask of an order.
 
     Arguments:
-    - `pair`: a pair, or several of equally many blocks by (family, curriculum): menus choose among those that are there.
-    - `samples`: what the pair predicts for a few images; for several pairs by the same labels.
-    - `interactive`: a live widget, in which single blocks can be switched as well; the first choice of another pair draws
-      that pair's pictures. Otherwise a control for a page without a kernel, with the pictures of all pairs.
-    - `orders`: the masks k = 0..n of each loading order; unless given, each pair's named ones and its best one.
+    - `pair`: a pair, or several by (family, curriculum), from which a menu chooses.
+    - `samples`: the pair's predictions for some images, or several such groups by name; for several pairs by label.
+    - `interactive`: a live widget, whose choices a program can read and set; otherwise a page without a kernel.
+    - `orders`: the masks k = 0..n of each loading order; by default each pair's named orders and its best one.
     - `megabytes_per_s`: the links to choose from.
     """
-    pairs = pair if isinstance(pair, Mapping) else {ALONE: pair}
-    seen = samples if isinstance(samples, Mapping) else {ALONE: samples}
-    _check(pairs, seen)
-
-    def states(label: Label) -> LoadingStates:
-        """What is shown of one pair."""
-        return loading_states(pairs[label], seen[label], orders, megabytes_per_s, interactive, _name(label))
-
-    return LayerLoader(list(pairs), states) if interactive else FramePage(table_of({one: states(one) for one in pairs}))
-
-
-def _check(pairs: Mapping[Label, Pair], samples: Mapping[Label, SamplePredictions]) -> None:
-    """Raise InvalidValueError for pairs that cannot share the same controls."""
-    if not pairs or set(pairs) != set(samples):
-        raise invalid("samples", list(samples), f"those of each pair, {list(pairs) or 'and at least one pair'}")
-    blocks = {label: pair.n_blocks for label, pair in pairs.items()}
-    if len(set(blocks.values())) > 1:
-        raise invalid("pairs", blocks, "pairs of equally many blocks")
+    pairs: Mapping[Label, Pair] = pair if isinstance(pair, Mapping) else {ALONE: pair}
+    seen: Mapping[Any, Any] = (
+        samples if isinstance(pair, Mapping) and isinstance(samples, Mapping) else {ALONE: samples}
+    )
+    if not pairs or set(pairs) != set(seen):
+        raise invalid("samples", list(seen), f"predictions of each pair: {list(pairs)}, at least one")
+    if not megabytes_per_s:
+        raise invalid("megabytes_per_s", megabytes_per_s, "at least one link")
+    made = [_data_of(label, one, seen[label], orders) for label, one in pairs.items()]
+    names = dict.fromkeys(order for one in made for order in one["orders"])
+    looks = {name: _svg(*order_look(name)[:2]) for name in names} | {"teacher alone": _svg(OWNER["T"], "--")}
+    data = {"pairs": made, "links": list(megabytes_per_s), "looks": looks}
+    chosen = {"pair": 0, "order": next(iter(names)), "link": _first_link(data), "group": "", "mask": ""}
+    return LayerLoader(data=data, **chosen) if interactive else LayerPage(data, chosen)
 
 
-def _name(label: Label) -> str:
-    """A pair as words call it."""
-    return ", ".join(filter(None, label))
+def _first_link(data: Mapping[str, Any]) -> float:
+    """The slowest link on which the first pair arrives within `LONGEST_PLAY_S`, otherwise the fastest one."""
+    first = data["pairs"][0]
+    links: list[float] = sorted(data["links"])
+    size = first["student"] + sum(first["units"])
+    return next((link for link in links if Throttle(link).seconds_for(size) <= LONGEST_PLAY_S), links[-1])
 
 
-def loading_states(
-    pair: Pair,
-    samples: SamplePredictions,
-    orders: Mapping[str, list[str]] | None,
-    megabytes_per_s: Sequence[float],
-    switches: bool,
-    name: str,
-) -> LoadingStates:
-    """Make the frames of all masks if blocks can be switched (`switches`), else of those that the orders go through.
-
-    The words have the pair's `name` in them. Raises InvalidValueError where the pair lacks a mask of an order.
-    """
+def _data_of(label: Label, pair: Pair, samples: Samples, orders: Mapping[str, list[str]] | None) -> dict[str, Any]:
+    """Everything shown about a pair: bytes of each unit, accuracy of each mask, the orders' masks, predictions."""
     orders = orders or tables.orders_with_best(pair.masks)
-    accuracy = pair.masks.set_index("mask")["test"]
-    on_the_way = list(dict.fromkeys(mask for order in orders.values() for mask in order))
-    for mask in on_the_way:
+    accuracy = {str(mask): float(value) for mask, value in pair.masks.set_index("mask")["test"].items()}
+    for mask in (mask for order in orders.values() for mask in order):
         if mask not in accuracy:
-            raise invalid("orders", mask, f"masks of the pair, such as {accuracy.index[0]}")
-    arrived = tables.arrived_bytes(pair.masks, pair.student_bytes, pair.converter_bytes)
-    figure = plots.LayerFigure(pair, samples, orders)
-    figure.at(("TS" * pair.n_blocks)[: pair.n_blocks])  # has the colours of both owners
-    painter = Painter(figure.figure, figure.moving)
-    frames = {}
-    for mask in all_masks(pair.n_blocks) if switches and pair.n_blocks <= MOST_SWITCHED_BLOCKS else on_the_way:
-        figure.at(mask)
-        picture = painter.png(figure.moving)
-        for speed in megabytes_per_s:
-            frames[mask, link_name(speed)] = Frame(
-                picture,
-                f"{mask}: {mask.count('T')} of {pair.n_blocks} teacher blocks loaded{f' of {name}' if name else ''}, "
-                f"test accuracy {accuracy[mask]:.1%}. {byte_words(arrived[mask])} have arrived, "
-                f"after {second_words(Throttle(speed).seconds_for(arrived[mask]))} at {link_name(speed)}.\n"
-                f"Predictions: {_spoken(samples, mask)}",
-            )
-    loaded = "how many of the teacher's blocks have replaced the student's"
-    choices = (
-        Choice("Loading order", "which teacher block comes when", list(orders), menu=True),
-        Choice("Teacher blocks loaded", loaded, range(pair.n_blocks + 1), play=True),
-        bandwidth_choice(megabytes_per_s),
-    )
-    return LoadingStates(frames, orders, choices)
-
-
-def _spoken(samples: SamplePredictions, mask: str) -> str:
-    """What is predicted for each image, in a line."""
-    verdicts = (verdict(samples, mask, index) for index in range(len(samples.labels)))
-    return "; ".join(words.replace(":\n", " ").replace("\n", " ") for words in verdicts)
-
-
-def pair_choices(labels: Sequence[Label]) -> tuple[Choice | None, Choice | None]:
-    """A menu of the families and one of the curricula; None where there is only one."""
-    families, curricula = (list(dict.fromkeys(names)) for names in zip(*labels, strict=True))
-    return (
-        Choice("Family", "the architecture of teacher and student", families, menu=True) if families[1:] else None,
-        Choice("Curriculum", "what the student was trained by", curricula, menu=True) if curricula[1:] else None,
-    )
-
-
-def table_of(states: Mapping[Label, LoadingStates]) -> FrameTable:
-    """A frame for each pair, order, number of blocks and bandwidth; menus of families and curricula where there are two."""
-    menus = {i: choice for i, choice in enumerate(pair_choices(list(states))) if choice}
-    frames: dict[Key, Frame] = {
-        (*(label[i] for i in menus), order, loaded, str(link)): mine.frames[mask, str(link)]
-        for label, mine in states.items()
-        for order, masks in mine.orders.items()
-        for loaded, mask in enumerate(masks)
-        for link in mine.choices[-1].values
+            raise invalid("orders", mask, f"masks of the pair, such as {next(iter(accuracy))}")
+    groups = {"picked": samples} if isinstance(samples, SamplePredictions) else samples
+    return {
+        "name": ", ".join(filter(None, label)),
+        "student": pair.student_bytes,
+        "units": pair.block_bytes,
+        "teacher": pair.teacher_bytes,
+        "accuracy": accuracy,
+        "orders": {name: list(masks) for name, masks in orders.items()},
+        "groups": {name: _group(one, accuracy) for name, one in groups.items()},
     }
-    return FrameTable((*menus.values(), *next(iter(states.values())).choices), frames)
 
 
-class LayerLoader(controls.VBox):  # type: ignore[misc]  # ipywidgets has no types
-    """Order, number of blocks (with a play button), a switch for each block, bandwidth; below them the state chosen.
+def _group(samples: SamplePredictions, masks: Mapping[str, float]) -> dict[str, Any]:
+    """Pictures, and the predictions of each mask."""
+    return {
+        "images": [_picture(image) for image in samples.images],
+        "labels": samples.labels.tolist(),
+        "classes": list(samples.class_names),
+        "predicted": {mask: samples.predicted[mask].tolist() for mask in masks},
+        "confidence": {mask: [round(sure, 4) for sure in samples.confidence[mask].tolist()] for mask in masks},
+    }
 
-    Slider and order choose a mask on that order; a switch leaves it, and the next move of the slider comes back to it.
-    Where there are several pairs, menus above choose one by family and curriculum.
+
+def _picture(image: Tensor) -> str:
+    """An image for a browser; a grey one dark on white, as in figures."""
+    picture = Image.fromarray(image.numpy())
+    written = io.BytesIO()
+    (ImageOps.invert(picture) if image.ndim == 2 else picture).save(written, "png")
+    return "data:image/png;base64," + b64encode(written.getvalue()).decode()
+
+
+def _svg(colour: str, dashes: Dashes) -> dict[str, str]:
+    """The colour and dashes of a line, for SVG."""
+    lengths = " ".join(f"{2 * length:g}" for length in dashes[1]) if isinstance(dashes, tuple) else DASHES[dashes]
+    return {"colour": colour, "dashes": lengths}
+
+
+class LayerLoader(anywidget.AnyWidget):
+    """The player as a live widget. While it plays, the kernel is only told which mask predicts.
+
+    A program can read and set `pair` (its index), `order`, `link` (MB/s), `group` (of pictures) and `mask`; setting
+    `data` shows other predictions.
     """
 
-    def __init__(self, labels: Sequence[Label], make: Callable[[Label], LoadingStates]) -> None:
-        """`make` gives the states of a pair: of the first one now, of another one when it is first chosen."""
-        self._labels, self._make, self._following = labels, make, False
-        self.label = labels[0]
-        self.states = make(self.label)
-        self._made = {self.label: self.states}
-        self.order, self.blocks, self.link = (control_for(choice) for choice in self.states.choices)
-        self.mask = "S" * self.blocks.max
-        self.family, self.curriculum = (choice and control_for(choice) for choice in pair_choices(labels))
-        self.play = player(self.blocks)
-        every_mask = len({mask for mask, _ in self.states.frames}) == 2**self.blocks.max
-        self.switches = [switch(number) for number in range(1, len(self.mask) + 1)] if every_mask else []
-        self.words = controls.HTML()
-        self.picture = controls.Image(format="png", layout=PICTURE)
-        self._choose_label()
-        self._listen()
-        self._turn(self.mask)
-        rows = (
-            [menu for menu in (self.family, self.curriculum) if menu],
-            [self.order, controls.HBox([self.blocks, self.play], layout={"flex": "0 1 600px"})],
-            [*self.switches, self.link],
+    _esm = FOLDER / "player.js"
+    _css = FOLDER / "player.css"
+    data = traitlets.Dict().tag(sync=True)
+    pair = traitlets.Int().tag(sync=True)
+    order = traitlets.Unicode().tag(sync=True)
+    link = traitlets.Float().tag(sync=True)
+    group = traitlets.Unicode().tag(sync=True)
+    mask = traitlets.Unicode().tag(sync=True)
+
+
+# `currentScript` finds the player's own element, so that any number of them share a page without ids.
+PAGE_SCRIPT = """
+(() => {
+  const root = document.currentScript.parentElement, place = root.querySelector(".place"), listeners = {};
+  const state = JSON.parse(root.querySelector("script[type='application/json']").textContent);
+  const model = {  // as a widget's, without a kernel behind it
+    get: (name) => state[name],
+    set: (name, value) => { state[name] = value; (listeners["change:" + name] ?? []).forEach((one) => one()); },
+    on: (event, listener) => (listeners[event] ??= []).push(listener),
+    save_changes: () => {},
+  };
+  place.replaceChildren();
+  render({ model, el: place });
+})();
+"""
+
+
+class LayerPage:
+    """The player as HTML that needs no kernel and no network.
+
+    If scripts are not allowed (an untrusted notebook, a viewer that strips them), a table remains, with the first
+    pair's first order on the link shown first.
+    """
+
+    def __init__(self, data: Mapping[str, Any], chosen: Mapping[str, Any]) -> None:
+        """`data` is everything that can be shown, `chosen` the state shown first."""
+        self.data, self.chosen = data, chosen
+
+    def table(self) -> pd.DataFrame:
+        """One row for each network on the way: bytes and seconds until it can predict, and its accuracy."""
+        first, link = self.data["pairs"][0], Throttle(self.chosen["link"])
+        rows, before = [], None
+        arrived = first["student"]
+        for mask in first["orders"][self.chosen["order"]]:
+            if before is not None:
+                arrived += sum(size for size, old, new in zip(first["units"], before, mask, strict=True) if old != new)
+            before = mask
+            rows.append((mask, byte_words(arrived), second_words(link.seconds_for(arrived)), first["accuracy"][mask]))
+        columns = ["network", "bytes", f"seconds at {link}", "test accuracy"]
+        return pd.DataFrame(rows, columns=columns).set_index("network")
+
+    def __repr__(self) -> str:
+        """The table, for text-only viewers."""
+        return str(self.table().to_string(formatters={"test accuracy": "{:.1%}".format}))
+
+    def _repr_html_(self) -> str:
+        """The player, its data and its script in one element."""
+        source = (FOLDER / "player.js").read_text(encoding="utf-8").replace("export default { render };", "")
+        style, data = (FOLDER / "player.css").read_text(encoding="utf-8"), as_json({"data": self.data, **self.chosen})
+        table = self.table().to_html(formatters={"test accuracy": "{:.1%}".format}, border=0)
+        return (
+            f'<div class="pwl-page"><style>{style}</style><div class="place">{table}</div>'
+            f'<script type="application/json">{data}</script><script>(() => {{\n{source}\n{PAGE_SCRIPT}\n}})();</script></div>'
         )
-        boxes = [controls.HBox(row, layout=ROW) for row in rows if row]
-        super().__init__([*boxes, self.words, self.picture])
-
-    def _listen(self) -> None:
-        """Let each control call the method that shows what it changes."""
-        for control, callback in (
-            (self.family, self._chosen),
-            (self.curriculum, self._chosen),
-            (self.order, self._moved),
-            (self.blocks, self._moved),
-            (self.link, self._show),
-            *((one, self._switched) for one in self.switches),
-        ):
-            if control:
-                control.observe(told(self, callback), names="value")
-
-    def _choose_label(self) -> None:
-        """Follow the menus; the curricula are those of the family, and the one chosen stays where it is among them."""
-        family = self.family.value if self.family else self.label[0]
-        curriculum = self.curriculum.value if self.curriculum else self.label[1]
-        offered = [name for other, name in self._labels if other == family]
-        self.label = (family, curriculum if curriculum in offered else offered[0])
-        if self.curriculum:
-            self.curriculum.options = offered
-            self.curriculum.value = self.label[1]
-
-    def _chosen(self) -> None:
-        """Show the pair that the menus name now; draw its pictures if this is its first time."""
-        if self._following:
-            return
-        with self._follow():
-            self._choose_label()
-        if self.label not in self._made:
-            self.words.value = status_line(f"Drawing {_name(self.label)} ...")
-            self._made[self.label] = self._make(self.label)
-        self.states = self._made[self.label]
-        self._moved()
-
-    def _moved(self) -> None:
-        """Show the mask that order and slider say."""
-        if not self._following:
-            self._turn(self.states.orders[self.order.value][self.blocks.value])
-
-    def _switched(self) -> None:
-        """Show the mask that the switches name now."""
-        if not self._following:
-            self._turn("".join("T" if one.value else "S" for one in self.switches))
-
-    def _turn(self, mask: str) -> None:
-        """Show `mask`; slider and switches follow."""
-        with self._follow():
-            self.mask = mask
-            self.blocks.value = mask.count("T")
-            for one, letter in zip(self.switches, mask, strict=False):
-                one.value = letter == "T"
-                one.description = one.description.split(":")[0] + f": {OWNER_NAME[letter]}"
-                one.button_style = STYLE[letter]
-            self._show()
-
-    def _show(self) -> None:
-        """Put picture and words of the mask on display."""
-        frame = self.states.frames[self.mask, self.link.value]
-        self.picture.value = frame.picture
-        self.words.value = status_line(frame.words)
-
-    @contextmanager
-    def _follow(self) -> Iterator[None]:
-        """Controls that are set in here only follow: nobody moved them."""
-        self._following = True
-        try:
-            yield
-        finally:
-            self._following = False
-
-
-def switch(number: int) -> controls.ToggleButton:
-    """The switch of a block between student and teacher."""
-    return controls.ToggleButton(
-        description=f"block {number}:",
-        tooltip=f"who owns block {number}",
-        layout={"width": "max-content", "min_width": "10em"},
-        style={"text_color": "black"},
-    )

@@ -30,9 +30,9 @@ from pwl_lab.widgets.frames import (
 def checkpoint_slider(
     readings: TeacherReadings, at_most: int = 40, interactive: bool = True
 ) -> FramePicker | FramePage:
-    """Slide over a teacher's checkpoints, each with its map of bit pairs.
+    """A slider over a teacher's checkpoints, each with its map of bit pairs.
 
-    Raises InvalidValueError where `at_most` is less than 2.
+    Raises InvalidValueError if `at_most` is less than 2.
 
     Arguments:
     - `readings`: what `probe_teacher` read from each checkpoint.
@@ -57,7 +57,7 @@ def checkpoint_slider(
 def curriculum_explorer(
     runs: DistillationRuns, readings: TeacherReadings, at_most: int = 24, interactive: bool = True
 ) -> FramePicker | FramePage:
-    """Slide over the steps of students and teacher: how far each of them is at that moment.
+    """A slider over the steps of students and teacher: how far each of them is at that step.
 
     Arguments:
     - `runs`: the students, by curriculum and seed.
@@ -77,13 +77,13 @@ def curriculum_explorer(
 
 
 def _words(figure: plots.ExplorerFigure, stages: pd.DataFrame, step: int) -> str:
-    """What the three panels say at a step."""
+    """The three panels at a step, as text."""
     row = figure.students.loc[latest(figure.students.index.tolist(), step)]
     students = [f"{name.replace('_', '-')} {row[name]:.1%}{_stage(stages, name, step)}" for name in figure.students]
     point = latest(sorted(figure.kept["step"].unique()), step)
     probe = figure.kept[figure.kept["step"] == point]
     read = [
-        f"degree {reading.degree} {reading.in_support:.3f} in the support, {reading.off_support:.3f} off it"
+        f"degree {reading.degree} {reading.in_support:.3f} in the support, {reading.off_support:.3f} outside it"
         for reading in probe.itertuples()
     ]
     return (
@@ -93,7 +93,7 @@ def _words(figure: plots.ExplorerFigure, stages: pd.DataFrame, step: int) -> str
 
 
 def _stage(stages: pd.DataFrame, name: str, step: int) -> str:
-    """What a curriculum of several stages shows at a step, in brackets."""
+    """The current target of a curriculum of several stages at a step, in brackets."""
     mine = stages[stages["curriculum"] == name]
     begun = mine[mine["start"] <= step]
     return f" (shown: {begun['target'].iloc[-1]})" if len(mine) > 1 and len(begun) else ""

@@ -170,7 +170,7 @@ def test_a_fresh_process_answers_raises_or_is_missed():
         harness.in_fresh_process(refuse, value=7)
     with pytest.raises(WorkerLostError, match="vanish"):
         harness.in_fresh_process(vanish)
-    with pytest.raises(WorkerLostError, match=r"hang had no answer after 0\.2 s"):
+    with pytest.raises(WorkerLostError, match=r"hang did not answer within 0\.2 s"):
         harness.in_fresh_process(hang, longest_s=0.2)
 
 

@@ -1,4 +1,4 @@
-"""The dashboard as `make dashboard` shows it: a server behind a token, three controls, nothing from elsewhere."""
+"""The dashboard as `make dashboard` shows it: a server behind a token, controls that answer, nothing from elsewhere."""
 
 import os
 import secrets
@@ -18,6 +18,7 @@ import pytest
 from labpage import ANSWER_MS, cut, open_notebook, run_all
 from loopback import free_port, serving
 from nbformat.v4 import new_code_cell, new_notebook
+from playing import check_handover, watch_a_play, words
 from playwright.sync_api import Browser, Locator, Page
 
 from pwl_lab.study import recipes
@@ -78,38 +79,34 @@ def instead(runs: Path, source: str) -> Iterator[None]:
         notebook.write_text(whole)
 
 
-def test_three_controls_answer_and_nothing_is_asked_elsewhere(page: Page, server: tuple[str, str]) -> None:
+def test_the_controls_answer_and_nothing_is_asked_elsewhere(page: Page, server: tuple[str, str]) -> None:
     address, token = server
     asked = []
     page.on("request", lambda request: asked.append(request.url))
     page.set_default_timeout(START_S * 1000)
     page.set_viewport_size({"width": 1000, "height": 4000})
     page.goto(f"{address}/?token={token}")
-    blocks = handle(page, "Teacher blocks loaded")
+    player = page.locator(".pwl-player")
+    player.get_by_role("button", name="Play").wait_for()
     handle(page, "Optimiser steps").wait_for()
-    assert handle(page, "Bandwidth").count() == 2, "the loader has one, and the timeline"
+    assert page.get_by_label("Bandwidth").count() == page.get_by_label("Loading order").count() == 1
     page.set_default_timeout(ANSWER_MS)
-    first = shown(page, 0)
-    assert first[0].startswith("SSSS: 0 of 4")
-    blocks.focus()
+    assert words(player).startswith("SSSS: 0 of 4")
+    player.get_by_label("Teacher blocks loaded").press("ArrowRight")
+    assert words(player).startswith("TSSS: 1 of 4")
+    before = shown(page)
+    handle(page, "Optimiser steps").focus()
     page.keyboard.press("ArrowRight")
-    after = changed(page, 0, first)
-    assert after[0].startswith("TSSS: 1 of 4")
-    assert after[1] != first[1]
-    for label, place in (("Bandwidth", 1), ("Optimiser steps", 2)):
-        before = shown(page, place)
-        handle(page, label).last.focus()
-        page.keyboard.press("ArrowRight")
-        assert changed(page, place, before)[1] != before[1]
-    page.set_default_timeout(START_S * 1000)  # the first choice of a pair draws its pictures
-    page.get_by_label("Family").focus()
+    assert changed(page, before)[1] != before[1]
+    player.get_by_label("Pair").focus()
     page.keyboard.press("ArrowDown")
-    page.get_by_text("TSSS: 1 of 4 teacher blocks loaded of resnet").wait_for()
+    assert words(player).startswith("TSSS: 1 of 4 teacher blocks loaded of resnet")
     assert "pwl-lab run 05 --preset smoke" in page.inner_text("body")
     assert cut(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= 1000
     what_a_screen_reader_is_told(page)
-    a_state_fits_a_projector(page)
+    plays(player)
+    fits_a_projector(page)
     assert {urlsplit(url).netloc for url in asked if not url.startswith(("data:", "blob:"))} == {
         urlsplit(address).netloc
     }
@@ -186,7 +183,7 @@ def test_the_same_notebook_opens_in_jupyterlab(page: Page, lab: tuple[str, str, 
     run_all(page)
     assert page.locator("[data-mime-type$='.error']").count() == 0
     handle(page, "Optimiser steps").wait_for(timeout=20_000)
-    assert handle(page, "Bandwidth").count() == 2
+    plays(page.locator(".pwl-player"))
     assert cut(page) == []
 
 
@@ -195,55 +192,64 @@ def handle(page: Page, label: str) -> Locator:
     return page.locator(".widget-slider", has_text=label).locator(".noUi-handle")
 
 
-def shown(page: Page, place: int) -> tuple[str, str]:
-    """Words and picture of the control at this place on the page."""
-    return page.locator("[role=status]").nth(place).inner_text(), page.locator(".widget-image").nth(
-        place
-    ).get_attribute("src")
+def plays(player: Locator) -> None:
+    """A play begins with no answer, ends with the whole teacher, and takes the time that it says."""
+    before = player.locator(".speed").inner_text()
+    seen = watch_a_play(player)
+    check_handover(seen, ["SSSS", "TSSS", "TTSS", "TTTS", "TTTT"])
+    speed = float(before.split("×")[0]) if "×" in before else 1
+    seconds = seen[-1]["clock"] / speed if "speed-up" in before else seen[-1]["clock"] * speed
+    assert seen[-1]["ms"] / 1000 == pytest.approx(seconds, rel=0.1)
 
 
-def changed(page: Page, place: int, before: tuple[str, str]) -> tuple[str, str]:
+EXPLORER = ".widget-vbox:has(.noUi-handle)"
+
+
+def shown(page: Page) -> tuple[str, str]:
+    """Words and picture of the explorer."""
+    box = page.locator(EXPLORER).last
+    return box.locator("[role=status]").inner_text(), box.locator(".widget-image").get_attribute("src")
+
+
+def changed(page: Page, before: tuple[str, str]) -> tuple[str, str]:
     """Words and picture once both are others, within the time limit."""
     page.wait_for_function(
-        "([place, words, picture]) => document.querySelectorAll('[role=status]')[place].innerText !== words"
-        " && document.querySelectorAll('.widget-image')[place].src !== picture",
-        arg=[place, *before],
+        "([words, picture]) => { const box = [...document.querySelectorAll('.widget-vbox:has(.noUi-handle)')].at(-1);"
+        " return box.querySelector('[role=status]').innerText !== words"
+        " && box.querySelector('.widget-image').src !== picture; }",
+        arg=list(before),
     )
-    return shown(page, place)
+    return shown(page)
 
 
 def what_a_screen_reader_is_told(page: Page) -> None:
-    """Every handle, button and picture has a name; the words change inside an element that stays."""
+    """Every handle and picture has a name; the words change inside an element that stays."""
     page.set_default_timeout(ANSWER_MS)
-    for label in ("Teacher blocks loaded", "Optimiser steps", "Bandwidth"):
-        one = page.get_by_role("slider", name=label).last
-        one.wait_for()
-        value = page.locator(".widget-slider", has_text=label).locator(".widget-readout").last.inner_text()
-        assert one.get_attribute("aria-valuetext") == value
-        one.press("ArrowLeft")
-        page.wait_for_function(
-            "([handle, value]) => handle.getAttribute('aria-valuetext') !== value", arg=[one.element_handle(), value]
-        )
-    for name in ("Play", "Back to the start"):
-        assert page.get_by_role("button", name=name, exact=True).count() == page.locator(".widget-play").count() > 0
-    assert page.locator(".widget-play button:not([aria-label]):visible").count() == 0
-    words = page.locator("[role=status]")
-    assert words.count() == page.locator(".widget-image").count() == 3
-    assert page.locator("[role=status][aria-live=polite] > *").count() == 3
-    place = words.first.element_handle()
-    before = shown(page, 0)
-    page.get_by_role("slider", name="Teacher blocks loaded").press("ArrowRight")
-    changed(page, 0, before)
-    assert place.evaluate("place => place === document.querySelector('[role=status]')")
-    assert page.get_by_role("img", name="the state described above").count() == 3
+    one = page.get_by_role("slider", name="Optimiser steps")
+    value = page.locator(".widget-slider").locator(".widget-readout").inner_text()
+    assert one.get_attribute("aria-valuetext") == value
+    said = page.locator(EXPLORER).last.locator("[role=status]")
+    before, place = shown(page), said.element_handle()
+    one.press("ArrowLeft")
+    changed(page, before)
+    assert one.get_attribute("aria-valuetext") != value
+    assert place.evaluate("place => place.isConnected")
+    assert said.get_attribute("aria-live") == "polite"
+    assert said.locator("> *").count() == 1
+    assert page.get_by_role("img", name="the state described above").count() == 1
+    assert page.locator(".pwl-player [role=status]").count() == 1
 
 
-def a_state_fits_a_projector(page: Page) -> None:
-    """Slider, words and picture of each control are seen together in a low window."""
+def fits_a_projector(page: Page) -> None:
+    """In a low window the whole player is seen when the page opens, and the explorer's control with its picture."""
     page.set_viewport_size({"width": 1366, "height": 768})
-    for box in page.locator(".widget-vbox").all():
-        box.evaluate("box => box.scrollIntoView({block: 'start'})")
-        handle, picture = (box.locator(part).first.bounding_box() for part in (".noUi-handle", ".widget-image"))
-        assert handle["y"] >= 0
-        assert picture["y"] + picture["height"] <= 768, (handle, picture)
-        assert picture["height"] > 200
+    page.evaluate("scrollTo(0, 0)")
+    player = page.locator(".pwl-player").bounding_box()
+    assert player["y"] >= 0
+    assert player["y"] + player["height"] <= 768
+    box = page.locator(EXPLORER).last
+    box.evaluate("box => box.scrollIntoView({block: 'start'})")
+    handle, picture = (box.locator(part).first.bounding_box() for part in (".noUi-handle", ".widget-image"))
+    assert handle["y"] >= 0
+    assert picture["y"] + picture["height"] <= 768, (handle, picture)
+    assert picture["height"] > 200

@@ -15,6 +15,7 @@ from pwl_lab.widgets.frames import png
 
 LINE = "value = " + " + ".join(["number"] * 12)  # 114 letters; the project's longest lines have 120
 SMALLEST = 11  # pixels
+FIGURE = b64encode(png(plots.network("TSST"))).decode()
 MEASURE = """() => {
   const shown = element => element.getBoundingClientRect().width > 0;
   const elements = [...document.querySelectorAll('body *')].filter(shown);
@@ -34,7 +35,7 @@ def own_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page with the longest code, a figure, a table and a formula with something below its line."""
     table = "<table class='dataframe'><tbody><tr><th>a claim in some words</th><td>yes</td></tr></tbody></table>"
     outputs = [
-        new_output("display_data", {"image/png": b64encode(png(plots.network("TSST"))).decode()}),
+        new_output("display_data", {"image/png": FIGURE}),
         new_output("display_data", {"text/html": table}),
     ]
     cells = [
@@ -47,7 +48,7 @@ def own_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-@pytest.mark.parametrize("width", [1400, 1000, 700])
+@pytest.mark.parametrize("width", [1366, 1000, 700, 390])
 @pytest.mark.parametrize("made", ["own_page", pytest.param("page_of_04", marks=pytest.mark.browser)])
 def test_nothing_is_cut_or_wider_than_the_window(
     browser: Browser, request: pytest.FixtureRequest, made: str, width: int

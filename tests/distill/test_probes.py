@@ -135,7 +135,7 @@ def test_impossible_probes_are_refused(keys, field):
 
 
 def test_a_support_of_all_bits_has_nothing_off_it():
-    with pytest.raises(InvalidValueError, match="outside the support"):
+    with pytest.raises(InvalidValueError, match="bits outside it"):
         CorrelationProbe.draw(SparseParity(n_bits=3, k_sparse=3))
 
 

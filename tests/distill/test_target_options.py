@@ -37,7 +37,7 @@ def test_orthogonal_columns():
 
 
 def test_a_stage_of_no_steps_is_refused():
-    with pytest.raises(ValueError, match=r"steps = 0 .*at least 1.*leave the stage out"):
+    with pytest.raises(ValueError, match=r"steps = 0 .*at least 1.*to skip the stage, leave it out"):
         extracted(steps=0)
 
 

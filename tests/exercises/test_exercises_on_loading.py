@@ -126,17 +126,17 @@ def tie(accuracy, sizes, rate, base="SS"):
 
 loading, meeting, clock = progressive_weight_loading, curricula_meet_loading, loading_under_the_clock
 WRONG = [
-    (loading.converters, lambda mask: named(mask, swapped=True), "changed places"),
+    (loading.converters, lambda mask: named(mask, swapped=True), "are swapped"),
     (loading.converters, lambda mask: named(mask, first=0), "counted from 1"),
-    (loading.converters, lambda mask: named(mask, first=2), "block behind it"),
+    (loading.converters, lambda mask: named(mask, first=2), "by the next block"),
     (loading.converters, lambda mask: named(mask, everywhere=True), "only where the owner changes"),
-    (loading.converters, lambda mask: mask.index("S") and [], "this is not it"),
+    (loading.converters, lambda mask: mask.index("S") and [], "not the right answer"),
     (loading.converters, lambda mask: [f"encoder {i}" for i in range(1, len(mask))], "an encoder at every boundary"),
     (loading.converters, lambda mask: set(named(mask)), "give a list"),
     (loading.sync, sync(total=torch.sum), "sum over the boundaries"),
-    (loading.sync, sync(boundaries=3), "fails with ValueError: there is no boundary 3"),
-    (loading.sync, sync(decoded=False), "encoders alone"),
-    (loading.sync, sync(encoded=False), "decoders alone"),
+    (loading.sync, sync(boundaries=3), "raises ValueError: there is no boundary 3"),
+    (loading.sync, sync(decoded=False), "only the encoders"),
+    (loading.sync, sync(encoded=False), "only the decoders"),
     (loading.sync, sync(distance=torch.nn.functional.mse_loss), "cosine is missing"),
     (loading.sync, sync(distance=by_position), "at every position"),
     (loading.best_order, tried(later=1), "predicts only once it is there"),
@@ -144,10 +144,10 @@ WRONG = [
     (loading.best_order, tried(equal=True), "every step counts the same"),
     (loading.best_order, greedy, "greedy"),
     (loading.best_order, lambda a, s: [block - 1 for block in tried()(a, s)], "counted from 1"),
-    (loading.best_order, search_order, "this is not it"),
+    (loading.best_order, search_order, "not the right answer"),
     (meeting.run_mask, run(lambda c, state, i, owners: state), "no converter"),
-    (meeting.run_mask, run(lambda c, state, i, owners: rightly(c, state, i, owners[::-1])), "changed places"),
-    (meeting.run_mask, run(lambda c, state, i, owners: c.encode(state, i)), "TTT: a converter stands only"),
+    (meeting.run_mask, run(lambda c, state, i, owners: rightly(c, state, i, owners[::-1])), "are swapped"),
+    (meeting.run_mask, run(lambda c, state, i, owners: c.encode(state, i)), "TTT: a converter is needed only"),
     (meeting.run_mask, run(rightly, head=0), "the head goes with"),
     (meeting.run_mask, run(lambda c, state, i, owners: rightly(c, state, i - 1, owners)), "counted from 1"),
     (meeting.run_mask, lambda net, inputs, mask: net.teacher(inputs), "mask is not used"),
@@ -196,7 +196,7 @@ WRONG = [
     (clock.tie_latency, lambda *given: -tie(*given), "never negative"),
     (clock.tie_latency, lambda *given: tie(*given) * 1e6 / 2**20, "2\\^20"),
     (clock.tie_latency, lambda a, s, r: tie(a, s[::-1], r, base="TT"), "mask before it predicts"),
-    (clock.tie_latency, lambda a, s, r: tie(a | {"SS": 0}, s, r), "above that of SS"),
+    (clock.tie_latency, lambda a, s, r: tie(a | {"SS": 0}, s, r), "minus that of SS"),
 ]
 
 

@@ -119,7 +119,7 @@ def test_a_scheduler_that_is_frozen_is_named_and_a_signal_ends_the_batch(bench: 
             processes[0].send_signal(signal.SIGSTOP)
             code, said = bench.run(bench.grid("waits"), "--scheduler", address)
             assert code == 2
-            assert "does not answer as a Dask scheduler: another kind of server, or one that is frozen" in said
+            assert "does not answer like a Dask scheduler: it is of another kind, or frozen" in said
             return
         process = bench.start(bench.grid("waits"), "--scheduler", address)
         until(lambda: bench.begun("waits"), HANG_S)

@@ -144,9 +144,9 @@ def test_a_batch_for_no_scheduler_is_refused_before_anything_is_said_or_written(
         ("{closed}", "nothing listens on port"),
         ("TCP://{closed}", "nothing listens on port"),
         ("tcp://no-such-host.invalid:1", "the host name 'no-such-host.invalid' is not known on this machine"),
-        ("tcp://{http}", "does not answer as a Dask scheduler"),
-        ("tcp://{mute}", "does not answer as a Dask scheduler"),
-        ("tcp://{tls}", "speaks TLS; give the address as tls://127.0.0.1:"),
+        ("tcp://{http}", "does not answer like a Dask scheduler"),
+        ("tcp://{mute}", "does not answer like a Dask scheduler"),
+        ("tcp://{tls}", "uses TLS; give the address as tls://127.0.0.1:"),
         ("tls://{tls}", "tls:// needs certificates: set DASK_DISTRIBUTED__COMM__TLS__CA_FILE"),
     ],
 )
@@ -173,7 +173,10 @@ def test_certificates_decide_over_tls(
     with dask.config.set(as_settings(certificates)):
         with clusters._closing(connect(tls, Runs())) as client:
             assert client.status == "running"
-        refused(f"tls://127.0.0.1:{places['tcp']}", "does not speak TLS; a scheduler without it is at tcp://127.0.0.1:")
+        refused(
+            f"tls://127.0.0.1:{places['tcp']}",
+            "does not use TLS; a scheduler without it has the address tcp://127.0.0.1:",
+        )
         for name in ("CA_FILE", "CLIENT__KEY"):
             damaged = tmp_path / name
             for text in (None, "not a certificate"):

@@ -153,7 +153,7 @@ def test_a_loader_that_was_closed_says_so_beside_what_failed(folder):
     with ProgressiveModel.open(folder, retry=QUICK, throttle=Throttle(latency_s=0.3)) as model:
         assert model._log.wait_for(lambda: bool(model.status().failed), PATIENCE_S)
         model.close()
-    with pytest.raises(LoadingError, match=r"block 1: SourceError: .*No such file.*; it was closed"):
+    with pytest.raises(LoadingError, match=r"block 1: SourceError: .*No such file.*; the model was closed"):
         model.wait("TTT", 0)
 
 

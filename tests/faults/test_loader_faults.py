@@ -374,7 +374,7 @@ def test_a_full_disk_while_caching_does_no_harm(full_for, folder, net, tmp_path,
         check_answers(model, net, "TTT")
     model._feed.join(PATIENCE_S)
     assert not list((tmp_path / "cache").iterdir())
-    assert {event.message for event in happened(model, "cache")} == {"not kept: No space left on device"}
+    assert {event.message for event in happened(model, "cache")} == {"not cached: No space left on device"}
 
 
 def test_what_was_kept_is_not_fetched_again_and_a_damaged_copy_is(folder, net, tmp_path):

@@ -307,8 +307,8 @@ def check(model, status, outcome):
     if status.mask == teacher:
         assert model.wait(teacher, 0).mask == teacher
         return
-    with pytest.raises(LoadingError, match="will not come") as caught:
+    with pytest.raises(LoadingError, match="will not be reached") as caught:
         model.wait(teacher, 0)
     for name, why in status.failed.items():
         assert f"{name}: {why}" in str(caught.value)
-    assert "it was closed" not in str(caught.value)
+    assert "the model was closed" not in str(caught.value)

@@ -87,7 +87,7 @@ def test_two_at_once_overlap_are_told_apart_and_come_back_in_order(series_of) ->
     page = (folder / "index.html").read_text()
     assert "3 of 3 ok" in page
     assert page.index('id="00_a"') < page.index('id="01_b"') < page.index('id="02_c"')
-    assert "from start to end" in page
+    assert "from start to finish" in page
 
 
 def test_a_failing_one_stops_neither_the_other_nor_the_next(series_of) -> None:
@@ -123,7 +123,7 @@ def test_what_trains_side_by_side_runs_alone_with_all_workers(series_of, monkeyp
     assert lines[2:] == ["== 00_wide", "== 02_wide"]
     assert workers == {"00_wide": "all", "02_wide": "all", "01_a": "2", "03_b": "2"}
     begun = {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("*/params.json")}
-    done = {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("*/status.json")}
+    done = {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("*/notebook.ipynb")}
     assert max(done["01_a"], done["03_b"]) <= begun["00_wide"]
     assert done["00_wide"] <= begun["02_wide"]
 

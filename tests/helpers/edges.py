@@ -13,6 +13,8 @@ import warnings
 from pathlib import Path
 
 BASES = {  # seconds at most, and every cell runs
+    "00b": {"n_bits": 6, "teacher_width": 8, "stage_steps": 50, "budget_steps": 60, "n_train": 128, "epochs": 1,
+            "seeds": [3]},
     "01": {"n_bits": 6, "k_sparse": 3, "teacher_width": 8, "batch_size": 8, "teacher_max_steps": 20, "eval_every": 5,
            "eval_samples": 64, "probe_samples": 64, "off_subsets": 5, "projection_width": 4, "seeds": [1]},
     "02": {"n_bits": 6, "hard_n_bits": 7, "k_sparse": 2, "teacher_width": 16, "student_width": 8, "batch_size": 8,
@@ -35,6 +37,7 @@ BASES = {  # seconds at most, and every cell runs
            "eval_every": 5, "eval_samples": 64, "two_phase_bits": 5, "two_phase_k": 2, "two_phase_width": 4,
            "two_phase_samples": [4, 8], "seeds": [3, 1]},
 }  # fmt: skip
+BASES["02b"] = BASES["02"]
 
 
 def outcome(name: str, parameters: dict) -> str:

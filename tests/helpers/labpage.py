@@ -38,5 +38,6 @@ def cut(page: Page) -> list[str]:
         """parts => [...document.querySelectorAll(parts)].filter(one => one.scrollWidth > one.clientWidth + 1)
            .filter(one => getComputedStyle(one).display !== 'inline').map(one => one.innerText)""",
         ".widget-label, .widget-readout, .widget-toggle-button, .widget-dropdown select, "
-        ".frame-page label, .frame-page .value, .frame-page select, .frame-page button",
+        ".frame-page label, .frame-page .value, .frame-page select, .frame-page button, "
+        ".pwl-player label, .pwl-player select, .pwl-player button, .pwl-player .unit > *, .pwl-player header > *",
     )

@@ -31,6 +31,12 @@ def some_predictions() -> SamplePredictions:
         images=torch.zeros(3, 8, 8, dtype=torch.uint8),
         labels=torch.tensor([0, 1, 0]),
         class_names=("cat", "dog"),
-        predicted={mask: torch.tensor([0, int("T" in mask), 1]) for mask in masks},
-        confidence={mask: torch.tensor([0.5, 0.75, 1.0]) for mask in masks},
+        probabilities={mask: as_sure_as([0, int("T" in mask), 1], [0.5, 0.75, 1.0]) for mask in masks},
     )
+
+
+def as_sure_as(predicted: list[int], confidence: list[float], n_classes: int = 2) -> torch.Tensor:
+    """Probabilities whose largest one, for each image, is that of the class predicted; the others share what is left."""
+    sure = torch.tensor(confidence)
+    rest = ((1 - sure) / (n_classes - 1))[:, None].repeat(1, n_classes)
+    return rest.scatter(1, torch.tensor(predicted)[:, None], sure[:, None])

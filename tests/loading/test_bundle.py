@@ -146,7 +146,7 @@ def test_what_no_index_can_say_is_refused_in_words_and_leaves_the_folder_alone(t
 
 
 def test_a_folder_without_an_index_is_no_bundle(tmp_path):
-    with pytest.raises(MissingDataError, match="no bundle"):
+    with pytest.raises(MissingDataError, match="not a bundle"):
         check_folder(tmp_path)
 
 

@@ -265,7 +265,7 @@ def test_waiting_has_an_end(folder):
         with pytest.raises(TimeoutError, match="TTT was not reached"):
             model.wait("TTT", 0.01)
         model.close()
-        with pytest.raises(LoadingError, match=r"TTT will not come: .* closed"):
+        with pytest.raises(LoadingError, match=r"TTT will not be reached: .* closed"):
             model.wait("TTT", PATIENCE_S)
 
 

@@ -78,7 +78,7 @@ def test_a_bundle_of_ones_own_family_opens_where_its_module_is_imported(sine, tm
     assert opened.returncode == 0, opened.stderr
     assert torch.equal(torch.load(tmp_path / "logits.pt"), expected(net, inputs)["TT"])
     refused = run(tmp_path, OPEN).stderr.strip().splitlines()[-1]
-    assert refused.partition(": ")[2].startswith("bundle: index.json is no index of a bundle (teacher: ")
+    assert refused.partition(": ")[2].startswith("bundle: index.json is not a valid bundle index (teacher: ")
     assert (
         "unknown family 'sine' (known: mlp, resnet, transformer, vgg, vit); import the module that defines it"
         in refused
@@ -107,7 +107,7 @@ def test_a_family_belongs_to_one_class():
     first, second = define("own, defined twice"), define("own, defined twice")
     sizes = {"n_inputs": 1, "widths": (1,)}
     check_registered(second(**sizes))
-    with pytest.raises(InvalidValueError, match="a class with a family of its own"):
+    with pytest.raises(InvalidValueError, match="a class with its own family"):
         check_registered(first(**sizes))
     with pytest.raises(InvalidValueError, match=r"family of __main__\.OtherConfig"):
         define("own, defined twice", "OtherConfig")
@@ -145,7 +145,7 @@ class Peculiar(ModelConfig):
     [
         ("attribute", r"make blocks\.0\.scale a parameter or a persistent buffer"),
         ("buffer", r"make blocks\.0\.scale a parameter or a persistent buffer"),
-        ("value", "made without memory for its weights"),
+        ("value", "built without memory for its weights"),
     ],
 )
 def test_a_network_that_its_weights_do_not_complete_is_refused(how, words):

@@ -256,7 +256,7 @@ def test_a_folder_that_is_no_bundle_is_refused(tmp_path):
 
 
 def test_a_port_that_is_taken_or_none_is_refused(bundle, server):
-    with pytest.raises(InvalidValueError, match=r"port = \d+ .*0 takes one"):
+    with pytest.raises(InvalidValueError, match=r"port = \d+ .*0 picks one"):
         BundleServer(bundle, int(server.url.rpartition(":")[2]))
     for port in (-1, 65_536):
         with pytest.raises(InvalidValueError, match=f"port = {port} "):
@@ -405,7 +405,7 @@ def test_the_command_serves_until_it_is_told_to_end(bundle, number):
         first = started.stdout.readline()
         url = re.search(r"http://127\.0\.0\.1:\d+", first)[0]
         assert started.stdout.readline() == f'Open it with ProgressiveModel.open("{url}").\n'
-        assert first == f"{bundle} is at {url} (0.1 MB/s, 5 ms latency). Ctrl-C ends it.\n"
+        assert first == f"{bundle} is at {url} (0.1 MB/s, 5 ms latency). Press Ctrl-C to stop.\n"
         with httpx.stream("GET", f"{url}/boot.safetensors") as under_way:
             assert under_way.status_code == 200
             assert next(under_way.iter_raw())

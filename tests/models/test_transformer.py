@@ -120,7 +120,7 @@ def test_a_configuration_for_a_task():
 @pytest.mark.parametrize(
     ("values", "field"),
     [
-        ({"heads": 3}, "width = 8 is no multiple of heads = 3"),
+        ({"heads": 3}, "width = 8 is not a multiple of heads = 3"),
         ({"heads": 0}, "heads"),
         ({"layers": 0}, "layers"),
         ({"mlp_ratio": 0}, "mlp_ratio"),

@@ -16,6 +16,7 @@ BLOCKS = {
     "student_depths": [1] * 6,
 }
 TAKEN = {  # each failed once after the training: with a KeyError, a division by zero, a figure that refused
+    "00b": [{"budget_steps": 2, "stage_steps": 1, "n_bits": 4, "teacher_width": 1}],
     "01": [{"k_sparse": 2}, {"k_sparse": 5}, {"teacher_max_steps": 1}],
     "02": [
         {"k_sparse": 5},  # the teacher is never all right
@@ -23,14 +24,17 @@ TAKEN = {  # each failed once after the training: with a KeyError, a division by
         {"teacher_max_steps": 1, "teacher_eval_every": 1},
         {"threshold": 0.0},
     ],
+    "02b": [{"stage_steps": 1}, {"teacher_max_steps": 1, "teacher_eval_every": 1}],
     "03": [{"n_bits": 2}, {"k_sparse": 4}, {"stage_steps": 9}],
     "04": [BLOCKS, {"batch_size": 2, "n_train": 100}],
     "05": [{"loadings": ["followed"]}, {"parity_k_sparse": 4, "parity_steps": 1}],
     "08": [{"two_phase_k": 1}, {"two_phase_k": 5}, {"threshold": 0.0}, {"widths": [1]}],
 }
 REFUSED = {
+    "00b": [{"stage_steps": 60}, {"n_bits": 3}],
     "01": [{"k_sparse": 6}],
     "02": [{"k_sparse": 1}, {"k_sparse": 6}, {"student_width": 17}, {"stage_steps": 30}],
+    "02b": [{"stage_steps": 30}],
     "03": [{"n_bits": 2, "k_sparse": 3}],
     "04": [{"crop_padding": 8}, {"masks": {"TT": 1.0}}],
     "05": [{"loadings": ["alone", "alone"]}, {"early_share": 0.99}],

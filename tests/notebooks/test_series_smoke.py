@@ -1,20 +1,28 @@
 """Every notebook of the series at `smoke`, through the path that `make run` takes."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from smoke import SmokeRun
 
 from pwl_lab.runner.execute import run_notebook
+from pwl_lab.runner.index_page import result_of, thumbnail
+from pwl_lab.runner.parameters import read_notebook, series
 from pwl_lab.support import paths
 
-SERIES = sorted(paths.notebooks().glob("[0-9][0-9]_*.ipynb"))
+SERIES = series()
 # What each notebook makes in an empty store, by key: what was stored before is found again as long as these stay.
 # Where they are meant to change, `scripts/golden.py record tests/golden/smoke.json --keys` writes them anew.
 GOLDEN = json.loads((Path(__file__).resolve().parents[1] / "golden" / "smoke.json").read_text(encoding="utf-8"))
-CONTROLS = {"00": 1, "01": 1, "02": 1, "04": 1, "06": 1}  # that work on the page without a kernel
+CONTROLS = {"00": 2, "01": 1, "02": 2, "04": 1, "06": 1}  # that work on the page without a kernel
+
+
+def named(nb: Mapping[str, Any]) -> str | None:
+    """The cell of a notebook whose figure stands on the index page."""
+    return nb["metadata"]["pwl_lab"].get("thumbnail")
 
 
 @pytest.mark.notebook
@@ -27,9 +35,13 @@ def test_notebook_runs_at_smoke(notebook: Path, smoke_run: Callable[[str], Smoke
     metrics = json.loads((run.out / "metrics.json").read_text())
     assert metrics["made"]["versions"]["pwl_lab"]
     assert (run.out / "notebook.html").stat().st_size < 5_000_000
+    nb = read_notebook(notebook)
+    assert result_of(nb, metrics), "the index page's sentence finds its numbers"
+    shown = [cell for cell in read_notebook(run.out / "notebook.ipynb")["cells"] if cell["id"] == named(nb)]
+    assert [bool(thumbnail({"cells": [cell], "metadata": {}})) for cell in shown] == [True] * (named(nb) is not None)
     html = (run.out / "notebook.html").read_text()
     assert "data:image/png;base64" in html, "figures are in the page"
-    assert html.count('<div class="frame-page">') == CONTROLS.get(notebook.stem[:2], 0)
+    assert html.count('<div class="frame-page">') == CONTROLS.get(notebook.stem.partition("_")[0], 0)
     made = sorted(str(path.parent.relative_to(run.store)) for path in run.store.glob("*/*/record.json"))
     assert made == GOLDEN[notebook.stem]["entries"]
 

@@ -10,16 +10,16 @@ from matplotlib.colors import same_color
 from toys import as_pair
 
 from pwl_lab import plots
-from pwl_lab.plots.curricula import ABLATED, PWL_LOOK
+from pwl_lab.plots.curricula import ABLATED
 from pwl_lab.plots.style import CURRICULUM
 from pwl_lab.study import crossing
 from pwl_lab.study.crossing import LOADING_WORDS, LOADINGS, MEASURES, Crossed
 from pwl_lab.swap.masks import all_masks
 
 SEEDS = (4, 1)
-NAMES = ["PWL alone", "one-shot", "progressive", "extracted"]
+NAMES = ["PWL only", "one-shot", "progressive", "extracted"]
 CURRICULA = ["none", "one_shot", "progressive", "extracted"]
-LOOKS = {"none": PWL_LOOK} | CURRICULUM
+LOOKS = CURRICULUM
 
 
 def crossed(curriculum, loading, seed, number):
@@ -111,7 +111,7 @@ def titles(figure):
 
 
 def of(curriculum, loading):
-    """The students that a panel shows of a curriculum; PWL alone is in every one."""
+    """The students that a panel shows of a curriculum; PWL only is in every one."""
     wanted = "combined" if curriculum == "none" else loading
     return [one for one in FOUND if (one.curriculum, one.loading) == (curriculum, wanted)]
 
@@ -159,7 +159,7 @@ def test_the_chart_has_a_row_for_every_combination_with_a_point_per_seed():
     figure = plots.crossing_chart(TABLE)
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     ways = crossing.combinations(crossing.LOADINGS)
-    assert names == ["PWL alone"] + [
+    assert names == ["PWL only"] + [
         f"{curriculum.replace('_', '-')}: {LOADING_WORDS[loading]}" for curriculum, loading in ways[1:]
     ]
     assert titles(figure) == list(MEASURES.values())

@@ -12,7 +12,7 @@ from matplotlib import pyplot
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
-from scored import rising, scored_pair, some_predictions
+from scored import as_sure_as, rising, scored_pair, some_predictions
 from toys import MLP_STUDENT, MLP_TEACHER, as_trained
 
 from pwl_lab import plots
@@ -21,7 +21,6 @@ from pwl_lab.study import tables as analysis
 from pwl_lab.study.recipes import SamplePredictions
 from pwl_lab.study.results import DistillationRuns
 from pwl_lab.support.download import DatasetFiles
-from pwl_lab.support.errors import InvalidValueError
 from pwl_lab.swap.masks import all_masks
 from pwl_lab.swap.orders import loading_orders
 from pwl_lab.tasks import datasets
@@ -90,7 +89,6 @@ FIGURES = {
     ),
     "mask_chart": lambda pair, samples: plots.mask_chart(masks_of_seeds()),
     "loss_terms": lambda pair, samples: plots.loss_terms(losses()),
-    "layer_loading": lambda pair, samples: plots.LayerFigure(pair, samples).at("TTS"),
 }
 
 
@@ -156,53 +154,6 @@ def test_owner_row_draws_owners_and_converters():
     assert [text for text in found if text in ("encoder", "decoder")] == ["encoder", "decoder"]
 
 
-def test_layer_loading_says_mask_and_accuracy_and_marks_right_and_wrong(pair, samples):
-    figure = plots.LayerFigure(pair, samples).at("TTS")
-    found = words(figure)
-    title = [axes.get_title(loc="left") for sub in figure.subfigs for axes in sub.axes]
-    assert "TTS: 2 of 3 teacher blocks, test accuracy 70.0% (seed 0)" in title
-    assert [text.split("\n")[0] for text in found if "block" in text][:3] == ["teacher", "teacher", "student"]
-    assert [text for text in found if text[:1] in "✓✗"] == ["✓ cat\n50%", "✓ dog\n75%", "✗ dog\n100%, is:\ncat"]
-
-
-def test_a_layer_figure_turned_to_a_mask_is_the_figure_of_that_mask(pair, samples):
-    turned = plots.LayerFigure(pair, samples)
-    turned.at("SSS"), turned.at("TST")
-    # Even two new figures of one mask may differ by a level: the layout's solver ends 1e-14 apart.
-    apart = pixels(turned.at("TTS")) - pixels(plots.LayerFigure(pair, samples).at("TTS"))
-    assert np.abs(apart).max() <= 1
-    assert render(turned.at("SSS")) != render(turned.at("TTS"))
-    with pytest.raises(InvalidValueError, match="mask"):
-        turned.at("TS")
-
-
-def test_the_ring_stands_at_the_mask_and_every_mask_has_a_dot(pair, samples):
-    figure = plots.LayerFigure(pair, samples, {"suffix": ["SSS", "SST", "STT", "TTT"]}).at("STT")
-    (axes,) = figure.subfigs[1].axes
-    dots, suffix, student, teacher, ring = axes.get_lines()
-    assert [line.get_ydata()[0] for line in (student, teacher)] == pytest.approx([0.5, 0.8])
-    assert len(dots.get_xdata()) == 8
-    assert suffix.get_ydata().tolist() == pytest.approx([0.5, 0.6, 0.7, 0.8])
-    assert (*ring.get_xdata(), *ring.get_ydata()) == pytest.approx((2, 0.7))
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["any mask", "suffix"]
-
-
-@pytest.mark.parametrize("whole", [0.52, 0.503, 0.498])
-def test_levels_legend_and_label_keep_apart_and_are_not_cut(pair, samples, whole):
-    masks = pair.masks.assign(test=0.5 + pair.masks["test"] / 50)
-    masks.loc[masks["mask"] == "TTT", "test"] = whole + 0.01
-    figure = plots.LayerFigure(replace(pair, masks=masks), samples).at("SSS")
-    FigureCanvasAgg(figure).draw()
-    (axes,) = figure.subfigs[1].axes
-    levels = [text for text in axes.texts if text.get_text()]
-    assert sorted(text.get_text() for text in levels) == ["student\nalone", "teacher\nalone"]
-    boxes = [
-        part.get_window_extent() for part in (*levels, axes.get_legend(), axes.yaxis.label, *axes.get_yticklabels())
-    ]
-    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
-    assert all(figure.bbox.padded(1).contains(*corner) for box in boxes for corner in (box.min, box.max))
-
-
 @pytest.mark.parametrize("n_images", [3, 20, 25])
 def test_image_grid_shows_every_image_with_its_class(n_images):
     figure = plots.image_grid(ImageTask(), n_images)
@@ -228,9 +179,9 @@ def coloured(monkeypatch):
 def coloured_samples(task, n=6):
     images, batch = task.sample(n)
     masks = all_masks(3)
-    predicted = {mask: torch.roll(batch.labels, i) for i, mask in enumerate(masks)}  # right once, then wrong
-    confidence = dict.fromkeys(masks, torch.full((n,), 0.5))
-    return SamplePredictions(images, batch.labels, task.class_names, predicted, confidence)
+    rolled = {mask: torch.roll(batch.labels, i).tolist() for i, mask in enumerate(masks)}  # right once, then wrong
+    probabilities = {mask: as_sure_as(labels, [0.5] * n, task.n_classes) for mask, labels in rolled.items()}
+    return SamplePredictions(images, batch.labels, task.class_names, probabilities)
 
 
 def drawn_apart(figure):
@@ -247,8 +198,6 @@ def test_coloured_images_are_shown_in_their_colours_and_long_names_fit(coloured,
     samples = coloured_samples(coloured)
     figures = [plots.image_grid(coloured, 20), plots.predictions_by_mask(samples)]
     assert all(drawn_apart(figure) for figure in figures)
-    figures += [plots.LayerFigure(pair, samples).at(mask) for mask in ("SSS", "TTS")]
-    assert all(drawn_apart(figure.subfigs[2]) for figure in figures[2:])
     for figure in figures:
         shown = [axes.get_images()[0].get_array() for axes in all_axes(figure) if axes.get_images()]
         expected = coloured.sample(len(shown))[0]

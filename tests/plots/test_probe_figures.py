@@ -41,6 +41,7 @@ FIGURES = {
     "maps_over_steps": lambda: plots.maps_over_steps(READINGS),
     "checkpoint_map": lambda: plots.CheckpointFigure(READINGS).at(100),
     "projected_probe": lambda: plots.projected_probe(PROJECTED, 0.01),
+    "bit_correlations": lambda: plots.bit_correlations({"one_shot": [0.1, 0.2, 0.3]}, (1,), 100),
 }
 
 
@@ -71,13 +72,19 @@ def test_a_map_shows_the_support_first():
 
 def test_panels_are_the_first_checkpoints_at_each_accuracy_and_the_final_teacher():
     titles = [axes.get_title(loc="left") for axes in plots.maps_over_steps(READINGS).axes]
-    assert titles == ["step 0\n50% right", "step 100\n80% right", "step 150\n100% right", "final: 600\n100% right", ""]
+    assert titles == [
+        "step 0\n50% accurate",
+        "step 100\n80% accurate",
+        "step 150\n100% accurate",
+        "final: 600\n100% accurate",
+        "",
+    ]
 
 
 def test_projected_probe_has_a_point_per_seed_and_says_the_means():
     (axes,) = plots.projected_probe(PROJECTED, 0.01).axes
     assert [len(points.get_offsets()) for points in axes.collections] == [2] * 4
-    assert [text.get_text() for text in axes.texts] == ["0.310", "0.310", "0.050", "0.050", "noise floor"]
+    assert [text.get_text() for text in axes.texts] == ["0.310", "0.050", "0.310", "0.050", "noise floor"]
 
 
 def test_the_slider_goes_through_the_checkpoints_to_the_final_teacher():
@@ -109,3 +116,13 @@ def test_transition_is_half_way_up():
     assert tables.transition_step(history) == 20
     assert tables.transition_step(history, chance=0.1) == 0 + 10
     assert tables.transition_step(history.iloc[:2]) is None
+
+
+def test_bits_of_the_support_come_first_beside_the_noise_floor():
+    by_target = {"one_shot": [0.01, 0.02, 0.03, 0.04], "extracted": torch.tensor([0.1, 0.5, 0.2, 0.6])}
+    first, second = plots.bit_correlations(by_target, (3, 1), 800).axes
+    assert [bar.get_height() for bar in first.patches] == [0.04, 0.02, 0.01, 0.03]
+    assert [bar.get_height() for bar in second.patches] == pytest.approx([0.6, 0.5, 0.1, 0.2])
+    assert [len(bars) for bars in second.containers] == [2, 2]
+    assert [axes.get_lines()[0].get_ydata()[0] for axes in (first, second)] == pytest.approx([0.0282, 0.0282], abs=1e-4)
+    assert [axes.get_title(loc="left") for axes in (first, second)] == ["one-shot", "extracted"]

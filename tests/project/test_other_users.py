@@ -32,7 +32,7 @@ from pwl_lab.tasks.datasets import read_idx
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
 PACKAGE = Path(__file__).resolve().parents[2] / "pwl_lab"
 # Folders for a moment, of this process alone.
-PRIVATE = {"runner/location.py", "study/stored_pairs.py"}
+PRIVATE = {"runner/location.py"}
 RECIPE = Recipe("things", 1, {"width": 3})
 PATIENCE_S = 60
 
@@ -174,7 +174,7 @@ def test_an_entry_of_the_store_that_may_not_be_read_stays_and_is_not_made_again(
     path = entry.parent if part == ".." else entry / part
     before, inode = stat.S_IMODE(path.stat().st_mode), entry.stat().st_ino
     closed(path)
-    with as_modes_say(), pytest.raises(UnreadableError, match=r"things.*Permission denied.*left as it is.*owner"):
+    with as_modes_say(), pytest.raises(UnreadableError, match=r"things.*Permission denied.*was not changed.*owner"):
         here._find(RECIPE, locked) if locked else here.get(RECIPE, lambda: pytest.fail("made again"))
     path.chmod(before)
     assert entry.stat().st_ino == inode

@@ -16,7 +16,7 @@ from pwl_lab.runner.parameters import settings_of
 from pwl_lab.support.yaml12 import read_yaml
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-SERIES = [path for path in NOTEBOOKS if re.match(r"\d\d_", path.name)]
+SERIES = [path for path in NOTEBOOKS if re.match(r"\d\d[a-z]?_", path.name)]
 MODULES = sorted((ROOT / "pwl_lab").rglob("*.py"))
 BIN = Path(sys.executable).parent
 
@@ -51,14 +51,26 @@ def test_make_and_ci_run_the_same_tests() -> None:
     ci = ROOT / ".ci" / "run"
     assert ci.stat().st_mode & 0o111
     assert ci.read_text().rstrip().endswith("make test")
-    for target in ("run", "check", "test", "lab", "dashboard", "bench"):
+    for target in ("run", "slides", "check", "test", "lab", "dashboard", "bench"):
         done = _run("make", "--dry-run", "--always-make", target, "NAME=trial")
         assert "pip install" in done, "each target installs on first use"
     assert "pwl-lab series --preset lesson --name trial" in _run("make", "--dry-run", "run", "NAME=trial")
+    assert "pwl-lab slides --name trial" in _run("make", "--dry-run", "slides", "NAME=trial")
+    assert "pwl-lab slides --name smoke" in _run("make", "--dry-run", "slides", "PRESET=smoke")
     assert "pwl-lab series --preset smoke" in _run("make", "--dry-run", "run", "PRESET=smoke")
     assert "pwl-lab series --preset lesson --jobs 3" in " ".join(_run("make", "--dry-run", "run", "JOBS=3").split())
     assert "pwl-lab dashboard --preset smoke" in _run("make", "--dry-run", "dashboard", "PRESET=smoke")
     assert "make test" in _run("make")
+
+
+@each_of_the_series
+def test_code_that_is_no_part_of_the_lesson_is_folded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is folded, and how: scripts/fold_plumbing.py, which also sets the marks."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import fold_plumbing
+
+    cells = nbformat.read(path, as_version=4).cells
+    assert fold_plumbing.marked(cells) == fold_plumbing.plumbing(cells) != []
 
 
 def test_make_check_runs_every_linter_and_the_types() -> None:
@@ -92,7 +104,7 @@ def test_what_trains_side_by_side_says_so_in_its_metadata(path: Path) -> None:
 
 
 def test_the_series_has_its_first_notebooks() -> None:
-    assert {"00", "02", "04"} <= {path.stem[:2] for path in SERIES}
+    assert {"00", "00b", "02", "04"} <= {path.stem.partition("_")[0] for path in SERIES}
 
 
 @each_of_the_series
@@ -136,6 +148,15 @@ def test_the_parameters_cell_holds_one_literal_per_setting(path: Path) -> None:
     assert len(values) == len(body), "a name stands there twice"
     assert set(values) == set(settings_of(nb).model_fields)
     assert values["preset"] is not None
+
+
+@each_of_the_series
+def test_a_notebook_names_its_result_and_its_figure_for_the_index_page(path: Path) -> None:
+    nb = nbformat.read(path, as_version=4)
+    assert "{" in nb.metadata.pwl_lab.result, "the numbers are the run's"
+    code = {cell.id: cell.source for cell in nb.cells if cell.cell_type == "code"}
+    if path.stem != "06b_what_loading_costs":  # which has tables only
+        assert nb.metadata.pwl_lab.thumbnail in code
 
 
 @each_of_the_series

@@ -176,7 +176,7 @@ HUGE = {"family": "mlp", "n_inputs": 6, "widths": [20_000] * 3}
         ),
         (
             {"teacher": {"family": "transformer", "n_tokens": 6, "width": 4, "heads": 2, "layers": 10**9}},
-            "1000000000 blocks, with 8 shards",
+            "1000000000 blocks and 8 shards",
         ),
         ({"student": {"family": "vit", "width": 4, "layers": [1] * 3, "mlp_ratio": 1e308}}, "cannot be built"),
         ({"student": {"family": "vit", "width": 4, "layers": [1] * 3, "image_size": 10**30}}, "cannot be built"),
@@ -253,7 +253,7 @@ def spoilt(tensors: dict, value: float, name: str) -> dict:
 @pytest.mark.parametrize(
     ("bits", "change", "words"),
     [
-        (32, lambda _: b"not safetensors at all", "no safetensors file"),
+        (32, lambda _: b"not safetensors at all", "not a safetensors file"),
         (
             32,
             lambda content: rewritten(content, lambda t: spoilt(t, float("nan"), "blocks.0.0.weight")),

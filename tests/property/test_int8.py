@@ -117,11 +117,11 @@ INT8, SCALE = torch.ones(2, 3, dtype=torch.int8), torch.ones(2)
     [
         ({"w::int8": INT8}, "together with its scales"),
         ({"w::scale:float32": SCALE}, r"only together with 'w::int8'"),
-        ({"w::int8": INT8, "w::scale:float32": torch.ones(3)}, "a scale each row"),
+        ({"w::int8": INT8, "w::scale:float32": torch.ones(3)}, "one scale per row"),
         ({"w::int8": SCALE, "w::scale:float32": SCALE}, "int8 values of two dimensions"),
         ({"w::int8": INT8, "w::scale:float31": SCALE}, "ends with a floating-point type"),
         ({"w::int8": INT8, "w::scale:int8": SCALE}, "ends with a floating-point type"),
-        ({"w::int4": INT8}, "what `quantise` names"),
+        ({"w::int4": INT8}, "a name from `quantise`"),
     ],
 )
 def test_foreign_tensors_are_refused(stored, words):

@@ -180,7 +180,7 @@ def test_a_wrong_number_reaches_no_settings() -> None:
 def test_a_grid_says_in_which_line(tmp_path) -> None:
     path = tmp_path / "grid.yaml"
     path.write_text("notebook: 02\npreset: smoke\nparameters: {n_bits: &a 3, k_sparse: *a}\n")
-    with pytest.raises(InvalidValueError, match=r"line 3: anchors \(&\) and aliases \(\*\) are not read"):
+    with pytest.raises(InvalidValueError, match=r"line 3: anchors \(&\) and aliases \(\*\) are not supported"):
         plan_grid(path)
 
 

@@ -67,7 +67,7 @@ def test_a_dry_run_shows_the_points_and_writes_nothing(grid: Path, tmp_path: Pat
     assert done.exit_code == 0
     lines = done.stdout.splitlines()
     assert [line.partition("  ")[2] for line in lines[:4]] == [f"rate={r} seed={s}" for r in (1, 2) for s in (0, 1)]
-    assert lines[4] == "4 points of own, 4 to do; no earlier run says how long they take"
+    assert lines[4] == "4 points of own, 4 to do; no time estimate, because there is no earlier run"
     assert not (tmp_path / "out").exists()
 
 
@@ -79,7 +79,7 @@ def test_a_batch_says_how_each_point_ended_and_the_next_does_the_rest(grid: Path
     assert "[1/4] ok" in done.stderr
     assert "KeyError: no such layer" in done.stderr
     again = invoke("batch", grid, "--out", out, "--dry-run", "--workers", 2)
-    assert "2 to do; about 0.5 min on 2 workers (30 s a point, the median of 2 earlier points)" in again.stdout
+    assert "2 to do; about 0.5 min on 2 workers (30 s per point, the median of 2 earlier points)" in again.stdout
     assert "rate=1" not in again.stdout
     assert "0 to do" in invoke("batch", grid, "--out", out, "--only", "rate=1", "--dry-run").stdout
     assert "4 to do" in invoke("batch", grid, "--out", out, "--force", "--dry-run").stdout
@@ -95,7 +95,9 @@ def test_finished_points_that_the_grid_does_not_mean_any_more_are_spoken_of(
     invoke("batch", grid, "--out", out)
     write_notebook("# Own, mended", parameters="rate = 0.5\nseed = 0")
     said = invoke("batch", grid, "--out", out, "--dry-run").stdout
-    assert "4 to do (2 finished points here belong to another notebook, parameters or version); no earlier run" in said
+    assert (
+        "4 to do (2 finished points here belong to another notebook, parameters or version); no time estimate" in said
+    )
     invoke("batch", grid, "--out", out, "--only", "rate=1", "--only", "seed=0")
     write_notebook("# Own", parameters="rate = 0.5\nseed = 0")
     said = invoke("batch", grid, "--out", out, "--dry-run").stdout
@@ -144,9 +146,9 @@ def test_the_minutes_that_are_left_are_those_of_all_workers() -> None:
     point = Point("0123456789abc", {"rate": 1}, {})
     ended = RunStatus(status="ok", notebook="own", started="", seconds=60, cells=1, versions={}, commit=None)
     report(point, ended, 4)
-    assert lines == ["[1/13] ok 01234567 rate=1 (60 s, about 3.0 min more)"]
+    assert lines == ["[1/13] ok 01234567 rate=1 (60 s, about 3.0 min left)"]
     report(point, ended.model_copy(update={"seconds": 180.0}), 4)
-    assert lines[1].endswith("(180 s, about 5.5 min more)")
+    assert lines[1].endswith("(180 s, about 5.5 min left)")
 
 
 class Cluster:
@@ -190,7 +192,7 @@ def test_what_the_scheduler_takes_back_is_handed_out_again_and_not_for_ever(
     ("words", "said"),
     [
         (("--workers", "0"), "workers = 0 is not allowed: a whole number from 1"),
-        (("--workers", "2", "--scheduler", "tcp://x:1"), "none where a scheduler is given"),
+        (("--workers", "2", "--scheduler", "tcp://x:1"), "none with a scheduler"),
         (("--only", "rat=1"), "Did you mean 'rate'?"),
         (("--force", "--retry-failed"), "--force and --retry-failed are not allowed together"),
     ],
@@ -205,7 +207,7 @@ def test_what_is_refused(grid: Path, tmp_path: Path, words: tuple[str, ...], sai
 def test_a_folder_without_a_batch_is_refused(tmp_path: Path) -> None:
     done = invoke("status", tmp_path)
     assert done.exit_code == 2
-    assert "no batch is there" in done.stderr
+    assert "there is no batch" in done.stderr
 
 
 def test_the_examples_are_good_grids(tmp_path: Path) -> None:

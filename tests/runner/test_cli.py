@@ -10,8 +10,10 @@ import pytest
 from benches import COMMAND
 from typer.testing import CliRunner
 
+from pwl_lab import cli
 from pwl_lab.cli import app
-from pwl_lab.runner.series import headlines, write_index
+from pwl_lab.runner.index_page import question_of, result_of, write_index
+from pwl_lab.runner.parameters import resolve_notebook, series
 from pwl_lab.support import paths
 
 
@@ -26,14 +28,16 @@ def project(tmp_path: Path, monkeypatch, write_notebook) -> Path:
     good = (
         "import json, os, pathlib\n"
         "out = pathlib.Path(os.environ['PWL_LAB_OUT'], 'metrics.json')\n"
-        "out.write_text(json.dumps({'best_accuracy': 0.98765, 'all': [1]}))"
+        "out.write_text(json.dumps({'best_accuracy': 0.98765, 'all': [1]}))\n"
+        "from PIL import Image; display(Image.new('RGB', (600, 300), 'red'))"
     )
     for name, heading, code in (
         ("00_a", "# First & <best>", good),
         ("01_b", "# Second", "1 / 0"),
         ("02_c", "# Third", "2"),
     ):
-        write_notebook(heading, code, name=f"project/notebooks/{name}", parameters='preset = "lesson"')
+        result = {"result": "The best is right on {best_accuracy:.1%}."}
+        write_notebook(heading, code, name=f"project/notebooks/{name}", parameters='preset = "lesson"', pwl_lab=result)
     return root
 
 
@@ -80,6 +84,7 @@ def test_params_lists_type_default_and_range() -> None:
     }
     table = _invoke("params", "02", "--preset", "smoke").stdout
     assert "teacher_width" in table
+    assert _invoke("params", "2", "--preset", "smoke").stdout == table
     assert "[0, 1]" in table
     assert _invoke("params", "99", code=2).stdout == ""
 
@@ -118,10 +123,10 @@ def test_series_goes_on_after_a_failure_and_writes_an_index(project: Path) -> No
         "1 of 3 ok",
         "not run",
         "ZeroDivisionError",
-        "best accuracy",
+        "The best is right on 98.8%.",
     ):
         assert words in page
-    assert "0.9877" in page
+    assert page.count("data:image/png;base64") == 1, "a figure of the one notebook that has one"
     assert 'href="00_a/notebook.html"' in page
     assert "http" not in page
     assert "<script" not in page
@@ -186,14 +191,22 @@ def test_a_name_that_no_file_can_have_is_refused_in_one_line(project: Path, comm
     assert len(message) < 1000
 
 
-def test_index_of_an_empty_folder_and_headlines(project: Path) -> None:
+def test_index_of_an_empty_folder(project: Path) -> None:
     assert "0 of 3 ok" in write_index(project / "runs" / "none").read_text()
-    assert headlines({"a_b": 0.123456, "n": 12345, "deep": {"x": 1}, "yes": True, "long": "x" * 99}) == [
-        ("a b", "0.1235"),
-        ("n", "12,345"),
-        ("yes", "yes"),
-    ]
-    assert headlines([1]) == []
+
+
+def test_the_question_of_a_notebook_is_plain_text() -> None:
+    asked = "# T\n\n**Question.** *Which* of [two](01_b.ipynb)\nis `x`, with $k$ bits?\n\nMore."
+    assert question_of({"cells": [{"cell_type": "markdown", "source": asked}]}) == "Which of two is x, with k bits?"
+    assert question_of({"cells": [{"cell_type": "markdown", "source": "# T"}]}) is None
+
+
+def test_the_sentence_of_a_result_takes_its_numbers_from_the_metrics() -> None:
+    nb = {"cells": [], "metadata": {"pwl_lab": {"result": "{gap[vgg]:.1f} points in {steps[0]:,} steps"}}}
+    assert result_of(nb, {"gap": {"vgg": 5.04}, "steps": [1200]}) == "5.0 points in 1,200 steps"
+    for lacking in ({"gap": {}, "steps": [1]}, {"gap": {"vgg": 1.0}, "steps": []}, {"gap": {"vgg": None}}, None, [1]):
+        assert result_of(nb, lacking) is None
+    assert result_of({"cells": [], "metadata": {}}, {"gap": 1}) is None
 
 
 def test_fetch_checks_the_bundled_images_and_says_where_they_lie() -> None:
@@ -210,7 +223,7 @@ def test_fetch_finds_the_digits_where_scikit_learn_is_and_in_no_other_folder(tmp
     where = Path(_invoke("data", "fetch", "digits").stdout.strip())
     assert (where / "sklearn").is_dir()
     done = _invoke("data", "fetch", "digits", "--folder", str(tmp_path), code=2)
-    assert "leave folder" in done.stderr
+    assert "leave out folder" in done.stderr
     assert done.stdout == ""
 
 
@@ -218,7 +231,7 @@ def test_fetch_names_a_damaged_archive_and_leaves_nothing(tmp_path: Path, monkey
     monkeypatch.setenv("PWL_LAB_DATA", str(tmp_path / "downloads"))
     (tmp_path / "cifar-10-binary.tar.gz").write_bytes(b"cut")
     message = _invoke("data", "fetch", "cifar-10", "--folder", str(tmp_path), code=2).stderr
-    assert f"{tmp_path / 'cifar-10-binary.tar.gz'} is cut short, damaged or another file" in message
+    assert f"{tmp_path / 'cifar-10-binary.tar.gz'} is truncated, damaged or a different file" in message
     assert message.count("\n") == 1
     assert [path.suffix for path in (tmp_path / "downloads").iterdir()] == [".lock"]
 
@@ -237,3 +250,39 @@ def _invoke(*words: str, code: int = 0):
     done = CliRunner().invoke(app, list(words))
     assert done.exit_code == code, done.output
     return done
+
+
+def test_a_table_is_folded_to_the_terminal_and_each_line_stays_whole_for_a_program(monkeypatch) -> None:
+    whole = _invoke("params", "02").stdout.splitlines()
+    assert whole[0].split() == ["name", "default", "range", "description"]
+    assert len(whole) == 1 + len(json.loads(_invoke("params", "02", "--json").stdout))
+    monkeypatch.setenv("COLUMNS", "72")
+    monkeypatch.setattr(cli, "_is_terminal", lambda: True)
+    folded = _invoke("params", "02").stdout.splitlines()
+    assert max(map(len, folded)) <= 72
+    assert len(folded) > len(whole)
+    assert sorted(" ".join(whole).split()) == sorted(" ".join(folded).split())
+
+
+def test_run_without_a_folder_chooses_one_among_the_runs_and_says_so(project: Path) -> None:
+    done = _invoke("run", "0", "--preset", "smoke")
+    assert f"goes to {project / 'runs' / '00_a'}" in done.stderr
+    assert json.loads((project / "runs" / "00_a" / "status.json").read_text())["status"] == "ok"
+    shutil.copy(project / "notebooks" / "00_a.ipynb", project / "notebooks" / "store.ipynb")
+    assert "give one with --out" in _invoke("run", "store", code=2).stderr
+
+
+def test_a_number_names_a_lesson_and_with_a_letter_its_appendix(project: Path) -> None:
+    for name in ("02b_more", "12_far"):
+        shutil.copy(project / "notebooks" / "00_a.ipynb", project / "notebooks" / f"{name}.ipynb")
+    for given, stem in (
+        ("2", "02_c"),
+        ("02", "02_c"),
+        ("2b", "02b_more"),
+        ("02b", "02b_more"),
+        ("0", "00_a"),
+        ("12", "12_far"),
+    ):
+        assert resolve_notebook(given).stem == stem
+    assert [path.stem for path in series()] == ["00_a", "01_b", "02_c", "02b_more", "12_far"]
+    assert "unknown notebook '7'" in _invoke("params", "7", code=2).stderr

@@ -49,7 +49,7 @@ def test_a_batch_that_waits_for_a_worker_says_for_which(
     run = dask._BatchRun(client, "b", tmp_path, {"GPU": 2, "DISK": 1}, runs, on_line=say)
     run.submit([task(tmp_path)])
     run.follow()
-    assert said == ["no worker with GPU=2 DISK=1 is there (1 without); waiting", "no worker is there; waiting"]
+    assert said == ["there is no worker with GPU=2 DISK=1 (1 without); waiting", "there is no worker; waiting"]
     assert [event["why"] for event in read_events(tmp_path)] == said
 
 

@@ -109,7 +109,7 @@ def test_what_the_settings_let_through_the_probe_can_draw(n_bits: int, k_sparse:
     ],
 )
 def test_a_probe_that_no_memory_holds_is_refused(cls, sizes) -> None:
-    with pytest.raises(InvalidValueError, match=r"the probe would keep .* GB"):
+    with pytest.raises(InvalidValueError, match=r"the probe would hold .* GB"):
         cls.load("smoke", **sizes)
 
 

@@ -377,6 +377,13 @@ def test_names_and_beginnings_of_names(tmp_path: Path, monkeypatch, write_notebo
         assert resolve_notebook(name) == expected
     with pytest.raises(InvalidValueError, match="05_meet, 05_more"):
         resolve_notebook("05")
+    for name in ("05b_between", "06_last", "06b_behind"):
+        write_notebook("1", name=f"notebooks/{name}")
+    assert resolve_notebook("05b").stem == "05b_between"
+    assert resolve_notebook("06").stem == "06_last", "not 06b"
+    assert [path.stem for path in schema.series()] == [
+        *("04_loading", "05_meet", "05_more", "05b_between", "06_last", "06b_behind")
+    ]
     with pytest.raises(UnknownNameError, match="Did you mean '04_loading'"):
         resolve_notebook("04_loadign")
 

@@ -88,7 +88,7 @@ timeout: soon
     for words in (
         "timeout = 'soon' is not allowed: input should be a valid integer",
         "unknown key 'presets'. Did you mean 'preset'?",
-        "axes[1]: zip: lists of one length expected, but stage_steps has 2, student_lr has 1",
+        "axes[1]: zip: lists of equal length expected, but stage_steps has 2, student_lr has 1",
         "axes[2]: expected exactly one of product, zip and points, found none",
         "student_width is set both in parameters and in axes[0]",
         "exclude[0]: unknown axis 'n_bit'. Did you mean 'n_bits'?",

@@ -30,7 +30,7 @@ def test_one_batch_at_a_time_in_a_storage(monkeypatch: pytest.MonkeyPatch, tmp_p
         with monkeypatch.context() as patch:
             patch.setattr("platform.node", lambda: "elsewhere")
             patch.setenv("PWL_LAB_RUNS", str(tmp_path / "elsewhere"))
-            with pytest.raises(InvalidValueError, match=r"another batch \(process .* is at work on memory://lab/out"):
+            with pytest.raises(InvalidValueError, match=r"another batch \(process .* is running on memory://lab/out"):
                 _enter(location_at("memory://lab/out"))
     assert find_holder(place) is None
     assert place.read([HOLDER]) == {}
@@ -104,7 +104,7 @@ def test_a_batch_whose_place_is_taken_says_so_and_leaves_it_to_the_other(
         log_event(place.work, "more")
         until(lambda: b"more" in place.read(["events.jsonl"]).get("events.jsonl", b""))
     (said,) = recwarn.list
-    assert re.search(r"another batch \(process 7 on elsewhere, .* has begun on .*out", str(said.message))
+    assert re.search(r"another batch \(process 7 on elsewhere, .* has started on .*out", str(said.message))
     assert place.read([HOLDER]) == theirs
 
 

@@ -75,7 +75,7 @@ def test_a_notebook_nested_too_deeply_is_refused_in_a_sentence(
     Path("deep.ipynb").write_text(DEEP[kind])
     done = CliRunner().invoke(app, [command[0], "deep.ipynb", *command[1:]])
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
-    assert "deep within each other" in done.stderr
+    assert "nested more than" in done.stderr
     assert not Path("out").exists()
 
 

@@ -108,7 +108,11 @@ def status_of(out: str) -> str:
 
 @pytest.mark.parametrize(
     ("out", "why"),
-    [("~nobody_x/y", "no user of that name"), ("a\udcff", "a name in UTF-8"), ("a\0", "without the character 0")],
+    [
+        ("~nobody_x/y", "no home folder for that user"),
+        ("a\udcff", "a name in UTF-8"),
+        ("a\0", "without the character 0"),
+    ],
 )
 @pytest.mark.parametrize("command", [run, batch, plan_batch, status_of])
 def test_what_names_no_folder_is_refused_by_every_command_alike(
@@ -134,7 +138,7 @@ def test_every_command_takes_the_home_folder_for_its_sign(desk: Path, monkeypatc
 @pytest.mark.parametrize("command", [run, export])
 def test_an_address_makes_no_local_folder_of_that_name(desk: Path, command: Callable, out: str) -> None:
     before = tree(desk)
-    assert "a folder of this machine" in command(out)
+    assert "a folder on this machine" in command(out)
     assert tree(desk) == before
 
 
@@ -247,7 +251,7 @@ def test_two_runs_in_one_folder_the_second_is_refused_until_the_first_is_gone(de
     try:
         (desk / "link").symlink_to(desk / "new")
         for out in ("new", "link", "../desk/new/."):
-            with pytest.raises(InvalidValueError, match="another run is at work in"):
+            with pytest.raises(InvalidValueError, match="another run is in progress in"):
                 run_notebook("own.ipynb", out)
         assert list((desk / "new").iterdir()) == []
     finally:
@@ -283,7 +287,7 @@ def test_of_many_at_once_only_one_runs(desk: Path, monkeypatch: pytest.MonkeyPat
     go.set()
     for thread in threads:
         thread.join(60)
-    assert sorted(said.partition(" in ")[0] for said in ended) == ["another run is at work"] * 7 + ["ok"]
+    assert sorted(said.partition(" in /")[0] for said in ended) == ["another run is in progress"] * 7 + ["ok"]
 
 
 @pytest.mark.parametrize(
@@ -308,7 +312,7 @@ def test_a_series_replaces_no_page_and_no_folder_of_others(desk: Path) -> None:
 
 def test_two_series_of_one_name_the_second_is_refused(desk: Path) -> None:
     with alone_in_folder(paths.runs() / "trial"):
-        assert "another run is at work" in refused("series", "--name", "trial", "--only", "00", "--preset", "smoke")
+        assert "another run is in progress" in refused("series", "--name", "trial", "--only", "00", "--preset", "smoke")
     assert list((paths.runs() / "trial").iterdir()) == []
 
 

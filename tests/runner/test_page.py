@@ -107,7 +107,7 @@ def test_a_page_that_cannot_be_made_at_all_is_said(kind, part: str, tmp_path: Pa
     (tmp_path / "page.html").write_text("old")
     monkeypatch.setattr(export, part, broken)
     said = export.write_page(new_notebook(cells=[new_markdown_cell("x")]), tmp_path / "page.html", OK, tmp_path)
-    assert said.startswith("page.html could not be made (")
+    assert said.startswith("page.html could not be created (")
     assert "no way" in said
     assert not (tmp_path / "page.html").exists()
 
@@ -122,7 +122,7 @@ def test_the_run_ended_well_all_the_same(write_notebook, tmp_path: Path, monkeyp
     monkeypatch.setattr(export, "_html", lambda *_: [][1])
     done = CliRunner().invoke(app, ["run", str(source), "--out", str(tmp_path / "out")])
     assert done.exit_code == 0
-    assert done.stderr == "notebook.html could not be made (IndexError: list index out of range)\n"
+    assert done.stderr == "notebook.html could not be created (IndexError: list index out of range)\n"
     status = read_status(tmp_path / "out")
     assert (status.status, status.error, status.cell) == ("ok", None, None)
     assert status.page_error == done.stderr.strip()
@@ -135,7 +135,7 @@ def test_the_failure_of_a_run_is_not_covered_by_that_of_its_page(write_notebook,
     monkeypatch.setattr(export, "_html", lambda *_: [][1])
     status = run_notebook(write_notebook("1 / 0"), tmp_path / "out")
     assert (status.status, status.cell, status.error.name) == ("failed", 0, "ZeroDivisionError")
-    assert "could not be made" in status.page_error
+    assert "could not be created" in status.page_error
 
 
 def test_an_output_that_no_notebook_can_hold_is_left_out_and_said(write_notebook, tmp_path: Path) -> None:

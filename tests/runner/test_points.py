@@ -133,10 +133,10 @@ def test_events_are_lines_and_one_that_was_cut_off_is_left_out(tmp_path: Path) -
 
 
 def test_a_folder_without_a_batch(tmp_path: Path) -> None:
-    with pytest.raises(InvalidValueError, match="no batch is there"):
+    with pytest.raises(InvalidValueError, match="there is no batch"):
         read_states(tmp_path)
     (tmp_path / "file").write_text("")
-    with pytest.raises(InvalidValueError, match="can be made and written to"):
+    with pytest.raises(InvalidValueError, match="can be created and written to"):
         _enter(tmp_path / "file" / "below")
 
 

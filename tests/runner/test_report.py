@@ -253,7 +253,7 @@ def test_what_is_missing_or_damaged_is_said_and_the_rest_reported(tmp_path: Path
     assert found.points["n"][2] == "[3,4]"
     with pytest.raises(InvalidValueError, match="nothing to draw"):
         curves.choose(found)
-    with pytest.raises(InvalidValueError, match="no batch is there"):
+    with pytest.raises(InvalidValueError, match="there is no batch"):
         report.read_batch(tmp_path / "points")
 
 

@@ -77,7 +77,7 @@ def test_a_preset_or_data_that_are_not_the_planned_ones_are_refused(
     asked = planned(grid, location_at(tmp_path / "out"))
     with monkeypatch.context() as patch:
         patch.setattr(grids, "_data", lambda name: "others")
-        with pytest.raises(PointError, match="not here what it was when the batch was planned"):
+        with pytest.raises(PointError, match="has changed here since the batch was planned"):
             run_point(asked)
     other = (presets / "lesson.yaml").read_text()
     with monkeypatch.context() as patch:
@@ -105,7 +105,7 @@ def test_a_point_that_is_done_stays_done_whatever_is_said_of_it_later(
 ) -> None:
     done = run_point(planned(own_grid, place))
     asked = planned(own_grid, place, force)
-    said = note_failure(asked, "PointError", "another process still works on this point")
+    said = note_failure(asked, "PointError", "another process is still working on this point")
     assert said.status == ("failed" if force else "ok"), "with force it was to be run once more, and was not"
     assert read_results(place, [asked.hash])[asked.hash].done == done
 

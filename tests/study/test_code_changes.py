@@ -213,12 +213,12 @@ def test_what_the_store_cannot_hold_is_refused_before_it_is_trained(verb, kind, 
     monkeypatch.setattr(verbs, "fit", lambda *_: pytest.fail("trained"))
     monkeypatch.setattr(verbs, "distil_members", lambda *_: pytest.fail("trained"))
     monkeypatch.setattr(verbs, "train", lambda *_: pytest.fail("trained"))
-    with pytest.raises(InvalidValueError, match=r"model = Own\(.*its state_dict brings back"):
+    with pytest.raises(InvalidValueError, match=r"model = Own\(.*its state_dict can restore"):
         VERBS[verb](Own(kind=kind))
 
 
 def test_a_configuration_that_miscounts_its_blocks_is_refused():
-    with pytest.raises(InvalidValueError, match="3 blocks, as it says; it makes 2"):
+    with pytest.raises(InvalidValueError, match="3 blocks, as it states; it builds 2"):
         check_keepable(Own(says=3), TASK)
 
 
@@ -320,7 +320,7 @@ def test_a_configuration_derived_from_one_of_ours_is_not_taken_for_it():
 
     own = Mine(n_inputs=6, widths=(8, 8))
     for field, pair in {"teacher": (own, MLP_TEACHER), "student": (MLP_TEACHER, own)}.items():
-        with pytest.raises(InvalidValueError, match=rf"the {field} .*not exported.*a class with a family of its own"):
+        with pytest.raises(InvalidValueError, match=rf"the {field} .*not exported.*a class with its own family"):
             check_exportable(pair)
 
 
@@ -342,7 +342,7 @@ def answered_apart(samples: int) -> None:
 def test_one_sample_may_fall_on_the_other_side_and_no_second_one():
     answered_apart(1)
     for samples in (2, 4, code_changes.N_SAMPLES):
-        with pytest.raises(ChangedCodeError, match=f"it answers {samples} of 16 samples differently"):
+        with pytest.raises(ChangedCodeError, match=f"its output differs for {samples} of 16 samples"):
             answered_apart(samples)
 
 
@@ -369,5 +369,5 @@ def test_old_weights_are_not_given_to_a_task_that_has_changed(verb, changed, mon
     VERBS[verb](Own())
     VERBS[verb](Own())
     monkeypatch.setitem(globals(), "OF_THE_TASK", TASK_CHANGES[changed])
-    with pytest.raises(ChangedCodeError, match=rf"gives other {changed} than when it was stored, .*/store/"):
+    with pytest.raises(ChangedCodeError, match=rf"has other {changed} than when it was stored, .*/store/"):
         VERBS[verb](Own())

@@ -223,7 +223,7 @@ def test_intervals_against_pwl_are_those_of_the_paired_differences_in_points():
     assert set(found["curriculum"]) == {"extracted"}
     shown = crossing.against_pwl_table(pd.DataFrame(rows))
     assert shown.columns.tolist() == list(crossing.MEASURES.values())
-    assert shown.loc[("extracted", "alone"), "student alone"] == f"{mean:+.2f} ({low:+.2f} to {high:+.2f})"
+    assert shown.loc[("extracted", "without PWL"), "student alone"] == f"{mean:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
 def test_the_smallest_pair_can_leave_a_loss_out(store_folder):

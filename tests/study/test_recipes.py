@@ -12,6 +12,7 @@ from pwl_lab.study import recipes, verbs
 from pwl_lab.study.settings import LoadingSettings, StartHereSettings
 from pwl_lab.study.store import NotMadeError, only_stored
 from pwl_lab.support import paths
+from pwl_lab.swap.pair_training import PairLossConfig
 from pwl_lab.tasks.base import Batch
 
 FAMILIES = ["vgg", "resnet", "vit"]
@@ -77,6 +78,12 @@ def test_the_losses_of_a_pair_draw_the_masks_that_were_asked_for():
     settings = LoadingSettings.load("smoke", masks=masks, cross_passes=3, cross_groups=5)
     losses = recipes.pair_losses(settings)
     assert (losses.masks, losses.cross_passes, losses.cross_groups) == (masks, 3, 5)
+
+
+def test_the_losses_of_a_pair_have_the_weights_that_were_asked_for():
+    losses = recipes.pair_losses(LoadingSettings.load("smoke", sync_weight=0.5, cross_weight=3.0))
+    assert losses == recipes.pair_losses(LoadingSettings.load("smoke")).model_copy(update={"sync": 0.5, "cross": 3.0})
+    assert LoadingSettings.load("smoke").cross_weight == PairLossConfig().cross  # the paper's
 
 
 def test_loading_pairs_are_one_per_seed_in_order(settings):

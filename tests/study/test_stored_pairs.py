@@ -3,7 +3,6 @@
 import json
 import shlex
 import socket
-from types import SimpleNamespace
 
 import pytest
 from scored import scored_pair, some_predictions
@@ -67,11 +66,12 @@ def test_what_is_there_is_offered_and_the_rest_named(monkeypatch):
     monkeypatch.setattr(recipes, "loading_pair", only(("vit",)))
     there = [("resnet", "none", "combined"), ("resnet", "one_shot", "followed")]
     monkeypatch.setattr(crossing, "crossed_pair", only(*there))
-    monkeypatch.setattr(stored_pairs, "sample_predictions", lambda *_: some_predictions())
+    for name in ("sample_predictions", "drawn_predictions"):
+        monkeypatch.setattr(stored_pairs, name, lambda *_: some_predictions())
     found = stored_pairs.stored_pairs(SETTINGS)
     assert list(found.pairs) == [
-        ("vit", "PWL alone (notebook 04)"),
-        ("resnet", "PWL alone (notebook 05)"),
+        ("vit", "PWL only (notebook 04)"),
+        ("resnet", "PWL only (notebook 05)"),
         ("resnet", "one-shot, then PWL (notebook 05)"),
     ]
     assert set(found.samples) == set(found.pairs)
@@ -79,36 +79,16 @@ def test_what_is_there_is_offered_and_the_rest_named(monkeypatch):
     assert list(found.missing.commands) == missing
     orders = {"prefix": ["SSS", "TSS", "TTS", "TTT"]}
     loader = widgets.layer_loader(found.pairs, found.samples, orders=orders)
-    assert loader.family.options == ("vit", "resnet")
-
-
-def test_what_cannot_be_shown_beside_the_others_is_left_out_and_named(monkeypatch):
-    def recipe(sizes, seed, *_):
-        return None, SimpleNamespace(n_blocks=4 if sizes.family == "vit" else 3, task=None)
-
-    monkeypatch.setattr(recipes, "loading_pair", recipe)
-    monkeypatch.setattr(crossing, "crossed_pair", lambda *which: recipe(*which)[1])
-    monkeypatch.setattr(stored_pairs, "sample_predictions", lambda *_: some_predictions())
-    live = stored_pairs.stored_pairs(SETTINGS)
-    assert {family for family, _ in live.pairs} == {"vgg", "resnet"}
-    assert len(live.pairs) > stored_pairs.MOST_ON_A_PAGE
-    why = live.missing.left_out["vit, PWL alone (notebook 04)"]
-    assert why == "it has 4 blocks, the first one 3; families=['vit'] shows its family alone"
-    page = stored_pairs.stored_pairs(SETTINGS.model_copy(update={"interactive": False}))
-    assert list(page.pairs) == list(page.samples) == list(live.pairs)[: stored_pairs.MOST_ON_A_PAGE]
-    assert len(page.pairs) + len(page.missing.left_out) == len(live.pairs) + len(live.missing.left_out)
-    assert "Stored, and not shown" in page.missing._repr_html_()
-    alone = stored_pairs.stored_pairs(SETTINGS.model_copy(update={"families": ("vit",)}))
-    assert {family for family, _ in alone.pairs} == {"vit"}
-    assert alone.missing.left_out == {}
+    assert all(len(one["groups"]) == 2 for one in loader.data["pairs"])
+    assert [one["name"] for one in loader.data["pairs"]] == [", ".join(label) for label in found.pairs]
 
 
 def test_hints_are_text_and_not_markup():
     hint = stored_pairs.Missing({"a <b>": "make & run"})
     assert "<b>" not in hint._repr_html_()
     assert "make &amp; run" in hint._repr_html_()
-    assert repr(hint) == "Not stored: a <b>. It is made by: make & run"
-    assert "All is stored" in stored_pairs.Missing()._repr_html_()
+    assert repr(hint) == "Not stored: a <b>. To make it, run: make & run"
+    assert "Everything is stored" in stored_pairs.Missing()._repr_html_()
 
 
 def test_the_servers_kernels_may_not_make_anything(store_folder, no_training, monkeypatch):

@@ -193,7 +193,9 @@ def test_the_student_answers_without_converters_and_the_whole_costs_more_than_th
         for seed, s in enumerate((0.0, 0.2))
     ]
     curves = analysis.order_curves(pd.concat(tables), loading_orders(2))
-    table = analysis.arrival_table(curves, "prefix", student_bytes=8, converter_bytes=2)
+    table = analysis.arrival_table(
+        curves, "prefix", student_bytes=8, block_bytes=(12, 30)
+    )  # 2 of converters with the first
     assert table.index.tolist() == ["SS", "TS", "TT"]
     assert table["bytes"].tolist() == [8, 20, 50]
     assert table["share"].tolist() == [0.2, 0.5, 1.25]

@@ -20,14 +20,14 @@ from toys import (
 from pwl_lab.distill.curriculum import Curriculum, Stage, TeacherHidden, extracted, from_labels, one_shot, progressive
 from pwl_lab.models.blocknet import build, parameter_bytes, unit_bytes
 from pwl_lab.study import verbs
-from pwl_lab.study.recipes import SamplePredictions, sample_predictions
+from pwl_lab.study.recipes import SamplePredictions, drawn_predictions, sample_predictions, soft_targets
 from pwl_lab.study.verbs import distill, train_or_load, train_pair
 from pwl_lab.support.errors import InvalidValueError
 from pwl_lab.swap.masks import all_masks, prefix_mask
 from pwl_lab.swap.pair_training import PairLossConfig
 from pwl_lab.tasks.images import ImageTask
 from pwl_lab.tasks.parity import SparseParity
-from pwl_lab.training import TrainPlan, fit
+from pwl_lab.training import TrainPlan, fit, predict
 
 PARITY = SparseParity(n_bits=6, k_sparse=2, eval_samples=200)
 TEACHER_PLAN = TrainPlan(steps=60, batch_size=16, eval_every=10, lr=0.3, keep_checkpoints=True)
@@ -283,7 +283,7 @@ def test_asking_for_more_or_other_blocks_is_refused():
     pair = make_pair()
     with pytest.raises(InvalidValueError, match=r"teacher_blocks = 4.*from 0 to 3"):
         pair.accuracy(prefix_mask(4, pair.n_blocks))
-    with pytest.raises(InvalidValueError, match="a word of 3 letters"):
+    with pytest.raises(InvalidValueError, match="3 letters"):
         pair.accuracy("TTTT")
 
 
@@ -326,6 +326,46 @@ def test_sample_predictions_are_looked_up_and_those_that_change_come_first():
     assert changes[places].tolist() == sorted(changes.tolist(), reverse=True)[:5]
 
 
+def test_drawn_predictions_are_of_the_same_random_test_images_for_every_pair():
+    task = ImageTask(n_train=200)
+    config = VGG_TEACHER.model_copy(update={"channels": (2, 3), "convolutions": (1, 1), "n_classes": 10})
+    teacher = train_or_load(config, task, TrainPlan(steps=2, batch_size=32), device="cpu")
+    pairs = [train_pair(teacher, config, task, TrainPlan(steps=n, batch_size=32), device="cpu") for n in (1, 2)]
+    first, second = (drawn_predictions(pair, task, n_samples=20) for pair in pairs)
+    assert first.kind == "drawn"
+    assert torch.equal(first.images, second.images)
+    assert not torch.equal(first.probabilities["SS"], second.probabilities["SS"])
+    other = drawn_predictions(pairs[0], task, n_samples=20, seed=1)
+    assert not torch.equal(first.images, other.images)
+    images, batch = task.sample(task.size("test"))
+    places = [next(i for i in range(len(images)) if torch.equal(images[i], image)) for image in first.images]
+    assert max(places) > 1000, "from all over the split, not its beginning"
+    assert len(set(places)) == 20
+    assert torch.equal(first.labels, batch.labels[places])
+    expected = pairs[0].probabilities(batch.inputs[places], all_masks(2))
+    for row, mask in zip(expected, first.probabilities, strict=True):
+        torch.testing.assert_close(first.probabilities[mask], row)
+    everything = drawn_predictions(pairs[0], task, n_samples=task.size("test"))
+    for mask in ("SS", "TT"):
+        assert sum(everything.right(mask)) / task.size("test") == pytest.approx(pairs[0].accuracy(mask))
+    with pytest.raises(InvalidValueError, match="n_samples"):
+        drawn_predictions(pairs[0], task, n_samples=task.size("test") + 1)
+
+
+def test_soft_targets_are_of_the_image_of_the_class_that_the_teacher_is_about_so_sure_of():
+    task = ImageTask(n_train=200)
+    config = VGG_TEACHER.model_copy(update={"channels": (2, 3), "convolutions": (1, 1), "n_classes": 10})
+    teacher = train_or_load(config, task, TrainPlan(steps=2, batch_size=32), device="cpu")
+    found = soft_targets(teacher, task, label=6, sure=0.11, pool=100)
+    images, batch = task.sample(100)
+    logits = predict(teacher.model, batch.inputs)
+    place = next(i for i in range(100) if torch.equal(images[i], found.image))
+    assert batch.labels[place] == found.label == 6
+    torch.testing.assert_close(found.logits, logits[place])
+    away = (logits.softmax(dim=1)[:, 6] - 0.11).abs()
+    assert away[place] == away[batch.labels == 6].min()
+
+
 def test_a_pair_owes_nothing_to_torchs_global_random_state(store_folder, monkeypatch):
     found = []
     for number in (1, 2):
@@ -359,9 +399,9 @@ def test_distillation_changes_no_bit_of_a_teacher_with_batch_norm():
 
 OTHER_TASK = SparseParity(n_bits=7, k_sparse=2, eval_samples=200)
 REFUSED = {
-    "no plan": (lambda t: train_or_load(MLP_TEACHER, PARITY, None), "plan is NoneType, where a TrainPlan"),
-    "no plan of students": (lambda t: on_students(t, plan=None), "plan is NoneType, where a TrainPlan"),
-    "no plan of a pair": (lambda t: on_pair(t, plan=None), "plan is NoneType, where a TrainPlan"),
+    "no plan": (lambda t: train_or_load(MLP_TEACHER, PARITY, None), "plan is NoneType, but must be a TrainPlan"),
+    "no plan of students": (lambda t: on_students(t, plan=None), "plan is NoneType, but must be a TrainPlan"),
+    "no plan of a pair": (lambda t: on_pair(t, plan=None), "plan is NoneType, but must be a TrainPlan"),
     "a class": (
         lambda t: train_or_load(type(MLP_TEACHER), PARITY, TEACHER_PLAN),
         "model is the class MLPConfig itself",
@@ -371,15 +411,15 @@ REFUSED = {
         "student is the class MLPConfig itself",
     ),
     "a class of a pair": (lambda t: on_pair(t, student=type(MLP_STUDENT)), "student is the class MLPConfig itself"),
-    "a network": (lambda t: on_students(t.model), "teacher is BlockNet, where a TrainedModel"),
-    "a network in a pair": (lambda t: on_pair(t.model), "teacher is BlockNet, where a TrainedModel"),
+    "a network": (lambda t: on_students(t.model), "teacher is BlockNet, but must be a TrainedModel"),
+    "a network in a pair": (lambda t: on_pair(t.model), "teacher is BlockNet, but must be a TrainedModel"),
     "no curriculum": (
         lambda t: on_students(t, curricula={"a": None}),
-        r"curricula\['a'\] is NoneType, where a Curriculum",
+        r"curricula\['a'\] is NoneType, but must be a Curriculum",
     ),
-    "another curriculum": (lambda t: on_pair(t, curriculum="a"), "curriculum is str, where a Curriculum"),
-    "other losses": (lambda t: on_pair(t, losses={}), "losses is dict, where a PairLossConfig"),
-    "a seed twice": (lambda t: on_students(t, seeds=[1, 2, 1]), r"seeds = \[1, 2, 1\] is not allowed: each seed once"),
+    "another curriculum": (lambda t: on_pair(t, curriculum="a"), "curriculum is str, but must be a Curriculum"),
+    "other losses": (lambda t: on_pair(t, losses={}), "losses is dict, but must be a PairLossConfig"),
+    "a seed twice": (lambda t: on_students(t, seeds=[1, 2, 1]), r"seeds = \[1, 2, 1\] is not allowed: each seed only once"),
     "half a seed": (lambda t: on_students(t, seeds=[1.7]), "seeds = 1.7 is not allowed: a whole number"),
     "other inputs": (
         lambda t: train_or_load(MLP_TEACHER, OTHER_TASK, TEACHER_PLAN),

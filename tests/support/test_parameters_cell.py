@@ -54,9 +54,12 @@ def _parameters(nb) -> str:
 
 
 def _setup(nb) -> str:
-    """The set-up cell, without magics: they want a front end."""
-    cell = next(cell for cell in nb.cells if "from_notebook" in cell.source and cell.cell_type == "code")
-    return "\n".join(line for line in cell.source.splitlines() if not line.startswith("%"))
+    """The set-up, imports included, without magics: they want a front end."""
+    code = [cell for cell in nb.cells if cell.cell_type == "code"]
+    first = next(i for i, cell in enumerate(code) if "parameters" in cell.metadata.get("tags", [])) + 1
+    last = next(i for i, cell in enumerate(code) if "from_notebook" in cell.source)
+    lines = "\n".join(cell.source for cell in code[first : last + 1]).splitlines()
+    return "\n".join(line for line in lines if not line.startswith("%"))
 
 
 @pytest.fixture(scope="module")

@@ -97,7 +97,7 @@ def test_a_refusal_ends_the_others_and_is_raised_here():
 
 
 def test_a_killed_worker_is_named_and_what_to_do():
-    with pytest.raises(WorkerLostError, match=r"cases: .* SIGKILL, which is .* memory .* PWL_LAB_WORKERS=1"):
+    with pytest.raises(WorkerLostError, match=r"cases: .* SIGKILL, which .* memory .* PWL_LAB_WORKERS=1"):
         side_by_side(vanish, [{"number": 0}, {"number": 1}], "cases")
     assert_no_workers()
 
@@ -326,7 +326,7 @@ def test_recipes_say_where_their_cases_compute(monkeypatch, recipe, device):
 
 def test_one_case_on_another_device_is_refused(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    with pytest.raises(InvalidValueError, match=r"device = 'cpu' is not allowed: that of all cases together, 'cuda'"):
+    with pytest.raises(InvalidValueError, match=r"device = 'cpu' is not allowed: the device of all cases, 'cuda'"):
         verbs.run_cases(note, [{"folder": "", "number": 0, "device": "cpu"}], "notes", "cuda")
 
 

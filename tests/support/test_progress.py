@@ -95,7 +95,8 @@ def test_a_process_that_is_no_worker_shows_a_bar_that_can_grow(clock, bars):
         bar.advance(5, loss=0.12345)
         bar.extend(12)
     assert bars[0].refreshed == [20, 12]
-    assert (bar.total, bars[0].total, bars[0].done, bars[0].closed) == (12, 12, 5, True)
+    assert (bar.total, bars[0].done, bars[0].closed) == (12, 5, True)
+    assert bars[0].total == 5, "what stops early has not failed"
     assert bars[0].words == {"loss": "0.123"}
 
 
@@ -110,6 +111,103 @@ def test_in_batch_the_lines_know_of_what_was_added(clock, bars, monkeypatch, tmp
         "teachers: done after 10 steps, 4.0 s",
     ]
     assert bars == []
+
+
+class Curves:
+    """A viewer that keeps what it is given."""
+
+    def __init__(self):
+        self.seen, self.closed = [], False
+
+    def add(self, rows, run):
+        self.seen.append((list(rows), run))
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_a_curve_is_drawn_where_a_person_watches_and_goes_with_the_bar(clock, bars, monkeypatch, watched):
+    made = []
+    monkeypatch.setattr(progress, "_draw", lambda: made.append(Curves()) or made[-1])
+    monkeypatch.setattr(progress, "_is_watched", lambda: watched)
+    with Progress("teacher", 50) as bar:
+        bar.evaluated([{"step": 0, "accuracy": 0.5}])
+    assert len(made) == watched
+    assert len(bars) == 1
+    if watched:
+        ((rows, run),) = made[0].seen
+        assert rows == [{"step": 0, "accuracy": 0.5}]
+        assert run.startswith("teacher, ")
+        assert made[0].closed
+
+
+def test_in_batch_no_curve_is_drawn(clock, bars, monkeypatch, tmp_path):
+    monkeypatch.setenv("PWL_LAB_PROGRESS", str(tmp_path / "progress"))
+    monkeypatch.setattr(progress, "_draw", lambda: pytest.fail("there is nobody to see it"))
+    monkeypatch.setattr(progress, "_is_watched", lambda: True)
+    with Progress("teacher", 50) as bar:
+        bar.evaluated([{"step": 0}])
+
+
+def test_a_cell_may_ask_for_input_only_where_a_person_runs_it(monkeypatch):
+    import IPython
+
+    for allowed in (True, False):
+        shell = SimpleNamespace(kernel=SimpleNamespace(_allow_stdin=allowed))
+        monkeypatch.setattr(IPython, "get_ipython", lambda shell=shell: shell)
+        assert progress._is_watched() is allowed
+    monkeypatch.setattr(IPython, "get_ipython", lambda: None)
+    assert progress._is_watched() is False
+
+
+def test_inside_shown_by_there_is_neither_a_bar_nor_a_report(clock, bars, monkeypatch):
+    report_to(lambda report: pytest.fail("nothing is reported"))
+    with progress.shown_by(viewer := Curves()), Progress("students", 5) as bar:
+        bar.advance(5, loss=1.0)
+        bar.evaluated([{"step": 5}])
+    assert bars == []
+    assert [rows for rows, _ in viewer.seen] == [[{"step": 5}]]
+    assert not viewer.closed
+
+
+def test_the_rows_of_workers_reach_the_parents_curve_each_under_its_own_run(clock, bars, monkeypatch):
+    sent, curves = [], Curves()
+    report_to(sent.append)
+    for seed in (0, 1):
+        with Progress("vgg pair", 4) as bar:
+            for step in range(4):
+                clock.now += 0.3
+                bar.evaluated([{"step": step, "seed": seed}])
+                bar.advance(1)
+    monkeypatch.setattr(progress, "_report", None)
+    monkeypatch.setattr(progress, "_draw", lambda: curves)
+    monkeypatch.setattr(progress, "_is_watched", lambda: True)
+    processes._follow(finished(2), Reports(sent), "pairs")
+    assert [row for rows, _ in curves.seen for row in rows] == [
+        {"step": n, "seed": s} for s in (0, 1) for n in range(4)
+    ]
+    assert len({run for _, run in curves.seen}) == 2
+    assert bars[0].done == 8
+
+
+def test_jupyters_bar_is_not_red_when_the_work_ends_early(monkeypatch):
+    import ipykernel  # noqa: F401 - a bar is shown where it is imported
+    from tqdm.notebook import tqdm as notebook_bar
+
+    monkeypatch.setattr(progress, "_report", None)
+    monkeypatch.delenv("PWL_LAB_PROGRESS", raising=False)
+
+    shown = []
+    monkeypatch.setattr("tqdm.notebook.display", shown.append)
+    monkeypatch.setattr(progress, "tqdm", notebook_bar)
+    for error in (None, InvalidValueError("no")):
+        with suppress(InvalidValueError), Progress("students", 100) as bar:
+            bar.advance(30)
+            if error:
+                raise error
+    styles = [container.children[1].bar_style for container in shown]
+    assert styles == ["", "danger"], "red is for what failed"
 
 
 class Reports(list):

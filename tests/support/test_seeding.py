@@ -34,7 +34,7 @@ def test_unknown_stream_is_refused_naming_the_known_ones():
 
 @pytest.mark.parametrize("role", ["", "Pair", "pair:1", "block 2 ", "block two", "2", None, 3])
 def test_a_role_of_another_form_is_refused(role):
-    with pytest.raises(InvalidValueError, match=r"role = .* is not allowed: a word of small letters"):
+    with pytest.raises(InvalidValueError, match=r"role = .* is not allowed: a lower-case word"):
         seeding.generator(0, "data", role)
 
 

@@ -63,7 +63,7 @@ def test_it_is_the_same_over_samples_as_over_features():
 
 
 def test_bad_batches_are_refused_and_constants_have_no_similarity():
-    with pytest.raises(InvalidValueError, match=r"samples = \(3, 4\).*the same ones"):
+    with pytest.raises(InvalidValueError, match=r"samples = \(3, 4\).*the same number"):
         linear_cka(torch.randn(3, 2), torch.randn(4, 2))
     with pytest.raises(InvalidValueError, match="at least 2"):
         linear_cka(torch.randn(1, 2), torch.randn(1, 2))

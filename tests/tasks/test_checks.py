@@ -17,7 +17,7 @@ from pwl_lab.models import build
 from pwl_lab.study.two_phase import two_phase
 from pwl_lab.study.verbs import train_pair
 from pwl_lab.support.errors import InvalidValueError
-from pwl_lab.swap.evaluation import mask_predictions, score_masks
+from pwl_lab.swap.evaluation import mask_probabilities, score_masks
 from pwl_lab.swap.swapnet import SwapNet
 from pwl_lab.tasks.base import (
     Batch,
@@ -73,7 +73,7 @@ INPUTS = {  # entrance -> whether it knows the shape, whether it knows the devic
     "labels of a parity": (PARITY.labels, True, False),
     "predict": (lambda x: predict(build(MLP_TEACHER, 0), x), False, True),
     "score_masks": (lambda x: score_masks(net(), batch_with(x)), False, True),
-    "mask_predictions": (lambda x: mask_predictions(net(), x, ["SSS"]), False, True),
+    "mask_probabilities": (lambda x: mask_probabilities(net(), x, ["SSS"]), False, True),
 }
 CASES = [
     pytest.param(entrance, change, id=f"{name}-{what}")
@@ -197,7 +197,7 @@ def test_a_task_without_a_role_is_refused_where_it_would_share_samples():
         def batches(self, seed, batch_size, device="cpu"):
             return super().batches(seed, batch_size, device)
 
-    with pytest.raises(InvalidValueError, match=r"Old\.batches = .*a method that takes a `role`"):
+    with pytest.raises(InvalidValueError, match=r"Old\.batches = .*a method that also takes a `role`"):
         everything(Old())
 
 
@@ -276,9 +276,9 @@ def test_what_a_task_may_leave_out_has_a_default():
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("class_names", ("one", "two"), "a name for each of 3 classes"),
-        ("normalisation", ((0.5,), ()), "for each of 1 channels"),
-        ("normalisation", ((0.5, 0.5), (0.2, 0.2)), "for each of 1 channels"),
+        ("class_names", ("one", "two"), "a name for each of the 3 classes"),
+        ("normalisation", ((0.5,), ()), "for each of the 1 channels"),
+        ("normalisation", ((0.5, 0.5), (0.2, 0.2)), "for each of the 1 channels"),
     ],
 )
 def test_what_a_task_says_wrongly_is_refused_before_anything_is_trained(field, value, words):

@@ -193,7 +193,7 @@ def test_a_given_archive_that_is_cut_is_refused_and_leaves_nothing(small, tmp_pa
     given = tmp_path / "given"
     given.mkdir()
     (given / small.archive.name).write_bytes(small.archive.read_bytes()[:-100])
-    with pytest.raises(MissingDataError, match="is cut short, damaged or another file: expected SHA-256") as caught:
+    with pytest.raises(MissingDataError, match="is truncated, damaged or a different file: expected SHA-256") as caught:
         datasets.fetch("cifar-10", given)
     assert str(given / small.archive.name) in str(caught.value)
     assert small.url in str(caught.value)  # where a whole one is

@@ -100,7 +100,7 @@ def test_bad_idx_files_are_refused(tmp_path, data, words):
 def test_a_cut_or_missing_gzip_file_is_refused(tmp_path):
     path = tmp_path / "images.gz"
     path.write_bytes(gzip.compress(GOOD)[:-5])
-    with pytest.raises(MissingDataError, match=r"images\.gz is damaged: not a complete gzip file"):
+    with pytest.raises(MissingDataError, match=r"images\.gz is damaged: it is not a complete gzip file"):
         datasets.read_idx(path, 3)
     with pytest.raises(MissingDataError, match="labels is missing"):
         datasets.read_idx(tmp_path / "labels", 1)
@@ -153,7 +153,7 @@ def test_a_download_with_another_checksum_is_not_kept(tiny, tmp_path):
     name = "t10k-images-idx3-ubyte.gz"
     (tiny / name).write_bytes((tiny / name).read_bytes()[:-20])
     with pytest.raises(
-        MissingDataError, match=f"{name} is in none of .*downloading http.* failed: SHA256 hash"
+        MissingDataError, match=f"{name} was not found in .*downloading http.* failed: SHA256 hash"
     ) as caught:
         datasets.fetch(NAME)
     assert str(tmp_path / "system") in str(caught.value)
@@ -196,9 +196,7 @@ def test_files_that_are_there_but_wrong_are_refused(tiny, tmp_path, where):
     folder.mkdir()
     for name, data in contents().items():
         (folder / name).write_bytes(data + b"!")
-    with pytest.raises(
-        MissingDataError, match="train-images-idx3-ubyte is not the file it should be: expected content"
-    ):
+    with pytest.raises(MissingDataError, match="train-images-idx3-ubyte is not the expected file: expected content"):
         datasets.fetch(NAME, folder if where == "given" else None)
 
 

@@ -90,7 +90,7 @@ def test_tables_say_diverged_and_never_a_number():
 
 
 def test_figures_and_students_say_so_too():
-    runs = DistillationRuns(MLP_STUDENT, PLAN, HISTORY, pd.DataFrame({"start": [0]}), {})
+    runs = DistillationRuns(MLP_STUDENT, PLAN, HISTORY, pd.DataFrame({"curriculum": ["one_shot"], "start": [0]}), {})
     curves, steps = plots.learning_curves(runs), plots.steps_to_threshold(runs)
     assert "one-shot (1 diverged)" in [text.get_text() for text in curves.legends[0].get_texts()]
     assert "diverged" in steps.axes[0].get_yticklabels()[0].get_text()

@@ -94,7 +94,9 @@ def test_words_say_who_is_where_and_what_each_curriculum_shows():
     slider.value = "150"
     words = picker.table.frames["150",].words
     assert "extracted 70.0% (shown: block 1), one-shot 50.0%." in words
-    assert "as it was at step 150: 75.0%; correlation: degree 1 0.300 in the support, 0.020 off it; degree 2" in words
+    assert (
+        "as it was at step 150: 75.0%; correlation: degree 1 0.300 in the support, 0.020 outside it; degree 2" in words
+    )
     slider.value = "2,000"
     assert "extracted 90.0% (shown: final output)" in picker.words.value
     assert "as it was at step 300" in picker.words.value

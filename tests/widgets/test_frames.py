@@ -3,7 +3,6 @@
 import base64
 import json
 import re
-from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -55,38 +54,6 @@ def test_a_frame_too_few_or_too_many_is_refused(values):
         FrameTable((Choice("x", "y", range(3)),), {(value,): Frame(b"", "") for value in values})
 
 
-def partial():
-    """A menu whose second value has no state of the next menu's first."""
-    choices = (
-        Choice("a", "a", ("x", "y"), menu=True),
-        Choice("b", "b", ("p", "q"), menu=True),
-        Choice("n", "n", (0, 1)),
-    )
-    keys = [(*front, n) for front in (("x", "p"), ("x", "q"), ("y", "q")) for n in (0, 1)]
-    return FrameTable(choices, {key: Frame("".join(map(str, key)).encode(), str(key)) for key in keys})
-
-
-def test_what_menus_choose_may_be_missing_as_a_whole():
-    table = partial()
-    states = data_of(FramePage(table))["states"]
-    assert [state is None for state in states] == [False] * 4 + [True] * 2 + [False] * 2
-    with pytest.raises(InvalidValueError, match="8 combinations"):
-        FramePicker(table)
-    hole = {key: frame for key, frame in table.frames.items() if key != ("y", "q", 1)}
-    with pytest.raises(InvalidValueError, match="one frame for each choice"):
-        FrameTable(table.choices, hole)
-    without_y = {key: frame for key, frame in table.frames.items() if key[0] != "y"}
-    with pytest.raises(InvalidValueError, match="one frame for each choice"):
-        FrameTable(table.choices, without_y)
-
-
-def test_the_first_state_is_one_that_is_offered():
-    table = partial()
-    first = FrameTable((replace(table.choices[0], start="y"), *table.choices[1:]), table.frames)
-    assert first.start == ("x", "p", 0)
-    assert first.first.picture == b"xp0"
-
-
 def test_a_short_slider_follows_the_hand_a_long_one_waits():
     assert FramePicker(table(n=5)).controls[0].continuous_update
     assert not FramePicker(table(n=24)).controls[0].continuous_update
@@ -97,7 +64,7 @@ def data_of(page):
 
 
 def test_a_page_has_every_state_and_each_picture_once():
-    choices = (Choice("order", "o", ("up", "down"), start="down", menu=True), Choice("k", "n", range(3), play=True))
+    choices = (Choice("order", "o", ("up", "down"), start="down", menu=True), Choice("k", "n", range(3)))
     frames = {
         (order, k): Frame(b"same" if k else order.encode(), f"{order} {k}")
         for order in ("up", "down")
@@ -108,7 +75,7 @@ def test_a_page_has_every_state_and_each_picture_once():
     assert [base64.b64decode(picture) for picture in data["pictures"]] == [b"up", b"same"]
     assert [words for _, words in data["states"]] == ["up 0", "up 1", "up 2", "down 0", "down 1", "down 2"]
     assert [number for number, _ in data["states"]] == [0, 1, 1, None, 1, 1]
-    assert [(one["start"], one["menu"], one["play"]) for one in data["choices"]] == [(1, True, False), (0, False, True)]
+    assert [(one["start"], one["menu"]) for one in data["choices"]] == [(1, True), (0, False)]
     html = page._repr_html_()
     assert f'src="data:image/png;base64,{base64.b64encode(b"down").decode()}"' in html, (
         "the first state needs no script"

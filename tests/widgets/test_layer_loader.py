@@ -1,21 +1,28 @@
-"""The layer loader: order and slider choose a mask, switches make any other; all of it is there before it is shown."""
+"""The layer loader: what it shows is looked up before; the live widget and the page have the same of it."""
 
+import base64
+import io
+import json
+import re
 from dataclasses import replace
-from io import BytesIO
 
 import numpy as np
 import pytest
+import torch
+from bundles import bundle_of, pair_of
 from PIL import Image
+from safetensors.torch import load_file
 from scored import scored_pair, some_predictions
-from toys import as_pair
 
-from pwl_lab import plots, widgets
+from pwl_lab import widgets
+from pwl_lab.models.blocknet import parameter_bytes
+from pwl_lab.plots.style import ORDER
 from pwl_lab.support.errors import InvalidValueError
 from pwl_lab.swap.masks import all_masks
-from pwl_lab.widgets import loader as states
-from pwl_lab.widgets.frames import Painter, png
+from pwl_lab.widgets.loader import LINKS
 
 PATHS = {"prefix": ["SSS", "TSS", "TTS", "TTT"], "suffix": ["SSS", "SST", "STT", "TTT"]}
+LABELS = [("vgg", "none"), ("resnet", "extracted"), ("resnet", "none")]
 
 
 @pytest.fixture(scope="module")
@@ -28,234 +35,129 @@ def samples():
     return some_predictions()
 
 
-@pytest.fixture
-def cheap(monkeypatch):
-    """Pictures that say which mask they show, and of which pair; how many were made."""
-    made = []
-
-    class Named:
-        def __init__(self, pair, *_):
-            self.figure, self.pair = self, pair
-
-        def at(self, mask):
-            self.mask = mask
-
-        @property
-        def moving(self):
-            return self.pair, self.mask
-
-    class Painted:
-        def __init__(self, *_):
-            pass
-
-        def png(self, moving):
-            made.append(moving[1])
-            return (moving[1] + ("" if moving[0].seed == 0 else f" of {moving[0].seed}")).encode()
-
-    monkeypatch.setattr(plots, "LayerFigure", Named)
-    monkeypatch.setattr(states, "Painter", Painted)
-    return made
-
-
 def shown(loader):
-    """Mask of the picture, after checking that words, slider and switches agree with it."""
-    mask = bytes(loader.picture.value).decode()
-    assert f"{mask}: {mask.count('T')} of 3 teacher blocks loaded" in loader.words.value
-    assert loader.blocks.value == mask.count("T")
-    assert ["T" if one.value else "S" for one in loader.switches] == list(mask)
-    owners = {"S": "student", "T": "teacher"}
-    descriptions = [f"block {number}: {owners[letter]}" for number, letter in enumerate(mask, start=1)]
-    assert [one.description for one in loader.switches] == descriptions
-    return mask
+    """What a pair's player has to show."""
+    (one,) = loader.data["pairs"]
+    return one
 
 
-def test_slider_and_order_choose_the_mask(pair, samples, cheap):
-    loader = widgets.layer_loader(pair, samples, orders=PATHS)
-    assert sorted(cheap) == sorted(all_masks(3)), "each picture is made once, before anything is shown"
-    assert shown(loader) == "SSS"
-    seen = []
-    for loaded in (1, 2, 3):
-        loader.blocks.value = loaded
-        seen.append(shown(loader))
-    assert seen == PATHS["prefix"][1:]
-    loader.blocks.value = 2
-    loader.order.value = "suffix"
-    assert shown(loader) == "STT"
-    assert len(cheap) == 8
+def test_bytes_are_those_of_the_files_that_a_loader_fetches(samples, tmp_path):
+    net = pair_of("vgg")
+    index = bundle_of(net, tmp_path / "bundle")
+    sizes = {"teacher_bytes": parameter_bytes(net.teacher), "student_bytes": parameter_bytes(net.student)}
+    made = replace(scored_pair(), net=net, **sizes)
+    one = shown(widgets.layer_loader(made, samples, orders=PATHS))
+    tensors = [load_file(tmp_path / "bundle" / index.shard(block).file) for block in range(index.n_blocks + 1)]
+    sizes = [sum(tensor.nbytes for tensor in unit.values()) for unit in tensors]
+    assert [one["student"], *one["units"]] == sizes
+    assert sum(one["units"]) == one["teacher"] + made.converter_bytes
 
 
-def test_switches_make_any_mask_and_the_slider_comes_back_to_the_order(pair, samples, cheap):
-    loader = widgets.layer_loader(pair, samples, orders=PATHS)
-    loader.switches[1].value = True
-    assert shown(loader) == "STS"
-    loader.switches[0].value = True
-    assert shown(loader) == "TTS"
-    loader.switches[0].value = False
-    loader.blocks.value = 2
-    assert shown(loader) == "TTS"
+def test_every_mask_has_its_accuracy_and_every_picture_its_predictions(pair, samples):
+    one = shown(widgets.layer_loader(pair, samples, orders=PATHS))
+    assert one["accuracy"] == {mask: pytest.approx(pair.accuracy(mask)) for mask in all_masks(3)}
+    assert one["orders"] == PATHS
+    (group,) = one["groups"].values()
+    assert group["labels"] == [0, 1, 0]
+    assert group["classes"] == ["cat", "dog"]
+    assert group["predicted"] == {mask: [0, int("T" in mask), 1] for mask in all_masks(3)}
+    assert group["confidence"]["TSS"] == [0.5, 0.75, 1.0]
 
 
-def test_words_have_bytes_seconds_and_predictions(pair, samples, cheap):
-    loader = widgets.layer_loader(pair, samples, orders=PATHS, megabytes_per_s=(0.001, 1))
-    assert "9 B have arrived, after 9 ms at 0.001 MB/s" in told(loader, "0.001 MB/s")
-    assert "Predictions: ✓ cat 50%; ✗ cat 75%, is dog; ✗ dog 100%, is cat" in loader.words.value
-    loader.blocks.value = 2
-    arrived = 9 + 5 + 6 + pair.converter_bytes
-    assert f"{arrived / 1000:.1f} kB have arrived, after {arrived / 1000:.2f} ms at 1 MB/s" in told(loader, "1 MB/s")
-    assert "✓ dog 75%" in loader.words.value
-
-
-def told(loader, link):
-    loader.link.value = link
-    return loader.words.value
-
-
-def test_every_control_has_a_label_that_fits_and_a_tooltip(pair, samples, cheap):
+def test_unless_told_the_orders_are_the_named_ones_and_the_best_one(pair, samples):
     loader = widgets.layer_loader(pair, samples)
-    assert loader.blocks.description == "Teacher blocks loaded"
-    assert list(loader.order.options) == ["prefix", "suffix", "contiguous", "best"]
-    for control in (loader.order, loader.blocks, loader.link):
-        assert control.description
-        assert control.tooltip
-        assert control.style.description_width == "initial"
-    assert all(one.tooltip for one in (*loader.switches, loader.play))
-    assert (loader.play.min, loader.play.max) == (0, 3)
+    assert list(shown(loader)["orders"]) == ["prefix", "suffix", "contiguous", "best"]
+    assert loader.order == "prefix"
+    assert loader.data["looks"]["best"] == {"colour": ORDER["best"][0], "dashes": "10 3"}
 
 
-def test_without_a_kernel_the_same_states_but_no_picture_too_many(pair, samples, cheap):
-    page = widgets.layer_loader(pair, samples, interactive=False, orders=PATHS)
-    assert sorted(cheap) == sorted({*PATHS["prefix"], *PATHS["suffix"]})
-    live = widgets.layer_loader(pair, samples, orders=PATHS)
-    for (order, loaded, link), frame in page.table.frames.items():
-        live.order.value, live.blocks.value, live.link.value = order, loaded, link
-        assert frame == live.states.frames[live.mask, link]
-        assert frame.picture == live.picture.value
+def test_a_grey_picture_is_dark_on_white_and_a_coloured_one_keeps_its_colours(pair, samples):
+    grey = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    grey[0, 0, 0] = 200
+    coloured = torch.arange(3 * 8 * 8 * 3).reshape(3, 8, 8, 3).to(torch.uint8)
+    for images, expected in ((grey, 255 - grey), (coloured, coloured)):
+        (group,) = shown(widgets.layer_loader(pair, replace(samples, images=images)))["groups"].values()
+        assert np.array_equal(pixels_of(group["images"][0]), expected[0].numpy())
 
 
-def test_many_blocks_have_no_switches(pair, samples, cheap, monkeypatch):
-    monkeypatch.setattr(states, "MOST_SWITCHED_BLOCKS", 2)
+def pixels_of(source):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))))
+
+
+def test_groups_of_pictures_are_shown_by_name(pair, samples):
+    groups = {"picked": samples, "drawn at random": replace(samples, labels=torch.tensor([1, 1, 1]))}
+    one = shown(widgets.layer_loader(pair, groups))
+    assert {name: group["labels"] for name, group in one["groups"].items()} == {
+        "picked": [0, 1, 0],
+        "drawn at random": [1, 1, 1],
+    }
+
+
+def test_the_link_shown_first_is_the_slowest_one_that_plays_in_real_time(pair, samples):
+    size = shown(widgets.layer_loader(pair, samples))
+    size = size["student"] + sum(size["units"])
+    fits, slow = size / 14 / 1e6, size / 16 / 1e6  # MB/s at which all of it takes 14 s, and 16 s
+    assert widgets.layer_loader(pair, samples, megabytes_per_s=(slow, fits, 10)).link == fits
+    assert widgets.layer_loader(pair, samples, megabytes_per_s=(slow, slow / 2)).link == slow
+    assert widgets.layer_loader(pair, samples).link == LINKS[0]
+
+
+def test_a_program_sets_what_is_chosen_and_the_browser_is_told(pair, samples):
     loader = widgets.layer_loader(pair, samples, orders=PATHS)
-    assert loader.switches == []
-    assert len(cheap) == 6
-    loader.blocks.value = 2
-    assert loader.picture.value == b"TTS"
+    loader.order, loader.link, loader.mask = "suffix", 1, "SST"
+    sent = loader.get_state()  # what goes to the browser
+    assert (sent["order"], sent["link"], sent["mask"]) == ("suffix", 1, "SST")
+    assert {"data", "pair", "group"} <= set(sent)
 
 
-def test_an_exception_in_a_picture_comes_out_at_construction(pair, samples, monkeypatch):
-    whole = plots.LayerFigure.at
-
-    def broken(self, mask):
-        if mask == "TTS":
-            raise ZeroDivisionError("in a picture")
-        return whole(self, mask)
-
-    monkeypatch.setattr(plots.LayerFigure, "at", broken)
-    with pytest.raises(ZeroDivisionError, match="in a picture"):
-        widgets.layer_loader(pair, samples)
+def data_of(page):
+    found = re.search(r'<script type="application/json">(.*?)</script>', page._repr_html_(), re.S)
+    return json.loads(found.group(1))
 
 
-def test_an_exception_in_a_callback_is_raised_and_shown(pair, samples, cheap):
-    loader = widgets.layer_loader(pair, samples, orders=PATHS)
-    del loader.states.frames["TSS", loader.link.value]
-    with pytest.raises(KeyError, match="TSS"):
-        loader.blocks.value = 1
-    assert "role='alert'" in loader.words.value
-    assert "KeyError" in loader.words.value
+def test_the_page_shows_what_the_live_widget_shows(pair, samples):
+    several = {label: replace(pair, seed=seed) for seed, label in enumerate(LABELS)}
+    live, page = (
+        widgets.layer_loader(several, dict.fromkeys(LABELS, samples), interactive, PATHS)
+        for interactive in (True, False)
+    )
+    state = data_of(page)
+    assert state["data"] == json.loads(json.dumps(live.data))
+    assert {name: state[name] for name in ("pair", "order", "link", "group", "mask")} == {
+        name: getattr(live, name) for name in ("pair", "order", "link", "group", "mask")
+    }
+    assert [one["name"] for one in live.data["pairs"]] == ["vgg, none", "resnet, extracted", "resnet, none"]
+
+
+def test_words_of_the_data_are_never_markup(pair, samples):
+    hostile = replace(samples, class_names=("</script><b>bold</b>", "dog"))
+    page = widgets.layer_loader(pair, hostile, interactive=False)._repr_html_()
+    assert "<b>" not in page
+    assert page.count("</script>") == 2  # the data's and the script's own
+    assert " id=" not in page, "several players share a page"
+
+
+def test_without_scripts_a_table_remains(pair, samples):
+    page = widgets.layer_loader(pair, samples, interactive=False, orders=PATHS, megabytes_per_s=(0.001,))
+    one, table = page.data["pairs"][0], page.table()
+    assert table.index.tolist() == PATHS["prefix"]
+    arrived = one["student"] + one["units"][0]
+    assert table.loc["TSS", "bytes"] == f"{arrived} B"
+    assert table.loc["TSS", "seconds at 0.001 MB/s"] == f"{arrived} ms"
+    assert "60.0%" in repr(page)
+    assert "<td>60.0%</td>" in page._repr_html_().partition("<script")[0]
 
 
 @pytest.mark.parametrize("interactive", [True, False])
-def test_an_order_of_masks_that_the_pair_lacks_is_refused(pair, samples, cheap, interactive):
+def test_an_order_of_masks_that_the_pair_lacks_is_refused(pair, samples, interactive):
     with pytest.raises(InvalidValueError, match="SSTS"):
         widgets.layer_loader(pair, samples, interactive, {"mine": ["SSS", "SSTS", "TTT"]})
 
 
-LABELS = [("vgg", "none"), ("resnet", "extracted"), ("resnet", "none")]
-
-
-@pytest.fixture
-def several(pair, samples):
-    """Three pairs by family and curriculum, and their samples."""
-    return {label: replace(pair, seed=seed) for seed, label in enumerate(LABELS)}, dict.fromkeys(LABELS, samples)
-
-
-def test_menus_choose_among_the_pairs_that_there_are(several, cheap):
-    loader = widgets.layer_loader(*several, orders=PATHS)
-    assert len(cheap) == 8, "the first pair's pictures, no others yet"
-    assert (loader.family.options, loader.curriculum.options) == (("vgg", "resnet"), ("none",))
-    loader.blocks.value = 2
-    loader.family.value = "resnet"
-    assert loader.curriculum.options == ("extracted", "none")
-    assert loader.curriculum.value == "none", "what was chosen stays chosen where it can"
-    assert loader.picture.value == b"TTS of 2"
-    assert "TTS: 2 of 3 teacher blocks loaded of resnet, none, test accuracy" in loader.words.value
-    loader.curriculum.value = "extracted"
-    loader.order.value = "suffix"
-    assert loader.picture.value == b"STT of 1"
-    loader.switches[0].value = True
-    assert loader.picture.value == b"TTT of 1"
-    loader.family.value = "vgg"
-    assert (loader.curriculum.options, loader.curriculum.value) == (("none",), "none")
-    assert loader.picture.value == b"TTT"
-    assert len(cheap) == 24, "the pictures of each pair are made once"
-    assert all(menu.description and menu.tooltip for menu in (loader.family, loader.curriculum))
-
-
-def test_while_the_pictures_of_a_pair_are_made_the_words_say_so(several, cheap, monkeypatch):
-    loader, said = widgets.layer_loader(*several, orders=PATHS), []
-    monkeypatch.setattr(states.Painter, "png", lambda self, _: said.append(loader.words.value) or b"")
-    loader.family.value = "resnet"
-    assert len(said) == 8
-    assert all("Drawing resnet, none" in words for words in said)
-    assert "Drawing" not in loader.words.value
-
-
-def test_where_there_is_one_of_a_kind_there_is_no_menu_for_it(pair, samples, cheap):
-    alone = widgets.layer_loader(pair, samples, orders=PATHS)
-    assert (alone.family, alone.curriculum) == (None, None)
-    labels = [("vgg", "none"), ("vgg", "extracted")]
-    two = widgets.layer_loader(dict.fromkeys(labels, pair), dict.fromkeys(labels, samples), orders=PATHS)
-    assert two.family is None
-    two.curriculum.value = "extracted"
-    assert "of vgg, extracted" in two.words.value
-
-
-def test_the_page_offers_the_same_pairs_with_the_same_words(several, cheap):
-    table = widgets.layer_loader(*several, interactive=False, orders=PATHS).table
-    assert [choice.label for choice in table.choices][:2] == ["Family", "Curriculum"]
-    assert {key[:2] for key in table.frames} == set(LABELS)
-    live = widgets.layer_loader(*several, orders=PATHS)
-    for (family, curriculum, order, loaded, link), frame in table.frames.items():
-        live.family.value = family
-        live.curriculum.value = curriculum
-        live.order.value, live.blocks.value, live.link.value = order, loaded, link
-        assert frame == live.states.frames[live.mask, link]
-        assert frame.picture == live.picture.value
-
-
-def test_pairs_that_cannot_share_the_controls_are_refused(several, pair, samples):
-    pairs, seen = several
+def test_pairs_without_predictions_and_no_link_are_refused(pair, samples):
     with pytest.raises(InvalidValueError, match="samples"):
-        widgets.layer_loader(pairs, {LABELS[0]: samples})
-    with pytest.raises(InvalidValueError, match="equally many blocks"):
-        widgets.layer_loader(pairs | {LABELS[0]: as_pair({"SS": 0.5, "TS": 0.6, "ST": 0.6, "TT": 0.7}, (1, 2))}, seen)
-
-
-def test_a_picture_with_what_moves_drawn_over_the_rest_is_the_whole_figure(pair, samples):
-    figure = plots.LayerFigure(pair, samples)
-    painter = Painter(figure.at("TST"), figure.moving)
-    for mask in all_masks(3):
-        figure.at(mask)
-        pixels = pixels_of(painter.png(figure.moving))
-        assert np.abs(pixels - pixels_of(png(plots.LayerFigure(pair, samples).at(mask)))).mean() < 1
-        assert painter.png(figure.moving) == painter.png(figure.moving)
-
-
-def pixels_of(picture):
-    return np.asarray(Image.open(BytesIO(picture)).convert("RGB"), dtype=float)
-
-
-def test_real_pictures_differ(pair, samples):
-    loader = widgets.layer_loader(pair, samples)
-    pictures = {frame.picture for frame in loader.states.frames.values()}
-    assert len(pictures) == 8
-    assert all(picture.startswith(b"\x89PNG") for picture in pictures)
+        widgets.layer_loader(dict.fromkeys(LABELS, pair), {LABELS[0]: samples})
+    with pytest.raises(InvalidValueError, match="samples"):
+        widgets.layer_loader({}, {})
+    with pytest.raises(InvalidValueError, match="megabytes_per_s"):
+        widgets.layer_loader(pair, samples, megabytes_per_s=())
