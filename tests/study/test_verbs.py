@@ -419,7 +419,10 @@ REFUSED = {
     ),
     "another curriculum": (lambda t: on_pair(t, curriculum="a"), "curriculum is str, but must be a Curriculum"),
     "other losses": (lambda t: on_pair(t, losses={}), "losses is dict, but must be a PairLossConfig"),
-    "a seed twice": (lambda t: on_students(t, seeds=[1, 2, 1]), r"seeds = \[1, 2, 1\] is not allowed: each seed only once"),
+    "a seed twice": (
+        lambda t: on_students(t, seeds=[1, 2, 1]),
+        r"seeds = \[1, 2, 1\] is not allowed: each seed only once",
+    ),
     "half a seed": (lambda t: on_students(t, seeds=[1.7]), "seeds = 1.7 is not allowed: a whole number"),
     "other inputs": (
         lambda t: train_or_load(MLP_TEACHER, OTHER_TASK, TEACHER_PLAN),

@@ -46,9 +46,7 @@ def test_it_is_an_image_task_like_the_others(tmp_path):
     assert task.sample(4)[0].shape == (4, 8, 8)
     assert torch.bincount(task.split("train").labels).tolist() == [20] * 10
     assert digits.DIGITS_FILE.sha256 in json.dumps(task.fingerprint())
-    with pytest.raises(
-        InvalidValueError, match=r"digits comes with the package scikit-learn: leave out folder = "
-    ):
+    with pytest.raises(InvalidValueError, match=r"digits comes with the package scikit-learn: leave out folder = "):
         ImageTask("digits", folder=tmp_path).split("test")
 
 
