@@ -6,7 +6,7 @@ without pyplot's list of open figures, so a notebook shows each exactly once: as
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.figure
@@ -23,7 +23,6 @@ from pwl_lab.study.tables import ORDER_NOTE
 
 Dashes = Any  # a line style: matplotlib takes a name, or an offset with the lengths of dashes and gaps
 Look = tuple[str, Dashes, str]  # colour, line style, marker
-VerticalAlign = Literal["center", "top", "bottom"]
 
 # The meaning of colours and line styles, the same in every figure of the series; `docs/glossary.md` shows the table.
 # Seeds have no colours of their own: points, lines and bands take the colour of the thing that was repeated.
@@ -248,16 +247,11 @@ def note_above(axes: Axes, x: float, words: str, **keys: Any) -> None:
                   fontsize=NOTE, **keys)  # fmt: skip
 
 
-def level_line(
-    axes: Axes, value: float, words: str, colour: str, ls: Dashes = "--", va: VerticalAlign = "center"
-) -> None:
-    """A horizontal line to compare with, with its name at its right end, outside the axes, where nothing overlaps it.
-
-    `va` is the vertical alignment of the name; "bottom" and "top" keep the names of two close levels apart.
-    """
+def level_line(axes: Axes, value: float, words: str, colour: str, ls: Dashes = "--") -> None:
+    """A horizontal line to compare with, with its name at its right end, outside the axes, where nothing overlaps it."""
     axes.axhline(value, color=colour, lw=1, ls=ls, zorder=1)
     axes.annotate(words, (1, value), xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points",
-                  ha="left", va=va, fontsize=NOTE, color=colour, annotation_clip=False)  # fmt: skip
+                  ha="left", va="center", fontsize=NOTE, color=colour, annotation_clip=False)  # fmt: skip
 
 
 def band(axes: Axes, low: pd.Series, high: pd.Series, colour: str, **keys: Any) -> None:
@@ -327,14 +321,11 @@ def spread_out(spots: ArrayLike, apart: float) -> Float[np.ndarray, " n"]:
     return np.clip((pushed + pulled) / 2, 0, 1 - slots[-1]) + slots
 
 
-def levels_alone(axes: Axes, student: float, teacher: float | None = None, close: bool = False) -> None:
-    """The levels of the student alone and, if given, of the teacher alone; `close` keeps their names apart."""
-    low: VerticalAlign = "top" if close else "center"
-    high: VerticalAlign = "bottom" if close else "center"
-    beneath = teacher is None or student <= teacher
-    level_line(axes, student, "student\nalone", *LEVEL["student alone"][:2], low if beneath else high)
+def levels_alone(axes: Axes, student: float, teacher: float | None = None) -> None:
+    """The levels of the student alone and, if given, of the teacher alone."""
+    level_line(axes, student, "student\nalone", *LEVEL["student alone"][:2])
     if teacher is not None:
-        level_line(axes, teacher, "teacher\nalone", *LEVEL["teacher alone"][:2], high if beneath else low)
+        level_line(axes, teacher, "teacher\nalone", *LEVEL["teacher alone"][:2])
 
 
 def chance_line(axes: Axes, value: float, named: bool = True) -> None:
