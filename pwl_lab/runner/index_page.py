@@ -67,13 +67,21 @@ def relink_pages(folder: Path) -> None:
     """Set the links of all pages in `folder` to what is there now; pages that were changed since their run stay as they are."""
     for _, page in _shown(folder):
         if page.is_file():
-            write_text(page, links.relinked(page.read_text(encoding="utf-8"), page, folder))
+            _relink(page, folder)
     for page in sorted(folder.glob(f"*/{PAGE}")):
         status = read_status(page.parent)
-        if status and PAGE in status.files and status.files[PAGE].is_at(page):
-            write_text(page, links.relinked(page.read_text(encoding="utf-8"), page, folder))
+        if status and PAGE in status.files and status.files[PAGE].is_at(page) and _relink(page, folder):
             status.files[PAGE] = LeftFile(bytes=page.stat().st_size, sha256=file_sha256(page))
             write_status(page.parent, status)
+
+
+def _relink(page: Path, folder: Path) -> bool:
+    """Set the links of one page; whether that changed it. A page of megabytes that is right is not written again."""
+    before = page.read_text(encoding="utf-8")
+    after = links.relinked(before, page, folder)
+    if after != before:
+        write_text(page, after)
+    return after != before
 
 
 def check_site(folder: Path) -> None:
