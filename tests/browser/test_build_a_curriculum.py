@@ -66,7 +66,7 @@ def wait_for(builder: Locator, beginning: str) -> str:
 def test_a_length_that_cannot_be_is_said_beside_it(builder: Locator) -> None:
     length = builder.get_by_label("for steps").first
     train = builder.get_by_role("button", name="Train")
-    for steps, expected in (("0", "at least 1 step"), ("4000", "none is left for the last one")):
+    for steps, expected in (("0", "at least 1 step"), ("4000", "none is left")):
         length.fill(steps)
         length.press("Enter")
         alert = builder.get_by_role("alert").filter(has_text=expected)
@@ -105,7 +105,7 @@ def test_stop_stops(builder: Locator) -> None:
     wait_for(builder, "Training")
     stop = builder.get_by_role("button", name="Stop")
     stop.click()
-    assert wait_for(builder, "Stopped") == "Stopped. Nothing of this training is kept."
+    assert wait_for(builder, "Stopped") == "Stopped. This training is not kept."
     assert stop.is_disabled()
     assert builder.get_by_role("button", name="Train").is_enabled()
 

@@ -12,7 +12,7 @@ from labpage import cut
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from playing import captions, first_ms, watch_a_play, words
 from playwright.sync_api import Locator, Page
-from scored import scored_pair, some_predictions
+from scored import as_sure_as, scored_pair, some_predictions
 
 from pwl_lab import widgets
 from pwl_lab.runner.page import write_page
@@ -29,8 +29,7 @@ def sized(links: tuple[float, ...], **chosen: object) -> widgets.LayerPage:
         some_predictions(),
         images=torch.zeros(8, 8, 8, dtype=torch.uint8),
         labels=torch.tensor([0, 1] * 4),
-        predicted={mask: torch.tensor([0] * 8) for mask in some_predictions().predicted},
-        confidence={mask: torch.tensor([0.5] * 8) for mask in some_predictions().confidence},
+        probabilities={mask: as_sure_as([0] * 8, [0.5] * 8) for mask in some_predictions().probabilities},
     )
     groups = {"picked": some_predictions(), "drawn at random": drawn}
     page = widgets.layer_loader(scored_pair(), groups, interactive=False, megabytes_per_s=links)

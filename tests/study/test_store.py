@@ -378,7 +378,7 @@ def test_metrics_say_which_of_them_have_one_value_per_seed(store_folder):
     for said in (["steps"], ["steps.a"], []):
         path = store_module.record_metrics("04", metrics, per_seed=said)
         assert json.loads(path.read_text())["made"]["per_seed"] == said
-    with pytest.raises(InvalidValueError, match="each of 2 seeds"):
+    with pytest.raises(InvalidValueError, match="each of the 2 seeds"):
         store_module.record_metrics("04", metrics, per_seed=["prefix"])
     with pytest.raises(UnknownNameError, match="steps"):
         store_module.record_metrics("04", metrics, per_seed=["step"])
