@@ -24,6 +24,9 @@ from pwl_lab.swap.pair_training import PairLossConfig
 # A student with the teacher's channels at two of three boundaries, to see what converters do where none is needed.
 EQUAL_CHANNELS = {"student_channels": (24, 48, 24, 16)}
 
+# The table is read long after it was made: these settings say of which pair it is.
+DESCRIBED = {"teacher_channels", "teacher_depths", "student_channels", "sync_weight", "cross_weight", "masks"}
+
 # group -> variant -> (changes of the losses, changes of the settings)
 VARIANTS: dict[str, dict[str, tuple[dict[str, object], dict[str, object]]]] = {
     "default": {"default": ({}, {})},
@@ -96,8 +99,10 @@ def main() -> None:
     folder = paths.results()
     folder.mkdir(parents=True, exist_ok=True)
     table.round(5).to_csv(folder / "pair_ablation.csv", index=False)
+    pair = LoadingSettings.load(asked.preset, family=asked.family)
     made = {
         "command": f"python scripts/pair_ablation.py --family {asked.family} --preset {asked.preset}",
+        "pair": pair.model_dump(mode="json", include=DESCRIBED),
         "split": "validation",
         "seeds": asked.seeds,
         "minutes": round((time.monotonic() - begun) / 60, 1),
