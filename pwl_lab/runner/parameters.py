@@ -279,8 +279,13 @@ def heading_of(nb: Mapping[str, Any]) -> str | None:
     for cell in nb["cells"]:
         if cell["cell_type"] == "markdown":
             found = re.search(r"^#{1,6}\s+(.+?)\s*#*$", cell["source"], re.MULTILINE)
-            return re.sub(r"[$*`]", "", found.group(1)) if found else None
+            return plain_heading(found.group(1)) if found else None
     return None
+
+
+def plain_heading(text: str) -> str:
+    """A heading without the signs of formulas, emphasis and code."""
+    return re.sub(r"[$*`]", "", text)
 
 
 def _parameters_cell(nb: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -219,7 +219,7 @@ function layout(root, model) {
   for (const name of ["clock", "came", "speed"]) ui[name] = make("span", { className: name }, numbers);
   const body = make("div", { className: "body" }, root), left = make("div", { className: "left" }, body);
   const lane = (title) => {
-    const box = make("section", { className: "lane" }, left), head = make("header", {}, box);
+    const box = make("div", { className: "lane" }, left), head = make("header", {}, box);
     make("b", { textContent: title }, head);
     return [box, make("span", { className: "answer" }, head), make("span", { className: "accuracy" }, head)];
   };
