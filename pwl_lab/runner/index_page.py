@@ -4,7 +4,7 @@ import base64
 import io
 import platform
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -59,13 +59,17 @@ def join_pages(folder: Path) -> None:
     """
     from pwl_lab.runner.page import write_source_pages  # only here: it loads nbconvert
 
-    write_source_pages(_shown(folder), folder)
-    relink_pages(folder)
+    shown = list(_shown(folder))
+    write_source_pages(shown, folder)
+    relink_pages(folder, [page for _, page in shown])
 
 
-def relink_pages(folder: Path) -> None:
-    """Set the links of all pages in `folder` to what is there now; pages that were changed since their run stay as they are."""
-    for _, page in _shown(folder):
+def relink_pages(folder: Path, shown: Iterable[Path] | None = None) -> None:
+    """Set the links of all pages in `folder` to what is there now; pages that were changed since their run stay as they are.
+
+    `shown`: the pages of the notebooks that the series only shows, if they are already known.
+    """
+    for page in (page for _, page in _shown(folder)) if shown is None else shown:
         if page.is_file():
             _relink(page, folder)
     for page in sorted(folder.glob(f"*/{PAGE}")):
