@@ -203,8 +203,6 @@ function layout(root, model) {
   };
   const first = make("div", { className: "row" }, root);
   ui.pair = labelled("Pair", make("select"), first, "family, and what the student was trained by");
-  data.pairs.forEach((pair, i) => make("option", { value: i, textContent: pair.name }, ui.pair));
-  ui.pair.parentElement.hidden = data.pairs.length < 2;
   ui.order = labelled("Loading order", make("select"), first, "which teacher block comes when");
   ui.link = labelled("Bandwidth", make("select"), first, "how fast the bytes come");
   data.links.forEach((link) => make("option", { value: link, textContent: `${link} MB/s` }, ui.link));
@@ -260,6 +258,11 @@ function menus(ui, model, pair, order) {
   const groups = Object.keys(pair.groups);
   options(ui.group, groups, groups.includes(model.get("group")) ? model.get("group") : groups[0]);
   ui.group.parentElement.hidden = groups.length < 2;
+  const pairs = model.get("data").pairs;
+  if (ui.pair.options.length !== pairs.length) {
+    ui.pair.replaceChildren(...pairs.map((one, i) => make("option", { value: i, textContent: one.name })));
+    ui.pair.parentElement.hidden = pairs.length < 2;
+  }
   ui.link.value = model.get("link");
   ui.pair.value = model.get("pair");
   const others = Object.keys(pair.orders).filter((name) => name !== order).join(", ") || "no other order";
