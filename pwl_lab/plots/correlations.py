@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,26 +33,28 @@ def checkpoint_probe(readings: TeacherReadings) -> Figure:
     """
     kept, final = (readings.table[readings.table["final"] == last] for last in (False, True))
     figure = Figure(figsize=(9, 5.4), layout="constrained")
-    grid = {"height_ratios": [1, 2.2], "width_ratios": [6, 1]}
+    grid = {"height_ratios": [1, 2.2], "width_ratios": [5, 1.3]}
     ((above, above_end), (below, below_end)) = figure.subplots(2, 2, sharex="col", sharey="row", gridspec_kw=grid)
     curve = kept.drop_duplicates("step")
     above.plot(curve["step"], curve["accuracy"], color=OWNER["T"], lw=2)
-    above_end.plot([0], final["accuracy"].iloc[:1], "o", color=OWNER["T"])
+    above_end.plot([0], final["accuracy"].iloc[:1], "o", color=OWNER["T"], mec="black", ms=8)
     style.chance_line(above, 0.5, named=False)
     style.chance_line(above_end, 0.5)
-    for degree, look in _degree_looks(readings.table):
+    looks = _degree_looks(readings.table)
+    for i, (degree, look) in enumerate(looks):
         _degree(below, kept[kept["degree"] == degree], curve["step"].tolist(), look)
-        _degree(below_end, final[final["degree"] == degree], [0], look)
+        _final(below_end, final[final["degree"] == degree], i - (len(looks) - 1) / 2, look)
     style.level_line(below, readings.noise_floor, "", *LEVEL["noise floor"][:2])
     style.level_line(below_end, readings.noise_floor, "noise\nfloor", *LEVEL["noise floor"][:2])
     style.accuracy_axis(above, "validation\naccuracy")
     above.set_ylim(None, 1.05)
     below.set(xlabel="optimiser steps", ylabel="mean |correlation|", ylim=(0, None))
     below.xaxis.set_major_formatter("{x:,.0f}")
-    below_end.set(xlim=(-1, 1), xticks=[0], xticklabels=[f"final,\n{int(final['step'].iloc[0]):,}"])
+    half = len(looks) / 2
+    below_end.set(xlim=(-half, half), xticks=[0], xticklabels=[f"final,\n{int(final['step'].iloc[0]):,}"])
     handles = [
         Line2D([], [], color=colour, ls=dashes, marker=marker, lw=2, label=f"degree {degree} in the support")
-        for degree, (colour, dashes, marker) in _degree_looks(readings.table)
+        for degree, (colour, dashes, marker) in looks
     ]
     handles.append(Line2D([], [], color=OUTSIDE, marker="o", mfc="none", lw=1, label="hollow: outside it"))
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=NOTE)
@@ -70,6 +73,14 @@ def _degree(axes: Axes, rows: pd.DataFrame, steps: Sequence[int], look: Look) ->
     axes.plot(steps, rows["in_support"], color=colour, ls=dashes, lw=2, marker=marker, ms=4.5)
 
 
+def _final(axes: Axes, rows: pd.DataFrame, spot: float, look: Look) -> None:
+    """The two markers of a degree for the final teacher, side by side, in front of the frame that they touch."""
+    colour, _, marker = look
+    kind: dict[str, Any] = {"ls": "", "marker": marker, "ms": 7.5, "clip_on": False, "zorder": 5}
+    axes.plot([spot + 0.2], rows["off_support"], mec=OUTSIDE, mfc="white", **kind)
+    axes.plot([spot - 0.2], rows["in_support"], mec="black", mfc=colour, **kind)
+
+
 @style.context()
 def maps_over_steps(readings: TeacherReadings, at: Sequence[float] = (0.0, 0.55, 0.7, 0.85, 1.0)) -> Figure:
     """A teacher's correlations with every bit and pair of bits, as maps side by side; the last is the final teacher's.
@@ -86,6 +97,8 @@ def maps_over_steps(readings: TeacherReadings, at: Sequence[float] = (0.0, 0.55,
         image = _map(axes, readings, step)
         name = "final:" if step == readings.steps[-1] else "step"
         axes.set_title(f"{name} {step:,}\n{accuracies[step]:.0%} accurate", fontsize=NOTE)
+        axes.set_xlabel("bit $i$")
+    row[0].set_ylabel("bit $j$")
     figure.colorbar(image, ax=row, label="correlation", shrink=0.75)
     return figure
 
@@ -278,7 +291,8 @@ class ExplorerFigure:
         median, low, high = (curves[statistic] for statistic in ("median", "min", "max"))
         for name, (colour, dashes, _) in style.looks(list(median)).items():
             style.band(axes, low[name], high[name], colour)
-            axes.plot(median[name], color=colour, ls=dashes, lw=2, label=name.replace("_", "-"))
+            width = 5 if name == "scratch" else 2  # one-shot often lies on it
+            axes.plot(median[name], color=colour, ls=dashes, lw=width, label=name.replace("_", "-"))
         style.accuracy_axis(axes, "students,\ntest accuracy")
         title = "median over seeds;\nband: worst to best"
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1), title=title, title_fontsize=NOTE, alignment="left")

@@ -15,6 +15,8 @@ from pwl_lab.study.results import DistillationRuns
 from pwl_lab.training import TrainedModel
 
 ABLATED = {"student": "student alone", "prefix_mean": "prefix order,\nmean on the way", "worst": "worst of all masks"}
+# What an ablation changed, where the name in its table is too short to be understood.
+CHANGED = {"equal channels: only where different": "equal channels: no converter there"}
 
 
 @style.context()
@@ -163,6 +165,7 @@ def scaling_curves(
     slopes: Mapping[object, Mapping[str, Sequence[float]]] | None = None,
     theory: Mapping[object, float] | None = None,
     size_label: str = "bits n",
+    threshold: float = 0.99,
 ) -> Figure:
     """Steps to the threshold against a size, both axes logarithmic: a point per seed, a line through the medians.
 
@@ -174,6 +177,7 @@ def scaling_curves(
     - `size`: the column for the x axis, labelled `size_label`.
     - `slopes`: for each panel and curriculum, the slope (low, middle, high) for the legend.
     - `theory`: for each panel, the slope of a grey guide line.
+    - `threshold`: the accuracy that the steps lead to, for the label.
     """
     values = sorted(points[panels].unique())
     figure, row = style.row_of_axes(9, 4.4, len(values), sharey=True)
@@ -182,7 +186,7 @@ def scaling_curves(
         _lines(axes, part, size, (slopes or {}).get(value, {}))
         if theory and value in theory:
             _guide(axes, part, size, theory[value])
-        axes.set(xscale="log", yscale="log", xlabel=size_label, title=f"{panels} = {value}")
+        axes.set(xscale="log", yscale="log", xlabel=size_label, title=_of_panel(part, panels))
         sizes = sorted(part[size].unique())
         axes.xaxis.set_major_locator(FixedLocator(sizes))
         axes.xaxis.set_minor_locator(NullLocator())
@@ -191,8 +195,14 @@ def scaling_curves(
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.legend(loc="upper left", fontsize=NOTE)
     row[0].set_ylim(0.8 * points["steps"].min(), 4 * points["steps"].max())  # room for the legend
-    row[0].set(ylabel="optimiser steps to the threshold")
+    row[0].set(ylabel=f"optimiser steps to {threshold:.0%}")
     return figure
+
+
+def _of_panel(part: pd.DataFrame, panels: str) -> str:
+    """The title of a panel: its own value, after the task's size where that is the same for all of its points."""
+    fixed = [name for name in ("k", "n") if name != panels and name in part and part[name].nunique() == 1]
+    return ", ".join(f"{name} = {part[name].iloc[0]}" for name in (*fixed, panels))
 
 
 def _lines(axes: Axes, part: pd.DataFrame, size: str, fits: Mapping[str, Sequence[float]]) -> None:
@@ -372,5 +382,6 @@ def ablation_chart(table: pd.DataFrame) -> Figure:
             style.seed_row(axes, row, values, values.mean(), ("#222222", "-", "o"))
         axes.set_title(title, fontsize=NOTE)
         axes.set_xlabel("points of accuracy")
-    style.named_rows(panels[0], [f"{group}: {variant}" for group, variant in rows])
+    names = [f"{group}: {variant}" for group, variant in rows]
+    style.named_rows(panels[0], [CHANGED.get(name, name) for name in names])
     return figure

@@ -94,12 +94,12 @@ def similarity_chart(table: pd.DataFrame) -> Figure:
         by_boundary = table[table["direction"] == direction].groupby("boundary")
         if "untrained" in table:
             style.range_bars(axes, by_boundary["untrained"], ("#999999", "-.", "X"), label="untrained student")
-        style.range_bars(axes, by_boundary["before"], ("#555555", ":", "D"), -0.05, mfc="white", label="before")
-        style.range_bars(axes, by_boundary["after"], CONVERTER_LOOK[direction], 0.05, label=f"after the {direction}")
+        style.range_bars(axes, by_boundary["before"], ("#555555", ":", "D"), -0.12, mfc="white", label="before")
+        style.range_bars(axes, by_boundary["after"], CONVERTER_LOOK[direction], 0.12, label=f"after the {direction}")
         style.range_bars(right, by_boundary["unexplained"], CONVERTER_LOOK[direction])
         axes.set_title(f"{direction}: {' to '.join(ENDS[direction])}", fontsize=NOTE)
     left.set(ylabel="similarity (CKA)")
-    right.set_title("variance unexplained after", fontsize=NOTE)
+    right.set_title("variance left unexplained", fontsize=NOTE)
     right.set_ylim(0, None)
     right.yaxis.set_major_formatter(Percent())
     drawn: dict[str, Any] = {}

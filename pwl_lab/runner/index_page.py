@@ -46,7 +46,12 @@ def write_index(folder: Path, seconds: float | None = None) -> Path:
     templates = jinja2.Environment(autoescape=True, trim_blocks=True, loader=jinja2.PackageLoader("pwl_lab.runner"))
     page = templates.get_template("series.html.j2")
     text = page.render(
-        title=TITLE + folder.name, counted=_counted(found), facts=_facts(found, seconds), rows=rows, duration=_duration
+        title=TITLE + folder.name,
+        preset=_listed(status.preset for status in found.values() if status),
+        counted=_counted(found),
+        facts=_facts(found, seconds),
+        rows=rows,
+        duration=_duration,
     )
     write_text(folder / INDEX, text)
     return folder / INDEX
@@ -127,6 +132,7 @@ def _row(folder: Path, stem: str, source: Path | None, status: RunStatus | None)
         "question": question_of(nb),
         "result": result_of(nb, _metrics(folder / stem / METRICS)) if status and status.status == "ok" else None,
         "thumbnail": thumbnail(executed) if executed else None,
+        "drawn": nb["metadata"].get("pwl_lab", {}).get("thumbnail_shows", ""),
         "status": status,
         "page": f"{stem}/{PAGE}" if (folder / stem / PAGE).is_file() else None,
         "links": {words: file for words, file in (more | files).items() if (folder / file).is_file()},
@@ -200,19 +206,20 @@ def _counted(found: Mapping[str, RunStatus | None]) -> str:
 def _facts(found: Mapping[str, RunStatus | None], seconds: float | None) -> list[str]:
     """The small print: preset, commit, machine, versions, date."""
     done = [status for status in found.values() if status and status.status != "running"]
-
-    def listed(values: set[str | None]) -> str:
-        return ", ".join(sorted(value for value in values if value))
-
-    python, torch = (listed({status.versions.get(name) for status in done}) for name in ("python", "torch"))
+    python, torch = (_listed(status.versions.get(name) for status in done) for name in ("python", "torch"))
     return [
         *([] if seconds is None else [f"the last run took {seconds / 60:.1f} min from start to finish"]),
-        f"preset {listed({status.preset for status in done}) or 'none'}",
-        f"commit {listed({status.commit and status.commit[:10] for status in done}) or 'unknown'}",
+        f"preset {_listed(status.preset for status in done) or 'none'}",
+        f"commit {_listed(status.commit and status.commit[:10] for status in done) or 'unknown'}",
         f"{processes.n_cores()} CPU cores, {platform.system()} {platform.machine()}",
         f"Python {python}, torch {torch}",
         datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     ]
+
+
+def _listed(values: Iterable[str | None]) -> str:
+    """Those that are known, each once."""
+    return ", ".join(sorted({value for value in values if value}))
 
 
 def _duration(seconds: float) -> str:

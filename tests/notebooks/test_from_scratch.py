@@ -2,6 +2,7 @@
 
 import ast
 import math
+import re
 from functools import partial
 from itertools import islice, repeat
 from types import SimpleNamespace
@@ -20,7 +21,9 @@ from pwl_lab.distill.curriculum import TeacherHidden, TeacherOutput
 from pwl_lab.distill.losses import soft_loss, target_loss, teacher_probabilities
 from pwl_lab.distill.targets import Projection
 from pwl_lab.models import mlp, vgg
+from pwl_lab.study.settings import FromScratchSettings
 from pwl_lab.support import paths
+from pwl_lab.support.errors import InvalidValueError
 from pwl_lab.swap.masks import all_masks, random_masks
 from pwl_lab.swap.orders import loading_orders
 from pwl_lab.swap.pair_training import (
@@ -89,6 +92,13 @@ def both_pairs(seed: int) -> tuple[dict[str, Any], SwapNet]:
 def parameters_of(ours: dict[str, Any]) -> list[nn.Parameter]:
     """What the page trains of a pair."""
     return [p for name in ("student", "encoders", "decoders") for p in ours[name].parameters()]
+
+
+def test_no_student_can_have_the_seed_of_the_parity_teacher() -> None:
+    seeded = [found for cell in PAGE.cells for found in re.findall(r"manual_seed\((.*?)\)", cell.source)]
+    assert set(seeded[1:]) == {"seed", "settings.seeds[0]"}
+    with pytest.raises(InvalidValueError, match="seeds"):
+        FromScratchSettings.load("smoke", seeds=(eval(seeded[0]),))
 
 
 @given(SEEDS)

@@ -10,7 +10,7 @@ from matplotlib.colors import same_color
 from toys import as_pair
 
 from pwl_lab import plots
-from pwl_lab.plots.curricula import ABLATED
+from pwl_lab.plots.curricula import ABLATED, CHANGED
 from pwl_lab.plots.style import CURRICULUM
 from pwl_lab.study import crossing
 from pwl_lab.study.crossing import LOADING_WORDS, LOADINGS, MEASURES, Crossed
@@ -199,7 +199,9 @@ ABLATION_ROWS = [
 def test_the_ablation_draws_the_difference_to_the_reference_of_the_same_seed():
     table = ablation()
     figure = plots.ablation_chart(table)
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [": ".join(row) for row in ABLATION_ROWS]
+    names = [CHANGED.get(name, name) for name in map(": ".join, ABLATION_ROWS)]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == names
+    assert "equal channels: no converter there" in names
     assert titles(figure) == list(ABLATED.values())
     value = table.set_index(["group", "variant", "seed"]).sort_index()
     for axes, measure in zip(figure.axes, ABLATED, strict=True):

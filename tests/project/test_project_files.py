@@ -157,6 +157,7 @@ def test_a_notebook_names_its_result_and_its_figure_for_the_index_page(path: Pat
     code = {cell.id: cell.source for cell in nb.cells if cell.cell_type == "code"}
     if path.stem != "06b_what_loading_costs":  # which has tables only
         assert nb.metadata.pwl_lab.thumbnail in code
+        assert nb.metadata.pwl_lab.thumbnail_shows, "what stands in place of the figure for those who cannot see it"
 
 
 @each_of_the_series

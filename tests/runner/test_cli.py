@@ -36,7 +36,7 @@ def project(tmp_path: Path, monkeypatch, write_notebook) -> Path:
         ("01_b", "# Second", "1 / 0"),
         ("02_c", "# Third", "2"),
     ):
-        result = {"result": "The best is right on {best_accuracy:.1%}."}
+        result = {"result": "The best is right on {best_accuracy:.1%}.", "thumbnail_shows": "A <red> square."}
         write_notebook(heading, code, name=f"project/notebooks/{name}", parameters='preset = "lesson"', pwl_lab=result)
     return root
 
@@ -124,6 +124,8 @@ def test_series_goes_on_after_a_failure_and_writes_an_index(project: Path) -> No
         "not run",
         "ZeroDivisionError",
         "The best is right on 98.8%.",
+        "executed at preset <code>smoke</code>",
+        'alt="A &lt;red&gt; square."',
     ):
         assert words in page
     assert page.count("data:image/png;base64") == 1, "a figure of the one notebook that has one"

@@ -216,4 +216,7 @@ def test_no_seed_is_computed_with():
 
 def test_only_one_module_makes_random_generators():
     found = {where: OUTSIDE.findall(text) for where, text in code() if where != "pwl_lab/support/seeding.py"}
+    # Notebook 00b is plain PyTorch: there a reader seeds as one does without the package. Generators are made nowhere.
+    plain = [where for where in found if where.startswith("notebooks/00b_from_scratch.ipynb:")]
+    assert {call for where in plain for call in found.pop(where)} == {"manual_seed"}
     assert {where: what for where, what in found.items() if what} == {}
