@@ -1,13 +1,13 @@
 """Bit planes: a whole network sent most significant bits first, usable after each stage.
 
-What arXiv 2110.00916 (Progressive Transmission and Inference of Deep Learning Models) does, and what stands here: the
-values of each tensor are placed in 2^16 equal bins between its least and its largest value, the bins' numbers are cut
-into groups of bits (*planes*), and stage `k` brings plane `k` of every tensor. With the first bits of a number one
-knows the value up to an interval; the network is run with the middle of that interval. `docs/decisions.md` says where
+This follows arXiv 2110.00916 (Progressive Transmission and Inference of Deep Learning Models): the values of each
+tensor are placed in 2^16 equal bins between its smallest and its largest value, the bins' numbers are cut into groups
+of bits (*planes*), and stage `k` sends plane `k` of every tensor. The first bits of a number determine the value up to
+an interval; the network runs with the middle of that interval. `docs/decisions.md` says where
 this departs from the paper.
 
-A stage is stored as safetensors: one vector of packed bits for the whole network, and with the first stage what it
-takes to read them. Digests find damage and stages in disorder; a stage that somebody forged is none of its concern.
+A stage is stored as safetensors: one vector of packed bits for the whole network and, in the first stage, what is needed
+to read them. Digests detect damage and stages in the wrong order; they do not protect against forgery.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from torch import Tensor
 from pwl_lab.loading.tensors import plain, type_name
 from pwl_lab.support.errors import InvalidValueError, invalid
 
-BITS = 16  # of a value once all planes are there
+BITS = 16  # bits of a value once all planes are there
 Floats = NDArray[np.float64]
 Numbers = NDArray[np.uint16]
 Bytes = NDArray[np.uint8]
@@ -39,7 +39,7 @@ _PLANE, _HEADER, _RANGES, _WHOLE, _CHECK = "plane", "header", "ranges", "whole."
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of the state dict; `coded`: it is cut into planes, where others are sent whole with the first stage."""
+    """One tensor of the state dict; if `coded`, it is cut into planes, otherwise it is sent whole with the first stage."""
 
     name: str
     dtype: torch.dtype
@@ -47,7 +47,7 @@ class Entry:
     coded: bool
 
 
-@dataclass(frozen=True, eq=False)  # tensors have no one truth to compare by
+@dataclass(frozen=True, eq=False)  # comparing tensors gives no single truth value
 class BitPlanes:
     """A network in stages, as `encode` makes it; of one that still arrives, only the first stages are there.
 
@@ -76,7 +76,7 @@ class BitPlanes:
         return paths
 
     def _first(self) -> dict[str, Tensor]:
-        """The tensors that come with the first plane: what it takes to read all of them, and a digest of that."""
+        """The tensors sent with the first plane: what is needed to read all stages, and a digest of it."""
         entries = [[entry.name, type_name(entry.dtype), entry.shape, entry.coded] for entry in self.entries]
         header = {"format": _FORMAT, "widths": self.widths, "entries": entries, "digests": self.digests}
         first = {_HEADER: _as_tensor(json.dumps(header, separators=(",", ":"))), _RANGES: self.ranges}
@@ -156,7 +156,7 @@ def from_bytes(stages: Sequence[bytes]) -> BitPlanes:
 
 
 def _announced(first: Mapping[str, Tensor]) -> BitPlanes:
-    """What the first stage announces, still without a plane; KeyError, TypeError or ValueError if damaged."""
+    """The network that the first stage announces, still without planes; KeyError, TypeError or ValueError if damaged."""
     rest = {name: tensor for name, tensor in first.items() if name not in (_PLANE, _CHECK)}
     if _as_text(first[_CHECK]) != _digest(rest):
         raise ValueError("it is not what was written")
@@ -171,7 +171,7 @@ def _announced(first: Mapping[str, Tensor]) -> BitPlanes:
 
 
 def _read(stage: bytes, number: int) -> dict[str, Tensor]:
-    """The tensors of a stage, out of its bytes."""
+    """The tensors of a stage, read from its bytes."""
     try:
         return load(stage)
     except (SafetensorError, ValueError, KeyError) as error:
@@ -184,7 +184,7 @@ def _refused(number: int, why: str) -> InvalidValueError:
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """16 hex digits of names, types, shapes and values: against accidents, not forgery, so short to keep headers small."""
+    """16 hex digits of names, types, shapes and values: enough against accidents (not forgery), and headers stay small."""
     total = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -198,12 +198,12 @@ def _as_tensor(text: str) -> UInt8[Tensor, " bytes"]:
 
 
 def _as_text(tensor: Tensor) -> str:
-    """The text that `_as_tensor` was given."""
+    """The text that `_as_tensor` encoded."""
     return bytes(tensor.tolist()).decode()
 
 
 def _check_widths(widths: Sequence[int]) -> tuple[int, ...]:
-    """The widths as a tuple. Raises InvalidValueError where they cannot be used."""
+    """The widths as a tuple. Raises InvalidValueError if they are invalid."""
     widths = tuple(widths)
     if any(type(width) is not int or width < 1 for width in widths) or sum(widths) != BITS:
         raise invalid("widths", widths, f"whole numbers from 1 on whose sum is {BITS}")
@@ -211,14 +211,14 @@ def _check_widths(widths: Sequence[int]) -> tuple[int, ...]:
 
 
 def _check_stages(stages: int, there: int) -> int:
-    """`stages` itself. Raises InvalidValueError where it cannot be used."""
+    """`stages` itself. Raises InvalidValueError if it is invalid."""
     if type(stages) is not int or not 1 <= stages <= there:
         raise invalid("stages", stages, f"a whole number from 1 to {there}, the number of available stages")
     return stages
 
 
 def _values(name: str, tensor: Tensor) -> Floats:
-    """The values of a tensor one after another, in float64: no range of a smaller type overflows there."""
+    """The flattened values of a tensor in float64, in which no range of a smaller type overflows."""
     values = tensor.detach().to("cpu", torch.float64).reshape(-1)
     if not bool(values.isfinite().all()):
         raise invalid(name, f"{int((~values.isfinite()).sum())} values that are NaN or infinite", "finite values only")
@@ -226,7 +226,7 @@ def _values(name: str, tensor: Tensor) -> Floats:
 
 
 def _span(name: str, least: float, largest: float) -> float:
-    """The largest value of a tensor less its least."""
+    """The largest value of a tensor minus its smallest."""
     if largest - least == float("inf"):
         raise invalid(name, (least, largest), "values whose range is a finite float64")
     return largest - least

@@ -1,4 +1,4 @@
-"""What is measured: time to the first prediction, accuracy against seconds, reading rates, and what loading costs predictions.
+"""Measurements: time to the first prediction, accuracy against seconds, reading rates, and how loading slows predictions.
 
 A process that has loaded before has a warm allocator and has chosen its kernels; a new one has not. Each load gets a
 process that has only imported what it needs, and files that are in or out of the operating system's cache as requested.
@@ -41,12 +41,12 @@ from pwl_lab.support.processes import (
 from pwl_lab.support.progress import Progress
 from pwl_lab.tasks.base import Batch
 
-PRELOADED = [__name__]  # imported once, with all that it needs; every fresh process is a copy of that one
-LINGER = Throttle(latency_s=0.2)  # time enough to close a model between two swaps
+PRELOADED = [__name__]  # imported once with its dependencies; every fresh process is a fork of that one
+LINGER = Throttle(latency_s=0.2)  # enough time to close a model between two swaps
 
 
 def in_fresh_process(work: Callable[..., Any], longest_s: float = 1800.0, **case: Any) -> Any:
-    """`work(**case)`, a module's function, in a process of its own with one torch thread; its result or its exception.
+    """Call `work(**case)`, a module-level function, in a fresh process with one torch thread; its result or its exception.
 
     Raises WorkerLostError where the process ended without an answer, or had none after `longest_s` seconds.
     """
@@ -73,7 +73,7 @@ def in_fresh_process(work: Callable[..., Any], longest_s: float = 1800.0, **case
 
 
 def _answer(sender: Connection, packed: bytes) -> None:
-    """In the fresh process: run the packed work on one torch thread and send back whether it went well, and its answer."""
+    """In the fresh process: run the packed work on one torch thread and send back whether it succeeded, and its result."""
     with one_thread():
         try:
             answer = run_packed(packed)
@@ -84,7 +84,7 @@ def _answer(sender: Connection, packed: bytes) -> None:
 
 
 def warm_up(files: Iterable[Path]) -> None:
-    """Read the files, so that they are in the operating system's cache."""
+    """Read the files, so that the operating system caches them."""
     buffer = bytearray(1 << 20)
     for path in files:
         with Path(path).open("rb", buffering=0) as file:
@@ -93,35 +93,35 @@ def warm_up(files: Iterable[Path]) -> None:
 
 
 def cool_down(files: Iterable[Path]) -> bool:
-    """Take the files out of the operating system's cache; whether they are out (not every system and disk does it)."""
+    """Drop the files from the operating system's cache; whether that worked (not every system and disk supports it)."""
     files = [Path(path) for path in files]
     if not hasattr(os, "posix_fadvise"):
         return False
     for path in files:
         with path.open("rb") as file:
-            os.fsync(file.fileno())  # what was not written yet cannot be dropped
+            os.fsync(file.fileno())  # data that has not been written to disk cannot be dropped
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     return all(cached_share(path) < 0.01 for path in files if path.stat().st_size)
 
 
 def cached_share(path: Path) -> float:
-    """The share of a file's pages that are in memory, in [0, 1]; 1 where the system does not tell."""
+    """The share of a file's pages that are in memory, in [0, 1]; 1 if the system does not say."""
     size = path.stat().st_size
     pages = -(-size // mmap.PAGESIZE)
     tell = getattr(ctypes.CDLL(None), "mincore", None)
     if tell is None or not size:
         return 1.0
-    # A private mapping that may be written to has an address that ctypes can take; nothing is written.
+    # ctypes can take the address only of a writable mapping; it is private, and nothing is written.
     with path.open("rb") as file, mmap.mmap(file.fileno(), size, flags=mmap.MAP_PRIVATE, prot=3) as mapped:
         address = ctypes.addressof(anchor := ctypes.c_char.from_buffer(mapped))
         there = (ctypes.c_ubyte * pages)()
         failed = tell(ctypes.c_void_p(address), ctypes.c_size_t(size), there)
-        del anchor  # else the mapping could not be closed
+        del anchor  # otherwise the mapping could not be closed
     return 1.0 if failed else sum(byte & 1 for byte in there) / pages
 
 
 FIRST_BASELINES = ("progressive", "student_only", "teacher_safetensors", "teacher_torch_load")
-DISK_BASELINES = ("teacher_streamer",) if HAS_STREAMER else ()  # these read files themselves
+DISK_BASELINES = ("teacher_streamer",) if HAS_STREAMER else ()  # these read the files themselves
 ANYTIME_BASELINES = (
     "progressive",
     "progressive_8bit_first",
@@ -200,12 +200,12 @@ class _Case:
 
 
 def _is_slow(state: str) -> bool:
-    """Whether files come over a slow link in this state."""
+    """Whether this state is a slow link."""
     return state.endswith("MB/s")
 
 
 def _first_prediction(files: Files, state: str, baseline: str) -> dict[str, float]:
-    """One measurement; NaN where the state cannot be had."""
+    """One measurement; NaN if the state is not available here."""
     throttle = Throttle(float(state.split()[0])) if _is_slow(state) else None
     if state == "cold" and not cool_down(files.all()):
         return {"first_prediction_s": math.nan, "teacher_s": math.nan}
@@ -217,7 +217,7 @@ def _first_prediction(files: Files, state: str, baseline: str) -> dict[str, floa
 
 
 def timelines(files: Files, throttle: Throttle, data: Batch) -> pd.DataFrame:
-    """What answers from when on, and how well: one row per baseline and network, each baseline in a fresh process.
+    """When each network begins to answer, and how accurately: one row per baseline and network; each baseline in a fresh process.
 
     Over a link a load mostly waits: as many are measured at a time as there are cores.
 
@@ -276,18 +276,18 @@ def latencies(folder: Path, throttle: Throttle, loads: int) -> pd.DataFrame:
 
 
 def _while_loading(folder: Path, throttle: Throttle) -> list[tuple[str, float]]:
-    """One load, with one prediction after the other."""
+    """One load, with one prediction after another."""
     rows: list[tuple[str, float]] = []
     with ProgressiveModel.open(folder, throttle=throttle, device="cpu") as model:
         sample = torch.zeros(1, *model.index.inputs.shape)
-        _timed(model, sample, 20)  # the first ones choose kernels
+        _timed(model, sample, 20)  # the first predictions choose kernels
         while not model.status().finished:
             rows += _timed(model, sample, 1)
     return rows
 
 
 def _while_idle(folder: Path, mask: str, times: int) -> list[tuple[str, float]]:
-    """Predictions of one mask by a model that was closed when it had got there, so that nothing else goes on."""
+    """Predictions of one mask by a model that was closed when it reached the mask, so that nothing else is running."""
     with ProgressiveModel.open(folder, throttle=LINGER, device="cpu") as model:
         model.on_swap(lambda event: model.close() if event.mask == mask else None)
         if model.mask == mask:
@@ -299,7 +299,7 @@ def _while_idle(folder: Path, mask: str, times: int) -> list[tuple[str, float]]:
 
 
 def _timed(model: ProgressiveModel, sample: Tensor, times: int) -> list[tuple[str, float]]:
-    """So many predictions: mask and milliseconds of each."""
+    """This many predictions: mask and milliseconds of each."""
     rows = []
     for _ in range(times):
         begun = time.perf_counter()
@@ -310,7 +310,7 @@ def _timed(model: ProgressiveModel, sample: Tensor, times: int) -> list[tuple[st
 
 @dataclass
 class Hammered:
-    """What became of many predictions at once: how many each mask made, how many were wrong, and which errors came."""
+    """The outcome of many concurrent predictions: how many by each mask, how many wrong, and which errors occurred."""
 
     by_mask: Counter[str] = field(default_factory=Counter)
     wrong: int = 0

@@ -42,10 +42,10 @@ if TYPE_CHECKING:
     from pwl_lab.runner.dask import BatchOutcome
 
 MOST_LINES = 60
-ENDED_BADLY = ("failed", "timeout")  # by itself, not because it was stopped
+ENDED_BADLY = ("failed", "timeout")  # on its own, not because it was stopped
 LOCK, HOLDER = ".lock", ".holder.json"
 STALE_S = 120.0
-CLOCK_S = 5.0  # a process's time of birth is reckoned from the clock, which may be put right meanwhile
+CLOCK_S = 5.0  # a process's start time is computed from the clock, which may be corrected in the meantime
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
@@ -109,7 +109,7 @@ def prepare(
 
 def _count_others(location: Location, plan: BatchPlan) -> int:
     """How many finished points there are that this plan does not have, for example because the notebook was edited."""
-    with suppress(LocationError):  # what cannot be read is not counted: this is only said, and nothing hangs on it
+    with suppress(LocationError):  # what cannot be read is not counted: the number is only shown, nothing depends on it
         names = [name.split("/") for name in location.names(POINTS)]
         there = {parts[1] for parts in names if len(parts) == 3 and parts[2] == STATUS}
         there -= {point.hash for point in plan.points}
@@ -182,9 +182,9 @@ def _import_dask() -> None:
 
 
 def _sweep(location: Location) -> None:
-    """Remove the files that Dask left for a batch which was killed: no other is at work here."""
+    """Remove the files that Dask left behind for a batch that was killed; no other batch is running here."""
     shutil.rmtree(location.scratch / "dask-scratch-space", ignore_errors=True)
-    with suppress(OSError):  # not there, or it holds something else, which is not ours
+    with suppress(OSError):  # it does not exist, or contains something else, which is not ours
         location.scratch.rmdir()
 
 
@@ -196,7 +196,7 @@ class Reporter:
         self.total, self.done, self.seconds, self.say = total, 0, 0.0, say
 
     def __call__(self, point: Point, status: RunStatus, at_once: int) -> None:
-        """A point has ended while `at_once` ran; the others are expected to take as long as those that ended."""
+        """Report a point that ended while `at_once` were running; the rest are expected to take as long as those before."""
         self.done += 1
         self.seconds += status.seconds
         left = self.seconds / self.done * (self.total - self.done) / at_once / 60
@@ -211,10 +211,10 @@ class Holder(BaseModel):
 
     pid: int
     host: str
-    born: float  # when its process began
+    born: float  # when its process started
     since: str
     id: str
-    beat: AwareDatetime = LONG_AGO  # when it last said so
+    beat: AwareDatetime = LONG_AGO  # when it last renewed this note
 
     def __str__(self) -> str:
         """A description for messages."""
@@ -233,7 +233,7 @@ class Holder(BaseModel):
                         return True
                 except psutil.NoSuchProcess:
                     return False
-        # On another machine; or a process of that number began at another time, or the clock was set since.
+        # It is on another machine, or a process with that number started at another time, or the clock was set since then.
         return abs((datetime.now(UTC) - self.beat).total_seconds()) < STALE_S
 
     def write(self, location: Location, claim: bool = False) -> bool:
@@ -252,7 +252,7 @@ def find_holder(out: Location | Path | str) -> Holder | None:
 
 
 def _read_holder(location: Location) -> Holder | None:
-    """The note of the batch that holds the location; None if it is missing or cannot be read."""
+    """Read the note of the batch that holds the location; None if it is missing or unreadable."""
     try:
         return Holder.model_validate_json(location.read([HOLDER])[HOLDER])
     except (KeyError, ValueError):
@@ -263,11 +263,11 @@ def _read_holder(location: Location) -> Holder | None:
 def alone_at(out: Location | Path | str) -> Iterator[None]:
     """A context in which no other batch runs there. Raises InvalidValueError, naming the one that does, and LocationError.
 
-    Two batches that share the points would each report half of them; for more workers, start one batch with more. On this
-    machine the operating system's lock keeps the second out; it goes with the process that holds it, however that ends. A
-    storage has no such lock, and another machine does not see the process: for both there is the file `.holder.json`. Its
-    batch renews it every few seconds, and one that has not been renewed for two minutes is of a batch that died. In a
-    storage it is written only if it is not there yet, in one step where the storage can.
+    Two batches that share the points would each report only half of them; for more workers, start one batch with more. On
+    this machine a lock of the operating system keeps the second batch out; it ends with the process that holds it, in
+    whatever way. A storage has no such lock, and other machines do not see the process: for them there is the file
+    `.holder.json`. Its batch renews it every few seconds; if it has not been renewed for two minutes, the batch has died.
+    In a storage it is only written if it does not exist yet, atomically where the storage supports that.
     """
     location = location_at(out)
     try:
@@ -276,7 +276,7 @@ def alone_at(out: Location | Path | str) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         other = None
-        with suppress(LocationError):  # it is at work, even if its note cannot be read
+        with suppress(LocationError):  # it is running, even if its note cannot be read
             other = _read_holder(location)
         raise _refusal(location, other) from None
     except OSError as error:
@@ -287,7 +287,7 @@ def alone_at(out: Location | Path | str) -> Iterator[None]:
         mine = Holder(pid=me.pid, host=platform.node(), born=me.create_time(), since=now, id=uuid.uuid4().hex)
         if not mine.write(location, claim=True):
             other = find_holder(location)
-            if other and other.id != mine.id:  # its own, where only the answer to the first try was lost
+            if other and other.id != mine.id:  # this batch's own note: only the answer to the first attempt was lost
                 raise _refusal(location, other)
             mine.write(location)
         with _beating(location, mine):
@@ -300,15 +300,15 @@ def alone_at(out: Location | Path | str) -> Iterator[None]:
 def _beating(location: Location, mine: Holder) -> Iterator[None]:
     """A context that keeps the batch's note fresh, unless another batch has replaced it, and removes it at the end.
 
-    Two batches that are both let in, because a clock is minutes off or a machine was asleep, do harm to no point: they run
-    some twice, under the same hash. So the one that finds itself replaced says so and goes on: points that it broke off
-    would be left as killed, perhaps over the other's good ones.
+    If two batches are let in after all (a clock is minutes off, a machine was suspended), no point is harmed: some run
+    twice, under the same hash. So a batch that finds itself replaced says so and continues: if it stopped, its points would
+    be recorded as killed, perhaps over good results of the other batch.
     """
     said = False
 
     def beat() -> None:
         nonlocal said
-        with suppress(OSError):  # a location that is away for a while
+        with suppress(OSError):  # a location that is unavailable for a while
             other = _read_holder(location) or mine
             if other.id == mine.id:
                 mine.write(location)
@@ -368,7 +368,7 @@ def summarize(states: Sequence[PointState]) -> str:
 
 
 def describe_batch(out: Path | str) -> str:
-    """The summary of a batch that was just at work, or why there is none."""
+    """The summary of a batch that was just running, or the reason why there is none."""
     try:
         return summarize(read_states(out))
     except LocationError as error:

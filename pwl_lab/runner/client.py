@@ -39,12 +39,12 @@ SHUTDOWN_S = 5.0
 END_HELPERS = (
     "import sys\nif 'pwl_lab.support.processes' in sys.modules: sys.modules['pwl_lab.support.processes'].end_helpers()"
 )
-QUIET_S = 60  # of a cell that has ended, its last messages may come late, but not after so long a silence
+QUIET_S = 60  # the last messages of a finished cell may arrive late, but not after a silence as long as this
 LOOK_EVERY_S = 1.0
 
 
 class LostMessagesError(PwlLabError):
-    """A cell has ended, but what the kernel still owes for it does not arrive."""
+    """A cell has ended, but its remaining messages never arrived."""
 
 
 @dataclass
@@ -79,7 +79,7 @@ class KeepingClient(AsyncKernelClient):
 
 
 class LocalKernelManager(AsyncKernelManager):
-    """A manager of kernels in this very Python, whatever `python3` kernel specification lies in the user's folders."""
+    """A manager that starts kernels with this Python, whatever `python3` kernel specification the user has installed."""
 
     client_class = f"{__name__}.{KeepingClient.__name__}"
 
@@ -117,7 +117,7 @@ class LabClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill has
         """A client for the notebook of `nb_man`, with nbclient's own options."""
         super().__init__(nb_man, **kw)
         self.job = job
-        self.heard = 0  # messages of the running cell
+        self.heard = 0  # messages of the cell that is running
         self.widget_registry = {"@jupyter-widgets/output": {"OutputModel": GuardedOutputWidget}}
 
     def create_kernel_manager(self) -> AsyncKernelManager:
@@ -137,7 +137,7 @@ class LabClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill has
     def execute(self, **kwargs: Any) -> None:
         """Run all cells. Widget state is kept on every kind of end: errors hide in it."""
         self.reset_execution_trackers()
-        self.nb.metadata.pop("widgets", None)  # of an earlier run: its errors are not this one's
+        self.nb.metadata.pop("widgets", None)  # from an earlier run, whose errors must not count here
         with self.setup_kernel(**kwargs):
             reply = self.wait_for_reply(self.kc.kernel_info())
             self.nb.metadata["language_info"] = reply["content"]["language_info"]
@@ -163,13 +163,13 @@ class LabClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill has
         self.job.cell = None
 
     def process_message(self, msg: dict[str, Any], cell: NotebookNode, cell_index: int) -> NotebookNode | None:
-        """Take in one message of the running cell."""
+        """Handle one message of the cell that is running."""
         self.heard += 1
         output: NotebookNode | None = super().process_message(msg, cell, cell_index)
         return output
 
     def output(self, outs: list[NotebookNode], *args: Any) -> NotebookNode | None:
-        """Append an output; text that goes on where the last one stopped is joined to it, as Jupyter does."""
+        """Append an output; text that continues the previous output is joined to it, as in Jupyter."""
         before = len(outs)
         try:
             out: NotebookNode | None = super().output(outs, *args)
@@ -180,7 +180,7 @@ class LabClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill has
         if out and len(outs) == before + 1 > 1 and out.output_type == outs[-2].output_type == "stream":
             last = outs[-2]
             if last.name == out.name:
-                text = last.pop("text")  # the only reference, so that Python extends it in place
+                text = last.pop("text")  # the only reference, so Python extends the string in place
                 text += out.text
                 last.text = text
                 outs.pop()
@@ -222,8 +222,9 @@ class LabClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill has
                 return msg
 
     async def _rest(self, both: set[asyncio.Future[Any]]) -> None:
-        """Wait until both are done. Raises LostMessagesError after a silence of QUIET_S, counted in looks: this process
-        may have been stopped meanwhile, and then finds all of the messages at once."""
+        """Wait until both are done. Raises LostMessagesError after a silence of QUIET_S.
+
+        The silence is counted in checks, not seconds: if this process was suspended, it finds all messages at once afterwards."""
         quiet, heard = 0, self.heard
         while (left := {each for each in both if not each.done()}) and quiet * LOOK_EVERY_S < QUIET_S:
             await asyncio.wait(left, timeout=LOOK_EVERY_S)
@@ -235,10 +236,10 @@ class LabClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill has
             )
 
     def _say_goodbye(self) -> None:
-        """Let a kernel that listens end by itself, its exit hooks included.
+        """Let a responsive kernel shut down by itself, so that its exit hooks run.
 
         jupyter_client's own shutdown interrupts the kernel first, and an interrupt at a bad moment costs its full five
-        seconds of patience. What does not listen is killed at once.
+        seconds of patience. A kernel that does not respond is killed at once.
         """
         self.shutdown_kernel = "immediate"
         if self.job.status in ("ok", "failed") and not self.job.guard.stopped_by:
@@ -258,7 +259,7 @@ class LabClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill has
         elif not isinstance(error, CellExecutionError):
             self.job.ended("failed", RunError(name=type(error).__name__, message=str(error)))
         elif is_clean_exit(error.ename, error.evalue):
-            self.job.cell = None  # to papermill, too, this is no failure
+            self.job.cell = None  # papermill does not treat this as a failure either
         else:
             shown = [output for output in cell.outputs if output.output_type == "error"]
             content = {"ename": error.ename, "evalue": error.evalue, "traceback": [error.traceback]}
@@ -309,5 +310,5 @@ def execute(job: Job) -> None:
 
 
 def _braces(path: Path) -> str:
-    """The path as papermill wants it: it formats paths, so a brace in one must be doubled."""
+    """The path with its braces doubled: papermill formats paths."""
     return str(path).replace("{", "{{").replace("}", "}}")

@@ -35,25 +35,25 @@ Closed = TypeVar("Closed", Client, LocalCluster)
 LOOK_EVERY_S = 0.2
 CONNECT_S = 20
 PROBE_S = 3
-START_S = 300  # many processes import Dask at once, perhaps beside other work
+START_S = 300  # many processes import Dask at once, possibly on a busy machine
 CLOSE_S = 15
 ANSWER_S = 20
-SILENT_S = 15  # a worker speaks every half second, in a cluster of a thousand every five
-# Dask's own setting: a worker that dies is replaced, and its point is tried again this often before the point is blamed.
+SILENT_S = 15  # a worker sends a heartbeat every half second, every five in a cluster of a thousand
+# Dask's own setting: how often a point is retried on a new worker before the point itself is blamed for the deaths.
 ALLOWED_FAILURES = 3
 PLAIN, ENCRYPTED = ("tcp", "ws"), ("tls", "wss")
 FORM = "an address as tcp://HOST:PORT, or tls://HOST:PORT"
 
 
 class StoppedError(PwlLabError):
-    """A signal came while something was waited for."""
+    """A signal arrived while waiting."""
 
 
 def in_time(call: Callable[[], Result], seconds: float, runs: Runs | None = None, patience: float = 0) -> Result:
-    """What `call`, in a thread of its own, gives or raises; TimeoutError after so many seconds.
+    """Run `call` in a thread and return or raise what it does; TimeoutError after this many seconds.
 
-    Where the `runs` are stopped meanwhile it is waited for no more than `patience` seconds longer, then StoppedError is
-    raised. The thread goes on all the same: nothing can end it.
+    If the `runs` are stopped meanwhile, wait at most `patience` seconds longer, then raise StoppedError. The thread itself
+    continues: nothing can end it.
     """
     answer = call_in_thread(call)
     end, stopped = time.monotonic() + seconds, None
@@ -67,10 +67,10 @@ def in_time(call: Callable[[], Result], seconds: float, runs: Runs | None = None
 
 
 class _PatientlessClient(Client):
-    """A client that waits for nothing when it is thrown away: one that was not made in time has nothing to close."""
+    """A client that does not wait when it is garbage-collected: one that did not connect in time has nothing to close."""
 
     def __del__(self) -> None:
-        """Dask would close it here, and wait for a scheduler that does not answer."""
+        """Do nothing. Dask would close the client here and wait for a scheduler that does not answer."""
 
 
 def connect(scheduler: str, runs: Runs) -> Client:
@@ -83,10 +83,10 @@ def connect(scheduler: str, runs: Runs) -> Client:
     end = time.monotonic() + CONNECT_S
     try:
         in_time(lambda: _wait_for_port(host, port, end), CONNECT_S, runs)
-    except (OSError, ValueError) as error:  # UnicodeError, a ValueError, for what can be no host's name
+    except (OSError, ValueError) as error:  # UnicodeError, which is a ValueError, for text that cannot be a host name
         raise invalid("scheduler", scheduler, _no_port(host, port, error)) from None
     left = max(1.0, end - time.monotonic())
-    address, dask_waits = f"{scheme}://{_netloc(host, port)}", left / 2  # it waits up to twice as long as it is told
+    address, dask_waits = f"{scheme}://{_netloc(host, port)}", left / 2  # Dask waits up to twice as long as requested
     try:
         return in_time(partial(_PatientlessClient, address, timeout=dask_waits, set_as_default=False), left, runs)
     except StoppedError:
@@ -105,7 +105,7 @@ def parse_scheduler(scheduler: str) -> tuple[str, str, int]:
         scheme = scheme.lower() if separator else str(dask.config.get("distributed.comm.default-scheme"))
         parts = urlsplit(f"//{rest}")
         host, port = parts.hostname, parts.port
-    except ValueError as error:  # a port that is no number, or too large; a bracket that is not closed
+    except ValueError as error:  # a port that is not a number or is too large, or a bracket that is not closed
         raise invalid("scheduler", scheduler, f"{FORM} ({error})") from None
     if scheme not in PLAIN + ENCRYPTED:
         raise invalid("scheduler", scheduler, f"{FORM}; {scheme}:// is none of Dask's")
@@ -116,7 +116,7 @@ def parse_scheduler(scheduler: str) -> tuple[str, str, int]:
 
 
 def _netloc(host: str, port: int) -> str:
-    """Host and port in one, as an address has them."""
+    """Host and port joined, as in an address."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
@@ -138,7 +138,7 @@ def _check_certificates(scheduler: str, scheme: str) -> None:
 
 
 def _wait_for_port(host: str, port: int, end: float) -> None:
-    """Wait until something listens there: the scheduler may just be starting. Raises OSError, for good or after `end`."""
+    """Wait for a listener: the scheduler may still be starting. Raises OSError if that is hopeless, or after `end`."""
     while True:
         try:
             socket.create_connection((host, port), timeout=max(0.1, end - time.monotonic())).close()
@@ -150,7 +150,7 @@ def _wait_for_port(host: str, port: int, end: float) -> None:
 
 
 def _no_port(host: str, port: int, error: OSError | ValueError) -> str:
-    """What to check where no connection came about."""
+    """What to check if no connection could be made."""
     if not isinstance(error, OSError):
         return f"{host!r} is not a valid host name ({error}); check the spelling"
     if isinstance(error, socket.gaierror):
@@ -163,7 +163,7 @@ def _no_port(host: str, port: int, error: OSError | ValueError) -> str:
 
 
 def _no_scheduler(scheme: str, host: str, port: int, error: Exception) -> str:
-    """What to check where something listens, and Dask could not make a client of it."""
+    """What to check if something listens but Dask could not connect a client to it."""
     why = f"{type(error).__name__}: {error}".strip(": ").partition("\n")[0]
     encrypted = _speaks_tls(host, port)
     at = _netloc(host, port)
@@ -181,7 +181,7 @@ def _no_scheduler(scheme: str, host: str, port: int, error: Exception) -> str:
 
 
 def _speaks_tls(host: str, port: int) -> bool | None:
-    """Whether a TLS handshake begins there; None where nothing is answered."""
+    """Whether the other side speaks TLS; None if it does not answer."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
@@ -193,13 +193,13 @@ def _speaks_tls(host: str, port: int) -> bool | None:
     except TimeoutError:
         return None
     except ssl.SSLError as error:
-        return "ALERT" in (error.reason or "")  # it refuses us, and that in TLS
+        return "ALERT" in (error.reason or "")  # it refuses us, but by means of TLS
     except OSError:
         return False
 
 
 class _OwnCluster(LocalCluster):
-    """One that Dask does not close once more when the process ends: what is left then did not answer, and is killed."""
+    """A cluster that Dask does not close again when the process exits: what is left by then did not answer, and is killed."""
 
     shutdown_on_close = property(lambda self: False, lambda self, value: None)
 
@@ -239,10 +239,10 @@ def own_cluster(
 
 @contextmanager
 def _configured() -> Iterator[None]:
-    """Inside, Dask is configured as it comes, and as a batch needs it.
+    """A context in which Dask has its default configuration, plus what a batch needs.
 
-    What a person has set for clusters (encryption, time limits, plugins) does not concern processes that live as long
-    as a batch; some of it would keep them from starting.
+    The user's settings for clusters (encryption, time limits, plugins) are not meant for processes that live only as long
+    as a batch, and some would keep them from starting.
     """
     before = deepcopy(dask.config.config)
     dask.config.refresh(paths=[], env={})
@@ -258,16 +258,16 @@ def _configured() -> Iterator[None]:
 
 @contextmanager
 def _closing(made: Closed) -> Iterator[Closed]:
-    """Inside, what was made; afterwards it is closed, as far as that can be done in time."""
+    """A context that closes its object at the end, as far as that is possible in time."""
     try:
         yield made
     finally:
-        with suppress(OSError, TimeoutError):  # whoever does not answer is not there to be told
+        with suppress(OSError, TimeoutError):  # what does not answer cannot be told either
             in_time(made.close, CLOSE_S)
 
 
 def _end_workers() -> None:
-    """Kill what is left of the processes that were started here: one that is frozen does not end when it is asked to."""
+    """Kill what is left of the processes started here: a frozen one does not exit when asked to."""
     left = [process for process in multiprocessing.active_children() if process.name.startswith("Dask Worker")]
     for process in left:
         process.kill()
@@ -278,8 +278,8 @@ def _end_workers() -> None:
 def _local_cluster(number: int, resources: Mapping[str, float], scratch: Path, runs: Runs) -> LocalCluster:
     """Processes of one thread each on loopback.
 
-    They are started by a thread that takes no signals of the terminal, and neither do they, then: a Ctrl-C while they
-    still import would end each of them with a traceback. `StopUnwanted` takes that back when it can ignore them.
+    The thread that starts them blocks the terminal's signals, and they inherit that: a Ctrl-C during their imports would
+    end each of them with a traceback. `StopUnwanted` unblocks the signals after it has set them to be ignored.
     """
 
     def start() -> LocalCluster:
@@ -291,19 +291,19 @@ def _local_cluster(number: int, resources: Mapping[str, float], scratch: Path, r
             processes=True,
             host="127.0.0.1",
             dashboard_address=None,
-            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # else it asks for one port, and warns
-            memory_limit=0,  # the kernels take the memory, and Dask does not see them
+            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # otherwise it asks for a fixed port and warns
+            memory_limit=0,  # the memory is used by the kernels, which Dask does not see
             resources=dict(resources) or None,
             local_directory=str(scratch),
             silence_logs=logging.CRITICAL,
         )
 
-    resource_tracker.ensure_running()  # else the first process starts it, and that lets SIGINT through again
+    resource_tracker.ensure_running()  # otherwise the first process starts it, which unblocks SIGINT
     return _started(start, runs)
 
 
 def _started(start: Callable[[], Closed], runs: Runs) -> Closed:
-    """What `start` makes. Raises StoppedError where a signal comes first, PwlLabError where it does not come about."""
+    """The result of `start`. Raises StoppedError if a signal arrives first, PwlLabError if it fails."""
     try:
         return in_time(start, START_S, runs, patience=ANSWER_S)
     except StoppedError:

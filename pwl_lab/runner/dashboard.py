@@ -21,9 +21,9 @@ from pwl_lab.support.files import work_folder, write_json
 
 NOTEBOOK = "dashboard"
 TEMPLATES = Path(__file__).parent / "templates"
-CELL_S = 300  # a cell that takes longer ends with an error; Voila alone would wait for ever
-IDLE_S = 300  # after so long without a page its kernel is ended
-LOOK_S = 30  # how often that is looked at
+CELL_S = 300  # a cell that takes longer ends with an error; Voila by itself would wait forever
+IDLE_S = 300  # a kernel without a page is shut down after this long
+LOOK_S = 30  # how often this is checked
 # What the browser lets the page do; {port} is the server's own. Scripts inside the page and `eval` are needed by Voila
 # and by the widgets. The server's default, that no other site may put the page in a frame, is lost unless said again.
 POLICY = (
@@ -40,7 +40,7 @@ def configuration(port: int) -> dict[str, dict[str, Any]]:
         "Voila": {
             "ip": "127.0.0.1",
             "port": port,
-            "port_retries": 0,  # a bookmark or a tunnel leads to this port; another one would be found by chance
+            "port_retries": 0,  # a bookmark or a tunnel points to this port; on another port it would not find the page
             "open_browser": False,
             "auto_token": True,
             "tornado_settings": {"headers": {"Content-Security-Policy": POLICY.format(port=port)}},
@@ -49,14 +49,14 @@ def configuration(port: int) -> dict[str, dict[str, Any]]:
             "template": "pwl_lab_dashboard",
             "allow_template_override": "NO",
             "allow_theme_override": "NO",
-            "progressive_rendering": True,  # each output as soon as it is there; else the page waits for the last one
-            "show_tracebacks": True,  # else an error is only said to be there
+            "progressive_rendering": True,  # show each output as soon as it is there; otherwise the page waits for the last one
+            "show_tracebacks": True,  # otherwise the page only says that there was an error
             "file_denylist": [".*"],  # no file beside the notebook is served
         },
         "VoilaExecutor": {"timeout": CELL_S},
         "MappingKernelManager": {"cull_idle_timeout": IDLE_S, "cull_interval": LOOK_S},  # of pages that were closed
     }
-    if hasattr(asyncio, "start_unix_server"):  # kernels on a machine with other users: no TCP port to talk to
+    if hasattr(asyncio, "start_unix_server"):  # on a machine with other users, no TCP port leads to the kernels
         options["KernelManager"] = {"transport": "ipc"}
     return options
 
@@ -84,9 +84,13 @@ def prepared(preset: str | None = None, port: int = 8866) -> Iterator[Path]:
 
 
 def environment() -> dict[str, str]:
-    """The environment of this process, with the template's folder, and set so that nothing is trained."""
+    """The environment of this process, with the template's folder, and set so that nothing is trained.
+
+    Threads wait without spinning: beside other work, spinning doubles the processor time until the page answers.
+    """
     folders = os.pathsep.join(filter(None, (str(TEMPLATES), os.environ.get("JUPYTER_PATH"))))
-    return environment_of_kernels() | {"JUPYTER_PATH": folders, ONLY_STORED.name: "1"}
+    waiting = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
+    return environment_of_kernels() | waiting | {"JUPYTER_PATH": folders, ONLY_STORED.name: "1"}
 
 
 def serve(preset: str | None = None, port: int = 8866) -> None:
@@ -106,7 +110,9 @@ def serve(preset: str | None = None, port: int = 8866) -> None:
 def refuse_taken(port: int) -> None:
     """Say that a port is taken before anything is started; Voila's own words would promise another one."""
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: one that ended takes no port
+        probe.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # as the server does: a port of a server that has ended is free
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:

@@ -39,17 +39,17 @@ from pwl_lab.runner.worker import CANCELLED, PointTask, StopUnwanted, note_failu
 from pwl_lab.support import environment
 from pwl_lab.support.errors import PwlLabError
 
-QUIET_S = 60  # nothing has ended for so long: perhaps nothing can begin
-STOP_S = 20  # the points that were stopped still write how far they got
-HEARD_S = 6  # a worker that has said nothing for so long is not waited for where the batch stops
+QUIET_S = 60  # after this long without a finished point, perhaps none can start
+STOP_S = 20  # time for stopped points to write how far they got
+HEARD_S = 6  # when the batch stops, a worker that has been silent for this long is not waited for
 REPORT_S = 0.5
 LOOK_EVERY_S = 0.2
-HELD_LOOK_S = 5  # how often it is looked whether points that are held back can be handed out
-GIVE_UP_S = 600  # of a scheduler that does not answer, and of a worker that has a point and is silent
-LOST = ("cancelled", "lost")  # a future that the scheduler took back
+HELD_LOOK_S = 5  # how often to check whether points that are held back can be submitted
+GIVE_UP_S = 600  # how long a scheduler may not answer, or a worker that has a point may be silent
+LOST = ("cancelled", "lost")  # a future that the scheduler has withdrawn
 SUBMISSIONS = 4  # of a point whose workers were closed in good order, or whose answer was lost
 
-OnEnd = Callable[[Point, RunStatus, int], None]  # the last: how many points run at once
+OnEnd = Callable[[Point, RunStatus, int], None]  # the last argument: how many points run at once
 
 
 @dataclass
@@ -79,7 +79,7 @@ def run_points(
     A signal stops what runs and begins no more. Raises InvalidValueError for a scheduler that does not answer, or resources
     that this machine does not have.
     """
-    environment.settled()  # the processes that are started here have it
+    environment.settled()  # processes that are started here have the plugin already
     runs, batch = Runs(), uuid.uuid4().hex[:12]
     if scheduler is None:
         cluster = own_cluster(plan, len(points), location.scratch, workers, runs)
@@ -110,14 +110,16 @@ class _BatchRun:
     outcome: BatchOutcome = field(default_factory=BatchOutcome)
     waiting: "dict[str, tuple[PointTask, Future[Any]]]" = field(default_factory=dict)  # by the task's key
     done: "queue.SimpleQueue[Future[Any]]" = field(default_factory=queue.SimpleQueue)
-    held: deque[tuple[PointTask, int]] = field(default_factory=deque)  # not handed out yet; with their priority
-    restricted: dict[str, frozenset[str]] = field(default_factory=dict)  # a task's workers, where it may not go to all
-    looked: float = field(default_factory=time.monotonic)  # when a point ended, or the workers were looked at
-    answered: float = field(default_factory=time.monotonic)  # when the scheduler last did
+    held: deque[tuple[PointTask, int]] = field(default_factory=deque)  # not submitted yet, with their priority
+    restricted: dict[str, frozenset[str]] = field(
+        default_factory=dict
+    )  # the workers of a task that may not run on all of them
+    looked: float = field(default_factory=time.monotonic)  # when a point last ended or the workers were last checked
+    answered: float = field(default_factory=time.monotonic)  # when the scheduler last answered
     said: str | None = None
 
     def __post_init__(self) -> None:
-        """Watch the workers of `client`; none has been looked at yet."""
+        """Watch the workers of `client`; none has been checked yet."""
         self.workers = Workers(self.client)
 
     def run(self, tasks: Sequence[PointTask], plugin: StopUnwanted) -> None:
@@ -129,7 +131,7 @@ class _BatchRun:
             log_event(self.folder, "batch begun", batch=self.batch, points=len(tasks), scheduler=address)
             self.submit(tasks)
             self.follow()
-        except OSError as error:  # a full disk, a folder that is gone, a scheduler that is
+        except OSError as error:  # a full disk, a missing folder, a scheduler that is gone
             self.outcome.stopped_by = self.runs.stopped_by or f"{type(error).__name__}: {error}"
         finally:
             self.stop(self.runs.stopped_by or self.outcome.stopped_by or "the batch ended early")
@@ -138,7 +140,7 @@ class _BatchRun:
             log_event(self.folder, "batch ended", batch=self.batch, **facts)
 
     def _introduce(self, plugin: StopUnwanted) -> None:
-        """Have every worker take the plugin. One that is lost meanwhile, or silent, is a worker less.
+        """Register the plugin on every worker. One that is lost meanwhile, or silent, is left out.
 
         Workers that come later get it from the scheduler. Raises PwlLabError where a worker cannot run points at all, OSError
         where the scheduler does not answer, StoppedError for a signal.
@@ -152,7 +154,7 @@ class _BatchRun:
                 return
             except TimeoutError:
                 return
-            except OSError:  # one was lost while it was asked: the others are asked once more
+            except OSError:  # a worker was lost during the request: ask the others again
                 if self.client.status != "running":
                     raise
                 time.sleep(LOOK_EVERY_S)
@@ -170,10 +172,10 @@ class _BatchRun:
         self._hand_out()
 
     def _hand_out(self) -> None:
-        """Hand out what is held back: all, or, while a worker is silent, no more than the others can soon begin.
+        """Submit the points that are held back: all, or while a worker is silent only as many as the others can soon start.
 
-        Dask would give most to the silent one, since it has nothing to do. What the others get is for them alone, and little
-        at a time, so that those that come or come back have a part of the rest.
+        Dask would give most of them to the silent one, which looks idle. What the others get is for them alone, and little
+        at a time, so that workers that join or come back get a share of the rest.
         """
         workers = self._look()
         silent = self.workers.silent()
@@ -187,7 +189,7 @@ class _BatchRun:
             room -= 1
 
     def _submit(self, task: PointTask, priority: int, only: frozenset[str] | None = None) -> None:
-        """Hand one point to the scheduler, for any worker or for some."""
+        """Submit one point, for any worker or for some of them."""
         future = self.client.submit(
             run_point,
             task,
@@ -220,7 +222,7 @@ class _BatchRun:
         try:
             workers = self.workers.look()
         except (OSError, TimeoutError):
-            if self.client.status == "running":  # else it has just gone, and the points say so
+            if self.client.status == "running":  # otherwise it has just gone, and the points report that
                 silence = time.monotonic() - self.answered
                 self._say("the scheduler does not answer; waiting")
                 if silence > GIVE_UP_S:
@@ -246,7 +248,7 @@ class _BatchRun:
         self.looked = time.monotonic()
 
     def _take_from(self, silent: Sequence[str], heard: set[str]) -> None:
-        """Take back what lies with workers that are given up, and what may only go to workers that are gone."""
+        """Take back the points of workers that are given up, and those that may only run on workers that are gone."""
         if not heard:
             return
         stuck = {name for name, only in self.restricted.items() if name in self.waiting and not only & heard}
@@ -254,18 +256,18 @@ class _BatchRun:
             tasks = in_time(lambda: self.client.processing(list(silent)), ANSWER_S)
             stuck |= {name for names in tasks.values() for name in names if name in self.waiting}
         futures = [self.waiting[name][1] for name in sorted(stuck)]
-        if futures:  # as one that the scheduler takes back, each is handed out again
+        if futures:  # like a point that the scheduler withdraws, each is submitted again
             in_time(lambda: self.client.cancel(futures, force=True), ANSWER_S)
 
     def _say_silent(self, silent: Sequence[str], workers: Mapping[str, Any]) -> None:
-        """Say which workers are not heard of."""
+        """Report the workers that are silent."""
         names = ", ".join(silent[:3]) + (f" and {len(silent) - 3} more" if len(silent) > 3 else "")
         do = "does" if len(silent) == 1 else "do"
         rest = "going on with the others" if len(silent) < len(workers) else "waiting"
         self._say(f"{len(silent)} of {len(workers)} workers {do} not answer ({names}); {rest}")
 
     def _say(self, what: str) -> None:
-        """Say once what the batch waits for."""
+        """Report once what the batch is waiting for."""
         if what == self.said:
             return
         self.said = what
@@ -281,7 +283,7 @@ class _BatchRun:
         task, _ = self.waiting.pop(future.key)
         try:
             status = self._answer(task, future)
-        except TimeoutError:  # its worker has fallen silent; the scheduler will tell when it drops that worker
+        except TimeoutError:  # its worker has gone silent; the scheduler will report when it drops the worker
             self.waiting[future.key] = (task, future)
             self.done.put(future)
             return
@@ -301,7 +303,7 @@ class _BatchRun:
                 self.on_end(task.point, status, self._at_once())
 
     def _answer(self, task: PointTask, future: "Future[Any]") -> RunStatus | None:
-        """The status of a point that has ended. Raises TimeoutError where its worker has it and does not give it."""
+        """The status of a point that has ended. Raises TimeoutError if its worker does not send it."""
         if future.status in LOST:
             return None
         try:
@@ -316,7 +318,7 @@ class _BatchRun:
             return None if future.status in LOST else self._failed(task, error)
 
     def _again(self, task: PointTask) -> bool:
-        """Hand a point whose worker was closed to the scheduler once more; False if that has been done often enough."""
+        """Submit a point again whose worker was closed; False if that has been done often enough."""
         if self._stopped() or task.submission == SUBMISSIONS:
             return False
         log_event(self.folder, "point handed out again", batch=self.batch, hash=task.hash)
@@ -325,17 +327,17 @@ class _BatchRun:
         return True
 
     def _stopped(self) -> bool:
-        """Whether no more points are to begin."""
+        """Whether no more points may start."""
         return bool(self.runs.stopped_by or self.outcome.stopped_by)
 
     def _at_once(self) -> int:
-        """How many points run at once: a worker each, and no more than there are."""
-        with suppress(OSError, TimeoutError):  # a scheduler that is just going
+        """How many points run at once: one per worker, and no more than there are points."""
+        with suppress(OSError, TimeoutError):  # a scheduler that is shutting down
             return max(1, min(len(in_time(self.client.nthreads, ANSWER_S)), len(self.waiting)))
         return 1
 
     def _failed(self, task: PointTask, error: BaseException) -> RunStatus:
-        """The status of a point that its worker did not bring to an end."""
+        """The status of a point that its worker did not finish."""
         name = type(error).__name__
         text = str(error)
         if name == "KilledWorker":
@@ -348,10 +350,12 @@ class _BatchRun:
         if not self.waiting or self.client.status != "running":
             return
         self.outcome.stopped_by = self.outcome.stopped_by or reason
-        with suppress(OSError, TimeoutError):  # a scheduler that is gone has nothing to stop; a frozen node is silent
+        with suppress(
+            OSError, TimeoutError
+        ):  # if the scheduler is gone, there is nothing to stop; a frozen node does not answer
             self._stop_on_workers(reason)
         end = time.monotonic() + STOP_S
-        with suppress(OSError, queue.Empty):  # what they have just reported is still on its way
+        with suppress(OSError, queue.Empty):  # their last reports are still on their way
             while time.monotonic() < end:
                 self._take(self.done.get(timeout=REPORT_S))
         with suppress(OSError):
@@ -359,14 +363,14 @@ class _BatchRun:
             in_time(lambda: self.client.cancel(left, force=True), ANSWER_S)
 
     def _stop_on_workers(self, reason: str) -> None:
-        """Kill what runs, wait until none of it is left. Raises TimeoutError where that takes longer than STOP_S."""
+        """Kill the running points and wait until none is left. Raises TimeoutError if that takes longer than STOP_S."""
         end = time.monotonic() + STOP_S
         self._on_workers(end, stop_batch, reason)
         while any(self._on_workers(end, still_running).values()):
             time.sleep(LOOK_EVERY_S)
 
     def _on_workers(self, end: float, function: Callable[..., Any], *words: str) -> Mapping[str, Any]:
-        """What each worker that is heard of answers about the batch. Raises TimeoutError where one does not until `end`."""
+        """Each responsive worker's answer about the batch. Raises TimeoutError if one has not answered by `end`."""
         while True:
             heard, silent = self.workers.heard_of(HEARD_S)
             if silent:
@@ -376,6 +380,6 @@ class _BatchRun:
             run = partial(self.client.run, function, self.batch, *words, workers=heard, on_error="ignore")
             try:
                 return in_time(run, max(0.0, min(HEARD_S, end - time.monotonic())))
-            except TimeoutError:  # one may have fallen silent just before
+            except TimeoutError:  # one may just have gone silent
                 if time.monotonic() >= end:
                     raise

@@ -35,7 +35,7 @@ __all__ = ["RunStatus", "resolve_notebook", "run_notebook", "settings_of"]
 
 TAIL_EVERY_S = 0.5
 # With it jsonschema, which nbformat imports, also checks internationalised addresses; no notebook has any. Its grammar
-# takes 1.4 s of a core to build, more than all else that is imported here, and no option leaves it out.
+# takes 1.4 s of a core to build, more than all other imports here together, and no option leaves it out.
 UNUSED = "rfc3987_syntax"
 _importing = threading.Lock()
 
@@ -86,7 +86,7 @@ def run_notebook(
 
 
 def _begun(source: Path, parameters: ResolvedParameters, cells: int) -> RunStatus:
-    """The status of a notebook that begins now; its path is relative to the project's folder where it lies in it."""
+    """The status of a notebook that starts now; a path inside the project's folder is relative to it."""
     root = paths.root()
     return RunStatus(
         status="running",
@@ -101,14 +101,14 @@ def _begun(source: Path, parameters: ResolvedParameters, cells: int) -> RunStatu
 
 @contextmanager
 def _recorded(state: RunStatus, folder: Path) -> Iterator[None]:
-    """Inside, `status.json` says that the notebook runs; afterwards how it ended, also where the runner itself failed."""
+    """A context in which `status.json` says that the notebook runs, and afterwards how it ended, even if the runner failed."""
     begun = time.monotonic()
-    run_folder.write_status(folder, state)  # first: it says whose the other files are
+    run_folder.write_status(folder, state)  # first, because it says whose the other files are
     try:
         yield
     except BaseException as error:
         state.status, state.error = "failed", RunError(name=type(error).__name__, message=str(error))
-        with suppress(OSError):  # what ended the run is the one to say
+        with suppress(OSError):  # the error that ended the run is the one to report
             state.files = run_folder.left_files(folder)
         raise
     finally:
@@ -127,7 +127,7 @@ def _execute(
     runs: Runs,
 ) -> None:
     """Run the kernel, write the notebook and its page, and complete `state`."""
-    with _without_unused():  # imported here because an invalid run does not need it
+    with _without_unused():  # imported here because an invalid run does not need them
         import nbformat
 
         from pwl_lab.runner.client import Job, execute
@@ -135,7 +135,7 @@ def _execute(
         from pwl_lab.runner.verdict import judge
 
     progress = folder / run_folder.PROGRESS
-    # Threads that wait by spinning make a step up to forty times slower where other work wants the same cores.
+    # Threads that spin while they wait make a step up to forty times slower if other work needs the same cores.
     waiting = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
     extra = dict(environment) | {OUT.name: str(folder), PROGRESS.name: str(progress)} | waiting
     with KernelGuard() as guard, runs.including(guard), stop_on_signal(runs), _tail(progress, on_line):
@@ -148,7 +148,7 @@ def _execute(
         write_text(folder / run_folder.NOTEBOOK, nbformat.writes(nb) + "\n")
         state.page_error = write_page(nb, folder / run_folder.PAGE, state, source.parent)
         state.metrics = (folder / run_folder.METRICS).is_file()
-        settle(folder / name for name in run_folder.FILES)  # before the status that says that they are there
+        settle(folder / name for name in run_folder.FILES)  # before the status that lists them
         state.files = run_folder.left_files(folder)
     if guard.stopped_by and state.status == "ok":
         state.status = "killed"
@@ -157,7 +157,7 @@ def _execute(
 
 @contextmanager
 def _without_unused() -> Iterator[None]:
-    """Inside, what is imported does without `UNUSED`, as if that were not installed; one thread at a time."""
+    """A context in which imports behave as if `UNUSED` were not installed; for one thread at a time."""
     with _importing:
         before = sys.modules.setdefault(UNUSED, None)  # type: ignore[arg-type]  # Python's own sign of an absent module
         try:
@@ -169,7 +169,7 @@ def _without_unused() -> Iterator[None]:
 
 @contextmanager
 def _tail(file: Path, on_line: Callable[[str], None] | None) -> Iterator[None]:
-    """Hand each line that is appended to `file` to `on_line`, from a thread, until the block ends."""
+    """Pass each line appended to `file` to `on_line`, from a thread, until the block ends."""
     if on_line is None:
         yield
         return

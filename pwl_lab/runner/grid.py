@@ -43,10 +43,10 @@ from pwl_lab.support.errors import InvalidValueError, PwlLabError, invalid, show
 from pwl_lab.support.yaml12 import read_yaml
 
 MOST_POINTS = 100_000
-MOST_FAULTS = 50  # that a refusal lists
-HASH_DIGITS = 20  # 80 bits: a hundred thousand points meet by chance once in 10^14 batches
+MOST_FAULTS = 50  # how many of them an error message lists
+HASH_DIGITS = 20  # 80 bits: among a hundred thousand points, two share a hash by chance once in 10^14 batches
 
-Key = tuple[str, str]  # a parameter and a value of it, as something that can be in a set
+Key = tuple[str, str]  # a parameter and its value, in a form that can be in a set
 
 
 class AxisGroup(Frozen):
@@ -182,7 +182,7 @@ class Grid(Frozen):
 
 
 def _has(values: Values, wanted: Values) -> bool:
-    """Whether `values` has all that is `wanted`."""
+    """Whether `values` contains everything in `wanted`."""
     return all(name in values and values[name] == value for name, value in wanted.items())
 
 
@@ -206,7 +206,7 @@ def read_grid(path: Path) -> tuple[Grid | None, list[str]]:
         problems = error.errors(include_url=False)
         faults = [_explain(problem) for problem in problems]
         dropped = {problem["loc"][0] for problem in problems}
-        dropped |= {"exclude"} if "axes" in dropped else set()  # it speaks of axes that are not known now
+        dropped |= {"exclude"} if "axes" in dropped else set()  # it refers to axes that are not known at this point
         rest = {name: part for name, part in raw.items() if name not in dropped}
         if "notebook" not in rest:
             return None, faults
@@ -215,7 +215,7 @@ def read_grid(path: Path) -> tuple[Grid | None, list[str]]:
 
 
 def _explain(problem: Mapping[str, Any]) -> str:
-    """One line for one part of the file that is refused."""
+    """One line about one invalid part of the file."""
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).lstrip(".")
     if problem["type"] == "extra_forbidden":
         known = Grid.model_fields if len(problem["loc"]) == 1 else AxisGroup.model_fields
@@ -266,7 +266,7 @@ def plan_grid(path: Path) -> BatchPlan:
 
 
 def _wrong_values(grid: Grid, nb: Mapping[str, Any]) -> dict[Key, str]:
-    """Each value that is refused by itself, and why."""
+    """Each value that is invalid by itself, and why."""
     known, seen, wrong = parameter_defaults(nb), set[Key](), dict[Key, str]()
     seeds = (("seeds", name, value) for seed in grid.seeds for name, value in _seed(seed, known).items())
     for where, name, value in itertools.chain(grid.entries(), seeds):
@@ -285,9 +285,9 @@ def _wrong_values(grid: Grid, nb: Mapping[str, Any]) -> dict[Key, str]:
 
 
 def _points(grid: Grid, nb: Mapping[str, Any], wrong: Mapping[Key, str]) -> tuple[list[Point], list[str]]:
-    """Every point that is good as a whole, and what is wrong with the others and with the excludes.
+    """Every valid point, and what is wrong with the others and with the excludes.
 
-    No point is blamed again for a value that is `wrong` by itself.
+    A value that is `wrong` by itself is not reported again for each point.
     """
     expanded, faults = grid.expand()
     known, cells = parameter_defaults(nb), notebook_hash(nb)
@@ -320,7 +320,7 @@ def _seed(seed: int, known: Mapping[str, Any]) -> Values:
 
 
 def _key(name: str, value: Any) -> Key:
-    """The parameter and its value; true is apart from 1."""
+    """The parameter and its value, in which true differs from 1."""
     return name, json.dumps(value, sort_keys=True)
 
 
@@ -345,10 +345,10 @@ def _hash(cells: str, resolved: Values) -> str:
 
 
 def _data(name: Any) -> Any:
-    """The recorded checksums of a dataset, which every read compares with; None where there is none to name."""
+    """The recorded checksums of a dataset, which are checked at every read; None if there are none."""
     if name is None:
         return None
-    from pwl_lab.tasks.datasets import DATASETS  # imports numpy, which a grid over parities does without
+    from pwl_lab.tasks.datasets import DATASETS  # it imports numpy, which a grid over parities does not need
 
     return [[file.name, file.sha256] for file in DATASETS[name].files.members] if name in DATASETS else None
 

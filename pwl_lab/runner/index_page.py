@@ -62,15 +62,19 @@ def join_pages(folder: Path) -> None:
 
     A page that was changed since its run is its reader's own, and stays as it is.
     """
-    from pwl_lab.runner.page import write_source_pages  # only here: it loads nbconvert
+    from pwl_lab.runner.page import write_source_pages  # imported here because it loads nbconvert
 
-    write_source_pages(_shown(folder), folder)
-    relink_pages(folder)
+    shown = list(_shown(folder))
+    write_source_pages(shown, folder)
+    relink_pages(folder, [page for _, page in shown])
 
 
-def relink_pages(folder: Path) -> None:
-    """Set the links of all pages in `folder` to what is there now; pages that were changed since their run stay as they are."""
-    for _, page in _shown(folder):
+def relink_pages(folder: Path, shown: Iterable[Path] | None = None) -> None:
+    """Set the links of all pages in `folder` to what is there now; pages that were changed since their run stay as they are.
+
+    `shown`: the pages of the notebooks that the series only shows, if they are already known.
+    """
+    for page in (page for _, page in _shown(folder)) if shown is None else shown:
         if page.is_file():
             _relink(page, folder)
     for page in sorted(folder.glob(f"*/{PAGE}")):
@@ -81,7 +85,7 @@ def relink_pages(folder: Path) -> None:
 
 
 def _relink(page: Path, folder: Path) -> bool:
-    """Set the links of one page; whether that changed it. A page of megabytes that is right is not written again."""
+    """Set the links of one page; whether that changed it. A page that is right, perhaps of megabytes, is not rewritten."""
     before = page.read_text(encoding="utf-8")
     after = links.relinked(before, page, folder)
     if after != before:
@@ -107,7 +111,7 @@ def check_site(folder: Path) -> None:
 
 
 def _shown(folder: Path) -> Iterator[tuple[Path, Path]]:
-    """Each notebook that a series shows and does not run, and its page: the exercises, and what lessons link to."""
+    """Each notebook that a series shows without running it, and its page: the exercises, and notebooks that lessons link to."""
     notebooks = paths.notebooks()
     known, linked = series(), "".join(path.read_text(encoding="utf-8") for path in series())
     beside = [path for path in sorted(notebooks.glob("*.ipynb")) if path not in known and f"({path.name}" in linked]
@@ -116,7 +120,7 @@ def _shown(folder: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def _row(folder: Path, stem: str, source: Path | None, status: RunStatus | None) -> dict[str, Any]:
-    """What the index page says of one notebook: what it asks, what it found, a figure, and where everything is."""
+    """The index entry of one notebook: its question, its result, a figure, and links to its files."""
     original, executed = _read(source), _read(folder / stem / NOTEBOOK)
     nb = original or executed or {"cells": [], "metadata": {}}
     number = stem.partition("_")[0]
@@ -170,7 +174,7 @@ def thumbnail(nb: Mapping[str, Any]) -> str | None:
 
 
 def _picture(data: Mapping[str, Any]) -> bytes | None:
-    """The figure in an output, or the first one of a control that stands on a page."""
+    """The figure in an output, or the first one of a control on a page."""
     text = data.get("image/png")
     found = None if text else _INLINE_IMAGE.search("".join(data.get("text/html") or ""))
     text = found[1] if found else text
@@ -178,7 +182,7 @@ def _picture(data: Mapping[str, Any]) -> bytes | None:
 
 
 def _small(raw: bytes) -> str | None:
-    """A picture at thumbnail size, in few colours; None where it is no picture."""
+    """A picture at thumbnail size, in few colours; None if it is not a picture."""
     from PIL import Image
 
     try:
@@ -193,14 +197,14 @@ def _small(raw: bytes) -> str | None:
 
 
 def _counted(found: Mapping[str, RunStatus | None]) -> str:
-    """How many notebooks ended well, and the minutes that they took."""
+    """How many notebooks ended well, and how many minutes they took."""
     done = [status for status in found.values() if status and status.status != "running"]
     good = sum(status.status == "ok" for status in done)
     return f"{good} of {len(found)} ok · {sum(status.seconds for status in done) / 60:.1f} min of notebooks"
 
 
 def _facts(found: Mapping[str, RunStatus | None], seconds: float | None) -> list[str]:
-    """The small print: of what, how long, where."""
+    """The small print: preset, commit, machine, versions, date."""
     done = [status for status in found.values() if status and status.status != "running"]
     python, torch = (_listed(status.versions.get(name) for status in done) for name in ("python", "torch"))
     return [
@@ -219,12 +223,12 @@ def _listed(values: Iterable[str | None]) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """A time as a reader says it."""
+    """A duration for readers."""
     return f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
 
 
 def _read(notebook: Path | None) -> dict[str, Any] | None:
-    """The notebook; None if there is none that can be read."""
+    """The notebook; None if it is missing or unreadable."""
     try:
         return read_notebook(notebook) if notebook and notebook.is_file() else None
     except PwlLabError:

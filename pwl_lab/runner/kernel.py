@@ -20,7 +20,7 @@ from pwl_lab.support.files import work_folder
 MARK = environment.RUN_MARK.name
 LONGEST_TEMPORARY = 58  # a unix socket's path may have about 100 bytes; below this folder it needs 45
 REAP_S = 5.0
-# The shell reads until the pipe's only other end, held by the runner, is closed by the runner's death. Then it does what
+# The shell blocks in `read` until the runner dies, which closes the other end of the pipe. Then it cleans up as
 # KernelGuard.end would have done: the kernel's process group, children that left the group (Linux), the socket folder.
 WATCHDOG = """
 read _
@@ -40,7 +40,7 @@ class KernelGuard:
     """
 
     def __init__(self) -> None:
-        """Nothing runs yet; only the folder for the sockets exists."""
+        """Nothing is running yet; only the folder for the sockets exists."""
         self.mark = uuid.uuid4().hex
         self._at_end = ExitStack()
         self.folder = self._at_end.enter_context(work_folder(_temporary() / "kernel", 0o700))
@@ -61,7 +61,7 @@ class KernelGuard:
     def environment(self, extra: Mapping[str, str]) -> dict[str, str]:
         """The kernel's environment: this process's own, `extra`, and the mark that its children inherit."""
         own = environment_of_kernels()
-        # A notebook may run others (a batch of them): those carry its mark, too, and end with it.
+        # A notebook may run others (a batch of them): they carry its mark as well, and end with it.
         return own | dict(extra) | {MARK: ",".join(filter(None, [own.get(MARK), self.mark]))}
 
     def started(self, process: subprocess.Popen[bytes]) -> None:
@@ -69,7 +69,7 @@ class KernelGuard:
         self._process = process
         if os.name == "posix":
             command = ["/bin/sh", "-c", WATCHDOG, "sh", str(process.pid), self.mark, str(self.folder)]
-            # Without the mark of a run that this one may be part of: when that is ended, this still has its work to do.
+            # Without the mark of an enclosing run: when that run is ended, the watchdog still has its own work to do.
             own = {name: value for name, value in os.environ.items() if name != MARK}
             self._watchdog = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True, env=own
@@ -120,7 +120,7 @@ class KernelGuard:
                 self._process.kill()
 
     def _kill_marked(self) -> None:
-        """Kill every process that carries the mark, again until none is found: one may have forked meanwhile."""
+        """Kill every process that carries the mark, and repeat until none is found: one may have forked meanwhile."""
         for _ in range(10):
             found = [
                 process for process in psutil.process_iter() if self.mark in _environment_of(process).get(MARK, "")
@@ -183,7 +183,7 @@ def stop_on_signal(runs: Runs) -> Iterator[None]:
         yield
         return
     names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    # A signal that is ignored (nohup, a background job of a shell) stays ignored.
+    # A signal that is already ignored (nohup, a shell's background job) stays ignored.
     before = {getattr(signal, name): signal.getsignal(getattr(signal, name)) for name in names}
     before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
 
@@ -201,14 +201,14 @@ def stop_on_signal(runs: Runs) -> Iterator[None]:
 
 
 def _temporary() -> Path:
-    """The folder of temporary files, or /tmp where its path is too long for unix sockets."""
+    """The folder for temporary files, or /tmp if its path is too long for unix sockets."""
     folder = tempfile.gettempdir()
     too_long = os.name == "posix" and len(os.fsencode(folder)) > LONGEST_TEMPORARY
     return Path("/tmp" if too_long else folder)
 
 
 def _environment_of(process: psutil.Process) -> dict[str, str]:
-    """A process's environment, empty where it is gone or not ours to read."""
+    """A process's environment; empty if the process is gone or we may not read it."""
     try:
         return dict(process.environ())
     except (psutil.Error, OSError):

@@ -1,4 +1,4 @@
-"""The kernel's own process: ipykernel's application, which drops no message and heeds nobody's IPython configuration.
+"""The kernel's own process: ipykernel's application, which drops no messages and ignores the user's IPython configuration.
 
 Started as `python -m pwl_lab.runner.kernel_app -f CONNECTION_FILE`.
 """
@@ -27,7 +27,7 @@ class KernelApp(IPKernelApp):
         """Read no configuration: that of the user, or of the machine, may change what a notebook shows."""
 
     def _run_startup_files(self) -> None:
-        """Run none, for the same reason."""
+        """Run no startup files, for the same reason."""
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pwl_lab.support.errors import PwlLabError
 
 INDEX = "index.html"
 EXERCISES = "exercises"
-MARK = "<!-- a page of pwl_lab -->"  # on every page that is written here, the index apart
+MARK = "<!-- a page of pwl_lab -->"  # on every page written here except the index
 _LINK = re.compile(r'<a\b[^>]*\bdata-notebook="([^"]*)"[^>]*>')
 _SET_ANEW = re.compile(r'\s(?:href="[^"]*"|hidden(?:="")?)(?=[\s>])')
 _ABSOLUTE = re.compile(r"^([a-z][a-z0-9+.-]*:|//|/|#|$)", re.I)
@@ -43,7 +43,7 @@ def relinked(text: str, page: Path, base: Path) -> str:
 
 
 def _set_anew(tag: str, name: str, page: Path, base: Path) -> str:
-    """The opening tag of a link to the notebook `name` (with a place in it, after a #), with its address as of now."""
+    """The opening tag of a link to the notebook `name` (with an anchor after a #), with its current address."""
     notebook, _, fragment = name.partition("#")
     there = page_of(notebook, base)
     rest = _SET_ANEW.sub("", tag).removeprefix("<a")
@@ -93,7 +93,7 @@ def navigation(source: Path) -> list[str]:
 
 
 def _between(page: Path, target: Path, fragment: str) -> str:
-    """The address of a file as the page names it: relative to it."""
+    """The address of a file relative to the page."""
     address = Path(os.path.relpath(target, page.parent.resolve())).as_posix()
     return f"{address}#{fragment}" if fragment else address
 
@@ -104,14 +104,14 @@ def _name(notebook: Path) -> str:
 
 
 def _words(notebook: Path) -> str:
-    """What a link from an exercise to its lesson, its stub or its solution says."""
+    """The text of a link from an exercise to its lesson, stub or solution."""
     if notebook.parent.name != EXERCISES:
         return _title(notebook)
     return "Solutions" if notebook.stem.endswith(("_solutions", "_solution")) else "Exercises"
 
 
 def _title(notebook: Path) -> str:
-    """What a link to this notebook says: its heading."""
+    """The text of a link to this notebook: its heading."""
     try:
         return heading_of(read_notebook(notebook)) or notebook.stem
     except PwlLabError:

@@ -22,11 +22,11 @@ from pwl_lab.support.retries import Retry, patiently
 from pwl_lab.support.storages import LOCAL_SCHEMES, PASSWORD, open_storage, scheme_of, shown, whole
 
 Result = TypeVar("Result")
-Facts = Mapping[str, Mapping[str, Any]]  # what a storage lists of each file
+Facts = Mapping[str, Mapping[str, Any]]  # what a storage lists about each file
 
 EVENTS, POINTS = "events.jsonl", "points"
 RETRY = Retry(tries=3, first_wait_s=0.7, longest_wait_s=2.0)  # a storage's own package tries a few times by itself
-AT_ONCE = 128  # files that a storage is asked for; thousands of connections are too many for a small server
+AT_ONCE = 128  # how many files are requested at once; thousands of connections are too many for a small server
 
 
 class LocationError(PwlLabError, OSError):
@@ -39,11 +39,11 @@ class Location:
     `address` says it, and opens it again elsewhere. Files are made in the folder `work`, which is the location itself.
     """
 
-    beat_s = 20.0  # how often a batch at work says that it still is
-    look_s = 2.0  # how often one who watches it looks
+    beat_s = 20.0  # how often a running batch renews its note
+    look_s = 2.0  # how often a watcher looks at it
 
     def __init__(self, folder: Path, address: str = "") -> None:
-        """Nothing is made yet; `address` is the folder's path unless given."""
+        """Nothing is created yet; `address` is the folder's path unless given."""
         self.work = folder.absolute()
         self.address = address or str(self.work)
 
@@ -71,7 +71,7 @@ class Location:
             for folder, folders, files in os.walk(self.work / below, onerror=_unless_absent):
                 head = os.path.relpath(folder, self.work)
                 for file in (*files, *(name for name in folders if name in FILES)):  # which then cannot be read
-                    with suppress(*ABSENT):  # gone since, or a link that leads nowhere
+                    with suppress(*ABSENT):  # deleted since, or a broken link
                         found[f"{head}/{file}"] = Path(folder, file).stat().st_size
         return found
 
@@ -86,7 +86,7 @@ class Location:
                 raise no_folder(self.work, error) from None
 
     def read(self, names: Sequence[str]) -> dict[str, bytes]:
-        """The contents of those of these files that are there. Raises LocationError where that cannot be known."""
+        """The contents of these files, as far as they exist. Raises LocationError where that cannot be known."""
         found = {}
         with self._saying("read"):
             for name in names:
@@ -127,7 +127,7 @@ class Location:
 
     @contextmanager
     def _saying(self, what: str) -> Iterator[None]:
-        """Inside, what this machine's system refuses is a LocationError. Nothing is tried again."""
+        """A context that turns errors of this machine's file system into LocationError. Nothing is retried."""
         try:
             yield
         except LocationError:
@@ -136,7 +136,7 @@ class Location:
             raise self._failure(what, error) from None
 
     def _failure(self, what: str, error: Exception) -> LocationError:
-        """What could not be done here, and why."""
+        """The error for what could not be done here, and why."""
         reason = f"{type(error).__name__}: {str(error) or 'no details'}"
         return LocationError(f"cannot {what} at {self.address} ({reason})")
 
@@ -148,10 +148,10 @@ class StorageLocation(Location):
     Tried with fsspec's storage in memory and with an S3 server on loopback (moto), no other.
     """
 
-    look_s = 20.0  # each look is a listing, of a thousand files a request
+    look_s = 20.0  # each look lists the files, a thousand per request
 
     def __init__(self, url: str, patient: bool = True) -> None:
-        """`patient`: what fails is tried again.
+        """`patient`: retry what fails.
 
         Raises InvalidValueError for an invalid address or one that holds a password, and LocationError where its storage
         cannot be opened.
@@ -191,7 +191,7 @@ class StorageLocation(Location):
 
     def write(self, name: str, text: str) -> None:
         """As `Location.write`."""
-        with self._saying("write"), tempfile.TemporaryDirectory() as folder:  # this machine's disk may be full, too
+        with self._saying("write"), tempfile.TemporaryDirectory() as folder:  # this machine's disk may be full as well
             file = Path(folder) / "file"
             file.write_text(text, encoding="utf-8")
             self._put({name: file})
@@ -240,7 +240,7 @@ class StorageLocation(Location):
                 self.write(key, "".join(f"{line}\n" for line in lines))
 
     def _listed(self, folder: str) -> Facts:
-        """What the storage says of each file below this folder."""
+        """What the storage lists about each file below this folder."""
         self._storage.invalidate_cache()  # others write here
         try:
             found: Facts = self._storage.find(folder, detail=True)
@@ -249,7 +249,7 @@ class StorageLocation(Location):
         return found
 
     def _contents(self, files: list[str]) -> dict[str, bytes]:
-        """The contents of those of these files that are there."""
+        """The contents of these files, as far as they exist."""
         found = self._storage.cat(files, on_error="return")
         for content in found.values():
             if isinstance(content, Exception) and not isinstance(content, FileNotFoundError):
@@ -257,8 +257,8 @@ class StorageLocation(Location):
         return {path: content for path, content in found.items() if isinstance(content, bytes)}
 
     def _create(self, path: str, content: bytes) -> bool:
-        """Write this file unless it is there; returns whether it was written."""
-        if not self._storage.async_impl:  # an object storage has no folders, and would make a bucket
+        """Write this file unless it exists; returns whether it was written."""
+        if not self._storage.async_impl:  # an object storage has no folders and would create a bucket
             self._storage.makedirs(self._root, exist_ok=True)
         if self._contents([path]):
             return False
@@ -267,7 +267,7 @@ class StorageLocation(Location):
         except FileExistsError:
             return False
         except Exception:  # noqa: BLE001 - each storage has its own; what is amiss with the location is said again below
-            if self._contents([path]):  # another's, or this one's whose answer was lost
+            if self._contents([path]):  # another batch's, or our own if the answer to the first attempt was lost
                 return False
             self._storage.pipe_file(path, content)
         return True
@@ -279,14 +279,14 @@ class StorageLocation(Location):
             self._patiently("write", lambda: self._storage.put(sources, targets))
 
     def _patiently(self, what: str, call: Callable[[], Result]) -> Result:
-        """What `call` gives, after some tries where it may be a matter of the moment. Raises LocationError."""
+        """The result of `call`, retried if the failure may be temporary. Raises LocationError."""
         try:
             return patiently(call, self._retry, time.sleep)
         except Exception as error:  # noqa: BLE001 - storages raise errors of their own: botocore's are only Exceptions
             raise self._failure(what, error) from None
 
 
-# Under what names the storages that fsspec knows tell a file's tag, or when it was written.
+# The names under which fsspec's storages report a file's tag, or when it was written.
 STAMPS = ("ETag", "etag", "LastModified", "last_modified", "updated", "mtime", "modified", "created")
 
 
@@ -320,7 +320,7 @@ class _Remembered:
 
 
 def _unless_absent(error: OSError) -> None:
-    """Raise `error`, unless it only says that there is no such folder: that one holds nothing."""
+    """Raise `error`, unless it only says that the folder does not exist: then it is empty."""
     if not isinstance(error, ABSENT):
         raise error
 
@@ -328,7 +328,7 @@ def _unless_absent(error: OSError) -> None:
 def _checked(url: str) -> str:
     """The address, its scheme in lower case, without a slash at its end.
 
-    Raises InvalidValueError, which says no secret, for one that holds some, or is no whole address.
+    Raises InvalidValueError for an address that is incomplete or contains a secret, which the message does not repeat.
     """
     url = whole("out", url)
     if "::" in url:
@@ -354,7 +354,7 @@ def location_at(out: str | Path | Location, patient: bool = True) -> Location:
         return out
     check_path(out, allowed="the path of a folder, or an address as s3://bucket/prefix; . is the current one")
     scheme, text = scheme_of(out), str(out)
-    if scheme and "://" not in text:  # a Path takes slashes away, and the rest would be a folder called `s3:`
+    if scheme and "://" not in text:  # a Path drops the double slash, and the rest would be a folder called `s3:`
         raise invalid("out", shown(text), "a folder's path, or an address with two slashes, as in s3://bucket/prefix")
     if isinstance(out, Path) or "://" not in text:
         return Location(local_folder(out))

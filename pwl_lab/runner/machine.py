@@ -59,7 +59,7 @@ def threads_each(workers: int) -> int:
 
 
 def _uses_gpu(plan: "BatchPlan") -> bool:
-    """Whether points of this grid train on a GPU, as far as their parameter `device` and this machine say."""
+    """Whether points of this grid train on a GPU, judging by their parameter `device` and this machine."""
     asked = {point.params.get("device") or "auto" for point in plan.points} or {"auto"}
     if DEVICE.get() == "cpu":
         asked.discard("auto")
@@ -74,7 +74,7 @@ def _gpus_found() -> int:
 
 
 def _gpu_names(found: int) -> list[str]:
-    """What CUDA_VISIBLE_DEVICES calls them: the ones that it allows this process, or all of the machine, by number."""
+    """The GPUs as CUDA_VISIBLE_DEVICES names them: those that it allows this process, or all in the machine, by number."""
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     return list(map(str, range(found))) if allowed is None else [name.strip() for name in allowed.split(",")][:found]
 

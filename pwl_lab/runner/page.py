@@ -44,14 +44,14 @@ _DOLLARS = re.compile(r"^\s*(\$\$|\$|\\\[|\\\()(.*?)(\$\$|\$|\\\]|\\\))\s*$", re
 _IMAGE = re.compile(r"""(<img\b[^>]*?\bsrc\s*=\s*["'])([^"']+)""", re.I)
 _SUMMARY = re.compile(r"(?<=<summary>).*?(?=</summary>)", re.S)
 _SECTION = re.compile(r'<h2 id="([^"]*)">(.*?)<a class="anchor-link"', re.S)
-_ONE_PAGE = threading.Lock()  # the filters of warnings are the whole process's, and several runs may write a page
+_ONE_PAGE = threading.Lock()  # warning filters belong to the whole process, and several runs may write a page at once
 
 
 def write_page(nb: NotebookNode, target: Path, status: RunStatus, folder: Path) -> str | None:
     """Write `nb` as a page; `folder` contains the images in its markdown.
 
-    Nothing is raised: how the run ended does not hang on whether it can be shown. Returns what could not be, and why: a
-    cell, in whose place its source stands, or the page as a whole; None where all is there.
+    Nothing is raised: how a run ended does not depend on whether it can be shown. Returns what could not be shown, and why: a
+    cell, which is replaced by its source, or the page as a whole; None if everything is there.
     """
     try:
         resources = _resources(nb, target, folder / Path(status.notebook).name, target.parent.parent)
@@ -81,7 +81,7 @@ def write_source_pages(shown: Iterable[tuple[Path, Path]], base: Path) -> None:
 
 
 def _resources(nb: NotebookNode, target: Path, source: Path, base: Path) -> dict[str, Any]:
-    """The inputs of every page besides the notebook: its place among the others."""
+    """The inputs of every page besides the notebook: where it stands among the other pages."""
     return {
         "metadata": {"name": heading_of(nb) or source.stem, "path": str(source.parent)},
         "place": (target.resolve(), base.resolve()),
@@ -90,7 +90,7 @@ def _resources(nb: NotebookNode, target: Path, source: Path, base: Path) -> dict
 
 
 def _parameters(folder: Path) -> dict[str, str]:
-    """The values that the run in `folder` used, as text; none where they are not recorded."""
+    """The parameters of the run in `folder`, as text; empty if they were not recorded."""
     try:
         found = parse_json((folder / PARAMS).read_bytes())
     except (OSError, ValueError):
@@ -124,7 +124,7 @@ def _html(nb: NotebookNode, resources: Mapping[str, Any], exporter: "PageExporte
 def offline(exporter: HTMLExporter, nb: NotebookNode, resources: dict[str, Any]) -> str:
     """What `exporter` makes of the notebook, without scripts and styles from elsewhere."""
     with _ONE_PAGE, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # nbconvert warns of outputs that have no HTML form
+        warnings.simplefilter("ignore")  # nbconvert warns about outputs that have no HTML form
         page, _ = exporter.from_notebook_node(nb, copy.deepcopy(resources))
     return _REMOTE_LINK.sub("", _REMOTE_SCRIPT.sub("", page))
 
@@ -137,7 +137,7 @@ def math_font() -> str:
 
 
 def _replace_bad_cells(nb: NotebookNode, resources: Mapping[str, Any]) -> str | None:
-    """Replace what cannot be shown of each cell; which cells these are, and why the first of them cannot."""
+    """Replace the parts of each cell that cannot be shown; returns which cells these are, and why the first one failed."""
     bad: dict[int, Exception] = {}
     for index, cell in enumerate(nb.cells):
         error = _error_of(nb, cell, resources)
@@ -151,7 +151,7 @@ def _replace_bad_cells(nb: NotebookNode, resources: Mapping[str, Any]) -> str | 
 
 
 def _error_of(nb: NotebookNode, cell: NotebookNode, resources: Mapping[str, Any]) -> Exception | None:
-    """Why this cell alone cannot be shown; None where it can."""
+    """Why this cell cannot be shown by itself; None if it can."""
     try:
         _html(NotebookNode(nb, cells=[cell]), resources)
     except Exception as error:  # noqa: BLE001 - as above
@@ -160,7 +160,7 @@ def _error_of(nb: NotebookNode, cell: NotebookNode, resources: Mapping[str, Any]
 
 
 def _stand_in(nb: NotebookNode, cell: NotebookNode, resources: Mapping[str, Any]) -> NotebookNode:
-    """The cell without those of its outputs that cannot be shown; where that is not it, its source as it was written."""
+    """The cell without the outputs that cannot be shown; if that does not help, its source as text."""
     if cell.cell_type == "code":
         kept = [out for out in cell.outputs if not _error_of(nb, NotebookNode(cell, outputs=[out]), resources)]
         note = new_output("display_data", {"text/html": NOTE.format("An output")})
@@ -168,7 +168,7 @@ def _stand_in(nb: NotebookNode, cell: NotebookNode, resources: Mapping[str, Any]
         if not _error_of(nb, rest, resources):
             return rest
     source = html.escape(cell.source)
-    for sign in "$\\`*_":  # none of which markdown is to read
+    for sign in "$\\`*_":  # keep markdown from interpreting them
         source = source.replace(sign, f"&#{ord(sign)};")
     text = f"{NOTE.format('This cell')}\n\n<pre>{source}</pre>"
     return NotebookNode(new_markdown_cell(text), id=cell.get("id", ""))
@@ -221,7 +221,7 @@ class PageRenderer(IPythonRenderer):
         return self.inline_math(found[1])
 
     def _html_embed_images(self, html: str) -> str:
-        """The HTML with its images inside. nbconvert would parse it, and so close a `<details>` before what it folds."""
+        """The HTML with its images embedded. nbconvert would parse it, and so close a `<details>` before its content."""
         return _IMAGE.sub(lambda found: found[1] + (self._src_to_base64(found[2]) or found[2]), html)
 
     def inline_math(self, body: str) -> str:
@@ -244,7 +244,7 @@ def mathml(tex: str, display: str) -> str | None:
         found = convert(tex.strip(), display=display)
     except Exception:  # noqa: BLE001 - it raises whatever it comes upon: StopIteration for \left alone
         return None
-    if re.search(r">\\[a-zA-Z]", found):  # an unknown command comes back as its own name
+    if re.search(r">\\[a-zA-Z]", found):  # the converter returns an unknown command as its name
         return None
     # HTML needs no namespace (and nbconvert would turn it into a prefix in headings), but it needs ampersands escaped.
     return found.replace(' xmlns="http://www.w3.org/1998/Math/MathML"', "").replace(">&<", ">&amp;<")
@@ -267,7 +267,7 @@ def without_widgets(nb: NotebookNode) -> NotebookNode:
 
 
 def _without_widget(nb: NotebookNode, output: NotebookNode) -> list[NotebookNode]:
-    """The outputs that stand for this one on a page without a kernel."""
+    """The outputs that replace this one on a page without a kernel."""
     if VIEW not in output.get("data", {}):
         return [output]
     models = widget_models(nb)

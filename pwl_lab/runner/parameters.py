@@ -19,12 +19,12 @@ from pwl_lab.support.parameters_cell import NOT_LITERAL, check_literal, values_i
 from pwl_lab.support.yaml12 import read_yaml
 
 SERIES = re.compile(r"\d\d[a-z]?_.*\.ipynb")  # 04b is an appendix of 04
-DEEPEST = 100  # lists and mappings within each other
+DEEPEST = 100  # how deep lists and mappings may be nested
 TOO_DEEP = f"its lists and mappings are nested more than {DEEPEST} deep, which no notebook needs"
 NO_NOTEBOOK = "this file is not a Jupyter notebook"
 
 
-# What papermill, nbclient and this package read of a notebook. nbformat's schema does not know papermill's metadata and ours.
+# What papermill, nbclient and this package read of a notebook; nbformat's schema does not cover papermill's metadata or ours.
 class _Ours(BaseModel):
     settings: str | None = None
     metrics: StrictBool | None = None
@@ -97,7 +97,7 @@ def resolve_notebook(name: str | Path) -> Path:
     """
     folder = paths.notebooks()
     for file in (Path(name), Path(f"{name}.ipynb"), folder / str(name), folder / f"{name}.ipynb"):
-        with suppress(OSError, ValueError):  # too long for a file's name, or a character that no file's name has
+        with suppress(OSError, ValueError):  # too long for a file name, or with a character that no file name can have
             if file.is_file():
                 return file.resolve()
     known = {path.stem: path for path in sorted(folder.glob("*.ipynb"))}
@@ -115,7 +115,7 @@ def read_notebook(path: Path) -> dict[str, Any]:
     """The notebook in this file, each cell's source as one text. Raises InvalidValueError when the file holds none."""
     try:
         text = path.read_text(encoding="utf-8")
-        if text.startswith("\ufeff"):  # which nbformat does not read, either
+        if text.startswith("\ufeff"):  # nbformat cannot read it either
             raise invalid("notebook", str(path), "it begins with a byte-order mark; save it as UTF-8 without one")
         nb: dict[str, Any] = json.loads(text)
         if _depth(nb) > DEEPEST:
@@ -133,14 +133,14 @@ def read_notebook(path: Path) -> dict[str, Any]:
 
 
 def _depth(value: Any) -> int:
-    """How many lists and mappings lie within each other."""
+    """How deep lists and mappings are nested."""
     if not isinstance(value, dict | list):
         return 0
     return 1 + max(map(_depth, value.values() if isinstance(value, dict) else value), default=0)
 
 
 def _check_shape(nb: Any, path: Path) -> None:
-    """Raise InvalidValueError, naming the part, where it is not what Jupyter's format asks, or this is no notebook."""
+    """Raise InvalidValueError, naming the part, if this is not a notebook or violates Jupyter's format."""
     if isinstance(nb, dict) and nb.get("nbformat", 4) != 4:
         raise invalid("notebook", str(path), f"format {nb['nbformat']}, expected 4; open and save it in Jupyter")
     try:
@@ -175,7 +175,7 @@ def parameter_defaults(nb: Mapping[str, Any]) -> dict[str, Any]:
 
 @lru_cache(maxsize=8)
 def _defaults_in(source: str) -> dict[str, Any]:
-    """The defaults in the source of a parameters cell; remembered, since a grid asks once a point."""
+    """The defaults in the source of a parameters cell; cached, since a grid asks once per point."""
     try:
         return values_in(source)
     except SyntaxError as error:
@@ -213,7 +213,7 @@ def check_value(nb: Mapping[str, Any], name: str, value: Any) -> None:
         _fitting(name, value, defaults[name])
     elif name == "preset":
         read_preset(value)
-    elif value is not None:  # which stands for "as the preset says"
+    elif value is not None:  # None means: as in the preset
         settings.checked({name: value})
 
 
@@ -249,7 +249,7 @@ def resolve_parameters(nb: Mapping[str, Any], preset: str | None, params: Mappin
 
 
 def _check_preset_taken(nb: Mapping[str, Any], preset: str | None) -> None:
-    """Raise InvalidValueError where a preset is given to a notebook that has no parameter of that name."""
+    """Raise InvalidValueError if a preset is given to a notebook without that parameter."""
     if preset is not None and "preset" not in parameter_defaults(nb):
         raise invalid("preset", preset, "this notebook takes no preset, because it has no parameter of that name")
 
@@ -279,8 +279,13 @@ def heading_of(nb: Mapping[str, Any]) -> str | None:
     for cell in nb["cells"]:
         if cell["cell_type"] == "markdown":
             found = re.search(r"^#{1,6}\s+(.+?)\s*#*$", cell["source"], re.MULTILINE)
-            return re.sub(r"[$*`]", "", found.group(1)) if found else None
+            return plain_heading(found.group(1)) if found else None
     return None
+
+
+def plain_heading(text: str) -> str:
+    """A heading without the signs of formulas, emphasis and code."""
+    return re.sub(r"[$*`]", "", text)
 
 
 def _parameters_cell(nb: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -35,11 +35,11 @@ from pwl_lab.support.files import ABSENT, json_text, sha256
 
 BATCH = "batch.json"
 SHOWN = 4
-BAD = ("failed", "timeout", "killed")  # how a run ended that did not end well
+BAD = ("failed", "timeout", "killed")  # how a run can end badly
 # Only small files are also compared by checksum: reading megabytes for thousands of points is too slow.
 SUMMED = (PARAMS, METRICS)
 SMALL = 1_000_000  # bytes
-NEEDED = (NOTEBOOK, PARAMS)  # what a point that is done has, beside its status; and METRICS, if its run left them
+NEEDED = (NOTEBOOK, PARAMS)  # the files of a finished point besides its status; and METRICS, if its run left them
 
 Values = dict[str, Any]
 
@@ -159,12 +159,12 @@ def read_results(location: Location, hashes: Sequence[str]) -> dict[str, PointRe
 
 
 def _read_results(location: Location, hashes: Sequence[str]) -> dict[str, PointResult]:
-    """`read_results`, which fails as a whole where any of it does."""
+    """Like `read_results`, but fails as a whole if any part fails."""
     heads = {name: f"{POINTS}/{name}/" for name in hashes}
     sizes = location.sizes(f"{POINTS}/{hashes[0]}" if len(hashes) == 1 else POINTS)
     texts = location.read([head + STATUS for head in heads.values() if head + STATUS in sizes])
     found: dict[str, PointResult] = {}
-    sums: dict[str, tuple[str, str]] = {}  # of each file the point, and what it should be
+    sums: dict[str, tuple[str, str]] = {}  # for each file its point, and what it should be
     for name, head in heads.items():
         status = parse_status(texts.get(head + STATUS, b""))
         lengths = {file: sizes[head + file] for file in LASTING if head + file in sizes}
@@ -210,7 +210,7 @@ def read_finished(folder: Path) -> RunStatus | None:
 
 
 def _wrong(status: RunStatus | None, found: Mapping[str, int]) -> set[str]:
-    """Which files of a point with this status are not there as its run left them, by the lengths of those that are."""
+    """Which files of a point with this status are missing or have another length than its run left."""
     needed = {*NEEDED, METRICS} if status and status.metrics else {*NEEDED}
     told = status.files if status else {}
     return needed - set(found) | {name for name, length in found.items() if name in told and told[name].bytes != length}

@@ -21,9 +21,9 @@ from pwl_lab.runner.run_folder import METRICS, PARAMS, parse_json
 from pwl_lab.support.errors import unknown
 
 LONGEST_LIST = 64
-AT_ONCE = 1_000  # files that are held in memory
-FACTS = ("hash", "status", "seconds", "note", "seed")  # the table's own columns, beside axes and metrics
-LIMIT = "budget_steps"  # where a null among the metrics stands for "not within the budget", this is the budget
+AT_ONCE = 1_000  # how many files are held in memory
+FACTS = ("hash", "status", "seconds", "note", "seed")  # the table's own columns, besides axes and metrics
+LIMIT = "budget_steps"  # if a null among the metrics means "not within the budget", this is the budget
 PART = "part"
 FAILED = (*BAD, "damaged", "cut off", "unknown")
 
@@ -32,12 +32,12 @@ class MetricColumns:
     """The metrics of all points, column by column: one pass, and eight bytes for a number."""
 
     def __init__(self, rows: int) -> None:
-        """Room for the metrics of `rows` points; nothing is taken in yet."""
+        """Room for the metrics of `rows` points; still empty."""
         self.rows = rows
         self.found: dict[str, np.ndarray] = {}
         self.nulls: dict[str, np.ndarray] = {}
         self.per_seed: set[str] = set()
-        self.undeclared: dict[str, None] = {}  # as long as the seeds, and nothing said
+        self.undeclared: dict[str, None] = {}  # as long as the list of seeds, and not declared otherwise
 
     def take_in(self, text: bytes, row: int) -> str:
         """Take in one `metrics.json`; returns what is wrong with it, empty where nothing is."""
@@ -60,7 +60,7 @@ class MetricColumns:
         return f"not one value for each seed: {', '.join(wrong)}" if wrong else ""
 
     def _put(self, row: int, name: str, value: Any) -> None:
-        """One value of one point; a text makes its column one of texts."""
+        """Set one value of one point; a text turns the whole column into text."""
         if name not in self.found:
             self.found[name] = np.full(self.rows, np.nan)
         if value is None:
@@ -72,7 +72,7 @@ class MetricColumns:
 
 
 def _mapping(text: bytes | None) -> dict[str, Any] | None:
-    """The mapping that this JSON holds; None if there is no text, or it holds something else."""
+    """The mapping in this JSON; None if there is no text, or it contains something else."""
     try:
         found = parse_json(text or b"")
     except ValueError:
@@ -81,7 +81,7 @@ def _mapping(text: bytes | None) -> dict[str, Any] | None:
 
 
 def _declared(found: Mapping[str, Any]) -> list[str] | None:
-    """The names that have one value per seed, as the notebook has said; None where it has said nothing."""
+    """The names that the notebook declares to have one value per seed; None if it declares nothing."""
     made = found.get("made")
     said = made.get("per_seed") if isinstance(made, dict) else None
     return [str(name) for name in said] if isinstance(said, list) else None
@@ -186,7 +186,7 @@ class BatchReport:
         return table if "*" in metric else table.drop(columns=PART)
 
     def _at_limit(self, table: pd.DataFrame, column: str, base: str) -> pd.DataFrame:
-        """The column's values, those that are null replaced by the budget that is nearest to them in `metrics.json`."""
+        """The column's values, with nulls replaced by the nearest budget in `metrics.json`."""
         null = self.nulls.get(column)
         if null is None:
             return table.assign(reached=True)
@@ -272,9 +272,9 @@ def read_batch(out: str | Path, seeds: Sequence[int] = ()) -> BatchReport:
 def _points(
     location: Location, states: Sequence[PointState], axes: Sequence[str], columns: MetricColumns
 ) -> pd.DataFrame:
-    """One row a point, without its metrics, which go to `columns`: hash, axes, seed, status, seconds, note."""
+    """One row per point without its metrics, which go to `columns`: hash, axes, seed, status, seconds, note."""
     notes = _read_metrics(location, states, columns)
-    own = columns.found.pop("seeds", np.full(len(states), np.nan))  # of runs with one seed that the grid does not give
+    own = columns.found.pop("seeds", np.full(len(states), np.nan))  # for runs with one seed that the grid does not set
     return pd.DataFrame(
         {
             "hash": [state.hash for state in states],
@@ -288,7 +288,7 @@ def _points(
 
 
 def _read_metrics(location: Location, states: Sequence[PointState], columns: MetricColumns) -> list[str]:
-    """Take in the metrics of all points that went well; for each point what is wrong with them, empty where nothing is."""
+    """Collect the metrics of all points that went well; returns for each point what is wrong with them, or an empty text."""
     notes = [""] * len(states)
     rows = [row for row, state in enumerate(states) if state.status == "ok"]
     for some in (rows[begin : begin + AT_ONCE] for begin in range(0, len(rows), AT_ONCE)):
@@ -300,7 +300,7 @@ def _read_metrics(location: Location, states: Sequence[PointState], columns: Met
 
 
 def _axes(location: Location, states: Sequence[PointState], axes: Sequence[str]) -> dict[str, list[Any]]:
-    """The points' values on each axis; what a point leaves to the preset stands in its `params.json`, if it has run."""
+    """The points' values on each axis; values left to the preset come from the point's `params.json`, if it has run."""
     lacking = [state.hash for state in states if any(name not in state.values for name in axes)]
     texts = read_each(location, [f"{POINTS}/{name}/{PARAMS}" for name in lacking])
     own = {name.split("/")[1]: _mapping(text) or {} for name, text in texts.items()}
@@ -310,7 +310,7 @@ def _axes(location: Location, states: Sequence[PointState], axes: Sequence[str])
 
 
 def _scalar(value: Any) -> Any:
-    """A value that can be compared and grouped: a list or mapping as text."""
+    """The value in a form that can be compared and grouped: lists and mappings become text."""
     return json.dumps(value, separators=(",", ":")) if isinstance(value, list | dict) else value
 
 
@@ -333,10 +333,10 @@ def _failures(states: Sequence[PointState]) -> pd.DataFrame:
 
 
 def _wall_seconds(location: Location) -> float:
-    """How long batches were at work there, by their events; one that was killed, up to its last event."""
+    """How long batches ran there, according to their events; one that was killed counts up to its last event."""
     times: dict[str, list[datetime]] = {}
     for line in location.read([EVENTS]).get(EVENTS, b"").splitlines():
-        with suppress(ValueError, KeyError, TypeError):  # a line that was cut off
+        with suppress(ValueError, KeyError, TypeError):  # an incomplete line
             event = parse_json(line)
             times.setdefault(event["batch"], []).append(datetime.fromisoformat(event["time"]))
     return sum((max(each) - min(each)).total_seconds() for each in times.values())

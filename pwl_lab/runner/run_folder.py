@@ -23,7 +23,7 @@ NOTEBOOK = "notebook.ipynb"
 PAGE = "notebook.html"
 PROGRESS = "progress.log"
 FILES = (STATUS, PARAMS, METRICS, NOTEBOOK, PAGE, PROGRESS)
-LASTING = (PARAMS, METRICS, NOTEBOOK, PAGE)  # what nothing changes once a run has ended
+LASTING = (PARAMS, METRICS, NOTEBOOK, PAGE)  # files that never change once a run has ended
 
 _REPORTED = ("pwl_lab", "torch", "numpy", "papermill", "nbclient", "ipykernel", "ipywidgets")
 
@@ -151,7 +151,7 @@ def check_replaceable(folder: Path) -> None:
 
 
 def _is_left(status: RunStatus, folder: Path, name: str) -> bool:
-    """Whether the file is what the run with this status left there.
+    """Whether the file is the one that the run with this status left.
 
     A run that was killed outright has listed none. It had removed what was there before, so that what is older than its
     status is not its own; of what is newer nobody can tell.

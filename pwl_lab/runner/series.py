@@ -99,7 +99,7 @@ def usual_folder(notebook: str) -> Path:
 
 
 def _spelt(path: Path) -> tuple[str, ...]:
-    """A path as a file system that does not tell upper and lower case apart may know it."""
+    """A path as a case-insensitive file system sees it."""
     return tuple(part.casefold() for part in path.absolute().parts)
 
 
@@ -116,21 +116,21 @@ def _chosen(only: Sequence[str]) -> list[Path]:
 
 
 def _trains_side_by_side(source: Path, preset: str) -> bool:
-    """Check that the notebook can be run at `preset`; whether it trains side by side, and so wants all cores."""
+    """Check that the notebook can run at `preset`; returns whether it trains side by side, and so needs all cores."""
     nb = read_notebook(source)
     resolve_parameters(nb, preset, {})
     return bool(nb["metadata"].get("pwl_lab", {}).get("side_by_side"))
 
 
 def _shared_workers(jobs: int) -> dict[str, str]:
-    """What tells each of `jobs` notebooks at once to take its share of the cores, should it train side by side."""
+    """The environment that tells each of `jobs` notebooks its share of the cores, in case it trains side by side."""
     workers = processes.n_workers()
     return {} if jobs == 1 or WORKERS.get() else {WORKERS.name: str(max(1, workers // jobs))}
 
 
 @dataclass
 class _SeriesRun:
-    """What the notebooks of a series run have in common, and how each that has ended did so."""
+    """What the notebooks of a series run share, and how those that have ended did so."""
 
     folder: Path
     preset: str
@@ -159,7 +159,7 @@ class _SeriesRun:
                 raise
 
     def _one(self, source: Path, environment: Mapping[str, str]) -> RunStatus | None:
-        """Run one notebook; None where the series was stopped before it could begin."""
+        """Run one notebook; None if the series was stopped before it could start."""
         if self.runs.stopped_by:
             return None
         number = source.stem.partition("_")[0]
@@ -175,7 +175,7 @@ class _SeriesRun:
         )
 
     def _say(self, listener: Callable[[Any], None] | None, what: str | RunStatus) -> None:
-        """Hand on a line or a status, if somebody listens."""
+        """Pass on a line or a status, if there is a listener."""
         if listener:
             with self.speaking:
                 listener(what)

@@ -1,11 +1,14 @@
 """Slides of a series run: the cells that its notebooks mark for them, as one reveal.js deck that needs no network.
 
 A cell is marked in JupyterLab (*Property Inspector*, *Slide Type*), which writes `slideshow.slide_type` into its metadata:
-`slide`, `subslide`, `fragment` or `notes`; `-` stays on the slide before it. Cells without a mark are left out. Of a code
-cell the slide shows what came out; its code only if the cell is tagged `slide-code`.
+`slide`, `subslide`, `fragment` or `notes`; `-` stays on the slide before it. Cells without a mark are left out. A code
+cell shows only its output, unless it is tagged `slide-code`. Headings divide a text cell: one that begins a slide starts
+at its first heading, one marked `-` or `fragment` ends there. A line on top of each slide names the notebook and the
+section.
 """
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from nbformat.v4 import new_notebook
 
 from pwl_lab.runner import links
 from pwl_lab.runner.page import TEMPLATES, PageExporter, latex_output, math_font, offline, without_widgets
-from pwl_lab.runner.parameters import series
+from pwl_lab.runner.parameters import heading_of, plain_heading, series
 from pwl_lab.runner.run_folder import NOTEBOOK, read_status
 from pwl_lab.support import paths
 from pwl_lab.support.download import Archive, DataFile, DatasetFiles, obtain
@@ -25,6 +28,7 @@ from pwl_lab.support.files import write_text
 
 SLIDES = "slides.html"
 TYPES = ("slide", "subslide", "fragment", "notes", "-")
+_HEADING = re.compile(r"^(#{1,6})\s+(.+?)\s*#*$", re.M)
 # MIT licence, Hakim El Hattab and contributors. Fetched once, into the folder of the downloads.
 REVEAL = DatasetFiles(
     members=(
@@ -87,10 +91,30 @@ def collected(folder: Path) -> NotebookNode:
 
 def _marked(nb: NotebookNode, number: str) -> list[NotebookNode]:
     """The cells of one notebook that are marked for slides; the first one begins a slide."""
-    cells = [cell for cell in nb.cells if cell.metadata.get("slideshow", {}).get("slide_type") in TYPES]
-    for cell in cells:
-        cell.id = f"{number}-{cell.get('id', '')}"
-    begins = next((cell for cell in cells if cell.metadata.slideshow.slide_type != "notes"), None)
-    if begins is not None:
-        begins.metadata.slideshow.slide_type = "slide"
-    return cells
+    title = heading_of(nb) or number
+    marked: list[NotebookNode] = []
+    section, begun = "", False
+    for cell in nb.cells:
+        headings = list(_HEADING.finditer(cell.source)) if cell.cell_type == "markdown" else []
+        kind = cell.metadata.get("slideshow", {}).get("slide_type")
+        if kind in TYPES:
+            if not begun and kind != "notes":
+                kind = cell.metadata.slideshow.slide_type = "slide"
+                begun = True
+            begins = kind in ("slide", "subslide")
+            if begins:
+                cell.metadata.place = _place(title, section, headings[0] if headings else None)
+            if headings and kind != "notes":
+                at = headings[0].start()
+                cell.source = cell.source[at:] if begins else cell.source[:at].rstrip()
+            cell.id = f"{number}-{cell.get('id', '')}"
+            marked.append(cell)
+        section = plain_heading(headings[-1][2]) if headings else section
+    return marked
+
+
+def _place(title: str, section: str, heading: re.Match[str] | None) -> str:
+    """Where in the series a slide belongs, unless its own heading says it."""
+    if heading is None:
+        return title if section in ("", title) else f"{title} › {section}"
+    return "" if heading[1] == "#" else title

@@ -84,7 +84,7 @@ def _find_hidden(state: RunStatus, nb: NotebookNode, seen: Sequence[WidgetError]
 
 
 def _check_metrics(state: RunStatus, metrics: Path) -> None:
-    """Fail `state` when a notebook that promises metrics left none that can be read."""
+    """Fail `state` if a notebook that promises metrics left none that can be read."""
     try:
         parse_json(metrics.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError) as error:
@@ -95,7 +95,7 @@ def _check_metrics(state: RunStatus, metrics: Path) -> None:
 
 
 def _errors_in_widgets(nb: NotebookNode) -> list[WidgetError]:
-    """Every error that an Output widget holds at the end."""
+    """Every error in an Output widget at the end."""
     return [
         WidgetError(model_id, error_of(output))
         for model_id, model in widget_models(nb).items()
@@ -105,7 +105,7 @@ def _errors_in_widgets(nb: NotebookNode) -> list[WidgetError]:
 
 
 def _displaying_cell(nb: NotebookNode, model_id: str) -> int | None:
-    """The first cell that shows this widget, on its own or inside containers; None when no cell does."""
+    """The first cell that shows this widget, by itself or inside containers; None if no cell does."""
     for index, cell in enumerate(nb.cells):
         if any(model_id in reachable(nb, start) for start in views(cell.get("outputs", ()))):
             return index

@@ -29,10 +29,10 @@ from pwl_lab.support.errors import PwlLabError
 from pwl_lab.support.files import json_text
 from pwl_lab.support.paths import commit
 
-CANCELLED = "Cancelled"  # nobody waits for the point any more: its batch was ended, or has died
+CANCELLED = "Cancelled"  # nobody is waiting for the point any more: its batch has ended or died
 OF_THE_TERMINAL = [getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)]
-LOCK = ".lock"  # in a point's folder: one process at a time works on it
-PATIENCE_S = 60  # a point's last run, on a worker that was given up, may still be ending
+LOCK = ".lock"  # in a point's folder: only one process at a time works on it
+PATIENCE_S = 60  # the point's previous run, on a worker that was given up, may still be shutting down
 
 
 class PointError(PwlLabError):
@@ -53,7 +53,7 @@ class PointTask:
     environment: Mapping[str, str] = field(default_factory=dict)
     force: bool = False
     version: str = __version__
-    submission: int = 1  # the scheduler forgets a task that it took back only when it likes
+    submission: int = 1  # the scheduler may forget a withdrawn task much later
 
     @property
     def hash(self) -> str:
@@ -102,11 +102,11 @@ class StopUnwanted(WorkerPlugin):
     name = "pwl-lab"
 
     def __init__(self, terminal: bool = False) -> None:
-        """`terminal`: the worker shares it with the batch, so a Ctrl-C reaches both and is the batch's to handle."""
+        """`terminal`: the worker shares a terminal with the batch, so a Ctrl-C reaches both, and the batch handles it."""
         self.terminal = terminal
 
     def setup(self, worker: Worker) -> None:
-        """Let a signal of the terminal pass, and let the kernels have theirs: they get what is blocked here blocked, too."""
+        """Ignore the terminal's signals, then unblock them: kernels would inherit the block."""
         if self.terminal and threading.current_thread() is threading.main_thread():
             for number in OF_THE_TERMINAL:
                 signal.signal(number, signal.SIG_IGN)
@@ -161,7 +161,9 @@ def run_point(task: PointTask) -> RunStatus | None:
                     return status
                 status = None if task.force else read_finished(folder)
                 status = status or _run(task, location, runs)
-                if runs.stopped_by != CANCELLED:  # else another worker may be at it, whose files are the ones to keep
+                if (
+                    runs.stopped_by != CANCELLED
+                ):  # otherwise another worker may be running it, whose files should be kept
                     location.send(task.hash)
                 return status
         except Timeout:
@@ -169,14 +171,14 @@ def run_point(task: PointTask) -> RunStatus | None:
 
 
 def _run(task: PointTask, location: Location, runs: Runs) -> RunStatus:
-    """Run the notebook, with an event before and after."""
+    """Run the notebook, with an event before and one after."""
     _check_same(task)
     worker, plan, folder = get_worker(), task.plan, location.point(task.hash)
     log_event(folder, "begun", batch=task.batch, worker=str(worker.name), address=worker.address)
     keep_changed_notebook(folder)
-    clear(folder)  # a point's folder is the batch's own, also where its files were damaged
+    clear(folder)  # a point's folder belongs to the batch, even if its files were damaged
     location.send_events(task.folder)
-    task.write_status(location, task.status("running"))  # what an earlier run left there is no longer the point's
+    task.write_status(location, task.status("running"))  # files of an earlier run no longer belong to the point
     status = run_notebook(
         plan.notebook,
         folder,
@@ -186,13 +188,13 @@ def _run(task: PointTask, location: Location, runs: Runs) -> RunStatus:
         environment=_environment(task, worker.name),
         runs=runs,
     )
-    with suppress(OSError):  # a disk that is full only now: the point has ended as its status says
+    with suppress(OSError):  # the disk became full only now: the point ended as its status says
         log_event(folder, "ended", batch=task.batch, status=status.status, seconds=status.seconds)
     return status
 
 
 def _check_same(task: PointTask) -> None:
-    """Raise PointError where this worker would compute something else than what the point's hash stands for.
+    """Raise PointError if this worker would compute something other than what the point's hash stands for.
 
     The kernel reads the notebook, the preset's file and the data's checksums only when it runs, perhaps on another machine
     or hours later.
@@ -209,7 +211,7 @@ def _check_same(task: PointTask) -> None:
 
 @contextmanager
 def _listed(task: PointTask) -> Iterator[Runs]:
-    """Inside, the point is among those that can be stopped."""
+    """A context in which the point is among those that can be stopped."""
     runs = Runs()
     with _guard:
         _running[task.key] = runs
@@ -224,7 +226,7 @@ def _listed(task: PointTask) -> Iterator[Runs]:
 
 
 def _environment(task: PointTask, worker: Any) -> dict[str, str]:
-    """What the kernel's environment gets: threads, and the GPU that is this worker's where the batch hands them out."""
+    """Additions to the kernel's environment: threads, and this worker's GPU if the batch assigns them."""
     own = dict(task.environment)
     gpus = own.pop(GPUS, None)
     if gpus:
@@ -240,7 +242,9 @@ def note_failure(task: PointTask, name: str, message: str) -> RunStatus:
     it is only returned: the point is not done, and its reason is still said.
     """
     status = task.status("killed" if name == "KilledWorker" else "failed", RunError(name=name, message=message))
-    location = location_at(task.out, patient=False)  # it may be what is away, and other points have ended meanwhile
+    location = location_at(
+        task.out, patient=False
+    )  # this location may be the one that is unavailable, and other points have ended meanwhile
     folder = location.point(task.hash)
     with suppress(OSError, Timeout):
         folder.mkdir(parents=True, exist_ok=True)

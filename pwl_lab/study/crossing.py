@@ -1,7 +1,7 @@
 """Curricula crossed with progressive loading: which curriculum makes the student that accepts teacher blocks best?
 
-Every student has the same teacher, initial weights, batches and number of steps; what differs is what it learns for
-itself (the curriculum) and from when on the terms of PWL training reach it (the loading). Neither paper asks this.
+Every student has the same teacher, initial weights, batches and number of steps. They differ in what they learn for
+themselves (the curriculum) and in when PWL's losses begin to train them (the loading). Neither paper asks this.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,20 +22,24 @@ from pwl_lab.swap.pair_training import PairLossConfig
 from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.training import TrainPlan, image_plan
 
-# From which share of the budget on PWL training reaches the student; until then it trains the converters alone.
+# The share of the budget after which PWL trains the student; until then it trains only the converters.
 # The names are values of the notebook's parameter `loadings`; readers see the words below.
 LOADINGS = {"alone": 1.0, "followed": 0.5, "combined": 0.0}
-LOADING_WORDS = {"alone": "without PWL", "followed": "then PWL", "combined": "with PWL"}  # as figures and menus say it
-# The student that all others are compared with: PWL from the first step on, the paper's hard and soft loss, no curriculum.
+LOADING_WORDS = {
+    "alone": "without PWL",
+    "followed": "then PWL",
+    "combined": "with PWL",
+}  # the words in figures and menus
+# The student that all others are compared with: PWL from the first step on, the paper's hard and soft losses, no curriculum.
 PWL_ONLY = ("none", "combined")
-# What a pair is measured by (columns of `crossing_table`), as figures and tables say it.
+# The measures of a pair (columns of `crossing_table`), with their words in figures and tables.
 MEASURES = {
     "student_accuracy": "student alone",
     "prefix_area": "prefix order, area",
     "mixed_accuracy": "mean of all mixes",
 }
 
-# Sizes of the smallest pair that are no parameters of the notebook.
+# Sizes of the smallest pair that are not parameters of the notebook.
 PARITY_TEACHER_PLAN = TrainPlan(steps=4_000, lr=0.1, momentum=0.9, eval_every=50, stop_at=1.0)
 PARITY_TEACHER_WIDTH, PARITY_STUDENT_WIDTH = 256, 32
 PARITY_STAGE_STEPS = 50  # of each of the extracted curriculum's early stages
@@ -43,7 +47,7 @@ PARITY_STAGE_STEPS = 50  # of each of the extracted curriculum's early stages
 
 @dataclass(frozen=True)
 class Crossed:
-    """One student: what it learned for itself, when PWL joined, and the pair that came of it."""
+    """One student: its curriculum, when PWL joined, and the resulting pair."""
 
     curriculum: str
     loading: str
@@ -51,7 +55,7 @@ class Crossed:
 
 
 def image_curricula(settings: CrossingSettings, n_blocks: int) -> dict[str, Curriculum]:
-    """The three curricula for images, their early stages of equal length in all (`early_share` of the budget)."""
+    """The three curricula for images. Their early stages take the same total number of steps (`early_share` of the budget)."""
     early = round(settings.early_share * settings.budget_steps)
     return {
         "one_shot": one_shot(),
@@ -67,7 +71,7 @@ def combinations(loadings: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def crossed_pair(settings: CrossingSettings, seed: int, curriculum: str, loading: str) -> Pair:
-    """One student of one seed, from the store where it was trained before."""
+    """One student of one seed; from the store if it was trained before."""
     task, teacher = image_task(settings), image_teacher(settings, seed)
     student = image_models(settings, task)[1]
     losses = pair_losses(settings).model_copy(update={"student_joins_at": LOADINGS[loading]})
@@ -79,7 +83,7 @@ def crossed_pair(settings: CrossingSettings, seed: int, curriculum: str, loading
 
 
 def crossed_pairs(settings: CrossingSettings) -> list[Crossed]:
-    """All combinations and seeds; what is not in the store is trained side by side, the teachers first."""
+    """All combinations and seeds. Those that are not in the store are trained side by side, the teachers first."""
     cases = [{"settings": settings, "seed": seed} for seed in settings.seeds]
     run_cases(image_teacher, cases, "teachers", settings.device)
     return _every_seed(crossed_pair, settings, combinations(settings.loadings), "students")
@@ -88,7 +92,7 @@ def crossed_pairs(settings: CrossingSettings) -> list[Crossed]:
 def _every_seed(
     recipe: Callable[..., Pair], settings: CrossingSettings, combined: Sequence[tuple[str, str]], description: str
 ) -> list[Crossed]:
-    """What `recipe` makes for each (curriculum, loading) and seed."""
+    """The result of `recipe` for each (curriculum, loading) and seed."""
     whole = [(name, loading, seed) for name, loading in combined for seed in settings.seeds]
     cases = [
         {"settings": settings, "seed": seed, "curriculum": name, "loading": loading} for name, loading, seed in whole

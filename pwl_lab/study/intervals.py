@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import bootstrap, t
+from scipy.special import stdtrit
 
 from pwl_lab.study import tables
 from pwl_lab.support.errors import invalid
@@ -19,6 +19,8 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> Interv
     middle = float(np.median(values))
     if len(set(values)) == 1:  # nothing to resample, and scipy would warn
         return middle, middle, middle
+    from scipy.stats import bootstrap  # only here: it takes half a second to load
+
     ends = bootstrap(
         (np.asarray(values, dtype=float),),
         np.median,
@@ -38,7 +40,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     middle, n = float(np.mean(values)), len(values)
     if n < 2:
         return float("nan"), middle, float("nan")
-    half = float(t.ppf((1 + confidence) / 2, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
+    half = float(stdtrit(n - 1, (1 + confidence) / 2) * np.std(values, ddof=1) / np.sqrt(n))
     return middle - half, middle, middle + half
 
 

@@ -53,8 +53,11 @@ class StoredPairs:
     missing: Missing = field(default_factory=Missing)
 
 
-def stored_pairs(settings: DashboardSettings) -> StoredPairs:
-    """The pairs of notebooks 04 and 05 at a preset, of each family asked for, as far as the store has them; of one seed each."""
+def stored_pairs(settings: DashboardSettings, at_most: int | None = None) -> StoredPairs:
+    """The pairs of notebooks 04 and 05 at a preset, of each family asked for, as far as the store has them; of one seed each.
+
+    `at_most`: stop after so many pairs; what comes after them is neither read nor listed as missing.
+    """
     found, seed = StoredPairs(), settings.seeds[0]
     notebooks: dict[str, type[LoadingSettings | CrossingSettings]] = {"04": LoadingSettings, "05": CrossingSettings}
     for notebook, cls in notebooks.items():
@@ -63,6 +66,8 @@ def stored_pairs(settings: DashboardSettings) -> StoredPairs:
             sizes = cls.load(settings.preset, family=family, device=settings.device)
             before = len(found.pairs)
             for curriculum, load in _pairs_of(sizes, seed):
+                if at_most is not None and len(found.pairs) >= at_most:
+                    return found
                 pair = load_if_stored(load)
                 if pair is not None:
                     found.pairs[family, curriculum] = pair

@@ -41,20 +41,16 @@ def curriculum_builder(bench: Workbench, interactive: bool = True) -> "Curriculu
     return CurriculumBuilder(bench) if interactive else _page(bench)
 
 
-def target_of(words: str) -> Target:
-    """The target for a menu entry; for hard decisions the teacher's temperature is 0."""
-    if words == LABELS:
-        return Labels()
-    if words == HIDDEN:
-        return TeacherHidden(block=1)
-    step = None if words == OUTPUT else int(words.split()[2].rstrip(":").replace(",", ""))
-    return TeacherOutput(temperature=0.0, at_step=step)
+def targets_of(bench: Workbench) -> dict[str, Target]:
+    """What a stage can show, by its words in the menu: among them the teacher's checkpoints with their accuracies.
 
-
-def targets_of(bench: Workbench) -> list[str]:
-    """What a stage can be asked for, in words: the teacher's checkpoints with their accuracies among them."""
-    steps = [f"checkpoint step {one.step:,}: {one.accuracy:.0%} accurate" for one in bench.teacher.checkpoints]
-    return [LABELS, *steps, HIDDEN, OUTPUT]
+    The teacher shows hard decisions: its temperature is 0.
+    """
+    steps = {
+        f"checkpoint step {one.step:,}: {one.accuracy:.0%} accurate": TeacherOutput(temperature=0.0, at_step=one.step)
+        for one in bench.teacher.checkpoints
+    }
+    return {LABELS: Labels(), **steps, HIDDEN: TeacherHidden(block=1), OUTPUT: TeacherOutput(temperature=0.0)}
 
 
 class StageRow(controls.VBox):  # type: ignore[misc]  # ipywidgets has no types
@@ -123,7 +119,7 @@ class CurriculumBuilder(controls.VBox):  # type: ignore[misc]  # ipywidgets has 
 
     def _append(self, target: str) -> None:
         """Add a row."""
-        row = StageRow(len(self.stages) + 1, self._targets, target, self.bench.stage_steps, self._remove)
+        row = StageRow(len(self.stages) + 1, list(self._targets), target, self.bench.stage_steps, self._remove)
         for control in (row.target, row.steps):
             control.observe(lambda _: self.curriculum(), names="value")
         self._place([*self.stages, row])
@@ -155,7 +151,7 @@ class CurriculumBuilder(controls.VBox):  # type: ignore[misc]  # ipywidgets has 
             error = "" if last else self._wrong(steps, taken)
             row.error.value = f"<span role='alert' style='color: #B00020'>{html.escape(error)}</span>" if error else ""
             if not error:
-                stages.append(Stage(target=target_of(row.target.value), steps=None if last else steps))
+                stages.append(Stage(target=self._targets[row.target.value], steps=None if last else steps))
         right = len(stages) == len(rows)
         self.train.disabled = not right or self._training
         self.more.disabled = len(rows) >= MOST_STAGES
@@ -244,26 +240,22 @@ def _steps_words(steps: Sequence[int | None]) -> str:
 
 def examples(bench: Workbench) -> dict[str, Curriculum]:
     """A few curricula, by description, for a page without a kernel."""
-    steps, last = bench.stage_steps, Stage(target=target_of(OUTPUT))
+    steps = bench.stage_steps
     early = min(bench.teacher.checkpoints, key=lambda one: abs(one.accuracy - 0.6))  # a small teacher may skip 60%
-    said = {
-        f"hidden layer for {steps} steps, then the output": [(HIDDEN, steps)],
-        f"hidden layer for {steps // 6} steps, then the output": [(HIDDEN, steps // 6)],
-        f"checkpoint at {early.accuracy:.0%} for {steps} steps, then the output": [
-            (f"checkpoint step {early.step}", steps)
-        ],
-        f"labels for {steps} steps, then the output": [(LABELS, steps)],
+    labels, hidden, output = Labels(), TeacherHidden(block=1), TeacherOutput(temperature=0.0)
+    checkpoint = TeacherOutput(temperature=0.0, at_step=early.step)
+
+    def two(first: Target, length: int, then: Target) -> Curriculum:
+        return Curriculum(stages=(Stage(target=first, steps=length), Stage(target=then)))
+
+    return {
+        f"hidden layer for {steps} steps, then the output": two(hidden, steps, output),
+        f"hidden layer for {steps // 6} steps, then the output": two(hidden, steps // 6, output),
+        f"checkpoint at {early.accuracy:.0%} for {steps} steps, then the output": two(checkpoint, steps, output),
+        f"labels for {steps} steps, then the output": two(labels, steps, output),
+        f"hidden layer for {steps} steps, then the labels": two(hidden, steps, labels),
+        "hidden layer until the end": Curriculum(stages=(Stage(target=hidden),)),
     }
-    found = {
-        words: Curriculum(stages=(*(Stage(target=target_of(one), steps=length) for one, length in stages), last))
-        for words, stages in said.items()
-    }
-    labels = Stage(target=Labels())
-    found[f"hidden layer for {steps} steps, then the labels"] = Curriculum(
-        stages=(Stage(target=target_of(HIDDEN), steps=steps), labels)
-    )
-    found["hidden layer until the end"] = Curriculum(stages=(Stage(target=target_of(HIDDEN)),))
-    return found
 
 
 def _page(bench: Workbench) -> FramePage:

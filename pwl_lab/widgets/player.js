@@ -1,12 +1,12 @@
 // The layer loader in a browser: a clock, bars that fill with bytes at the chosen bandwidth, blocks that change hands.
 //
-// One module for all places: `anywidget` calls `render` in JupyterLab, VS Code and Voila, and an exported page calls it with
+// The same module runs everywhere: `anywidget` calls `render` in JupyterLab, VS Code and Voila; an exported page calls it with
 // a model that has no kernel behind it. Nothing here computes a prediction: every answer is looked up in the data.
 
 const WIDTH_OF_PICTURES = 6; // pictures shown at once
-const LONGEST_PLAY_S = 15; // what takes longer runs faster,
-const SHORTEST_PLAY_S = 0.5; // and what takes less runs slower, so that it takes
-const SLOWED_PLAY_S = 2; // this long or longer
+const LONGEST_PLAY_S = 15; // a longer play is sped up,
+const SHORTEST_PLAY_S = 0.5; // a shorter one is slowed down,
+const SLOWED_PLAY_S = 2; // until it takes at least this long
 const FACTORS = [2, 4, 8, 10, 15, 20, 30, 40, 60, 80, 100, 150, 200, 400, 800, 1000];
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -32,7 +32,7 @@ const bytesIn = (size) => {
 const secondsIn = (value) =>
   value < 0.9995 ? `${Number((1000 * value).toPrecision(3))} ms` : `${Number(value.toPrecision(3))} s`;
 
-// How much faster than real time a play of so many seconds runs.
+// The speed of a play of this many seconds, relative to real time.
 const speedFor = (seconds) => {
   if (seconds > LONGEST_PLAY_S) return FACTORS.find((factor) => seconds / factor <= LONGEST_PLAY_S) ?? seconds / LONGEST_PLAY_S;
   if (seconds < SHORTEST_PLAY_S) return 1 / (FACTORS.find((factor) => seconds * factor >= SLOWED_PLAY_S) ?? SLOWED_PLAY_S / seconds);
@@ -41,7 +41,7 @@ const speedFor = (seconds) => {
 const speedWords = (speed) =>
   speed === 1 ? "real time" : speed > 1 ? `${Math.round(speed)}× speed-up` : `${Math.round(1 / speed)}× slow motion`;
 
-// Which block arrives at each step of an order, and how many bytes have come when it is there; step 0 is the student.
+// For each step of an order: the block that arrives, and the bytes before and after it. Step 0 is the student.
 const arrivals = (pair, masks) => {
   const steps = [{ mask: masks[0], block: null, begin: 0, end: pair.student }];
   masks.slice(1).forEach((mask, i) => {
@@ -56,8 +56,8 @@ const arrived = (pair, mask) => [...mask].reduce((sum, letter, i) => sum + (lett
 function render({ model, el }) {
   const root = make("div", { className: "pwl-player" }, el);
   const now = { bytes: 0, mask: null, playing: false, paused: false, first: 0 };
-  // `mask`: switched by hand, off the order. `paused`: a play goes on from here, else it begins with no byte. `first`: picture.
-  let pair, steps, speed, seconds; // of what is chosen
+  // `mask`: set by hand, outside the order. `paused`: Play continues from here instead of starting over. `first`: the first picture shown.
+  let pair, steps, speed, seconds; // of the current choice
   const ui = layout(root, model);
   const chart = new Chart(ui.chart);
 
@@ -82,7 +82,7 @@ function render({ model, el }) {
     now.first = now.first < group.labels.length ? now.first : 0;
     gallery(ui, group, now.first);
   };
-  const frame = () => { // everything that follows the clock
+  const frame = () => { // updates everything that depends on the time
     const mask = shownMask();
     const bytes = now.mask === null ? now.bytes : arrived(pair, now.mask);
     fill(ui, pair, steps, mask, now.mask === null ? now.bytes : null);
@@ -101,7 +101,7 @@ function render({ model, el }) {
     put(ui.accuracy, mask ? percent(pair.accuracy[mask]) : "…");
     if (root.dataset.mask !== mask || !now.playing) say(mask, bytes);
   };
-  const say = (mask, bytes) => { // words and predictions: when another network answers, or the hand has moved something
+  const say = (mask, bytes) => { // updates words and predictions when another network answers or the reader moves a control
     root.dataset.mask = mask;
     const group = pair.groups[model.get("group")] ?? Object.values(pair.groups)[0];
     verdicts(ui, group, now.first, mask);
@@ -163,14 +163,14 @@ function render({ model, el }) {
   });
   ui.time.addEventListener("input", () => { stop(); now.paused = true; seek((ui.time.value / 1000) * end()); });
   ui.blocks.addEventListener("input", () => { stop(); now.paused = false; seek(steps[ui.blocks.value].end); });
-  const chooseAgain = () => { // as many blocks stay loaded; a play goes on from as far as it was
+  const chooseAgain = () => { // keeps the number of loaded blocks; a running play continues at the same share
     const loaded = count(shownMask(), "T"), share = now.bytes / end();
     choose();
     seek(now.playing ? share * end() : steps[Math.min(loaded, pair.units.length)].end);
   };
   model.on("change:pair", chooseAgain);
   model.on("change:order", chooseAgain);
-  model.on("change:link", choose); // what has come stays what has come
+  model.on("change:link", choose); // the bytes that have arrived stay
   model.on("change:group", () => { now.first = 0; pictures(); frame(); });
   for (const [name, read] of [["pair", Number], ["order", String], ["link", Number], ["group", String]]) {
     ui[name].addEventListener("change", () => { model.set(name, read(ui[name].value)); model.save_changes(); });
@@ -183,7 +183,7 @@ function render({ model, el }) {
   for (const [button, by] of [[ui.earlier, -WIDTH_OF_PICTURES], [ui.later, WIDTH_OF_PICTURES]]) {
     button.addEventListener("click", () => { now.first = Math.max(0, now.first + by); pictures(); frame(); });
   }
-  root.addEventListener("keydown", (event) => event.stopPropagation()); // a notebook has uses of its own for arrows
+  root.addEventListener("keydown", (event) => event.stopPropagation()); // notebooks use arrow keys themselves
   const watcher = new ResizeObserver(() => { chart.resize(); frame(); });
   choose();
   seek(pair.student);
@@ -192,7 +192,7 @@ function render({ model, el }) {
   return () => { stop(); watcher.disconnect(); };
 }
 
-// The elements that stay; what they hold is set by the functions below.
+// The permanent elements; the functions below fill them.
 function layout(root, model) {
   const data = model.get("data"), ui = {};
   const labelled = (label, control, parent, hint) => {
@@ -203,14 +203,12 @@ function layout(root, model) {
   };
   const first = make("div", { className: "row" }, root);
   ui.pair = labelled("Pair", make("select"), first, "family, and what the student was trained by");
-  data.pairs.forEach((pair, i) => make("option", { value: i, textContent: pair.name }, ui.pair));
-  ui.pair.parentElement.hidden = data.pairs.length < 2;
   ui.order = labelled("Loading order", make("select"), first, "which teacher block comes when");
   ui.link = labelled("Bandwidth", make("select"), first, "how fast the bytes come");
   data.links.forEach((link) => make("option", { value: link, textContent: `${link} MB/s` }, ui.link));
   const range = (max, step) => make("input", { type: "range", min: 0, max, step, value: 0 });
   ui.blocks = labelled("Teacher blocks loaded", range(1, 1), first, "how many of the teacher's blocks have replaced the student's");
-  ui.loaded = make("span", { ariaHidden: "true" }, ui.blocks.parentElement); // the range says it itself
+  ui.loaded = make("span", { ariaHidden: "true" }, ui.blocks.parentElement); // screen readers get it from the range
   const second = make("div", { className: "row" }, root);
   ui.play = make("button", { type: "button", className: "play", textContent: "Play", title: "load at the chosen bandwidth" }, second);
   ui.time = labelled("Time", range(1000, 5), second, "any moment of the loading");
@@ -219,7 +217,7 @@ function layout(root, model) {
   for (const name of ["clock", "came", "speed"]) ui[name] = make("span", { className: name }, numbers);
   const body = make("div", { className: "body" }, root), left = make("div", { className: "left" }, body);
   const lane = (title) => {
-    const box = make("section", { className: "lane" }, left), head = make("header", {}, box);
+    const box = make("div", { className: "lane" }, left), head = make("header", {}, box);
     make("b", { textContent: title }, head);
     return [box, make("span", { className: "answer" }, head), make("span", { className: "accuracy" }, head)];
   };
@@ -240,11 +238,11 @@ function layout(root, model) {
   const words = make("p", { className: "words" }, root);
   words.setAttribute("role", "status");
   ui.said = make("span", {}, words);
-  ui.listened = make("span", { className: "listened" }, words); // the pictures show it to those who see them
+  ui.listened = make("span", { className: "listened" }, words); // for screen readers; others see it under the pictures
   return ui;
 }
 
-// One bar that fills with bytes, with words over it.
+// A bar that fills with bytes, with text on top.
 function unit(parent, kind) {
   const box = make(kind, { className: "unit" }, parent);
   return { box, bar: make("i", {}, box), words: make("span", {}, box), size: make("small", {}, box) };
@@ -260,6 +258,11 @@ function menus(ui, model, pair, order) {
   const groups = Object.keys(pair.groups);
   options(ui.group, groups, groups.includes(model.get("group")) ? model.get("group") : groups[0]);
   ui.group.parentElement.hidden = groups.length < 2;
+  const pairs = model.get("data").pairs;
+  if (ui.pair.options.length !== pairs.length) {
+    ui.pair.replaceChildren(...pairs.map((one, i) => make("option", { value: i, textContent: one.name })));
+    ui.pair.parentElement.hidden = pairs.length < 2;
+  }
   ui.link.value = model.get("link");
   ui.pair.value = model.get("pair");
   const others = Object.keys(pair.orders).filter((name) => name !== order).join(", ") || "no other order";
@@ -287,7 +290,7 @@ function blocks(ui, pair, switched) {
   put(ui.teacher.size, bytesIn(pair.teacher));
 }
 
-// How full each bar is after so many bytes; without a number each is full or empty, as the mask says.
+// Fills each bar for this many bytes; without a number, bars are full or empty according to the mask.
 function fill(ui, pair, steps, mask, bytes) {
   const share = (step) => (bytes === null ? null : Math.max(0, Math.min(1, (bytes - step.begin) / (step.end - step.begin))));
   const width = (one, part) => { one.bar.style.width = `${100 * part}%`; one.box.dataset.full = part >= 1; };
@@ -333,7 +336,7 @@ function gallery(ui, group, first) {
   ui.later.disabled = first + WIDTH_OF_PICTURES >= group.images.length;
 }
 
-// What the network of this mask says of each picture; "" is none.
+// The predictions of this mask for each picture; "" means that no network has arrived.
 function verdicts(ui, group, first, mask) {
   [...ui.gallery.children].forEach((figure, i) => {
     const at = first + i, guess = mask ? group.predicted[mask][at] : null, caption = figure.lastChild;
@@ -349,7 +352,7 @@ function verdicts(ui, group, first, mask) {
   put(ui.tally, mask ? `${right} of these ${all} pictures right` : `${all} pictures wait for an answer`);
 }
 
-// Accuracy against seconds on the chosen link: a staircase for each order, the teacher alone, and where the clock stands.
+// Accuracy against seconds on the chosen link: a step curve for each order, the teacher alone, and the current time.
 class Chart {
   constructor(place) {
     this.place = place;
@@ -426,7 +429,7 @@ class Chart {
     const [x, top] = [this.x(this.pair.teacher), this.y(this.pair.accuracy["T".repeat(this.pair.units.length)])];
     line(`M${x} ${this.height - 40}V${top}H${this.width - 12}`, teacher, 2);
     draw("text", { x: x - 5, y: this.height - 48, "text-anchor": "end", class: "teacher" }, this.svg, "teacher alone");
-    let free = -Infinity; // labels that would lie on their neighbour are left out
+    let free = -Infinity; // labels that would overlap are left out
     mine.forEach((step) => {
       const at = this.x(step.end), half = 4 * step.mask.length, middle = Math.min(Math.max(at, 48 + half), this.width - half);
       if (middle - half < free) return;

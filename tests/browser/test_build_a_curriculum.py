@@ -83,7 +83,7 @@ def test_a_length_that_cannot_be_is_said_beside_it(builder: Locator) -> None:
 def test_stages_are_chosen_and_the_curves_grow_until_the_end(page: Page, builder: Locator) -> None:
     builder.get_by_role("button", name="Add a stage").click()
     builder.get_by_label("Stage 3: show").wait_for()
-    for width in (500, 700, 1400):
+    for width in (390, 500, 700, 1400):
         page.set_viewport_size({"width": width, "height": 4000})
         assert cut(page) == [], f"{width} pixels wide"
     builder.get_by_label("Stage 2: show").select_option("the labels")

@@ -14,7 +14,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from pwl_lab.runner.execute import run_notebook
 from pwl_lab.runner.index_page import thumbnail
 from pwl_lab.runner.page import TEMPLATES, mathml, write_page
-from pwl_lab.runner.run_folder import RunStatus, read_status
+from pwl_lab.runner.run_folder import RunStatus, read_status, write_status
 from pwl_lab.runner.series import run_series
 from pwl_lab.runner.slides import collected
 from pwl_lab.support import paths
@@ -242,6 +242,32 @@ def test_slides_are_the_marked_cells_in_the_order_of_the_series(site: Path) -> N
     kinds = ["slide", "notes", "slide", "slide"]  # what begins in the middle of a notebook begins a slide
     assert [cell.metadata.slideshow.slide_type for cell in cells] == kinds
     assert [cell.id.partition("-")[0] for cell in cells] == ["00", "00", "01", "01"]
+
+
+def test_a_slide_begins_at_a_heading_and_says_where_it_belongs(tmp_path: Path) -> None:
+    def marked(source: str, kind: str) -> nbformat.NotebookNode:
+        return new_markdown_cell(source, metadata={"slideshow": {"slide_type": kind}})
+
+    cells = [
+        marked("# 00 · A lesson\n\nA question.", "slide"),
+        new_markdown_cell("## The $k$ bits\n\nNot marked."),
+        marked("Which?", "slide"),
+        marked("How it ended.\n\n## Next\n\nOf something else.", "-"),
+        marked("What was before.\n\n## Then\n\nThis.", "subslide"),
+        marked("Say this.\n\n## And this", "notes"),
+    ]
+    run = tmp_path / "run" / "00_start_here"
+    run.mkdir(parents=True)
+    nbformat.write(new_notebook(cells=cells), run / "notebook.ipynb")
+    write_status(run, OK)
+    found = [(cell.metadata.get("place"), cell.source) for cell in collected(tmp_path / "run").cells]
+    assert found == [
+        ("", "# 00 · A lesson\n\nA question."),
+        ("00 · A lesson › The k bits", "Which?"),
+        (None, "How it ended."),
+        ("00 · A lesson", "## Then\n\nThis."),
+        (None, "Say this.\n\n## And this"),
+    ]
 
 
 def test_a_thumbnail_is_of_the_chosen_cell_and_small(tmp_path: Path, write_notebook) -> None:

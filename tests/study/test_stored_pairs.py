@@ -77,6 +77,8 @@ def test_what_is_there_is_offered_and_the_rest_named(monkeypatch):
     assert set(found.samples) == set(found.pairs)
     missing = [f"pairs of notebook {name}" for name in ("04, vgg", "04, resnet", "05, vgg", "05, vit")]
     assert list(found.missing.commands) == missing
+    first = stored_pairs.stored_pairs(SETTINGS, at_most=1)
+    assert list(first.pairs) == list(first.samples) == [("vit", "PWL only (notebook 04)")]
     orders = {"prefix": ["SSS", "TSS", "TTS", "TTT"]}
     loader = widgets.layer_loader(found.pairs, found.samples, orders=orders)
     assert all(len(one["groups"]) == 2 for one in loader.data["pairs"])

@@ -8,7 +8,7 @@ from pwl_lab import widgets
 from pwl_lab.distill.curriculum import Labels, TeacherHidden, TeacherOutput
 from pwl_lab.study import recipes
 from pwl_lab.study.settings import CurriculaSettings
-from pwl_lab.widgets.curriculum_builder import HIDDEN, LABELS, OUTPUT, curves_of, target_of
+from pwl_lab.widgets.curriculum_builder import HIDDEN, LABELS, OUTPUT, curves_of
 
 SMALL = {"n_bits": 10, "hard_n_bits": 12, "k_sparse": 2, "teacher_width": 64, "student_width": 16}
 LONGEST_S = 60
@@ -38,18 +38,20 @@ def train(builder):
     assert not builder.thread.is_alive()
 
 
-def test_words_of_the_menu_are_targets():
-    assert target_of(LABELS) == Labels()
-    assert target_of(HIDDEN) == TeacherHidden(block=1)
-    assert target_of(OUTPUT) == TeacherOutput(temperature=0.0)
-    assert target_of("checkpoint step 1,020: 62% accurate") == TeacherOutput(temperature=0.0, at_step=1020)
-
-
 def test_it_begins_with_extracted_and_every_offer_is_a_target(builder, bench):
     assert builder.curriculum() == bench.known["extracted"].for_blocks(1)
+    found = {}
     for words in builder.stages[0].target.options:
         builder.stages[0].target.value = words
-        assert builder.curriculum().stages[0].target == target_of(words)
+        found[words] = builder.curriculum().stages[0].target
+    assert found.pop(LABELS) == Labels()
+    assert found.pop(HIDDEN) == TeacherHidden(block=1)
+    assert found.pop(OUTPUT) == TeacherOutput(temperature=0.0)
+    assert found == {
+        f"checkpoint step {one.step:,}: {one.accuracy:.0%} accurate": TeacherOutput(temperature=0.0, at_step=one.step)
+        for one in bench.teacher.checkpoints
+    }
+    assert len(found) >= 2
 
 
 @pytest.mark.parametrize(("steps", "words"), [(0, "at least 1 step"), (-3, "at least 1 step"), (10**6, "none is left")])
