@@ -228,7 +228,7 @@ def test_strings_are_read_with_the_predictions_below_their_tokens(opened: Callab
     player.locator(".foot select").select_option("strings")
     assert player.locator(".foot label span").inner_text() == "Strings"
     assert player.locator(".string").count() == 3
-    assert player.locator(".string").first.locator("b").all_inner_texts() == ["a", "▢", "␣"]
+    assert player.locator(".string").first.locator("b").all_inner_texts() == ["a", "□", "␣"]
     predicted = player.locator(".string figure")
     assert [one.splitlines() for one in captions(player)][:2] == [["✓ a"], ["✗ a", "( )"]]
     assert [predicted.nth(i).get_attribute("data-right") for i in (0, 1)] == ["true", "false"]

@@ -37,7 +37,7 @@ def some_predictions() -> SamplePredictions:
 
 def some_strings() -> StringPredictions:
     """Four strings, of two predicted tokens each: of each, one is always right and the other from two blocks on."""
-    tokens = [StringToken("a", None), StringToken("▢", 0), StringToken(" ", 1)]
+    tokens = [StringToken("a", None), StringToken("□", 0), StringToken(" ", 1)]
     strings = [[StringToken(s, n if n is None else n + 2 * i) for s, n in tokens] for i in range(4)]
     masks = all_masks(3)
     return StringPredictions(

@@ -141,6 +141,8 @@ def test_it_predicts_strings_while_it_loads(pair, tmp_path):
         assert first.classes.shape == first.confidence.shape == inputs.shape
         model.wait("TTT", PATIENCE_S)
         last = model.predict(inputs)
+        with pytest.raises(InvalidValueError, match="takes token ids, which `predict` takes as they are"):
+            model.prepare(inputs)
         for wrong in (inputs.float(), inputs[:, :8], inputs + 1):
             with pytest.raises(InvalidValueError, match="inputs"):
                 model.predict(wrong)
@@ -170,7 +172,7 @@ def test_what_is_shown_of_strings_is_what_each_mask_predicts(objective, pair, st
     drawn, picked = (string_predictions(pair, 4, kind=kind) for kind in ("drawn", "picked"))
     assert drawn.strings[0] != picked.strings[0]
     assert (drawn.kind, picked.kind, drawn.class_names) == ("drawn", "picked", ("a", "b", "c"))
-    names = [*"abc", "▢"]
+    names = [*"abc", "□"]
     for number, string in enumerate(drawn.strings):
         assert [token.symbol for token in string] == [names[i] for i in batch.inputs[number] if i != task.pad]
     places = [(s, t) for s in range(4) for t in range(9) if batch.labels[s, t] != IGNORED]
