@@ -182,6 +182,7 @@ def with_(**changes):
         (with_(tokens=("a", "b", "y")), "'y' is a token, so it cannot have a rule"),
         (with_(tokens=("a", "b b")), "'b b' is not a name of a symbol"),
         (with_(tokens=("a", "")), "'' is not a name of a symbol"),
+        (with_(start=["x", "a"]), "the start symbol 'a' is a token, so it has no rule"),
         (with_(start=["x y"]), "'x y' is not a name of a symbol"),
         (with_(tokens=("a",)), "tokens = "),
         (
