@@ -275,6 +275,7 @@ def _predictions(
 
 
 HIDDEN = "□"  # a masked token, as it is shown
+VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥"}
 
 
 def string_predictions(
@@ -314,8 +315,9 @@ def string_predictions(
 
 
 def _names_of(task: Task) -> tuple[str, ...]:
-    """The names of a task's symbols, or their numbers if they have none."""
-    return class_names_of(task) or tuple(map(str, range(task.n_classes)))
+    """The names of a task's symbols, white space made visible; their numbers if they have none."""
+    names = class_names_of(task) or map(str, range(task.n_classes))
+    return tuple(VISIBLE.get(name, name) for name in names)
 
 
 def _shown_strings(task: Task, inputs: Tensor, labels: Tensor) -> tuple[tuple[StringToken, ...], ...]:

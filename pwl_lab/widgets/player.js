@@ -353,7 +353,7 @@ function string(tokens) {
   const line = make("div", { className: "string" });
   for (const [symbol, at] of tokens) {
     const figure = make(at === null ? "div" : "figure", {}, line);
-    make("b", { textContent: symbol === " " ? "␣" : symbol === "\n" ? "↵" : symbol }, figure);
+    make("b", { textContent: symbol }, figure);
     if (at === null) continue;
     figure.dataset.at = at;
     make("figcaption", {}, figure);

@@ -230,12 +230,12 @@ def test_strings_are_read_with_the_predictions_below_their_tokens(opened: Callab
     assert player.locator(".string").count() == 3
     assert player.locator(".string").first.locator("b").all_inner_texts() == ["a", "□", "␣"]
     predicted = player.locator(".string figure")
-    assert [one.splitlines() for one in captions(player)][:2] == [["✓ a"], ["✗ a", "( )"]]
+    assert [one.splitlines() for one in captions(player)][:2] == [["✓ a"], ["✗ a", "(␣)"]]
     assert [predicted.nth(i).get_attribute("data-right") for i in (0, 1)] == ["true", "false"]
     assert player.locator(".tally").inner_text() == "4 of these 8 predicted tokens right"
     player.get_by_label("Teacher blocks loaded").fill("2")
     assert player.locator(".tally").inner_text() == "8 of these 8 predicted tokens right"
-    assert set(captions(player)) <= {"✓ a", "✓"}
+    assert set(captions(player)) <= {"✓ a", "✓ ␣"}
     later = player.get_by_role("button", name="later strings")
     later.click()
     assert player.locator(".string").count() == 1

@@ -37,13 +37,13 @@ def some_predictions() -> SamplePredictions:
 
 def some_strings() -> StringPredictions:
     """Four strings, of two predicted tokens each: of each, one is always right and the other from two blocks on."""
-    tokens = [StringToken("a", None), StringToken("□", 0), StringToken(" ", 1)]
+    tokens = [StringToken("a", None), StringToken("□", 0), StringToken("␣", 1)]
     strings = [[StringToken(s, n if n is None else n + 2 * i) for s, n in tokens] for i in range(4)]
     masks = all_masks(3)
     return StringPredictions(
         strings=tuple(map(tuple, strings)),
         labels=torch.tensor([0, 1] * 4),
-        class_names=("a", " "),
+        class_names=("a", "␣"),
         probabilities={mask: as_sure_as([0, int(mask.count("T") > 1)] * 4, [0.75] * 8) for mask in masks},
     )
 

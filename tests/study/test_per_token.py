@@ -1,6 +1,7 @@
 """All that works on other tasks works where each token has a label: verbs, every mask, bundles, serving."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -211,6 +212,14 @@ def test_strings_in_the_layer_loader_and_as_a_figure(pair):
     symbols, predicted = sum(len(string) for string in samples.strings), len(samples.labels)
     assert len(texts) == symbols + 5 * predicted + 10
     assert len(bold) == sum(sum(samples.right(mask)) for mask in ("SSS", "TSS", "TTS", "TTT"))
+
+
+def test_white_space_is_made_visible(pair):
+    spaced = ToyStrings()
+    spaced.class_names = ("a", " ", "\n")
+    samples = string_predictions(replace(pair, task=spaced), 3)
+    assert samples.class_names == ("a", "␣", "↵")
+    assert {token.symbol for string in samples.strings for token in string} <= {"a", "␣", "↵", "□"}
 
 
 def test_pictures_have_their_own_recipe():
