@@ -48,6 +48,7 @@ from pwl_lab.plots.pairs import (
     network,
     predictions_by_mask,
     similarity_chart,
+    strings_by_mask,
 )
 from pwl_lab.plots.pictures import PictureFigure, TemperatureFigure, drawn_pictures, soft_targets
 from pwl_lab.plots.sweep import sweep_curves
@@ -97,6 +98,7 @@ __all__ = [
     "similarity_chart",
     "soft_targets",
     "steps_to_threshold",
+    "strings_by_mask",
     "sweep_curves",
     "teacher_curve",
     "two_phase_curves",

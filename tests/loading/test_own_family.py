@@ -80,7 +80,7 @@ def test_a_bundle_of_ones_own_family_opens_where_its_module_is_imported(sine, tm
     refused = run(tmp_path, OPEN).stderr.strip().splitlines()[-1]
     assert refused.partition(": ")[2].startswith("bundle: index.json is not a valid bundle index (teacher: ")
     assert (
-        "unknown family 'sine' (known: mlp, resnet, transformer, vgg, vit); import the module that defines it"
+        "unknown family 'sine' (known: language, mlp, resnet, transformer, vgg, vit); import the module that defines it"
         in refused
     )
 
