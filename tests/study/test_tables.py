@@ -187,6 +187,14 @@ def test_check_claims():
     assert analysis.check_claims({"faster": True}, enforce=True)["holds here"].tolist() == ["yes"]
 
 
+@pytest.mark.parametrize("enforce", [True, False])
+def test_a_claim_about_seconds_never_stops_a_run(enforce):
+    table = analysis.check_claims({"right": True}, enforce, timed={"sooner": False, "in time": True})
+    assert table["holds here"].str.startswith("yes").to_dict() == {"right": True, "sooner": False, "in time": True}
+    with pytest.raises(AssertionError, match="wrong"):
+        analysis.check_claims({"wrong": False}, enforce=True, timed={"sooner": True})
+
+
 def test_the_student_answers_without_converters_and_the_whole_costs_more_than_the_teacher():
     tables = [
         analysis.mask_table({"test": {"SS": 0.5 + s, "TS": 0.6 + s, "ST": 0.4, "TT": 0.7 + s}}, (10, 30), seed)
