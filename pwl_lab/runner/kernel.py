@@ -5,6 +5,7 @@ import signal
 import subprocess
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,6 +20,7 @@ from pwl_lab.support.files import work_folder
 
 MARK = environment.RUN_MARK.name
 LONGEST_TEMPORARY = 58  # a unix socket's path may have about 100 bytes; below this folder it needs 45
+STARTING_S = 0.02  # after which a new process has an environment, by far
 REAP_S = 5.0
 # The shell blocks in `read` until the runner dies, which closes the other end of the pipe. Then it cleans up as
 # KernelGuard.end would have done: the kernel's process group, children that left the group (Linux), the socket folder.
@@ -120,7 +122,11 @@ class KernelGuard:
                 self._process.kill()
 
     def _kill_marked(self) -> None:
-        """Kill every process that carries the mark, and repeat until none is found: one may have forked meanwhile."""
+        """Kill every process that carries the mark, and repeat until none is found: one may have forked meanwhile.
+
+        None has to be found twice in a row, because the environment of a process that has just started reads as empty.
+        """
+        clear = False
         for _ in range(10):
             found = [
                 process for process in psutil.process_iter() if self.mark in _environment_of(process).get(MARK, "")
@@ -128,9 +134,11 @@ class KernelGuard:
             for process in found:
                 with suppress(psutil.Error):
                     process.kill()
-            if not found:
+            if clear and not found:
                 return
+            clear = not found
             psutil.wait_procs(found, timeout=0.2)
+            time.sleep(STARTING_S if clear else 0)
 
 
 def environment_of_kernels() -> dict[str, str]:

@@ -9,11 +9,12 @@ import tempfile
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 from benches import COMMAND
 from processes import alive, until
 
-from pwl_lab.runner import client, execute
+from pwl_lab.runner import client, execute, kernel
 from pwl_lab.runner.execute import run_notebook
 from pwl_lab.runner.kernel import KernelGuard
 
@@ -145,6 +146,20 @@ def test_the_guard_spares_what_is_not_its_own() -> None:
     finally:
         other.kill()
         other.wait()
+
+
+def test_the_guard_finds_a_process_whose_environment_was_not_there_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+
+    def environment(process: psutil.Process) -> dict[str, str]:
+        """As the kernel shows it: empty at the first look at a process that has just started."""
+        looks.append(process.pid)
+        return process.environ() if looks.count(process.pid) > 1 and process.pid == child.pid else {}
+
+    with KernelGuard() as guard:
+        child = subprocess.Popen(["sleep", "600"], start_new_session=True, env=guard.environment({}))
+        monkeypatch.setattr(kernel, "_environment_of", environment)
+    until(lambda: child.poll() is not None)
 
 
 def _started(source: Path, out: Path, **environment: str) -> subprocess.Popen:
