@@ -64,7 +64,7 @@ def _stage_marks(axes: Axes, stages: pd.DataFrame, looks: Mapping[str, Look]) ->
             dashes = "-" if len(names) == 1 else (6 * i, (6, 6 * (len(names) - 1)))
             axes.axvline(start, color=looks[name][0], lw=1.4, ls=dashes, zorder=1.5)
     if len(begins):
-        words = "on to the next target" if begins["start"].nunique() == 1 else "lines: on to the next target"
+        words = "second stage begins" if begins["start"].nunique() == 1 else "lines: the next stage begins"
         style.note_above(axes, begins["start"].min(), words)
 
 

@@ -67,7 +67,7 @@ class TemperatureFigure:
 
 def _teacher_at(temperature: float) -> str:
     """The title of the teacher's bars."""
-    return f"teacher, T = {temperature:g}"
+    return f"teacher, τ = {temperature:g}"
 
 
 def _show_image(axes: Axes, image: UInt8[Tensor, "height width *colours"], title: str) -> None:

@@ -51,10 +51,10 @@ def temperature_slider(
         top = values.argsort(descending=True)[:3].tolist()
         said = ", ".join(f"{example.class_names[i]} {float(values[i]):.1%}" for i in top)
         words = (
-            f"T = {temperature:g}: the teacher says {said}. The label says {example.class_names[example.label]} 100%."
+            f"τ = {temperature:g}: the teacher says {said}. The label says {example.class_names[example.label]} 100%."
         )
         frames[(f"{temperature:g}",)] = Frame(painter.png(figure.moving), words)
-    choice = Choice("Temperature", "the logits are divided by it", [f"{one:g}" for one in temperatures])
+    choice = Choice("Temperature", "τ: the logits are divided by it", [f"{one:g}" for one in temperatures])
     return show(FrameTable((choice,), frames), interactive)
 
 

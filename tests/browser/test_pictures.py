@@ -60,7 +60,7 @@ def test_notebook_00_live(page: Page, lab: tuple[str, str, Path], tmp_path: Path
     for width in (1000, 1400):
         page.set_viewport_size({"width": width, "height": 9000})
         assert cut(page) == [], f"{width} pixels wide"
-    for label, first, second in (("Temperature", "T = 1:", "T = 1.5:"), ("Pictures", "Label:", "Label:")):
+    for label, first, second in (("Temperature", "τ = 1:", "τ = 1.5:"), ("Pictures", "Label:", "Label:")):
         widget = control(page, label, ".widget-vbox")
         before = shown(widget)
         assert before[0].startswith(first)
@@ -116,7 +116,7 @@ def test_notebook_00_as_a_page(page: Page, smoke_run: Callable[[str], SmokeRun],
     before = shown(temperature)
     temperature.get_by_label("Temperature").focus()
     page.keyboard.press("End")
-    assert told(temperature).startswith("T = 32:")
+    assert told(temperature).startswith("τ = 32:")
     assert shown(temperature)[1] != before[1]
     assert "36 drawn at random" in told(chooser)
     first = shown(chooser)

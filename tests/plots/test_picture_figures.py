@@ -33,7 +33,7 @@ def test_soft_targets_has_the_label_and_a_panel_for_each_temperature():
     assert [text.get_text() for text in label.get_yticklabels()] == ["bag", "shirt", "coat"]
     for axes, temperature in zip(teacher, (1, 4), strict=True):
         assert widths(axes) == pytest.approx(SHIRT.at(temperature).tolist())
-        assert axes.get_title(loc="left") == f"teacher, T = {temperature}"
+        assert axes.get_title(loc="left") == f"teacher, τ = {temperature}"
 
 
 def test_the_temperature_figure_turns_to_any_temperature():
@@ -43,7 +43,7 @@ def test_the_temperature_figure_turns_to_any_temperature():
         axes = figure.figure.axes[-1]
         assert widths(axes) == pytest.approx(SHIRT.at(temperature).tolist())
         assert [text.get_text() for text in axes.texts] == [f"{value:.1%}" for value in SHIRT.at(temperature).tolist()]
-        assert axes.get_title(loc="left") == f"teacher, T = {temperature:g}"
+        assert axes.get_title(loc="left") == f"teacher, τ = {temperature:g}"
 
 
 def test_of_many_classes_the_likeliest_are_shown():

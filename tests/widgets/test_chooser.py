@@ -28,11 +28,11 @@ def words(widget):
 
 def test_the_temperature_slider_says_what_the_teacher_says():
     slider = widgets.temperature_slider(SHIRT, (1, 2, 8))
-    assert "T = 1: the teacher says shirt 72.1%, coat 26.5%, bag 1.3%. The label says shirt 100%." in words(slider)
+    assert "τ = 1: the teacher says shirt 72.1%, coat 26.5%, bag 1.3%. The label says shirt 100%." in words(slider)
     before = slider.picture.value
     slider.controls[0].value = "8"
     top = SHIRT.at(8).max()
-    assert f"T = 8: the teacher says shirt {float(top):.1%}" in words(slider)
+    assert f"τ = 8: the teacher says shirt {float(top):.1%}" in words(slider)
     assert slider.picture.value != before
 
 
