@@ -51,7 +51,7 @@ def converters(answer: Callable[[str], Sequence[str]]) -> str:
 def sync(answer: Callable[..., Float[Tensor, ""]]) -> str:
     """`answer(teacher_states, student_states, encode, decode)`: the synchronisation loss of notebook 04."""
     hint = (
-        "at each boundary (not behind the last block): distance(encode(teacher, i), student) + distance(decode(student, "
+        "at each boundary (not after the last block): distance(encode(teacher, i), student) + distance(decode(student, "
         "i), teacher), a distance being the mean squared error plus 1 - cosine of the flattened states; then the mean"
     )
     random = generator(0, "data")

@@ -29,6 +29,7 @@ BASELINE_NAME = {
     "teacher_8bit": "teacher in int8",
     "bit_planes": "teacher in bit planes",
 }
+BANDED = ("progressive", "bit_planes")  # whose spread over seeds is drawn: all bands together would hide the lines
 BELOW = 0.05  # accuracies further than this below the student's are written out, not drawn to scale
 
 
@@ -68,7 +69,7 @@ def first_prediction_chart(table: pd.DataFrame) -> Figure:
         axes.set(ylim=(len(states) - 0.4, -0.6), xscale="log")
         axes.set_title(size, fontsize=NOTE, weight="bold", pad=2)
         axes.tick_params(axis="y", left=False)
-    axes.set_xlabel("seconds to the first prediction (logarithmic)")
+    axes.set_xlabel("time to the first prediction (logarithmic)")
     style.log_ticks(axes.xaxis, second_words, (1, 3))
     looks = [baseline_look(baseline) for baseline in baselines]
     handles = [Line2D([], [], ls="", color=colour, marker=marker, label=name) for name, (colour, _, marker) in looks]
@@ -87,9 +88,9 @@ def _spread(axes: Axes, rows: pd.DataFrame, states: Sequence[str], look: Look, s
 
 @style.context()
 def anytime_chart(timelines: pd.DataFrame, horizon_s: float) -> Figure:
-    """Accuracy against seconds since the start, as a staircase per baseline that begins with the first prediction.
+    """Accuracy against seconds (logarithmic), as a staircase per baseline that begins with the first prediction.
 
-    Means over seeds, with a band from the worst to the best seed.
+    Means over seeds, for some with a band from the worst to the best seed.
 
     Arguments:
     - `timelines`: as from `benchmarks.timelines`: way, seed, seconds, network and accuracy.
@@ -100,11 +101,16 @@ def anytime_chart(timelines: pd.DataFrame, horizon_s: float) -> Figure:
         area = float(np.mean([anytime_area(mine, horizon_s) for _, mine in rows.groupby("seed", sort=False)]))
         name, look = baseline_look(baseline)
         steps = _steps(rows)
-        low, high = ([*steps[end], steps[end].iloc[-1]] for end in ("low", "high"))
-        axes.fill_between([*steps["seconds"], horizon_s], low, high, step="post", color=look[0], alpha=0.15, lw=0)
-        _staircase(axes, steps["seconds"], steps["mean"], horizon_s, look, label=f"{name}: {area:.1%}")
+        if baseline in BANDED:
+            low, high = ([*steps[end], steps[end].iloc[-1]] for end in ("low", "high"))
+            axes.fill_between([*steps["seconds"], horizon_s], low, high, step="post", color=look[0], alpha=0.15, lw=0)
+        front = 3 if baseline == "progressive_8bit_first" else 2  # its first marker is under the student's
+        _staircase(axes, steps["seconds"], steps["mean"], horizon_s, look, label=f"{name}: {area:.1%}", zorder=front)
+        if baseline == "teacher_safetensors":
+            _teacher_in_one_file(axes, steps)
     _lowest(axes, timelines)
-    axes.set(xlabel="seconds since the start", xlim=(0, horizon_s))
+    axes.set(xscale="log", xlabel="time since the start (logarithmic)", xlim=(None, horizon_s))
+    style.log_ticks(axes.xaxis, second_words)
     figure.legend(loc="outside upper center", ncols=2, title="area: mean accuracy over the time shown")
     return figure
 
@@ -147,7 +153,15 @@ def _staircase(
     """Accuracy as steps that begin at markers; the last one is held to the end."""
     colour, dashes, marker = look
     axes.step([*seconds, end], [*accuracy, accuracy.iloc[-1]], where="post", color=colour, ls=dashes, lw=lw, **keys)
-    axes.plot(seconds, accuracy, ls="", marker=marker, color=colour, ms=6)
+    axes.plot(seconds, accuracy, ls="", marker=marker, color=colour, ms=6, zorder=keys.get("zorder"))
+
+
+def _teacher_in_one_file(axes: Axes, steps: pd.DataFrame) -> None:
+    """When the teacher in one file first answers, in words: its line is under others of the same accuracy."""
+    seconds, colour = steps["seconds"].iloc[0], baseline_look("teacher_safetensors")[1][0]
+    axes.annotate(f"teacher in one file: first answer at {second_words(round(seconds, 2))}", (seconds, steps["mean"].iloc[0]),
+                  xytext=(seconds, 0.1), textcoords=("data", "axes fraction"), ha="right", fontsize=NOTE, color=colour,
+                  arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.8, "relpos": (1, 1)})  # fmt: skip
 
 
 def _lowest(axes: Axes, timelines: pd.DataFrame) -> None:

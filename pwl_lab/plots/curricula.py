@@ -15,6 +15,7 @@ from pwl_lab.study.results import DistillationRuns
 from pwl_lab.training import TrainedModel
 
 ABLATED = {"student": "student alone", "prefix_mean": "prefix order,\nmean on the way", "worst": "worst of all masks"}
+APART = 1.03  # the factor between the points of two curricula at one size, on a logarithmic axis
 # What an ablation changed, where the name in its table is too short to be understood.
 CHANGED = {"equal channels: only where different": "equal channels: no converter there"}
 
@@ -206,10 +207,12 @@ def _of_panel(part: pd.DataFrame, panels: str) -> str:
 
 
 def _lines(axes: Axes, part: pd.DataFrame, size: str, fits: Mapping[str, Sequence[float]]) -> None:
-    """Points and medians of each curriculum."""
-    for name, (colour, dashes, marker) in style.looks(list(dict.fromkeys(part["curriculum"]))).items():
+    """Points and medians of each curriculum; the points a little to one side, so that none hides another's."""
+    looks = style.looks(list(dict.fromkeys(part["curriculum"])))
+    for i, (name, (colour, dashes, marker)) in enumerate(looks.items()):
         mine = part[part["curriculum"] == name]
-        style.seed_points(axes, mine[size], mine["steps"], colour, marker, 40, mine["reached"].tolist())
+        aside = mine[size] * APART ** (i - (len(looks) - 1) / 2)
+        style.seed_points(axes, aside, mine["steps"], colour, marker, 40, mine["reached"].tolist())
         label = _name(name)
         if name in fits:
             low, middle, high = fits[name]
@@ -257,8 +260,8 @@ def two_phase_curves(table: pd.DataFrame) -> Figure:
 
 
 def _name(curriculum: str) -> str:
-    """The name of a curriculum, or of PWL only, in legends."""
-    return "PWL only" if curriculum == PWL_ONLY[0] else curriculum.replace("_", "-")
+    """The name of a curriculum, or of plain PWL, in legends."""
+    return "plain PWL" if curriculum == PWL_ONLY[0] else curriculum.replace("_", "-")
 
 
 def _share_frame(figure: Figure, panels: Sequence[Axes], label: str) -> None:
@@ -272,7 +275,7 @@ def _share_frame(figure: Figure, panels: Sequence[Axes], label: str) -> None:
 def crossing_histories(found: Sequence[Crossed], chance: float | None = None) -> Figure:
     """The student's validation accuracy over training: one panel per loading, one line with a band per curriculum.
 
-    PWL only, for comparison, is in every panel.
+    Plain PWL, for comparison, is in every panel.
 
     Arguments:
     - `found`: the students, as from `crossing.crossed_pairs`.
@@ -303,7 +306,7 @@ def crossing_histories(found: Sequence[Crossed], chance: float | None = None) ->
 def crossing_prefixes(table: pd.DataFrame) -> Figure:
     """Accuracy by loaded teacher blocks: a panel per loading, a line per curriculum (mean, bars from worst to best seed).
 
-    `table` as from `crossing.crossing_table`. PWL only, for comparison, is in every panel.
+    `table` as from `crossing.crossing_table`. Plain PWL, for comparison, is in every panel.
     """
     alone = table["curriculum"] == PWL_ONLY[0]
     loadings = [name for name in LOADINGS if (table.loc[~alone, "loading"] == name).any()]
@@ -325,13 +328,15 @@ def crossing_prefixes(table: pd.DataFrame) -> Figure:
 def crossing_chart(table: pd.DataFrame) -> Figure:
     """All combinations, for the student, prefix order and all mixes on one scale: points are seeds, bars means.
 
+    Up and down within a row the points are only kept apart.
+
     `table` as from `crossing.crossing_table`.
     """
     groups = table.groupby(["curriculum", "loading"], sort=False)
     figure, panels = style.row_of_axes(9, 0.32 * len(groups) + 1.2, len(MEASURES), sharex=True, sharey=True)
     for axes, (measure, title) in zip(panels, MEASURES.items(), strict=True):
         for row, ((curriculum, _), mine) in enumerate(groups):
-            style.seed_row(axes, row, mine[measure], mine[measure].mean(), CURRICULUM[curriculum])
+            style.seed_row(axes, row, mine[measure], mine[measure].mean(), CURRICULUM[curriculum], apart=0.2)
         axes.set_title(title, fontsize=NOTE)
         axes.xaxis.set_major_formatter(Percent())
         axes.set_xlabel("test accuracy")

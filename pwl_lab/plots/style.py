@@ -30,7 +30,7 @@ NETWORK: dict[str, Look] = {"teacher": ("#D55E00", "-", "o"), "student": ("#56B4
 OWNER = {"T": NETWORK["teacher"][0], "S": NETWORK["student"][0]}
 OWNER_NAME = {"T": "teacher", "S": "student"}
 OWNER_INK = {"T": "#A84600", "S": "#1A6FA3"}  # the same two hues, dark enough for text and thin lines
-# For a curriculum ("none": PWL only); a reader's own ones take the spare entries in turn.
+# For a curriculum ("none": plain PWL); a reader's own ones take the spare entries in turn.
 CURRICULUM: dict[str, Look] = {
     "scratch": ("#A6A6A6", ":", "X"),
     "one_shot": ("#332288", "--", "s"),

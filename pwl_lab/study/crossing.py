@@ -65,7 +65,7 @@ def image_curricula(settings: CrossingSettings, n_blocks: int) -> dict[str, Curr
 
 
 def combinations(loadings: Sequence[str]) -> list[tuple[str, str]]:
-    """(curriculum, loading) of every student of a seed: PWL only, then each curriculum with each of `loadings`."""
+    """(curriculum, loading) of every student of a seed: plain PWL, then each curriculum with each of `loadings`."""
     chosen = [loading for loading in LOADINGS if loading in loadings]
     return [PWL_ONLY, *((name, loading) for name in ("one_shot", "progressive", "extracted") for loading in chosen)]
 
@@ -135,7 +135,7 @@ def crossing_table(found: Sequence[Crossed]) -> pd.DataFrame:
 
 
 def against_pwl(table: pd.DataFrame, measure: str) -> pd.DataFrame:
-    """Each student against PWL only on the same seed: curriculum, loading, seed, difference of `measure`."""
+    """Each student against plain PWL on the same seed: curriculum, loading, seed, difference of `measure`."""
     alone = table[(table["curriculum"] == PWL_ONLY[0])].set_index("seed")[measure]
     others = table[table["curriculum"] != PWL_ONLY[0]]
     difference = others[measure].to_numpy() - alone.loc[others["seed"]].to_numpy()
@@ -143,7 +143,7 @@ def against_pwl(table: pd.DataFrame, measure: str) -> pd.DataFrame:
 
 
 def against_pwl_intervals(table: pd.DataFrame) -> pd.DataFrame:
-    """Every curriculum and loading against PWL only: mean difference over seeds with its 95% interval, in points.
+    """Every curriculum and loading against plain PWL: mean difference over seeds with its 95% interval, in points.
 
     Columns curriculum, loading, measure, low, mean, high.
     """

@@ -86,12 +86,12 @@ def stored_pairs(settings: DashboardSettings, at_most: int | None = None) -> Sto
 def _pairs_of(sizes: LoadingSettings | CrossingSettings, seed: int) -> Iterator[tuple[str, Callable[[], Pair]]]:
     """What a notebook with these sizes trains: curriculum as menus call it, and the recipe."""
     if isinstance(sizes, LoadingSettings):
-        yield "PWL only (notebook 04)", lambda: recipes.loading_pair(sizes, seed)[1]
+        yield "plain PWL (notebook 04)", lambda: recipes.loading_pair(sizes, seed)[1]
         return
     for name, loading in crossing.combinations(sizes.loadings):
         words = f"{name.replace('_', '-')}, {crossing.LOADING_WORDS[loading]} (notebook 05)"
         if (name, loading) == crossing.PWL_ONLY:
-            words = "PWL only (notebook 05)"
+            words = "plain PWL (notebook 05)"
         yield words, partial(crossing.crossed_pair, sizes, seed, name, loading)
 
 

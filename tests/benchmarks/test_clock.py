@@ -269,8 +269,12 @@ def test_metrics_are_nested_by_level():
 
 def test_the_figures_show_what_the_tables_say(written, data):
     table = harness.timelines(written, QUICK, data).assign(seed=0)
-    labels = {text.get_text().split(":")[0] for text in plots.anytime_chart(table, 1.0).legends[0].get_texts()}
+    anytime = plots.anytime_chart(table, 1.0)
+    labels = {text.get_text().split(":")[0] for text in anytime.legends[0].get_texts()}
     assert labels == {plots.clock.baseline_look(name)[0] for name in harness.ANYTIME_BASELINES}
+    alone = table.loc[table["way"] == "teacher_safetensors", "seconds"].iloc[0]
+    words = [text.get_text() for text in anytime.axes[0].texts]
+    assert f"teacher in one file: first answer at {plots.clock.second_words(round(alone, 2))}" in words
     assert len(plots.bytes_chart(table).legends[0].get_texts()) == len(harness.ANYTIME_BASELINES)
     times = harness.first_predictions({"small": written}, {"small": ["warm"]}, repeats=1)
     (panel,) = plots.first_prediction_chart(times).axes

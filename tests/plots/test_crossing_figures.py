@@ -17,7 +17,7 @@ from pwl_lab.study.crossing import LOADING_WORDS, LOADINGS, MEASURES, Crossed
 from pwl_lab.swap.masks import all_masks
 
 SEEDS = (4, 1)
-NAMES = ["PWL only", "one-shot", "progressive", "extracted"]
+NAMES = ["plain PWL", "one-shot", "progressive", "extracted"]
 CURRICULA = ["none", "one_shot", "progressive", "extracted"]
 LOOKS = CURRICULUM
 
@@ -111,7 +111,7 @@ def titles(figure):
 
 
 def of(curriculum, loading):
-    """The students that a panel shows of a curriculum; PWL only is in every one."""
+    """The students that a panel shows of a curriculum; plain PWL is in every one."""
     wanted = "combined" if curriculum == "none" else loading
     return [one for one in FOUND if (one.curriculum, one.loading) == (curriculum, wanted)]
 
@@ -159,7 +159,7 @@ def test_the_chart_has_a_row_for_every_combination_with_a_point_per_seed():
     figure = plots.crossing_chart(TABLE)
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     ways = crossing.combinations(crossing.LOADINGS)
-    assert names == ["PWL only"] + [
+    assert names == ["plain PWL"] + [
         f"{curriculum.replace('_', '-')}: {LOADING_WORDS[loading]}" for curriculum, loading in ways[1:]
     ]
     assert titles(figure) == list(MEASURES.values())
@@ -167,7 +167,8 @@ def test_the_chart_has_a_row_for_every_combination_with_a_point_per_seed():
         for row, (way, points, bar) in enumerate(zip(ways, axes.collections, axes.get_lines(), strict=True)):
             mine = TABLE[(TABLE["curriculum"] == way[0]) & (TABLE["loading"] == way[1])]
             assert len(mine) == len(SEEDS)
-            assert points.get_offsets().tolist() == [[value, row] for value in mine[measure]]
+            assert points.get_offsets()[:, 0].tolist() == mine[measure].tolist()
+            assert points.get_offsets()[:, 1].tolist() == pytest.approx(np.linspace(row - 0.2, row + 0.2, len(SEEDS)))
             assert same_color(points.get_facecolor()[0], LOOKS[way[0]][0])
             assert bar.get_xdata() == pytest.approx([mine[measure].mean()] * 2)
             assert np.mean(bar.get_ydata()) == pytest.approx(row)

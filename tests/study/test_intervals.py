@@ -88,6 +88,10 @@ def test_slopes_leave_out_sizes_where_half_ran_out_of_budget():
     points = points_of({8: [64, 64, 64], 16: [256, 256, 1000], 32: [1000, 1000, 512]})
     assert complexity.fitted_slopes(points)["one_shot"][1] == pytest.approx(2.0)
     assert plots.scaling_curves(points, slopes={3: {"one_shot": (1.0, 2.0, 3.0)}}, theory={3: 2}).axes
+    both = pd.concat([points, points.assign(curriculum="extracted")])
+    left, right = (dots.get_offsets()[:, 0] for dots in plots.scaling_curves(both).axes[0].collections)
+    assert (left < right).all()  # the same points, none on another
+    assert (abs(left / points["n"] - 1) < 0.02).all()
     with pytest.warns(UserWarning, match=r"one_shot: .*Raise budget_steps"):
         complexity.fitted_slopes(points_of({8: [64, 64], 16: [1000, 1000]}))
 

@@ -70,15 +70,15 @@ def test_what_is_there_is_offered_and_the_rest_named(monkeypatch):
         monkeypatch.setattr(stored_pairs, name, lambda *_: some_predictions())
     found = stored_pairs.stored_pairs(SETTINGS)
     assert list(found.pairs) == [
-        ("vit", "PWL only (notebook 04)"),
-        ("resnet", "PWL only (notebook 05)"),
+        ("vit", "plain PWL (notebook 04)"),
+        ("resnet", "plain PWL (notebook 05)"),
         ("resnet", "one-shot, then PWL (notebook 05)"),
     ]
     assert set(found.samples) == set(found.pairs)
     missing = [f"pairs of notebook {name}" for name in ("04, vgg", "04, resnet", "05, vgg", "05, vit")]
     assert list(found.missing.commands) == missing
     first = stored_pairs.stored_pairs(SETTINGS, at_most=1)
-    assert list(first.pairs) == list(first.samples) == [("vit", "PWL only (notebook 04)")]
+    assert list(first.pairs) == list(first.samples) == [("vit", "plain PWL (notebook 04)")]
     orders = {"prefix": ["SSS", "TSS", "TTS", "TTT"]}
     loader = widgets.layer_loader(found.pairs, found.samples, orders=orders)
     assert all(len(one["groups"]) == 2 for one in loader.data["pairs"])
