@@ -50,6 +50,7 @@ from pwl_lab.plots.pairs import (
     similarity_chart,
 )
 from pwl_lab.plots.pictures import PictureFigure, TemperatureFigure, drawn_pictures, soft_targets
+from pwl_lab.plots.strings import derivation_tree, predictable, probe_lines, teacher_phases
 from pwl_lab.plots.sweep import sweep_curves
 from pwl_lab.support.progress import draw_with
 
@@ -77,6 +78,7 @@ __all__ = [
     "crossing_chart",
     "crossing_histories",
     "crossing_prefixes",
+    "derivation_tree",
     "drawn_pictures",
     "first_prediction_chart",
     "image_grid",
@@ -91,7 +93,9 @@ __all__ = [
     "parity_crossing",
     "planned_chart",
     "planned_charts",
+    "predictable",
     "predictions_by_mask",
+    "probe_lines",
     "projected_probe",
     "scaling_curves",
     "similarity_chart",
@@ -99,5 +103,6 @@ __all__ = [
     "steps_to_threshold",
     "sweep_curves",
     "teacher_curve",
+    "teacher_phases",
     "two_phase_curves",
 ]

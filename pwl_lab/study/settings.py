@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field
 
 from pwl_lab.study.image_settings import CrossingSettings, ImageSettings, LoadingSettings
+from pwl_lab.study.language_settings import LanguageCurriculumSettings
 from pwl_lab.support import paths
 from pwl_lab.support.config import Device, EachOnce, Epochs, Family, Fraction, LearningRate, Seeds, Settings, Steps
 from pwl_lab.support.errors import invalid
@@ -22,6 +23,7 @@ __all__ = [
     "DashboardSettings",
     "FromScratchSettings",
     "ImageSettings",
+    "LanguageCurriculumSettings",
     "LoadingSettings",
     "ParityTransformerSettings",
     "ReportSettings",
@@ -304,6 +306,7 @@ SETTINGS: dict[str, type[Settings]] = {
         LoadingSettings,
         CrossingSettings,
         ClockSettings,
+        LanguageCurriculumSettings,
         ComplexitySettings,
         ReportSettings,
         DashboardSettings,
