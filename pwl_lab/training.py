@@ -26,7 +26,7 @@ from pwl_lab.models.blocknet import BlockNet, ModelConfig, build, evaluating
 from pwl_lab.support.config import Fraction, Frozen, LearningRate, Steps
 from pwl_lab.support.errors import DivergedError, invalid
 from pwl_lab.support.progress import Progress
-from pwl_lab.tasks.base import Batch, Task, accuracy, batches_of, check_inputs, split_of
+from pwl_lab.tasks.base import Batch, Task, accuracy, batches_of, check_inputs, label_loss, split_of
 from pwl_lab.tasks.checks import check_count
 
 
@@ -271,7 +271,7 @@ class SupervisedLearner(Learner):
     def losses(self, batch: Batch, step: int) -> Losses:
         """`total`: the mean cross-entropy."""
         self.model.train()
-        return {"total": nn.functional.cross_entropy(self.model(batch.inputs), batch.labels)}
+        return {"total": label_loss(self.model(batch.inputs), batch.labels)}
 
     def evaluate(self, step: int) -> list[dict[str, Any]]:
         """Validation accuracy and cross-entropy; keeps a checkpoint if the plan asks for them."""
@@ -280,7 +280,7 @@ class SupervisedLearner(Learner):
         if self.plan.keep_checkpoints and self.reached_at is None:
             state = {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
             self.checkpoints.append(Checkpoint(step, value, state))
-        loss = nn.functional.cross_entropy(logits, self.validation.labels).item()
+        loss = label_loss(logits, self.validation.labels).item()
         return [{"accuracy": value, "validation_loss": loss}]
 
     def finished(self, step: int, rows: list[dict[str, Any]], optimiser: torch.optim.Optimizer) -> bool:
@@ -293,10 +293,11 @@ class SupervisedLearner(Learner):
 
 
 @torch.no_grad()
-def predict(model: nn.Module, inputs: Tensor, chunk: int = 1024) -> Float[Tensor, "batch classes"]:
+def predict(model: nn.Module, inputs: Tensor, chunk: int = 1024) -> Float[Tensor, "batch *tokens classes"]:
     """Compute logits in eval mode; the model returns to its previous mode afterwards.
 
-    Raises InvalidValueError unless `inputs` are finite floats of the model's type and on its device.
+    Raises InvalidValueError unless `inputs` are what the model takes (finite floats of its type, or its tokens) and on
+    its device.
 
     Arguments:
     - `model`: maps inputs to logits.

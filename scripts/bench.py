@@ -23,11 +23,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from pwl_lab.benchmarks.baselines import write_full_size
 from pwl_lab.benchmarks.harness import reading_rates
 from pwl_lab.distill.curriculum import extracted, one_shot, progressive
-from pwl_lab.distill.students import CurriculumLearner
+from pwl_lab.distill.students import Cohort, CurriculumLearner, SeparateCohort
 from pwl_lab.distill.targets import Member, TeacherTargets, calibration_inputs
 from pwl_lab.fast.allocator import keep_freed_memory
 from pwl_lab.fast.stacked import StackedCohort
-from pwl_lab.models import BlockNet, ModelConfig, build, mlp
+from pwl_lab.models import BlockNet, LanguageTransformerConfig, ModelConfig, build, mlp
 from pwl_lab.study.recipes import image_models, image_task
 from pwl_lab.study.settings import LoadingSettings
 from pwl_lab.study.store import provenance
@@ -38,7 +38,7 @@ from pwl_lab.support.seeding import generator
 from pwl_lab.swap.masks import random_masks
 from pwl_lab.swap.pair_training import PairLearner, PairLossConfig
 from pwl_lab.swap.swapnet import SwapNet
-from pwl_lab.tasks.base import Batch
+from pwl_lab.tasks.base import IGNORED, Batch
 from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.training import Checkpoint, SupervisedLearner, TrainedModel, TrainPlan, make_optimiser
 
@@ -138,6 +138,40 @@ def _plain_student(
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
+
+
+def language_row() -> dict[str, object]:
+    """12 language models (2 curricula x 6 seeds) side by side, against one after another, at batch 8 with Adam.
+
+    Half of the steps are in the extracted curriculum's stage of all blocks at once; speed does not depend on the strings.
+    """
+    steps, strings = 12, {"length": 18, "n_tokens": 5, "n_classes": 3}
+    config, student = (LanguageTransformerConfig(**strings, width=w, heads=h) for w, h in ((64, 8), (16, 2)))
+    net = build(config, 0).eval().requires_grad_(False)
+    curricula = {"one_shot": one_shot(), "extracted": extracted(steps // 2, at_once=True)}
+    members = [Member(name, seed, c.for_blocks(4)) for name, c in curricula.items() for seed in range(6)]
+    plan = TrainPlan(steps=steps, lr=8e-3, optimiser="adam")
+    random = generator(0, "data")
+    batch = Batch(torch.randint(4, (8, 18), generator=random), torch.randint(3, (8, 18), generator=random))
+    batch.labels[torch.rand(8, 18, generator=random) > 0.3] = IGNORED
+    teacher, shapes = TrainedModel(config, net, None, [], 1.0, 0, ""), student.make().state_shapes((18,))
+
+    def learner_of(kind: type[Cohort], some: list[Member]) -> tuple[CurriculumLearner, torch.optim.Optimizer]:
+        targets = TeacherTargets(teacher, some, shapes)
+        targets.calibrate(batch.inputs)
+        learner = CurriculumLearner(kind([build(student, one.seed) for one in some]), some, targets, batch, plan)
+        return learner, make_optimiser(plan, learner.parameter_groups(plan.lr))
+
+    def work(learners: list[tuple[CurriculumLearner, torch.optim.Optimizer]]) -> None:
+        for learner, optimiser in learners:
+            for step in range(steps):
+                optimiser.zero_grad()
+                learner.losses(batch, step)["total"].backward()
+                optimiser.step()
+
+    cohort, alone = [learner_of(StackedCohort, members)], [learner_of(SeparateCohort, [one]) for one in members]
+    ours, reference = rates(lambda: work(cohort), lambda: work(alone), (12 * steps, 12 * steps))
+    return row("cohort of 12 language models, width 16, batch 8", "student-steps/s", ours, reference)
 
 
 def pair_rows(family: str, masks: str, groups: int) -> list[dict[str, object]]:
@@ -268,7 +302,7 @@ def main() -> None:
     """Measure all rows, print and write them."""
     with one_thread():  # as everything is trained
         keep_freed_memory()
-        rows = [cohort_row()]
+        rows = [cohort_row(), language_row()]
         for family in ("vgg", "resnet", "vit"):
             rows += pair_rows(family, "all", 4) + pair_rows(family, "prefix", 1)
         rows += [family_row(family) for family in ("vgg", "resnet", "vit")]

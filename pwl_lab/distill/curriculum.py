@@ -50,11 +50,21 @@ class TeacherOutput(Frozen):
         return "final output" if self.final else f"checkpoint at step {self.at_step}"
 
 
+Block = Annotated[int, Field(ge=1)]
+Blocks = Annotated[tuple[Block, ...], Field(min_length=1)]
+
+
 class TeacherHidden(Frozen):
-    """Regress the student's hidden state onto a random projection of the final teacher's, in the same block."""
+    """Regress the student's hidden state onto a random projection of the final teacher's, in the same block.
+
+    With several blocks at once, the loss is the mean over the blocks.
+    """
 
     kind: Literal["hidden"] = "hidden"
-    block: int | None = Field(None, ge=1, description="which block, from 1; None: each block in turn, shallow to deep")
+    block: Block | Blocks | Literal["all"] | None = Field(
+        None,
+        description="which block, from 1; None: each block in turn, shallow to deep; several at once: (1, 2), or `all`",
+    )
     centre: bool = Field(True, description="subtract the projection's mean, unit by unit")
     scale: bool = Field(True, description="divide by the projection's standard deviation over all units")
     weight: float = Field(5.0, gt=0.0, description="what the mean squared error is multiplied by")
@@ -63,16 +73,37 @@ class TeacherHidden(Frozen):
     )
     orthogonal: bool = Field(False, description="orthonormal columns instead of independent Gaussian ones")
 
+    @field_validator("block")
+    @classmethod
+    def _each_once(cls, block: Any) -> Any:
+        if isinstance(block, tuple) and len(set(block)) < len(block):
+            raise ValueError("each block once")
+        return block
+
     @property
-    def in_block(self) -> int:
-        """The block. Raises InvalidValueError before `Curriculum.for_blocks` has set it."""
-        if self.block is None:
-            raise invalid("block", None, "a number: Curriculum.for_blocks gives each block in turn a stage of its own")
-        return self.block
+    def blocks(self) -> tuple[int, ...]:
+        """The blocks, in order. Raises InvalidValueError before `Curriculum.for_blocks` has set them."""
+        if self.block is None or self.block == "all":
+            raise invalid("block", self.block, "set by Curriculum.for_blocks, which knows how many blocks there are")
+        return (self.block,) if isinstance(self.block, int) else self.block
+
+    @property
+    def parts(self) -> list["TeacherHidden"]:
+        """A target for each of its blocks."""
+        return [self.model_copy(update={"block": block}) for block in self.blocks]
 
     def __str__(self) -> str:
         """For figures."""
-        return "each block" if self.block is None else f"block {self.block}, projected"
+        if self.block is None:
+            return "each block"
+        if isinstance(self.block, int):
+            return f"block {self.block}, projected"
+        return f"{'all blocks' if self.block == 'all' else f'blocks {_joined(self.block)}'} at once, projected"
+
+
+def _joined(numbers: Sequence[int]) -> str:
+    """Such as `1, 2 and 4`."""
+    return " and ".join(filter(None, [", ".join(map(str, numbers[:-1])), str(numbers[-1])]))
 
 
 Target = Annotated[Labels | TeacherOutput | TeacherHidden, Field(discriminator="kind")]
@@ -82,12 +113,17 @@ class Stage(Frozen):
     """Pursue `target` for `steps` optimiser steps (None: until the end).
 
     `trains`: `reach` trains every layer that the target depends on (for a hidden state: the stem and all blocks up to
-    and including its own); `block` trains only the target's block and freezes those below.
+    and including its own); `block` trains only the target's block, which must be a single one, and freezes those below.
     """
 
     target: Target
     steps: int | None = Field(None, description="length in optimiser steps, at least 1; None: until the end")
     trains: Literal["reach", "block"] = "reach"
+
+    @property
+    def targets(self) -> Sequence[Target]:
+        """The target; one of several blocks at once as one for each block."""
+        return self.target.parts if isinstance(self.target, TeacherHidden) else [self.target]
 
     @field_validator("steps")
     @classmethod
@@ -100,6 +136,12 @@ class Stage(Frozen):
     def _block_needs_hidden(self) -> Self:
         if self.trains == "block" and self.target.kind != "hidden":
             raise ValueError("trains = 'block' needs a hidden target; labels and outputs train the whole network")
+        if (
+            self.trains == "block"
+            and isinstance(self.target, TeacherHidden)
+            and isinstance(self.target.block, str | tuple)
+        ):
+            raise ValueError("trains = 'block' needs a target of one block, not of several at once")
         return self
 
 
@@ -116,7 +158,7 @@ class Curriculum(Frozen):
         return self
 
     def for_blocks(self, n_blocks: int) -> "Curriculum":
-        """The same curriculum with every hidden target of `block=None` expanded to one stage per block.
+        """The same curriculum with all blocks numbered: a hidden target of `block=None` becomes one stage per block.
 
         Raises InvalidValueError for a block beyond `n_blocks`, and if several stages would have no length.
         """
@@ -126,13 +168,15 @@ class Curriculum(Frozen):
             if not isinstance(target, TeacherHidden):
                 stages.append(stage)
                 continue
-            blocks = range(1, n_blocks + 1) if target.block is None else [target.block]
+            every = tuple(range(1, n_blocks + 1))
+            blocks = every if target.block is None else [every if target.block == "all" else target.block]
             if stage.steps is None and len(blocks) > 1:
                 raise invalid("steps", None, f"a number of steps: each of the {n_blocks} blocks needs a length")
             for block in blocks:
-                if block > n_blocks:
-                    raise invalid("block", block, f"from 1 to {n_blocks}, the blocks that both networks have")
-                stages.append(stage.model_copy(update={"target": target.model_copy(update={"block": block})}))
+                numbered = target.model_copy(update={"block": block})
+                if (last := max(numbered.blocks)) > n_blocks:
+                    raise invalid("block", last, f"from 1 to {n_blocks}, the blocks that both networks have")
+                stages.append(stage.model_copy(update={"target": numbered}))
         return Curriculum(stages=tuple(stages))
 
     def starts(self) -> list[int]:
@@ -186,18 +230,26 @@ def progressive(
 
 
 def extracted(
-    steps: int = 1_500, blocks: Sequence[int] | None = None, temperature: float = 1.0, **target: Any
+    steps: int = 1_500,
+    blocks: Sequence[int] | None = None,
+    temperature: float = 1.0,
+    at_once: bool = False,
+    **target: Any,
 ) -> Curriculum:
     """Match a random projection of the final teacher's hidden states, from shallow to deep, then its output.
 
     No checkpoint is needed (arXiv 2503.17494).
 
     Arguments:
-    - `steps`: optimiser steps on each block.
-    - `blocks`: which blocks, from 1; all by default.
+    - `steps`: optimiser steps on each block, or on all of them together.
+    - `blocks`: which blocks, from 1, in this order: `[4]` is one block only, `[4, 3, 2, 1]` deep to shallow. By default
+      all, shallow to deep.
     - `temperature`: of the output.
+    - `at_once`: match all these blocks in a single stage.
     - `target`: options of `TeacherHidden`: weight, centre, scale, width, orthogonal.
     """
-    numbers = [None] if blocks is None else list(blocks)
+    numbers: list[Any] = [None] if blocks is None else list(blocks)
+    if at_once:
+        numbers = ["all" if blocks is None else tuple(blocks)]
     stages = [Stage(target=TeacherHidden(block=number, **target), steps=steps) for number in numbers]
     return Curriculum(stages=(*stages, *one_shot(temperature).stages))

@@ -1,30 +1,39 @@
 """Distillation losses as pure functions of tensors, and the loss for each kind of curriculum target."""
 
+import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
 from pwl_lab.distill.curriculum import Labels, Target, TeacherHidden
+from pwl_lab.models.blocknet import real_tokens
 from pwl_lab.support.errors import invalid
 
 
 def target_loss(
-    target: Target, ours: Float[Tensor, "members batch _ *_"], wanted: Shaped[Tensor, "*_"]
+    target: Target, ours: Float[Tensor, "members batch _ *_"], wanted: Shaped[Tensor, "*_"], pads: bool = False
 ) -> Float[Tensor, " members"]:
     """The loss of each student in a cohort for `target`. A single student is a cohort of one.
 
     Arguments:
-    - `target`: the target of the current stage.
-    - `ours`: each student's hidden state in the target's block, or its logits for any other target.
+    - `target`: the target of the current stage; a hidden one has a single block.
+    - `ours`: each student's hidden state in the target's block, or its logits for any other target (`scored`).
     - `wanted`: the result of `TeacherTargets.compute` for the target: the labels, the teacher's class probabilities, or
       its hidden state projected for each student.
+    - `pads`: whether hidden states are zero at padded positions (`BlockNet.pads`), which then do not count.
     """
     if isinstance(target, TeacherHidden):
         difference = ours[:, :, : target.width] - wanted  # (members, batch, channels, *positions)
-        return target.weight * difference.square().mean(dim=tuple(range(1, difference.dim())))
+        loss = target.weight * difference.square().mean(dim=tuple(range(1, difference.dim())))
+        return loss / real_share(wanted[0]) if pads else loss
     if isinstance(target, Labels):
         wanted = F.one_hot(wanted, ours.shape[-1]).to(ours.dtype)  # (batch, classes)
     return cross_entropy_to(ours, wanted)
+
+
+def real_share(state: Float[Tensor, "batch channels tokens"]) -> Float[Tensor, ""]:
+    """The fraction of positions that are not padded; a mean over all positions, divided by it, is one over real tokens."""
+    return real_tokens(state).to(state.dtype).mean().clamp_min(torch.finfo(state.dtype).tiny)
 
 
 def soft_loss(
@@ -41,6 +50,8 @@ def soft_loss(
     """
     if temperature <= 0:
         raise invalid("temperature", temperature, "above 0; use teacher_probabilities for the limit 0")
+    if not len(student):
+        return student.sum()  # a group of strings without a scored token
     divergence = F.kl_div(
         F.log_softmax(student / temperature, dim=-1),  # (batch, classes)
         F.log_softmax(teacher / temperature, dim=-1),  # (batch, classes)
@@ -68,5 +79,9 @@ def teacher_probabilities(
 def cross_entropy_to(
     logits: Float[Tensor, "*members batch classes"], target: Float[Tensor, "*#members batch classes"]
 ) -> Float[Tensor, "*members"]:
-    """Cross-entropy against target probabilities, in nats, averaged over the batch (the last but one dimension)."""
-    return -(target * logits.log_softmax(dim=-1)).sum(dim=-1).mean(dim=-1)
+    """Cross-entropy against target probabilities, in nats, averaged over the batch (the last but one dimension).
+
+    It is 0 for an empty batch: strings without a scored token.
+    """
+    terms = -(target * logits.log_softmax(dim=-1)).sum(dim=-1)
+    return terms.mean(dim=-1) if terms.shape[-1] else terms.sum(dim=-1)

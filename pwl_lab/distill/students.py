@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from torch import Tensor, nn
 
 from pwl_lab.distill.curriculum import Stage, Target, TeacherHidden
@@ -20,7 +20,7 @@ from pwl_lab.fast import is_plain
 from pwl_lab.fast.stacked import StackedCohort, is_stackable
 from pwl_lab.models.blocknet import BlockNet, ModelConfig, build
 from pwl_lab.support.errors import invalid
-from pwl_lab.tasks.base import Batch, Task, batches_of, split_of
+from pwl_lab.tasks.base import Batch, Task, batches_of, scored, split_of
 from pwl_lab.training import Learner, Losses, TrainedModel, TrainPlan, train
 
 
@@ -43,16 +43,17 @@ class SeparateCohort:
         """The parameters for the optimiser."""
         return [parameter for student in self.students for parameter in student.parameters()]
 
-    def hidden_state(
-        self, inputs: Float[Tensor, "batch *shape"], block: int, first_trained: int = 1
-    ) -> Float[Tensor, "members batch channels *positions"]:
-        """Each student's hidden state after `block` (from 1), on the same inputs; later layers are not computed.
+    def hidden_states(
+        self, inputs: Num[Tensor, "batch *shape"], last: int, first_trained: int = 1
+    ) -> list[Float[Tensor, "members batch _ *_"]]:
+        """Each student's hidden states up to block `last` (from 1), on the same inputs; later layers are not computed.
 
         Blocks before `first_trained` run in eval mode and get no gradient.
         """
-        return torch.stack([_hidden_state(student, inputs, block, first_trained) for student in self.students])
+        found = [_hidden_states(student, inputs, last, first_trained) for student in self.students]
+        return [torch.stack(states) for states in zip(*found, strict=True)]
 
-    def logits(self, inputs: Float[Tensor, "batch *shape"]) -> Float[Tensor, "members batch classes"]:
+    def logits(self, inputs: Num[Tensor, "batch *shape"]) -> Float[Tensor, "members batch *tokens classes"]:
         """Each student's logits on the same inputs."""
         return torch.stack([student(inputs) for student in self.students])
 
@@ -85,18 +86,19 @@ class SeparateCohort:
 Cohort = SeparateCohort | StackedCohort
 
 
-def _hidden_state(
-    student: BlockNet, inputs: Float[Tensor, "batch *shape"], block: int, first_trained: int
-) -> Float[Tensor, "batch channels *positions"]:
-    """See `SeparateCohort.hidden_state`."""
+def _hidden_states(
+    student: BlockNet, inputs: Num[Tensor, "batch *shape"], last: int, first_trained: int
+) -> list[Float[Tensor, "batch _ *_"]]:
+    """See `SeparateCohort.hidden_states`."""
     for module in [student.stem, *student.blocks[: first_trained - 1]] if first_trained > 1 else []:
         module.eval()
-    state: Tensor = student.stem(inputs)
-    for number, part in enumerate(student.blocks[:block], start=1):
+    state, states = student.stem(inputs), []
+    for number, part in enumerate(student.blocks[:last], start=1):
         if 1 < number == first_trained:
             state = state.detach()
         state = part(state)
-    return state
+        states.append(state)
+    return states
 
 
 def make_cohort(config: ModelConfig, seeds: Sequence[int], device: str = "cpu") -> Cohort:
@@ -120,31 +122,36 @@ class CurriculumGroup:
     def losses(
         self,
         stage: Stage,
-        inputs: Float[Tensor, "batch *shape"],
+        batch: Batch,
         wanted: Mapping[Target, Tensor],
         targets: TeacherTargets,
     ) -> Float[Tensor, " members"]:
         """One loss per student; `wanted` is the result of `targets.compute` for the batch."""
-        target = stage.target
         self.cohort.train()
-        if isinstance(target, TeacherHidden):
-            block, rows = target.in_block, targets.rows(target, [member.seed for member in self.members])
-            ours = self.cohort.hidden_state(inputs, block, first_trained=block if stage.trains == "block" else 1)
+        if not isinstance(stage.target, TeacherHidden):
+            ours = scored(self.cohort.logits(batch.inputs), batch.labels)
+            return target_loss(stage.target, ours, wanted[stage.target])
+        blocks, seeds = stage.target.blocks, [member.seed for member in self.members]
+        first_trained = max(blocks) if stage.trains == "block" else 1
+        states = self.cohort.hidden_states(batch.inputs, max(blocks), first_trained)
+        losses = []
+        for block, target in zip(blocks, stage.target.parts, strict=True):
+            theirs = wanted[target][targets.rows(target, seeds)]
             # Each member's numbers contiguous, whatever the cohort: the same mean, bit for bit.
-            return target_loss(target, ours.contiguous(), wanted[target][rows])
-        return target_loss(target, self.cohort.logits(inputs), wanted[target])
+            losses.append(target_loss(target, states[block - 1].contiguous(), theirs, targets.pads))
+        return torch.stack(losses).mean(dim=0)
 
     def in_last_stage(self, step: int) -> bool:
         """Whether step `step` (counted from 0) is in the last stage."""
         return self.curriculum.number_at(step) == len(self.curriculum.stages)
 
     def hits(self, split: Batch) -> list[int]:
-        """How many samples each student gets right; one with a logit that is not finite is marked as diverged."""
+        """How many scored labels each student gets right; one with a logit that is not finite is marked as diverged."""
         self.cohort.train(False)
         hits = torch.zeros(len(self.members), dtype=torch.long, device=split.labels.device)
         for inputs, labels in zip(torch.split(split.inputs, 1024), torch.split(split.labels, 1024), strict=True):
-            logits = self.cohort.logits(inputs)  # (members, batch, classes)
-            hits += (logits.argmax(dim=-1) == labels).sum(dim=1)
+            logits = scored(self.cohort.logits(inputs), labels)  # (members, scored, classes)
+            hits += (logits.argmax(dim=-1) == scored(labels, labels)).sum(dim=1)
             self.diverged |= ~logits.isfinite().flatten(1).all(dim=1)
         return [int(number) for number in hits]
 
@@ -194,11 +201,11 @@ class CurriculumLearner(Learner):
         A student whose loss is not finite has diverged: it is left out of all terms and does not affect the others.
         """
         stages = [group.curriculum.stage_at(step) for group in self.groups]
-        wanted = self.targets.compute(batch, {stage.target for stage in stages})
+        wanted = self.targets.compute(batch, {target for stage in stages for target in stage.targets})
         terms: dict[str, list[Tensor]] = defaultdict(list)
         going: dict[str, list[Tensor]] = defaultdict(list)
         for group, stage in zip(self.groups, stages, strict=True):
-            values = group.losses(stage, batch.inputs, wanted, self.targets)  # (members)
+            values = group.losses(stage, batch, wanted, self.targets)  # (members)
             group.diverged |= ~values.detach().isfinite()
             terms[stage.target.kind].append(values.masked_fill(group.diverged, 0.0).sum())
             going[stage.target.kind].append((~group.diverged).sum())
@@ -223,9 +230,9 @@ class CurriculumLearner(Learner):
             stage, hits = group.curriculum.number_at(done), group.hits(self.evaluation)
             known = group.hits(self.validation) if group.in_last_stage(done) else [math.nan] * len(hits)
             for position, who in enumerate(group.members):
-                value = math.nan if group.diverged[position] else hits[position] / len(self.evaluation)
+                value = math.nan if group.diverged[position] else hits[position] / self.evaluation.n_scored
                 row = {"curriculum": who.name, "seed": who.seed, "stage": stage, "accuracy": value}
-                rows[who] = row | {"validation_accuracy": known[position] / len(self.validation)}
+                rows[who] = row | {"validation_accuracy": known[position] / self.validation.n_scored}
         return [rows[member] for member in self.members if member in rows]
 
     def finished(self, step: int, rows: list[dict[str, Any]], optimiser: torch.optim.Optimizer) -> bool:

@@ -11,16 +11,16 @@ from functools import cache
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
 from pwl_lab.distill.curriculum import Curriculum, Labels, Target, TeacherHidden, TeacherOutput
 from pwl_lab.distill.losses import teacher_probabilities
 from pwl_lab.fast import projecting, sped_up_by
-from pwl_lab.models.blocknet import BlockNet
+from pwl_lab.models.blocknet import BlockNet, real_tokens
 from pwl_lab.support.errors import invalid
 from pwl_lab.support.seeding import generator
-from pwl_lab.tasks.base import Batch, Task, batches_of
+from pwl_lab.tasks.base import Batch, Task, batches_of, scored
 from pwl_lab.tasks.checks import CALIBRATION_BATCH, CALIBRATION_SAMPLES
 from pwl_lab.training import TrainedModel
 
@@ -74,6 +74,7 @@ class Projection:
         states: Float[Tensor, "batch m *positions"],
         centre: bool = True,
         scale: bool = True,
+        real: Bool[Tensor, "batch tokens"] | None = None,
     ) -> "Projection":
         """Centre each unit and scale all units together to standard deviation 1, as measured on `states`.
 
@@ -83,10 +84,12 @@ class Projection:
         - `matrices`: one for each student (see `random_projection`).
         - `states`: the teacher's hidden states of many samples.
         - `centre`, `scale`: whether to apply each.
+        - `real`: which positions hold a token; the others are not measured.
         """
         means, factors = [], []
         for matrix in torch.split(matrices, 1):  # one at a time: sums over several students would round differently
             raw = project(states, matrix).transpose(1, 2).flatten(2)  # (1, r, batch * positions)
+            raw = raw if real is None else raw[:, :, real.flatten()]
             mean = raw.mean(dim=2) if centre else torch.zeros_like(raw[:, :, 0])
             spread = (raw - mean.unsqueeze(2)).square().mean(dim=(1, 2)).sqrt()
             means.append(mean)
@@ -108,8 +111,8 @@ class Activations(NamedTuple):
     logits: Tensor
 
     def at(self, target: Target) -> Tensor:
-        """The activation that `target` is about: the hidden state of its block, or the logits."""
-        return self.states[target.in_block - 1] if isinstance(target, TeacherHidden) else self.logits
+        """The activation that `target` is about: the hidden state of its one block, or the logits."""
+        return self.states[target.blocks[0] - 1] if isinstance(target, TeacherHidden) else self.logits
 
 
 @dataclass(frozen=True)
@@ -134,9 +137,10 @@ class TeacherTargets:
         """
         self.final, self.shapes = teacher.model.eval().requires_grad_(False), shapes
         self.checkpoints: dict[TeacherOutput, BlockNet] = {}
+        self.pads = self.final.pads
         self.seeds: dict[TeacherHidden, list[int]] = {}  # for each projected state, the seeds that use it
-        for member, stage in ((one, stage) for one in members for stage in one.curriculum.stages):
-            target = stage.target
+        stages = ((member, stage) for member in members for stage in member.curriculum.stages)
+        for member, target in ((member, target) for member, stage in stages for target in stage.targets):
             if isinstance(target, TeacherOutput) and not target.final:
                 found = teacher.checkpoint(target.at_accuracy, target.at_step)
                 self.checkpoints[target] = teacher.at(found)
@@ -145,11 +149,11 @@ class TeacherTargets:
         self.projections: dict[TeacherHidden, Projection] = {}
 
     @torch.no_grad()
-    def calibrate(self, inputs: Float[Tensor, "batch *shape"]) -> None:
+    def calibrate(self, inputs: Num[Tensor, "batch *shape"]) -> None:
         """Draw the projections of every seed; centre and scale them on the teacher's states for `inputs`."""
         states, _ = self.final.hidden_states(inputs)
         for target, seeds in self.seeds.items():
-            block = target.in_block
+            block = target.blocks[0]
             state, shape = states[block - 1], self.shapes[block - 1]
             if state.shape[2:] != torch.Size(shape[1:]):
                 raise invalid(f"student state of block {block}", shape, f"the positions {tuple(state.shape[2:])}")
@@ -157,7 +161,8 @@ class TeacherTargets:
             if width > shape[0]:
                 raise invalid("width", width, f"from 1 to {shape[0]}, the student's units in block {block}")
             drawn = [random_projection(state.shape[1], width, seed, block, target.orthogonal) for seed in seeds]
-            self.projections[target] = Projection.fit(torch.stack(drawn).to(state), state, target.centre, target.scale)
+            matrices, real = torch.stack(drawn).to(state), real_tokens(state) if self.pads else None
+            self.projections[target] = Projection.fit(matrices, state, target.centre, target.scale, real)
 
     def rows(self, target: TeacherHidden, seeds: Iterable[int]) -> list[int] | slice:
         """The indices of `seeds` in `compute(...)[target]`; a slice if all are requested in order."""
@@ -171,9 +176,11 @@ class TeacherTargets:
         """What the students should match, per target: the batch's labels, the teacher's class probabilities, or its
         hidden state projected for every seed.
 
+        Labels and probabilities are those of `scored` labels; a projected state is zero at padded positions.
+
         Arguments:
         - `batch`: inputs and labels.
-        - `targets`: the targets of the current stages.
+        - `targets`: the targets of the current stages; hidden ones have a single block (`Stage.targets`).
         - `known`: the final teacher's activations for the batch, if they are already computed.
         """
 
@@ -184,16 +191,18 @@ class TeacherTargets:
         wanted: dict[Target, Tensor] = {}
         for target in targets:
             if isinstance(target, Labels):
-                wanted[target] = batch.labels
+                wanted[target] = scored(batch.labels, batch.labels)
             elif isinstance(target, TeacherHidden):
-                wanted[target] = self.projections[target](final().at(target))
+                state = final().at(target)
+                projected = self.projections[target](state)
+                wanted[target] = projected * real_tokens(state).unsqueeze(1) if self.pads else projected
             else:
                 logits = final().logits if target.final else self.checkpoints[target](batch.inputs)
-                wanted[target] = teacher_probabilities(logits, target.temperature)
+                wanted[target] = teacher_probabilities(scored(logits, batch.labels), target.temperature)
         return wanted
 
 
-def calibration_inputs(task: Task, data_seed: int, device: str) -> Float[Tensor, "batch *shape"]:
+def calibration_inputs(task: Task, data_seed: int, device: str) -> Num[Tensor, "batch *shape"]:
     """Training inputs for centring and scaling the projections; no evaluation split is used."""
     batches = batches_of(task, data_seed, CALIBRATION_BATCH, device, role="calibration")
     return torch.cat([next(batches).inputs for _ in range(CALIBRATION_SAMPLES // CALIBRATION_BATCH)])

@@ -9,7 +9,7 @@ from copy import deepcopy
 from typing import Protocol, Self, cast, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
@@ -64,22 +64,24 @@ class StackedCohort:
         """The parameters for the optimiser."""
         return list(self.tensors.values())
 
-    def hidden_state(
-        self, inputs: Float[Tensor, "batch *shape"], block: int, first_trained: int = 1
-    ) -> Float[Tensor, "members batch channels *positions"]:
+    def hidden_states(
+        self, inputs: Num[Tensor, "batch *shape"], last: int, first_trained: int = 1
+    ) -> list[Float[Tensor, "members batch _ *_"]]:
         """As in `SeparateCohort`."""
         common = not list(self._net.stem.parameters())  # all members still have the same state after the stem
         state = self._net.stem(inputs) if common else self._run("stem", self._net.stem, inputs, common=True)
-        for number, part in enumerate(self._net.blocks[:block], start=1):
+        states = []
+        for number, part in enumerate(self._net.blocks[:last], start=1):
             if 1 < number == first_trained:
                 state = state.detach()
             state = self._run(f"blocks.{number - 1}", part, state, common and number == 1)
-        return state
+            states.append(state)
+        return states
 
-    def logits(self, inputs: Float[Tensor, "batch *shape"]) -> Float[Tensor, "members batch classes"]:
+    def logits(self, inputs: Num[Tensor, "batch *shape"]) -> Float[Tensor, "members batch *tokens classes"]:
         """Each student's logits on the same inputs."""
-        state = self.hidden_state(inputs, len(self._net.blocks))
-        return self._run("head", self._net.head, state, common=False)
+        states = self.hidden_states(inputs, len(self._net.blocks))
+        return self._run("head", self._net.head, states[-1], common=False)
 
     def _run(self, name: str, part: nn.Module, state: Tensor, common: bool) -> Float[Tensor, "members batch *shape"]:
         """Run every member's `part`, named `name` in the network; a `common` state has no member dimension."""

@@ -34,7 +34,7 @@ from pwl_lab.support.config import Frozen
 from pwl_lab.support.errors import InvalidValueError, MissingDataError, invalid
 from pwl_lab.support.files import file_sha256, is_file, new_folder, readable
 from pwl_lab.swap.swapnet import Converters, SwapNet
-from pwl_lab.tasks.base import Task, normalisation_of
+from pwl_lab.tasks.base import Task, normalisation_of, tokens_of
 
 FORMAT = 1  # of index.json and of the shards; a reader refuses a higher one
 MOST_UNITS = 1_000  # of a bundle; each is one or two files
@@ -68,13 +68,14 @@ class Shard(Frozen):
 
 
 class Inputs(Frozen):
-    """The inputs of the networks: samples of `shape`, bytes (0 to 255) normalised per channel as recorded."""
+    """The inputs of the networks: samples of `shape`, bytes (0 to 255) normalised per channel as recorded, or tokens."""
 
     shape: Shape
     mean: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = Field(
         (), description="per channel, of values in [0, 1]; empty: the inputs are not normalised"
     )
     std: tuple[Annotated[float, Field(gt=0.0, allow_inf_nan=False)], ...] = ()
+    n_tokens: PositiveInt | None = Field(None, description="the inputs are token ids below this; None: numbers")
 
     @model_validator(mode="after")
     def _per_channel(self) -> Self:
@@ -144,7 +145,8 @@ class BundleIndex(Frozen):
 def inputs_of(task: Task) -> Inputs:
     """The inputs of networks for `task`."""
     normalisation = normalisation_of(task)
-    return Inputs(shape=task.input_shape, **(normalisation._asdict() if normalisation else {}))
+    facts = normalisation._asdict() if normalisation else {}
+    return Inputs(shape=task.input_shape, n_tokens=tokens_of(task), **facts)
 
 
 def read_index(text: bytes, address: str) -> BundleIndex:
@@ -253,9 +255,10 @@ def _sizes(state: Mapping[str, Tensor]) -> tuple[int, int]:
 
 def empty_teacher(index: BundleIndex, most: int = MOST_TENSORS) -> tuple[BlockNet, Converters]:
     """The teacher and the converters of a bundle, without memory for their weights; raises as `build_empty` does."""
+    teacher = build_empty(index.teacher, most)
     with weightless(most):
-        converters = Converters(index.teacher_shapes, index.student_shapes, index.converters)
-    return build_empty(index.teacher, most), converters
+        converters = Converters(index.teacher_shapes, index.student_shapes, index.converters, teacher.pads)
+    return teacher, converters
 
 
 def check_exportable(configs: tuple[ModelConfig, ModelConfig]) -> None:
@@ -312,7 +315,9 @@ def write_bundle(
             index = BundleIndex(shards=shards, **facts)
         except InvalidValueError as error:
             raise InvalidValueError(f"this pair cannot be written as a bundle ({error})") from error
-        (part / INDEX).write_text(index.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        # Readers that know nothing of tokens need not: they would refuse the field.
+        unused = {"inputs": {"n_tokens"}} if index.inputs.n_tokens is None else None
+        (part / INDEX).write_text(index.model_dump_json(indent=1, exclude=unused) + "\n", encoding="utf-8")
         if folder.exists():
             shutil.rmtree(folder)
     return index

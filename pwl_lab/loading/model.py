@@ -42,16 +42,16 @@ class LoadingError(PwlLabError):
 class Prediction:
     """Logits, and the mask of the network that computed all of them."""
 
-    logits: Float[Tensor, "batch classes"]
+    logits: Float[Tensor, "batch *tokens classes"]
     mask: str
 
     @property
-    def classes(self) -> Int[Tensor, " batch"]:
-        """The most likely class of each sample."""
+    def classes(self) -> Int[Tensor, "batch *tokens"]:
+        """The most likely class of each sample, or of each of its tokens."""
         return self.logits.argmax(dim=-1)
 
     @property
-    def confidence(self) -> Float[Tensor, " batch"]:
+    def confidence(self) -> Float[Tensor, "batch *tokens"]:
         """The probability of the most likely class."""
         return self.logits.softmax(dim=-1).amax(dim=-1)
 
@@ -159,11 +159,11 @@ class ProgressiveModel(Closing):
         """Predict with the current network; a swap in the meantime does not affect the result.
 
         Arguments:
-        - `inputs`: finite float32 samples of shape [batch, *shape], as `prepare` returns them.
+        - `inputs`: finite float32 samples of shape [batch, *shape], as `prepare` returns them, or strings of token ids.
 
         Raises InvalidValueError for any other inputs.
         """
-        check_inputs(inputs, self.index.inputs.shape)
+        check_inputs(inputs, self.index.inputs.shape, n_tokens=self.index.inputs.n_tokens)
         running = self._running
         with torch.inference_mode():
             return Prediction(running(inputs.to(self.device)), running.mask)

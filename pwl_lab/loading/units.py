@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Num, UInt8
 from torch import Tensor, nn
 
 from pwl_lab.loading.bundle import BundleIndex, Networks, Shard, forget_unit, parts_of_unit
@@ -27,7 +27,7 @@ class Running:
     mask: str
     parts: tuple[nn.Module, ...]
 
-    def __call__(self, inputs: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch classes"]:
+    def __call__(self, inputs: Num[Tensor, "batch *shape"]) -> Float[Tensor, "batch *tokens classes"]:
         """The logits for `inputs`."""
         state = inputs
         for part in self.parts:
@@ -64,16 +64,24 @@ class Workshop:
     def _teacher(self, bits: int) -> tuple[BlockNet, Converters]:
         """Teacher and converters without weights; one copy per precision, because parts are handed out."""
         if bits not in self._teachers:
-            self._teachers[bits] = self._networks.teacher()
+            teacher, converters = self._networks.teacher()
+            self._teachers[bits] = self._checked(teacher), converters
         return self._teachers[bits]
 
     def student(self, shard: Shard, content: UInt8[Tensor, " bytes"]) -> dict[int, Parts]:
         """The boot set as parts per block; the first has the stem, the last the head. Raises as `unit` does."""
-        net = self._networks.student()
+        net = self._checked(self._networks.student())
         self._fill(net, shard, content)
         parts: dict[int, Parts] = {number: {"block": block} for number, block in enumerate(net.blocks, start=1)}
         parts[1]["stem"], parts[net.n_blocks]["head"] = net.stem, net.head
         return parts
+
+    def _checked(self, net: BlockNet) -> BlockNet:
+        """The network. Raises BundleError if it takes other inputs than the index says."""
+        if net.n_tokens != self.index.inputs.n_tokens:
+            said = "numbers" if self.index.inputs.n_tokens is None else f"{self.index.inputs.n_tokens} different tokens"
+            raise BundleError(f"the networks that the index describes do not take its inputs, {said}")
+        return net
 
     def unit(self, shard: Shard, content: UInt8[Tensor, " bytes"]) -> Parts:
         """The modules of an arriving teacher block. Raises BundleError for content that is damaged or does not fit."""

@@ -7,7 +7,7 @@ from inspect import get_annotations
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Num
 from torch import Tensor, nn
 
 from pwl_lab.support.config import Frozen
@@ -31,14 +31,21 @@ class BlockNet(nn.Module):
     """A stem, a sequence of blocks and a head; *hidden state* `i` is the output of block `i` (counted from 1).
 
     A hidden state has its channels (units) in dimension 1, followed by any positions: (batch, units) for an MLP,
-    (batch, channels, height, width) for a convolutional network.
+    (batch, channels, height, width) for a convolutional network, (batch, width, tokens) for a transformer.
     """
 
     stem: nn.Module
     blocks: nn.ModuleList
     head: nn.Module
 
-    def __init__(self, stem: nn.Module, blocks: Sequence[nn.Module], head: nn.Module) -> None:
+    def __init__(
+        self,
+        stem: nn.Module,
+        blocks: Sequence[nn.Module],
+        head: nn.Module,
+        n_tokens: int | None = None,
+        pads: bool = False,
+    ) -> None:
         """Create a network from its parts.
 
         Arguments:
@@ -46,18 +53,22 @@ class BlockNet(nn.Module):
         - `stem`: maps the inputs to the input of the first block.
         - `blocks`: each maps one hidden state to the next; at least one, else InvalidValueError.
         - `head`: maps the last hidden state to logits.
+        - `n_tokens`: the inputs are token ids (int64) below this; None: they are numbers, of the parameters' type.
+        - `pads`: strings may be padded. Then a padded position is the zero vector in every hidden state, and any other
+          is not: the stem writes zeros there, each block keeps them and lets no other position see them.
         """
         super().__init__()
         if not blocks:
             raise invalid("blocks", 0, "at least 1 block")
         self.stem, self.blocks, self.head = stem, nn.ModuleList(blocks), head
+        self.n_tokens, self.pads = n_tokens, pads
 
     @property
     def n_blocks(self) -> int:
         """The number of blocks between stem and head."""
         return len(self.blocks)
 
-    def forward(self, inputs: Float[Tensor, "batch *shape"]) -> Float[Tensor, "batch classes"]:
+    def forward(self, inputs: Num[Tensor, "batch *shape"]) -> Float[Tensor, "batch *tokens classes"]:
         """Logits."""
         state = self.stem(inputs)
         for block in self.blocks:
@@ -66,8 +77,8 @@ class BlockNet(nn.Module):
         return logits
 
     def hidden_states(
-        self, inputs: Float[Tensor, "batch *shape"]
-    ) -> tuple[list[Float[Tensor, "batch channels *positions"]], Float[Tensor, "batch classes"]]:
+        self, inputs: Num[Tensor, "batch *shape"]
+    ) -> tuple[list[Float[Tensor, "batch channels *positions"]], Float[Tensor, "batch *tokens classes"]]:
         """The state after each block, first to last, and the logits, all from one forward pass."""
         states, state = [], self.stem(inputs)
         for block in self.blocks:
@@ -78,10 +89,16 @@ class BlockNet(nn.Module):
     def state_shapes(self, input_shape: Sequence[int]) -> list[tuple[int, ...]]:
         """The shape of each hidden state without the batch, for inputs of `input_shape` (found by a forward pass)."""
         example = next(self.parameters())
+        dtype = example.dtype if self.n_tokens is None else torch.int64
         # In eval mode batch norms accept a batch of one and do not update their statistics.
         with torch.no_grad(), evaluating(self):
-            states, _ = self.hidden_states(torch.zeros(1, *input_shape, dtype=example.dtype, device=example.device))
+            states, _ = self.hidden_states(torch.zeros(1, *input_shape, dtype=dtype, device=example.device))
         return [tuple(state.shape[1:]) for state in states]
+
+
+def real_tokens(state: Float[Tensor, "*batch channels tokens"]) -> Bool[Tensor, "*batch tokens"]:
+    """Which positions in a hidden state of a network that `pads` hold a token."""
+    return state.any(dim=-2)
 
 
 FAMILIES: dict[str, type["ModelConfig"]] = {}  # every configuration class with a family of its own

@@ -72,6 +72,9 @@ class SignTokens(nn.Module):
         return tokens.transpose(1, 2)  # batch, width, tokens
 
 
+AttentionBias = Float[Tensor, "batch heads tokens tokens"]
+
+
 class TransformerLayer(nn.Module):
     """One block: `h + attention(norm(h))`, then `h + mlp(norm(h))` (pre-norm)."""
 
@@ -83,38 +86,46 @@ class TransformerLayer(nn.Module):
         self.queries_keys_values, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
 
-    def forward(self, state: Float[Tensor, "batch width tokens"]) -> Float[Tensor, "batch width tokens"]:
+    def forward(
+        self, state: Float[Tensor, "batch width tokens"], bias: AttentionBias | None = None
+    ) -> Float[Tensor, "batch width tokens"]:
         """Attention mixes tokens, the MLP mixes channels. Channels are last in memory: the transposes copy nothing."""
         tokens = state.transpose(1, 2)  # batch, tokens, width
-        tokens = tokens + self.attention(self.attention_norm(tokens))
+        tokens = tokens + self.attention(self.attention_norm(tokens), bias)
         mixed: Tensor = tokens + self.mlp(self.mlp_norm(tokens))
         return mixed.transpose(1, 2)  # batch, width, tokens
 
-    def attention(self, tokens: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
-        """Every token attends to every other."""
+    def attention(
+        self, tokens: Float[Tensor, "batch tokens width"], bias: AttentionBias | None = None
+    ) -> Float[Tensor, "batch tokens width"]:
+        """Every token attends to every other; `bias` is added to the scores, and a very low one hides a token."""
         parts = self.queries_keys_values(tokens).unflatten(-1, (3, self.heads, -1))  # batch, tokens, 3, heads, size
         queries, keys, values = parts.permute(2, 0, 3, 1, 4)  # each: batch, heads, tokens, size
         if self.fused:
-            mixed = nn.functional.scaled_dot_product_attention(queries, keys, values)
+            mixed = nn.functional.scaled_dot_product_attention(queries, keys, values, bias)
         else:
             scores = queries @ keys.transpose(-2, -1) / queries.shape[-1] ** 0.5  # batch, heads, tokens, tokens
+            scores = scores if bias is None else scores + bias
             mixed = scores.softmax(dim=-1) @ values  # batch, heads, tokens, size
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))  # batch, tokens, width
         return out
 
 
 class ReadOut(nn.Module):
-    """The final norm, one vector for all tokens, and the logits."""
+    """The final norm, one vector for all tokens (or each one's own), and the logits."""
 
-    def __init__(self, width: int, n_classes: int, readout: Literal["mean", "class"]) -> None:
-        """`class` reads the first token, `mean` averages all of them."""
+    def __init__(self, width: int, n_classes: int, readout: Literal["mean", "class", "each"]) -> None:
+        """`class` reads the first token, `mean` averages all of them, `each` gives logits for every token."""
         super().__init__()
         self.readout = readout
         self.norm, self.logits = nn.LayerNorm(width), nn.Linear(width, n_classes)
 
-    def forward(self, state: Float[Tensor, "batch width tokens"]) -> Float[Tensor, "batch classes"]:
+    def forward(self, state: Float[Tensor, "batch width tokens"]) -> Float[Tensor, "batch *tokens classes"]:
         """Logits."""
         tokens = self.norm(state.transpose(1, 2))  # batch, tokens, width
+        if self.readout == "each":
+            each: Tensor = self.logits(tokens)  # batch, tokens, classes
+            return each
         read = tokens[:, 0] if self.readout == "class" else tokens.mean(dim=1)  # batch, width
         logits: Tensor = self.logits(read)  # batch, classes
         return logits

@@ -48,6 +48,7 @@ from pwl_lab.plots.pairs import (
     network,
     predictions_by_mask,
     similarity_chart,
+    strings_by_mask,
 )
 from pwl_lab.plots.pictures import PictureFigure, TemperatureFigure, drawn_pictures, soft_targets
 from pwl_lab.plots.strings import derivation_tree, predictable, probe_lines, teacher_phases
@@ -101,6 +102,7 @@ __all__ = [
     "similarity_chart",
     "soft_targets",
     "steps_to_threshold",
+    "strings_by_mask",
     "sweep_curves",
     "teacher_curve",
     "teacher_phases",

@@ -11,7 +11,7 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 from pwl_lab.plots import style
 from pwl_lab.plots.style import CONVERTER as CONVERTER_LOOK
 from pwl_lab.plots.style import NOTE, OWNER, OWNER_NAME, Figure, Percent
-from pwl_lab.study.recipes import SamplePredictions
+from pwl_lab.study.recipes import SamplePredictions, StringPredictions
 from pwl_lab.swap.orders import loading_orders
 from pwl_lab.tasks.images import ImageTask
 
@@ -178,6 +178,34 @@ def loss_terms(history: pd.DataFrame) -> Figure:
     axes.set(xlabel="optimiser steps", ylabel="loss term (before its weight)", yscale="log", xlim=(0, None))
     style.log_ticks(axes.yaxis, "{x:g}")
     axes.legend(title=None, ncols=5, loc="upper center", bbox_to_anchor=(0.5, 1.15))
+    return figure
+
+
+@style.context()
+def strings_by_mask(samples: StringPredictions) -> Figure:
+    """Prefix order at a glance: each string, below it a row of predictions per mask, correct ones bold, and the labels."""
+    masks, lengths = loading_orders(samples.n_blocks)["prefix"], [len(string) for string in samples.strings]
+    height = len(masks) + 2.6
+    figure = Figure(figsize=(9, 0.3 + 0.22 * height * len(lengths)), layout="constrained")
+    axes = figure.subplots()
+    axes.set(xlim=(-2.5, max(lengths)), ylim=(height * len(lengths), -0.5))
+    axes.axis("off")
+
+    def write(column: float, row: float, text: str, **look: Any) -> None:
+        axes.text(column, row, text, ha="center", va="center", family="monospace", fontsize=10, **look)
+
+    for place, string in enumerate(samples.strings):
+        top = place * height
+        for column, token in enumerate(string):
+            write(column, top, token.symbol)
+            for row, mask in enumerate(masks if token.number is not None else (), start=1):
+                guess, label = int(samples.predicted[mask][token.number]), int(samples.labels[token.number])
+                look = {"color": "black", "weight": "bold"} if guess == label else {"color": "#888888"}
+                write(column, top + row, samples.class_names[guess], **look)
+            if token.number is not None:
+                write(column, top + len(masks) + 1, samples.class_names[int(samples.labels[token.number])])
+        for row, words in enumerate([*masks, "label"], start=1):
+            write(-1.5, top + row, words)
     return figure
 
 

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from itertools import count
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -16,12 +17,13 @@ from pwl_lab.study.results import DistillationRuns, Pair
 from pwl_lab.study.settings import PROBE_SAMPLES, CurriculaSettings, ImageSettings, LoadingSettings
 from pwl_lab.study.verbs import distill, run_cases, train_or_load, train_pair
 from pwl_lab.support.config import Family
+from pwl_lab.support.errors import invalid
 from pwl_lab.support.seeding import generator
 from pwl_lab.swap.masks import all_masks, check_whole_cube
 from pwl_lab.swap.orders import loading_orders
 from pwl_lab.swap.pair_training import PairLossConfig
 from pwl_lab.tasks.augment import Augmentation
-from pwl_lab.tasks.base import Batch
+from pwl_lab.tasks.base import IGNORED, Batch, Task, class_names_of, scored, tokens_of
 from pwl_lab.tasks.checks import check_count
 from pwl_lab.tasks.images import ImageTask
 from pwl_lab.tasks.parity import SparseParity
@@ -170,14 +172,20 @@ def loading_pairs(settings: LoadingSettings) -> tuple[list[TrainedModel], list[P
     return list(teachers), list(pairs)
 
 
-@dataclass(frozen=True)
-class SamplePredictions:
-    """A few test images and the prediction of each of the 2^n masks for them: computed once, then only looked up.
+class StringToken(NamedTuple):
+    """A token of a string, as it is shown: its symbol, and the number of its prediction, from 0 (None: it has none)."""
 
-    `kind` says how the images were chosen: `picked` because their prediction changes, or `drawn` at random.
+    symbol: str
+    number: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """The predictions of each of the 2^n masks for a few test samples: computed once, then only looked up.
+
+    `kind` says how the samples were chosen: `picked` because their prediction changes, or `drawn` at random.
     """
 
-    images: UInt8[Tensor, "n height width *colours"]
     labels: Int[Tensor, " n"]
     class_names: tuple[str, ...]
     probabilities: dict[str, Float[Tensor, "n classes"]]
@@ -185,12 +193,12 @@ class SamplePredictions:
 
     @cached_property
     def predicted(self) -> dict[str, Int[Tensor, " n"]]:
-        """For each mask, the predicted class of each image."""
+        """For each mask, the class predicted in place of each label."""
         return {mask: values.argmax(dim=-1) for mask, values in self.probabilities.items()}
 
     @cached_property
     def confidence(self) -> dict[str, Float[Tensor, " n"]]:
-        """For each mask, the probability of the predicted class of each image."""
+        """For each mask, the probability of each predicted class."""
         return {mask: values.amax(dim=-1) for mask, values in self.probabilities.items()}
 
     @property
@@ -199,8 +207,22 @@ class SamplePredictions:
         return len(next(iter(self.probabilities)))
 
     def right(self, mask: str) -> list[bool]:
-        """For each image, whether the prediction at `mask` is correct."""
+        """For each label, whether the prediction at `mask` is correct."""
         return (self.predicted[mask] == self.labels).tolist()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplePredictions(Predictions):
+    """Test images: one label and one prediction for each."""
+
+    images: UInt8[Tensor, "n height width *colours"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StringPredictions(Predictions):
+    """Test strings: a label and a prediction for each scored token, one string after the other."""
+
+    strings: tuple[tuple[StringToken, ...], ...]
 
 
 def sample_predictions(pair: Pair, task: ImageTask, n_samples: int = 6, pool: int = 400) -> SamplePredictions:
@@ -248,7 +270,69 @@ def _predictions(
     masks = all_masks(check_whole_cube(pair.n_blocks))
     probabilities = pair.probabilities(batch.inputs.to(next(pair.net.parameters()).device), masks).cpu()
     by_mask = dict(zip(masks, probabilities, strict=True))
-    return SamplePredictions(images, batch.labels, task.class_names, by_mask, kind)
+    names = task.class_names
+    return SamplePredictions(images=images, labels=batch.labels, class_names=names, probabilities=by_mask, kind=kind)
+
+
+HIDDEN = "▢"  # a masked token, as it is shown
+
+
+def string_predictions(
+    pair: Pair, n_samples: int = 6, pool: int = 400, kind: Literal["picked", "drawn"] = "picked"
+) -> StringPredictions:
+    """Test strings of a pair whose task has a label for each token, and the predictions of each mask.
+
+    Arguments:
+    - `pair`: the pair whose masks predict.
+    - `n_samples`: how many strings.
+    - `pool`: the number of test strings to pick from.
+    - `kind`: `picked`: those whose predictions change most often while blocks arrive in prefix order. `drawn`: the first
+      ones of the split, whatever is predicted.
+
+    Raises InvalidValueError for a pair of another kind, and for one of more than `MOST_BLOCKS` blocks.
+    """
+    if tokens_of(pair.task) is None:
+        raise invalid("pair", pair.task.name, "a pair for strings of tokens; for images, use sample_predictions")
+    device = next(pair.net.parameters()).device
+    batch = pair.task.split("test")
+    batch = Batch(batch.inputs[:pool], batch.labels[:pool])
+    chosen = torch.arange(len(batch))
+    if kind == "picked":
+        predicted, _ = pair.predictions(batch.inputs.to(device), loading_orders(pair.n_blocks)["prefix"])
+        changes = ((predicted[1:] != predicted[:-1]).cpu() & (batch.labels != IGNORED)).sum(dim=(0, 2))
+        chosen = changes.argsort(descending=True, stable=True)
+    inputs, labels = batch.inputs[chosen[:n_samples]], batch.labels[chosen[:n_samples]]
+    masks = all_masks(check_whole_cube(pair.n_blocks))
+    probabilities = scored(pair.probabilities(inputs.to(device), masks).cpu(), labels)
+    return StringPredictions(
+        strings=_shown_strings(pair.task, inputs, labels),
+        labels=scored(labels, labels),
+        class_names=_names_of(pair.task),
+        probabilities=dict(zip(masks, probabilities, strict=True)),
+        kind=kind,
+    )
+
+
+def _names_of(task: Task) -> tuple[str, ...]:
+    """The names of a task's symbols, or their numbers if they have none."""
+    return class_names_of(task) or tuple(map(str, range(task.n_classes)))
+
+
+def _shown_strings(task: Task, inputs: Tensor, labels: Tensor) -> tuple[tuple[StringToken, ...], ...]:
+    """The strings without their padding; a token that follows a scored one is its label, if the next one is predicted."""
+    ahead, numbers = getattr(task, "objective", None) == "next", count()
+    shown = []
+    for tokens, wanted in zip(inputs.tolist(), labels.tolist(), strict=True):
+        of_token = [None if label == IGNORED else next(numbers) for label in wanted]
+        of_token = [None, *of_token[:-1]] if ahead else of_token
+        shown.append(
+            tuple(
+                StringToken(_names_of(task)[token] if token < task.n_classes else HIDDEN, number)
+                for token, number in zip(tokens, of_token, strict=True)
+                if token <= task.n_classes
+            )
+        )
+    return tuple(shown)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The results of the study's verbs: students of several curricula, and pairs whose blocks can be swapped."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,18 +115,26 @@ class Pair:
         """Accuracy with the first k blocks from the teacher, k = 0..n."""
         return [self.accuracy(mask, split) for mask in loading_orders(self.n_blocks)["prefix"]]
 
-    def probabilities(self, inputs: Tensor, masks: Sequence[str]) -> Float[Tensor, "masks batch classes"]:
+    def prefix_perplexity(self, split: str = "test") -> list[float]:
+        """Perplexity (the exponential of the mean cross-entropy) with the first k blocks from the teacher, k = 0..n."""
+        losses = self.masks.set_index("mask")[f"{split}_loss"]
+        return [math.exp(losses[mask]) for mask in loading_orders(self.n_blocks)["prefix"]]
+
+    def probabilities(self, inputs: Tensor, masks: Sequence[str]) -> Float[Tensor, "masks batch *tokens classes"]:
         """The probability of each class for each mask and sample.
 
-        Raises InvalidValueError unless `inputs` are finite floats of the task's shape on the networks' device.
+        Raises InvalidValueError unless `inputs` are those of the task, on the networks' device.
         """
         check_inputs(inputs, self.task.input_shape, self.net)
         return mask_probabilities(self.net, inputs, masks)
 
     def predictions(
         self, inputs: Tensor, masks: Sequence[str]
-    ) -> tuple[Int[Tensor, "masks batch"], Float[Tensor, "masks batch"]]:
-        """The predicted class and its probability for each mask and sample; raises as `probabilities` does."""
+    ) -> tuple[Int[Tensor, "masks batch *tokens"], Float[Tensor, "masks batch *tokens"]]:
+        """The predicted class and its probability for each mask and sample (or each of its tokens).
+
+        Raises as `probabilities` does.
+        """
         confidence, predicted = self.probabilities(inputs, masks).max(dim=-1)
         return predicted, confidence
 

@@ -131,9 +131,15 @@ def _percent(values: list[float]) -> str:
 
 
 def mask_table(
-    accuracies: Mapping[str, Mapping[str, float]], teacher_unit_bytes: Iterable[int], seed: int
+    accuracies: Mapping[str, Mapping[str, float]],
+    teacher_unit_bytes: Iterable[int],
+    seed: int,
+    losses: Mapping[str, Mapping[str, float]] | None = None,
 ) -> pd.DataFrame:
-    """One row per mask: accuracy on each split (`accuracies[split][mask]`), teacher blocks and the bytes they take."""
+    """One row per mask: accuracy on each split (`accuracies[split][mask]`), teacher blocks and the bytes they take.
+
+    With `losses`, the mean cross-entropies in nats, a column such as `test_loss` holds those of each split.
+    """
     units = list(teacher_unit_bytes)
     first = next(iter(accuracies.values()))
     rows = [
@@ -144,6 +150,7 @@ def mask_table(
             "teacher_bytes": sum(size for letter, size in zip(mask, units, strict=True) if letter == "T"),
         }
         | {split: table[mask] for split, table in accuracies.items()}
+        | {f"{split}_loss": table[mask] for split, table in (losses or {}).items()}
         for mask in first
     ]
     return pd.DataFrame(rows)

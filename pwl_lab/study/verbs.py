@@ -26,14 +26,15 @@ from pwl_lab.swap.evaluation import score_masks
 from pwl_lab.swap.masks import check_whole_cube
 from pwl_lab.swap.pair_training import FollowCurriculum, PairLearner, PairLossConfig
 from pwl_lab.swap.swapnet import SwapNet, check_shapes
-from pwl_lab.tasks.base import Task, batches_of, split_of
+from pwl_lab.tasks.base import Task, batches_of, split_of, tokens_of
 from pwl_lab.tasks.checks import check_count
 from pwl_lab.training import Checkpoint, TrainedModel, TrainPlan, fit, train
 
 # Raise a number when the same configuration gives another result, or when an entry's content changes. Older entries are
 # then ignored: making them again is cheaper than maintaining code to read them.
-# Students: version 4 has an entry for each student, version 3 had one for each cohort.
-VERSIONS = {"teacher": 2, "students": 4, "pair": 4}
+# Students: version 4 has an entry for each student, version 3 had one for each cohort. Pairs: version 5 has the loss of
+# every mask.
+VERSIONS = {"teacher": 2, "students": 4, "pair": 5}
 
 
 def train_or_load(
@@ -94,8 +95,12 @@ def _checked_seeds(seeds: Sequence[int]) -> list[int]:
 
 def _shapes(model: ModelConfig, task: Task) -> list[tuple[int, ...]]:
     """The shapes of a network's hidden states. Raises InvalidValueError if it does not accept the task's inputs."""
+    net, n_tokens = model.make(), tokens_of(task)
+    if net.n_tokens != n_tokens:
+        takes, gives = ("numbers" if n is None else f"{n} different tokens" for n in (net.n_tokens, n_tokens))
+        raise invalid("model", model, f"a network that takes {gives}, the inputs of the task; this one takes {takes}")
     try:
-        return model.make().state_shapes(task.input_shape)
+        return net.state_shapes(task.input_shape)
     except RuntimeError as error:  # torch's, of matrices that do not fit
         what = f"a task whose inputs the network of family {model.family!r} accepts ({error})"
         raise invalid("input shape of the task", tuple(task.input_shape), what) from error
@@ -363,8 +368,9 @@ def _cube_tables(net: SwapNet, task: Task, seed: int, device: str) -> dict[str, 
     """Every mask of a pair, overall (`masks`) and per class (`classes`), in one pass over each split."""
     scores = {split: score_masks(net, split_of(task, split, device)) for split in SPLITS}
     accuracies = {split: score.accuracies() for split, score in scores.items()}
+    losses = {split: score.losses() for split, score in scores.items()}
     return {
-        "masks": tables.mask_table(accuracies, unit_bytes(net.teacher), seed),
+        "masks": tables.mask_table(accuracies, unit_bytes(net.teacher), seed, losses),
         "classes": tables.class_table(scores["test"].class_accuracies(), seed),
     }
 

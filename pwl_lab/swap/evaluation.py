@@ -5,28 +5,36 @@ from dataclasses import dataclass
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from pwl_lab.models.blocknet import BlockNet, evaluating
 from pwl_lab.support.errors import invalid
 from pwl_lab.swap.masks import all_masks, check_whole_cube
 from pwl_lab.swap.swapnet import SwapNet, mask_logits
-from pwl_lab.tasks.base import Batch, check_inputs, check_labels
+from pwl_lab.tasks.base import Batch, check_inputs, check_labels, scored
 
 
 @dataclass(frozen=True)
 class MaskScores:
-    """How many samples of each class each mask got right, from one pass over the data."""
+    """How many samples of each class each mask got right, from one pass over the data.
+
+    If each token has a label, the samples are the scored tokens. `nats` is the sum of the cross-entropy over them.
+    """
 
     masks: tuple[str, ...]
     hits: Int[Tensor, "masks classes"]
     samples: Int[Tensor, " classes"]
+    nats: Float[Tensor, " masks"]
 
     def accuracies(self) -> dict[str, float]:
         """The accuracy of each mask over all samples, in [0, 1]."""
         total = int(self.samples.sum())
         return {mask: int(hits.sum()) / total for mask, hits in zip(self.masks, self.hits, strict=True)}
+
+    def losses(self) -> dict[str, float]:
+        """The mean cross-entropy of each mask over all samples, in nats; its exponential is the perplexity."""
+        return dict(zip(self.masks, (self.nats / self.samples.sum()).tolist(), strict=True))
 
     def class_accuracies(self) -> dict[str, list[float]]:
         """Per mask, the accuracy on each class, in [0, 1]; NaN for a class without samples."""
@@ -48,19 +56,23 @@ def score_masks(net: SwapNet, data: Batch, masks: Sequence[str] | None = None, c
     """
     masks = all_masks(check_whole_cube(net.n_blocks)) if masks is None else list(dict.fromkeys(masks))
     check_inputs(data.inputs, net=net)
-    check_labels(data.labels, len(data))
-    hits, samples = torch.tensor(0), torch.tensor(0)
+    check_labels(data.labels, data.inputs)
+    hits, samples, nats = torch.tensor(0), torch.tensor(0), torch.zeros(len(masks), dtype=torch.float64)
     for inputs, labels in zip(torch.split(data.inputs, chunk), torch.split(data.labels, chunk), strict=True):
-        logits = torch.stack(list(mask_logits(net, inputs, masks).values()))
+        logits = scored(torch.stack(list(mask_logits(net, inputs, masks).values())), labels)
+        labels = scored(labels, labels)
         right = logits.argmax(dim=-1) == labels
         # CUDA has no integer matrix product, so this one uses floats, which represent a chunk's counts exactly.
         member = torch.nn.functional.one_hot(labels, logits.shape[-1]).float()
         hits = hits + (right.float() @ member).long().cpu()  # (masks, classes)
         samples = samples + member.sum(dim=0).long().cpu()  # (classes)
-    return MaskScores(tuple(masks), hits, samples)
+        nats = nats - (logits.log_softmax(dim=-1) * member).sum(dim=(1, 2)).double().cpu()  # (masks)
+    return MaskScores(tuple(masks), hits, samples, nats)
 
 
-def mask_probabilities(net: SwapNet, inputs: Tensor, masks: Sequence[str]) -> Float[Tensor, "masks batch classes"]:
+def mask_probabilities(
+    net: SwapNet, inputs: Tensor, masks: Sequence[str]
+) -> Float[Tensor, "masks batch *tokens classes"]:
     """The probability of each class, per mask and sample. Raises InvalidValueError as `score_masks` does."""
     check_inputs(inputs, net=net)
     logits = mask_logits(net, inputs, masks)
@@ -99,7 +111,7 @@ def unexplained(converted: Float[Tensor, "batch *shape"], wanted: Float[Tensor, 
 
 @torch.no_grad()
 def boundary_similarity(
-    net: SwapNet, inputs: Float[Tensor, "batch *shape"], untrained: BlockNet | None = None
+    net: SwapNet, inputs: Num[Tensor, "batch *shape"], untrained: BlockNet | None = None
 ) -> pd.DataFrame:
     """One row per boundary and direction (`encoder`: teacher to student, `decoder`: student to teacher).
 

@@ -10,13 +10,13 @@ from itertools import islice
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pwl_lab.distill.curriculum import Curriculum
-from pwl_lab.distill.losses import soft_loss, target_loss
+from pwl_lab.distill.curriculum import Curriculum, TeacherHidden
+from pwl_lab.distill.losses import real_share, soft_loss, target_loss
 from pwl_lab.distill.targets import Activations, Member, TeacherTargets, calibration_inputs
 from pwl_lab.fast import feature_distance as fast_distance
 from pwl_lab.fast import folding, mixing, sped_up_by
@@ -26,7 +26,7 @@ from pwl_lab.support.errors import invalid
 from pwl_lab.support.seeding import generator
 from pwl_lab.swap.masks import random_masks
 from pwl_lab.swap.swapnet import Converters, SwapNet
-from pwl_lab.tasks.base import Batch, Task, accuracy
+from pwl_lab.tasks.base import Batch, Task, accuracy, label_loss, scored
 from pwl_lab.training import Learner, Losses, TrainedModel, predict
 
 
@@ -54,24 +54,32 @@ def make_boundaries(
 
 @sped_up_by(fast_distance.feature_distance)
 def feature_distance(
-    ours: Float[Tensor, "batch channels *positions"], target: Float[Tensor, "batch channels *positions"]
+    ours: Float[Tensor, "batch channels *positions"],
+    target: Float[Tensor, "batch channels *positions"],
+    share: float = 1.0,
 ) -> Float[Tensor, ""]:
-    """Mean squared error plus one minus the cosine of the flattened features; 0 if equal (1 if both are all zero)."""
+    """Mean squared error plus one minus the cosine of the flattened features; 0 if equal (1 if both are all zero).
+
+    `share` is the fraction of positions that are not padded (`real_share`): the error is the mean over these.
+    """
     cosine = F.cosine_similarity(ours.flatten(1), target.flatten(1), dim=1, eps=1e-6)  # (batch)
-    return F.mse_loss(ours, target) + 1 - cosine.mean()
+    return F.mse_loss(ours, target) / share + 1 - cosine.mean()
 
 
-def sync_loss(boundaries: Sequence[Boundary]) -> Float[Tensor, ""]:
+def sync_loss(boundaries: Sequence[Boundary], share: float = 1.0) -> Float[Tensor, ""]:
     """The distance of each network's converted state from the other's state, averaged over the boundaries."""
-    terms = [feature_distance(b.encoded, b.student) + feature_distance(b.decoded, b.teacher) for b in boundaries]
+    terms = [
+        feature_distance(b.encoded, b.student, share) + feature_distance(b.decoded, b.teacher, share)
+        for b in boundaries
+    ]
     return torch.stack(terms).mean()
 
 
-def recon_loss(converters: Converters, boundaries: Sequence[Boundary]) -> Float[Tensor, ""]:
+def recon_loss(converters: Converters, boundaries: Sequence[Boundary], share: float = 1.0) -> Float[Tensor, ""]:
     """The distance of each state from itself converted there and back, averaged over the boundaries."""
     terms = [
-        feature_distance(converters.decode(b.encoded, b.number), b.teacher)
-        + feature_distance(converters.encode(b.decoded, b.number), b.student)
+        feature_distance(converters.decode(b.encoded, b.number), b.teacher, share)
+        + feature_distance(converters.encode(b.decoded, b.number), b.student, share)
         for b in boundaries
     ]
     return torch.stack(terms).mean()
@@ -80,7 +88,7 @@ def recon_loss(converters: Converters, boundaries: Sequence[Boundary]) -> Float[
 @sped_up_by(mixing.mixed_logits)
 def mixed_logits(
     net: SwapNet, boundaries: Sequence[Boundary], wanted: Sequence[tuple[int, str]], groups: int
-) -> list[Float[Tensor, "_ classes"]]:
+) -> list[Float[Tensor, "_ *_"]]:
     """The logits of each wanted (group, mask) for the samples of that group, one mask after the other.
 
     The blocks before a mask's first change of owner are not run again, because their states are known.
@@ -103,9 +111,10 @@ def cross_loss(
     net: SwapNet,
     boundaries: Sequence[Boundary],
     masks: Sequence[str],
-    teacher_logits: Float[Tensor, "batch classes"],
+    teacher_logits: Float[Tensor, "batch *tokens classes"],
     temperature: float,
     groups: int = 1,
+    labels: Int[Tensor, "batch *tokens"] | None = None,
 ) -> Float[Tensor, ""]:
     """`T^2 * KL(teacher || the network that a mask describes)`, averaged over the masks.
 
@@ -116,12 +125,18 @@ def cross_loss(
     - `teacher_logits`: the teacher's logits for the whole batch.
     - `temperature`: the temperature of the soft loss.
     - `groups`: how many groups the batch is split into (by `Tensor.chunk`); the masks are assigned to them in turn.
+    - `labels`: of the batch, if each token has one: the logits are compared only where they are `scored`.
     """
-    targets = teacher_logits.chunk(groups)
+    labels = teacher_logits.new_zeros(len(teacher_logits)).long() if labels is None else labels
+    parts = labels.chunk(groups)
+    targets = [scored(theirs, part) for theirs, part in zip(teacher_logits.chunk(groups), parts, strict=True)]
     wanted = [(turn % len(targets), mask) for turn, mask in enumerate(masks)]
     with net.student_on_running_statistics():
         logits = mixed_logits(net, boundaries, wanted, groups)
-    terms = [soft_loss(ours, targets[group], temperature) for (group, _), ours in zip(wanted, logits, strict=True)]
+    terms = [
+        soft_loss(scored(ours, parts[group]), targets[group], temperature)
+        for (group, _), ours in zip(wanted, logits, strict=True)
+    ]
     return torch.stack(terms).mean()
 
 
@@ -147,11 +162,12 @@ class HardAndSoft:
 
     def __call__(self, seen: Pass, step: int) -> tuple[Losses, Float[Tensor, ""]]:
         """The terms `hard` and `soft`; a term with weight 0 is not computed."""
-        terms: Losses = {}
+        terms, labels = {}, seen.batch.labels
         if self.alpha > 0:
-            terms["hard"] = F.cross_entropy(seen.student.logits, seen.batch.labels)
+            terms["hard"] = label_loss(seen.student.logits, labels)
         if self.alpha < 1:
-            terms["soft"] = soft_loss(seen.student.logits, seen.teacher.logits, self.temperature)
+            student, teacher = (scored(one.logits, labels) for one in (seen.student, seen.teacher))
+            terms["soft"] = soft_loss(student, teacher, self.temperature)
         weights = {"hard": self.alpha, "soft": 1 - self.alpha}
         return terms, torch.stack([weights[name] * value for name, value in terms.items()]).sum()
 
@@ -188,10 +204,16 @@ class FollowCurriculum:
 
     def __call__(self, seen: Pass, step: int) -> tuple[Losses, Float[Tensor, ""]]:
         """One term, named after the kind of the stage's target: `labels`, `output` or `hidden`."""
-        target = self.curriculum.stage_at(step).target
-        wanted = self.targets.compute(seen.batch, {target}, seen.teacher)
-        loss = target_loss(target, seen.student.at(target).unsqueeze(0), wanted[target])[0]  # a cohort of one
-        return {target.kind: loss}, loss
+        stage = self.curriculum.stage_at(step)
+        wanted = self.targets.compute(seen.batch, stage.targets, seen.teacher)
+        losses = []
+        for target in stage.targets:
+            ours = seen.student.at(target)
+            ours = ours if isinstance(target, TeacherHidden) else scored(ours, seen.batch.labels)
+            # A cohort of one.
+            losses.append(target_loss(target, ours.unsqueeze(0), wanted[target], self.targets.pads)[0])
+        loss = torch.stack(losses).mean()
+        return {stage.target.kind: loss}, loss
 
 
 class PairLossConfig(Frozen):
@@ -303,15 +325,17 @@ class PairLearner(Learner):
         """`sync`, `recon` and `cross`. A term with weight 0 is not computed: an ablation shows what that saves."""
         config, terms = self.config, {}
         boundaries = make_boundaries(self.net.converters, seen.teacher.states, seen.student.states)
+        share = real_share(seen.teacher.states[0]).item() if self.net.teacher.pads else 1.0
         if config.sync:
-            terms["sync"] = sync_loss(boundaries)
+            terms["sync"] = sync_loss(boundaries, share)
         if config.recon:
-            terms["recon"] = recon_loss(self.net.converters, boundaries)
+            terms["recon"] = recon_loss(self.net.converters, boundaries, share)
         if config.cross:
             groups = min(config.cross_groups, len(seen.batch))
             rounds = config.cross_passes * len(seen.teacher.logits.chunk(groups))
             masks = list(islice(self.masks, rounds))
-            terms["cross"] = cross_loss(self.passes, boundaries, masks, seen.teacher.logits, config.temperature, groups)
+            logits, labels = seen.teacher.logits, seen.batch.labels
+            terms["cross"] = cross_loss(self.passes, boundaries, masks, logits, config.temperature, groups, labels)
         return terms
 
     def evaluate(self, step: int) -> list[dict[str, Any]]:

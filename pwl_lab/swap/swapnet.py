@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from typing import Literal, Self
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from torch import Tensor, nn
 
 from pwl_lab.fast import mixing, sped_up_by
-from pwl_lab.models.blocknet import BlockNet, evaluating
+from pwl_lab.models.blocknet import BlockNet, evaluating, real_tokens
 from pwl_lab.support.errors import invalid
 from pwl_lab.swap.masks import check_mask
 
@@ -24,9 +24,13 @@ from pwl_lab.swap.masks import check_mask
 class ChannelMap(nn.Module):
     """One learned linear map over dimension 1 of (batch, channels, *positions), the same at every position."""
 
-    def __init__(self, in_channels: int, out_channels: int, position_dims: int) -> None:
-        """`position_dims` is the number of dimensions after the channels: 0 for units, 1 for tokens, 2 for images."""
+    def __init__(self, in_channels: int, out_channels: int, position_dims: int, pads: bool = False) -> None:
+        """`position_dims` is the number of dimensions after the channels: 0 for units, 1 for tokens, 2 for images.
+
+        With `pads`, a position that is the zero vector stays the zero vector (see `BlockNet`).
+        """
         super().__init__()
+        self.pads = pads
         if position_dims not in (0, 1, 2):
             raise invalid("position_dims", position_dims, "0, 1 or 2 dimensions after the channels")
         layer = nn.Conv2d(in_channels, out_channels, 1) if position_dims == 2 else nn.Linear(in_channels, out_channels)
@@ -38,8 +42,8 @@ class ChannelMap(nn.Module):
             converted: Tensor = self.map(state)
             return converted
         # Tokens are stored channels last: a linear layer copies nothing, a Conv1d would.
-        converted = self.map(state.movedim(1, -1))  # (batch, *positions, c_out)
-        return converted.movedim(-1, 1)
+        converted = self.map(state.movedim(1, -1)).movedim(-1, 1)  # (batch, c_out, *positions)
+        return converted * real_tokens(state).unsqueeze(1) if self.pads else converted
 
 
 class Converters(nn.Module):
@@ -50,6 +54,7 @@ class Converters(nn.Module):
         teacher_shapes: Sequence[tuple[int, ...]],
         student_shapes: Sequence[tuple[int, ...]],
         placement: Literal["always", "if_different"] = "always",
+        pads: bool = False,
     ) -> None:
         """Raises InvalidValueError if block counts or positions differ (see `check_shapes`).
 
@@ -57,13 +62,14 @@ class Converters(nn.Module):
         - `teacher_shapes`, `student_shapes`: the shapes of the hidden states without the batch, one per block
           (`BlockNet.state_shapes`).
         - `placement`: with `if_different`, the converter is the identity where the channels agree.
+        - `pads`: whether the networks keep padded positions at zero (`BlockNet.pads`), and so the converters must.
         """
         super().__init__()
         check_shapes(teacher_shapes, student_shapes)
         self.placement = placement
         pairs = list(zip(teacher_shapes, student_shapes, strict=True))[:-1]
-        self.encoders = nn.ModuleList(_channel_map(t, s, placement) for t, s in pairs)
-        self.decoders = nn.ModuleList(_channel_map(s, t, placement) for t, s in pairs)
+        self.encoders = nn.ModuleList(_channel_map(t, s, placement, pads) for t, s in pairs)
+        self.decoders = nn.ModuleList(_channel_map(s, t, placement, pads) for t, s in pairs)
 
     def encode(
         self, state: Float[Tensor, "batch c_t *positions"], boundary: int
@@ -98,11 +104,11 @@ def check_shapes(teacher_shapes: Sequence[tuple[int, ...]], student_shapes: Sequ
             )
 
 
-def _channel_map(before: tuple[int, ...], after: tuple[int, ...], placement: str) -> nn.Module:
+def _channel_map(before: tuple[int, ...], after: tuple[int, ...], placement: str, pads: bool) -> nn.Module:
     """The converter between states of these shapes; the identity if none is needed."""
     if placement == "if_different" and before[0] == after[0]:
         return nn.Identity()
-    return ChannelMap(before[0], after[0], position_dims=len(before) - 1)
+    return ChannelMap(before[0], after[0], position_dims=len(before) - 1, pads=pads)
 
 
 # A block may change channels and positions, so its input and its output have separate names.
@@ -120,7 +126,7 @@ class SwapNet(nn.Module):
         input_shape: Sequence[int],
         placement: Literal["always", "if_different"] = "always",
     ) -> None:
-        """Raises InvalidValueError if the two networks cannot be joined (block counts, resolutions).
+        """Raises InvalidValueError if the two networks cannot be joined (block counts, resolutions, padding).
 
         Arguments:
         - `teacher`: frozen from here on.
@@ -129,7 +135,10 @@ class SwapNet(nn.Module):
         - `placement`: whether there are converters at every boundary, or only where the channels differ.
         """
         super().__init__()
-        converters = Converters(teacher.state_shapes(input_shape), student.state_shapes(input_shape), placement)
+        if teacher.pads != student.pads:
+            raise invalid("pads of the student", student.pads, f"{teacher.pads}, as the teacher's")
+        shapes = teacher.state_shapes(input_shape), student.state_shapes(input_shape)
+        converters = Converters(*shapes, placement, pads=teacher.pads)
         self.teacher, self.student, self.converters = teacher, student, converters
         self.teacher.requires_grad_(False)
         self.train(self.training)
@@ -138,6 +147,11 @@ class SwapNet(nn.Module):
     def n_blocks(self) -> int:
         """The number of blocks that can be swapped."""
         return self.teacher.n_blocks
+
+    @property
+    def n_tokens(self) -> int | None:
+        """What the networks take: token ids below this, or numbers (None)."""
+        return self.teacher.n_tokens
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of student and converters; the teacher stays in eval mode, so that its buffers never change."""
@@ -149,7 +163,7 @@ class SwapNet(nn.Module):
         """The network that a mask letter stands for."""
         return self.teacher if letter == "T" else self.student
 
-    def enter(self, inputs: Float[Tensor, "batch *shape"], letter: str) -> State:
+    def enter(self, inputs: Num[Tensor, "batch *shape"], letter: str) -> State:
         """Stem and first block of the network that `letter` stands for."""
         owner = self.owner(letter)
         state: Tensor = owner.blocks[0](owner.stem(inputs))
@@ -167,12 +181,12 @@ class SwapNet(nn.Module):
             return state
         return (self.converters.encode if before == "T" else self.converters.decode)(state, boundary)
 
-    def forward(self, inputs: Float[Tensor, "batch *shape"], mask: str) -> Float[Tensor, "batch classes"]:
+    def forward(self, inputs: Num[Tensor, "batch *shape"], mask: str) -> Float[Tensor, "batch *tokens classes"]:
         """The logits of the network that `mask` describes."""
         check_mask(mask, self.n_blocks)
         return self.run_from(self.enter(inputs, mask[0]), 1, mask)
 
-    def run_from(self, state: State, done: int, mask: str) -> Float[Tensor, "batch classes"]:
+    def run_from(self, state: State, done: int, mask: str) -> Float[Tensor, "batch *tokens classes"]:
         """Continue from the hidden state of block `done` (counted from 1, of its owner in `mask`) to the logits."""
         for boundary in range(done, self.n_blocks):
             state = self.advance(state, boundary, mask[boundary - 1], mask[boundary])
@@ -221,7 +235,7 @@ class SwapNet(nn.Module):
 
 
 @torch.no_grad()
-def mask_logits(net: SwapNet, inputs: Float[Tensor, "batch *shape"], masks: Sequence[str]) -> dict[str, Tensor]:
+def mask_logits(net: SwapNet, inputs: Num[Tensor, "batch *shape"], masks: Sequence[str]) -> dict[str, Tensor]:
     """The logits of every mask, [batch, classes] each, in eval mode. Raises InvalidValueError for an invalid mask.
 
     Arguments:
@@ -236,6 +250,6 @@ def mask_logits(net: SwapNet, inputs: Float[Tensor, "batch *shape"], masks: Sequ
 
 
 @sped_up_by(mixing.run_masks)
-def run_masks(net: SwapNet, inputs: Float[Tensor, "batch *shape"], masks: Sequence[str]) -> dict[str, Tensor]:
+def run_masks(net: SwapNet, inputs: Num[Tensor, "batch *shape"], masks: Sequence[str]) -> dict[str, Tensor]:
     """The logits of every mask, computed one after the other."""
     return {mask: net(inputs, mask) for mask in masks}

@@ -11,19 +11,22 @@ from itertools import chain
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pwl_lab.support.errors import InvalidValueError, invalid
 from pwl_lab.support.seeding import TEACHER
 
+IGNORED = -100  # the label of a token that is not scored, as PyTorch's losses expect it
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs with their labels (class indices)."""
+    """Inputs with their labels: a class index for each sample, or for each token of it (`IGNORED`: not scored)."""
 
-    inputs: Float[Tensor, "batch *shape"]
-    labels: Int[Tensor, " batch"]
+    inputs: Num[Tensor, "batch *shape"]
+    labels: Int[Tensor, "batch *tokens"]
 
     def to(self, device: str) -> "Batch":
         """The same batch on another device."""
@@ -32,6 +35,29 @@ class Batch:
     def __len__(self) -> int:
         """The number of samples."""
         return self.labels.shape[0]
+
+    @property
+    def n_scored(self) -> int:
+        """The number of labels that are scored."""
+        return len(scored(self.labels, self.labels))
+
+
+def scored(values: Tensor, labels: Int[Tensor, "batch *tokens"]) -> Tensor:
+    """The values at the positions that `labels` score: [*members, batch, tokens, classes] to [*members, scored, classes].
+
+    Labels themselves, [batch, tokens], become [scored]. With one label for each sample, every value is returned as it
+    is. So what follows sees a label for each row, whatever the task.
+
+    Arguments:
+    - `values`: logits or probabilities for every position, or the labels.
+    - `labels`: of the batch.
+    """
+    if labels.dim() == 1:
+        return values
+    kept = (labels != IGNORED).flatten().nonzero().squeeze(1)
+    if values.dim() == 2:
+        return values.flatten()[kept]
+    return values.flatten(-3, -2).index_select(-2, kept)
 
 
 class Normalisation(NamedTuple):
@@ -46,7 +72,10 @@ class Task(Protocol):
     """A classification task. `batches` never ends; `split` returns the same samples at every call.
 
     A bundle stores `class_names` and `normalisation`, so that a program that loads it can name the predicted classes
-    and prepare raw images. A subclass of `Task` may leave both out.
+    and prepare raw images. A subclass of `Task` may leave both out, and `n_tokens` if its inputs are numbers.
+
+    Inputs may also be strings of tokens, each the index of a symbol (int64), with one label for a string or one for
+    each token; `IGNORED` is the label of a token that is not scored.
     """
 
     name: str
@@ -54,6 +83,7 @@ class Task(Protocol):
     n_classes: int
     class_names: tuple[str, ...] = ()  # in the order of the class indices; empty: the classes have no names
     normalisation: Normalisation | None = None  # None: the inputs are not normalised
+    n_tokens: int | None = None  # the inputs are token ids below this; None: they are numbers
 
     def batches(self, seed: int, batch_size: int, device: str = "cpu", role: str = TEACHER) -> Iterator[Batch]:
         """An endless stream of training batches, drawn from the random streams of `seed` for `role`.
@@ -96,15 +126,30 @@ def normalisation_of(task: Task) -> Normalisation | None:
     return found if found is None else Normalisation(*map(tuple, found))
 
 
-def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """The fraction of samples whose largest logit is the label's: logits [batch, classes], labels [batch].
+def tokens_of(task: Task) -> int | None:
+    """The `n_tokens` of `task`, or None if it is not a subclass of `Task` and does not define it."""
+    return getattr(task, "n_tokens", Task.n_tokens)
 
-    Raises InvalidValueError for other shapes (PyTorch would broadcast them) or an empty batch.
+
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """The fraction of scored labels that have the largest logit: logits [batch, classes], labels [batch].
+
+    With labels for each token, [batch, tokens], the logits are [batch, tokens, classes]. Raises InvalidValueError for
+    other shapes (PyTorch would broadcast them), and if no label is scored.
     """
-    if logits.dim() != 2 or logits.shape[:1] != labels.shape or not len(labels):
+    there = labels.numel() and bool((labels != IGNORED).any())
+    if labels.dim() not in (1, 2) or logits.shape[:-1] != labels.shape or not there:
         found = f"{list(logits.shape)} and {list(labels.shape)}"
         raise invalid("logits and labels", found, "of shapes [batch, classes] and [batch], with at least one sample")
-    return (logits.argmax(dim=-1) == labels).double().mean().item()
+    return (scored(logits, labels).argmax(dim=-1) == scored(labels, labels)).double().mean().item()
+
+
+def label_loss(
+    logits: Float[Tensor, "batch *tokens classes"], labels: Int[Tensor, "batch *tokens"]
+) -> Float[Tensor, ""]:
+    """The mean cross-entropy over all scored labels, in nats; 0 if none is scored."""
+    rows, wanted = scored(logits, labels), scored(labels, labels)
+    return F.cross_entropy(rows, wanted, reduction="mean" if len(wanted) else "sum")
 
 
 def batches_of(task: Task, seed: int, batch_size: int, device: str, role: str = TEACHER) -> Iterator[Batch]:
@@ -134,10 +179,10 @@ def _checked(batch: object, task: Task, device: str, what: str) -> Batch:
         raise invalid(what, type(batch).__name__, "a Batch of inputs and labels")
     _check_device(what, batch.inputs, device)
     _check_device(what, batch.labels, device)
-    check_inputs(batch.inputs, task.input_shape, field=f"inputs of {what}")
+    check_inputs(batch.inputs, task.input_shape, field=f"inputs of {what}", n_tokens=tokens_of(task))
     if not len(batch.inputs):
         raise invalid(what, "no samples", "at least one")
-    check_labels(batch.labels, len(batch.inputs), task.n_classes, f"labels of {what}")
+    check_labels(batch.labels, batch.inputs, task.n_classes, f"labels of {what}")
     return batch
 
 
@@ -148,15 +193,22 @@ def check_images(images: object, shape: Sequence[int]) -> None:
 
 
 def check_inputs(
-    inputs: object, shape: Sequence[int] | None = None, net: nn.Module | None = None, field: str = "inputs"
+    inputs: object,
+    shape: Sequence[int] | None = None,
+    net: nn.Module | None = None,
+    field: str = "inputs",
+    n_tokens: int | None = None,
 ) -> None:
     """Raise InvalidValueError unless `inputs` are finite floats of shape [batch, *shape] (None: any sample).
 
-    With `net`, they must also have its type and be on its device.
+    With `n_tokens`, they must be token ids (int64) below it instead. With `net`, they must also be what it takes, and
+    on its device.
     """
     wanted = "[batch, ...]" if shape is None else f"[batch, {', '.join(map(str, shape))}]"
     weight = next(net.parameters(), None) if net is not None else None
+    n_tokens = n_tokens if net is None else getattr(net, "n_tokens", None)
     dtype = torch.get_default_dtype() if weight is None else weight.dtype
+    dtype = dtype if n_tokens is None else torch.int64
     if (
         not isinstance(inputs, Tensor)
         or inputs.dtype != dtype
@@ -168,15 +220,30 @@ def check_inputs(
         _check_device(field, inputs, weight.device.type)
     if not inputs.isfinite().all():
         raise invalid(field, _seen(inputs), "finite numbers; some are infinite or not a number")
+    if n_tokens is not None:
+        _check_range(field, inputs, n_tokens, "token ids")
 
 
-def check_labels(labels: object, samples: int, n_classes: int | None = None, field: str = "labels") -> None:
-    """Raise InvalidValueError unless `labels` are `samples` class indices (int64), from 0 to below `n_classes`."""
-    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or tuple(labels.shape) != (samples,):
-        raise invalid(field, _seen(labels), f"int64 of shape [{samples}], one class index for each input")
-    if samples and not (int(labels.min()) >= 0 and (n_classes is None or int(labels.max()) < n_classes)):
-        top = "" if n_classes is None else f" to {n_classes - 1}"
-        raise invalid(field, f"from {int(labels.min())} to {int(labels.max())}", f"class indices from 0{top}")
+def check_labels(labels: object, inputs: Tensor, n_classes: int | None = None, field: str = "labels") -> None:
+    """Raise InvalidValueError unless `labels` are class indices (int64), from 0 to below `n_classes`.
+
+    There must be one for each sample in `inputs`, or for each of its tokens; then some may be `IGNORED`.
+    """
+    samples = len(inputs)
+    per_token = isinstance(labels, Tensor) and labels.shape == inputs.shape and not inputs.is_floating_point()
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or not (per_token or labels.shape == (samples,)):
+        each = "" if inputs.is_floating_point() else f", or {list(inputs.shape)}, one for each token"
+        raise invalid(field, _seen(labels), f"int64 of shape [{samples}], one class index for each input{each}")
+    _check_range(field, scored(labels, labels), n_classes, "class indices")
+
+
+def _check_range(field: str, indices: Tensor, size: int | None, what: str) -> None:
+    """Raise InvalidValueError unless all `indices` are from 0 to below `size` (None: without an upper limit)."""
+    if not indices.numel():
+        return
+    least, most = int(indices.min()), int(indices.max())
+    if least < 0 or (size is not None and most >= size):
+        raise invalid(field, f"from {least} to {most}", f"{what} from 0" + ("" if size is None else f" to {size - 1}"))
 
 
 def _check_device(field: str, tensor: object, device: str) -> None:

@@ -20,13 +20,13 @@ from pwl_lab.loading.throttle import Throttle
 from pwl_lab.plots.clock import second_words
 from pwl_lab.plots.style import OWNER, Dashes, byte_words, order_look
 from pwl_lab.study import tables
-from pwl_lab.study.recipes import SamplePredictions
+from pwl_lab.study.recipes import Predictions, SamplePredictions, StringPredictions
 from pwl_lab.study.results import Pair
 from pwl_lab.support.errors import invalid
 from pwl_lab.widgets.frames import as_json
 
 Label = tuple[str, str]  # family and curriculum of a pair
-Samples = SamplePredictions | Mapping[str, SamplePredictions]  # the groups of pictures of one pair, by name
+Samples = Predictions | Mapping[str, Predictions]  # the groups of pictures or strings of one pair, by name
 ALONE: Label = ("", "")
 LINKS = (0.02, 0.1, 0.3, 1, 3, 10)  # MB/s
 LONGEST_PLAY_S = 15  # the link shown first is the slowest one on which the play runs in real time
@@ -49,7 +49,8 @@ def layer_loader(
 
     Arguments:
     - `pair`: a pair, or several by (family, curriculum), from which a menu chooses.
-    - `samples`: the pair's predictions for some images, or several such groups by name; for several pairs by label.
+    - `samples`: the pair's predictions for some images or strings, or several such groups by name; for several pairs
+      by label.
     - `interactive`: a live widget, whose choices a program can read and set; otherwise a page without a kernel.
     - `orders`: the masks k = 0..n of each loading order; by default each pair's named orders and its best one.
     - `megabytes_per_s`: the links to choose from.
@@ -85,7 +86,7 @@ def _data_of(label: Label, pair: Pair, samples: Samples, orders: Mapping[str, li
     for mask in (mask for order in orders.values() for mask in order):
         if mask not in accuracy:
             raise invalid("orders", mask, f"masks of the pair, such as {next(iter(accuracy))}")
-    groups = {"picked": samples} if isinstance(samples, SamplePredictions) else samples
+    groups = {"picked": samples} if isinstance(samples, Predictions) else samples
     return {
         "name": ", ".join(filter(None, label)),
         "student": pair.student_bytes,
@@ -97,10 +98,14 @@ def _data_of(label: Label, pair: Pair, samples: Samples, orders: Mapping[str, li
     }
 
 
-def _group(samples: SamplePredictions, masks: Mapping[str, float]) -> dict[str, Any]:
-    """Pictures, and the predictions of each mask."""
-    return {
-        "images": [_picture(image) for image in samples.images],
+def _group(samples: Predictions, masks: Mapping[str, float]) -> dict[str, Any]:
+    """Pictures or strings, and the predictions of each mask."""
+    shown: dict[str, Any] = {}
+    if isinstance(samples, SamplePredictions):
+        shown["images"] = [_picture(image) for image in samples.images]
+    elif isinstance(samples, StringPredictions):
+        shown["strings"] = [[list(token) for token in string] for string in samples.strings]
+    return shown | {
         "labels": samples.labels.tolist(),
         "classes": list(samples.class_names),
         "predicted": {mask: samples.predicted[mask].tolist() for mask in masks},

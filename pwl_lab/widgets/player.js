@@ -3,7 +3,7 @@
 // One module for all places: `anywidget` calls `render` in JupyterLab, VS Code and Voila, and an exported page calls it with
 // a model that has no kernel behind it. Nothing here computes a prediction: every answer is looked up in the data.
 
-const WIDTH_OF_PICTURES = 6; // pictures shown at once
+const SHOWN_AT_ONCE = { images: 6, strings: 3 };
 const LONGEST_PLAY_S = 15; // what takes longer runs faster,
 const SHORTEST_PLAY_S = 0.5; // and what takes less runs slower, so that it takes
 const SLOWED_PLAY_S = 2; // this long or longer
@@ -20,6 +20,8 @@ const draw = (name, attributes, parent, text) => {
   if (text !== undefined) one.textContent = text;
   return parent.appendChild(one);
 };
+// A group holds pictures, with one label each, or strings, with a label for each token that is predicted.
+const kindOf = (group) => (group.strings ? "strings" : "images");
 const put = (one, text) => { if (one.textContent !== text) one.textContent = text; };
 const count = (mask, letter) => mask.split(letter).length - 1;
 const percent = (share) => `${(100 * share).toFixed(1)}%`;
@@ -77,9 +79,10 @@ function render({ model, el }) {
     chart.set(pair, order, arrived, arrivals, secondsOf, model.get("data").looks);
     frame();
   };
+  const shownGroup = () => pair.groups[model.get("group")] ?? Object.values(pair.groups)[0];
   const pictures = () => {
-    const group = pair.groups[model.get("group")] ?? Object.values(pair.groups)[0];
-    now.first = now.first < group.labels.length ? now.first : 0;
+    const group = shownGroup();
+    now.first = now.first < group[kindOf(group)].length ? now.first : 0;
     gallery(ui, group, now.first);
   };
   const frame = () => { // everything that follows the clock
@@ -103,8 +106,7 @@ function render({ model, el }) {
   };
   const say = (mask, bytes) => { // words and predictions: when another network answers, or the hand has moved something
     root.dataset.mask = mask;
-    const group = pair.groups[model.get("group")] ?? Object.values(pair.groups)[0];
-    verdicts(ui, group, now.first, mask);
+    verdicts(ui, shownGroup(), mask);
     const of = pair.name ? ` of ${pair.name}` : "";
     const loaded = `${mask}: ${count(mask, "T")} of ${pair.units.length} teacher blocks loaded${of}, test accuracy `;
     const when = `after ${secondsIn(secondsOf(bytes))} at ${model.get("link")} MB/s`;
@@ -180,8 +182,12 @@ function render({ model, el }) {
     const mask = model.get("mask");
     if (mask && mask !== root.dataset.mask && mask in pair.accuracy) switched(mask);
   });
-  for (const [button, by] of [[ui.earlier, -WIDTH_OF_PICTURES], [ui.later, WIDTH_OF_PICTURES]]) {
-    button.addEventListener("click", () => { now.first = Math.max(0, now.first + by); pictures(); frame(); });
+  for (const [button, sign] of [[ui.earlier, -1], [ui.later, 1]]) {
+    button.addEventListener("click", () => {
+      now.first = Math.max(0, now.first + sign * SHOWN_AT_ONCE[kindOf(shownGroup())]);
+      pictures();
+      frame();
+    });
   }
   root.addEventListener("keydown", (event) => event.stopPropagation()); // a notebook has uses of its own for arrows
   const watcher = new ResizeObserver(() => { chart.resize(); frame(); });
@@ -320,33 +326,58 @@ function teacherAlone(ui, pair, bytes) {
 }
 
 function gallery(ui, group, first) {
-  const shown = group.images.slice(first, first + WIDTH_OF_PICTURES);
-  ui.gallery.replaceChildren(...shown.map((source) => {
-    const figure = make("figure");
-    make("img", { src: source, alt: "a test picture" }, figure);
-    make("figcaption", {}, figure);
-    return figure;
-  }));
-  const paged = group.images.length > WIDTH_OF_PICTURES;
-  ui.earlier.hidden = ui.later.hidden = !paged;
+  const kind = kindOf(group), most = SHOWN_AT_ONCE[kind], all = group[kind].length;
+  const shown = group[kind].slice(first, first + most);
+  ui.gallery.dataset.kind = kind;
+  ui.gallery.replaceChildren(...shown.map(kind === "strings" ? string : (source, i) => picture(source, first + i)));
+  ui.earlier.hidden = ui.later.hidden = all <= most;
   ui.earlier.disabled = first === 0;
-  ui.later.disabled = first + WIDTH_OF_PICTURES >= group.images.length;
+  ui.later.disabled = first + most >= all;
+  put(ui.group.previousSibling, kind === "strings" ? "Strings" : "Pictures");
+  for (const [button, when] of [[ui.earlier, "earlier"], [ui.later, "later"]]) {
+    button.title = button.ariaLabel = `${when} ${kind === "strings" ? "strings" : "pictures"}`;
+  }
 }
 
-// What the network of this mask says of each picture; "" is none.
-function verdicts(ui, group, first, mask) {
-  [...ui.gallery.children].forEach((figure, i) => {
-    const at = first + i, guess = mask ? group.predicted[mask][at] : null, caption = figure.lastChild;
-    figure.dataset.right = guess === null ? "" : guess === group.labels[at];
+function picture(source, at) {
+  const figure = make("figure");
+  figure.dataset.at = at;
+  make("img", { src: source, alt: "a test picture" }, figure);
+  make("figcaption", {}, figure);
+  return figure;
+}
+
+// The symbols of a string; below each that is predicted stands what the network says.
+function string(tokens) {
+  const line = make("div", { className: "string" });
+  for (const [symbol, at] of tokens) {
+    const figure = make(at === null ? "div" : "figure", {}, line);
+    make("b", { textContent: symbol === " " ? "␣" : symbol === "\n" ? "↵" : symbol }, figure);
+    if (at === null) continue;
+    figure.dataset.at = at;
+    make("figcaption", {}, figure);
+  }
+  return line;
+}
+
+// What the network of this mask says of each label; "" is none.
+function verdicts(ui, group, mask) {
+  const strings = kindOf(group) === "strings";
+  ui.gallery.querySelectorAll("figure").forEach((figure) => {
+    const at = Number(figure.dataset.at), guess = mask ? group.predicted[mask][at] : null;
+    const label = group.labels[at], right = guess === label, sure = guess === null ? 0 : group.confidence[mask][at];
+    figure.dataset.right = guess === null ? "" : right;
     const lines = guess === null ? ["…"] : [
-      `${guess === group.labels[at] ? "✓" : "✗"} ${group.classes[guess]}`,
-      `${Math.round(100 * group.confidence[mask][at])}%`,
-      ...(guess === group.labels[at] ? [] : [`is: ${group.classes[group.labels[at]]}`]),
+      `${right ? "✓" : "✗"} ${group.classes[guess]}`,
+      ...(strings ? [] : [`${Math.round(100 * sure)}%`]),
+      ...(right ? [] : [strings ? `(${group.classes[label]})` : `is: ${group.classes[label]}`]),
     ];
-    put(caption, lines.join("\n"));
+    put(figure.lastChild, lines.join("\n"));
+    if (strings && guess !== null) figure.title = `${group.classes[guess]}: ${Math.round(100 * sure)}%; it is ${group.classes[label]}`;
   });
   const all = group.labels.length, right = mask ? group.labels.filter((label, i) => label === group.predicted[mask][i]).length : 0;
-  put(ui.tally, mask ? `${right} of these ${all} pictures right` : `${all} pictures wait for an answer`);
+  const what = strings ? "predicted tokens" : "pictures";
+  put(ui.tally, mask ? `${right} of these ${all} ${what} right` : `${all} ${what} wait for an answer`);
 }
 
 // Accuracy against seconds on the chosen link: a staircase for each order, the teacher alone, and where the clock stands.

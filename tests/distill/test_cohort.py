@@ -120,7 +120,7 @@ def test_stacked_and_separate_give_what_each_student_gives():
     students = [build(MLP_STUDENT, seed) for seed in (0, 1, 2)]
     inputs = torch.randn(5, 6)
     for cohort in (StackedCohort(students), SeparateCohort(students)):
-        states, logits = [cohort.hidden_state(inputs, block) for block in (1, 2, 3)], cohort.logits(inputs)
+        states, logits = cohort.hidden_states(inputs, 3), cohort.logits(inputs)
         assert len(cohort) == len(logits) == 3
         for member, student in enumerate(students):
             expected, expected_logits = student.hidden_states(inputs)

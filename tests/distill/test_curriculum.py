@@ -21,11 +21,13 @@ from pwl_lab.support.errors import InvalidValueError
 
 final = TeacherOutput()
 numbers = st.floats(0, 1, allow_nan=False)
+several = st.just("all") | st.lists(st.integers(1, 6), min_size=1, max_size=4, unique=True).map(tuple)
+blocks = st.none() | st.integers(1, 6) | several
 targets = st.one_of(
     st.just(Labels()),
     st.builds(TeacherOutput, at_accuracy=st.none() | numbers, temperature=st.floats(0, 10)),
     st.builds(TeacherOutput, at_step=st.integers(0, 10**7)),
-    st.builds(TeacherHidden, block=st.none() | st.integers(1, 6), centre=st.booleans(), scale=st.booleans()),
+    st.builds(TeacherHidden, block=blocks, centre=st.booleans(), scale=st.booleans()),
 )
 curricula = st.builds(
     lambda stages, last: Curriculum(stages=(*stages, last)),
@@ -47,6 +49,11 @@ def test_constructors_give_the_lists_of_the_sources():
         Stage(target=TeacherHidden(block=3, weight=4.0), steps=9),
         Stage(target=final),
     )
+    assert extracted(steps=9, blocks=[2, 1], at_once=True, weight=4.0).stages == (
+        Stage(target=TeacherHidden(block=(2, 1), weight=4.0), steps=9),
+        Stage(target=final),
+    )
+    assert extracted(steps=9, at_once=True).stages[0] == Stage(target=TeacherHidden(block="all"), steps=9)
     assert extracted(steps=9).stages == (Stage(target=TeacherHidden(), steps=9), Stage(target=final))
     assert {stage.trains for stage in extracted().stages} == {"reach"}
 
@@ -105,7 +112,22 @@ def test_for_blocks_leaves_no_block_open_and_loses_no_stage(curriculum, n_blocks
         return  # each block for ever: see the next test
     written = curriculum.for_blocks(n_blocks)
     assert len(written.stages) == len(curriculum.stages) + (n_blocks - 1) * len(each)
-    assert all(stage.target.block is not None for stage in written.stages if stage.target.kind == "hidden")
+    for stage in written.stages:
+        assert stage.target.kind != "hidden" or (stage.target.blocks and len(stage.targets) == len(stage.target.blocks))
+
+
+def test_several_blocks_at_once_are_one_stage_with_a_target_for_each():
+    (stage, _) = extracted(9, at_once=True, weight=2.0).for_blocks(3).stages
+    assert stage == Stage(target=TeacherHidden(block=(1, 2, 3), weight=2.0), steps=9)
+    assert stage.targets == [TeacherHidden(block=block, weight=2.0) for block in (1, 2, 3)]
+    assert extracted(9, at_once=True).for_blocks(1).stages[0].targets == [TeacherHidden(block=1)]
+    (stage, _) = extracted(9, blocks=[4, 2], at_once=True).for_blocks(4).stages
+    assert stage.targets == [TeacherHidden(block=4), TeacherHidden(block=2)]
+    for target in (final, Labels()):
+        assert Stage(target=target).targets == [target]
+    for block in (None, "all"):
+        with pytest.raises(InvalidValueError, match=r"set by Curriculum\.for_blocks"):
+            TeacherHidden(block=block).blocks  # noqa: B018 - asking is enough
 
 
 def test_each_block_for_ever_is_refused_in_plain_words():
@@ -118,6 +140,8 @@ def test_each_block_for_ever_is_refused_in_plain_words():
 def test_a_block_beyond_the_networks_is_refused():
     with pytest.raises(InvalidValueError, match=r"block = 3 is not allowed: from 1 to 2"):
         extracted(blocks=[1, 3]).for_blocks(2)
+    with pytest.raises(InvalidValueError, match=r"block = 3 is not allowed: from 1 to 2"):
+        extracted(blocks=[1, 3], at_once=True).for_blocks(2)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +153,12 @@ def test_a_block_beyond_the_networks_is_refused():
         (lambda: TeacherOutput(at_accuracy=0.6, at_step=100), "at_accuracy or at_step, not both"),
         (lambda: Stage(target=final, trains="block"), "trains = 'block' needs a hidden target"),
         (lambda: Stage(target=Labels(), trains="block"), "trains = 'block' needs a hidden target"),
+        (lambda: Stage(target=TeacherHidden(block="all"), trains="block"), "one block, not of several at once"),
+        (lambda: Stage(target=TeacherHidden(block=(1, 2)), trains="block"), "one block, not of several at once"),
         (lambda: TeacherHidden(block=0), "block"),
+        (lambda: TeacherHidden(block=(1, 0)), "block"),
+        (lambda: TeacherHidden(block=()), "block"),
+        (lambda: TeacherHidden(block=(2, 1, 2)), "each block once"),
         (lambda: TeacherHidden(weight=0.0), "weight"),
         (lambda: TeacherOutput(temperature=-1.0), "temperature"),
         (lambda: progressive([1.5]), "at_accuracy"),
@@ -145,6 +174,10 @@ def test_targets_say_what_they_are():
     shown = [Labels(), final, TeacherOutput(at_accuracy=0.62), TeacherOutput(at_step=0), TeacherHidden(block=2)]
     words = ["labels", "final output", "checkpoint at 62%", "checkpoint at step 0", "block 2, projected"]
     assert [str(target) for target in shown] == words
+    several = [TeacherHidden(block=block) for block in ("all", (1, 2, 4), (3, 1), (2,))]
+    assert [str(target).removesuffix(" at once, projected") for target in several] == [
+        *("all blocks", "blocks 1, 2 and 4", "blocks 3 and 1", "blocks 2"),
+    ]
     assert [target.final for target in shown[1:4]] == [True, False, False]
 
 

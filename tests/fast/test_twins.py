@@ -4,8 +4,22 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import MLP_STUDENT, MLP_TEACHER, ToyImages, as_trained, assert_close, distil_cohort, norms, snapshot, used
-from toys import OBLONG_PAIRS as PAIRS
+from toys import EVERY_PAIR as PAIRS
+from toys import (
+    LANGUAGE_STUDENT,
+    LANGUAGE_TEACHER,
+    MLP_STUDENT,
+    MLP_TEACHER,
+    ToyImages,
+    ToyStrings,
+    as_trained,
+    assert_close,
+    distil_cohort,
+    norms,
+    samples_for,
+    snapshot,
+    used,
+)
 
 from pwl_lab import fast
 from pwl_lab.distill.curriculum import Curriculum, Labels, Stage, TeacherHidden, TeacherOutput, extracted
@@ -32,6 +46,8 @@ from pwl_lab.training import TrainPlan, train
 
 PARITY = SparseParity(n_bits=6, k_sparse=2, eval_samples=60)
 TRANSFORMER = TransformerConfig(n_tokens=6, width=4, heads=2, layers=2)
+STUDENTS = [(MLP_STUDENT, PARITY), (TRANSFORMER, PARITY), (LANGUAGE_STUDENT, ToyStrings())]
+STUDENTS += [(LANGUAGE_STUDENT.model_copy(update={"causal": True}), ToyStrings("next"))]
 MIXED = [mask for mask in all_masks(3) if len(set(mask)) == 2]
 
 
@@ -69,16 +85,17 @@ def a_frozen_teacher(draw):
     with torch.no_grad():
         for norm in norms(teacher):
             norm.weight[1::3] *= draw(st.sampled_from([-1, 1]))
-    inputs = torch.randn(3, *shape).requires_grad_()
-    states, logits = inference_teacher(teacher).hidden_states(inputs)
-    return with_gradients([*states, logits], [inputs])
+    inputs = samples_for(config, 3, shape)
+    wanted = [inputs.requires_grad_()] if inputs.is_floating_point() else [*teacher.requires_grad_().parameters()]
+    states, logits = (teacher if wanted[0] is not inputs else inference_teacher(teacher)).hidden_states(inputs)
+    return with_gradients([*states, logits], wanted)
 
 
 def mixed_passes(draw):
     teacher, student, shape = PAIRS[draw(st.sampled_from(sorted(PAIRS)))]
     with initialisation(0, "converters"):
         net = SwapNet(used(build(teacher, 1)), used(build(student, 2), seed=5), shape).train()
-    inputs, groups = torch.randn(6, *shape), draw(st.integers(1, 3))
+    inputs, groups = samples_for(teacher, 6, shape), draw(st.integers(1, 3))
     masks = st.tuples(st.integers(0, groups - 1), st.sampled_from(MIXED))
     wanted = draw(st.lists(masks, min_size=1, max_size=6))
     states = [owner.hidden_states(inputs)[0] for owner in (net.teacher, net.student)]
@@ -89,10 +106,10 @@ def mixed_passes(draw):
 
 
 def students_side_by_side(draw):
-    config = draw(st.sampled_from([MLP_STUDENT, TRANSFORMER]))
+    config, task = draw(st.sampled_from(STUDENTS))
     cohort = make_cohort(config, draw(st.lists(st.integers(0, 5), min_size=1, max_size=3)))
-    inputs, block = PARITY.split("test").inputs[: draw(st.integers(1, 5))], draw(st.integers(1, config.n_blocks))
-    ours = cohort.hidden_state(inputs, block, draw(st.integers(1, block))), cohort.logits(inputs)
+    inputs, block = task.split("test").inputs[: draw(st.integers(1, 5))], draw(st.integers(1, config.n_blocks))
+    ours = [*cohort.hidden_states(inputs, block, draw(st.integers(1, block))), cohort.logits(inputs)]
     torch.autograd.backward(sum(output.square().sum() for output in ours))
     cohort.clip_gradients(draw(st.sampled_from([0.1, 100.0])))
     members = range(len(cohort))
@@ -113,7 +130,7 @@ def masks_at_test_time(draw):
     teacher, student, shape = PAIRS[draw(st.sampled_from(sorted(PAIRS)))]
     net = SwapNet(used(build(teacher, 1)), used(build(student, 2), seed=5), shape)
     masks = draw(st.lists(st.sampled_from(all_masks(3)), min_size=2, unique=True))
-    return list(mask_logits(net, torch.randn(4, *shape), masks).values())
+    return list(mask_logits(net, samples_for(teacher, 4, shape), masks).values())
 
 
 TWINS = {
@@ -152,6 +169,7 @@ ALL_KINDS = Curriculum(
     stages=(
         Stage(target=TeacherHidden(), steps=1),
         Stage(target=TeacherHidden(block=2, width=3), steps=1, trains="block"),
+        Stage(target=TeacherHidden(block="all"), steps=1),
         Stage(target=TeacherOutput(at_step=10), steps=1),
         Stage(target=TeacherOutput(temperature=2.0), steps=1),
         Stage(target=Labels()),
@@ -161,16 +179,20 @@ ALL_KINDS = Curriculum(
 
 def distilled(kind):
     """A cohort after some steps, one at least of each kind of target."""
-    config, student = (MLP_TEACHER, MLP_STUDENT) if kind == "mlp" else (TRANSFORMER, TRANSFORMER)
+    config, student, task = {
+        "mlp": (MLP_TEACHER, MLP_STUDENT, PARITY),
+        "transformer": (TRANSFORMER, TRANSFORMER, PARITY),
+        "language": (LANGUAGE_TEACHER, LANGUAGE_STUDENT, ToyStrings()),
+    }[kind]
     teacher, plan = as_trained(config, checkpoints={10: 0.7}), TrainPlan(steps=8, batch_size=8, lr=0.05, clip_norm=1.0)
-    result = distil_cohort(teacher, student, PARITY, {"all": ALL_KINDS, "extracted": extracted(1)}, (0, 1), plan)
+    result = distil_cohort(teacher, student, task, {"all": ALL_KINDS, "extracted": extracted(1)}, (0, 1), plan)
     return {f"{name} {seed} {key}": t for (name, seed), state in result.weights.items() for key, t in state.items()}
 
 
 def paired(kind, curriculum):
     """Student and converters after some steps."""
     config, student, _ = PAIRS[kind]
-    task = PARITY if kind == "mlp" else ToyImages()
+    task = {"mlp": PARITY, "language": ToyStrings()}.get(kind, ToyImages())
     teacher = as_trained(config, checkpoints={10: 0.7})
     with initialisation(0, "converters"):
         net = SwapNet(teacher.model, build(student, 2, stream="student"), task.input_shape)
@@ -185,6 +207,7 @@ def paired(kind, curriculum):
 RUNS = {
     "cohort of mlps": lambda: distilled("mlp"),
     "cohort of transformers": lambda: distilled("transformer"),
+    "cohort of language models": lambda: distilled("language"),
     **{f"pair of {kind}": lambda kind=kind: paired(kind, None) for kind in PAIRS},
     **{f"pair of {kind}, extracted": lambda kind=kind: paired(kind, extracted(1)) for kind in PAIRS},
 }

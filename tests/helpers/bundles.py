@@ -5,17 +5,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from toys import (
-    PAIRS as FAMILIES,
-)
-from toys import (
-    used,
-)
+from toys import LANGUAGE_STUDENT, LANGUAGE_TEACHER, PAIRS, samples_for, used
 
 from pwl_lab.loading.bundle import BundleIndex, Inputs, write_bundle
 from pwl_lab.models import build
 from pwl_lab.swap.masks import all_masks
 from pwl_lab.swap.swapnet import SwapNet, mask_logits
+
+FAMILIES = PAIRS | {"language": (LANGUAGE_TEACHER, LANGUAGE_STUDENT, (9,))}
 
 
 def pair_of(family: str) -> SwapNet:
@@ -33,12 +30,15 @@ def bundle_of(
     table = (
         {mask: 0.5 + 0.1 * mask.count("T") for mask in all_masks(net.n_blocks)} if accuracies is None else accuracies
     )
-    return write_bundle(net, (teacher, student), folder, Inputs(shape=shape), "abc", {"validation": table})
+    return write_bundle(
+        net, (teacher, student), folder, Inputs(shape=shape, n_tokens=net.n_tokens), "abc", {"validation": table}
+    )
 
 
 def inputs_for(family: str, samples: int = 5) -> Tensor:
     """Some samples."""
-    return torch.randn(samples, *FAMILIES[family][2], generator=torch.Generator().manual_seed(3))
+    teacher, _, shape = FAMILIES[family]
+    return samples_for(teacher, samples, shape, torch.Generator().manual_seed(3))
 
 
 def expected(net: SwapNet, inputs: Tensor) -> dict[str, Tensor]:

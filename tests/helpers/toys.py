@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from pwl_lab.distill.curriculum import Curriculum
 from pwl_lab.distill.students import DistillationResult, distil_members
 from pwl_lab.distill.targets import Member
-from pwl_lab.models import BlockNet, MLPConfig, ResNetConfig, VGGConfig, ViTConfig, build
+from pwl_lab.models import BlockNet, LanguageTransformerConfig, MLPConfig, ResNetConfig, VGGConfig, ViTConfig, build
 from pwl_lab.models.blocknet import ModelConfig
 from pwl_lab.study.results import Pair
 from pwl_lab.study.tables import mask_table
 from pwl_lab.support.seeding import generator
 from pwl_lab.swap.swapnet import SwapNet
-from pwl_lab.tasks.base import Batch, Task
+from pwl_lab.tasks.base import IGNORED, Batch, Task
 from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.training import Checkpoint, TrainedModel, TrainPlan
 
@@ -49,6 +49,47 @@ class ToyImages(Task):
         return 64 // batch_size
 
 
+class ToyStrings(Task):
+    """Padded strings over a, b, c in which every third symbol is the sum of the two before it (mod 3).
+
+    `masked`: some symbols are hidden and predicted, and so are some that are seen. `next`: each is predicted from those
+    before it.
+    """
+
+    name, n_classes, n_tokens, class_names = "toy-strings", 3, 5, ("a", "b", "c")
+    mask, pad = 3, 4
+
+    def __init__(self, objective: str = "masked", length: int = 9, samples: int = 60) -> None:
+        self.objective, self.input_shape, self.samples = objective, (length,), samples
+
+    def _draw(self, samples: int, random: torch.Generator) -> Batch:
+        (length,) = self.input_shape
+        symbols = torch.randint(3, (samples, length), generator=random)
+        for third in range(2, length, 3):
+            symbols[:, third] = (symbols[:, third - 1] + symbols[:, third - 2]) % 3
+        lengths = torch.randint(3, length + 1, (samples, 1), generator=random)
+        real = torch.arange(length) < lengths
+        chosen = real & (torch.rand(samples, length, generator=random) < 0.3)
+        hidden = chosen & (torch.rand(samples, length, generator=random) < 0.8)
+        if self.objective == "next":
+            inputs = symbols.where(real, self.pad)
+            following = torch.cat([inputs[:, 1:], torch.full((samples, 1), self.pad)], dim=1)
+            return Batch(inputs, following.where(following < 3, IGNORED))
+        inputs = symbols.masked_fill(hidden, self.mask).where(real, self.pad)
+        return Batch(inputs, symbols.where(chosen, IGNORED))
+
+    def batches(self, seed: int, batch_size: int, device: str = "cpu", role: str = "teacher") -> Iterator[Batch]:
+        random = generator(seed, "data", role)
+        while True:
+            yield self._draw(batch_size, random).to(device)
+
+    def split(self, name: str, device: str = "cpu") -> Batch:
+        return self._draw(self.samples, generator(0, "evaluation", name)).to(device)
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"task": self.name, "objective": self.objective, "shape": list(self.input_shape), "n": self.samples}
+
+
 PARITY = SparseParity(n_bits=6, k_sparse=2, eval_samples=100)
 PLAN = TrainPlan(steps=24, batch_size=8, eval_every=6, lr=0.05)
 
@@ -60,6 +101,9 @@ RESNET_TEACHER = ResNetConfig(channels=(4, 6, 7), depths=(1, 2, 1), n_classes=3)
 RESNET_STUDENT = ResNetConfig(channels=(3, 5, 6), depths=(1, 1, 1), n_classes=3)
 VIT_TEACHER = ViTConfig(image_size=7, width=8, heads=4, layers=(1, 2, 1), n_classes=3)
 VIT_STUDENT = ViTConfig(image_size=7, width=6, heads=2, layers=(1, 1, 1), n_classes=3)
+STRINGS = {"length": 9, "n_tokens": 5, "n_classes": 3, "layers": 3}
+LANGUAGE_TEACHER = LanguageTransformerConfig(**STRINGS, width=8, heads=4)
+LANGUAGE_STUDENT = LanguageTransformerConfig(**STRINGS, width=6, heads=2)
 
 # Teacher, student and input shape of a pair of every family; the second table has images that are not square.
 PAIRS = {
@@ -72,6 +116,20 @@ OBLONG_PAIRS = PAIRS | {
     "vgg": (VGG_TEACHER, VGG_STUDENT, (1, 9, 7)),
     "resnet": (RESNET_TEACHER, RESNET_STUDENT, (1, 9, 7)),
 }
+
+# The same with the networks that give logits for every token.
+EVERY_PAIR = OBLONG_PAIRS | {"language": (LANGUAGE_TEACHER, LANGUAGE_STUDENT, (9,))}
+
+
+def samples_for(
+    config: ModelConfig, samples: int, shape: Sequence[int], random: torch.Generator | None = None
+) -> Tensor:
+    """Some inputs for a network: numbers, or strings, some of them padded."""
+    if config.family != "language":
+        return torch.randn(samples, *shape, generator=random)
+    strings = torch.randint(4, (samples, *shape), generator=random)
+    lengths = torch.randint(1, shape[0] + 1, (samples, 1), generator=random)
+    return strings.where(torch.arange(*shape) < lengths, 4)
 
 
 def norms(net: nn.Module) -> list[nn.BatchNorm2d]:

@@ -1,5 +1,7 @@
 """Figures of single pictures show the numbers they are given: soft targets, pictures drawn at random, one under all masks."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -7,7 +9,7 @@ from scored import scored_pair, some_predictions
 
 from pwl_lab import plots
 from pwl_lab.plots.pictures import MOST_CLASSES, guesses, how_chosen
-from pwl_lab.study.recipes import SamplePredictions, SoftTargets
+from pwl_lab.study.recipes import SoftTargets
 
 SHIRT = SoftTargets(
     torch.arange(64, dtype=torch.uint8).view(8, 8), 1, ("bag", "shirt", "coat"), torch.tensor([0.0, 4.0, 3.0])
@@ -58,7 +60,7 @@ def test_how_pictures_were_chosen_is_said_with_both_rates():
     assert picked == (
         "3 picked because their prediction changes: 33% of these right at SSS, 67% at TTT (whole test set: 50% and 80%)"
     )
-    drawn = SamplePredictions(samples.images, samples.labels, samples.class_names, samples.probabilities, "drawn")
+    drawn = replace(samples, kind="drawn")
     assert how_chosen(drawn, pair).startswith("3 drawn at random: 33%")
 
 

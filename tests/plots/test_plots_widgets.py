@@ -181,7 +181,9 @@ def coloured_samples(task, n=6):
     masks = all_masks(3)
     rolled = {mask: torch.roll(batch.labels, i).tolist() for i, mask in enumerate(masks)}  # right once, then wrong
     probabilities = {mask: as_sure_as(labels, [0.5] * n, task.n_classes) for mask, labels in rolled.items()}
-    return SamplePredictions(images, batch.labels, task.class_names, probabilities)
+    return SamplePredictions(
+        images=images, labels=batch.labels, class_names=task.class_names, probabilities=probabilities
+    )
 
 
 def drawn_apart(figure):

@@ -15,9 +15,14 @@ def examples():
     return re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 
 
+def with_words(words):
+    (found,) = (one for one in examples() if words in one)
+    return found
+
+
 @pytest.mark.usefixtures("store_folder")
 def test_the_examples_run_and_their_bundle_opens_where_the_network_is_defined(tmp_path):
-    task, network, both, _ = examples()
+    task, network, both = examples()[:3]
     (tmp_path / "mine.py").write_text(task + network)
     opening = both[both.index("points = ") :]
     programs = {
@@ -38,8 +43,21 @@ def test_the_examples_run_and_their_bundle_opens_where_the_network_is_defined(tm
 
 
 @pytest.mark.usefixtures("store_folder")
+def test_a_task_of_strings_is_learned_distilled_and_paired(tmp_path):
+    (tmp_path / "runs").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", with_words("Twins(Task)")], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    perplexities = [float(number) for number in re.findall(r"\d\.\d+(?=[,\]])", done.stdout.partition("perplexity")[2])]
+    assert len(perplexities) == 4
+    assert 3 > perplexities[0] > perplexities[-1] > 1  # guessing has 3
+    assert (tmp_path / "runs" / "strings.svg").read_text().count("<text") > 50
+
+
+@pytest.mark.usefixtures("store_folder")
 def test_the_dataset_is_read_and_checked(tmp_path):
-    *_, dataset = examples()
+    dataset = with_words("stripes")
     done = subprocess.run([sys.executable, "-c", dataset], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "('noise', 'stripes') torch.Size([50, 1, 16, 16])\n"

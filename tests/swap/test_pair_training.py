@@ -6,6 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 from toys import (
+    LANGUAGE_STUDENT,
+    LANGUAGE_TEACHER,
     MLP_STUDENT,
     MLP_TEACHER,
     RESNET_STUDENT,
@@ -15,6 +17,7 @@ from toys import (
     VIT_STUDENT,
     VIT_TEACHER,
     ToyImages,
+    ToyStrings,
     as_trained,
     changed,
     snapshot,
@@ -36,7 +39,7 @@ from pwl_lab.distill.targets import Activations, Member, calibration_inputs, ran
 from pwl_lab.models import build
 from pwl_lab.support.errors import InvalidValueError
 from pwl_lab.swap.pair_training import FollowCurriculum, HardAndSoft, Pass
-from pwl_lab.tasks.base import Batch
+from pwl_lab.tasks.base import IGNORED, Batch
 from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.training import TrainPlan
 
@@ -46,6 +49,7 @@ PAIRS = {
     "vgg": (VGG_TEACHER, VGG_STUDENT, IMAGES),
     "resnet": (RESNET_TEACHER, RESNET_STUDENT, IMAGES),
     "vit": (VIT_TEACHER, VIT_STUDENT, IMAGES),
+    "language": (LANGUAGE_TEACHER, LANGUAGE_STUDENT, ToyStrings()),
 }
 kinds = pytest.mark.parametrize("kind", PAIRS)
 CHECKPOINTS = {10: 0.5, 20: 0.8}
@@ -62,6 +66,10 @@ class Case:
         with torch.no_grad():
             theirs = Activations(*self.teacher.model.hidden_states(self.batch.inputs))
         self.seen = Pass(self.batch, theirs, Activations(*self.student.train().hidden_states(self.batch.inputs)))
+
+    def rows(self, values):
+        """What counts of logits or labels: all of it, or where a token is scored."""
+        return values[self.batch.labels != IGNORED]
 
     def follow(self, curriculum, seed=3):
         return FollowCurriculum(curriculum, self.teacher, self.shapes, self.task, seed, "cpu")
@@ -113,18 +121,20 @@ def test_labels(kind):
     case = Case(kind)
     name, value = only(case.follow(from_labels()), case.seen)
     assert name == "labels"
-    torch.testing.assert_close(value, F.cross_entropy(case.seen.student.logits, case.batch.labels))
+    torch.testing.assert_close(
+        value, F.cross_entropy(case.rows(case.seen.student.logits), case.rows(case.batch.labels))
+    )
 
 
 @kinds
 def test_the_final_output_soft_and_decided(kind):
     case = Case(kind)
-    theirs = case.seen.teacher.logits
+    theirs = case.rows(case.seen.teacher.logits)
     decided = F.one_hot(theirs.argmax(dim=1), theirs.shape[1]).float()
     for temperature, wanted in ((1.0, theirs.softmax(1)), (2.5, (theirs / 2.5).softmax(1)), (0.0, decided)):
         name, value = only(case.follow(one_shot(temperature)), case.seen)
         assert name == "output"
-        torch.testing.assert_close(value, to_target(case.seen.student.logits, wanted))
+        torch.testing.assert_close(value, to_target(case.rows(case.seen.student.logits), wanted))
 
 
 @kinds
@@ -132,14 +142,19 @@ def test_a_checkpoints_output(kind):
     case = Case(kind)
     for curriculum, number in ((progressive([0.6]), 1), (progressive([0.3]), 0), (progressive(at_steps=[20]), 1)):
         checkpoint = case.teacher.at(case.teacher.checkpoints[number])
-        wanted = checkpoint(case.batch.inputs).softmax(dim=1)
+        wanted = case.rows(checkpoint(case.batch.inputs)).softmax(dim=1)
         objective = case.follow(curriculum)
         name, value = only(objective, case.seen)
         assert name == "output"
-        torch.testing.assert_close(value, to_target(case.seen.student.logits, wanted))
-        final = to_target(case.seen.student.logits, case.seen.teacher.logits.softmax(dim=1))
+        torch.testing.assert_close(value, to_target(case.rows(case.seen.student.logits), wanted))
+        final = to_target(case.rows(case.seen.student.logits), case.rows(case.seen.teacher.logits).softmax(dim=1))
         assert not torch.allclose(value, final)
         torch.testing.assert_close(only(objective, case.seen, step=1_500)[1], final)
+
+
+def real(case, states):
+    """Which positions count in hidden states, as a mask of dimensions that fit: all of them, or those with a token."""
+    return states.any(dim=1, keepdim=True) if case.teacher.model.pads else torch.ones_like(states[:, :1]).bool()
 
 
 def projected(case, block, width, seed=3):
@@ -147,9 +162,10 @@ def projected(case, block, width, seed=3):
     matrix = random_projection(case.seen.teacher.states[block - 1].shape[1], width, seed, block)
     states, _ = case.teacher.model.hidden_states(calibration_inputs(case.task, seed, "cpu"))
     raw = torch.einsum("mr,bm...->br...", matrix, states[block - 1])
-    others = [0, *range(2, raw.dim())]
-    mean = raw.mean(dim=others, keepdim=True)
-    factor = 1 / (raw - mean).square().mean().sqrt()
+    by_channel = raw.movedim(1, -1)[real(case, states[block - 1]).movedim(1, -1).squeeze(-1)]  # (positions, channels)
+    mean = by_channel.mean(dim=0)
+    factor = 1 / (by_channel - mean).square().mean().sqrt()
+    mean = mean.reshape(1, -1, *(1,) * (raw.dim() - 2))
     return (torch.einsum("mr,bm...->br...", matrix, case.seen.teacher.states[block - 1]) - mean) * factor
 
 
@@ -162,7 +178,21 @@ def test_a_projected_hidden_state_has_the_students_channels_at_every_position(ki
     assert wanted.shape == ours.shape
     name, value = only(case.follow(extracted(blocks=[block], weight=4.0)), case.seen)
     assert name == "hidden"
-    torch.testing.assert_close(value, 4 * (ours - wanted).square().mean(), rtol=1e-4, atol=1e-5)
+    squares = (ours - wanted).square()[real(case, case.seen.teacher.states[block - 1]).expand_as(ours)]
+    torch.testing.assert_close(value, 4 * squares.mean(), rtol=1e-4, atol=1e-5)
+
+
+@kinds
+def test_several_blocks_at_once_are_the_mean_of_each(kind):
+    case = Case(kind)
+    values = {}
+    for name, curriculum in {"all": extracted(at_once=True), "two": extracted(blocks=[3, 1], at_once=True)}.items():
+        objective = case.follow(curriculum)
+        assert [stage.target.kind for stage in objective.curriculum.stages] == ["hidden", "output"]
+        values[name] = only(objective, case.seen)[1]
+    each = [only(case.follow(extracted(blocks=[block])), case.seen)[1] for block in (1, 2, 3)]
+    torch.testing.assert_close(values["all"], torch.stack(each).mean())
+    torch.testing.assert_close(values["two"], (each[0] + each[2]) / 2)
 
 
 def test_the_first_channels_alone_where_a_width_is_given():
@@ -207,6 +237,7 @@ ONE_OF_EACH = [
     TeacherOutput(temperature=0.0),
     TeacherHidden(block=2),
     TeacherHidden(block=1, width=2, centre=False),
+    TeacherHidden(block=(1, 3)),
 ]
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from toys import (
-    OBLONG_PAIRS as PAIRS,
+    EVERY_PAIR as PAIRS,
 )
 from toys import (
     VGG_STUDENT,
@@ -15,6 +15,7 @@ from toys import (
     as_trained,
     changed,
     norms,
+    samples_for,
     snapshot,
     used,
 )
@@ -34,7 +35,7 @@ from pwl_lab.training import TrainPlan
 def net_and_inputs(request):
     teacher, student, shape = PAIRS[request.param]
     net = SwapNet(used(build(teacher, 1)), used(build(student, 2), seed=5), shape).eval()
-    return net, torch.randn(5, *shape)
+    return net, samples_for(teacher, 5, shape)
 
 
 def by_hand(net, inputs, mask):
@@ -113,15 +114,15 @@ def test_mask_logits_computes_a_common_beginning_once(net_and_inputs):
 
 def test_mask_accuracies_and_predictions_go_by_the_logits(net_and_inputs):
     net, inputs = net_and_inputs
-    data = Batch(inputs, net(inputs, "TST").argmax(dim=1))
+    data = Batch(inputs, net(inputs, "TST").argmax(dim=-1))
     table = score_masks(net, data, chunk=2).accuracies()
     assert list(table) == all_masks(3)
     assert table["TST"] == 1.0
     for mask, value in table.items():
-        assert value == (net(inputs, mask).argmax(dim=1) == data.labels).double().mean().item()
+        assert value == (net(inputs, mask).argmax(dim=-1) == data.labels).double().mean().item()
     confidence, predicted = mask_probabilities(net, inputs, ["SSS", "TST"]).max(dim=-1)
     assert torch.equal(predicted[1], data.labels)
-    torch.testing.assert_close(confidence[0], net.student(inputs).softmax(dim=1).max(dim=1).values)
+    torch.testing.assert_close(confidence[0], net.student(inputs).softmax(dim=-1).max(dim=-1).values)
 
 
 @pytest.mark.parametrize("mask", ["TT", "TTSS", "TtS", "T S", ""])
@@ -231,12 +232,13 @@ def test_boundaries_count_from_1():
 def test_class_accuracies_are_those_of_each_mask_on_each_class(net_and_inputs):
     net, inputs = net_and_inputs
     labels = torch.tensor([0, 1, 0, 1, 0])  # no sample of the VGG's third class
+    labels = labels if inputs.is_floating_point() else labels[:, None].repeat(1, 9)  # one for each token
     data = Batch(inputs, labels)
     scores = score_masks(net, data, chunk=2)
     table = scores.class_accuracies()
     assert list(table) == list(scores.accuracies()) == all_masks(3)
     for mask, values in table.items():
-        right = net(inputs, mask).argmax(dim=1) == labels
+        right = net(inputs, mask).argmax(dim=-1) == labels
         assert values[:2] == pytest.approx([right[labels == c].double().mean().item() for c in (0, 1)])
         assert all(value != value for value in values[2:])
         assert scores.accuracies()[mask] == right.double().mean().item()
@@ -247,7 +249,7 @@ def test_scores_take_one_pass(net_and_inputs):
     net, inputs = net_and_inputs
     calls = []
     net.teacher.head.register_forward_hook(lambda *_: calls.append(1))
-    score_masks(net, Batch(inputs, torch.zeros(5, dtype=torch.long)))
+    score_masks(net, Batch(inputs, net(inputs, "SSS").argmax(dim=-1)))
     assert len(calls) == 4  # the masks that end with the teacher's block
 
 

@@ -210,7 +210,11 @@ def test_only_whole_numbers_count(value):
 
 @pytest.mark.parametrize("value", [None, 3, [[1.0, 2.0]], np.zeros((2, 6), np.float32)], ids=str)
 def test_what_is_no_tensor_is_refused(value):
-    for check in (check_inputs, lambda value: check_images(value, (6,)), lambda value: check_labels(value, 2)):
+    for check in (
+        check_inputs,
+        lambda value: check_images(value, (6,)),
+        lambda value: check_labels(value, torch.zeros(2, 6)),
+    ):
         with pytest.raises(InvalidValueError, match="not a tensor"):
             check(value)
 
