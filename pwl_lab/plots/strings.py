@@ -1,6 +1,6 @@
 """Figures of strings: how one was derived, what can be predicted of it, and what a teacher learns on the way."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
 import numpy as np
@@ -134,28 +134,27 @@ def teacher_phases(
 
 
 @style.context()
-def probe_lines(probe: pd.DataFrame, reliance: pd.DataFrame, unit: str = "parent") -> Figure:
-    """What a teacher knows at its checkpoints: probe accuracy, a line per block, and its reliance on the neighbours.
+def probe_lines(probe: pd.DataFrame, reliance: Mapping[str, pd.DataFrame]) -> Figure:
+    """What a teacher knows at its checkpoints: parents read off its states, a line per block; reliance on neighbours.
 
     Arguments:
     - `probe`: as from `token_probes.parent_probe`.
-    - `reliance`: as from `token_probes.neighbour_reliance`.
-    - `unit`: what the probe reads.
+    - `reliance`: for each grammar, as from `token_probes.neighbour_reliance`; thin lines are the exact posterior's.
     """
-    figure, (left, right) = style.row_of_axes(9, 3.4, 2)
-    blocks = sorted(probe["block"].unique())
-    for block in blocks:
-        mine = probe[probe["block"] == block].set_index("step")["accuracy"]
-        shade = mpl.colormaps["Oranges"](0.35 + 0.6 * block / max(1, max(blocks)))
-        left.plot(mine, color=shade, ls="-" if block else ":", marker="os^Dv"[block % 5], ms=5,
+    figure, (left, right) = style.row_of_axes(9, 3.6, 2)
+    last = max(probe["block"])
+    for block, mine in probe.groupby("block"):
+        shade = mpl.colormaps["Oranges"](0.35 + 0.6 * block / last)
+        left.plot(mine["step"], mine["accuracy"], color=shade, ls="-" if block else ":", marker="os^Dv"[block % 5], ms=5,
                   label=f"block {block}" if block else "embedding")  # fmt: skip
     style.chance_line(left, probe["chance"].iloc[0])
-    left.legend(fontsize=NOTE, ncols=2)
-    style.steps_axis(left)
-    style.accuracy_axis(left, f"{unit} read off, linear probe")
-    right.plot(reliance.set_index("step")["change"], color=OWNER["T"], lw=2, marker="o", ms=4)
-    style.level_line(right, reliance["exact"].iloc[0], "exact\nposterior", *LEVEL["learned"][:2])
-    style.steps_axis(right)
+    style.accuracy_axis(left, "parents read off")
+    for (name, table), dashes in zip(reliance.items(), ("-", "--", "-.", ":"), strict=False):
+        right.plot(table["step"], table["change"], color=OWNER["T"], lw=2, ls=dashes, marker="o", ms=4, label=name)
+        right.axhline(table["exact"].iloc[0], color=LEVEL["learned"][0], lw=1, ls=dashes)
     right.set(ylabel="change without the neighbours", ylim=(0, None))
     right.yaxis.set_major_formatter(Percent())
+    for axes in (left, right):
+        style.steps_axis(axes)
+        axes.legend(fontsize=NOTE)
     return figure

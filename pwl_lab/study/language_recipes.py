@@ -3,6 +3,7 @@
 Each has a `place`: the main grammar, the other grammar, or the text.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
@@ -15,6 +16,7 @@ from pwl_lab.distill.curriculum import Curriculum, extracted, from_labels, one_s
 from pwl_lab.models import ModelConfig, language_transformer
 from pwl_lab.models.blocknet import BlockNet
 from pwl_lab.study import tables
+from pwl_lab.study.intervals import mean_interval
 from pwl_lab.study.language_settings import LanguageCurriculumSettings
 from pwl_lab.study.results import DistillationRuns, Pair
 from pwl_lab.study.verbs import distill, run_cases, train_or_load, train_pair
@@ -257,6 +259,25 @@ def final_losses(runs: DistillationRuns, task: SequenceTask) -> dict[str, list[f
         loss = label_loss(predict(runs.student(name, seed), test.inputs), test.labels)
         found.setdefault(name, []).append(loss.item())
     return {name: found[name] for name in dict.fromkeys(runs.history["curriculum"]) if name in found}
+
+
+def loss_table(losses: Mapping[str, Sequence[float]], against: str = "one_shot_soft") -> pd.DataFrame:
+    """One row per curriculum: the mean loss in nats, the perplexity, and the difference to another with its 95% interval.
+
+    Arguments:
+    - `losses`: as from `final_losses`, one for each seed.
+    - `against`: the curriculum that the others are compared with, seed by seed.
+    """
+    rows = {}
+    for name, values in losses.items():
+        low, middle, high = mean_interval([a - b for a, b in zip(values, losses[against], strict=True)])
+        mean = sum(values) / len(values)
+        rows[name] = {
+            "nats": f"{mean:.3f}",
+            "perplexity": f"{math.exp(mean):.2f}",
+            f"against {against}": "–" if name == against else f"{middle:+.3f} ({low:+.3f} to {high:+.3f})",
+        }
+    return pd.DataFrame(rows).T.rename_axis("curriculum")
 
 
 def language_pair(settings: LanguageCurriculumSettings, seed: int, who: Literal["pair", "student"] = "pair") -> Pair:

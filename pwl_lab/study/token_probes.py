@@ -84,6 +84,18 @@ def checkpoint_steps(teacher: TrainedModel, n: int = 8) -> list[int]:
     return [steps[place] for place in picked]
 
 
+def phases(teacher: TrainedModel) -> tuple[int, int]:
+    """The steps between which a teacher's validation loss falls.
+
+    A plateau ends where a tenth of the way to the last loss is done, counted from the loss at a twentieth of all steps;
+    the fall ends where nine tenths are done.
+    """
+    losses = teacher.history.set_index("step")["validation_loss"]
+    early, last = losses[losses.index >= losses.index.max() / 20].iloc[0], losses.iloc[-1]
+    done = (early - losses[losses.index >= losses.index.max() / 20]) / max(early - last, 1e-9)
+    return int((done >= 0.1).idxmax()), int((done >= 0.9).idxmax())
+
+
 def parent_probe(task: GrammarTask, teacher: TrainedModel, steps: Sequence[int]) -> pd.DataFrame:
     """How well the parent of a token can be read from its hidden state by a linear map.
 
