@@ -29,15 +29,14 @@ Strings = Int[np.ndarray, "strings length"]  # token indices; padded at the end 
 class Derivations(NamedTuple):
     """Strings with the trees that they were derived by.
 
-    Level 0 is the start symbol. A token that is derived early keeps its parent at the levels below, so the last level
-    holds the parent of each token.
+    For each level and token, `symbols` has the token's ancestor, as an index into `Grammar.symbols`, and `starts` the
+    position where that ancestor's span begins; both are -1 at padding. Level 0 is the start symbol. A token that is derived
+    early keeps its parent at the levels below, so the last level holds the parent of each token.
     """
 
     tokens: Strings
-    symbols: Int[
-        np.ndarray, "levels strings length"
-    ]  # the token's ancestor, an index into `Grammar.symbols`; padding: -1
-    starts: Int[np.ndarray, "levels strings length"]  # where the ancestor's span begins; padding: -1
+    symbols: Int[np.ndarray, "levels strings length"]
+    starts: Int[np.ndarray, "levels strings length"]
 
 
 class Extent(NamedTuple):
@@ -116,6 +115,8 @@ class Grammar(Frozen):
         for symbol in (part for alternatives in right for each in alternatives for part in each.split()):
             if symbol not in self.rules and symbol not in self.tokens:
                 yield f"the symbol {symbol!r} is undefined: it has no rule and is not one of the tokens"
+        for symbol in (one for one in self.start if one in self.tokens):
+            yield f"the start symbol {symbol!r} is a token, so it has no rule"
         ends = _ending(self.rules, set(self.tokens))
         for symbol in (one for one in self.rules if one not in ends):
             yield f"the symbol {symbol!r} is non-terminating: no string of tokens can be derived from it"

@@ -137,15 +137,17 @@ def _inside(grammar: Grammar, weights: Weights, ends: Bool[Tensor, "strings ends
             after = extents[symbol].longest - sum(extents[part].longest for part in parts)
             options.append(F.pad(table + math.log(share), (before, after), value=IMPOSSIBLE))
         tables[symbol] = torch.logsumexp(torch.stack(options), dim=0)
-    whole = []  # [strings, ends] for each start symbol
+    n_ends, whole = ends.shape[1], []  # [strings, ends] for each start symbol
     for share, symbol in grammar.beginnings:
-        first, last = extents[symbol].shortest, extents[symbol].longest
-        whole.append(F.pad(tables[symbol][:, 0] + math.log(share), (first, ends.shape[1] - 1 - last), value=IMPOSSIBLE))
+        by_length = F.pad(tables[symbol][:, 0] + math.log(share), (extents[symbol].shortest, n_ends), value=IMPOSSIBLE)
+        whole.append(by_length[:, :n_ends])
     total = torch.logsumexp(torch.stack(whole), dim=0).where(ends, IMPOSSIBLE).logsumexp(dim=1)
     return total, [tables[symbol] for symbol in range(n_tokens, len(extents))]
 
 
-def _joined(left: Table, right: Table, shortest: int) -> Table:
+def _joined(
+    left: Float64[Tensor, "strings starts left"], right: Float64[Tensor, "strings later right"], shortest: int
+) -> Table:
     """Spans of the left table, the shortest of which have `shortest` tokens, each followed by one of the right table."""
     n_left, n_starts = left.shape[2], left.shape[1]
     later = F.pad(right, (0, 0, 0, shortest + n_left + n_starts), value=IMPOSSIBLE)[:, shortest:]

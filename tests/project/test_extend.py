@@ -61,3 +61,15 @@ def test_the_dataset_is_read_and_checked(tmp_path):
     done = subprocess.run([sys.executable, "-c", dataset], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "('noise', 'stripes') torch.Size([50, 1, 16, 16])\n"
+
+
+def test_the_grammar_and_the_text_are_tasks(tmp_path):
+    code = with_words("gossip") + with_words("TextTask(length")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    ceiling, string, clause, *rest = done.stdout.splitlines()
+    assert re.fullmatch(r"Ceiling\(accuracy=0\.\d+, loss=\d\.\d+\)", ceiling)
+    assert "'animal'" in string
+    # 0.3 times three times 1/2 for the articles, 1/4 for the animals, and the verbs, one of each
+    assert clause == f"{0.3 / 8**3 * 0.75 * 0.25:.2g} [[4, 9]]"
+    assert rest[0].startswith("83 ")
