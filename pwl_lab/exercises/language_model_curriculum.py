@@ -68,8 +68,9 @@ def _wrong(seen: str, position: int) -> dict[str, list[float]]:
 
     def shares(fits: Callable[[str], bool], counted: bool = False, whole: bool = True) -> list[float]:
         rows = {string: 1.0 if counted else p for string, p in strings_of().items() if fits(string)}
-        found = [sum(p for string, p in rows.items() if string[position] == token) for token in TINY.tokens]
-        return [value / sum(found) for value in found] if whole and sum(found) else found
+        found = [sum((p for string, p in rows.items() if string[position] == token), 0.0) for token in TINY.tokens]
+        total = sum(found)
+        return [value / total for value in found] if whole and total else found
 
     def agrees(string: str) -> bool:
         return all(a in (b, MASKED) for a, b in zip(seen, string, strict=False))

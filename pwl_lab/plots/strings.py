@@ -1,6 +1,7 @@
 """Figures of strings: how one was derived, what can be predicted of it, and what a teacher learns on the way."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -43,7 +44,7 @@ def derivation_tree(string: ShownString) -> Figure:
     return figure
 
 
-def _write(axes: Axes, x: float, y: float, words: str, string: ShownString, **look: object) -> None:
+def _write(axes: Axes, x: float, y: float, words: str, string: ShownString, **look: Any) -> None:
     """A symbol at its place, where the string is short enough for it to be read."""
     if len(string.tokens) <= MOST_LABELS:
         axes.text(x, y, words, ha="center", va="center", family="monospace", fontsize=NOTE, **look)

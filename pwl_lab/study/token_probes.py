@@ -77,6 +77,21 @@ def shown_string(task: GrammarTask, number: int = 0) -> ShownString:
     )
 
 
+def telling_string(task: GrammarTask, among: int = 200) -> ShownString:
+    """The one of the first test strings in which some tokens can be predicted and others cannot, with one replaced.
+
+    Arguments:
+    - `task`: the grammar and its splits.
+    - `among`: how many strings to choose from.
+    """
+    test = task.split("test")
+    batch = Batch(test.inputs[:among], test.labels[:among])
+    best, scored = task.posterior(batch).amax(dim=-1), batch.labels != IGNORED
+    unlike = [row[kept].std(correction=0).item() if kept.any() else 0.0 for row, kept in zip(best, scored, strict=True)]
+    replaced = (scored & (batch.inputs != task.mask) & (batch.inputs != batch.labels)).any(dim=1)
+    return shown_string(task, int((torch.tensor(unlike) + replaced).argmax()))
+
+
 def checkpoint_steps(teacher: TrainedModel, n: int = 8) -> list[int]:
     """The steps of `n` checkpoints, spread evenly from the first to the last."""
     steps = [checkpoint.step for checkpoint in teacher.checkpoints]
@@ -147,7 +162,8 @@ def _linear_guesses(
     a, b = (torch.cat([part, torch.ones(len(part), 1)], dim=1).double() for part in (known, unknown))
     wanted = torch.nn.functional.one_hot(classes).double()
     penalty = RIDGE * len(a) * torch.eye(a.shape[1], dtype=torch.float64)
-    return (b @ torch.linalg.solve(a.T @ a + penalty, a.T @ wanted)).argmax(dim=1)
+    weights: Tensor = torch.linalg.solve(a.T @ a + penalty, a.T @ wanted)
+    return (b @ weights).argmax(dim=1)
 
 
 def neighbour_reliance(task: GrammarTask, teacher: TrainedModel, steps: Sequence[int]) -> pd.DataFrame:
