@@ -17,13 +17,13 @@ from pwl_lab.models import ModelConfig, language_transformer
 from pwl_lab.models.blocknet import BlockNet
 from pwl_lab.study import tables
 from pwl_lab.study.intervals import mean_interval
-from pwl_lab.study.language_settings import LanguageCurriculumSettings
+from pwl_lab.study.language_settings import TUNING, LanguageCurriculumSettings
 from pwl_lab.study.results import DistillationRuns, Pair
 from pwl_lab.study.verbs import distill, run_cases, train_or_load, train_pair
 from pwl_lab.support import paths
 from pwl_lab.support.config import content_hash
-from pwl_lab.support.errors import MissingDataError, invalid
 from pwl_lab.tasks.base import label_loss
+from pwl_lab.tasks.grammar import Grammar
 from pwl_lab.tasks.sequences import GrammarTask, SequenceTask, TextTask
 from pwl_lab.training import TrainedModel, TrainPlan, predict
 
@@ -32,7 +32,6 @@ Who = Literal["teacher", "student", "pair"]
 CONTROLS = ("reversed", "untrained")
 ELSEWHERE = ("scratch", "one_shot_soft", "extracted", "last_block", "at_once")  # the curricula in the other two places
 DONE = 0.98  # of the teacher's accuracy: a student that reaches it stops
-TUNING = "language_tuning.csv"
 
 
 def language_task(settings: LanguageCurriculumSettings, place: Place = "grammar") -> SequenceTask:
@@ -103,21 +102,13 @@ def learning_rates(settings: LanguageCurriculumSettings) -> dict[str, float]:
     """The learning rate of each curriculum on the main grammar.
 
     With `settings.tuned` it is the rate of the fewest steps to 95% of the teacher, in the median over the seeds of
-    `data/results/language_tuning.csv`; a curriculum that is not in that table has `student_lr`. Raises
-    MissingDataError if there is no table, and InvalidValueError if the grammar is not in it.
+    `data/results/language_tuning.csv`; a curriculum that is not in that table has `student_lr`.
     """
     rates = dict.fromkeys(language_curricula(settings), settings.student_lr)
     if not settings.tuned:
         return rates
-    path = paths.data() / "results" / TUNING
-    if not path.is_file():
-        raise MissingDataError(f"{path} is missing; make it with scripts/language_tuning.py, or set tuned to False")
-    table = pd.read_csv(path)
-    mine = table[table["grammar"] == settings.grammar]
-    if mine.empty:
-        known = ", ".join(sorted(table["grammar"].unique()))
-        raise invalid("tuned", True, f"False for grammar {settings.grammar}: rates were tuned for {known}")
-    return rates | best_rates(mine)
+    table = pd.read_csv(paths.results() / TUNING)
+    return rates | best_rates(table[table["grammar"] == Grammar.load(settings.grammar).name])
 
 
 def best_rates(table: pd.DataFrame) -> dict[str, float]:
@@ -148,7 +139,7 @@ def language_students(
     """
     task, teacher = language_task(settings, place), language_teacher(settings, teacher_seed, place)
     known, student = language_curricula(settings), network(settings, task, "student")
-    rates = learning_rates(settings) if place == "grammar" else dict.fromkeys(names, settings.student_lr)
+    rates = learning_rates(settings) if place == "grammar" else dict.fromkeys(names, settings.other_lr)
     parts = []
     for source in (teacher, with_untrained_states(teacher)):
         mine = [name for name in names if (name == "untrained") == (source is not teacher)]

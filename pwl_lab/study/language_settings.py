@@ -1,5 +1,6 @@
 """What notebook 07 can be asked: the grammars, the teacher, the students and how all of them are trained."""
 
+import csv
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -8,6 +9,17 @@ from pydantic import AfterValidator, Field
 from pwl_lab.support import paths
 from pwl_lab.support.config import Fraction, LearningRate, Settings, Steps
 from pwl_lab.support.errors import invalid
+
+TUNING = "language_tuning.csv"  # in data/results/; made by scripts/language_tuning.py
+
+
+def _tuned_grammars() -> list[str]:
+    """The grammars in the shipped table of learning rates; none if there is no table."""
+    path = paths.results() / TUNING
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return sorted({row["grammar"] for row in csv.DictReader(file)})
 
 
 def _whole_path(grammar: str) -> str:
@@ -50,6 +62,7 @@ class LanguageCurriculumSettings(Settings):
     at_once_steps: Steps = Field(200, description="steps on all blocks together (at_once)")
     budget_steps: Steps = Field(1_600, description="upper limit for each student")
     eval_every: Steps = Field(50, description="steps between evaluations of the students")
+    other_lr: LearningRate = Field(8e-3, description="learning rate of students on the other grammar and the text")
     other_batch_size: BatchSize = Field(64, description="strings per step for the students of the other grammar")
     other_budget_steps: Steps = Field(1_000, description="upper limit for the students of the other grammar")
     text_length: int = Field(48, ge=2, le=512, description="characters in a window of the text")
@@ -66,19 +79,22 @@ class LanguageCurriculumSettings(Settings):
         """
         from pwl_lab.tasks.grammar import Grammar  # imports numpy, which other notebooks do without
 
-        for grammar in (self.grammar, self.other_grammar):
-            Grammar.load(grammar)
+        grammar, _ = (Grammar.load(name) for name in (self.grammar, self.other_grammar))
+        if self.tuned:
+            known = _tuned_grammars()
+            if grammar.name not in known:
+                what = f"False for the grammar {grammar.name}: {TUNING} has rates for {', '.join(known) or 'none'}"
+                raise invalid("tuned", True, what)
         for who in ("teacher", "student", "pair"):
             width, heads = getattr(self, f"{who}_width"), getattr(self, f"{who}_heads")
             if width % heads:
                 what = f"a divisor of {who}_width = {width}: every head gets an equal part"
                 raise invalid(f"{who}_heads", heads, what)
-        budgets = ("budget_steps", "other_budget_steps")
-        if self.block_steps * self.layers >= min(self.budget_steps, self.other_budget_steps, self.text_steps):
-            what = f"steps for all {self.layers} blocks within each budget"
-            raise invalid("block_steps", self.block_steps, f"{what}, and some for the output")
-        for name in ("checkpoint_steps", "last_block_steps", "at_once_steps"):
-            shortest = min(budgets, key=lambda budget: getattr(self, budget))
-            if getattr(self, name) >= getattr(self, shortest):
-                what = f"below {shortest} = {getattr(self, shortest)}, or the last stage never begins"
+        shortest = min(("budget_steps", "other_budget_steps", "text_steps"), key=lambda name: getattr(self, name))
+        stages = {"last_block_steps": 1, "at_once_steps": 1, "block_steps": self.layers}
+        limits = {name: (shortest, times) for name, times in stages.items()}
+        for name, (budget, times) in (limits | {"checkpoint_steps": ("budget_steps", 1)}).items():
+            if times * getattr(self, name) >= getattr(self, budget):
+                each = f" for each of {times} blocks" if times > 1 else ""
+                what = f"below {budget} = {getattr(self, budget)}{each}, or the last stage never begins"
                 raise invalid(name, getattr(self, name), what)

@@ -127,20 +127,16 @@ def test_the_best_rate_has_the_lowest_median_and_a_student_that_did_not_get_ther
 
 
 def test_tuned_rates_come_from_the_table_that_is_shipped(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "data", lambda: tmp_path)
-    (tmp_path / "grammars").mkdir()
-    for file in (paths.root() / "data" / "grammars").glob("*.yaml"):
-        (tmp_path / "grammars" / file.name).write_bytes(file.read_bytes())
-    settings = SETTINGS.model_copy(update={"tuned": True, "student_lr": 0.03})
-    with pytest.raises(MissingDataError, match=r"language_tuning.csv is missing"):
-        recipes.learning_rates(settings)
-    (tmp_path / "results").mkdir()
-    tuning().to_csv(tmp_path / "results" / recipes.TUNING, index=False)
-    rates = recipes.learning_rates(settings)
+    monkeypatch.setattr(paths, "results", lambda: tmp_path)
+    values = TINY | {"tuned": True, "student_lr": 0.03}
+    with pytest.raises(InvalidValueError, match=r"tuned = True .*has rates for none"):
+        LanguageCurriculumSettings.load("smoke", **values)
+    tuning().to_csv(tmp_path / recipes.TUNING, index=False)
+    rates = recipes.learning_rates(LanguageCurriculumSettings.load("smoke", **values))
     assert (rates["extracted"], rates["scratch"], rates["progressive"]) == (0.004, 0.002, 0.03)
     assert set(recipes.learning_rates(SETTINGS).values()) == {SETTINGS.student_lr}
-    with pytest.raises(InvalidValueError, match=r"tuned = True is not allowed.*tuned for hidden"):
-        recipes.learning_rates(settings.model_copy(update={"grammar": "cfg3b_tail"}))
+    with pytest.raises(InvalidValueError, match=r"tuned = True .*has rates for hidden"):
+        LanguageCurriculumSettings.load("smoke", **values | {"grammar": "cfg3b_tail"})
 
 
 def test_the_pairs_student_is_counted_against_the_validation_accuracy():
@@ -167,9 +163,9 @@ def test_the_pair_ends_at_the_teacher(store, teacher):
         ({"mask_rate": 0.0}, InvalidValueError, "mask_rate = 0.0"),
         ({"teacher_heads": 3}, InvalidValueError, "teacher_heads = 3 .*divisor of teacher_width = 64"),
         ({"pair_heads": 3}, InvalidValueError, "pair_heads = 3 .*divisor of pair_width = 8"),
-        ({"block_steps": 400}, InvalidValueError, "block_steps = 400"),
-        ({"last_block_steps": 1_000}, InvalidValueError, "last_block_steps = 1000 .*below other_budget_steps = 1000"),
-        ({"checkpoint_steps": 2_000}, InvalidValueError, "checkpoint_steps = 2000"),
+        ({"block_steps": 150}, InvalidValueError, "block_steps = 150 .*below text_steps = 600 for each of 4 blocks"),
+        ({"last_block_steps": 600}, InvalidValueError, "last_block_steps = 600 .*below text_steps = 600"),
+        ({"checkpoint_steps": 1_600}, InvalidValueError, "checkpoint_steps = 1600 .*below budget_steps = 1600"),
     ],
 )
 def test_a_bad_value_is_named_before_anything_is_trained(values, error, says):
