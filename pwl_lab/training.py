@@ -26,7 +26,7 @@ from pwl_lab.models.blocknet import BlockNet, ModelConfig, build, evaluating
 from pwl_lab.support.config import Fraction, Frozen, LearningRate, Steps
 from pwl_lab.support.errors import DivergedError, invalid
 from pwl_lab.support.progress import Progress
-from pwl_lab.tasks.base import Batch, Task, accuracy, batches_of, check_inputs, label_loss, split_of
+from pwl_lab.tasks.base import Batch, Task, accuracy, at_once, batches_of, check_inputs, label_loss, split_of
 from pwl_lab.tasks.checks import check_count
 
 
@@ -302,9 +302,9 @@ def predict(model: nn.Module, inputs: Tensor, chunk: int = 1024) -> Float[Tensor
     Arguments:
     - `model`: maps inputs to logits.
     - `inputs`: [batch, *shape].
-    - `chunk`: how many samples to compute at once.
+    - `chunk`: how many samples to compute at once; of long strings fewer are.
     """
     check_inputs(inputs, net=model)
     check_count("chunk", chunk)
     with evaluating(model):
-        return torch.cat([model(part) for part in torch.split(inputs, chunk)])
+        return torch.cat([model(part) for part in torch.split(inputs, at_once(inputs, chunk))])

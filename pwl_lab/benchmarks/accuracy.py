@@ -13,7 +13,7 @@ from pwl_lab.loading.throttle import Throttle
 from pwl_lab.loading.transfer import schedule
 from pwl_lab.loading.units import Parts, Workshop, assemble
 from pwl_lab.loading.weightless import build_empty
-from pwl_lab.tasks.base import Batch, accuracy
+from pwl_lab.tasks.base import Batch, accuracy, at_once
 
 
 def network_accuracies(files: Files, networks: Iterable[str], data: Batch, chunk: int = 512) -> dict[str, float]:
@@ -23,7 +23,7 @@ def network_accuracies(files: Files, networks: Iterable[str], data: Batch, chunk
     with torch.inference_mode():
         for network in networks:
             run = _planes(files, int(network.split()[1])) if network.startswith("planes") else masks.network(network)
-            logits = torch.cat([run(inputs) for inputs in torch.split(data.inputs, chunk)])
+            logits = torch.cat([run(inputs) for inputs in torch.split(data.inputs, at_once(data.inputs, chunk))])
             found[network] = accuracy(logits, data.labels)
     return found
 

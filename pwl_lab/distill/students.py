@@ -20,7 +20,7 @@ from pwl_lab.fast import is_plain
 from pwl_lab.fast.stacked import StackedCohort, is_stackable
 from pwl_lab.models.blocknet import BlockNet, ModelConfig, build
 from pwl_lab.support.errors import invalid
-from pwl_lab.tasks.base import Batch, Task, batches_of, scored, split_of
+from pwl_lab.tasks.base import Batch, Task, at_once, batches_of, scored, split_of
 from pwl_lab.training import Learner, Losses, TrainedModel, TrainPlan, train
 
 
@@ -149,7 +149,8 @@ class CurriculumGroup:
         """How many scored labels each student gets right; one with a logit that is not finite is marked as diverged."""
         self.cohort.train(False)
         hits = torch.zeros(len(self.members), dtype=torch.long, device=split.labels.device)
-        for inputs, labels in zip(torch.split(split.inputs, 1024), torch.split(split.labels, 1024), strict=True):
+        size = at_once(split.inputs, 1024)
+        for inputs, labels in zip(torch.split(split.inputs, size), torch.split(split.labels, size), strict=True):
             logits = scored(self.cohort.logits(inputs), labels)  # (members, scored, classes)
             hits += (logits.argmax(dim=-1) == scored(labels, labels)).sum(dim=1)
             self.diverged |= ~logits.isfinite().flatten(1).all(dim=1)

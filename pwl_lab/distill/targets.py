@@ -20,7 +20,7 @@ from pwl_lab.fast import projecting, sped_up_by
 from pwl_lab.models.blocknet import BlockNet, real_tokens
 from pwl_lab.support.errors import invalid
 from pwl_lab.support.seeding import generator
-from pwl_lab.tasks.base import Batch, Task, batches_of, scored
+from pwl_lab.tasks.base import Batch, Task, at_once, batches_of, scored
 from pwl_lab.tasks.checks import CALIBRATION_BATCH, CALIBRATION_SAMPLES
 from pwl_lab.training import TrainedModel
 
@@ -151,10 +151,11 @@ class TeacherTargets:
     @torch.no_grad()
     def calibrate(self, inputs: Num[Tensor, "batch *shape"]) -> None:
         """Draw the projections of every seed; centre and scale them on the teacher's states for `inputs`."""
-        states, _ = self.final.hidden_states(inputs)
+        parts = [self.final.hidden_states(part)[0] for part in torch.split(inputs, at_once(inputs, len(inputs)))]
         for target, seeds in self.seeds.items():
             block = target.blocks[0]
-            state, shape = states[block - 1], self.shapes[block - 1]
+            of_parts, shape = [states[block - 1] for states in parts], self.shapes[block - 1]
+            state = of_parts[0] if len(of_parts) == 1 else torch.cat(of_parts)  # `cat` would change the memory layout
             if state.shape[2:] != torch.Size(shape[1:]):
                 raise invalid(f"student state of block {block}", shape, f"the positions {tuple(state.shape[2:])}")
             width = target.width or shape[0]

@@ -174,9 +174,13 @@ class ProgressiveModel(Closing):
         Arguments:
         - `images`: uint8, of shape [batch, *shape].
 
-        Raises InvalidValueError for another type or shape (hence the loose annotation).
+        Raises InvalidValueError for another type or shape (hence the loose annotation), and if the model takes tokens.
         """
         inputs = self.index.inputs
+        if inputs.n_tokens is not None:
+            raise invalid(
+                "images", list(images.shape), "none: this model takes token ids, which `predict` takes as they are"
+            )
         check_images(images, inputs.shape)
         return standardise(images, inputs.mean, inputs.std) if inputs.mean else images.float()
 

@@ -274,7 +274,8 @@ def _predictions(
     return SamplePredictions(images=images, labels=batch.labels, class_names=names, probabilities=by_mask, kind=kind)
 
 
-HIDDEN = "▢"  # a masked token, as it is shown
+HIDDEN = "□"  # a masked token, as it is shown
+VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥"}
 
 
 def string_predictions(
@@ -314,24 +315,24 @@ def string_predictions(
 
 
 def _names_of(task: Task) -> tuple[str, ...]:
-    """The names of a task's symbols, or their numbers if they have none."""
-    return class_names_of(task) or tuple(map(str, range(task.n_classes)))
+    """The names of a task's symbols, white space made visible; their numbers if they have none."""
+    names = class_names_of(task) or map(str, range(task.n_classes))
+    return tuple(VISIBLE.get(name, name) for name in names)
 
 
 def _shown_strings(task: Task, inputs: Tensor, labels: Tensor) -> tuple[tuple[StringToken, ...], ...]:
-    """The strings without their padding; a token that follows a scored one is its label, if the next one is predicted."""
-    ahead, numbers = getattr(task, "objective", None) == "next", count()
-    shown = []
+    """The strings without their padding. If the next token is predicted, each stands where it would follow."""
+    names, numbers, shown = (*_names_of(task), HIDDEN), count(), []
+    ahead = getattr(task, "objective", None) == "next"
     for tokens, wanted in zip(inputs.tolist(), labels.tolist(), strict=True):
-        of_token = [None if label == IGNORED else next(numbers) for label in wanted]
-        of_token = [None, *of_token[:-1]] if ahead else of_token
-        shown.append(
-            tuple(
-                StringToken(_names_of(task)[token] if token < task.n_classes else HIDDEN, number)
-                for token, number in zip(tokens, of_token, strict=True)
-                if token <= task.n_classes
-            )
-        )
+        both = zip(wanted if ahead else tokens, wanted, strict=True)
+        string = [
+            StringToken(names[token], None if label == IGNORED else next(numbers))
+            for token, label in both
+            if 0 <= token <= task.n_classes
+        ]
+        first = [StringToken(names[tokens[0]], None)] if ahead and tokens[0] < task.n_classes else []
+        shown.append((*first, *string))
     return tuple(shown)
 
 

@@ -12,7 +12,7 @@ from pwl_lab.models.blocknet import BlockNet, evaluating
 from pwl_lab.support.errors import invalid
 from pwl_lab.swap.masks import all_masks, check_whole_cube
 from pwl_lab.swap.swapnet import SwapNet, mask_logits
-from pwl_lab.tasks.base import Batch, check_inputs, check_labels, scored
+from pwl_lab.tasks.base import Batch, at_once, check_inputs, check_labels, scored
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,13 @@ def score_masks(net: SwapNet, data: Batch, masks: Sequence[str] | None = None, c
     - `net`: the pair.
     - `data`: inputs and labels.
     - `masks`: the masks to evaluate; by default all 2^n.
-    - `chunk`: how many samples to compute at once.
+    - `chunk`: how many samples to compute at once; of long strings fewer are.
     """
     masks = all_masks(check_whole_cube(net.n_blocks)) if masks is None else list(dict.fromkeys(masks))
     check_inputs(data.inputs, net=net)
     check_labels(data.labels, data.inputs)
     hits, samples, nats = torch.tensor(0), torch.tensor(0), torch.zeros(len(masks), dtype=torch.float64)
+    chunk = at_once(data.inputs, chunk)
     for inputs, labels in zip(torch.split(data.inputs, chunk), torch.split(data.labels, chunk), strict=True):
         logits = scored(torch.stack(list(mask_logits(net, inputs, masks).values())), labels)
         labels = scored(labels, labels)

@@ -152,6 +152,16 @@ def label_loss(
     return F.cross_entropy(rows, wanted, reduction="mean" if len(wanted) else "sum")
 
 
+def at_once(inputs: Num[Tensor, "batch *shape"], samples: int) -> int:
+    """How many samples to compute at once: `samples`, or fewer if they are long strings.
+
+    The memory that attention takes grows with the square of the length.
+    """
+    if inputs.is_floating_point() or inputs.dim() != 2:
+        return samples
+    return max(1, min(samples, samples * 64**2 // inputs.shape[1] ** 2))
+
+
 def batches_of(task: Task, seed: int, batch_size: int, device: str, role: str = TEACHER) -> Iterator[Batch]:
     """`task.batches` for `role`, with the first batch checked.
 

@@ -333,10 +333,11 @@ function gallery(ui, group, first) {
   ui.earlier.hidden = ui.later.hidden = all <= most;
   ui.earlier.disabled = first === 0;
   ui.later.disabled = first + most >= all;
+  const what = kind === "strings" ? "strings" : "pictures";
   put(ui.group.previousSibling, kind === "strings" ? "Strings" : "Pictures");
-  for (const [button, when] of [[ui.earlier, "earlier"], [ui.later, "later"]]) {
-    button.title = button.ariaLabel = `${when} ${kind === "strings" ? "strings" : "pictures"}`;
-  }
+  ui.group.title = ui.group.parentElement.title = `which test ${what} are shown`;
+  ui.earlier.title = ui.earlier.ariaLabel = `earlier ${what}`;
+  ui.later.title = ui.later.ariaLabel = `later ${what}`;
 }
 
 function picture(source, at) {
@@ -352,7 +353,7 @@ function string(tokens) {
   const line = make("div", { className: "string" });
   for (const [symbol, at] of tokens) {
     const figure = make(at === null ? "div" : "figure", {}, line);
-    make("b", { textContent: symbol === " " ? "␣" : symbol === "\n" ? "↵" : symbol }, figure);
+    make("b", { textContent: symbol }, figure);
     if (at === null) continue;
     figure.dataset.at = at;
     make("figcaption", {}, figure);

@@ -12,7 +12,7 @@ from labpage import cut
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from playing import captions, first_ms, watch_a_play, words
 from playwright.sync_api import Locator, Page
-from scored import as_sure_as, scored_pair, some_predictions
+from scored import as_sure_as, scored_pair, some_predictions, some_strings
 
 from pwl_lab import widgets
 from pwl_lab.runner.page import write_page
@@ -219,3 +219,27 @@ def test_every_control_has_a_name_and_words_are_said_once(opened: Callable) -> N
     assert player.locator("[role=status]").count() == 1
     assert player.locator("[aria-live], [role=alert]").count() == 0
     assert "Predictions: ✓ cat 50%; ✗ cat 75% is: dog" in player.locator("[role=status]").text_content()
+
+
+def test_strings_are_read_with_the_predictions_below_their_tokens(opened: Callable[..., Locator]) -> None:
+    groups = {"pictures": some_predictions(), "strings": some_strings()}
+    player = opened(widgets.layer_loader(scored_pair(), groups, interactive=False))
+    assert player.locator(".foot label span").inner_text() == "Pictures"
+    player.locator(".foot select").select_option("strings")
+    assert player.locator(".foot label span").inner_text() == "Strings"
+    assert player.locator(".string").count() == 3
+    assert player.locator(".string").first.locator("b").all_inner_texts() == ["a", "□", "␣"]
+    predicted = player.locator(".string figure")
+    assert [one.splitlines() for one in captions(player)][:2] == [["✓ a"], ["✗ a", "(␣)"]]
+    assert [predicted.nth(i).get_attribute("data-right") for i in (0, 1)] == ["true", "false"]
+    assert player.locator(".tally").inner_text() == "4 of these 8 predicted tokens right"
+    player.get_by_label("Teacher blocks loaded").fill("2")
+    assert player.locator(".tally").inner_text() == "8 of these 8 predicted tokens right"
+    assert set(captions(player)) <= {"✓ a", "✓ ␣"}
+    later = player.get_by_role("button", name="later strings")
+    later.click()
+    assert player.locator(".string").count() == 1
+    assert player.locator(".string figure").first.get_attribute("data-at") == "6"
+    assert later.is_disabled()
+    player.get_by_role("button", name="earlier strings").click()
+    assert player.locator(".string").count() == 3

@@ -6,7 +6,7 @@ from toys import MLP_STUDENT, MLP_TEACHER, ToyImages, as_trained
 
 from pwl_lab.models import build
 from pwl_lab.study import tables
-from pwl_lab.study.recipes import SamplePredictions
+from pwl_lab.study.recipes import SamplePredictions, StringPredictions, StringToken
 from pwl_lab.study.results import Pair
 from pwl_lab.swap.masks import all_masks
 from pwl_lab.swap.swapnet import SwapNet
@@ -32,6 +32,19 @@ def some_predictions() -> SamplePredictions:
         labels=torch.tensor([0, 1, 0]),
         class_names=("cat", "dog"),
         probabilities={mask: as_sure_as([0, int("T" in mask), 1], [0.5, 0.75, 1.0]) for mask in masks},
+    )
+
+
+def some_strings() -> StringPredictions:
+    """Four strings, of two predicted tokens each: of each, one is always right and the other from two blocks on."""
+    tokens = [StringToken("a", None), StringToken("□", 0), StringToken("␣", 1)]
+    strings = [[StringToken(s, n if n is None else n + 2 * i) for s, n in tokens] for i in range(4)]
+    masks = all_masks(3)
+    return StringPredictions(
+        strings=tuple(map(tuple, strings)),
+        labels=torch.tensor([0, 1] * 4),
+        class_names=("a", "␣"),
+        probabilities={mask: as_sure_as([0, int(mask.count("T") > 1)] * 4, [0.75] * 8) for mask in masks},
     )
 
 

@@ -1,17 +1,22 @@
 """All that works on other tasks works where each token has a label: verbs, every mask, bundles, serving."""
 
 import math
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
+from scored import scored_pair
 from torch.nn import functional as F
 from toys import LANGUAGE_STUDENT, LANGUAGE_TEACHER, MLP_STUDENT, MLP_TEACHER, PARITY, ToyStrings
 
+from pwl_lab import plots, widgets
 from pwl_lab.benchmarks.accuracy import network_accuracies
 from pwl_lab.benchmarks.baselines import Files
 from pwl_lab.distill.curriculum import extracted, from_labels, one_shot, progressive
 from pwl_lab.loading.model import ProgressiveModel
 from pwl_lab.loading.sources import INDEX, BundleError
+from pwl_lab.study.recipes import string_predictions
 from pwl_lab.study.verbs import distill, train_or_load, train_pair
 from pwl_lab.support.errors import InvalidValueError
 from pwl_lab.swap.evaluation import boundary_similarity, score_masks
@@ -137,6 +142,8 @@ def test_it_predicts_strings_while_it_loads(pair, tmp_path):
         assert first.classes.shape == first.confidence.shape == inputs.shape
         model.wait("TTT", PATIENCE_S)
         last = model.predict(inputs)
+        with pytest.raises(InvalidValueError, match="takes token ids, which `predict` takes as they are"):
+            model.prepare(inputs)
         for wrong in (inputs.float(), inputs[:, :8], inputs + 1):
             with pytest.raises(InvalidValueError, match="inputs"):
                 model.predict(wrong)
@@ -155,6 +162,69 @@ def test_a_bundle_whose_networks_do_not_take_its_inputs_is_refused(pair, tmp_pat
     path.write_text(path.read_text().replace('"n_tokens": 5\n', '"n_tokens": 6\n'))
     with pytest.raises(BundleError, match="do not take its inputs, 6 different tokens"):
         ProgressiveModel.open(tmp_path / "bundle", device="cpu")
+
+
+@objectives
+def test_what_is_shown_of_strings_is_what_each_mask_predicts(objective, pair, store_folder):
+    if objective == "next":
+        task, teacher = trained("next")
+        pair = train_pair(teacher, networks("next")[1], task, PLAN, device="cpu")
+    task, batch = pair.task, pair.task.split("test")
+    drawn, picked = (string_predictions(pair, 4, kind=kind) for kind in ("drawn", "picked"))
+    assert drawn.strings[0] != picked.strings[0]
+    assert (drawn.kind, picked.kind, drawn.class_names) == ("drawn", "picked", ("a", "b", "c"))
+    names = [*"abc", "□"]
+    for number, string in enumerate(drawn.strings):
+        assert [token.symbol for token in string] == [names[i] for i in batch.inputs[number] if i != task.pad]
+    places = [(s, t) for s in range(4) for t in range(9) if batch.labels[s, t] != IGNORED]
+    assert drawn.labels.tolist() == [int(batch.labels[place]) for place in places]
+    shown = [(s, t, token) for s, string in enumerate(drawn.strings) for t, token in enumerate(string)]
+    found = {token.number: (s, t) for s, t, token in shown if token.number is not None}
+    assert found == {number: (s, t + (objective == "next")) for number, (s, t) in enumerate(places)}
+    for mask in all_masks(3):
+        logits = pair.net(batch.inputs, mask)
+        for number, place in enumerate(places):
+            torch.testing.assert_close(drawn.probabilities[mask][number], logits[place].softmax(dim=-1))
+    assert sum(drawn.right("TTT")) == sum(
+        int(pair.net.teacher(batch.inputs)[p].argmax() == batch.labels[p]) for p in places
+    )
+
+    def changes(samples):
+        path = [samples.predicted[mask] for mask in ("SSS", "TSS", "TTS", "TTT")]
+        return sum(int((one != other).sum()) for one, other in pairwise(path))
+
+    assert changes(picked) > changes(drawn)
+
+
+def test_strings_in_the_layer_loader_and_as_a_figure(pair):
+    samples = string_predictions(pair, 2)
+    live, page = (widgets.layer_loader(pair, samples, interactive) for interactive in (True, False))
+    (group,) = live.data["pairs"][0]["groups"].values()
+    assert group["strings"] == [[[token.symbol, token.number] for token in string] for string in samples.strings]
+    assert "images" not in group
+    assert group["labels"] == samples.labels.tolist()
+    assert group["predicted"]["STS"] == samples.predicted["STS"].tolist()
+    assert page.data["pairs"][0]["groups"] == live.data["pairs"][0]["groups"]
+    figure = plots.strings_by_mask(samples)
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    bold = [text.get_text() for text in figure.axes[0].texts if text.get_weight() == "bold"]
+    assert texts.count("TSS") == texts.count("label") == 2
+    symbols, predicted = sum(len(string) for string in samples.strings), len(samples.labels)
+    assert len(texts) == symbols + 5 * predicted + 10
+    assert len(bold) == sum(sum(samples.right(mask)) for mask in ("SSS", "TSS", "TTS", "TTT"))
+
+
+def test_white_space_is_made_visible(pair):
+    spaced = ToyStrings()
+    spaced.class_names = ("a", " ", "\n")
+    samples = string_predictions(replace(pair, task=spaced), 3)
+    assert samples.class_names == ("a", "␣", "↵")
+    assert {token.symbol for string in samples.strings for token in string} <= {"a", "␣", "↵", "□"}
+
+
+def test_pictures_have_their_own_recipe():
+    with pytest.raises(InvalidValueError, match="for images, use sample_predictions"):
+        string_predictions(scored_pair())
 
 
 def test_a_network_and_a_task_that_do_not_fit_are_named_before_training(store_folder):

@@ -11,12 +11,14 @@ import pytest
 import torch
 from languages import language
 
+from pwl_lab.models import language_transformer
 from pwl_lab.support import paths
 from pwl_lab.support.errors import InvalidValueError, MissingDataError, UnknownNameError
 from pwl_lab.tasks.base import IGNORED, Task, batches_of, split_of
 from pwl_lab.tasks.grammar import Grammar
 from pwl_lab.tasks.inside import token_posterior
 from pwl_lab.tasks.sequences import DEVIL, GrammarTask, TextTask
+from pwl_lab.training import TrainPlan, fit
 
 ANY = Grammar(
     name="any", tokens=("a", "b", "c"), start=["x"], rules={"x": ["y y y y y y", "y y y y"], "y": ["a", "b", "c"]}
@@ -438,3 +440,19 @@ def test_fingerprints_are_json_and_tell_tasks_apart(text, tmp_path):
 def test_each_task_can_say_how_it_was_made(text):
     assert repr(GrammarTask("hidden", seed=3)) == "GrammarTask('hidden', 'masked', mask_rate=0.3, seed=3)"
     assert repr(TextTask(text, length=16)) == "TextTask('fox', length=16, objective='masked', seed=0)"
+
+
+# Networks
+
+
+def test_networks_learn_something_and_stay_below_the_ceiling(text):
+    plan = TrainPlan(steps=80, batch_size=32, eval_every=40, lr=0.01, optimiser="adam")
+    for task, guessing in (
+        (GrammarTask("hidden", "next", eval_strings=300), 1 / 3),
+        (GrammarTask("hidden", eval_strings=300), 1 / 3),
+        (TextTask(text, length=16), TEXT.count(" ") / len(TEXT)),
+    ):
+        found = fit(language_transformer(task, width=16, heads=2, layers=2), task, plan, seed=0).test_accuracy
+        assert found > guessing + 0.08
+        if isinstance(task, GrammarTask):
+            assert found < task.ceiling().accuracy

@@ -14,6 +14,7 @@ from pwl_lab.tasks.base import (
     IGNORED,
     Batch,
     accuracy,
+    at_once,
     batches_of,
     check_inputs,
     check_labels,
@@ -94,6 +95,14 @@ def test_what_does_not_match_the_task_is_refused(changes, words, monkeypatch):
         split_of(task, "test", "cpu")
     with pytest.raises(InvalidValueError, match=words):
         batches_of(task, 0, 8, "cpu", role="student")
+
+
+def test_of_long_strings_fewer_are_computed_at_once():
+    lengths = {9: 1024, 64: 1024, 128: 256, 367: 31, 5_000: 1}
+    assert {length: at_once(torch.zeros(2, length).long(), 1024) for length in lengths} == lengths
+    assert at_once(torch.zeros(2, 5_000), 1024) == 1024
+    net, inputs = build(LANGUAGE_STUDENT.model_copy(update={"length": 300}), 0), torch.randint(4, (9, 300))
+    torch.testing.assert_close(predict(net, inputs, chunk=64), net(inputs))
 
 
 def test_tokens_may_have_one_label_a_string_but_numbers_none_for_each_feature():
