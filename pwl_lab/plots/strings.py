@@ -11,11 +11,11 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from pwl_lab.plots import style
 from pwl_lab.plots.style import CURRICULUM, LEVEL, NOTE, OWNER, OWNER_INK, Figure, Percent
+from pwl_lab.study.recipes import HIDDEN
 from pwl_lab.study.token_probes import ShownString
 from pwl_lab.tasks.sequences import Ceiling
 from pwl_lab.training import TrainedModel
 
-MASKED = "▢"  # a token that is not seen
 SCORED = "#F3E3B3"  # behind a token that has to be predicted
 MOST_LABELS = 40  # tokens of a string whose symbols can be read
 
@@ -57,7 +57,7 @@ def _token_rows(axes: Axes, string: ShownString, row: int) -> None:
             axes.add_patch(Rectangle((place - 0.5, row + 0.5), 1, 1, fc=SCORED, lw=0))
         _write(axes, place, row, token, string)
         replaced = {"weight": "bold", "color": OWNER_INK["T"]} if seen not in (None, token) else {}
-        _write(axes, place, row + 1, MASKED if seen is None else seen, string, **replaced)
+        _write(axes, place, row + 1, HIDDEN if seen is None else seen, string, **replaced)
 
 
 def _without_frame(axes: Axes) -> None:
@@ -86,7 +86,7 @@ def predictable(string: ShownString, ceiling: float) -> Figure:
             above.add_patch(Rectangle((place - 0.46, row - 0.46), 0.92, 0.92, fc=colour, **edge))
             _write(above, place, row, f"{100 * shares[place, row]:.0f}", string, color=style.ink_on(colour))
     for place, token in enumerate(string.seen):
-        _write(above, place, n_symbols, MASKED if token is None else token, string)
+        _write(above, place, n_symbols, HIDDEN if token is None else token, string)
     style.named_rows(above, [*string.symbols, "seen"])
     _without_frame(above)
     scored = np.flatnonzero(string.scored)

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from pwl_lab import plots
 from pwl_lab.models import MLPConfig
 from pwl_lab.plots import style
-from pwl_lab.plots.strings import MASKED
+from pwl_lab.study.recipes import HIDDEN
 from pwl_lab.study.results import DistillationRuns
 from pwl_lab.study.token_probes import ShownString, Span
 from pwl_lab.tasks.sequences import Ceiling
@@ -41,7 +41,7 @@ def test_a_tree_has_a_box_for_each_span_and_the_tokens_below():
     figure = plots.derivation_tree(STRING)
     (axes,) = figure.axes
     assert {((1.0, 0), "s"), ((0.0, 1), "x"), ((1.5, 1), "y")} <= words(axes)
-    assert {((0, 2), "a"), ((1, 2), "b"), ((1, 3), MASKED), ((2, 3), "a")} <= words(axes)
+    assert {((0, 2), "a"), ((1, 2), "b"), ((1, 3), HIDDEN), ((2, 3), "a")} <= words(axes)
     bold = [text.get_position() for text in axes.texts if text.get_weight() == "bold"]
     assert bold == [(2, 3)], "the replaced token"
     assert [label.get_text() for label in axes.get_yticklabels()] == ["level 1", "level 2", "tokens", "seen"]
