@@ -30,8 +30,11 @@ from pwl_lab.training import TrainedModel, TrainPlan, predict
 Place = Literal["grammar", "other", "text"]
 Who = Literal["teacher", "student", "pair"]
 CONTROLS = ("reversed", "untrained")
-ELSEWHERE = ("scratch", "one_shot_soft", "extracted", "last_block", "at_once")  # the curricula in the other two places
-DONE = 0.98  # of the teacher's accuracy: a student that reaches it stops
+ELSEWHERE: dict[Place, tuple[str, ...]] = {  # the curricula in the other two places
+    "other": ("one_shot_soft", "extracted", "last_block", "at_once"),
+    "text": ("scratch", "one_shot_soft", "extracted"),
+}
+DONE = 0.97  # of the teacher's accuracy: a student that reaches it stops
 
 
 def language_task(settings: LanguageCurriculumSettings, place: Place = "grammar") -> SequenceTask:
@@ -180,8 +183,8 @@ def all_students(settings: LanguageCurriculumSettings) -> dict[Place, Distillati
     names = list(language_curricula(settings))
     first, seeds = settings.seeds[0], settings.seeds
     cases: list[dict[str, object]] = [{"names": names, "teacher_seed": seed, "seeds": [seed]} for seed in seeds]
-    for place in ("other", "text"):
-        cases.append({"names": ELSEWHERE, "teacher_seed": first, "seeds": seeds, "place": place})
+    for place, chosen in ELSEWHERE.items():
+        cases.append({"names": chosen, "teacher_seed": first, "seeds": seeds, "place": place})
     cases = [{"settings": settings} | case for case in cases]
     *own, other, text = run_cases(language_students, cases, "students", settings.device)
     return {"grammar": joined(own, names), "other": other, "text": text}
@@ -277,11 +280,11 @@ def language_pair(settings: LanguageCurriculumSettings, seed: int, who: Literal[
     Arguments:
     - `settings`: of notebook 07.
     - `seed`: of teacher, student and converters.
-    - `who`: a student as small as `pair_width`, or one of the size of the students without a pair.
+    - `who`: a student as small as `pair_width`, or one of the size of the students without a pair (`student`).
     """
     task, teacher = grammar_task(settings), language_teacher(settings, seed)
     plan = TrainPlan(
-        steps=settings.pair_steps,
+        steps=settings.pair_steps if who == "pair" else settings.pwl_steps,
         batch_size=settings.batch_size,
         optimiser="adam",
         lr=settings.pair_lr,

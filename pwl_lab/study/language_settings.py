@@ -48,7 +48,7 @@ class LanguageCurriculumSettings(Settings):
     student_heads: Heads = Field(2, description="attention heads of each student")
     teacher_lr: LearningRate = Field(3e-3, description="peak learning rate of the teacher (Adam, cosine)")
     teacher_batch_size: BatchSize = Field(64, description="strings per step for the teacher")
-    teacher_steps: Steps = Field(1_400, description="steps of the teacher")
+    teacher_steps: Steps = Field(1_200, description="steps of the teacher")
     teacher_eval_every: Steps = Field(50, description="steps between evaluations and checkpoints of the teacher")
     checkpoint_accuracy: Fraction = Field(0.6, description="progressive's checkpoint: the first that reaches this")
     tuned: bool = Field(
@@ -60,17 +60,18 @@ class LanguageCurriculumSettings(Settings):
     block_steps: Steps = Field(100, description="steps on each block (extracted)")
     last_block_steps: Steps = Field(300, description="steps on the last block alone (last_block)")
     at_once_steps: Steps = Field(200, description="steps on all blocks together (at_once)")
-    budget_steps: Steps = Field(1_600, description="upper limit for each student")
+    budget_steps: Steps = Field(1_400, description="upper limit for each student")
     eval_every: Steps = Field(50, description="steps between evaluations of the students")
     other_lr: LearningRate = Field(8e-3, description="learning rate of students on the other grammar and the text")
     other_batch_size: BatchSize = Field(64, description="strings per step for the students of the other grammar")
-    other_budget_steps: Steps = Field(1_000, description="upper limit for the students of the other grammar")
+    other_budget_steps: Steps = Field(800, description="upper limit for the students of the other grammar")
     text_length: int = Field(48, ge=2, le=512, description="characters in a window of the text")
-    text_steps: Steps = Field(600, description="steps on the text, for the teacher and for each student")
+    text_steps: Steps = Field(500, description="steps on the text, for the teacher and for each student")
     pair_width: Width = Field(8, description="channels per token in the student of the pair")
     pair_heads: Heads = Field(2, description="attention heads of the student of the pair")
     pair_lr: LearningRate = Field(8e-3, description="peak learning rate of a pair (Adam, cosine)")
-    pair_steps: Steps = Field(800, description="steps of student and converters")
+    pair_steps: Steps = Field(500, description="steps of the pair's student and converters")
+    pwl_steps: Steps = Field(700, description="the same where the pair's student is as large as the other students")
 
     def check_together(self) -> None:
         """The grammars have to be valid, heads divide widths, and every curriculum leaves steps for the output.

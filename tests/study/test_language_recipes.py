@@ -14,7 +14,7 @@ from pwl_lab.support import paths
 from pwl_lab.support.errors import InvalidValueError, MissingDataError, UnknownNameError
 
 TINY = {"teacher_steps": 8, "teacher_eval_every": 4, "checkpoint_accuracy": 0.0, "eval_strings": 16, "device": "cpu",
-        "budget_steps": 10, "other_budget_steps": 10, "text_steps": 10, "eval_every": 5, "pair_steps": 5}  # fmt: skip
+        "budget_steps": 10, "other_budget_steps": 10, "text_steps": 10, "eval_every": 5, "pair_steps": 5, "pwl_steps": 5}  # fmt: skip
 SETTINGS = LanguageCurriculumSettings.load("smoke", **TINY)
 NAMES = list(recipes.language_curricula(SETTINGS))
 
@@ -163,9 +163,9 @@ def test_the_pair_ends_at_the_teacher(store, teacher):
         ({"mask_rate": 0.0}, InvalidValueError, "mask_rate = 0.0"),
         ({"teacher_heads": 3}, InvalidValueError, "teacher_heads = 3 .*divisor of teacher_width = 64"),
         ({"pair_heads": 3}, InvalidValueError, "pair_heads = 3 .*divisor of pair_width = 8"),
-        ({"block_steps": 150}, InvalidValueError, "block_steps = 150 .*below text_steps = 600 for each of 4 blocks"),
-        ({"last_block_steps": 600}, InvalidValueError, "last_block_steps = 600 .*below text_steps = 600"),
-        ({"checkpoint_steps": 1_600}, InvalidValueError, "checkpoint_steps = 1600 .*below budget_steps = 1600"),
+        ({"block_steps": 150}, InvalidValueError, "block_steps = 150 .*below text_steps = 500 for each of 4 blocks"),
+        ({"last_block_steps": 500}, InvalidValueError, "last_block_steps = 500 .*below text_steps = 500"),
+        ({"checkpoint_steps": 1_400}, InvalidValueError, "checkpoint_steps = 1400 .*below budget_steps = 1400"),
     ],
 )
 def test_a_bad_value_is_named_before_anything_is_trained(values, error, says):
