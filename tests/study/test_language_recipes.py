@@ -14,7 +14,8 @@ from pwl_lab.support import paths
 from pwl_lab.support.errors import InvalidValueError, MissingDataError, UnknownNameError
 
 TINY = {"teacher_steps": 8, "teacher_eval_every": 4, "checkpoint_accuracy": 0.0, "eval_strings": 16, "device": "cpu",
-        "budget_steps": 10, "other_budget_steps": 10, "text_steps": 10, "eval_every": 5, "pair_steps": 5, "pwl_steps": 5}  # fmt: skip
+        "budget_steps": 10, "other_budget_steps": 10, "text_steps": 10, "eval_every": 5, "pair_steps": 5,
+        "pwl_steps": 5}  # fmt: skip
 SETTINGS = LanguageCurriculumSettings.load("smoke", **TINY)
 NAMES = list(recipes.language_curricula(SETTINGS))
 
