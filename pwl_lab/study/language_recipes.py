@@ -232,11 +232,14 @@ def with_untrained_states(teacher: TrainedModel) -> TrainedModel:
 
 
 def accuracy_at(runs: DistillationRuns, steps: Sequence[int]) -> dict[str, dict[str, list[float | None]]]:
-    """Per curriculum and step, the test accuracy of each seed's student; one that stopped keeps its last."""
+    """Per curriculum and step, the test accuracy of each seed's student; one that stopped keeps its last.
+
+    Steps without an evaluation are left out.
+    """
     held = tables.hold_last_accuracy(runs.history).set_index(["curriculum", "step", "seed"])["accuracy"]
-    seeds = list(dict.fromkeys(runs.history["seed"]))
+    seeds, known = list(dict.fromkeys(runs.history["seed"])), set(runs.history["step"])
     return {
-        name: {str(step): [_number(held.get((name, step, seed))) for seed in seeds] for step in steps}
+        name: {str(step): [_number(held.get((name, step, seed))) for seed in seeds] for step in steps if step in known}
         for name in dict.fromkeys(runs.history["curriculum"])
     }
 

@@ -93,7 +93,7 @@ def test_accuracy_at_steps_holds_the_last_value_and_has_none_for_a_student_that_
         [("a", 0, 0, 0.3), ("a", 0, 5, 0.6), ("a", 1, 0, 0.3), ("a", 1, 5, 0.4), ("a", 1, 10, math.nan)],
         columns=["curriculum", "seed", "step", "accuracy"],
     )
-    found = recipes.accuracy_at(SimpleNamespace(history=history), [5, 10])
+    found = recipes.accuracy_at(SimpleNamespace(history=history), [5, 10, 20])
     assert found == {"a": {"5": [0.6, 0.4], "10": [0.6, None]}}
 
 
