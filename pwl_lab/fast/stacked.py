@@ -95,6 +95,9 @@ class StackedCohort:
             outputs: Tensor = functional_call(part, weights, (state,))
             return outputs
 
+        if len(self) == 1:  # vmap would add its overhead and save nothing
+            alone = {key: tensor[0] for key, tensor in weights.items()}
+            return of_member(alone, state if common else state[0]).unsqueeze(0)
         of_all: Tensor = vmap(of_member, in_dims=(0, None if common else 0))(weights, state)
         return of_all
 

@@ -51,6 +51,7 @@ from pwl_lab.plots.pairs import (
     strings_by_mask,
 )
 from pwl_lab.plots.pictures import PictureFigure, TemperatureFigure, drawn_pictures, soft_targets
+from pwl_lab.plots.strings import derivation_tree, predictable, probe_lines, teacher_phases
 from pwl_lab.plots.sweep import sweep_curves
 from pwl_lab.support.progress import draw_with
 
@@ -78,6 +79,7 @@ __all__ = [
     "crossing_chart",
     "crossing_histories",
     "crossing_prefixes",
+    "derivation_tree",
     "drawn_pictures",
     "first_prediction_chart",
     "image_grid",
@@ -92,7 +94,9 @@ __all__ = [
     "parity_crossing",
     "planned_chart",
     "planned_charts",
+    "predictable",
     "predictions_by_mask",
+    "probe_lines",
     "projected_probe",
     "scaling_curves",
     "similarity_chart",
@@ -101,5 +105,6 @@ __all__ = [
     "strings_by_mask",
     "sweep_curves",
     "teacher_curve",
+    "teacher_phases",
     "two_phase_curves",
 ]

@@ -21,7 +21,9 @@ CHANGED = {"equal channels: only where different": "equal channels: no converter
 
 
 @style.context()
-def learning_curves(runs: DistillationRuns, threshold: float = 0.99) -> Figure:
+def learning_curves(
+    runs: DistillationRuns, threshold: float = 0.99, levels: Mapping[str, float] | None = None
+) -> Figure:
     """Test accuracy against steps: the median over seeds, with a band from the worst to the best seed.
 
     A line in a curriculum's colour marks where a new stage begins; another line marks the accuracy of guessing.
@@ -29,6 +31,7 @@ def learning_curves(runs: DistillationRuns, threshold: float = 0.99) -> Figure:
     Arguments:
     - `runs`: the students, by curriculum and seed.
     - `threshold`: the accuracy that counts as learned, drawn as a line.
+    - `levels`: other accuracies to draw in its place, by the words beside their lines.
     """
     table, lost = tables.hold_last_accuracy(runs.history), tables.diverged(runs.history)
     names = list(dict.fromkeys(table["curriculum"]))
@@ -41,11 +44,12 @@ def learning_curves(runs: DistillationRuns, threshold: float = 0.99) -> Figure:
         axes.plot(curve.median(), color=colour, ls=dashes, lw=5 if name == "scratch" else 2, label=label)
     _stage_marks(axes, runs.stages, looks)
     _guessing(axes, runs.student_config)
-    style.level_line(axes, threshold, f"{threshold:.0%}:\nlearned", *LEVEL["learned"][:2])
+    for words, value in (levels or {f"{threshold:.0%}:\nlearned": threshold}).items():
+        style.level_line(axes, value, words, *LEVEL["learned"][:2])
     style.steps_axis(axes)
     style.accuracy_axis(axes, "test accuracy")
-    axes.set_ylim(None, 1.02)
-    figure.legend(loc="outside upper center", ncols=len(names))
+    axes.set_ylim(None, 1.02 * max(levels.values()) if levels else 1.02)
+    figure.legend(loc="outside upper center", ncols=min(len(names), 5))
     return figure
 
 
@@ -70,12 +74,13 @@ def _stage_marks(axes: Axes, stages: pd.DataFrame, looks: Mapping[str, Look]) ->
 
 
 @style.context()
-def steps_to_threshold(runs: DistillationRuns, threshold: float = 0.99) -> Figure:
+def steps_to_threshold(runs: DistillationRuns, threshold: float = 0.99, of: str = "") -> Figure:
     """Steps to a test accuracy: a point per seed, a bar at the median; hollow points at the budget did not reach it.
 
     Arguments:
     - `runs`: the students, by curriculum and seed.
     - `threshold`: the test accuracy to reach.
+    - `of`: what it is a fraction of, such as `of the teacher's accuracy`; by default of all samples.
     """
     steps, lost, budget = runs.steps_to(threshold), tables.diverged(runs.history), runs.plan.steps
     figure, (axes,) = style.row_of_axes(9, 0.8 * len(steps) + 1)
@@ -86,7 +91,7 @@ def steps_to_threshold(runs: DistillationRuns, threshold: float = 0.99) -> Figur
     style.named_rows(
         axes, [_name(name) + (f"\n({len(lost[name])} diverged)" if lost[name] else "") for name in steps], 0.75
     )
-    style.steps_axis(axes, f"optimiser steps to {threshold:.0%}")
+    style.steps_axis(axes, f"optimiser steps to {threshold:.0%} {of}".rstrip())
     return figure
 
 
@@ -261,7 +266,9 @@ def two_phase_curves(table: pd.DataFrame) -> Figure:
 
 def _name(curriculum: str) -> str:
     """The name of a curriculum, or of plain PWL, in legends."""
-    return "plain PWL" if curriculum == PWL_ONLY[0] else curriculum.replace("_", "-")
+    words = {PWL_ONLY[0]: "plain PWL", "last_block": "last block", "at_once": "all at once"}
+    words |= {f"one_shot_{output}": f"one-shot, {output}" for output in ("soft", "hard")}
+    return words.get(curriculum, curriculum.replace("_", "-"))
 
 
 def _share_frame(figure: Figure, panels: Sequence[Axes], label: str) -> None:

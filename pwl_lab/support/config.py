@@ -37,6 +37,7 @@ MOST_BLOCKS = 10  # of a pair of which all masks are evaluated: 1,024 masks
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Steps = Annotated[int, Field(ge=1, le=50_000_000)]
 LearningRate = Annotated[float, Field(gt=0.0, le=10.0)]
+Epochs = Annotated[int, Field(ge=1, le=1_000)]
 
 
 def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
@@ -50,6 +51,15 @@ Seeds = Annotated[
     Field(min_length=1, max_length=1024),
     AfterValidator(_distinct),
 ]
+
+
+def _each_once(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(values)) != len(values):
+        raise ValueError("each of them once: the same measured twice would be taken for two")
+    return values
+
+
+EachOnce = AfterValidator(_each_once)
 
 
 class Frozen(BaseModel):

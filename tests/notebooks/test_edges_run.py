@@ -28,6 +28,7 @@ TAKEN = {  # each failed once after the training: with a KeyError, a division by
     "03": [{"n_bits": 2}, {"k_sparse": 4}, {"stage_steps": 9}],
     "04": [BLOCKS, {"batch_size": 2, "n_train": 100}],
     "05": [{"loadings": ["followed"]}, {"parity_k_sparse": 4, "parity_steps": 1}],
+    "07": [{"teacher_steps": 1}, {"grammar": "cfg3b_tail", "mask_rate": 0.01}, {"text_length": 2, "seeds": [1, 0]}],
     "08": [{"two_phase_k": 1}, {"two_phase_k": 5}, {"threshold": 0.0}, {"widths": [1]}],
 }
 REFUSED = {
@@ -38,6 +39,7 @@ REFUSED = {
     "03": [{"n_bits": 2, "k_sparse": 3}],
     "04": [{"crop_padding": 8}, {"masks": {"TT": 1.0}}],
     "05": [{"loadings": ["alone", "alone"]}, {"early_share": 0.99}],
+    "07": [{"block_steps": 2}, {"pair_heads": 3}, {"tuned": True, "grammar": "cfg3b_tail"}],
     "08": [{"widths": [3, 3]}, {"two_phase_k": 6}],
 }
 

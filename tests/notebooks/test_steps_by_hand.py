@@ -1,4 +1,4 @@
-"""What notebooks 02 and 03 train by hand, in plain PyTorch, is what the library trains."""
+"""What notebooks 02, 03 and 07 train by hand, in plain PyTorch, is what the library trains."""
 
 import nbformat
 import pytest
@@ -10,7 +10,8 @@ from pwl_lab.models import build
 from pwl_lab.support import paths
 from pwl_lab.training import TrainPlan
 
-LAST_CELL = {"02_distillation_curricula": "cell-08-step", "03_parity_transformer": "cell-09-stage"}
+LAST_CELL = {"02_distillation_curricula": "cell-08-step", "03_parity_transformer": "cell-09-stage",
+             "07_language_model_curriculum": "cell-15-same"}  # fmt: skip
 
 
 def names_after(notebook, last_cell):
@@ -30,8 +31,9 @@ def names_after(notebook, last_cell):
 def test_the_stage_by_hand_is_the_librarys(notebook, store_folder):
     names = names_after(notebook, LAST_CELL[notebook])
     settings, seed = names["settings"], names["seed"]
-    student = names["student"] if notebook.startswith("02") else names["small"]
-    optimiser, steps = ("sgd", 1) if notebook.startswith("02") else ("adam", settings.stage_steps)
+    student = names["small"] if notebook.startswith("03") else names["student"]
+    optimiser = "sgd" if notebook.startswith("02") else "adam"
+    steps = settings.stage_steps if notebook.startswith("03") else 1
     plan = TrainPlan(steps=steps, batch_size=settings.batch_size, optimiser=optimiser, lr=settings.student_lr)
     member = Member("extracted", seed, names["curricula"]["extracted"].for_blocks(student.n_blocks))
     result = distil_members(names["teacher"], student, names["task"], [member], plan, device=names["where"])

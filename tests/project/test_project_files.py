@@ -98,7 +98,8 @@ def test_make_refuses_an_old_python(tmp_path: Path) -> None:
 def test_what_trains_side_by_side_says_so_in_its_metadata(path: Path) -> None:
     nb = nbformat.read(path, as_version=4)
     code = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "code")
-    trains = re.search(r"\b(run_cases|side_by_side|loading_pairs|crossed_pairs|parity_crossings|example_batch)\(", code)
+    known = "run_cases|side_by_side|loading_pairs|crossed_pairs|parity_crossings|example_batch|language_teachers"
+    trains = re.search(rf"\b({known})\(", code)
     assert nb.metadata.pwl_lab.get("side_by_side", False) == bool(trains)
     assert nb.metadata.pwl_lab.metrics
 

@@ -1,0 +1,310 @@
+"""Recipes of notebook 07: teachers, students and pairs for strings of tokens, from grammars and from text.
+
+Each has a `place`: the main grammar, the other grammar, or the text.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import pandas as pd
+from jaxtyping import Int
+from torch import Tensor
+
+from pwl_lab.distill.curriculum import Curriculum, extracted, from_labels, one_shot, progressive
+from pwl_lab.models import ModelConfig, language_transformer
+from pwl_lab.models.blocknet import BlockNet
+from pwl_lab.study import tables
+from pwl_lab.study.intervals import mean_interval
+from pwl_lab.study.language_settings import TUNING, LanguageCurriculumSettings
+from pwl_lab.study.results import DistillationRuns, Pair
+from pwl_lab.study.verbs import distill, run_cases, train_or_load, train_pair
+from pwl_lab.support import paths
+from pwl_lab.support.config import content_hash
+from pwl_lab.tasks.base import label_loss
+from pwl_lab.tasks.grammar import Grammar
+from pwl_lab.tasks.sequences import GrammarTask, SequenceTask, TextTask
+from pwl_lab.training import TrainedModel, TrainPlan, predict
+
+Place = Literal["grammar", "other", "text"]
+Who = Literal["teacher", "student", "pair"]
+CONTROLS = ("reversed", "untrained")
+ELSEWHERE: dict[Place, tuple[str, ...]] = {  # the curricula in the other two places
+    "other": ("one_shot_soft", "extracted", "last_block", "at_once"),
+    "text": ("scratch", "one_shot_soft", "extracted"),
+}
+DONE = 0.97  # of the teacher's accuracy: a student that reaches it stops
+
+
+def language_task(settings: LanguageCurriculumSettings, place: Place = "grammar") -> SequenceTask:
+    """Masked prediction on the strings of a place."""
+    if place == "text":
+        return TextTask(length=settings.text_length, mask_rate=settings.mask_rate, eval_windows=settings.eval_strings)
+    return grammar_task(settings, place)
+
+
+def grammar_task(settings: LanguageCurriculumSettings, place: Literal["grammar", "other"] = "grammar") -> GrammarTask:
+    """Masked prediction on the strings of one of the two grammars."""
+    grammar = settings.grammar if place == "grammar" else settings.other_grammar
+    return GrammarTask(grammar, mask_rate=settings.mask_rate, eval_strings=settings.eval_strings)
+
+
+def network(settings: LanguageCurriculumSettings, task: SequenceTask, who: Who) -> ModelConfig:
+    """The transformer of the teacher, of the students, or of the student in the pair."""
+    width, heads = getattr(settings, f"{who}_width"), getattr(settings, f"{who}_heads")
+    return language_transformer(task, width, heads, settings.layers)
+
+
+def language_teacher(settings: LanguageCurriculumSettings, seed: int, place: Place = "grammar") -> TrainedModel:
+    """The teacher of one seed, with a checkpoint at every evaluation."""
+    task = language_task(settings, place)
+    plan = TrainPlan(
+        steps=settings.text_steps if place == "text" else settings.teacher_steps,
+        batch_size=settings.teacher_batch_size,
+        optimiser="adam",
+        lr=settings.teacher_lr,
+        schedule="cosine",
+        clip_norm=1.0,
+        eval_every=settings.teacher_eval_every,
+        keep_checkpoints=True,
+    )
+    return train_or_load(network(settings, task, "teacher"), task, plan, seed, settings.device)
+
+
+def language_teachers(settings: LanguageCurriculumSettings) -> dict[Place, list[TrainedModel]]:
+    """A teacher for each seed on the main grammar, and one on the other grammar and the text; trained in parallel."""
+    first = settings.seeds[0]
+    places: list[tuple[Place, int]] = [("grammar", seed) for seed in settings.seeds]
+    places += [("other", first), ("text", first)]
+    cases = [{"settings": settings, "seed": seed, "place": place} for place, seed in places]
+    found: dict[Place, list[TrainedModel]] = {}
+    made = run_cases(language_teacher, cases, "teachers", settings.device)
+    for (place, _), teacher in zip(places, made, strict=True):
+        found.setdefault(place, []).append(teacher)
+    return found
+
+
+def language_curricula(settings: LanguageCurriculumSettings) -> dict[str, Curriculum]:
+    """All curricula of the notebook; `untrained` is `extracted`, from a teacher whose states are untrained."""
+    block_steps, backwards = settings.block_steps, range(settings.layers, 0, -1)
+    return {
+        "scratch": from_labels(),
+        "one_shot_soft": one_shot(),
+        "one_shot_hard": one_shot(temperature=0.0),
+        "progressive": progressive([settings.checkpoint_accuracy], settings.checkpoint_steps),
+        "extracted": extracted(block_steps),
+        "last_block": extracted(settings.last_block_steps, blocks=[settings.layers]),
+        "at_once": extracted(settings.at_once_steps, at_once=True),
+        "reversed": extracted(block_steps, blocks=backwards),
+        "untrained": extracted(block_steps),
+    }
+
+
+def learning_rates(settings: LanguageCurriculumSettings) -> dict[str, float]:
+    """The learning rate of each curriculum on the main grammar.
+
+    With `settings.tuned` it is the rate of the fewest steps to 95% of the teacher, in the median over the seeds of
+    `data/results/language_tuning.csv`; a curriculum that is not in that table has `student_lr`.
+    """
+    rates = dict.fromkeys(language_curricula(settings), settings.student_lr)
+    if not settings.tuned:
+        return rates
+    table = pd.read_csv(paths.results() / TUNING)
+    return rates | best_rates(table[table["grammar"] == Grammar.load(settings.grammar).name])
+
+
+def best_rates(table: pd.DataFrame) -> dict[str, float]:
+    """For each curriculum, the rate with the fewest steps, in the median over seeds; the lower one of two equal ones.
+
+    `table` has one row per curriculum, student_lr and seed: steps (missing: not reached) and budget.
+    """
+    steps = table.assign(steps=table["steps"].fillna(table["budget"]))
+    medians = steps.groupby(["curriculum", "student_lr"])["steps"].median().unstack()
+    return {str(name): float(rate) for name, rate in medians.idxmin(axis=1).items()}
+
+
+def language_students(
+    settings: LanguageCurriculumSettings,
+    names: Sequence[str],
+    teacher_seed: int,
+    seeds: Sequence[int],
+    place: Place = "grammar",
+) -> DistillationRuns:
+    """Students of one teacher.
+
+    Arguments:
+    - `settings`: of notebook 07.
+    - `names`: some of `language_curricula`.
+    - `teacher_seed`: of the teacher.
+    - `seeds`: one student per curriculum for each.
+    - `place`: what the strings are.
+    """
+    task, teacher = language_task(settings, place), language_teacher(settings, teacher_seed, place)
+    known, student = language_curricula(settings), network(settings, task, "student")
+    rates = learning_rates(settings) if place == "grammar" else dict.fromkeys(names, settings.other_lr)
+    parts = []
+    for source in (teacher, with_untrained_states(teacher)):
+        mine = [name for name in names if (name == "untrained") == (source is not teacher)]
+        for rate in sorted({rates[name] for name in mine}):
+            chosen = {name: known[name] for name in mine if rates[name] == rate}
+            plan = student_plan(settings, teacher, rate, place)
+            parts.append(distill(source, student, task, chosen, seeds, plan, settings.device))
+    return joined(parts, names)
+
+
+def student_plan(
+    settings: LanguageCurriculumSettings, teacher: TrainedModel, lr: float, place: Place = "grammar"
+) -> TrainPlan:
+    """The training plan of the students of a place; they stop once they are about as good as the teacher."""
+    sizes = {
+        "grammar": (settings.budget_steps, settings.batch_size),
+        "other": (settings.other_budget_steps, settings.other_batch_size),
+        "text": (settings.text_steps, settings.batch_size),
+    }
+    steps, batch_size = sizes[place]
+    return TrainPlan(
+        steps=steps,
+        batch_size=batch_size,
+        optimiser="adam",
+        lr=lr,
+        clip_norm=1.0,
+        eval_every=settings.eval_every,
+        stop_at=DONE * float(teacher.history["accuracy"].iloc[-1]),
+    )
+
+
+def all_students(settings: LanguageCurriculumSettings) -> dict[Place, DistillationRuns]:
+    """The students of all places, trained in parallel.
+
+    On the main grammar every seed has a teacher of its own, and all curricula. In the other two places all seeds share
+    a teacher.
+    """
+    names = list(language_curricula(settings))
+    first, seeds = settings.seeds[0], settings.seeds
+    cases: list[dict[str, object]] = [{"names": names, "teacher_seed": seed, "seeds": [seed]} for seed in seeds]
+    for place, chosen in ELSEWHERE.items():
+        cases.append({"names": chosen, "teacher_seed": first, "seeds": seeds, "place": place})
+    cases = [{"settings": settings} | case for case in cases]
+    *own, other, text = run_cases(language_students, cases, "students", settings.device)
+    return {"grammar": joined(own, names), "other": other, "text": text}
+
+
+def joined(parts: Sequence[DistillationRuns], names: Sequence[str]) -> DistillationRuns:
+    """Several runs as one, their curricula in the order of `names`; the plan is the first one's."""
+    history = pd.concat([part.history for part in parts], ignore_index=True)
+    history["order"] = history["curriculum"].map(list(names).index)
+    history = history.sort_values(["step", "order", "seed"], kind="stable", ignore_index=True).drop(columns="order")
+    stages = pd.concat([part.stages for part in parts], ignore_index=True).drop_duplicates(ignore_index=True)
+    weights = {key: state for part in parts for key, state in part.weights.items()}
+    return replace(parts[0], history=history, stages=stages, weights=weights)
+
+
+def some(runs: DistillationRuns, names: Sequence[str]) -> DistillationRuns:
+    """The students of some curricula."""
+    history, stages = (table[table["curriculum"].isin(list(names))] for table in (runs.history, runs.stages))
+    return replace(runs, history=history, stages=stages)
+
+
+def of_teacher(runs: DistillationRuns, teachers: Mapping[int, TrainedModel]) -> DistillationRuns:
+    """The same students with every accuracy as a fraction of the test accuracy of the seed's own teacher."""
+    share = runs.history["seed"].map({seed: teacher.test_accuracy for seed, teacher in teachers.items()})
+    return replace(runs, history=runs.history.assign(accuracy=runs.history["accuracy"] / share))
+
+
+class _Borrowed(BlockNet):
+    """The teacher's output with the hidden states of another network of the same shape."""
+
+    def __init__(self, teacher: BlockNet, other: BlockNet) -> None:
+        super().__init__(teacher.stem, list(teacher.blocks), teacher.head, teacher.n_tokens, teacher.pads)
+        self.other = other
+
+    def hidden_states(self, inputs: Int[Tensor, "batch tokens"]) -> tuple[list[Tensor], Tensor]:
+        return self.other.hidden_states(inputs)[0], self(inputs)
+
+
+def with_untrained_states(teacher: TrainedModel) -> TrainedModel:
+    """A teacher with the final output, but the hidden states of its first checkpoint, which is untrained."""
+    first = teacher.checkpoint(at_step=0)
+    net = _Borrowed(teacher.model, teacher.at(first))
+    key = content_hash({"teacher": teacher.fingerprint, "states of step": first.step})
+    return replace(teacher, model=net.eval().requires_grad_(False), fingerprint=key)
+
+
+def accuracy_at(runs: DistillationRuns, steps: Sequence[int]) -> dict[str, dict[str, list[float | None]]]:
+    """Per curriculum and step, the test accuracy of each seed's student; one that stopped keeps its last.
+
+    Steps without an evaluation are left out.
+    """
+    held = tables.hold_last_accuracy(runs.history).set_index(["curriculum", "step", "seed"])["accuracy"]
+    seeds, known = list(dict.fromkeys(runs.history["seed"])), set(runs.history["step"])
+    return {
+        name: {str(step): [_number(held.get((name, step, seed))) for seed in seeds] for step in steps if step in known}
+        for name in dict.fromkeys(runs.history["curriculum"])
+    }
+
+
+def _number(value: float | None) -> float | None:
+    """A float, or None for what is missing."""
+    return None if value is None or pd.isna(value) else float(value)
+
+
+def final_losses(runs: DistillationRuns, task: SequenceTask) -> dict[str, list[float]]:
+    """Per curriculum, the cross-entropy of each student on the test split, in nats."""
+    test, found = task.split("test"), dict[str, list[float]]()
+    for name, seed in runs.weights:
+        loss = label_loss(predict(runs.student(name, seed), test.inputs), test.labels)
+        found.setdefault(name, []).append(loss.item())
+    return {name: found[name] for name in dict.fromkeys(runs.history["curriculum"]) if name in found}
+
+
+def loss_table(losses: Mapping[str, Sequence[float]], against: str = "one_shot_soft") -> pd.DataFrame:
+    """One row per curriculum: the mean loss in nats, the perplexity, and the difference to another with its 95% interval.
+
+    Arguments:
+    - `losses`: as from `final_losses`, one for each seed.
+    - `against`: the curriculum that the others are compared with, seed by seed.
+    """
+    rows = {}
+    for name, values in losses.items():
+        low, middle, high = mean_interval([a - b for a, b in zip(values, losses[against], strict=True)])
+        mean = sum(values) / len(values)
+        rows[name] = {
+            "nats": f"{mean:.3f}",
+            "perplexity": f"{math.exp(mean):.2f}",
+            f"against {against}": "–" if name == against else f"{middle:+.3f} ({low:+.3f} to {high:+.3f})",
+        }
+    return pd.DataFrame(rows).T.rename_axis("curriculum")
+
+
+def language_pair(settings: LanguageCurriculumSettings, seed: int, who: Literal["pair", "student"] = "pair") -> Pair:
+    """The teacher of one seed with a student that accepts its blocks, on the main grammar.
+
+    Arguments:
+    - `settings`: of notebook 07.
+    - `seed`: of teacher, student and converters.
+    - `who`: a student as small as `pair_width`, or one of the size of the students without a pair (`student`).
+    """
+    task, teacher = grammar_task(settings), language_teacher(settings, seed)
+    plan = TrainPlan(
+        steps=settings.pair_steps if who == "pair" else settings.pwl_steps,
+        batch_size=settings.batch_size,
+        optimiser="adam",
+        lr=settings.pair_lr,
+        schedule="cosine",
+        clip_norm=2.0,
+        eval_every=settings.eval_every,
+    )
+    return train_pair(teacher, network(settings, task, who), task, plan, seed=seed, device=settings.device)
+
+
+def language_pairs(settings: LanguageCurriculumSettings) -> dict[str, list[Pair]]:
+    """For each seed, the pair with the small student (`pair`) and that with the larger one (`student`)."""
+    cases = [{"settings": settings, "seed": seed, "who": who} for who in ("pair", "student") for seed in settings.seeds]
+    made = run_cases(language_pair, cases, "pairs", settings.device)
+    return {"pair": made[: len(settings.seeds)], "student": made[len(settings.seeds) :]}
+
+
+def fraction_reached(pair: Pair, teacher: TrainedModel, fraction: float) -> int | None:
+    """The first step at which a pair's student had this fraction of its teacher's validation accuracy; None: never."""
+    return tables.first_step(pair.history, fraction * float(teacher.history["accuracy"].iloc[-1]))

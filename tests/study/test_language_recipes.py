@@ -1,0 +1,182 @@
+"""What notebook 07 trains: the curricula are what their names say, and the tables count as the text says."""
+
+import math
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import torch
+
+from pwl_lab.models import build
+from pwl_lab.study import language_recipes as recipes
+from pwl_lab.study.settings import LanguageCurriculumSettings
+from pwl_lab.support import paths
+from pwl_lab.support.errors import InvalidValueError, MissingDataError, UnknownNameError
+
+TINY = {"teacher_steps": 8, "teacher_eval_every": 4, "checkpoint_accuracy": 0.0, "eval_strings": 16, "device": "cpu",
+        "budget_steps": 10, "other_budget_steps": 10, "text_steps": 10, "eval_every": 5, "pair_steps": 5,
+        "pwl_steps": 5}  # fmt: skip
+SETTINGS = LanguageCurriculumSettings.load("smoke", **TINY)
+NAMES = list(recipes.language_curricula(SETTINGS))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """One store for all tests: they use the same small teacher."""
+    with pytest.MonkeyPatch.context() as patched:
+        for name in ("PWL_LAB_STORE", "PWL_LAB_OUT", "PWL_LAB_PROGRESS", "PWL_LAB_DEVICE"):
+            patched.delenv(name, raising=False)
+        patched.setenv("PWL_LAB_RUNS", str(tmp_path_factory.mktemp("language") / "runs"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def teacher(store):
+    return recipes.language_teacher(SETTINGS, seed=0)
+
+
+@pytest.fixture(scope="module")
+def runs(teacher):
+    return recipes.language_students(SETTINGS, NAMES, 0, [0, 1])
+
+
+def test_each_curriculum_is_what_its_name_says():
+    settings = LanguageCurriculumSettings.load("lesson")
+    curricula = recipes.language_curricula(settings)
+    targets = {name: [str(stage.target) for stage in one.for_blocks(4).stages[:-1]] for name, one in curricula.items()}
+    in_turn = [f"block {block}, projected" for block in (1, 2, 3, 4)]
+    assert targets["extracted"] == targets["untrained"] == in_turn
+    assert targets["reversed"] == in_turn[::-1]
+    assert targets["last_block"] == in_turn[-1:]
+    assert targets["at_once"] == ["blocks 1, 2, 3 and 4 at once, projected"]
+    assert targets["progressive"] == ["checkpoint at 60%"]
+    last = {name: one.stages[-1].target for name, one in curricula.items()}
+    assert last.pop("scratch").kind == "labels"
+    assert {name: target.temperature for name, target in last.items()} == {
+        name: 0.0 if name == "one_shot_hard" else 1.0 for name in NAMES if name != "scratch"
+    }
+    assert all(target.final for target in last.values())
+
+
+def test_students_of_all_curricula_begin_alike_and_are_listed_in_order(runs):
+    assert list(dict.fromkeys(runs.history["curriculum"])) == NAMES
+    assert list(dict.fromkeys(runs.stages["curriculum"])).count("untrained") == 1
+    first = runs.history[runs.history["step"] == 0]
+    assert first.groupby("seed")["accuracy"].nunique().tolist() == [1, 1]
+    assert set(runs.weights) == {(name, seed) for name in NAMES for seed in (0, 1)}
+
+
+def test_the_untrained_states_are_the_first_and_the_output_the_last(teacher, runs):
+    task = recipes.grammar_task(SETTINGS)
+    inputs = task.split("test").inputs
+    other = recipes.with_untrained_states(teacher)
+    states, logits = other.model.hidden_states(inputs)
+    fresh, _ = build(teacher.config, seed=0).eval().hidden_states(inputs)
+    assert all(map(torch.equal, states, fresh))
+    assert torch.equal(logits, teacher.model(inputs))
+    assert not torch.equal(states[0], teacher.model.hidden_states(inputs)[0][0])
+    assert other.fingerprint != teacher.fingerprint
+    one, two = (runs.student(name, 0).state_dict() for name in ("extracted", "untrained"))
+    assert any(not torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_fraction_is_of_the_seeds_own_teacher(runs):
+    teachers = {0: SimpleNamespace(test_accuracy=0.5), 1: SimpleNamespace(test_accuracy=0.8)}
+    shares = recipes.of_teacher(runs, teachers).history
+    for seed, one in teachers.items():
+        mine, raw = (table.loc[table["seed"] == seed, "accuracy"] for table in (shares, runs.history))
+        pd.testing.assert_series_equal(mine, raw / one.test_accuracy)
+
+
+def test_accuracy_at_steps_holds_the_last_value_and_has_none_for_a_student_that_diverged(runs):
+    history = pd.DataFrame(
+        [("a", 0, 0, 0.3), ("a", 0, 5, 0.6), ("a", 1, 0, 0.3), ("a", 1, 5, 0.4), ("a", 1, 10, math.nan)],
+        columns=["curriculum", "seed", "step", "accuracy"],
+    )
+    found = recipes.accuracy_at(SimpleNamespace(history=history), [5, 10, 20])
+    assert found == {"a": {"5": [0.6, 0.4], "10": [0.6, None]}}
+
+
+def test_the_final_loss_is_that_of_the_student_on_the_test_split(runs):
+    task = recipes.grammar_task(SETTINGS)
+    losses = recipes.final_losses(runs, task)
+    assert list(losses) == NAMES
+    test = task.split("test")
+    logits = runs.student("extracted", 1)(test.inputs)
+    wanted = torch.nn.functional.cross_entropy(logits.flatten(0, 1), test.labels.flatten(), ignore_index=-100)
+    assert losses["extracted"][1] == pytest.approx(wanted.item(), rel=1e-5)
+
+
+def test_the_table_of_losses_compares_seed_by_seed():
+    table = recipes.loss_table({"one_shot_soft": [1.0, 2.0], "extracted": [0.9, 1.9]})
+    assert table.loc["extracted", "nats"] == "1.400"
+    assert table.loc["extracted", "perplexity"] == f"{math.exp(1.4):.2f}"
+    assert table.loc["extracted", "against one_shot_soft"] == "-0.100 (-0.100 to -0.100)"
+    assert table.loc["one_shot_soft", "against one_shot_soft"] == "–"
+
+
+def tuning(**grammar):
+    rows = [("hidden", "extracted", 0.004, seed, steps, 1000) for seed, steps in enumerate((400, 500, None))] + [
+        ("hidden", "extracted", 0.008, seed, steps, 1000) for seed, steps in enumerate((None, 400, None))
+    ]
+    rows += [("hidden", "scratch", lr, 0, 900, 1000) for lr in (0.016, 0.002)]
+    return pd.DataFrame(rows, columns=["grammar", "curriculum", "student_lr", "seed", "steps", "budget"])
+
+
+def test_the_best_rate_has_the_lowest_median_and_a_student_that_did_not_get_there_counts_at_its_budget():
+    assert recipes.best_rates(tuning()) == {"extracted": 0.004, "scratch": 0.002}
+
+
+def test_tuned_rates_come_from_the_table_that_is_shipped(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "results", lambda: tmp_path)
+    values = TINY | {"tuned": True, "student_lr": 0.03}
+    with pytest.raises(InvalidValueError, match=r"tuned = True .*has rates for none"):
+        LanguageCurriculumSettings.load("smoke", **values)
+    tuning().to_csv(tmp_path / recipes.TUNING, index=False)
+    rates = recipes.learning_rates(LanguageCurriculumSettings.load("smoke", **values))
+    assert (rates["extracted"], rates["scratch"], rates["progressive"]) == (0.004, 0.002, 0.03)
+    assert set(recipes.learning_rates(SETTINGS).values()) == {SETTINGS.student_lr}
+    with pytest.raises(InvalidValueError, match=r"tuned = True .*has rates for hidden"):
+        LanguageCurriculumSettings.load("smoke", **values | {"grammar": "cfg3b_tail"})
+
+
+def test_the_pairs_student_is_counted_against_the_validation_accuracy():
+    pair = SimpleNamespace(history=pd.DataFrame({"step": [0, 5, 10], "accuracy": [0.3, 0.5, 0.7]}))
+    teacher = SimpleNamespace(history=pd.DataFrame({"step": [0, 5], "accuracy": [0.3, 0.72]}))
+    assert recipes.fraction_reached(pair, teacher, 0.95) == 10
+    assert recipes.fraction_reached(pair, teacher, 0.99) is None
+
+
+def test_the_pair_ends_at_the_teacher(store, teacher):
+    pair = recipes.language_pair(SETTINGS, 0)
+    inputs = recipes.grammar_task(SETTINGS).split("test").inputs
+    with torch.no_grad():
+        assert torch.equal(pair.net(inputs, "TT"), teacher.model(inputs))
+    assert pair.prefix_accuracy()[-1] == teacher.test_accuracy
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "says"),
+    [
+        ({"grammar": "hiden"}, UnknownNameError, "Did you mean 'hidden'"),
+        ({"other_grammar": "nowhere.yaml"}, MissingDataError, "nowhere.yaml is missing"),
+        ({"mask_rate": 1.0}, InvalidValueError, "mask_rate = 1.0"),
+        ({"mask_rate": 0.0}, InvalidValueError, "mask_rate = 0.0"),
+        ({"teacher_heads": 3}, InvalidValueError, "teacher_heads = 3 .*divisor of teacher_width = 64"),
+        ({"pair_heads": 3}, InvalidValueError, "pair_heads = 3 .*divisor of pair_width = 8"),
+        ({"block_steps": 150}, InvalidValueError, "block_steps = 150 .*below text_steps = 500 for each of 4 blocks"),
+        ({"last_block_steps": 500}, InvalidValueError, "last_block_steps = 500 .*below text_steps = 500"),
+        ({"checkpoint_steps": 1_400}, InvalidValueError, "checkpoint_steps = 1400 .*below budget_steps = 1400"),
+    ],
+)
+def test_a_bad_value_is_named_before_anything_is_trained(values, error, says):
+    with pytest.raises(error, match=says):
+        LanguageCurriculumSettings.load("lesson", **values)
+
+
+def test_a_grammar_of_ones_own_is_found_from_where_the_reader_is(tmp_path, monkeypatch):
+    (tmp_path / "mine.yaml").write_text((paths.data() / "grammars" / "hidden.yaml").read_text())
+    monkeypatch.chdir(tmp_path)
+    settings = LanguageCurriculumSettings.load("smoke", grammar="mine.yaml")
+    assert settings.grammar == str(tmp_path / "mine.yaml")
+    assert recipes.grammar_task(settings).name == "hidden"
