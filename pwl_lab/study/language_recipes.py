@@ -194,7 +194,7 @@ def joined(parts: Sequence[DistillationRuns], names: Sequence[str]) -> Distillat
     """Several runs as one, their curricula in the order of `names`; the plan is the first one's."""
     history = pd.concat([part.history for part in parts], ignore_index=True)
     history["order"] = history["curriculum"].map(list(names).index)
-    history = history.sort_values(["step", "order", "seed"], kind="stable", ignore_index=True).drop(columns="order")
+    history = history.sort_values(["step", "order"], kind="stable", ignore_index=True).drop(columns="order")
     stages = pd.concat([part.stages for part in parts], ignore_index=True).drop_duplicates(ignore_index=True)
     weights = {key: state for part in parts for key, state in part.weights.items()}
     return replace(parts[0], history=history, stages=stages, weights=weights)

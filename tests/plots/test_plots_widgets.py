@@ -108,7 +108,7 @@ def test_learning_curves_hold_retired_students_and_mark_the_stage():
     assert curve.get_xdata().tolist() == [0, 10, 20]
     assert curve.get_ydata().tolist() == [0.5, 0.75, 1.0]
     assert "guessing" in words(figure)
-    assert sum(text.startswith("on to the") for text in words(figure)) == 1
+    assert sum(text.startswith("second stage begins") for text in words(figure)) == 1
 
 
 def test_steps_that_were_not_reached_stand_at_the_budget_and_are_hollow():
