@@ -106,8 +106,9 @@ def phases(teacher: TrainedModel) -> tuple[int, int]:
     the fall ends where nine tenths are done.
     """
     losses = teacher.history.set_index("step")["validation_loss"]
-    early, last = losses[losses.index >= losses.index.max() / 20].iloc[0], losses.iloc[-1]
-    done = (early - losses[losses.index >= losses.index.max() / 20]) / max(early - last, 1e-9)
+    losses = losses[losses.index >= losses.index.max() / 20]
+    early, last = losses.iloc[0], losses.iloc[-1]
+    done = (early - losses) / max(early - last, 1e-9)
     return int((done >= 0.1).idxmax()), int((done >= 0.9).idxmax())
 
 
