@@ -60,6 +60,14 @@ class StackedCohort:
         part._net, part._feedforward = self._net, self._feedforward
         return part
 
+    @classmethod
+    def joined(cls, cohorts: Sequence[Self]) -> Self:
+        """Cohorts of one architecture as one; gradients arrive at the parameters of `cohorts`."""
+        whole = object.__new__(cls)
+        whole._net, whole._feedforward = cohorts[0]._net, cohorts[0]._feedforward
+        whole.tensors = {name: torch.cat([one.tensors[name] for one in cohorts]) for name in cohorts[0].tensors}
+        return whole
+
     def parameters(self) -> list[Tensor]:
         """The parameters for the optimiser."""
         return list(self.tensors.values())
