@@ -246,7 +246,8 @@ class CurriculumLearner(Learner):
             cohort = joined([group.cohort for group in groups])
             cohort.train()
             outputs = [cohort.logits(inputs)] if needs is None else cohort.hidden_states(inputs, *needs)
-            parts = [output.split([len(group.members) for group in groups]) for output in outputs]
+            sizes = [len(group.members) for group in groups]
+            parts = [torch.split(output, sizes) for output in outputs]
             found |= {id(group): list(mine) for group, mine in zip(groups, zip(*parts, strict=True), strict=True)}
         return [found[id(group)] for group in self.groups]
 

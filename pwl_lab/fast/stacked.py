@@ -61,7 +61,7 @@ class StackedCohort:
         return part
 
     @classmethod
-    def joined(cls, cohorts: Sequence[Self]) -> Self:
+    def joined(cls, cohorts: Sequence["StackedCohort"]) -> "StackedCohort":
         """Cohorts of one architecture as one; gradients arrive at the parameters of `cohorts`."""
         whole = object.__new__(cls)
         whole._net, whole._feedforward = cohorts[0]._net, cohorts[0]._feedforward
