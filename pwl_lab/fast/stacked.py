@@ -29,11 +29,14 @@ class Blocks(Protocol):
 
 
 def is_stackable(student: nn.Module) -> bool:
-    """Whether the student has only parameters, none of them shared.
+    """Whether the student has only parameters, none of them shared, and no layer that computes a batch in parts.
 
-    Buffers (such as those of batch norms) change in place, and stacking would untie shared parameters.
+    Buffers (such as those of batch norms) change in place, and stacking would untie shared parameters. A layer in parts
+    has no memory to spare for several students at once.
     """
     names = {name for name, _ in student.named_parameters()}
+    if any(getattr(module, "in_parts", False) for module in student.modules()):
+        return False
     return student.state_dict().keys() == names and not list(student.buffers())  # a buffer need not be in `state_dict`
 
 

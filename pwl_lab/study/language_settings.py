@@ -10,7 +10,9 @@ from pwl_lab.support import paths
 from pwl_lab.support.config import Fraction, LearningRate, Settings, Steps
 from pwl_lab.support.errors import invalid
 
-TUNING = "language_tuning.csv"  # in data/results/; made by scripts/language_tuning.py
+# Both in data/results/, made by scripts/language_tables.py.
+TUNING = "language_tuning.csv"
+TEACHERS = "language_teachers.csv"
 
 
 def _tuned_grammars() -> list[str]:

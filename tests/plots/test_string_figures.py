@@ -74,13 +74,13 @@ def teacher_of(losses, accuracies):
     return SimpleNamespace(history=history, checkpoint=lambda at_accuracy: checkpoint)
 
 
-def test_the_phases_of_teachers_are_drawn_against_floor_and_ceiling():
-    teachers = [teacher_of([1.0, 0.7, 0.5], [0.3, 0.6, 0.8]), teacher_of([1.1, 0.9, 0.6], [0.3, 0.4, 0.7])]
-    figure = plots.teacher_phases(teachers, Ceiling(0.85, 0.4), 0.5, phases=(50, 100))
+def test_the_phases_of_a_teacher_are_drawn_against_floor_and_ceiling():
+    teacher = teacher_of([1.0, 0.7, 0.5], [0.3, 0.6, 0.8])
+    figure = plots.teacher_phases(teacher, Ceiling(0.85, 0.4), 0.5, phases=(50, 100))
     left, right = figure.axes
-    assert [list(line.get_ydata()) for line in left.lines] == [[1.0, 0.7, 0.5], [1.1, 0.9, 0.6], [0.7], [0.4, 0.4]]
-    assert list(right.lines[2].get_ydata()) == [0.6]
-    assert right.lines[3].get_ydata()[0] == 0.85
+    assert [list(line.get_ydata()) for line in left.lines] == [[1.0, 0.7, 0.5], [0.7], [0.4, 0.4]]
+    assert list(right.lines[1].get_ydata()) == [0.6]
+    assert right.lines[2].get_ydata()[0] == 0.85
     assert left.patches[0].get_x() == 50
     draw(figure)
 
