@@ -87,6 +87,12 @@ def test_a_fraction_is_of_the_teachers_accuracy_on_the_same_split(runs):
         pd.testing.assert_series_equal(shares[column], runs.history[column] / whole)
 
 
+def test_on_the_text_no_student_stops_before_the_others(teacher):
+    assert recipes.student_plan(SETTINGS, teacher, 0.01, "text").stop_at is None
+    last = teacher.history["accuracy"].iloc[-1]
+    assert recipes.student_plan(SETTINGS, teacher, 0.01).stop_at == pytest.approx(recipes.DONE * last)
+
+
 def test_students_of_all_places_are_those_of_each_alone(runs):
     found = recipes.all_students(SETTINGS)
     assert list(found) == ["grammar", *recipes.ELSEWHERE]
@@ -171,8 +177,8 @@ def test_the_pair_ends_at_the_teacher(store, teacher):
         ({"mask_rate": 0.0}, InvalidValueError, "mask_rate = 0.0"),
         ({"teacher_heads": 3}, InvalidValueError, "teacher_heads = 3 .*divisor of teacher_width = 64"),
         ({"pair_heads": 3}, InvalidValueError, "pair_heads = 3 .*divisor of pair_width = 8"),
-        ({"block_steps": 150}, InvalidValueError, "block_steps = 150 .*below text_steps = 500 for each of 4 blocks"),
-        ({"last_block_steps": 500}, InvalidValueError, "last_block_steps = 500 .*below text_steps = 500"),
+        ({"block_steps": 250}, InvalidValueError, "block_steps = 250 .*below other_budget_steps = 800 for each of 4 blocks"),
+        ({"last_block_steps": 800}, InvalidValueError, "last_block_steps = 800 .*below other_budget_steps = 800"),
         ({"checkpoint_steps": 1_400}, InvalidValueError, "checkpoint_steps = 1400 .*below budget_steps = 1400"),
     ],
 )
