@@ -27,7 +27,7 @@ from pwl_lab.support.files import write_json
 
 TUNING_SEEDS = (10, 11, 12)
 TEACHER_SEEDS = tuple(range(20, 28))
-RATES = (0.002, 0.004, 0.008, 0.016)
+RATES = (0.002, 0.004, 0.008, 0.016, 0.032)
 BUDGET = 2_400  # a slow rate may be the best one of a slow curriculum
 
 
