@@ -6,7 +6,8 @@
 Each has one row per curriculum, learning rate and seed; a seed has a teacher and a student of its own for every
 curriculum. `steps_90` and `steps_95` are the steps to that share of the teacher's accuracy, empty where the budget was
 not enough: on the validation strings for `tuning`, on the test strings for `teachers`. Beside each table is a JSON file
-that says how it was made. The store keeps every student, so an interrupted run goes on where it stopped.
+that says how it was made. The store keeps every student, so an interrupted run goes on where it stopped (and its
+minutes are those of the last run).
 """
 
 import argparse
@@ -92,7 +93,7 @@ def main() -> None:
         "command": f"python scripts/language_tables.py {asked.table} --preset {asked.preset}",
         "split": split,
         "seeds": sorted({int(seed) for seed in table["seed"]}),
-        "minutes": round((time.monotonic() - begun) / 60, 1),
+        "minutes": round((time.monotonic() - begun) / 60, 1),  # without what an earlier run had put into the store
         "made": provenance(),
     }
     write_json(path.with_suffix(".json"), made)
