@@ -75,9 +75,7 @@ def in_points(differences: Sequence[float] | pd.DataFrame) -> str:
     (`crossed_interval`). For example `+0.47 (-0.12 to +1.05)`; with one seed there is no interval.
     """
     both = isinstance(differences, pd.DataFrame)
-    low, middle, high = (
-        100 * end for end in (crossed_interval(differences) if both else mean_interval(differences))
-    )
+    low, middle, high = (100 * end for end in (crossed_interval(differences) if both else mean_interval(differences)))
     return f"{middle:+.2f}" if np.isnan(low) else f"{middle:+.2f} ({low:+.2f} to {high:+.2f})"
 
 

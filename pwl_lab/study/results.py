@@ -118,7 +118,7 @@ class Pair:
         Computed anew, about a second for 2,000 images. For tasks with one label a sample.
         """
         masks, data = all_masks(self.n_blocks), self.task.split(split, str(next(self.net.parameters()).device))
-        said = [self.predictions(inputs, masks)[0] for inputs in data.inputs.split(512)]
+        said = [self.predictions(inputs, masks)[0] for inputs in torch.split(data.inputs, 512)]
         return pd.DataFrame((torch.cat(said, dim=1) == data.labels).cpu().numpy(), index=masks)
 
     def prefix_accuracy(self, split: str = "test") -> list[float]:

@@ -289,7 +289,7 @@ NOTEBOOKS = {
     "03_parity_transformer": (transformers, TRANSFORMERS, ()),
     "04_progressive_weight_loading": (loading, LOADING, ()),
     "04b_inside_a_pair": (inside, INSIDE, ()),
-    "05_curricula_meet_loading": (crossed, CROSSING, ("cell-pwl-table",)),
+    "05_curricula_meet_loading": (crossed, CROSSING, ("cell-pwl-asked", "cell-pwl-paired")),
     "06_loading_under_the_clock": (clock, CLOCK, ()),
     "06b_what_loading_costs": (costs, COSTS, ()),
 }
