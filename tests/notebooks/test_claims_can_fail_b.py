@@ -207,11 +207,11 @@ CROSSING = {
     "resnet: those of progressive in the mean, within the interval": {"progressive__combined__mixes": (0.78, 0.0)},
     "resnet: it costs the students of one-shot and progressive, beyond the interval": {
         "progressive__alone__student": (0.83, MANY)},
-    "resnet: in the area its gain and cost cannot be told from 0": {"extracted__combined__area": (0.785, 0.01)},
+    "resnet: in the area its gain and cost cannot be distinguished from zero": {"extracted__combined__area": (0.785, 0.01)},
     "resnet: with PWL extracted is behind one-shot in mixes and area, beyond the interval": {
         "one_shot__combined__area": (0.806, 0.0)},
     "resnet: only one-shot with PWL mixes better than plain PWL": {"one_shot__combined__mixes": (0.792, MANY)},
-    "resnet: only progressive with PWL cannot be told from plain PWL in the mixes": {
+    "resnet: only progressive with PWL cannot be distinguished from plain PWL in the mixes": {
         "progressive__alone__mixes": (0.75, MANY)},
     "resnet: only progressive without PWL has a larger area": {"progressive__alone__area": (0.804, 0.01)},
     "resnet: only extracted without PWL has a smaller one": {"one_shot__alone__area": (0.795, 0.0)},
