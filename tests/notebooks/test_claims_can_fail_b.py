@@ -207,7 +207,7 @@ CROSSING = {
     "resnet: those of progressive in the mean, within the interval": {"progressive__combined__mixes": (0.78, 0.0)},
     "resnet: it costs the students of one-shot and progressive, beyond the interval": {
         "progressive__alone__student": (0.83, MANY)},
-    "resnet: in the area its gain and cost cannot be distinguished from zero": {"extracted__combined__area": (0.785, 0.01)},
+    "resnet: in the area it cannot be distinguished from zero": {"extracted__combined__area": (0.785, 0.01)},
     "resnet: with PWL extracted is behind one-shot in mixes and area, beyond the interval": {
         "one_shot__combined__area": (0.806, 0.0)},
     "resnet: only one-shot with PWL mixes better than plain PWL": {"one_shot__combined__mixes": (0.792, MANY)},
