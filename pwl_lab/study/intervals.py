@@ -1,6 +1,7 @@
 """What a few seeds can tell: confidence intervals of medians, means and slopes, and tables of them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -44,49 +45,95 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     return middle - half, middle, middle + half
 
 
-def in_points(differences: Sequence[float]) -> str:
-    """Differences of accuracies, one per seed, as their mean in percentage points with its 95% interval.
+def crossed_interval(scores: pd.DataFrame, confidence: float = 0.95) -> Interval:
+    """Lower end, mean and upper end over seeds *and* samples: where the mean would lie with others of both.
 
-    For example `+0.47 (-0.12 to +1.05)`; with one seed there is no interval.
+    Seeds share their test samples, so the spread between seeds says nothing about other samples. Two half-widths are
+    joined, the root of the sum of their squares: that of `mean_interval`, and that of the variance between samples as
+    far as all seeds share it. So the interval is never narrower than over seeds alone. With one seed the ends are NaN.
+
+    Arguments:
+    - `scores`: a row per seed and a column per sample, for example hits of one mask minus hits of another.
+    - `confidence`: the share of such intervals that contain the true mean.
     """
-    low, middle, high = (100 * value for value in mean_interval(differences))
+    values = scores.to_numpy(dtype=float)
+    (n_seeds, n_samples), by_seed, by_sample = values.shape, values.mean(axis=1), values.mean(axis=0)
+    low, middle, _ = mean_interval(by_seed.tolist(), confidence)
+    if n_seeds < 2:
+        return low, middle, low
+    rest = values - by_seed[:, None] - by_sample + middle  # what neither the seed nor the sample explains
+    noise = (rest**2).sum() / ((n_seeds - 1) * (n_samples - 1))
+    samples = max(0.0, by_sample.var(ddof=1) - noise / n_seeds) / n_samples  # variance of the mean over samples
+    half = float(np.hypot(middle - low, stdtrit(n_samples - 1, (1 + confidence) / 2) * np.sqrt(samples)))
+    return middle - half, middle, middle + half
+
+
+def in_points(differences: Sequence[float] | pd.DataFrame) -> str:
+    """Differences of accuracies as their mean in percentage points with its 95% interval.
+
+    One number per seed gives an interval over seeds (`mean_interval`), a frame of seeds and samples one over both
+    (`crossed_interval`). For example `+0.47 (-0.12 to +1.05)`; with one seed there is no interval.
+    """
+    both = isinstance(differences, pd.DataFrame)
+    low, middle, high = (100 * end for end in (crossed_interval(differences) if both else mean_interval(differences)))
     return f"{middle:+.2f}" if np.isnan(low) else f"{middle:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
-def gains_table(curves: pd.DataFrame, order: str = "prefix") -> pd.DataFrame:
+def gain(hits: pd.DataFrame, mask: str, before: str) -> pd.DataFrame:
+    """What `mask` gets right minus what `before` does, a row per seed and a column per sample.
+
+    `hits` is from `tables.stacked_hits`.
+    """
+    return hits.xs(mask, level="mask").astype(float) - hits.xs(before, level="mask")
+
+
+def gains_table(hits: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
     """What each block of a loading order adds, in points with 95% intervals, against the student and the previous mask.
 
-    Differences are taken seed by seed, so that effects common to all masks of a seed (such as its teacher) cancel. One
-    row per mask from the first teacher block on.
+    Differences are taken seed by seed and sample by sample, so that what is common to all masks (such as the seed's
+    teacher) cancels; the intervals are over both. One row per mask from the first teacher block on.
 
     Arguments:
-    - `curves`: from `tables.order_curves`.
-    - `order`: one of its orders.
+    - `hits`: from `tables.stacked_hits`.
+    - `order`: the masks of the order, k = 0..n.
     """
-    table = curves[curves["order"] == order].pivot(index="teacher_blocks", columns="seed", values="accuracy")
-    masks = curves[curves["order"] == order].drop_duplicates("mask").set_index("teacher_blocks")["mask"]
     rows = [
         {
-            "mask": masks[k],
-            "against the student": in_points((table.loc[k] - table.loc[0]).tolist()),
-            "against the mask before": in_points((table.loc[k] - table.loc[k - 1]).tolist()),
+            "mask": mask,
+            "against the student": in_points(gain(hits, mask, order[0])),
+            "against the mask before": in_points(gain(hits, mask, before)),
         }
-        for k in range(1, len(table))
+        for before, mask in pairwise(order)
     ]
     return pd.DataFrame(rows).set_index("mask")
 
 
-def areas_table(curves: pd.DataFrame, against: str = "prefix") -> pd.DataFrame:
+def area_by_sample(hits: pd.DataFrame, curve: pd.DataFrame) -> pd.DataFrame:
+    """The share of a load during which each sample is answered correctly, a row per seed; its mean is the area.
+
+    Arguments:
+    - `hits`: from `tables.stacked_hits`.
+    - `curve`: one order's rows of `tables.order_curves`.
+    """
+    one = curve[curve["seed"] == curve["seed"].iloc[0]]
+    shares = one["teacher_bytes"].diff().iloc[1:] / one["teacher_bytes"].iloc[-1]
+    weights = pd.Series(shares.to_numpy(), index=one["mask"].iloc[:-1])  # a mask predicts while the next block arrives
+    return hits.mul(weights, level="mask", axis=0).groupby(level="seed", sort=False).sum()
+
+
+def areas_table(curves: pd.DataFrame, hits: pd.DataFrame, against: str = "prefix") -> pd.DataFrame:
     """One row per loading order: its blocks, its area (mean over seeds, least, most), and points `against` another.
 
-    Areas are as in `tables.best_order`. The last column has a 95% interval of the differences seed by seed, or a dash
-    for the same order under another name.
+    Areas are as in `tables.best_order`. The last column has a 95% interval of the differences, over seeds and samples,
+    or a dash for the same order under another name.
 
     Arguments:
     - `curves`: from `tables.order_curves`.
+    - `hits`: from `tables.stacked_hits`, of the same pairs.
     - `against`: the order that the others are compared with.
     """
     areas = tables.order_areas(curves).pivot(index="seed", columns="order", values="area")
+    by_sample = {order: area_by_sample(hits, mine) for order, mine in curves.groupby("order")}
     named = curves.groupby("order", sort=False)["mask"].agg(
         lambda mine: tables.order_name(mine.drop_duplicates().tolist())
     )
@@ -100,7 +147,7 @@ def areas_table(curves: pd.DataFrame, against: str = "prefix") -> pd.DataFrame:
             "most": f"{area.max():.2%}",
         }
         same = blocks == named[against]
-        rows[order][f"points against {against}"] = "–" if same else in_points((area - areas[against]).tolist())
+        rows[order][f"points against {against}"] = "–" if same else in_points(by_sample[order] - by_sample[against])
     return pd.DataFrame(rows).T.rename_axis("order")
 
 

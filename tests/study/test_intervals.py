@@ -116,31 +116,83 @@ def test_two_phases_learn_from_the_hidden_layer_only():
     assert again == hidden
 
 
-def loading_curves():
-    """Two seeds of two blocks: the second one is better by 10 points, whatever the mask."""
-    accuracies = {"SS": 0.5, "TS": 0.6, "ST": 0.4, "TT": 0.9}
-    tables = [
-        analysis.mask_table({"test": {mask: value + 0.1 * seed for mask, value in accuracies.items()}}, (10, 30), seed)
+RIGHT = {"SS": 0.5, "TS": 0.6, "ST": 0.4, "TT": 0.9}
+
+
+def loading_hits(n_samples=20):
+    """Two seeds of two blocks, 20 samples: the second seed gets two samples more, whatever the mask."""
+    rows = {
+        (seed, mask): np.arange(n_samples) < round((share + 0.1 * seed) * n_samples)
         for seed in (0, 1)
+        for mask, share in RIGHT.items()
+    }
+    return pd.DataFrame(rows).T.rename_axis(["seed", "mask"])
+
+
+def loading_curves():
+    """The curves of these hits."""
+    accuracy = loading_hits().mean(axis=1)
+    tables = [
+        analysis.mask_table({"test": accuracy.xs(seed, level="seed").to_dict()}, (10, 30), seed) for seed in (0, 1)
     ]
     return analysis.order_curves(pd.concat(tables), loading_orders(2))
 
 
-def test_gains_are_differences_of_the_same_seed():
-    table = intervals.gains_table(loading_curves())
+def test_gains_are_differences_of_the_same_seed_and_sample():
+    hits = loading_hits()
+    table = intervals.gains_table(hits, ["SS", "TS", "TT"])
     assert table.index.tolist() == ["TS", "TT"]
-    # Both seeds agree to the last digit, though their accuracies are far apart.
-    assert table["against the student"].tolist() == ["+10.00 (+10.00 to +10.00)", "+40.00 (+40.00 to +40.00)"]
-    assert table["against the mask before"].tolist() == ["+10.00 (+10.00 to +10.00)", "+30.00 (+30.00 to +30.00)"]
+    assert table.loc["TT", "against the student"] == intervals.in_points(intervals.gain(hits, "TT", "SS"))
+    assert table["against the mask before"].str.startswith(("+10.00 (", "+30.00 (")).all()
+    # Over seeds alone there is no spread at all: both gain the same.
+    assert intervals.mean_interval(intervals.gain(hits, "TT", "SS").mean(axis=1).tolist()) == pytest.approx((0.4,) * 3)
 
 
 def test_areas_are_compared_with_prefix_order():
-    table = intervals.areas_table(loading_curves())
+    hits, curves = loading_hits(), loading_curves()
+    table = intervals.areas_table(curves, hits)
     # prefix: 0.5 for a fourth of the bytes, 0.6 for the rest; suffix: 0.5 for three fourths, 0.4 for the rest
     assert table.loc["prefix"].tolist() == ["1-2", "62.50%", "57.50%", "67.50%", "–"]
-    assert table.loc["suffix"].tolist() == ["2-1", "52.50%", "47.50%", "57.50%", "-10.00 (-10.00 to -10.00)"]
-    twice = pd.concat([loading_curves(), loading_curves().query("order == 'prefix'").assign(order="best")])
-    assert intervals.areas_table(twice).loc["best"].tolist() == table.loc["prefix"].tolist()
+    assert table.loc["suffix"].tolist()[:-1] == ["2-1", "52.50%", "47.50%", "57.50%"]
+    by_sample = {order: intervals.area_by_sample(hits, mine) for order, mine in curves.groupby("order")}
+    assert by_sample["prefix"].mean(axis=1).tolist() == pytest.approx([0.575, 0.675])
+    assert by_sample["prefix"].loc[0, 11] == pytest.approx(0.75), "right under TS, wrong under SS"
+    wanted = intervals.in_points(by_sample["suffix"] - by_sample["prefix"])
+    assert table.loc["suffix", "points against prefix"] == wanted
+    assert wanted.startswith("-10.00 (")
+    twice = pd.concat([curves, curves.query("order == 'prefix'").assign(order="best")])
+    assert intervals.areas_table(twice, hits).loc["best"].tolist() == table.loc["prefix"].tolist()
+
+
+def test_the_interval_over_seeds_and_samples_by_hand():
+    # Two seeds, three samples: seed means 1 and 3, sample means 1, 2, 3, and no rest.
+    scores = pd.DataFrame([[0.0, 1.0, 2.0], [2.0, 3.0, 4.0]])
+    seeds, samples = 2 / 2, 1 / 3  # the variances of the means, each over its number
+    half = math.hypot(t.ppf(0.975, 1) * math.sqrt(seeds), t.ppf(0.975, 2) * math.sqrt(samples))
+    assert intervals.crossed_interval(scores) == pytest.approx((2 - half, 2, 2 + half))
+    assert intervals.crossed_interval(pd.DataFrame([[0.5, 0.5]] * 3)) == (0.5, 0.5, 0.5)
+    low, middle, high = intervals.crossed_interval(scores.iloc[:1])
+    assert (math.isnan(low), middle, math.isnan(high)) == (True, 1.0, True)
+
+
+def simulated_experiment(random, spread_of_seeds, spread_of_samples, n_seeds=4, n_samples=300):
+    """Differences of hits (-1, 0 or 1) whose mean over all seeds and samples there could be is 0."""
+    seeds = spread_of_seeds * random.standard_normal((n_seeds, 1))
+    samples = spread_of_samples * random.standard_normal((1, n_samples))
+    rest = random.standard_normal((n_seeds, n_samples))
+    return pd.DataFrame(np.sign(seeds + samples + rest) * (random.random((1, n_samples)) < 0.5))
+
+
+@pytest.mark.parametrize(("seeds", "samples"), [(0.0, 0.0), (0.1, 0.0), (0.0, 3.0), (0.1, 3.0), (0.5, 1.0)])
+def test_the_interval_over_seeds_and_samples_covers_a_simulation(seeds, samples):
+    random = np.random.default_rng(5)
+    drawn = [simulated_experiment(random, seeds, samples) for _ in range(1_000)]
+    ends = [intervals.crossed_interval(one) for one in drawn]
+    covered = np.mean([low <= 0 <= high for low, _, high in ends])
+    assert 0.93 <= covered <= 0.995
+    alone = [intervals.mean_interval(one.mean(axis=1).tolist()) for one in drawn]
+    narrow = np.mean([low <= 0 <= high for low, _, high in alone])
+    assert samples < 3 or narrow < 0.8, "over seeds alone it would be too narrow"
 
 
 @pytest.mark.filterwarnings("error")
