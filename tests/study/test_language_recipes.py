@@ -177,7 +177,11 @@ def test_the_pair_ends_at_the_teacher(store, teacher):
         ({"mask_rate": 0.0}, InvalidValueError, "mask_rate = 0.0"),
         ({"teacher_heads": 3}, InvalidValueError, "teacher_heads = 3 .*divisor of teacher_width = 64"),
         ({"pair_heads": 3}, InvalidValueError, "pair_heads = 3 .*divisor of pair_width = 8"),
-        ({"block_steps": 250}, InvalidValueError, "block_steps = 250 .*below other_budget_steps = 800 for each of 4 blocks"),
+        (
+            {"block_steps": 250},
+            InvalidValueError,
+            "block_steps = 250 .*below other_budget_steps = 800 for each of 4 blocks",
+        ),
         ({"last_block_steps": 800}, InvalidValueError, "last_block_steps = 800 .*below other_budget_steps = 800"),
         ({"checkpoint_steps": 1_400}, InvalidValueError, "checkpoint_steps = 1400 .*below budget_steps = 1400"),
     ],
