@@ -16,7 +16,7 @@ from pwl_lab.distill.curriculum import Curriculum, extracted, from_labels, one_s
 from pwl_lab.models import ModelConfig, language_transformer
 from pwl_lab.models.blocknet import BlockNet
 from pwl_lab.study import tables
-from pwl_lab.study.intervals import mean_interval, median_interval
+from pwl_lab.study.intervals import Interval, mean_interval, median_interval
 from pwl_lab.study.language_settings import TEACHERS, TUNING, LanguageCurriculumSettings
 from pwl_lab.study.results import DistillationRuns, Pair
 from pwl_lab.study.verbs import distill, run_cases, train_or_load, train_pair
@@ -113,7 +113,7 @@ def best_rates(table: pd.DataFrame) -> dict[str, float]:
 
     `table` has one row per curriculum, student_lr and seed: steps_95 (missing: not reached) and budget.
     """
-    steps = table.assign(steps=table["steps_95"].astype(float).fillna(table["budget"]))
+    steps = table.assign(steps=_within_budget(table))
     medians = steps.groupby(["curriculum", "student_lr"])["steps"].median().unstack()
     return {str(name): float(rate) for name, rate in medians.idxmin(axis=1).items()}
 
@@ -128,25 +128,36 @@ def over_teachers(table: pd.DataFrame, against: str = "one_shot_soft") -> pd.Dat
     """Steps to 95% of the teacher where every student has a teacher of its own: one row per curriculum.
 
     How many students got there, the median of their steps, and the median of the ratio to another curriculum with its
-    95% bootstrap interval. Both resample teachers; a student that did not get there counts at its budget, so its ratio
-    is a lower bound (or, for `against` itself, an upper one).
+    interval (see `ratio_over_teachers`).
 
     Arguments:
     - `table`: one row per curriculum and seed: steps_95 (missing: not reached) and budget.
     - `against`: the curriculum in the ratio's denominator.
     """
-    steps = table.assign(steps=table["steps_95"].astype(float).fillna(table["budget"]))
-    by_seed = steps.pivot_table(index="seed", columns="curriculum", values="steps", sort=False)
-    reached = table["steps_95"].notna().groupby(table["curriculum"], sort=False).sum()
     rows = {}
-    for name in by_seed.columns:
-        low, middle, high = median_interval((by_seed[name] / by_seed[against]).tolist())
+    for name, mine in table.groupby("curriculum", sort=False):
+        low, middle, high = ratio_over_teachers(table, str(name), against)
         rows[name] = {
-            "reached": f"{reached[name]} of {len(by_seed)}",
-            "median steps": f"{by_seed[name].median():,.0f}",
+            "reached": f"{mine['steps_95'].notna().sum()} of {len(mine)}",
+            "median steps": f"{_within_budget(mine).median():,.0f}",
             f"of {against}'s": "–" if name == against else f"{middle:.2f} ({low:.2f} to {high:.2f})",
         }
     return pd.DataFrame(rows).T.rename_axis("curriculum")
+
+
+def ratio_over_teachers(table: pd.DataFrame, name: str, against: str) -> Interval:
+    """The median ratio of one curriculum's steps to another's, teacher by teacher, with its 95% bootstrap interval.
+
+    A student that did not get there counts at its budget: its ratio is then a bound, not a value. `table` is as in
+    `over_teachers`.
+    """
+    steps = {one: _within_budget(mine.set_index("seed")) for one, mine in table.groupby("curriculum")}
+    return median_interval((steps[name] / steps[against]).tolist())
+
+
+def _within_budget(table: pd.DataFrame) -> pd.Series:
+    """Steps to 95%, the budget where they are missing."""
+    return table["steps_95"].astype(float).fillna(table["budget"])
 
 
 def language_students(
