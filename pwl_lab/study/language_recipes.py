@@ -16,7 +16,7 @@ from pwl_lab.distill.curriculum import Curriculum, extracted, from_labels, one_s
 from pwl_lab.models import ModelConfig, language_transformer
 from pwl_lab.models.blocknet import BlockNet
 from pwl_lab.study import tables
-from pwl_lab.study.intervals import mean_interval, median_interval
+from pwl_lab.study.intervals import mean_interval, median_and_spread
 from pwl_lab.study.language_settings import TEACHERS, TUNING, LanguageCurriculumSettings
 from pwl_lab.study.results import DistillationRuns, Pair
 from pwl_lab.study.verbs import distill, run_cases, train_or_load, train_pair
@@ -128,8 +128,8 @@ def over_teachers(table: pd.DataFrame, against: str = "one_shot_soft") -> pd.Dat
     """Steps to 95% of the teacher where every student has a teacher of its own: one row per curriculum.
 
     How many students got there, the median of their steps, and the median of the ratio to another curriculum with its
-    95% bootstrap interval. Both resample teachers; a student that did not get there counts at its budget, so its ratio
-    is a lower bound (or, for `against` itself, an upper one).
+    95% bootstrap interval (its range, and called so, for fewer than six). Both resample teachers; a student that did not
+    get there counts at its budget, so its ratio is a lower bound (or, for `against` itself, an upper one).
 
     Arguments:
     - `table`: one row per curriculum and seed: steps_95 (missing: not reached) and budget.
@@ -140,11 +140,12 @@ def over_teachers(table: pd.DataFrame, against: str = "one_shot_soft") -> pd.Dat
     reached = table["steps_95"].notna().groupby(table["curriculum"], sort=False).sum()
     rows = {}
     for name in by_seed.columns:
-        low, middle, high = median_interval((by_seed[name] / by_seed[against]).tolist())
+        (low, middle, high), kind = median_and_spread((by_seed[name] / by_seed[against]).tolist())
+        spread = f"{'range ' if kind == 'range' else ''}{low:.2f} to {high:.2f}"
         rows[name] = {
             "reached": f"{reached[name]} of {len(by_seed)}",
             "median steps": f"{by_seed[name].median():,.0f}",
-            f"of {against}'s": "–" if name == against else f"{middle:.2f} ({low:.2f} to {high:.2f})",
+            f"of {against}'s": "–" if name == against else f"{middle:.2f} ({spread})",
         }
     return pd.DataFrame(rows).T.rename_axis("curriculum")
 
