@@ -1,7 +1,7 @@
 """Sample complexity: steps to a threshold over task sizes and student widths, as tidy points with fitted slopes."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import pandas as pd
@@ -11,7 +11,7 @@ from pwl_lab.models import mlp
 from pwl_lab.study import tables
 from pwl_lab.study.intervals import Interval, mean_interval, slope_difference, slope_interval
 from pwl_lab.study.settings import ComplexitySettings
-from pwl_lab.study.two_phase import expected_ratio, two_phase
+from pwl_lab.study.two_phase import StepTarget, expected_ratio, two_phase
 from pwl_lab.study.verbs import distill, train_or_load
 from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.training import TrainedModel, TrainPlan
@@ -125,11 +125,12 @@ def two_phase_table(settings: ComplexitySettings) -> pd.DataFrame:
     n_bits, k = settings.two_phase_bits, settings.two_phase_k
     task, teacher = complexity_teacher(settings, n_bits, k)
     net = teacher.model.cpu()
+    amounts: dict[StepTarget, Sequence[int]] = {
+        "labels": settings.two_phase_label_samples,
+        "hidden": settings.two_phase_hidden_samples,
+    }
     rows = []
-    for target, samples in (
-        ("labels", settings.two_phase_label_samples),
-        ("hidden", settings.two_phase_hidden_samples),
-    ):
+    for target, samples in amounts.items():
         for seed in settings.seeds[: settings.two_phase_seeds]:
             for found in two_phase(task, net, settings.two_phase_width, samples, seed, target):
                 expected = expected_ratio(n_bits, k, found.samples) if target == "labels" else float("nan")

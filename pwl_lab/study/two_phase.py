@@ -17,17 +17,18 @@ from jaxtyping import Float
 from scipy.special import bdtr, comb, ndtr
 from torch import Tensor
 
-from pwl_lab.distill.targets import CALIBRATION_SAMPLES, Projection, random_projection
+from pwl_lab.distill.targets import Projection, random_projection
 from pwl_lab.models.blocknet import BlockNet
 from pwl_lab.support.errors import unknown
 from pwl_lab.support.seeding import generator
 from pwl_lab.tasks.base import Batch, accuracy
-from pwl_lab.tasks.checks import check_count
+from pwl_lab.tasks.checks import CALIBRATION_SAMPLES, check_count
 from pwl_lab.tasks.parity import SparseParity
 
 STEP_LENGTH = 2.0  # root mean square norm of a unit's weights after the step: as large as the range of the biases
 RIDGE = 1e-5
 CHUNK = 4_096  # samples at a time: millions at once would not fit into memory
+StepTarget = Literal["hidden", "labels"]
 ROLE = "two_phase"  # a separate role: these streams are neither the teacher's nor a cohort's
 
 
@@ -51,7 +52,7 @@ def two_phase(
     width: int,
     samples: Sequence[int],
     seed: int = 0,
-    target: Literal["hidden", "labels"] = "hidden",
+    target: StepTarget = "hidden",
     outer_samples: int = 8192,
 ) -> list[TwoPhaseResult]:
     """Train a student with one step on the first layer, then its outer layer on other samples.
