@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from pwl_lab.study import tables
@@ -12,11 +13,18 @@ from pwl_lab.support.errors import invalid
 from pwl_lab.support.seeding import numpy_generator
 
 RESAMPLES = 2_000
+FEWEST = 6  # values, for an interval of a median
 Interval = tuple[float, float, float]
 
 
 def median_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Lower end, median and upper end, by a percentile bootstrap over the seeds (2,000 resamples, always the same)."""
+    """Lower end, median and upper end, by a percentile bootstrap over the seeds (2,000 resamples, always the same).
+
+    Raises InvalidValueError for fewer than six values: even their whole range covers the median in at most
+    1 - 2 / 2^5 = 94% of all experiments. Such values have a range (`median_and_spread`).
+    """
+    if len(values) < FEWEST:
+        raise invalid("values", list(values), f"at least {FEWEST} values, for an interval of their median")
     middle = float(np.median(values))
     if len(set(values)) == 1:  # nothing to resample, and scipy would warn
         return middle, middle, middle
@@ -31,6 +39,16 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> Interv
         rng=numpy_generator(0, "bootstrap"),
     ).confidence_interval
     return float(ends.low), middle, float(ends.high)
+
+
+def median_and_spread(values: Sequence[float]) -> tuple[Interval, str]:
+    """The median between the ends of its 95% interval, or of the range where there are fewer than six values.
+
+    The text says which of the two it is: `95%` or `range`.
+    """
+    if len(values) >= FEWEST:
+        return median_interval(values), "95%"
+    return (float(min(values)), float(np.median(values)), float(max(values))), "range"
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
@@ -156,7 +174,8 @@ def samples_table(
 ) -> pd.DataFrame:
     """Training samples needed for each accuracy: the median over seeds with its 95% interval, one row per curriculum.
 
-    A student that never reached it counts at the budget; numbers affected by that are marked with `>`.
+    Of fewer than six seeds it is the range, and called so. A student that never reached it counts at the budget;
+    numbers affected by that are marked with `>`.
 
     Arguments:
     - `history`: of `DistillationRuns`.
@@ -167,14 +186,17 @@ def samples_table(
     rows: dict[str, dict[str, str]] = {}
     for threshold in thresholds:
         for name, steps in tables.steps_to_threshold(history, threshold).items():
-            low, middle, high = _ends(steps, budget, lambda step: f"{step * batch_size / 1_000:,.0f}k")
-            text = "none" if all(step is None for step in steps) else f"{middle} ({low} to {high})"
+            (low, middle, high), kind = _ends(steps, budget, lambda step: f"{step * batch_size / 1_000:,.0f}k")
+            spread = f"{'range ' if kind == 'range' else ''}{low} to {high}"
+            text = "none" if all(step is None for step in steps) else f"{middle} ({spread})"
             rows.setdefault(name, {})[f"to {threshold:.0%}"] = text
     return pd.DataFrame(rows).T.rename_axis("curriculum")
 
 
 def variants_table(history: pd.DataFrame, budget: int, threshold: float = 0.99) -> pd.DataFrame:
     """Steps to `threshold` per variant: how many seeds reached it, and the median with its 95% interval.
+
+    Of fewer than six seeds it is the range over seeds, in a column of that name.
 
     Arguments:
     - `history`: accuracies by curriculum, seed and step; the curricula are named `choice: variant`.
@@ -186,16 +208,20 @@ def variants_table(history: pd.DataFrame, budget: int, threshold: float = 0.99) 
     choices = dict.fromkeys(name.partition(": ")[0] for name in found)
     for name in sorted(found, key=lambda name: list(choices).index(name.partition(": ")[0])):
         steps, (choice, _, variant) = found[name], name.partition(": ")
-        low, middle, high = _ends(steps, budget, lambda step: f"{step:,.0f}")
+        (low, middle, high), kind = _ends(steps, budget, lambda step: f"{step:,.0f}")
         reached = f"{sum(step is not None for step in steps)} of {len(steps)}"
-        rows[choice, variant] = {"reached": reached, "median steps": middle, "95% interval": f"{low} to {high}"}
+        column = "95% interval" if kind == "95%" else "range over seeds"
+        rows[choice, variant] = {"reached": reached, "median steps": middle, column: f"{low} to {high}"}
     return pd.DataFrame(rows).T.rename_axis(["choice", "variant"])
 
 
-def _ends(steps: Sequence[int | None], budget: int, words: Callable[[float], str]) -> list[str]:
-    """Lower end, median and upper end of steps as text; `>` marks values affected by students that never got there."""
-    ends = median_interval([budget if step is None else step for step in steps])
-    return [f"{'> ' if None in steps and end >= budget else ''}{words(end)}" for end in ends]
+def _ends(steps: Sequence[int | None], budget: int, words: Callable[[float], str]) -> tuple[list[str], str]:
+    """Lower end, median and upper end of steps as text, and what the ends are (`median_and_spread`).
+
+    `>` marks values affected by students that never got there.
+    """
+    ends, kind = median_and_spread([budget if step is None else step for step in steps])
+    return [f"{'> ' if None in steps and end >= budget else ''}{words(end)}" for end in ends], kind
 
 
 def slope_interval(points: Mapping[float, Sequence[float]], confidence: float = 0.95) -> Interval:
@@ -204,15 +230,36 @@ def slope_interval(points: Mapping[float, Sequence[float]], confidence: float = 
     `points[size]` holds one value per seed. The bootstrap resamples the seeds within each size. Raises
     InvalidValueError for fewer than two sizes.
     """
+    middle, drawn = _slopes(points, "slope")
+    return _between(drawn, middle, confidence)
+
+
+def slope_difference(
+    points: Mapping[float, Sequence[float]], other: Mapping[float, Sequence[float]], confidence: float = 0.95
+) -> Interval:
+    """The slope of `points` minus that of `other`, as `slope_interval` has them: lower end, difference, upper end.
+
+    Each is resampled by itself: the two need not have the same sizes or seeds.
+    """
+    (middle, drawn), (other_middle, other_drawn) = _slopes(points, "slope"), _slopes(other, "other_slope")
+    return _between(drawn - other_drawn, middle - other_middle, confidence)
+
+
+def _slopes(points: Mapping[float, Sequence[float]], stream: str) -> tuple[float, NDArray[np.float64]]:
+    """The slope through the medians, and the slopes of all resamples."""
     if len(points) < 2:
         raise invalid("points", sorted(points), "at least 2 sizes, to fit a slope")
     sizes = sorted(points)
-    random = numpy_generator(0, "bootstrap", "slope")
+    random = numpy_generator(0, "bootstrap", stream)
     values = [np.log(np.asarray(points[size], dtype=float)) for size in sizes]
     drawn = np.array(
         [np.median(seeds[random.integers(len(seeds), size=(RESAMPLES, len(seeds)))], axis=1) for seeds in values]
     )
-    slopes = np.polyfit(np.log(sizes), drawn, 1)[0]
     middle = np.polyfit(np.log(sizes), [np.median(seeds) for seeds in values], 1)[0]
-    low, high = np.quantile(slopes, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(middle), float(high)
+    return float(middle), np.polyfit(np.log(sizes), drawn, 1)[0]
+
+
+def _between(drawn: NDArray[np.float64], middle: float, confidence: float) -> Interval:
+    """The percentile interval of resampled values, around the value itself."""
+    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), middle, float(high)

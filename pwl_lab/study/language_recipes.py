@@ -149,7 +149,7 @@ def ratio_over_teachers(table: pd.DataFrame, name: str, against: str) -> Interva
     """The median ratio of one curriculum's steps to another's, teacher by teacher, with its 95% bootstrap interval.
 
     A student that did not get there counts at its budget: its ratio is then a bound, not a value. `table` is as in
-    `over_teachers`.
+    `over_teachers`. Raises InvalidValueError for fewer than six teachers.
     """
     steps = {one: _within_budget(mine.set_index("seed")) for one, mine in table.groupby("curriculum")}
     return median_interval((steps[name] / steps[against]).tolist())

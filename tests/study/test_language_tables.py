@@ -8,6 +8,7 @@ import pytest
 from pwl_lab.study import language_recipes as recipes
 from pwl_lab.study.settings import LanguageCurriculumSettings
 from pwl_lab.support import paths
+from pwl_lab.support.errors import InvalidValueError
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +52,16 @@ def test_tuning_reported_seeds_and_teachers_are_all_different(script):
 
 
 def test_ratios_are_taken_teacher_by_teacher_and_none_counts_at_the_budget():
-    rows = [("one_shot_soft", 1, 800), ("extracted", 1, 400), ("one_shot_soft", 2, 1000), ("extracted", 2, None)]
+    soft, extracted = (800, 800, 800, 1000, 1000, 1000, 1000), (400, 400, 400, None, 600, 600, 600)
+    rows = [("one_shot_soft", seed, steps) for seed, steps in enumerate(soft)]
+    rows += [("extracted", seed, steps) for seed, steps in reversed(list(enumerate(extracted)))]
     table = pd.DataFrame(rows, columns=["curriculum", "seed", "steps_95"]).assign(budget=1500)
     found = recipes.over_teachers(table)
-    assert found.loc["one_shot_soft"].tolist() == ["2 of 2", "900", "–"]
-    assert found.loc["extracted", "reached"] == "1 of 2"
-    assert found.loc["extracted", "median steps"] == "950"
-    assert found.loc["extracted", "of one_shot_soft's"].startswith("1.00 (")
+    assert found.loc["one_shot_soft"].tolist() == ["7 of 7", "1,000", "–"]
+    assert found.loc["extracted", ["reached", "median steps"]].tolist() == ["6 of 7", "600"]
+    assert found.loc["extracted", "of one_shot_soft's"].startswith("0.60 (0.50 to ")
+    with pytest.raises(InvalidValueError, match="at least 6 values"):
+        recipes.over_teachers(table[table["seed"] < 5])
 
 
 @pytest.mark.parametrize("name", [recipes.TUNING, recipes.TEACHERS])
