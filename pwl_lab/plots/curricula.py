@@ -256,7 +256,7 @@ def two_phase_curves(table: pd.DataFrame) -> Figure:
         for target, (words, (colour, dashes, marker)) in targets.items():
             mine, middle = table[table["target"] == target], means.loc[target]
             style.seed_points(axes, mine["samples"], mine[column], colour, marker, 25)
-            ends = [middle[mean] - middle[f"{mean} low"], middle[f"{mean} high"] - middle[mean]]
+            ends = style.bar_lengths(middle[mean], middle[f"{mean} low"], middle[f"{mean} high"])
             axes.errorbar(middle.index, middle[mean], ends, color=colour, ls=dashes, lw=2, capsize=4, label=words)
         axes.set(xscale="log", xlabel="samples for the one large step")
     style.chance_line(left, 0.5)
