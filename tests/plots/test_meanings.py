@@ -63,8 +63,19 @@ def test_these_groups_share_no_colour(one, other):
 
 
 @pytest.mark.parametrize("eyes", EYES)
-@pytest.mark.parametrize("group", ["network", "curriculum", "curriculum on strings", "your own curriculum", "loading order", "degree in the support",
-                                   "progressive loading and its baselines", "loss term"])  # fmt: skip
+@pytest.mark.parametrize(
+    "group",
+    [
+        "network",
+        "curriculum",
+        "curriculum on strings",
+        "your own curriculum",
+        "loading order",
+        "degree in the support",
+        "progressive loading and its baselines",
+        "loss term",
+    ],
+)
 def test_what_stands_in_one_figure_is_told_apart(group, eyes):
     places = {name: lab(look[0], eyes) for name, look in MEANINGS[group].items()}
     close = [pair for pair in combinations(places, 2) if np.linalg.norm(places[pair[0]] - places[pair[1]]) < 9]
