@@ -133,12 +133,13 @@ def teacher_phases(
 
 
 @style.context()
-def probe_lines(probe: pd.DataFrame, reliance: Mapping[str, pd.DataFrame]) -> Figure:
+def probe_lines(probe: pd.DataFrame, reliance: Mapping[str, pd.DataFrame], phases: Sequence[int] = ()) -> Figure:
     """What a teacher knows at its checkpoints: parents read off its states, a line per block; reliance on neighbours.
 
     Arguments:
     - `probe`: as from `token_probes.parent_probe`.
     - `reliance`: for each grammar, as from `token_probes.neighbour_reliance`; thin lines are the exact posterior's.
+    - `phases`: as in `teacher_phases`; shaded for the teacher that is probed.
     """
     figure, (left, right) = style.row_of_axes(9, 3.6, 2)
     last = max(probe["block"])
@@ -150,9 +151,12 @@ def probe_lines(probe: pd.DataFrame, reliance: Mapping[str, pd.DataFrame]) -> Fi
     style.accuracy_axis(left, "parents read off")
     for (name, table), dashes in zip(reliance.items(), ("-", "--", "-.", ":"), strict=False):
         right.plot(table["step"], table["change"], color=OWNER["T"], lw=2, ls=dashes, marker="o", ms=4, label=name)
-        right.axhline(table["exact"].iloc[0], color=LEVEL["learned"][0], lw=1, ls=dashes)
+        words = f"exact posterior, {name}"
+        right.axhline(table["exact"].iloc[0], color=LEVEL["learned"][0], lw=1, ls=dashes, label=words)
     right.set(ylabel="change without the neighbours", ylim=(0, None))
     right.yaxis.set_major_formatter(Percent())
+    if phases:
+        left.axvspan(*phases, color="#EEEEEE", zorder=0)
     for axes in (left, right):
         style.steps_axis(axes)
         axes.legend(fontsize=NOTE)

@@ -12,7 +12,7 @@ import pandas as pd
 from jaxtyping import Int
 from torch import Tensor
 
-from pwl_lab.distill.curriculum import Curriculum, extracted, from_labels, one_shot, progressive
+from pwl_lab.distill.curriculum import Curriculum, Stage, extracted, from_labels, one_shot, progressive
 from pwl_lab.models import ModelConfig, language_transformer
 from pwl_lab.models.blocknet import BlockNet
 from pwl_lab.study import tables
@@ -93,6 +93,13 @@ def language_curricula(settings: LanguageCurriculumSettings) -> dict[str, Curric
         "reversed": extracted(block_steps, blocks=backwards),
         "untrained": extracted(block_steps),
     }
+
+
+def stage_words(stage: Stage) -> str:
+    """A stage in words, for a table: its target, what of an output is shown, and its length if it has one."""
+    shown = getattr(stage.target, "temperature", 1.0)
+    words = str(stage.target) + (", most probable token" if shown == 0 else "")
+    return words if stage.steps is None else f"{words}, {stage.steps} steps"
 
 
 def learning_rates(settings: LanguageCurriculumSettings) -> dict[str, float]:

@@ -14,6 +14,7 @@ from pwl_lab.support import paths
 STEPS = {"one_shot_soft": [800, 850, 750], "one_shot_hard": [1100, 1150, 1200], "extracted": [450, 500, 450]}
 CONTROLS = {"one_shot_soft": [800, 850, 750], "reversed": [750, 800, 850], "untrained": [1100, 1000, 1150]}
 PREFIX = (0.58, 0.60, 0.70, 0.73, 0.76)
+PERPLEXITY = (2.1, 2.0, 1.8, 1.7, 1.6)
 TEACHERS = pd.DataFrame(
     [
         {"curriculum": name, "seed": seed, "steps_95": steps + seed, "budget": 1400}
@@ -23,7 +24,9 @@ TEACHERS = pd.DataFrame(
 )
 
 
-def namespace(teacher=0.78, read=0.95, exact=True, prefix=PREFIX, steps=(), controls=(), teachers=TEACHERS):
+def namespace(
+    teacher=0.78, read=0.95, exact=True, prefix=PREFIX, steps=(), controls=(), teachers=TEACHERS, perplexity=PERPLEXITY
+):
     """What the cells above the claims leave behind."""
     return {
         "steps": STEPS | dict(steps),
@@ -31,6 +34,7 @@ def namespace(teacher=0.78, read=0.95, exact=True, prefix=PREFIX, steps=(), cont
         "more_teachers": teachers,
         "settings": SimpleNamespace(budget_steps=1400, layers=4, stock=False),
         "accuracy": pd.DataFrame([prefix, prefix]),
+        "perplexity": pd.DataFrame([perplexity, perplexity]),
         "probe": pd.DataFrame({"step": [0, 1200, 1200], "accuracy": [0.3, 0.5, read]}),
         "teacher": SimpleNamespace(test_accuracy=teacher, model=lambda inputs: torch.zeros(2)),
         "pair": SimpleNamespace(net=lambda inputs, mask: torch.full((2,), 0.0 if exact else 1e-7)),
@@ -68,6 +72,7 @@ SPOILT = {
     "an untrained teacher's states do not help": {"controls": {"untrained": [700, 750, 1000]}},
     "the pair's student is at least 8 points below the teacher": {"prefix": (0.69, 0.70, 0.73, 0.74, 0.76)},
     "every teacher block raises the accuracy, in the mean": {"prefix": (0.58, 0.57, 0.70, 0.73, 0.76)},
+    "so does the perplexity fall, in the mean": {"perplexity": (2.1, 2.0, 1.8, 1.81, 1.6)},
     "the second block brings the most, in the mean": {"prefix": (0.58, 0.68, 0.70, 0.73, 0.76)},
     "all teacher is the teacher, exactly": {"exact": False},
 }

@@ -58,6 +58,16 @@ def test_each_curriculum_is_what_its_name_says():
     assert all(target.final for target in last.values())
 
 
+def test_stages_are_described_with_what_tells_them_apart():
+    settings = LanguageCurriculumSettings.load("lesson")
+    curricula = recipes.language_curricula(settings)
+    words = {name: [*map(recipes.stage_words, one.for_blocks(4).stages)] for name, one in curricula.items()}
+    assert words["one_shot_soft"] == ["final output"]
+    assert words["one_shot_hard"] == ["final output, most probable token"]
+    assert words["last_block"] == ["block 4, projected, 300 steps", "final output"]
+    assert words["progressive"][0] == "checkpoint at 60%, 400 steps"
+
+
 def test_students_of_all_curricula_begin_alike_and_are_listed_in_order(runs):
     assert list(dict.fromkeys(runs.history["curriculum"])) == NAMES
     assert list(dict.fromkeys(runs.stages["curriculum"])).count("untrained") == 1
