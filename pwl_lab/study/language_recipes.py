@@ -57,7 +57,10 @@ def network(settings: LanguageCurriculumSettings, task: SequenceTask, who: Who) 
 
 
 def language_teacher(settings: LanguageCurriculumSettings, place: Place = "grammar") -> TrainedModel:
-    """The teacher of a place, with a checkpoint at every evaluation; its seed is the first of `settings.seeds`."""
+    """The teacher of a place, with a checkpoint at every evaluation; its seed is the first of `settings.seeds`.
+
+    On the text, where only the end is compared, teacher and students are evaluated four times.
+    """
     task = language_task(settings, place)
     plan = TrainPlan(
         steps=settings.text_steps if place == "text" else settings.teacher_steps,
@@ -66,10 +69,15 @@ def language_teacher(settings: LanguageCurriculumSettings, place: Place = "gramm
         lr=settings.teacher_lr,
         schedule="cosine",
         clip_norm=1.0,
-        eval_every=settings.teacher_eval_every,
+        eval_every=_rarely(settings.text_steps) if place == "text" else settings.teacher_eval_every,
         keep_checkpoints=True,
     )
     return train_or_load(network(settings, task, "teacher"), task, plan, settings.seeds[0], settings.device)
+
+
+def _rarely(steps: int) -> int:
+    """Steps between evaluations where only the end counts: on the text."""
+    return max(1, steps // 4)
 
 
 def language_teachers(settings: LanguageCurriculumSettings) -> dict[Place, TrainedModel]:
@@ -210,7 +218,7 @@ def student_plan(
         optimiser="adam",
         lr=lr,
         clip_norm=1.0,
-        eval_every=settings.eval_every,
+        eval_every=_rarely(settings.text_steps) if place == "text" else settings.eval_every,
         stop_at=None if place == "text" else DONE * float(teacher.history["accuracy"].iloc[-1]),
     )
 
