@@ -190,9 +190,9 @@ def test_the_pair_ends_at_the_teacher(store, teacher):
         (
             {"block_steps": 250},
             InvalidValueError,
-            "block_steps = 250 .*below other_budget_steps = 800 for each of 4 blocks",
+            "block_steps = 250 .*below other_budget_steps = 650 for each of 4 blocks",
         ),
-        ({"last_block_steps": 800}, InvalidValueError, "last_block_steps = 800 .*below other_budget_steps = 800"),
+        ({"last_block_steps": 800}, InvalidValueError, "last_block_steps = 800 .*below other_budget_steps = 650"),
         ({"checkpoint_steps": 1_400}, InvalidValueError, "checkpoint_steps = 1400 .*below budget_steps = 1400"),
     ],
 )
