@@ -32,6 +32,7 @@ from pwl_lab.support.processes import (
     CaseFailedError,
     WorkerLostError,
     how_it_ended,
+    n_cores,
     one_thread,
     pack,
     run_packed,
@@ -42,6 +43,8 @@ from pwl_lab.support.progress import Progress
 from pwl_lab.tasks.base import Batch
 
 PRELOADED = [__name__]  # imported once with its dependencies; every fresh process is a fork of that one
+LOADS_A_CORE = 4  # over a slow link, at once
+APART_S = 0.4  # between the starts of two of them: longer than what one computes for its first prediction
 LINGER = Throttle(latency_s=0.2)  # enough time to close a model between two swaps
 
 
@@ -173,7 +176,7 @@ def first_predictions(
     ]
     slow = [case for case in cases if _is_slow(case.state)]
     rows = []
-    with Progress("first predictions", len(cases), "load") as bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+    with Progress("first predictions", len(cases), "load") as bar, ThreadPoolExecutor(n_cores()) as pool:
 
         def measured(case: _Case) -> dict[str, object]:
             return vars(case) | _first_prediction(files[case.size], case.state, case.way)
@@ -216,32 +219,40 @@ def _first_prediction(files: Files, state: str, baseline: str) -> dict[str, floa
     return {"first_prediction_s": found[0].seconds, "teacher_s": whole[0] if whole else math.nan}
 
 
-def timelines(files: Files, throttle: Throttle, data: Batch) -> pd.DataFrame:
-    """When each network begins to answer, and how accurately: one row per baseline and network; each baseline in a fresh process.
+def timelines(pairs: Mapping[int, Files], throttle: Throttle, data: Batch) -> pd.DataFrame:
+    """When each network begins to answer, and how accurately: one row per pair, baseline and network.
 
-    Over a link a load mostly waits: as many are measured at a time as there are cores.
+    Each load has a fresh process. Over a link it mostly waits, so several are measured at once; they start one after the
+    other, because what a load computes for its first prediction needs a core.
 
     Arguments:
-    - `files`: the pair, with all that `ANYTIME_BASELINES` read.
+    - `pairs`: by seed, each with all that `ANYTIME_BASELINES` read.
     - `throttle`: the link that each of them loads over.
     - `data`: what accuracy is measured on.
 
-    Columns: way (the baseline), seconds, network, bytes (as in `baselines.Moment`) and accuracy in [0, 1].
+    Columns: seed, way (the baseline), seconds, network, bytes (as in `baselines.Moment`) and accuracy in [0, 1].
     """
+    cases = [(seed, baseline) for seed in pairs for baseline in ANYTIME_BASELINES]
     rows: list[dict[str, object]] = []
-    warm_up(files.all())
-    with Progress("timelines", len(ANYTIME_BASELINES), "baseline") as bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+    warm_up(path for files in pairs.values() for path in files.all())
+    turn = threading.Lock()
+    with Progress("timelines", len(cases), "load") as bar, ThreadPoolExecutor(LOADS_A_CORE * n_cores()) as pool:
 
-        def measured(baseline: str) -> list[dict[str, object]]:
-            found = in_fresh_process(moments, baseline=baseline, files=files, throttle=throttle)
-            return [{"way": baseline, **vars(moment)} for moment in found]
+        def measured(case: tuple[int, str]) -> list[dict[str, object]]:
+            seed, baseline = case
+            with turn:
+                time.sleep(APART_S)
+            found = in_fresh_process(moments, baseline=baseline, files=pairs[seed], throttle=throttle)
+            return [{"seed": seed, "way": baseline, **vars(moment)} for moment in found]
 
-        for found in pool.map(measured, ANYTIME_BASELINES):
+        for found in pool.map(measured, cases):
             rows += found
             bar.advance()
-    table = pd.DataFrame(rows)
-    accuracies = network_accuracies(files, table["network"].unique(), data)
-    return table.assign(accuracy=table["network"].map(accuracies))
+    parts = []
+    for seed, table in pd.DataFrame(rows).groupby("seed", sort=False):
+        accuracies = network_accuracies(pairs[seed], table["network"].unique(), data)
+        parts.append(table.assign(accuracy=table["network"].map(accuracies)))
+    return pd.concat(parts, ignore_index=True)
 
 
 def reading_rates(files: Files, rounds: int = 5) -> dict[str, float]:

@@ -39,6 +39,13 @@ class SeparateCohort:
         """Some of the students as a cohort of their own."""
         return SeparateCohort([self.students[member] for member in members])
 
+    @classmethod
+    def joined(cls, cohorts: Sequence["SeparateCohort"]) -> "SeparateCohort":
+        """All their students, not copied, as one cohort."""
+        whole = cls([])
+        whole.students = [student for cohort in cohorts for student in cohort.students]
+        return whole
+
     def parameters(self) -> list[Tensor]:
         """The parameters for the optimiser."""
         return [parameter for student in self.students for parameter in student.parameters()]
@@ -86,6 +93,12 @@ class SeparateCohort:
 Cohort = SeparateCohort | StackedCohort
 
 
+def joined(cohorts: Sequence[Cohort]) -> Cohort:
+    """Cohorts of one kind as one, for a pass through all of them; gradients arrive at the cohorts' own parameters."""
+    first = cohorts[0]
+    return first if len(cohorts) == 1 else type(first).joined(cohorts)  # type: ignore[arg-type]  # all are of its type
+
+
 def _hidden_states(
     student: BlockNet, inputs: Num[Tensor, "batch *shape"], last: int, first_trained: int
 ) -> list[Float[Tensor, "batch _ *_"]]:
@@ -119,26 +132,35 @@ class CurriculumGroup:
         self.curriculum, self.cohort, self.members = members[0].curriculum, cohort, members
         self.diverged = torch.zeros(len(members), dtype=torch.bool, device=cohort.parameters()[0].device)
 
+    def needs(self, stage: Stage) -> tuple[int, int] | None:
+        """The last block that `stage` runs and the first that it trains; None for an output, which needs all of them."""
+        if not isinstance(stage.target, TeacherHidden):
+            return None
+        last = max(stage.target.blocks)
+        return last, last if stage.trains == "block" else 1
+
     def losses(
         self,
         stage: Stage,
+        ours: Sequence[Float[Tensor, "members batch _ *_"]],
         batch: Batch,
         wanted: Mapping[Target, Tensor],
         targets: TeacherTargets,
     ) -> Float[Tensor, " members"]:
-        """One loss per student; `wanted` is the result of `targets.compute` for the batch."""
-        self.cohort.train()
+        """One loss per student.
+
+        Arguments:
+        - `stage`: the group's present one.
+        - `ours`: what `stage` needs: the hidden states of its members, or only their logits.
+        - `wanted`: the result of `targets.compute` for the batch.
+        """
         if not isinstance(stage.target, TeacherHidden):
-            ours = scored(self.cohort.logits(batch.inputs), batch.labels)
-            return target_loss(stage.target, ours, wanted[stage.target])
-        blocks, seeds = stage.target.blocks, [member.seed for member in self.members]
-        first_trained = max(blocks) if stage.trains == "block" else 1
-        states = self.cohort.hidden_states(batch.inputs, max(blocks), first_trained)
-        losses = []
-        for block, target in zip(blocks, stage.target.parts, strict=True):
+            return target_loss(stage.target, scored(ours[0], batch.labels), wanted[stage.target])
+        losses, seeds = [], [member.seed for member in self.members]
+        for block, target in zip(stage.target.blocks, stage.target.parts, strict=True):
             theirs = wanted[target][targets.rows(target, seeds)]
             # Each member's numbers contiguous, whatever the cohort: the same mean, bit for bit.
-            losses.append(target_loss(target, states[block - 1].contiguous(), theirs, targets.pads))
+            losses.append(target_loss(target, ours[block - 1].contiguous(), theirs, targets.pads))
         return torch.stack(losses).mean(dim=0)
 
     def in_last_stage(self, step: int) -> bool:
@@ -205,14 +227,29 @@ class CurriculumLearner(Learner):
         wanted = self.targets.compute(batch, {target for stage in stages for target in stage.targets})
         terms: dict[str, list[Tensor]] = defaultdict(list)
         going: dict[str, list[Tensor]] = defaultdict(list)
-        for group, stage in zip(self.groups, stages, strict=True):
-            values = group.losses(stage, batch, wanted, self.targets)  # (members)
+        for group, stage, ours in zip(self.groups, stages, self._outputs(stages, batch.inputs), strict=True):
+            values = group.losses(stage, ours, batch, wanted, self.targets)  # (members)
             group.diverged |= ~values.detach().isfinite()
             terms[stage.target.kind].append(values.masked_fill(group.diverged, 0.0).sum())
             going[stage.target.kind].append((~group.diverged).sum())
         sums = {kind: torch.stack(values).sum() for kind, values in terms.items()}
         means = {kind: value / torch.stack(going[kind]).sum().clamp_min(1) for kind, value in sums.items()}
         return means | {"total": torch.stack(list(sums.values())).sum()}
+
+    def _outputs(self, stages: Sequence[Stage], inputs: Num[Tensor, "batch *shape"]) -> list[list[Tensor]]:
+        """What each group's stage needs of its members; groups that need the same run in one pass."""
+        alike = defaultdict[tuple[int, int] | None, list[CurriculumGroup]](list)
+        for group, stage in zip(self.groups, stages, strict=True):
+            alike[group.needs(stage)].append(group)
+        found: dict[int, list[Tensor]] = {}
+        for needs, groups in alike.items():
+            cohort = joined([group.cohort for group in groups])
+            cohort.train()
+            outputs = [cohort.logits(inputs)] if needs is None else cohort.hidden_states(inputs, *needs)
+            sizes = [len(group.members) for group in groups]
+            parts = [torch.split(output, sizes) for output in outputs]
+            found |= {id(group): list(mine) for group, mine in zip(groups, zip(*parts, strict=True), strict=True)}
+        return [found[id(group)] for group in self.groups]
 
     def clip_gradients(self, largest: float, optimiser: torch.optim.Optimizer) -> None:
         """Clip by each student's own norm, as if it trained alone."""

@@ -5,6 +5,7 @@ fixed Gaussian `P` (m x r, scaled by 1/sqrt(m)) gives the target `P^T h(x)`. Cen
 are our choice: the paper leaves them open.
 """
 
+import warnings
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -22,7 +23,7 @@ from pwl_lab.support.errors import invalid
 from pwl_lab.support.seeding import generator
 from pwl_lab.tasks.base import Batch, Task, at_once, batches_of, scored
 from pwl_lab.tasks.checks import CALIBRATION_BATCH, CALIBRATION_SAMPLES
-from pwl_lab.training import TrainedModel
+from pwl_lab.training import Checkpoint, TrainedModel
 
 
 def random_projection(
@@ -143,6 +144,8 @@ class TeacherTargets:
         for member, target in ((member, target) for member, stage in stages for target in stage.targets):
             if isinstance(target, TeacherOutput) and not target.final:
                 found = teacher.checkpoint(target.at_accuracy, target.at_step)
+                if target not in self.checkpoints and _is_final(teacher, found):
+                    _warn_of_final(member, target, found)
                 self.checkpoints[target] = teacher.at(found)
             elif isinstance(target, TeacherHidden):
                 self.seeds[target] = sorted({*self.seeds.get(target, ()), member.seed})
@@ -201,6 +204,22 @@ class TeacherTargets:
                 logits = final().logits if target.final else self.checkpoints[target](batch.inputs)
                 wanted[target] = teacher_probabilities(scored(logits, batch.labels), target.temperature)
         return wanted
+
+
+def _is_final(teacher: TrainedModel, checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint has the final teacher's weights."""
+    final = teacher.model.state_dict()
+    return all(torch.equal(tensor, final[name].cpu()) for name, tensor in checkpoint.state.items())
+
+
+def _warn_of_final(member: Member, target: TeacherOutput, checkpoint: Checkpoint) -> None:
+    """Warn about a curriculum whose checkpoint shows nothing that the final teacher does not show."""
+    warnings.warn(
+        f"{member.name}: its {target} (step {checkpoint.step}, {checkpoint.accuracy:.1%}) is the final teacher, so this "
+        "stage is no step on the way. Choose an earlier checkpoint (at_accuracy, at_step), keep more of them (a smaller "
+        "eval_every of the teacher), or train the teacher longer (saturation).",
+        stacklevel=2,
+    )
 
 
 def calibration_inputs(task: Task, data_seed: int, device: str) -> Num[Tensor, "batch *shape"]:

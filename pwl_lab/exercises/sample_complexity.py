@@ -1,4 +1,4 @@
-"""Checks of the exercises to notebook 08: a slope on logarithmic axes, its bootstrap interval, and one gradient step."""
+"""Checks of the exercises to notebook 08: a slope on logarithmic axes, its bootstrap interval, one gradient step."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pwl_lab.exercises.checking import as_numbers, attempt, pair_of, refusal, same_numbers
 from pwl_lab.study.intervals import slope_interval
-from pwl_lab.study.two_phase import STEP_LENGTH, first_layer_step
+from pwl_lab.study.two_phase import first_layer_gradient
 from pwl_lab.support.seeding import generator, numpy_generator
 
 Points = Mapping[float, Sequence[float]]
@@ -97,25 +97,29 @@ def _wrong_intervals(middle: float, low: float, high: float) -> dict[str, Sequen
     }
 
 
-def one_step(answer: Callable[[Tensor, Tensor], Float[Tensor, "units bits"]]) -> str:
-    """`answer(inputs, targets)`: the direction of each unit's weights after one step from zero, of length 1."""
-    hint = "the mean over the batch of target times input is one matrix product, (units, bits); divide each row by its length"
+def one_step(answer: Callable[[Tensor, Tensor, Tensor, float], Float[Tensor, "units bits"]]) -> str:
+    """`answer(inputs, targets, weights, bias)`: one step of each unit's weights, minus the gradient of its loss."""
+    hint = "the mean over the batch of target times activity (0 or 1) times input is one matrix product, (units, bits)"
     random = generator(0, "data")
     inputs = torch.randint(0, 2, (200, 6), generator=random) * 2.0 - 1
     targets = inputs[:, :3] @ torch.randn(3, 4, generator=random) + torch.randn(200, 4, generator=random)
-    right = first_layer_step(targets, inputs) / STEP_LENGTH
-    bare = targets.T @ inputs / len(inputs)
+    weights, bias = torch.randint(0, 2, (4, 6), generator=random) * 2.0 - 1, 1.0
+    right = -first_layer_gradient(targets, inputs, weights, bias)
+    values = inputs @ weights.T + bias
+    active = (values > 0).float()
     mistakes = {
-        "the mean of target times input, but not of length 1: divide each row by its norm": bare,
-        "the sum of target times input, but not of length 1: divide each row by its norm": bare * len(inputs),
-        "one length for the whole matrix: each unit's weights have length 1": bare / bare.norm(),
-        "each column has length 1: the rows (units) should": bare / bare.norm(dim=0),
-        "the shape is (bits, units): a unit's weights are a row": right.T,
-        "the step points away from the correlation: from zero, descent goes along + target * input": -right,
-        "lengths by the sum of absolute values: take the root of the sum of squares": (
-            bare / bare.abs().sum(dim=1, keepdim=True)
+        "this is the gradient: a step goes the other way": -right,
+        "this counts every sample: only those count at which a unit is active": (targets.T @ inputs / len(inputs)),
+        "inactive samples count in the mean, as 0: divide by the size of the batch": (
+            right * len(inputs) / active.sum(dim=0).unsqueeze(1)
         ),
+        "this is the sum over the batch: take the mean": right * len(inputs),
+        "the bias is missing: a unit is active where w x + b > 0": -first_layer_gradient(targets, inputs, weights),
+        "this multiplies by the ReLU's value: its derivative is 0 or 1": (targets * values * active).T
+        @ inputs
+        / len(inputs),
+        "the shape is (bits, units): a unit's weights are a row": right.T,
     }
-    found = attempt(answer, inputs, targets, hint=hint, on="200 rows of 6 signs, targets of 4 units")
+    found = attempt(answer, inputs, targets, weights, bias, hint=hint, on="200 rows of 6 signs, targets of 4 units")
     same_numbers("one_step", found, right, hint, mistakes)
-    return "Right: a unit's weights after one step are the correlations of its target with the single bits."
+    return "Right: the step follows the correlation of target and bits over the samples at which a unit is active."

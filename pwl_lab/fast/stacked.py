@@ -29,11 +29,14 @@ class Blocks(Protocol):
 
 
 def is_stackable(student: nn.Module) -> bool:
-    """Whether the student has only parameters, none of them shared.
+    """Whether the student has only parameters, none of them shared, and no layer that computes a batch in parts.
 
-    Buffers (such as those of batch norms) change in place, and stacking would untie shared parameters.
+    Buffers (such as those of batch norms) change in place, and stacking would untie shared parameters. A layer in parts
+    has no memory to spare for several students at once.
     """
     names = {name for name, _ in student.named_parameters()}
+    if any(getattr(module, "in_parts", False) for module in student.modules()):
+        return False
     return student.state_dict().keys() == names and not list(student.buffers())  # a buffer need not be in `state_dict`
 
 
@@ -59,6 +62,14 @@ class StackedCohort:
         part.tensors = {name: tensor.detach()[members].requires_grad_() for name, tensor in self.tensors.items()}
         part._net, part._feedforward = self._net, self._feedforward
         return part
+
+    @classmethod
+    def joined(cls, cohorts: Sequence["StackedCohort"]) -> "StackedCohort":
+        """Cohorts of one architecture as one; gradients arrive at the parameters of `cohorts`."""
+        whole = object.__new__(cls)
+        whole._net, whole._feedforward = cohorts[0]._net, cohorts[0]._feedforward
+        whole.tensors = {name: torch.cat([one.tensors[name] for one in cohorts]) for name in cohorts[0].tensors}
+        return whole
 
     def parameters(self) -> list[Tensor]:
         """The parameters for the optimiser."""

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from pwl_lab.models.blocknet import BlockNet, ModelConfig, real_tokens
 from pwl_lab.models.transformer import AttentionBias, ReadOut, TransformerLayer
@@ -18,6 +19,10 @@ from pwl_lab.support.errors import invalid
 from pwl_lab.tasks.base import Task
 
 HIDES = -1e9  # added to a score; finite, so that a string of padding alone does not become NaN
+# The scores of a layer are heads x tokens^2 for each string: 32 heads and 367 tokens make 17 MB. A layer for longer strings
+# than LONG computes at most MOST_SCORES at once, and again in the backward pass instead of keeping them.
+LONG = 128
+MOST_SCORES = 2**26
 
 
 class LanguageTransformerConfig(ModelConfig):
@@ -76,13 +81,26 @@ class LanguageLayer(TransformerLayer):
     def __init__(self, width: int, heads: int, hidden: int, length: int, causal: bool) -> None:
         """The bias of every distance starts at 0."""
         super().__init__(width, heads, hidden)
-        self.causal = causal
+        self.causal, self.in_parts = causal, length > LONG
         self.distances = nn.Parameter(torch.zeros(heads, 2 * length - 1))
 
     def forward(
         self, state: Float[Tensor, "batch width tokens"], bias: AttentionBias | None = None
     ) -> Float[Tensor, "batch width tokens"]:
         """The layer's output, with zeros at padded positions."""
+        batch, _, tokens = state.shape
+        most = max(1, MOST_SCORES // (self.heads * tokens**2))
+        if not self.in_parts or batch <= most:
+            return self._of_part(state, bias)
+        biases = [None] * batch if bias is None else torch.split(bias.expand(batch, -1, -1, -1), most)
+        parts = zip(torch.split(state, most), biases, strict=False)
+        done = [checkpoint(self._of_part, *part, use_reentrant=False).transpose(1, 2) for part in parts]
+        return torch.cat(done).transpose(1, 2)  # channels stay last in memory
+
+    def _of_part(
+        self, state: Float[Tensor, "batch width tokens"], bias: AttentionBias | None
+    ) -> Float[Tensor, "batch width tokens"]:
+        """The output for some of the strings."""
         real = real_tokens(state)
         here = self.bias(real) if bias is None else self.bias(real) + bias
         return super().forward(state, here) * real.unsqueeze(1)

@@ -125,7 +125,7 @@ def bytes_chart(timelines: pd.DataFrame) -> Figure:
     for baseline, rows in timelines.groupby("way", sort=False):
         name, (colour, dashes, marker) = baseline_look(baseline)
         steps = _steps(rows)
-        bars = [steps["mean"] - steps["low"], steps["high"] - steps["mean"]]
+        bars = style.bar_lengths(steps["mean"], steps["low"], steps["high"])
         axes.errorbar(steps["bytes"], steps["mean"], yerr=bars, color=colour, ls=dashes, marker=marker, lw=1.8,
                       ms=6, capsize=3, label=name, drawstyle="steps-post")  # fmt: skip
     _lowest(axes, timelines)

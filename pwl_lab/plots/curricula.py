@@ -10,6 +10,7 @@ from pwl_lab.models.blocknet import ModelConfig
 from pwl_lab.plots import style
 from pwl_lab.plots.style import CURRICULUM, LEVEL, NOTE, OWNER, Figure, Look, Percent
 from pwl_lab.study import tables
+from pwl_lab.study.complexity import two_phase_means
 from pwl_lab.study.crossing import LOADING_WORDS, LOADINGS, MEASURES, PWL_ONLY, Crossed
 from pwl_lab.study.results import DistillationRuns
 from pwl_lab.training import TrainedModel
@@ -239,26 +240,31 @@ def _guide(axes: Axes, part: pd.DataFrame, size: str, slope: float) -> None:
 def two_phase_curves(table: pd.DataFrame) -> Figure:
     """The two-phase scheme: test accuracy, and the ratio of weights on and off the support, against the step's samples.
 
-    `table` is tidy: target (labels or hidden), samples, seed, accuracy, support ratio.
+    A point per seed, a line through the means, and bars for their 95% intervals; dotted, the ratio that theory expects of
+    labels.
+
+    Arguments:
+    - `table`: tidy, as from `complexity.two_phase_table`.
     """
     targets = {
         "labels": ("step from labels", CURRICULUM["scratch"]),
         "hidden": ("step from the projected hidden layer", CURRICULUM["extracted"]),
     }
-    samples = sorted(table["samples"].unique())
+    means = two_phase_means(table)
     figure, (left, right) = style.row_of_axes(9, 3.8, 2)
-    for axes, column in ((left, "accuracy"), (right, "support ratio")):
+    for axes, column, mean in ((left, "accuracy", "accuracy"), (right, "support ratio", "ratio")):
         for target, (words, (colour, dashes, marker)) in targets.items():
-            mine = table[table["target"] == target]
-            style.seed_points(axes, mine["samples"], mine[column], colour, marker, 40)
-            axes.plot(mine.groupby("samples")[column].median(), color=colour, ls=dashes, lw=2, label=words)
+            mine, middle = table[table["target"] == target], means.loc[target]
+            style.seed_points(axes, mine["samples"], mine[column], colour, marker, 25)
+            ends = style.bar_lengths(middle[mean], middle[f"{mean} low"], middle[f"{mean} high"])
+            axes.errorbar(middle.index, middle[mean], ends, color=colour, ls=dashes, lw=2, capsize=4, label=words)
         axes.set(xscale="log", xlabel="samples for the one large step")
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xticks(samples, [f"{amount:,}" for amount in samples])
     style.chance_line(left, 0.5)
     style.accuracy_axis(left, "test accuracy")
     left.set_ylim(None, 1.02)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    expected = means.loc["labels", "expected ratio"]
+    right.plot(expected, color="black", lw=1, label="theory: step from labels")
+    figure.legend(*right.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     style.level_line(right, 1, "no\npreference", "#666666", (0, (1, 2)))
     right.set(ylabel="weight on / off the support", ylim=(0, None))
     return figure

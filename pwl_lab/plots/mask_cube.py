@@ -121,7 +121,7 @@ def budget_curve(budgets: pd.DataFrame, masks: pd.DataFrame | None = None) -> Fi
         axes.plot(everything["teacher_bytes"], everything["test"], "x", color=cross, ms=5, label="every mask")
     axes.step(np.append(sizes, end), np.append(accuracy, accuracy[-1]), where="post", color=best, lw=2,
               label="the best that fits, chosen on validation")  # fmt: skip
-    spread = [accuracy - budgets["test_lowest"], budgets["test_highest"] - accuracy]
+    spread = style.bar_lengths(accuracy, budgets["test_lowest"], budgets["test_highest"])
     axes.errorbar(sizes, accuracy, yerr=spread, fmt="D", color=best, ms=6, capsize=4)
     axes.set_xscale("symlog", linthresh=smallest, linscale=0.5)
     axes.set_xticks(_byte_ticks(smallest, end))

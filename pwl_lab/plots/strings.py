@@ -100,27 +100,25 @@ def predictable(string: ShownString, ceiling: float) -> Figure:
 
 @style.context()
 def teacher_phases(
-    teachers: Sequence[TrainedModel], ceiling: Ceiling, checkpoint_accuracy: float, phases: Sequence[int] = ()
+    teacher: TrainedModel, ceiling: Ceiling, checkpoint_accuracy: float, phases: Sequence[int] = ()
 ) -> Figure:
-    """The validation loss and accuracy of teachers over their training, against the best that is possible.
+    """A teacher's validation loss and accuracy over its training, against the best that is possible.
 
     Arguments:
-    - `teachers`: one for each seed; the first one's checkpoint is marked.
+    - `teacher`: with its checkpoints.
     - `ceiling`: the exact bounds.
     - `checkpoint_accuracy`: mark the first checkpoint that reached this.
-    - `phases`: the steps at which the first teacher's second and third phase begin; they are shaded.
+    - `phases`: the steps at which its second and third phase begin; they are shaded.
     """
     figure, (left, right) = style.row_of_axes(9, 3.4, 2)
-    chosen = teachers[0].checkpoint(at_accuracy=checkpoint_accuracy)
+    chosen = teacher.checkpoint(at_accuracy=checkpoint_accuracy)
     for axes, column, level, words in (
         (left, "validation_loss", ceiling.loss, "floor"),
         (right, "accuracy", ceiling.accuracy, "ceiling"),
     ):
-        for number, teacher in enumerate(teachers):
-            curve = teacher.history.set_index("step")[column]
-            axes.plot(curve, color=OWNER["T"], lw=2 if number == 0 else 1, alpha=1 if number == 0 else 0.5)
-        value = teachers[0].history.set_index("step")[column][chosen.step]
-        axes.plot(chosen.step, value, "^", color=CURRICULUM["progressive"][0], mec="black", ms=10)
+        curve = teacher.history.set_index("step")[column]
+        axes.plot(curve, color=OWNER["T"], lw=2)
+        axes.plot(chosen.step, curve[chosen.step], "^", color=CURRICULUM["progressive"][0], mec="black", ms=10)
         if phases:
             axes.axvspan(*phases, color="#EEEEEE", zorder=0)
         style.level_line(axes, level, words, *LEVEL["learned"][:2])
@@ -135,12 +133,13 @@ def teacher_phases(
 
 
 @style.context()
-def probe_lines(probe: pd.DataFrame, reliance: Mapping[str, pd.DataFrame]) -> Figure:
+def probe_lines(probe: pd.DataFrame, reliance: Mapping[str, pd.DataFrame], phases: Sequence[int] = ()) -> Figure:
     """What a teacher knows at its checkpoints: parents read off its states, a line per block; reliance on neighbours.
 
     Arguments:
     - `probe`: as from `token_probes.parent_probe`.
     - `reliance`: for each grammar, as from `token_probes.neighbour_reliance`; thin lines are the exact posterior's.
+    - `phases`: as in `teacher_phases`; shaded for the teacher that is probed.
     """
     figure, (left, right) = style.row_of_axes(9, 3.6, 2)
     last = max(probe["block"])
@@ -152,9 +151,12 @@ def probe_lines(probe: pd.DataFrame, reliance: Mapping[str, pd.DataFrame]) -> Fi
     style.accuracy_axis(left, "parents read off")
     for (name, table), dashes in zip(reliance.items(), ("-", "--", "-.", ":"), strict=False):
         right.plot(table["step"], table["change"], color=OWNER["T"], lw=2, ls=dashes, marker="o", ms=4, label=name)
-        right.axhline(table["exact"].iloc[0], color=LEVEL["learned"][0], lw=1, ls=dashes)
+        words = f"exact posterior, {name}"
+        right.axhline(table["exact"].iloc[0], color=LEVEL["learned"][0], lw=1, ls=dashes, label=words)
     right.set(ylabel="change without the neighbours", ylim=(0, None))
     right.yaxis.set_major_formatter(Percent())
+    if phases:
+        left.axvspan(*phases, color="#EEEEEE", zorder=0)
     for axes in (left, right):
         style.steps_axis(axes)
         axes.legend(fontsize=NOTE)

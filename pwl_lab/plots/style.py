@@ -16,7 +16,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import Formatter, LogLocator, NullFormatter
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from pandas.api.typing import SeriesGroupBy
 
 from pwl_lab.study.tables import ORDER_NOTE
@@ -37,6 +37,14 @@ CURRICULUM: dict[str, Look] = {
     "progressive": ("#C49A00", "-.", "^"),
     "extracted": ("#009E73", "-", "o"),
     "none": ("#000000", "-", "D"),
+}
+# Of notebook 07, beside the others: what is like one-shot is of its hue, and so is what is like extracted.
+STRINGS: dict[str, Look] = {
+    "one_shot_hard": ("#9D92E3", "-.", "D"),
+    "last_block": ("#8FE0C0", "--", "v"),
+    "at_once": ("#005A3C", (0, (5, 1.5)), "P"),
+    "reversed": ("#A6611A", (0, (3, 1)), "<"),
+    "untrained": ("#C51B7D", ":", ">"),
 }
 SPARE: list[Look] = [
     ("#8C510A", (0, (4, 2)), "D"),
@@ -90,6 +98,7 @@ LEVEL: dict[str, Look] = {
 MEANINGS: dict[str, dict[str, Look]] = {
     "network": NETWORK,
     "curriculum": CURRICULUM,
+    "curriculum on strings": STRINGS,
     "your own curriculum": {f"number {number}": look for number, look in enumerate(SPARE, start=1)},
     "loading order": ORDER,
     "degree in the support": {str(degree): look for degree, look in enumerate(DEGREE, start=1)},
@@ -155,7 +164,7 @@ class Figure(matplotlib.figure.Figure):
 def looks(names: Sequence[str]) -> dict[str, Look]:
     """The look of each curriculum; one-shot with soft outputs, where both kinds are compared, is one-shot."""
     others = iter(SPARE * (1 + len(names) // len(SPARE)))
-    known = CURRICULUM | {"one_shot_soft": CURRICULUM["one_shot"]}
+    known = CURRICULUM | STRINGS | {"one_shot_soft": CURRICULUM["one_shot"]}
     return {name: known[name] if name in known else next(others) for name in names}
 
 
@@ -260,14 +269,22 @@ def band(axes: Axes, low: pd.Series, high: pd.Series, colour: str, **keys: Any) 
     axes.fill_between(low.index, low, high, color=colour, alpha=0.15, lw=0, **keys)
 
 
+def bar_lengths(mean: ArrayLike, low: ArrayLike, high: ArrayLike) -> NDArray[np.float64]:
+    """How far bars reach below and above the means, as `Axes.errorbar` wants it.
+
+    Never negative: the mean of equal values may differ from them in its last digit.
+    """
+    below, above = np.subtract(mean, low), np.subtract(high, mean)
+    return np.maximum([below, above], 0.0)
+
+
 def range_bars(axes: Axes, groups: SeriesGroupBy, look: Look, shift: float = 0.0, **keys: Any) -> None:
     """The mean of each group at its key, slightly to the side, with a bar from its lowest value to its highest."""
     colour, dashes, marker = look
     mean, low, high = groups.mean(), groups.min(), groups.max()
     keys = {"lw": 2, "ms": 7, "capsize": 4, **keys}
-    axes.errorbar(
-        mean.index + shift, mean, yerr=[mean - low, high - mean], color=colour, ls=dashes, marker=marker, **keys
-    )
+    bars = bar_lengths(mean, low, high)
+    axes.errorbar(mean.index + shift, mean, yerr=bars, color=colour, ls=dashes, marker=marker, **keys)
 
 
 def seed_row(

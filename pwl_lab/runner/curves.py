@@ -9,12 +9,12 @@ from typing import Any
 import pandas as pd
 
 from pwl_lab.runner.report import PART, BatchReport
-from pwl_lab.study.intervals import mean_interval, median_interval
+from pwl_lab.study.intervals import mean_interval, median_and_spread
 from pwl_lab.support.errors import InvalidValueError, invalid, unknown
 
 NONE = "none"  # asks for no hue, or no facets
 MOST_HUES, MOST_FACETS, MOST_PANELS = 10, 6, 12
-INTERVALS = {"mean": mean_interval, "median": median_interval}
+STATISTICS = ("mean", "median")
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,8 @@ def summarize(batch: BatchReport, view: View, statistic: str = "mean") -> pd.Dat
     `seeds` (least and most of them) where no such interval can be told, and none of one seed. `reached` of the `seeds` got
     there; `missing` runs, of those that all points together have, are not there, so that the point cannot be compared.
     """
-    if statistic not in INTERVALS:
-        raise invalid("statistic", statistic, f"one of {', '.join(INTERVALS)}")
+    if statistic not in STATISTICS:
+        raise invalid("statistic", statistic, f"one of {', '.join(STATISTICS)}")
     runs = [name for name in ("seed", *view.averaged) if name not in view.keys]
     whole = len(batch.values(view.metric)[runs].drop_duplicates()) if runs else 1
     rows = []
@@ -116,11 +116,14 @@ def _spread(mine: pd.DataFrame, statistic: str) -> dict[str, Any]:
     than six (least and most hold it with at most 1 - 2 / 2^5 = 94%), and none of values of which some are only a bound.
     """
     values = mine["value"].tolist()
-    low, middle, high = INTERVALS[statistic](values)
+    if statistic == "median":
+        (low, middle, high), kind = median_and_spread(values)
+    else:
+        (low, middle, high), kind = mean_interval(values), "95%" if len(values) > 2 else "range"
     bar = "95%"
     if len(values) == 1:
         low, high, bar = float("nan"), float("nan"), ""
-    elif len(values) == 2 or (statistic == "median" and len(values) < 6) or not mine["reached"].all():
+    elif kind == "range" or not mine["reached"].all():
         low, high, bar = min(values), max(values), "seeds"
     return {"low": low, "middle": middle, "high": high, "bar": bar}
 

@@ -7,9 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, StrictBool, StrictInt, ValidationError
+from pydantic import BaseModel, FiniteFloat, Strict, StrictBool, StrictInt, ValidationError
 
 from pwl_lab.study.settings import SETTINGS
 from pwl_lab.support import paths
@@ -28,7 +28,8 @@ NO_NOTEBOOK = "this file is not a Jupyter notebook"
 class _Ours(BaseModel):
     settings: str | None = None
     metrics: StrictBool | None = None
-    side_by_side: StrictBool | None = None
+    timed: StrictBool | None = None
+    processor_minutes: Annotated[FiniteFloat, Strict()] | None = None
     result: str | None = None
     thumbnail: str | None = None
 

@@ -32,8 +32,9 @@ def run_series(
 ) -> list[RunStatus]:
     """Execute the notebooks of the series, each into `runs/<name>/<notebook>/`, and return their statuses in its order.
 
-    They start in order, those that train side by side last. A failure does not end the series; a signal ends all that run
-    and begins no other. `runs/<name>/index.html` is renewed whenever one ends.
+    Several at once start with the longest, so that no core is idle at the end; those that measure time run last, each
+    alone. A failure does not end the series; a signal ends all that run and begins no other. `runs/<name>/index.html` is
+    renewed whenever one ends.
 
     Arguments:
     - `preset`: `smoke`, `lesson` or `paper`.
@@ -52,9 +53,11 @@ def run_series(
     folder = series_folder(preset if name is None else name)
     chosen = _chosen(only)
     read_preset(preset)
-    side_by_side = [source for source in chosen if _trains_side_by_side(source, preset)]
-    alone = side_by_side if jobs > 1 else []
-    shared = _shared_workers(jobs)
+    facts = {source: _checked(source, preset) for source in chosen}
+    alone = [source for source in chosen if facts[source].get("timed")] if jobs > 1 else []
+    together = [source for source in chosen if source not in alone]
+    if jobs > 1:
+        together.sort(key=lambda source: -(facts[source].get("processor_minutes") or 0))
     run = _SeriesRun(folder, preset, timeout, on_line, on_end)
     with alone_in_folder(folder), stop_on_signal(run.runs):
         check_site(folder)
@@ -63,7 +66,7 @@ def run_series(
         for source in chosen:
             clear(folder / source.stem)
         try:
-            run.batch([source for source in chosen if source not in alone], jobs, shared)
+            run.batch(together, jobs, _shared_workers(jobs))
             run.batch(alone, 1, {})
         finally:
             run.renew_index()  # first, so that the pages can link to it
@@ -115,11 +118,15 @@ def _chosen(only: Sequence[str]) -> list[Path]:
     return [path for path in known if path in wanted] if wanted else known
 
 
-def _trains_side_by_side(source: Path, preset: str) -> bool:
-    """Check that the notebook can run at `preset`; returns whether it trains side by side, and so needs all cores."""
+def _checked(source: Path, preset: str) -> dict[str, Any]:
+    """Check that the notebook can run at `preset`; returns what its metadata says of it.
+
+    `timed`: it measures time, so nothing may run beside it. `processor_minutes`: what it takes of one core at `lesson`.
+    """
     nb = read_notebook(source)
     resolve_parameters(nb, preset, {})
-    return bool(nb["metadata"].get("pwl_lab", {}).get("side_by_side"))
+    facts: dict[str, Any] = nb["metadata"].get("pwl_lab", {})
+    return facts
 
 
 def _shared_workers(jobs: int) -> dict[str, str]:

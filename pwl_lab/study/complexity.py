@@ -2,15 +2,16 @@
 
 import warnings
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import pandas as pd
 
 from pwl_lab.distill.curriculum import extracted, one_shot
 from pwl_lab.models import mlp
 from pwl_lab.study import tables
-from pwl_lab.study.intervals import Interval, slope_interval
+from pwl_lab.study.intervals import Interval, mean_interval, slope_difference, slope_interval
 from pwl_lab.study.settings import ComplexitySettings
-from pwl_lab.study.two_phase import two_phase
+from pwl_lab.study.two_phase import StepTarget, expected_ratio, two_phase
 from pwl_lab.study.verbs import distill, train_or_load
 from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.training import TrainedModel, TrainPlan
@@ -84,34 +85,96 @@ def fitted_slopes(points: pd.DataFrame) -> dict[str, Interval]:
     The slope is fitted to medians, so a few students that ran out of budget (and count at the budget) do not affect it.
     Sizes at which half of the students did are left out; if fewer than two sizes remain, all are used, with a warning.
     """
-    slopes = {}
+    return {name: slope_interval(sizes) for name, sizes in _fitted_points(points).items()}
+
+
+def slope_differences(points: pd.DataFrame, k: int, other_k: int) -> dict[str, Interval]:
+    """Per curriculum, its slope at `k` minus its slope at `other_k`, with the 95% bootstrap interval of the difference.
+
+    Arguments:
+    - `points`: of several sizes for both k (`threshold_points`).
+    - `k`, `other_k`: two numbers of bits that the label depends on.
+    """
+    one, other = (_fitted_points(points[points["k"] == value]) for value in (k, other_k))
+    return {name: slope_difference(one[name], other[name]) for name in one}
+
+
+def _fitted_points(points: pd.DataFrame) -> dict[str, dict[float, list[float]]]:
+    """Per curriculum and size, the steps of all seeds, without the sizes at which half of them ran out of budget."""
+    found = {}
     for name, mine in points.groupby("curriculum", sort=False):
         whole = mine.groupby("n").filter(lambda size: size["reached"].mean() > 0.5)
         if whole["n"].nunique() < 2:
             warnings.warn(
-                f"{name}: most students ran out of budget; its slope is a bound. Raise budget_steps.", stacklevel=2
+                f"{name}: most students ran out of budget; its slope is a bound. Raise budget_steps.", stacklevel=3
             )
             whole = mine
-        slopes[name] = slope_interval({float(n): size["steps"].tolist() for n, size in whole.groupby("n")})
-    return slopes
+        found[str(name)] = {float(n): size["steps"].tolist() for n, size in whole.groupby("n")}
+    return found
 
 
-def two_phase_table(settings: ComplexitySettings, samples: Sequence[int]) -> pd.DataFrame:
+def two_phase_table(settings: ComplexitySettings) -> pd.DataFrame:
     """The two-phase scheme of the proofs, with both targets: one row per target, number of samples and seed.
 
-    Columns target (`labels` or `hidden`), samples, seed, accuracy and support ratio, see `TwoPhaseResult`.
+    Columns target (`labels` or `hidden`), samples, seed, accuracy and support ratio (`TwoPhaseResult`), and expected
+    ratio: what theory expects of labels (`expected_ratio`; missing for the hidden layer, of which it says nothing).
 
     Arguments:
     - `settings`: of notebook 08; those that begin with `two_phase_` are for this table.
-    - `samples`: the numbers of samples for the one large step, each tried with every seed.
     """
-    task, teacher = complexity_teacher(settings, settings.two_phase_bits, settings.two_phase_k)
+    n_bits, k = settings.two_phase_bits, settings.two_phase_k
+    task, teacher = complexity_teacher(settings, n_bits, k)
     net = teacher.model.cpu()
+    amounts: dict[StepTarget, Sequence[int]] = {
+        "labels": settings.two_phase_label_samples,
+        "hidden": settings.two_phase_hidden_samples,
+    }
     rows = []
-    for target in ("labels", "hidden"):
-        for amount in samples:
-            for seed in settings.seeds:
-                found = two_phase(task, net, settings.two_phase_width, amount, seed, target)
-                row = {"target": target, "samples": amount, "seed": seed}
-                rows.append(row | {"accuracy": found.accuracy, "support ratio": found.support_ratio})
+    for target, samples in amounts.items():
+        for seed in settings.seeds[: settings.two_phase_seeds]:
+            for found in two_phase(task, net, settings.two_phase_width, samples, seed, target):
+                expected = expected_ratio(n_bits, k, found.samples) if target == "labels" else float("nan")
+                row = {"target": target, "samples": found.samples, "seed": seed, "accuracy": found.accuracy}
+                rows.append(row | {"support ratio": found.support_ratio, "expected ratio": expected})
     return pd.DataFrame(rows)
+
+
+def two_phase_means(phases: pd.DataFrame) -> pd.DataFrame:
+    """One row per target and number of samples: ratio, its interval, the expected ratio, the accuracy and its interval.
+
+    Both are means over seeds with 95% intervals by Student's t (columns `ratio low`, `ratio`, `ratio high` and so on).
+
+    Arguments:
+    - `phases`: the table of `two_phase_table`.
+    """
+    rows = []
+    for (target, samples), mine in phases.groupby(["target", "samples"], sort=False):
+        row = {"target": target, "samples": samples, "expected ratio": mine["expected ratio"].iloc[0]}
+        for name, column in (("ratio", "support ratio"), ("accuracy", "accuracy")):
+            low, middle, high = mean_interval(mine[column].tolist())
+            row |= {f"{name} low": low, name: middle, f"{name} high": high}
+        rows.append(row)
+    return pd.DataFrame(rows).set_index(["target", "samples"])
+
+
+def compare_widths(points: pd.DataFrame) -> pd.DataFrame:
+    """Does a wider student need other numbers of steps? One row per curriculum and pair of widths, with a p-value.
+
+    The pairs are the neighbours, and the narrowest with the widest. The test is Mann and Whitney's, two-sided: it compares
+    ranks, so students that ran out of budget do no harm. The p-values are not corrected for their number.
+
+    Arguments:
+    - `points`: of several widths (`over_widths`).
+    """
+    from scipy.stats import mannwhitneyu  # only here: it takes half a second to load
+
+    widths = sorted(points["width"].unique())
+    pairs = dict.fromkeys([*pairwise(widths), (widths[0], widths[-1])])
+    rows = []
+    for name, mine in points.groupby("curriculum", sort=False):
+        steps = {width: one["steps"] for width, one in mine.groupby("width")}
+        for narrow, wide in pairs:
+            row = {"curriculum": name, "narrow": narrow, "wide": wide}
+            row |= {"median, narrow": steps[narrow].median(), "median, wide": steps[wide].median()}
+            rows.append(row | {"p-value": float(mannwhitneyu(steps[narrow], steps[wide]).pvalue)})
+    return pd.DataFrame(rows).set_index(["curriculum", "narrow", "wide"])

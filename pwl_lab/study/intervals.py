@@ -1,9 +1,11 @@
 """What a few seeds can tell: confidence intervals of medians, means and slopes, and tables of them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from pwl_lab.study import tables
@@ -11,11 +13,18 @@ from pwl_lab.support.errors import invalid
 from pwl_lab.support.seeding import numpy_generator
 
 RESAMPLES = 2_000
+FEWEST = 6  # values, for an interval of a median
 Interval = tuple[float, float, float]
 
 
 def median_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Lower end, median and upper end, by a percentile bootstrap over the seeds (2,000 resamples, always the same)."""
+    """Lower end, median and upper end, by a percentile bootstrap over the seeds (2,000 resamples, always the same).
+
+    Raises InvalidValueError for fewer than six values: even their whole range covers the median in at most
+    1 - 2 / 2^5 = 94% of all experiments. Such values have a range (`median_and_spread`).
+    """
+    if len(values) < FEWEST:
+        raise invalid("values", list(values), f"at least {FEWEST} values, for an interval of their median")
     middle = float(np.median(values))
     if len(set(values)) == 1:  # nothing to resample, and scipy would warn
         return middle, middle, middle
@@ -32,6 +41,16 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> Interv
     return float(ends.low), middle, float(ends.high)
 
 
+def median_and_spread(values: Sequence[float]) -> tuple[Interval, str]:
+    """The median between the ends of its 95% interval, or of the range where there are fewer than six values.
+
+    The text says which of the two it is: `95%` or `range`.
+    """
+    if len(values) >= FEWEST:
+        return median_interval(values), "95%"
+    return (float(min(values)), float(np.median(values)), float(max(values))), "range"
+
+
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
     """Lower end, mean and upper end, by Student's t: with few seeds a bootstrap interval would be too narrow.
 
@@ -44,49 +63,95 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     return middle - half, middle, middle + half
 
 
-def in_points(differences: Sequence[float]) -> str:
-    """Differences of accuracies, one per seed, as their mean in percentage points with its 95% interval.
+def crossed_interval(scores: pd.DataFrame, confidence: float = 0.95) -> Interval:
+    """Lower end, mean and upper end over seeds *and* samples: where the mean would lie with others of both.
 
-    For example `+0.47 (-0.12 to +1.05)`; with one seed there is no interval.
+    Seeds share their test samples, so the spread between seeds says nothing about other samples. Two half-widths are
+    joined, the root of the sum of their squares: that of `mean_interval`, and that of the variance between samples as
+    far as all seeds share it. So the interval is never narrower than over seeds alone. With one seed the ends are NaN.
+
+    Arguments:
+    - `scores`: a row per seed and a column per sample, for example hits of one mask minus hits of another.
+    - `confidence`: the share of such intervals that contain the true mean.
     """
-    low, middle, high = (100 * value for value in mean_interval(differences))
+    values = scores.to_numpy(dtype=float)
+    (n_seeds, n_samples), by_seed, by_sample = values.shape, values.mean(axis=1), values.mean(axis=0)
+    low, middle, _ = mean_interval(by_seed.tolist(), confidence)
+    if n_seeds < 2:
+        return low, middle, low
+    rest = values - by_seed[:, None] - by_sample + middle  # what neither the seed nor the sample explains
+    noise = (rest**2).sum() / ((n_seeds - 1) * (n_samples - 1))
+    samples = max(0.0, by_sample.var(ddof=1) - noise / n_seeds) / n_samples  # variance of the mean over samples
+    half = float(np.hypot(middle - low, stdtrit(n_samples - 1, (1 + confidence) / 2) * np.sqrt(samples)))
+    return middle - half, middle, middle + half
+
+
+def in_points(differences: Sequence[float] | pd.DataFrame) -> str:
+    """Differences of accuracies as their mean in percentage points with its 95% interval.
+
+    One number per seed gives an interval over seeds (`mean_interval`), a frame of seeds and samples one over both
+    (`crossed_interval`). For example `+0.47 (-0.12 to +1.05)`; with one seed there is no interval.
+    """
+    both = isinstance(differences, pd.DataFrame)
+    low, middle, high = (100 * end for end in (crossed_interval(differences) if both else mean_interval(differences)))
     return f"{middle:+.2f}" if np.isnan(low) else f"{middle:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
-def gains_table(curves: pd.DataFrame, order: str = "prefix") -> pd.DataFrame:
+def gain(hits: pd.DataFrame, mask: str, before: str) -> pd.DataFrame:
+    """What `mask` gets right minus what `before` does, a row per seed and a column per sample.
+
+    `hits` is from `tables.stacked_hits`.
+    """
+    return hits.xs(mask, level="mask").astype(float) - hits.xs(before, level="mask")
+
+
+def gains_table(hits: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
     """What each block of a loading order adds, in points with 95% intervals, against the student and the previous mask.
 
-    Differences are taken seed by seed, so that effects common to all masks of a seed (such as its teacher) cancel. One
-    row per mask from the first teacher block on.
+    Differences are taken seed by seed and sample by sample, so that what is common to all masks (such as the seed's
+    teacher) cancels; the intervals are over both. One row per mask from the first teacher block on.
 
     Arguments:
-    - `curves`: from `tables.order_curves`.
-    - `order`: one of its orders.
+    - `hits`: from `tables.stacked_hits`.
+    - `order`: the masks of the order, k = 0..n.
     """
-    table = curves[curves["order"] == order].pivot(index="teacher_blocks", columns="seed", values="accuracy")
-    masks = curves[curves["order"] == order].drop_duplicates("mask").set_index("teacher_blocks")["mask"]
     rows = [
         {
-            "mask": masks[k],
-            "against the student": in_points((table.loc[k] - table.loc[0]).tolist()),
-            "against the mask before": in_points((table.loc[k] - table.loc[k - 1]).tolist()),
+            "mask": mask,
+            "against the student": in_points(gain(hits, mask, order[0])),
+            "against the mask before": in_points(gain(hits, mask, before)),
         }
-        for k in range(1, len(table))
+        for before, mask in pairwise(order)
     ]
     return pd.DataFrame(rows).set_index("mask")
 
 
-def areas_table(curves: pd.DataFrame, against: str = "prefix") -> pd.DataFrame:
+def area_by_sample(hits: pd.DataFrame, curve: pd.DataFrame) -> pd.DataFrame:
+    """The share of a load during which each sample is answered correctly, a row per seed; its mean is the area.
+
+    Arguments:
+    - `hits`: from `tables.stacked_hits`.
+    - `curve`: one order's rows of `tables.order_curves`.
+    """
+    one = curve[curve["seed"] == curve["seed"].iloc[0]]
+    shares = one["teacher_bytes"].diff().iloc[1:] / one["teacher_bytes"].iloc[-1]
+    weights = pd.Series(shares.to_numpy(), index=one["mask"].iloc[:-1])  # a mask predicts while the next block arrives
+    return hits.mul(weights, level="mask", axis=0).groupby(level="seed", sort=False).sum()
+
+
+def areas_table(curves: pd.DataFrame, hits: pd.DataFrame, against: str = "prefix") -> pd.DataFrame:
     """One row per loading order: its blocks, its area (mean over seeds, least, most), and points `against` another.
 
-    Areas are as in `tables.best_order`. The last column has a 95% interval of the differences seed by seed, or a dash
-    for the same order under another name.
+    Areas are as in `tables.best_order`. The last column has a 95% interval of the differences, over seeds and samples,
+    or a dash for the same order under another name.
 
     Arguments:
     - `curves`: from `tables.order_curves`.
+    - `hits`: from `tables.stacked_hits`, of the same pairs.
     - `against`: the order that the others are compared with.
     """
     areas = tables.order_areas(curves).pivot(index="seed", columns="order", values="area")
+    by_sample = {order: area_by_sample(hits, mine) for order, mine in curves.groupby("order")}
     named = curves.groupby("order", sort=False)["mask"].agg(
         lambda mine: tables.order_name(mine.drop_duplicates().tolist())
     )
@@ -100,7 +165,7 @@ def areas_table(curves: pd.DataFrame, against: str = "prefix") -> pd.DataFrame:
             "most": f"{area.max():.2%}",
         }
         same = blocks == named[against]
-        rows[order][f"points against {against}"] = "–" if same else in_points((area - areas[against]).tolist())
+        rows[order][f"points against {against}"] = "–" if same else in_points(by_sample[order] - by_sample[against])
     return pd.DataFrame(rows).T.rename_axis("order")
 
 
@@ -109,7 +174,8 @@ def samples_table(
 ) -> pd.DataFrame:
     """Training samples needed for each accuracy: the median over seeds with its 95% interval, one row per curriculum.
 
-    A student that never reached it counts at the budget; numbers affected by that are marked with `>`.
+    Of fewer than six seeds it is the range, and called so. A student that never reached it counts at the budget;
+    numbers affected by that are marked with `>`.
 
     Arguments:
     - `history`: of `DistillationRuns`.
@@ -120,14 +186,17 @@ def samples_table(
     rows: dict[str, dict[str, str]] = {}
     for threshold in thresholds:
         for name, steps in tables.steps_to_threshold(history, threshold).items():
-            low, middle, high = _ends(steps, budget, lambda step: f"{step * batch_size / 1_000:,.0f}k")
-            text = "none" if all(step is None for step in steps) else f"{middle} ({low} to {high})"
+            (low, middle, high), kind = _ends(steps, budget, lambda step: f"{step * batch_size / 1_000:,.0f}k")
+            spread = f"{'range ' if kind == 'range' else ''}{low} to {high}"
+            text = "none" if all(step is None for step in steps) else f"{middle} ({spread})"
             rows.setdefault(name, {})[f"to {threshold:.0%}"] = text
     return pd.DataFrame(rows).T.rename_axis("curriculum")
 
 
 def variants_table(history: pd.DataFrame, budget: int, threshold: float = 0.99) -> pd.DataFrame:
     """Steps to `threshold` per variant: how many seeds reached it, and the median with its 95% interval.
+
+    Of fewer than six seeds it is the range over seeds, in a column of that name.
 
     Arguments:
     - `history`: accuracies by curriculum, seed and step; the curricula are named `choice: variant`.
@@ -139,16 +208,20 @@ def variants_table(history: pd.DataFrame, budget: int, threshold: float = 0.99) 
     choices = dict.fromkeys(name.partition(": ")[0] for name in found)
     for name in sorted(found, key=lambda name: list(choices).index(name.partition(": ")[0])):
         steps, (choice, _, variant) = found[name], name.partition(": ")
-        low, middle, high = _ends(steps, budget, lambda step: f"{step:,.0f}")
+        (low, middle, high), kind = _ends(steps, budget, lambda step: f"{step:,.0f}")
         reached = f"{sum(step is not None for step in steps)} of {len(steps)}"
-        rows[choice, variant] = {"reached": reached, "median steps": middle, "95% interval": f"{low} to {high}"}
+        column = "95% interval" if kind == "95%" else "range over seeds"
+        rows[choice, variant] = {"reached": reached, "median steps": middle, column: f"{low} to {high}"}
     return pd.DataFrame(rows).T.rename_axis(["choice", "variant"])
 
 
-def _ends(steps: Sequence[int | None], budget: int, words: Callable[[float], str]) -> list[str]:
-    """Lower end, median and upper end of steps as text; `>` marks values affected by students that never got there."""
-    ends = median_interval([budget if step is None else step for step in steps])
-    return [f"{'> ' if None in steps and end >= budget else ''}{words(end)}" for end in ends]
+def _ends(steps: Sequence[int | None], budget: int, words: Callable[[float], str]) -> tuple[list[str], str]:
+    """Lower end, median and upper end of steps as text, and what the ends are (`median_and_spread`).
+
+    `>` marks values affected by students that never got there.
+    """
+    ends, kind = median_and_spread([budget if step is None else step for step in steps])
+    return [f"{'> ' if None in steps and end >= budget else ''}{words(end)}" for end in ends], kind
 
 
 def slope_interval(points: Mapping[float, Sequence[float]], confidence: float = 0.95) -> Interval:
@@ -157,15 +230,36 @@ def slope_interval(points: Mapping[float, Sequence[float]], confidence: float = 
     `points[size]` holds one value per seed. The bootstrap resamples the seeds within each size. Raises
     InvalidValueError for fewer than two sizes.
     """
+    middle, drawn = _slopes(points, "slope")
+    return _between(drawn, middle, confidence)
+
+
+def slope_difference(
+    points: Mapping[float, Sequence[float]], other: Mapping[float, Sequence[float]], confidence: float = 0.95
+) -> Interval:
+    """The slope of `points` minus that of `other`, as `slope_interval` has them: lower end, difference, upper end.
+
+    Each is resampled by itself: the two need not have the same sizes or seeds.
+    """
+    (middle, drawn), (other_middle, other_drawn) = _slopes(points, "slope"), _slopes(other, "other_slope")
+    return _between(drawn - other_drawn, middle - other_middle, confidence)
+
+
+def _slopes(points: Mapping[float, Sequence[float]], stream: str) -> tuple[float, NDArray[np.float64]]:
+    """The slope through the medians, and the slopes of all resamples."""
     if len(points) < 2:
         raise invalid("points", sorted(points), "at least 2 sizes, to fit a slope")
     sizes = sorted(points)
-    random = numpy_generator(0, "bootstrap", "slope")
+    random = numpy_generator(0, "bootstrap", stream)
     values = [np.log(np.asarray(points[size], dtype=float)) for size in sizes]
     drawn = np.array(
         [np.median(seeds[random.integers(len(seeds), size=(RESAMPLES, len(seeds)))], axis=1) for seeds in values]
     )
-    slopes = np.polyfit(np.log(sizes), drawn, 1)[0]
     middle = np.polyfit(np.log(sizes), [np.median(seeds) for seeds in values], 1)[0]
-    low, high = np.quantile(slopes, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(middle), float(high)
+    return float(middle), np.polyfit(np.log(sizes), drawn, 1)[0]
+
+
+def _between(drawn: NDArray[np.float64], middle: float, confidence: float) -> Interval:
+    """The percentile interval of resampled values, around the value itself."""
+    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), middle, float(high)

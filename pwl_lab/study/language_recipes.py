@@ -12,12 +12,12 @@ import pandas as pd
 from jaxtyping import Int
 from torch import Tensor
 
-from pwl_lab.distill.curriculum import Curriculum, extracted, from_labels, one_shot, progressive
+from pwl_lab.distill.curriculum import Curriculum, Stage, extracted, from_labels, one_shot, progressive
 from pwl_lab.models import ModelConfig, language_transformer
 from pwl_lab.models.blocknet import BlockNet
 from pwl_lab.study import tables
-from pwl_lab.study.intervals import mean_interval
-from pwl_lab.study.language_settings import TUNING, LanguageCurriculumSettings
+from pwl_lab.study.intervals import Interval, mean_interval, median_interval
+from pwl_lab.study.language_settings import TEACHERS, TUNING, LanguageCurriculumSettings
 from pwl_lab.study.results import DistillationRuns, Pair
 from pwl_lab.study.verbs import distill, run_cases, train_or_load, train_pair
 from pwl_lab.support import paths
@@ -56,8 +56,11 @@ def network(settings: LanguageCurriculumSettings, task: SequenceTask, who: Who) 
     return language_transformer(task, width, heads, settings.layers)
 
 
-def language_teacher(settings: LanguageCurriculumSettings, seed: int, place: Place = "grammar") -> TrainedModel:
-    """The teacher of one seed, with a checkpoint at every evaluation."""
+def language_teacher(settings: LanguageCurriculumSettings, place: Place = "grammar") -> TrainedModel:
+    """The teacher of a place, with a checkpoint at every evaluation; its seed is the first of `settings.seeds`.
+
+    On the text, where only the end is compared, teacher and students are evaluated four times.
+    """
     task = language_task(settings, place)
     plan = TrainPlan(
         steps=settings.text_steps if place == "text" else settings.teacher_steps,
@@ -66,23 +69,22 @@ def language_teacher(settings: LanguageCurriculumSettings, seed: int, place: Pla
         lr=settings.teacher_lr,
         schedule="cosine",
         clip_norm=1.0,
-        eval_every=settings.teacher_eval_every,
+        eval_every=_rarely(settings.text_steps) if place == "text" else settings.teacher_eval_every,
         keep_checkpoints=True,
     )
-    return train_or_load(network(settings, task, "teacher"), task, plan, seed, settings.device)
+    return train_or_load(network(settings, task, "teacher"), task, plan, settings.seeds[0], settings.device)
 
 
-def language_teachers(settings: LanguageCurriculumSettings) -> dict[Place, list[TrainedModel]]:
-    """A teacher for each seed on the main grammar, and one on the other grammar and the text; trained in parallel."""
-    first = settings.seeds[0]
-    places: list[tuple[Place, int]] = [("grammar", seed) for seed in settings.seeds]
-    places += [("other", first), ("text", first)]
-    cases = [{"settings": settings, "seed": seed, "place": place} for place, seed in places]
-    found: dict[Place, list[TrainedModel]] = {}
-    made = run_cases(language_teacher, cases, "teachers", settings.device)
-    for (place, _), teacher in zip(places, made, strict=True):
-        found.setdefault(place, []).append(teacher)
-    return found
+def _rarely(steps: int) -> int:
+    """Steps between evaluations where only the end counts: on the text."""
+    return max(1, steps // 4)
+
+
+def language_teachers(settings: LanguageCurriculumSettings) -> dict[Place, TrainedModel]:
+    """The teachers of the three places, trained in parallel."""
+    places: tuple[Place, ...] = ("other", "grammar", "text")  # the longest first
+    cases = [{"settings": settings, "place": place} for place in places]
+    return dict(zip(places, run_cases(language_teacher, cases, "teachers", settings.device), strict=True))
 
 
 def language_curricula(settings: LanguageCurriculumSettings) -> dict[str, Curriculum]:
@@ -101,6 +103,13 @@ def language_curricula(settings: LanguageCurriculumSettings) -> dict[str, Curric
     }
 
 
+def stage_words(stage: Stage) -> str:
+    """A stage in words, for a table: its target, what of an output is shown, and its length if it has one."""
+    shown = getattr(stage.target, "temperature", 1.0)
+    words = str(stage.target) + (", most probable token" if shown == 0 else "")
+    return words if stage.steps is None else f"{words}, {stage.steps} steps"
+
+
 def learning_rates(settings: LanguageCurriculumSettings) -> dict[str, float]:
     """The learning rate of each curriculum on the main grammar.
 
@@ -117,30 +126,66 @@ def learning_rates(settings: LanguageCurriculumSettings) -> dict[str, float]:
 def best_rates(table: pd.DataFrame) -> dict[str, float]:
     """For each curriculum, the rate with the fewest steps, in the median over seeds; the lower one of two equal ones.
 
-    `table` has one row per curriculum, student_lr and seed: steps (missing: not reached) and budget.
+    `table` has one row per curriculum, student_lr and seed: steps_95 (missing: not reached) and budget.
     """
-    steps = table.assign(steps=table["steps"].fillna(table["budget"]))
+    steps = table.assign(steps=_within_budget(table))
     medians = steps.groupby(["curriculum", "student_lr"])["steps"].median().unstack()
     return {str(name): float(rate) for name, rate in medians.idxmin(axis=1).items()}
 
 
-def language_students(
-    settings: LanguageCurriculumSettings,
-    names: Sequence[str],
-    teacher_seed: int,
-    seeds: Sequence[int],
-    place: Place = "grammar",
-) -> DistillationRuns:
-    """Students of one teacher.
+def more_teachers(grammar: str) -> pd.DataFrame:
+    """The shipped rows of `data/results/language_teachers.csv` for a grammar; none if it was tried on others only."""
+    table = pd.read_csv(paths.results() / TEACHERS)
+    return table[table["grammar"] == grammar]
+
+
+def over_teachers(table: pd.DataFrame, against: str = "one_shot_soft") -> pd.DataFrame:
+    """Steps to 95% of the teacher where every student has a teacher of its own: one row per curriculum.
+
+    How many students got there, the median of their steps, and the median of the ratio to another curriculum with its
+    interval (see `ratio_over_teachers`).
 
     Arguments:
-    - `settings`: of notebook 07.
+    - `table`: one row per curriculum and seed: steps_95 (missing: not reached) and budget.
+    - `against`: the curriculum in the ratio's denominator.
+    """
+    rows = {}
+    for name, mine in table.groupby("curriculum", sort=False):
+        low, middle, high = ratio_over_teachers(table, str(name), against)
+        rows[name] = {
+            "reached": f"{mine['steps_95'].notna().sum()} of {len(mine)}",
+            "median steps": f"{_within_budget(mine).median():,.0f}",
+            f"of {against}'s": "–" if name == against else f"{middle:.2f} ({low:.2f} to {high:.2f})",
+        }
+    return pd.DataFrame(rows).T.rename_axis("curriculum")
+
+
+def ratio_over_teachers(table: pd.DataFrame, name: str, against: str) -> Interval:
+    """The median ratio of one curriculum's steps to another's, teacher by teacher, with its 95% bootstrap interval.
+
+    A student that did not get there counts at its budget: its ratio is then a bound, not a value. `table` is as in
+    `over_teachers`. Raises InvalidValueError for fewer than six teachers.
+    """
+    steps = {one: _within_budget(mine.set_index("seed")) for one, mine in table.groupby("curriculum")}
+    return median_interval((steps[name] / steps[against]).tolist())
+
+
+def _within_budget(table: pd.DataFrame) -> pd.Series:
+    """Steps to 95%, the budget where they are missing."""
+    return table["steps_95"].astype(float).fillna(table["budget"])
+
+
+def language_students(
+    settings: LanguageCurriculumSettings, names: Sequence[str], place: Place = "grammar"
+) -> DistillationRuns:
+    """Students of the teacher of a place.
+
+    Arguments:
+    - `settings`: of notebook 07; for each of its seeds there is one student per curriculum.
     - `names`: some of `language_curricula`.
-    - `teacher_seed`: of the teacher.
-    - `seeds`: one student per curriculum for each.
     - `place`: what the strings are.
     """
-    task, teacher = language_task(settings, place), language_teacher(settings, teacher_seed, place)
+    task, teacher = language_task(settings, place), language_teacher(settings, place)
     known, student = language_curricula(settings), network(settings, task, "student")
     rates = learning_rates(settings) if place == "grammar" else dict.fromkeys(names, settings.other_lr)
     parts = []
@@ -149,14 +194,18 @@ def language_students(
         for rate in sorted({rates[name] for name in mine}):
             chosen = {name: known[name] for name in mine if rates[name] == rate}
             plan = student_plan(settings, teacher, rate, place)
-            parts.append(distill(source, student, task, chosen, seeds, plan, settings.device))
+            parts.append(distill(source, student, task, chosen, settings.seeds, plan, settings.device))
     return joined(parts, names)
 
 
 def student_plan(
     settings: LanguageCurriculumSettings, teacher: TrainedModel, lr: float, place: Place = "grammar"
 ) -> TrainPlan:
-    """The training plan of the students of a place; they stop once they are about as good as the teacher."""
+    """The training plan of the students of a place.
+
+    On a grammar they stop once they are about as good as the teacher. On the text, where losses are compared, all have
+    the same number of steps.
+    """
     sizes = {
         "grammar": (settings.budget_steps, settings.batch_size),
         "other": (settings.other_budget_steps, settings.other_batch_size),
@@ -169,25 +218,20 @@ def student_plan(
         optimiser="adam",
         lr=lr,
         clip_norm=1.0,
-        eval_every=settings.eval_every,
-        stop_at=DONE * float(teacher.history["accuracy"].iloc[-1]),
+        eval_every=_rarely(settings.text_steps) if place == "text" else settings.eval_every,
+        stop_at=None if place == "text" else DONE * float(teacher.history["accuracy"].iloc[-1]),
     )
 
 
 def all_students(settings: LanguageCurriculumSettings) -> dict[Place, DistillationRuns]:
-    """The students of all places, trained in parallel.
-
-    On the main grammar every seed has a teacher of its own, and all curricula. In the other two places all seeds share
-    a teacher.
-    """
-    names = list(language_curricula(settings))
-    first, seeds = settings.seeds[0], settings.seeds
-    cases: list[dict[str, object]] = [{"names": names, "teacher_seed": seed, "seeds": [seed]} for seed in seeds]
-    for place, chosen in ELSEWHERE.items():
-        cases.append({"names": chosen, "teacher_seed": first, "seeds": seeds, "place": place})
-    cases = [{"settings": settings} | case for case in cases]
-    *own, other, text = run_cases(language_students, cases, "students", settings.device)
-    return {"grammar": joined(own, names), "other": other, "text": text}
+    """The students of all places, trained in parallel: those of one place and one learning rate on the same batches."""
+    names, rates = list(language_curricula(settings)), learning_rates(settings)
+    grouped: list[tuple[Place, Sequence[str]]] = list(ELSEWHERE.items())
+    grouped += [("grammar", [name for name in names if rates[name] == rate]) for rate in sorted(set(rates.values()))]
+    cases = [{"settings": settings, "names": mine, "place": place} for place, mine in grouped]
+    run_cases(language_students, cases, "students", settings.device)
+    wanted: dict[Place, Sequence[str]] = {"grammar": names, **ELSEWHERE}
+    return {place: language_students(settings, mine, place) for place, mine in wanted.items()}
 
 
 def joined(parts: Sequence[DistillationRuns], names: Sequence[str]) -> DistillationRuns:
@@ -206,10 +250,14 @@ def some(runs: DistillationRuns, names: Sequence[str]) -> DistillationRuns:
     return replace(runs, history=history, stages=stages)
 
 
-def of_teacher(runs: DistillationRuns, teachers: Mapping[int, TrainedModel]) -> DistillationRuns:
-    """The same students with every accuracy as a fraction of the test accuracy of the seed's own teacher."""
-    share = runs.history["seed"].map({seed: teacher.test_accuracy for seed, teacher in teachers.items()})
-    return replace(runs, history=runs.history.assign(accuracy=runs.history["accuracy"] / share))
+def of_teacher(runs: DistillationRuns, teacher: TrainedModel) -> DistillationRuns:
+    """The same students with every accuracy as a fraction of the teacher's, on the same split."""
+    of_test, of_validation = teacher.test_accuracy, float(teacher.history["accuracy"].iloc[-1])
+    history = runs.history.assign(
+        accuracy=runs.history["accuracy"] / of_test,
+        validation_accuracy=runs.history["validation_accuracy"] / of_validation,
+    )
+    return replace(runs, history=history)
 
 
 class _Borrowed(BlockNet):
@@ -278,14 +326,14 @@ def loss_table(losses: Mapping[str, Sequence[float]], against: str = "one_shot_s
 
 
 def language_pair(settings: LanguageCurriculumSettings, seed: int, who: Literal["pair", "student"] = "pair") -> Pair:
-    """The teacher of one seed with a student that accepts its blocks, on the main grammar.
+    """The teacher with a student that accepts its blocks, on the main grammar.
 
     Arguments:
     - `settings`: of notebook 07.
-    - `seed`: of teacher, student and converters.
+    - `seed`: of student and converters.
     - `who`: a student as small as `pair_width`, or one of the size of the students without a pair (`student`).
     """
-    task, teacher = grammar_task(settings), language_teacher(settings, seed)
+    task, teacher = grammar_task(settings), language_teacher(settings)
     plan = TrainPlan(
         steps=settings.pair_steps if who == "pair" else settings.pwl_steps,
         batch_size=settings.batch_size,

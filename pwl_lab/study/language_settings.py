@@ -10,7 +10,9 @@ from pwl_lab.support import paths
 from pwl_lab.support.config import Fraction, LearningRate, Settings, Steps
 from pwl_lab.support.errors import invalid
 
-TUNING = "language_tuning.csv"  # in data/results/; made by scripts/language_tuning.py
+# Both in data/results/, made by scripts/language_tables.py.
+TUNING = "language_tuning.csv"
+TEACHERS = "language_teachers.csv"
 
 
 def _tuned_grammars() -> list[str]:
@@ -64,9 +66,9 @@ class LanguageCurriculumSettings(Settings):
     eval_every: Steps = Field(50, description="steps between evaluations of the students")
     other_lr: LearningRate = Field(8e-3, description="learning rate of students on the other grammar and the text")
     other_batch_size: BatchSize = Field(64, description="strings per step for the students of the other grammar")
-    other_budget_steps: Steps = Field(800, description="upper limit for the students of the other grammar")
+    other_budget_steps: Steps = Field(650, description="upper limit for the students of the other grammar")
     text_length: int = Field(48, ge=2, le=512, description="characters in a window of the text")
-    text_steps: Steps = Field(500, description="steps on the text, for the teacher and for each student")
+    text_steps: Steps = Field(1_000, description="steps on the text, for the teacher and for each student")
     pair_width: Width = Field(8, description="channels per token in the student of the pair")
     pair_heads: Heads = Field(2, description="attention heads of the student of the pair")
     pair_lr: LearningRate = Field(8e-3, description="peak learning rate of a pair (Adam, cosine)")

@@ -37,6 +37,9 @@ PROBE_SAMPLES = 4_096  # that notebook 02 and the dashboard show the parity teac
 
 Width = Annotated[int, Field(ge=1, le=1_000_000)]
 Sizes = Annotated[tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...], Field(min_length=1, max_length=64), EachOnce]
+Samples = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=1_000_000_000)], ...], Field(min_length=1, max_length=64), EachOnce
+]
 Megabytes = Annotated[float, Field(gt=0.0, le=100_000.0)]
 
 
@@ -177,7 +180,14 @@ class ComplexitySettings(Settings):
     two_phase_bits: int = Field(50, ge=5, le=10_000, description="bits of the task of the two-phase demonstration")
     two_phase_k: int = Field(4, ge=1, le=20, description="its number of bits that matter")
     two_phase_width: Width = Field(256, description="hidden units of its student")
-    two_phase_samples: Sizes = Field((128, 512, 2048, 8192), description="samples of its one large step")
+    two_phase_label_samples: Samples = Field(
+        (1_000, 10_000, 100_000, 300_000, 1_000_000, 2_000_000, 4_000_000),
+        description="samples of its one large step on labels",
+    )
+    two_phase_hidden_samples: Samples = Field(
+        (100, 300, 1_000, 3_000, 10_000), description="samples of its one large step on the projected hidden layer"
+    )
+    two_phase_seeds: int = Field(6, ge=1, le=1024, description="take its step with this many seeds, from the first")
 
     def check_together(self) -> None:
         """The supports have to fit into the bits, the stage into the budget."""

@@ -25,6 +25,16 @@ class HasMasks(Protocol):
     masks: pd.DataFrame
 
 
+class HasHits(Protocol):
+    """Anything with a seed that can say what each mask gets right, such as a pair."""
+
+    seed: int
+
+    def hits(self) -> pd.DataFrame:
+        """A row per mask and a column per test sample."""
+        ...
+
+
 def first_step(history: pd.DataFrame, accuracy: float) -> int | None:
     """The first step at which a single network's accuracy was at least `accuracy`; None if it never was."""
     reached = history.loc[history["accuracy"] >= accuracy, "step"]
@@ -170,6 +180,11 @@ def class_table(accuracies: Mapping[str, Sequence[float]], seed: int) -> pd.Data
 def stacked_masks(pairs: Iterable[HasMasks]) -> pd.DataFrame:
     """The mask tables of several pairs (one per seed) as one."""
     return pd.concat([pair.masks for pair in pairs], ignore_index=True)
+
+
+def stacked_hits(pairs: Iterable[HasHits]) -> pd.DataFrame:
+    """Which test samples each mask of several pairs (one per seed) gets right: rows (seed, mask), a column per sample."""
+    return pd.concat({pair.seed: pair.hits() for pair in pairs}, names=["seed", "mask"])
 
 
 def order_curves(masks: pd.DataFrame, orders: Mapping[str, list[str]], split: str = "test") -> pd.DataFrame:

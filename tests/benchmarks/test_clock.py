@@ -202,8 +202,9 @@ def test_a_link_on_which_a_teacher_takes_too_long_is_left_out(written):
 
 
 def test_timelines_hold_every_way_with_its_accuracy(written, data):
-    table = harness.timelines(written, QUICK, data)
+    table = harness.timelines({4: written}, QUICK, data)
     assert set(table["way"]) == set(harness.ANYTIME_BASELINES)
+    assert set(table["seed"]) == {4}
     last = table.groupby("way")["accuracy"].last()
     assert last["progressive"] == last["progressive_8bit_first"] == last["teacher_safetensors"]
     assert table["accuracy"].notna().all()
@@ -268,7 +269,7 @@ def test_metrics_are_nested_by_level():
 
 
 def test_the_figures_show_what_the_tables_say(written, data):
-    table = harness.timelines(written, QUICK, data).assign(seed=0)
+    table = harness.timelines({0: written}, QUICK, data)
     anytime = plots.anytime_chart(table, 1.0)
     labels = {text.get_text().split(":")[0] for text in anytime.legends[0].get_texts()}
     assert labels == {plots.clock.baseline_look(name)[0] for name in harness.ANYTIME_BASELINES}

@@ -1,14 +1,18 @@
 """What a hidden target can be asked for: width, orthogonal columns, a block that ends before its ReLU."""
 
+import warnings
+from dataclasses import replace
+
 import pytest
 import torch
-from toys import MLP_STUDENT, MLP_TEACHER, PARITY, PLAN, as_trained, distil_cohort
+from toys import MLP_STUDENT, MLP_TEACHER, PARITY, PLAN, as_trained, distil_cohort, snapshot
 
 from pwl_lab.distill import students as learner_module
-from pwl_lab.distill.curriculum import TeacherHidden, extracted
-from pwl_lab.distill.targets import random_projection
+from pwl_lab.distill.curriculum import TeacherHidden, extracted, progressive
+from pwl_lab.distill.targets import Member, TeacherTargets, random_projection
 from pwl_lab.models import build, mlp
 from pwl_lab.support.errors import InvalidValueError
+from pwl_lab.training import Checkpoint
 
 
 @pytest.fixture
@@ -57,3 +61,21 @@ def test_a_block_may_end_before_its_relu():
     assert torch.equal(relu(inputs), linear(inputs))
     for after, before in zip(relu.hidden_states(inputs)[0], linear.hidden_states(inputs)[0], strict=True):
         assert torch.equal(after, before.relu())
+
+
+def test_a_checkpoint_that_is_the_final_teacher_is_named_with_what_to_do():
+    teacher = as_trained(MLP_TEACHER, checkpoints={5: 0.7, 10: 0.9})
+    last = Checkpoint(20, 1.0, snapshot(teacher.model))
+    teacher = replace(teacher, checkpoints=[*teacher.checkpoints, last])
+    shapes = MLP_STUDENT.make().state_shapes(PARITY.input_shape)
+
+    def of(name, *accuracies):
+        return Member(name, 0, progressive(accuracies, 5).for_blocks(1))
+
+    says = r"late: its checkpoint at 95% \(step 20, 100.0%\) is the final teacher.*at_accuracy.*saturation"
+    with pytest.warns(UserWarning, match=says) as warned:
+        TeacherTargets(teacher, [of("early", 0.6, 0.8), of("late", 0.8, 0.95)], shapes)
+    assert len(warned) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        TeacherTargets(teacher, [of("early", 0.6, 0.8)], shapes)

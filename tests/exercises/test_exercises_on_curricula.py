@@ -82,8 +82,8 @@ def means_slope(points):
     return np.polyfit(logs(points), np.log([np.mean(points[n]) for n in sorted(points)]), 1)[0]
 
 
-def step(x, t):
-    return t.T @ x / len(x)
+def step(x, t, w, b):
+    return (t * (x @ w.T + b > 0)).T @ x / len(x)
 
 
 WRONG = [
@@ -179,10 +179,17 @@ WRONG = [
     (sample_complexity.interval, lambda p: [slope_interval(p)[1]] * 2, "no width"),
     (sample_complexity.interval, lambda p: slope_interval(p, confidence=0.5)[::2], "middle half"),
     (sample_complexity.interval, lambda p: (0.0, 9.0), "not the ends"),
-    (sample_complexity.one_step, step, "not of length 1"),
-    (sample_complexity.one_step, lambda x, t: -step(x, t) / step(x, t).norm(dim=1, keepdim=True), "points away"),
-    (sample_complexity.one_step, lambda x, t: step(x, t) / step(x, t).norm(), "whole matrix"),
-    (sample_complexity.one_step, lambda x, t: (step(x, t) / step(x, t).norm(dim=1, keepdim=True)).T, "bits, units"),
+    (sample_complexity.one_step, lambda x, t, w, b: t.T @ x / len(x), "only those count at which a unit is active"),
+    (sample_complexity.one_step, lambda x, t, w, b: -step(x, t, w, b), "this is the gradient"),
+    (sample_complexity.one_step, lambda x, t, w, b: step(x, t, w, 0), "the bias is missing"),
+    (sample_complexity.one_step, lambda x, t, w, b: step(x, t, w, b) * len(x), "this is the sum"),
+    (sample_complexity.one_step, lambda x, t, w, b: (t * (x @ w.T + b).relu()).T @ x / len(x), "the ReLU's value"),
+    (
+        sample_complexity.one_step,
+        lambda x, t, w, b: step(x, t, w, b) * len(x) / (x @ w.T + b > 0).sum(dim=0)[:, None],
+        "divide by the size of the batch",
+    ),
+    (sample_complexity.one_step, lambda x, t, w, b: step(x, t, w, b).T, "bits, units"),
 ]
 
 

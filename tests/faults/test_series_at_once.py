@@ -54,11 +54,11 @@ def series_of(tmp_path: Path, monkeypatch, write_notebook):
     monkeypatch.setenv("PWL_LAB_RUNS", str(root / "runs"))
     monkeypatch.delenv(processes.WORKERS, raising=False)
 
-    def make(codes: dict[str, str], side_by_side: tuple[str, ...] = ()) -> Path:
+    def make(codes: dict[str, str], **facts: dict[str, object]) -> Path:
         for name, code in codes.items():
-            facts = {"side_by_side": True} if name in side_by_side else {}
+            ours = {fact: values[name] for fact, values in facts.items() if name in values}
             write_notebook(
-                f"# {name}", code, name=f"project/notebooks/{name}", parameters='preset = "smoke"', pwl_lab=facts
+                f"# {name}", code, name=f"project/notebooks/{name}", parameters='preset = "smoke"', pwl_lab=ours
             )
         return root / "runs" / "smoke"
 
@@ -107,10 +107,14 @@ WORKERS = START + f"(out / 'workers').write_text(os.environ.get('{processes.WORK
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_what_trains_side_by_side_runs_alone_with_all_workers(series_of, monkeypatch, jobs: int) -> None:
+def test_what_measures_time_runs_alone_with_all_workers_and_the_longest_begin(
+    series_of, monkeypatch, jobs: int
+) -> None:
     monkeypatch.setattr(processes, "n_cores", lambda: 4)
-    names = ["00_wide", "01_a", "02_wide", "03_b"]
-    folder = series_of(dict.fromkeys(names, WORKERS), side_by_side=("00_wide", "02_wide"))
+    names = ["00_timed", "01_a", "02_timed", "03_b", "04_long", "05_longest"]
+    timed = dict.fromkeys(("00_timed", "02_timed"), True)
+    minutes = {"01_a": 0.5, "04_long": 3, "05_longest": 4.5, "00_timed": 9}
+    folder = series_of(dict.fromkeys(names, WORKERS), timed=timed, processor_minutes=minutes)
     lines = []
     ended = run_series("smoke", timeout=HANG_S, on_line=lines.append, jobs=jobs)
     assert [status.notebook for status in ended] == [f"notebooks/{name}.ipynb" for name in names]
@@ -119,13 +123,14 @@ def test_what_trains_side_by_side_runs_alone_with_all_workers(series_of, monkeyp
         assert lines == [f"== {name}" for name in names]
         assert set(workers.values()) == {"all"}
         return
-    assert sorted(lines[:2]) == ["== 01_a", "== 03_b"]
-    assert lines[2:] == ["== 00_wide", "== 02_wide"]
-    assert workers == {"00_wide": "all", "02_wide": "all", "01_a": "2", "03_b": "2"}
+    assert sorted(lines[:2]) == ["== 04_long", "== 05_longest"]
+    assert sorted(lines[2:4]) == ["== 01_a", "== 03_b"]
+    assert lines[4:] == ["== 00_timed", "== 02_timed"]
+    assert workers == {name: "all" if name in timed else "2" for name in names}
     begun = {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("*/params.json")}
     done = {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("*/notebook.ipynb")}
-    assert max(done["01_a"], done["03_b"]) <= begun["00_wide"]
-    assert done["00_wide"] <= begun["02_wide"]
+    assert max(done[name] for name in names if name not in timed) <= begun["00_timed"]
+    assert done["00_timed"] <= begun["02_timed"]
 
 
 def test_how_many_workers_the_reader_asked_for_is_kept(series_of, monkeypatch) -> None:

@@ -41,7 +41,7 @@ BASES = {  # seconds at most, and every cell runs
     "08": {"sizes_k3": [3, 4], "sizes_k4": [4, 5], "widths": [2, 3], "width_n_bits": 5, "teacher_width": 8,
            "teacher_max_steps": 10, "student_width": 4, "batch_size": 4, "stage_steps": 3, "budget_steps": 10,
            "eval_every": 5, "eval_samples": 64, "two_phase_bits": 5, "two_phase_k": 2, "two_phase_width": 4,
-           "two_phase_samples": [4, 8], "seeds": [3, 1]},
+           "two_phase_label_samples": [4, 8], "two_phase_hidden_samples": [4, 8], "two_phase_seeds": 2, "seeds": [3, 1]},
 }  # fmt: skip
 BASES["02b"] = BASES["02"]
 

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import LANGUAGE_STUDENT, LANGUAGE_TEACHER, STRINGS, ToyImages, ToyStrings, samples_for
 
-from pwl_lab.models import LanguageTransformerConfig, build, language_transformer
+from pwl_lab.fast.stacked import is_stackable
+from pwl_lab.models import LanguageTransformerConfig, build, language, language_transformer
 from pwl_lab.models.blocknet import real_tokens
 from pwl_lab.models.language import LanguageLayer
 from pwl_lab.support.errors import InvalidValueError
@@ -89,6 +90,39 @@ def test_attention_is_softmax_of_scores_and_bias():
     queries, keys, values = layer.queries_keys_values(tokens).chunk(3, dim=-1)
     weights = (queries @ keys.transpose(1, 2) / 6**0.5 + bias[:, 0]).softmax(dim=-1)
     torch.testing.assert_close(layer.attention(tokens, bias), layer.out(weights @ values))
+
+
+@configs
+def test_a_layer_for_long_strings_computes_the_same_in_parts_and_is_not_stacked(config, monkeypatch):
+    net, inputs = moved(config), strings()
+    whole = net(inputs)
+    whole.square().sum().backward()
+    wanted = {name: parameter.grad.clone() for name, parameter in net.named_parameters() if parameter.grad is not None}
+    net.zero_grad()
+    assert is_stackable(net)
+    monkeypatch.setattr(language, "LONG", 8)
+    monkeypatch.setattr(language, "MOST_SCORES", 2 * LANGUAGE_TEACHER.heads * 9**2)  # two strings at once
+    long = moved(config)
+    long.load_state_dict(net.state_dict())
+    assert not is_stackable(long)
+    calls = []
+    monkeypatch.setattr(LanguageLayer, "_of_part", counted(calls, LanguageLayer._of_part))
+    with torch.no_grad():
+        torch.testing.assert_close(long(inputs), whole)
+    assert calls == [2, 2, 2] * len(long.blocks)
+    long(inputs).square().sum().backward()
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(dict(long.named_parameters())[name].grad, gradient)
+
+
+def counted(calls, method):
+    """The method, which notes how many strings it is given."""
+
+    def counting(self, state, bias):
+        calls.append(len(state))
+        return method(self, state, bias)
+
+    return counting
 
 
 def test_a_string_of_padding_alone_has_finite_logits_and_gradients():

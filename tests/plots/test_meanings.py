@@ -43,7 +43,19 @@ def test_no_colour_with_its_line_style_means_two_things():
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    list(combinations(["curriculum", "your own curriculum", "loading order", "degree in the support", "loss term"], 2)),
+    list(
+        combinations(
+            [
+                "curriculum",
+                "curriculum on strings",
+                "your own curriculum",
+                "loading order",
+                "degree in the support",
+                "loss term",
+            ],
+            2,
+        )
+    ),
 )
 def test_these_groups_share_no_colour(one, other):
     colours = [{look[0].upper() for look in MEANINGS[group].values()} for group in (one, other)]
@@ -51,14 +63,36 @@ def test_these_groups_share_no_colour(one, other):
 
 
 @pytest.mark.parametrize("eyes", EYES)
-@pytest.mark.parametrize("group", ["network", "curriculum", "your own curriculum", "loading order", "degree in the support",
-                                   "progressive loading and its baselines", "loss term"])  # fmt: skip
+@pytest.mark.parametrize(
+    "group",
+    [
+        "network",
+        "curriculum",
+        "curriculum on strings",
+        "your own curriculum",
+        "loading order",
+        "degree in the support",
+        "progressive loading and its baselines",
+        "loss term",
+    ],
+)
 def test_what_stands_in_one_figure_is_told_apart(group, eyes):
     places = {name: lab(look[0], eyes) for name, look in MEANINGS[group].items()}
     close = [pair for pair in combinations(places, 2) if np.linalg.norm(places[pair[0]] - places[pair[1]]) < 9]
     assert close == []
     looks = list(MEANINGS[group].values())
     assert len({(str(dashes), marker) for _, dashes, marker in looks}) == len(looks)  # without any colour, too
+
+
+@pytest.mark.parametrize("eyes", EYES)
+def test_all_curricula_of_notebook_07_are_told_apart(eyes):
+    looks = style.CURRICULUM | style.STRINGS
+    places = {name: lab(look[0], eyes) for name, look in looks.items()}
+    assert min(np.linalg.norm(places[a] - places[b]) for a, b in combinations(places, 2)) >= 9
+    assert len({(str(dashes), marker) for _, dashes, marker in looks.values()}) == len(looks)
+    drawn = style.looks(["one_shot_soft", "last_block", "untrained", "mine"])
+    assert drawn["last_block"] == style.STRINGS["last_block"]
+    assert drawn["mine"] == style.SPARE[0]
 
 
 def test_every_baseline_with_a_name_has_a_look():

@@ -3,6 +3,7 @@
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +11,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from pwl_lab.plots import style
 from pwl_lab.plots.style import Percent, chance_line, labels_above, seed_points, spread_out
 
 
@@ -65,3 +67,17 @@ def test_a_seed_that_did_not_get_there_is_hollow():
     (points,) = axes.collections
     assert points.get_facecolor()[:, 3].tolist() == [1, 0]
     assert [tuple(edge) for edge in points.get_edgecolor()] == [to_rgba("white"), to_rgba("#0072B2")]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6), st.integers(2, 7))
+def test_bars_never_have_a_negative_length_and_equal_values_can_be_drawn(values, seeds):
+    groups = pd.DataFrame({"key": list(range(len(values))) * seeds, "value": values * seeds}).groupby("key")["value"]
+    lengths = style.bar_lengths(groups.mean(), groups.min(), groups.max())
+    assert (lengths >= 0).all()
+    assert lengths == pytest.approx(0.0, abs=1e-15)
+
+
+def test_a_mean_that_is_rounded_beyond_its_values_has_a_bar_of_no_length():
+    below, above = style.bar_lengths([0.3], [0.30000000000000004], [0.30000000000000004])
+    assert below.tolist() == [0.0]
+    assert above.tolist() == pytest.approx([0.0])

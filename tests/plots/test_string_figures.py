@@ -74,13 +74,13 @@ def teacher_of(losses, accuracies):
     return SimpleNamespace(history=history, checkpoint=lambda at_accuracy: checkpoint)
 
 
-def test_the_phases_of_teachers_are_drawn_against_floor_and_ceiling():
-    teachers = [teacher_of([1.0, 0.7, 0.5], [0.3, 0.6, 0.8]), teacher_of([1.1, 0.9, 0.6], [0.3, 0.4, 0.7])]
-    figure = plots.teacher_phases(teachers, Ceiling(0.85, 0.4), 0.5, phases=(50, 100))
+def test_the_phases_of_a_teacher_are_drawn_against_floor_and_ceiling():
+    teacher = teacher_of([1.0, 0.7, 0.5], [0.3, 0.6, 0.8])
+    figure = plots.teacher_phases(teacher, Ceiling(0.85, 0.4), 0.5, phases=(50, 100))
     left, right = figure.axes
-    assert [list(line.get_ydata()) for line in left.lines] == [[1.0, 0.7, 0.5], [1.1, 0.9, 0.6], [0.7], [0.4, 0.4]]
-    assert list(right.lines[2].get_ydata()) == [0.6]
-    assert right.lines[3].get_ydata()[0] == 0.85
+    assert [list(line.get_ydata()) for line in left.lines] == [[1.0, 0.7, 0.5], [0.7], [0.4, 0.4]]
+    assert list(right.lines[1].get_ydata()) == [0.6]
+    assert right.lines[2].get_ydata()[0] == 0.85
     assert left.patches[0].get_x() == 50
     draw(figure)
 
@@ -92,8 +92,10 @@ def test_probes_have_a_line_for_each_block_and_each_grammar():
         name: pd.DataFrame({"step": [0, 50], "change": [0.0, share], "exact": [0.6, 0.6]})
         for name, share in (("hidden", 0.5), ("tail", 0.4))
     }
-    figure = plots.probe_lines(probe, reliance)
+    figure = plots.probe_lines(probe, reliance, phases=(10, 40))
     left, right = figure.axes
+    assert (left.patches[0].get_x(), left.patches[0].get_width()) == (10, 30)
+    assert [line.get_label() for line in right.lines[1::2]] == ["exact posterior, hidden", "exact posterior, tail"]
     assert [line.get_label() for line in left.lines[:3]] == ["embedding", "block 1", "block 2"]
     assert left.lines[2].get_ydata().tolist() == pytest.approx([0.7, 0.7])
     assert [line.get_ydata()[1] for line in right.lines] == [0.5, 0.6, 0.4, 0.6]

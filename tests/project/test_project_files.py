@@ -95,13 +95,13 @@ def test_make_refuses_an_old_python(tmp_path: Path) -> None:
 
 
 @each_of_the_series
-def test_what_trains_side_by_side_says_so_in_its_metadata(path: Path) -> None:
+def test_metadata_says_what_measures_time_and_how_long_the_others_compute(path: Path) -> None:
     nb = nbformat.read(path, as_version=4)
     code = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "code")
-    known = "run_cases|side_by_side|loading_pairs|crossed_pairs|parity_crossings|example_batch|language_teachers"
-    trains = re.search(rf"\b({known})\(", code)
-    assert nb.metadata.pwl_lab.get("side_by_side", False) == bool(trains)
-    assert nb.metadata.pwl_lab.metrics
+    facts = nb.metadata.pwl_lab
+    assert facts.get("timed", False) == bool(re.search(r"\bharness\.", code))
+    assert facts.get("timed", False) or facts.processor_minutes > 0
+    assert facts.metrics
 
 
 def test_the_series_has_its_first_notebooks() -> None:

@@ -33,7 +33,7 @@ PLACES = [
         ("metadata", name)
         for name in ("pwl_lab", "kernelspec", "language_info", "papermill", "widgets", "jupytext", "title")
     ),
-    *(("metadata", "pwl_lab", name) for name in ("settings", "metrics", "side_by_side")),
+    *(("metadata", "pwl_lab", name) for name in ("settings", "metrics", "timed", "processor_minutes")),
     ("metadata", "widgets", "application/vnd.jupyter.widget-state+json"),
     *(("cells", cell) for cell in (0, 1, 2)),
     *(

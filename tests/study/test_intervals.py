@@ -1,6 +1,7 @@
 """Bootstrap intervals, slopes and the tables made of them; the two-phase scheme; slopes over sizes."""
 
 import math
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from pwl_lab import plots
 from pwl_lab.models import mlp
 from pwl_lab.study import complexity, intervals
 from pwl_lab.study import tables as analysis
-from pwl_lab.study.two_phase import first_layer_step, two_phase
+from pwl_lab.study.two_phase import expected_ratio, first_layer_gradient, initial_bias, two_phase
 from pwl_lab.support.errors import InvalidValueError
 from pwl_lab.swap.orders import loading_orders
 from pwl_lab.tasks.parity import SparseParity
@@ -24,10 +25,11 @@ HISTORY = pd.DataFrame([{"curriculum": "one_shot", "seed": 0, "step": step, "acc
 
 
 def test_intervals():
-    assert intervals.median_interval([5.0, 5.0, 5.0]) == (5.0, 5.0, 5.0)
-    low, middle, high = intervals.median_interval([1.0, 2.0, 3.0, 10.0, 4.0])
-    assert (low, middle, high) == (1.0, 3.0, 10.0)
-    assert intervals.median_interval([1.0, 2.0, 9.0]) == intervals.median_interval([1.0, 2.0, 9.0])
+    assert intervals.median_interval([5.0] * 6) == (5.0, 5.0, 5.0)
+    values = [1.0, 2.0, 3.0, 10.0, 4.0, 5.0, 6.0]
+    low, middle, high = intervals.median_interval(values)
+    assert 1 <= low < middle == 4 < high <= 10
+    assert intervals.median_interval(values) == (low, middle, high)
     points = {n: [n**2.0 * factor for factor in (0.9, 1.0, 1.1)] for n in (8, 16, 32)}
     low, middle, high = intervals.slope_interval(points)
     assert middle == pytest.approx(2.0)
@@ -35,7 +37,40 @@ def test_intervals():
     with pytest.raises(InvalidValueError, match="at least 2 sizes"):
         intervals.slope_interval({8: [1.0]})
     table = intervals.samples_table(HISTORY, 20, 1000, (0.9, 1.0))
-    assert table.loc["one_shot"].tolist() == ["10k (10k to 10k)", "none"]
+    assert table.loc["one_shot"].tolist() == ["10k (range 10k to 10k)", "none"]
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_fewer_than_six_values_have_a_range_and_no_interval_of_their_median(n):
+    values = [float(value) for value in range(n)]
+    with pytest.raises(InvalidValueError, match="at least 6 values"):
+        intervals.median_interval(values)
+    assert intervals.median_and_spread(values) == ((0.0, (n - 1) / 2, n - 1.0), "range")
+    six = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    assert intervals.median_and_spread(six) == (intervals.median_interval(six), "95%")
+
+
+def test_tables_call_the_ends_of_few_seeds_a_range():
+    history = pd.DataFrame([
+        {"curriculum": "a: b", "seed": seed, "step": 10 * seed + 10, "accuracy": 0.99} for seed in range(6)
+    ])  # fmt: skip
+    few = history[history["seed"] < 5]
+    assert intervals.samples_table(few, 90, 1000, (0.9,)).loc["a: b"].item() == "30k (range 10k to 50k)"
+    assert "range" not in intervals.samples_table(history, 90, 1000, (0.9,)).loc["a: b"].item()
+    assert intervals.variants_table(few, 90).loc[("a", "b"), "range over seeds"] == "10 to 50"
+    assert "95% interval" in intervals.variants_table(history, 90)
+
+
+def test_a_difference_of_slopes_has_an_interval_of_its_own():
+    spread = (0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3)
+    steep, flat = ({n: [n**power * factor for factor in spread] for n in (8, 16, 32)} for power in (3.0, 1.0))
+    low, middle, high = intervals.slope_difference(steep, flat)
+    assert middle == pytest.approx(2.0)
+    assert 1.5 < low < 2.0 < high < 2.5
+    ends = [np.subtract(*map(intervals.slope_interval, (steep, flat)))[end] for end in (0, 2)]
+    assert high - low > ends[1] - ends[0], "two slopes spread more than one"
+    low, middle, high = intervals.slope_difference(flat, flat)
+    assert low < middle == 0 < high, "the same numbers are resampled apart"
 
 
 def test_the_interval_of_a_mean_by_hand():
@@ -96,51 +131,137 @@ def test_slopes_leave_out_sizes_where_half_ran_out_of_budget():
         complexity.fitted_slopes(points_of({8: [64, 64], 16: [1000, 1000]}))
 
 
-def test_the_first_step_points_at_what_a_target_correlates_with():
-    task = SparseParity(8, 2, support=(1, 4))
-    batch = task.split("test")
-    weights = first_layer_step(torch.stack([batch.inputs[:, 1], -3 * batch.inputs[:, 4]], dim=1), batch.inputs)
-    torch.testing.assert_close(weights.norm(dim=1), torch.full((2,), 2.0))
-    assert weights[0].argmax() == 1
-    assert weights[1].argmin() == 4
+def test_the_gradient_is_that_of_the_correlation_loss():
+    """Against autograd, for targets of each unit and for one that all units share."""
+    random = torch.Generator().manual_seed(0)
+    inputs = torch.randint(0, 2, (50, 6), generator=random) * 2.0 - 1
+    weights = (torch.randint(0, 2, (3, 6), generator=random) * 2.0 - 1).requires_grad_()
+    for targets, bias in ((torch.randn(50, 3, generator=random), 0.0), (torch.randn(50, 1, generator=random), 2.5)):
+        loss = -(targets * torch.relu(inputs @ weights.T + bias)).mean(dim=0).sum()
+        (wanted,) = torch.autograd.grad(loss, weights)
+        torch.testing.assert_close(first_layer_gradient(targets, inputs, weights.detach(), bias), wanted)
 
 
-def test_two_phases_learn_from_the_hidden_layer_only():
-    task = SparseParity(12, 3)
+@pytest.mark.parametrize("k", [3, 4])
+def test_theory_s_ratio_is_that_of_many_units(k):
+    """Counted over all 2^n inputs the hint has no noise; with few samples there is nothing but noise."""
+    n = 10
+    inputs = torch.tensor(list(product((-1.0, 1.0), repeat=n)))
+    labels = inputs[:, :k].prod(dim=1, keepdim=True)
+    weights = torch.randint(0, 2, (64, n), generator=torch.Generator().manual_seed(0)) * 2.0 - 1
+    exact = first_layer_gradient(labels, inputs, weights, initial_bias(n, k)).abs()
+    ratio = (exact[:, :k].mean() / exact[:, k:].mean()).item()
+    assert ratio > 2
+    assert expected_ratio(n, k, 1e12) == pytest.approx(ratio, rel=1e-3)
+    assert expected_ratio(n, k, 1) == pytest.approx(1.0, abs=0.05)
+
+
+def test_an_odd_number_of_bits_needs_a_bias():
+    inputs = torch.tensor(list(product((-1.0, 1.0), repeat=9)))
+    labels, weights = inputs[:, :3].prod(dim=1, keepdim=True), torch.ones(1, 9)
+    assert initial_bias(9, 4) == 0 < initial_bias(9, 3)
+    assert first_layer_gradient(labels, inputs, weights)[0, 0].abs() < 1e-6
+    assert first_layer_gradient(labels, inputs, weights, initial_bias(9, 3))[0, 0].abs() > 0.01
+
+
+def test_labels_point_at_the_support_with_enough_samples_and_the_hidden_layer_with_few():
+    task = SparseParity(12, 4)
     teacher = fit(mlp(task, 256), task, TrainPlan(steps=3000, lr=0.2, momentum=0.9, eval_every=50, stop_at=1.0), 0)
     assert teacher.test_accuracy > 0.99
-    hidden, labels = (two_phase(task, teacher.model, 128, 2048, 0, target) for target in ("hidden", "labels"))
-    assert hidden.accuracy > labels.accuracy + 0.1
-    assert hidden.support_ratio > 1.2
-    again = two_phase(task, teacher.model, 128, 2048, 0, "hidden")
-    assert again == hidden
+    labels, hidden = (two_phase(task, teacher.model, 128, [60_000, 300], 0, target) for target in ("labels", "hidden"))
+    assert [one.samples for one in labels] == [300, 60_000]
+    assert hidden[0].support_ratio > 2 > 1.5 > labels[0].support_ratio
+    assert labels[1].support_ratio == pytest.approx(expected_ratio(12, 4, 60_000), rel=0.2)
+    assert labels[1].accuracy > labels[0].accuracy + 0.1
+    assert two_phase(task, teacher.model, 128, [300], 0, "hidden") == hidden[:1], "a larger step adds samples only"
+
+
+def test_widths_are_compared_by_ranks():
+    rows = [{"k": 4, "n": 8, "width": width, "curriculum": "one_shot", "seed": seed, "steps": steps, "reached": True}
+            for width, base in ((16, 100), (32, 103), (64, 10)) for seed, steps in enumerate(range(base, base + 8))]  # fmt: skip
+    table = complexity.compare_widths(pd.DataFrame(rows)).loc["one_shot"]
+    assert table.index.tolist() == [(16, 32), (32, 64), (16, 64)]
+    assert table["p-value"].tolist() == pytest.approx([0.027, 0.00016, 0.00016], abs=0.02)
+    assert table.loc[(16, 64), ["median, narrow", "median, wide"]].tolist() == [103.5, 13.5]
+
+
+RIGHT = {"SS": 0.5, "TS": 0.6, "ST": 0.4, "TT": 0.9}
+
+
+def loading_hits(n_samples=20):
+    """Two seeds of two blocks, 20 samples: the second seed gets two samples more, whatever the mask."""
+    rows = {
+        (seed, mask): np.arange(n_samples) < round((share + 0.1 * seed) * n_samples)
+        for seed in (0, 1)
+        for mask, share in RIGHT.items()
+    }
+    return pd.DataFrame(rows).T.rename_axis(["seed", "mask"])
 
 
 def loading_curves():
-    """Two seeds of two blocks: the second one is better by 10 points, whatever the mask."""
-    accuracies = {"SS": 0.5, "TS": 0.6, "ST": 0.4, "TT": 0.9}
+    """The curves of these hits."""
+    accuracy = loading_hits().mean(axis=1)
     tables = [
-        analysis.mask_table({"test": {mask: value + 0.1 * seed for mask, value in accuracies.items()}}, (10, 30), seed)
-        for seed in (0, 1)
+        analysis.mask_table({"test": accuracy.xs(seed, level="seed").to_dict()}, (10, 30), seed) for seed in (0, 1)
     ]
     return analysis.order_curves(pd.concat(tables), loading_orders(2))
 
 
-def test_gains_are_differences_of_the_same_seed():
-    table = intervals.gains_table(loading_curves())
+def test_gains_are_differences_of_the_same_seed_and_sample():
+    hits = loading_hits()
+    table = intervals.gains_table(hits, ["SS", "TS", "TT"])
     assert table.index.tolist() == ["TS", "TT"]
-    # Both seeds agree to the last digit, though their accuracies are far apart.
-    assert table["against the student"].tolist() == ["+10.00 (+10.00 to +10.00)", "+40.00 (+40.00 to +40.00)"]
-    assert table["against the mask before"].tolist() == ["+10.00 (+10.00 to +10.00)", "+30.00 (+30.00 to +30.00)"]
+    assert table.loc["TT", "against the student"] == intervals.in_points(intervals.gain(hits, "TT", "SS"))
+    assert table["against the mask before"].str.startswith(("+10.00 (", "+30.00 (")).all()
+    # Over seeds alone there is no spread at all: both gain the same.
+    assert intervals.mean_interval(intervals.gain(hits, "TT", "SS").mean(axis=1).tolist()) == pytest.approx((0.4,) * 3)
 
 
 def test_areas_are_compared_with_prefix_order():
-    table = intervals.areas_table(loading_curves())
+    hits, curves = loading_hits(), loading_curves()
+    table = intervals.areas_table(curves, hits)
     # prefix: 0.5 for a fourth of the bytes, 0.6 for the rest; suffix: 0.5 for three fourths, 0.4 for the rest
     assert table.loc["prefix"].tolist() == ["1-2", "62.50%", "57.50%", "67.50%", "–"]
-    assert table.loc["suffix"].tolist() == ["2-1", "52.50%", "47.50%", "57.50%", "-10.00 (-10.00 to -10.00)"]
-    twice = pd.concat([loading_curves(), loading_curves().query("order == 'prefix'").assign(order="best")])
-    assert intervals.areas_table(twice).loc["best"].tolist() == table.loc["prefix"].tolist()
+    assert table.loc["suffix"].tolist()[:-1] == ["2-1", "52.50%", "47.50%", "57.50%"]
+    by_sample = {order: intervals.area_by_sample(hits, mine) for order, mine in curves.groupby("order")}
+    assert by_sample["prefix"].mean(axis=1).tolist() == pytest.approx([0.575, 0.675])
+    assert by_sample["prefix"].loc[0, 11] == pytest.approx(0.75), "right under TS, wrong under SS"
+    wanted = intervals.in_points(by_sample["suffix"] - by_sample["prefix"])
+    assert table.loc["suffix", "points against prefix"] == wanted
+    assert wanted.startswith("-10.00 (")
+    twice = pd.concat([curves, curves.query("order == 'prefix'").assign(order="best")])
+    assert intervals.areas_table(twice, hits).loc["best"].tolist() == table.loc["prefix"].tolist()
+
+
+def test_the_interval_over_seeds_and_samples_by_hand():
+    # Two seeds, three samples: seed means 1 and 3, sample means 1, 2, 3, and no rest.
+    scores = pd.DataFrame([[0.0, 1.0, 2.0], [2.0, 3.0, 4.0]])
+    seeds, samples = 2 / 2, 1 / 3  # the variances of the means, each over its number
+    half = math.hypot(t.ppf(0.975, 1) * math.sqrt(seeds), t.ppf(0.975, 2) * math.sqrt(samples))
+    assert intervals.crossed_interval(scores) == pytest.approx((2 - half, 2, 2 + half))
+    assert intervals.crossed_interval(pd.DataFrame([[0.5, 0.5]] * 3)) == (0.5, 0.5, 0.5)
+    low, middle, high = intervals.crossed_interval(scores.iloc[:1])
+    assert (math.isnan(low), middle, math.isnan(high)) == (True, 1.0, True)
+
+
+def simulated_experiment(random, spread_of_seeds, spread_of_samples, n_seeds=4, n_samples=300):
+    """Differences of hits (-1, 0 or 1) whose mean over all seeds and samples there could be is 0."""
+    seeds = spread_of_seeds * random.standard_normal((n_seeds, 1))
+    samples = spread_of_samples * random.standard_normal((1, n_samples))
+    rest = random.standard_normal((n_seeds, n_samples))
+    return pd.DataFrame(np.sign(seeds + samples + rest) * (random.random((1, n_samples)) < 0.5))
+
+
+@pytest.mark.parametrize(("seeds", "samples"), [(0.0, 0.0), (0.1, 0.0), (0.0, 3.0), (0.1, 3.0), (0.5, 1.0)])
+def test_the_interval_over_seeds_and_samples_covers_a_simulation(seeds, samples):
+    random = np.random.default_rng(5)
+    drawn = [simulated_experiment(random, seeds, samples) for _ in range(1_000)]
+    ends = [intervals.crossed_interval(one) for one in drawn]
+    covered = np.mean([low <= 0 <= high for low, _, high in ends])
+    assert 0.93 <= covered <= 0.995
+    alone = [intervals.mean_interval(one.mean(axis=1).tolist()) for one in drawn]
+    narrow = np.mean([low <= 0 <= high for low, _, high in alone])
+    assert samples < 3 or narrow < 0.8, "over seeds alone it would be too narrow"
 
 
 @pytest.mark.filterwarnings("error")

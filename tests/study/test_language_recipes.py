@@ -32,12 +32,12 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def teacher(store):
-    return recipes.language_teacher(SETTINGS, seed=0)
+    return recipes.language_teacher(SETTINGS)
 
 
 @pytest.fixture(scope="module")
 def runs(teacher):
-    return recipes.language_students(SETTINGS, NAMES, 0, [0, 1])
+    return recipes.language_students(SETTINGS, NAMES)
 
 
 def test_each_curriculum_is_what_its_name_says():
@@ -56,6 +56,16 @@ def test_each_curriculum_is_what_its_name_says():
         name: 0.0 if name == "one_shot_hard" else 1.0 for name in NAMES if name != "scratch"
     }
     assert all(target.final for target in last.values())
+
+
+def test_stages_are_described_with_what_tells_them_apart():
+    settings = LanguageCurriculumSettings.load("lesson")
+    curricula = recipes.language_curricula(settings)
+    words = {name: [*map(recipes.stage_words, one.for_blocks(4).stages)] for name, one in curricula.items()}
+    assert words["one_shot_soft"] == ["final output"]
+    assert words["one_shot_hard"] == ["final output, most probable token"]
+    assert words["last_block"] == ["block 4, projected, 300 steps", "final output"]
+    assert words["progressive"][0] == "checkpoint at 60%, 400 steps"
 
 
 def test_students_of_all_curricula_begin_alike_and_are_listed_in_order(runs):
@@ -80,12 +90,25 @@ def test_the_untrained_states_are_the_first_and_the_output_the_last(teacher, run
     assert any(not torch.equal(one[name], two[name]) for name in one)
 
 
-def test_a_fraction_is_of_the_seeds_own_teacher(runs):
-    teachers = {0: SimpleNamespace(test_accuracy=0.5), 1: SimpleNamespace(test_accuracy=0.8)}
-    shares = recipes.of_teacher(runs, teachers).history
-    for seed, one in teachers.items():
-        mine, raw = (table.loc[table["seed"] == seed, "accuracy"] for table in (shares, runs.history))
-        pd.testing.assert_series_equal(mine, raw / one.test_accuracy)
+def test_a_fraction_is_of_the_teachers_accuracy_on_the_same_split(runs):
+    teacher = SimpleNamespace(test_accuracy=0.5, history=pd.DataFrame({"accuracy": [0.3, 0.8]}))
+    shares = recipes.of_teacher(runs, teacher).history
+    for column, whole in {"accuracy": 0.5, "validation_accuracy": 0.8}.items():
+        pd.testing.assert_series_equal(shares[column], runs.history[column] / whole)
+
+
+def test_on_the_text_no_student_stops_before_the_others(teacher):
+    assert recipes.student_plan(SETTINGS, teacher, 0.01, "text").stop_at is None
+    last = teacher.history["accuracy"].iloc[-1]
+    assert recipes.student_plan(SETTINGS, teacher, 0.01).stop_at == pytest.approx(recipes.DONE * last)
+
+
+def test_students_of_all_places_are_those_of_each_alone(runs):
+    found = recipes.all_students(SETTINGS)
+    assert list(found) == ["grammar", *recipes.ELSEWHERE]
+    pd.testing.assert_frame_equal(found["grammar"].history, runs.history)
+    for place, names in recipes.ELSEWHERE.items():
+        assert list(dict.fromkeys(found[place].history["curriculum"])) == list(names)
 
 
 def test_accuracy_at_steps_holds_the_last_value_and_has_none_for_a_student_that_diverged(runs):
@@ -120,7 +143,7 @@ def tuning(**grammar):
         ("hidden", "extracted", 0.008, seed, steps, 1000) for seed, steps in enumerate((None, 400, None))
     ]
     rows += [("hidden", "scratch", lr, 0, 900, 1000) for lr in (0.016, 0.002)]
-    return pd.DataFrame(rows, columns=["grammar", "curriculum", "student_lr", "seed", "steps", "budget"])
+    return pd.DataFrame(rows, columns=["grammar", "curriculum", "student_lr", "seed", "steps_95", "budget"])
 
 
 def test_the_best_rate_has_the_lowest_median_and_a_student_that_did_not_get_there_counts_at_its_budget():
@@ -164,8 +187,12 @@ def test_the_pair_ends_at_the_teacher(store, teacher):
         ({"mask_rate": 0.0}, InvalidValueError, "mask_rate = 0.0"),
         ({"teacher_heads": 3}, InvalidValueError, "teacher_heads = 3 .*divisor of teacher_width = 64"),
         ({"pair_heads": 3}, InvalidValueError, "pair_heads = 3 .*divisor of pair_width = 8"),
-        ({"block_steps": 150}, InvalidValueError, "block_steps = 150 .*below text_steps = 500 for each of 4 blocks"),
-        ({"last_block_steps": 500}, InvalidValueError, "last_block_steps = 500 .*below text_steps = 500"),
+        (
+            {"block_steps": 250},
+            InvalidValueError,
+            "block_steps = 250 .*below other_budget_steps = 650 for each of 4 blocks",
+        ),
+        ({"last_block_steps": 800}, InvalidValueError, "last_block_steps = 800 .*below other_budget_steps = 650"),
         ({"checkpoint_steps": 1_400}, InvalidValueError, "checkpoint_steps = 1400 .*below budget_steps = 1400"),
     ],
 )

@@ -99,10 +99,10 @@ def test_no_two_draw_the_same_samples(opened, samples, tmp_path, monkeypatch):
         task = SparseParity(60, 3, seed=seed, eval_samples=64)
         trained = everything(task, mlp(task, 16, depth=2), mlp(task, 8, depth=2), seed)
         for target in ("hidden", "labels"):
-            two_phase(task, trained.model, 8, 64, seed, target, outer_samples=64)
+            two_phase(task, trained.model, 8, [64], seed, target, outer_samples=64)
         probe = CorrelationProbe.draw(task, 64, off_subsets=5, seed=seed)
         probe_projections(trained.model, probe, 4, [seed], block=2)
-    intervals.median_interval([1.0, 2.0])
+    intervals.median_interval([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
     intervals.slope_interval({1.0: [1.0, 2.0], 2.0: [2.0, 3.0]})
     assert len(samples) > 3_000
     # Pairs that differ in their curriculum are compared on the same samples: they draw as one.

@@ -228,11 +228,11 @@ def test_numbers_that_are_no_counts_are_refused(field, value):
     teacher = build(MLP_TEACHER, 0)
     entrance = {
         "n_bits": lambda: SparseParity(value, 1),
-        "samples": lambda: two_phase(PARITY, teacher, 3, value),
+        "samples": lambda: two_phase(PARITY, teacher, 3, [8, value]),
         "batch_size": lambda: PARITY.batches(0, value),
         "eval_samples": lambda: SparseParity(6, 2, eval_samples=value),
-        "width": lambda: two_phase(PARITY, teacher, value, 8),
-        "outer_samples": lambda: two_phase(PARITY, teacher, 3, 8, outer_samples=value),
+        "width": lambda: two_phase(PARITY, teacher, value, [8]),
+        "outer_samples": lambda: two_phase(PARITY, teacher, 3, [8], outer_samples=value),
         "probe": lambda: CorrelationProbe.draw(PARITY, value),
         "chunk": lambda: predict(teacher, SIGNS, value),
     }[field]

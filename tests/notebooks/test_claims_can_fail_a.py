@@ -1,0 +1,381 @@
+"""The claims of notebooks 00, 01, 02, 02b and 08 hold for results as the text has them, and each fails for others.
+
+The cells are executed as they stand in the notebooks, on results made here.
+"""
+
+from collections.abc import Callable
+from types import SimpleNamespace as Names
+from typing import Any
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from pwl_lab.study import complexity, intervals, tables
+from pwl_lab.support import paths
+
+SEEDS = range(8)
+
+
+def claims_of(cell: str, names: dict[str, Any]) -> dict[str, bool]:
+    """What the cell that makes the claims, and those before it that it needs, leave in `claims`."""
+    exec(compile(cell, "claims", "exec"), names)
+    return {claim: bool(holds) for claim, holds in names["claims"].items()}
+
+
+def cells_with_claims(notebook: str) -> list[str]:
+    """The claims cells of a notebook, each with the hidden cell before it where that prepares it."""
+    found, before = [], ""
+    for cell in nbformat.read(paths.notebooks() / f"{notebook}.ipynb", as_version=4).cells:
+        if cell.cell_type != "code":
+            before = ""
+        elif "tables.check_claims(" in cell.source:
+            found.append(before + cell.source)
+        else:
+            before += cell.source + "\n" if "hide-input" in cell.metadata.get("tags", []) else ""
+    return found
+
+
+def common() -> dict[str, Any]:
+    return {"pd": pd, "tables": tables, "intervals": intervals, "complexity": complexity}
+
+
+def start_here() -> dict[str, Any]:
+    steps = {"one_shot": [2_600, 3_400, None], "extracted": [1_000, 1_000, 1_100]}
+    return common() | {
+        "runs": Names(steps_to=lambda threshold: steps),
+        "steps_found": steps,
+        "sizes": Names(budget_steps=12_000),
+        "prefix": [0.84, 0.86, 0.87, 0.89, 0.91],
+        "pair": Names(),
+        "images": Names(split=lambda name: Names(labels=torch.zeros(2_000))),
+        "image_teacher": Names(test_accuracy=0.91),
+        "settings": Names(stock=False),
+    }
+
+
+def set_prefix(names: dict[str, Any]) -> None:
+    names["pair"].prefix_accuracy = lambda: names["prefix"]
+
+
+def teacher_readings() -> dict[str, Any]:
+    """A teacher of ten checkpoints, whose pairs stand out in the seventh."""
+    rows, papers = [], []
+    for step in range(0, 1_001, 100):
+        final, spiking = step == 1_000, step == 700
+        accuracy = 1.0 if final or step > 800 else 0.8 if spiking else 0.5
+        for degree in (1, 2, 3):
+            inside = 0.3 if spiking and degree == 2 else 0.1 + (-1) ** (step // 100) * 0.03 if degree == 1 else 0.01
+            outside = 0.1 if degree == 1 else 0.01
+            row = {"step": step, "accuracy": accuracy, "degree": degree, "final": final}
+            rows.append(row | {"in_support": inside, "off_support": outside})
+            paper = 0.05 if spiking and degree == 2 else 0.008
+            papers.append({"step": step, "degree": degree, "in_support": paper, "off_support": 0.003})
+    ones = [{"seed": seed, "degree": 1, "in_support": 0.28, "off_support": 0.05} for seed in SEEDS]
+    return common() | {
+        "readings": Names(table=pd.DataFrame(rows)),
+        "papers": pd.DataFrame(papers).set_index(["step", "degree"]),
+        "projected": pd.DataFrame(ones),
+        "transition_step": 700,
+        "task": Names(k_sparse=4),
+        "settings": Names(stock=False),
+    }
+
+
+def reading(names: dict[str, Any], step: int, degree: int, column: str, value: float) -> None:
+    table = names["readings"].table
+    table.loc[(table["step"] == step) & (table["degree"] == degree), column] = value
+
+
+def prefer_early(names: dict[str, Any]) -> None:
+    table = names["readings"].table
+    table.loc[(table["step"] < 600) & (table["degree"] == 1), "in_support"] += 0.05
+
+
+def hand() -> dict[str, Any]:
+    support = (1, 3)
+    mixed = torch.full((10,), 0.05)
+    mixed[list(support)] = 0.2
+    return common() | {
+        "task": Names(support=support, n_bits=10),
+        "by_target": {"extracted": mixed},
+        "difference": 1e-8,
+        "settings": Names(stock=False),
+    }
+
+
+def curricula() -> dict[str, Any]:
+    steps = {
+        "scratch": [2_600, 3_400, 3_600, 4_000, 2_700, 3_500, None, 8_100],
+        "one_shot": [2_600, 3_400, 3_600, 4_000, 2_700, 3_500, None, 8_100],
+        "progressive": [1_000, 1_100, 900, 1_100, 1_000, 1_000, 900, 1_000],
+        "extracted": [1_000, 1_000, 1_000, 1_100, 1_000, 1_100, 900, 1_000],
+    }
+    hard = {"one_shot": [None] * 8, "progressive": [1_000] * 8, "extracted": [800] * 8}
+    return common() | {
+        "runs": Names(steps_to=lambda threshold: steps),
+        "hard_runs": Names(steps_to=lambda threshold: hard),
+        "found": steps,
+        "hard_found": hard,
+        "settings": Names(stock=False, threshold=0.99, budget_steps=12_000, hard_budget_steps=5_000),
+    }
+
+
+CHOICES = {
+    "checkpoint: step 300": [4_400, None, 1_700, 4_200],
+    "checkpoint: step 475": [3_300, 1_700, 5_600, None],
+    "checkpoint: step 550": [2_400, 1_900, 1_600, 3_100],
+    "checkpoint: step 700": [900, 900, 900, 900],
+    "checkpoint: step 750": [2_700, 3_400, 3_600, 4_000],
+    "stage length: 100 steps": [400, 400, 400, 500],
+    "projection: as in 02": [1_000, 1_000, 1_000, 1_100],
+    "projection: orthogonal columns": [1_100, 900, 1_000, 1_100],
+    "projection: on an eighth of the units": [1_600, 1_300, 1_100, 1_300],
+    "projection: on one unit": [2_900, 5_200, 5_300, 2_300],
+    "projection: not centred": [900, 1_000, 900, 1_000],
+    "projection: not scaled": [1_200, 1_100, 1_100, 1_000],
+    "temperature: 0": [2_600, 3_400, 3_600, 4_000],
+    "temperature: 1": [2_800, 3_800, 4_100, 4_100],
+    "match: before the ReLU": [900, 900, 900, 1_000],
+}
+
+
+def choices() -> dict[str, Any]:
+    reached = {name: list(values) for name, values in CHOICES.items()}
+    return common() | {
+        "tables": Names(
+            check_claims=tables.check_claims,
+            median_steps=tables.median_steps,
+            steps_to_threshold=lambda history, threshold: reached,
+        ),
+        "found": reached,
+        "history": None,
+        "short_stage": 100,
+        "settings": Names(stock=False, choice_steps=6_000, threshold=0.99, eval_every=100),
+    }
+
+
+def slopes() -> dict[str, Any]:
+    return common() | {
+        "slopes": {
+            3: {"one_shot": (1.3, 1.9, 2.2), "extracted": (0.1, 0.4, 0.6)},
+            4: {"one_shot": (1.7, 2.1, 2.4), "extracted": (-0.2, -0.1, 0.1)},
+        },
+        "larger": {"one_shot": (-0.3, 0.2, 0.8), "extracted": (-0.7, -0.5, -0.1)},
+        "settings": Names(stock=False),
+    }
+
+
+def widths() -> dict[str, Any]:
+    """Each doubling makes one-shot faster by a sixth: too little for eight seeds to tell."""
+    centre = {16: 3_200, 32: 2_600, 64: 2_000, 128: 1_550}
+    rows = [
+        {"curriculum": name, "width": width, "seed": seed, "steps": steps}
+        for width, middle in centre.items()
+        for seed, factor in zip(SEEDS, np.linspace(0.6, 1.4, 8), strict=True)
+        for name, steps in (("one_shot", middle * factor), ("extracted", 200.0 + 10 * seed))
+    ]
+    return common() | {"by_width": pd.DataFrame(rows), "settings": Names(stock=False, widths=tuple(centre))}
+
+
+def faster(names: dict[str, Any], curriculum: str, width: int, factor: float) -> None:
+    table = names["by_width"]
+    table.loc[(table["curriculum"] == curriculum) & (table["width"] == width), "steps"] *= factor
+
+
+def phases() -> dict[str, Any]:
+    """Means of the two-phase table: labels need millions of samples, the hidden layer a thousand."""
+    rows = [("labels", samples, ratio, accuracy, ratio)
+            for samples, ratio, accuracy in ((1_000, 1.0, 0.5), (100_000, 1.1, 0.5), (1_000_000, 2.2, 0.51),
+                                             (4_000_000, 4.2, 0.7))]  # fmt: skip
+    rows += [
+        ("hidden", 100, 2.3, 0.51, np.nan),
+        ("hidden", 1_000, 4.6, 0.8, np.nan),
+        ("hidden", 10_000, 5.6, 0.95, np.nan),
+    ]
+    columns = ["target", "samples", "ratio", "accuracy", "expected ratio"]
+    table = pd.DataFrame(rows, columns=columns).set_index(["target", "samples"])
+    for name, half in (("ratio", 0.1), ("accuracy", 0.02)):
+        table = table.assign(**{f"{name} low": table[name] - half, f"{name} high": table[name] + half})
+    return common() | {"means": table, "settings": Names(stock=False)}
+
+
+def mean(names: dict[str, Any], target: str, samples: int, column: str, value: float) -> None:
+    """Another value with the same interval around it."""
+    table = names["means"]
+    for part in (column, f"{column} low", f"{column} high"):
+        table.loc[(target, samples), part] += value
+
+
+def put(name: str, key: Any, values: Any) -> Callable[[dict[str, Any]], None]:
+    """Replace one entry of a mapping among the names."""
+
+    def spoil(names: dict[str, Any]) -> None:
+        names[name][key] = values
+
+    return spoil
+
+
+def become(name: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    """Replace one of the names."""
+    return lambda names: names.update({name: value})
+
+
+def slope(k: int, curriculum: str, ends: tuple[float, float, float]) -> Callable[[dict[str, Any]], None]:
+    """Replace one slope with its interval."""
+    return lambda names: names["slopes"][k].update({curriculum: ends})
+
+
+Spoil = Callable[[dict[str, Any]], Any]
+# Per notebook and claims cell: the results for which all claims hold, and for each claim results for which it must not.
+CASES: dict[tuple[str, int], tuple[Callable[[], dict[str, Any]], list[tuple[str, Spoil]]]] = {
+    ("00_start_here", 0): (
+        start_here,
+        [
+            ("in every seed one-shot needs", put("steps_found", "one_shot", [2_600, 1_900, 3_600])),
+            ("in every seed one-shot needs", put("steps_found", "extracted", [1_000, None, 1_000])),
+            ("with all teacher blocks loaded", become("image_teacher", Names(test_accuracy=0.92))),
+            ("every block raises", become("prefix", [0.84, 0.86, 0.85, 0.89, 0.91])),
+            ("the loaded teacher is better", become("prefix", [0.90, 0.902, 0.904, 0.908, 0.91])),
+        ],
+    ),
+    ("01_sparse_parity_teacher", 0): (
+        teacher_readings,
+        [
+            ("before the transition no preference", prefer_early),
+            ("the spike lies inside", lambda names: reading(names, 700, 2, "accuracy", 0.5)),
+            ("at the spike, in-support", lambda names: reading(names, 700, 2, "off_support", 0.05)),
+            ("the final teacher keeps", lambda names: reading(names, 1_000, 2, "in_support", 0.05)),
+            ("the papers' measure: the same spike", lambda names: names["papers"].update({"off_support": {(0, 2): 0.006}})),
+            ("the papers' measure: single bits", lambda names: names["papers"].update({"in_support": {(0, 1): 0.02}})),
+            ("projected: single bits", lambda names: names["projected"].update({"off_support": {3: 0.1}})),
+        ],
+    ),
+    ("02_distillation_curricula", 0): (
+        hand,
+        [
+            ("one step by hand", become("difference", 1e-3)),
+            ("the mixed units depend", lambda names: names["by_target"]["extracted"].__setitem__(3, 0.14)),
+        ],
+    ),
+    ("02_distillation_curricula", 1): (
+        curricula,
+        [
+            ("every extracted student gets there", put("hard_found", "extracted", [800] * 7 + [None])),
+            ("one-shot needs at least twice", put("found", "one_shot", [1_500, 1_600] * 2 + [3_500] * 4)),
+            ("extracted and progressive differ", put("found", "progressive", [1_300] * 8)),
+            ("one-shot is as fast as labels", put("found", "one_shot", [3_600, 2_600, 3_400, 4_000, 2_700, 3_500, 9_000, 8_100])),
+            ("hard: one-shot gets there in no seed", put("hard_found", "one_shot", [None] * 7 + [4_900])),
+            ("hard: the budget is at least 5 times", put("hard_found", "extracted", [800] * 7 + [1_100])),
+            ("hard: every extracted student is there", put("hard_found", "progressive", [1_000] * 7 + [800])),
+        ],
+    ),
+    ("02b_which_choices_matter", 0): (
+        choices,
+        [
+            ("the first and the last checkpoint", put("found", "checkpoint: step 750", [2_700, 3_400, 3_600, 1_200])),
+            ("a checkpoint from the transition's", put("found", "checkpoint: step 550", [2_400, 1_900, 1_600, 4_100])),
+        ],
+    ),
+    ("02b_which_choices_matter", 1): (
+        choices,
+        [
+            ("a shorter first stage", put("found", "stage length: 100 steps", [400, 400, 400, 1_100])),
+            ("no temperature brings", put("found", "temperature: 1", [2_100, 3_800, 4_100, 4_100])),
+            ("the temperatures' medians", put("found", "temperature: 1", [4_800, 4_800, 4_800, 4_800])),
+            ("temperature 1 takes longer", put("found", "temperature: 1", [2_800, 3_800, 4_100, 3_900])),
+        ],
+    ),
+    ("02b_which_choices_matter", 2): (
+        choices,
+        [
+            ("one projected unit needs", put("found", "projection: on one unit", [2_900, 5_200, 5_300, 2_100])),
+            ("an eighth of the units", put("found", "projection: on an eighth of the units", [1_600, 1_300, 1_000, 1_300])),
+            ("before the ReLU", put("found", "match: before the ReLU", [900, 900, 900, 1_200])),
+            ("before the ReLU", put("found", "match: before the ReLU", [900, 900, 700, 1_000])),
+        ],
+    ),
+    ("02b_which_choices_matter", 3): (
+        choices,
+        [("what 'matters little'", put("found", "projection: not scaled", [1_200, 1_100, 1_100, 1_500]))],
+    ),
+    ("08_sample_complexity", 0): (
+        slopes,
+        [
+            ("one-shot's slope lies above", slope(3, "one_shot", (0.5, 1.9, 2.2))),
+            ("whether one-shot's slope grows", put("larger", "one_shot", (0.1, 0.6, 1.0))),
+            ("whether one-shot's slope grows", put("larger", "one_shot", (-1.0, -0.6, -0.1))),
+            ("extracted's slope does not grow", put("larger", "extracted", (-0.7, -0.2, 0.1))),
+            ("k = 4: one-shot's slope", slope(4, "one_shot", (1.7, 2.6, 3.1))),
+            ("k = 3: the interval", slope(3, "one_shot", (1.3, 1.6, 1.9))),
+        ],
+    ),
+    ("08_sample_complexity", 1): (
+        widths,
+        [
+            ("at every width", lambda names: faster(names, "extracted", 128, 2.0)),
+            ("three doublings", lambda names: faster(names, "one_shot", 128, 1.5)),
+            ("no single doubling", lambda names: faster(names, "one_shot", 128, 0.4)),
+        ],
+    ),
+    ("08_sample_complexity", 2): (
+        phases,
+        [
+            ("labels, up to 1 million", lambda names: mean(names, "labels", 100_000, "accuracy", 0.05)),
+            ("labels, the largest step", lambda names: mean(names, "labels", 4_000_000, "ratio", -1.15)),
+            ("labels, the largest step", lambda names: mean(names, "labels", 4_000_000, "accuracy", -0.09)),
+            (
+                "theory's ratio lies in the intervals",
+                lambda names: [mean(names, "labels", samples, "ratio", 0.2) for samples in (1_000, 1_000_000)],
+            ),
+        ],
+    ),
+    ("08_sample_complexity", 3): (
+        phases,
+        [
+            ("hidden layer, 1,000 samples", lambda names: mean(names, "hidden", 1_000, "accuracy", -0.07)),
+            ("hidden layer, the largest step", lambda names: mean(names, "hidden", 10_000, "accuracy", -0.04)),
+        ],
+    ),
+}  # fmt: skip
+
+
+def cases() -> list[Any]:
+    """One test for each claim and way to spoil it."""
+    return [
+        pytest.param(notebook, cell, claim, spoil, id=f"{notebook[:3].rstrip('_')}: {claim}")
+        for (notebook, cell), (_, spoiled) in CASES.items()
+        for claim, spoil in spoiled
+    ]
+
+
+def told(notebook: str, cell: int, spoil: Spoil | None = None) -> dict[str, bool]:
+    """The claims of a cell on good results, or on these once they are spoiled."""
+    names = CASES[notebook, cell][0]()
+    if "pair" in names:
+        set_prefix(names)
+    if spoil is not None:
+        spoil(names)
+    return claims_of(cells_with_claims(notebook)[cell], names)
+
+
+@pytest.mark.parametrize("notebook", sorted({notebook for notebook, _ in CASES}))
+def test_every_claim_is_spoiled_once(notebook: str) -> None:
+    cells = cells_with_claims(notebook)
+    assert sorted(cell for name, cell in CASES if name == notebook) == list(range(len(cells)))
+    for cell in range(len(cells)):
+        claims, spoiled = told(notebook, cell), [claim for claim, _ in CASES[notebook, cell][1]]
+        assert [claim for claim in claims if not any(map(claim.startswith, spoiled))] == []
+
+
+@pytest.mark.parametrize(("notebook", "cell"), CASES)
+def test_all_claims_hold_on_results_as_the_text_has_them(notebook: str, cell: int) -> None:
+    assert [claim for claim, holds in told(notebook, cell).items() if not holds] == []
+
+
+@pytest.mark.parametrize(("notebook", "cell", "claim", "spoil"), cases())
+def test_a_claim_fails_on_results_that_contradict_it(notebook: str, cell: int, claim: str, spoil: Spoil) -> None:
+    verdicts = [holds for name, holds in told(notebook, cell, spoil).items() if name.startswith(claim)]
+    assert verdicts == [False]

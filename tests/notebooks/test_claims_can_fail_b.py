@@ -1,0 +1,311 @@
+"""What notebooks 03 to 06b claim at their end: true of results that say what the text says, false of each that does not."""
+
+from types import SimpleNamespace
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from pwl_lab.benchmarks import harness
+from pwl_lab.study import crossing, intervals, tables
+from pwl_lab.support import paths
+from pwl_lab.swap.masks import all_masks
+
+SEEDS = (0, 1, 2)
+
+
+def claims_of(notebook, names, first="## Checks", also=()):
+    """The claims after the cells of the section Checks (and before it, `also`) ran with these names."""
+    cells = nbformat.read(paths.notebooks() / f"{notebook}.ipynb", as_version=4).cells
+    begins = next(i for i, cell in enumerate(cells) if cell.source.startswith(first))
+    ends = next(i for i, cell in enumerate(cells) if "tables.check_claims(" in cell.source)
+    sources = [cell.source for cell in cells if cell.id in also]
+    sources += [cell.source for cell in cells[begins : ends + 1] if cell.cell_type == "code"]
+    for source in sources:
+        exec(compile(source, notebook, "exec"), names)
+    return names["claims"] | names.get("timed", {})
+
+
+def settings_of(**values):
+    return SimpleNamespace(stock=False, seeds=SEEDS, **values)
+
+
+# --- 03
+
+STEPS = {"one_shot": [None, None, None], "progressive": [800, 850, 800], "extracted": [1250, 900, 1000]}
+
+
+def transformers(steps=(), lowest=0.995, right=0.5):
+    history = pd.DataFrame({"step": [100, 200, 300], "accuracy": [0.5, 1.0, lowest]})
+    return {
+        "runs": SimpleNamespace(steps_to=lambda threshold: STEPS | dict(steps)),
+        "teacher": SimpleNamespace(history=history, reached_at=200),
+        "right": torch.arange(100) < 100 * right,
+        "settings": settings_of(threshold=0.99, budget_steps=3200, stage_steps=600),
+        "tables": tables,
+    }
+
+
+TRANSFORMERS = {
+    "after its first 100% the teacher stays above 99%": {"lowest": 0.98},
+    "after the first stage by hand the student still guesses": {"right": 0.6},
+    "every extracted and progressive student gets there": {"steps": {"extracted": [1250, None, 1000]}},
+    "one-shot gets there in no seed": {"steps": {"one_shot": [None, 3000, None]}},
+    "the budget is at least 3 times extracted's median": {"steps": {"extracted": [1250, 1100, 1000]}},
+    "extracted needs 300 steps or more after its first stage": {"steps": {"extracted": [1250, 850, 1000]}},
+    "progressive is ahead of extracted in every seed": {"steps": {"progressive": [800, 900, 800]}},
+}
+
+
+# --- 04
+
+ACCURACY = dict.fromkeys(all_masks(4), 0.851) | {"SSSS": 0.85, "TSSS": 0.865, "TTSS": 0.88, "TTTS": 0.895}
+ACCURACY |= {"TTTT": 0.91, "SSST": 0.82, "STST": 0.82}
+N_IMAGES = 4_000
+
+
+def loading(exact=True, family="vgg", **changed):
+    """Accuracies are the same for every seed, or one a seed; a mask gets the first images right."""
+    accuracy = {mask: np.broadcast_to(share, len(SEEDS)) for mask, share in (ACCURACY | changed).items()}
+    rows = {(seed, mask): np.arange(N_IMAGES) < by[seed] * N_IMAGES for seed in SEEDS for mask, by in accuracy.items()}
+    parts = []
+    for seed in SEEDS:
+        own = {mask: float(by[seed]) for mask, by in accuracy.items()}
+        parts.append(tables.mask_table({"validation": own, "test": own}, (10, 20, 30, 40), seed))
+    masks = pd.concat(parts, ignore_index=True)
+    orders = tables.orders_with_best(masks)
+    return {
+        "hits": pd.DataFrame(rows).T.rename_axis(["seed", "mask"]),
+        "masks": masks,
+        "orders": orders,
+        "best": orders["best"],
+        "curves": tables.order_curves(masks, orders),
+        "exact": {"teacher": exact, "student": True},
+        "whole": {"teacher": "TTTT", "student": "SSSS"},
+        "pair": SimpleNamespace(n_blocks=4),
+        "settings": settings_of(family=family),
+        "tables": tables,
+        "intervals": intervals,
+    }
+
+
+LOADING = {
+    "the student is 4.5 points below the teacher or more, at the low end of the interval": {"TTTT": (0.89, 0.91, 0.93)},
+    "in prefix order blocks [1, 2, 3, 4] raise the accuracy, beyond their intervals": {"TTSS": (0.87, 0.88, 0.89)},
+    "in prefix order no block lowers the accuracy beyond its interval": {"TTSS": 0.84},
+    "in prefix order every block raises the accuracy, in the mean": {"TTSS": 0.865},
+    "prefix order's area is above the student's accuracy, beyond its interval": {"TTTS": (0.7, 0.895, 1.0)},
+    "prefix order's area is above that of suffix order, beyond its interval": {"SSST": (0.6, 0.82, 1.0)},
+    "every mask below the student has an ST in it, in the mean": {"TSSS": 0.84},
+    "all teacher is the teacher, all student the student, exactly": {"exact": False},
+    "the best order is prefix order": {"SSST": 0.95, "SSTT": 0.95, "STTT": 0.95},
+    "prefix order's area is above that of contiguous order, beyond its interval": {"STSS": (0.6, 0.851, 1.0)},
+    "suffix order's area is below the student's accuracy, beyond its interval": {"SSST": (0.72, 0.82, 0.92)},
+    "STST and SSST are below the student beyond their intervals, no other mask is": {"STST": (0.72, 0.82, 0.92)},
+    "prefix masks are the best for their number of blocks, in the mean": {"STTS": 0.9},
+}  # fmt: skip
+
+
+# --- 04b
+
+CLASSES = ["Trouser", "Pullover", "Coat", "Shirt"]
+
+
+def inside(untrained=0.5, decoder=(0.9, 1.6), gains=(0.01, 0.12, 0.13, 0.11), uneven=0.005, best=None):
+    alike = [
+        {"seed": seed, "boundary": boundary, "direction": direction, "before": 0.9, "untrained": untrained}
+        | {"unexplained": left[boundary - 1] + 0.01 * seed}
+        for seed in SEEDS
+        for direction, left in (("encoder", (0.5, 1.0)), ("decoder", decoder))
+        for boundary in (1, 2)
+    ]
+
+    def value(mask, index, seed):
+        return 0.8 + (mask == "TTTT") * (gains[index] + uneven * (seed - 1) * (index > 0))
+
+    classes = [
+        {"seed": seed, "mask": mask, "class": index, "test": value(mask, index, seed)}
+        for seed in SEEDS
+        for mask in ("SSSS", "TSSS", "TTSS", "TTTS", "TTTT")
+        for index in range(len(gains))
+    ]
+    return loading(**({best: 0.95} if best else {})) | {
+        "alike": pd.DataFrame(alike),
+        "classes": pd.DataFrame(classes),
+        "task": SimpleNamespace(class_names=CLASSES),
+    }
+
+
+INSIDE = {
+    "at every boundary a trained student is more like the teacher than an untrained one": {"untrained": 0.95},
+    "the decoder leaves more unexplained than the encoder, beyond the interval": {"decoder": (0.4, 1.1)},
+    "vgg: the best mask within any budget is one of prefix order": {"best": "STSS"},
+    "vgg: Pullover, Coat and Shirt gain more than the other classes, beyond the interval": {"uneven": 0.1},
+    "vgg: at the last boundary the decoder leaves more than the variance, beyond the interval": {"decoder": (2.0, 1.0)},
+}  # fmt: skip
+
+
+# --- 05
+
+FEW, MANY = 0.002, 0.06  # how far the seeds are apart
+# student alone, area, all mixes: the mean and the spread; accuracy after the first block, its mean and spread.
+CROSSED = {
+    ("none", "combined"): ((0.77, 0), (0.80, 0), (0.78, 0), (0.80, FEW)),
+    ("one_shot", "alone"): ((0.81, FEW), (0.795, 0.02), (0.74, FEW), (0.80, MANY)),
+    ("one_shot", "combined"): ((0.775, FEW), (0.806, MANY), (0.792, FEW), (0.80, FEW)),
+    ("progressive", "alone"): ((0.83, FEW), (0.804, 0.001), (0.75, FEW), (0.82, MANY)),
+    ("progressive", "combined"): ((0.768, FEW), (0.80, 0.01), (0.78, 0.02), (0.80, FEW)),
+    ("extracted", "alone"): ((0.745, FEW), (0.72, FEW), (0.66, FEW), (0.72, MANY)),
+    ("extracted", "combined"): ((0.74, FEW), (0.785, MANY), (0.74, FEW), (0.80, FEW)),
+}
+PARITY = {
+    ("one_shot", "alone"): None,
+    ("one_shot", "combined"): 300,
+    ("extracted", "alone"): 320,
+    ("extracted", "combined"): 180,
+}
+MEASURE = {"student": 0, "area": 1, "mixes": 2, "first": 3}
+
+
+def crossed(parity=(), last=0.95, **changed):
+    """Changes are named curriculum, loading and measure: `one_shot__alone__mixes=(mean, spread)`."""
+    values = {key: list(found) for key, found in CROSSED.items()}
+    for name, value in changed.items():
+        curriculum, joined, measure = name.split("__")
+        values[curriculum, joined][MEASURE[measure]] = value
+    rows = []
+    for (curriculum, joined), found in values.items():
+        for seed in SEEDS:
+            student, area, mixes, block = (mean + (seed - 1) * spread for mean, spread in found)
+            prefix = [student, block, 0.85 + 0.001 * seed, 0.88, last]
+            rows.append((curriculum, joined, seed, student, area, mixes, prefix))
+    columns = ["curriculum", "loading", "seed", *crossing.MEASURES, "prefix_accuracy"]
+    table = pd.DataFrame(rows, columns=columns)
+    steps = [(*key, seed, value) for key, value in (PARITY | dict(parity)).items() for seed in SEEDS]
+    return {
+        "table": table,
+        "differences": crossing.against_pwl_intervals(table),
+        "parity": pd.DataFrame(steps, columns=["curriculum", "loading", "seed", "steps"]).astype({"steps": "Int64"}),
+        "curricula": ["one_shot", "progressive", "extracted"],
+        "settings": settings_of(family="resnet", loadings=("alone", "combined"), parity_steps=600),
+        "crossing": crossing,
+        "intervals": intervals,
+        "tables": tables,
+        "pd": pd,
+    }
+
+
+CROSSING = {
+    "parity: one-shot without PWL reaches 99% in no seed": {"parity": {("one_shot", "alone"): 590}},
+    "parity: one-shot with PWL reaches it in all": {"parity": {("one_shot", "combined"): None}},
+    "parity: extracted reaches it in all, without and with PWL": {"parity": {("extracted", "alone"): None}},
+    "parity: extracted with PWL is faster than all others, in every seed": {"parity": {("one_shot", "combined"): 180}},
+    "resnet: PWL improves the mixes of one-shot and extracted, beyond the interval": {
+        "one_shot__alone__mixes": (0.74, MANY)},
+    "resnet: those of progressive in the mean, within the interval": {"progressive__combined__mixes": (0.78, 0.0)},
+    "resnet: it costs the students of one-shot and progressive, beyond the interval": {
+        "progressive__alone__student": (0.83, MANY)},
+    "resnet: in the area it cannot be distinguished from zero": {"extracted__combined__area": (0.785, 0.01)},
+    "resnet: with PWL extracted is behind one-shot in mixes and area, beyond the interval": {
+        "one_shot__combined__area": (0.806, 0.0)},
+    "resnet: only one-shot with PWL mixes better than plain PWL": {"one_shot__combined__mixes": (0.792, MANY)},
+    "resnet: only progressive with PWL cannot be distinguished from plain PWL in the mixes": {
+        "progressive__alone__mixes": (0.75, MANY)},
+    "resnet: only progressive without PWL has a larger area": {"progressive__alone__area": (0.804, 0.01)},
+    "resnet: only extracted without PWL has a smaller one": {"one_shot__alone__area": (0.795, 0.0)},
+    "resnet: one-shot with PWL gains with every block, beyond the interval": {"one_shot__combined__first": (0.80, MANY)},
+    "resnet: with PWL every block raises the accuracy in prefix order, in the mean": {"last": 0.88},
+    "resnet: without PWL the first block lowers it for one-shot and progressive, in the mean, within the interval": {
+        "one_shot__alone__first": (0.80, 0.0)},
+}  # fmt: skip
+
+
+# --- 06 and 06b
+
+WAYS = ["progressive", "progressive_8bit_first", "student_only", "teacher_safetensors", "bit_planes"]
+
+
+def clock(wrong=0, finished=True, last=0.9, peak=900, after=2.0, ours=0.5, **areas):
+    means = dict(zip(WAYS, (0.80, 0.83, 0.77, 0.20, 0.78), strict=True)) | areas
+    by_seed = pd.DataFrame(
+        {way: [mean + 0.001 * seed * (way != "progressive") for seed in SEEDS] for way, mean in means.items()}
+    )
+    loading = pd.DataFrame({"ms": [1.0] * 98 + [5.0, 5.0]})
+    steps = [("progressive", seed, value) for seed in SEEDS for value in (0.8, last)]
+    ways = list(harness.FIRST_BASELINES[:3])
+    return {
+        "timelines": pd.DataFrame(steps, columns=["way", "seed", "accuracy"]),
+        "teachers": [SimpleNamespace(test_accuracy=0.9) for _ in SEEDS],
+        "by_seed": by_seed,
+        "against_progressive": by_seed.rsub(by_seed["progressive"], axis=0).drop(columns="progressive"),
+        "hammered": SimpleNamespace(wrong=wrong, failed=[], finished=finished),
+        "status": SimpleNamespace(peak_memory_bytes=peak),
+        "pairs": [SimpleNamespace(teacher_bytes=600)],
+        "after_swap": pd.DataFrame({"ms": [after] * 3}),
+        "loading": loading,
+        "against": pd.DataFrame([[ours, 0.5, 15.0]], columns=ways, index=pd.MultiIndex.from_tuples([("vit_base", "25 MB/s")])),
+        "settings": settings_of(),
+        "harness": harness,
+        "intervals": intervals,
+        "tables": tables,
+    }  # fmt: skip
+
+
+CLOCK = {
+    "no answer was wrong, none failed": {"wrong": 1},
+    "all blocks arrived meanwhile": {"finished": False},
+    "it ends at the teacher's own accuracy": {"last": 0.8995},
+    "larger area than the student alone, beyond its interval": {"student_only": 0.798},
+    "larger area than the teacher alone, beyond its interval": {"teacher_safetensors": 0.81},
+    "int8 first has a larger area than every other, beyond the intervals": {"progressive": 0.83},
+    "at its peak the load takes more memory than the teacher": {"peak": 600},
+    "the first prediction after a swap is no slower than p99, in the median": {"after": 6.0},
+    "ViT-base, 25 MB/s: at most 1.15 times the student alone": {"ours": 0.6},
+    "ViT-base, 25 MB/s: 8 times sooner than the teacher": {"ours": 2.0},
+}
+
+
+def costs(base=1.05, tiny=1.6, late=1.05):
+    states = [("vit_base", "25 MB/s"), ("vit_base", "warm"), ("vit_tiny", "25 MB/s")]
+    index = pd.MultiIndex.from_tuples(states, names=["size", "state"])
+    return {
+        "ratio": pd.Series([late, 2.3, 1.6], index=index),
+        "table": {"vit_base": {"bundle / teacher": base}, "vit_tiny": {"bundle / teacher": tiny}},
+        "settings": settings_of(),
+        "tables": tables,
+        "pd": pd,
+    }
+
+
+COSTS = {
+    "ViT-base: a progressive load brings at most a tenth more bytes than its teacher has": {"base": 1.11},
+    "ViT-base: over the link the whole teacher comes later by these bytes only, within 10%": {"late": 1.2},
+    "ViT-tiny: it brings half as many bytes again, or more": {"tiny": 1.4},
+}
+
+NOTEBOOKS = {
+    "03_parity_transformer": (transformers, TRANSFORMERS, ()),
+    "04_progressive_weight_loading": (loading, LOADING, ()),
+    "04b_inside_a_pair": (inside, INSIDE, ()),
+    "05_curricula_meet_loading": (crossed, CROSSING, ("cell-pwl-asked", "cell-pwl-paired")),
+    "06_loading_under_the_clock": (clock, CLOCK, ()),
+    "06b_what_loading_costs": (costs, COSTS, ()),
+}
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_all_claims_hold_of_a_result_as_the_text_has_it(notebook):
+    names, spoilt, also = NOTEBOOKS[notebook]
+    claims = claims_of(notebook, names(), also=also)
+    assert set(claims) == set(spoilt), "each claim has a result for which it is false"
+    assert [claim for claim, holds in claims.items() if not holds] == []
+
+
+@pytest.mark.parametrize(
+    ("notebook", "claim"), [(notebook, claim) for notebook, (_, spoilt, _) in NOTEBOOKS.items() for claim in spoilt]
+)
+def test_a_claim_is_false_of_a_result_that_says_otherwise(notebook, claim):
+    names, spoilt, also = NOTEBOOKS[notebook]
+    assert not claims_of(notebook, names(**spoilt[claim]), also=also)[claim]
