@@ -136,7 +136,7 @@ class Sweep:
             pd.concat([known[known["curriculum"] != name], best.reset_index()]).to_csv(path, index=False)
             rows = self.teachers(self.reported).draws.rows
             chosen = [[_setting(best.loc[(row["k"], row["n"])])] for row in rows]
-            self.run("", self.reported, name, chosen, width, batch, 4 * budget)
+            self.run("", self.reported, name, chosen, width, batch, 2 * budget)
 
     @property
     def tuning(self) -> tuple[int, ...]:
@@ -162,9 +162,9 @@ def sizes(asked: argparse.Namespace) -> None:
     bits = (10, 14) if asked.smoke else (16, 24, 36, 54, 81)
     ks = (2, 3) if asked.smoke else (2, 3, 4)
     sweep = Sweep("sizes", asked, [(n, k) for k in ks for n in bits], TeacherPlan(width=128 if asked.smoke else 1024))
-    stages, budget = ((50, 100), 20_000) if asked.smoke else (STAGES, 400_000)
+    stages, budget = ((50, 100), 20_000) if asked.smoke else (STAGES, 200_000)
     names = {"extracted": (stages, budget), "progressive 0.8": (stages, budget), "progressive 0.6": (stages, budget)}
-    sweep.tuned(names | {"one_shot": ((0,), budget if asked.smoke else 5_000_000)}, (1.0, 5.0, 25.0), 64, 32)
+    sweep.tuned(names | {"one_shot": ((0,), budget if asked.smoke else 5_000_000)}, (5.0, 25.0), 64, 32)
 
 
 def curricula(asked: argparse.Namespace) -> None:
@@ -178,7 +178,7 @@ def curricula(asked: argparse.Namespace) -> None:
     sweep.tuned(names | {"one_shot": ((0,), long), "labels": ((0,), long)}, (1.0, 5.0, 25.0), 64, 128)
     common = {"extracted": 600, "progressive 0.8": 600, "even": 600, "one_shot": 0, "labels": 0}
     for name, steps in common.items():
-        sweep.run("_common", sweep.reported, name, [[Setting(0.2, 0.0, steps, 5.0)]], 64, 128, 6 * long)
+        sweep.run("_common", sweep.reported, name, [[Setting(0.2, 0.0, steps, 5.0)]], 64, 128, 4 * long)
 
 
 def ladder(asked: argparse.Namespace) -> None:
@@ -188,7 +188,7 @@ def ladder(asked: argparse.Namespace) -> None:
         width=128 if asked.smoke else 1024, nesterov=False, saturation=1.02, budget=500 if asked.smoke else 312_500
     )
     sweep = Sweep("ladder", asked, tasks, plan)
-    stages, budget = ((50, 100), 20_000) if asked.smoke else ((100, 200, 400, 800, 1_600, 3_200), 2_000_000)
+    stages, budget = ((50, 100), 20_000) if asked.smoke else ((200, 400, 800, 1_600, 3_200), 1_500_000)
     names: dict[str, tuple[Sequence[int], int]] = {"extracted": (stages, budget), "progressive 0.6": (stages, budget)}
     sweep.tuned(names, (5.0,), 100, 128)
     budget = 40_000 if asked.smoke else 60_000_000

@@ -92,7 +92,7 @@ class Probe:
         return rows
 
 
-def spike(asked: argparse.Namespace) -> dict[str, pd.DataFrame]:
+def spike(asked: argparse.Namespace) -> Iterator[dict[str, pd.DataFrame]]:
     """One row per setting, seed and degree: the highest reading before 90% accuracy; and the whole course of two settings."""
     n = 12 if asked.smoke else 50
     base = TeacherPlan(
@@ -114,7 +114,7 @@ def spike(asked: argparse.Namespace) -> dict[str, pd.DataFrame]:
     }
     peaks, courses = [], []
     for k, (name, change) in product((3,) if asked.smoke else (4, 6), changes.items()):
-        plan = replace(base, **change, budget=400 if asked.smoke else 12_000 if k == 4 else 40_000)
+        plan = replace(base, **change, budget=400 if asked.smoke else 12_000 if k == 4 else 30_000)
         draws = Draws.of([(n, k)], REPORTED[:2] if asked.smoke else REPORTED[:4], asked.device)
         probe, rows, begun = Probe(draws, 16_384), [], time.monotonic()
 
@@ -144,10 +144,10 @@ def spike(asked: argparse.Namespace) -> dict[str, pd.DataFrame]:
             peaks.append(row)
         if name == "as it is":
             courses.append(course.drop(columns="group"))
-    return {"spike": pd.DataFrame(peaks), "spike_course": pd.concat(courses) if courses else pd.DataFrame()}
+        yield {"spike": pd.DataFrame(peaks)} | ({"spike_course": pd.concat(courses)} if courses else {})
 
 
-def costs(asked: argparse.Namespace) -> dict[str, pd.DataFrame]:
+def costs(asked: argparse.Namespace) -> Iterator[dict[str, pd.DataFrame]]:
     """One row per teacher and setting of its student; the teacher's correlations beside it."""
     sizes = [(10, 2)] if asked.smoke else [(n, 4) for n in (30, 50, 70, 100)]
     stages = (50, 100) if asked.smoke else (12, 25, 50, 100, 200, 400, 800, 1_600, 3_200)
@@ -170,9 +170,9 @@ def costs(asked: argparse.Namespace) -> dict[str, pd.DataFrame]:
         readings = pd.DataFrame(
             [row | _support_signal(fitted, found.nets, many, group, draws) for group, row in enumerate(draws.rows)]
         )
-        students = train_students(draws, found.nets, "extracted", [settings], width, 32, 30_000, growing())
+        students = train_students(draws, found.nets, "extracted", [settings], width, 32, 10_000, growing())
         tables.append(students.merge(readings, on=["n", "k", "seed"]).assign(weight_decay=decay, saturation=saturation))
-    return {"costs": pd.concat(tables, ignore_index=True)}
+        yield {"costs": pd.concat(tables, ignore_index=True)}
 
 
 def _support_signal(fitted: Projections, nets: Nets, inputs: Tensor, group: int, draws: Draws) -> dict[str, float]:
@@ -204,7 +204,7 @@ def rounded(nets: Nets, bits: int) -> Nets:
     return Nets(weight, one(nets.bias), one(nets.out), nets.shift)
 
 
-def bits(asked: argparse.Namespace) -> dict[str, pd.DataFrame]:
+def bits(asked: argparse.Namespace) -> Iterator[dict[str, pd.DataFrame]]:
     """Per number of bits: what the rounded teacher gives away, and its decisions as the first stage of a curriculum."""
     sizes = [(10, 3)] if asked.smoke else [(50, 4), (100, 4)]
     stages = (50, 100) if asked.smoke else (50, 100, 200, 400, 800, 1_600)
@@ -229,16 +229,18 @@ def bits(asked: argparse.Namespace) -> dict[str, pd.DataFrame]:
             else:
                 chosen = [settings]
             both = joined([first, found.nets])
-            budget = 200 if asked.smoke else 40_000 if rows is tuning else 160_000
+            budget = 200 if asked.smoke else 20_000 if rows is tuning else 40_000
             table = train_students(found.draws, both, "progressive", chosen, 64, 128, budget, growing())
             rows.append(table.assign(bits=b, curriculum=f"{b} bits"))
             print(f"{b} bits: {len(table)} students", flush=True)
-    return {"bits": pd.concat(reported), "bits_tuning": pd.concat(tuning), "bits_leak": pd.DataFrame(leaks)}
+            found_so_far = {"bits": reported, "bits_tuning": tuning}
+            leak = {"bits_leak": pd.DataFrame(leaks)} if leaks else {}
+            yield {name: pd.concat(some) for name, some in found_so_far.items() if some} | leak
 
 
 def main() -> None:
     """Make one of the tables."""
-    verbs: dict[str, Callable[[argparse.Namespace], dict[str, pd.DataFrame]]] = {
+    verbs: dict[str, Callable[[argparse.Namespace], Iterator[dict[str, pd.DataFrame]]]] = {
         "spike": spike,
         "costs": costs,
         "bits": bits,
@@ -251,8 +253,9 @@ def main() -> None:
     asked, begun = parser.parse_args(), time.monotonic()
     folder = Path(asked.out)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, table in verbs[asked.table](asked).items():
-        table.to_csv(folder / f"{name}.csv", index=False)
+    for found in verbs[asked.table](asked):  # more rows each time
+        for name, table in found.items():
+            table.to_csv(folder / f"{name}.csv", index=False)
     made = {"table": asked.table, "minutes": round((time.monotonic() - begun) / 60, 1), "device": asked.device}
     print(json.dumps(made))
 
