@@ -116,7 +116,8 @@ def spike(asked: argparse.Namespace) -> Iterator[dict[str, pd.DataFrame]]:
     for k, (name, change) in product((3,) if asked.smoke else (4, 6), changes.items()):
         plan = replace(base, **change, budget=400 if asked.smoke else 12_000 if k == 4 else 30_000)
         draws = Draws.of([(n, k)], REPORTED[:2] if asked.smoke else REPORTED[:4], asked.device)
-        probe, rows, begun = Probe(draws, 16_384), [], time.monotonic()
+        rows: list[dict[str, Any]] = []
+        probe, begun = Probe(draws, 16_384), time.monotonic()
 
         def watch(
             step: int, groups: Tensor, nets: Nets, accuracy: Tensor, probe: Probe = probe, rows: list[Any] = rows
@@ -198,7 +199,8 @@ def rounded(nets: Nets, bits: int) -> Nets:
         least, largest = flat.amin(dim=2, keepdim=True), flat.amax(dim=2, keepdim=True)
         span = (largest - least).clamp_min(1e-12)
         number = ((flat - least) / span * 2**bits).floor().clamp(0, 2**bits - 1)
-        return (least + (number + 0.5) * span / 2**bits).reshape_as(values)
+        middle: Tensor = least + (number + 0.5) * span / 2**bits
+        return middle.reshape_as(values)
 
     weight = torch.where(nets.weight == 0, 0.0, one(nets.weight))  # padded bits stay away
     return Nets(weight, one(nets.bias), one(nets.out), nets.shift)
@@ -209,7 +211,9 @@ def bits(asked: argparse.Namespace) -> Iterator[dict[str, pd.DataFrame]]:
     sizes = [(10, 3)] if asked.smoke else [(50, 4), (100, 4)]
     stages = (50, 100) if asked.smoke else (50, 100, 200, 400, 800, 1_600)
     settings = [Setting(lr, 0.0, steps) for lr in (0.1, 0.2, 0.4, 0.8) for steps in stages]
-    leaks, tuning, reported = [], [], []
+    leaks: list[dict[str, Any]] = []
+    tuning: list[pd.DataFrame] = []
+    reported: list[pd.DataFrame] = []
     for seeds, rows in ((TUNING, tuning), (REPORTED, reported)):
         seeds = seeds[:2] if asked.smoke else seeds
         found = train_teachers(Draws.of(sizes, seeds, asked.device), TeacherPlan(width=128 if asked.smoke else 1024))

@@ -222,6 +222,7 @@ class Stepper:
         empty = Nets(*(torch.zeros_like(getattr(run.nets, field.name)) for field in fields(Nets)))
         self.buffers = empty if buffers is None else buffers
         self.step_number = torch.full((), done, device=run.nets.weight.device)
+        self._decays, self._has_momentum = bool(run.rates.weight_decay.any()), bool(run.rates.momentum.any())
         self._graph: tuple[list[int], torch.cuda.CUDAGraph] | None = None
 
     def steps(self, many: int) -> None:
@@ -344,13 +345,18 @@ class Stepper:
             rate.reshape(*rate.shape, *ones)
             for rate in (self.run.rates.lr, self.run.rates.momentum, self.run.rates.weight_decay)
         )
-        gradient = torch.addcmul(gradient * factor, values, decay)
-        new = torch.addcmul(gradient, buffer, momentum)
-        move = torch.addcmul(gradient, new, momentum) if self.run.nesterov else new
+        gradient = gradient if factor == 1.0 else gradient * factor
+        if self._decays:
+            gradient = torch.addcmul(gradient, values, decay)
+        move = gradient
+        if self._has_momentum:
+            new = torch.addcmul(gradient, buffer, momentum)
+            move = torch.addcmul(gradient, new, momentum) if self.run.nesterov else new
+            if mask is not None:
+                new = torch.where(mask.reshape(*mask.shape, *ones) > 0, new, buffer)
+            buffer.copy_(new)
         if mask is not None:
-            mask = mask.reshape(*mask.shape, *ones)
-            new, move = torch.where(mask > 0, new, buffer), move * mask
-        buffer.copy_(new)
+            move = move * mask.reshape(*mask.shape, *ones)
         values.addcmul_(move, lr, value=-1)
 
 
