@@ -150,8 +150,9 @@ def _even(final: Nets, history: Sequence[tuple[int, Tensor, Nets]], reached: Ten
     stacks = []
     for part in (0.25, 0.5, 0.75):
         stack = final.at(torch.arange(len(reached), device=reached.device))
-        for step, groups, nets in history:  # the last one that is not beyond the wanted step stays
-            within = (step <= part * reached[groups]).unsqueeze(1)
+        for number, (step, groups, nets) in enumerate(history):
+            # The last one that is not beyond the wanted step stays; where none is, the first.
+            within = ((step <= part * reached[groups]) | (number == 0)).unsqueeze(1)
             stack.keep(within, nets, groups)
         stacks.append(stack)
     return joined(stacks)
