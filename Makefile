@@ -7,7 +7,7 @@ ARGS   ?=
 # The file with the pinned versions, for pip's -c; the project itself only asks for ranges.
 CONSTRAINTS ?= constraints.txt
 
-# Threads that spin while they wait are very slow if other work needs the same cores (docs/findings.md).
+# Threads that spin while they wait are very slow if other work needs the same cores (docs/diary.md).
 export OMP_WAIT_POLICY ?= PASSIVE
 # Some machines set it; then every process would compile the package and the tests again.
 unexport PYTHONDONTWRITEBYTECODE

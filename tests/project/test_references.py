@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ TOP = "pwl_lab|tests|scripts|docs|notebooks|presets"
 IN_CHECKOUT = re.compile(rf"(?<![\w./-])(?:{TOP})/[\w./-]*\w")
 # In the documents, a file of the package goes by its path in there, with a name in it behind a colon.
 IN_PACKAGE = re.compile(r"`((?:[a-z]\w*/)?[a-z]\w*\.py)(?:: ([A-Za-z_]\w*)[^`]*)?`")
+LINK = re.compile(r"\]\(([^()\s]+)\)|^\[[^\]\n]+\]: (\S+)$", re.MULTILINE)
+CODE = re.compile(r"^```.*?^```|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 BY_INSTALLATION = "pwl_lab.egg"  # and -info: no module
 
 each_file = pytest.mark.parametrize("path", EVERYTHING, ids=lambda path: str(path.relative_to(ROOT)))
@@ -96,6 +99,45 @@ def test_code_in_documents_and_notebooks_takes_from_the_package_what_is_there(pa
     assert [name for name in sorted(set(imports(path))) if not resolves(name)] == []
 
 
+def links(text: str) -> list[str]:
+    """What a text in Markdown links to, the internet left out."""
+    found = [inline or defined for inline, defined in LINK.findall(CODE.sub("", text))]
+    return [link for link in found if not re.match(r"https?:|mailto:", link)]
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of its headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def dead_links(text: str, path: Path) -> list[str]:
+    """Those of its links that lead to no file, or in a document to no heading."""
+    dead = []
+    for link in links(text):
+        place, _, anchor = link.partition("#")
+        target = (path.parent / place).resolve() if place else path
+        if not target.exists() or (anchor and target.suffix == ".md" and anchor not in anchors(read(target))):
+            dead.append(link)
+    return dead
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, *NOTEBOOKS], ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_leads_somewhere(path: Path) -> None:
+    text = read(path)
+    if path.suffix == ".ipynb":
+        cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown"]
+        text = "\n\n".join("".join(cell["source"]) for cell in cells)
+    assert dead_links(text, path) == []
+
+
+def test_every_reference_of_the_findings_is_defined() -> None:
+    text = CODE.sub("", read(ROOT / "docs" / "findings.md"))
+    defined = set(re.findall(r"^\[([^\]]+)\]: ", text, re.MULTILINE))
+    used = set(re.findall(r"\[(\d\d\w?)\](?![:(])", text))
+    assert used == defined
+
+
 @each_document
 def test_every_command_in_a_document_is_one(path: Path) -> None:
     commands, targets = set(typer.main.get_group(app).commands), re.findall(r"^(\w+):", read(ROOT / "Makefile"), re.M)
@@ -112,6 +154,13 @@ def test_the_search_finds_what_is_not_there() -> None:
     assert not resolves("pwl_lab.support.nowhere")
     assert not resolves("pwl_lab.support.config.Settings.unload")
     assert DOTTED.findall("see pwl_lab.cli:app, not runs/pwl_lab.x") == ["pwl_lab.cli"]
+    here = ROOT / "docs" / "findings.md"
+    assert dead_links("[a](diary.md), [b](none.md), `[c](none.md)`, [d](https://none)\n\n[01]: ../none", here) == [
+        "none.md",
+        "../none",
+    ]
+    assert dead_links("[a](#open), [b](diary.md#none)", here) == ["diary.md#none"]
+    assert anchors("# Two · words, (50, 4)\n") == {"two--words-50-4"}
     assert IN_CHECKOUT.findall("docs/findings.md, ../docs/none and tests/helpers/.") == [
         "docs/findings.md",
         "tests/helpers",
