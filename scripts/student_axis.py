@@ -85,7 +85,7 @@ ARMS: dict[str, tuple[int, str, dict[str, tuple[tuple[int, ...], int]]]] = {
 LOSSES = {"vgg": (0.25, 4.0), "resnet": (0.25, 6.0), "vit": (0.1, 2.0)}  # sync and cross as in `lesson`
 RATES, DEFAULT_RATE = (0.05, 0.1, 0.2), 0.1
 TUNING_SEEDS, SEEDS = (100, 101), tuple(range(8))
-EPOCHS = 8  # of teacher and pair; `lesson` has 5 to 8 for the teacher, and 6 (vit: 8) for its smaller students
+EPOCHS = 6  # of teacher and pair, as in `lesson` (there the teacher of vgg has 5, vit 8)
 
 Point = dict[str, Any]  # family, arm, seed, lr
 
