@@ -43,6 +43,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,8 @@ LOSSES = {"vgg": (0.25, 4.0), "resnet": (0.25, 6.0), "vit": (0.1, 2.0)}  # sync 
 RATES, DEFAULT_RATE = (0.05, 0.1, 0.2), 0.1
 TUNING_SEEDS, SEEDS = (100, 101), tuple(range(8))
 EPOCHS = 6  # of teacher and pair, as in `lesson` (there the teacher of vgg has 5, vit 8)
+
+MACHINE = "one core of two for each student (CPU)"  # on which the shipped tables were made
 
 Point = dict[str, Any]  # family, arm, seed, lr
 
@@ -240,6 +243,78 @@ def points_of(verb: str, folder: Path, smoke: bool) -> list[Point]:
     return [{"table": table} | dict(zip(names, one, strict=True)) for one in wanted if one not in done]
 
 
+def right_by_arm(lines: Iterable[Point]) -> dict[tuple[str, str], pd.DataFrame]:
+    """For each (family, arm): rows (mask, seed), a column per image, whether the mask predicts its label."""
+    masks, found = all_masks(BLOCKS), {}
+    for one in lines:
+        bits = np.unpackbits(np.frombuffer(base64.b85decode(one["hits"]), np.uint8), count=len(masks) * one["images"])
+        frame = pd.DataFrame(bits.reshape(len(masks), -1).astype(bool), index=masks)
+        found.setdefault((one["family"], one["arm"]), {})[one["seed"]] = frame
+    return {key: pd.concat(seeds, names=["seed", "mask"]).swaplevel() for key, seeds in found.items()}
+
+
+def measures(right: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """For each mask, and for the means over prefix and mixed masks: a row per seed, a column per image."""
+    by_mask = {mask: right.loc[mask].astype(float) for mask in all_masks(BLOCKS)}
+    groups = {"prefix": loading_orders(BLOCKS)["prefix"][1:-1], "mixed": [m for m in by_mask if len(set(m)) == 2]}
+    return by_mask | {name: sum(by_mask[mask] for mask in group) / len(group) for name, group in groups.items()}
+
+
+def interval_rows(by_arm: dict[tuple[str, str], pd.DataFrame]) -> list[dict[str, Any]]:
+    """Every measure of every arm, and its difference from every other arm on the same seeds, with crossed intervals."""
+    from pwl_lab.study.intervals import crossed_interval  # not needed where students are trained
+
+    rows = []
+    for family in FAMILIES:
+        found = {arm: measures(right) for (name, arm), right in by_arm.items() if name == family}
+        for arm, against in product(found, ["", *found]):
+            for measure, mine in found[arm].items() if arm != against else ():
+                both = mine - found[against][measure] if against else mine
+                low, mean, high = crossed_interval(both.dropna())
+                ends = {"low": low, "mean": mean, "high": high}
+                rows.append({"family": family, "arm": arm, "against": against, "measure": measure} | ends)
+    return rows
+
+
+def write_tables(folder: Path) -> None:
+    """`data/results/student_axis.csv`, `student_axis_intervals.csv`, and how they were made."""
+    from pwl_lab.study.store import provenance
+    from pwl_lab.support import paths
+    from pwl_lab.support.files import write_json
+
+    tuning, lines = (read_lines(folder / f"{name}.jsonl") for name in ("tuning", "measured"))
+    whole = [one for one in lines if one["seed"] in complete_seeds(lines)]
+    size = {(family, arm): sizes(family, arm) for family in FAMILIES for arm in ARMS}
+    by_arm, rows = right_by_arm(whole), []
+    for one in sorted(
+        whole, key=lambda one: (one["seed"], FAMILIES.index(one["family"]), list(ARMS).index(one["arm"]))
+    ):
+        key, base = (one["family"], one["arm"]), {name: one[name] for name in ("family", "arm", "seed", "lr")}
+        accuracy = by_arm[key].xs(one["seed"], level="seed").mean(axis=1)
+        rows += [base | size[key] | {"mask": mask, "accuracy": value} for mask, value in accuracy.items()]
+    target = paths.results()
+    pd.DataFrame(rows).to_csv(target / "student_axis.csv", index=False)
+    pd.DataFrame(interval_rows(by_arm)).round(6).to_csv(target / "student_axis_intervals.csv", index=False)
+    made = {
+        "command": "python scripts/student_axis.py tune, then measure, then tables",
+        "teacher": f"{LAYERS} layers a block, {CHANNELS}; {EPOCHS} epochs of the bundled 10,000 images",
+        "seeds": complete_seeds(lines),
+        "tuning": {"seeds": sorted({one["seed"] for one in tuning}), "rates": RATES, "split": "validation"},
+        "split": f"test, {whole[0]['images']:,} images",
+        "core_minutes": round(sum(one["seconds"] for one in [*tuning, *whole]) / 60, 1),  # without the teachers
+        "trained_on": MACHINE,
+        "made": provenance(),
+    }
+    write_json(target / "student_axis.json", made)
+    print(json.dumps(made, indent=1))
+
+
+def complete_seeds(lines: Iterable[Point]) -> list[int]:
+    """The seeds of which every family and arm is there: only these are compared."""
+    counts = pd.Series([one["seed"] for one in lines]).value_counts()
+    return sorted(int(seed) for seed in counts.index[counts == len(FAMILIES) * len(ARMS)])
+
+
 def until(deadline: float, task: Callable[[Any], object], item: Any) -> str:
     """Do one piece of work unless time is over; the message of its error, if there is one."""
     if time.time() > deadline:
@@ -280,7 +355,7 @@ def work_off(verb: str, asked: argparse.Namespace) -> None:
 def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("verb", choices=["tune", "measure", "sizes"])
+    parser.add_argument("verb", choices=["tune", "measure", "tables", "sizes"])
     parser.add_argument("--out", default="runs/student_axis")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--processes", type=int, default=2)
@@ -292,6 +367,9 @@ def main() -> None:
     if asked.verb == "sizes":
         rows = [{"family": family, "arm": arm} | sizes(family, arm) for family in FAMILIES for arm in ARMS]
         print(pd.DataFrame(rows).to_string())
+        return
+    if asked.verb == "tables":
+        write_tables(Path(asked.out))
         return
     work_off(asked.verb, asked)
 
