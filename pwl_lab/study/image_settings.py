@@ -51,6 +51,9 @@ class ImageSettings(Settings):
     cross_passes: int = Field(2, ge=1, le=16, description="passes of the batch through mixed networks, per step")
     cross_groups: int = Field(4, ge=1, le=64, description="masks per pass: each for a part of the batch")
     masks: MaskDistribution = Field("all", description="which swap masks the cross loss draws")
+    converters: Literal["always", "if_different"] = Field(
+        "always", description="learned at every boundary, or the identity where the channels agree"
+    )
 
     def check_together(self) -> None:
         """Teacher and student need the same number of blocks, and a batch has to fit into the images."""
@@ -109,6 +112,17 @@ class LoadingSettings(ImageSettings):
 
     section: ClassVar[str] = "progressive_weight_loading"
     pair_epochs: Epochs = Field(6, description="passes over the images for student and converters")
+    test_images: Literal["auto", "bundled", "all"] = Field(
+        "auto", description="all: the 10,000 of full Fashion-MNIST, not the bundled 2,000; auto: if they are here"
+    )
+
+    def check_together(self) -> None:
+        """As for all image notebooks; test images that are asked for have to be here."""
+        super().check_together()
+        if self.test_images == "all":
+            from pwl_lab.study.testing import all_test_images
+
+            all_test_images(self.dataset, required=True)
 
 
 class CrossingSettings(ImageSettings):

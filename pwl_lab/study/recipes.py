@@ -15,6 +15,7 @@ from pwl_lab.distill.probes import CorrelationProbe, TeacherReadings, probe_teac
 from pwl_lab.models import ModelConfig, mlp, resnet, vgg, vit
 from pwl_lab.study.results import DistillationRuns, Pair
 from pwl_lab.study.settings import PROBE_SAMPLES, CurriculaSettings, ImageSettings, LoadingSettings
+from pwl_lab.study.testing import all_test_images, tested_on
 from pwl_lab.study.verbs import distill, run_cases, train_or_load, train_pair
 from pwl_lab.support.config import Family
 from pwl_lab.support.errors import invalid
@@ -145,6 +146,7 @@ def pair_losses(settings: ImageSettings) -> PairLossConfig:
         masks=settings.masks,
         cross_passes=settings.cross_passes,
         cross_groups=settings.cross_groups,
+        converters=settings.converters,
     )
 
 
@@ -165,10 +167,17 @@ def loading_pair(settings: LoadingSettings, seed: int) -> tuple[TrainedModel, Pa
     return teacher, train_pair(teacher, student, task, plan, pair_losses(settings), seed, settings.device)
 
 
+def tested_pair(settings: LoadingSettings, seed: int) -> tuple[TrainedModel, Pair]:
+    """The same, with every mask tested on all test images that `settings.test_images` allows."""
+    teacher, pair = loading_pair(settings, seed)
+    images = None if settings.test_images == "bundled" else all_test_images(settings.dataset)
+    return teacher, pair if images is None else tested_on(pair, image_task(settings), images)
+
+
 def loading_pairs(settings: LoadingSettings) -> tuple[list[TrainedModel], list[Pair]]:
-    """Teachers and pairs of all seeds; those that are not in the store are trained in parallel."""
+    """Teachers and tested pairs of all seeds; those that are not in the store are made in parallel."""
     cases = [{"settings": settings, "seed": seed} for seed in settings.seeds]
-    teachers, pairs = zip(*run_cases(loading_pair, cases, f"{settings.family} pairs", settings.device), strict=True)
+    teachers, pairs = zip(*run_cases(tested_pair, cases, f"{settings.family} pairs", settings.device), strict=True)
     return list(teachers), list(pairs)
 
 

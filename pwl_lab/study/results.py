@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from pwl_lab.loading.bundle import BundleIndex, inputs_of, parts_of_unit, write_bundle
@@ -16,7 +15,7 @@ from pwl_lab.study import tables
 from pwl_lab.study.store import provenance
 from pwl_lab.support.errors import invalid
 from pwl_lab.swap.evaluation import mask_probabilities
-from pwl_lab.swap.masks import all_masks, check_mask
+from pwl_lab.swap.masks import check_mask
 from pwl_lab.swap.orders import loading_orders
 from pwl_lab.swap.swapnet import SwapNet
 from pwl_lab.tasks.base import Task, check_inputs, class_names_of
@@ -79,6 +78,8 @@ class Pair:
     - `teacher_bytes`, `student_bytes`: of their parameters.
     - `models`: the configurations of teacher and student.
     - `task`: the task of both.
+    - `right`: which test samples (scored tokens, if each has a label) each mask predicts correctly.
+    - `fingerprint`: the store's key.
     """
 
     net: SwapNet
@@ -90,6 +91,8 @@ class Pair:
     student_bytes: int
     models: tuple[ModelConfig, ModelConfig]
     task: Task
+    right: Bool[Tensor, "masks samples"]
+    fingerprint: str = ""
 
     @property
     def n_blocks(self) -> int:
@@ -112,14 +115,9 @@ class Pair:
         check_mask(mask, self.n_blocks)
         return float(self.masks.set_index("mask").loc[mask, split])
 
-    def hits(self, split: str = "test") -> pd.DataFrame:
-        """Whether each mask (a row) predicts the label of each sample of a split (a column).
-
-        Computed anew, about a second for 2,000 images. For tasks with one label a sample.
-        """
-        masks, data = all_masks(self.n_blocks), self.task.split(split, str(next(self.net.parameters()).device))
-        said = [self.predictions(inputs, masks)[0] for inputs in torch.split(data.inputs, 512)]
-        return pd.DataFrame((torch.cat(said, dim=1) == data.labels).cpu().numpy(), index=masks)
+    def hits(self) -> pd.DataFrame:
+        """Whether each mask (a row) predicts the label of each test sample (a column)."""
+        return pd.DataFrame(self.right.numpy(), index=self.masks["mask"].tolist())
 
     def prefix_accuracy(self, split: str = "test") -> list[float]:
         """Accuracy with the first k blocks from the teacher, k = 0..n."""

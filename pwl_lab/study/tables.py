@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 import pandas as pd
 
 from pwl_lab.support.errors import invalid
+from pwl_lab.swap.evaluation import MaskScores
 from pwl_lab.swap.masks import all_masks
 from pwl_lab.swap.orders import TIE, arrivals, loading_orders, search_order
 
@@ -175,6 +176,19 @@ def class_table(accuracies: Mapping[str, Sequence[float]], seed: int) -> pd.Data
             for index, value in enumerate(values)
         ]
     )
+
+
+def cube_tables(scores: Mapping[str, MaskScores], unit_bytes: Iterable[int], seed: int) -> dict[str, pd.DataFrame]:
+    """Every mask of a pair, overall (`masks`) and per class (`classes`), from its scores on each split.
+
+    `unit_bytes` are the bytes that each of the teacher's blocks brings.
+    """
+    accuracies = {split: score.accuracies() for split, score in scores.items()}
+    losses = {split: score.losses() for split, score in scores.items()}
+    return {
+        "masks": mask_table(accuracies, unit_bytes, seed, losses),
+        "classes": class_table(scores["test"].class_accuracies(), seed),
+    }
 
 
 def stacked_masks(pairs: Iterable[HasMasks]) -> pd.DataFrame:

@@ -113,6 +113,12 @@ def obtain(name: str, files: DatasetFiles, folder: Path | None = None) -> Path:
     return location
 
 
+def where_present(name: str, files: DatasetFiles) -> Path | None:
+    """The folder that has all files of the dataset `name` on this machine (not yet checked); nothing is downloaded."""
+    folders = [*map(Path, files.system_folders), paths.downloads() / name]
+    return next((one for one in folders if all(find(one, file.name) for file in files.members)), None)
+
+
 def _where(name: str, files: DatasetFiles, given: Path | None) -> Path:
     """The folder that should have the files (not yet checked): a given folder, or the archive's folder within it."""
     archive = files.archive

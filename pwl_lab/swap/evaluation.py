@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int, Num
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from pwl_lab.models.blocknet import BlockNet, evaluating
@@ -17,7 +17,7 @@ from pwl_lab.tasks.base import Batch, at_once, check_inputs, check_labels, score
 
 @dataclass(frozen=True)
 class MaskScores:
-    """How many samples of each class each mask got right, from one pass over the data.
+    """Which samples each mask got right, and how many of each class, from one pass over the data.
 
     If each token has a label, the samples are the scored tokens. `nats` is the sum of the cross-entropy over them.
     """
@@ -26,6 +26,7 @@ class MaskScores:
     hits: Int[Tensor, "masks classes"]
     samples: Int[Tensor, " classes"]
     nats: Float[Tensor, " masks"]
+    right: Bool[Tensor, "masks samples"]
 
     def accuracies(self) -> dict[str, float]:
         """The accuracy of each mask over all samples, in [0, 1]."""
@@ -58,6 +59,7 @@ def score_masks(net: SwapNet, data: Batch, masks: Sequence[str] | None = None, c
     check_inputs(data.inputs, net=net)
     check_labels(data.labels, data.inputs)
     hits, samples, nats = torch.tensor(0), torch.tensor(0), torch.zeros(len(masks), dtype=torch.float64)
+    parts: list[Tensor] = []
     chunk = at_once(data.inputs, chunk)
     for inputs, labels in zip(torch.split(data.inputs, chunk), torch.split(data.labels, chunk), strict=True):
         logits = scored(torch.stack(list(mask_logits(net, inputs, masks).values())), labels)
@@ -67,8 +69,9 @@ def score_masks(net: SwapNet, data: Batch, masks: Sequence[str] | None = None, c
         member = torch.nn.functional.one_hot(labels, logits.shape[-1]).float()
         hits = hits + (right.float() @ member).long().cpu()  # (masks, classes)
         samples = samples + member.sum(dim=0).long().cpu()  # (classes)
+        parts.append(right.cpu())
         nats = nats - (logits.log_softmax(dim=-1) * member).sum(dim=(1, 2)).double().cpu()  # (masks)
-    return MaskScores(tuple(masks), hits, samples, nats)
+    return MaskScores(tuple(masks), hits, samples, nats, torch.cat(parts, dim=1))
 
 
 def mask_probabilities(

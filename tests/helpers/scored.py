@@ -21,7 +21,8 @@ def scored_pair() -> Pair:
     """A pair with these accuracies: 5, 6 and 7 bytes of teacher blocks, 9 of the student."""
     net = SwapNet(as_trained(MLP_TEACHER).model, build(MLP_STUDENT, 0), (6,)).eval()
     masks = tables.mask_table({"validation": rising(), "test": rising()}, [5, 6, 7], seed=0)
-    return Pair(net, 0, pd.DataFrame(), masks, pd.DataFrame(), 18, 9, (MLP_TEACHER, MLP_STUDENT), ToyImages())
+    nothing, unknown = pd.DataFrame(), torch.zeros(8, 0, dtype=torch.bool)
+    return Pair(net, 0, nothing, masks, nothing, 18, 9, (MLP_TEACHER, MLP_STUDENT), ToyImages(), unknown)
 
 
 def some_predictions() -> SamplePredictions:

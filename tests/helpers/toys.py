@@ -188,7 +188,8 @@ def as_pair(
     masks = mask_table({"validation": validation or accuracies, "test": accuracies}, unit_bytes, seed)
     steps = {0: 0.5, 10: 1.0} if history is None else history
     table = pd.DataFrame({"step": list(steps), "accuracy": list(steps.values())})
-    return Pair(net, seed, table, masks, pd.DataFrame(), sum(unit_bytes), 9, (teacher, student), ToyImages())
+    unknown = torch.zeros(2**n_blocks, 0, dtype=torch.bool)
+    return Pair(net, seed, table, masks, pd.DataFrame(), sum(unit_bytes), 9, (teacher, student), ToyImages(), unknown)
 
 
 def snapshot(module: nn.Module) -> dict[str, Tensor]:

@@ -172,8 +172,6 @@ def test_the_hits_of_a_pair_are_its_accuracies_by_image(crossed):
     assert hits.loc[0].mean(axis=1).to_dict() == pytest.approx(pair.masks.set_index("mask")["test"].to_dict())
     mask = "T" * pair.n_blocks
     assert hits.loc[0, mask].tolist() == (pair.net.teacher(data.inputs).argmax(dim=1) == data.labels).tolist()
-    validation = pair.hits("validation").mean(axis=1)
-    assert validation.to_dict() == pytest.approx(pair.masks.set_index("mask")["validation"].to_dict())
 
 
 def test_a_crossed_pair_is_loaded_the_second_time(crossed, monkeypatch):

@@ -1,0 +1,63 @@
+"""Pairs that were trained on the bundled images, tested on all official test images.
+
+The bundled subset of Fashion-MNIST has 2,000 of the 10,000 test images. With the full dataset on this machine, masks
+are tested on all of them. Training and validation stay on the bundled images; no bundled training or validation image
+is a test image of the full dataset.
+"""
+
+from dataclasses import replace
+
+import torch
+
+from pwl_lab.models.blocknet import unit_bytes
+from pwl_lab.study.results import Pair
+from pwl_lab.study.store import Artifact, Recipe, Store
+from pwl_lab.study.tables import cube_tables
+from pwl_lab.support import download
+from pwl_lab.support.errors import MissingDataError
+from pwl_lab.swap.evaluation import score_masks
+from pwl_lab.tasks import datasets
+from pwl_lab.tasks.base import Batch
+from pwl_lab.tasks.images import ImageTask
+
+WHOLE = {"fashion-mnist-small": "fashion-mnist"}  # a bundled subset -> the dataset that it is a part of
+
+
+def all_test_images(dataset: str, required: bool = False) -> str | None:
+    """The name of the dataset with all test images of `dataset`, if it is on this machine; nothing is downloaded.
+
+    None if `dataset` is no subset of another one. If the other one is missing, None, or MissingDataError if `required`.
+    """
+    name = WHOLE.get(dataset)
+    if name is None or download.where_present(name, datasets.dataset(name).files):
+        return name
+    if not required:
+        return None
+    raise MissingDataError(
+        f"test_images = all needs the dataset {name}: run pwl-lab data fetch {name}, or leave test_images out"
+    )
+
+
+def tested_on(pair: Pair, task: ImageTask, whole: str) -> Pair:
+    """The pair with the test columns of its tables, and `right`, from the test images of the dataset `whole`.
+
+    Evaluated once: the store keeps the results beside the pair, under its key and the checksums of the images.
+
+    Arguments:
+    - `pair`: a trained pair.
+    - `task`: its task; normalises the images.
+    - `whole`: from `all_test_images`.
+    """
+    images, device = ImageTask(whole), next(pair.net.parameters()).device
+    recipe = Recipe("tested", 1, {"pair": pair.fingerprint, "images": images.fingerprint()})
+
+    def make() -> Artifact:
+        raw = datasets.load(whole)["test"]
+        inputs = task.normalise(torch.from_numpy(raw.images).to(device))  # as in training
+        data = Batch(inputs, torch.from_numpy(raw.labels).long().to(device))
+        scores = score_masks(pair.net, data)
+        return Artifact({"right": scores.right}, cube_tables({"test": scores}, unit_bytes(pair.net.teacher), pair.seed))
+
+    kept = Store().get(recipe, make)
+    masks = pair.masks.assign(**{name: kept.tables["masks"][name] for name in ("test", "test_loss")})
+    return replace(pair, masks=masks, classes=kept.tables["classes"], right=kept.tensors["right"])
