@@ -167,17 +167,29 @@ def loading_pair(settings: LoadingSettings, seed: int) -> tuple[TrainedModel, Pa
     return teacher, train_pair(teacher, student, task, plan, pair_losses(settings), seed, settings.device)
 
 
-def tested_pair(settings: LoadingSettings, seed: int) -> tuple[TrainedModel, Pair]:
-    """The same, with every mask tested on all test images that `settings.test_images` allows."""
-    teacher, pair = loading_pair(settings, seed)
-    images = None if settings.test_images == "bundled" else all_test_images(settings.dataset)
-    return teacher, pair if images is None else tested_on(pair, image_task(settings), images)
-
-
 def loading_pairs(settings: LoadingSettings) -> tuple[list[TrainedModel], list[Pair]]:
-    """Teachers and tested pairs of all seeds; those that are not in the store are made in parallel."""
+    """Teachers and pairs of all seeds; those that are not in the store are trained in parallel."""
+    return _of_all_seeds(loading_pair, settings)
+
+
+def tested_pair(settings: LoadingSettings, seed: int) -> tuple[TrainedModel, Pair]:
+    """As `loading_pair`, with every mask tested on all test images if `settings.test_images` says so."""
+    teacher, pair = loading_pair(settings, seed)
+    whole = None if settings.test_images == "bundled" else all_test_images(settings.dataset)
+    return teacher, pair if whole is None else tested_on(pair, image_task(settings), whole)
+
+
+def tested_pairs(settings: LoadingSettings) -> tuple[list[TrainedModel], list[Pair]]:
+    """As `loading_pairs`, each pair as from `tested_pair`."""
+    return _of_all_seeds(tested_pair, settings)
+
+
+def _of_all_seeds(
+    recipe: Callable[[LoadingSettings, int], tuple[TrainedModel, Pair]], settings: LoadingSettings
+) -> tuple[list[TrainedModel], list[Pair]]:
+    """The results of `recipe`, made in parallel where they are not in the store."""
     cases = [{"settings": settings, "seed": seed} for seed in settings.seeds]
-    teachers, pairs = zip(*run_cases(tested_pair, cases, f"{settings.family} pairs", settings.device), strict=True)
+    teachers, pairs = zip(*run_cases(recipe, cases, f"{settings.family} pairs", settings.device), strict=True)
     return list(teachers), list(pairs)
 
 

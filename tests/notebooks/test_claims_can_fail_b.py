@@ -103,7 +103,7 @@ LOADING = {
     "the best order is prefix order": {"SSST": 0.95, "SSTT": 0.95, "STTT": 0.95},
     "prefix order's area is above that of contiguous order, beyond its interval": {"STSS": (0.6, 0.851, 1.0)},
     "suffix order's area is below the student's accuracy, beyond its interval": {"SSST": (0.72, 0.82, 0.92)},
-    "STST and SSST are below the student beyond their intervals, no other mask is": {"STST": (0.72, 0.82, 0.92)},
+    "STST and SSST are below the student beyond their intervals": {"STST": (0.72, 0.82, 0.92)},
     "prefix masks are the best for their number of blocks, in the mean": {"STTS": 0.9},
 }  # fmt: skip
 
