@@ -39,9 +39,12 @@ TUNING, REPORTED = tuple(range(100, 108)), tuple(range(16))
 PLAIN, HEAVY = (0.05, 0.1, 0.2, 0.4, 0.8), (0.005, 0.01, 0.02, 0.04, 0.08)  # learning rates without and with momentum
 
 
-def rates(smoke: bool) -> list[tuple[float, float]]:
-    """Learning rate and momentum."""
-    return [(0.1, 0.0), (0.2, 0.0)] if smoke else [*((r, 0.0) for r in PLAIN), *((r, 0.9) for r in HEAVY)]
+def rates(smoke: bool, fast: bool) -> list[tuple[float, float]]:
+    """Learning rate and momentum; `fast` leaves out the smallest rates, which would take the longest to be rejected."""
+    first = 1 if fast else 0
+    return (
+        [(0.1, 0.0), (0.2, 0.0)] if smoke else [*((r, 0.0) for r in PLAIN[first:]), *((r, 0.9) for r in HEAVY[first:])]
+    )
 
 
 def grid(curriculum: Curriculum, stages: Sequence[int], weights: Sequence[float], smoke: bool) -> list[Setting]:
@@ -50,7 +53,7 @@ def grid(curriculum: Curriculum, stages: Sequence[int], weights: Sequence[float]
     return [
         Setting(lr, momentum, steps, weight)
         for (lr, momentum), steps, weight in product(
-            rates(smoke), stages if several else (0,), weights if curriculum == "extracted" else (5.0,)
+            rates(smoke, not several), stages if several else (0,), weights if curriculum == "extracted" else (5.0,)
         )
     ]
 
@@ -112,14 +115,17 @@ class Sweep:
         """Train one curriculum, `name` (with the checkpoint's accuracy, if it has one), unless its rows are there."""
         path = self.path(suffix)
         known = pd.read_csv(path) if path.exists() else pd.DataFrame({"curriculum": []})
-        if (mine := known[known["curriculum"] == name]).empty:
+        if not known.empty:
+            known = known.assign(size=list(zip(known["n"], known["k"], strict=True)))
+        mine = known[(known["curriculum"] == name) & known["size"].isin(self.sizes)] if len(known) else known
+        if mine.empty:
             curriculum, _, at = name.partition(" ")
             teachers, begun = self.teachers(seeds), time.monotonic()
             shown = self.shown(teachers, curriculum, float(at or 0))  # type: ignore[arg-type]
             mine = train_students(
                 teachers.draws, shown, curriculum, settings, width, batch, budget // batch, growing()  # type: ignore[arg-type]
             ).assign(curriculum=name, width=width)  # fmt: skip
-            pd.concat([known, mine], ignore_index=True).to_csv(path, index=False)
+            pd.concat([known, mine], ignore_index=True).drop(columns="size", errors="ignore").to_csv(path, index=False)
             print(f"{self.name}{suffix} {name}: {len(mine)} students in {time.monotonic() - begun:.0f} s", flush=True)
         return mine
 
@@ -132,8 +138,11 @@ class Sweep:
             table = self.run("_tuning", self.tuning, name, [tried], width, batch, budget)
             best = best_settings(table).set_index(["k", "n"])
             path = self.path("_best")
-            known = pd.read_csv(path) if path.exists() else pd.DataFrame({"curriculum": []})
-            pd.concat([known[known["curriculum"] != name], best.reset_index()]).to_csv(path, index=False)
+            best = best.reset_index().astype({"k": int, "n": int, "stage_steps": int})
+            known = pd.read_csv(path) if path.exists() else best.iloc[:0]
+            others = (known["curriculum"] != name) | ~known["k"].isin(best["k"])
+            pd.concat([known[others], best]).to_csv(path, index=False)
+            best = best.set_index(["k", "n"])
             rows = self.teachers(self.reported).draws.rows
             chosen = [[_setting(best.loc[(row["k"], row["n"])])] for row in rows]
             self.run("", self.reported, name, chosen, width, batch, 2 * budget)
@@ -161,10 +170,15 @@ def sizes(asked: argparse.Namespace) -> None:
     """Notebook 08: k = 2, 3, 4 on the same n; students 64 wide, batches of 32."""
     bits = (10, 14) if asked.smoke else (16, 24, 36, 54, 81)
     ks = (2, 3) if asked.smoke else (2, 3, 4)
-    sweep = Sweep("sizes", asked, [(n, k) for k in ks for n in bits], TeacherPlan(width=128 if asked.smoke else 1024))
+    long = {2: 300_000, 3: 800_000, 4: 3_000_000}  # samples for one-shot
     stages, budget = ((50, 100), 20_000) if asked.smoke else (STAGES, 200_000)
-    names = {"extracted": (stages, budget), "progressive 0.8": (stages, budget), "progressive 0.6": (stages, budget)}
-    sweep.tuned(names | {"one_shot": ((0,), budget if asked.smoke else 5_000_000)}, (5.0, 25.0), 64, 32)
+    for k in reversed(ks):
+        sweep = Sweep("sizes", asked, [(n, k) for n in bits], TeacherPlan(width=128 if asked.smoke else 1024))
+        names: dict[str, tuple[Sequence[int], int]] = {
+            "extracted": (stages, budget),
+            "progressive 0.8": (stages, budget),
+        }
+        sweep.tuned(names | {"one_shot": ((0,), budget if asked.smoke else long[k])}, (5.0, 25.0), 64, 32)
 
 
 def curricula(asked: argparse.Namespace) -> None:
@@ -173,19 +187,24 @@ def curricula(asked: argparse.Namespace) -> None:
     sweep = Sweep("curricula", asked, tasks, TeacherPlan(width=128 if asked.smoke else 1024, budget=20_000))
     stages, budget = ((50, 100), 20_000) if asked.smoke else ((50, 100, 200, 400, 600, 800), 1_000_000)
     names: dict[str, tuple[Sequence[int], int]] = {"extracted": (stages, budget), "progressive 0.8": (stages, budget)}
-    names |= {"progressive 0.6": (stages, budget), "even": (stages, budget)}
-    long = budget if asked.smoke else 10_000_000
+    names["even"] = ((50, 100) if asked.smoke else (100, 200, 400), budget)
+    long = budget if asked.smoke else 4_000_000
     sweep.tuned(names | {"one_shot": ((0,), long), "labels": ((0,), long)}, (1.0, 5.0, 25.0), 64, 128)
     common = {"extracted": 600, "progressive 0.8": 600, "even": 600, "one_shot": 0, "labels": 0}
     for name, steps in common.items():
-        sweep.run("_common", sweep.reported, name, [[Setting(0.2, 0.0, steps, 5.0)]], 64, 128, 4 * long)
+        sweep.run("_common", sweep.reported, name, [[Setting(0.2, 0.0, steps, 5.0)]], 64, 128, 3 * long)
 
 
 def ladder(asked: argparse.Namespace) -> None:
     """(50, 4) to (100, 6): teachers 1,024 wide with heavy-ball momentum, students 100 wide, batches of 128."""
     tasks = [(10, 2), (10, 3)] if asked.smoke else [(50, 4), (100, 4), (100, 5), (100, 6)]
     plan = TeacherPlan(
-        width=128 if asked.smoke else 1024, nesterov=False, saturation=1.02, budget=500 if asked.smoke else 312_500
+        width=128 if asked.smoke else 1024,
+        nesterov=False,
+        stop_at=0.998,
+        saturation=1.05,
+        eval_every=20 if asked.smoke else 50,
+        budget=500 if asked.smoke else 312_500,
     )
     sweep = Sweep("ladder", asked, tasks, plan)
     stages, budget = ((50, 100), 20_000) if asked.smoke else ((200, 400, 800, 1_600, 3_200), 1_500_000)

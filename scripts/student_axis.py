@@ -1,0 +1,300 @@
+"""Shallower or narrower students, identity or learned converters, at equal bytes: accuracy while the teacher's blocks arrive.
+
+The papers' students are shallower than their teachers (as wide, one layer a block), so the states of both have the same
+channels and no converter is needed. The students of notebook 04 are narrower (as deep), and need learned converters.
+Which is better at the same bytes? Four kinds of students ("arms") for the same teacher of three layers a block:
+
+- `shallower, identity`: the teacher's channels, one layer a block, no converters. Its bytes are the budget of the others.
+- `shallower, learned`: one layer a block, channels a little below the teacher's, so that student *and* learned
+  converters together have these bytes.
+- `narrower, learned`: three layers a block, channels so small that student and converters together have these bytes.
+- `shallower, extra converters`: the student of the first arm with learned converters on top, which cost bytes that the
+  others do not have: with it, the first arm shows what the converters alone do.
+
+A budget as small as that of notebook 04 (46 to 70 times below the teacher) is out of reach of a student as wide as its
+teacher: at equal width the smallest has one layer a block, here 26% (vgg), 31% (resnet) and 38% (vit) of the teacher.
+
+What we expected, before the first run:
+
+1. The *student alone* is better shallower than narrower for vgg and resnet: a wide shallow network trains faster in few
+   steps. For vit about equal.
+2. While blocks arrive (the mean over the prefix masks between student and teacher), learned converters beat the identity
+   at equal bytes by 0.2 to 1 points for vgg and resnet: the identity forces the student's states to be the teacher's.
+   The ablation of notebook 04, where learned converters were *worse* at equal channels (by 0.6 points over all masks),
+   speaks against it; so does the dip of the public code, which uses the identity, at TSSS.
+3. Over all masks, narrower is no worse than shallower, learned, by more than a point, and the worst mask is the better
+   with learned converters.
+
+The learning rate of each arm is chosen on other seeds (100 and up), by the validation accuracy over the prefix masks;
+reported are seeds 0 to 7 on all 10,000 test images.
+
+    python scripts/student_axis.py tune    --out DIR [--device cpu] [--processes 2] [--budget-seconds 600]
+    python scripts/student_axis.py measure --out DIR [the same]        reads DIR/tuning.jsonl, if it is there
+    python scripts/student_axis.py tables  --out DIR                   writes data/results/student_axis*.csv
+
+Every finished student is a line of DIR/tuning.jsonl or DIR/measured.jsonl at once; what is there is not done again.
+`--images` is the folder of the four files of Fashion-MNIST, if they are not where `pwl-lab data fetch` finds them.
+"""
+
+import argparse
+import base64
+import json
+import multiprocessing
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+
+from pwl_lab.models import ModelConfig, resnet, vgg, vit
+from pwl_lab.models.blocknet import build, parameter_bytes
+from pwl_lab.support.seeding import initialisation
+from pwl_lab.swap.masks import all_masks
+from pwl_lab.swap.orders import loading_orders
+from pwl_lab.swap.pair_training import PairLearner, PairLossConfig
+from pwl_lab.swap.swapnet import SwapNet, mask_logits
+from pwl_lab.tasks.augment import Augmentation
+from pwl_lab.tasks.base import Batch, batches_of, split_of
+from pwl_lab.tasks.images import ImageTask
+from pwl_lab.training import fit, image_plan, train
+
+FAMILIES = ("vgg", "resnet", "vit")
+BLOCKS, LAYERS = 4, 3  # of the teacher
+CHANNELS = {"vgg": (16, 32, 64, 64), "resnet": (16, 32, 64, 64), "vit": (64, 64, 64, 64)}
+BASE = "shallower, identity"  # its bytes are the budget
+# arm -> (layers of each block, converters, channels and heads in each family)
+ARMS: dict[str, tuple[int, str, dict[str, tuple[tuple[int, ...], int]]]] = {
+    BASE: (1, "if_different", {family: (channels, 4) for family, channels in CHANNELS.items()}),
+    "shallower, learned": (
+        1,
+        "always",
+        {"vgg": ((15, 29, 59, 59), 4), "resnet": ((16, 31, 62, 62), 4), "vit": ((60,) * 4, 4)},
+    ),
+    "narrower, learned": (
+        LAYERS,
+        "always",
+        {"vgg": ((8, 16, 31, 31), 4), "resnet": ((9, 17, 35, 35), 4), "vit": ((38,) * 4, 2)},
+    ),
+    "shallower, extra converters": (1, "always", {family: (channels, 4) for family, channels in CHANNELS.items()}),
+}
+LOSSES = {"vgg": (0.25, 4.0), "resnet": (0.25, 6.0), "vit": (0.1, 2.0)}  # sync and cross as in `lesson`
+RATES, DEFAULT_RATE = (0.05, 0.1, 0.2), 0.1
+TUNING_SEEDS, SEEDS = (100, 101), tuple(range(8))
+EPOCHS = 6  # of teacher and pair, as in `lesson` (there the teacher of vgg has 5, vit 8)
+
+Point = dict[str, Any]  # family, arm, seed, lr
+
+
+def image_task(smoke: bool) -> ImageTask:
+    """The bundled images, mirrored at random but not moved, as in notebook 04; `smoke` takes a tenth of them."""
+    return ImageTask(n_train=1_024 if smoke else None, augment=Augmentation(crop_padding=0, rotation_degrees=0.0))
+
+
+def network(family: str, task: ImageTask, channels: tuple[int, ...], layers: int, heads: int = 4) -> ModelConfig:
+    """A network of four blocks, with the stems of notebook 04."""
+    depths = (layers,) * BLOCKS
+    if family == "vgg":
+        return vgg(task, channels, depths)
+    if family == "resnet":
+        return resnet(task, channels, depths, stem_stride=2)
+    return vit(task, channels[0], heads, depths, patch=8)
+
+
+def models(family: str, arm: str, task: ImageTask) -> tuple[ModelConfig, ModelConfig]:
+    """The configurations of teacher and student."""
+    layers, _, sizes = ARMS[arm]
+    channels, heads = sizes[family]
+    return network(family, task, CHANNELS[family], LAYERS), network(family, task, channels, layers, heads)
+
+
+def make_pair(family: str, arm: str, task: ImageTask, seed: int, device: str) -> SwapNet:
+    """Teacher (untrained), student and converters, with the initial weights of `seed`."""
+    teacher, student = models(family, arm, task)
+    ours = build(student, seed, device, stream="student")
+    with initialisation(seed, "converters"):
+        return SwapNet(build(teacher, seed, device), ours, task.input_shape, ARMS[arm][1]).to(device)
+
+
+def sizes(family: str, arm: str) -> dict[str, int]:
+    """Bytes of teacher, student and converters."""
+    net = make_pair(family, arm, image_task(smoke=False), 0, "cpu")
+    parts = {"teacher": net.teacher, "student": net.student, "converter": net.converters}
+    return {f"{name}_bytes": parameter_bytes(part) for name, part in parts.items()}
+
+
+def train_teacher(seen: tuple[str, int], folder: Path, device: str, smoke: bool, epochs: int) -> Path:
+    """The teacher of a family and seed, in a file; made if it is not there."""
+    family, seed = seen
+    path = folder / "teachers" / f"{family}-{seed}.safetensors"
+    if not path.is_file():
+        task = image_task(smoke)
+        epoch = task.steps_per_epoch(128)
+        plan = image_plan(epochs * epoch, DEFAULT_RATE, eval_every=epoch)
+        trained = fit(models(family, BASE, task)[0], task, plan, seed, device)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(".part")
+        save_file({name: tensor.cpu().contiguous() for name, tensor in trained.model.state_dict().items()}, aside)
+        aside.replace(path)
+    return path
+
+
+def train_student(point: Point, folder: Path, device: str, smoke: bool, epochs: int) -> tuple[SwapNet, float]:
+    """The pair of a point and the optimiser steps per second of its training."""
+    family, seed, task = point["family"], point["seed"], image_task(smoke)
+    net = make_pair(family, point["arm"], task, seed, device)
+    net.teacher.load_state_dict(load_file(train_teacher((family, seed), folder, device, smoke, epochs), device=device))
+    epoch = task.steps_per_epoch(128)
+    plan = image_plan(epochs * epoch, point["lr"], eval_every=epoch)
+    sync, cross = LOSSES[family]
+    losses = PairLossConfig(sync=sync, cross=cross, masks="alternating", converters=ARMS[point["arm"]][1])
+    learner = PairLearner(net, losses, split_of(task, "validation", device), seed, plan.steps)
+    begun = time.monotonic()
+    train(learner, batches_of(task, seed, plan.batch_size, device, role="pair"), plan, f"{family} {point['arm']}")
+    return net.eval(), plan.steps / (time.monotonic() - begun)
+
+
+@torch.no_grad()
+def hits(net: SwapNet, data: Batch, chunk: int = 1_000) -> np.ndarray:
+    """Whether each mask (a row, in the order of `all_masks`) predicts the label of each image (a column)."""
+    masks, rows = all_masks(BLOCKS), []
+    for inputs, labels in zip(data.inputs.split(chunk), data.labels.split(chunk), strict=True):
+        logits = mask_logits(net, inputs, masks)
+        rows.append(torch.stack([logits[mask].argmax(dim=-1) == labels for mask in masks]).cpu())
+    return torch.cat(rows, dim=1).numpy()
+
+
+def test_images(images: str | None, smoke: bool, device: str) -> Batch:
+    """All 10,000 official test images, normalised as the training images are; with `smoke` the bundled 2,000."""
+    task = image_task(smoke)
+    if smoke:
+        return split_of(task, "test", device)
+    whole = ImageTask("fashion-mnist", folder=images).split("test")
+    mean, std = (torch.tensor(part).view(1, -1, 1, 1) for part in ImageTask("fashion-mnist").normalisation)
+    ours, spread = (torch.tensor(part).view(1, -1, 1, 1) for part in task.normalisation)
+    return Batch((whole.inputs * std + mean - ours) / spread, whole.labels).to(device)
+
+
+def curve(right: np.ndarray) -> dict[str, float]:
+    """What a pair is judged by: student, the mean over the prefix masks between student and teacher, all masks, the worst."""
+    accuracy = dict(zip(all_masks(BLOCKS), right.mean(axis=1), strict=True))
+    prefix = loading_orders(BLOCKS)["prefix"]
+    mixed = [value for mask, value in accuracy.items() if len(set(mask)) == 2]
+    return {
+        "student": accuracy[prefix[0]],
+        "prefix": float(np.mean([accuracy[mask] for mask in prefix[1:-1]])),
+        "mixed": float(np.mean(mixed)),
+        "worst": min(mixed),
+        "teacher": accuracy[prefix[-1]],
+    }
+
+
+def evaluate_point(point: Point, folder: Path, device: str, smoke: bool, epochs: int, images: str | None) -> None:
+    """Train the pair of a point and append what was found to its file."""
+    torch.set_num_threads(1)
+    begun = time.monotonic()
+    net, speed = train_student(point, folder, device, smoke, epochs)
+    tuning = point["table"] == "tuning"
+    data = split_of(image_task(smoke), "validation", device) if tuning else test_images(images, smoke, device)
+    right = hits(net, data)
+    line = point | curve(right) | {"steps_per_second": round(speed, 2), "seconds": round(time.monotonic() - begun, 1)}
+    if not tuning:
+        line |= {"images": right.shape[1], "hits": base64.b85encode(np.packbits(right).tobytes()).decode()}
+    with (folder / f"{point['table']}.jsonl").open("a") as file:  # one write: lines of several processes do not mix
+        file.write(json.dumps(line) + "\n")
+
+
+def read_lines(path: Path) -> list[Point]:
+    """The finished points of a file; a last line that was cut off is left out."""
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def chosen_rates(lines: Iterable[Point]) -> dict[tuple[str, str], float]:
+    """The learning rate of each (family, arm): the best mean over the tuning seeds of student and prefix masks."""
+    table = pd.DataFrame(list(lines))
+    if table.empty:
+        return {}
+    score = (table["student"] + 3 * table["prefix"]) / 4
+    means = score.groupby([table["family"], table["arm"], table["lr"]]).mean().reset_index(name="score")
+    best = means.loc[means.groupby(["family", "arm"])["score"].idxmax()]
+    return {(row.family, row.arm): float(row.lr) for row in best.itertuples()}
+
+
+def points_of(verb: str, folder: Path, smoke: bool) -> list[Point]:
+    """What is to be done and is not done yet, the most valuable first: whole seeds, one after the other."""
+    table = "tuning" if verb == "tune" else "measured"
+    rates = chosen_rates(read_lines(folder / "tuning.jsonl"))
+    arms = [(family, arm) for family in FAMILIES for arm in ARMS]
+    if verb == "tune":
+        wanted = [(*one, seed, lr) for seed in TUNING_SEEDS for lr in RATES for one in arms]
+    else:
+        wanted = [(*one, seed, rates.get(one, DEFAULT_RATE)) for seed in SEEDS for one in arms]
+    wanted = [one for one in wanted if not smoke or (one[2] in (0, 100) and one[3] == DEFAULT_RATE)]
+    done = {(one["family"], one["arm"], one["seed"], one["lr"]) for one in read_lines(folder / f"{table}.jsonl")}
+    names = ("family", "arm", "seed", "lr")
+    return [{"table": table} | dict(zip(names, one, strict=True)) for one in wanted if one not in done]
+
+
+def until(deadline: float, task: Callable[[Any], object], item: Any) -> str:
+    """Do one piece of work unless time is over; the message of its error, if there is one."""
+    if time.time() > deadline:
+        return ""
+    try:
+        torch.set_num_threads(1)
+        torch.backends.cudnn.allow_tf32 = False  # the same arithmetic as on a CPU
+        task(item)
+    except Exception as error:  # noqa: BLE001  one point that fails must not take the others with it
+        return f"{item}: {type(error).__name__}: {error}"
+    return ""
+
+
+def work_off(verb: str, asked: argparse.Namespace) -> None:
+    """Teachers first, then the points, on several processes."""
+    deadline, folder = time.time() + asked.budget_seconds, Path(asked.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    points = points_of(verb, folder, asked.smoke)
+    teachers = list(dict.fromkeys((point["family"], point["seed"]) for point in points))
+    common = {"folder": folder, "device": asked.device, "smoke": asked.smoke, "epochs": asked.epochs}
+    jobs = [(partial(train_teacher, **common), teachers)]
+    jobs.append((partial(evaluate_point, **common, images=asked.images), points))
+    with multiprocessing.get_context("spawn").Pool(asked.processes) as pool:
+        for task, items in jobs:
+            begun = time.monotonic()
+            errors = [found for found in pool.imap_unordered(partial(until, deadline, task), items) if found]
+            print(
+                f"{len(items)} x {task.func.__name__}: {time.monotonic() - begun:.0f} s; errors: {errors[:3]}",
+                flush=True,
+            )
+    lines = read_lines(folder / f"{'tuning' if verb == 'tune' else 'measured'}.jsonl")
+    print(f"{len(lines)} points are there, {len(points_of(verb, folder, asked.smoke))} are missing", flush=True)
+    if lines:
+        speeds = pd.DataFrame(lines).groupby(["family", "arm"])[["steps_per_second", "seconds"]].median()
+        print(f"steps per second of one process, and seconds of a point:\n{speeds}", flush=True)
+
+
+def main() -> None:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("verb", choices=["tune", "measure", "sizes"])
+    parser.add_argument("--out", default="runs/student_axis")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--budget-seconds", type=float, default=1e9)
+    parser.add_argument("--images", help="folder of the four files of Fashion-MNIST")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="passes over the images, for teacher and pair")
+    parser.add_argument("--smoke", action="store_true", help="a quick run over everything; its numbers mean nothing")
+    asked = parser.parse_args()
+    if asked.verb == "sizes":
+        rows = [{"family": family, "arm": arm} | sizes(family, arm) for family in FAMILIES for arm in ARMS]
+        print(pd.DataFrame(rows).to_string())
+        return
+    work_off(asked.verb, asked)
+
+
+if __name__ == "__main__":
+    main()
