@@ -50,6 +50,7 @@ from pwl_lab.plots.pairs import (
     similarity_chart,
     strings_by_mask,
 )
+from pwl_lab.plots.parity_tables import degrees_standing_out, rounded_teachers, tuned_curricula
 from pwl_lab.plots.pictures import PictureFigure, TemperatureFigure, drawn_pictures, soft_targets
 from pwl_lab.plots.strings import derivation_tree, predictable, probe_lines, teacher_phases
 from pwl_lab.plots.sweep import sweep_curves
@@ -79,6 +80,7 @@ __all__ = [
     "crossing_chart",
     "crossing_histories",
     "crossing_prefixes",
+    "degrees_standing_out",
     "derivation_tree",
     "drawn_pictures",
     "first_prediction_chart",
@@ -98,6 +100,7 @@ __all__ = [
     "predictions_by_mask",
     "probe_lines",
     "projected_probe",
+    "rounded_teachers",
     "scaling_curves",
     "similarity_chart",
     "soft_targets",
@@ -106,5 +109,6 @@ __all__ = [
     "sweep_curves",
     "teacher_curve",
     "teacher_phases",
+    "tuned_curricula",
     "two_phase_curves",
 ]

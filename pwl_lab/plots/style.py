@@ -35,6 +35,7 @@ CURRICULUM: dict[str, Look] = {
     "scratch": ("#A6A6A6", ":", "X"),
     "one_shot": ("#332288", "--", "s"),
     "progressive": ("#C49A00", "-.", "^"),
+    "even": ("#6B5400", (0, (3, 1, 1, 1)), "p"),  # progressive with checkpoints at even distances
     "extracted": ("#009E73", "-", "o"),
     "none": ("#000000", "-", "D"),
 }
@@ -59,8 +60,14 @@ ORDER: dict[str, Look] = {
     "best": ("#5E0F3A", (0, (5, 1.5)), "D"),
     "worst": ("#9C9C9C", ":", "X"),
 }
-# For a monomial's degree, darker as it grows; above four they repeat.
-DEGREE: list[Look] = [("#E58CC0", "-", "o"), ("#C2418F", "--", "s"), ("#8E1763", "-.", "^"), ("#4D0A36", ":", "D")]
+# For a monomial's degree, darker as it grows; above five they repeat.
+DEGREE: list[Look] = [
+    ("#E58CC0", "-", "o"),
+    ("#C2418F", "--", "s"),
+    ("#8E1763", "-.", "^"),
+    ("#4D0A36", ":", "D"),
+    ("#170010", (0, (5, 1.5)), "P"),
+]
 OFF_SUPPORT: Look = ("#8A8A8A", "-", "o")
 # For progressive loading (teal, like its orders) and its baselines: in the hue of the network that they load.
 BASELINE: dict[str, Look] = {

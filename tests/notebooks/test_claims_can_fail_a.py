@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from pwl_lab.study import complexity, intervals, tables
+from pwl_lab.study import complexity, intervals, parity_results, tables
 from pwl_lab.support import paths
 
 SEEDS = range(8)
@@ -39,7 +39,13 @@ def cells_with_claims(notebook: str) -> list[str]:
 
 
 def common() -> dict[str, Any]:
-    return {"pd": pd, "tables": tables, "intervals": intervals, "complexity": complexity}
+    return {
+        "pd": pd,
+        "tables": tables,
+        "intervals": intervals,
+        "complexity": complexity,
+        "parity_results": parity_results,
+    }
 
 
 def start_here() -> dict[str, Any]:
@@ -82,6 +88,33 @@ def teacher_readings() -> dict[str, Any]:
         "task": Names(k_sparse=4),
         "settings": Names(stock=False),
     }
+
+
+def spikes() -> dict[str, Any]:
+    """The shipped table of spikes, as small as the claims allow: pairs stand out, but for the largest steps."""
+    single = {"as it is": 0.02, "weight decay 0.001": 0.021, "lr 0.4": 0.04, "batch 16, lr 0.05": 0.036}
+    single |= {"lr 0.05": 0.017, "batch 1,024": 0.014, "momentum 0.9, lr 0.2": 0.038, "initial weights times 0.1": 0.03}
+    rows = []
+    for setting, first in single.items():
+        tripled = setting == "momentum 0.9, lr 0.2"
+        for seed in range(4):
+            for degree, value in ((1, first), (2, 0.055), (3, 0.08 if tripled else 0.008)):
+                row = {
+                    "k": 4,
+                    "setting": setting,
+                    "seed": seed,
+                    "degree": degree,
+                    "p in": value + 0.001 * seed,
+                    "p off": 0.004,
+                }
+                r = 0.34 if degree == 1 and setting == "initial weights times 0.1" else 5 * value
+                rows.append(row | {"r in": r, "r off": 0.01, "decision in": 4 * value, "decision off": 0.01})
+    return common() | {"spike": pd.DataFrame(rows), "settings": Names(stock=False)}
+
+
+def peak(names: dict[str, Any], setting: str, degree: int, column: str, values: Any) -> None:
+    table = names["spike"]
+    table.loc[(table["setting"] == setting) & (table["degree"] == degree), column] = values
 
 
 def reading(names: dict[str, Any], step: int, degree: int, column: str, value: float) -> None:
@@ -253,6 +286,16 @@ CASES: dict[tuple[str, int], tuple[Callable[[], dict[str, Any]], list[tuple[str,
             ("projected: single bits", lambda names: names["projected"].update({"off_support": {3: 0.1}})),
         ],
     ),
+    ("01_sparse_parity_teacher", 1): (
+        spikes,
+        [
+            ("the papers' measure: pairs stand out", lambda names: peak(names, "batch 1,024", 1, "p in", 0.1)),
+            ("there, triples do", lambda names: peak(names, "momentum 0.9, lr 0.2", 3, "p in", 0.02)),
+            ("noisy steps bring out", lambda names: peak(names, "lr 0.4", 1, "p in", [0.0, 0.0, 0.0, 0.1])),
+            ("weight decay changes", lambda names: peak(names, "weight decay 0.001", 1, "p in", 0.05)),
+            ("with small initial weights", lambda names: peak(names, "initial weights times 0.1", 1, "r in", 0.1)),
+        ],
+    ),
     ("02_distillation_curricula", 0): (
         hand,
         [
@@ -358,6 +401,8 @@ def told(notebook: str, cell: int, spoil: Spoil | None = None) -> dict[str, bool
         set_prefix(names)
     if spoil is not None:
         spoil(names)
+    if "spike" in names:
+        names["firsts"] = {one: parity_results.standing_out(names["spike"], one) for one in parity_results.MEASURES}
     return claims_of(cells_with_claims(notebook)[cell], names)
 
 

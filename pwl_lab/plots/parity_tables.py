@@ -1,0 +1,151 @@
+"""Figures of the shipped tables of sweeps over sparse parity: tuned curricula, degrees that stand out, rounded teachers."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.lines import Line2D
+
+from pwl_lab.plots import style
+from pwl_lab.plots.style import DEGREE, NOTE, OFF_SUPPORT, OWNER, Figure, Look
+from pwl_lab.study.parity_results import MEASURES, median_of
+
+PALE = 0.35  # how opaque the setting is that was the same for all curricula
+SHIFT = 0.19  # how far the two settings' rows are apart
+
+
+@style.context()
+def tuned_curricula(parts: Mapping[str, pd.DataFrame], teachers: pd.DataFrame | None = None) -> Figure:
+    """Samples to 99% per task and curriculum, for two settings: a point per draw, a bar at the median.
+
+    Draws that did not arrive are hollow, at the right edge.
+
+    Arguments:
+    - `parts`: the name and the samples (`parity_results.samples_by_draw`) of the common setting, and of the tuned ones.
+    - `teachers`: their samples to 100% from labels (n, k, reached), for a line at the median.
+    """
+    first = next(iter(parts.values()))
+    tasks = list(dict.fromkeys((n, k) for k, n, _ in first.index))
+    names = list(dict.fromkeys(name for samples in parts.values() for name in samples))
+    figure, panels = style.row_of_axes(9, 0.62 * len(names) + 1.6, len(tasks), sharey=True, sharex=True)
+    finite = pd.concat([samples.stack() for samples in parts.values()])
+    edge = 2 * finite[np.isfinite(finite)].max()
+    for axes, (n, k) in zip(panels, tasks, strict=True):
+        for side, samples in enumerate(parts.values()):
+            for row, name in enumerate(names):
+                if name in samples:
+                    values = samples.loc[(k, n), name].tolist()
+                    _draws(
+                        axes,
+                        row + SHIFT * (2 * side - 1),
+                        values,
+                        style.looks(names)[name],
+                        PALE if side == 0 else 1,
+                        edge,
+                    )
+        if teachers is not None:
+            mine = teachers[(teachers["n"] == n) & (teachers["k"] == k)]
+            axes.axvline(mine["reached"].median(), color=OWNER["T"], lw=1.4, ls="-.", zorder=1)
+        axes.set(xscale="log", title=f"({n}, {k})", xlabel="samples to 99%")
+        axes.xaxis.set_major_formatter(_thousands)
+    style.named_rows(panels[0], [name.replace("_", "-") for name in names])
+    handles = [Line2D([], [], ls="", marker="o", ms=7, color="#444444", alpha=PALE if i == 0 else 1, label=part)
+               for i, part in enumerate(parts)]  # fmt: skip
+    if teachers is not None:
+        handles.append(Line2D([], [], color=OWNER["T"], lw=1.4, ls="-.", label="the teacher, from labels"))
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=NOTE)
+    return figure
+
+
+def _thousands(value: float, _: object = None) -> str:
+    """A number of samples in words: `64k`, `1.2M`."""
+    return f"{value / 1e6:g}M" if value >= 1e6 else f"{value / 1e3:g}k"
+
+
+def _draws(axes: Axes, row: float, values: Sequence[float], look: Look, alpha: float, edge: float) -> None:
+    """A row of points, hollow at `edge` where infinite, and a bar at the median."""
+    colour, _, marker = look
+    there = np.isfinite(values)
+    spots, heights = np.where(there, values, edge), row + np.linspace(-0.09, 0.09, len(values))
+    for kind, face in ((there, to_rgba(colour, alpha)), (~there, "none")):
+        axes.scatter(spots[kind], heights[kind], marker=marker, s=26, zorder=3, linewidths=0.8,
+                     edgecolors=to_rgba(colour, alpha), facecolors=[face])  # fmt: skip
+    middle = min(float(np.median(values)), edge)
+    axes.plot([middle, middle], [row - 0.16, row + 0.16], color=colour, lw=2.5, alpha=alpha, zorder=2)
+
+
+@style.context()
+def degrees_standing_out(peaks: pd.DataFrame, measures: Sequence[str] = ("p", "decision", "r")) -> Figure:
+    """The highest reading of each degree below k in the teacher's transition: a row per setting, a panel per measure.
+
+    A filled point per draw in the support; a hollow grey one for the mean over draws outside it.
+
+    Arguments:
+    - `peaks`: one row per setting, seed and degree, as shipped in `parity_spike`, of one k.
+    - `measures`: of `parity_results.MEASURES`.
+    """
+    settings, k = list(dict.fromkeys(peaks["setting"])), int(peaks["k"].iloc[0])
+    figure, panels = style.row_of_axes(9, 0.4 * len(settings) + 1.5, len(measures), sharey=True)
+    for axes, measure in zip(panels, measures, strict=True):
+        for degree in range(1, k):
+            colour, _, marker = DEGREE[(degree - 1) % len(DEGREE)]
+            shift = 0.16 * (degree - k / 2)
+            mine = peaks[peaks["degree"] == degree]
+            axes.scatter(mine[f"{measure} in"], mine["setting"].map(settings.index) + shift, marker=marker, s=24,
+                         color=colour, linewidths=0)  # fmt: skip
+            outside = mine.groupby("setting")[f"{measure} off"].mean()
+            axes.scatter(outside, [settings.index(one) + shift for one in outside.index], marker=marker, s=24,
+                         facecolors="none", edgecolors=OFF_SUPPORT[0], linewidths=0.9, zorder=1)  # fmt: skip
+        axes.set(xlim=(0, None), xlabel=MEASURES[measure])
+        for row in range(len(settings) - 1):
+            axes.axhline(row + 0.5, color="#E5E5E5", lw=0.8, zorder=0)
+        axes.grid(visible=False, axis="y")
+    style.named_rows(panels[0], settings)
+    looks = [(degree, DEGREE[(degree - 1) % len(DEGREE)]) for degree in range(1, k)]
+    handles = [Line2D([], [], ls="", marker=look[2], color=look[0], label=f"degree {degree}") for degree, look in looks]
+    handles.append(
+        Line2D([], [], ls="", marker="o", mfc="none", mec=OFF_SUPPORT[0], label="hollow: outside the support")
+    )
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=NOTE)
+    return figure
+
+
+@style.context()
+def rounded_teachers(leak: pd.DataFrame, samples: Mapping[int, Sequence[float]], levels: Mapping[str, float]) -> Figure:
+    """Left: what the decisions of a teacher at few bits depend on. Right: what they are worth as a first stage.
+
+    Arguments:
+    - `leak`: one row per bits, seed and degree, as shipped in `parity_bits_leak`, of one task.
+    - `samples`: for each number of bits, the samples to 99% of each draw's student, which sees its decisions first.
+    - `levels`: for each curriculum to compare with, its median.
+    """
+    figure, (left, right) = style.row_of_axes(9, 3.8, 2)
+    bits = sorted(samples)
+    below = leak[leak["degree"] < leak["k"]]
+    for degree, mine in below.groupby("degree"):
+        colour, dashes, marker = DEGREE[(int(str(degree)) - 1) % len(DEGREE)]
+        means = mine.groupby("bits")[["decision in", "decision off"]].mean().reindex(bits)
+        spots = range(len(bits))
+        left.plot(spots, means["decision off"], color=OFF_SUPPORT[0], ls=dashes, marker=marker, mfc="none", lw=1, ms=4)
+        left.plot(
+            spots, means["decision in"], color=colour, ls=dashes, marker=marker, lw=2, ms=5, label=f"degree {degree}"
+        )
+    left.set(ylabel=MEASURES["decision"], ylim=(0, None), title="what the decisions depend on")
+    left.legend(fontsize=NOTE, title="in the support (hollow: outside)", title_fontsize=NOTE)
+    colour, dashes, marker = style.SPARE[2]
+    finite = np.concatenate([np.asarray(values)[np.isfinite(values)] for values in samples.values()])
+    for spot, b in enumerate(bits):
+        values = np.asarray(samples[b], dtype=float)
+        style.seed_points(right, spot + np.linspace(-0.2, 0.2, len(values)), np.minimum(values, 2 * finite.max()),
+                          colour, marker, 22, np.isfinite(values).tolist())  # fmt: skip
+    right.plot(range(len(bits)), [median_of(list(samples[b]))[1] for b in bits], color=colour, ls=dashes, lw=2)
+    for name, level in levels.items():
+        style.level_line(right, level, name.replace("_", "-"), *style.looks([name])[name][:2])
+    right.set(yscale="log", title="samples to 99%, with these decisions first")
+    right.yaxis.set_major_formatter(_thousands)
+    for axes in (left, right):
+        axes.set_xticks(range(len(bits)), [str(b) for b in bits])
+        axes.set_xlabel("bits of each weight")
+    return figure

@@ -1,0 +1,136 @@
+"""What the shipped tables of sweeps over sparse parity say (`scripts/complexity_tables.py`, `scripts/teacher_tables.py`).
+
+A student that did not reach 99% within its budget has no number of samples: it counts as infinite, in medians as well
+as in their intervals. The unit of resampling is the draw: a support, a teacher and a student, with streams of their own.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from pwl_lab.study.intervals import FEWEST, RESAMPLES, Interval
+from pwl_lab.support.errors import invalid
+from pwl_lab.support.seeding import numpy_generator
+
+CURRICULA = ("scratch", "one_shot", "progressive", "even", "extracted")
+MEASURES = {"p": "|E[p χ]|", "decision": "|E[decision χ]|", "r": "|correlation|"}  # of the sweep's probe, in words
+
+
+def samples_by_draw(students: pd.DataFrame, best: pd.DataFrame, by: Sequence[str] = ("k", "n")) -> pd.DataFrame:
+    """Samples to 99%, in a column for each curriculum, by `by` and seed; infinite where they did not suffice.
+
+    `progressive` is the one whose checkpoint did better where the settings were tuned, of those that `students` has.
+
+    Arguments:
+    - `students`: one row per student: the columns of `by`, seed, curriculum, samples and reached.
+    - `best`: one row per task and curriculum: the median of its samples on the draws that settings were tuned on.
+    """
+    tuned = best.set_index(list(by))
+    parts = []
+    for key, mine in students.groupby(list(by)):
+        medians = tuned.loc[[key]].set_index("curriculum")["samples"]
+        there = [name for name in medians.sort_values().index if name in set(mine["curriculum"])]
+        names = {"labels": "scratch"} | {next(n for n in there if n.startswith("progressive")): "progressive"}
+        kept = mine.assign(curriculum=mine["curriculum"].replace(names))
+        parts.append(kept[kept["curriculum"].isin(CURRICULA)])
+    found = pd.concat(parts)
+    found = found.assign(samples=found["samples"].where(found["reached"], float("inf")))
+    wide = found.pivot(index=[*by, "seed"], columns="curriculum", values="samples")
+    return wide[[name for name in CURRICULA if name in wide]]
+
+
+def median_of(values: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Lower end, median and upper end by a bootstrap over draws, where values may be infinite.
+
+    Raises InvalidValueError for fewer than six values, as `intervals.median_interval`.
+    """
+    found = np.asarray(values, dtype=float)
+    if len(found) < FEWEST:
+        raise invalid("values", list(values), f"at least {FEWEST} values, for an interval of their median")
+    chosen = numpy_generator(0, "bootstrap").integers(len(found), size=(RESAMPLES, len(found)))
+    drawn = np.sort(np.median(found[chosen], axis=1))
+    low, high = (drawn[round(share * (RESAMPLES - 1))] for share in ((1 - confidence) / 2, (1 + confidence) / 2))
+    return float(low), float(np.median(found)), float(high)
+
+
+def ratio(samples: pd.DataFrame, one: str, other: str, confidence: float = 0.95) -> Interval:
+    """The median samples of one curriculum over the median of another: lower end, ratio, upper end.
+
+    Each is resampled by itself: a draw's support and initial weights are the same for all curricula, but not always its
+    samples, because parts of a sweep ran on another machine.
+
+    Arguments:
+    - `samples`: a row per draw, as from `samples_by_draw`; empty where a curriculum did not run.
+    - `one`, `other`: the curricula.
+    - `confidence`: the share of such intervals that contain the true ratio.
+    """
+    medians = []
+    for name in (one, other):
+        values, random = samples[name].dropna().to_numpy(float), numpy_generator(0, "bootstrap", name)
+        drawn = np.median(values[random.integers(len(values), size=(RESAMPLES, len(values)))], axis=1)
+        medians.append(np.append(drawn, np.median(values)))
+    *drawn, middle = medians[0] / medians[1]
+    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2], method="inverted_cdf")
+    return float(low), float(middle), float(high)
+
+
+def in_words(interval: Interval, digits: int = 2) -> str:
+    """A median with its interval, such as `3.2 (2.9 to 3.6)`; `none` for what was never reached."""
+    low, middle, high = ("none" if np.isinf(end) else f"{end:,.{digits}f}" for end in interval)
+    return f"{middle} ({low} to {high})"
+
+
+def ratios_table(parts: dict[str, pd.DataFrame], against: str = "extracted") -> pd.DataFrame:
+    """Per task and curriculum, for each part: thousand samples to 99%, and the ratio to `against`, with 95% intervals.
+
+    `parts`: for each name, the samples as from `samples_by_draw`.
+    """
+    rows: dict[tuple[str, str], dict[tuple[str, str], str]] = {}
+    for name, samples in parts.items():
+        for (k, n), mine in samples.groupby(["k", "n"]):
+            for curriculum in samples:
+                row = rows.setdefault((f"({n}, {k})", curriculum), {})
+                row[name, "thousand samples"] = in_words(median_of((mine[curriculum] / 1_000).tolist()), 0)
+                row[name, f"of {against}"] = in_words(ratio(mine, curriculum, against))
+                row[name, "arrived"] = f"{int(np.isfinite(mine[curriculum]).sum())} of {len(mine)}"
+    return pd.DataFrame(rows).T.rename_axis(["task", "curriculum"])
+
+
+def settings_table(best: pd.DataFrame) -> pd.DataFrame:
+    """The best setting of each curriculum per task; a star marks a value at an end of its grid."""
+    rows = {}
+    for row in best.to_dict("records"):
+        edges, name = str(row["edge"]).split(), str(row["curriculum"])
+        words = {
+            "lr": "learning rate",
+            "momentum": "momentum",
+            "stage_steps": "steps a stage",
+            "hidden_weight": "weight",
+        }
+        used = {"stage_steps": name not in ("labels", "one_shot"), "hidden_weight": name == "extracted"}
+        rows[f"({row['n']}, {row['k']})", name.replace("labels", "scratch")] = {
+            words[column]: f"{row[column]:g}{' *' if column in edges else ''}" if used.get(column, True) else "–"
+            for column in words
+        }
+    return pd.DataFrame(rows).T.rename_axis(["task", "curriculum"])
+
+
+def standing_out(peaks: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """Per k and setting, the degree below k that stands out most in each draw's transition.
+
+    Columns: `degree` (of the largest mean over draws of the reading in the support minus that outside it), `draws` (in
+    how many of them it is the largest), and for each degree the mean of that difference.
+
+    Arguments:
+    - `peaks`: one row per k, setting, seed and degree, as shipped in `parity_spike`.
+    - `measure`: one of `MEASURES`.
+    """
+    below = peaks[peaks["degree"] < peaks["k"]]
+    excess = below.assign(excess=below[f"{measure} in"] - below[f"{measure} off"])
+    by_draw = excess.pivot(index=["k", "setting", "seed"], columns="degree", values="excess")
+    means = by_draw.groupby(["k", "setting"], sort=False).mean()
+    largest = means.idxmax(axis=1)
+    first = by_draw.idxmax(axis=1).groupby(["k", "setting"], sort=False)
+    draws = {key: f"{int((mine == largest[key]).sum())} of {len(mine)}" for key, mine in first}
+    return means.assign(degree=largest, draws=pd.Series(draws))
