@@ -1,0 +1,110 @@
+"""Arms: what a student learns before or beside the loss of PWL training, everything else being equal.
+
+Every arm has PWL's terms from its first step to its last, the same final objective (`0.4 hard + 0.6 soft` at temperature
+2), the same teacher, initial weights, batches and number of steps. The *last stage* of an arm has the whole cosine
+schedule, and the batch norms are frozen at the same fraction of it. An early stage before it runs at the peak learning
+rate throughout, with an optimiser of its own.
+
+- `none`: the final objective, nothing else.
+- `early`: the extracted curriculum (arXiv 2503.17494), block by block, in the early stage.
+- `auxiliary`: the same projections of all blocks as an addition to the final objective, from the first step to the last.
+- `checkpoint`: the output of an early checkpoint of the teacher, in the early stage.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import pandas as pd
+
+from pwl_lab.distill.curriculum import Curriculum, Stage, TeacherHidden, TeacherOutput
+from pwl_lab.models import ModelConfig, build
+from pwl_lab.study.verbs import make_pair
+from pwl_lab.swap.pair_training import FollowCurriculum, HardAndSoft, PairLearner, PairLossConfig, StudentObjective
+from pwl_lab.swap.swapnet import SwapNet
+from pwl_lab.tasks.base import Task, batches_of, split_of
+from pwl_lab.training import Learner, Losses, TrainedModel, TrainPlan, train
+
+ArmName = Literal["none", "early", "auxiliary", "checkpoint"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train a pair. `share`: fraction of the steps in the early stage; `weight`: of the projections."""
+
+    name: ArmName
+    share: float = 0.0
+    weight: float = 5.0
+    at_accuracy: float = 0.8
+
+    def early_steps(self, steps: int) -> int:
+        """The length of the early stage, of `steps` in all."""
+        return round(self.share * steps)
+
+    def early_curriculum(self, steps: int, n_blocks: int) -> Curriculum:
+        """What the early stage of that many steps follows."""
+        if self.name == "early":
+            each = max(1, steps // n_blocks)
+            hidden = [TeacherHidden(block=block, weight=self.weight) for block in range(1, n_blocks + 1)]
+            return Curriculum(stages=tuple(Stage(target=target, steps=each) for target in hidden))
+        return Curriculum(stages=(Stage(target=TeacherOutput(at_accuracy=self.at_accuracy), steps=steps),))
+
+
+@dataclass(frozen=True)
+class Auxiliary:
+    """The sum of two objectives of the student: its own, and one beside it."""
+
+    own: StudentObjective
+    beside: StudentObjective
+
+    def __call__(self, seen: object, step: int) -> tuple[Losses, object]:
+        """The terms of both, and the sum of their values."""
+        (terms, total), (more, extra) = self.own(seen, step), self.beside(seen, step)
+        return terms | more, total + extra
+
+
+def train_arm(
+    arm: Arm,
+    teacher: TrainedModel,
+    student: ModelConfig,
+    task: Task,
+    plan: TrainPlan,
+    losses: PairLossConfig,
+    seed: int,
+    device: str,
+    make_learner: Callable[..., Learner] = PairLearner,
+) -> tuple[SwapNet, pd.DataFrame]:
+    """Train a pair; returns it in eval mode, with the history of both stages.
+
+    Arguments:
+    - `arm`: what the student learns before or beside the loss of PWL training.
+    - `teacher`, `student`, `task`: as in `train_pair`.
+    - `plan`: of all steps; its schedule is that of the last stage.
+    - `losses`: the weights of PWL's terms.
+    - `seed`: of the initial weights, batches and masks.
+    - `device`: where to compute.
+    - `make_learner`: a `PairLearner`, or a subclass that evaluates something else.
+    """
+    initial = build(student, seed, device, stream="student")
+    net = make_pair(teacher.model, initial, task, seed, losses.converters).to(device)
+    shapes = student.make().state_shapes(task.input_shape)
+    follow = partial(FollowCurriculum, teacher=teacher, student_shapes=shapes, task=task, seed=seed, device=device)
+    validation = split_of(task, "validation", device)
+    batches = batches_of(task, seed, plan.batch_size, device, role="pair")
+    early = arm.early_steps(plan.steps)
+    history = []
+    if early:
+        unfrozen = losses.model_copy(update={"freeze_norm_at": 1.0})
+        first = plan.model_copy(update={"steps": early, "schedule": "constant"})
+        objective = follow(arm.early_curriculum(early, student.n_blocks))
+        learner = make_learner(net, unfrozen, validation, seed, early, objective)
+        history.append(train(learner, batches, first, f"{arm.name}, early"))
+    last = plan.model_copy(update={"steps": plan.steps - early})
+    own: StudentObjective = HardAndSoft(losses.alpha, losses.temperature)
+    if arm.name == "auxiliary":
+        every = Stage(target=TeacherHidden(block="all", weight=arm.weight))
+        own = Auxiliary(own, follow(Curriculum(stages=(every,))))
+    history.append(train(make_learner(net, losses, validation, seed, last.steps, own), batches, last, arm.name))
+    history[-1][["step", "samples"]] += [early, early * plan.batch_size]
+    return net.eval(), pd.concat(history, ignore_index=True)
