@@ -3,7 +3,8 @@
     PYTHONPATH=. python scripts/pair_tables.py all --device cuda --processes 12 --budget-seconds 420 --out DIR
 
 Verbs: `teachers`, `tuning` (settings of each arm on seeds 100 to 103, by validation images), `arms` (seeds 0 to 15, on
-the test images), `plateau` (parity) and `all` of them, most valuable first. Each finished point is a line of
+the test images), `plateau` (parity) and `all` of them, most valuable first;
+`tables` writes `data/results/pair_curricula*.csv`. Each finished point is a line of
 `DIR/points.jsonl`; points that are there are skipped, so a stopped run goes on. `--images` names the folder of the full
 Fashion-MNIST: then test accuracy is over all its 10,000 test images, else over the bundled 2,000. `--smoke` proves the
 path in seconds. The arms are those of `pwl_lab.study.arms`.
@@ -28,15 +29,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 os.environ.setdefault("TQDM_DISABLE", "1")
 
 from pwl_lab.models import mlp, transformer
 from pwl_lab.study.arms import Arm, train_arm
+from pwl_lab.study.intervals import crossed_interval
 from pwl_lab.study.recipes import image_models, image_task, image_teacher, pair_losses
 from pwl_lab.study.settings import CrossingSettings
+from pwl_lab.study.store import provenance
 from pwl_lab.study.verbs import train_or_load
+from pwl_lab.support import paths
+from pwl_lab.support.files import write_json
 from pwl_lab.swap.evaluation import score_masks
 from pwl_lab.swap.masks import all_masks
 from pwl_lab.swap.pair_training import PairLearner, PairLossConfig
@@ -309,15 +315,115 @@ def phases(verb: str, asked: argparse.Namespace, done: list[Point]) -> Iterable[
             yield [point for family in families for b in budgets for point in arms(family, b, done, seeds)]
 
 
+def whole_seeds(folders: Iterable[Path]) -> list[Point]:
+    """The `arms` points of every folder, of seeds with all arms from the same folder: only those share a teacher."""
+    kept: dict[tuple[Any, ...], list[Point]] = {}
+    for folder in folders:
+        found: dict[tuple[Any, ...], list[Point]] = {}
+        for point in read(folder / "points.jsonl"):
+            if point["kind"] == "arms":
+                found.setdefault((point["family"], point["budget"], point["seed"]), []).append(point)
+        for key, points in found.items():
+            if {point["arm"] for point in points} == set(VARIANTS):
+                kept.setdefault(key, points)
+    return [
+        point for key in sorted(kept) for point in sorted(kept[key], key=lambda one: list(VARIANTS).index(one["arm"]))
+    ]
+
+
+def unpacked(point: Point) -> np.ndarray:
+    """The hits of a point, [masks, samples]."""
+    bits = np.frombuffer(zlib.decompress(base64.b85decode(point["hits"])), np.uint8)
+    return np.unpackbits(bits.reshape(len(point["test"]), -1), axis=1)[:, : point["images"]].astype(bool)
+
+
+def by_measure(point: Point) -> dict[str, np.ndarray]:
+    """Each measure of a pair as a value per test image; its mean is the accuracy."""
+    masks, hits = list(point["test"]), unpacked(point)
+    mixed = [i for i, mask in enumerate(masks) if len(set(mask)) == 2]
+    found = {mask: hits[masks.index(mask)].astype(float) for mask in ("SSSS", "TSSS", "TTSS", "TTTS")}
+    worst = min(mixed, key=lambda i: hits[i].mean())
+    return found | {"mixed": hits[mixed].mean(axis=0), "worst": hits[worst].astype(float)}
+
+
+def row_of(point: Point) -> Point:
+    """A row of `pair_curricula.csv`."""
+    row = {key: point[key] for key in ("family", "budget", "arm", "seed", "rate")}
+    row |= {"share": point["variant"].get("share"), "weight": point["variant"].get("weight")}
+    row |= {name: round(float(values.mean()), 5) for name, values in by_measure(point).items()}
+    return row | {"images": point["images"], "checkpoint_accuracy": point.get("checkpoint_accuracy")}
+
+
+def interval_rows(points: list[Point]) -> Iterable[Point]:
+    """Every arm against `none`, seed by seed and image by image, in percentage points, over both."""
+    groups: dict[tuple[str, int], dict[str, dict[int, dict[str, np.ndarray]]]] = {}
+    for point in points:
+        group = groups.setdefault((point["family"], point["budget"]), {})
+        group.setdefault(point["arm"], {})[point["seed"]] = by_measure(point)
+    for (family, budget), group in groups.items():
+        plain = group.pop("none")
+        for arm, seeds in group.items():
+            for measure in next(iter(plain.values())):
+                gains = pd.DataFrame([values[measure] - plain[seed][measure] for seed, values in seeds.items()])
+                low, mean, high = (round(100 * end, 4) for end in crossed_interval(gains))
+                row = {"family": family, "budget": budget, "arm": arm, "measure": measure}
+                yield row | {"low": low, "mean": mean, "high": high, "seeds": len(gains)}
+
+
+def ship(asked: argparse.Namespace) -> None:
+    """Write the shipped tables from the points of all folders."""
+    everything = [point for folder in asked.points for point in read(folder / "points.jsonl")]
+    pairs, keys = whole_seeds(asked.points), ["family", "budget", "arm", "rate", "seed"]
+    tuned = [
+        {key: point[key] for key in keys} | point["variant"] | {"validation": round(score(point), 5)}
+        for point in everything
+        if point["kind"] == "tuning"
+    ]
+    steps = [f"{what}_{name}" for what in ("steps", "final") for name in ("student", "all_masks")]
+    parity = [
+        {key: point[key] for key in ("kind", *keys, "teacher_steps", *steps)}
+        for point in everything
+        if point["kind"].startswith("plateau")
+    ]
+    parity = list({tuple(row[key] for key in ("kind", *keys)): row for row in reversed(parity)}.values())[::-1]
+    for name, rows in {
+        "pair_curricula": [row_of(point) for point in pairs],
+        "pair_curricula_intervals": list(interval_rows(pairs)),
+        "pair_curricula_tuning": tuned,
+        "pair_curricula_parity": parity,
+    }.items():
+        table = pd.DataFrame(rows)
+        whole = {column: "Int64" for column in steps[:2] if column in table}
+        table.astype(whole).to_csv(paths.results() / f"{name}.csv", index=False)
+    seconds = sum(point.get("seconds", 0.0) for point in everything)
+    made = {
+        "command": "python scripts/pair_tables.py all --out DIR, then python scripts/pair_tables.py tables --points DIR",
+        "preset": "lesson",
+        "seeds": {"tuning": list(TUNING_SEEDS), "reported": sorted({point["seed"] for point in pairs})},
+        "tables": {
+            "pair_curricula": "a row per pair: test accuracies; `mixed` is the mean of all mixed masks, `worst` the worst",
+            "pair_curricula_intervals": "each arm minus `none`, points of test accuracy, 95% over seeds and images",
+            "pair_curricula_tuning": "mean validation accuracy of all masks with a student block",
+            "pair_curricula_parity": "steps until the student and until all masks have 99% of the validation samples",
+        },
+        "machine": asked.machine,
+        "core_minutes": round(seconds / 60, 1),
+        "made": provenance(),
+    }
+    write_json(paths.results() / "pair_curricula.json", made)
+
+
 def main() -> None:
     """Work off the points of a verb, most valuable first."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("verb", choices=["all", "teachers", "tuning", "arms", "plateau"])
+    parser.add_argument("verb", choices=["all", "teachers", "tuning", "arms", "plateau", "tables"])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--cpu-processes", type=int, default=0, help="more workers, on the CPU, beside those on a GPU")
     parser.add_argument("--budget-seconds", type=float, default=3_600)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=paths.runs() / "pair_tables")
+    parser.add_argument("--points", type=Path, nargs="+", help="tables: the folders of the points")
+    parser.add_argument("--machine", default="", help="tables: what they were computed on, in words")
     parser.add_argument("--store", type=Path, help="where teachers are kept; by default in OUT")
     parser.add_argument("--images", help="folder of the full Fashion-MNIST")
     parser.add_argument("--families", nargs="+", default=list(FAMILIES))
@@ -325,6 +431,9 @@ def main() -> None:
     parser.add_argument("--budgets", nargs="+", type=int, default=list(BUDGETS))
     parser.add_argument("--smoke", action="store_true")
     asked = parser.parse_args()
+    if asked.verb == "tables":
+        ship(asked)
+        return
     if asked.smoke:
         asked.budgets = [24]
         globals().update(BUDGETS=(24,), TUNED_AT={24: 24}, PARITY_STEPS=100, RATES=RATES[:1])

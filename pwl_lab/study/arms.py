@@ -17,11 +17,20 @@ from functools import partial
 from typing import Literal
 
 import pandas as pd
+from jaxtyping import Float
+from torch import Tensor
 
 from pwl_lab.distill.curriculum import Curriculum, Stage, TeacherHidden, TeacherOutput
 from pwl_lab.models import ModelConfig, build
 from pwl_lab.study.verbs import make_pair
-from pwl_lab.swap.pair_training import FollowCurriculum, HardAndSoft, PairLearner, PairLossConfig, StudentObjective
+from pwl_lab.swap.pair_training import (
+    FollowCurriculum,
+    HardAndSoft,
+    PairLearner,
+    PairLossConfig,
+    Pass,
+    StudentObjective,
+)
 from pwl_lab.swap.swapnet import SwapNet
 from pwl_lab.tasks.base import Task, batches_of, split_of
 from pwl_lab.training import Learner, Losses, TrainedModel, TrainPlan, train
@@ -58,7 +67,7 @@ class Auxiliary:
     own: StudentObjective
     beside: StudentObjective
 
-    def __call__(self, seen: object, step: int) -> tuple[Losses, object]:
+    def __call__(self, seen: Pass, step: int) -> tuple[Losses, Float[Tensor, ""]]:
         """The terms of both, and the sum of their values."""
         (terms, total), (more, extra) = self.own(seen, step), self.beside(seen, step)
         return terms | more, total + extra
