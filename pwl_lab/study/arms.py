@@ -9,6 +9,7 @@ rate throughout, with an optimiser of its own.
 - `early`: the extracted curriculum (arXiv 2503.17494), block by block, in the early stage.
 - `auxiliary`: the same projections of all blocks as an addition to the final objective, from the first step to the last.
 - `checkpoint`: the output of an early checkpoint of the teacher, in the early stage.
+- `final`: the output of the final teacher there, a control for `checkpoint` with the same schedule.
 """
 
 from collections.abc import Callable
@@ -16,13 +17,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
 from pwl_lab.distill.curriculum import Curriculum, Stage, TeacherHidden, TeacherOutput
 from pwl_lab.models import ModelConfig, build
+from pwl_lab.study.intervals import Interval, mean_interval
 from pwl_lab.study.verbs import make_pair
+from pwl_lab.support import paths
 from pwl_lab.swap.pair_training import (
     FollowCurriculum,
     HardAndSoft,
@@ -35,7 +39,7 @@ from pwl_lab.swap.swapnet import SwapNet
 from pwl_lab.tasks.base import Task, batches_of, split_of
 from pwl_lab.training import Learner, Losses, TrainedModel, TrainPlan, train
 
-ArmName = Literal["none", "early", "auxiliary", "checkpoint"]
+ArmName = Literal["none", "early", "auxiliary", "checkpoint", "final"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,8 @@ class Arm:
             each = max(1, steps // n_blocks)
             hidden = [TeacherHidden(block=block, weight=self.weight) for block in range(1, n_blocks + 1)]
             return Curriculum(stages=tuple(Stage(target=target, steps=each) for target in hidden))
-        return Curriculum(stages=(Stage(target=TeacherOutput(at_accuracy=self.at_accuracy), steps=steps),))
+        output = TeacherOutput(at_accuracy=self.at_accuracy if self.name == "checkpoint" else None)
+        return Curriculum(stages=(Stage(target=output, steps=steps),))
 
 
 @dataclass(frozen=True)
@@ -117,3 +122,66 @@ def train_arm(
     history.append(train(make_learner(net, losses, validation, seed, last.steps, own), batches, last, arm.name))
     history[-1][["step", "samples"]] += [early, early * plan.batch_size]
     return net.eval(), pd.concat(history, ignore_index=True)
+
+
+# Measures of the shipped tables (`scripts/pair_tables.py`), with their words in figures and tables.
+ARM_MEASURES = {"SSSS": "student alone", "mixed": "mean of all mixes", "worst": "worst mix"}
+PARITY_WORDS = {"steps_student": "student", "steps_all_masks": "all masks"}
+MARGIN = 0.3  # points of accuracy: an arm whose interval lies within makes no difference that matters here
+
+
+def shipped_arms(name: Literal["", "intervals", "tuning", "parity"] = "") -> pd.DataFrame:
+    """One of the shipped tables: the pairs, each arm against `none`, the tuning, or the steps on parity."""
+    return pd.read_csv(paths.results() / f"pair_curricula{name and f'_{name}'}.csv")
+
+
+def verdict(low: float, high: float, margin: float = MARGIN) -> str:
+    """What an interval of a difference, in points, decides: `within` the margin, `better`, `worse`, or `open`."""
+    if -margin < low and high < margin:
+        return "within"
+    return "better" if low > 0 else "worse" if high < 0 else "open"
+
+
+def verdicts_table(intervals: pd.DataFrame) -> pd.DataFrame:
+    """A row per family, budget and arm, a column per measure: such as `+0.12 (-0.05 to +0.29) within`."""
+    chosen = intervals[intervals["measure"].isin(ARM_MEASURES)].replace({"measure": ARM_MEASURES})
+    said = [
+        f"{row.mean:+.2f} ({row.low:+.2f} to {row.high:+.2f}) {verdict(row.low, row.high)}"
+        for row in chosen[["low", "mean", "high"]].itertuples(index=False)
+    ]
+    keys = ["family", "budget", "arm"]
+    table = chosen.assign(said=said).pivot(index=[*keys, "seeds"], columns="measure", values="said")
+    return table[list(ARM_MEASURES.values())].sort_index(ascending=[False, True, False, True])
+
+
+def parity_steps(parity: pd.DataFrame, column: str) -> dict[str, list[float]]:
+    """Per arm, the steps of each reported seed in `column`; the budget where a seed never got there."""
+    mine = parity[parity["kind"] == "plateau"]
+    steps = mine[column].fillna(mine["budget"]).astype(float)
+    return {arm: steps[mine["arm"] == arm].tolist() for arm in dict.fromkeys(mine["arm"])}
+
+
+def parity_gaps(parity: pd.DataFrame, column: str, against: str = "none") -> dict[str, Interval]:
+    """Per arm, the ratio of its steps to those of `against`, seed by seed: lower end, geometric mean, upper end.
+
+    Of 95% intervals of the mean logarithm; a seed that never got there counts at the budget, so that the ratio of an
+    arm that is slower is a lower limit.
+    """
+    steps = parity_steps(parity, column)
+    logs = {arm: np.log(np.array(mine) / np.array(steps[against])) for arm, mine in steps.items() if arm != against}
+    low_mean_high = {arm: mean_interval(mine.tolist()) for arm, mine in logs.items()}
+    return {arm: (float(np.exp(a)), float(np.exp(b)), float(np.exp(c))) for arm, (a, b, c) in low_mean_high.items()}
+
+
+def parity_arms_table(parity: pd.DataFrame) -> pd.DataFrame:
+    """A row per arm: seeds that arrived, median steps and range, for the student and for all masks; and the ratio."""
+    rows: dict[str, dict[str, str]] = {}
+    for column, words in PARITY_WORDS.items():
+        gaps, mine = parity_gaps(parity, column), parity[parity["kind"] == "plateau"]
+        arrived = mine[column].notna().groupby(mine["arm"]).agg(["sum", "size"])
+        for arm, steps in parity_steps(parity, column).items():
+            row = rows.setdefault(arm, {})
+            row[f"{words}: seeds"] = "{} of {}".format(*arrived.loc[arm])
+            row[f"{words}: median steps"] = f"{np.median(steps):,.0f} ({min(steps):,.0f} to {max(steps):,.0f})"
+            row[f"{words}: times none"] = "–" if arm == "none" else "{1:.2f} ({0:.2f} to {2:.2f})".format(*gaps[arm])
+    return pd.DataFrame(rows).T.rename_axis("arm")
