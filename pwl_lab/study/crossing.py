@@ -64,10 +64,13 @@ def image_curricula(settings: CrossingSettings, n_blocks: int) -> dict[str, Curr
     }
 
 
-def combinations(loadings: Sequence[str]) -> list[tuple[str, str]]:
-    """(curriculum, loading) of every student of a seed: plain PWL, then each curriculum with each of `loadings`."""
+CURRICULA = ("one_shot", "progressive", "extracted")
+
+
+def combinations(loadings: Sequence[str], curricula: Sequence[str] = CURRICULA) -> list[tuple[str, str]]:
+    """(curriculum, loading) of every student of a seed: plain PWL, then each of `curricula` with each of `loadings`."""
     chosen = [loading for loading in LOADINGS if loading in loadings]
-    return [PWL_ONLY, *((name, loading) for name in ("one_shot", "progressive", "extracted") for loading in chosen)]
+    return [PWL_ONLY, *((name, loading) for name in CURRICULA if name in curricula for loading in chosen)]
 
 
 def crossed_pair(settings: CrossingSettings, seed: int, curriculum: str, loading: str) -> Pair:
@@ -86,7 +89,7 @@ def crossed_pairs(settings: CrossingSettings) -> list[Crossed]:
     """All combinations and seeds. Those that are not in the store are trained side by side, the teachers first."""
     cases = [{"settings": settings, "seed": seed} for seed in settings.seeds]
     run_cases(image_teacher, cases, "teachers", settings.device)
-    return _every_seed(crossed_pair, settings, combinations(settings.loadings), "students")
+    return _every_seed(crossed_pair, settings, combinations(settings.loadings, settings.curricula), "students")
 
 
 def _every_seed(

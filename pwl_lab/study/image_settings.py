@@ -133,6 +133,9 @@ class CrossingSettings(ImageSettings):
     loadings: Annotated[tuple[Literal["alone", "followed", "combined"], ...], EachOnce] = Field(
         ("alone", "combined"), min_length=1, description="when PWL reaches the student: never, at half time, at once"
     )
+    curricula: Annotated[tuple[Literal["one_shot", "progressive", "extracted"], ...], EachOnce] = Field(
+        ("one_shot", "extracted"), min_length=1, description="which curricula meet loading on images"
+    )
     early_share: Fraction = Field(
         0.4, gt=0.0, lt=1.0, description="fraction of the budget for the stages before the final teacher's output"
     )

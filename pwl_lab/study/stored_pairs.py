@@ -88,7 +88,7 @@ def _pairs_of(sizes: LoadingSettings | CrossingSettings, seed: int) -> Iterator[
     if isinstance(sizes, LoadingSettings):
         yield "plain PWL (notebook 04)", lambda: recipes.loading_pair(sizes, seed)[1]
         return
-    for name, loading in crossing.combinations(sizes.loadings):
+    for name, loading in crossing.combinations(sizes.loadings, sizes.curricula):
         words = f"{name.replace('_', '-')}, {crossing.LOADING_WORDS[loading]} (notebook 05)"
         if (name, loading) == crossing.PWL_ONLY:
             words = "plain PWL (notebook 05)"

@@ -1,0 +1,187 @@
+"""Arms: what a student learns before or beside the loss of PWL training, everything else being equal.
+
+Every arm has PWL's terms from its first step to its last, the same final objective (`0.4 hard + 0.6 soft` at temperature
+2), the same teacher, initial weights, batches and number of steps. The *last stage* of an arm has the whole cosine
+schedule, and the batch norms are frozen at the same fraction of it. An early stage before it runs at the peak learning
+rate throughout, with an optimiser of its own.
+
+- `none`: the final objective, nothing else.
+- `early`: the extracted curriculum (arXiv 2503.17494), block by block, in the early stage.
+- `auxiliary`: the same projections of all blocks as an addition to the final objective, from the first step to the last.
+- `checkpoint`: the output of an early checkpoint of the teacher, in the early stage.
+- `final`: the output of the final teacher there, a control for `checkpoint` with the same schedule.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from torch import Tensor
+
+from pwl_lab.distill.curriculum import Curriculum, Stage, TeacherHidden, TeacherOutput
+from pwl_lab.models import ModelConfig, build
+from pwl_lab.study.intervals import Interval, mean_interval
+from pwl_lab.study.verbs import make_pair
+from pwl_lab.support import paths
+from pwl_lab.swap.pair_training import (
+    FollowCurriculum,
+    HardAndSoft,
+    PairLearner,
+    PairLossConfig,
+    Pass,
+    StudentObjective,
+)
+from pwl_lab.swap.swapnet import SwapNet
+from pwl_lab.tasks.base import Task, batches_of, split_of
+from pwl_lab.training import Learner, Losses, TrainedModel, TrainPlan, train
+
+ArmName = Literal["none", "early", "auxiliary", "checkpoint", "final"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train a pair. `share`: fraction of the steps in the early stage; `weight`: of the projections."""
+
+    name: ArmName
+    share: float = 0.0
+    weight: float = 5.0
+    at_accuracy: float = 0.8
+
+    def early_steps(self, steps: int) -> int:
+        """The length of the early stage, of `steps` in all."""
+        return round(self.share * steps)
+
+    def early_curriculum(self, steps: int, n_blocks: int) -> Curriculum:
+        """What the early stage of that many steps follows."""
+        if self.name == "early":
+            each = max(1, steps // n_blocks)
+            hidden = [TeacherHidden(block=block, weight=self.weight) for block in range(1, n_blocks + 1)]
+            return Curriculum(stages=tuple(Stage(target=target, steps=each) for target in hidden))
+        output = TeacherOutput(at_accuracy=self.at_accuracy if self.name == "checkpoint" else None)
+        return Curriculum(stages=(Stage(target=output, steps=steps),))
+
+
+@dataclass(frozen=True)
+class Auxiliary:
+    """The sum of two objectives of the student: its own, and one beside it."""
+
+    own: StudentObjective
+    beside: StudentObjective
+
+    def __call__(self, seen: Pass, step: int) -> tuple[Losses, Float[Tensor, ""]]:
+        """The terms of both, and the sum of their values."""
+        (terms, total), (more, extra) = self.own(seen, step), self.beside(seen, step)
+        return terms | more, total + extra
+
+
+def train_arm(
+    arm: Arm,
+    teacher: TrainedModel,
+    student: ModelConfig,
+    task: Task,
+    plan: TrainPlan,
+    losses: PairLossConfig,
+    seed: int,
+    device: str,
+    make_learner: Callable[..., Learner] = PairLearner,
+) -> tuple[SwapNet, pd.DataFrame]:
+    """Train a pair; returns it in eval mode, with the history of both stages.
+
+    Arguments:
+    - `arm`: what the student learns before or beside the loss of PWL training.
+    - `teacher`, `student`, `task`: as in `train_pair`.
+    - `plan`: of all steps; its schedule is that of the last stage.
+    - `losses`: the weights of PWL's terms.
+    - `seed`: of the initial weights, batches and masks.
+    - `device`: where to compute.
+    - `make_learner`: a `PairLearner`, or a subclass that evaluates something else.
+    """
+    initial = build(student, seed, device, stream="student")
+    net = make_pair(teacher.model, initial, task, seed, losses.converters).to(device)
+    shapes = student.make().state_shapes(task.input_shape)
+    follow = partial(FollowCurriculum, teacher=teacher, student_shapes=shapes, task=task, seed=seed, device=device)
+    validation = split_of(task, "validation", device)
+    batches = batches_of(task, seed, plan.batch_size, device, role="pair")
+    early = arm.early_steps(plan.steps)
+    history = []
+    if early:
+        unfrozen = losses.model_copy(update={"freeze_norm_at": 1.0})
+        first = plan.model_copy(update={"steps": early, "schedule": "constant"})
+        objective = follow(arm.early_curriculum(early, student.n_blocks))
+        learner = make_learner(net, unfrozen, validation, seed, early, objective)
+        history.append(train(learner, batches, first, f"{arm.name}, early"))
+    last = plan.model_copy(update={"steps": plan.steps - early})
+    own: StudentObjective = HardAndSoft(losses.alpha, losses.temperature)
+    if arm.name == "auxiliary":
+        every = Stage(target=TeacherHidden(block="all", weight=arm.weight))
+        own = Auxiliary(own, follow(Curriculum(stages=(every,))))
+    history.append(train(make_learner(net, losses, validation, seed, last.steps, own), batches, last, arm.name))
+    history[-1][["step", "samples"]] += [early, early * plan.batch_size]
+    return net.eval(), pd.concat(history, ignore_index=True)
+
+
+# Measures of the shipped tables (`scripts/pair_tables.py`), with their words in figures and tables.
+ARM_MEASURES = {"SSSS": "student alone", "mixed": "mean of all mixes", "worst": "worst mix"}
+PARITY_WORDS = {"steps_student": "student", "steps_all_masks": "all masks"}
+MARGIN = 0.3  # points of accuracy: an arm whose interval lies within makes no difference that matters here
+
+
+def shipped_arms(name: Literal["", "intervals", "tuning", "parity"] = "") -> pd.DataFrame:
+    """One of the shipped tables: the pairs, each arm against `none`, the tuning, or the steps on parity."""
+    return pd.read_csv(paths.results() / f"pair_curricula{name and f'_{name}'}.csv")
+
+
+def verdict(low: float, high: float, margin: float = MARGIN) -> str:
+    """What an interval of a difference, in points, decides: `within` the margin, `better`, `worse`, or `open`."""
+    if -margin < low and high < margin:
+        return "within"
+    return "better" if low > 0 else "worse" if high < 0 else "open"
+
+
+def verdicts_table(intervals: pd.DataFrame) -> pd.DataFrame:
+    """A row per family, budget and arm, a column per measure: such as `+0.12 (-0.05 to +0.29) within`."""
+    chosen = intervals[intervals["measure"].isin(ARM_MEASURES)].replace({"measure": ARM_MEASURES})
+    said = [
+        f"{row.mean:+.2f} ({row.low:+.2f} to {row.high:+.2f}) {verdict(row.low, row.high)}"
+        for row in chosen[["low", "mean", "high"]].itertuples(index=False)
+    ]
+    keys = ["family", "budget", "arm"]
+    table = chosen.assign(said=said).pivot(index=[*keys, "seeds"], columns="measure", values="said")
+    return table[list(ARM_MEASURES.values())].sort_index(ascending=[False, True, False, True])
+
+
+def parity_steps(parity: pd.DataFrame, column: str) -> dict[str, list[float]]:
+    """Per arm, the steps of each reported seed in `column`; the budget where a seed never got there."""
+    mine = parity[parity["kind"] == "plateau"]
+    steps = mine[column].fillna(mine["budget"]).astype(float)
+    return {arm: steps[mine["arm"] == arm].tolist() for arm in dict.fromkeys(mine["arm"])}
+
+
+def parity_gaps(parity: pd.DataFrame, column: str, against: str = "none") -> dict[str, Interval]:
+    """Per arm, the ratio of its steps to those of `against`, seed by seed: lower end, geometric mean, upper end.
+
+    Of 95% intervals of the mean logarithm; a seed that never got there counts at the budget, so that the ratio of an
+    arm that is slower is a lower limit.
+    """
+    steps = parity_steps(parity, column)
+    logs = {arm: np.log(np.array(mine) / np.array(steps[against])) for arm, mine in steps.items() if arm != against}
+    low_mean_high = {arm: mean_interval(mine.tolist()) for arm, mine in logs.items()}
+    return {arm: (float(np.exp(a)), float(np.exp(b)), float(np.exp(c))) for arm, (a, b, c) in low_mean_high.items()}
+
+
+def parity_arms_table(parity: pd.DataFrame) -> pd.DataFrame:
+    """A row per arm: seeds that arrived, median steps and range, for the student and for all masks; and the ratio."""
+    rows: dict[str, dict[str, str]] = {}
+    for column, words in PARITY_WORDS.items():
+        gaps, mine = parity_gaps(parity, column), parity[parity["kind"] == "plateau"]
+        arrived = mine[column].notna().groupby(mine["arm"]).agg(["sum", "size"])
+        for arm, steps in parity_steps(parity, column).items():
+            row = rows.setdefault(arm, {})
+            row[f"{words}: seeds"] = "{} of {}".format(*arrived.loc[arm])
+            row[f"{words}: median steps"] = f"{np.median(steps):,.0f} ({min(steps):,.0f} to {max(steps):,.0f})"
+            row[f"{words}: times none"] = "–" if arm == "none" else "{1:.2f} ({0:.2f} to {2:.2f})".format(*gaps[arm])
+    return pd.DataFrame(rows).T.rename_axis("arm")
