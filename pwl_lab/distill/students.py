@@ -238,18 +238,19 @@ class CurriculumLearner(Learner):
 
     def _outputs(self, stages: Sequence[Stage], inputs: Num[Tensor, "batch *shape"]) -> list[list[Tensor]]:
         """What each group's stage needs of its members; groups that need the same run in one pass."""
-        alike = defaultdict[tuple[int, int] | None, list[CurriculumGroup]](list)
-        for group, stage in zip(self.groups, stages, strict=True):
-            alike[group.needs(stage)].append(group)
-        found: dict[int, list[Tensor]] = {}
-        for needs, groups in alike.items():
+        alike = defaultdict[tuple[int, int] | None, list[int]](list)
+        for number, (group, stage) in enumerate(zip(self.groups, stages, strict=True)):
+            alike[group.needs(stage)].append(number)
+        found: dict[int, list[Tensor]] = {}  # by the number of the group
+        for needs, numbers in alike.items():
+            groups = [self.groups[number] for number in numbers]
             cohort = joined([group.cohort for group in groups])
             cohort.train()
             outputs = [cohort.logits(inputs)] if needs is None else cohort.hidden_states(inputs, *needs)
             sizes = [len(group.members) for group in groups]
             parts = [torch.split(output, sizes) for output in outputs]
-            found |= {id(group): list(mine) for group, mine in zip(groups, zip(*parts, strict=True), strict=True)}
-        return [found[id(group)] for group in self.groups]
+            found |= {number: list(mine) for number, mine in zip(numbers, zip(*parts, strict=True), strict=True)}
+        return [found[number] for number in range(len(self.groups))]
 
     def clip_gradients(self, largest: float, optimiser: torch.optim.Optimizer) -> None:
         """Clip by each student's own norm, as if it trained alone."""
