@@ -171,7 +171,8 @@ class CurriculumGroup:
         """How many scored labels each student gets right; one with a logit that is not finite is marked as diverged."""
         self.cohort.train(False)
         hits = torch.zeros(len(self.members), dtype=torch.long, device=split.labels.device)
-        size = at_once(split.inputs, 1024)
+        # All students run at once: of strings, fewer fit in the processor's cache.
+        size = at_once(split.inputs, 1024 if split.inputs.is_floating_point() else 256)
         for inputs, labels in zip(torch.split(split.inputs, size), torch.split(split.labels, size), strict=True):
             logits = scored(self.cohort.logits(inputs), labels)  # (members, scored, classes)
             hits += (logits.argmax(dim=-1) == scored(labels, labels)).sum(dim=1)
@@ -238,18 +239,19 @@ class CurriculumLearner(Learner):
 
     def _outputs(self, stages: Sequence[Stage], inputs: Num[Tensor, "batch *shape"]) -> list[list[Tensor]]:
         """What each group's stage needs of its members; groups that need the same run in one pass."""
-        alike = defaultdict[tuple[int, int] | None, list[CurriculumGroup]](list)
-        for group, stage in zip(self.groups, stages, strict=True):
-            alike[group.needs(stage)].append(group)
-        found: dict[int, list[Tensor]] = {}
-        for needs, groups in alike.items():
+        alike = defaultdict[tuple[int, int] | None, list[int]](list)
+        for number, (group, stage) in enumerate(zip(self.groups, stages, strict=True)):
+            alike[group.needs(stage)].append(number)
+        found: dict[int, list[Tensor]] = {}  # by the number of the group
+        for needs, numbers in alike.items():
+            groups = [self.groups[number] for number in numbers]
             cohort = joined([group.cohort for group in groups])
             cohort.train()
             outputs = [cohort.logits(inputs)] if needs is None else cohort.hidden_states(inputs, *needs)
             sizes = [len(group.members) for group in groups]
             parts = [torch.split(output, sizes) for output in outputs]
-            found |= {id(group): list(mine) for group, mine in zip(groups, zip(*parts, strict=True), strict=True)}
-        return [found[id(group)] for group in self.groups]
+            found |= {number: list(mine) for number, mine in zip(numbers, zip(*parts, strict=True), strict=True)}
+        return [found[number] for number in range(len(self.groups))]
 
     def clip_gradients(self, largest: float, optimiser: torch.optim.Optimizer) -> None:
         """Clip by each student's own norm, as if it trained alone."""

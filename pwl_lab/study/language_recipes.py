@@ -229,9 +229,8 @@ def all_students(settings: LanguageCurriculumSettings) -> dict[Place, Distillati
     grouped: list[tuple[Place, Sequence[str]]] = list(ELSEWHERE.items())
     grouped += [("grammar", [name for name in names if rates[name] == rate]) for rate in sorted(set(rates.values()))]
     cases = [{"settings": settings, "names": mine, "place": place} for place, mine in grouped]
-    run_cases(language_students, cases, "students", settings.device)
-    wanted: dict[Place, Sequence[str]] = {"grammar": names, **ELSEWHERE}
-    return {place: language_students(settings, mine, place) for place, mine in wanted.items()}
+    made = run_cases(language_students, cases, "students", settings.device)
+    return {"grammar": joined(made[len(ELSEWHERE) :], names), **dict(zip(ELSEWHERE, made, strict=False))}
 
 
 def joined(parts: Sequence[DistillationRuns], names: Sequence[str]) -> DistillationRuns:
