@@ -529,7 +529,7 @@ def work(todo: Any, asked: argparse.Namespace) -> None:
             return
         try:
             run_point(point, asked)
-        except Exception:  # one arm less, not all that this worker would still do
+        except Exception:  # noqa: BLE001  # one arm less, not all that this worker would still do
             traceback.print_exc()
 
 
