@@ -1,28 +1,29 @@
 """Are PWL's extra losses curricula in the sense of sample complexity? The shipped table of notebook 05.
 
-    PYTHONPATH=. python scripts/parity_pairs.py all --device cuda --processes 8 --budget-seconds 300 --out runs/parity_pairs
+    python scripts/parity_pairs.py all --out runs/parity_pairs     # teachers, tune, measure; --help has sizes and draws
+    python scripts/parity_pairs.py ship --out runs/parity_pairs    # into data/results/
 
-`teachers`, `tune` and `measure` are its three parts. Each finished point is a set of lines in `--out`; a second call goes
-on with what is missing.
+An arm is a point: finished ones are lines in `--out`, and a second call goes on with what is missing.
 
-Design. Sparse parity with k = 4 over n = 20 to 60. MLPs of two hidden layers (two blocks, one boundary, mixed masks TS
-and ST): the teacher 256 wide, trained until it makes no error and then with a falling learning rate, frozen; the student
+Design. Sparse parity, k = 4. MLPs of two hidden layers (two blocks, one boundary, mixed masks TS and ST): the teacher 128
+wide, trained until it makes no error in 4,096 samples, then 500 steps of a falling learning rate, and frozen; the student
 64 wide; a linear encoder and decoder at the boundary. SGD, batch 32, momentum 0.9, gradients of student and converters
-clipped together at norm 2, as PWL trains. Every arm has the teacher's hard decisions on the student's output (a saturated
-teacher's soft output would say no more) and one extra term, either from the first step to the last ("beside") or for a
-first stage that it has to itself ("first"). The endpoint is the number of samples until the *student alone* reaches 99%
-of 4,096 test samples. The unit of resampling is a draw of (support, teacher, student, stream); learning rate, weight and
-length of the first stage are chosen per arm on draws 100 to 107 at n = 30 and 60, and draws 0 to 15 are reported.
+clipped together at norm 2, as PWL trains. Every arm has the teacher's hard decisions on the student's output and one
+extra term, from the first step to the last ("beside") or in a stage of its own before the output ("first"). The decisions
+are those of a teacher that makes no error, so they are computed as the labels; `teachers_*.jsonl` has its errors in 65,536
+samples. The endpoint is the number of samples until the *student alone* reaches 99% of 4,096 test samples. The unit of
+resampling is a draw of (support, teacher, student, stream). Learning rate, weight and first stage are chosen per arm on
+draws 100 to 103 at n = 30; draws from 0 are reported. Controls are not tuned, they have the setting of their original.
 
 The question is the exponent: a term that only helps to optimise gains a factor, a curriculum lowers the power of n.
 
 Expected, before the first run:
-- one-shot, labels and recon: the same exponent. Recon shows the student nothing of the teacher: only its own state is
-  converted there and back.
+- one-shot and recon: the same exponent. Recon shows the student nothing of the teacher: only its own state is converted
+  there and back.
 - extracted: the lowest exponent; its first stage hands over the support.
 - sync: a curriculum too, although its targets move. The teacher's state must be decodable from the student's 64 units, so
   these have to carry the directions in which the teacher's state varies most, which are the support's. A lower exponent
-  than one-shot's, nearer to extracted's; `sync first` no worse than `sync`.
+  than one-shot's, nearer to extracted's.
 - cross with hard decisions: the labels travel through the teacher's frozen second block, so gradients can leak hidden
   structure (mask ST); mask TS trains only the student's second block, on states that solve the task already. Expected: TS
   alone about one-shot's exponent, ST alone somewhat lower, both between one-shot and sync.
@@ -38,7 +39,7 @@ import queue
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -50,13 +51,13 @@ from torch.nn import functional as F
 
 from pwl_lab.support.seeding import generator, stream_seed
 
-SIZES, TUNED_AT, K = (20, 30, 40, 50, 60), (30, 60), 4
-TUNING, REPORTED = tuple(range(100, 108)), tuple(range(16))
-TEACHER_WIDTH, STUDENT_WIDTH, BATCH, EVERY, EVALUATED = 256, 64, 32, 20, 4096
+K, TUNING = 4, tuple(range(100, 104))
+TEACHER_WIDTH, STUDENT_WIDTH, BATCH, EVERY, EVALUATED = 128, 64, 32, 20, 4096
 MOMENTUM, CLIP = 0.9, 2.0
-TEACHER = {"batch": 128, "lr": 0.05, "budget": 40_000, "settle": 2_000}
-BUDGET = {"tune": 20_000, "measure": 80_000}  # steps
-RATES, WEIGHTS, STAGES = (0.01, 0.02, 0.04, 0.08, 0.16), (0.3, 1.0, 3.0, 10.0), (100, 300, 1_000, 3_000)
+TEACHER_LR, TEACHER_BUDGET, SETTLE = 0.05, 20_000, 500
+BUDGET = 10_000  # steps of a pair
+RATES, WEIGHTS, STAGES = (0.04, 0.08, 0.16), (1.0, 3.0), (100, 300)
+BEHIND = ("cross", "cross_st", "pwl")  # terms that go through the teacher's own second block
 Layers = dict[str, Tensor]  # name -> (networks, ...)
 
 
@@ -67,7 +68,7 @@ class Arm:
     term: Literal["none", "hidden", "sync", "recon", "cross", "cross_ts", "cross_st", "pwl"]
     first: bool = False  # in a stage of its own, before the output; otherwise beside it, to the end
     untrained: bool = False  # the hidden states are of the teacher's initial network
-    labels: bool = False  # the true labels, not the teacher's decisions
+    like: str = ""  # a control is not tuned: it has the setting of this arm
 
 
 ARMS = {  # the most valuable first
@@ -75,16 +76,15 @@ ARMS = {  # the most valuable first
     "extracted": Arm("hidden", first=True),
     "sync": Arm("sync"),
     "cross": Arm("cross"),
-    "recon": Arm("recon"),
-    "sync_first": Arm("sync", first=True),
-    "cross_st": Arm("cross_st"),
-    "cross_ts": Arm("cross_ts"),
-    "sync_untrained": Arm("sync", untrained=True),
-    "cross_untrained": Arm("cross", untrained=True),
-    "hidden": Arm("hidden"),
+    "cross_untrained": Arm("cross", untrained=True, like="cross"),
+    "sync_untrained": Arm("sync", untrained=True, like="sync"),
+    "recon": Arm("recon", like="one_shot"),
+    "cross_st": Arm("cross_st", like="cross"),
+    "cross_ts": Arm("cross_ts", like="cross"),
     "pwl": Arm("pwl"),
-    "extracted_untrained": Arm("hidden", first=True, untrained=True),
-    "labels": Arm("none", labels=True),
+    "hidden": Arm("hidden"),
+    "sync_first": Arm("sync", first=True),
+    "extracted_untrained": Arm("hidden", first=True, untrained=True, like="extracted"),
 }
 
 
@@ -99,7 +99,7 @@ class Setting:
 
 def grid(arm: Arm, smoke: bool) -> list[Setting]:
     """All settings that are tried for an arm."""
-    rates, stages = (RATES[2:4], STAGES[:2]) if smoke else (RATES, STAGES)
+    rates, stages = (RATES[:2], STAGES) if smoke else (RATES, STAGES)
     if arm.term == "none":
         return [Setting(lr) for lr in rates]
     if arm.first:
@@ -133,9 +133,10 @@ class Draws:
         bits = torch.randint(0, 2, shape, generator=stream, device=self.device, dtype=torch.int8)
         return (bits.float() * 2 - 1) * self.real.unsqueeze(1)
 
-    def labels(self, inputs: Tensor) -> Tensor:
-        """1 if the product over the support is +1, else 0."""
-        chosen = self.supports.unsqueeze(1).expand(-1, inputs.shape[1], -1)
+    def labels(self, inputs: Tensor, tasks: Tensor | None = None) -> Tensor:
+        """1 if the product over the support is +1, else 0; for all tasks, or for those that `inputs` are of."""
+        supports = self.supports if tasks is None else self.supports[tasks]
+        chosen = supports.unsqueeze(1).expand(-1, inputs.shape[1], -1)
         return (inputs.gather(2, chosen).prod(dim=2) > 0).long()
 
     def initial(self, width: int, name: str, role: str) -> Layers:
@@ -206,12 +207,14 @@ def distance(a: Tensor, b: Tensor) -> Tensor:
 
 @dataclass
 class Seen:
-    """What the losses of a step need, each (networks, batch, ...); `teacher` are the layers behind mask ST."""
+    """What the losses of a step need, each (networks, batch, ...): labels, the teacher's state after block 1 and its
+    projected states, as far as the term needs them; `behind` are the teacher's layers, for mask ST.
+    """
 
     labels: Tensor
-    teacher_states: tuple[Tensor, Tensor]
+    first: Tensor | None
     hidden: Sequence[Tensor]
-    teacher: Layers
+    behind: Layers
 
 
 def extra_term(term: str, student: Layers, ours: tuple[Tensor, Tensor, Tensor], seen: Seen) -> Tensor:
@@ -219,7 +222,8 @@ def extra_term(term: str, student: Layers, ours: tuple[Tensor, Tensor, Tensor], 
     if term == "hidden":
         errors = [(mine - wanted).square().mean(dim=(1, 2)) for mine, wanted in zip(ours, seen.hidden, strict=False)]
         return torch.stack(errors).mean(dim=0)
-    theirs, mine = seen.teacher_states[0], ours[0]
+    theirs, mine = seen.first, ours[0]
+    assert theirs is not None
     encoded, decoded, terms = affine(student, "e", theirs), affine(student, "d", mine), []
     if term in ("sync", "pwl"):
         terms.append(distance(encoded, mine) + distance(decoded, theirs))
@@ -228,7 +232,7 @@ def extra_term(term: str, student: Layers, ours: tuple[Tensor, Tensor, Tensor], 
     if term in ("cross", "cross_ts", "pwl"):
         terms.append(cross_entropy(from_boundary(student, encoded), seen.labels))
     if term in ("cross", "cross_st", "pwl"):
-        terms.append(cross_entropy(from_boundary(seen.teacher, decoded), seen.labels))
+        terms.append(cross_entropy(from_boundary(seen.behind, decoded), seen.labels))
     # In PWL's own sum cross counts twice and averages over its masks, so each of its two terms has the weight of sync.
     return torch.stack(terms).sum(dim=0) if term == "pwl" else torch.stack(terms).mean(dim=0)
 
@@ -236,7 +240,7 @@ def extra_term(term: str, student: Layers, ours: tuple[Tensor, Tensor, Tensor], 
 class Sgd:
     """SGD with heavy-ball momentum, a learning rate and a clipped gradient norm for each of the stacked networks."""
 
-    def __init__(self, layers: Layers, lr: Tensor, clip: float | None) -> None:
+    def __init__(self, layers: Layers, lr: Tensor, clip: float) -> None:
         """`lr` is of each network; `clip` is the largest gradient norm of one."""
         self.layers, self.lr, self.clip = layers, lr, clip
         self.momenta = [torch.zeros_like(one) for one in layers.values()]
@@ -246,40 +250,17 @@ class Sgd:
         found = torch.autograd.grad(loss.sum(), list(self.layers.values()), allow_unused=True)
         gradients = [torch.zeros_like(p) if g is None else g for g, p in zip(found, self.layers.values(), strict=True)]
         with torch.no_grad():
-            scale = torch.ones_like(self.lr)
-            if self.clip is not None:
-                squares = torch.stack([one.square().sum(dim=(1, 2)) for one in gradients]).sum(dim=0)
-                scale = (self.clip / (squares.sqrt() + 1e-6)).clamp(max=1.0)
+            norms = torch.stack([torch.linalg.vector_norm(one, dim=(1, 2)) for one in gradients])
+            scale = (self.clip / (torch.linalg.vector_norm(norms, dim=0) + 1e-6)).clamp(max=1.0).view(-1, 1, 1)
             for weights, momentum, gradient in zip(self.layers.values(), self.momenta, gradients, strict=True):
-                momentum.mul_(MOMENTUM).add_(gradient * scale.view(-1, 1, 1))
-                weights.sub_(momentum * self.lr.view(-1, 1, 1))
+                momentum.mul_(MOMENTUM).addcmul_(gradient, scale)
+                weights.addcmul_(momentum, self.lr.view(-1, 1, 1), value=-1)
 
-
-def repeated(step: Callable[[Tensor], None], shown: Tensor, state: Sequence[Tensor]) -> Callable[[], None]:
-    """`step` on each slice of `shown`, which the caller refills; on a GPU as one CUDA graph.
-
-    `state` is everything that a step changes: recording the graph needs steps that must not count.
-    """
-
-    def steps() -> None:
-        for inputs in shown:
-            step(inputs)
-
-    if not shown.is_cuda:
-        return steps
-    kept, side = [one.detach().clone() for one in state], torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for inputs in shown[:2]:
-            step(inputs)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        steps()
-    with torch.no_grad():
-        for one, before in zip(state, kept, strict=True):
-            one.copy_(before)
-    return graph.replay
+    def part(self, staying: Tensor) -> "Sgd":
+        """Some of the networks, with their momenta; `staying` is a mask."""
+        found = Sgd(trainable({name: one[staying] for name, one in self.layers.items()}), self.lr[staying], self.clip)
+        found.momenta = [one[staying] for one in self.momenta]
+        return found
 
 
 def trainable(layers: Layers) -> Layers:
@@ -287,60 +268,71 @@ def trainable(layers: Layers) -> Layers:
     return {name: one.detach().clone().requires_grad_() for name, one in layers.items()}
 
 
-def many(values: Tensor, times: int) -> Tensor:
-    """Each member's values once per setting: (members, ...) -> (settings * members, ...)."""
-    return values.expand(times, *values.shape).reshape(times * len(values), *values.shape[1:])
+@torch.no_grad()
+def accuracy(net: Layers, draws: Draws, owner: Tensor) -> Tensor:
+    """Of every network alone, on its task's evaluation samples; those far from 99% on a few of these are not run on all."""
+    found = _share_right(net, draws, owner, draws.test[:, :256])
+    close = (found > 0.95).nonzero()[:, 0]
+    if len(close):
+        some = {name: one[close] for name, one in net.items()}
+        found[close] = _share_right(some, draws, owner[close], draws.test)
+    return found
+
+
+def _share_right(net: Layers, draws: Draws, owner: Tensor, samples: Tensor) -> Tensor:
+    labels = draws.labels(samples)[owner]
+    logits = states(net, samples[owner])[2]
+    return (logits.argmax(-1) == labels).float().mean(dim=1)
+
+
+def train_teachers(draws: Draws, budget: int, settle: int) -> tuple[Layers, Tensor]:
+    """Teachers, and the step at which each made no error (0: never); its learning rate falls to zero after that."""
+    net, alive = trainable(draws.initial(TEACHER_WIDTH, "init", "bits")), torch.arange(len(draws), device=draws.device)
+    done, arrived = {name: one.detach().clone() for name, one in net.items()}, torch.zeros_like(alive)
+    sgd = Sgd(net, torch.full((len(draws),), TEACHER_LR, device=draws.device), CLIP)
+    for step in range(1, budget + 1):
+        x = draws.inputs(BATCH, draws.stream)[alive]
+        sgd.step(cross_entropy(states(sgd.layers, x)[2], draws.labels(x, alive)))
+        if step % EVERY:
+            continue
+        right = accuracy(sgd.layers, draws, alive) == 1
+        arrived[alive] = torch.where((arrived[alive] == 0) & right, step, arrived[alive])
+        left = torch.where(arrived[alive] > 0, 1 - (step - arrived[alive]) / settle, 1.0).clamp(min=0)
+        sgd.lr = TEACHER_LR * left
+        if not left.all() or step == budget:
+            for name, one in done.items():
+                one[alive] = sgd.layers[name].detach()
+            alive = alive[left > 0]
+            sgd = sgd.part(left > 0)
+        if not len(alive):
+            break
+    return {name: one.half().float() for name, one in done.items()}, arrived  # rounded, as they are kept
 
 
 @torch.no_grad()
-def accuracy(net: Layers, draws: Draws, times: int) -> Tensor:
-    """Of every network alone, on its member's evaluation samples."""
-    right = []
-    for part in draws.test.split(1024, dim=1):
-        logits = states(net, many(part, times))[2]
-        right.append((logits.argmax(-1) == many(draws.labels(part), times)).float())
-    return torch.cat(right, dim=1).mean(dim=1)
-
-
-def train_teachers(draws: Draws, budget: int, settle: int) -> tuple[Layers, Tensor, Tensor]:
-    """Teachers, their accuracy, and the step at which each made no error (0: never). Its rate falls to zero after that."""
-    net = trainable(draws.initial(TEACHER_WIDTH, "init", "bits"))
-    lr = torch.full((len(draws),), float(TEACHER["lr"]), device=draws.device)
-    sgd, arrived = Sgd(net, lr, clip=None), torch.zeros(len(draws), dtype=torch.long, device=draws.device)
-    shown = draws.inputs(EVERY * int(TEACHER["batch"]), draws.stream).unflatten(1, (EVERY, -1)).transpose(0, 1)
-    shown = shown.contiguous()
-    advance = repeated(
-        lambda x: sgd.step(cross_entropy(states(net, x)[2], draws.labels(x))), shown, [*net.values(), *sgd.momenta]
-    )
-    for step in range(EVERY, budget + 1, EVERY):
-        advance()
-        arrived = torch.where((arrived == 0) & (accuracy(net, draws, 1) == 1), step, arrived)
-        left = torch.where(arrived > 0, 1 - (step - arrived) / settle, 1.0).clamp(min=0)
-        lr.copy_(TEACHER["lr"] * left)
-        if not left.any():
-            break
-        fresh = draws.inputs(EVERY * int(TEACHER["batch"]), draws.stream)
-        shown.copy_(fresh.unflatten(1, (EVERY, -1)).transpose(0, 1))
-    rounded = {name: one.detach().half().float() for name, one in net.items()}  # as they are kept
-    return rounded, accuracy(rounded, draws, 1), arrived
+def errors(net: Layers, draws: Draws, batches: int = 16) -> Tensor:
+    """The share of 65,536 fresh samples (16 batches of 4,096) that each network gets wrong."""
+    stream, found = torch.Generator(draws.device).manual_seed(stream_seed(0, "evaluation", "teacher")), []
+    for _ in range(batches):
+        x = draws.inputs(4096, stream)
+        found.append((states(net, x)[2].argmax(-1) != draws.labels(x)).float().mean(dim=1))
+    return torch.stack(found).mean(dim=0)
 
 
 class Pairs:
-    """The pairs of one arm: every setting for every draw, trained side by side."""
+    """The pairs of one arm: every setting for every draw, trained side by side. Who is there leaves the stack."""
 
     def __init__(self, arm: Arm, draws: Draws, teacher: Layers, settings: Sequence[Sequence[Setting]]) -> None:
         """`settings` are lists of one setting per member."""
-        self.arm, self.draws, self.teacher, self.times = arm, draws, teacher, len(settings)
-        self.shown_by = draws.initial(TEACHER_WIDTH, "init", "bits") if arm.untrained else teacher
+        self.arm, self.draws = arm, draws
         self.settings = [one for row in settings for one in row]
+        self.owner = torch.arange(len(draws), device=draws.device).repeat(len(settings))  # network -> task
+        self.shown = draws.initial(TEACHER_WIDTH, "init", "bits") if arm.untrained else teacher
         net = draws.initial(STUDENT_WIDTH, "student", "bits")
-        with_converters = arm.term not in ("none", "hidden")
-        net |= draws.converters() if with_converters else {}
-        self.student = trainable({name: many(one, self.times) for name, one in net.items()})
-        self.behind = {name: many(one, self.times) for name, one in self.shown_by.items() if name[1] in "23"}
+        net |= {} if arm.term in ("none", "hidden") else draws.converters()
+        self.student = trainable({name: one[self.owner] for name, one in net.items()})
         lr, self.weight, self.stage = (self._each(key) for key in ("lr", "weight", "stage"))
-        self.sgd = Sgd(self.student, lr, CLIP)
-        self.done = torch.zeros(1, device=draws.device)  # steps
+        self.sgd, self.done = Sgd(self.student, lr, CLIP), 0  # steps
         if arm.term == "hidden":
             self._fit_projections()
 
@@ -349,65 +341,68 @@ class Pairs:
 
     def _fit_projections(self) -> None:
         """Centre and scale as `pwl_lab.distill.targets.Projection.fit`."""
-        matrices = self.draws.projections()
         stream = torch.Generator(self.draws.device).manual_seed(stream_seed(0, "data", "calibration"))
-        raw = [
-            s @ matrix
-            for s, matrix in zip(states(self.shown_by, self.draws.inputs(4096, stream)), matrices, strict=False)
-        ]
-        means = [one.mean(dim=1, keepdim=True) for one in raw]
-        factors = [1 / (r - m).square().mean(dim=(1, 2), keepdim=True).sqrt() for r, m in zip(raw, means, strict=True)]
-        self.projections = [matrix * factor for matrix, factor in zip(matrices, factors, strict=True)]
-        self.offsets = [mean * factor for mean, factor in zip(means, factors, strict=True)]
+        shown = states(self.shown, self.draws.inputs(4096, stream))
+        self.projections, self.offsets = [], []
+        for state, matrix in zip(shown, self.draws.projections(), strict=False):
+            raw = state @ matrix
+            mean = raw.mean(dim=1, keepdim=True)
+            factor = 1 / (raw - mean).square().mean(dim=(1, 2), keepdim=True).sqrt()
+            self.projections.append(matrix * factor)
+            self.offsets.append(mean * factor)
 
+    @torch.no_grad()
     def seen(self, x: Tensor) -> Seen:
-        """Labels and the teacher's states for a batch, (members, batch, n); the teacher is run once for all settings."""
-        with torch.no_grad():
-            decided = states(self.teacher, x)
-            shown = states(self.shown_by, x) if self.arm.untrained else decided
-            labels = self.draws.labels(x) if self.arm.labels else decided[2].argmax(-1)
-            hidden: list[Tensor] = []
-            if self.arm.term == "hidden":
-                projected = zip(shown, self.projections, self.offsets, strict=False)
-                hidden = [many(s @ matrix - offset, self.times) for s, matrix, offset in projected]
-            first, second = (many(one, self.times) for one in shown[:2])
-            return Seen(many(labels, self.times), (first, second), hidden, self.behind)
+        """Labels and the teacher's states for a batch (tasks, batch, n); a teacher is run once for all of its students."""
+        tasks, where = self.owner.unique(return_inverse=True)
+        x, shown = x[tasks], {name: one[tasks] for name, one in self.shown.items()}
+        labels = self.draws.labels(x, tasks)[where]
+        hidden: list[Tensor] = []
+        if self.arm.term == "hidden":
+            fitted = zip(states(shown, x), self.projections, self.offsets, strict=False)
+            hidden = [(state @ matrix[tasks] - offset[tasks])[where] for state, matrix, offset in fitted]
+        first = None if self.arm.term in ("none", "hidden") else affine(shown, "1", x).relu()[where]
+        behind = {name: one[where] for name, one in shown.items()} if self.arm.term in BEHIND else {}
+        return Seen(labels, first, hidden, behind)
 
     def losses(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The output's loss and the extra term of every network, unweighted."""
-        seen, ours = self.seen(x), states(self.student, many(x, self.times))
+        seen, ours = self.seen(x), states(self.student, x[self.owner])
         output = cross_entropy(ours[2], seen.labels)
-        extra = (
-            torch.zeros_like(output) if self.arm.term == "none" else extra_term(self.arm.term, self.student, ours, seen)
-        )
-        return output, extra
+        none = self.arm.term == "none"
+        return output, torch.zeros_like(output) if none else extra_term(self.arm.term, self.student, ours, seen)
 
     def step(self, x: Tensor) -> None:
         """One step of every network."""
         output, extra = self.losses(x)
-        early = (self.done < self.stage).float()
-        self.sgd.step(
-            torch.where(early > 0, self.weight * extra, output) if self.arm.first else output + self.weight * extra
-        )
-        self.done.add_(1)
+        beside = output + self.weight * extra
+        self.sgd.step(torch.where(self.done < self.stage, self.weight * extra, output) if self.arm.first else beside)
+        self.done += 1
 
-    def run(self, budget: int, enough: Callable[[Tensor, int], bool]) -> tuple[Tensor, Tensor, int]:
-        """Train until all are there, `enough` says so, or the budget is spent.
+    def keep(self, staying: Tensor) -> None:
+        """Take all other networks out of the stack; `staying` is a mask."""
+        self.sgd = self.sgd.part(staying)
+        self.student = self.sgd.layers
+        self.owner, self.weight, self.stage = (one[staying] for one in (self.owner, self.weight, self.stage))
 
-        Returns the step at which each student alone reached 99% (0: not), its last accuracy, and the steps that were run.
+    def run(self, budget: int, given_up: Callable[[Tensor, int], Tensor]) -> tuple[Tensor, Tensor]:
+        """Train each until it is there, `given_up` names it (a mask over all), or the budget is spent.
+
+        Returns the step at which each student alone reached 99% (0: not), and the steps that it was trained.
         """
-        size = EVERY * BATCH
-        shown = self.draws.inputs(size, self.draws.stream).unflatten(1, (EVERY, -1)).transpose(0, 1).contiguous()
-        advance = repeated(self.step, shown, [*self.student.values(), *self.sgd.momenta, self.done])
         reached = torch.zeros(len(self.settings), dtype=torch.long, device=self.draws.device)
-        for step in range(EVERY, budget + 1, EVERY):
-            advance()
-            right = accuracy(self.student, self.draws, self.times)
-            reached = torch.where((reached == 0) & (right >= 0.99), step, reached)
-            if step == budget or (step % (5 * EVERY) == 0 and (bool(reached.all()) or enough(reached, step))):
-                break
-            shown.copy_(self.draws.inputs(size, self.draws.stream).unflatten(1, (EVERY, -1)).transpose(0, 1))
-        return reached.cpu(), right.cpu(), step
+        ran, alive = reached.clone(), torch.arange(len(reached), device=self.draws.device)
+        while self.done < budget and len(alive):
+            self.step(self.draws.inputs(BATCH, self.draws.stream))
+            if self.done % EVERY:
+                continue
+            there = accuracy(self.student, self.draws, self.owner) >= 0.99
+            reached[alive[there]], ran[alive] = self.done, self.done
+            staying = ~there & ~given_up(reached, self.done)[alive]
+            if not staying.all():
+                self.keep(staying)
+                alive = alive[staying]
+        return reached.cpu(), ran.cpu()
 
 
 def _teacher_path(out: Path, part: str) -> Path:
@@ -423,28 +418,30 @@ def _append(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         file.write("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def _draws(part: str, smoke: bool, device: str) -> Draws:
-    if smoke:
-        return Draws((12, 16), (100, 101) if part == "tune" else (0, 1), device)
-    tuned = part == "tune"
-    return Draws(TUNED_AT if tuned else SIZES, TUNING if tuned else REPORTED, device, "validation" if tuned else "test")
+def _draws(part: str, asked: argparse.Namespace) -> Draws:
+    if asked.smoke:
+        return Draws((12, 16), TUNING[:2] if part == "tune" else (0, 1), asked.device)
+    if part == "tune":
+        return Draws(asked.tuned_at, TUNING, asked.device, "validation")
+    return Draws(asked.sizes, range(asked.draws), asked.device)
 
 
 def make_teachers(part: str, asked: argparse.Namespace) -> None:
     """The teachers of the tuning draws or of the reported ones, unless they are there."""
     if _teacher_path(asked.out, part).exists():
         return
-    begun, draws = time.monotonic(), _draws(part, asked.smoke, asked.device)
-    plan = (2_000, 100) if asked.smoke else (int(TEACHER["budget"]), int(TEACHER["settle"]))
-    net, right, arrived = train_teachers(draws, *plan)
+    begun, draws = time.monotonic(), _draws(part, asked)
+    budget, settle = (2_000, 100) if asked.smoke else (TEACHER_BUDGET, SETTLE)
+    net, arrived = train_teachers(draws, budget, settle)
+    wrong = errors(net, draws).tolist()
     save_file({name: one.half().contiguous().cpu() for name, one in net.items()}, _teacher_path(asked.out, part))
-    found = zip(draws.members, right.tolist(), arrived.tolist(), strict=True)
-    rows = [{"n": n, "draw": draw, "accuracy": a, "arrived": at} for (n, draw), a, at in found]
-    _append(asked.out / f"teachers_{part}.jsonl", rows)
-    print(
-        f"teachers {part}: least {right.min():.4f}, last at {arrived.max()}, {time.monotonic() - begun:.0f} s",
-        flush=True,
+    found = zip(draws.members, wrong, arrived.tolist(), strict=True)
+    _append(
+        asked.out / f"teachers_{part}.jsonl",
+        [{"n": n, "draw": draw, "wrong": share, "arrived": at} for (n, draw), share, at in found],
     )
+    minutes = (time.monotonic() - begun) / 60
+    print(f"teachers {part}: most wrong {max(wrong):.6f}, last at {arrived.max()}, {minutes:.1f} minutes", flush=True)
 
 
 def chosen(tuning: Sequence[Mapping[str, Any]], name: str) -> dict[int, Setting]:
@@ -483,39 +480,42 @@ def between(tuned: Mapping[int, Setting], n: int) -> Setting:
 def _settings(name: str, part: str, draws: Draws, asked: argparse.Namespace) -> list[list[Setting]]:
     if part == "tune":
         return [[one] * len(draws) for one in grid(ARMS[name], asked.smoke)]
-    # The labels are the decisions of a teacher that makes no error: the same setting.
-    tuned = chosen(_lines(asked.out / "tune.jsonl"), "one_shot" if name == "labels" else name)
-    return [[between(tuned, n) for n, _ in draws.members]]
+    tuned = chosen(_lines(asked.out / "tune.jsonl"), ARMS[name].like or name)
+    found = [between(tuned, n) for n, _ in draws.members]
+    return [[one if ARMS[name].term == "none" else replace(one, weight=one.weight or 1.0) for one in found]]
 
 
 def run_point(point: tuple[str, str], asked: argparse.Namespace) -> None:
     """One arm, tuned or measured: a line for every network."""
     (part, name), begun = point, time.monotonic()
-    draws = _draws(part, asked.smoke, asked.device)
+    draws = _draws(part, asked)
     teacher = {key: one.float().to(asked.device) for key, one in load_file(_teacher_path(asked.out, part)).items()}
     settings = _settings(name, part, draws, asked)
     pairs = Pairs(ARMS[name], draws, teacher, settings)
 
-    def enough(reached: Tensor, step: int) -> bool:
-        """In tuning, once every size has a setting that took half of this for all draws; and when the time is over."""
-        if time.time() > asked.until:
-            return True
-        by_size = reached.view(len(settings), -1, len({draw for _, draw in draws.members}))
-        worst = torch.where(by_size > 0, by_size, 10 * step).amax(dim=2)  # (settings, sizes)
-        return part == "tune" and bool((worst.amin(dim=0) <= step / 2).all())
+    per_size = len({draw for _, draw in draws.members})
 
-    budget = 400 if asked.smoke else BUDGET[part]
-    reached, right, ran = pairs.run(budget, enough)
-    finished, seconds = time.time() <= asked.until or bool((reached > 0).all()), time.monotonic() - begun
-    members = draws.members * len(settings)
+    def given_up(reached: Tensor, step: int) -> Tensor:
+        """All when the time is over; in tuning, a size at which some setting took all draws two thirds of this or less."""
+        if part == "measure" or time.time() > asked.until:
+            return torch.full_like(reached, time.time() > asked.until, dtype=torch.bool)
+        by_size = reached.view(len(settings), -1, per_size)
+        worst = torch.where(by_size > 0, by_size, 2 * step).amax(dim=2)  # (settings, sizes)
+        decided = worst.amin(dim=0) <= step / 1.5
+        return decided.repeat_interleave(per_size).repeat(len(settings))
+
+    reached, ran = pairs.run(400 if asked.smoke else BUDGET, given_up)
+    cut, seconds = time.time() > asked.until and bool((reached == 0).any()), time.monotonic() - begun
     rows = [
-        {"arm": name, "n": n, "draw": draw, **asdict(setting), "steps": at or None, "samples": at * BATCH or None}
-        | {"ran": ran, "accuracy": round(last, 4), "finished": finished}
-        for (n, draw), setting, at, last in zip(members, pairs.settings, reached.tolist(), right.tolist(), strict=True)
+        {"arm": name, "n": n, "draw": draw, **asdict(setting), "steps": at or None, "ran": steps}
+        for (n, draw), setting, at, steps in zip(
+            draws.members * len(settings), pairs.settings, reached.tolist(), ran.tolist(), strict=True
+        )
     ]
-    _append(asked.out / f"{part}{'' if finished else '_cut'}.jsonl", rows)
-    done = f"{int((reached > 0).sum())} of {len(rows)} there"
-    print(f"{part} {name}: {done}, {ran} steps, {ran / seconds:.0f} steps/s, finished {finished}", flush=True)
+    _append(asked.out / f"{part}{'_cut' if cut else ''}.jsonl", rows)
+    done, per_second = int((reached > 0).sum()), int(ran.sum()) / seconds
+    said = f"{done} of {len(rows)} there, {pairs.done} steps, {seconds:.0f} s, {per_second:.0f} network-steps/s"
+    print(f"{part} {name}: {said}{', cut' if cut else ''}", flush=True)
 
 
 def work(todo: Any, asked: argparse.Namespace) -> None:
@@ -538,8 +538,12 @@ def run_points(part: str, asked: argparse.Namespace) -> None:
     names = asked.arms.split(",") if asked.arms else list(ARMS)
     have = {row["arm"] for row in _lines(asked.out / f"{part}.jsonl")}
     context = mp.get_context("spawn")
-    tuned = {row["arm"] for row in _lines(asked.out / "tune.jsonl")} | {"labels"}
-    wanted = [n for n in names if n not in have and (n != "labels" if part == "tune" else n in tuned)]
+    tuned = {row["arm"] for row in _lines(asked.out / "tune.jsonl")}
+    names = [name for name in names if name not in have]
+    if part == "tune":
+        wanted = [name for name in names if not ARMS[name].like]
+    else:
+        wanted = [name for name in names if (ARMS[name].like or name) in tuned]
     todo = context.Queue()
     for name in wanted:
         todo.put((part, name))
@@ -551,6 +555,10 @@ def run_points(part: str, asked: argparse.Namespace) -> None:
         one.join()
 
 
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(",")))
+
+
 def main() -> None:
     """Make one part of the table, or all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -559,6 +567,9 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--budget-seconds", type=float, default=float("inf"))
     parser.add_argument("--out", type=Path, default=Path("runs/parity_pairs"))
+    parser.add_argument("--sizes", type=_numbers, default=(20, 30, 45), help="n of the reported draws")
+    parser.add_argument("--tuned-at", type=_numbers, default=(30,), help="n of the tuning draws: one or two")
+    parser.add_argument("--draws", type=int, default=8, help="reported draws per size")
     parser.add_argument("--arms", default="", help="some of the arms, separated by commas")
     parser.add_argument("--smoke", action="store_true", help="two small sizes, two draws, few steps")
     asked = parser.parse_args()
