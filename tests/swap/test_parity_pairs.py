@@ -1,11 +1,16 @@
 """`scripts/parity_pairs.py`: its stacked steps are those of the package, and what it chooses from the tuning."""
 
+import json
 import runpy
+import subprocess
+import sys
 from collections.abc import Mapping
 from itertools import product
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -23,7 +28,12 @@ LR, WEIGHT, MEMBER = 0.1, 0.7, 1  # the member with draw 1 at n = 10: its inputs
 
 @pytest.fixture(scope="module")
 def script() -> Any:
-    return SimpleNamespace(**runpy.run_path(str(paths.root() / "scripts" / "parity_pairs.py")))
+    """The script and its engine as one namespace."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(paths.root() / "scripts"))
+        driver = runpy.run_path(str(paths.root() / "scripts" / "parity_pairs.py"))
+        import stacked_pairs
+    return SimpleNamespace(**vars(stacked_pairs) | driver)
 
 
 def _pairs(script: Any, arm: str) -> Any:
@@ -46,7 +56,7 @@ def _plain(pairs: Any, width: int) -> SwapNet:
     """One pair of the stack as the package has it."""
     at, n = len(pairs.draws) + MEMBER, SIZES[0]
     nets = [build(MLPConfig(n_inputs=n, widths=(w, w)), 0, "cpu") for w in (width, pairs.student["w2"].shape[1])]
-    _load(nets[0], pairs.teacher, MEMBER)
+    _load(nets[0], pairs.shown, MEMBER)
     _load(nets[1], pairs.student, at)
     net = SwapNet(*nets, (n,))
     if "we" in pairs.student:
@@ -58,13 +68,12 @@ def _plain(pairs: Any, width: int) -> SwapNet:
     return net
 
 
-def _plain_losses(term: str, net: SwapNet, x: Tensor, pairs: Any) -> tuple[Tensor, Tensor]:
+def _plain_losses(term: str, net: SwapNet, x: Tensor, labels: Tensor, pairs: Any) -> tuple[Tensor, Tensor]:
     """The output's loss and the extra term, by the package's functions."""
     with torch.no_grad():
-        teacher_states, teacher_logits = net.teacher.hidden_states(x)
+        teacher_states, _ = net.teacher.hidden_states(x)
     states, logits = net.student.hidden_states(x)
-    decided = teacher_logits.argmax(1)
-    output, certain = F.cross_entropy(logits, decided), 200 * F.one_hot(decided, 2).float()
+    output, certain = F.cross_entropy(logits, labels), 200 * F.one_hot(labels, 2).float()  # a teacher that is sure
     boundaries = make_boundaries(net.converters, teacher_states, states)
     masks = {"cross": ["TS", "ST"], "cross_ts": ["TS"], "cross_st": ["ST"], "pwl": ["TS", "ST"]}.get(term, [])
     cross = cross_loss(net, boundaries, masks, certain, 1.0) if masks else torch.zeros(())
@@ -87,7 +96,7 @@ def test_a_stacked_network_is_trained_as_one_alone(script: Any, arm: str) -> Non
         x = pairs.draws.inputs(16, pairs.draws.stream)
         one = x[MEMBER, :, : SIZES[0]]
         assert (x[MEMBER, :, SIZES[0] :] == 0).all()
-        output, extra = _plain_losses(pairs.arm.term, net, one, pairs)
+        output, extra = _plain_losses(pairs.arm.term, net, one, pairs.draws.labels(x)[MEMBER], pairs)
         stacked = pairs.losses(x)
         torch.testing.assert_close(stacked[0][at], output, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(stacked[1][at], extra, rtol=1e-4, atol=1e-5)
@@ -113,24 +122,23 @@ def test_a_first_stage_trains_on_its_term_alone(script: Any) -> None:
     assert not torch.equal(pairs.student["w3"], head)
 
 
-def test_the_control_shows_an_untrained_teacher_but_decisions_of_the_trained_one(script: Any) -> None:
+def test_the_control_shows_an_untrained_teacher_but_the_same_labels(script: Any) -> None:
     draws = script.Draws(SIZES, DRAWS, "cpu")
     trained = {name: value + 1 for name, value in draws.initial(script.TEACHER_WIDTH, "init", "bits").items()}
     settings = [[script.Setting(LR, WEIGHT)] * len(draws)]
     x = draws.inputs(64, draws.stream)
     real, control = (script.Pairs(script.ARMS[arm], draws, trained, settings) for arm in ("cross", "cross_untrained"))
     assert torch.equal(real.seen(x).labels, control.seen(x).labels)
-    assert torch.equal(real.seen(x).labels, script.states(trained, x)[2].argmax(-1))
     untrained = script.states(draws.initial(script.TEACHER_WIDTH, "init", "bits"), x)[0]
-    assert torch.equal(control.seen(x).teacher_states[0], untrained)
-    assert not torch.equal(real.seen(x).teacher_states[0], untrained)
-    assert not torch.equal(real.behind["w2"], control.behind["w2"])
+    assert torch.equal(control.seen(x).first, untrained)
+    assert not torch.equal(real.seen(x).first, untrained)
+    assert not torch.equal(real.seen(x).behind["w2"], control.seen(x).behind["w2"])
 
 
 def test_projected_targets_are_those_of_the_package(script: Any) -> None:
     pairs = _pairs(script, "hidden")
     x = pairs.draws.inputs(4096, torch.Generator().manual_seed(5))
-    shown, matrices = script.states(pairs.teacher, x), pairs.draws.projections()
+    shown, matrices = script.states(pairs.shown, x), pairs.draws.projections()
     for block in (0, 1):
         state = shown[block][MEMBER]
         fitted = Projection.fit(matrices[block, MEMBER : MEMBER + 1], state)
@@ -178,3 +186,57 @@ def test_between_two_tuned_sizes_a_setting_is_a_power_of_n(script: Any) -> None:
     half = script.between(tuned, 42)
     assert half.lr == pytest.approx(0.02, rel=0.05)
     assert half.stage == 200
+
+
+def _measured(exponents: Mapping[str, float], sizes: tuple[int, ...] = (20, 30, 40), draws: int = 16) -> pd.DataFrame:
+    random = torch.Generator().manual_seed(1)
+    rows = [
+        {"arm": arm, "n": n, "draw": draw, "ran": 30_000}
+        | {"steps": float(n**power * (1 + 0.1 * torch.rand((), generator=random)))}
+        for arm, power in exponents.items()
+        for n in sizes
+        for draw in range(draws)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_exponents_and_what_they_are_less_than_one_shots(script: Any) -> None:
+    found = script.slopes(_measured({"one_shot": 2.5, "sync": 1.0}))
+    assert found.loc["one_shot", "exponent"] == pytest.approx(2.5, abs=0.1)
+    assert found.loc["sync", "less one-shot's"] == pytest.approx(-1.5, abs=0.15)
+    assert found.loc["sync", "less low"] < -1.5 < found.loc["sync", "less high"] < 0
+    assert found.loc["sync", "there"] == "48 of 48"
+
+
+def test_a_size_at_which_half_the_draws_were_not_there_is_left_out(script: Any) -> None:
+    table = _measured({"one_shot": 2.5, "recon": 2.5})
+    late = (table["arm"] == "recon") & (table["n"] == 40) & (table["draw"] < 8)
+    table.loc[late, "steps"] = float("nan")
+    found = script.slopes(table)
+    assert pd.isna(found.loc["recon", "n = 40"])
+    assert found.loc["recon", "exponent"] == pytest.approx(2.5, abs=0.2)  # of n = 20 and 30
+    table.loc[(table["arm"] == "recon") & (table["n"] == 30), "steps"] = float("nan")
+    assert pd.isna(script.slopes(table).loc["recon", "exponent"])
+
+
+def test_the_parts_run_one_after_the_other_and_a_second_call_does_nothing(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["all", "--smoke", "--arms", "one_shot,recon", "--out", str(tmp_path)]
+    path = paths.root() / "scripts" / "parity_pairs.py"
+    for _ in range(2):
+        subprocess.run([sys.executable, str(path), *command], check=True, cwd=paths.root())
+        rows = [json.loads(line) for line in (tmp_path / "measure.jsonl").read_text().splitlines()]
+        assert [(row["arm"], row["n"], row["draw"]) for row in rows] == [
+            (arm, n, draw) for arm in ("one_shot", "recon") for n in (12, 16) for draw in (0, 1)
+        ]
+    assert all(row["weight"] == (row["arm"] == "recon") for row in rows)  # not tuned: one-shot's rate, weight 1
+    assert {row["arm"] for row in map(json.loads, (tmp_path / "tune.jsonl").read_text().splitlines())} == {"one_shot"}
+    monkeypatch.setattr(paths, "results", lambda: tmp_path / "shipped")
+    (tmp_path / "shipped").mkdir()
+    script.ship(tmp_path)
+    table = pd.read_csv(tmp_path / "shipped" / "parity_pairs.csv")
+    assert len(table) == len(rows)
+    made = json.loads((tmp_path / "shipped" / "parity_pairs.json").read_text())
+    assert made["draws"] == {"reported": [0, 1], "tuning": list(script.TUNING)}
+    assert str(tmp_path) not in json.dumps(made)
