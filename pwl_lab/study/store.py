@@ -298,6 +298,14 @@ def _read_table(path: Path, kinds: dict[str, str]) -> pd.DataFrame:
     return table
 
 
+def shipped(name: str) -> pd.DataFrame:
+    """A table of `data/results`. Its `attrs` say how it was made: command, seeds, minutes, commit and machine."""
+    path = paths.results() / f"{name}.csv"
+    table = pd.read_csv(path)
+    table.attrs = json.loads(path.with_suffix(".json").read_text())
+    return table
+
+
 def provenance() -> dict[str, Any]:
     """How a result was made: commit, machine, versions, time (UTC)."""
     return {
