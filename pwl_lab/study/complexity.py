@@ -33,7 +33,7 @@ def complexity_teacher(settings: ComplexitySettings, n_bits: int, k_sparse: int)
     task = SparseParity(n_bits, k_sparse, eval_samples=settings.eval_samples)
     plan = TrainPlan(
         steps=settings.teacher_max_steps,
-        batch_size=settings.batch_size,
+        batch_size=settings.teacher_batch_size,
         lr=settings.teacher_lr,
         momentum=settings.teacher_momentum,
         eval_every=TEACHER_EVAL_EVERY,

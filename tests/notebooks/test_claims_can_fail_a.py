@@ -160,7 +160,8 @@ def choices() -> dict[str, Any]:
 FITTED = {
     **{(k, "extracted"): value for k, value in ((2, 0.17), (3, 0.71), (4, 0.72))},
     **{(k, "progressive"): value for k, value in ((2, 0.5), (3, 1.3), (4, 1.1))},
-    (4, "one_shot"): 2.4,
+    (3, "one_shot"): 1.27,
+    (4, "one_shot"): 2.37,
 }
 
 
@@ -341,11 +342,19 @@ CASES: dict[tuple[str, int], tuple[Callable[[], dict[str, Any]], list[tuple[str,
             ("extracted: the exponent grows", fit(3, "extracted", 0.3)),
             ("extracted: from k = 3 to 4", fit(4, "extracted", 0.9)),
             ("extracted: from k = 3 to 4", fit(4, "extracted", 0.5)),
-            ("one-shot, k = 4: the exponent", fit(4, "one_shot", 2.95)),
-            ("one-shot, k = 4: its exponent", fit(4, "one_shot", 1.8)),
         ],
     ),
     ("08_sample_complexity", 1): (
+        sizes,
+        [
+            ("one-shot: the exponent grows", fit(3, "one_shot", 1.8)),
+            ("one-shot: the exponents lie below", fit(4, "one_shot", 2.95)),
+            ("one-shot: its exponent is above", fit(3, "one_shot", 0.8)),
+            ("one-shot: its exponent is above", fit(4, "one_shot", 1.75)),
+            ("k = 3: progressive's exponent", fit(3, "progressive", 1.0)),
+        ],
+    ),
+    ("08_sample_complexity", 2): (
         sizes,
         [
             ("extracted bends", lambda names: names["halves"].update({"n from 36": fits(FITTED | {(3, "extracted"): 0.5})})),
@@ -355,7 +364,7 @@ CASES: dict[tuple[str, int], tuple[Callable[[], dict[str, Any]], list[tuple[str,
             ("this run's medians", more_samples("own", "one_shot", 16, 0.6)),
         ],
     ),
-    ("08_sample_complexity", 2): (
+    ("08_sample_complexity", 3): (
         widths,
         [
             ("extracted: three doublings", lambda names: faster(names, "extracted", 128, 4.5)),
@@ -363,7 +372,7 @@ CASES: dict[tuple[str, int], tuple[Callable[[], dict[str, Any]], list[tuple[str,
             ("from 64 units on", lambda names: faster(names, "extracted", 64, 2.0)),
         ],
     ),
-    ("08_sample_complexity", 3): (
+    ("08_sample_complexity", 4): (
         phases,
         [
             ("labels, up to 1 million", lambda names: mean(names, "labels", 100_000, "accuracy", 0.05)),
@@ -375,7 +384,7 @@ CASES: dict[tuple[str, int], tuple[Callable[[], dict[str, Any]], list[tuple[str,
             ),
         ],
     ),
-    ("08_sample_complexity", 4): (
+    ("08_sample_complexity", 5): (
         phases,
         [
             ("hidden layer, 1,000 samples", lambda names: mean(names, "hidden", 1_000, "accuracy", -0.07)),
