@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from pwl_lab.study.exponents import or_never
 from pwl_lab.support import paths
 from pwl_lab.support.files import write_json
 
@@ -33,6 +34,10 @@ SUBJECTS: dict[str, tuple[str, dict[str, str]]] = {
         "teacher_tables.py bits",
         {"parity_bits": "bits", "parity_bits_leak": "bits_leak", "parity_bits_tuning": "bits_tuning"},
     ),
+    "sizes": (
+        "complexity_tables.py sizes",
+        {"complexity_sizes": "sizes", "complexity_best": "sizes_best", "complexity_tuning": "sizes_tuning"},
+    ),
 }
 
 
@@ -45,7 +50,17 @@ def one_course(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts).drop(columns=["decision in", "decision off"])
 
 
-THINNED: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {"parity_spike_course": one_course}
+def medians(table: pd.DataFrame) -> pd.DataFrame:
+    """A row per setting: the median of its samples (infinite where half never got there), and how many draws did."""
+    setting = ["curriculum", "k", "n", "lr", "momentum", "stage_steps", "hidden_weight"]
+    grid = table.assign(samples=or_never(table)).groupby(setting, sort=False, as_index=False)
+    return grid.agg(samples=("samples", "median"), reached=("reached", "sum"), draws=("reached", "size"))
+
+
+THINNED: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
+    "parity_spike_course": one_course,
+    "complexity_tuning": medians,
+}
 
 
 def tidy(table: pd.DataFrame) -> pd.DataFrame:

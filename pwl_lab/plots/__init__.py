@@ -26,10 +26,8 @@ from pwl_lab.plots.curricula import (
     crossing_prefixes,
     learning_curves,
     parity_crossing,
-    scaling_curves,
     steps_to_threshold,
     teacher_curve,
-    two_phase_curves,
 )
 from pwl_lab.plots.live import LiveCurves
 from pwl_lab.plots.mask_cube import (
@@ -52,6 +50,7 @@ from pwl_lab.plots.pairs import (
 )
 from pwl_lab.plots.parity_tables import degrees_standing_out, rounded_teachers, tuned_curricula
 from pwl_lab.plots.pictures import PictureFigure, TemperatureFigure, drawn_pictures, soft_targets
+from pwl_lab.plots.scaling import scaling_curves, two_phase_curves
 from pwl_lab.plots.strings import derivation_tree, predictable, probe_lines, teacher_phases
 from pwl_lab.plots.sweep import sweep_curves
 from pwl_lab.support.progress import draw_with

@@ -1,22 +1,19 @@
-"""Figures of distillation: learning curves, steps to a threshold, sample complexity, and curricula crossed with loading."""
+"""Figures of distillation: learning curves, steps to a threshold, and curricula crossed with loading."""
 
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
 from pwl_lab.models.blocknet import ModelConfig
 from pwl_lab.plots import style
 from pwl_lab.plots.style import CURRICULUM, LEVEL, NOTE, OWNER, Figure, Look, Percent
 from pwl_lab.study import tables
-from pwl_lab.study.complexity import two_phase_means
 from pwl_lab.study.crossing import LOADING_WORDS, LOADINGS, MEASURES, PWL_ONLY, Crossed
 from pwl_lab.study.results import DistillationRuns
 from pwl_lab.training import TrainedModel
 
 ABLATED = {"student": "student alone", "prefix_mean": "prefix order,\nmean on the way", "worst": "worst of all masks"}
-APART = 1.03  # the factor between the points of two curricula at one size, on a logarithmic axis
 # What an ablation changed, where the name in its table is too short to be understood.
 CHANGED = {"equal channels: only where different": "equal channels: no converter there"}
 
@@ -161,112 +158,6 @@ def teacher_curve(teacher: TrainedModel, checkpoint_accuracy: float | None = Non
     style.steps_axis(axes)
     style.accuracy_axis(axes, "validation accuracy")
     axes.set_ylim(None, 1.03)
-    return figure
-
-
-@style.context()
-def scaling_curves(
-    points: pd.DataFrame,
-    panels: str = "k",
-    size: str = "n",
-    slopes: Mapping[object, Mapping[str, Sequence[float]]] | None = None,
-    theory: Mapping[object, float] | None = None,
-    size_label: str = "bits n",
-    threshold: float = 0.99,
-) -> Figure:
-    """Steps to the threshold against a size, both axes logarithmic: a point per seed, a line through the medians.
-
-    A point is hollow where the threshold was not reached within the budget.
-
-    Arguments:
-    - `points`: a tidy table of curriculum, seed, steps, reached, and the columns `panels` and `size`.
-    - `panels`: one panel for each value of this column.
-    - `size`: the column for the x axis, labelled `size_label`.
-    - `slopes`: for each panel and curriculum, the slope (low, middle, high) for the legend.
-    - `theory`: for each panel, the slope of a grey guide line.
-    - `threshold`: the accuracy that the steps lead to, for the label.
-    """
-    values = sorted(points[panels].unique())
-    figure, row = style.row_of_axes(9, 4.4, len(values), sharey=True)
-    for axes, value in zip(row, values, strict=True):
-        part = points[points[panels] == value]
-        _lines(axes, part, size, (slopes or {}).get(value, {}))
-        if theory and value in theory:
-            _guide(axes, part, size, theory[value])
-        axes.set(xscale="log", yscale="log", xlabel=size_label, title=_of_panel(part, panels))
-        sizes = sorted(part[size].unique())
-        axes.xaxis.set_major_locator(FixedLocator(sizes))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xticks(sizes, [f"{one:g}" for one in sizes])
-        axes.yaxis.set_major_formatter("{x:,.0f}")
-        axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.legend(loc="upper left", fontsize=NOTE)
-    row[0].set_ylim(0.8 * points["steps"].min(), 4 * points["steps"].max())  # room for the legend
-    row[0].set(ylabel=f"optimiser steps to {threshold:.0%}")
-    return figure
-
-
-def _of_panel(part: pd.DataFrame, panels: str) -> str:
-    """The title of a panel: its own value, after the task's size where that is the same for all of its points."""
-    fixed = [name for name in ("k", "n") if name != panels and name in part and part[name].nunique() == 1]
-    return ", ".join(f"{name} = {part[name].iloc[0]}" for name in (*fixed, panels))
-
-
-def _lines(axes: Axes, part: pd.DataFrame, size: str, fits: Mapping[str, Sequence[float]]) -> None:
-    """Points and medians of each curriculum; the points a little to one side, so that none hides another's."""
-    looks = style.looks(list(dict.fromkeys(part["curriculum"])))
-    for i, (name, (colour, dashes, marker)) in enumerate(looks.items()):
-        mine = part[part["curriculum"] == name]
-        aside = mine[size] * APART ** (i - (len(looks) - 1) / 2)
-        style.seed_points(axes, aside, mine["steps"], colour, marker, 40, mine["reached"].tolist())
-        label = _name(name)
-        if name in fits:
-            low, middle, high = fits[name]
-            label += f": slope {middle:.1f} ({low:.1f} to {high:.1f})"
-        axes.plot(mine.groupby(size)["steps"].median(), color=colour, ls=dashes, lw=2, label=label)
-
-
-def _guide(axes: Axes, part: pd.DataFrame, size: str, slope: float) -> None:
-    """A line of the theory's slope through the first median of the slowest curriculum."""
-    medians = part.groupby(["curriculum", size])["steps"].median().unstack()
-    slowest = medians.loc[medians.iloc[:, -1].idxmax()]
-    sizes = slowest.index.to_numpy(float)
-    label = f"theory, one-shot: slope {slope:g}"
-    line = slowest.iloc[0] * (sizes / sizes[0]) ** slope
-    axes.plot(sizes, line, color="#999999", lw=1.2, ls=(0, (1, 2)), label=label, zorder=1)
-
-
-@style.context()
-def two_phase_curves(table: pd.DataFrame) -> Figure:
-    """The two-phase scheme: test accuracy, and the ratio of weights on and off the support, against the step's samples.
-
-    A point per seed, a line through the means, and bars for their 95% intervals; dotted, the ratio that theory expects of
-    labels.
-
-    Arguments:
-    - `table`: tidy, as from `complexity.two_phase_table`.
-    """
-    targets = {
-        "labels": ("step from labels", CURRICULUM["scratch"]),
-        "hidden": ("step from the projected hidden layer", CURRICULUM["extracted"]),
-    }
-    means = two_phase_means(table)
-    figure, (left, right) = style.row_of_axes(9, 3.8, 2)
-    for axes, column, mean in ((left, "accuracy", "accuracy"), (right, "support ratio", "ratio")):
-        for target, (words, (colour, dashes, marker)) in targets.items():
-            mine, middle = table[table["target"] == target], means.loc[target]
-            style.seed_points(axes, mine["samples"], mine[column], colour, marker, 25)
-            ends = style.bar_lengths(middle[mean], middle[f"{mean} low"], middle[f"{mean} high"])
-            axes.errorbar(middle.index, middle[mean], ends, color=colour, ls=dashes, lw=2, capsize=4, label=words)
-        axes.set(xscale="log", xlabel="samples for the one large step")
-    style.chance_line(left, 0.5)
-    style.accuracy_axis(left, "test accuracy")
-    left.set_ylim(None, 1.02)
-    expected = means.loc["labels", "expected ratio"]
-    right.plot(expected, color="black", lw=1, label="theory: step from labels")
-    figure.legend(*right.get_legend_handles_labels(), loc="outside upper center", ncols=3)
-    style.level_line(right, 1, "no\npreference", "#666666", (0, (1, 2)))
-    right.set(ylabel="weight on / off the support", ylim=(0, None))
     return figure
 
 

@@ -1,22 +1,31 @@
-"""Sample complexity: steps to a threshold over task sizes and student widths, as tidy points with fitted slopes."""
+"""What notebook 08 trains: students of parity over sizes and widths, and the two-phase scheme of the proofs."""
 
 import warnings
-from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise, product
+from typing import Literal
 
+import numpy as np
 import pandas as pd
 
-from pwl_lab.distill.curriculum import extracted, one_shot
 from pwl_lab.models import mlp
-from pwl_lab.study import tables
-from pwl_lab.study.intervals import Interval, mean_interval, slope_difference, slope_interval
+from pwl_lab.study.exponents import or_never
+from pwl_lab.study.intervals import mean_interval
+from pwl_lab.study.parity_sweep import Draws, Setting, TeacherPlan, growing, train_students, train_teachers
 from pwl_lab.study.settings import ComplexitySettings
+from pwl_lab.study.store import shipped
 from pwl_lab.study.two_phase import StepTarget, expected_ratio, two_phase
-from pwl_lab.study.verbs import distill, train_or_load
+from pwl_lab.study.verbs import train_or_load
+from pwl_lab.support.config import device
 from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.training import TrainedModel, TrainPlan
 
 TEACHER_EVAL_EVERY = 25  # steps between evaluations of a teacher, which stops at the first one without an error
+OWN_DRAWS = 1_000  # the draw of seed s is number 1,000 + s: none of the shipped tables has it
+TRAINED_HERE: tuple[Literal["one_shot", "extracted"], ...] = ("one_shot", "extracted")
+WIDTH_K = 4  # bits that matter in the task on which widths are compared
+COLUMNS = ["k", "n", "width", "curriculum", "seed", "lr", "stage_steps", "steps", "samples", "reached"]
 
 
 def complexity_teacher(settings: ComplexitySettings, n_bits: int, k_sparse: int) -> tuple[SparseParity, TrainedModel]:
@@ -24,7 +33,7 @@ def complexity_teacher(settings: ComplexitySettings, n_bits: int, k_sparse: int)
     task = SparseParity(n_bits, k_sparse, eval_samples=settings.eval_samples)
     plan = TrainPlan(
         steps=settings.teacher_max_steps,
-        batch_size=settings.batch_size,
+        batch_size=settings.teacher_batch_size,
         lr=settings.teacher_lr,
         momentum=settings.teacher_momentum,
         eval_every=TEACHER_EVAL_EVERY,
@@ -33,84 +42,62 @@ def complexity_teacher(settings: ComplexitySettings, n_bits: int, k_sparse: int)
     return task, train_or_load(mlp(task, width=settings.teacher_width), task, plan, device=settings.device)
 
 
-def threshold_points(
-    settings: ComplexitySettings, n_bits: int, k_sparse: int, width: int | None = None
+def over_sizes(settings: ComplexitySettings) -> pd.DataFrame:
+    """Samples to the threshold over task sizes: students of draws that no shipped table holds (`trained_here`)."""
+    seeds = settings.seeds[: settings.size_seeds]
+    width = (settings.student_width,)
+    tables = [trained_here(settings, n, settings.k_sparse, width, seeds) for n in settings.sizes]
+    return pd.concat(tables, ignore_index=True)
+
+
+def over_widths(settings: ComplexitySettings) -> pd.DataFrame:
+    """Samples to the threshold over student widths, on one task size (`trained_here`)."""
+    return trained_here(settings, settings.width_n_bits, WIDTH_K, settings.widths, settings.seeds)
+
+
+def trained_here(
+    settings: ComplexitySettings, n_bits: int, k_sparse: int, widths: Sequence[int], seeds: Sequence[int]
 ) -> pd.DataFrame:
-    """One row per curriculum and seed: k, n, width, curriculum, seed, steps (the budget if not reached), reached."""
-    task, teacher = complexity_teacher(settings, n_bits, k_sparse)
-    width = width or settings.student_width
-    plan = TrainPlan(
-        steps=settings.budget_steps,
-        batch_size=settings.batch_size,
-        lr=settings.student_lr,
-        eval_every=settings.eval_every,
-        stop_at=1.0,  # on the validation set: well above the threshold, which is applied to the test set
-    )
-    curricula = {"one_shot": one_shot(0.0), "extracted": extracted(settings.stage_steps, temperature=0.0)}
-    runs = distill(teacher, mlp(task, width), task, curricula, settings.seeds, plan, device=settings.device)
-    rows = []
-    for name, steps in tables.steps_by_seed(runs.history, settings.threshold).items():
-        for seed, step in steps.items():
-            where = {"k": k_sparse, "n": n_bits, "width": width, "curriculum": name, "seed": seed}
-            rows.append(where | {"steps": plan.steps if step is None else step, "reached": step is not None})
-    return pd.DataFrame(rows)
+    """One row per draw, width and curriculum, with the columns of `parity_sweep.train_students` and `width`.
 
-
-def over_sizes(settings: ComplexitySettings, sizes: Iterable[int], k_sparse: int) -> pd.DataFrame:
-    """The points (`threshold_points`) of several task sizes, each with its own teacher.
+    Each student has the settings that were best at the nearest size of the shipped table, unless `settings` has its own.
+    Draws whose teacher did not learn within its budget are left out, with a warning.
 
     Arguments:
     - `settings`: of notebook 08.
-    - `sizes`: the numbers of bits n.
-    - `k_sparse`: how many of them the label depends on.
-    """
-    return pd.concat([threshold_points(settings, n, k_sparse) for n in sizes], ignore_index=True)
-
-
-def over_widths(settings: ComplexitySettings, widths: Iterable[int], n_bits: int, k_sparse: int) -> pd.DataFrame:
-    """The points (`threshold_points`) of several student widths, one teacher for all.
-
-    Arguments:
-    - `settings`: of notebook 08.
+    - `n_bits`, `k_sparse`: the task's size.
     - `widths`: hidden units of the students.
-    - `n_bits`: bits of the task.
-    - `k_sparse`: how many of them the label depends on.
+    - `seeds`: one draw each.
     """
-    return pd.concat([threshold_points(settings, n_bits, k_sparse, width) for width in widths], ignore_index=True)
+    draws = Draws.of([(n_bits, k_sparse)], [OWN_DRAWS + seed for seed in seeds], device(settings.device))
+    plan = TeacherPlan(
+        width=settings.teacher_width, lr=settings.teacher_lr, momentum=settings.teacher_momentum,
+        batch_size=settings.teacher_batch_size, budget=settings.teacher_max_steps, checkpoints=()
+    )  # fmt: skip
+    teachers = train_teachers(draws, plan)
+    if teachers.missing:
+        warnings.warn(f"({n_bits}, {k_sparse}): {len(teachers.missing)} teachers did not learn", stacklevel=3)
+    if not teachers.draws.rows:
+        return pd.DataFrame(columns=COLUMNS)
+    best, found = shipped("complexity_best"), []
+    for width, curriculum in product(widths, TRAINED_HERE):
+        tuned = _setting(settings, best[best["curriculum"] == curriculum], n_bits, k_sparse)
+        table = train_students(
+            teachers.draws, teachers.nets, curriculum, [[tuned]], width, settings.batch_size, settings.budget_steps,
+            growing(), settings.threshold,
+        )  # fmt: skip
+        found.append(table.assign(width=width))
+    return pd.concat(found, ignore_index=True)[COLUMNS]
 
 
-def fitted_slopes(points: pd.DataFrame) -> dict[str, Interval]:
-    """Per curriculum, the slope of log(steps) over log(n) with its 95% bootstrap interval (low, middle, high).
-
-    The slope is fitted to medians, so a few students that ran out of budget (and count at the budget) do not affect it.
-    Sizes at which half of the students did are left out; if fewer than two sizes remain, all are used, with a warning.
-    """
-    return {name: slope_interval(sizes) for name, sizes in _fitted_points(points).items()}
-
-
-def slope_differences(points: pd.DataFrame, k: int, other_k: int) -> dict[str, Interval]:
-    """Per curriculum, its slope at `k` minus its slope at `other_k`, with the 95% bootstrap interval of the difference.
-
-    Arguments:
-    - `points`: of several sizes for both k (`threshold_points`).
-    - `k`, `other_k`: two numbers of bits that the label depends on.
-    """
-    one, other = (_fitted_points(points[points["k"] == value]) for value in (k, other_k))
-    return {name: slope_difference(one[name], other[name]) for name in one}
-
-
-def _fitted_points(points: pd.DataFrame) -> dict[str, dict[float, list[float]]]:
-    """Per curriculum and size, the steps of all seeds, without the sizes at which half of them ran out of budget."""
-    found = {}
-    for name, mine in points.groupby("curriculum", sort=False):
-        whole = mine.groupby("n").filter(lambda size: size["reached"].mean() > 0.5)
-        if whole["n"].nunique() < 2:
-            warnings.warn(
-                f"{name}: most students ran out of budget; its slope is a bound. Raise budget_steps.", stacklevel=3
-            )
-            whole = mine
-        found[str(name)] = {float(n): size["steps"].tolist() for n, size in whole.groupby("n")}
-    return found
+def _setting(settings: ComplexitySettings, best: pd.DataFrame, n_bits: int, k_sparse: int) -> Setting:
+    """The best setting of the nearest size: the nearest k, and of its n the nearest in the ratio."""
+    near = best.assign(k_away=(best["k"] - k_sparse).abs(), n_away=(np.log(best["n"]) - np.log(n_bits)).abs())
+    row = near.sort_values(["k_away", "n_away"]).iloc[0]
+    tuned = Setting(float(row["lr"]), float(row["momentum"]), int(row["stage_steps"]), float(row["hidden_weight"]))
+    if settings.student_lr is not None:
+        tuned = replace(tuned, lr=settings.student_lr, momentum=0.0)
+    return tuned if settings.stage_steps is None else replace(tuned, stage_steps=settings.stage_steps)
 
 
 def two_phase_table(settings: ComplexitySettings) -> pd.DataFrame:
@@ -161,7 +148,7 @@ def compare_widths(points: pd.DataFrame) -> pd.DataFrame:
     """Does a wider student need other numbers of steps? One row per curriculum and pair of widths, with a p-value.
 
     The pairs are the neighbours, and the narrowest with the widest. The test is Mann and Whitney's, two-sided: it compares
-    ranks, so students that ran out of budget do no harm. The p-values are not corrected for their number.
+    ranks, so students that never got there do no harm. The p-values are not corrected for their number.
 
     Arguments:
     - `points`: of several widths (`over_widths`).
@@ -169,12 +156,13 @@ def compare_widths(points: pd.DataFrame) -> pd.DataFrame:
     from scipy.stats import mannwhitneyu  # only here: it takes half a second to load
 
     widths = sorted(points["width"].unique())
-    pairs = dict.fromkeys([*pairwise(widths), (widths[0], widths[-1])])
+    pairs = dict.fromkeys([*pairwise(widths), (widths[0], widths[-1])] if widths else [])
     rows = []
-    for name, mine in points.groupby("curriculum", sort=False):
-        steps = {width: one["steps"] for width, one in mine.groupby("width")}
+    for name, mine in points.assign(samples=or_never(points)).groupby("curriculum", sort=False):
+        samples = {width: one["samples"] for width, one in mine.groupby("width")}
         for narrow, wide in pairs:
             row = {"curriculum": name, "narrow": narrow, "wide": wide}
-            row |= {"median, narrow": steps[narrow].median(), "median, wide": steps[wide].median()}
-            rows.append(row | {"p-value": float(mannwhitneyu(steps[narrow], steps[wide]).pvalue)})
-    return pd.DataFrame(rows).set_index(["curriculum", "narrow", "wide"])
+            row |= {"median, narrow": samples[narrow].median(), "median, wide": samples[wide].median()}
+            rows.append(row | {"p-value": float(mannwhitneyu(samples[narrow], samples[wide]).pvalue)})
+    columns = ["curriculum", "narrow", "wide", "median, narrow", "median, wide", "p-value"]
+    return pd.DataFrame(rows, columns=columns).set_index(columns[:3])

@@ -161,21 +161,24 @@ class ComplexitySettings(Settings):
     """08_sample_complexity: steps to the threshold over task sizes and student widths."""
 
     section: ClassVar[str] = "sample_complexity"
-    sizes_k3: Sizes = Field((16, 24, 36, 54), description="bits n of the tasks with k = 3")
-    sizes_k4: Sizes = Field((24, 32, 44, 60), description="bits n of the tasks with k = 4")
+    k_sparse: int = Field(4, ge=1, le=20, description="how many bits matter in the tasks that are trained here")
+    sizes: Sizes = Field((16, 24, 36, 54), description="bits n of these tasks")
+    size_seeds: int = Field(6, ge=1, le=1024, description="train at these sizes with this many seeds, from the first")
     widths: Sizes = Field((16, 32, 64, 128), description="student widths that are compared")
-    width_n_bits: int = Field(36, ge=5, le=10_000, description="bits of the task (k = 4) on which widths are compared")
+    width_n_bits: int = Field(36, ge=4, le=10_000, description="bits of the task (k = 4) on which widths are compared")
     teacher_width: Width = Field(1024, description="hidden units of each teacher")
     teacher_lr: LearningRate = Field(0.2, description="SGD learning rate of the teachers")
     teacher_momentum: float = Field(0.9, ge=0.0, lt=1.0, description="of the teachers' SGD")
+    teacher_batch_size: int = Field(128, ge=1, le=65_536, description="fresh samples per step of a teacher")
     teacher_max_steps: Steps = Field(10_000, description="upper limit for each teacher")
-    student_width: Width = Field(64, description="hidden units of each student")
-    student_lr: LearningRate = Field(0.2, description="SGD learning rate of the students")
-    batch_size: int = Field(128, ge=1, le=65_536, description="fresh samples per step")
-    stage_steps: Steps = Field(100, description="length of the extracted curriculum's first stage, at every size")
-    budget_steps: Steps = Field(16_000, description="upper limit for each student")
-    eval_every: Steps = Field(20, description="steps between evaluations of the students")
-    eval_samples: int = Field(1024, ge=64, le=1_000_000, description="size of the fixed evaluation set")
+    student_width: Width = Field(64, description="hidden units of each student where sizes are compared")
+    student_lr: LearningRate | None = Field(None, description="of the students, without momentum; None: as tuned")
+    batch_size: int = Field(32, ge=1, le=65_536, description="fresh samples per step of a student")
+    stage_steps: Steps | None = Field(
+        None, description="length of the extracted curriculum's first stage; None: as tuned"
+    )
+    budget_steps: Steps = Field(100_000, description="upper limit for each student")
+    eval_samples: int = Field(1024, ge=64, le=1_000_000, description="evaluation set of the two-phase demonstration")
     threshold: Fraction = Field(0.99, description="the accuracy that counts as learned")
     two_phase_bits: int = Field(50, ge=5, le=10_000, description="bits of the task of the two-phase demonstration")
     two_phase_k: int = Field(4, ge=1, le=20, description="its number of bits that matter")
@@ -191,11 +194,11 @@ class ComplexitySettings(Settings):
 
     def check_together(self) -> None:
         """The supports have to fit into the bits, the stage into the budget."""
-        for name, k in (("sizes_k3", 3), ("sizes_k4", 4)):
-            if len(set(getattr(self, name))) < 2 or min(getattr(self, name)) < k:
-                raise invalid(name, getattr(self, name), f"at least 2 different sizes of {k} bits or more: a slope")
+        if min(self.sizes) < self.k_sparse:
+            raise invalid("sizes", self.sizes, f"sizes of k_sparse = {self.k_sparse} bits or more")
         check_bits(self.two_phase_bits, self.two_phase_k, None)
-        _check_stage(self.stage_steps, self.budget_steps)
+        if self.stage_steps is not None:
+            _check_stage(self.stage_steps, self.budget_steps)
 
 
 class StartHereSettings(Settings):

@@ -38,9 +38,9 @@ BASES = {  # seconds at most, and every cell runs
            "at_once_steps": 1, "budget_steps": 4, "eval_every": 2, "other_batch_size": 2, "other_budget_steps": 4,
            "text_length": 4, "text_steps": 4, "pair_width": 2, "pair_heads": 1, "pair_steps": 2, "pwl_steps": 2,
            "seeds": [3]},
-    "08": {"sizes_k3": [3, 4], "sizes_k4": [4, 5], "widths": [2, 3], "width_n_bits": 5, "teacher_width": 8,
+    "08": {"k_sparse": 1, "sizes": [3, 4], "size_seeds": 1, "widths": [2, 3], "width_n_bits": 5, "teacher_width": 8,
            "teacher_max_steps": 10, "student_width": 4, "batch_size": 4, "stage_steps": 3, "budget_steps": 10,
-           "eval_every": 5, "eval_samples": 64, "two_phase_bits": 5, "two_phase_k": 2, "two_phase_width": 4,
+           "eval_samples": 64, "two_phase_bits": 5, "two_phase_k": 2, "two_phase_width": 4,
            "two_phase_label_samples": [4, 8], "two_phase_hidden_samples": [4, 8], "two_phase_seeds": 2, "seeds": [3, 1]},
 }  # fmt: skip
 BASES["02b"] = BASES["02"]

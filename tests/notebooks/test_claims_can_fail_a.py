@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from pwl_lab.study import complexity, intervals, parity_results, tables
+from pwl_lab.study import complexity, exponents, intervals, parity_results, tables
 from pwl_lab.support import paths
 
 SEEDS = range(8)
@@ -45,6 +45,7 @@ def common() -> dict[str, Any]:
         "intervals": intervals,
         "complexity": complexity,
         "parity_results": parity_results,
+        "exponents": exponents,
     }
 
 
@@ -190,32 +191,70 @@ def choices() -> dict[str, Any]:
     }
 
 
-def slopes() -> dict[str, Any]:
+FITTED = {
+    **{(k, "extracted"): value for k, value in ((2, 0.17), (3, 0.71), (4, 0.72))},
+    **{(k, "progressive"): value for k, value in ((2, 0.5), (3, 1.3), (4, 1.1))},
+    (3, "one_shot"): 1.27,
+    (4, "one_shot"): 2.37,
+}
+
+
+def fits(fitted: dict[tuple[int, str], float], half: float = 0.1) -> exponents.Exponents:
+    """Exponents with resamples spread evenly around each, in an order of their own."""
+    spread, random = np.linspace(-half, half, 401), np.random.default_rng(0)
+    names = ["k", "curriculum"]
+    drawn = pd.DataFrame({pair: value + random.permutation(spread) for pair, value in fitted.items()})
+    return exponents.Exponents(pd.Series(fitted).rename_axis(names), drawn.rename_axis(names, axis=1), ())
+
+
+def sizes() -> dict[str, Any]:
+    """Exponents as the text has them, students of k = 4 on two sizes, and new ones that need the same."""
+    medians = {("one_shot", 16): 6_300, ("one_shot", 81): 270_000, ("extracted", 16): 3_300, ("extracted", 81): 10_500}
+    points = pd.DataFrame([
+        {"k": 4, "n": n, "curriculum": name, "seed": seed, "samples": middle * factor, "reached": True}
+        for (name, n), middle in medians.items()
+        for seed, factor in zip(SEEDS, np.linspace(0.9, 1.1, 8), strict=True)
+    ])  # fmt: skip
+    low, high = (FITTED | {(k, "extracted"): value for k in (3, 4)} for value in (0.4, 1.0))
     return common() | {
-        "slopes": {
-            3: {"one_shot": (1.3, 1.9, 2.2), "extracted": (0.1, 0.4, 0.6)},
-            4: {"one_shot": (1.7, 2.1, 2.4), "extracted": (-0.2, -0.1, 0.1)},
-        },
-        "larger": {"one_shot": (-0.3, 0.2, 0.8), "extracted": (-0.7, -0.5, -0.1)},
+        "points": pd.concat([points, points.assign(k=2), points.assign(k=3)]),
+        "own": points.copy(),
+        "fits": fits(FITTED),
+        "halves": {"n up to 36": fits(low), "n from 36": fits(high)},
         "settings": Names(stock=False),
     }
 
 
+def fit(k: int, curriculum: str, value: float) -> Callable[[dict[str, Any]], None]:
+    """Another exponent, with the same spread."""
+    return lambda names: names.update(fits=fits(FITTED | {(k, curriculum): value}))
+
+
+def more_samples(table: str, curriculum: str, n: int, factor: float) -> Callable[[dict[str, Any]], None]:
+    """All students of one curriculum and size need this many times the samples."""
+
+    def spoil(names: dict[str, Any]) -> None:
+        rows = (names[table]["curriculum"] == curriculum) & (names[table]["n"] == n)
+        names[table]["samples"] = names[table]["samples"].where(~rows, factor * names[table]["samples"])
+
+    return spoil
+
+
 def widths() -> dict[str, Any]:
-    """Each doubling makes one-shot faster by a sixth: too little for eight seeds to tell."""
-    centre = {16: 3_200, 32: 2_600, 64: 2_000, 128: 1_550}
+    """Extracted gains with every doubling, one-shot by nothing that eight draws can show."""
+    slow, quick = dict.fromkeys((16, 32, 64, 128), 45_000), {16: 37_000, 32: 9_400, 64: 5_300, 128: 4_700}
     rows = [
-        {"curriculum": name, "width": width, "seed": seed, "steps": steps}
-        for width, middle in centre.items()
-        for seed, factor in zip(SEEDS, np.linspace(0.6, 1.4, 8), strict=True)
-        for name, steps in (("one_shot", middle * factor), ("extracted", 200.0 + 10 * seed))
+        {"curriculum": name, "width": width, "seed": seed, "samples": middle * factor, "reached": True}
+        for name, middles in (("one_shot", slow), ("extracted", quick))
+        for width, middle in middles.items()
+        for seed, factor in zip(SEEDS, np.linspace(0.7, 1.4, 8), strict=True)
     ]
-    return common() | {"by_width": pd.DataFrame(rows), "settings": Names(stock=False, widths=tuple(centre))}
+    return common() | {"by_width": pd.DataFrame(rows), "settings": Names(stock=False, widths=tuple(slow))}
 
 
 def faster(names: dict[str, Any], curriculum: str, width: int, factor: float) -> None:
     table = names["by_width"]
-    table.loc[(table["curriculum"] == curriculum) & (table["width"] == width), "steps"] *= factor
+    table.loc[(table["curriculum"] == curriculum) & (table["width"] == width), "samples"] *= factor
 
 
 def phases() -> dict[str, Any]:
@@ -254,11 +293,6 @@ def put(name: str, key: Any, values: Any) -> Callable[[dict[str, Any]], None]:
 def become(name: str, value: Any) -> Callable[[dict[str, Any]], None]:
     """Replace one of the names."""
     return lambda names: names.update({name: value})
-
-
-def slope(k: int, curriculum: str, ends: tuple[float, float, float]) -> Callable[[dict[str, Any]], None]:
-    """Replace one slope with its interval."""
-    return lambda names: names["slopes"][k].update({curriculum: ends})
 
 
 Spoil = Callable[[dict[str, Any]], Any]
@@ -345,25 +379,44 @@ CASES: dict[tuple[str, int], tuple[Callable[[], dict[str, Any]], list[tuple[str,
         [("what 'matters little'", put("found", "projection: not scaled", [1_200, 1_100, 1_100, 1_500]))],
     ),
     ("08_sample_complexity", 0): (
-        slopes,
+        sizes,
         [
-            ("one-shot's slope lies above", slope(3, "one_shot", (0.5, 1.9, 2.2))),
-            ("whether one-shot's slope grows", put("larger", "one_shot", (0.1, 0.6, 1.0))),
-            ("whether one-shot's slope grows", put("larger", "one_shot", (-1.0, -0.6, -0.1))),
-            ("extracted's slope does not grow", put("larger", "extracted", (-0.7, -0.2, 0.1))),
-            ("k = 4: one-shot's slope", slope(4, "one_shot", (1.7, 2.6, 3.1))),
-            ("k = 3: the interval", slope(3, "one_shot", (1.3, 1.6, 1.9))),
+            ("extracted: every exponent", fit(3, "extracted", 0.95)),
+            ("progressive: every exponent", fit(3, "progressive", 1.95)),
+            ("extracted: the exponent grows", fit(3, "extracted", 0.3)),
+            ("extracted: from k = 3 to 4", fit(4, "extracted", 0.9)),
+            ("extracted: from k = 3 to 4", fit(4, "extracted", 0.5)),
         ],
     ),
     ("08_sample_complexity", 1): (
-        widths,
+        sizes,
         [
-            ("at every width", lambda names: faster(names, "extracted", 128, 2.0)),
-            ("three doublings", lambda names: faster(names, "one_shot", 128, 1.5)),
-            ("no single doubling", lambda names: faster(names, "one_shot", 128, 0.4)),
+            ("one-shot: the exponent grows", fit(3, "one_shot", 1.8)),
+            ("one-shot: the exponents lie below", fit(4, "one_shot", 2.95)),
+            ("one-shot: its exponent is above", fit(3, "one_shot", 0.8)),
+            ("one-shot: its exponent is above", fit(4, "one_shot", 1.75)),
+            ("k = 3: progressive's exponent", fit(3, "progressive", 1.0)),
         ],
     ),
     ("08_sample_complexity", 2): (
+        sizes,
+        [
+            ("extracted bends", lambda names: names["halves"].update({"n from 36": fits(FITTED | {(3, "extracted"): 0.5})})),
+            ("k = 4: one-shot needs", more_samples("points", "one_shot", 81, 0.7)),
+            ("k = 4: one-shot needs", more_samples("points", "extracted", 16, 0.5)),
+            ("this run's medians", more_samples("own", "extracted", 81, 1.6)),
+            ("this run's medians", more_samples("own", "one_shot", 16, 0.6)),
+        ],
+    ),
+    ("08_sample_complexity", 3): (
+        widths,
+        [
+            ("extracted: three doublings", lambda names: faster(names, "extracted", 128, 4.5)),
+            ("one-shot: no difference", lambda names: faster(names, "one_shot", 32, 0.4)),
+            ("from 64 units on", lambda names: faster(names, "extracted", 64, 2.0)),
+        ],
+    ),
+    ("08_sample_complexity", 4): (
         phases,
         [
             ("labels, up to 1 million", lambda names: mean(names, "labels", 100_000, "accuracy", 0.05)),
@@ -375,7 +428,7 @@ CASES: dict[tuple[str, int], tuple[Callable[[], dict[str, Any]], list[tuple[str,
             ),
         ],
     ),
-    ("08_sample_complexity", 3): (
+    ("08_sample_complexity", 5): (
         phases,
         [
             ("hidden layer, 1,000 samples", lambda names: mean(names, "hidden", 1_000, "accuracy", -0.07)),

@@ -29,7 +29,12 @@ TAKEN = {  # each failed once after the training: with a KeyError, a division by
     "04": [BLOCKS, {"batch_size": 2, "n_train": 100}],
     "05": [{"loadings": ["followed"]}, {"parity_k_sparse": 4, "parity_steps": 1}],
     "07": [{"teacher_steps": 1}, {"grammar": "cfg3b_tail", "mask_rate": 0.01}, {"text_length": 2, "seeds": [1, 0]}],
-    "08": [{"two_phase_k": 1}, {"two_phase_k": 5}, {"threshold": 0.0}, {"widths": [1]}],
+    "08": [
+        {"two_phase_k": 1},
+        {"two_phase_k": 5},
+        {"threshold": 0.0, "teacher_width": 64, "teacher_max_steps": 400},  # a teacher that learns; none does otherwise
+        {"widths": [1]},
+    ],
 }
 REFUSED = {
     "00b": [{"stage_steps": 60}, {"n_bits": 3}],
@@ -40,7 +45,7 @@ REFUSED = {
     "04": [{"crop_padding": 8}, {"masks": {"TT": 1.0}}],
     "05": [{"loadings": ["alone", "alone"]}, {"early_share": 0.99}],
     "07": [{"block_steps": 2}, {"pair_heads": 3}, {"tuned": True, "grammar": "cfg3b_tail"}],
-    "08": [{"widths": [3, 3]}, {"two_phase_k": 6}],
+    "08": [{"widths": [3, 3]}, {"two_phase_k": 6}, {"k_sparse": 4}, {"stage_steps": 10}],
 }
 
 

@@ -61,18 +61,6 @@ def test_tables_call_the_ends_of_few_seeds_a_range():
     assert "95% interval" in intervals.variants_table(history, 90)
 
 
-def test_a_difference_of_slopes_has_an_interval_of_its_own():
-    spread = (0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3)
-    steep, flat = ({n: [n**power * factor for factor in spread] for n in (8, 16, 32)} for power in (3.0, 1.0))
-    low, middle, high = intervals.slope_difference(steep, flat)
-    assert middle == pytest.approx(2.0)
-    assert 1.5 < low < 2.0 < high < 2.5
-    ends = [np.subtract(*map(intervals.slope_interval, (steep, flat)))[end] for end in (0, 2)]
-    assert high - low > ends[1] - ends[0], "two slopes spread more than one"
-    low, middle, high = intervals.slope_difference(flat, flat)
-    assert low < middle == 0 < high, "the same numbers are resampled apart"
-
-
 def test_the_interval_of_a_mean_by_hand():
     # 1, 2, 3: mean 2, deviation 1, so 2 +- 4.302653 / sqrt(3) (t of 2 degrees of freedom at 97.5%)
     assert intervals.mean_interval([3.0, 1.0, 2.0]) == pytest.approx((2 - 2.484138, 2.0, 2 + 2.484138), abs=1e-6)
@@ -107,28 +95,6 @@ def test_variants_are_sorted_by_choice():
     assert table.index.tolist() == [("a", "x"), ("a", "z"), ("b", "y")]
     assert table.loc[("b", "y"), "median steps"] == "> 40"
     assert plots.choices_chart(history, {"a": "extracted", "b": "one_shot"}, 40, 0.99).axes
-
-
-def points_of(steps, budget=1000):
-    return pd.DataFrame(
-        [
-            {"k": 3, "n": n, "curriculum": "one_shot", "seed": seed, "steps": value, "reached": value < budget}
-            for n, values in steps.items()
-            for seed, value in enumerate(values)
-        ]
-    )
-
-
-def test_slopes_leave_out_sizes_where_half_ran_out_of_budget():
-    points = points_of({8: [64, 64, 64], 16: [256, 256, 1000], 32: [1000, 1000, 512]})
-    assert complexity.fitted_slopes(points)["one_shot"][1] == pytest.approx(2.0)
-    assert plots.scaling_curves(points, slopes={3: {"one_shot": (1.0, 2.0, 3.0)}}, theory={3: 2}).axes
-    both = pd.concat([points, points.assign(curriculum="extracted")])
-    left, right = (dots.get_offsets()[:, 0] for dots in plots.scaling_curves(both).axes[0].collections)
-    assert (left < right).all()  # the same points, none on another
-    assert (abs(left / points["n"] - 1) < 0.02).all()
-    with pytest.warns(UserWarning, match=r"one_shot: .*Raise budget_steps"):
-        complexity.fitted_slopes(points_of({8: [64, 64], 16: [1000, 1000]}))
 
 
 def test_the_gradient_is_that_of_the_correlation_loss():
@@ -177,7 +143,7 @@ def test_labels_point_at_the_support_with_enough_samples_and_the_hidden_layer_wi
 
 
 def test_widths_are_compared_by_ranks():
-    rows = [{"k": 4, "n": 8, "width": width, "curriculum": "one_shot", "seed": seed, "steps": steps, "reached": True}
+    rows = [{"k": 4, "n": 8, "width": width, "curriculum": "one_shot", "seed": seed, "samples": steps, "reached": True}
             for width, base in ((16, 100), (32, 103), (64, 10)) for seed, steps in enumerate(range(base, base + 8))]  # fmt: skip
     table = complexity.compare_widths(pd.DataFrame(rows)).loc["one_shot"]
     assert table.index.tolist() == [(16, 32), (32, 64), (16, 64)]

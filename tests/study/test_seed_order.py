@@ -101,15 +101,15 @@ def test_students_are_those_of_their_own_seed_in_any_order() -> None:
     assert found([7, 0, 3]) == found([0, 3, 7])
 
 
-def test_sample_complexity_names_each_point_by_its_seed(monkeypatch, store_folder) -> None:
-    sizes = {"teacher_max_steps": 400, "budget_steps": 400, "eval_samples": 128}
+def test_sample_complexity_names_each_point_by_its_seed() -> None:
+    sizes = {"sizes": [6], "k_sparse": 2, "teacher_width": 64, "teacher_max_steps": 600, "budget_steps": 600}
     tables = [
-        complexity.threshold_points(ComplexitySettings.load("smoke", seeds=seeds, **sizes), 8, 2)
+        complexity.over_sizes(ComplexitySettings.load("smoke", size_seeds=3, seeds=seeds, **sizes))
         for seeds in ([3, 1, 2], [1, 2, 3])
     ]
-    by_seed = [table.set_index(["curriculum", "seed"])["steps"].to_dict() for table in tables]
-    assert by_seed[0] == by_seed[1]
-    assert tables[0]["seed"].unique().tolist() == [3, 1, 2]
+    assert [sorted(table["seed"].unique()) for table in tables] == [[1_001, 1_002, 1_003]] * 2
+    one = tables[0][tables[0]["curriculum"] == "one_shot"]
+    assert one["seed"].tolist() == [1_003, 1_001, 1_002], "as the seeds were given"
 
 
 @settings(max_examples=60)

@@ -1,0 +1,137 @@
+"""What the shipped tables of notebook 08 say: medians, exponents and ratios over sizes.
+
+The unit of resampling is the draw: a support, a teacher and a student with streams of their own (`parity_sweep`). A
+student that did not reach the threshold within its budget counts as one that never does.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pwl_lab.study.intervals import RESAMPLES, Interval, between
+from pwl_lab.study.store import shipped
+from pwl_lab.support.errors import invalid
+from pwl_lab.support.seeding import numpy_generator
+
+CURRICULA = ("one_shot", "progressive", "extracted")
+
+
+def sizes() -> pd.DataFrame:
+    """The shipped students over sizes: one row per draw (`seed`), size (k, n) and curriculum: samples, reached."""
+    points = shipped("complexity_sizes")
+    return points.assign(curriculum=points["curriculum"].str.partition(" ")[0])  # `progressive 0.8`
+
+
+def or_never(points: pd.DataFrame) -> "pd.Series[float]":
+    """The samples of each student, infinite where it did not reach the threshold."""
+    return points["samples"].astype(float).where(points["reached"].astype(bool), np.inf)
+
+
+@dataclass(frozen=True)
+class Exponents:
+    """Slopes of log(samples) over log(n), for each k and curriculum, and the same slopes of 2,000 resamples of draws.
+
+    A column of `drawn` is a pair of k and curriculum, as the index of `fitted`. One resample takes the same draws for all
+    curricula. `left_out` has the sizes (k, n, curriculum) at which half of the students or more never got there.
+    """
+
+    fitted: "pd.Series[float]"
+    drawn: pd.DataFrame
+    left_out: tuple[tuple[int, int, str], ...]
+
+    def of(self, k: int, curriculum: str) -> Interval:
+        """One exponent with its 95% interval (low, middle, high)."""
+        return between(self.drawn[k, curriculum].to_numpy(), self.fitted[k, curriculum])
+
+    def difference(self, one: tuple[int, str], other: tuple[int, str]) -> Interval:
+        """The exponent of one pair of k and curriculum minus that of another, with its 95% interval."""
+        drawn = self.drawn[one] - self.drawn[other]
+        return between(drawn.to_numpy(), self.fitted[one] - self.fitted[other])
+
+    def table(self) -> pd.DataFrame:
+        """The exponents with their intervals as text: a row for each curriculum, a column for each k."""
+        words = {pair: in_words(self.of(*pair)) for pair in self.fitted.index}
+        return pd.Series(words).rename_axis(["k", "curriculum"]).unstack("k").reindex(list(CURRICULA)).dropna(how="all")
+
+
+def in_words(interval: Interval, digits: int = 2) -> str:
+    """`middle (low to high)`."""
+    low, middle, high = (f"{end:.{digits}f}" for end in interval)
+    return f"{middle} ({low} to {high})"
+
+
+def exponents(points: pd.DataFrame) -> Exponents:
+    """The exponents of each curriculum at each k: the slope of least squares through the medians, on logarithmic axes.
+
+    Raises InvalidValueError if fewer than two sizes are left for one of them.
+
+    Arguments:
+    - `points`: one row per draw (`seed`), size (k, n) and curriculum: samples, reached.
+    """
+    medians, left_out = _medians(points)
+    fitted, drawn = {}, {}
+    for pair, mine in medians.items():
+        if len(mine) < 2:
+            raise invalid("points", f"{pair[1]} at k = {pair[0]}: {len(mine)} sizes", "at least 2, to fit a slope")
+        slopes = np.polyfit(np.log(list(mine)), np.log(np.stack(list(mine.values()))), 1)[0]
+        fitted[pair], drawn[pair] = slopes[0], slopes[1:]
+    names = ["k", "curriculum"]
+    return Exponents(
+        pd.Series(fitted).rename_axis(names), pd.DataFrame(drawn).rename_axis(names, axis=1), tuple(left_out)
+    )
+
+
+Medians = dict[tuple[int, str], dict[int, NDArray[np.float64]]]
+
+
+def _medians(points: pd.DataFrame) -> tuple[Medians, list[tuple[int, int, str]]]:
+    """Per k and curriculum, of each size the median of the draws, followed by those of all resamples."""
+    random, found, left_out = numpy_generator(0, "bootstrap", "draws"), Medians(), []
+    longest = points.groupby("curriculum")["samples"].max()  # where a resample's median never got there: at least this
+    for (k, n), size in points.assign(samples=or_never(points)).groupby(["k", "n"]):
+        draws = size.pivot(index="seed", columns="curriculum", values="samples")
+        chosen = random.integers(len(draws), size=(RESAMPLES, len(draws)))
+        for name in draws:
+            values = draws[name].to_numpy()
+            if np.mean(np.isfinite(values)) <= 0.5:
+                left_out.append((int(k), int(n), str(name)))
+                continue
+            resampled = np.median(values[chosen], axis=1)
+            both = np.minimum(np.concatenate([[np.median(values)], resampled]), longest[name])
+            found.setdefault((int(k), str(name)), {})[int(n)] = both
+    return found, left_out
+
+
+def ratio_to(points: pd.DataFrame, curriculum: str = "one_shot", against: str = "extracted") -> Interval:
+    """The ratio of two medians over draws with its 95% interval; infinite where half of the draws never got there.
+
+    Arguments:
+    - `points`: of one size, with one row per draw and curriculum. Draws that lack one of the two are not used.
+    - `curriculum`, `against`: numerator and denominator.
+    """
+    draws = points.assign(samples=or_never(points)).pivot(index="seed", columns="curriculum", values="samples")
+    both = draws[[curriculum, against]].dropna().to_numpy()
+    random = numpy_generator(0, "bootstrap", "ratio")
+    chosen = random.integers(len(both), size=(RESAMPLES, len(both)))
+    one, other = np.median(both[chosen], axis=1).T  # (resamples, 2)
+    drawn = np.where(np.isfinite(other), one / np.where(np.isfinite(other), other, 1.0), np.nan)
+    middle = np.median(both[:, 0]) / np.median(both[:, 1])
+    low, high = np.nanquantile(drawn, [0.025, 0.975], method="nearest")
+    return float(low), float(middle), float(high)
+
+
+def medians_table(points: pd.DataFrame) -> pd.DataFrame:
+    """A row for each size: the median samples of each curriculum, and the ratio of one-shot to extracted as text.
+
+    Arguments:
+    - `points`: one row per draw, size (k, n) and curriculum.
+    """
+    medians = points.assign(samples=or_never(points)).groupby(["k", "n", "curriculum"])["samples"].median().unstack()
+    table = medians.reindex(columns=list(CURRICULA))
+    both = table.dropna(subset=["one_shot", "extracted"]).index
+    ratios = {size: in_words(ratio_to(points[(points["k"] == size[0]) & (points["n"] == size[1])]), 1) for size in both}
+    return table.assign(**{"one_shot / extracted": pd.Series(ratios, dtype=object)}).fillna(
+        {"one_shot / extracted": ""}
+    )
