@@ -51,7 +51,7 @@ THINNED: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {"parity_spike_cour
 def tidy(table: pd.DataFrame) -> pd.DataFrame:
     """Whole numbers as such, others to four digits; of a student's columns those that matter."""
     if "hidden_weight" in table and "seed" in table:
-        table = table[[*STUDENT, *(name for name in ("bits",) if name in table)]]
+        table = table[[*STUDENT, *(name for name in ("bits", "machine") if name in table)]]
     for name in table.select_dtypes("float"):
         column = table[name]
         whole = (column == column.round()).all() and column.abs().max() < 1e15

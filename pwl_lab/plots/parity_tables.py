@@ -35,16 +35,10 @@ def tuned_curricula(parts: Mapping[str, pd.DataFrame], teachers: pd.DataFrame | 
     for axes, (n, k) in zip(panels, tasks, strict=True):
         for side, samples in enumerate(parts.values()):
             for row, name in enumerate(names):
-                if name in samples:
-                    values = samples.loc[(k, n), name].tolist()
-                    _draws(
-                        axes,
-                        row + SHIFT * (2 * side - 1),
-                        values,
-                        style.looks(names)[name],
-                        PALE if side == 0 else 1,
-                        edge,
-                    )
+                values = samples.loc[(k, n), name].dropna().tolist() if name in samples else []
+                if values:
+                    look, opacity = style.looks(names)[name], PALE if side == 0 else 1
+                    _draws(axes, row + SHIFT * (2 * side - 1), values, look, opacity, edge)
         if teachers is not None:
             mine = teachers[(teachers["n"] == n) & (teachers["k"] == k)]
             axes.axvline(mine["reached"].median(), color=OWNER["T"], lw=1.4, ls="-.", zorder=1)
