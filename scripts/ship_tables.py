@@ -1,13 +1,12 @@
 """Copy tables of a sweep to `data/results`, thinned out, each with a JSON file that says how it was made.
 
-    python scripts/ship_tables.py curricula bits --source /tmp/sweep --commit 35e608b --minutes curricula=12 bits=3
+    python scripts/ship_tables.py curricula spike --source /tmp/sweep --commit 35e608b --minutes curricula=12 spike=3
 
 The sweeps (`complexity_tables.py`, `teacher_tables.py`) may run on another machine, without git: the commit, the machine
 in words and the minutes are given here. Columns that say the same in every row, or how long a part took, are left out.
 """
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -29,25 +28,12 @@ SUBJECTS: dict[str, tuple[str, dict[str, str]]] = {
             "parity_curricula_teachers": "curricula_teachers_0",
         },
     ),
-    "spike": ("teacher_tables.py spike", {"parity_spike": "spike", "parity_spike_course": "spike_course"}),
-    "bits": (
-        "teacher_tables.py bits",
-        {"parity_bits": "bits", "parity_bits_leak": "bits_leak", "parity_bits_tuning": "bits_tuning"},
-    ),
+    "spike": ("teacher_tables.py spike", {"parity_spike": "spike"}),
     "sizes": (
         "complexity_tables.py sizes",
         {"complexity_sizes": "sizes", "complexity_best": "sizes_best", "complexity_tuning": "sizes_tuning"},
     ),
 }
-
-
-def one_course(table: pd.DataFrame) -> pd.DataFrame:
-    """Of the whole courses, the first seed for each k, up to twice the steps to 99%, without the decisions."""
-    parts = []
-    for _, mine in table[table["seed"] == table["seed"].min()].groupby("k"):
-        there = mine.loc[mine["accuracy"] >= 0.99, "step"].min()
-        parts.append(mine if pd.isna(there) else mine[mine["step"] <= 2 * there])
-    return pd.concat(parts).drop(columns=["decision in", "decision off"])
 
 
 def medians(table: pd.DataFrame) -> pd.DataFrame:
@@ -57,16 +43,13 @@ def medians(table: pd.DataFrame) -> pd.DataFrame:
     return grid.agg(samples=("samples", "median"), reached=("reached", "sum"), draws=("reached", "size"))
 
 
-THINNED: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
-    "parity_spike_course": one_course,
-    "complexity_tuning": medians,
-}
+THINNED: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {"complexity_tuning": medians}
 
 
 def tidy(table: pd.DataFrame) -> pd.DataFrame:
     """Whole numbers as such, others to four digits; of a student's columns those that matter."""
     if "hidden_weight" in table and "seed" in table:
-        table = table[[*STUDENT, *(name for name in ("bits",) if name in table)]]
+        table = table[[*STUDENT, *(name for name in ("machine",) if name in table)]]
     for name in table.select_dtypes("float"):
         column = table[name]
         whole = (column == column.round()).all() and column.abs().max() < 1e15
@@ -83,6 +66,7 @@ def main() -> None:
     parser.add_argument("--source", type=Path, required=True, help="the folder that the sweep wrote to")
     parser.add_argument("--commit", required=True)
     parser.add_argument("--machine", default="one H100 GPU")
+    parser.add_argument("--note", default="", help="what else to know, such as parts that were made otherwise")
     parser.add_argument("--minutes", nargs="*", default=[], metavar="SUBJECT=MINUTES")
     asked = parser.parse_args()
     minutes = {name: float(value) for name, _, value in (one.partition("=") for one in asked.minutes)}
@@ -91,10 +75,11 @@ def main() -> None:
         for name, source in files.items():
             table = pd.read_csv(asked.source / f"{source}.csv")
             seeds = sorted({int(seed) for seed in table["seed"]}) if "seed" in table else []
-            table = tidy(THINNED.get(name, lambda same: same)(table))
+            table = tidy(THINNED[name](table) if name in THINNED else table)
             table.to_csv(paths.results() / f"{name}.csv", index=False)
             made = {"command": f"python scripts/{command} --device cuda", "seeds": seeds}
             made |= {"minutes": minutes.get(subject), "made": {"commit": asked.commit, "machine": asked.machine}}
+            made |= {"note": asked.note} if asked.note else {}
             write_json(paths.results() / f"{name}.json", made)
 
 

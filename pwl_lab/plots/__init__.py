@@ -48,7 +48,7 @@ from pwl_lab.plots.pairs import (
     similarity_chart,
     strings_by_mask,
 )
-from pwl_lab.plots.parity_tables import degrees_standing_out, rounded_teachers, tuned_curricula
+from pwl_lab.plots.parity_tables import degrees_standing_out, tuned_curricula
 from pwl_lab.plots.pictures import PictureFigure, TemperatureFigure, drawn_pictures, soft_targets
 from pwl_lab.plots.scaling import scaling_curves, two_phase_curves
 from pwl_lab.plots.strings import derivation_tree, predictable, probe_lines, teacher_phases
@@ -99,7 +99,6 @@ __all__ = [
     "predictions_by_mask",
     "probe_lines",
     "projected_probe",
-    "rounded_teachers",
     "scaling_curves",
     "similarity_chart",
     "soft_targets",

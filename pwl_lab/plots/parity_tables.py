@@ -1,4 +1,4 @@
-"""Figures of the shipped tables of sweeps over sparse parity: tuned curricula, degrees that stand out, rounded teachers."""
+"""Figures of the shipped tables of sweeps over sparse parity: tuned curricula, and degrees that stand out."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from pwl_lab.plots import style
 from pwl_lab.plots.style import DEGREE, NOTE, OFF_SUPPORT, OWNER, Figure, Look
-from pwl_lab.study.parity_results import MEASURES, median_of
+from pwl_lab.study.parity_results import MEASURES
 
 PALE = 0.35  # how opaque the setting is that was the same for all curricula
 SHIFT = 0.19  # how far the two settings' rows are apart
@@ -35,16 +35,10 @@ def tuned_curricula(parts: Mapping[str, pd.DataFrame], teachers: pd.DataFrame | 
     for axes, (n, k) in zip(panels, tasks, strict=True):
         for side, samples in enumerate(parts.values()):
             for row, name in enumerate(names):
-                if name in samples:
-                    values = samples.loc[(k, n), name].tolist()
-                    _draws(
-                        axes,
-                        row + SHIFT * (2 * side - 1),
-                        values,
-                        style.looks(names)[name],
-                        PALE if side == 0 else 1,
-                        edge,
-                    )
+                values = samples.loc[(k, n), name].dropna().tolist() if name in samples else []
+                if values:
+                    look, opacity = style.looks(names)[name], PALE if side == 0 else 1
+                    _draws(axes, row + SHIFT * (2 * side - 1), values, look, opacity, edge)
         if teachers is not None:
             mine = teachers[(teachers["n"] == n) & (teachers["k"] == k)]
             axes.axvline(mine["reached"].median(), color=OWNER["T"], lw=1.4, ls="-.", zorder=1)
@@ -109,43 +103,4 @@ def degrees_standing_out(peaks: pd.DataFrame, measures: Sequence[str] = ("p", "d
         Line2D([], [], ls="", marker="o", mfc="none", mec=OFF_SUPPORT[0], label="hollow: outside the support")
     )
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=NOTE)
-    return figure
-
-
-@style.context()
-def rounded_teachers(leak: pd.DataFrame, samples: Mapping[int, Sequence[float]], levels: Mapping[str, float]) -> Figure:
-    """Left: what the decisions of a teacher at few bits depend on. Right: what they are worth as a first stage.
-
-    Arguments:
-    - `leak`: one row per bits, seed and degree, as shipped in `parity_bits_leak`, of one task.
-    - `samples`: for each number of bits, the samples to 99% of each draw's student, which sees its decisions first.
-    - `levels`: for each curriculum to compare with, its median.
-    """
-    figure, (left, right) = style.row_of_axes(9, 3.8, 2)
-    bits = sorted(samples)
-    below = leak[leak["degree"] < leak["k"]]
-    for degree, mine in below.groupby("degree"):
-        colour, dashes, marker = DEGREE[(int(str(degree)) - 1) % len(DEGREE)]
-        means = mine.groupby("bits")[["decision in", "decision off"]].mean().reindex(bits)
-        spots = range(len(bits))
-        left.plot(spots, means["decision off"], color=OFF_SUPPORT[0], ls=dashes, marker=marker, mfc="none", lw=1, ms=4)
-        left.plot(
-            spots, means["decision in"], color=colour, ls=dashes, marker=marker, lw=2, ms=5, label=f"degree {degree}"
-        )
-    left.set(ylabel=MEASURES["decision"], ylim=(0, None), title="what the decisions depend on")
-    left.legend(fontsize=NOTE, title="in the support (hollow: outside)", title_fontsize=NOTE)
-    colour, dashes, marker = style.SPARE[2]
-    finite = np.concatenate([np.asarray(values)[np.isfinite(values)] for values in samples.values()])
-    for spot, b in enumerate(bits):
-        values = np.asarray(samples[b], dtype=float)
-        style.seed_points(right, spot + np.linspace(-0.2, 0.2, len(values)), np.minimum(values, 2 * finite.max()),
-                          colour, marker, 22, np.isfinite(values).tolist())  # fmt: skip
-    right.plot(range(len(bits)), [median_of(list(samples[b]))[1] for b in bits], color=colour, ls=dashes, lw=2)
-    for name, level in levels.items():
-        style.level_line(right, level, name.replace("_", "-"), *style.looks([name])[name][:2])
-    right.set(yscale="log", title="samples to 99%, with these decisions first")
-    right.yaxis.set_major_formatter(_thousands)
-    for axes in (left, right):
-        axes.set_xticks(range(len(bits)), [str(b) for b in bits])
-        axes.set_xlabel("bits of each weight")
     return figure

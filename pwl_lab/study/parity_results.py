@@ -90,18 +90,19 @@ def ratios_table(parts: dict[str, pd.DataFrame], against: str = "extracted") -> 
     for name, samples in parts.items():
         for (k, n), mine in samples.groupby(["k", "n"]):
             for curriculum in samples:
-                row = rows.setdefault((f"({n}, {k})", curriculum), {})
-                row[name, "thousand samples"] = in_words(median_of((mine[curriculum] / 1_000).tolist()), 0)
-                row[name, f"of {against}"] = in_words(ratio(mine, curriculum, against))
-                row[name, "arrived"] = f"{int(np.isfinite(mine[curriculum]).sum())} of {len(mine)}"
-    return pd.DataFrame(rows).T.rename_axis(["task", "curriculum"])
+                row, there = rows.setdefault((f"({n}, {k})", curriculum), {}), mine[curriculum].dropna()
+                if len(there):
+                    row[name, "thousand samples"] = in_words(median_of((there / 1_000).tolist()), 0)
+                    row[name, f"of {against}"] = in_words(ratio(mine, curriculum, against), 1)
+                    row[name, "arrived"] = f"{int(np.isfinite(there).sum())} of {len(there)}"
+    return pd.DataFrame(rows).T.fillna("–").rename_axis(["task", "curriculum"])
 
 
 def settings_table(best: pd.DataFrame) -> pd.DataFrame:
     """The best setting of each curriculum per task; a star marks a value at an end of its grid."""
     rows = {}
     for row in best.to_dict("records"):
-        edges, name = str(row["edge"]).split(), str(row["curriculum"])
+        edges, name = str(row["edge"]).split(" "), str(row["curriculum"])
         words = {
             "lr": "learning rate",
             "momentum": "momentum",

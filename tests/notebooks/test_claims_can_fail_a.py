@@ -118,6 +118,24 @@ def peak(names: dict[str, Any], setting: str, degree: int, column: str, values: 
     table.loc[(table["setting"] == setting) & (table["degree"] == degree), column] = values
 
 
+def tuned_curricula() -> dict[str, Any]:
+    """Samples to 99% of sixteen draws on two tasks, with the common setting and tuned."""
+    medians = {"scratch": (600, 170), "progressive": (110, 34), "extracted": (92, 14)}
+    index = pd.MultiIndex.from_tuples([(4, n, seed) for n in (50, 100) for seed in range(16)], names=["k", "n", "seed"])
+    spread = np.tile(np.linspace(0.8, 1.2, 16), 2) * 1_000
+    parts = {
+        part: pd.DataFrame({name: both[which] * spread for name, both in medians.items()}, index=index)
+        for which, part in enumerate(("the same setting for all", "each at its best"))
+    }
+    teachers = pd.DataFrame({"n": [50, 100], "reached": [60_000, 290_000]})
+    names = {"parts": parts, "teachers": teachers, "store": Names(shipped=lambda name: teachers)}
+    return common() | names | {"settings": Names(stock=False)}
+
+
+def slow_down(names: dict[str, Any], part: str, curriculum: str, factor: Any) -> None:
+    names["parts"][part][curriculum] *= factor
+
+
 def reading(names: dict[str, Any], step: int, degree: int, column: str, value: float) -> None:
     table = names["readings"].table
     table.loc[(table["step"] == step) & (table["degree"] == degree), column] = value
@@ -347,6 +365,16 @@ CASES: dict[tuple[str, int], tuple[Callable[[], dict[str, Any]], list[tuple[str,
             ("hard: one-shot gets there in no seed", put("hard_found", "one_shot", [None] * 7 + [4_900])),
             ("hard: the budget is at least 5 times", put("hard_found", "extracted", [800] * 7 + [1_100])),
             ("hard: every extracted student is there", put("hard_found", "progressive", [1_000] * 7 + [800])),
+        ],
+    ),
+    ("02_distillation_curricula", 2): (
+        tuned_curricula,
+        [
+            ("at their best: labels need", lambda names: slow_down(names, "each at its best", "scratch", 0.65)),
+            ("with the same setting for all", lambda names: slow_down(names, "the same setting for all", "scratch", 2)),
+            ("at their best: progressive", lambda names: slow_down(names, "each at its best", "progressive", 0.8)),
+            ("extracted gains most", lambda names: slow_down(names, "the same setting for all", "progressive", 3)),
+            ("the slowest extracted", lambda names: names["teachers"].update({"reached": {0: 15_000}})),
         ],
     ),
     ("02b_which_choices_matter", 0): (
