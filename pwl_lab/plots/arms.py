@@ -62,7 +62,8 @@ def parity_arms(parity: pd.DataFrame) -> Figure:
         steps = parity_steps(parity, column)
         names = [name for name in ARM if name in steps]
         for row, name in enumerate(names):
-            style.seed_row(axes, row, steps[name], pd.Series(steps[name]).median(), ARM[name], apart=0.2)
+            arrived = parity.loc[(parity["kind"] == "plateau") & (parity["arm"] == name), column].notna().tolist()
+            style.seed_row(axes, row, steps[name].tolist(), steps[name].median(), ARM[name], arrived, apart=0.2)
         axes.set_title(f"{title} at 99%", fontsize=NOTE)
         axes.set_xlabel("optimiser steps")
         axes.set_xlim(0, None)
