@@ -74,7 +74,7 @@ PARITY_VARIANTS: dict[str, Point] = {
     "early": {"share": 200 / PARITY_STEPS},
     "auxiliary": {"weight": 1.0},
     "checkpoint": {"share": 200 / PARITY_STEPS, "at_accuracy": 0.7},
-    "one-shot": {},  # not tuned: it has the rate of `none`; two seeds
+    "one-shot": {},  # not tuned: it has the rate of `none`
 }
 NAMING = ("kind", "family", "arm", "variant", "rate", "budget", "seed")  # what a point is known by
 
@@ -269,14 +269,16 @@ def arms(family: str, budget: int, done: list[Point], seeds: Iterable[int]) -> l
     ]
 
 
-def plateau(family: str, done: list[Point], seeds: Iterable[int], rates: Iterable[float] | None) -> list[Point]:
-    """Parity: `rates` for tuning (on the seeds given), None for each arm at its best rate."""
+def plateau(
+    family: str, done: list[Point], seeds: Iterable[int], rates: Iterable[float] | None, one_shot: bool = False
+) -> list[Point]:
+    """Parity: `rates` for tuning (on the seeds given), None for each arm at its best rate; or one-shot alone."""
     common = {"kind": "plateau tuning" if rates else "plateau", "family": family, "budget": PARITY_STEPS}
     return [
         common | {"arm": arm, "variant": variant, "rate": rate, "seed": seed}
         for seed in seeds
         for arm, variant in PARITY_VARIANTS.items()
-        if arm != "one-shot" or (not rates and seed in SEEDS[:2])  # it never arrives: the longest run of all
+        if (arm == "one-shot") == one_shot
         for rate in rates or [parity_rate(done, family, arm)]
     ]
 
@@ -306,7 +308,8 @@ def phases(verb: str, asked: argparse.Namespace, done: list[Point]) -> Iterable[
             yield [point for budget in budgets[:2] for point in arms(family, budget, done, many[:8])]
     for family in asked.plateaus if verb in ("all", "plateau") else ():
         yield plateau(family, done, few[:1], PARITY_RATES[:1] if asked.smoke else PARITY_RATES)
-        yield plateau(family, done, many, None)
+        yield plateau(family, done, many[:8], None)
+        yield plateau(family, done, many[:8], None, one_shot=True)  # the longest of all: it may never arrive
     if verb in ("all", "arms"):
         for seeds in (many[:8], many[8:]):
             yield [point for family in families for b in budgets for point in arms(family, b, done, seeds)]

@@ -28,7 +28,7 @@ def arms_chart(intervals: pd.DataFrame) -> Figure:
     """
     rows = list(intervals.groupby(["family", "budget"]).groups)
     rows.sort(key=lambda row: (row[0] != "vgg", row[1]))
-    figure, panels = style.row_of_axes(9, 0.55 * len(rows) + 1.3, len(ARM_MEASURES), sharey=True, sharex=True)
+    figure, panels = style.row_of_axes(9, 0.6 * len(rows) + 1.7, len(ARM_MEASURES), sharey=True)
     for axes, (measure, title) in zip(panels, ARM_MEASURES.items(), strict=True):
         axes.axvspan(-MARGIN, MARGIN, color="#DDDDDD", zorder=0)
         axes.axvline(0, color="#444444", lw=1)
