@@ -269,14 +269,16 @@ def arms(family: str, budget: int, done: list[Point], seeds: Iterable[int]) -> l
     ]
 
 
-def plateau(family: str, done: list[Point], seeds: Iterable[int], rates: Iterable[float] | None) -> list[Point]:
-    """Parity: `rates` for tuning (on the seeds given), None for each arm at its best rate."""
+def plateau(
+    family: str, done: list[Point], seeds: Iterable[int], rates: Iterable[float] | None, one_shot: bool = False
+) -> list[Point]:
+    """Parity: `rates` for tuning (on the seeds given), None for each arm at its best rate; or one-shot alone."""
     common = {"kind": "plateau tuning" if rates else "plateau", "family": family, "budget": PARITY_STEPS}
     return [
         common | {"arm": arm, "variant": variant, "rate": rate, "seed": seed}
         for seed in seeds
         for arm, variant in PARITY_VARIANTS.items()
-        if not rates or arm != "one-shot"
+        if (arm == "one-shot") == one_shot
         for rate in rates or [parity_rate(done, family, arm)]
     ]
 
@@ -305,8 +307,9 @@ def phases(verb: str, asked: argparse.Namespace, done: list[Point]) -> Iterable[
         if verb in ("all", "arms"):
             yield [point for budget in budgets[:2] for point in arms(family, budget, done, many[:8])]
     for family in asked.plateaus if verb in ("all", "plateau") else ():
-        yield plateau(family, done, few[:2], PARITY_RATES[:1] if asked.smoke else PARITY_RATES)
-        yield plateau(family, done, many, None)
+        yield plateau(family, done, few[:1], PARITY_RATES[:1] if asked.smoke else PARITY_RATES)
+        yield plateau(family, done, many[:8], None)
+        yield plateau(family, done, many[:8], None, one_shot=True)  # the longest of all: it may never arrive
     if verb in ("all", "arms"):
         for seeds in (many[:8], many[8:]):
             yield [point for family in families for b in budgets for point in arms(family, b, done, seeds)]

@@ -1,5 +1,6 @@
 """Figures: functions from data to a matplotlib Figure, and curves that grow while a notebook trains."""
 
+from pwl_lab.plots.arms import arms_chart, parity_arms
 from pwl_lab.plots.clock import (
     anytime_chart,
     arrival_chart,
@@ -67,6 +68,7 @@ __all__ = [
     "ablation_chart",
     "anytime_chart",
     "architecture",
+    "arms_chart",
     "arrival_chart",
     "baseline_name",
     "bit_correlations",
@@ -92,6 +94,7 @@ __all__ = [
     "mask_lattice",
     "network",
     "order_curves",
+    "parity_arms",
     "parity_crossing",
     "planned_chart",
     "planned_charts",

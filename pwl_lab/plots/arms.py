@@ -28,7 +28,7 @@ def arms_chart(intervals: pd.DataFrame) -> Figure:
     """
     rows = list(intervals.groupby(["family", "budget"]).groups)
     rows.sort(key=lambda row: (row[0] != "vgg", row[1]))
-    figure, panels = style.row_of_axes(9, 0.55 * len(rows) + 1.3, len(ARM_MEASURES), sharey=True, sharex=True)
+    figure, panels = style.row_of_axes(9, 0.6 * len(rows) + 1.7, len(ARM_MEASURES), sharey=True)
     for axes, (measure, title) in zip(panels, ARM_MEASURES.items(), strict=True):
         axes.axvspan(-MARGIN, MARGIN, color="#DDDDDD", zorder=0)
         axes.axvline(0, color="#444444", lw=1)
@@ -62,7 +62,8 @@ def parity_arms(parity: pd.DataFrame) -> Figure:
         steps = parity_steps(parity, column)
         names = [name for name in ARM if name in steps]
         for row, name in enumerate(names):
-            style.seed_row(axes, row, steps[name], pd.Series(steps[name]).median(), ARM[name], apart=0.2)
+            arrived = parity.loc[(parity["kind"] == "plateau") & (parity["arm"] == name), column].notna().tolist()
+            style.seed_row(axes, row, steps[name].tolist(), steps[name].median(), ARM[name], arrived, apart=0.2)
         axes.set_title(f"{title} at 99%", fontsize=NOTE)
         axes.set_xlabel("optimiser steps")
         axes.set_xlim(0, None)

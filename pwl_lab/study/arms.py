@@ -154,34 +154,35 @@ def verdicts_table(intervals: pd.DataFrame) -> pd.DataFrame:
     return table[list(ARM_MEASURES.values())].sort_index(ascending=[False, True, False, True])
 
 
-def parity_steps(parity: pd.DataFrame, column: str) -> dict[str, list[float]]:
-    """Per arm, the steps of each reported seed in `column`; the budget where a seed never got there."""
-    mine = parity[parity["kind"] == "plateau"]
+def parity_steps(parity: pd.DataFrame, column: str) -> dict[str, pd.Series]:
+    """Per arm, the steps of each reported seed in `column`, by seed; the budget where a seed never got there."""
+    mine = parity[parity["kind"] == "plateau"].set_index("seed")
     steps = mine[column].fillna(mine["budget"]).astype(float)
-    return {arm: steps[mine["arm"] == arm].tolist() for arm in dict.fromkeys(mine["arm"])}
+    return {arm: steps[mine["arm"] == arm] for arm in dict.fromkeys(mine["arm"])}
 
 
-def parity_gaps(parity: pd.DataFrame, column: str, against: str = "none") -> dict[str, Interval]:
-    """Per arm, the ratio of its steps to those of `against`, seed by seed: lower end, geometric mean, upper end.
+def parity_ratios(parity: pd.DataFrame, column: str) -> dict[str, Interval]:
+    """Per arm, its steps divided by those of `none`, seed by seed: lower end, geometric mean, upper end.
 
-    Of 95% intervals of the mean logarithm; a seed that never got there counts at the budget, so that the ratio of an
-    arm that is slower is a lower limit.
+    The ends are those of the 95% interval of the mean logarithm (NaN with one seed). A seed that never got there counts
+    at the budget, so the ratio of a slower arm is a lower limit.
     """
-    steps = parity_steps(parity, column)
-    logs = {arm: np.log(np.array(mine) / np.array(steps[against])) for arm, mine in steps.items() if arm != against}
-    low_mean_high = {arm: mean_interval(mine.tolist()) for arm, mine in logs.items()}
-    return {arm: (float(np.exp(a)), float(np.exp(b)), float(np.exp(c))) for arm, (a, b, c) in low_mean_high.items()}
+    steps, found = parity_steps(parity, column), {}
+    for arm, mine in steps.items():
+        low, middle, high = mean_interval(np.log(mine / steps["none"].loc[mine.index]).tolist())
+        found[arm] = (float(np.exp(low)), float(np.exp(middle)), float(np.exp(high)))
+    return found
 
 
 def parity_arms_table(parity: pd.DataFrame) -> pd.DataFrame:
     """A row per arm: seeds that arrived, median steps and range, for the student and for all masks; and the ratio."""
     rows: dict[str, dict[str, str]] = {}
     for column, words in PARITY_WORDS.items():
-        gaps, mine = parity_gaps(parity, column), parity[parity["kind"] == "plateau"]
+        ratios, mine = parity_ratios(parity, column), parity[parity["kind"] == "plateau"]
         arrived = mine[column].notna().groupby(mine["arm"]).agg(["sum", "size"])
         for arm, steps in parity_steps(parity, column).items():
             row = rows.setdefault(arm, {})
             row[f"{words}: seeds"] = "{} of {}".format(*arrived.loc[arm])
             row[f"{words}: median steps"] = f"{np.median(steps):,.0f} ({min(steps):,.0f} to {max(steps):,.0f})"
-            row[f"{words}: times none"] = "–" if arm == "none" else "{1:.2f} ({0:.2f} to {2:.2f})".format(*gaps[arm])
+            row[f"{words}: times none"] = "–" if arm == "none" else "{1:.2f} ({0:.2f} to {2:.2f})".format(*ratios[arm])
     return pd.DataFrame(rows).T.rename_axis("arm")

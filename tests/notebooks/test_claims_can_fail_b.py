@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pwl_lab.benchmarks import harness
-from pwl_lab.study import crossing, intervals, tables
+from pwl_lab.study import arms, crossing, intervals, tables
 from pwl_lab.support import paths
 from pwl_lab.swap.masks import all_masks
 
@@ -155,8 +155,6 @@ CROSSED = {
     ("none", "combined"): ((0.77, 0), (0.80, 0), (0.78, 0), (0.80, FEW)),
     ("one_shot", "alone"): ((0.81, FEW), (0.795, 0.02), (0.74, FEW), (0.80, MANY)),
     ("one_shot", "combined"): ((0.775, FEW), (0.806, MANY), (0.792, FEW), (0.80, FEW)),
-    ("progressive", "alone"): ((0.83, FEW), (0.804, 0.001), (0.75, FEW), (0.82, MANY)),
-    ("progressive", "combined"): ((0.768, FEW), (0.80, 0.01), (0.78, 0.02), (0.80, FEW)),
     ("extracted", "alone"): ((0.745, FEW), (0.72, FEW), (0.66, FEW), (0.72, MANY)),
     ("extracted", "combined"): ((0.74, FEW), (0.785, MANY), (0.74, FEW), (0.80, FEW)),
 }
@@ -169,7 +167,18 @@ PARITY = {
 MEASURE = {"student": 0, "area": 1, "mixes": 2, "first": 3}
 
 
-def crossed(parity=(), last=0.95, **changed):
+def stored_arms(ends=(), rate=0.1):
+    """The module, with these ends of intervals and this rate of the arm `early` in place of the shipped ones."""
+    tables_of = {name: arms.shipped_arms(name) for name in ("", "intervals")}
+    for (arm, measure), (low, high) in dict(ends).items():
+        rows = (tables_of["intervals"]["arm"] == arm) & (tables_of["intervals"]["measure"] == measure)
+        tables_of["intervals"].loc[rows, ["low", "high"]] = low, high
+    tables_of[""].loc[tables_of[""]["arm"] == "early", "rate"] = rate
+    shipped = {"shipped_arms": lambda name="": tables_of[name]}
+    return SimpleNamespace(**shipped, verdict=arms.verdict, ARM_MEASURES=arms.ARM_MEASURES)
+
+
+def crossed(parity=(), last=0.95, ends=(), rate=0.1, **changed):
     """Changes are named curriculum, loading and measure: `one_shot__alone__mixes=(mean, spread)`."""
     values = {key: list(found) for key, found in CROSSED.items()}
     for name, value in changed.items():
@@ -188,7 +197,9 @@ def crossed(parity=(), last=0.95, **changed):
         "table": table,
         "differences": crossing.against_pwl_intervals(table),
         "parity": pd.DataFrame(steps, columns=["curriculum", "loading", "seed", "steps"]).astype({"steps": "Int64"}),
-        "curricula": ["one_shot", "progressive", "extracted"],
+        "curricula": ["one_shot", "extracted"],
+        "arms": stored_arms(ends, rate),
+        "decided": stored_arms(ends, rate).shipped_arms("intervals"),
         "settings": settings_of(family="resnet", loadings=("alone", "combined"), parity_steps=600),
         "crossing": crossing,
         "intervals": intervals,
@@ -204,21 +215,24 @@ CROSSING = {
     "parity: extracted with PWL is faster than all others, in every seed": {"parity": {("one_shot", "combined"): 180}},
     "resnet: PWL improves the mixes of one-shot and extracted, beyond the interval": {
         "one_shot__alone__mixes": (0.74, MANY)},
-    "resnet: those of progressive in the mean, within the interval": {"progressive__combined__mixes": (0.78, 0.0)},
-    "resnet: it costs the students of one-shot and progressive, beyond the interval": {
-        "progressive__alone__student": (0.83, MANY)},
+    "resnet: it costs the student of one-shot, beyond the interval": {"one_shot__alone__student": (0.80, MANY)},
     "resnet: in the area it cannot be distinguished from zero": {"extracted__combined__area": (0.785, 0.01)},
-    "resnet: with PWL extracted is behind one-shot in mixes and area, beyond the interval": {
-        "one_shot__combined__area": (0.806, 0.0)},
+    "resnet: with PWL extracted is behind one-shot in mixes and area": {"one_shot__combined__area": (0.806, 0.0)},
     "resnet: only one-shot with PWL mixes better than plain PWL": {"one_shot__combined__mixes": (0.792, MANY)},
-    "resnet: only progressive with PWL cannot be distinguished from plain PWL in the mixes": {
-        "progressive__alone__mixes": (0.75, MANY)},
-    "resnet: only progressive without PWL has a larger area": {"progressive__alone__area": (0.804, 0.01)},
+    "resnet: extracted with PWL mixes worse": {"extracted__combined__mixes": (0.74, MANY)},
+    "resnet: none has a larger area": {"one_shot__combined__area": (0.83, FEW)},
     "resnet: only extracted without PWL has a smaller one": {"one_shot__alone__area": (0.795, 0.0)},
     "resnet: one-shot with PWL gains with every block, beyond the interval": {"one_shot__combined__first": (0.80, MANY)},
     "resnet: with PWL every block raises the accuracy in prefix order, in the mean": {"last": 0.88},
-    "resnet: without PWL the first block lowers it for one-shot and progressive, in the mean, within the interval": {
+    "resnet: without PWL the first block lowers it for one-shot, in the mean, within the interval": {
         "one_shot__alone__first": (0.80, 0.0)},
+    "stored: checkpoint is better in the student, the mixes and the worst": {
+        "ends": {("checkpoint", "SSSS"): (-0.01, 2.2)}},
+    "stored: early is worse in student and mixes": {"ends": {("early", "mixed"): (-4.1, 0.01)}},
+    "stored: for the worst mix it is open": {"ends": {("early", "worst"): (-7.9, -0.1)}},
+    "stored: auxiliary is worse in all three": {"ends": {("auxiliary", "SSSS"): (-3.1, 0.1)}},
+    "stored: no arm is shown to make no difference": {"ends": {("early", "TTTS"): (-0.29, 0.29)}},
+    "stored: every arm chose the rate 0.1": {"rate": 0.2},
 }  # fmt: skip
 
 
