@@ -22,7 +22,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from pwl_lab.fast.parity import Nets, joined
+from pwl_lab.fast.two_layer import Nets, joined
 from pwl_lab.study.parity_sweep import (
     Curriculum,
     Draws,

@@ -26,7 +26,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pwl_lab.fast.parity import Nets, Projections, joined
+from pwl_lab.fast.two_layer import Nets, Projections, joined
 from pwl_lab.study.parity_sweep import (
     Draws,
     Setting,

@@ -1,4 +1,4 @@
-"""Sweeps over sparse parity: teachers and students of many draws and settings at once (`pwl_lab.fast.parity`).
+"""Sweeps over sparse parity: teachers and students of many draws and settings at once (`pwl_lab.fast.two_layer`).
 
 A *draw* is the unit of resampling: a support, a teacher with its own initial weights and samples, and a student with its
 own initial weights, projection and stream of samples. Settings (learning rate, stage length) are compared on the same
@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from pwl_lab.fast.parity import Nets, Projections, Rates, Run, Stage, Tasks, Watcher, joined, train_all
+from pwl_lab.fast.two_layer import Nets, Projections, Rates, Run, Stage, Tasks, Watcher, joined, train_all
 from pwl_lab.support.seeding import generator, stream_seed
 from pwl_lab.tasks.checks import CALIBRATION_SAMPLES
 

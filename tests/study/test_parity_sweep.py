@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
-from pwl_lab.fast.parity import joined
+from pwl_lab.fast.two_layer import joined
 from pwl_lab.study.parity_sweep import (
     Draws,
     Setting,
@@ -72,7 +72,7 @@ def test_students_of_every_curriculum(teachers, curriculum):
 
 def test_extraction_of_an_untrained_teacher_does_not_help(teachers):
     """A projection of random features holds no hint at the support: more samples than from a trained teacher."""
-    from pwl_lab.fast.parity import Nets
+    from pwl_lab.fast.two_layer import Nets
 
     draws = teachers.draws
     untrained = Nets.draw(draws.tasks, 1, PLAN.width, [1, 2, 3, 4])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pwl_lab.distill.curriculum import Labels, TeacherHidden, TeacherOutput
 from pwl_lab.distill.losses import target_loss, teacher_probabilities
 from pwl_lab.distill.targets import Projection
-from pwl_lab.fast.parity import Nets, Projections, Rates, Run, Stage, Stepper, Tasks, train_all
+from pwl_lab.fast.two_layer import Nets, Projections, Rates, Run, Stage, Stepper, Tasks, train_all
 from pwl_lab.models.mlp import MLPConfig
 from pwl_lab.training import TrainPlan, make_optimiser
 

@@ -421,11 +421,7 @@ def train_all(
         step += ahead
         found = stepper.run.nets.accuracy(test[0][groups], test[1][groups])
         counts = running[groups] & (begins[groups] < step)
-        for value, steps in out.reached.items():
-            fresh = counts & (steps[groups] < 0) & (found >= value)
-            steps[groups] = torch.where(fresh, step, steps[groups])
-            if value in out.at_threshold:
-                out.at_threshold[value].keep(fresh, stepper.run.nets, groups)
+        _note(out, counts, found, step, stepper.run.nets, groups)
         out.accuracy[groups] = torch.where(running[groups], found, out.accuracy[groups])
         if watch is not None:
             watch(step, groups, stepper.run.nets, found)
@@ -443,3 +439,15 @@ def train_all(
             groups = groups[here]
             stepper = Stepper(stepper.run.at(here), random, step, stepper.buffers.at(here))
     return out
+
+
+def _note(out: Outcome, counts: Tensor, found: Tensor, step: int, nets: Nets, groups: Tensor) -> None:
+    """Record which networks reached a threshold at this step, and keep their weights where that is asked for.
+
+    `counts` marks the networks, of these `groups`, whose accuracy `found` counts.
+    """
+    for value, steps in out.reached.items():
+        fresh = counts & (steps[groups] < 0) & (found >= value)
+        steps[groups] = torch.where(fresh, step, steps[groups])
+        if value in out.at_threshold:
+            out.at_threshold[value].keep(fresh, nets, groups)
