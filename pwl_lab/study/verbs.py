@@ -323,9 +323,7 @@ def train_pair(
         batches = batches_of(task, seed, plan.batch_size, where, role="pair")
         history = train(learner, batches, plan, f"{student.family} pair")
         check_kept(student, net.student, task)
-        scores = {split: score_masks(net, split_of(task, split, where)) for split in SPLITS}
-        tensors = _pair_tensors(net, task) | {"right": scores["test"].right}
-        return [Artifact(tensors, {"history": history} | tables.cube_tables(scores, unit_bytes(net.teacher), seed))]
+        return [_pack_pair(net, history, task, seed, where)]
 
     recipe = Recipe("pair", VERSIONS["pair"], configuration)
     [entry] = _from_store([recipe], make, f"the pair of family {student.family!r}", task)
@@ -362,10 +360,12 @@ def _checked_shapes(
     return shapes
 
 
-def _pair_tensors(net: SwapNet, task: Task) -> dict[str, Tensor]:
-    """The tensors that a pair adds to its teacher, and its outputs for the stored samples."""
+def _pack_pair(net: SwapNet, history: pd.DataFrame, task: Task, seed: int, device: str) -> Artifact:
+    """What a pair adds to its teacher: weights, outputs for the stored samples, and every mask in one pass a split."""
+    scores = {split: score_masks(net, split_of(task, split, device)) for split in SPLITS}
     tensors = _named("student", net.student.state_dict()) | _named("converters", net.converters.state_dict())
-    return tensors | kept_answers(mask_answers(net), task)
+    tensors |= kept_answers(mask_answers(net), task) | {"right": scores["test"].right}
+    return Artifact(tensors, {"history": history} | tables.cube_tables(scores, unit_bytes(net.teacher), seed))
 
 
 def make_pair(
