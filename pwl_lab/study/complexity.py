@@ -61,7 +61,7 @@ def trained_here(
     """One row per draw, width and curriculum, with the columns of `parity_sweep.train_students` and `width`.
 
     Each student has the settings that were best at the nearest size of the shipped table, unless `settings` has its own.
-    Draws whose teacher did not learn within its budget are left out, with a warning.
+    The student of a teacher that did not learn within its budget counts as one that never arrives, with a warning.
 
     Arguments:
     - `settings`: of notebook 08.
@@ -77,16 +77,18 @@ def trained_here(
     teachers = train_teachers(draws, plan)
     if teachers.missing:
         warnings.warn(f"({n_bits}, {k_sparse}): {len(teachers.missing)} teachers did not learn", stacklevel=3)
-    if not teachers.draws.rows:
-        return pd.DataFrame(columns=COLUMNS)
     best, found = shipped("complexity_best"), []
     for width, curriculum in product(widths, TRAINED_HERE):
         tuned = _setting(settings, best[best["curriculum"] == curriculum], n_bits, k_sparse)
-        table = train_students(
-            teachers.draws, teachers.nets, curriculum, [[tuned]], width, settings.batch_size, settings.budget_steps,
-            growing(), settings.threshold,
-        )  # fmt: skip
-        found.append(table.assign(width=width))
+        if teachers.draws.rows:
+            table = train_students(
+                teachers.draws, teachers.nets, curriculum, [[tuned]], width, settings.batch_size, settings.budget_steps,
+                growing(), settings.threshold,
+            )  # fmt: skip
+            found.append(table.assign(width=width))
+        steps = settings.budget_steps
+        lost = {"width": width, "curriculum": curriculum, "steps": steps, "samples": steps * settings.batch_size}
+        found.extend(pd.DataFrame([row | lost | vars(tuned) | {"reached": False}]) for row in teachers.missing)
     return pd.concat(found, ignore_index=True)[COLUMNS]
 
 
