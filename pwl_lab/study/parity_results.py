@@ -70,7 +70,8 @@ def ratio(samples: pd.DataFrame, one: str, other: str, confidence: float = 0.95)
         values, random = samples[name].dropna().to_numpy(float), numpy_generator(0, "bootstrap", name)
         drawn = np.median(values[random.integers(len(values), size=(RESAMPLES, len(values)))], axis=1)
         medians.append(np.append(drawn, np.median(values)))
-    *drawn, middle = medians[0] / medians[1]
+    with np.errstate(invalid="ignore"):  # of two infinite medians
+        *drawn, middle = medians[0] / medians[1]
     low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2], method="inverted_cdf")
     return float(low), float(middle), float(high)
 

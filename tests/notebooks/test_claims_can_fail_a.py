@@ -110,11 +110,11 @@ def spikes() -> dict[str, Any]:
                 }
                 r = 0.34 if degree == 1 and setting == "initial weights times 0.1" else 5 * value
                 rows.append(row | {"r in": r, "r off": 0.01, "decision in": 4 * value, "decision off": 0.01})
-    return common() | {"spike": pd.DataFrame(rows), "settings": Names(stock=False)}
+    return common() | {"peaks": pd.DataFrame(rows), "settings": Names(stock=False)}
 
 
 def peak(names: dict[str, Any], setting: str, degree: int, column: str, values: Any) -> None:
-    table = names["spike"]
+    table = names["peaks"]
     table.loc[(table["setting"] == setting) & (table["degree"] == degree), column] = values
 
 
@@ -482,8 +482,8 @@ def told(notebook: str, cell: int, spoil: Spoil | None = None) -> dict[str, bool
         set_prefix(names)
     if spoil is not None:
         spoil(names)
-    if "spike" in names:
-        names["firsts"] = {one: parity_results.standing_out(names["spike"], one) for one in parity_results.MEASURES}
+    if "peaks" in names:
+        names["firsts"] = {one: parity_results.standing_out(names["peaks"], one) for one in parity_results.MEASURES}
     return claims_of(cells_with_claims(notebook)[cell], names)
 
 
