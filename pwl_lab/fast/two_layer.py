@@ -223,6 +223,7 @@ class Stepper:
         self.buffers = empty if buffers is None else buffers
         self.step_number = torch.full((), done, device=run.nets.weight.device)
         self._decays, self._has_momentum = bool(run.rates.weight_decay.any()), bool(run.rates.momentum.any())
+        self._all_in_last = max((int(stage.end.max()) for stage in run.stages[:-1]), default=0)
         self._graph: tuple[list[int], torch.cuda.CUDAGraph] | None = None
 
     def steps(self, many: int) -> None:
@@ -240,7 +241,7 @@ class Stepper:
     def _active(self) -> list[int]:
         """The stages that some student is in at this step."""
         last = len(self.run.stages) - 1
-        if self.done >= self._last_change:
+        if self.done >= self._all_in_last:
             return [last]
         begin, found = torch.zeros_like(self.run.stages[0].end), []
         for number, stage in enumerate(self.run.stages):
@@ -249,14 +250,6 @@ class Stepper:
                 found.append(number)
             begin = stage.end
         return found
-
-    @property
-    def _last_change(self) -> int:
-        """The step from which on all students are in the last stage."""
-        if not hasattr(self, "_change"):
-            ends = [int(stage.end.max()) for stage in self.run.stages[:-1]]
-            self._change = max(ends, default=0)
-        return self._change
 
     def _record(self, active: list[int]) -> torch.cuda.CUDAGraph:
         """Record a step. The warm-up that CUDA asks for would change the networks: it runs on copies."""
