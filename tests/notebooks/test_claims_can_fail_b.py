@@ -167,18 +167,21 @@ PARITY = {
 MEASURE = {"student": 0, "area": 1, "mixes": 2, "first": 3}
 
 
-def stored_arms(ends=(), rate=0.1):
-    """The module, with these ends of intervals and this rate of the arm `early` in place of the shipped ones."""
-    tables_of = {name: arms.shipped_arms(name) for name in ("", "intervals")}
+def stored_arms(ends=(), rate=0.1, slower=()):
+    """The module, with these ends of intervals, this rate of the arm `early`, and steps of arms multiplied."""
+    tables_of = {name: arms.shipped_arms(name) for name in ("", "intervals", "parity")}
+    for (arm, column), times in dict(slower).items():
+        tables_of["parity"].loc[tables_of["parity"]["arm"] == arm, column] *= times
     for (arm, measure), (low, high) in dict(ends).items():
         rows = (tables_of["intervals"]["arm"] == arm) & (tables_of["intervals"]["measure"] == measure)
         tables_of["intervals"].loc[rows, ["low", "high"]] = low, high
     tables_of[""].loc[tables_of[""]["arm"] == "early", "rate"] = rate
     shipped = {"shipped_arms": lambda name="": tables_of[name]}
-    return SimpleNamespace(**shipped, verdict=arms.verdict, ARM_MEASURES=arms.ARM_MEASURES)
+    same = ("verdict", "ARM_MEASURES", "PARITY_WORDS", "parity_steps", "parity_ratios")
+    return SimpleNamespace(**shipped, **{name: getattr(arms, name) for name in same})
 
 
-def crossed(parity=(), last=0.95, ends=(), rate=0.1, **changed):
+def crossed(parity=(), last=0.95, ends=(), rate=0.1, slower=(), **changed):
     """Changes are named curriculum, loading and measure: `one_shot__alone__mixes=(mean, spread)`."""
     values = {key: list(found) for key, found in CROSSED.items()}
     for name, value in changed.items():
@@ -199,7 +202,8 @@ def crossed(parity=(), last=0.95, ends=(), rate=0.1, **changed):
         "parity": pd.DataFrame(steps, columns=["curriculum", "loading", "seed", "steps"]).astype({"steps": "Int64"}),
         "curricula": ["one_shot", "extracted"],
         "arms": stored_arms(ends, rate),
-        "decided": stored_arms(ends, rate).shipped_arms("intervals"),
+        "decided": stored_arms(ends).shipped_arms("intervals"),
+        "on_parity": stored_arms(slower=slower).shipped_arms("parity"),
         "settings": settings_of(family="resnet", loadings=("alone", "combined"), parity_steps=600),
         "crossing": crossing,
         "intervals": intervals,
@@ -233,6 +237,10 @@ CROSSING = {
     "stored: auxiliary is worse in all three": {"ends": {("auxiliary", "SSSS"): (-3.1, 0.1)}},
     "stored: no arm is shown to make no difference": {"ends": {("early", "TTTS"): (-0.29, 0.29)}},
     "stored: every arm chose the rate 0.1": {"rate": 0.2},
+    "stored parity: early needs fewer steps than none in every seed": {"slower": {("early", "steps_all_masks"): 9.0}},
+    "stored parity: for the student, beyond the interval": {"slower": {("early", "steps_student"): 2.0}},
+    "stored parity: auxiliary cannot be distinguished from none": {"slower": {("auxiliary", "steps_student"): 9.0}},
+    "stored parity: checkpoint is not shown to be faster": {"slower": {("checkpoint", "steps_student"): 0.01}},
 }  # fmt: skip
 
 
