@@ -1,6 +1,6 @@
 """Figures: functions from data to a matplotlib Figure, and curves that grow while a notebook trains."""
 
-from pwl_lab.plots.arms import arms_chart, parity_arms
+from pwl_lab.plots.arm_charts import arms_chart, parity_arms
 from pwl_lab.plots.clock import (
     anytime_chart,
     arrival_chart,
