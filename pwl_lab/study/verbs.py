@@ -316,14 +316,12 @@ def train_pair(
 
     def make(_: list[Recipe]) -> list[Artifact]:
         check_keepable(student, task)
-        initial = build(student, seed, where, stream="student")
-        net = make_pair(teacher.model, initial, task, seed, losses.converters).to(where)
+        net = make_pair(teacher.model, build(student, seed, where, "student"), task, seed, losses.converters).to(where)
         own = FollowCurriculum(curriculum, teacher, shapes[1], task, seed, where) if curriculum else None
         learner = PairLearner(net, losses, split_of(task, "validation", where), seed, plan.steps, own)
         batches = batches_of(task, seed, plan.batch_size, where, role="pair")
         history = train(learner, batches, plan, f"{student.family} pair")
-        check_kept(student, net.student, task)
-        return [_pack_pair(net, history, task, seed, where)]
+        return [_pack_pair(net, student, history, task, seed, where)]
 
     recipe = Recipe("pair", VERSIONS["pair"], configuration)
     [entry] = _from_store([recipe], make, f"the pair of family {student.family!r}", task)
@@ -360,8 +358,11 @@ def _checked_shapes(
     return shapes
 
 
-def _pack_pair(net: SwapNet, history: pd.DataFrame, task: Task, seed: int, device: str) -> Artifact:
+def _pack_pair(
+    net: SwapNet, student: ModelConfig, history: pd.DataFrame, task: Task, seed: int, device: str
+) -> Artifact:
     """What a pair adds to its teacher: weights, outputs for the stored samples, and every mask in one pass a split."""
+    check_kept(student, net.student, task)
     scores = {split: score_masks(net, split_of(task, split, device)) for split in SPLITS}
     tensors = _named("student", net.student.state_dict()) | _named("converters", net.converters.state_dict())
     tensors |= kept_answers(mask_answers(net), task) | {"right": scores["test"].right}
