@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pwl_lab.support.seeding import generator, stream_seed
+from pwl_lab.support.seeding import generator
 
 K = 4
 TEACHER_WIDTH, STUDENT_WIDTH, BATCH, EVERY, EVALUATED = 256, 64, 32, 20, 4096
@@ -53,8 +53,8 @@ class Draws:
         ]
         self.supports = torch.stack(supports).to(device)  # (members, k)
         self.real = torch.tensor([[bit < n for bit in range(self.n)] for n, _ in self.members], device=device)
-        self.stream = torch.Generator(device).manual_seed(stream_seed(min(draws), "data", "pair"))
-        self.evaluation = torch.Generator(device).manual_seed(stream_seed(min(draws), "evaluation", split))
+        self.stream = generator(min(draws), "data", "pair", device=device)
+        self.evaluation = generator(min(draws), "evaluation", split, device=device)
         self.test = self.inputs(EVALUATED, self.evaluation)
 
     def __len__(self) -> int:
@@ -224,7 +224,7 @@ def train_teachers(draws: Draws, budget: int, settle: int) -> tuple[Layers, Tens
     net, alive = trainable(draws.initial(TEACHER_WIDTH, "init", "bits")), torch.arange(len(draws), device=draws.device)
     done, arrived = {name: one.detach().clone() for name, one in net.items()}, torch.zeros_like(alive)
     sgd = Sgd(net, torch.full((len(draws),), TEACHER_LR, device=draws.device), CLIP)
-    stream = torch.Generator(draws.device).manual_seed(stream_seed(draws.members[0][1], "data"))  # not the students'
+    stream = generator(draws.members[0][1], "data", device=draws.device)  # not the students'
     for step in range(1, budget + 1):
         x = draws.inputs(BATCH, stream)[alive]
         sgd.step(cross_entropy(states(sgd.layers, x)[2], draws.labels(x, alive)))
@@ -247,7 +247,7 @@ def train_teachers(draws: Draws, budget: int, settle: int) -> tuple[Layers, Tens
 @torch.no_grad()
 def errors(net: Layers, draws: Draws, batches: int = 16) -> Tensor:
     """The share of 65,536 fresh samples (16 batches of 4,096) that each network gets wrong."""
-    stream, found = torch.Generator(draws.device).manual_seed(stream_seed(0, "evaluation", "teacher")), []
+    stream, found = generator(0, "evaluation", "teacher", device=draws.device), []
     for _ in range(batches):
         x = draws.inputs(4096, stream)
         found.append((states(net, x)[2].argmax(-1) != draws.labels(x)).float().mean(dim=1))
@@ -276,7 +276,7 @@ class Pairs:
 
     def _fit_projections(self) -> None:
         """Centre and scale as `pwl_lab.distill.targets.Projection.fit`."""
-        stream = torch.Generator(self.draws.device).manual_seed(stream_seed(0, "data", "calibration"))
+        stream = generator(0, "data", "calibration", device=self.draws.device)
         shown = states(self.shown, self.draws.inputs(4096, stream))
         self.projections, self.offsets = [], []
         for state, matrix in zip(shown, self.draws.projections(), strict=False):

@@ -65,11 +65,10 @@ class Nets:
     shift: Float[Tensor, "groups students"]
 
     @classmethod
-    def draw(cls, tasks: Tasks, students: int, width: int, seeds: Sequence[int]) -> "Nets":
-        """As `nn.Linear` starts; the students of a group start alike. One seed per group."""
+    def draw(cls, tasks: Tasks, students: int, width: int, streams: Sequence[torch.Generator]) -> "Nets":
+        """As `nn.Linear` starts; the students of a group start alike. One stream per group, on the CPU."""
         drawn = []
-        for bits, seed in zip(tasks.bits.sum(dim=1).int().tolist(), seeds, strict=True):
-            random = torch.Generator().manual_seed(seed)
+        for bits, random in zip(tasks.bits.sum(dim=1).int().tolist(), streams, strict=True):
             weight = torch.zeros(width, tasks.bits.shape[1])
             weight[:, :bits] = _uniform((width, bits), bits, random)
             bias, rows = _uniform((width,), bits, random), _uniform((2, width), width, random)
@@ -136,10 +135,10 @@ class Projections:
 
     @classmethod
     @torch.no_grad()
-    def fit(cls, teachers: Nets, units: int, inputs: Tensor, seeds: Sequence[int]) -> "Projections":
+    def fit(cls, teachers: Nets, units: int, inputs: Tensor, streams: Sequence[torch.Generator]) -> "Projections":
         """Gaussian, centred and scaled on `inputs` [groups, samples, n] (`pwl_lab.distill.targets.Projection`)."""
         m, device = teachers.weight.shape[2], teachers.weight.device
-        drawn = [torch.randn(m, units, generator=torch.Generator().manual_seed(seed)) / m**0.5 for seed in seeds]
+        drawn = [torch.randn(m, units, generator=random) / m**0.5 for random in streams]
         matrices = torch.stack(drawn).to(device)
         raw = torch.cat(
             [teachers.hidden(part).flatten(2) @ matrices for part in torch.split(inputs, MEASURED_AT_ONCE, 1)], dim=1
@@ -216,8 +215,14 @@ class Run:
 class Stepper:
     """Takes optimiser steps on the networks of a run, in place."""
 
-    def __init__(self, run: Run, random: torch.Generator, done: int = 0, buffers: Nets | None = None) -> None:
-        """`random` draws the samples, on the networks' device; `done` steps were taken before; `buffers` are the momentum's."""
+    def __init__(self, run: Run, random: torch.Generator | None, done: int = 0, buffers: Nets | None = None) -> None:
+        """Start at `run`, in place.
+
+        Arguments:
+        - `run`: the networks, and how they are trained.
+        - `random`: draws the samples, on the networks' device; None: torch's own.
+        - `done`, `buffers`: the steps that were taken before, and their momentum.
+        """
         self.run, self.random, self.done = run, random, done
         empty = Nets(*(torch.zeros_like(getattr(run.nets, field.name)) for field in fields(Nets)))
         self.buffers = empty if buffers is None else buffers
@@ -253,8 +258,7 @@ class Stepper:
 
     def _record(self, active: list[int]) -> torch.cuda.CUDAGraph:
         """Record a step. The warm-up that CUDA asks for would change the networks: it runs on copies."""
-        device = self.run.nets.weight.device
-        spare = Stepper(self.run.at(torch.arange(len(self.run.nets.weight))), torch.Generator(device), self.done)
+        spare = Stepper(self.run.at(torch.arange(len(self.run.nets.weight))), None, self.done)
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch's own
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):

@@ -22,7 +22,7 @@ from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.training import TrainedModel, TrainPlan
 
 TEACHER_EVAL_EVERY = 25  # steps between evaluations of a teacher, which stops at the first one without an error
-OWN_DRAWS = 1_000  # the draw of seed s is number 1,000 + s: none of the shipped tables has it
+OWN_DRAWS = range(1_000, 2**62)  # the reader's own draws, by seed: none of the shipped tables has them
 TRAINED_HERE: tuple[Literal["one_shot", "extracted"], ...] = ("one_shot", "extracted")
 WIDTH_K = 4  # bits that matter in the task on which widths are compared
 COLUMNS = ["k", "n", "width", "curriculum", "seed", "lr", "stage_steps", "steps", "samples", "reached"]
@@ -69,7 +69,7 @@ def trained_here(
     - `widths`: hidden units of the students.
     - `seeds`: one draw each.
     """
-    draws = Draws.of([(n_bits, k_sparse)], [OWN_DRAWS + seed for seed in seeds], device(settings.device))
+    draws = Draws.of([(n_bits, k_sparse)], [OWN_DRAWS[seed] for seed in seeds], device(settings.device))
     plan = TeacherPlan(
         width=settings.teacher_width, lr=settings.teacher_lr, momentum=settings.teacher_momentum,
         batch_size=settings.teacher_batch_size, budget=settings.teacher_max_steps, checkpoints=()

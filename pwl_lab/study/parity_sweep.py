@@ -16,7 +16,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from pwl_lab.fast.two_layer import Nets, Projections, Rates, Run, Stage, Tasks, Watcher, joined, train_all
-from pwl_lab.support.seeding import generator, stream_seed
+from pwl_lab.support.seeding import generator
 from pwl_lab.tasks.checks import CALIBRATION_SAMPLES
 
 Curriculum = Literal["labels", "one_shot", "progressive", "even", "extracted"]
@@ -49,9 +49,9 @@ class Draws:
         """The seed of each group."""
         return [row["seed"] for row in self.rows]
 
-    def streams(self, name: str) -> list[int]:
-        """A seed for each group's own random stream."""
-        return [stream_seed(row["seed"], name, f"{ROLE} {row['k']}{row['n']:05d}") for row in self.rows]
+    def streams(self, name: str) -> list[torch.Generator]:
+        """Each group's own random stream, on the CPU."""
+        return [generator(row["seed"], name, f"{ROLE} {row['k']}{row['n']:05d}") for row in self.rows]
 
     def at(self, groups: Tensor) -> "Draws":
         """Some of the groups."""
@@ -62,7 +62,7 @@ class Draws:
 
 def on_device(seed: int, name: str, device: str) -> torch.Generator:
     """The stream `name` of a seed, drawn where the networks are."""
-    return torch.Generator(device).manual_seed(stream_seed(seed, name, ROLE))
+    return generator(seed, name, ROLE, device)
 
 
 def growing(ratio: float = 1.02, least: int = 4) -> Callable[[int], int]:

@@ -14,7 +14,7 @@ from pwl_lab.study.results import Pair
 from pwl_lab.study.store import Artifact, Recipe, Store
 from pwl_lab.study.tables import cube_tables
 from pwl_lab.support import download
-from pwl_lab.support.errors import MissingDataError
+from pwl_lab.support.errors import invalid
 from pwl_lab.swap.evaluation import score_masks
 from pwl_lab.tasks import datasets
 from pwl_lab.tasks.base import Batch
@@ -26,16 +26,15 @@ WHOLE = {"fashion-mnist-small": "fashion-mnist"}  # a bundled subset -> the data
 def all_test_images(dataset: str, required: bool = False) -> str | None:
     """The name of the dataset with all test images of `dataset`, if it is on this machine; nothing is downloaded.
 
-    None if `dataset` is no subset of another one. If the other one is missing, None, or MissingDataError if `required`.
+    None if `dataset` is no subset of another one. If the other one is missing, None, or InvalidValueError if `required`.
     """
     name = WHOLE.get(dataset)
     if name is None or download.where_present(name, datasets.dataset(name).files):
         return name
     if not required:
         return None
-    raise MissingDataError(
-        f"test_images = all needs the dataset {name}: run pwl-lab data fetch {name}, or leave test_images out"
-    )
+    fetched = f"auto or bundled: the dataset {name} is not on this machine (get it with: pwl-lab data fetch {name})"
+    raise invalid("test_images", "all", fetched)
 
 
 def tested_on(pair: Pair, task: ImageTask, whole: str) -> Pair:

@@ -64,15 +64,15 @@ def _whole(seed: int) -> int:
     raise invalid("seed", seed, "a whole number")
 
 
-def generator(seed: int, name: str, role: str = TEACHER) -> "torch.Generator":
+def generator(seed: int, name: str, role: str = TEACHER, device: str = "cpu") -> "torch.Generator":
     """A new torch generator at the start of a stream; on the CPU, so that a run on a GPU sees the same numbers.
 
     Arguments and errors are those of `stream_seed`: `generator(0, "data", "student")` draws the batches of a cohort in
-    the run with seed 0.
+    the run with seed 0. On another `device` it draws there, and other numbers: for more of them than can be copied.
     """
     import torch
 
-    return torch.Generator().manual_seed(stream_seed(seed, name, role))
+    return torch.Generator(device).manual_seed(stream_seed(seed, name, role))
 
 
 def numpy_generator(seed: int, name: str, role: str = TEACHER) -> np.random.Generator:

@@ -24,6 +24,11 @@ def double_precision():
     torch.set_default_dtype(torch.float32)
 
 
+def streams(*seeds: int) -> list[torch.Generator]:
+    """One generator per group."""
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
 def plain_net(nets: Nets, group: int, student: int) -> torch.nn.Module:
     """The same network as a `BlockNet`: half of the difference in each of the two logits, with opposite signs."""
     n = BITS[group]
@@ -45,13 +50,15 @@ def difference(net: torch.nn.Module) -> list[torch.Tensor]:
 def a_run(stages, momentum: float, decay: float, nesterov: bool) -> Run:
     """Two groups of two students, which differ in their learning rates."""
     tasks = Tasks.of(BITS, SUPPORTS)
-    nets, teachers = Nets.draw(tasks, STUDENTS, WIDTH, (1, 2)), Nets.draw(tasks, 2, WIDE, (3, 4))
+    nets, teachers = Nets.draw(tasks, STUDENTS, WIDTH, streams(1, 2)), Nets.draw(tasks, 2, WIDE, streams(3, 4))
     teachers.weight[:, 0] += 0.3  # a checkpoint that differs from the final teacher
     many = tasks.draw(200, torch.Generator().manual_seed(5))[0]
     final = teachers.one(1)
     lr = torch.tensor([[0.1, 0.3], [0.2, 0.05]])
     rates = Rates(lr, torch.full_like(lr, momentum), torch.full_like(lr, decay), torch.full_like(lr, 5.0))
-    return Run(tasks, nets, rates, stages, BATCH, teachers, Projections.fit(final, WIDTH, many, (6, 7)), nesterov)
+    return Run(
+        tasks, nets, rates, stages, BATCH, teachers, Projections.fit(final, WIDTH, many, streams(6, 7)), nesterov
+    )
 
 
 def wanted_of(run: Run, stage: Stage, group: int, inputs: torch.Tensor, signs: torch.Tensor):
@@ -124,7 +131,7 @@ def test_it_learns_a_parity_and_says_when():
     zeros = torch.zeros_like(lr)
     run = Run(
         tasks,
-        Nets.draw(tasks, 2, 32, (1, 2)),
+        Nets.draw(tasks, 2, 32, streams(1, 2)),
         Rates(lr, zeros + 0.9, zeros, zeros),
         (Stage("labels", zeros.long()),),
         32,

@@ -31,8 +31,9 @@ def test_draws_differ_in_everything():
     assert [(row["n"], row["k"], row["seed"]) for row in draws.rows] == [(8, 2, 0), (8, 2, 1), (8, 3, 0), (8, 3, 1)]
     assert draws.tasks.support.sum(dim=1).tolist() == [2, 2, 3, 3]
     for name in ("init", "student", "projection"):
-        assert len(set(draws.streams(name))) == 4
-    assert len({seed for name in ("init", "student", "projection") for seed in draws.streams(name)}) == 12
+        assert len({stream.initial_seed() for stream in draws.streams(name)}) == 4
+    names = ("init", "student", "projection")
+    assert len({stream.initial_seed() for name in names for stream in draws.streams(name)}) == 12
 
 
 def test_teachers_learn_and_their_checkpoints_are_on_the_way(teachers):
@@ -75,7 +76,7 @@ def test_extraction_of_an_untrained_teacher_does_not_help(teachers):
     from pwl_lab.fast.two_layer import Nets
 
     draws = teachers.draws
-    untrained = Nets.draw(draws.tasks, 1, PLAN.width, [1, 2, 3, 4])
+    untrained = Nets.draw(draws.tasks, 1, PLAN.width, draws.streams("student"))
     shown = Nets(untrained.weight, untrained.bias, teachers.nets.out * 0, teachers.nets.shift * 0)
     settings = [[Setting(0.3, 0.0, 100)]]
     blind = train_students(draws, shown, "extracted", settings, 32, 16, 400, every(20))

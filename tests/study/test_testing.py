@@ -11,7 +11,7 @@ from toys import changed, snapshot
 from pwl_lab.study import recipes, tables, testing
 from pwl_lab.study.settings import LoadingSettings
 from pwl_lab.support import download
-from pwl_lab.support.errors import InvalidValueError, MissingDataError
+from pwl_lab.support.errors import InvalidValueError
 from pwl_lab.tasks import datasets
 
 SMALL, WHOLE = "fashion-mnist-small", "fashion-mnist"
@@ -83,7 +83,7 @@ def test_auto_tests_on_the_bundled_images_where_there_are_no_others(settings, mo
 
 def test_images_that_are_asked_for_and_missing_are_named_before_anything_runs(monkeypatch):
     nothing_here(monkeypatch)
-    with pytest.raises((InvalidValueError, MissingDataError), match="pwl-lab data fetch fashion-mnist"):
+    with pytest.raises(InvalidValueError, match="pwl-lab data fetch fashion-mnist"):
         LoadingSettings.load("lesson", test_images="all")
     assert LoadingSettings.load("lesson").test_images == "auto"
     assert testing.all_test_images("digits", required=True) is None  # is no part of another dataset
