@@ -144,7 +144,7 @@ class Sweep:
             pd.concat([known[others], best]).to_csv(path, index=False)
             best = best.set_index(["k", "n"])
             rows = self.teachers(self.reported).draws.rows
-            chosen = [[_setting(best.loc[(row["k"], row["n"])])] for row in rows]
+            chosen = [[Setting.of(best.loc[(row["k"], row["n"])])] for row in rows]
             self.run("", self.reported, name, chosen, width, batch, 2 * budget)
 
     @property
@@ -156,11 +156,6 @@ class Sweep:
     def reported(self) -> tuple[int, ...]:
         """The draws that are reported."""
         return REPORTED[:2] if self.asked.smoke else REPORTED[: self.asked.draws]
-
-
-def _setting(row: "pd.Series[float]") -> Setting:
-    """A row of `best_settings` as a setting."""
-    return Setting(float(row["lr"]), float(row["momentum"]), int(row["stage_steps"]), float(row["hidden_weight"]))
 
 
 STAGES = (25, 50, 100, 200, 400, 800, 1_600)

@@ -237,10 +237,7 @@ def bits(asked: argparse.Namespace) -> Iterator[dict[str, pd.DataFrame]]:
                     group = row.pop("group")
                     leaks.append(found.draws.rows[group] | {"bits": b, "accuracy": right[group]} | row)
                 best = best_settings(pd.concat(tuning), ("k", "n", "bits")).set_index(["k", "n", "bits"])
-                chosen = [
-                    [Setting(float(row["lr"]), 0.0, int(row["stage_steps"]))]
-                    for row in (best.loc[(one["k"], one["n"], b)] for one in found.draws.rows)
-                ]
+                chosen = [[Setting.of(row)] for row in (best.loc[(one["k"], one["n"], b)] for one in found.draws.rows)]
             else:
                 chosen = [settings]
             both = joined([first, found.nets])

@@ -160,7 +160,7 @@ class Projections:
 class Stage:
     """What is shown until step `end` (for each student), counted from 0: labels, hard decisions, or the hidden layer.
 
-    `checkpoint` is the number of the network in `Rates.teachers` whose decisions are shown, -1 the last, the final teacher.
+    `checkpoint` is the number of the network in `Run.teachers` whose decisions are shown, -1 the last, the final teacher.
     """
 
     target: Literal["labels", "output", "hidden"]

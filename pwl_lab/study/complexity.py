@@ -96,7 +96,7 @@ def _setting(settings: ComplexitySettings, best: pd.DataFrame, n_bits: int, k_sp
     """The best setting of the nearest size: the nearest k, and of its n the nearest in the ratio."""
     near = best.assign(k_away=(best["k"] - k_sparse).abs(), n_away=(np.log(best["n"]) - np.log(n_bits)).abs())
     row = near.sort_values(["k_away", "n_away"]).iloc[0]
-    tuned = Setting(float(row["lr"]), float(row["momentum"]), int(row["stage_steps"]), float(row["hidden_weight"]))
+    tuned = Setting.of(row)
     if settings.student_lr is not None:
         tuned = replace(tuned, lr=settings.student_lr, momentum=0.0)
     return tuned if settings.stage_steps is None else replace(tuned, stage_steps=settings.stage_steps)

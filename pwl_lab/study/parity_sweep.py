@@ -167,6 +167,11 @@ class Setting:
     stage_steps: int = 0
     hidden_weight: float = 5.0
 
+    @classmethod
+    def of(cls, row: "pd.Series[Any]") -> "Setting":
+        """That of a row of `best_settings`."""
+        return cls(float(row["lr"]), float(row["momentum"]), int(row["stage_steps"]), float(row["hidden_weight"]))
+
 
 def stages_of(curriculum: Curriculum, steps: Int[Tensor, "groups students"], checkpoint: int = 0) -> tuple[Stage, ...]:
     """The stages of a curriculum with first stages of this length.
