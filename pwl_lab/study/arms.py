@@ -24,7 +24,7 @@ from torch import Tensor
 
 from pwl_lab.distill.curriculum import Curriculum, Stage, TeacherHidden, TeacherOutput
 from pwl_lab.models import ModelConfig, build
-from pwl_lab.study.intervals import Interval, mean_interval
+from pwl_lab.study.intervals import Interval, in_words, mean_interval
 from pwl_lab.study.verbs import make_pair
 from pwl_lab.support import paths
 from pwl_lab.swap.pair_training import (
@@ -184,5 +184,5 @@ def parity_arms_table(parity: pd.DataFrame) -> pd.DataFrame:
             row = rows.setdefault(arm, {})
             row[f"{words}: seeds"] = "{} of {}".format(*arrived.loc[arm])
             row[f"{words}: median steps"] = f"{np.median(steps):,.0f} ({min(steps):,.0f} to {max(steps):,.0f})"
-            row[f"{words}: times none"] = "–" if arm == "none" else "{1:.2f} ({0:.2f} to {2:.2f})".format(*ratios[arm])
+            row[f"{words}: times none"] = "–" if arm == "none" else in_words(ratios[arm])
     return pd.DataFrame(rows).T.rename_axis("arm")

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pwl_lab.study.intervals import RESAMPLES, Interval, between
+from pwl_lab.study.intervals import RESAMPLES, Interval, between, in_words
 from pwl_lab.study.store import shipped
 from pwl_lab.support.errors import invalid
 from pwl_lab.support.seeding import numpy_generator
@@ -54,12 +54,6 @@ class Exponents:
         """The exponents with their intervals as text: a row for each curriculum, a column for each k."""
         words = {pair: in_words(self.of(*pair)) for pair in self.fitted.index}
         return pd.Series(words).rename_axis(["k", "curriculum"]).unstack("k").reindex(list(CURRICULA)).dropna(how="all")
-
-
-def in_words(interval: Interval, digits: int = 2) -> str:
-    """`middle (low to high)`."""
-    low, middle, high = (f"{end:.{digits}f}" for end in interval)
-    return f"{middle} ({low} to {high})"
 
 
 def exponents(points: pd.DataFrame) -> Exponents:

@@ -1,5 +1,6 @@
 """What a few seeds can tell: confidence intervals of medians, means and slopes, and tables of them."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
@@ -269,3 +270,9 @@ def between(drawn: NDArray[np.float64], middle: float, confidence: float = 0.95)
     """
     low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), middle, float(high)
+
+
+def in_words(interval: Interval, digits: int = 2) -> str:
+    """A value with its interval, such as `3.2 (2.9 to 3.6)`; `none` for what was never reached."""
+    low, middle, high = ("none" if math.isinf(end) else f"{end:,.{digits}f}" for end in interval)
+    return f"{middle} ({low} to {high})"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from pwl_lab.study.intervals import FEWEST, RESAMPLES, Interval
+from pwl_lab.study.intervals import FEWEST, RESAMPLES, Interval, in_words
 from pwl_lab.support.errors import invalid
 from pwl_lab.support.seeding import numpy_generator
 
@@ -74,12 +74,6 @@ def ratio(samples: pd.DataFrame, one: str, other: str, confidence: float = 0.95)
         *drawn, middle = medians[0] / medians[1]
     low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2], method="inverted_cdf")
     return float(low), float(middle), float(high)
-
-
-def in_words(interval: Interval, digits: int = 2) -> str:
-    """A median with its interval, such as `3.2 (2.9 to 3.6)`; `none` for what was never reached."""
-    low, middle, high = ("none" if np.isinf(end) else f"{end:,.{digits}f}" for end in interval)
-    return f"{middle} ({low} to {high})"
 
 
 def ratios_table(parts: dict[str, pd.DataFrame], against: str = "extracted") -> pd.DataFrame:
