@@ -29,6 +29,13 @@ def or_never(points: pd.DataFrame) -> "pd.Series[float]":
     return points["samples"].astype(float).where(points["reached"].astype(bool), np.inf)
 
 
+def setting_medians(table: pd.DataFrame) -> pd.DataFrame:
+    """A row per setting: the median of its samples (infinite where half never got there), and how many draws did."""
+    setting = ["curriculum", "k", "n", "lr", "momentum", "stage_steps", "hidden_weight"]
+    grid = table.assign(samples=or_never(table)).groupby(setting, sort=False, as_index=False)
+    return grid.agg(samples=("samples", "median"), reached=("reached", "sum"), draws=("reached", "size"))
+
+
 @dataclass(frozen=True)
 class Exponents:
     """Slopes of log(samples) over log(n), for each k and curriculum, and the same slopes of 2,000 resamples of draws.

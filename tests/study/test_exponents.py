@@ -1,11 +1,16 @@
 """Exponents over sizes, with draws as the unit of resampling, and what they are drawn from."""
 
+import importlib
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from pwl_lab import plots
 from pwl_lab.study import exponents
+from pwl_lab.study.parity_sweep import Setting
+from pwl_lab.support import paths
 from pwl_lab.support.errors import InvalidValueError
 
 SPREAD = (0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3)
@@ -85,3 +90,54 @@ def test_the_shipped_students_are_whole():
     chosen = best.set_index(keys)["samples"]
     assert np.allclose(chosen, least[chosen.index], rtol=1e-3)  # the grid's medians are rounded to four digits
     assert set(best["k"]) == {2, 3, 4}
+
+
+@pytest.fixture
+def wider(monkeypatch):
+    monkeypatch.syspath_prepend(str(paths.root() / "scripts"))
+    return importlib.import_module("wider_settings")
+
+
+def test_neighbours_lead_beyond_the_grid(wider):
+    corner = Setting(0.08, 0.9, 25, 25.0)
+    around = wider.neighbours(corner, "extracted")
+    assert {(one.momentum, one.lr) for one in around} == {
+        *((0.9, rate) for rate in (0.04, 0.08, 0.16)),
+        *((0.0, rate) for rate in (0.4, 0.8, 1.6)),
+    }
+    assert {one.stage_steps for one in around} == {12, 25, 50}
+    assert {one.hidden_weight for one in around} == {5, 25, 125}
+    assert corner in around
+    assert {one.stage_steps for one in wider.neighbours(Setting(0.8), "one_shot")} == {0}
+    assert wider.at_end(corner, "extracted") == ""
+    assert wider.at_end(Setting(6.4, 0.0, 3, 625.0), "extracted") == "lr stage_steps hidden_weight"
+
+
+def test_settings_are_tried_until_none_beside_the_best_is_better(wider, tmp_path, monkeypatch):
+    """On a made-up landscape whose best setting lies two steps beyond the shipped grid, and again from where it ended."""
+    tables, size, goal = wider.Tables(tmp_path), wider.Size((16, 3), smoke=False), Setting(1.6, 0.0, 6, 125.0)
+    asked = []
+
+    def students(name, seeds, settings, budget):
+        asked.append((seeds, len(settings)))
+        rows = []
+        for one, seed in itertools.product(settings, seeds):
+            away = abs(np.log2(one.lr / goal.lr)) + abs(np.log2(one.stage_steps / goal.stage_steps))
+            away += abs(np.log(one.hidden_weight / goal.hidden_weight)) + one.momentum
+            samples = int(1_000 * (1 + 0.1 * away))
+            rows.append({"curriculum": name, "k": 3, "n": 16, "seed": seed, **vars(one), "samples": samples,
+                         "reached": samples <= budget})  # fmt: skip
+        return pd.DataFrame(rows)
+
+    monkeypatch.setattr(size, "students", students)
+    best = wider.climb(tables, size, "extracted", 8)
+    assert best == goal
+    assert all(seeds == wider.TUNING for seeds, _ in asked)
+    assert "2,304 to 1,000" in wider.measure(tables, size, "extracted", best)
+    calls = len(asked)
+    again = wider.Tables(tmp_path)
+    assert wider.climb(again, size, "extracted", 8) == goal
+    assert "as before" in wider.measure(again, size, "extracted", goal)
+    assert len(asked) == calls, "what is in the folder is not trained again"
+    assert (again.of("sizes", "extracted", (16, 3))["machine"] == "CPU").all()
+    assert len(again.tables["sizes"]) == len(exponents.sizes())
