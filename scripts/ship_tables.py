@@ -7,6 +7,7 @@ in words and the minutes are given here. Columns that say the same in every row,
 """
 
 import argparse
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,6 +59,12 @@ def tidy(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
+def shipped_seeds(name: str) -> list[int]:
+    """The seeds of the table that is shipped now: of a thinned table that was continued, they stay."""
+    path = paths.results() / f"{name}.json"
+    return list(json.loads(path.read_text())["seeds"]) if path.exists() else []
+
+
 def main() -> None:
     """Ship the tables of the subjects asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -75,7 +82,7 @@ def main() -> None:
         command, files = SUBJECTS[subject]
         for name, source in files.items():
             table = pd.read_csv(asked.source / f"{source}.csv")
-            seeds = sorted({int(seed) for seed in table["seed"]}) if "seed" in table else []
+            seeds = sorted({int(seed) for seed in table["seed"]}) if "seed" in table else shipped_seeds(name)
             table = tidy(THINNED[source](table) if source in THINNED else table)
             table.to_csv(paths.results() / f"{name}.csv", index=False)
             made = {"command": f"python scripts/{command}{device}", "seeds": seeds}
