@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pwl_lab.study.exponents import setting_medians
+from pwl_lab.study.exponents import setting_medians, teacher_costs
 from pwl_lab.support import paths
 from pwl_lab.support.files import write_json
 
@@ -31,6 +31,11 @@ SUBJECTS: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
     "spike": ("teacher_tables.py spike", {"parity_spike": "spike"}),
+    "costs": ("teacher_tables.py costs", {"complexity_costs": "costs"}),
+    "bits": (
+        "teacher_tables.py bits",
+        {"parity_bits": "bits", "parity_bits_leak": "bits_leak", "parity_bits_tuning": "bits_tuning"},
+    ),
     "sizes": (
         "complexity_tables.py sizes",
         {"complexity_sizes": "sizes", "complexity_best": "sizes_best", "complexity_tuning": "sizes_tuning"},
@@ -43,6 +48,8 @@ SUBJECTS: dict[str, tuple[str, dict[str, str]]] = {
 # What is kept of a sweep's file.
 THINNED: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "sizes_tuning": setting_medians,
+    "bits_tuning": setting_medians,
+    "costs": teacher_costs,
 }
 
 

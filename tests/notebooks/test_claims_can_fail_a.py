@@ -297,6 +297,21 @@ def phases() -> dict[str, Any]:
     return common() | {"means": table, "settings": Names(stock=False)}
 
 
+def costs(power: float = -2.0, by_size: float = 0.9, beyond: float = 0.0) -> dict[str, Any]:
+    """What 108 teachers cost: a power of rho, which grows a little with everything, and powers of n and saturation."""
+    random, rows = np.random.default_rng(0), []
+    for n, seed in ((n, seed) for n in (30, 50, 70) for seed in range(4)):
+        draw = random.uniform(0.9, 1.1)
+        for saturation, decay in ((one, other) for one in (1.0, 2.0, 4.0) for other in (0.0, 1e-4, 1e-3)):
+            rho = 0.3 * draw * saturation**0.08 * (1 + 150 * decay) * (n / 50) ** 0.12 * random.uniform(0.95, 1.05)
+            samples = 1_000 * rho**power * (n / 50) ** by_size * saturation**beyond * np.exp(random.normal(0, 0.1))
+            row = {"n": n, "k": 4, "seed": seed, "weight_decay": decay, "saturation": saturation, "rho": rho}
+            rows.append(row | {"samples": samples})
+    table = pd.DataFrame(rows)
+    by_rho = exponents.cost_fit(table, ["rho", "n"])
+    return common() | {"costs": table, "by_rho": by_rho, "settings": Names(stock=False)}
+
+
 def mean(names: dict[str, Any], target: str, samples: int, column: str, value: float) -> None:
     """Another value with the same interval around it."""
     table = names["means"]
@@ -468,6 +483,16 @@ CASES: dict[tuple[str, int], tuple[Callable[[], dict[str, Any]], list[tuple[str,
         [
             ("hidden layer, 1,000 samples", lambda names: mean(names, "hidden", 1_000, "accuracy", -0.07)),
             ("hidden layer, the largest step", lambda names: mean(names, "hidden", 10_000, "accuracy", -0.04)),
+        ],
+    ),
+    ("08_sample_complexity", 6): (
+        costs,
+        [
+            ("at a given n: an", lambda names: names.update(costs(power=-0.5))),
+            ("at a given n: an", lambda names: names.update(costs(power=-4))),
+            ("rho and n explain more than twice", lambda names: names.update(costs(by_size=0.0))),
+            ("rho and n explain more than n, sat", lambda names: names.update(costs(power=0.0, beyond=-0.5))),
+            ("beside rho and n", lambda names: names.update(costs(beyond=-0.3))),
         ],
     ),
 }  # fmt: skip

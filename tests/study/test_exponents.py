@@ -92,6 +92,62 @@ def test_the_shipped_students_are_whole():
     assert set(best["k"]) == {2, 3, 4}
 
 
+def teachers(power=-2.0, noise=0.0, settings=(1.0, 3.0)):
+    """Teachers of three sizes and four seeds; a student of each needs rho^power samples with its better setting."""
+    random = np.random.default_rng(0)
+    rows = []
+    for n, seed, decay, saturation in itertools.product((30, 50, 70), range(4), (0.0, 1e-3), (1.0, 2.0)):
+        rho = 0.1 * saturation**0.5 * (1 + 400 * decay) * (50 / n) ** 0.2 * random.uniform(0.9, 1.1)
+        samples = 100 * rho**power * np.exp(random.normal(0, noise))
+        for factor in settings:
+            rows.append({"n": n, "k": 4, "seed": seed, "weight_decay": decay, "saturation": saturation, "rho": rho,
+                         "rho off": 0.02, "lr": 0.2, "stage_steps": 50 * factor, "samples": samples * factor,
+                         "reached": True})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_the_cost_of_a_teacher_is_that_of_its_best_student():
+    students = teachers()
+    costs = exponents.teacher_costs(students)
+    assert len(costs) == 48
+    assert costs["samples"].tolist() == pytest.approx((100 * costs["rho"] ** -2).tolist())
+    lost = students.assign(reached=(students["stage_steps"] == 150) & (students["seed"] > 0))
+    costs = exponents.teacher_costs(lost)
+    assert np.isinf(costs.loc[costs["seed"] == 0, "samples"]).all()
+    assert (costs.loc[costs["seed"] > 0, "stage_steps"] == 150).all()
+
+
+def test_the_exponent_of_the_correlation_is_found_and_can_be_another():
+    low, _, high = exponents.cost_fit(exponents.teacher_costs(teachers(-2.0, 0.1)), ["rho"]).coefficients["rho"]
+    assert low < -2 < high
+    assert high - low < 1
+    none = exponents.cost_fit(exponents.teacher_costs(teachers(0.0, 0.3)), ["rho"])
+    assert none.coefficients["rho"][0] < 0 < none.coefficients["rho"][2]
+    assert none.explained < 0.2
+    both = exponents.cost_fit(exponents.teacher_costs(teachers(-1.0)), ["rho", "n"])
+    assert both.coefficients["rho"] == pytest.approx((-1, -1, -1))
+    assert both.coefficients["n"] == pytest.approx((0, 0, 0), abs=1e-9)
+    assert both.explained == pytest.approx(1)
+
+
+def test_the_table_and_the_figure_of_costs():
+    costs = exponents.teacher_costs(teachers(-2.0, 0.1))
+    costs.loc[0, "samples"] = np.inf
+    table = exponents.cost_table(costs)
+    assert table.loc["rho", "rho"].startswith("-2.")
+    assert table.loc["rho", "saturation"] == ""
+    axes = plots.cost_curve(costs, exponents.cost_fit(costs, ["rho", "n"])).axes[0]
+    assert sum(len(dots.get_offsets()) for dots in axes.collections) == 47
+    slopes = [
+        np.polyfit(np.log(line.get_xdata()), np.log(line.get_ydata()), 1)[0]
+        for line in axes.lines
+        if len(line.get_xdata())
+    ]
+    assert len(slopes) == 4
+    assert slopes[-1] == pytest.approx(-2)
+    assert slopes[:3] == pytest.approx([slopes[0]] * 3), "one exponent for all sizes"
+
+
 @pytest.fixture
 def wider(monkeypatch):
     monkeypatch.syspath_prepend(str(paths.root() / "scripts"))
