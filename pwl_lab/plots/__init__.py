@@ -49,9 +49,9 @@ from pwl_lab.plots.pairs import (
     similarity_chart,
     strings_by_mask,
 )
-from pwl_lab.plots.parity_tables import degrees_standing_out, tuned_curricula
+from pwl_lab.plots.parity_tables import degrees_standing_out, few_bits_chart, tuned_curricula
 from pwl_lab.plots.pictures import PictureFigure, TemperatureFigure, drawn_pictures, soft_targets
-from pwl_lab.plots.scaling import scaling_curves, two_phase_curves
+from pwl_lab.plots.scaling import cost_curve, scaling_curves, two_phase_curves
 from pwl_lab.plots.strings import derivation_tree, predictable, probe_lines, teacher_phases
 from pwl_lab.plots.sweep import sweep_curves
 from pwl_lab.support.progress import draw_with
@@ -78,12 +78,14 @@ __all__ = [
     "checkpoint_probe",
     "choices_chart",
     "class_chart",
+    "cost_curve",
     "crossing_chart",
     "crossing_histories",
     "crossing_prefixes",
     "degrees_standing_out",
     "derivation_tree",
     "drawn_pictures",
+    "few_bits_chart",
     "first_prediction_chart",
     "image_grid",
     "latency_chart",

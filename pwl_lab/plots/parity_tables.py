@@ -1,4 +1,4 @@
-"""Figures of the shipped tables of sweeps over sparse parity: tuned curricula, and degrees that stand out."""
+"""Figures of the shipped tables of sweeps over sparse parity: tuned curricula, degrees that stand out, few bits."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +9,8 @@ from matplotlib.colors import to_rgba
 from matplotlib.lines import Line2D
 
 from pwl_lab.plots import style
-from pwl_lab.plots.style import DEGREE, NOTE, OFF_SUPPORT, OWNER, Figure, Look
+from pwl_lab.plots.style import BASELINE, CURRICULUM, DEGREE, NOTE, OFF_SUPPORT, OWNER, Figure, Look
+from pwl_lab.study.exponents import or_never
 from pwl_lab.study.parity_results import MEASURES
 
 PALE = 0.35  # how opaque the setting is that was the same for all curricula
@@ -103,4 +104,44 @@ def degrees_standing_out(peaks: pd.DataFrame, measures: Sequence[str] = ("p", "d
         Line2D([], [], ls="", marker="o", mfc="none", mec=OFF_SUPPORT[0], label="hollow: outside the support")
     )
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=NOTE)
+    return figure
+
+
+@style.context()
+def few_bits_chart(students: pd.DataFrame, leak: pd.DataFrame, levels: Mapping[str, float]) -> Figure:
+    """What the final teacher gives away at few bits, and the samples of students that were shown it first.
+
+    On the left a filled point per draw and degree below k in the support, a hollow one for the mean outside it; on the
+    right a point per draw (hollow at the top where the student did not arrive) and a line through the medians.
+
+    Arguments:
+    - `students`, `leak`: as from `parity_results.few_bits`.
+    - `levels`: for curricula, the median samples to compare with, as lines on the right.
+    """
+    bits, k = sorted(leak["bits"].unique()), int(leak["k"].iloc[0])
+    figure, (left, right) = style.row_of_axes(10, 4.2, 2)
+    for degree in range(1, k):
+        colour, _, marker = DEGREE[(degree - 1) % len(DEGREE)]
+        mine, shift = leak[leak["degree"] == degree], 0.2 * (degree - k / 2)
+        at = mine["bits"].map(bits.index) + shift
+        left.scatter(at, mine["decision in"], marker=marker, s=24, color=colour, linewidths=0, label=f"degree {degree}")
+        outside = mine.groupby("bits")["decision off"].mean()
+        left.scatter([bits.index(one) + shift for one in outside.index], outside, marker=marker, s=24, zorder=1,
+                     facecolors="none", edgecolors=OFF_SUPPORT[0], linewidths=0.9)  # fmt: skip
+    samples, (colour, dashes, marker) = or_never(students), BASELINE["bit_planes"]
+    edge, there = 2 * samples[np.isfinite(samples)].max(), np.isfinite(samples)
+    right.scatter(students["bits"].map(bits.index), samples.where(there, edge), marker=marker, s=28, linewidths=0.9,
+                  facecolors=[colour if one else "none" for one in there], edgecolors=colour)  # fmt: skip
+    medians = samples.groupby(students["bits"]).median().replace(np.inf, np.nan)
+    right.plot([bits.index(one) for one in medians.index], medians, color=colour, ls=dashes, lw=2)
+    for name, level in levels.items():
+        style.level_line(right, level, name.replace("_", "-"), *CURRICULUM[name][:2])
+    right.set(yscale="log", ylabel="samples to 99%")
+    style.log_ticks(right.yaxis, "{x:,.0f}", (1, 2, 5))
+    left.set(ylim=(0, None), ylabel=MEASURES["decision"])
+    accuracy = leak.groupby("bits")["accuracy"].mean()
+    for axes in (left, right):
+        axes.set_xticks(range(len(bits)), [f"{one}\n{accuracy[one]:.0%}" for one in bits])
+    figure.supxlabel("bits of each weight, and accuracy of the rounded teacher", fontsize=11)
+    left.legend(fontsize=NOTE, title="hollow: outside the support", title_fontsize=NOTE)
     return figure

@@ -1,4 +1,4 @@
-"""Figures of sample complexity: samples over sizes and widths, and the two-phase scheme of the proofs."""
+"""Figures of sample complexity: samples over sizes, widths and correlations, and the two-phase scheme of the proofs."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from pwl_lab.plots import style
-from pwl_lab.plots.style import CURRICULUM, NOTE, Figure
+from pwl_lab.plots.style import CURRICULUM, NOTE, SPARE, Figure
 from pwl_lab.study.complexity import two_phase_means
-from pwl_lab.study.exponents import Exponents, or_never
+from pwl_lab.study.exponents import CostFit, Exponents, or_never
 
 APART = 1.03  # the factor between the points of two curricula at one size, on a logarithmic axis
 
@@ -134,4 +134,33 @@ def two_phase_curves(table: pd.DataFrame) -> Figure:
     figure.legend(*right.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     style.level_line(right, 1, "no\npreference", "#666666", (0, (1, 2)))
     right.set(ylabel="weight on / off the support", ylim=(0, None))
+    return figure
+
+
+@style.context()
+def cost_curve(costs: pd.DataFrame, fit: CostFit, expected: float = -2) -> Figure:
+    """Samples that extraction needs against rho, both axes logarithmic: a point per teacher, a look and a line per n.
+
+    Arguments:
+    - `costs`: one row per teacher, as shipped; those that no student learned from are not drawn.
+    - `fit`: of `rho` and `n`: one exponent of rho for all n, the slope of the solid lines.
+    - `expected`: the slope of the dotted line, through the centre of all points.
+    """
+    figure, (axes,) = style.row_of_axes(8, 4.6)
+    shown = costs[np.isfinite(costs["samples"])]
+    low, slope, high = fit.coefficients["rho"]
+    for (n, mine), (colour, _, marker) in zip(shown.groupby("n"), SPARE, strict=False):
+        axes.scatter(mine["rho"], mine["samples"], color=colour, marker=marker, s=42, alpha=0.8, linewidths=0,
+                     label=f"n = {n:g}")  # fmt: skip
+        ends = np.array([mine["rho"].min(), mine["rho"].max()])
+        axes.plot(ends, np.exp(fit.intercept) * ends**slope * n ** fit.coefficients["n"][1], color=colour, lw=2)
+    axes.plot([], [], color="#444444", lw=2, label=f"fit: exponent {slope:.2f} ({low:.2f} to {high:.2f})")
+    ends, centre = np.array([shown["rho"].min(), shown["rho"].max()]), np.exp(np.log(shown[["rho", "samples"]]).mean())
+    line = centre["samples"] * (ends / centre["rho"]) ** expected
+    axes.plot(ends, line, color="#444444", ls=(0, (1, 2)), label=f"expected: {expected:g}")
+    axes.set(xscale="log", yscale="log", ylabel="samples to 99%")
+    axes.set_xlabel(r"$\rho$: correlation of the projected targets with bits of the support")
+    style.log_ticks(axes.xaxis, "{x:g}", (1, 1.2, 1.5, 2, 2.25, 2.5, 2.75, 3, 3.25, 3.5, 4, 5, 7))
+    style.log_ticks(axes.yaxis, "{x:,.0f}", (1, 1.5, 2, 3, 5, 7))
+    figure.legend(loc="outside upper center", ncols=3, fontsize=NOTE)
     return figure

@@ -1,9 +1,10 @@
-"""What the shipped tables of notebook 08 say: medians, exponents and ratios over sizes.
+"""What the shipped tables of notebook 08 say: medians, exponents and ratios over sizes, and what extraction costs.
 
 The unit of resampling is the draw: a support, a teacher and a student with streams of their own (`parity_sweep`). A
 student that did not reach the threshold within its budget counts as one that never does.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,13 @@ def sizes() -> pd.DataFrame:
 def or_never(points: pd.DataFrame) -> "pd.Series[float]":
     """The samples of each student, infinite where it did not reach the threshold."""
     return points["samples"].astype(float).where(points["reached"].astype(bool), np.inf)
+
+
+def setting_medians(table: pd.DataFrame) -> pd.DataFrame:
+    """A row per setting: the median of its samples (infinite where half never got there), and how many draws did."""
+    setting = ["curriculum", "k", "n", "lr", "momentum", "stage_steps", "hidden_weight"]
+    grid = table.assign(samples=or_never(table)).groupby(setting, sort=False, as_index=False)
+    return grid.agg(samples=("samples", "median"), reached=("reached", "sum"), draws=("reached", "size"))
 
 
 @dataclass(frozen=True)
@@ -129,3 +137,76 @@ def medians_table(points: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**{"one_shot / extracted": pd.Series(ratios, dtype=object)}).fillna(
         {"one_shot / extracted": ""}
     )
+
+
+TEACHER = [
+    "n",
+    "k",
+    "seed",
+    "weight_decay",
+    "saturation",
+]  # what tells one teacher of `teacher_tables.py costs` from another
+# What may predict the samples of extraction; the coefficient of all but weight decay is an exponent.
+PREDICTORS: dict[str, Callable[[pd.DataFrame], "pd.Series[float]"]] = {
+    "rho": lambda table: np.log(table["rho"]),
+    "n": lambda table: np.log(table["n"]),
+    "saturation": lambda table: np.log(table["saturation"]),
+    "weight decay": lambda table: table["weight_decay"] / 1e-3,
+}
+
+
+def teacher_costs(students: pd.DataFrame) -> pd.DataFrame:
+    """One row per teacher: rho, and `samples`, the fewest of its students over all settings (infinite if none got there).
+
+    Arguments:
+    - `students`: one row per teacher and setting (`scripts/teacher_tables.py costs`).
+    """
+    best = students.assign(samples=or_never(students)).sort_values("samples", kind="stable")
+    kept = [*TEACHER, "rho", "rho off", "samples", "lr", "stage_steps"]
+    return best.drop_duplicates(TEACHER)[kept].sort_values(TEACHER).reset_index(drop=True)
+
+
+@dataclass(frozen=True)
+class CostFit:
+    """Least squares of log(samples): a coefficient with its 95% interval per predictor, and the share that is explained.
+
+    A coefficient is an exponent, but for weight decay: there it is the change of log(samples) from 0 to 0.001.
+    """
+
+    coefficients: dict[str, Interval]
+    intercept: float
+    explained: float
+
+
+def cost_fit(costs: pd.DataFrame, predictors: Sequence[str]) -> CostFit:
+    """What predicts the samples that extraction needs, with intervals over supports.
+
+    Teachers of one size and seed share a support and initial weights, so these are resampled together.
+
+    Arguments:
+    - `costs`: one row per teacher (`teacher_costs`); those that no student learned from are left out.
+    - `predictors`: some of `PREDICTORS`.
+    """
+    table = costs[np.isfinite(costs["samples"])].reset_index(drop=True)
+    columns = [np.ones(len(table)), *(PREDICTORS[name](table).to_numpy(dtype=float) for name in predictors)]
+    x, y = np.stack(columns, axis=1), np.log(table["samples"].to_numpy(dtype=float))
+    fitted = np.linalg.lstsq(x, y, rcond=None)[0]
+    families = [rows.to_numpy() for rows in table.groupby(["n", "seed"]).groups.values()]
+    random, drawn = numpy_generator(0, "bootstrap", "costs"), []
+    for _ in range(RESAMPLES):
+        rows = np.concatenate([families[one] for one in random.integers(len(families), size=len(families))])
+        drawn.append(np.linalg.lstsq(x[rows], y[rows], rcond=None)[0])
+    ends = [between(values, middle) for values, middle in zip(np.stack(drawn, axis=1), fitted, strict=True)]
+    explained = 1 - (y - x @ fitted).var() / y.var()
+    return CostFit(dict(zip(predictors, ends[1:], strict=True)), float(fitted[0]), float(explained))
+
+
+def cost_table(costs: pd.DataFrame) -> pd.DataFrame:
+    """A row for each choice of predictors, from rho alone to all: the coefficients as text, and the explained share."""
+    rows = {}
+    for chosen in (["rho"], ["rho", "n"], ["n", "saturation", "weight decay"], list(PREDICTORS)):
+        fit = cost_fit(costs, chosen)
+        words = {name: in_words(ends) for name, ends in fit.coefficients.items()}
+        rows[", ".join(chosen)] = words | {"explained": f"{fit.explained:.0%}"}
+    table = pd.DataFrame(rows).T.rename_axis("predictors")
+    return table[[*PREDICTORS, "explained"]].fillna("")

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from pwl_lab.study.intervals import FEWEST, RESAMPLES, Interval, in_words
+from pwl_lab.study.exponents import or_never, ratio_to
+from pwl_lab.study.intervals import FEWEST, RESAMPLES, Interval, in_words, mean_interval
+from pwl_lab.study.store import shipped
 from pwl_lab.support.errors import invalid
 from pwl_lab.support.seeding import numpy_generator
 
@@ -130,3 +132,55 @@ def standing_out(peaks: pd.DataFrame, measure: str) -> pd.DataFrame:
     first = by_draw.idxmax(axis=1).groupby(["k", "setting"], sort=False)
     draws = {key: f"{int((mine == largest[key]).sum())} of {len(mine)}" for key, mine in first}
     return means.assign(degree=largest, draws=pd.Series(draws))
+
+
+def few_bits() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The shipped students that were first shown the final teacher at few bits, and what that teacher gives away.
+
+    Both have one row per draw and number of `bits`, the second one also per degree.
+    """
+    students = shipped("parity_bits")
+    return students.assign(bits=students["curriculum"].str.split().str[0].astype(int)), shipped("parity_bits_leak")
+
+
+def given_away(leak: pd.DataFrame) -> pd.DataFrame:
+    """The degree below k that stands out most at each number of bits, in the decisions: these are what students are shown.
+
+    Columns: `degree`, and `low`, `excess` and `high` of its |E[decision chi]| in the support minus that off it, with a 95%
+    interval over draws.
+
+    Arguments:
+    - `leak`: one row per draw, bits and degree, as from `few_bits`.
+    """
+    below = leak[leak["degree"] < leak["k"]]
+    excess = below.assign(excess=below["decision in"] - below["decision off"])
+    rows = {}
+    for bits, mine in excess.groupby("bits"):
+        by_degree = mine.pivot(index="seed", columns="degree", values="excess")
+        degree = by_degree.mean().idxmax()
+        rows[bits] = (degree, *mean_interval(by_degree[degree].tolist()))
+    return pd.DataFrame(rows, index=["degree", "low", "excess", "high"]).T.rename_axis("bits").astype({"degree": int})
+
+
+def few_bits_table(students: pd.DataFrame, leak: pd.DataFrame, without: int = 8) -> pd.DataFrame:
+    """A row per number of bits: the rounded teacher's accuracy, what it gives away, and samples of students shown it first.
+
+    Arguments:
+    - `students`, `leak`: as from `few_bits`.
+    - `without`: the number of bits at which the teacher says what it says at full precision; ratios are to these students.
+    """
+    points, rows = students.assign(curriculum=students["bits"].astype(str)), {}
+    for bits, found in given_away(leak).iterrows():
+        mine = points[points["bits"] == bits]
+        ends = (
+            ratio_to(points[points["bits"].isin((bits, without))], str(bits), str(without)) if bits != without else None
+        )
+        rows[bits] = {
+            "teacher's accuracy": f"{leak.loc[leak['bits'] == bits, 'accuracy'].mean():.1%}",
+            "degree": f"{found['degree']:.0f}",
+            "in minus off": in_words(found[["low", "excess", "high"]], 3),
+            "thousand samples": in_words(median_of((or_never(mine) / 1_000).tolist()), 0),
+            f"of {without} bits": "1" if ends is None else in_words(ends),
+            "arrived": f"{int(mine['reached'].sum())} of {len(mine)}",
+        }
+    return pd.DataFrame(rows).T.rename_axis("bits")

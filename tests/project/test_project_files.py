@@ -1,6 +1,8 @@
 """The project's own rules, checked: dependencies in step, notebooks fit to commit, code within the house's limits."""
 
 import ast
+import builtins
+import json
 import re
 import statistics
 import subprocess
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from sources import ROOT
+from sources import ROOT, SCRIPTS
 
 from pwl_lab.runner.parameters import settings_of
 from pwl_lab.support.yaml12 import read_yaml
@@ -217,3 +219,36 @@ def test_the_architecture_names_files_that_are_there() -> None:
     named = {name for name in re.findall(r"`((?:[a-z]+/)?[a-z_0-9]+\.py)[`:]", text) if "/" in name}
     assert len(named) > 15
     assert [name for name in named if not (ROOT / "pwl_lab" / name).is_file()] == []
+
+
+def test_every_shipped_table_is_described_and_says_how_it_was_made() -> None:
+    text = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
+    results = ROOT / "data" / "results"
+    shared = {path.stem for path in results.glob("pair_curricula_*.csv")}  # one JSON for all four
+    for path in sorted(results.glob("*.csv")):
+        assert f"| `{path.name}` |" in text, path.name
+        how = results / ("pair_curricula.json" if path.stem in shared else f"{path.stem}.json")
+        made = json.loads(how.read_text(encoding="utf-8"))
+        assert made["command"].startswith("python scripts/"), path.name
+        minutes = made["core_minutes"] if "core_minutes" in made else made["minutes"]
+        assert minutes == "not recorded" or minutes > 0, path.name
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_a_script_uses_no_undefined_name(path: Path) -> None:
+    """The linter does not look for undefined names, because of the shapes in signatures."""
+    names = set(vars(builtins)) | {"__file__", "__name__"}
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            names.add(node.id)
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.arg):
+            names.add(node.arg)
+        elif isinstance(node, ast.alias):
+            names.add((node.asname or node.name).partition(".")[0])
+        elif isinstance(node, ast.ExceptHandler) and node.name:
+            names.add(node.name)
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    assert used - names == set()

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pwl_lab import plots
 from pwl_lab.study import parity_results, store
 from pwl_lab.support.errors import InvalidValueError
 
@@ -68,3 +69,51 @@ def test_the_shipped_tables_say_how_they_were_made(name):
 def test_the_settings_were_chosen_on_other_draws():
     tuned, reported = (set(store.shipped(f"parity_curricula{part}")["seed"]) for part in ("_tuning", ""))
     assert tuned & reported == set()
+
+
+def of_few_bits(samples=(40, 20, 10, 10), pairs=(0.02, 0.06, 0.01, 0.003)):
+    """Eight draws at 1, 2, 4 and 8 bits."""
+    students, leak = [], []
+    for bits, mine, pair in zip((1, 2, 4, 8), samples, pairs, strict=True):
+        for seed in range(8):
+            factor = 1 + seed / 100
+            row = {"k": 4, "n": 50, "seed": seed, "bits": bits}
+            students.append(
+                row | {"curriculum": f"{bits} bits", "samples": 1_000 * mine * factor, "reached": mine < 40}
+            )
+            for degree, value in ((1, 0.01), (2, pair), (3, 0.005), (4, 0.4)):
+                leak.append(
+                    row
+                    | {
+                        "degree": degree,
+                        "accuracy": 0.5 + 0.06 * bits,
+                        "decision in": value * factor,
+                        "decision off": 0.004,
+                    }
+                )
+    return pd.DataFrame(students), pd.DataFrame(leak)
+
+
+def test_what_a_teacher_at_few_bits_gives_away():
+    students, leak = of_few_bits()
+    found = parity_results.given_away(leak)
+    assert found["degree"].tolist() == [2, 2, 1, 1], "the whole support does not count"
+    low, middle, high = found.loc[2, ["low", "excess", "high"]]
+    assert low < middle < high
+    assert middle == pytest.approx(0.06 * 1.035 - 0.004)
+    table = parity_results.few_bits_table(students, leak)
+    assert table.loc[2, "of 8 bits"] == "2.00 (2.00 to 2.00)", "the draws are those of the 8 bits"
+    assert table.loc[8, "of 8 bits"] == "1"
+    assert table.loc[1, "arrived"] == "0 of 8"
+    assert table.loc[1, "thousand samples"] == "none (none to none)"
+
+
+def test_the_figure_of_few_bits_shows_every_draw():
+    students, leak = of_few_bits()
+    left, right = plots.few_bits_chart(students, leak, {"progressive": 8_000.0}).axes
+    assert [len(dots.get_offsets()) for dots in left.collections] == [32, 4] * 3
+    (draws,) = right.collections
+    assert draws.get_offsets()[:8, 1].tolist() == [2 * 20 * 1_000 * 1.07] * 8, (
+        "those that did not arrive lie at the top"
+    )
+    assert right.get_xticklabels()[0].get_text() == "1\n56%"
