@@ -6,6 +6,7 @@ import torch
 
 from pwl_lab.fast.two_layer import joined
 from pwl_lab.study.parity_sweep import (
+    EVENLY,
     Draws,
     Setting,
     TeacherPlan,
@@ -44,8 +45,10 @@ def test_teachers_learn_and_their_checkpoints_are_on_the_way(teachers):
     assert (final >= 0.98).all()
     assert ((early >= 0.7) & (early <= final + 0.02)).all()
     assert (teachers.steps >= PLAN.saturation * teachers.reached).all()
-    quarters = teachers.even.accuracy(*teachers.draws.test)  # (groups, 3)
-    assert (quarters[:, 0] < quarters[:, 2] + 0.02).all()
+    evenly = teachers.even.accuracy(*teachers.draws.test)
+    assert evenly.shape[1] == EVENLY - 1
+    assert (evenly[:, 0] < evenly[:, -1]).all()
+    assert (evenly < 1).all()  # all of them from before the first 100%
 
 
 def test_a_teacher_that_does_not_learn_is_named():
