@@ -196,10 +196,7 @@ def sizes(asked: argparse.Namespace) -> None:
 
 
 def curricula(asked: argparse.Namespace) -> None:
-    """Notebook 02: every curriculum at its own best settings beside the common ones; batches of 128.
-
-    On more than 50 bits one-shot has the best setting of labels, which say the same: it is not tuned there.
-    """
+    """Notebook 02: every curriculum at its own best settings beside the common ones; batches of 128."""
     n, k = (10, 3) if asked.smoke else (asked.bits, 4)
     plan = TeacherPlan(width=128 if asked.smoke else 1024, budget=20_000)
     sweep = Sweep("curricula", asked, [(n, k)], plan)
@@ -209,11 +206,9 @@ def curricula(asked: argparse.Namespace) -> None:
         "extracted": Tried(100_000, (12, 25, 50, 100), (1.0, 5.0, 25.0), rates((0.8, 1.6), (0.08, 0.16, 0.32))),
         "progressive 0.8": Tried(300_000, (50, 100, 200, 400), rates=rates((0.8, 1.6), (0.08, 0.16))),
         "even": Tried(400_000, (25, 50, 100, 200), rates=rates((0.2, 0.4, 0.8, 1.6), (0.02, 0.04, 0.08, 0.16))),
-    } | ({"one_shot": single} if n <= 50 else {})
+        "one_shot": single,
+    }
     sweep.tuned(dict.fromkeys(tried, SMOKE) if asked.smoke else tried, 64, 128)
-    if n > 50:
-        best = sweep.known("_best").query("curriculum == 'labels' and n == @n")
-        sweep.report("one_shot", best.assign(curriculum="one_shot", edge="taken from labels"), 64, 128, 7_500_000)
     common = {"extracted": 600, "progressive 0.8": 600, "labels": 0} | ({"one_shot": 0} if n <= 50 else {})
     for name, steps in common.items():
         grid = sweep.all_sizes([Setting(0.2, 0.0, steps, 5.0)])

@@ -220,9 +220,8 @@ FITTED = {
 def fits(fitted: dict[tuple[int, str], float], half: float = 0.1) -> exponents.Exponents:
     """Exponents with resamples spread evenly around each, in an order of their own."""
     spread, random = np.linspace(-half, half, 401), np.random.default_rng(0)
-    names = ["k", "curriculum"]
-    drawn = pd.DataFrame({pair: value + random.permutation(spread) for pair, value in fitted.items()})
-    return exponents.Exponents(pd.Series(fitted).rename_axis(names), drawn.rename_axis(names, axis=1), ())
+    slopes = pd.DataFrame({pair: value + np.append(0, random.permutation(spread)) for pair, value in fitted.items()})
+    return exponents.Exponents(slopes.rename_axis(["k", "curriculum"], axis=1), ())
 
 
 def sizes() -> dict[str, Any]:
