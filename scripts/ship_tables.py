@@ -7,6 +7,7 @@ in words and the minutes are given here. Columns that say the same in every row,
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -77,7 +78,7 @@ def main() -> None:
             seeds = sorted({int(seed) for seed in table["seed"]}) if "seed" in table else []
             table = tidy(THINNED[name](table) if name in THINNED else table)
             table.to_csv(paths.results() / f"{name}.csv", index=False)
-            made = {"command": f"python scripts/{command} --device cuda", "seeds": seeds}
+            made = {"command": f"python scripts/{command}", "seeds": seeds}
             made |= {"minutes": minutes.get(subject), "made": {"commit": asked.commit, "machine": asked.machine}}
             made |= {"note": asked.note} if asked.note else {}
             write_json(paths.results() / f"{name}.json", made)
