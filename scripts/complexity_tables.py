@@ -1,21 +1,28 @@
 """The shipped tables of notebooks 08 and 02: samples to 99% over sizes, curricula and settings; see `parity_sweep`.
 
     python scripts/complexity_tables.py sizes --device cuda     # k = 2, 3, 4 over n: tuned per size, then 16 other draws
-    python scripts/complexity_tables.py curricula --device cuda # (50, 4) and (100, 4): tuned per curriculum, and untuned
+    python scripts/complexity_tables.py curricula --bits 50     # (50, 4) or (100, 4): tuned per curriculum, and untuned
     python scripts/complexity_tables.py ladder --device cuda    # up to the papers' (100, 6), teacher 1,024 wide
     python scripts/complexity_tables.py wide --device cuda      # (100, 6) with the papers' teacher, 50,000 wide
 
 Each verb tunes on the draws of `TUNING` and reports on those of `REPORTED`. It writes `NAME_tuning.csv` (the whole grid),
-`NAME_best.csv` and `NAME.csv` (a row per draw and curriculum) into `--out`, and continues with what is missing there.
+`NAME_best.csv` and `NAME.csv` (a row per draw and curriculum) into `--out`, and continues there with the settings that
+are missing. Teachers are not stored: what continues trains them again.
 
 Expected before the first run: one-shot's exponent near k - 1 (2410.05464 proves n^(k-1) as a lower bound for one large
 step; SGD may do better), the two-checkpoint curriculum's at most 2, extracted's below 2 and not growing with k.
+
+Expected of `curricula` before even checkpoints and one-shot ran: one-shot needs what labels need (ratio 0.8 to 1.25).
+Even checkpoints are faster than labels, since two or three of the eight lie in the transition, but slower than
+progressive, since the others only guess: two to four times its samples on (50, 4). Extracted with rates beyond those of
+the first grid gains less than a factor of 1.5.
 """
 
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -37,25 +44,32 @@ from pwl_lab.study.parity_sweep import (
 
 TUNING, REPORTED = tuple(range(100, 108)), tuple(range(16))
 PLAIN, HEAVY = (0.05, 0.1, 0.2, 0.4, 0.8), (0.005, 0.01, 0.02, 0.04, 0.08)  # learning rates without and with momentum
+SETTING = ["lr", "momentum", "stage_steps", "hidden_weight"]
+
+Grid = dict[tuple[int, int], list[Setting]]  # settings by size (n, k), equally many for each
 
 
-def rates(smoke: bool, fast: bool) -> list[tuple[float, float]]:
-    """Learning rate and momentum; `fast` leaves out the smallest rates, which would take the longest to be rejected."""
-    first = 1 if fast else 0
-    return (
-        [(0.1, 0.0), (0.2, 0.0)] if smoke else [*((r, 0.0) for r in PLAIN[first:]), *((r, 0.9) for r in HEAVY[first:])]
-    )
+def rates(plain: Iterable[float], heavy: Iterable[float]) -> list[tuple[float, float]]:
+    """Pairs of learning rate and momentum: none for the first rates, 0.9 for the others."""
+    return [*((rate, 0.0) for rate in plain), *((rate, 0.9) for rate in heavy)]
 
 
-def grid(curriculum: Curriculum, stages: Sequence[int], weights: Sequence[float], smoke: bool) -> list[Setting]:
-    """All settings that are tried for a curriculum."""
-    several = curriculum not in ("labels", "one_shot")
-    return [
-        Setting(lr, momentum, steps, weight)
-        for (lr, momentum), steps, weight in product(
-            rates(smoke, not several), stages if several else (0,), weights if curriculum == "extracted" else (5.0,)
-        )
-    ]
+@dataclass(frozen=True)
+class Tried:
+    """The settings that are tried for a curriculum, all combinations, each for at most `budget` samples."""
+
+    budget: int
+    stages: Sequence[int] = (0,)
+    weights: Sequence[float] = (5.0,)
+    rates: Sequence[tuple[float, float]] = tuple(rates(PLAIN, HEAVY))
+
+    def settings(self, smoke: bool) -> list[Setting]:
+        """One for each combination."""
+        pairs = [(0.1, 0.0), (0.2, 0.0)] if smoke else self.rates
+        return [
+            Setting(lr, momentum, steps, weight)
+            for (lr, momentum), steps, weight in product(pairs, self.stages, self.weights)
+        ]
 
 
 class Sweep:
@@ -91,7 +105,7 @@ class Sweep:
                     found.draws.rows, found.reached.tolist(), found.steps.tolist(), strict=True
                 )
             ]
-            pd.DataFrame(rows).to_csv(self.path(f"_teachers_{seeds[0]}"), index=False)
+            self.write(f"_teachers_{seeds[0]}", pd.DataFrame(rows), ["n", "k", "seed"])
         return self.made[key]
 
     def shown(self, teachers: Teachers, curriculum: Curriculum, checkpoint: float) -> Nets:
@@ -102,50 +116,56 @@ class Sweep:
             joined([teachers.checkpoints[checkpoint], teachers.nets]) if curriculum == "progressive" else teachers.nets
         )
 
-    def run(
-        self,
-        suffix: str,
-        seeds: Sequence[int],
-        name: str,
-        settings: list[list[Setting]],
-        width: int,
-        batch: int,
-        budget: int,
-    ) -> pd.DataFrame:
-        """Train one curriculum, `name` (with the checkpoint's accuracy, if it has one), unless its rows are there."""
+    def known(self, suffix: str) -> pd.DataFrame:
+        """The rows of a file of this table, none if it is not there."""
         path = self.path(suffix)
-        known = pd.read_csv(path) if path.exists() else pd.DataFrame({"curriculum": []})
-        if not known.empty:
-            known = known.assign(size=list(zip(known["n"], known["k"], strict=True)))
-        mine = known[(known["curriculum"] == name) & known["size"].isin(self.sizes)] if len(known) else known
-        if mine.empty:
+        return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["curriculum", "n", "k", "seed", *SETTING])
+
+    def write(self, suffix: str, rows: pd.DataFrame, by: Sequence[str]) -> None:
+        """Add rows to a file; they take the place of those that are equal in the columns `by`."""
+        parts = [part for part in (self.known(suffix), rows) if len(part)]
+        pd.concat(parts, ignore_index=True).drop_duplicates(by, keep="last").to_csv(self.path(suffix), index=False)
+
+    def run(
+        self, suffix: str, seeds: Sequence[int], name: str, tried: Grid, width: int, batch: int, budget: int
+    ) -> pd.DataFrame:
+        """The rows of one curriculum, `name` (with the checkpoint's accuracy, if it has one); what is missing is trained.
+
+        Where a single setting is tried per size, it takes the place of another one's rows.
+        """
+        known, many = self.known(suffix), range(len(tried[self.sizes[0]]))
+        there = set(known.loc[known["curriculum"] == name, ["n", "k", *SETTING]].itertuples(index=False, name=None))
+        left = [i for i in many if any((*size, *astuple(tried[size][i])) not in there for size in self.sizes)]
+        if left:
             curriculum, _, at = name.partition(" ")
             teachers, begun = self.teachers(seeds), time.monotonic()
             shown = self.shown(teachers, curriculum, float(at or 0))  # type: ignore[arg-type]
-            mine = train_students(
+            settings = [[tried[row["n"], row["k"]][i] for i in left] for row in teachers.draws.rows]
+            found = train_students(
                 teachers.draws, shown, curriculum, settings, width, batch, budget // batch, growing()  # type: ignore[arg-type]
-            ).assign(curriculum=name, width=width)  # fmt: skip
-            pd.concat([known, mine], ignore_index=True).drop(columns="size", errors="ignore").to_csv(path, index=False)
-            print(f"{self.name}{suffix} {name}: {len(mine)} students in {time.monotonic() - begun:.0f} s", flush=True)
-        return mine
+            ).assign(curriculum=name, width=width, machine=self.asked.machine)  # fmt: skip
+            self.write(suffix, found, ["curriculum", "n", "k", "seed", *(SETTING if len(many) > 1 else [])])
+            print(f"{self.name}{suffix} {name}: {len(found)} students in {time.monotonic() - begun:.0f} s", flush=True)
+            known = self.known(suffix)
+        return known[known["curriculum"] == name].merge(pd.DataFrame(self.sizes, columns=["n", "k"]))
 
-    def tuned(
-        self, names: dict[str, tuple[Sequence[int], int]], weights: Sequence[float], width: int, batch: int
-    ) -> None:
-        """Tune every curriculum per size, then report it on the other draws. `names`: stage lengths and budget in samples."""
-        for name, (stages, budget) in names.items():
-            tried = grid(name.partition(" ")[0], stages, weights, self.asked.smoke)  # type: ignore[arg-type]
-            table = self.run("_tuning", self.tuning, name, [tried], width, batch, budget)
-            best = best_settings(table).set_index(["k", "n"])
-            path = self.path("_best")
-            best = best.reset_index().astype({"k": int, "n": int, "stage_steps": int})
-            known = pd.read_csv(path) if path.exists() else best.iloc[:0]
-            others = (known["curriculum"] != name) | ~known["k"].isin(best["k"])
-            pd.concat([known[others], best]).to_csv(path, index=False)
-            best = best.set_index(["k", "n"])
-            rows = self.teachers(self.reported).draws.rows
-            chosen = [[Setting.of(best.loc[(row["k"], row["n"])])] for row in rows]
-            self.run("", self.reported, name, chosen, width, batch, 2 * budget)
+    def tuned(self, tried: dict[str, Tried], width: int, batch: int) -> None:
+        """Tune every curriculum per size, then report it on the other draws, with twice the budget."""
+        for name, one in tried.items():
+            table = self.run(
+                "_tuning", self.tuning, name, self.all_sizes(one.settings(self.asked.smoke)), width, batch, one.budget
+            )
+            self.report(name, best_settings(table), width, batch, 2 * one.budget)
+
+    def report(self, name: str, best: pd.DataFrame, width: int, batch: int, budget: int) -> None:
+        """Students of the reported draws, each with the setting that was best at its size."""
+        self.write("_best", best.astype({"k": int, "n": int, "stage_steps": int}), ["curriculum", "k", "n"])
+        chosen = {(int(row["n"]), int(row["k"])): [Setting.of(row)] for _, row in best.iterrows()}
+        self.run("", self.reported, name, chosen, width, batch, budget)
+
+    def all_sizes(self, settings: list[Setting]) -> Grid:
+        """The same settings for each size."""
+        return dict.fromkeys(self.sizes, settings)
 
     @property
     def tuning(self) -> tuple[int, ...]:
@@ -159,35 +179,40 @@ class Sweep:
 
 
 STAGES = (25, 50, 100, 200, 400, 800, 1_600)
+SMOKE = Tried(20_000, (50, 100))
+FASTER = rates(PLAIN[1:], HEAVY[1:])  # without the smallest rates, which would take the longest to be rejected
 
 
 def sizes(asked: argparse.Namespace) -> None:
     """Notebook 08: k = 2, 3, 4 on the same n; students 64 wide, batches of 32."""
     bits = (10, 14) if asked.smoke else (16, 24, 36, 54, 81)
-    ks = (2, 3) if asked.smoke else (2, 3, 4)
     long = {2: 300_000, 3: 800_000, 4: 3_000_000}  # samples for one-shot
-    stages, budget = ((50, 100), 20_000) if asked.smoke else (STAGES, 200_000)
-    for k in reversed(ks):
+    several = SMOKE if asked.smoke else Tried(200_000, STAGES)
+    for k in (3, 2) if asked.smoke else (4, 3, 2):
         sweep = Sweep("sizes", asked, [(n, k) for n in bits], TeacherPlan(width=128 if asked.smoke else 1024))
-        names: dict[str, tuple[Sequence[int], int]] = {
-            "extracted": (stages, budget),
-            "progressive 0.8": (stages, budget),
-        }
-        sweep.tuned(names | {"one_shot": ((0,), budget if asked.smoke else long[k])}, (5.0, 25.0), 64, 32)
+        tried = {"extracted": replace(several, weights=(5.0, 25.0)), "progressive 0.8": several}
+        tried["one_shot"] = Tried(SMOKE.budget if asked.smoke else long[k], rates=FASTER)
+        sweep.tuned(tried, 64, 32)
 
 
 def curricula(asked: argparse.Namespace) -> None:
     """Notebook 02: every curriculum at its own best settings beside the common ones; batches of 128."""
-    tasks = [(10, 3)] if asked.smoke else [(50, 4), (100, 4)]
-    sweep = Sweep("curricula", asked, tasks, TeacherPlan(width=128 if asked.smoke else 1024, budget=20_000))
-    stages, budget = ((50, 100), 20_000) if asked.smoke else ((50, 100, 200, 400, 600, 800), 1_000_000)
-    names: dict[str, tuple[Sequence[int], int]] = {"extracted": (stages, budget), "progressive 0.8": (stages, budget)}
-    names["even"] = ((50, 100) if asked.smoke else (100, 200, 400), budget)
-    long = budget if asked.smoke else 4_000_000
-    sweep.tuned(names | {"one_shot": ((0,), long), "labels": ((0,), long)}, (1.0, 5.0, 25.0), 64, 128)
-    common = {"extracted": 600, "progressive 0.8": 600, "even": 600, "one_shot": 0, "labels": 0}
+    n, k = (10, 3) if asked.smoke else (asked.bits, 4)
+    plan = TeacherPlan(width=128 if asked.smoke else 1024, budget=20_000)
+    sweep = Sweep("curricula", asked, [(n, k)], plan)
+    single = Tried(400_000 if n <= 50 else 2_500_000, rates=rates((0.4, 0.8, 1.6), (0.04, 0.08, 0.16)))
+    tried = {
+        "labels": single,
+        "extracted": Tried(100_000, (12, 25, 50, 100), (1.0, 5.0, 25.0), rates((0.8, 1.6), (0.08, 0.16, 0.32))),
+        "progressive 0.8": Tried(300_000, (50, 100, 200, 400), rates=rates((0.8, 1.6), (0.08, 0.16))),
+        "even": Tried(400_000, (25, 50, 100, 200), rates=rates((0.2, 0.4, 0.8, 1.6), (0.02, 0.04, 0.08, 0.16))),
+        "one_shot": single,
+    }
+    sweep.tuned(dict.fromkeys(tried, SMOKE) if asked.smoke else tried, 64, 128)
+    common = {"extracted": 600, "progressive 0.8": 600, "labels": 0} | ({"one_shot": 0} if n <= 50 else {})
     for name, steps in common.items():
-        sweep.run("_common", sweep.reported, name, [[Setting(0.2, 0.0, steps, 5.0)]], 64, 128, 3 * long)
+        grid = sweep.all_sizes([Setting(0.2, 0.0, steps, 5.0)])
+        sweep.run("_common", sweep.reported, name, grid, 64, 128, 5 * single.budget)
 
 
 def ladder(asked: argparse.Namespace) -> None:
@@ -202,12 +227,10 @@ def ladder(asked: argparse.Namespace) -> None:
         budget=500 if asked.smoke else 312_500,
     )
     sweep = Sweep("ladder", asked, tasks, plan)
-    stages, budget = ((50, 100), 20_000) if asked.smoke else ((200, 400, 800, 1_600, 3_200), 1_500_000)
-    names: dict[str, tuple[Sequence[int], int]] = {"extracted": (stages, budget), "progressive 0.6": (stages, budget)}
-    sweep.tuned(names, (5.0,), 100, 128)
-    budget = 40_000 if asked.smoke else 60_000_000
-    both = [[Setting(0.2), Setting(0.05, 0.9)]]
-    sweep.run("_one_shot", sweep.reported[:8], "one_shot", both, 100, 128, budget)
+    several = SMOKE if asked.smoke else Tried(1_500_000, (200, 400, 800, 1_600, 3_200))
+    sweep.tuned({"extracted": several, "progressive 0.6": several}, 100, 128)
+    both = sweep.all_sizes([Setting(0.2), Setting(0.05, 0.9)])
+    sweep.run("_one_shot", sweep.reported[:8], "one_shot", both, 100, 128, 40_000 if asked.smoke else 60_000_000)
 
 
 def wide(asked: argparse.Namespace) -> None:
@@ -226,10 +249,10 @@ def wide(asked: argparse.Namespace) -> None:
     ]
     for units in (100, 1_000):
         for name in ("extracted", "progressive 0.6"):
-            sweep.run(f"_{units}", seeds, name, [settings], units, 128, 20_000 if asked.smoke else 4_000_000)
-    sweep.run(
-        "_100", seeds, "one_shot", [[Setting(0.05, 0.9), Setting(0.2)]], 100, 128, 20_000 if asked.smoke else 20_000_000
-    )
+            grid = sweep.all_sizes(settings)
+            sweep.run(f"_{units}", seeds, name, grid, units, 128, 20_000 if asked.smoke else 4_000_000)
+    both = sweep.all_sizes([Setting(0.05, 0.9), Setting(0.2)])
+    sweep.run("_100", seeds, "one_shot", both, 100, 128, 20_000 if asked.smoke else 20_000_000)
 
 
 def main() -> None:
@@ -240,6 +263,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", default="data/results")
     parser.add_argument("--draws", type=int, default=16, help="reported draws; half as many are used for tuning")
+    parser.add_argument("--bits", type=int, default=50, help="of `curricula`")
+    parser.add_argument("--machine", default="CPU", help="where it runs, in words, for the tables")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, to see that it runs")
     asked, begun = parser.parse_args(), time.monotonic()
     Path(asked.out).mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from pwl_lab.plots import style
 from pwl_lab.plots.style import BASELINE, CURRICULUM, DEGREE, NOTE, OFF_SUPPORT, OWNER, Figure, Look
 from pwl_lab.study.exponents import or_never
-from pwl_lab.study.parity_results import MEASURES
+from pwl_lab.study.parity_results import CURRICULA, MEASURES
 
 PALE = 0.35  # how opaque the setting is that was the same for all curricula
 SHIFT = 0.19  # how far the two settings' rows are apart
@@ -29,7 +29,7 @@ def tuned_curricula(parts: Mapping[str, pd.DataFrame], teachers: pd.DataFrame | 
     """
     first = next(iter(parts.values()))
     tasks = list(dict.fromkeys((n, k) for k, n, _ in first.index))
-    names = list(dict.fromkeys(name for samples in parts.values() for name in samples))
+    names = [name for name in CURRICULA if any(name in samples for samples in parts.values())]
     figure, panels = style.row_of_axes(9, 0.62 * len(names) + 1.6, len(tasks), sharey=True, sharex=True)
     finite = pd.concat([samples.stack() for samples in parts.values()])
     edge = 2 * finite[np.isfinite(finite)].max()

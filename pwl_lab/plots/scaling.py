@@ -43,9 +43,7 @@ def scaling_curves(
     figure, row = style.row_of_axes(9 if len(values) < 3 else 11, 4.6, max(len(values), 1), sharey=True)
     for axes, value in zip(row, values, strict=False):
         part = points[points[panels] == value]
-        _lines(
-            axes, part, size, {} if fits is None else {name: fits.of(value, name) for name in fits.fitted[value].index}
-        )
+        _lines(axes, part, size, {} if fits is None else {name: fits.of(value, name) for name in fits.slopes[value]})
         measured = set(part["curriculum"])
         for name, exponent in ((name, one) for name, one in (theory or {}).get(value, {}).items() if name in measured):
             _guide(axes, part[part["curriculum"] == name], size, exponent)

@@ -11,9 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pwl_lab.study.intervals import RESAMPLES, Interval, between, in_words
+from pwl_lab.study.intervals import Interval, between, in_words, resampled_medians, slopes
 from pwl_lab.study.store import shipped
-from pwl_lab.support.errors import invalid
 from pwl_lab.support.seeding import numpy_generator
 
 CURRICULA = ("one_shot", "progressive", "extracted")
@@ -41,26 +40,25 @@ def setting_medians(table: pd.DataFrame) -> pd.DataFrame:
 class Exponents:
     """Slopes of log(samples) over log(n), for each k and curriculum, and the same slopes of 2,000 resamples of draws.
 
-    A column of `drawn` is a pair of k and curriculum, as the index of `fitted`. One resample takes the same draws for all
-    curricula. `left_out` has the sizes (k, n, curriculum) at which half of the students or more never got there.
+    A column of `slopes` is a pair of k and curriculum; its first row has the slopes of the draws as they are. One
+    resample takes the same draws for all curricula. `left_out` has the sizes (k, n, curriculum) at which half of the
+    students or more never got there.
     """
 
-    fitted: "pd.Series[float]"
-    drawn: pd.DataFrame
+    slopes: pd.DataFrame
     left_out: tuple[tuple[int, int, str], ...]
 
     def of(self, k: int, curriculum: str) -> Interval:
         """One exponent with its 95% interval (low, middle, high)."""
-        return between(self.drawn[k, curriculum].to_numpy(), self.fitted[k, curriculum])
+        return between(self.slopes[k, curriculum].to_numpy())
 
     def difference(self, one: tuple[int, str], other: tuple[int, str]) -> Interval:
         """The exponent of one pair of k and curriculum minus that of another, with its 95% interval."""
-        drawn = self.drawn[one] - self.drawn[other]
-        return between(drawn.to_numpy(), self.fitted[one] - self.fitted[other])
+        return between((self.slopes[one] - self.slopes[other]).to_numpy())
 
     def table(self) -> pd.DataFrame:
         """The exponents with their intervals as text: a row for each curriculum, a column for each k."""
-        words = {pair: in_words(self.of(*pair)) for pair in self.fitted.index}
+        words = {pair: in_words(self.of(*pair)) for pair in self.slopes}
         return pd.Series(words).rename_axis(["k", "curriculum"]).unstack("k").reindex(list(CURRICULA)).dropna(how="all")
 
 
@@ -72,38 +70,19 @@ def exponents(points: pd.DataFrame) -> Exponents:
     Arguments:
     - `points`: one row per draw (`seed`), size (k, n) and curriculum: samples, reached.
     """
-    medians, left_out = _medians(points)
-    fitted, drawn = {}, {}
-    for pair, mine in medians.items():
-        if len(mine) < 2:
-            raise invalid("points", f"{pair[1]} at k = {pair[0]}: {len(mine)} sizes", "at least 2, to fit a slope")
-        slopes = np.polyfit(np.log(list(mine)), np.log(np.stack(list(mine.values()))), 1)[0]
-        fitted[pair], drawn[pair] = slopes[0], slopes[1:]
-    names = ["k", "curriculum"]
-    return Exponents(
-        pd.Series(fitted).rename_axis(names), pd.DataFrame(drawn).rename_axis(names, axis=1), tuple(left_out)
-    )
-
-
-Medians = dict[tuple[int, str], dict[int, NDArray[np.float64]]]
-
-
-def _medians(points: pd.DataFrame) -> tuple[Medians, list[tuple[int, int, str]]]:
-    """Per k and curriculum, of each size the median of the draws, followed by those of all resamples."""
-    random, found, left_out = numpy_generator(0, "bootstrap", "draws"), Medians(), []
+    random, left_out = numpy_generator(0, "bootstrap", "draws"), []
     longest = points.groupby("curriculum")["samples"].max()  # where a resample's median never got there: at least this
+    medians: dict[tuple[int, str], dict[float, NDArray[np.float64]]] = {}
     for (k, n), size in points.assign(samples=or_never(points)).groupby(["k", "n"]):
         draws = size.pivot(index="seed", columns="curriculum", values="samples")
-        chosen = random.integers(len(draws), size=(RESAMPLES, len(draws)))
+        found = pd.DataFrame(resampled_medians(draws.to_numpy(), random), columns=draws.columns)
         for name in draws:
-            values = draws[name].to_numpy()
-            if np.mean(np.isfinite(values)) <= 0.5:
+            if np.isfinite(draws[name]).mean() <= 0.5:
                 left_out.append((int(k), int(n), str(name)))
-                continue
-            resampled = np.median(values[chosen], axis=1)
-            both = np.minimum(np.concatenate([[np.median(values)], resampled]), longest[name])
-            found.setdefault((int(k), str(name)), {})[int(n)] = both
-    return found, left_out
+            else:
+                medians.setdefault((int(k), str(name)), {})[n] = np.minimum(found[name].to_numpy(), longest[name])
+    fitted = pd.DataFrame({pair: slopes(mine) for pair, mine in medians.items()})
+    return Exponents(fitted.rename_axis(["k", "curriculum"], axis=1), tuple(left_out))
 
 
 def ratio_to(points: pd.DataFrame, curriculum: str = "one_shot", against: str = "extracted") -> Interval:
@@ -115,13 +94,10 @@ def ratio_to(points: pd.DataFrame, curriculum: str = "one_shot", against: str = 
     """
     draws = points.assign(samples=or_never(points)).pivot(index="seed", columns="curriculum", values="samples")
     both = draws[[curriculum, against]].dropna().to_numpy()
-    random = numpy_generator(0, "bootstrap", "ratio")
-    chosen = random.integers(len(both), size=(RESAMPLES, len(both)))
-    one, other = np.median(both[chosen], axis=1).T  # (resamples, 2)
-    drawn = np.where(np.isfinite(other), one / np.where(np.isfinite(other), other, 1.0), np.nan)
-    middle = np.median(both[:, 0]) / np.median(both[:, 1])
-    low, high = np.nanquantile(drawn, [0.025, 0.975], method="nearest")
-    return float(low), float(middle), float(high)
+    one, other = resampled_medians(both, numpy_generator(0, "bootstrap", "ratio")).T
+    finite = np.isfinite(other)
+    finite[0] = True  # the median of all draws stays
+    return between((one / other)[finite])
 
 
 def medians_table(points: pd.DataFrame) -> pd.DataFrame:

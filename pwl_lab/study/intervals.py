@@ -21,25 +21,18 @@ Interval = tuple[float, float, float]
 def median_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
     """Lower end, median and upper end, by a percentile bootstrap over the seeds (2,000 resamples, always the same).
 
-    Raises InvalidValueError for fewer than six values: even their whole range covers the median in at most
-    1 - 2 / 2^5 = 94% of all experiments. Such values have a range (`median_and_spread`).
+    Values may be infinite. Raises InvalidValueError for fewer than six: even their whole range covers the median in at
+    most 1 - 2 / 2^5 = 94% of all experiments. Such values have a range (`median_and_spread`).
     """
     if len(values) < FEWEST:
         raise invalid("values", list(values), f"at least {FEWEST} values, for an interval of their median")
-    middle = float(np.median(values))
-    if len(set(values)) == 1:  # nothing to resample, and scipy would warn
-        return middle, middle, middle
-    from scipy.stats import bootstrap  # only here: it takes half a second to load
+    return between(resampled_medians(np.asarray(values, dtype=float), numpy_generator(0, "bootstrap")), confidence)
 
-    ends = bootstrap(
-        (np.asarray(values, dtype=float),),
-        np.median,
-        n_resamples=RESAMPLES,
-        confidence_level=confidence,
-        method="percentile",
-        rng=numpy_generator(0, "bootstrap"),
-    ).confidence_interval
-    return float(ends.low), middle, float(ends.high)
+
+def resampled_medians(values: NDArray[np.float64], random: np.random.Generator) -> NDArray[np.float64]:
+    """The median over the first axis, and below it those of 2,000 resamples of it: the same ones for every column."""
+    chosen = random.integers(len(values), size=(RESAMPLES, len(values)))
+    return np.concatenate([np.median(values, axis=0, keepdims=True), np.median(values[chosen], axis=1)])
 
 
 def median_and_spread(values: Sequence[float]) -> tuple[Interval, str]:
@@ -231,8 +224,7 @@ def slope_interval(points: Mapping[float, Sequence[float]], confidence: float = 
     `points[size]` holds one value per seed. The bootstrap resamples the seeds within each size. Raises
     InvalidValueError for fewer than two sizes.
     """
-    middle, drawn = _slopes(points, "slope")
-    return between(drawn, middle, confidence)
+    return between(_slopes(points, "slope"), confidence)
 
 
 def slope_difference(
@@ -242,34 +234,35 @@ def slope_difference(
 
     Each is resampled by itself: the two need not have the same sizes or seeds.
     """
-    (middle, drawn), (other_middle, other_drawn) = _slopes(points, "slope"), _slopes(other, "other_slope")
-    return between(drawn - other_drawn, middle - other_middle, confidence)
+    return between(_slopes(points, "slope") - _slopes(other, "other_slope"), confidence)
 
 
-def _slopes(points: Mapping[float, Sequence[float]], stream: str) -> tuple[float, NDArray[np.float64]]:
+def _slopes(points: Mapping[float, Sequence[float]], stream: str) -> NDArray[np.float64]:
     """The slope through the medians, and the slopes of all resamples."""
-    if len(points) < 2:
-        raise invalid("points", sorted(points), "at least 2 sizes, to fit a slope")
-    sizes = sorted(points)
     random = numpy_generator(0, "bootstrap", stream)
-    values = [np.log(np.asarray(points[size], dtype=float)) for size in sizes]
-    drawn = np.array(
-        [np.median(seeds[random.integers(len(seeds), size=(RESAMPLES, len(seeds)))], axis=1) for seeds in values]
-    )
-    middle = np.polyfit(np.log(sizes), [np.median(seeds) for seeds in values], 1)[0]
-    return float(middle), np.polyfit(np.log(sizes), drawn, 1)[0]
+    return slopes({size: resampled_medians(np.asarray(points[size], dtype=float), random) for size in sorted(points)})
 
 
-def between(drawn: NDArray[np.float64], middle: float, confidence: float = 0.95) -> Interval:
-    """The percentile interval of resampled values, around the value itself.
+def slopes(medians: Mapping[float, NDArray[np.float64]]) -> NDArray[np.float64]:
+    """The slopes of log(value) over log(size) by least squares, one for each of the values that every size has.
+
+    Raises InvalidValueError for fewer than two sizes.
+    """
+    if len(medians) < 2:
+        raise invalid("points", sorted(medians), "at least 2 sizes, to fit a slope")
+    found: NDArray[np.float64] = np.polyfit(np.log(list(medians)), np.log(np.stack(list(medians.values()))), 1)[0]
+    return found
+
+
+def between(values: NDArray[np.float64], confidence: float = 0.95) -> Interval:
+    """The first value, and around it the percentile interval of the others, those of all resamples.
 
     Arguments:
-    - `drawn`: the values of all resamples.
-    - `middle`: the value of the data as they are.
+    - `values`: that of the data as they are, then those of the resamples; they may be infinite.
     - `confidence`: the share of the resampled values between the ends.
     """
-    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), middle, float(high)
+    low, high = np.quantile(values[1:], [(1 - confidence) / 2, (1 + confidence) / 2], method="nearest")
+    return float(low), float(values[0]), float(high)
 
 
 def in_words(interval: Interval, digits: int = 2) -> str:

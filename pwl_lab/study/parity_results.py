@@ -10,9 +10,15 @@ import numpy as np
 import pandas as pd
 
 from pwl_lab.study.exponents import or_never, ratio_to
-from pwl_lab.study.intervals import FEWEST, RESAMPLES, Interval, in_words, mean_interval
+from pwl_lab.study.intervals import (
+    Interval,
+    between,
+    in_words,
+    mean_interval,
+    median_interval,
+    resampled_medians,
+)
 from pwl_lab.study.store import shipped
-from pwl_lab.support.errors import invalid
 from pwl_lab.support.seeding import numpy_generator
 
 CURRICULA = ("scratch", "one_shot", "progressive", "even", "extracted")
@@ -42,20 +48,6 @@ def samples_by_draw(students: pd.DataFrame, best: pd.DataFrame, by: Sequence[str
     return wide[[name for name in CURRICULA if name in wide]]
 
 
-def median_of(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Lower end, median and upper end by a bootstrap over draws, where values may be infinite.
-
-    Raises InvalidValueError for fewer than six values, as `intervals.median_interval`.
-    """
-    found = np.asarray(values, dtype=float)
-    if len(found) < FEWEST:
-        raise invalid("values", list(values), f"at least {FEWEST} values, for an interval of their median")
-    chosen = numpy_generator(0, "bootstrap").integers(len(found), size=(RESAMPLES, len(found)))
-    drawn = np.sort(np.median(found[chosen], axis=1))
-    low, high = (drawn[round(share * (RESAMPLES - 1))] for share in ((1 - confidence) / 2, (1 + confidence) / 2))
-    return float(low), float(np.median(found)), float(high)
-
-
 def ratio(samples: pd.DataFrame, one: str, other: str, confidence: float = 0.95) -> Interval:
     """The median samples of one curriculum over the median of another: lower end, ratio, upper end.
 
@@ -67,15 +59,12 @@ def ratio(samples: pd.DataFrame, one: str, other: str, confidence: float = 0.95)
     - `one`, `other`: the curricula.
     - `confidence`: the share of such intervals that contain the true ratio.
     """
-    medians = []
-    for name in (one, other):
-        values, random = samples[name].dropna().to_numpy(float), numpy_generator(0, "bootstrap", name)
-        drawn = np.median(values[random.integers(len(values), size=(RESAMPLES, len(values)))], axis=1)
-        medians.append(np.append(drawn, np.median(values)))
+    medians = [
+        resampled_medians(samples[name].dropna().to_numpy(float), numpy_generator(0, "bootstrap", name))
+        for name in (one, other)
+    ]
     with np.errstate(invalid="ignore"):  # of two infinite medians
-        *drawn, middle = medians[0] / medians[1]
-    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2], method="inverted_cdf")
-    return float(low), float(middle), float(high)
+        return between(medians[0] / medians[1], confidence)
 
 
 def ratios_table(parts: dict[str, pd.DataFrame], against: str = "extracted") -> pd.DataFrame:
@@ -89,7 +78,7 @@ def ratios_table(parts: dict[str, pd.DataFrame], against: str = "extracted") -> 
             for curriculum in samples:
                 row, there = rows.setdefault((f"({n}, {k})", curriculum), {}), mine[curriculum].dropna()
                 if len(there):
-                    row[name, "thousand samples"] = in_words(median_of((there / 1_000).tolist()), 0)
+                    row[name, "thousand samples"] = in_words(median_interval((there / 1_000).tolist()), 0)
                     row[name, f"of {against}"] = in_words(ratio(mine, curriculum, against), 1)
                     row[name, "arrived"] = f"{int(np.isfinite(there).sum())} of {len(there)}"
     return pd.DataFrame(rows).T.fillna("–").rename_axis(["task", "curriculum"])

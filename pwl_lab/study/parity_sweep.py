@@ -21,6 +21,7 @@ from pwl_lab.tasks.checks import CALIBRATION_SAMPLES
 
 Curriculum = Literal["labels", "one_shot", "progressive", "even", "extracted"]
 TEST_SAMPLES = 2_048
+EVENLY = 8  # parts of a teacher's way to its threshold; `even` shows it at the end of all but the last
 ROLE = "sweep"  # a role of its own: these streams are not those of the notebooks' teachers and cohorts
 
 
@@ -102,7 +103,7 @@ class Teachers:
     checkpoints: dict[float, Nets]
     reached: Int[Tensor, " groups"]
     steps: Int[Tensor, " groups"]
-    even: Nets | None = None  # checkpoints at a quarter, a half and three quarters of the steps to `stop_at`
+    even: Nets | None = None  # checkpoints at even distances on the way to `stop_at`
     missing: tuple[dict[str, int], ...] = field(default=())
 
 
@@ -115,7 +116,7 @@ def train_teachers(draws: Draws, plan: TeacherPlan, even: bool = False, watch: W
     history: list[tuple[int, Tensor, Nets]] = []
 
     def keep(step: int, groups: Tensor, seen: Nets, accuracy: Tensor) -> None:
-        if even:
+        if even and bool((accuracy < plan.stop_at).any()):
             history.append((step, groups, seen.at(torch.arange(len(groups), device=device))))
         if watch is not None:
             watch(step, groups, seen, accuracy)
@@ -146,13 +147,13 @@ def train_teachers(draws: Draws, plan: TeacherPlan, even: bool = False, watch: W
 
 
 def _even(final: Nets, history: Sequence[tuple[int, Tensor, Nets]], reached: Tensor) -> Nets:
-    """Three checkpoints per group, at even distances on the way to its threshold."""
+    """Checkpoints of each group at even distances on the way to its threshold."""
     stacks = []
-    for part in (0.25, 0.5, 0.75):
+    for part in range(1, EVENLY):
         stack = final.at(torch.arange(len(reached), device=reached.device))
         for number, (step, groups, nets) in enumerate(history):
             # The last one that is not beyond the wanted step stays; where none is, the first.
-            within = ((step <= part * reached[groups]) | (number == 0)).unsqueeze(1)
+            within = ((step <= part * reached[groups] / EVENLY) | (number == 0)).unsqueeze(1)
             stack.keep(within, nets, groups)
         stacks.append(stack)
     return joined(stacks)
@@ -189,7 +190,8 @@ def stages_of(curriculum: Curriculum, steps: Int[Tensor, "groups students"], che
         case "progressive":
             return (Stage("output", steps, checkpoint), Stage("output", steps))
         case "even":
-            return (*(Stage("output", steps * (number + 1), number) for number in range(3)), Stage("output", steps))
+            shown = (Stage("output", steps * (number + 1), number) for number in range(EVENLY - 1))
+            return (*shown, Stage("output", steps))
         case "extracted":
             return (Stage("hidden", steps), Stage("output", steps))
 

@@ -50,7 +50,7 @@ def test_sizes_where_half_never_got_there_are_left_out():
     one_lost = students(3, "one_shot", 2.0)
     one_lost.loc[(one_lost["n"] == 32) & (one_lost["seed"] == 6), ["samples", "reached"]] = [1.0, False]
     assert exponents.exponents(one_lost).of(3, "one_shot")[1] == pytest.approx(2.0)
-    with pytest.raises(InvalidValueError, match="at least 2, to fit a slope"):
+    with pytest.raises(InvalidValueError, match="at least 2 sizes, to fit a slope"):
         exponents.exponents(students(3, "one_shot", 2.0, never=(16, 32)))
 
 

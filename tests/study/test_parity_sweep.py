@@ -6,6 +6,7 @@ import torch
 
 from pwl_lab.fast.two_layer import joined
 from pwl_lab.study.parity_sweep import (
+    EVENLY,
     Draws,
     Setting,
     TeacherPlan,
@@ -16,7 +17,7 @@ from pwl_lab.study.parity_sweep import (
     train_teachers,
 )
 
-PLAN = TeacherPlan(width=64, budget=800, checkpoints=(0.7,))
+PLAN = TeacherPlan(width=64, budget=800, checkpoints=(0.7,), eval_every=5)
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +45,12 @@ def test_teachers_learn_and_their_checkpoints_are_on_the_way(teachers):
     assert (final >= 0.98).all()
     assert ((early >= 0.7) & (early <= final + 0.02)).all()
     assert (teachers.steps >= PLAN.saturation * teachers.reached).all()
-    quarters = teachers.even.accuracy(*teachers.draws.test)  # (groups, 3)
-    assert (quarters[:, 0] < quarters[:, 2] + 0.02).all()
+    evenly = teachers.even.accuracy(*teachers.draws.test)
+    assert evenly.shape[1] == EVENLY - 1
+    slow = teachers.reached >= EVENLY * PLAN.eval_every  # the others were done at their first evaluations
+    assert slow.any()
+    assert (evenly[slow, 0] < evenly[slow, -1]).all()
+    assert (evenly[slow] < 1).all()  # all of them from before the first 100%
 
 
 def test_a_teacher_that_does_not_learn_is_named():
