@@ -7,6 +7,7 @@ in words and the minutes are given here. Columns that say the same in every row,
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd

@@ -12,9 +12,10 @@ ARM: dict[str, Look] = {
     "early": CURRICULUM["extracted"],
     "auxiliary": ("#88CCEE", "--", "v"),
     "checkpoint": CURRICULUM["progressive"],
+    "final": ("#8C510A", (0, (4, 2)), "^"),  # the control of `checkpoint`, by its marker
     "one-shot": CURRICULUM["one_shot"],
 }
-APART = 0.22  # between the arms of one row
+APART = 0.2  # between the arms of one row
 
 
 @style.context()
@@ -26,25 +27,27 @@ def arms_chart(intervals: pd.DataFrame) -> Figure:
     Arguments:
     - `intervals`: as from `arms.shipped_arms("intervals")`.
     """
+    intervals = intervals[intervals["against"] == "none"]
+    names = [arm for arm in ARM if arm in set(intervals["arm"])]
     rows = list(intervals.groupby(["family", "budget"]).groups)
     rows.sort(key=lambda row: (row[0] != "vgg", row[1]))
-    figure, panels = style.row_of_axes(9, 0.6 * len(rows) + 1.7, len(ARM_MEASURES), sharey=True)
+    figure, panels = style.row_of_axes(9, 0.75 * len(rows) + 1.7, len(ARM_MEASURES), sharey=True)
     for axes, (measure, title) in zip(panels, ARM_MEASURES.items(), strict=True):
         axes.axvspan(-MARGIN, MARGIN, color="#DDDDDD", zorder=0)
         axes.axvline(0, color="#444444", lw=1)
-        for i, arm in enumerate(("early", "auxiliary", "checkpoint")):
+        for i, arm in enumerate(names):
             mine = intervals[(intervals["measure"] == measure) & (intervals["arm"] == arm)]
             mine = mine.set_index(["family", "budget"])
             there = [row for row in rows if row in mine.index]
             colour, _, marker = ARM[arm]
             middle = mine.loc[there, "mean"]
             ends = style.bar_lengths(middle, mine.loc[there, "low"], mine.loc[there, "high"])
-            heights = [rows.index(row) + APART * (i - 1) for row in there]
+            heights = [rows.index(row) + APART * (i - (len(names) - 1) / 2) for row in there]
             axes.errorbar(middle, heights, xerr=ends, color=colour, marker=marker, ls="", capsize=3, label=arm)
         axes.set_title(title, fontsize=NOTE)
         axes.set_xlabel("points against none")
     style.named_rows(panels[0], [f"{family}, {budget:,} steps" for family, budget in rows])
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(names))
     return figure
 
 

@@ -231,33 +231,16 @@ def slope_interval(points: Mapping[float, Sequence[float]], confidence: float = 
     `points[size]` holds one value per seed. The bootstrap resamples the seeds within each size. Raises
     InvalidValueError for fewer than two sizes.
     """
-    middle, drawn = _slopes(points, "slope")
-    return between(drawn, middle, confidence)
-
-
-def slope_difference(
-    points: Mapping[float, Sequence[float]], other: Mapping[float, Sequence[float]], confidence: float = 0.95
-) -> Interval:
-    """The slope of `points` minus that of `other`, as `slope_interval` has them: lower end, difference, upper end.
-
-    Each is resampled by itself: the two need not have the same sizes or seeds.
-    """
-    (middle, drawn), (other_middle, other_drawn) = _slopes(points, "slope"), _slopes(other, "other_slope")
-    return between(drawn - other_drawn, middle - other_middle, confidence)
-
-
-def _slopes(points: Mapping[float, Sequence[float]], stream: str) -> tuple[float, NDArray[np.float64]]:
-    """The slope through the medians, and the slopes of all resamples."""
     if len(points) < 2:
         raise invalid("points", sorted(points), "at least 2 sizes, to fit a slope")
     sizes = sorted(points)
-    random = numpy_generator(0, "bootstrap", stream)
+    random = numpy_generator(0, "bootstrap", "slope")
     values = [np.log(np.asarray(points[size], dtype=float)) for size in sizes]
     drawn = np.array(
         [np.median(seeds[random.integers(len(seeds), size=(RESAMPLES, len(seeds)))], axis=1) for seeds in values]
     )
     middle = np.polyfit(np.log(sizes), [np.median(seeds) for seeds in values], 1)[0]
-    return float(middle), np.polyfit(np.log(sizes), drawn, 1)[0]
+    return between(np.polyfit(np.log(sizes), drawn, 1)[0], float(middle), confidence)
 
 
 def between(drawn: NDArray[np.float64], middle: float, confidence: float = 0.95) -> Interval:

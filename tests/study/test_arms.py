@@ -84,13 +84,46 @@ def test_the_shipped_intervals_are_of_the_shipped_pairs():
     found = arms.shipped_arms("intervals")
     values = pairs.set_index(["family", "budget", "arm", "seed"]).sort_index()
     for row in found.itertuples():
-        ours, theirs = (values.loc[(row.family, row.budget, arm), row.measure] for arm in (row.arm, "none"))
+        ours, theirs = (values.loc[(row.family, row.budget, arm), row.measure] for arm in (row.arm, row.against))
         gains = 100 * (ours - theirs)
         assert len(gains) == row.seeds
         assert gains.mean() == pytest.approx(row.mean, abs=2e-3)
         over_seeds = gains.std(ddof=1) / len(gains) ** 0.5
         assert row.high - row.mean >= 1.9 * over_seeds  # images make it wider than the seeds alone
     assert "within" in arms.verdicts_table(found.assign(low=-0.1, high=0.1)).iloc[0, 0]
+
+
+def on_sizes(powers, sizes=(20, 30, 40), draws=16):
+    random = np.random.default_rng(1)
+    columns = ["curriculum", "k", "n", "seed", "samples", "reached"]
+    rows = [
+        (arm, 4, n, draw, round(32 * n**power * (1 + 0.1 * random.random())), True)
+        for arm, power in powers.items()
+        for n in sizes
+        for draw in range(draws)
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def test_exponents_of_arms_and_by_how_much_they_differ_from_one_shots():
+    points = on_sizes({"one_shot": 2.5, "sync": 1.0, "recon": 2.5})
+    table = arms.exponents_table(points)
+    assert table.index.tolist() == ["one_shot", "sync", "recon"]  # as they come
+
+    def found(arm, column):
+        middle, low, _, high = table.loc[arm, column].translate(str.maketrans("", "", "()")).split()
+        return float(low), float(middle), float(high)
+
+    assert found("one_shot", "exponent")[1] == pytest.approx(2.5, abs=0.1)
+    low, middle, high = found("sync", "minus one-shot's")
+    assert -1.65 < low < middle < high < -1.35
+    low, _, high = found("recon", "minus one-shot's")
+    assert low < 0 < high
+    assert pd.isna(table.loc["one_shot", "minus one-shot's"])
+    late = (points["curriculum"] == "recon") & (points["n"] == 40) & (points["seed"] < 8)
+    table = arms.exponents_table(points.assign(reached=~late))  # half never got there: that size is left out
+    assert np.isinf(table.loc["recon", "n = 40"])
+    assert found("recon", "exponent")[1] == pytest.approx(2.5, abs=0.2)
 
 
 def steps_on_parity():
