@@ -324,23 +324,22 @@ def phases(verb: str, asked: argparse.Namespace, done: list[Point]) -> Iterable[
 
 
 def whole_seeds(folders: Iterable[Path]) -> list[Point]:
-    """The `arms` points of every folder, of seeds with all arms from the same folder: only those share a teacher.
+    """The `arms` points of every folder, of seeds with all of its arms; a folder is a run, numbered from 1.
 
-    All arms are those that the folder has for any seed of the same family and budget.
+    Only pairs of the same run share a teacher. All arms are those that the run has for any seed of a family and budget.
     """
-    kept: dict[tuple[Any, ...], list[Point]] = {}
-    for folder in folders:
-        found: dict[tuple[Any, ...], list[Point]] = {}
-        for point in read(folder / "points.jsonl"):
-            if point["kind"] == "arms":
-                found.setdefault((point["family"], point["budget"], point["seed"]), []).append(point)
-        for key, points in found.items():
-            wanted = {point["arm"] for other, row in found.items() if other[:2] == key[:2] for point in row}
-            if {point["arm"] for point in points} == wanted:
-                kept.setdefault(key, points)
-    return [
-        point for key in sorted(kept) for point in sorted(kept[key], key=lambda one: list(VARIANTS).index(one["arm"]))
-    ]
+    kept: list[Point] = []
+    for run, folder in enumerate(folders, start=1):
+        points = [point | {"run": run} for point in read(folder / "points.jsonl") if point["kind"] == "arms"]
+        table = pd.DataFrame(points, columns=["family", "budget", "seed", "arm"])
+        arms_of = table.groupby(["family", "budget"])["arm"].agg(set)
+        there = table.groupby(["family", "budget", "seed"])["arm"].agg(set)
+        whole = {key for key, arms in there.items() if arms == arms_of[key[:2]]}
+        kept += [point for point in points if (point["family"], point["budget"], point["seed"]) in whole]
+    order = list(VARIANTS)
+    return sorted(
+        kept, key=lambda one: (one["run"], one["family"], one["budget"], one["seed"], order.index(one["arm"]))
+    )
 
 
 def unpacked(point: Point) -> np.ndarray:
@@ -360,7 +359,7 @@ def by_measure(point: Point) -> dict[str, np.ndarray]:
 
 def row_of(point: Point) -> Point:
     """A row of `pair_curricula.csv`."""
-    row = {key: point[key] for key in ("family", "budget", "arm", "seed", "rate")}
+    row = {key: point[key] for key in ("run", "family", "budget", "arm", "seed", "rate")}
     row |= {"share": point["variant"].get("share"), "weight": point["variant"].get("weight")}
     row |= {name: round(float(values.mean()), 5) for name, values in by_measure(point).items()}
     return row | {"images": point["images"], "checkpoint_accuracy": point.get("checkpoint_accuracy")}
@@ -368,18 +367,18 @@ def row_of(point: Point) -> Point:
 
 def interval_rows(points: list[Point]) -> Iterable[Point]:
     """One arm minus another, seed by seed and image by image, in percentage points, over both: the pairs of `AGAINST`."""
-    groups: dict[tuple[str, int], dict[str, dict[int, dict[str, np.ndarray]]]] = {}
+    groups: dict[tuple[int, str, int], dict[str, dict[int, dict[str, np.ndarray]]]] = {}
     for point in points:
-        group = groups.setdefault((point["family"], point["budget"]), {})
+        group = groups.setdefault((point["run"], point["family"], point["budget"]), {})
         group.setdefault(point["arm"], {})[point["seed"]] = by_measure(point)
-    for (family, budget), group in groups.items():
+    for (run, family, budget), group in groups.items():
         for arm, against in AGAINST:
             seeds, plain = group.get(arm, {}), group.get(against, {})
             for measure in next(iter(seeds.values()), {}) if plain else ():
                 gains = pd.DataFrame([mine[measure] - plain[at][measure] for at, mine in seeds.items() if at in plain])
                 low, mean, high = (round(100 * end, 4) for end in crossed_interval(gains))
-                row = {"family": family, "budget": budget, "arm": arm, "against": against, "measure": measure}
-                yield row | {"low": low, "mean": mean, "high": high, "seeds": len(gains)}
+                row = {"run": run, "family": family, "budget": budget, "arm": arm, "against": against}
+                yield row | {"measure": measure, "low": low, "mean": mean, "high": high, "seeds": len(gains)}
 
 
 def ship(asked: argparse.Namespace) -> None:
@@ -434,18 +433,21 @@ def main() -> None:
     parser.add_argument("--cpu-processes", type=int, default=0, help="more workers, on the CPU, beside those on a GPU")
     parser.add_argument("--budget-seconds", type=float, default=3_600)
     parser.add_argument("--out", type=Path, default=paths.runs() / "pair_tables")
-    parser.add_argument("--points", type=Path, nargs="+", help="tables: the folders of the points")
+    parser.add_argument("--points", type=Path, nargs="+", help="tables: a folder of points per run, in their order")
     parser.add_argument("--machine", default="", help="tables: what they were computed on, in words")
     parser.add_argument("--store", type=Path, help="where teachers are kept; by default in OUT")
     parser.add_argument("--images", help="folder of the full Fashion-MNIST")
     parser.add_argument("--families", nargs="+", default=list(FAMILIES))
     parser.add_argument("--plateaus", nargs="+", default=["parity-mlp"])
     parser.add_argument("--budgets", nargs="+", type=int, default=list(BUDGETS))
+    parser.add_argument("--arms", nargs="+", default=list(VARIANTS), choices=list(VARIANTS), help="on images")
     parser.add_argument("--smoke", action="store_true")
     asked = parser.parse_args()
     if asked.verb == "tables":
         ship(asked)
         return
+    for arm in set(VARIANTS) - set(asked.arms):
+        del VARIANTS[arm]
     if asked.smoke:
         asked.budgets = [24]
         globals().update(BUDGETS=(24,), TUNED_AT={24: 24}, PARITY_STEPS=100, RATES=RATES[:1])

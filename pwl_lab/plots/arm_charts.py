@@ -20,7 +20,7 @@ APART = 0.2  # between the arms of one row
 
 @style.context()
 def arms_chart(intervals: pd.DataFrame) -> Figure:
-    """Each arm minus `none`, in points: a panel per measure, a row per family and budget, a bar per arm.
+    """Each arm minus `none`, in points: a panel per measure, a row per family, budget and run, a bar per arm.
 
     The grey band is the margin within which a difference does not matter.
 
@@ -29,15 +29,15 @@ def arms_chart(intervals: pd.DataFrame) -> Figure:
     """
     intervals = intervals[intervals["against"] == "none"]
     names = [arm for arm in ARM if arm in set(intervals["arm"])]
-    rows = list(intervals.groupby(["family", "budget"]).groups)
-    rows.sort(key=lambda row: (row[0] != "vgg", row[1]))
+    rows = list(intervals.groupby(["family", "budget", "run"]).groups)
+    rows.sort(key=lambda row: (row[0] != "vgg", *row[1:]))
     figure, panels = style.row_of_axes(9, 0.75 * len(rows) + 1.7, len(ARM_MEASURES), sharey=True)
     for axes, (measure, title) in zip(panels, ARM_MEASURES.items(), strict=True):
         axes.axvspan(-MARGIN, MARGIN, color="#DDDDDD", zorder=0)
         axes.axvline(0, color="#444444", lw=1)
         for i, arm in enumerate(names):
             mine = intervals[(intervals["measure"] == measure) & (intervals["arm"] == arm)]
-            mine = mine.set_index(["family", "budget"])
+            mine = mine.set_index(["family", "budget", "run"])
             there = [row for row in rows if row in mine.index]
             colour, _, marker = ARM[arm]
             middle = mine.loc[there, "mean"]
@@ -46,7 +46,7 @@ def arms_chart(intervals: pd.DataFrame) -> Figure:
             axes.errorbar(middle, heights, xerr=ends, color=colour, marker=marker, ls="", capsize=3, label=arm)
         axes.set_title(title, fontsize=NOTE)
         axes.set_xlabel("points against none")
-    style.named_rows(panels[0], [f"{family}, {budget:,} steps" for family, budget in rows])
+    style.named_rows(panels[0], [f"{family}, {budget:,} steps,\nrun {run}" for family, budget, run in rows])
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(names))
     return figure
 

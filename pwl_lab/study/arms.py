@@ -144,7 +144,7 @@ def verdict(low: float, high: float, margin: float = MARGIN) -> str:
 
 
 def verdicts_table(intervals: pd.DataFrame) -> pd.DataFrame:
-    """A row per family, budget and arm, a column per measure: such as `+0.12 (-0.05 to +0.29) within`.
+    """A row per family, budget, run and arm, a column per measure: such as `+0.12 (-0.05 to +0.29) within`.
 
     An arm is compared with `none`, or with the one that stands behind a minus sign.
     """
@@ -155,9 +155,9 @@ def verdicts_table(intervals: pd.DataFrame) -> pd.DataFrame:
         f"{row.mean:+.2f} ({row.low:+.2f} to {row.high:+.2f}) {verdict(row.low, row.high)}"
         for row in chosen[["low", "mean", "high"]].itertuples(index=False)
     ]
-    keys = ["family", "budget", "arm"]
+    keys = ["family", "budget", "run", "arm"]
     table = chosen.assign(said=said).pivot(index=[*keys, "seeds"], columns="measure", values="said")
-    return table[list(ARM_MEASURES.values())].sort_index(ascending=[False, True, False, True])
+    return table[list(ARM_MEASURES.values())].sort_index(ascending=[False, True, True, False, True])
 
 
 def parity_steps(parity: pd.DataFrame, column: str) -> dict[str, pd.Series]:

@@ -82,9 +82,11 @@ def test_a_verdict_follows_from_the_ends(low, high, word):
 def test_the_shipped_intervals_are_of_the_shipped_pairs():
     pairs = arms.shipped_arms()
     found = arms.shipped_arms("intervals")
-    values = pairs.set_index(["family", "budget", "arm", "seed"]).sort_index()
+    values = pairs.set_index(["run", "family", "budget", "arm", "seed"]).sort_index()
     for row in found.itertuples():
-        ours, theirs = (values.loc[(row.family, row.budget, arm), row.measure] for arm in (row.arm, row.against))
+        ours, theirs = (
+            values.loc[(row.run, row.family, row.budget, arm), row.measure] for arm in (row.arm, row.against)
+        )
         gains = 100 * (ours - theirs)
         assert len(gains) == row.seeds
         assert gains.mean() == pytest.approx(row.mean, abs=2e-3)
@@ -175,7 +177,7 @@ def point_of(script, arm, seed, right):
     return common | {"arm": arm, "seed": seed, "test": test, "hits": script.packed(hits)}
 
 
-def test_only_seeds_with_all_arms_from_one_folder_are_reported(script, tmp_path):
+def test_only_seeds_with_all_arms_of_their_run_are_reported(script, tmp_path):
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder, seeds in zip(folders, ((0, 1), (1, 2)), strict=True):
         folder.mkdir()
@@ -183,8 +185,8 @@ def test_only_seeds_with_all_arms_from_one_folder_are_reported(script, tmp_path)
         points = points if folder == folders[1] else points[:-1]  # of seed 1, one arm is missing here
         (folder / "points.jsonl").write_text("\n".join(map(json.dumps, points)))
     found = script.whole_seeds(folders)
-    assert [(point["seed"], point["arm"]) for point in found] == [
-        (seed, arm) for seed in (0, 1, 2) for arm in script.VARIANTS
+    assert [(point["run"], point["seed"], point["arm"]) for point in found] == [
+        (run, seed, arm) for run, seed in ((1, 0), (2, 1), (2, 2)) for arm in script.VARIANTS
     ]
     point = found[0]
     assert script.unpacked(point).mean(axis=1).tolist() == list(point["test"].values())
