@@ -1,11 +1,12 @@
-"""The arms of notebook 05: each against plain PWL on images, and the steps they take on parity."""
+"""The arms of notebook 05: each against plain PWL on images, the steps they take on parity, and their exponents."""
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from pwl_lab.plots import style
-from pwl_lab.plots.style import CURRICULUM, NOTE, Look
+from pwl_lab.plots.style import CURRICULUM, LOSS, NOTE, Look
 from pwl_lab.study.arms import ARM_MEASURES, MARGIN, PARITY_WORDS, parity_steps
+from pwl_lab.study.exponents import Exponents, or_never
 
 ARM: dict[str, Look] = {
     "none": CURRICULUM["none"],
@@ -16,6 +17,15 @@ ARM: dict[str, Look] = {
     "one-shot": CURRICULUM["one_shot"],
 }
 APART = 0.2  # between the arms of one row
+POWER: dict[str, Look] = {  # a control is paler than what it controls
+    "one_shot": CURRICULUM["one_shot"],
+    "recon": LOSS["recon"],
+    "cross": LOSS["cross"],
+    "cross_untrained": ("#D08FB8", ":", "v"),
+    "sync": LOSS["sync"],
+    "sync_untrained": ("#8CCB95", ":", "^"),
+    "extracted": CURRICULUM["extracted"],
+}
 
 
 @style.context()
@@ -71,4 +81,38 @@ def parity_arms(parity: pd.DataFrame) -> Figure:
         axes.set_xlabel("optimiser steps")
         axes.set_xlim(0, None)
     style.named_rows(panels[0], names)
+    return figure
+
+
+@style.context()
+def arm_powers(points: pd.DataFrame, fits: Exponents) -> Figure:
+    """Samples to 99% against n: a point per draw, lines through the medians; beside it the exponents with intervals.
+
+    A point is hollow where the student never got there. Both axes on the left are logarithmic.
+
+    Arguments:
+    - `points`: as from `store.shipped("parity_pairs")`.
+    - `fits`: its exponents.
+    """
+    figure, (left, right) = style.row_of_axes(9.5, 4.2, 2, width_ratios=(1.5, 1))
+    keys = {arm: (k, arm) for k, arm in fits.fitted.index}
+    names = [name for name in POWER if name in keys]
+    for row, name in enumerate(names):
+        colour, dashes, marker = POWER[name]
+        mine = points[points["curriculum"] == name]
+        aside = mine["n"] * 1.015 ** (row - (len(names) - 1) / 2)
+        style.seed_points(left, aside, mine["samples"], colour, marker, 14, mine["reached"].tolist())
+        medians = mine.assign(samples=or_never(mine)).groupby("n")["samples"].median()
+        left.plot(medians.replace(float("inf"), float("nan")), color=colour, ls=dashes, lw=2)
+        low, middle, high = fits.of(*keys[name])
+        right.errorbar(
+            middle, row, xerr=style.bar_lengths([middle], [low], [high]), color=colour, marker=marker, capsize=3
+        )
+    sizes = sorted(points["n"].unique())
+    left.set(xscale="log", yscale="log", xlabel="bits n", ylabel="samples to 99%")
+    left.set_xticks(sizes, [str(size) for size in sizes])
+    left.set_xticks([], minor=True)
+    style.log_ticks(left.yaxis, "{x:,.0f}")
+    style.named_rows(right, [name.replace("one_shot", "one-shot").replace("_", ", ") for name in names])
+    right.set(xlabel="exponent of n", xlim=(min(0.0, right.get_xlim()[0]), None))
     return figure

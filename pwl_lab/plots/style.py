@@ -169,10 +169,9 @@ class Figure(matplotlib.figure.Figure):
 
 
 def looks(names: Sequence[str]) -> dict[str, Look]:
-    """The look of each curriculum or PWL loss; one-shot with soft outputs, where both kinds are compared, is one-shot."""
+    """The look of each curriculum; one-shot with soft outputs, where both kinds are compared, is one-shot."""
     others = iter(SPARE * (1 + len(names) // len(SPARE)))
     known = CURRICULUM | STRINGS | {"one_shot_soft": CURRICULUM["one_shot"]}
-    known |= {term: LOSS[term] for term in ("sync", "recon", "cross")}
     return {name: known[name] if name in known else next(others) for name in names}
 
 

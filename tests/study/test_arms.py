@@ -13,6 +13,7 @@ from pwl_lab import plots
 from pwl_lab.models import resnet
 from pwl_lab.study import arms
 from pwl_lab.study.arms import Arm, train_arm
+from pwl_lab.study.exponents import exponents
 from pwl_lab.study.verbs import train_pair
 from pwl_lab.support import paths
 from pwl_lab.swap.pair_training import PairLossConfig
@@ -159,6 +160,20 @@ def test_the_figures_draw_the_tables():
     points = figure.axes[0].collections
     assert [collection.get_offsets()[:, 0].tolist() for collection in points] == [[400, 401], [200, 200.5], [1_500]]
     assert points[2].get_facecolor()[0, 3] == 0  # hollow: it never got there
+
+
+def test_the_figure_of_exponents_has_every_draw_and_every_interval():
+    points = on_sizes({"one_shot": 2.5, "sync": 1.0})
+    points.loc[0, "reached"] = False
+    fits = exponents(points)
+    left, right = plots.arm_powers(points, fits).axes
+    assert [collection.get_offsets()[:, 1].tolist() for collection in left.collections] == [
+        points.loc[points["curriculum"] == arm, "samples"].tolist() for arm in ("one_shot", "sync")
+    ]
+    assert left.collections[0].get_facecolor()[0, 3] == 0  # hollow: it never got there
+    assert [label.get_text() for label in right.get_yticklabels()] == ["one-shot", "sync"]
+    bars = [bar.lines[2][0].get_segments()[0][:, 0] for bar in right.containers]
+    assert np.ravel(bars) == pytest.approx(np.ravel([np.take(fits.of(4, arm), (0, 2)) for arm in ("one_shot", "sync")]))
 
 
 @pytest.fixture(scope="module")
