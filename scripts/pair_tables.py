@@ -383,7 +383,10 @@ def interval_rows(points: list[Point]) -> Iterable[Point]:
 
 def ship(asked: argparse.Namespace) -> None:
     """Write the shipped tables from the points of all folders."""
-    everything = [point for folder in asked.points for point in read(folder / "points.jsonl")]
+    points = [point for folder in asked.points for point in read(folder / "points.jsonl")]
+    everything = [
+        *{json.dumps(point, sort_keys=True): point for point in points}.values()
+    ]  # a copied tuning counts once
     pairs, keys = whole_seeds(asked.points), ["family", "budget", "arm", "rate", "seed"]
     tuned = [
         {key: point[key] for key in keys} | point["variant"] | {"score": round(point["score"], 5)}

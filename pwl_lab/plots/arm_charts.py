@@ -88,15 +88,16 @@ def parity_arms(parity: pd.DataFrame) -> Figure:
 def arm_powers(points: pd.DataFrame, fits: Exponents) -> Figure:
     """Samples to 99% against n: a point per draw, lines through the medians; beside it the exponents with intervals.
 
-    A point is hollow where the student never got there. Both axes on the left are logarithmic.
+    A point is hollow where the student never got there, an arm without an exponent hardly learned. Both axes on the left
+    are logarithmic.
 
     Arguments:
     - `points`: as from `store.shipped("parity_pairs")`.
-    - `fits`: its exponents.
+    - `fits`: as from `arms.arm_exponents`.
     """
     figure, (left, right) = style.row_of_axes(9.5, 4.2, 2, width_ratios=(1.5, 1))
     keys = {arm: (k, arm) for k, arm in fits.fitted.index}
-    names = [name for name in POWER if name in keys]
+    names = [name for name in POWER if name in set(points["curriculum"])]
     for row, name in enumerate(names):
         colour, dashes, marker = POWER[name]
         mine = points[points["curriculum"] == name]
@@ -104,10 +105,12 @@ def arm_powers(points: pd.DataFrame, fits: Exponents) -> Figure:
         style.seed_points(left, aside, mine["samples"], colour, marker, 14, mine["reached"].tolist())
         medians = mine.assign(samples=or_never(mine)).groupby("n")["samples"].median()
         left.plot(medians.replace(float("inf"), float("nan")), color=colour, ls=dashes, lw=2)
+        if name not in keys:
+            right.text(0.05, row, "hardly learned", color=colour, va="center", fontsize=NOTE)
+            continue
         low, middle, high = fits.of(*keys[name])
-        right.errorbar(
-            middle, row, xerr=style.bar_lengths([middle], [low], [high]), color=colour, marker=marker, capsize=3
-        )
+        ends = style.bar_lengths([middle], [low], [high])
+        right.errorbar(middle, row, xerr=ends, color=colour, marker=marker, capsize=3)
     sizes = sorted(points["n"].unique())
     left.set(xscale="log", yscale="log", xlabel="bits n", ylabel="samples to 99%")
     left.set_xticks(sizes, [str(size) for size in sizes])

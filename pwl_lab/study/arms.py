@@ -24,7 +24,7 @@ from torch import Tensor
 
 from pwl_lab.distill.curriculum import Curriculum, Stage, TeacherHidden, TeacherOutput
 from pwl_lab.models import ModelConfig, build
-from pwl_lab.study.exponents import exponents, or_never
+from pwl_lab.study.exponents import Exponents, exponents, or_never
 from pwl_lab.study.intervals import Interval, in_words, mean_interval
 from pwl_lab.study.verbs import make_pair
 from pwl_lab.support import paths
@@ -194,6 +194,16 @@ def parity_arms_table(parity: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).T.rename_axis("arm")
 
 
+def arm_exponents(points: pd.DataFrame) -> Exponents:
+    """The exponents of all arms but those that have none: most of their students got there at fewer than two sizes.
+
+    Arguments:
+    - `points`: as from `store.shipped("parity_pairs")`.
+    """
+    most = points.groupby(["curriculum", "n"])["reached"].mean() > 0.5
+    return exponents(points[points["curriculum"].map(most.groupby("curriculum").sum() > 1)])
+
+
 def exponents_table(points: pd.DataFrame, against: str = "one_shot") -> pd.DataFrame:
     """A row per arm: its median samples at each n, its exponent in n, and by how much that is above another arm's.
 
@@ -201,7 +211,7 @@ def exponents_table(points: pd.DataFrame, against: str = "one_shot") -> pd.DataF
     - `points`: as from `store.shipped("parity_pairs")`. A median is infinite where half never got there.
     - `against`: the other arm.
     """
-    fits, every = exponents(points), points.assign(samples=or_never(points))
+    fits, every = arm_exponents(points), points.assign(samples=or_never(points))
     table = every.groupby(["curriculum", "n"], sort=False)["samples"].median().unstack().sort_index(axis=1)
     table = table.rename(columns="n = {}".format).rename_axis("arm").rename_axis(None, axis=1)
     keys = {arm: (k, arm) for k, arm in fits.fitted.index}

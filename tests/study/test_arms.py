@@ -127,6 +127,10 @@ def test_exponents_of_arms_and_by_how_much_they_differ_from_one_shots():
     table = arms.exponents_table(points.assign(reached=~late))  # half never got there: that size is left out
     assert np.isinf(table.loc["recon", "n = 40"])
     assert found("recon", "exponent")[1] == pytest.approx(2.5, abs=0.2)
+    late |= (points["curriculum"] == "recon") & (points["n"] == 30)
+    points = points.assign(reached=~late)  # with one size left there is no exponent
+    assert arms.exponents_table(points)["exponent"].isna().tolist() == [False, False, True]
+    assert plots.arm_powers(points, arms.arm_exponents(points)).axes[1].texts[0].get_text() == "hardly learned"
 
 
 def steps_on_parity():
@@ -154,6 +158,7 @@ def test_the_figures_draw_the_tables():
     assert [axes.get_title(loc="left") for axes in figure.axes] == list(arms.ARM_MEASURES.values())
     drawn = figure.axes[0].containers[2].lines[0]
     mine = intervals[(intervals["arm"] == "checkpoint") & (intervals["measure"] == "SSSS")]
+    mine = mine[mine["against"] == "none"]  # a row per run
     assert list(drawn.get_xdata()) == mine["mean"].tolist()
     table = steps_on_parity()
     figure = plots.parity_arms(table)
