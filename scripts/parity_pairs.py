@@ -5,8 +5,6 @@
     python scripts/parity_pairs.py ship                    # into data/results/
 
 An arm is a point: finished ones are lines in `--out` (runs/parity_pairs), and a second call goes on with what is missing.
-It has not been run at full size; no notebook uses it yet.
-
 Design. Sparse parity, k = 4. MLPs of two hidden layers (two blocks, one boundary, mixed masks TS and ST): the teacher 256
 wide, trained until it makes no error in 4,096 samples, then 500 steps of a falling learning rate, and frozen; the student
 64 wide; a linear encoder and decoder at the boundary. SGD, batch 32, momentum 0.9, gradients of student and converters
@@ -49,10 +47,10 @@ from typing import Any
 import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
-from stacked_pairs import BATCH, EVERY, Arm, Draws, Pairs, Setting, errors, train_teachers
+from stacked_pairs import BATCH, EVERY, Arm, Draws, K, Pairs, Setting, errors, train_teachers
 from torch import Tensor
 
-from pwl_lab.study.intervals import slope_difference, slope_interval
+from pwl_lab.study.arms import exponents_table
 from pwl_lab.study.store import provenance
 from pwl_lab.support import paths
 from pwl_lab.support.files import write_json
@@ -238,34 +236,22 @@ def run_points(part: str, asked: argparse.Namespace) -> None:
         one.join()
 
 
-def slopes(measured: pd.DataFrame) -> pd.DataFrame:
-    """Per arm: how many were there, the median steps at each n, the exponent, and the exponent minus one-shot's.
-
-    Intervals are of 95%, over draws. A size at which fewer than half of the draws were there says only that the median is
-    above the budget, and is left out of the fit; an arm with fewer than two other sizes has no exponent.
-    """
-    points, rows = {}, {}
-    for name, mine in measured.groupby("arm", sort=False):
-        known = mine.assign(value=mine["steps"].astype(float).fillna(mine["ran"]))
-        by_size = dict(iter(known.groupby("n")))
-        points[name] = {n: p["value"].tolist() for n, p in by_size.items() if p["steps"].notna().mean() > 0.5}
-        medians = {f"n = {n}": p["value"].median() if n in points[name] else math.nan for n, p in by_size.items()}
-        rows[name] = {"there": f"{mine['steps'].notna().sum()} of {len(mine)}"} | medians
-    for name, mine in points.items():
-        if len(mine) > 1:
-            rows[name] |= dict(zip(("low", "exponent", "high"), slope_interval(mine), strict=True))
-            if len(points.get("one_shot", ())) > 1:
-                found = slope_difference(mine, points["one_shot"])
-                rows[name] |= dict(zip(("less low", "less one-shot's", "less high"), found, strict=True))
-    return pd.DataFrame(rows).T
+def students(out: Path) -> pd.DataFrame:
+    """A row per measured student, cut arms included, in the columns of `pwl_lab.study.exponents`."""
+    measured = pd.DataFrame([*_lines(out / "measure.jsonl"), *_lines(out / "measure_cut.jsonl")])
+    measured = measured.drop_duplicates(["arm", "n", "draw"])  # what was cut and is finished now
+    samples = BATCH * measured["steps"].astype(float).fillna(measured["ran"]).astype("int64")
+    found = measured.rename(columns={"arm": "curriculum", "draw": "seed"})[["curriculum", "n", "seed"]]
+    found = found.assign(k=K, samples=samples, reached=measured["steps"].notna())
+    return found.join(measured[["lr", "weight", "stage"]].round(5))
 
 
 def ship(out: Path) -> None:
-    """The measured draws, cut arms included, as `data/results/parity_pairs.csv` with how they were made."""
-    measured = pd.DataFrame([*_lines(out / "measure.jsonl"), *_lines(out / "measure_cut.jsonl")])
-    table = measured.drop(columns="seconds").drop_duplicates(["arm", "n", "draw"])  # what was cut and is finished now
-    table.astype({"steps": "Int64"}).round(5).to_csv(paths.results() / "parity_pairs.csv", index=False)
+    """The measured students as `data/results/parity_pairs.csv` with how they were made."""
+    table = students(out)
+    table.to_csv(paths.results() / "parity_pairs.csv", index=False)
     tuning, teachers = (pd.DataFrame(_lines(out / f"{name}.jsonl")) for name in ("tune", "teachers_measure"))
+    measured = pd.DataFrame([*_lines(out / "measure.jsonl"), *_lines(out / "measure_cut.jsonl")])
     points = pd.concat([tuning, measured]).drop_duplicates(["arm", "seconds"])
     chosen_at = {
         arm: {str(n): asdict(one) for n, one in chosen(_lines(out / "tune.jsonl"), arm).items()} for arm in ARMS
@@ -274,7 +260,7 @@ def ship(out: Path) -> None:
         paths.results() / "parity_pairs.json",
         {
             "command": "python scripts/parity_pairs.py all, then ship",
-            "draws": {"reported": sorted(set(table["draw"].tolist())), "tuning": list(TUNING)},
+            "draws": {"reported": sorted(set(table["seed"].tolist())), "tuning": list(TUNING)},
             "chosen": {arm: found for arm, found in chosen_at.items() if found},
             "batch_size": BATCH,
             "teachers": {
@@ -307,7 +293,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="two small sizes, two draws, few steps")
     asked = parser.parse_args()
     if asked.part == "slopes":
-        print(slopes(pd.DataFrame(_lines(asked.out / "measure.jsonl"))).to_string())
+        print(exponents_table(students(asked.out)).to_string())
         return
     if asked.part == "ship":
         ship(asked.out)

@@ -1,6 +1,6 @@
 """Figures: functions from data to a matplotlib Figure, and curves that grow while a notebook trains."""
 
-from pwl_lab.plots.arm_charts import arms_chart, parity_arms
+from pwl_lab.plots.arm_charts import arm_powers, arms_chart, parity_arms
 from pwl_lab.plots.clock import (
     anytime_chart,
     arrival_chart,
@@ -68,6 +68,7 @@ __all__ = [
     "ablation_chart",
     "anytime_chart",
     "architecture",
+    "arm_powers",
     "arms_chart",
     "arrival_chart",
     "baseline_name",

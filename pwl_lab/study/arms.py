@@ -24,6 +24,7 @@ from torch import Tensor
 
 from pwl_lab.distill.curriculum import Curriculum, Stage, TeacherHidden, TeacherOutput
 from pwl_lab.models import ModelConfig, build
+from pwl_lab.study.exponents import Exponents, exponents, or_never
 from pwl_lab.study.intervals import Interval, in_words, mean_interval
 from pwl_lab.study.verbs import make_pair
 from pwl_lab.support import paths
@@ -143,15 +144,20 @@ def verdict(low: float, high: float, margin: float = MARGIN) -> str:
 
 
 def verdicts_table(intervals: pd.DataFrame) -> pd.DataFrame:
-    """A row per family, budget and arm, a column per measure: such as `+0.12 (-0.05 to +0.29) within`."""
+    """A row per family, budget, run and arm, a column per measure: such as `+0.12 (-0.05 to +0.29) within`.
+
+    An arm is compared with `none`, or with the one that stands behind a minus sign.
+    """
     chosen = intervals[intervals["measure"].isin(ARM_MEASURES)].replace({"measure": ARM_MEASURES})
+    plain = chosen["against"] == "none"
+    chosen = chosen.assign(arm=chosen["arm"].where(plain, chosen["arm"] + " - " + chosen["against"]))
     said = [
         f"{row.mean:+.2f} ({row.low:+.2f} to {row.high:+.2f}) {verdict(row.low, row.high)}"
         for row in chosen[["low", "mean", "high"]].itertuples(index=False)
     ]
-    keys = ["family", "budget", "arm"]
+    keys = ["family", "budget", "run", "arm"]
     table = chosen.assign(said=said).pivot(index=[*keys, "seeds"], columns="measure", values="said")
-    return table[list(ARM_MEASURES.values())].sort_index(ascending=[False, True, False, True])
+    return table[list(ARM_MEASURES.values())].sort_index(ascending=[False, True, True, False, True])
 
 
 def parity_steps(parity: pd.DataFrame, column: str) -> dict[str, pd.Series]:
@@ -186,3 +192,32 @@ def parity_arms_table(parity: pd.DataFrame) -> pd.DataFrame:
             row[f"{words}: median steps"] = f"{np.median(steps):,.0f} ({min(steps):,.0f} to {max(steps):,.0f})"
             row[f"{words}: times none"] = "–" if arm == "none" else in_words(ratios[arm])
     return pd.DataFrame(rows).T.rename_axis("arm")
+
+
+def arm_exponents(points: pd.DataFrame) -> Exponents:
+    """The exponents of all arms but those that have none: most of their students got there at fewer than two sizes.
+
+    Arguments:
+    - `points`: as from `store.shipped("parity_pairs")`.
+    """
+    most = points.groupby(["curriculum", "n"])["reached"].mean() > 0.5
+    return exponents(points[points["curriculum"].map(most.groupby("curriculum").sum() > 1)])
+
+
+def exponents_table(points: pd.DataFrame, against: str = "one_shot") -> pd.DataFrame:
+    """A row per arm: its median samples at each n, its exponent in n, and by how much that is above another arm's.
+
+    Arguments:
+    - `points`: as from `store.shipped("parity_pairs")`. A median is infinite where half never got there.
+    - `against`: the other arm.
+    """
+    fits, every = arm_exponents(points), points.assign(samples=or_never(points))
+    table = every.groupby(["curriculum", "n"], sort=False)["samples"].median().unstack().sort_index(axis=1)
+    table = table.rename(columns="n = {}".format).rename_axis("arm").rename_axis(None, axis=1)
+    keys = {arm: (k, arm) for k, arm in fits.slopes}
+    table["exponent"] = pd.Series({arm: in_words(fits.of(*key)) for arm, key in keys.items()})
+    other = keys[against]
+    table[f"minus {against.replace('_', '-')}'s"] = pd.Series(
+        {arm: in_words(fits.difference(key, other)) for arm, key in keys.items() if key != other}
+    )
+    return table

@@ -224,23 +224,9 @@ def slope_interval(points: Mapping[float, Sequence[float]], confidence: float = 
     `points[size]` holds one value per seed. The bootstrap resamples the seeds within each size. Raises
     InvalidValueError for fewer than two sizes.
     """
-    return between(_slopes(points, "slope"), confidence)
-
-
-def slope_difference(
-    points: Mapping[float, Sequence[float]], other: Mapping[float, Sequence[float]], confidence: float = 0.95
-) -> Interval:
-    """The slope of `points` minus that of `other`, as `slope_interval` has them: lower end, difference, upper end.
-
-    Each is resampled by itself: the two need not have the same sizes or seeds.
-    """
-    return between(_slopes(points, "slope") - _slopes(other, "other_slope"), confidence)
-
-
-def _slopes(points: Mapping[float, Sequence[float]], stream: str) -> NDArray[np.float64]:
-    """The slope through the medians, and the slopes of all resamples."""
-    random = numpy_generator(0, "bootstrap", stream)
-    return slopes({size: resampled_medians(np.asarray(points[size], dtype=float), random) for size in sorted(points)})
+    random = numpy_generator(0, "bootstrap", "slope")
+    drawn = {size: resampled_medians(np.asarray(points[size], dtype=float), random) for size in sorted(points)}
+    return between(slopes(drawn), confidence)
 
 
 def slopes(medians: Mapping[float, NDArray[np.float64]]) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pwl_lab.benchmarks import harness
-from pwl_lab.study import arms, crossing, exponents, intervals, parity_results, tables
+from pwl_lab.study import arms, crossing, exponents, intervals, parity_results, store, tables
 from pwl_lab.support import paths
 from pwl_lab.swap.masks import all_masks
 
@@ -174,22 +174,33 @@ def stored_arms(ends=(), rate=0.1, slower=()):
     tables_of = {name: arms.shipped_arms(name) for name in ("", "intervals", "parity")}
     for (arm, column), times in dict(slower).items():
         tables_of["parity"].loc[tables_of["parity"]["arm"] == arm, column] *= times
-    for (arm, measure), (low, high) in dict(ends).items():
-        rows = (tables_of["intervals"]["arm"] == arm) & (tables_of["intervals"]["measure"] == measure)
-        tables_of["intervals"].loc[rows, ["low", "high"]] = low, high
+    shown = tables_of["intervals"]
+    for (run, arm, against, measure), (low, high) in dict(ends).items():
+        keys = {"run": run, "arm": arm, "against": against, "measure": measure}
+        shown.loc[(shown[list(keys)] == list(keys.values())).all(axis=1), ["low", "high"]] = low, high
     tables_of[""].loc[tables_of[""]["arm"] == "early", "rate"] = rate
     shipped = {"shipped_arms": lambda name="": tables_of[name]}
     same = ("verdict", "ARM_MEASURES", "PARITY_WORDS", "parity_steps", "parity_ratios")
     return SimpleNamespace(**shipped, **{name: getattr(arms, name) for name in same})
 
 
-def crossed(parity=(), last=0.95, ends=(), rate=0.1, slower=(), **changed):
+def steeper(**by):
+    """The shipped students on parity, with these numbers added to the exponents of arms."""
+    points = store.shipped("parity_pairs").astype({"samples": float})
+    for arm, more in by.items():
+        mine = points["curriculum"] == arm
+        points.loc[mine, "samples"] *= (points.loc[mine, "n"] / points["n"].min()) ** more
+    return points
+
+
+def crossed(parity=(), last=0.95, ends=(), rate=0.1, slower=(), power=(), there="", **changed):
     """Changes are named curriculum, loading and measure: `one_shot__alone__mixes=(mean, spread)`."""
     values = {key: list(found) for key, found in CROSSED.items()}
     for name, value in changed.items():
         curriculum, joined, measure = name.split("__")
         values[curriculum, joined][MEASURE[measure]] = value
-    rows = []
+    rows, powers = [], steeper(**dict(power))
+    powers.loc[powers["curriculum"] == there, "reached"] = True
     for (curriculum, joined), found in values.items():
         for seed in SEEDS:
             student, area, mixes, block = (mean + (seed - 1) * spread for mean, spread in found)
@@ -206,6 +217,9 @@ def crossed(parity=(), last=0.95, ends=(), rate=0.1, slower=(), **changed):
         "arms": stored_arms(ends, rate),
         "decided": stored_arms(ends).shipped_arms("intervals"),
         "on_parity": stored_arms(slower=slower).shipped_arms("parity"),
+        "powers": powers,
+        "fits": arms.arm_exponents(powers),
+        "exponents": exponents,
         "settings": settings_of(family="resnet", loadings=("alone", "combined"), parity_steps=600),
         "crossing": crossing,
         "intervals": intervals,
@@ -233,12 +247,25 @@ CROSSING = {
     "resnet: without PWL the first block lowers it for one-shot, in the mean, within the interval": {
         "one_shot__alone__first": (0.80, 0.0)},
     "stored: checkpoint is better in the student, the mixes and the worst": {
-        "ends": {("checkpoint", "SSSS"): (-0.01, 2.2)}},
-    "stored: early is worse in student and mixes": {"ends": {("early", "mixed"): (-4.1, 0.01)}},
-    "stored: for the worst mix it is open": {"ends": {("early", "worst"): (-7.9, -0.1)}},
-    "stored: auxiliary is worse in all three": {"ends": {("auxiliary", "SSSS"): (-3.1, 0.1)}},
-    "stored: no arm is shown to make no difference": {"ends": {("early", "TTTS"): (-0.29, 0.29)}},
+        "ends": {(1, "checkpoint", "none", "SSSS"): (-0.01, 2.2)}},
+    "stored: early is worse in student and mixes": {"ends": {(1, "early", "none", "mixed"): (-4.1, 0.01)}},
+    "stored: for the worst mix it is open": {"ends": {(1, "early", "none", "worst"): (-7.9, -0.1)}},
+    "stored: auxiliary is worse in all three": {"ends": {(1, "auxiliary", "none", "SSSS"): (-3.1, 0.1)}},
+    "stored: no arm is shown to make no difference": {"ends": {(1, "early", "none", "TTTS"): (-0.29, 0.29)}},
     "stored: every arm chose the rate 0.1": {"rate": 0.2},
+    "stored, run 2: checkpoint is better again, in all three": {
+        "ends": {(2, "checkpoint", "none", "SSSS"): (-0.1, 1.3)}},
+    "stored, run 2: the mixes of final are better than those of none": {
+        "ends": {(2, "final", "none", "mixed"): (-0.1, 1.6)}},
+    "stored, run 2: for its student it is open": {"ends": {(2, "final", "none", "SSSS"): (0.1, 1.0)}},
+    "stored, run 2: checkpoint and final cannot be distinguished": {
+        "ends": {(2, "checkpoint", "final", "SSSS"): (0.1, 0.7)}},
+    "stored exponents: those of sync and extracted are below one-shot's by more than 0.9, with the intervals": {
+        "power": {"extracted": 0.2}},
+    "stored exponents: recon's cannot be distinguished from one-shot's": {"power": {"recon": -1.0}},
+    "stored exponents: sync's is below extracted's": {"power": {"sync": 0.3}},
+    "stored: sync saves 3 times as much at n = 60 as at 20, intervals apart": {"power": {"sync": 0.4}},
+    "stored: with an untrained teacher sync keeps most students from learning": {"there": "sync_untrained"},
     "stored parity: early needs fewer steps than none in every seed": {"slower": {("early", "steps_all_masks"): 9.0}},
     "stored parity: for student and all masks, beyond the interval": {"slower": {("early", "steps_student"): 2.0}},
     "stored parity: auxiliary cannot be distinguished from none": {"slower": {("auxiliary", "steps_student"): 9.0}},

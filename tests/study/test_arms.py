@@ -13,6 +13,7 @@ from pwl_lab import plots
 from pwl_lab.models import resnet
 from pwl_lab.study import arms
 from pwl_lab.study.arms import Arm, train_arm
+from pwl_lab.study.exponents import exponents
 from pwl_lab.study.verbs import train_pair
 from pwl_lab.support import paths
 from pwl_lab.swap.pair_training import PairLossConfig
@@ -82,15 +83,54 @@ def test_a_verdict_follows_from_the_ends(low, high, word):
 def test_the_shipped_intervals_are_of_the_shipped_pairs():
     pairs = arms.shipped_arms()
     found = arms.shipped_arms("intervals")
-    values = pairs.set_index(["family", "budget", "arm", "seed"]).sort_index()
+    values = pairs.set_index(["run", "family", "budget", "arm", "seed"]).sort_index()
     for row in found.itertuples():
-        ours, theirs = (values.loc[(row.family, row.budget, arm), row.measure] for arm in (row.arm, "none"))
+        ours, theirs = (
+            values.loc[(row.run, row.family, row.budget, arm), row.measure] for arm in (row.arm, row.against)
+        )
         gains = 100 * (ours - theirs)
         assert len(gains) == row.seeds
         assert gains.mean() == pytest.approx(row.mean, abs=2e-3)
         over_seeds = gains.std(ddof=1) / len(gains) ** 0.5
         assert row.high - row.mean >= 1.9 * over_seeds  # images make it wider than the seeds alone
     assert "within" in arms.verdicts_table(found.assign(low=-0.1, high=0.1)).iloc[0, 0]
+
+
+def on_sizes(powers, sizes=(20, 30, 40), draws=16):
+    random = np.random.default_rng(1)
+    columns = ["curriculum", "k", "n", "seed", "samples", "reached"]
+    rows = [
+        (arm, 4, n, draw, round(32 * n**power * (1 + 0.1 * random.random())), True)
+        for arm, power in powers.items()
+        for n in sizes
+        for draw in range(draws)
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def test_exponents_of_arms_and_by_how_much_they_differ_from_one_shots():
+    points = on_sizes({"one_shot": 2.5, "sync": 1.0, "recon": 2.5})
+    table = arms.exponents_table(points)
+    assert table.index.tolist() == ["one_shot", "sync", "recon"]  # as they come
+
+    def found(arm, column):
+        middle, low, _, high = table.loc[arm, column].translate(str.maketrans("", "", "()")).split()
+        return float(low), float(middle), float(high)
+
+    assert found("one_shot", "exponent")[1] == pytest.approx(2.5, abs=0.1)
+    low, middle, high = found("sync", "minus one-shot's")
+    assert -1.65 < low < middle < high < -1.35
+    low, _, high = found("recon", "minus one-shot's")
+    assert low < 0 < high
+    assert pd.isna(table.loc["one_shot", "minus one-shot's"])
+    late = (points["curriculum"] == "recon") & (points["n"] == 40) & (points["seed"] < 8)
+    table = arms.exponents_table(points.assign(reached=~late))  # half never got there: that size is left out
+    assert np.isinf(table.loc["recon", "n = 40"])
+    assert found("recon", "exponent")[1] == pytest.approx(2.5, abs=0.2)
+    late |= (points["curriculum"] == "recon") & (points["n"] == 30)
+    points = points.assign(reached=~late)  # with one size left there is no exponent
+    assert arms.exponents_table(points)["exponent"].isna().tolist() == [False, False, True]
+    assert plots.arm_powers(points, arms.arm_exponents(points)).axes[1].texts[0].get_text() == "hardly learned"
 
 
 def steps_on_parity():
@@ -118,12 +158,27 @@ def test_the_figures_draw_the_tables():
     assert [axes.get_title(loc="left") for axes in figure.axes] == list(arms.ARM_MEASURES.values())
     drawn = figure.axes[0].containers[2].lines[0]
     mine = intervals[(intervals["arm"] == "checkpoint") & (intervals["measure"] == "SSSS")]
+    mine = mine[mine["against"] == "none"]  # a row per run
     assert list(drawn.get_xdata()) == mine["mean"].tolist()
     table = steps_on_parity()
     figure = plots.parity_arms(table)
     points = figure.axes[0].collections
     assert [collection.get_offsets()[:, 0].tolist() for collection in points] == [[400, 401], [200, 200.5], [1_500]]
     assert points[2].get_facecolor()[0, 3] == 0  # hollow: it never got there
+
+
+def test_the_figure_of_exponents_has_every_draw_and_every_interval():
+    points = on_sizes({"one_shot": 2.5, "sync": 1.0})
+    points.loc[0, "reached"] = False
+    fits = exponents(points)
+    left, right = plots.arm_powers(points, fits).axes
+    assert [collection.get_offsets()[:, 1].tolist() for collection in left.collections] == [
+        points.loc[points["curriculum"] == arm, "samples"].tolist() for arm in ("one_shot", "sync")
+    ]
+    assert left.collections[0].get_facecolor()[0, 3] == 0  # hollow: it never got there
+    assert [label.get_text() for label in right.get_yticklabels()] == ["one-shot", "sync"]
+    bars = [bar.lines[2][0].get_segments()[0][:, 0] for bar in right.containers]
+    assert np.ravel(bars) == pytest.approx(np.ravel([np.take(fits.of(4, arm), (0, 2)) for arm in ("one_shot", "sync")]))
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +197,7 @@ def point_of(script, arm, seed, right):
     return common | {"arm": arm, "seed": seed, "test": test, "hits": script.packed(hits)}
 
 
-def test_only_seeds_with_all_arms_from_one_folder_are_reported(script, tmp_path):
+def test_only_seeds_with_all_arms_of_their_run_are_reported(script, tmp_path):
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder, seeds in zip(folders, ((0, 1), (1, 2)), strict=True):
         folder.mkdir()
@@ -150,8 +205,8 @@ def test_only_seeds_with_all_arms_from_one_folder_are_reported(script, tmp_path)
         points = points if folder == folders[1] else points[:-1]  # of seed 1, one arm is missing here
         (folder / "points.jsonl").write_text("\n".join(map(json.dumps, points)))
     found = script.whole_seeds(folders)
-    assert [(point["seed"], point["arm"]) for point in found] == [
-        (seed, arm) for seed in (0, 1, 2) for arm in script.VARIANTS
+    assert [(point["run"], point["seed"], point["arm"]) for point in found] == [
+        (run, seed, arm) for run, seed in ((1, 0), (2, 1), (2, 2)) for arm in script.VARIANTS
     ]
     point = found[0]
     assert script.unpacked(point).mean(axis=1).tolist() == list(point["test"].values())

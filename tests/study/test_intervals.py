@@ -61,18 +61,6 @@ def test_tables_call_the_ends_of_few_seeds_a_range():
     assert "95% interval" in intervals.variants_table(history, 90)
 
 
-def test_a_difference_of_slopes_has_an_interval_of_its_own():
-    spread = (0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3)
-    steep, flat = ({n: [n**power * factor for factor in spread] for n in (8, 16, 32)} for power in (3.0, 1.0))
-    low, middle, high = intervals.slope_difference(steep, flat)
-    assert middle == pytest.approx(2.0)
-    assert 1.5 < low < 2.0 < high < 2.5
-    ends = [np.subtract(*map(intervals.slope_interval, (steep, flat)))[end] for end in (0, 2)]
-    assert high - low > ends[1] - ends[0], "two slopes spread more than one"
-    low, middle, high = intervals.slope_difference(flat, flat)
-    assert low < middle == 0 < high, "the same numbers are resampled apart"
-
-
 def test_the_interval_of_a_mean_by_hand():
     # 1, 2, 3: mean 2, deviation 1, so 2 +- 4.302653 / sqrt(3) (t of 2 degrees of freedom at 97.5%)
     assert intervals.mean_interval([3.0, 1.0, 2.0]) == pytest.approx((2 - 2.484138, 2.0, 2 + 2.484138), abs=1e-6)

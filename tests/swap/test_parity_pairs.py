@@ -188,35 +188,21 @@ def test_between_two_tuned_sizes_a_setting_is_a_power_of_n(script: Any) -> None:
     assert half.stage == 200
 
 
-def _measured(exponents: Mapping[str, float], sizes: tuple[int, ...] = (20, 30, 40), draws: int = 16) -> pd.DataFrame:
-    random = torch.Generator().manual_seed(1)
+def test_a_student_that_did_not_get_there_keeps_the_samples_it_saw(script: Any, tmp_path: Path) -> None:
     rows = [
-        {"arm": arm, "n": n, "draw": draw, "ran": 30_000}
-        | {"steps": float(n**power * (1 + 0.1 * torch.rand((), generator=random)))}
-        for arm, power in exponents.items()
-        for n in sizes
-        for draw in range(draws)
+        {"arm": arm, "n": 20, "draw": draw, "lr": 0.1, "weight": 0.0, "stage": 0, "steps": steps, "ran": 400}
+        for arm, draw, steps in (("one_shot", 0, 300), ("one_shot", 1, None), ("sync", 0, None))
     ]
-    return pd.DataFrame(rows)
-
-
-def test_exponents_and_what_they_are_less_than_one_shots(script: Any) -> None:
-    found = script.slopes(_measured({"one_shot": 2.5, "sync": 1.0}))
-    assert found.loc["one_shot", "exponent"] == pytest.approx(2.5, abs=0.1)
-    assert found.loc["sync", "less one-shot's"] == pytest.approx(-1.5, abs=0.15)
-    assert found.loc["sync", "less low"] < -1.5 < found.loc["sync", "less high"] < 0
-    assert found.loc["sync", "there"] == "48 of 48"
-
-
-def test_a_size_at_which_half_the_draws_were_not_there_is_left_out(script: Any) -> None:
-    table = _measured({"one_shot": 2.5, "recon": 2.5})
-    late = (table["arm"] == "recon") & (table["n"] == 40) & (table["draw"] < 8)
-    table.loc[late, "steps"] = float("nan")
-    found = script.slopes(table)
-    assert pd.isna(found.loc["recon", "n = 40"])
-    assert found.loc["recon", "exponent"] == pytest.approx(2.5, abs=0.2)  # of n = 20 and 30
-    table.loc[(table["arm"] == "recon") & (table["n"] == 30), "steps"] = float("nan")
-    assert pd.isna(script.slopes(table).loc["recon", "exponent"])
+    (tmp_path / "measure_cut.jsonl").write_text("\n".join(map(json.dumps, [rows[2], rows[0]])))
+    (tmp_path / "measure.jsonl").write_text("\n".join(map(json.dumps, rows[:2])))
+    table = script.students(tmp_path)
+    assert table[["curriculum", "seed"]].apply(tuple, axis=1).tolist() == [
+        ("one_shot", 0),
+        ("one_shot", 1),
+        ("sync", 0),
+    ]
+    assert table["samples"].tolist() == [300 * script.BATCH, 400 * script.BATCH, 400 * script.BATCH]
+    assert table["reached"].tolist() == [True, False, False]
 
 
 def test_the_parts_run_one_after_the_other_and_a_second_call_does_nothing(
