@@ -251,14 +251,17 @@ def read_lines(path: Path) -> list[Point]:
 
 
 def chosen_rates(lines: Iterable[Point]) -> dict[tuple[str, str], float]:
-    """The learning rate of each (family, arm): the best mean over the tuning seeds of student and prefix masks."""
-    table = pd.DataFrame(list(lines))
-    if table.empty:
-        return {}
-    score = (table["student"] + 3 * table["prefix"]) / 4
-    means = score.groupby([table["family"], table["arm"], table["lr"]]).mean().reset_index(name="score")
-    best = means.loc[means.groupby(["family", "arm"])["score"].idxmax()]
-    return {(row.family, row.arm): float(row.lr) for row in best.itertuples()}
+    """The learning rate of each (family, arm): the best mean over the tuning seeds of student and prefix masks.
+
+    The default where nothing was tuned; a control has the rate of the arm that it is like.
+    """
+    scores: dict[tuple[str, str], dict[float, list[float]]] = {}
+    for one in lines:
+        by_rate = scores.setdefault((one["family"], one["arm"]), {})
+        by_rate.setdefault(one["lr"], []).append((one["student"] + 3 * one["prefix"]) / 4)
+    best = {key: max(by_rate, key=lambda lr: np.mean(by_rate[lr])) for key, by_rate in scores.items()}
+    every = product(FAMILIES, ARMS)
+    return {(family, arm): best.get((family, LIKE.get(arm, arm)), DEFAULT_RATE) for family, arm in every}
 
 
 def points_of(verb: str, folder: Path, asked: argparse.Namespace) -> list[Point]:
@@ -270,8 +273,7 @@ def points_of(verb: str, folder: Path, asked: argparse.Namespace) -> list[Point]
         tuned = [(family, arm) for family, arm in arms if arm not in LIKE]
         wanted = [(*one, seed, lr) for seed in TUNING_SEEDS for lr in asked.rates for one in tuned]
     else:
-        best = {(family, arm): rates.get((family, LIKE.get(arm, arm)), DEFAULT_RATE) for family, arm in arms}
-        wanted = [(*one, seed, best[one]) for seed in range(asked.seeds) for one in arms]
+        wanted = [(*one, seed, rates[one]) for seed in range(asked.seeds) for one in arms]
     wanted = [one for one in wanted if not asked.smoke or (one[2] in (0, 1, 100) and one[3] == DEFAULT_RATE)]
     done = {(one["family"], one["arm"], one["seed"], one["lr"]) for one in read_lines(folder / f"{table}.jsonl")}
     names = ("family", "arm", "seed", "lr")
@@ -334,6 +336,10 @@ def write_tables(folder: Path) -> None:
     from pwl_lab.support.files import write_json
 
     tuning, lines = (read_lines(folder / f"{name}.jsonl") for name in ("tuning", "measured"))
+    rates = chosen_rates(tuning)
+    lines = [
+        one for one in lines if one["lr"] == rates[one["family"], one["arm"]]
+    ]  # some were measured before the tuning
     complete = complete_seeds(lines)
     whole = [one for one in lines if one["seed"] in complete.get(one["family"], ())]
     names = ["family", "arm", "lr", "seed", "student", "prefix", "mixed", "worst"]

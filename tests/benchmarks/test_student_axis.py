@@ -113,8 +113,10 @@ def test_the_rate_of_each_arm_is_the_best_over_the_tuning_seeds():
         for lr, both in {0.05: (0.85, 0.89), 0.1: (0.9, 0.83)}.items()
         for seed, prefix in zip((100, 101), both, strict=True)
     ]
-    assert axis.chosen_rates(points) == {("vgg", axis.BASE): 0.05}
-    assert axis.chosen_rates([]) == {}
+    rates = axis.chosen_rates(points)
+    assert rates["vgg", axis.BASE] == rates["vgg", "shallower, extra converters"] == 0.05
+    assert rates["vgg", "narrower, learned"] == axis.DEFAULT_RATE
+    assert set(axis.chosen_rates([]).values()) == {axis.DEFAULT_RATE}
 
 
 def asked(**changed):
@@ -172,3 +174,22 @@ def test_no_point_is_begun_when_time_is_over():
     assert axis.until(float("inf"), begun.append, 1) == ""
     assert begun == [1]
     assert "ZeroDivisionError" in axis.until(float("inf"), lambda item: item / 0, 1)
+
+
+def test_the_tables_are_of_whole_seeds_at_the_chosen_rates(tmp_path, monkeypatch):
+    lines = [one for one in some_lines(n_seeds=3) if one["family"] == "vgg"]
+    narrow = {"family": "vgg", "arm": "narrower, learned", "lr": 0.2, "prefix": 1, "mixed": 1, "worst": 1}
+    tuning = [narrow | {"seed": seed, "student": 1, "seconds": 1} for seed in axis.TUNING_SEEDS]
+    again = [one | {"lr": 0.2} for one in lines if one["arm"] == "narrower, learned" and one["seed"] < 2]
+    for name, mine in {"tuning": tuning, "measured": lines + again}.items():
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(json.dumps(one) for one in mine))
+    monkeypatch.setattr(paths, "results", lambda: tmp_path)
+    axis.write_tables(tmp_path)
+    table = pd.read_csv(tmp_path / "student_axis.csv")
+    assert set(table["seed"]) == {0, 1}
+    assert table.groupby("arm")["lr"].unique().str[0].to_dict() == dict.fromkeys(axis.ARMS, 0.1) | {
+        "narrower, learned": 0.2
+    }
+    assert table["accuracy"].between(0.79, 0.9).all()
+    assert set(pd.read_csv(tmp_path / "student_axis_intervals.csv")["seeds"]) == {2}
+    assert json.loads((tmp_path / "student_axis.json").read_text())["seeds"] == {"vgg": [0, 1]}
