@@ -66,7 +66,21 @@ ACCURACY |= {"TTTT": 0.91, "SSST": 0.82, "STST": 0.82}
 N_IMAGES = 4_000
 
 
-def loading(exact=True, family="vgg", **changed):
+NARROW, WIDE, SAME, EXTRA = [f"{kind}, {rest}" for kind, rest in (
+    ("narrower", "learned"), ("shallower", "learned"), ("shallower", "identity"), ("shallower", "extra converters")
+)]  # fmt: skip
+
+
+def kinds_of_students(ends):
+    """Differences of kinds of students as the text has them; `ends` changes some."""
+    pairs = [(NARROW, SAME), (NARROW, WIDE), (WIDE, SAME), (EXTRA, SAME)]
+    found = {(*pair, measure): (-0.9, 0.5) for pair in pairs for measure in arms.STUDENT_MEASURES}
+    found |= {(*pair, "prefix"): (-0.9, -0.1) for pair in pairs[:3]} | dict(ends)
+    rows = [(*key, low, (low + high) / 2, high) for key, (low, high) in found.items()]
+    return pd.DataFrame(rows, columns=["arm", "against", "measure", "low", "mean", "high"])
+
+
+def loading(exact=True, family="vgg", ends=(), **changed):
     """Accuracies are the same for every seed, or one a seed; a mask gets the first images right."""
     accuracy = {mask: np.broadcast_to(share, len(SEEDS)) for mask, share in (ACCURACY | changed).items()}
     rows = {(seed, mask): np.arange(N_IMAGES) < by[seed] * N_IMAGES for seed in SEEDS for mask, by in accuracy.items()}
@@ -88,6 +102,8 @@ def loading(exact=True, family="vgg", **changed):
         "settings": settings_of(family=family),
         "tables": tables,
         "intervals": intervals,
+        "arms": arms,
+        "at_equal_bytes": kinds_of_students(ends),
     }
 
 
@@ -105,6 +121,12 @@ LOADING = {
     "suffix order's area is below the student's accuracy, beyond its interval": {"SSST": (0.72, 0.82, 0.92)},
     "STST and SSST are below the student beyond their intervals": {"STST": (0.72, 0.82, 0.92)},
     "prefix masks are the best for their number of blocks, in the mean": {"STTS": 0.9},
+    "stored: in prefix order narrower is behind shallower, identity": {"ends": {(NARROW, SAME, "prefix"): (-0.9, 0.1)}},
+    "stored: in prefix order narrower is behind shallower, learned": {"ends": {(NARROW, WIDE, "prefix"): (-0.9, 0.1)}},
+    "stored: in prefix order learned converters do not pay for their bytes":
+        {"ends": {(WIDE, SAME, "prefix"): (-0.9, 0.1)}},
+    "stored: beyond their bytes they change nothing that is shown": {"ends": {(EXTRA, SAME, "prefix"): (0.1, 0.9)}},
+    "stored: for students alone, all mixes and the worst, all is open": {"ends": {(NARROW, WIDE, "worst"): (0.1, 0.9)}},
 }  # fmt: skip
 
 
