@@ -310,7 +310,7 @@ def interval_rows(by_arm: dict[tuple[str, str], pd.DataFrame]) -> list[dict[str,
 
     rows = []
     for family in FAMILIES:
-        found = {arm: measures(right) for (name, arm), right in by_arm.items() if name == family}
+        found = {arm: measures(by_arm[family, arm]) for arm in ARMS if (family, arm) in by_arm}
         for arm, against in product(found, ["", *found]):
             for measure, mine in found[arm].items() if arm != against else ():
                 both = mine - found[against][measure] if against else mine
