@@ -26,13 +26,16 @@ What we expected, before the first run:
    with learned converters.
 
 The learning rate of each arm is chosen on other seeds (100 and up), by the validation accuracy over the prefix masks;
-reported are seeds 0 to 7 on all 10,000 test images.
+the fourth has that of the first, to which it adds only converters. Reported are seeds 0 to 7 on all 10,000 test images.
+Before a tuning all arms have the rate of notebook 04; what is measured at it and confirmed is not measured again.
 
     python scripts/student_axis.py tune    --out DIR [--device cpu] [--processes 2] [--budget-seconds 600]
     python scripts/student_axis.py measure --out DIR [the same]        reads DIR/tuning.jsonl, if it is there
     python scripts/student_axis.py tables  --out DIR                   writes data/results/student_axis*.csv
 
-Every finished student is a line of DIR/tuning.jsonl or DIR/measured.jsonl at once; what is there is not done again.
+`--families`, `--rates` and `--seeds` take a part; what is left can follow later into the same folder. Every finished
+student is a line of DIR/tuning.jsonl or DIR/measured.jsonl at once; what is there is not done again. All students of a
+seed see the same batches, so one process trains them one after the other, and the teacher runs once for all of them.
 `--images` is the folder of the four files of Fashion-MNIST, if they are not where `pwl-lab data fetch` finds them.
 """
 
@@ -43,7 +46,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from itertools import product
+from itertools import count, product
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +55,7 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
+from pwl_lab.distill.targets import Activations
 from pwl_lab.models import ModelConfig, resnet, vgg, vit
 from pwl_lab.models.blocknet import build, parameter_bytes
 from pwl_lab.support.seeding import initialisation
@@ -59,6 +63,7 @@ from pwl_lab.swap.masks import all_masks
 from pwl_lab.swap.orders import loading_orders
 from pwl_lab.swap.pair_training import PairLearner, PairLossConfig
 from pwl_lab.swap.swapnet import SwapNet, mask_logits
+from pwl_lab.tasks import datasets
 from pwl_lab.tasks.augment import Augmentation
 from pwl_lab.tasks.base import Batch, batches_of, split_of
 from pwl_lab.tasks.images import ImageTask
@@ -83,12 +88,11 @@ ARMS: dict[str, tuple[int, str, dict[str, tuple[tuple[int, ...], int]]]] = {
     ),
     "shallower, extra converters": (1, "always", {family: (channels, 4) for family, channels in CHANNELS.items()}),
 }
+LIKE = {"shallower, extra converters": BASE}  # a control is not tuned: it has the learning rate of this arm
 LOSSES = {"vgg": (0.25, 4.0), "resnet": (0.25, 6.0), "vit": (0.1, 2.0)}  # sync and cross as in `lesson`
 RATES, DEFAULT_RATE = (0.05, 0.1, 0.2), 0.1
 TUNING_SEEDS, SEEDS = (100, 101), tuple(range(8))
 EPOCHS = 6  # of teacher and pair, as in `lesson` (there the teacher of vgg has 5, vit 8)
-
-MACHINE = "one core of two for each student (CPU)"  # on which the shipped tables were made
 
 Point = dict[str, Any]  # family, arm, seed, lr
 
@@ -146,16 +150,42 @@ def train_teacher(seen: tuple[str, int], folder: Path, device: str, smoke: bool,
     return path
 
 
-def train_student(point: Point, folder: Path, device: str, smoke: bool, epochs: int) -> tuple[SwapNet, float]:
+class SharedTeacher:
+    """The states and logits of a teacher for each step of a training, computed once for all students of a seed."""
+
+    def __init__(self) -> None:
+        """Nothing is known yet."""
+        self.kept: list[tuple[torch.Tensor, Activations]] = []
+
+    def serve(self, learner: PairLearner) -> None:
+        """Let `learner` take what its teacher says from here. Raises ValueError at a step with other images."""
+        compute, steps = learner.passes.teacher.hidden_states, count()
+
+        def hidden_states(inputs: torch.Tensor) -> Activations:
+            step = next(steps)
+            if step == len(self.kept):
+                self.kept.append((inputs, Activations(*compute(inputs))))
+            seen, found = self.kept[step]
+            if not torch.equal(seen, inputs):
+                raise ValueError(f"step {step} of this student has other images than that of the first")
+            return found
+
+        learner.passes.teacher.hidden_states = hidden_states  # type: ignore[method-assign, assignment]
+
+
+def train_student(
+    point: Point, shared: SharedTeacher, folder: Path, device: str, smoke: bool, epochs: int
+) -> tuple[SwapNet, float]:
     """The pair of a point and the optimiser steps per second of its training."""
     family, seed, task = point["family"], point["seed"], image_task(smoke)
     net = make_pair(family, point["arm"], task, seed, device)
     net.teacher.load_state_dict(load_file(train_teacher((family, seed), folder, device, smoke, epochs), device=device))
     epoch = task.steps_per_epoch(128)
-    plan = image_plan(epochs * epoch, point["lr"], eval_every=epoch)
+    plan = image_plan(epochs * epoch, point["lr"], eval_every=epochs * epoch)
     sync, cross = LOSSES[family]
     losses = PairLossConfig(sync=sync, cross=cross, masks="alternating", converters=ARMS[point["arm"]][1])
     learner = PairLearner(net, losses, split_of(task, "validation", device), seed, plan.steps)
+    shared.serve(learner)
     begun = time.monotonic()
     train(learner, batches_of(task, seed, plan.batch_size, device, role="pair"), plan, f"{family} {point['arm']}")
     return net.eval(), plan.steps / (time.monotonic() - begun)
@@ -176,10 +206,8 @@ def test_images(images: str | None, smoke: bool, device: str) -> Batch:
     task = image_task(smoke)
     if smoke:
         return split_of(task, "test", device)
-    whole = ImageTask("fashion-mnist", folder=images).split("test")
-    mean, std = (torch.tensor(part).view(1, -1, 1, 1) for part in ImageTask("fashion-mnist").normalisation)
-    ours, spread = (torch.tensor(part).view(1, -1, 1, 1) for part in task.normalisation)
-    return Batch((whole.inputs * std + mean - ours) / spread, whole.labels).to(device)
+    raw = datasets.load("fashion-mnist", images)["test"]
+    return Batch(task.normalise(torch.from_numpy(raw.images)), torch.from_numpy(raw.labels).long()).to(device)
 
 
 def curve(right: np.ndarray) -> dict[str, float]:
@@ -196,19 +224,25 @@ def curve(right: np.ndarray) -> dict[str, float]:
     }
 
 
-def evaluate_point(point: Point, folder: Path, device: str, smoke: bool, epochs: int, images: str | None) -> None:
-    """Train the pair of a point and append what was found to its file."""
-    torch.set_num_threads(1)
-    begun = time.monotonic()
-    net, speed = train_student(point, folder, device, smoke, epochs)
-    tuning = point["table"] == "tuning"
-    data = split_of(image_task(smoke), "validation", device) if tuning else test_images(images, smoke, device)
-    right = hits(net, data)
-    line = point | curve(right) | {"steps_per_second": round(speed, 2), "seconds": round(time.monotonic() - begun, 1)}
-    if not tuning:
-        line |= {"images": right.shape[1], "hits": base64.b85encode(np.packbits(right).tobytes()).decode()}
-    with (folder / f"{point['table']}.jsonl").open("a") as file:  # one write: lines of several processes do not mix
-        file.write(json.dumps(line) + "\n")
+def evaluate_points(
+    points: list[Point], folder: Path, device: str, smoke: bool, epochs: int, images: str | None, deadline: float
+) -> None:
+    """Train the pairs of one family and seed, as far as time goes, and append what was found to their files."""
+    shared = SharedTeacher()
+    for point in points:
+        if time.time() > deadline:
+            return
+        begun = time.process_time()
+        net, speed = train_student(point, shared, folder, device, smoke, epochs)
+        tuning = point["table"] == "tuning"
+        data = split_of(image_task(smoke), "validation", device) if tuning else test_images(images, smoke, device)
+        right = hits(net, data)
+        line = point | curve(right) | {"steps_per_second": round(speed, 2)}
+        line |= {"seconds": round(time.process_time() - begun, 1)}  # of a core
+        if not tuning:
+            line |= {"images": right.shape[1], "hits": base64.b85encode(np.packbits(right).tobytes()).decode()}
+        with (folder / f"{point['table']}.jsonl").open("a") as file:  # one write: lines of processes do not mix
+            file.write(json.dumps(line) + "\n")
 
 
 def read_lines(path: Path) -> list[Point]:
@@ -218,26 +252,30 @@ def read_lines(path: Path) -> list[Point]:
 
 
 def chosen_rates(lines: Iterable[Point]) -> dict[tuple[str, str], float]:
-    """The learning rate of each (family, arm): the best mean over the tuning seeds of student and prefix masks."""
-    table = pd.DataFrame(list(lines))
-    if table.empty:
-        return {}
-    score = (table["student"] + 3 * table["prefix"]) / 4
-    means = score.groupby([table["family"], table["arm"], table["lr"]]).mean().reset_index(name="score")
-    best = means.loc[means.groupby(["family", "arm"])["score"].idxmax()]
-    return {(row.family, row.arm): float(row.lr) for row in best.itertuples()}
+    """The learning rate of each (family, arm): the best mean over the tuning seeds of student and prefix masks.
+
+    The default where nothing was tuned; a control has the rate of the arm that it is like.
+    """
+    scores: dict[tuple[str, str], dict[float, list[float]]] = {}
+    for one in lines:
+        by_rate = scores.setdefault((one["family"], one["arm"]), {})
+        by_rate.setdefault(one["lr"], []).append((one["student"] + 3 * one["prefix"]) / 4)
+    best = {key: max(by_rate, key=lambda lr: np.mean(by_rate[lr])) for key, by_rate in scores.items()}
+    every = product(FAMILIES, ARMS)
+    return {(family, arm): best.get((family, LIKE.get(arm, arm)), DEFAULT_RATE) for family, arm in every}
 
 
-def points_of(verb: str, folder: Path, smoke: bool) -> list[Point]:
+def points_of(verb: str, folder: Path, asked: argparse.Namespace) -> list[Point]:
     """What is to be done and is not done yet, the most valuable first: whole seeds, one after the other."""
     table = "tuning" if verb == "tune" else "measured"
     rates = chosen_rates(read_lines(folder / "tuning.jsonl"))
-    arms = [(family, arm) for family in FAMILIES for arm in ARMS]
+    arms = [(family, arm) for family in asked.families for arm in ARMS]
     if verb == "tune":
-        wanted = [(*one, seed, lr) for seed in TUNING_SEEDS for lr in RATES for one in arms]
+        tuned = [(family, arm) for family, arm in arms if arm not in LIKE]
+        wanted = [(*one, seed, lr) for seed in TUNING_SEEDS for lr in asked.rates for one in tuned]
     else:
-        wanted = [(*one, seed, rates.get(one, DEFAULT_RATE)) for seed in SEEDS for one in arms]
-    wanted = [one for one in wanted if not smoke or (one[2] in (0, 100) and one[3] == DEFAULT_RATE)]
+        wanted = [(*one, seed, rates[one]) for seed in range(asked.seeds) for one in arms]
+    wanted = [one for one in wanted if not asked.smoke or (one[2] in (0, 1, 100) and one[3] == DEFAULT_RATE)]
     done = {(one["family"], one["arm"], one["seed"], one["lr"]) for one in read_lines(folder / f"{table}.jsonl")}
     names = ("family", "arm", "seed", "lr")
     return [{"table": table} | dict(zip(names, one, strict=True)) for one in wanted if one not in done]
@@ -257,62 +295,82 @@ def measures(right: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """For each mask, and for the means over prefix and mixed masks: a row per seed, a column per image."""
     by_mask = {mask: right.loc[mask].astype(float) for mask in all_masks(BLOCKS)}
     groups = {"prefix": loading_orders(BLOCKS)["prefix"][1:-1], "mixed": [m for m in by_mask if len(set(m)) == 2]}
-    return by_mask | {name: sum(by_mask[mask] for mask in group) / len(group) for name, group in groups.items()}
+    means = {name: sum(by_mask[mask] for mask in group) / len(group) for name, group in groups.items()}
+    accuracy = pd.DataFrame({mask: by_mask[mask].mean(axis=1) for mask in groups["mixed"]})
+    lowest = [by_mask[mask].loc[[seed]] for seed, mask in accuracy.idxmin(axis=1).items()]  # of each seed its own
+    return by_mask | means | {"worst": pd.concat(lowest)}
 
 
 def interval_rows(by_arm: dict[tuple[str, str], pd.DataFrame]) -> list[dict[str, Any]]:
-    """Every measure of every arm, and its difference from every other arm on the same seeds, with crossed intervals."""
+    """Every measure of every arm, and its difference from every other arm on the same seeds, with crossed intervals.
+
+    In points, over seeds and images.
+    """
     from pwl_lab.study.intervals import crossed_interval  # not needed where students are trained
 
     rows = []
     for family in FAMILIES:
-        found = {arm: measures(right) for (name, arm), right in by_arm.items() if name == family}
+        found = {arm: measures(by_arm[family, arm]) for arm in ARMS if (family, arm) in by_arm}
         for arm, against in product(found, ["", *found]):
             for measure, mine in found[arm].items() if arm != against else ():
                 both = mine - found[against][measure] if against else mine
-                low, mean, high = crossed_interval(both.dropna())
-                ends = {"low": low, "mean": mean, "high": high}
-                rows.append({"family": family, "arm": arm, "against": against, "measure": measure} | ends)
+                low, mean, high = (round(100 * end, 4) for end in crossed_interval(both))
+                row = {"family": family, "arm": arm, "against": against, "measure": measure}
+                rows.append(row | {"low": low, "mean": mean, "high": high, "seeds": len(both)})
     return rows
 
 
+def accuracy_rows(lines: Iterable[Point]) -> Iterable[dict[str, Any]]:
+    """A row per pair and mask: its bytes and its test accuracy."""
+    order = sorted(lines, key=lambda one: (FAMILIES.index(one["family"]), one["seed"], list(ARMS).index(one["arm"])))
+    for one in order:
+        size = sizes(one["family"], one["arm"])
+        for mask, mine in right_by_arm([one])[one["family"], one["arm"]].groupby(level="mask", sort=False):
+            base = {name: one[name] for name in ("family", "arm", "seed", "lr")}
+            yield base | size | {"mask": mask, "accuracy": round(float(mine.to_numpy().mean()), 5)}
+
+
 def write_tables(folder: Path) -> None:
-    """`data/results/student_axis.csv`, `student_axis_intervals.csv`, and how they were made."""
+    """`data/results/student_axis*.csv`, each with a JSON file that says how it was made."""
     from pwl_lab.study.store import provenance
     from pwl_lab.support import paths
     from pwl_lab.support.files import write_json
 
     tuning, lines = (read_lines(folder / f"{name}.jsonl") for name in ("tuning", "measured"))
-    whole = [one for one in lines if one["seed"] in complete_seeds(lines)]
-    size = {(family, arm): sizes(family, arm) for family in FAMILIES for arm in ARMS}
-    by_arm, rows = right_by_arm(whole), []
-    for one in sorted(
-        whole, key=lambda one: (one["seed"], FAMILIES.index(one["family"]), list(ARMS).index(one["arm"]))
-    ):
-        key, base = (one["family"], one["arm"]), {name: one[name] for name in ("family", "arm", "seed", "lr")}
-        accuracy = by_arm[key].xs(one["seed"], level="seed").mean(axis=1)
-        rows += [base | size[key] | {"mask": mask, "accuracy": value} for mask, value in accuracy.items()]
-    target = paths.results()
-    pd.DataFrame(rows).to_csv(target / "student_axis.csv", index=False)
-    pd.DataFrame(interval_rows(by_arm)).round(6).to_csv(target / "student_axis_intervals.csv", index=False)
+    rates = chosen_rates(tuning)
+    lines = [
+        one for one in lines if one["lr"] == rates[one["family"], one["arm"]]
+    ]  # some were measured before the tuning
+    complete = complete_seeds(lines)
+    whole = [one for one in lines if one["seed"] in complete.get(one["family"], ())]
+    names = ["family", "arm", "lr", "seed", "student", "prefix", "mixed", "worst"]
+    tables = {
+        "student_axis": pd.DataFrame(accuracy_rows(whole)),
+        "student_axis_intervals": pd.DataFrame(interval_rows(right_by_arm(whole))),
+    }
+    if tuning:
+        tables["student_axis_tuning"] = pd.DataFrame(tuning)[names].sort_values(names[:4]).round(5)
     made = {
         "command": "python scripts/student_axis.py tune, then measure, then tables",
+        "preset": "lesson, but for the networks: see the script",
         "teacher": f"{LAYERS} layers a block, {CHANNELS}; {EPOCHS} epochs of the bundled 10,000 images",
-        "seeds": complete_seeds(lines),
-        "tuning": {"seeds": sorted({one["seed"] for one in tuning}), "rates": RATES, "split": "validation"},
+        "seeds": complete,
+        "tuning": {"seeds": sorted({one["seed"] for one in tuning}), "split": "validation"},  # no seeds: not tuned
         "split": f"test, {whole[0]['images']:,} images",
         "core_minutes": round(sum(one["seconds"] for one in [*tuning, *whole]) / 60, 1),  # without the teachers
-        "trained_on": MACHINE,
         "made": provenance(),
     }
-    write_json(target / "student_axis.json", made)
+    for name, table in tables.items():
+        table.to_csv(paths.results() / f"{name}.csv", index=False)
+        write_json(paths.results() / f"{name}.json", made)
     print(json.dumps(made, indent=1))
 
 
-def complete_seeds(lines: Iterable[Point]) -> list[int]:
-    """The seeds of which every family and arm is there: only these are compared."""
-    counts = pd.Series([one["seed"] for one in lines]).value_counts()
-    return sorted(int(seed) for seed in counts.index[counts == len(FAMILIES) * len(ARMS)])
+def complete_seeds(lines: Iterable[Point]) -> dict[str, list[int]]:
+    """For each family the seeds of which every arm is there: only these are compared."""
+    counts = pd.Series([(one["family"], one["seed"]) for one in lines], dtype=object).value_counts()
+    there = [key for key in counts.index if counts[key] == len(ARMS)]
+    return {name: sorted(seed for family, seed in there if family == name) for name in {family for family, _ in there}}
 
 
 def until(deadline: float, task: Callable[[Any], object], item: Any) -> str:
@@ -332,11 +390,12 @@ def work_off(verb: str, asked: argparse.Namespace) -> None:
     """Teachers first, then the points, on several processes."""
     deadline, folder = time.time() + asked.budget_seconds, Path(asked.out)
     folder.mkdir(parents=True, exist_ok=True)
-    points = points_of(verb, folder, asked.smoke)
+    points = points_of(verb, folder, asked)
     teachers = list(dict.fromkeys((point["family"], point["seed"]) for point in points))
     common = {"folder": folder, "device": asked.device, "smoke": asked.smoke, "epochs": asked.epochs}
-    jobs = [(partial(train_teacher, **common), teachers)]
-    jobs.append((partial(evaluate_point, **common, images=asked.images), points))
+    of_a_seed = [[one for one in points if (one["family"], one["seed"]) == teacher] for teacher in teachers]
+    jobs: list[tuple[partial[Any], list[Any]]] = [(partial(train_teacher, **common), teachers)]
+    jobs.append((partial(evaluate_points, **common, images=asked.images, deadline=deadline), of_a_seed))
     with multiprocessing.get_context("spawn").Pool(asked.processes) as pool:
         for task, items in jobs:
             begun = time.monotonic()
@@ -346,10 +405,10 @@ def work_off(verb: str, asked: argparse.Namespace) -> None:
                 flush=True,
             )
     lines = read_lines(folder / f"{'tuning' if verb == 'tune' else 'measured'}.jsonl")
-    print(f"{len(lines)} points are there, {len(points_of(verb, folder, asked.smoke))} are missing", flush=True)
+    print(f"{len(lines)} points are there, {len(points_of(verb, folder, asked))} are missing", flush=True)
     if lines:
         speeds = pd.DataFrame(lines).groupby(["family", "arm"])[["steps_per_second", "seconds"]].median()
-        print(f"steps per second of one process, and seconds of a point:\n{speeds}", flush=True)
+        print(f"steps per second of one process, and core-seconds of a point:\n{speeds}", flush=True)
 
 
 def main() -> None:
@@ -362,6 +421,9 @@ def main() -> None:
     parser.add_argument("--budget-seconds", type=float, default=1e9)
     parser.add_argument("--images", help="folder of the four files of Fashion-MNIST")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="passes over the images, for teacher and pair")
+    parser.add_argument("--families", nargs="+", default=FAMILIES, choices=FAMILIES)
+    parser.add_argument("--rates", nargs="+", type=float, default=RATES, help="learning rates to tune over")
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="how many of the reported seeds")
     parser.add_argument("--smoke", action="store_true", help="a quick run over everything; its numbers mean nothing")
     asked = parser.parse_args()
     if asked.verb == "sizes":

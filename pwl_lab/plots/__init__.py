@@ -1,6 +1,6 @@
 """Figures: functions from data to a matplotlib Figure, and curves that grow while a notebook trains."""
 
-from pwl_lab.plots.arm_charts import arm_powers, arms_chart, parity_arms
+from pwl_lab.plots.arm_charts import arm_powers, arms_chart, parity_arms, student_kinds
 from pwl_lab.plots.clock import (
     anytime_chart,
     arrival_chart,
@@ -110,6 +110,7 @@ __all__ = [
     "soft_targets",
     "steps_to_threshold",
     "strings_by_mask",
+    "student_kinds",
     "sweep_curves",
     "teacher_curve",
     "teacher_phases",

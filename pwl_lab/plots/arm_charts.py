@@ -1,11 +1,12 @@
-"""The arms of notebook 05: each against plain PWL on images, the steps they take on parity, and their exponents."""
+"""Arms of shipped comparisons: those of notebook 05 on images and on parity, and the kinds of students of 04."""
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from pwl_lab.plots import style
 from pwl_lab.plots.style import CURRICULUM, LOSS, NOTE, Look
-from pwl_lab.study.arms import ARM_MEASURES, MARGIN, PARITY_WORDS, parity_steps
+from pwl_lab.study.arms import ARM_MEASURES, MARGIN, PARITY_WORDS, STUDENT_MEASURES, parity_steps
 from pwl_lab.study.exponents import Exponents, or_never
 
 ARM: dict[str, Look] = {
@@ -118,4 +119,33 @@ def arm_powers(points: pd.DataFrame, fits: Exponents) -> Figure:
     style.log_ticks(left.yaxis, "{x:,.0f}")
     style.named_rows(right, [name.replace("one_shot", "one-shot").replace("_", ", ") for name in names])
     right.set(xlabel="exponent of n", xlim=(min(0.0, right.get_xlim()[0]), None))
+    return figure
+
+
+@style.context()
+def student_kinds(intervals: pd.DataFrame, base: str) -> Figure:
+    """Each kind of student minus the kind `base`, in points: a panel per family, a row per measure, a bar per kind.
+
+    The rows are the masks of prefix order before the last, then the means over masks.
+
+    Arguments:
+    - `intervals`: as from `store.shipped("student_axis_intervals")`.
+    - `base`: the kind that the others are compared with.
+    """
+    compared = intervals[intervals["against"] == base]
+    rows = {"SSSS": "student alone", "TSSS": "TSSS", "TTSS": "TTSS", "TTTS": "TTTS"} | STUDENT_MEASURES
+    families = compared.groupby("family", sort=False)
+    figure, panels = style.row_of_axes(9, 4.2, len(families), sharey=True)
+    for axes, (family, mine) in zip(panels, families, strict=True):
+        axes.axvline(0, color="#444444", lw=1)
+        for i, (kind, one) in enumerate(mine.groupby("arm", sort=False)):
+            colour, _, marker = style.SPARE[i]
+            found = one.set_index("measure").loc[list(rows)]
+            ends = style.bar_lengths(found["mean"], found["low"], found["high"])
+            heights = np.arange(len(rows)) + APART * (i - 1)
+            axes.errorbar(found["mean"], heights, xerr=ends, color=colour, marker=marker, ls="", capsize=3, label=kind)
+        axes.set_title(family, fontsize=NOTE)
+        axes.set_xlabel(f"points against {base}")
+    style.named_rows(panels[0], list(rows.values()))
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure

@@ -12,7 +12,7 @@ rate throughout, with an optimiser of its own.
 - `final`: the output of the final teacher there, a control for `checkpoint` with the same schedule.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -127,6 +127,8 @@ def train_arm(
 
 # Measures of the shipped tables (`scripts/pair_tables.py`), with their words in figures and tables.
 ARM_MEASURES = {"SSSS": "student alone", "mixed": "mean of all mixes", "worst": "worst mix"}
+# The same of the kinds of students in 04 (`scripts/student_axis.py`).
+STUDENT_MEASURES = {"SSSS": "student alone", "prefix": "mean of prefix mixes"} | ARM_MEASURES
 PARITY_WORDS = {"steps_student": "student", "steps_all_masks": "all masks"}
 MARGIN = 0.3  # points of accuracy: an arm whose interval lies within makes no difference that matters here
 
@@ -143,21 +145,26 @@ def verdict(low: float, high: float, margin: float = MARGIN) -> str:
     return "better" if low > 0 else "worse" if high < 0 else "open"
 
 
-def verdicts_table(intervals: pd.DataFrame) -> pd.DataFrame:
-    """A row per family, budget, run and arm, a column per measure: such as `+0.12 (-0.05 to +0.29) within`.
+def arms_table(intervals: pd.DataFrame) -> pd.DataFrame:
+    """A row per family, budget, run and arm of notebook 05, as `verdicts_table` has them.
 
     An arm is compared with `none`, or with the one that stands behind a minus sign.
     """
-    chosen = intervals[intervals["measure"].isin(ARM_MEASURES)].replace({"measure": ARM_MEASURES})
-    plain = chosen["against"] == "none"
-    chosen = chosen.assign(arm=chosen["arm"].where(plain, chosen["arm"] + " - " + chosen["against"]))
+    plain = intervals["against"] == "none"
+    named = intervals.assign(arm=intervals["arm"].where(plain, intervals["arm"] + " - " + intervals["against"]))
+    table = verdicts_table(named, ARM_MEASURES, ["family", "budget", "run", "arm", "seeds"])
+    return table.sort_index(ascending=[False, True, True, False, True])
+
+
+def verdicts_table(intervals: pd.DataFrame, measures: Mapping[str, str], keys: Sequence[str]) -> pd.DataFrame:
+    """A column per measure, a row per value of the `keys`: such as `+0.12 (-0.05 to +0.29) within`."""
+    chosen = intervals[intervals["measure"].isin(list(measures))].replace({"measure": dict(measures)})
     said = [
         f"{row.mean:+.2f} ({row.low:+.2f} to {row.high:+.2f}) {verdict(row.low, row.high)}"
         for row in chosen[["low", "mean", "high"]].itertuples(index=False)
     ]
-    keys = ["family", "budget", "run", "arm"]
-    table = chosen.assign(said=said).pivot(index=[*keys, "seeds"], columns="measure", values="said")
-    return table[list(ARM_MEASURES.values())].sort_index(ascending=[False, True, True, False, True])
+    table = chosen.assign(said=said).pivot(index=list(keys), columns="measure", values="said")
+    return table.loc[chosen.set_index(list(keys)).index.drop_duplicates(), list(measures.values())]
 
 
 def parity_steps(parity: pd.DataFrame, column: str) -> dict[str, pd.Series]:

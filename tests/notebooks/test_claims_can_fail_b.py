@@ -68,7 +68,22 @@ ACCURACY |= {"TTTT": 0.91, "SSST": 0.82, "STST": 0.82}
 N_IMAGES = 4_000
 
 
-def loading(exact=True, family="vgg", **changed):
+NARROW, WIDE, SAME, EXTRA = [f"{kind}, {rest}" for kind, rest in (
+    ("narrower", "learned"), ("shallower", "learned"), ("shallower", "identity"), ("shallower", "extra converters")
+)]  # fmt: skip
+
+
+def kinds_of_students(ends):
+    """Differences of kinds of students as the text has them; `ends` changes some."""
+    pairs = [(NARROW, SAME), (NARROW, WIDE), (WIDE, SAME), (EXTRA, SAME)]
+    found = {(*pair, measure): (-0.9, 0.5) for pair in pairs for measure in arms.STUDENT_MEASURES}
+    found |= dict.fromkeys([(NARROW, SAME, "prefix"), (WIDE, SAME, "prefix"), (WIDE, SAME, "SSSS")], (-0.9, -0.1))
+    found |= dict(ends)
+    rows = [(*key, low, (low + high) / 2, high) for key, (low, high) in found.items()]
+    return pd.DataFrame(rows, columns=["arm", "against", "measure", "low", "mean", "high"])
+
+
+def loading(exact=True, family="vgg", ends=(), rates=(), **changed):
     """Accuracies are the same for every seed, or one a seed; a mask gets the first images right."""
     accuracy = {mask: np.broadcast_to(share, len(SEEDS)) for mask, share in (ACCURACY | changed).items()}
     rows = {(seed, mask): np.arange(N_IMAGES) < by[seed] * N_IMAGES for seed in SEEDS for mask, by in accuracy.items()}
@@ -78,6 +93,7 @@ def loading(exact=True, family="vgg", **changed):
         parts.append(tables.mask_table({"validation": own, "test": own}, (10, 20, 30, 40), seed))
     masks = pd.concat(parts, ignore_index=True)
     orders = tables.orders_with_best(masks)
+    rates_of_kinds = pd.Series(dict.fromkeys((WIDE, SAME, EXTRA), 0.2) | {NARROW: 0.1} | dict(rates))
     return {
         "hits": pd.DataFrame(rows).T.rename_axis(["seed", "mask"]),
         "masks": masks,
@@ -90,6 +106,9 @@ def loading(exact=True, family="vgg", **changed):
         "settings": settings_of(family=family),
         "tables": tables,
         "intervals": intervals,
+        "arms": arms,
+        "at_equal_bytes": kinds_of_students(ends),
+        "store": SimpleNamespace(shipped=lambda name: rates_of_kinds.rename("lr").rename_axis("arm").reset_index()),
     }
 
 
@@ -107,6 +126,12 @@ LOADING = {
     "suffix order's area is below the student's accuracy, beyond its interval": {"SSST": (0.72, 0.82, 0.92)},
     "STST and SSST are below the student beyond their intervals": {"STST": (0.72, 0.82, 0.92)},
     "prefix masks are the best for their number of blocks, in the mean": {"STTS": 0.9},
+    "stored: in prefix order narrower is behind shallower, identity": {"ends": {(NARROW, SAME, "prefix"): (-0.9, 0.1)}},
+    "stored: so are learned converters, there and alone": {"ends": {(WIDE, SAME, "SSSS"): (-0.9, 0.1)}},
+    "stored: for the shape it is open": {"ends": {(NARROW, WIDE, "prefix"): (-0.9, -0.1)}},
+    "stored: so it is for converters beyond their bytes": {"ends": {(EXTRA, SAME, "prefix"): (0.1, 0.9)}},
+    "stored: all mixes and the worst one are open": {"ends": {(NARROW, WIDE, "worst"): (0.1, 0.9)}},
+    "stored: narrower has the rate 0.1": {"rates": {NARROW: 0.2}},
 }  # fmt: skip
 
 

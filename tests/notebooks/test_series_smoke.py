@@ -85,6 +85,9 @@ def test_loading_metrics_have_the_agreed_keys_and_the_store_is_used(
     )
     assert len(metrics[0]["prefix_accuracy"]) == 5
     assert len(metrics[0]["mask_accuracy"]) == 16
+    gains = [mean for _, mean, _ in metrics[0]["prefix_gains"]]
+    assert len(gains) == 4
+    assert sum(gains) == pytest.approx(metrics[0]["gap"][1])
     assert metrics[0]["prefix_accuracy"][-1] == metrics[0]["teacher_accuracy"]
 
 

@@ -93,7 +93,7 @@ def test_the_shipped_intervals_are_of_the_shipped_pairs():
         assert gains.mean() == pytest.approx(row.mean, abs=2e-3)
         over_seeds = gains.std(ddof=1) / len(gains) ** 0.5
         assert row.high - row.mean >= 1.9 * over_seeds  # images make it wider than the seeds alone
-    assert "within" in arms.verdicts_table(found.assign(low=-0.1, high=0.1)).iloc[0, 0]
+    assert "within" in arms.arms_table(found.assign(low=-0.1, high=0.1)).iloc[0, 0]
 
 
 def on_sizes(powers, sizes=(20, 30, 40), draws=16):
@@ -131,6 +131,17 @@ def test_exponents_of_arms_and_by_how_much_they_differ_from_one_shots():
     points = points.assign(reached=~late)  # with one size left there is no exponent
     assert arms.exponents_table(points)["exponent"].isna().tolist() == [False, False, True]
     assert plots.arm_powers(points, arms.arm_exponents(points)).axes[1].texts[0].get_text() == "hardly learned"
+
+
+def test_verdicts_are_in_the_order_of_the_table_and_for_the_measures_asked_for():
+    ends = {"low": 0.1, "mean": 0.2, "high": 0.3, "seeds": 3}
+    rows = [
+        {"arm": arm, "against": "base", "measure": one} | ends for arm in "ba" for one in ("SSSS", "prefix", "TSSS")
+    ]
+    table = arms.verdicts_table(pd.DataFrame(rows), {"prefix": "mean", "SSSS": "alone"}, ["arm", "against"])
+    assert table.index.tolist() == [("b", "base"), ("a", "base")]
+    assert table.columns.tolist() == ["mean", "alone"]
+    assert (table == "+0.20 (+0.10 to +0.30) better").all(axis=None)
 
 
 def steps_on_parity():
@@ -223,3 +234,18 @@ def test_points_are_tuned_on_other_seeds_and_each_arm_has_its_best_rate(script):
     points = script.arms("resnet", 240, done, [0])
     assert {point["arm"]: point["rate"] for point in points} == dict.fromkeys(script.VARIANTS, 0.05) | {"early": 0.2}
     assert len({script.named(point) for point in tuning + points}) == len(tuning) + len(points)
+
+
+def test_the_kinds_of_students_are_drawn_against_one_of_them():
+    kinds, measures = ["narrow", "wide", "other"], ["SSSS", "TSSS", "TTSS", "TTTS", *arms.STUDENT_MEASURES]
+    rows = [
+        {"family": family, "arm": kind, "against": against, "measure": measure, "mean": i + j, "low": i, "high": i + 9}
+        for family in ("vgg", "vit")
+        for i, kind in enumerate(kinds)
+        for against in ("", "base")
+        for j, measure in enumerate(dict.fromkeys(measures))
+    ]
+    figure = plots.student_kinds(pd.DataFrame(rows), "base")
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["vgg", "vit"]
+    drawn = {bars.get_label(): list(bars.lines[0].get_xdata()) for bars in figure.axes[1].containers}
+    assert drawn == {kind: [i + j for j in range(7)] for i, kind in enumerate(kinds)}
