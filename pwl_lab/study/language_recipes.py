@@ -30,9 +30,9 @@ from pwl_lab.training import TrainedModel, TrainPlan, predict
 Place = Literal["grammar", "other", "text"]
 Who = Literal["teacher", "student", "pair"]
 CONTROLS = ("reversed", "untrained")
-ELSEWHERE: dict[Place, tuple[str, ...]] = {  # the curricula in the other two places
-    "other": ("one_shot_soft", "extracted", "last_block", "at_once"),
+ELSEWHERE: dict[Place, tuple[str, ...]] = {  # the curricula in the other two places; the longest work first
     "text": ("scratch", "one_shot_soft", "extracted"),
+    "other": ("one_shot_soft", "extracted", "last_block", "at_once"),
 }
 DONE = 0.97  # of the teacher's accuracy: a student that reaches it stops
 
@@ -81,8 +81,8 @@ def _rarely(steps: int) -> int:
 
 
 def language_teachers(settings: LanguageCurriculumSettings) -> dict[Place, TrainedModel]:
-    """The teachers of the three places, trained in parallel."""
-    places: tuple[Place, ...] = ("other", "grammar", "text")  # the longest first
+    """The teachers of the two grammars, trained in parallel. That of the text is trained with its students."""
+    places: tuple[Place, ...] = ("other", "grammar")
     cases = [{"settings": settings, "place": place} for place in places]
     return dict(zip(places, run_cases(language_teacher, cases, "teachers", settings.device), strict=True))
 
@@ -224,7 +224,10 @@ def student_plan(
 
 
 def all_students(settings: LanguageCurriculumSettings) -> dict[Place, DistillationRuns]:
-    """The students of all places, trained in parallel: those of one place and one learning rate on the same batches."""
+    """The students of all places, trained in parallel: those of one place and one learning rate on the same batches.
+
+    The text's teacher is trained here too: two teachers and a third would leave a core waiting.
+    """
     names, rates = list(language_curricula(settings)), learning_rates(settings)
     grouped: list[tuple[Place, Sequence[str]]] = list(ELSEWHERE.items())
     grouped += [("grammar", [name for name in names if rates[name] == rate]) for rate in sorted(set(rates.values()))]
