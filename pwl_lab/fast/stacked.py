@@ -4,9 +4,9 @@ At these sizes a training step is mostly overhead. Stacking the parameters of al
 into one batched product: with `torch.func.vmap` for any network, and directly for networks of linear layers.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from typing import Protocol, Self, cast, runtime_checkable
+from typing import Any, Protocol, Self, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float, Num
@@ -17,6 +17,9 @@ from pwl_lab.fast.linear import FewOutputs
 
 LINEAR = (nn.Linear, FewOutputs)
 FEEDFORWARD = (*LINEAR, nn.ReLU, nn.GELU)
+# Layers that have a fast twin for all members, which gets the layer, its stacked weights and the members' states. Only
+# for the class itself: a subclass may compute something else.
+RUN_BY: dict[type[nn.Module], Callable[[Any, Mapping[str, Tensor], Tensor], Tensor]] = {}
 
 
 @runtime_checkable
@@ -101,6 +104,8 @@ class StackedCohort:
         weights = {key.removeprefix(f"{name}."): t for key, t in self.tensors.items() if key.startswith(f"{name}.")}
         if common and not weights:
             state, common = state.expand(len(self), *state.shape), False
+        if not common and (run := RUN_BY.get(type(part))) is not None:
+            return run(part, weights, state)
 
         def of_member(weights: dict[str, Tensor], state: Tensor) -> Tensor:
             outputs: Tensor = functional_call(part, weights, (state,))

@@ -13,6 +13,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pwl_lab.fast.stacked import RUN_BY
+from pwl_lab.fast.stacked_layers import run_layer
 from pwl_lab.models.blocknet import BlockNet, ModelConfig, real_tokens
 from pwl_lab.models.transformer import AttentionBias, ReadOut, TransformerLayer
 from pwl_lab.support.errors import invalid
@@ -111,10 +113,17 @@ class LanguageLayer(TransformerLayer):
         spare = (most + 1) // 2 - tokens
         near = self.distances[:, spare : most - spare]  # heads, distances from 1 - tokens to tokens - 1
         by_pair = near.unfold(1, tokens, 1).flip(1)  # heads, queries, keys
-        hidden = ~real[:, None, None, :]  # batch, 1, 1, keys
+        return by_pair + self.hidden(real)  # a sum: in the backward pass it costs nothing
+
+    def hidden(self, real: Bool[Tensor, "batch tokens"]) -> Float[Tensor, "batch 1 _ tokens"]:
+        """What is added to the scores of keys that a query must not see, `HIDES`; 0 for the others."""
+        hidden, tokens = ~real[:, None, None, :], real.shape[1]  # batch, 1, 1, keys
         if self.causal:
             hidden = hidden | torch.ones(tokens, tokens, dtype=torch.bool, device=real.device).triu(1)
-        return torch.where(hidden, HIDES, by_pair)
+        return hidden * HIDES
+
+
+RUN_BY[LanguageLayer] = run_layer  # for stacked students
 
 
 def language_transformer(

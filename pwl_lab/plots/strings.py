@@ -159,5 +159,5 @@ def probe_lines(probe: pd.DataFrame, reliance: Mapping[str, pd.DataFrame], phase
         left.axvspan(*phases, color="#EEEEEE", zorder=0)
     for axes in (left, right):
         style.steps_axis(axes)
-        axes.legend(fontsize=NOTE)
+        axes.legend(fontsize=NOTE, frameon=True, framealpha=1, edgecolor="none")  # lines run behind it
     return figure

@@ -82,7 +82,7 @@ def _rarely(steps: int) -> int:
 
 def language_teachers(settings: LanguageCurriculumSettings) -> dict[Place, TrainedModel]:
     """The teachers of the three places, trained in parallel."""
-    places: tuple[Place, ...] = ("other", "grammar", "text")  # the longest first
+    places: tuple[Place, ...] = ("other", "text", "grammar")  # the longest first
     cases = [{"settings": settings, "place": place} for place in places]
     return dict(zip(places, run_cases(language_teacher, cases, "teachers", settings.device), strict=True))
 
@@ -312,16 +312,39 @@ def loss_table(losses: Mapping[str, Sequence[float]], against: str = "one_shot_s
     - `losses`: as from `final_losses`, one for each seed.
     - `against`: the curriculum that the others are compared with, seed by seed.
     """
-    rows = {}
-    for name, values in losses.items():
-        low, middle, high = mean_interval([a - b for a, b in zip(values, losses[against], strict=True)])
-        mean = sum(values) / len(values)
-        rows[name] = {
-            "nats": f"{mean:.3f}",
-            "perplexity": f"{math.exp(mean):.2f}",
-            f"against {against}": "–" if name == against else f"{middle:+.3f} ({low:+.3f} to {high:+.3f})",
-        }
-    return pd.DataFrame(rows).T.rename_axis("curriculum")
+    means = {name: sum(values) / len(values) for name, values in losses.items()}
+    columns = {
+        "nats": {name: f"{mean:.3f}" for name, mean in means.items()},
+        "perplexity": {name: f"{math.exp(mean):.2f}" for name, mean in means.items()},
+        f"against {against}": _differences(losses, against, "+.3f"),
+    }
+    return pd.DataFrame(columns).rename_axis("curriculum")
+
+
+def steps_table(steps: Mapping[str, Sequence[int | None]], budget: int, against: str = "one_shot_soft") -> pd.DataFrame:
+    """One row per curriculum: how many students got there, the mean steps, and the difference as in `loss_table`.
+
+    Arguments:
+    - `steps`: for each seed; None, which counts as `budget`: not reached.
+    - `budget`: the most steps.
+    - `against`: the curriculum that the others are compared with, seed by seed.
+    """
+    within = {name: [budget if one is None else one for one in values] for name, values in steps.items()}
+    columns = {
+        "reached": {name: f"{len(v) - list(v).count(None)} of {len(v)}" for name, v in steps.items()},
+        "mean steps": {name: f"{sum(values) / len(values):,.0f}" for name, values in within.items()},
+        f"against {against}": _differences(within, against, "+,.0f"),
+    }
+    return pd.DataFrame(columns).rename_axis("curriculum")
+
+
+def _differences(values: Mapping[str, Sequence[float]], against: str, form: str) -> dict[str, str]:
+    """For each curriculum, the mean difference to another with its 95% interval, seed by seed, in words."""
+    words = {}
+    for name, mine in values.items():
+        low, middle, high = mean_interval([a - b for a, b in zip(mine, values[against], strict=True)])
+        words[name] = "–" if name == against else f"{middle:{form}} ({low:{form}} to {high:{form}})"
+    return words
 
 
 def language_pair(settings: LanguageCurriculumSettings, seed: int, who: Literal["pair", "student"] = "pair") -> Pair:

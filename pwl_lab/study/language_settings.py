@@ -67,13 +67,13 @@ class LanguageCurriculumSettings(Settings):
     other_lr: LearningRate = Field(8e-3, description="learning rate of students on the other grammar and the text")
     other_batch_size: BatchSize = Field(64, description="strings per step for the students of the other grammar")
     other_budget_steps: Steps = Field(650, description="upper limit for the students of the other grammar")
-    text_length: int = Field(48, ge=2, le=512, description="characters in a window of the text")
-    text_steps: Steps = Field(1_000, description="steps on the text, for the teacher and for each student")
+    text_length: int = Field(32, ge=2, le=512, description="characters in a window of the text")
+    text_steps: Steps = Field(800, description="steps on the text, for the teacher and for each student")
     pair_width: Width = Field(8, description="channels per token in the student of the pair")
     pair_heads: Heads = Field(2, description="attention heads of the student of the pair")
     pair_lr: LearningRate = Field(8e-3, description="peak learning rate of a pair (Adam, cosine)")
     pair_steps: Steps = Field(500, description="steps of the pair's student and converters")
-    pwl_steps: Steps = Field(700, description="the same where the pair's student is as large as the other students")
+    pwl_steps: Steps = Field(500, description="the same where the pair's student is as large as the other students")
 
     def check_together(self) -> None:
         """The grammars have to be valid, heads divide widths, and every curriculum leaves steps for the output.

@@ -12,9 +12,9 @@ from playwright.sync_api import Page
 HELPERS = Path(__file__).parents[1] / "helpers"
 OWN = f"""import sys
 sys.path.insert(0, {str(HELPERS)!r})
-from scored import scored_pair, some_predictions
+from scored import scored_pair, some_predictions, some_strings
 from pwl_lab import widgets
-loader = widgets.layer_loader(scored_pair(), some_predictions())
+loader = widgets.layer_loader(scored_pair(), {{"pictures": some_predictions(), "strings": some_strings()}})
 def answer(change):  # the kernel hears which mask answers, and turns the order
     if change.new == "TTS":
         loader.order = "suffix"
@@ -46,7 +46,9 @@ def test_the_player_answers_and_plays(page: Page, lab: tuple[str, str, Path], na
 
 
 @pytest.mark.browser
-def test_the_kernel_is_told_which_mask_answers_and_can_choose(page: Page, lab: tuple[str, str, Path]) -> None:
+def test_the_kernel_is_told_which_mask_answers_and_can_choose_and_strings_follow(
+    page: Page, lab: tuple[str, str, Path]
+) -> None:
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(new_notebook(cells=[new_code_cell(OWN)], metadata=kernel), lab[2] / "own_player.ipynb")
     open_notebook(page, lab, "own_player")
@@ -60,3 +62,9 @@ def test_the_kernel_is_told_which_mask_answers_and_can_choose(page: Page, lab: t
         "document.querySelector('.pwl-player [role=status]').innerText.startsWith('STT: 2 of 3')", timeout=5 * ANSWER_MS
     )
     assert player.get_by_label("Loading order").input_value() == "suffix"
+    player.locator(".foot select").select_option("strings")
+    assert player.locator(".string").first.locator("b").all_inner_texts() == ["a", "□", "␣"]
+    assert player.locator(".tally").inner_text() == "8 of these 8 predicted tokens right"
+    player.get_by_label("Teacher blocks loaded").focus()
+    page.keyboard.press("ArrowLeft")
+    assert player.locator(".tally").inner_text() == "4 of these 8 predicted tokens right"

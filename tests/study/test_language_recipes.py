@@ -138,6 +138,13 @@ def test_the_table_of_losses_compares_seed_by_seed():
     assert table.loc["one_shot_soft", "against one_shot_soft"] == "–"
 
 
+def test_the_table_of_steps_counts_a_student_that_did_not_get_there_at_its_budget():
+    table = recipes.steps_table({"one_shot_soft": [1000, 1200], "extracted": [None, 1200]}, budget=1500)
+    assert table.loc["extracted", ["reached", "mean steps"]].tolist() == ["1 of 2", "1,350"]
+    assert table.loc["extracted", "against one_shot_soft"].startswith("+250 (-2,927 to +3,427")
+    assert table.loc["one_shot_soft"].tolist() == ["2 of 2", "1,100", "–"]
+
+
 def tuning(**grammar):
     rows = [("hidden", "extracted", 0.004, seed, steps, 1000) for seed, steps in enumerate((400, 500, None))] + [
         ("hidden", "extracted", 0.008, seed, steps, 1000) for seed, steps in enumerate((None, 400, None))
