@@ -9,8 +9,13 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
+from jupyter_server.utils import ApiPath
+from tornado.ioloop import IOLoop
 
 from pwl_lab.runner.kernel import environment_of_kernels, neutral
 from pwl_lab.runner.parameters import read_notebook, resolve_notebook, resolve_parameters
@@ -24,6 +29,9 @@ TEMPLATES = Path(__file__).parent / "templates"
 CELL_S = 300  # a cell that takes longer ends with an error; Voila by itself would wait forever
 IDLE_S = 300  # a kernel without a page is shut down after this long
 LOOK_S = 30  # how often this is checked
+NEXT_S = 15  # after a page took the kernel that was ready, the next one is started: the page has its figures by then
+# What every kernel runs before it answers: a page's longest wait is for these. Nothing that is stored is read.
+START_UP = "import pwl_lab.study.stored_pairs\nimport pwl_lab.widgets\n"
 # What the browser lets the page do; {port} is the server's own. Scripts inside the page and `eval` are needed by Voila
 # and by the widgets. The server's default, that no other site may put the page in a frame, is lost unless said again.
 POLICY = (
@@ -32,6 +40,48 @@ POLICY = (
     "connect-src 'self' ws://127.0.0.1:{port} data:; "
     "frame-ancestors 'self'; base-uri 'self'; form-action 'self'; object-src 'none'"
 )
+
+
+class OneAhead(AsyncMappingKernelManager):
+    """Starts each kernel before a page asks for it: one that has imported everything waits for the next page.
+
+    Voila's own way (`preheat_kernel`) also runs the notebook in advance. Such a page would show what was stored then,
+    and it could not show each output as soon as it is there.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        """The first kernel starts with the server."""
+        super().__init__(**options)  # type: ignore[no-untyped-call]
+        self._ahead: asyncio.Task[str] | None = None
+        self._ends = False
+        IOLoop.current().add_callback(self._start_ahead)
+
+    def _start_ahead(self) -> None:
+        if self._ahead is None and not self._ends:
+            beside_the_notebook = ApiPath("")
+            self._ahead = asyncio.ensure_future(super().start_kernel(path=beside_the_notebook))
+
+    async def start_kernel(self, **options: Any) -> str:  # type: ignore[override]
+        """The kernel that is ready, or, if another page has just taken that one, a new one."""
+        ahead, self._ahead = self._ahead, None
+        IOLoop.current().call_later(NEXT_S, self._start_ahead)
+        if ahead:
+            await asyncio.wait([ahead])
+        if not ahead or ahead.exception() or ahead.result() not in self:  # no longer in self: it was killed
+            return await super().start_kernel(**options)
+        self.get_kernel(ahead.result()).last_activity = datetime.now(UTC)  # type: ignore[attr-defined] # idle from now on
+        return ahead.result()
+
+    async def cull_kernel_if_idle(self, kernel_id: str) -> None:
+        """Shut down a kernel that has been idle for too long, unless it waits for its page."""
+        waits = self._ahead and self._ahead.done() and not self._ahead.exception() and self._ahead.result()
+        if kernel_id != waits:
+            await super().cull_kernel_if_idle(kernel_id)  # type: ignore[no-untyped-call]
+
+    async def shutdown_all(self, now: bool = False) -> None:  # type: ignore[override]
+        """Shut down every kernel, and start no other one."""
+        self._ends = True
+        await super().shutdown_all(now=now)
 
 
 def configuration(port: int) -> dict[str, dict[str, Any]]:
@@ -52,6 +102,7 @@ def configuration(port: int) -> dict[str, dict[str, Any]]:
             "progressive_rendering": True,  # show each output as soon as it is there; otherwise the page waits for the last one
             "show_tracebacks": True,  # otherwise the page only says that there was an error
             "file_denylist": [".*"],  # no file beside the notebook is served
+            "multi_kernel_manager_class": f"{__name__}.{OneAhead.__name__}",
         },
         "VoilaExecutor": {"timeout": CELL_S},
         "MappingKernelManager": {"cull_idle_timeout": IDLE_S, "cull_interval": LOOK_S},  # of pages that were closed
@@ -79,6 +130,9 @@ def prepared(preset: str | None = None, port: int = 8866) -> Iterator[Path]:
         nb.cells.insert(cell + 1, nbformat.v4.new_code_cell(f"# Parameters\npreset = {preset!r}"))
     with work_folder(paths.scratch() / NOTEBOOK, 0o700) as folder:
         write_json(folder / "voila.json", configuration(port))
+        start_up = folder / "ipython" / "profile_default" / "startup"  # in the folder that `neutral` names
+        start_up.mkdir(parents=True)
+        (start_up / "imports.py").write_text(START_UP, encoding="utf-8")
         nbformat.write(nb, folder / source.name)
         yield folder
 
@@ -86,11 +140,11 @@ def prepared(preset: str | None = None, port: int = 8866) -> Iterator[Path]:
 def environment() -> dict[str, str]:
     """The environment of this process, with the template's folder, and set so that nothing is trained.
 
-    Threads wait without spinning: beside other work, spinning doubles the processor time until the page answers.
+    One thread is enough for a few hundred small pictures, and does not wait for a second one beside other work.
     """
     folders = os.pathsep.join(filter(None, (str(TEMPLATES), os.environ.get("JUPYTER_PATH"))))
-    waiting = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
-    return environment_of_kernels() | waiting | {"JUPYTER_PATH": folders, ONLY_STORED.name: "1"}
+    threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    return environment_of_kernels() | threads | {"JUPYTER_PATH": folders, ONLY_STORED.name: "1"}
 
 
 def serve(preset: str | None = None, port: int = 8866) -> None:

@@ -271,8 +271,10 @@ function menus(ui, model, pair, order) {
   }
   ui.link.value = model.get("link");
   ui.pair.value = model.get("pair");
-  const others = Object.keys(pair.orders).filter((name) => name !== order).join(", ") || "no other order";
-  put(ui.legend, `In colour: ${order} order. Grey lines: ${others}. Grey dots: all other masks.`);
+  const same = (name) => pair.orders[name].join() === pair.orders[order].join();  // "best" may be one of the others
+  const others = Object.keys(pair.orders).filter((name) => !same(name)).join(", ") || "no other order";
+  const chosen = [order, ...Object.keys(pair.orders).filter((name) => same(name) && name !== order)].join(" = ");
+  put(ui.legend, `In colour: ${chosen} order. Grey lines: ${others}. Grey dots: all other masks.`);
   ui.blocks.max = pair.units.length;
 }
 

@@ -5,7 +5,7 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import HTTPError
@@ -85,7 +85,7 @@ def test_the_controls_answer_and_nothing_is_asked_elsewhere(page: Page, server: 
     page.on("request", lambda request: asked.append(request.url))
     page.set_default_timeout(START_S * 1000)
     page.set_viewport_size({"width": 1000, "height": 4000})
-    page.goto(f"{address}/?token={token}")
+    page.goto(f"{address}/?token={token}", timeout=START_S * 1000)
     player = page.locator(".pwl-player")
     player.get_by_role("button", name="Play").wait_for()
     handle(page, "Optimiser steps").wait_for()
@@ -127,7 +127,7 @@ def test_without_the_token_there_is_nothing(server: tuple[str, str]) -> None:
 def test_an_error_is_shown_as_what_it_is(page: Page, server: tuple[str, str], stored_runs: Path) -> None:
     address, token = server
     with instead(stored_runs, "{}['no such pair']"):
-        page.goto(f"{address}/?token={token}")
+        page.goto(f"{address}/?token={token}", timeout=START_S * 1000)
         page.get_by_text("KeyError: 'no such pair'").wait_for(timeout=START_S * 1000)
 
 
@@ -136,7 +136,7 @@ def test_the_page_reaches_no_other_server_not_even_on_this_machine(
 ) -> None:
     address, token = server
     with instead(stored_runs, "print('a page')"):
-        answer = page.goto(f"{address}/?token={token}")
+        answer = page.goto(f"{address}/?token={token}", timeout=START_S * 1000)
         page.get_by_text("a page").wait_for(timeout=START_S * 1000)
     assert "frame-ancestors 'self'" in answer.headers["content-security-policy"]
     ask = "url => fetch(url, {mode: 'no-cors'}).then(() => 'answered', () => 'refused')"
@@ -152,30 +152,50 @@ QUICK = """
 import sys
 from pwl_lab.runner import dashboard
 from pwl_lab.cli import app
-dashboard.IDLE_S, dashboard.LOOK_S = 5, 1
+dashboard.IDLE_S, dashboard.LOOK_S, dashboard.NEXT_S = 5, 1, 1
+dashboard.START_UP = "import colorsys"  # quick: while it starts, a kernel counts as idle
 app(sys.argv[1:])
 """
 
 
-def test_no_kernel_outlives_its_page_or_the_server(browser: Browser, tmp_path: Path) -> None:
+def test_a_kernel_waits_for_the_next_page_and_none_outlives_its_page_or_the_server(
+    browser: Browser, tmp_path: Path
+) -> None:
     with serving_dashboard(tmp_path, tmp_path, "-c", QUICK) as (address, token, process):
-        with instead(tmp_path, "import os; print('kernel', os.getpid())"):
+        first = kernels_of(process)
+        with instead(tmp_path, "import os, sys; print('kernel', os.getpid(), 'colorsys' in sys.modules)"):
             kernels, pages = [], []
             for _ in range(2):
                 pages.append(browser.new_page())
-                pages[-1].goto(f"{address}/?token={token}")
+                pages[-1].goto(f"{address}/?token={token}", timeout=START_S * 1000)
                 words = pages[-1].get_by_text("kernel ", exact=False).last.inner_text(timeout=START_S * 1000)
-                kernels.append(int(words.split()[-1]))
+                kernels.append(int(words.split()[-2]))
+                assert words.endswith("True"), "it has run what every kernel runs before it answers"
+        assert first == {kernels[0]}
+        ahead = kernels_of(process, but=kernels)
         pages[0].close()  # without a word to the server, as when a browser is killed
         end = time.monotonic() + 60
         while psutil.pid_exists(kernels[0]) and time.monotonic() < end:
             time.sleep(0.2)
         assert not psutil.pid_exists(kernels[0])
+        time.sleep(7)  # longer than a kernel may be idle that has had its page
+        assert kernels_of(process, but=kernels) == ahead, "the one that waits is still there, and there is no other"
         process.terminate()
         process.wait(timeout=60)
-        assert not psutil.pid_exists(kernels[1])
+        assert not any(map(psutil.pid_exists, (kernels[1], *ahead)))
         assert not list((tmp_path / ".batches").iterdir()), "its folder went with it"
         pages[1].close()
+
+
+def kernels_of(process: subprocess.Popen, but: Sequence[int] = ()) -> set[int]:
+    """The process ids of a server's kernels without those in `but`, as soon as there is one."""
+    end = time.monotonic() + START_S
+    found: set[int] = set()
+    while not found and time.monotonic() < end:
+        children = psutil.Process(process.pid).children(recursive=True)
+        found = {child.pid for child in children if "ipykernel_launcher" in child.cmdline()} - set(but)
+        time.sleep(0.2)
+    return found
 
 
 def test_the_same_notebook_opens_in_jupyterlab(page: Page, lab: tuple[str, str, Path], stored_runs: Path) -> None:

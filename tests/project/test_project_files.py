@@ -22,7 +22,12 @@ SERIES = [path for path in NOTEBOOKS if re.match(r"\d\d[a-z]?_", path.name)]
 MODULES = sorted((ROOT / "pwl_lab").rglob("*.py"))
 BIN = Path(sys.executable).parent
 
-CONDA_NAMES = {"torch": "pytorch", "playwright": "playwright-python", "jupyter-client": "jupyter_client"}
+CONDA_NAMES = {
+    "torch": "pytorch",
+    "playwright": "playwright-python",
+    "jupyter-client": "jupyter_client",
+    "jupyter-server": "jupyter_server",
+}
 LINES_PER_FILE, LINES_PER_FUNCTION = 450, 40  # a file is a subject, not a slice of one
 LINES_PER_CELL, MEDIAN_LINES_PER_CELL = 15, 8
 
