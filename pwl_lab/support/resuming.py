@@ -22,7 +22,7 @@ from functools import cache
 from itertools import count
 from pathlib import Path
 from shutil import rmtree
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -86,16 +86,6 @@ class Stream(Iterator[Element]):
         self._rest = state["rest"]
 
 
-class Resumable(Protocol):
-    """What a training needs of its learner."""
-
-    def state(self) -> State:
-        """Everything that training changes, besides the optimiser."""
-
-    def restore(self, state: State, optimiser: torch.optim.Optimizer) -> None:
-        """Become what `state` describes; parameters that are not trained any more leave the (new) optimiser."""
-
-
 @dataclass
 class _Unfinished:
     """The folder of the trainings that make one result, numbered in the order in which they begin."""
@@ -129,13 +119,20 @@ class Training:
 
     def __init__(
         self,
-        learner: Resumable,
+        learner: Any,
         optimiser: torch.optim.Optimizer,
         schedule: torch.optim.lr_scheduler.LRScheduler,
         batches: Iterator[Any],
         history: list[dict[str, Any]],
     ) -> None:
-        """A training before its first step, with the evaluation of what it begins with."""
+        """A training before its first step.
+
+        Arguments:
+        - `learner`: what is trained, with its `state` and `restore` (see `pwl_lab.training.Learner`).
+        - `optimiser`, `schedule`: as new.
+        - `batches`: a `Stream`; of any other iterator, the batches up to a checkpoint are drawn again.
+        - `history`: the evaluation before the first step.
+        """
         self.learner, self.optimiser, self.schedule, self.batches = learner, optimiser, schedule, batches
         self.step = 0  # where it begins, or goes on
         self.history = history
