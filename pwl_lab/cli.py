@@ -1,4 +1,7 @@
-"""The command `pwl-lab`. Exit codes: 0 success, 1 something ran and failed, 2 refused before it ran."""
+"""The command `pwl-lab`.
+
+Exit codes: 0 success, 1 something ran and failed, 2 refused before it ran, 3 stopped by `--stop-after`.
+"""
 
 import json
 import shutil
@@ -12,12 +15,13 @@ from typer.core import TyperGroup
 
 import pwl_lab
 from pwl_lab.support import environment
-from pwl_lab.support.errors import PwlLabError
+from pwl_lab.support.errors import PwlLabError, invalid
 
 if TYPE_CHECKING:  # the runner is imported late, so that --help stays fast
     from pwl_lab.runner.run_folder import RunStatus
 
-FAILED, REFUSED = 1, 2
+FAILED, REFUSED, STOPPED = 1, 2, 3
+GO_ON = "the time is up; run the same command again to go on"
 
 
 class Commands(TyperGroup):
@@ -44,6 +48,13 @@ app.add_typer(data_app, name="data")
 
 Notebook = Annotated[str, typer.Argument(help="a file, a name in notebooks/, its number (04, or 4), or how it begins")]
 Preset = Annotated[str | None, typer.Option(help="smoke, lesson or paper; default: the notebook's own")]
+StopAfter = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        help="end after this time (8m, 90s, 1h30m) with exit code 3; the same command goes on from the trainings' checkpoints",
+    ),
+]
 Timeout = Annotated[int | None, typer.Option(min=1, metavar="SECONDS", help="the time limit for each cell")]
 
 
@@ -67,8 +78,10 @@ def run(
         list[str] | None, typer.Option("-p", "--param", metavar="KEY=VALUE", help="a parameter; the value is YAML")
     ] = None,
     timeout: Timeout = None,
+    stop_after: StopAfter = None,
 ) -> None:
     """Execute one notebook and report how it ended."""
+    _limit(stop_after)
     from pwl_lab.runner.execute import run_notebook
     from pwl_lab.runner.parameters import parse_parameters
     from pwl_lab.runner.series import usual_folder
@@ -79,8 +92,7 @@ def run(
     status = run_notebook(notebook, out, preset, parse_parameters(param or ()), timeout, _progress)
     _report(status)
     typer.echo(f"{out}", err=status.status != "ok")
-    if status.status != "ok":
-        raise typer.Exit(FAILED)
+    _exit([status])
 
 
 @app.command()
@@ -109,14 +121,15 @@ def series(
     jobs: Annotated[
         int | None, typer.Option("-j", "--jobs", help="how many notebooks run at once; default: one per core")
     ] = None,
+    stop_after: StopAfter = None,
 ) -> None:
     """Execute the series and write an index page; it continues after a failure."""
+    _limit(stop_after)
     from pwl_lab.runner.series import run_series, series_folder
 
     ended = run_series(preset, name, only or (), timeout, _progress, _report, jobs)
     typer.echo(series_folder(preset if name is None else name) / "index.html")
-    if any(status.status != "ok" for status in ended):
-        raise typer.Exit(FAILED)
+    _exit(ended)
 
 
 @app.command()
@@ -148,8 +161,12 @@ def batch(
     only: Annotated[
         list[str] | None, typer.Option(help="only some points: the first digits of a hash, or NAME=VALUE of an axis")
     ] = None,
+    stop_after: StopAfter = None,
 ) -> None:
     """Run a notebook over a grid of parameters: points that are ok are kept, the others run."""
+    if stop_after is not None and scheduler is not None:
+        raise invalid("--stop-after", stop_after, "none with a scheduler, whose workers do not know of it")
+    _limit(stop_after)
     from pwl_lab.runner import batch as batches
     from pwl_lab.runner.machine import default_workers
 
@@ -168,6 +185,8 @@ def batch(
         typer.echo(f"stopped ({outcome.stopped_by}); run the same command again to resume", err=True)
     typer.echo(f"{out}: {how}")
     if outcome and not outcome.all_well(prepared.todo):
+        not_begun = len(outcome.ended) < len(prepared.todo) and environment.seconds_left() <= 0
+        _exit(list(outcome.ended.values()), not_begun)
         raise typer.Exit(FAILED)
 
 
@@ -280,6 +299,22 @@ def _progress(line: str) -> None:
     typer.echo(line, err=True)
 
 
+def _limit(stop_after: str | None) -> None:
+    """Set the time at which trainings stop."""
+    if stop_after is not None:
+        environment.stop_after(stop_after)
+
+
+def _exit(statuses: "Sequence[RunStatus]", not_begun: bool = False) -> None:
+    """Exit unless all went well: with FAILED if any went badly, with STOPPED if the time was up, as it is if `not_begun`."""
+    ends = {status.status for status in statuses}
+    if ends - {"ok", "stopped"}:
+        raise typer.Exit(FAILED)
+    if "stopped" in ends or not_begun:
+        typer.echo(GO_ON, err=True)
+        raise typer.Exit(STOPPED)
+
+
 def _report(status: "RunStatus") -> None:
     """One line for a successful run; a few on stderr for a failed one, or if its page is incomplete."""
     if status.page_error:
@@ -289,7 +324,7 @@ def _report(status: "RunStatus") -> None:
         return
     where = "" if status.cell is None else f", cell {status.cell}"
     typer.echo(f"{status.status}: {status.notebook}{where}", err=True)
-    if status.cell_source:
+    if status.cell_source and status.status != "stopped":
         typer.echo("    " + status.cell_source.replace("\n", "\n    "), err=True)
     if status.error:
         typer.echo(f"{status.error.name}: {status.error.message}", err=True)

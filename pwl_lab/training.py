@@ -2,13 +2,12 @@
 
 A `TrainPlan` sets the length, the optimiser and the schedule. A `Learner` defines what differs: its losses, its
 evaluation, when it is done. Everything else is shared and found here: optimiser steps, the schedule, gradient
-clipping, evaluation, the history, the progress bar, and the error for a loss that is not finite.
+clipping, evaluation, the history, the progress bar, exact resume, and the error for a loss that is not finite.
 """
 
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +25,7 @@ from pwl_lab.models.blocknet import BlockNet, ModelConfig, build, evaluating
 from pwl_lab.support.config import Fraction, Frozen, LearningRate, Steps
 from pwl_lab.support.errors import DivergedError, invalid
 from pwl_lab.support.progress import Progress
+from pwl_lab.support.resuming import Training
 from pwl_lab.tasks.base import Batch, Task, accuracy, at_once, batches_of, check_inputs, label_loss, split_of
 from pwl_lab.tasks.checks import check_count
 
@@ -101,6 +101,14 @@ class Learner(ABC):
     def evaluate(self, step: int) -> list[dict[str, Any]]:
         """Rows for the history: the metrics after `step` steps."""
 
+    def state(self) -> dict[str, Any]:
+        """Everything that training changes. A class of learners without a `state` of its own is not resumed."""
+        raise NotImplementedError
+
+    def restore(self, state: dict[str, Any], optimiser: torch.optim.Optimizer) -> None:
+        """Become what `state` describes, just after creation. What is not trained any more leaves the (new) optimiser."""
+        raise NotImplementedError
+
     def clip_gradients(self, largest: float, optimiser: torch.optim.Optimizer) -> None:
         """Scale the gradient so that its norm over all parameters is at most `largest`."""
         nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], largest)
@@ -125,27 +133,27 @@ def train(learner: Learner, batches: Iterator[Batch], plan: TrainPlan, descripti
     keep_freed_memory()  # for speed alone
     optimiser = make_optimiser(plan, learner.parameter_groups(plan.lr))
     schedule = LambdaLR(optimiser, partial(learning_rate_factor, plan))
-    history = _rows(learner.evaluate(0), 0, plan, {})
-    seen: dict[str, list[Tensor]] = defaultdict(list)  # a loss term may start or stop between two evaluations
+    run = Training(learner, optimiser, schedule, batches, _rows(learner.evaluate(0), 0, plan, {}))
     with Progress(description, plan.steps) as bar:
-        bar.evaluated(history)
-        for step in range(1, plan.steps + 1):
+        run.begin(plan, bar)
+        for step in range(run.step + 1, plan.steps + 1):
+            run.pause(step - 1)
             for name, value in _one_step(learner, next(batches), step, optimiser, plan).items():
-                seen[name].append(value)
+                run.seen[name].append(value)
             schedule.step()
             if step % plan.eval_every and step != plan.steps:
                 bar.advance()
                 continue
-            means = {name: float(sum(values)) / len(values) for name, values in seen.items()}
+            means = {name: float(sum(values)) / len(values) for name, values in run.seen.items()}
             _check_finite(means, step, description)
             rows = _rows(learner.evaluate(step), step, plan, means)
-            history += rows
+            run.history += rows
             bar.advance(1, loss=means["total"], **_headline(rows))
             bar.evaluated(rows)
-            seen.clear()
+            run.seen.clear()
             if learner.finished(step, rows, optimiser):
                 break
-    return pd.DataFrame(history)
+    return pd.DataFrame(run.history)
 
 
 def _one_step(learner: Learner, batch: Batch, step: int, optimiser: torch.optim.Optimizer, plan: TrainPlan) -> Losses:
@@ -267,6 +275,17 @@ class SupervisedLearner(Learner):
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """All parameters in one group."""
         return [{"params": list(self.model.parameters()), "lr": lr}]
+
+    def state(self) -> dict[str, Any]:
+        """The network, its checkpoints, and when it reached `stop_at`."""
+        kept = [(one.step, one.accuracy, one.state) for one in self.checkpoints]
+        return {"model": self.model.state_dict(), "checkpoints": kept, "reached_at": self.reached_at}
+
+    def restore(self, state: dict[str, Any], optimiser: torch.optim.Optimizer) -> None:
+        """Become what `state` describes."""
+        self.model.load_state_dict(state["model"])
+        self.checkpoints = [Checkpoint(*kept) for kept in state["checkpoints"]]
+        self.reached_at = state["reached_at"]
 
     def losses(self, batch: Batch, step: int) -> Losses:
         """`total`: the mean cross-entropy."""

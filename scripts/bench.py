@@ -31,7 +31,7 @@ from pwl_lab.models import BlockNet, LanguageTransformerConfig, ModelConfig, bui
 from pwl_lab.study.recipes import image_models, image_task
 from pwl_lab.study.settings import LoadingSettings
 from pwl_lab.study.store import provenance
-from pwl_lab.support import paths
+from pwl_lab.support import paths, resuming
 from pwl_lab.support.files import write_json
 from pwl_lab.support.processes import one_thread
 from pwl_lab.support.seeding import generator
@@ -40,7 +40,7 @@ from pwl_lab.swap.pair_training import PairLearner, PairLossConfig
 from pwl_lab.swap.swapnet import SwapNet
 from pwl_lab.tasks.base import IGNORED, Batch
 from pwl_lab.tasks.parity import SparseParity
-from pwl_lab.training import Checkpoint, SupervisedLearner, TrainedModel, TrainPlan, make_optimiser
+from pwl_lab.training import Checkpoint, SupervisedLearner, TrainedModel, TrainPlan, make_optimiser, train
 
 ROUNDS = 7
 
@@ -264,6 +264,34 @@ def _teacher_row(threads: int) -> dict[str, object]:
     }
 
 
+def resuming_row() -> dict[str, object]:
+    """Training the wide parity teacher with momentum, with checkpoints as often as a result of the store has them, and without.
+
+    A checkpoint after every step shows what one costs; at the usual interval the cost would be lost in the noise.
+    """
+    task, steps, every = SparseParity(50, 4), 20, resuming.EVERY_S
+    plan = TrainPlan(steps=steps, lr=0.1, momentum=0.9, eval_every=steps)
+
+    def work() -> None:
+        learner = SupervisedLearner(build(mlp(task, 4096), 0), task.split("validation"), plan)
+        train(learner, task.batches(0, 128), plan, "teacher")
+
+    with tempfile.TemporaryDirectory(dir=paths.runs()) as folder:
+
+        def kept() -> None:
+            with resuming.unfinished(Path(folder) / "teacher"):
+                work()
+
+        resuming.EVERY_S = 0.0
+        try:
+            ours, reference = rates(kept, work, (steps, steps))
+        finally:
+            resuming.EVERY_S = every
+    seconds = max(1 / ours - 1 / reference, 0.0)
+    name = f"parity teacher, width 4096, a checkpoint every {every:.0f} s against none"
+    return row(name, "steps/s", reference * every / (every + seconds), reference) | {"checkpoint_s": round(seconds, 4)}
+
+
 def plain_loop(steps: int) -> None:
     """Draw a set of samples and go through it once."""
     task, net, optimiser = _plain_teacher()
@@ -306,6 +334,7 @@ def main() -> None:
         for family in ("vgg", "resnet", "vit"):
             rows += pair_rows(family, "all", 4) + pair_rows(family, "prefix", 1)
         rows += [family_row(family) for family in ("vgg", "resnet", "vit")]
+        rows.append(resuming_row())
     rows += [teacher_row(threads) for threads in (1, 2)]
     rows.append(bundle_row())
     for measure in (stub_sweep.sweep_rows, batch_overhead.overhead_rows):

@@ -78,6 +78,10 @@ class SeparateCohort:
         """A copy of one student's weights, named as in its `BlockNet`."""
         return {name: tensor.detach().clone() for name, tensor in self.students[member].state_dict().items()}
 
+    def restore(self, member: int, state: Mapping[str, Tensor]) -> None:
+        """Give a student these weights, as `state` returns them."""
+        self.students[member].load_state_dict(state)
+
     def keep(self, members: list[int], optimiser: torch.optim.Optimizer) -> None:
         """Drop all students but `members`, with their optimiser state; those stay in the given order."""
         gone = {id(parameter) for parameter in self.parameters()}
@@ -292,6 +296,26 @@ class CurriculumLearner(Learner):
                 group.keep(staying, optimiser)
         self.groups = [group for group in self.groups if group.members]
         return not self.groups
+
+    def state(self) -> dict[str, Any]:
+        """Each student that is left, by its number, with its weights and whether it diverged; and those that are done."""
+        going = [
+            (self.members.index(who), group.cohort.state(position), bool(group.diverged[position]))
+            for group in self.groups
+            for position, who in enumerate(group.members)
+        ]
+        return {"going": going, "retired": [(self.members.index(who), one) for who, one in self._retired.items()]}
+
+    def restore(self, state: dict[str, Any], optimiser: torch.optim.Optimizer) -> None:
+        """Become what `state` describes."""
+        going = {self.members[number]: rest for number, *rest in state["going"]}
+        self._retired = {self.members[number]: weights for number, weights in state["retired"]}
+        for group in self.groups:
+            group.keep([position for position, who in enumerate(group.members) if who in going], optimiser)
+            for position, who in enumerate(group.members):
+                weights, group.diverged[position] = going[who]
+                group.cohort.restore(position, weights)
+        self.groups = [group for group in self.groups if group.members]
 
     def weights(self) -> dict[tuple[str, int], dict[str, Tensor]]:
         """Each student's last weights, by curriculum and seed. Students that diverged are left out."""

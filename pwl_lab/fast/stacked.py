@@ -133,6 +133,12 @@ class StackedCohort:
         """A copy of one student's weights, named as in its network."""
         return {name: tensor.detach()[member].clone() for name, tensor in self.tensors.items()}
 
+    @torch.no_grad()
+    def restore(self, member: int, state: Mapping[str, Tensor]) -> None:
+        """Give a student these weights, as `state` returns them."""
+        for name, tensor in self.tensors.items():
+            tensor[member] = state[name]
+
     def keep(self, members: list[int], optimiser: torch.optim.Optimizer) -> None:
         """Drop all students but `members`, with their optimiser state; those stay in the given order."""
         before, self.tensors = self.parameters(), self.part(members).tensors

@@ -27,7 +27,7 @@ from papermill.exceptions import PapermillExecutionError
 from papermill.execute import remove_error_markers
 
 from pwl_lab.runner.kernel import KernelGuard
-from pwl_lab.runner.run_folder import Ending, RunError
+from pwl_lab.runner.run_folder import TIME_IS_UP, Ending, RunError
 from pwl_lab.runner.verdict import WidgetError, error_of, expects_errors, is_clean_exit
 from pwl_lab.support.errors import PwlLabError
 
@@ -242,7 +242,7 @@ class LabClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill has
         seconds of patience. A kernel that does not respond is killed at once.
         """
         self.shutdown_kernel = "immediate"
-        if self.job.status in ("ok", "failed") and not self.job.guard.stopped_by:
+        if self.job.status in ("ok", "failed", "stopped") and not self.job.guard.stopped_by:
             self.kc.execute(END_HELPERS, silent=True)
             with suppress(Empty):
                 run_sync(self.kc.shell_channel.get_msg)(timeout=SHUTDOWN_S)
@@ -263,7 +263,8 @@ class LabClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill has
         else:
             shown = [output for output in cell.outputs if output.output_type == "error"]
             content = {"ename": error.ename, "evalue": error.evalue, "traceback": [error.traceback]}
-            self.job.ended("failed", error_of(shown[-1] if shown else content))
+            ended: Ending = "stopped" if error.ename == TIME_IS_UP else "failed"
+            self.job.ended(ended, error_of(shown[-1] if shown else content))
 
 
 class LabEngine(NBClientEngine):  # type: ignore[misc]  # papermill has no types
@@ -305,7 +306,10 @@ def execute(job: Job) -> None:
     except RuntimeError as error:
         if job.status == "ok":
             job.ended("failed", RunError(name="KernelStartError", message=f"the kernel did not start: {error}"))
-    if job.guard.stopped_by:
+    if job.guard.stopped_by == TIME_IS_UP:
+        text = "the time was up, and what was computed cannot be resumed; the kernel was ended"
+        job.ended("stopped", RunError(name=TIME_IS_UP, message=text))
+    elif job.guard.stopped_by:
         job.ended("killed", RunError(name=job.guard.stopped_by, message="the run was stopped from outside"))
 
 

@@ -4,6 +4,7 @@ Every notebook is run by `run_notebook`. It leaves in its folder `notebook.ipynb
 notebook got), `params.json`, `status.json`, the notebook's own `metrics.json`, and `progress.log`.
 """
 
+import math
 import os
 import sys
 import threading
@@ -25,7 +26,7 @@ from pwl_lab.runner.parameters import (
 )
 from pwl_lab.runner.run_folder import RunError, RunStatus
 from pwl_lab.support import paths
-from pwl_lab.support.environment import OUT, PROGRESS
+from pwl_lab.support.environment import OUT, PROGRESS, seconds_left
 from pwl_lab.support.errors import invalid
 from pwl_lab.support.files import settle, write_json, write_text
 from pwl_lab.support.paths import commit
@@ -34,6 +35,7 @@ from pwl_lab.support.waiting import ticking
 __all__ = ["RunStatus", "resolve_notebook", "run_notebook", "settings_of"]
 
 TAIL_EVERY_S = 0.5
+GRACE_S = 45.0
 # With it jsonschema, which nbformat imports, also checks internationalised addresses; no notebook has any. Its grammar
 # takes 1.4 s of a core to build, more than all other imports here together, and no option leaves it out.
 UNUSED = "rfc3987_syntax"
@@ -53,7 +55,8 @@ def run_notebook(
     """Execute `notebook` and leave everything in the folder `out`.
 
     A notebook that fails, runs out of time or is killed is a status, not an exception. In the main thread SIGINT, SIGTERM
-    and SIGHUP end the run (status `killed`).
+    and SIGHUP end the run (status `killed`). One whose time is up (`--stop-after`) has the status `stopped`: its trainings
+    have left checkpoints, from which the next run goes on.
 
     Arguments:
     - `notebook`: a file, a name among the project's notebooks, or how only one of them begins (`04`).
@@ -138,7 +141,7 @@ def _execute(
     # Threads that spin while they wait make a step up to forty times slower if other work needs the same cores.
     waiting = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
     extra = dict(environment) | {OUT.name: str(folder), PROGRESS.name: str(progress)} | waiting
-    with KernelGuard() as guard, runs.including(guard), stop_on_signal(runs), _tail(progress, on_line):
+    with KernelGuard() as guard, runs.including(guard), stop_on_signal(runs), _ends(guard), _tail(progress, on_line):
         kernels = guard.environment(extra | neutral(guard.folder))
         job = Job(source, folder / run_folder.NOTEBOOK, parameters.inject, kernels, timeout, guard)
         execute(job)
@@ -153,6 +156,20 @@ def _execute(
     if guard.stopped_by and state.status == "ok":
         state.status = "killed"
         state.error = RunError(name=guard.stopped_by, message="stopped while the page was written")
+
+
+@contextmanager
+def _ends(guard: KernelGuard) -> Iterator[None]:
+    """A context in which the kernel is ended some time after the time is up: not all it does is a training, which stops."""
+    left = seconds_left() + GRACE_S
+    timer = threading.Timer(min(max(left, 0), threading.TIMEOUT_MAX), guard.stop, [run_folder.TIME_IS_UP])
+    timer.daemon = True
+    if left < math.inf:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from filelock import Timeout
 from pydantic import BaseModel
 
 from pwl_lab.support import paths
-from pwl_lab.support.errors import InvalidValueError, invalid
+from pwl_lab.support.errors import InvalidValueError, TimeIsUpError, invalid
 from pwl_lab.support.files import file_sha256, locked, set_aside, write_json
 
 STATUS = "status.json"
@@ -28,7 +28,8 @@ LASTING = (PARAMS, METRICS, NOTEBOOK, PAGE)  # files that never change once a ru
 _REPORTED = ("pwl_lab", "torch", "numpy", "papermill", "nbclient", "ipykernel", "ipywidgets")
 
 
-Ending = Literal["ok", "failed", "timeout", "killed"]
+Ending = Literal["ok", "failed", "timeout", "killed", "stopped"]
+TIME_IS_UP = TimeIsUpError.__name__  # why a run is stopped: the same command goes on from its last checkpoint
 
 
 class RunError(BaseModel):
@@ -60,7 +61,8 @@ class RunStatus(BaseModel):
     are listed while it runs, and none were by earlier versions.
     `page_error` says why `notebook.html` is not there, or what it could not show: the run itself ended as `status` says.
     `cell` counts from 0 in the executed `notebook.ipynb` beside it. A status that still says `running` although nothing
-    runs is a run whose own process was killed outright.
+    runs is a run whose own process was killed outright. A run that is `stopped` had to end by a certain time: the next
+    goes on from the checkpoints of its trainings.
     """
 
     status: Literal["running"] | Ending

@@ -13,11 +13,11 @@ from pwl_lab.runner.execute import run_notebook
 from pwl_lab.runner.index_page import check_site, join_pages, relink_pages, write_index
 from pwl_lab.runner.kernel import Runs, stop_on_signal
 from pwl_lab.runner.parameters import read_notebook, resolve_notebook, resolve_parameters, series
-from pwl_lab.runner.run_folder import RunStatus, alone_in_folder, check_replaceable, clear
+from pwl_lab.runner.run_folder import TIME_IS_UP, RunError, RunStatus, alone_in_folder, check_replaceable, clear
 from pwl_lab.study.settings import BATCH
 from pwl_lab.support import paths, processes
 from pwl_lab.support.config import device, read_preset
-from pwl_lab.support.environment import WORKERS
+from pwl_lab.support.environment import WORKERS, seconds_left
 from pwl_lab.support.errors import InvalidValueError, invalid, unknown
 
 
@@ -169,6 +169,11 @@ class _SeriesRun:
         """Run one notebook; None if the series was stopped before it could start."""
         if self.runs.stopped_by:
             return None
+        if seconds_left() <= 0:
+            why = RunError(name=TIME_IS_UP, message="not begun")
+            return RunStatus(
+                status="stopped", notebook=source.name, error=why, started="", cells=0, versions={}, commit=None
+            )
         number = source.stem.partition("_")[0]
         self._say(self.on_line, f"== {source.stem}")
         return run_notebook(

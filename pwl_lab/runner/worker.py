@@ -25,6 +25,7 @@ from pwl_lab.runner.machine import GPUS
 from pwl_lab.runner.parameters import read_notebook
 from pwl_lab.runner.points import BAD, BatchPlan, Point, log_event, read_finished, read_results
 from pwl_lab.runner.run_folder import STATUS, RunError, RunStatus, clear, keep_changed_notebook, versions
+from pwl_lab.support.environment import seconds_left
 from pwl_lab.support.errors import PwlLabError
 from pwl_lab.support.files import json_text
 from pwl_lab.support.paths import commit
@@ -144,7 +145,7 @@ def still_running(batch: str) -> int:
 
 
 def run_point(task: PointTask) -> RunStatus | None:
-    """Run one point and return how it ended; None where its batch was stopped before it could begin.
+    """Run one point and return how it ended; None where its batch was stopped, or the time is up, before it could begin.
 
     One that an earlier attempt has finished is left as it is; where only the copy of it to its location failed, that is
     done again. Raises PointError where this worker is not fit for it, OSError where its files cannot be written.
@@ -153,7 +154,7 @@ def run_point(task: PointTask) -> RunStatus | None:
     folder = location.point(task.hash)
     folder.mkdir(parents=True, exist_ok=True)
     with _listed(task) as runs:
-        if runs.stopped_by:
+        if runs.stopped_by or seconds_left() <= 0:
             return None
         try:
             with FileLock(folder / LOCK, timeout=PATIENCE_S):

@@ -45,6 +45,7 @@ from pwl_lab.support.files import (
 )
 from pwl_lab.support.paths import commit
 from pwl_lab.support.processes import one_thread
+from pwl_lab.support.resuming import unfinished
 
 # The format of an entry's files. It is part of every key, so entries of an older format are not found and need not be
 # read: making them again is cheaper than maintaining code to read them.
@@ -157,6 +158,7 @@ class Store:
             if missing:
                 self._check_writable(missing)
                 begun = time.monotonic()
+                locks.enter_context(unfinished(self._unfinished(missing)))
                 with one_thread():
                     made = list(make(missing))
                 made_how = provenance() | {"minutes": round((time.monotonic() - begun) / 60 / len(missing), 4)}
@@ -165,6 +167,11 @@ class Store:
                     self.save(recipe, artifact, made_how)
                     found[recipe.key] = _read(self.entry(recipe))
         return found
+
+    def _unfinished(self, recipes: Sequence[Recipe]) -> Path:
+        """Where the checkpoints of the trainings are that make these recipes together."""
+        name = recipes[0].key if len(recipes) == 1 else content_hash([recipe.key for recipe in recipes])[:32]
+        return self.folder / "unfinished" / f"{recipes[0].kind}-{name}"
 
     def _find(self, recipe: Recipe, locked: bool = False) -> Artifact | None:
         """The stored artifact, or None if it is missing or damaged.

@@ -6,9 +6,11 @@ original folder. The first reading makes a folder absolute in `os.environ` itsel
 processes and when this process changes its folder.
 """
 
+import math
 import os
 import re
 import stat
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +31,7 @@ class Variable:
 
     Arguments:
     - `name`: the variable's name.
-    - `kind`: folder, file, number, flag, device or text.
+    - `kind`: folder, file, number, flag, device, moment or text.
     - `meaning`: what it sets, in words.
     - `default`: the default, in words.
     """
@@ -40,7 +42,7 @@ class Variable:
     default: str
 
     def get(self) -> Any:
-        """Its value, converted to its kind (a Path, an int, a bool, a str); None if it is not set.
+        """Its value, converted to its kind (a Path, an int, a bool, a float, a str); None if it is not set.
 
         Raises InvalidValueError for an invalid value, and UnknownNameError as `refuse_unknown` does.
         """
@@ -64,6 +66,21 @@ def settled() -> dict[str, str]:
     for variable in VARIABLES.values():
         variable.get()
     return dict(os.environ)
+
+
+def stop_after(duration: str) -> None:
+    """Let the trainings of this process, and of those that it starts, stop after this time: `8m`, `90s`, `1h30m`."""
+    parts = re.fullmatch(r"(?:(\d{1,4})h)?(?:(\d{1,4})m)?(?:(\d{1,5})s)?", duration)
+    hours, minutes, seconds = (int(part or 0) for part in parts.groups()) if parts else (0, 0, 0)
+    if not hours + minutes + seconds:
+        raise invalid("--stop-after", duration, "hours, minutes and seconds, such as 8m, 90s or 1h30m")
+    os.environ[STOP_AT.name] = f"{time.time() + 3600 * hours + 60 * minutes + seconds:.1f}"
+
+
+def seconds_left() -> float:
+    """How long trainings may go on; infinity unless a time was set."""
+    stop_at = STOP_AT.get()
+    return math.inf if stop_at is None else float(stop_at) - time.time()
 
 
 def _path(name: str, text: str, fits: Callable[[Path], bool], what: str) -> Path:
@@ -120,12 +137,20 @@ def _device(name: str, text: str) -> str:
     return text
 
 
+def _moment(name: str, text: str) -> float:
+    """A time, in seconds since 1970."""
+    if not re.fullmatch(r"[0-9]{1,12}(\.[0-9]+)?", text):
+        raise invalid(name, text, "a number of seconds since 1970, as `date +%s` prints it")
+    return float(text)
+
+
 _READERS: dict[str, Callable[[str, str], Any]] = {
     "folder": partial(_path, fits=_folder_fits, what="a folder"),
     "file": partial(_path, fits=lambda path: not path.is_dir() and _folder_fits(path.parent), what="a file"),
     "number": _number,
     "flag": _flag,
     "device": _device,
+    "moment": _moment,
     "text": lambda name, text: text,
 }
 
@@ -140,8 +165,12 @@ OUT = Variable(
     "PWL_LAB_OUT", "folder", "where a notebook saves its results; set by a run", "interactive/ in the runs folder"
 )
 PROGRESS = Variable("PWL_LAB_PROGRESS", "file", "where progress is logged; set by a run", "a bar is shown instead")
+STOP_AT = Variable(
+    "PWL_LAB_STOP_AT", "moment", "when trainings stop, to be resumed (seconds since 1970); set by --stop-after", "never"
+)
 RUN_MARK = Variable("PWL_LAB_RUN_MARK", "text", "the runs that a process belongs to; set by a run", "none")
 
 VARIABLES = {
-    each.name: each for each in (HOME, RUNS, STORE, DATA, WORKERS, DEVICE, ONLY_STORED, OUT, PROGRESS, RUN_MARK)
+    each.name: each
+    for each in (HOME, RUNS, STORE, DATA, WORKERS, DEVICE, ONLY_STORED, OUT, PROGRESS, STOP_AT, RUN_MARK)
 }

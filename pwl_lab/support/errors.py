@@ -31,6 +31,10 @@ class DivergedError(PwlLabError, ArithmeticError):
     """A training run produced a loss that is not finite."""
 
 
+class TimeIsUpError(PwlLabError):
+    """A training stopped before its end, because it was asked to by that time (`pwl-lab run --stop-after`)."""
+
+
 class ExerciseError(PwlLabError):
     """An answer to an exercise is not correct yet; the text says what was expected and found, and gives a hint."""
 

@@ -31,6 +31,7 @@ from pwl_lab.support.errors import PwlLabError, invalid
 Case = Mapping[str, Any]
 WORKERS = environment.WORKERS.name
 LONGEST_END_S = 10.0  # to wait for workers that were told to end
+LONGEST_STOP_S = 60.0  # to wait for trainings that end because the time is up
 LONGEST_SOCKET_FOLDER = 70  # a unix socket's path may have about 100 bytes; multiprocessing's names need 32
 
 
@@ -110,6 +111,8 @@ def side_by_side(work: Callable[..., Any], cases: Sequence[Case], description: s
         pool.shutdown()
         return [cloudpickle.loads(future.result()) for future in futures]
     except CaseFailedError as failed:
+        if environment.seconds_left() <= 0:
+            wait(futures, timeout=LONGEST_STOP_S)  # the others stop by themselves, each after its own checkpoint
         failed.raise_here()
     except BrokenProcessPool as error:
         raise WorkerLostError(
@@ -210,7 +213,9 @@ def _follow(futures: Sequence[Future[bytes]], reports: Any, description: str) ->
             done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_EXCEPTION)
             while not reports.empty():
                 report = reports.get()
-                if "total" in report:
+                if "said" in report:
+                    bar.say(report["said"])
+                elif "total" in report:
                     begun.append(report["total"])
                     bar.extend(sum(begun) + round(sum(begun) / len(begun)) * max(0, len(futures) - len(begun)))
                 else:

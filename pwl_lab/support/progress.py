@@ -84,6 +84,7 @@ class Progress:
     def __init__(self, description: str, total: int, unit: str = "step") -> None:
         """`total` is a number of `unit`s."""
         self.description, self.total, self.unit, self.done = description, total, unit, 0
+        self._before = 0  # what an earlier process had done
         self._file = environment.PROGRESS.get()
         self._begun = self._last = time.monotonic()
         self._bar: plain_tqdm | None = None
@@ -146,9 +147,27 @@ class Progress:
                 self._send(values)
         elif self._file is not None and time.monotonic() - self._last >= LINE_EVERY_S:
             self._last = time.monotonic()
-            left = (self._last - self._begun) / max(self.done, 1) * (self.total - self.done)
+            left = (self._last - self._begun) / max(self.done - self._before, 1) * (self.total - self.done)
             shown = "".join(f", {name} {value:.3g}" for name, value in values.items())
             self._line(f"{self.done}/{self.total} {self.unit}s{shown}, at most {left:.0f} s left")
+
+    def resumed(self, step: int) -> None:
+        """Report that the work goes on at `step`."""
+        self.done = self._before = self._unreported = step
+        if self._bar is not None:
+            self._bar.initial = self._bar.n = step
+        self.say(f"resumed at step {step}")
+
+    def say(self, text: str) -> None:
+        """Report something in words: beside the bar's name, or as a line of the log."""
+        if self._bar is not None:
+            self._bar.set_description(f"{self.description}, {text}")
+        elif self._viewer is not None:
+            return
+        elif _report is not None:
+            _report({"said": f"{self.description} {text}"})
+        elif self._file is not None:
+            self._line(text)
 
     def evaluated(self, rows: Sequence[Row], run: str | None = None) -> None:
         """Report an evaluation: new rows of a history, for a curve. A worker's parent adds the name of the `run`."""

@@ -282,7 +282,7 @@ class PairLearner(Learner):
         self.student_joins_from, self.joined = config.student_joins_at * steps, config.student_joins_at == 0
         self.net, self.config, self.validation = net, config, validation
         self.passes = net.with_teacher(inference_teacher(net.teacher))
-        self.masks = random_masks(net.n_blocks, config.masks, generator(seed, "masks"))
+        self.masks, self.masks_drawn = random_masks(net.n_blocks, config.masks, generator(seed, "masks")), 0
         self.objective = objective or HardAndSoft(config.alpha, config.temperature)
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
@@ -321,6 +321,22 @@ class PairLearner(Learner):
             total = total + getattr(self.config, name) * value
         return terms | mixed | {"total": total}
 
+    def state(self) -> dict[str, Any]:
+        """Student and converters, and how many masks were drawn."""
+        networks = {"student": self.net.student.state_dict(), "converters": self.net.converters.state_dict()}
+        return networks | {"masks_drawn": self.masks_drawn}
+
+    def restore(self, state: dict[str, Any], optimiser: torch.optim.Optimizer) -> None:
+        """Become what `state` describes; the masks are drawn again."""
+        self.net.student.load_state_dict(state["student"])
+        self.net.converters.load_state_dict(state["converters"])
+        self._draw_masks(state["masks_drawn"])
+
+    def _draw_masks(self, many: int) -> list[str]:
+        """The next masks for the cross loss."""
+        self.masks_drawn += many
+        return list(islice(self.masks, many))
+
     def _mixed_terms(self, seen: Pass) -> Losses:
         """`sync`, `recon` and `cross`. A term with weight 0 is not computed: an ablation shows what that saves."""
         config, terms = self.config, {}
@@ -333,7 +349,7 @@ class PairLearner(Learner):
         if config.cross:
             groups = min(config.cross_groups, len(seen.batch))
             rounds = config.cross_passes * len(seen.teacher.logits.chunk(groups))
-            masks = list(islice(self.masks, rounds))
+            masks = self._draw_masks(rounds)
             logits, labels = seen.teacher.logits, seen.batch.labels
             terms["cross"] = cross_loss(self.passes, boundaries, masks, logits, config.temperature, groups, labels)
         return terms

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pwl_lab.support.errors import InvalidValueError, invalid
+from pwl_lab.support.resuming import Stream
 from pwl_lab.support.seeding import TEACHER
 
 IGNORED = -100  # the label of a token that is not scored, as PyTorch's losses expect it
@@ -175,7 +176,12 @@ def batches_of(task: Task, seed: int, batch_size: int, device: str, role: str = 
         allowed = "a method that also takes a `role`: see pwl_lab.tasks.base.Task"
         raise invalid(f"{type(task).__name__}.batches", f"({taken})", allowed)
     batches = iter(task.batches(seed, batch_size, device, **({"role": role} if takes_role else {})))
-    return chain([_checked(next(batches, None), task, device, f"{type(task).__name__}.batches")], batches)
+    beginning = batches.state() if isinstance(batches, Stream) else {}
+    first = _checked(next(batches, None), task, device, f"{type(task).__name__}.batches")
+    if not isinstance(batches, Stream):
+        return chain([first], batches)
+    batches.restore(beginning)
+    return batches
 
 
 def split_of(task: Task, name: str, device: str) -> Batch:

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int, UInt8
-from torch import Generator, Tensor
+from torch import Tensor
 
 from pwl_lab.support import config
 from pwl_lab.support.errors import MissingDataError, invalid, unknown
+from pwl_lab.support.resuming import Stream
 from pwl_lab.support.seeding import TEACHER, generator
 from pwl_lab.tasks import datasets
 from pwl_lab.tasks.augment import Augmentation
@@ -92,19 +93,17 @@ class ImageTask(Task):
         Each epoch has `steps_per_epoch` batches in a new order (stream `order`) without repeating an image; the stream
         `augment` drives the augmentation. Both are drawn for `role`. Raises InvalidValueError if `batch_size` is bad.
         """
-        streams = generator(seed, "order", role), generator(seed, "augment", role)
-        return self._batches(*streams, batch_size, self.steps_per_epoch(batch_size), config.device(device))
+        order, augment = generator(seed, "order", role), generator(seed, "augment", role)
+        steps, where = self.steps_per_epoch(batch_size), config.device(device)
+        images, labels = (part.to(where) for part in self._split("train"))
 
-    def _batches(
-        self, order_stream: Generator, augment_stream: Generator, batch_size: int, steps: int, device: str
-    ) -> Iterator[Batch]:
-        """The generator behind `batches`, which checks its arguments at the call."""
-        images, labels = (part.to(device) for part in self._split("train"))
-        while True:
-            order = torch.randperm(len(labels), generator=order_stream).to(device)
-            for picked in order[: steps * batch_size].view(steps, batch_size):
-                inputs = self.augment.apply(self.normalise(images[picked]), augment_stream)
-                yield Batch(inputs, labels[picked])
+        def draw(rest: Tensor | None) -> tuple[Batch, Tensor]:
+            if rest is None or not len(rest):  # the next epoch
+                rest = torch.randperm(len(labels), generator=order)[: steps * batch_size].view(steps, batch_size)
+            picked = rest[0].to(where)
+            return Batch(self.augment.apply(self.normalise(images[picked]), augment), labels[picked]), rest[1:]
+
+        return Stream(draw, order, augment)
 
     def split(self, name: str, device: str = "cpu") -> Batch:
         """The whole split `train`, `validation` or `test`, never augmented. Raises UnknownNameError for other names."""

@@ -4,7 +4,6 @@ It is the main synthetic task of arXiv 2503.17494 and of the paper it builds on,
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import count
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from pwl_lab.support import config
 from pwl_lab.support.errors import invalid
+from pwl_lab.support.resuming import Stream
 from pwl_lab.support.seeding import TEACHER, generator
 from pwl_lab.tasks.base import Batch, Task, check_inputs
 from pwl_lab.tasks.checks import check_bits, check_count, check_support
@@ -92,8 +92,7 @@ class SparseParity(Task):
         """An endless stream of fresh samples, from the stream `data` of `seed` for `role`."""
         check_count("batch_size", batch_size)
         where, random = config.device(device), generator(seed, "data", role)
-        # No `yield` here: a generator function would check its arguments only when the first batch is requested.
-        return (self.draw(batch_size, random).to(where) for _ in count())
+        return Stream(lambda _: (self.draw(batch_size, random).to(where), None), random)
 
     def split(self, name: str, device: str = "cpu") -> Batch:
         """The fixed evaluation set `validation` or `test`, `eval_samples` samples each."""

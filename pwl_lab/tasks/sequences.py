@@ -6,7 +6,6 @@ first; `pad` fills the end of a short string.
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ from pwl_lab.support import config
 from pwl_lab.support.download import DataFile, DatasetFiles, content, obtain
 from pwl_lab.support.errors import invalid, unknown
 from pwl_lab.support.files import sha256
+from pwl_lab.support.resuming import Stream
 from pwl_lab.support.seeding import TEACHER, numpy_generator
 from pwl_lab.tasks.base import IGNORED, Batch, Task
 from pwl_lab.tasks.checks import check_count
@@ -138,17 +138,16 @@ class GrammarTask(SequenceTask):
     def batches(self, seed: int, batch_size: int, device: str = "cpu", role: str = TEACHER) -> Iterator[Batch]:
         """An endless stream of fresh strings of the training split, from the stream `data` of `seed` for `role`."""
         check_count("batch_size", batch_size)
-        return self._batches(numpy_generator(seed, "data", role), batch_size, config.device(device))
-
-    def _batches(self, random: np.random.Generator, batch_size: int, device: str) -> Iterator[Batch]:
-        """The generator behind `batches`, which checks its arguments at the call."""
-        rest = np.empty((0, self.grammar.longest), dtype=np.int64)
+        where, random = config.device(device), numpy_generator(seed, "data", role)
         chunks = self._drawn("train", random)
-        while True:
-            while len(rest) < batch_size:
-                rest = np.concatenate([rest, next(chunks)])
-            strings, rest = rest[:batch_size], rest[batch_size:]
-            yield self._batch(strings, random).to(device)
+
+        def draw(rest: np.ndarray | None) -> tuple[Batch, np.ndarray]:
+            found = np.empty((0, self.grammar.longest), dtype=np.int64) if rest is None else rest
+            while len(found) < batch_size:
+                found = np.concatenate([found, next(chunks)])
+            return self._batch(found[:batch_size], random).to(where), found[batch_size:]
+
+        return Stream(draw, random)
 
     def split(self, name: str, device: str = "cpu") -> Batch:
         """The fixed evaluation set `validation` or `test`: its strings, and what is masked in them, never change."""
@@ -300,8 +299,12 @@ class TextTask(SequenceTask):
         check_count("batch_size", batch_size)
         where, random = config.device(device), numpy_generator(seed, "data", role)
         windows = sliding_window_view(self._parts["train"], self.input_shape[0])
-        picks = (random.integers(len(windows), size=batch_size) for _ in count())
-        return (self._batch(windows[picked], random).to(where) for picked in picks)
+
+        def draw(_: None) -> tuple[Batch, None]:
+            picked = random.integers(len(windows), size=batch_size)
+            return self._batch(windows[picked], random).to(where), None
+
+        return Stream(draw, random)
 
     def split(self, name: str, device: str = "cpu") -> Batch:
         """The fixed evaluation set `validation` or `test`: windows that do not overlap, spread over the part."""
