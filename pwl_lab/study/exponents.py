@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pwl_lab.study.intervals import Interval, between, in_words, resampled_medians, slopes
+from pwl_lab.study.intervals import RESAMPLES, Interval, between, in_words, resampled_medians, slopes
 from pwl_lab.study.store import shipped
 from pwl_lab.support.seeding import numpy_generator
 
@@ -168,11 +168,11 @@ def cost_fit(costs: pd.DataFrame, predictors: Sequence[str]) -> CostFit:
     x, y = np.stack(columns, axis=1), np.log(table["samples"].to_numpy(dtype=float))
     fitted = np.linalg.lstsq(x, y, rcond=None)[0]
     families = [rows.to_numpy() for rows in table.groupby(["n", "seed"]).groups.values()]
-    random, drawn = numpy_generator(0, "bootstrap", "costs"), []
+    random, drawn = numpy_generator(0, "bootstrap", "costs"), [fitted]
     for _ in range(RESAMPLES):
         rows = np.concatenate([families[one] for one in random.integers(len(families), size=len(families))])
         drawn.append(np.linalg.lstsq(x[rows], y[rows], rcond=None)[0])
-    ends = [between(values, middle) for values, middle in zip(np.stack(drawn, axis=1), fitted, strict=True)]
+    ends = [between(values) for values in np.stack(drawn, axis=1).astype(np.float64)]
     explained = 1 - (y - x @ fitted).var() / y.var()
     return CostFit(dict(zip(predictors, ends[1:], strict=True)), float(fitted[0]), float(explained))
 

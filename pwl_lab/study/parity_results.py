@@ -168,7 +168,7 @@ def few_bits_table(students: pd.DataFrame, leak: pd.DataFrame, without: int = 8)
             "teacher's accuracy": f"{leak.loc[leak['bits'] == bits, 'accuracy'].mean():.1%}",
             "degree": f"{found['degree']:.0f}",
             "in minus off": in_words(found[["low", "excess", "high"]], 3),
-            "thousand samples": in_words(median_of((or_never(mine) / 1_000).tolist()), 0),
+            "thousand samples": in_words(median_interval((or_never(mine) / 1_000).tolist()), 0),
             f"of {without} bits": "1" if ends is None else in_words(ends),
             "arrived": f"{int(mine['reached'].sum())} of {len(mine)}",
         }
