@@ -20,7 +20,7 @@ from itertools import product
 from pathlib import Path
 
 import pandas as pd
-from complexity_tables import HEAVY, PLAIN, REPORTED, STAGES, TUNING
+from complexity_tables import HEAVY, PLAIN, REPORTED, SETTING, STAGES, TUNING
 
 from pwl_lab.fast.two_layer import joined
 from pwl_lab.study.exponents import setting_medians
@@ -38,7 +38,6 @@ from pwl_lab.study.store import shipped
 
 RATES = {0.0: (*PLAIN, 1.6, 3.2, 6.4), 0.9: (*HEAVY, 0.16, 0.32, 0.64)}  # without and with momentum
 LENGTHS, WEIGHTS = (3, 6, 12, *STAGES), (1.0, 5.0, 25.0, 125.0, 625.0)
-NAMES = ["lr", "momentum", "stage_steps", "hidden_weight"]
 BATCH, WIDTH = 32, 64
 
 
@@ -128,7 +127,7 @@ def climb(tables: Tables, size: Size, name: str, rounds: int) -> Setting:
     for _ in range(rounds):
         known = tables.of("tuning", name, size.size)
         row = known.loc[known["samples"].idxmin()]
-        best, tried = Setting.of(row), set(known[NAMES].itertuples(index=False, name=None))
+        best, tried = Setting.of(row), set(known[SETTING].itertuples(index=False, name=None))
         new = [one for one in neighbours(best, name) if astuple(one) not in tried]
         new = [one for one in new if one.stage_steps * BATCH < row["samples"]]
         if not new:
@@ -139,7 +138,7 @@ def climb(tables: Tables, size: Size, name: str, rounds: int) -> Setting:
     known = tables.of("tuning", name, size.size)
     row = known.loc[known["samples"].idxmin()]
     best = Setting.of(row)
-    columns = ["curriculum", "k", "n", *NAMES, "samples"]
+    columns = ["curriculum", "k", "n", *SETTING, "samples"]
     tables.put("best", name, size.size, row[columns].to_frame().T.assign(edge=at_end(best, name)))
     return best
 
@@ -148,7 +147,7 @@ def measure(tables: Tables, size: Size, name: str, best: Setting) -> str:
     """Measure the reported draws with the best setting, unless they were; what came of it, in words."""
     rows = tables.of("sizes", name, size.size)
     before = rows["samples"].median()
-    if (rows[NAMES] == pd.Series(astuple(best), index=NAMES)).all(axis=None):
+    if (rows[SETTING] == pd.Series(astuple(best), index=SETTING)).all(axis=None):
         return f"as before, {before:,.0f} samples"
     seeds = REPORTED[:2] if size.smoke else REPORTED
     found = size.students(name, seeds, [best], int(20 * before))

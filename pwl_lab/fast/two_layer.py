@@ -12,7 +12,7 @@ of +1 and -1. Each of the two rows of an `nn.Linear` would move by the gradient,
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,7 +22,16 @@ MEASURED_AT_ONCE = 256  # samples per group in an evaluation: all at once would 
 
 
 @dataclass(frozen=True)
-class Tasks:
+class PerGroup:
+    """Tensors whose first dimension is the group."""
+
+    def at(self, groups: Tensor) -> Self:
+        """Some of the groups, copied."""
+        return replace(self, **{field.name: getattr(self, field.name)[groups] for field in fields(self)})
+
+
+@dataclass(frozen=True)
+class Tasks(PerGroup):
     """A sparse parity for each group, padded to the largest number of bits with bits that are always 0."""
 
     bits: Float[Tensor, "groups n"]  # 1 where the group's task has a bit
@@ -50,13 +59,9 @@ class Tasks:
         negative = (inputs < 0).to(inputs) @ self.support.unsqueeze(2)  # (groups, samples, 1)
         return 1 - 2 * negative.squeeze(2).remainder(2)
 
-    def at(self, groups: Tensor) -> "Tasks":
-        """Some of the groups."""
-        return Tasks(self.bits[groups], self.support[groups])
-
 
 @dataclass(frozen=True)
-class Nets:
+class Nets(PerGroup):
     """`out . relu(weight x + bias) + shift`, for every group and student: the difference of the two logits."""
 
     weight: Float[Tensor, "groups students units n"]
@@ -99,10 +104,6 @@ class Nets:
         hits = [((self.margins(x) > 0) == (y > 0).unsqueeze(2)).sum(dim=1) for x, y in parts]
         return torch.stack(hits).sum(dim=0) / inputs.shape[1]
 
-    def at(self, groups: Tensor) -> "Nets":
-        """Some of the groups, copied."""
-        return Nets(*(getattr(self, field.name)[groups].clone() for field in fields(self)))
-
     def keep(self, which: Bool[Tensor, "groups students"], newer: "Nets", groups: Tensor) -> None:
         """Replace, in `groups` of these networks, those of the students `which` by `newer`."""
         for field in fields(self):
@@ -127,7 +128,7 @@ def _uniform(size: tuple[int, ...], fan_in: int, random: torch.Generator) -> Ten
 
 
 @dataclass(frozen=True)
-class Projections:
+class Projections(PerGroup):
     """`P^T h - offset` for each group's teacher, scaled to standard deviation 1 over all units together."""
 
     matrices: Float[Tensor, "groups m units"]
@@ -151,10 +152,6 @@ class Projections:
         """The target of every unit; the students of a group share it."""
         return (torch.bmm(hidden.flatten(2), self.matrices) - self.offsets).unsqueeze(2)
 
-    def at(self, groups: Tensor) -> "Projections":
-        """Some of the groups."""
-        return Projections(self.matrices[groups], self.offsets[groups])
-
 
 @dataclass(frozen=True)
 class Stage:
@@ -173,17 +170,13 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Rates:
+class Rates(PerGroup):
     """Each student's SGD, and the weight of the loss on the hidden layer."""
 
     lr: Float[Tensor, "groups students"]
     momentum: Float[Tensor, "groups students"]
     weight_decay: Float[Tensor, "groups students"]
     hidden_weight: Float[Tensor, "groups students"]
-
-    def at(self, groups: Tensor) -> "Rates":
-        """Some of the groups."""
-        return Rates(*(getattr(self, field.name)[groups] for field in fields(self)))
 
 
 @dataclass(frozen=True)

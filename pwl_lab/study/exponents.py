@@ -167,7 +167,7 @@ def cost_fit(costs: pd.DataFrame, predictors: Sequence[str]) -> CostFit:
     columns = [np.ones(len(table)), *(PREDICTORS[name](table).to_numpy(dtype=float) for name in predictors)]
     x, y = np.stack(columns, axis=1), np.log(table["samples"].to_numpy(dtype=float))
     fitted = np.linalg.lstsq(x, y, rcond=None)[0]
-    families = [rows.to_numpy() for rows in table.groupby(["n", "seed"]).groups.values()]
+    families = [rows.to_numpy() for rows in table.groupby(["n", "seed"], sort=False).groups.values()]
     random, drawn = numpy_generator(0, "bootstrap", "costs"), [fitted]
     for _ in range(RESAMPLES):
         rows = np.concatenate([families[one] for one in random.integers(len(families), size=len(families))])

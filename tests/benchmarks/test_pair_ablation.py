@@ -1,28 +1,18 @@
 """The ablation script: every variant is allowed and is a comparison of its own; what it measures is in the table."""
 
-import importlib.util
 from itertools import combinations
 
 import pytest
+from script_modules import load_script
 from toys import as_pair
 
 from pwl_lab.plots.curricula import ABLATED
 from pwl_lab.study.recipes import pair_losses
 from pwl_lab.study.settings import LoadingSettings
-from pwl_lab.support import paths
 from pwl_lab.support.config import content_hash
 from pwl_lab.swap.pair_training import PairLossConfig
 
-
-def load_script():
-    """The script as a module; its work begins in `main` alone."""
-    spec = importlib.util.spec_from_file_location("pair_ablation", paths.root() / "scripts" / "pair_ablation.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-pair_ablation = load_script()
+pair_ablation = load_script("pair_ablation")
 VARIANTS = {
     (group, name): changes for group, variants in pair_ablation.VARIANTS.items() for name, changes in variants.items()
 }

@@ -1,7 +1,6 @@
 """The script of shallower and narrower students: equal bytes, what is done and what is left, and its tables."""
 
 import base64
-import importlib.util
 import json
 from argparse import Namespace
 
@@ -9,20 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from script_modules import load_script
 
-from pwl_lab.support import paths
 from pwl_lab.swap.masks import all_masks
 
-
-def load_script():
-    """The script as a module; its work begins in `main` alone."""
-    spec = importlib.util.spec_from_file_location("student_axis", paths.root() / "scripts" / "student_axis.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-axis = load_script()
+axis = load_script("student_axis")
 MASKS = all_masks(axis.BLOCKS)
 
 

@@ -1,11 +1,11 @@
 """A whole step of PWL training, with all that it shares and folds, against the same step written plainly."""
 
 import copy
-import importlib.util
 from collections import Counter
 
 import pytest
 import torch
+from script_modules import load_script
 from toys import (
     OBLONG_PAIRS as PAIRS,
 )
@@ -18,7 +18,6 @@ from toys import (
 
 from pwl_lab.distill.losses import soft_loss
 from pwl_lab.models import build
-from pwl_lab.support import paths
 from pwl_lab.support.seeding import generator
 from pwl_lab.swap.masks import all_masks, random_masks
 from pwl_lab.swap.pair_training import PairLearner, PairLossConfig, make_boundaries, mixed_logits
@@ -28,15 +27,7 @@ from pwl_lab.tasks.base import Batch
 MASKS = [mask for mask in all_masks(3) if len(set(mask)) == 2]
 
 
-def load_script():
-    """The reference of the bench."""
-    spec = importlib.util.spec_from_file_location("plain_pair", paths.root() / "scripts" / "plain_pair.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-plain_pair = load_script()
+plain_pair = load_script("plain_pair")
 
 
 @pytest.fixture(params=PAIRS)

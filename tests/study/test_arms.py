@@ -1,12 +1,12 @@
 """The arms of notebook 05: what each trains on, the shipped tables and what their intervals decide."""
 
-import importlib.util
 import itertools
 import json
 
 import numpy as np
 import pandas as pd
 import pytest
+from script_modules import load_script
 from toys import TOY_SIZES, ToyImages, changed, snapshot
 
 from pwl_lab import plots
@@ -15,7 +15,6 @@ from pwl_lab.study import arms
 from pwl_lab.study.arms import Arm, train_arm
 from pwl_lab.study.exponents import exponents
 from pwl_lab.study.verbs import train_pair
-from pwl_lab.support import paths
 from pwl_lab.swap.pair_training import PairLossConfig
 from pwl_lab.training import fit, image_plan
 
@@ -194,11 +193,7 @@ def test_the_figure_of_exponents_has_every_draw_and_every_interval():
 
 @pytest.fixture(scope="module")
 def script():
-    path = paths.root() / "scripts" / "pair_tables.py"
-    spec = importlib.util.spec_from_file_location("pair_tables", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("pair_tables")
 
 
 def point_of(script, arm, seed, right):

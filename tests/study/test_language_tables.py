@@ -1,9 +1,8 @@
 """The script that makes the shipped tables of notebook 07."""
 
-import importlib.util
-
 import pandas as pd
 import pytest
+from script_modules import load_script
 
 from pwl_lab.study import language_recipes as recipes
 from pwl_lab.study.settings import LanguageCurriculumSettings
@@ -13,12 +12,7 @@ from pwl_lab.support.errors import InvalidValueError
 
 @pytest.fixture(scope="module")
 def script():
-    """The script as a module; its work begins in `main` alone."""
-    path = paths.root() / "scripts" / "language_tables.py"
-    spec = importlib.util.spec_from_file_location("language_tables", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("language_tables")
 
 
 @pytest.fixture
