@@ -42,7 +42,7 @@ export const app = {
   seconds: 0,
   /** @type {Picture[]} */ pictures: [],
   /** @type {Picture} */ picture: { pixels: new Uint8Array(), words: "", label: null },
-  page: 0,
+  page: 0, // of the gallery
 };
 let aborter = new AbortController(); // ends a load that was superseded
 let ticking = 0; // the clock's last look, in milliseconds
@@ -116,7 +116,7 @@ async function open() {
   app.page = 0;
   bars();
   gallery();
-  choose(app.pictures[0]);
+  choose(inGallery()[0]);
   await restart();
 }
 
@@ -338,9 +338,9 @@ function tick() {
 
 function controls() {
   const { phase } = app, words = { loading: "Pause", paused: "Go on" };
-  /** @type {HTMLElement} */ (document.querySelector("main")).dataset.phase = phase;
+  Object.assign(/** @type {HTMLElement} */ (document.querySelector("main")).dataset, { phase, model: select("model").value });
   put(button("load"), words[/** @type {"loading"} */ (phase)] ?? "Load");
-  button("load").disabled = !["ready", "loading", "paused"].includes(phase);
+  button("load").disabled = !["ready", "loading", "paused", "done"].includes(phase);
   button("restart").disabled = ["starting", "ready", "broken"].includes(phase);
   button("count").disabled = !running();
   for (const id of ["model", "order", "rate"]) select(id).disabled = ["starting", "loading", "paused", "broken"].includes(phase);
@@ -356,8 +356,14 @@ function bars() {
   put($("which"), app.picture.words);
 }
 
+/** The pictures that the student gets wrong and the teacher right come first: there is something to see. */
+function inGallery() {
+  const { changes } = app.model.images;
+  return [...changes.map((i) => app.pictures[i]), ...app.pictures.filter((_, i) => !changes.includes(i))];
+}
+
 function gallery() {
-  const begin = app.page * SHOWN_AT_ONCE, shown = app.pictures.slice(begin, begin + SHOWN_AT_ONCE);
+  const begin = app.page * SHOWN_AT_ONCE, shown = inGallery().slice(begin, begin + SHOWN_AT_ONCE);
   $("gallery").replaceChildren(...shown.map((picture) => {
     const one = make("button", { type: "button", title: picture.words, ariaLabel: picture.words, onclick: () => choose(picture) });
     one.setAttribute("aria-pressed", String(picture === app.picture));
@@ -371,8 +377,8 @@ function gallery() {
 /** @param {Picture} picture */
 function choose(picture) {
   app.picture = picture;
-  const begin = app.page * SHOWN_AT_ONCE;
-  [...$("gallery").children].forEach((one, i) => one.setAttribute("aria-pressed", String(app.pictures[begin + i] === picture)));
+  const begin = app.page * SHOWN_AT_ONCE, shown = inGallery();
+  [...$("gallery").children].forEach((one, i) => one.setAttribute("aria-pressed", String(shown[begin + i] === picture)));
   show(/** @type {HTMLCanvasElement} */ ($("seen")), picture.pixels, app.model.inputs);
   put($("which"), picture.words);
   predict();
@@ -396,7 +402,8 @@ function ownPictures() {
   canvas.render({ model, el: $("own") });
 }
 
-button("load").onclick = () => {
+button("load").onclick = async () => {
+  if (app.phase === "done") await restart();
   if (app.phase === "ready") return load();
   clock();
   if (app.phase === "loading") {

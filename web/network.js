@@ -8,7 +8,7 @@
  *   inputs: { shape: [number, number, number], mean: number[], std: number[] },
  *   units: Record<string, FileFacts>, arrivals: string[][], orders: Record<string, number[]>,
  *   accuracies: Record<string, Record<string, number>>,
- *   images: FileFacts & { labels: number[], hits: Record<string, number> },
+ *   images: FileFacts & { labels: number[], changes: number[], hits: Record<string, number> },
  * }} Model
  */
 

@@ -134,7 +134,7 @@ function fitted(picture, width, height) {
 }
 
 /**
- * Lanczos scaling (three lobes), along rows and then along columns, rounded to whole grey levels each time as Pillow does.
+ * Lanczos scaling (three lobes), along rows and then along columns, rounded to whole grey levels each time, as Pillow does it.
  * @param {Plane} picture @param {number} width @param {number} height
  * @param {number[]} box the part of the picture that is scaled: left, top, width, height
  * @returns {Plane}

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from pwl_lab.loading.bundle import BOOT, BundleIndex, check_folder
@@ -34,6 +34,7 @@ FORMAT = 1  # of model.json; a reader refuses a higher one
 MODEL, IMAGES = "model.json", "images.bin"
 TOLERANCE = 1e-4  # between the logits of ONNX Runtime and torch; a few 1e-6 are usual
 N_CHECKED = 64  # images on which every mask is compared
+MOST_CHANGES = 12  # images that are listed because their prediction changes
 N_IMAGES = 300  # test images beside the units, to try the network on
 EXTRA = "the packages onnx, onnxscript and onnxruntime; install them with: pip install -e '.[web]'"
 
@@ -70,7 +71,9 @@ def write_units(bundle: Path, folder: Path, n_images: int = N_IMAGES) -> dict[st
         checked = samples.inputs[:N_CHECKED]
         with torch.inference_mode():
             wanted = {mask: network(checked) for mask, network in networks.items()}
-            hits = {mask: _hits(network, samples) for mask, network in networks.items()}
+            right = {
+                mask: network(samples.inputs).argmax(dim=-1) == samples.labels for mask, network in networks.items()
+            }
         difference = _check_all(part, files, checked, wanted)
         (part / IMAGES).write_bytes(shown.numpy().tobytes())
         content = {
@@ -82,7 +85,7 @@ def write_units(bundle: Path, folder: Path, n_images: int = N_IMAGES) -> dict[st
             "arrivals": _arrivals(index.n_blocks, files),
             "orders": _orders(index, files),
             "accuracies": index.accuracies,
-            "images": _facts(part / IMAGES) | {"labels": samples.labels.tolist(), "hits": hits},
+            "images": _facts(part / IMAGES) | _image_facts(samples, right),
             "checked": {"images": len(checked), "tolerance": TOLERANCE, "largest_difference": difference},
             "made": index.made,
         }
@@ -211,9 +214,15 @@ def _orders(index: BundleIndex, files: Mapping[str, Any]) -> dict[str, list[int]
     return orders
 
 
-def _hits(network: nn.Module | Any, samples: Batch) -> int:
-    """How many of the samples this network gets right."""
-    return int((network(samples.inputs).argmax(dim=-1) == samples.labels).sum())
+def _image_facts(samples: Batch, right: Mapping[str, Bool[Tensor, " images"]]) -> dict[str, Any]:
+    """The images' labels, how many each mask gets right, and those that the student gets wrong and the teacher right."""
+    ends = sorted(right)  # all S, ..., all T
+    changes = (~right[ends[0]] & right[ends[-1]]).nonzero().flatten().tolist()
+    return {
+        "labels": samples.labels.tolist(),
+        "hits": {mask: int(ones.sum()) for mask, ones in right.items()},
+        "changes": changes[:MOST_CHANGES],
+    }
 
 
 def _check_all(

@@ -72,7 +72,9 @@ def test_units_in_a_chain_are_the_network_of_each_mask(family: str, tmp_path: Pa
         "inputs": written["inputs"],  # tuples, which JSON has not
         "class_names": TASK.class_names,
     }
-    sessions = {name: ort.InferenceSession(tmp_path / "units" / unit["file"]) for name, unit in written["units"].items()}
+    sessions = {
+        name: ort.InferenceSession(tmp_path / "units" / unit["file"]) for name, unit in written["units"].items()
+    }
     for batch in (1, 7):
         inputs = TASK.sample(batch)[1].inputs
         for mask, logits in mask_logits(net, inputs, all_masks(2)).items():
@@ -94,6 +96,9 @@ def test_the_index_describes_the_files_and_what_torch_makes_of_the_images(tmp_pa
     assert written["images"]["labels"] == samples.labels.tolist()
     hits = {mask: round(share * N_IMAGES) for mask, share in score_masks(net, samples).accuracies().items()}
     assert written["images"]["hits"] == hits
+    student, teacher = (mask_logits(net, samples.inputs, ["SS", "TT"])[mask].argmax(-1) for mask in ("SS", "TT"))
+    changes = [i for i, label in enumerate(samples.labels) if student[i] != label == teacher[i]]
+    assert written["images"]["changes"] == changes[:12]
     assert written["arrivals"] == [["student-1", "student-2"], ["teacher-1", "encoder-1"], ["decoder-1", "teacher-2"]]
     assert written["orders"]["suffix"] == [2, 1]
     assert sorted(written["orders"]["best"]) == [1, 2]

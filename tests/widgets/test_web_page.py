@@ -50,13 +50,20 @@ def test_a_page_takes_another_network_and_replaces_one_of_the_same_name(checkout
 def test_every_file_that_the_page_asks_for_is_beside_it(checkout: Path, tmp_path: Path) -> None:
     (tmp_path / "bundle").mkdir()
     write_page(tmp_path / "bundle", tmp_path / "site", "vgg")
-    there = {path.relative_to(tmp_path / "site").as_posix() for path in (tmp_path / "site").rglob("*") if path.is_file()}
+    there = {
+        path.relative_to(tmp_path / "site").as_posix() for path in (tmp_path / "site").rglob("*") if path.is_file()
+    }
     asked = re.findall(r'(?:href|src)="([\w./-]+)"', (tmp_path / "site" / "index.html").read_text())
     for name in [*asked, *(one for one in there if one.endswith(".js"))]:
         assert name in there
-        asked += re.findall(r'(?:from |fetch\(|import\(.*\()"(?:\./)?([\w./-]+)"', (tmp_path / "site" / name).read_text())
+        asked += re.findall(
+            r'(?:from |fetch\(|import\(.*\()"(?:\./)?([\w./-]+)"', (tmp_path / "site" / name).read_text()
+        )
     assert {"player.js", "canvas.js", "runtime/ort.wasm.min.mjs", "runtime/empty.onnx"} <= set(asked) <= there
-    assert {name for name in there if name.endswith(".ts") or "json" in name} == {"models.json", "models/vgg/model.json"}
+    assert {name for name in there if name.endswith(".ts") or "json" in name} == {
+        "models.json",
+        "models/vgg/model.json",
+    }
 
 
 def test_without_the_runtime_a_message_says_how_to_fetch_it(checkout: Path, tmp_path: Path) -> None:
