@@ -4,6 +4,7 @@ PRESET ?= lesson
 NAME   ?=
 JOBS   ?=
 ARGS   ?=
+PORT   ?= 8880
 # The file with the pinned versions, for pip's -c; the project itself only asks for ranges.
 CONSTRAINTS ?= constraints.txt
 
@@ -15,10 +16,11 @@ unexport PYTHONDONTWRITEBYTECODE
 VENV  := .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
+RUNTIME := web/node_modules/.package-lock.json
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run slides check test lab dashboard bench install clean distclean
+.PHONY: help run slides check test lab dashboard web bench install clean distclean
 
 help:
 	@echo "make run        execute the series into runs/NAME/ and write its index page (PRESET=lesson, NAME=the preset,"
@@ -28,6 +30,8 @@ help:
 	@echo "make test       run all tests, including linters and type checks (ARGS='...' goes to pytest)"
 	@echo "make lab        open JupyterLab on the notebooks (ARGS='...' goes to JupyterLab)"
 	@echo "make dashboard  show the stored results of the series in a browser, without training anything (PRESET=lesson)"
+	@echo "make web        write the page on which the stored networks load in a browser, and serve it to this machine"
+	@echo "                (PRESET=lesson, PORT=8880; needs npm, for the runtime that the page uses)"
 	@echo "make bench      measure speed and write runs/bench.json"
 	@echo "make install    create .venv and install into it (the commands above do this by themselves)"
 	@echo "make clean      remove runs/ and all caches; make distclean also removes .venv"
@@ -54,6 +58,16 @@ lab: $(STAMP)
 dashboard: $(STAMP)
 	$(BIN)/pwl-lab dashboard --preset $(PRESET) $(ARGS)
 
+web: $(STAMP) $(RUNTIME)
+	folder=$$($(BIN)/pwl-lab web --preset $(PRESET) $(ARGS)) && echo "Open http://127.0.0.1:$(PORT)/ . Press Ctrl-C to stop." && \
+	    $(BIN)/python -m http.server --bind 127.0.0.1 --directory "$$folder" $(PORT)
+
+# ONNX Runtime Web and the type checker of the page's scripts; npm compares each package with the lock's checksum.
+$(RUNTIME): web/package.json web/package-lock.json
+	@command -v npm >/dev/null || { echo "make web needs npm, which comes with Node.js. Nothing else does." >&2; exit 1; }
+	npm ci --prefix web
+	@touch $@
+
 bench: $(STAMP)
 	$(BIN)/python scripts/bench.py $(ARGS)
 
@@ -63,7 +77,7 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "pwl_lab needs Python 3.11 or newer; '$(PYTHON)' is not. Try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e '.[dev,loaders]'
+	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e '.[dev,loaders,web]'
 	@touch $@
 
 clean:
@@ -71,4 +85,4 @@ clean:
 	find . -path ./$(VENV) -prune -o -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf $(VENV) pwl_lab.egg-info
+	rm -rf $(VENV) pwl_lab.egg-info web/node_modules

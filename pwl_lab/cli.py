@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -228,6 +228,41 @@ def serve(
 
     throttle = Throttle(megabytes_per_s, latency_ms / 1000)
     serve_bundle(bundle, port, throttle, show)
+
+
+@app.command()
+def export(
+    bundle: Annotated[Path, typer.Argument(help="the folder of a bundle of images (with an index.json)")],
+    out: Annotated[Path, typer.Option(help="the folder to write; a page that is there already gets another network")],
+    to: Annotated[
+        Literal["web", "onnx"], typer.Option(help="web: a page on which the network loads; onnx: the units alone")
+    ] = "web",
+    name: Annotated[str, typer.Option(help="of the network, in the page's menu")] = "network",
+) -> None:
+    """Write a bundle's units as ONNX, for other runtimes, or as a page on which the network loads in the browser."""
+    if to == "onnx":
+        from pwl_lab.loading.onnx_units import write_units
+
+        write_units(bundle, out)
+    else:
+        from pwl_lab.widgets.web_page import write_page
+
+        write_page(bundle, out, name)
+    typer.echo(out)
+
+
+@app.command()
+def web(preset: Annotated[str, typer.Option(help="smoke, lesson or paper")] = "lesson") -> None:
+    """Write a page on which the stored pairs of notebook 04 load in the browser; show its folder. Nothing is trained."""
+    from pwl_lab.support import paths
+    from pwl_lab.widgets.web_page import FAMILIES, write_stored_pairs
+
+    missing = write_stored_pairs(preset, paths.web_page())
+    if missing.commands:
+        typer.echo(repr(missing), err=True)
+    if len(missing.commands) == len(FAMILIES):
+        raise typer.Exit(FAILED)
+    typer.echo(paths.web_page())
 
 
 @app.command()

@@ -77,7 +77,7 @@ def stored_pairs(settings: DashboardSettings, at_most: int | None = None) -> Sto
                         "drawn at random": drawn_predictions(pair, task, N_DRAWN),
                     }
             if len(found.pairs) == before:
-                found.missing.commands[f"pairs of notebook {notebook}, {family}"] = _command(
+                found.missing.commands[f"pairs of notebook {notebook}, {family}"] = command_for(
                     notebook, settings.preset, family if family != own else None
                 )
     return found
@@ -100,11 +100,11 @@ def stored_curricula(settings: DashboardSettings) -> tuple[DistillationRuns, Tea
     sizes = CurriculaSettings.load(settings.preset, device=settings.device)
     runs = load_if_stored(recipes.curricula_runs, sizes)
     if runs is None:
-        return Missing({"students of notebook 02": _command("02", settings.preset)})
+        return Missing({"students of notebook 02": command_for("02", settings.preset)})
     return runs, recipes.parity_readings(*recipes.parity_teacher(sizes))  # stored, or its students would not be found
 
 
-def _command(notebook: str, preset: str, family: str | None = None) -> str:
+def command_for(notebook: str, preset: str, family: str | None = None) -> str:
     """The command that makes it, to be typed in the project's folder."""
     which = f" -p family={family}" if family else ""
     folder = f"runs/{notebook}" + (f"-{family}" if family else "")

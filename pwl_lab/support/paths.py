@@ -32,6 +32,11 @@ def notebooks() -> Path:
     return root() / "notebooks"
 
 
+def web() -> Path:
+    """The folder of the page on which a network loads."""
+    return root() / "web"
+
+
 def data() -> Path:
     """The folder of the data bundled with the checkout."""
     return root() / "data"
@@ -135,6 +140,11 @@ def grids() -> Path:
     return presets() / "grids"
 
 
+def web_page() -> Path:
+    """The folder of the page that `pwl-lab web` writes."""
+    return runs() / "web"
+
+
 def store() -> Path:
     """Where trained networks are kept between runs: `PWL_LAB_STORE`, or `store/` in the runs folder."""
     return environment.STORE.get() or runs() / "store"
@@ -142,7 +152,7 @@ def store() -> Path:
 
 def reserved() -> list[Path]:
     """Folders with a special use, which no series may use as its folder."""
-    return [example_batch(), store(), downloads(), scratch(), runs() / INTERACTIVE, runs() / BENCH]
+    return [example_batch(), web_page(), store(), downloads(), scratch(), runs() / INTERACTIVE, runs() / BENCH]
 
 
 def scratch() -> Path:

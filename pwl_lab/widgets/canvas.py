@@ -1,103 +1,11 @@
 """A canvas to draw on with mouse, finger or keyboard, and a file input; the picture is sent to Python as PNG."""
 
+from pathlib import Path
+
 import anywidget
 from ipywidgets.widgets.trait_types import CByteMemoryView
 
-MODULE = """
-const SIDE = 224, LARGEST = 512, PENS = { thick: 20, thin: 8 };
-
-function render({ model, el }) {
-  const make = (name, attributes, parent) => parent.appendChild(Object.assign(document.createElement(name), attributes));
-  el.classList.add("drawing-canvas");
-  const canvas = make("canvas", { width: SIDE, height: SIDE, tabIndex: 0 }, el);
-  canvas.setAttribute("role", "img");
-  canvas.setAttribute("aria-label",
-    "a canvas to draw on: arrow keys move the pen, the space bar lowers and lifts it");
-  const bar = make("div", { className: "tools" }, el);
-  const label = make("label", { textContent: "Pen " }, bar);
-  const pen = make("select", {}, label);
-  ["thick", "thin", "eraser"].forEach((name) => make("option", { textContent: name }, pen));
-  const clear = make("button", { type: "button", textContent: "Clear" }, bar);
-  const upload = make("label", { textContent: "Upload a picture " }, bar);
-  const file = make("input", { type: "file", accept: "image/*" }, upload);
-  const complaint = make("div", {}, el);
-  complaint.setAttribute("role", "alert");
-  const context = canvas.getContext("2d");
-  let last = null, at = [SIDE / 2, SIDE / 2], down = false;
-
-  const blank = () => { context.fillStyle = "black"; context.fillRect(0, 0, SIDE, SIDE); };
-  const line = (from, to) => {
-    Object.assign(context, { strokeStyle: pen.value === "eraser" ? "black" : "white", lineCap: "round",
-                             lineJoin: "round", lineWidth: PENS[pen.value] ?? PENS.thick });
-    context.beginPath(); context.moveTo(...from); context.lineTo(...to); context.stroke();
-  };
-  const tell = (buffer, words = "") => {
-    complaint.textContent = words;
-    model.set("picture", new DataView(buffer));
-    model.save_changes();
-  };
-  const send = (from) => from.toBlob(async (blob) => tell(await blob.arrayBuffer()), "image/png");
-  const place = (event) => {
-    const box = canvas.getBoundingClientRect();
-    return [(event.clientX - box.left) * SIDE / box.width, (event.clientY - box.top) * SIDE / box.height];
-  };
-
-  canvas.addEventListener("pointerdown", (event) => {
-    canvas.setPointerCapture(event.pointerId);
-    last = place(event); line(last, last);
-  });
-  canvas.addEventListener("pointermove", (event) => {
-    if (last) { const to = place(event); line(last, to); last = to; }
-  });
-  const lift = () => { if (last) { at = last; last = null; send(canvas); } };
-  canvas.addEventListener("pointerup", lift);
-  canvas.addEventListener("pointercancel", lift);
-  const MOVES = { ArrowLeft: [-4, 0], ArrowRight: [4, 0], ArrowUp: [0, -4], ArrowDown: [0, 4] };
-  canvas.addEventListener("keydown", (event) => {
-    if (event.key === " ") {
-      down = !down;
-      canvas.classList.toggle("down", down);
-      if (down) line(at, at); else send(canvas);
-    } else if (event.key in MOVES) {
-      const to = at.map((value, i) => Math.min(SIDE, Math.max(0, value + MOVES[event.key][i])));
-      if (down) line(at, to);
-      at = to;
-    } else return;
-    event.preventDefault(); event.stopPropagation();  // notebooks use these keys themselves
-  });
-  clear.addEventListener("click", () => {
-    blank(); down = false; canvas.classList.remove("down");
-    tell(new ArrayBuffer(0));
-  });
-  file.addEventListener("click", () => { file.value = ""; });  // so that the same file can be chosen again
-  file.addEventListener("change", async () => {  // photos are scaled down: kernels accept no large messages
-    const [chosen] = file.files;
-    if (!chosen) return;
-    try {
-      const bitmap = await createImageBitmap(chosen), scale = Math.min(1, LARGEST / Math.max(bitmap.width, bitmap.height));
-      const size = { width: Math.max(1, bitmap.width * scale), height: Math.max(1, bitmap.height * scale) };
-      const small = Object.assign(document.createElement("canvas"), size);
-      const painter = Object.assign(small.getContext("2d"), { imageSmoothingQuality: "high" });
-      painter.drawImage(bitmap, 0, 0, small.width, small.height);
-      send(small);
-    } catch {
-      tell(new ArrayBuffer(0), `${chosen.name} cannot be read as a picture. Try a PNG, JPEG, GIF or WebP file.`);
-    }
-  });
-  blank();
-}
-export default { render };
-"""
-
-STYLE = """
-.drawing-canvas canvas {
-  width: 224px; max-width: 100%; height: auto; touch-action: none; cursor: crosshair; border: 2px solid #767676;
-}
-.drawing-canvas canvas.down { border-color: #D55E00; }
-.drawing-canvas .tools { display: flex; flex-wrap: wrap; gap: .4rem .8rem; align-items: center; margin: .3rem 0; }
-.drawing-canvas input { max-width: 100%; }
-.drawing-canvas [role=alert] { font-weight: bold; }
-"""
+FOLDER = Path(__file__).parent
 
 
 class DrawingCanvas(anywidget.AnyWidget):
@@ -106,6 +14,6 @@ class DrawingCanvas(anywidget.AnyWidget):
     It is empty after the canvas is cleared, and if the file is not a picture, which the widget reports itself.
     """
 
-    _esm = MODULE
-    _css = STYLE
+    _esm = FOLDER / "canvas.js"
+    _css = FOLDER / "canvas.css"
     picture = CByteMemoryView(help="PNG; empty if there is none").tag(sync=True)

@@ -191,7 +191,7 @@ class LayerPage:
 
     def _repr_html_(self) -> str:
         """The player, its data and its script in one element."""
-        source = (FOLDER / "player.js").read_text(encoding="utf-8").replace("export default { render };", "")
+        source = (FOLDER / "player.js").read_text(encoding="utf-8").partition("\nexport ")[0]
         style, data = (FOLDER / "player.css").read_text(encoding="utf-8"), as_json({"data": self.data, **self.chosen})
         table = self.table().to_html(formatters={"test accuracy": "{:.1%}".format}, border=0)
         return (

@@ -488,3 +488,4 @@ class Chart {
 }
 
 export default { render };
+export { bytesIn, draw, make, percent, put, secondsIn }; // for the page on which a network loads (`web/`)

@@ -58,7 +58,7 @@ def test_make_and_ci_run_the_same_tests() -> None:
     ci = ROOT / ".ci" / "run"
     assert ci.stat().st_mode & 0o111
     assert ci.read_text().rstrip().endswith("make test")
-    for target in ("run", "slides", "check", "test", "lab", "dashboard", "bench"):
+    for target in ("run", "slides", "check", "test", "lab", "dashboard", "web", "bench"):
         done = _run("make", "--dry-run", "--always-make", target, "NAME=trial")
         assert "pip install" in done, "each target installs on first use"
     assert "pwl-lab series --preset lesson --name trial" in _run("make", "--dry-run", "run", "NAME=trial")
@@ -66,6 +66,7 @@ def test_make_and_ci_run_the_same_tests() -> None:
     assert "pwl-lab slides --name smoke" in _run("make", "--dry-run", "slides", "PRESET=smoke")
     assert "pwl-lab series --preset smoke" in _run("make", "--dry-run", "run", "PRESET=smoke")
     assert "pwl-lab series --preset lesson --jobs 3" in " ".join(_run("make", "--dry-run", "run", "JOBS=3").split())
+    assert "pwl-lab web --preset smoke" in _run("make", "--dry-run", "web", "PRESET=smoke")
     assert "pwl-lab dashboard --preset smoke" in _run("make", "--dry-run", "dashboard", "PRESET=smoke")
     assert "make test" in _run("make")
 
@@ -181,6 +182,14 @@ def test_the_first_cell_is_the_title(path: Path) -> None:
 )
 def test_linters_pass(command: tuple[str, ...]) -> None:
     _run(str(BIN / command[0]), *command[1:])
+
+
+@pytest.mark.linter
+def test_the_types_in_the_scripts_of_the_page_fit() -> None:
+    compiler = ROOT / "web" / "node_modules" / ".bin" / "tsc"
+    if not compiler.is_file():
+        pytest.skip("no type checker for JavaScript; fetch it with: npm ci --prefix web")
+    _run(str(compiler), "--project", str(ROOT / "web"))
 
 
 @each_module
