@@ -20,7 +20,8 @@ the first grid gains less than a factor of 1.5.
 Expected of `curricula` before (100, 4) ran with settings beyond the ends of the grid: labels, whose best rate there was
 the largest, gain another factor of 1.2 to 2, so that they need 25 to 50 times the samples of extracted; even checkpoints
 need four to eight times those of progressive, a wider gap than on (50, 4), since labels are slower beside them; one-shot
-is labels again; on (50, 4) nothing changes by more than a fifth.
+is labels again; on (50, 4) nothing changes by more than a fifth. In the common setting (a learning rate that is too
+small for it) even gains less than a factor of 2 over labels.
 """
 
 import argparse
@@ -36,6 +37,7 @@ import torch
 
 from pwl_lab.fast.two_layer import Nets, joined
 from pwl_lab.study.parity_sweep import (
+    EVENLY,
     Curriculum,
     Draws,
     Setting,
@@ -256,7 +258,9 @@ def curricula(asked: argparse.Namespace) -> None:
         else Tried(1_000_000, (50, 100, 200), rates=rates((0.8, 1.6), (0.08, 0.16))),
     }
     sweep.climbed(dict.fromkeys(tried, SMOKE) if asked.smoke else tried, 64, 128)
-    for name, steps in {"extracted": 600, "progressive 0.8": 600, "one_shot": 0, "labels": 0}.items():
+    # 600 steps before the final teacher's output is shown, which `even` shares between its seven checkpoints.
+    common = {"extracted": 600, "progressive 0.8": 600, "even": 600 // (EVENLY - 1), "one_shot": 0, "labels": 0}
+    for name, steps in common.items():
         grid = sweep.all_sizes([Setting(0.2, 0.0, steps, 5.0)])
         sweep.run("_common", sweep.reported, name, grid, 64, 128, 5 * single.budget)
     sweep.climbed({"one_shot": SMOKE if asked.smoke else single}, 64, 128)  # the longest, last
