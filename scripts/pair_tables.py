@@ -21,6 +21,10 @@ the second run**, with `final`: it is the schedule and the soft output, not the 
 output alone mixed 1.2 points better than plain PWL in notebook 05, which is the whole lead of `checkpoint`. So `final`
 is ahead of `none` by about a point in the mixes, and `checkpoint` minus `final` is within half a point of zero. At 480
 steps every difference is about half of that at 240, but for `auxiliary`, which pulls at the states to the end.
+
+**Expected before the run at 480 steps** (`none`, `checkpoint`, `final`; the teachers of run 2): the leads over `none`
+shrink to about half and do not turn. In the mixes `checkpoint` is ahead by 0.2 to 0.8 points and `final` by 0 to 0.6;
+`checkpoint` minus `final` stays within half a point of zero. The paired differences scatter less than at 240 steps.
 """
 
 import argparse

@@ -29,6 +29,13 @@ Expected, before the first run:
   alone about one-shot's exponent, ST alone somewhat lower, both between one-shot and sync.
 - the same losses with the teacher's *untrained* network (its decisions still those of the trained one): one-shot's
   exponent. If one of them gains as much as with the trained teacher, the gain is not the teacher's hidden structure.
+
+Expected, before the run of cross, which came last: one-shot's exponent after all, with and without a trained teacher.
+The student's first block, which has to find the support, takes part in mask ST only, and there no state of the teacher
+meets its inputs: until something of the support is found, its gradient depends on the support through the label alone,
+as one-shot's does. (Sync compares its state with the teacher's on the same input.) Cross may save a factor, or a part
+that does not depend on n, since mask TS hands the second block over ready-made. An exponent below one-shot's by more
+than 0.5 would refute the argument. With an untrained teacher: no faster than one-shot at any n.
 """
 
 import argparse
