@@ -17,6 +17,7 @@ from pwl_lab.tasks.images import ImageTask
 # (letter, height in the drawing) of the two networks, and for each direction the rows that a converter connects.
 ROWS = {"teacher": ("T", 1.0), "student": ("S", 0.0)}
 ENDS = {"encoder": ("teacher", "student"), "decoder": ("student", "teacher")}
+DASHES: dict[Any, Any] = {"-": "", "--": (4, 1.5), ":": (1, 1), "-.": (3, 1.25, 1.5, 1.25)}  # as seaborn takes them
 HALF = 0.3  # half of a box's width and height, in the drawing's units
 
 
@@ -165,12 +166,16 @@ def network(mask: str) -> Figure:
 @style.context()
 def loss_terms(history: pd.DataFrame) -> Figure:
     """Each named loss term over the training of a pair, averaged between evaluations, on a logarithmic scale."""
+    import seaborn as sns  # here: it takes a second, which every page of the dashboard would wait for
+
     columns = [name for name in history if name.startswith("loss_") and name != "loss_total"]
+    table = history.melt("step", columns, "term", "loss").dropna()
+    table["term"] = table["term"].str.removeprefix("loss_")
+    colours, dashes, markers = zip(*(style.loss_look(term) for term in table["term"].unique()), strict=True)
     figure, (axes,) = style.row_of_axes(9, 3.6)
-    for name in columns:
-        term, known = name.removeprefix("loss_"), history[["step", name]].dropna()
-        colour, dashes, marker = style.loss_look(term)
-        axes.plot(*known.to_numpy().T, color=colour, ls=dashes, marker=marker, mec="white", lw=2, label=term)
+    patterns = [one[1] if isinstance(one, tuple) else DASHES[one] for one in dashes]
+    sns.lineplot(table, x="step", y="loss", hue="term", style="term", ax=axes, palette=list(colours), lw=2,
+                 errorbar=None, markers=list(markers), dashes=patterns)  # fmt: skip
     axes.set(xlabel="optimiser steps", ylabel="loss term (before its weight)", yscale="log", xlim=(0, None))
     style.log_ticks(axes.yaxis, "{x:g}")
     axes.legend(title=None, ncols=5, loc="upper center", bbox_to_anchor=(0.5, 1.15))

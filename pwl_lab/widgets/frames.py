@@ -246,6 +246,7 @@ STYLE = """
 .frame-page input[type=range] { width: 15rem; max-width: 100%; }
 .frame-page .value { min-width: 2.5em; font-variant-numeric: tabular-nums; }
 .frame-page .frame-words { margin: .5rem 0; white-space: pre-line; }
+.frame-page .frame-picture { overflow-x: auto; }
 .frame-page img { max-width: 100%; max-height: PICTURE_HEIGHT; width: auto; height: auto; }
 """.replace("PICTURE_HEIGHT", PICTURE_HEIGHT)
 
@@ -322,7 +323,7 @@ class FramePage:
         return (
             f'<div class="frame-page"><style>{STYLE}</style><div class="choices"></div>'
             f'<p class="frame-words" role="status">{words}</p>'
-            f'<img alt="{PICTURE_NAME}" src="data:image/png;base64,{_text(first.picture)}">'
+            f'<div class="frame-picture"><img alt="{PICTURE_NAME}" src="data:image/png;base64,{_text(first.picture)}"></div>'
             f'<script type="application/json">{data}</script><script>{SCRIPT}</script></div>'
         )
 

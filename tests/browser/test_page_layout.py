@@ -1,4 +1,7 @@
-"""An exported page fits its window: no line of code is cut, nothing is wider than the page, no type is too small to read."""
+"""An exported page fits its window: no line of code is cut, nothing is wider than the page, no type is too small to read.
+
+A figure that would be too small on a narrow page is wider than the page, inside a box that scrolls.
+"""
 
 from base64 import b64encode
 from pathlib import Path
@@ -9,25 +12,41 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from playwright.sync_api import Browser
 
 from pwl_lab import plots
+from pwl_lab.plots.style import STYLE
 from pwl_lab.runner.page import write_page
 from pwl_lab.runner.run_folder import RunStatus
 from pwl_lab.widgets.frames import png
 
 LINE = "value = " + " + ".join(["number"] * 12)  # 114 letters; the project's longest lines have 120
 SMALLEST = 11  # pixels
+SMALLEST_IN_FIGURES = 8.8, 7  # pixels on the page, and points in the figure (class names above small pictures)
 FIGURE = b64encode(png(plots.network("TSST"))).decode()
 MEASURE = """() => {
   const shown = element => element.getBoundingClientRect().width > 0;
   const elements = [...document.querySelectorAll('body *')].filter(shown);
   const own = element => [...element.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
   const cut = element => element.scrollWidth > element.clientWidth + 1 || element.scrollHeight > element.clientHeight + 3;
+  const scrolls = e => getComputedStyle(e).overflowX === 'auto';
+  const edge = e => e.tagName === 'IMG' || scrolls(e) ? e.getBoundingClientRect().right : Infinity;
+  const right = e => e ? Math.min(edge(e), right(e.parentElement)) : Infinity;  // of what is to be seen of it
   return {
     page: document.documentElement.scrollWidth,
     cut: elements.filter(e => e.matches('.jp-InputArea-editor, .jp-InputArea, math[display=block]') && cut(e)).length,
-    wide: elements.filter(e => e.tagName === 'IMG').map(e => e.getBoundingClientRect().right),
+    wide: elements.filter(e => e.tagName === 'IMG').map(right),
+    outputs: Math.max(...elements.filter(e => e.matches('.jp-OutputArea-output')).map(e => e.getBoundingClientRect().right)),
     smallest: Math.min(...elements.filter(own).map(e => parseFloat(getComputedStyle(e).fontSize))),
   };
 }"""
+
+FIGURES = """() => [...document.querySelectorAll('img')].filter(one => one.naturalWidth > 300).map(one => {
+  const box = one.closest('.frame-picture, .jp-OutputArea-output');
+  const [within, note] = [box.getBoundingClientRect(), getComputedStyle(box, '::before').content];
+  const cut = one.width > within.width + 1, reached = box.tabIndex === 0;
+  box.scrollLeft = 1e4;
+  const lost = one.getBoundingClientRect().right > within.right + 1;
+  box.scrollLeft = 0;
+  return {scale: one.width / one.naturalWidth, cut, lost, reached, note};
+})"""
 
 
 @pytest.fixture(scope="module")
@@ -62,4 +81,30 @@ def test_nothing_is_cut_or_wider_than_the_window(
     assert controls_cut == []
     assert found["wide"]
     assert max(found["wide"]) <= width
+    assert found["outputs"] <= width
     assert found["smallest"] >= SMALLEST
+
+
+@pytest.mark.parametrize("made", ["own_page", pytest.param("page_of_04", marks=pytest.mark.browser)])
+def test_figures_stay_readable_on_a_narrow_page_and_scroll_in_their_boxes(
+    browser: Browser, request: pytest.FixtureRequest, made: str
+):
+    window = browser.new_page(viewport={"width": 390, "height": 844})
+    window.goto(request.getfixturevalue(made).as_uri())
+    figures = window.evaluate(FIGURES)
+    least, points = SMALLEST_IN_FIGURES
+    assert figures
+    for one in figures:
+        assert one["scale"] * points * STYLE["figure.dpi"] / 72 >= least
+        assert not one["lost"]
+        assert one["reached"] == one["cut"] == ("Scroll" in one["note"])
+    assert any(one["cut"] for one in figures)
+    box = window.locator(".jp-RenderedImage[tabindex]").first
+    box.focus()
+    window.keyboard.press("ArrowRight")
+    window.wait_for_function("box => box.scrollLeft > 0", arg=box.element_handle())
+    assert window.evaluate("scrollX") == 0
+    window.set_viewport_size({"width": 1366, "height": 900})
+    wide = window.evaluate(FIGURES)
+    window.close()
+    assert not any(one["cut"] or one["reached"] or "Scroll" in one["note"] for one in wide)

@@ -1,5 +1,7 @@
 """Figures from small tables."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from io import BytesIO
 
@@ -17,6 +19,7 @@ from toys import MLP_STUDENT, MLP_TEACHER, as_trained
 
 from pwl_lab import plots
 from pwl_lab.plots.style import looks
+from pwl_lab.runner.dashboard import START_UP
 from pwl_lab.study import tables as analysis
 from pwl_lab.study.recipes import SamplePredictions
 from pwl_lab.study.results import DistillationRuns
@@ -98,6 +101,13 @@ def test_figures_render_outside_pyplot_and_leave_the_users_style_alone(name, pai
     render(FIGURES[name](pair, samples))
     assert pyplot.get_fignums() == []
     assert dict(mpl.rcParams) == before
+
+
+@pytest.mark.parametrize("imports", ["import pwl_lab.plots", START_UP])
+def test_seaborn_is_imported_by_the_figure_that_needs_it_and_not_before(imports):
+    code = f"{imports}\nimport sys; assert 'pwl_lab.plots' in sys.modules; print('seaborn' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_learning_curves_hold_retired_students_and_mark_the_stage():
