@@ -321,8 +321,7 @@ def train_pair(
         learner = PairLearner(net, losses, split_of(task, "validation", where), seed, plan.steps, own)
         learner.stop_at = plan.stop_at
         batches = batches_of(task, seed, plan.batch_size, where, role="pair")
-        history = train(learner, batches, plan, f"{student.family} pair")
-        return [_pack_pair(net, student, history, task, seed, where)]
+        return [_pack_pair(net, student, train(learner, batches, plan, f"{student.family} pair"), task, seed, where)]
 
     recipe = Recipe("pair", VERSIONS["pair"], configuration)
     [entry] = _from_store([recipe], make, f"the pair of family {student.family!r}", task)
