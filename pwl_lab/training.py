@@ -89,6 +89,8 @@ Losses = dict[str, Float[Tensor, ""]]
 class Learner(ABC):
     """What is trained: its parameters, its loss terms, its evaluation, and when it is done."""
 
+    stop_at: float | None = None  # `TrainPlan.stop_at`, for learners without a rule of their own
+
     @abstractmethod
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """Parameter groups for the optimiser, each with its learning rate."""
@@ -115,7 +117,7 @@ class Learner(ABC):
 
     def finished(self, step: int, rows: list[dict[str, Any]], optimiser: torch.optim.Optimizer) -> bool:
         """Whether to stop early; called after each evaluation."""
-        return False
+        return self.stop_at is not None and rows[-1]["accuracy"] >= self.stop_at
 
 
 def train(learner: Learner, batches: Iterator[Batch], plan: TrainPlan, description: str) -> pd.DataFrame:

@@ -5,9 +5,9 @@ Each has a `place`: the main grammar, the other grammar, or the text.
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 from jaxtyping import Int
@@ -36,6 +36,7 @@ ELSEWHERE: dict[Place, tuple[str, ...]] = {  # the curricula in the other two pl
     "text": ("scratch", "one_shot_soft", "extracted"),
 }
 DONE = 0.97  # of the teacher's accuracy: a student that reaches it stops
+PWL_DONE = 0.95  # the same for the student of a pair whose steps are counted
 
 
 def language_task(settings: LanguageCurriculumSettings, place: Place = "grammar") -> SequenceTask:
@@ -230,21 +231,41 @@ def student_plan(
     )
 
 
-def all_students(settings: LanguageCurriculumSettings) -> dict[Place, DistillationRuns]:
-    """The students of all places, trained in parallel: those of one place and one learning rate on the same batches.
+def student_cases(settings: LanguageCurriculumSettings) -> list[dict[str, Any]]:
+    """What `language_students` is given besides the settings, to make all: those of a place and learning rate together.
 
-    Those with untrained states have a teacher, and so batches, of their own.
+    The longest come first: at `lesson`, most curricula have the lowest rate. Students with untrained states are apart,
+    because their teacher is another one.
     """
-    names, rates = list(language_curricula(settings)), learning_rates(settings)
-    alike = defaultdict[tuple[bool, float], list[str]](list)
-    for name in names:
+    rates, alike = learning_rates(settings), defaultdict[tuple[bool, float], list[str]](list)
+    for name in language_curricula(settings):
         alike[name == "untrained", rates[name]].append(name)
     grouped: list[tuple[Place, Sequence[str]]] = [("grammar", mine) for _, mine in sorted(alike.items())]
-    grouped[1:1] = elsewhere(settings).items()  # the longest first: at `lesson`, most curricula have the lowest rate
-    cases = [{"settings": settings, "names": mine, "place": place} for place, mine in grouped]
-    made = run_cases(language_students, cases, "students", settings.device)
-    by_place = {place: [one for one, (at, _) in zip(made, grouped, strict=True) if at == place] for place, _ in grouped}
-    return {place: joined(parts, names) for place, parts in by_place.items()}
+    grouped[1:1] = elsewhere(settings).items()
+    return [{"names": names, "place": place} for place, names in grouped]
+
+
+def students_and_pairs(
+    settings: LanguageCurriculumSettings,
+) -> tuple[dict[Place, DistillationRuns], dict[str, list[Pair]]]:
+    """The students of each place, and the pairs of all seeds with the small student (`pair`) and the larger (`student`).
+
+    What is not in the store is trained in parallel, all of it together: no core waits until the last student is done.
+    """
+    students = [{"recipe": language_students} | case for case in student_cases(settings)]
+    pairs = [
+        {"recipe": language_pair, "seed": seed, "who": who} for who in ("pair", "student") for seed in settings.seeds
+    ]
+    cases = [{"settings": settings} | case for case in (*students[:2], *pairs, *students[2:])]
+    runs, made = defaultdict[Place, list[Any]](list), defaultdict[str, list[Any]](list)
+    for case, one in zip(cases, run_cases(_made, cases, "students and pairs", settings.device), strict=True):
+        (made[case["who"]] if "who" in case else runs[case["place"]]).append(one)
+    return {place: joined(parts, list(language_curricula(settings))) for place, parts in runs.items()}, dict(made)
+
+
+def _made(recipe: Callable[..., Any], **case: Any) -> Any:
+    """What a recipe makes of a case."""
+    return recipe(**case)
 
 
 def joined(parts: Sequence[DistillationRuns], names: Sequence[str]) -> DistillationRuns:
@@ -375,7 +396,8 @@ def language_pair(settings: LanguageCurriculumSettings, seed: int, who: Literal[
     Arguments:
     - `settings`: of notebook 07.
     - `seed`: of student and converters.
-    - `who`: a student as small as `pair_width`, or one of the size of the students without a pair (`student`).
+    - `who`: a student as small as `pair_width`, or one of the size of the students without a pair (`student`). That one
+      only shows how soon it reaches `PWL_DONE` of the teacher's accuracy, and stops there.
     """
     task, teacher = grammar_task(settings), language_teacher(settings)
     plan = TrainPlan(
@@ -386,17 +408,11 @@ def language_pair(settings: LanguageCurriculumSettings, seed: int, who: Literal[
         schedule="cosine",
         clip_norm=2.0,
         eval_every=settings.eval_every,
+        stop_at=None if who == "pair" else PWL_DONE * float(teacher.history["accuracy"].iloc[-1]),
     )
     return train_pair(teacher, network(settings, task, who), task, plan, seed=seed, device=settings.device)
 
 
-def language_pairs(settings: LanguageCurriculumSettings) -> dict[str, list[Pair]]:
-    """For each seed, the pair with the small student (`pair`) and that with the larger one (`student`)."""
-    cases = [{"settings": settings, "seed": seed, "who": who} for who in ("pair", "student") for seed in settings.seeds]
-    made = run_cases(language_pair, cases, "pairs", settings.device)
-    return {"pair": made[: len(settings.seeds)], "student": made[len(settings.seeds) :]}
-
-
-def fraction_reached(pair: Pair, teacher: TrainedModel, fraction: float) -> int | None:
+def fraction_reached(pair: Pair, teacher: TrainedModel, fraction: float = PWL_DONE) -> int | None:
     """The first step at which a pair's student had this fraction of its teacher's validation accuracy; None: never."""
     return tables.first_step(pair.history, fraction * float(teacher.history["accuracy"].iloc[-1]))

@@ -78,7 +78,7 @@ class LanguageCurriculumSettings(Settings):
     pair_heads: Heads = Field(2, description="attention heads of the student of the pair")
     pair_lr: LearningRate = Field(8e-3, description="peak learning rate of a pair (Adam, cosine)")
     pair_steps: Steps = Field(500, description="steps of the pair's student and converters")
-    pwl_steps: Steps = Field(300, description="the same where the pair's student is as large as the other students")
+    pwl_steps: Steps = Field(500, description="at most, where the pair's student is as large as the other students")
 
     def check_together(self) -> None:
         """The grammars have to be valid, heads divide widths, and every curriculum leaves steps for the output.

@@ -288,7 +288,7 @@ def train_pair(
     - `teacher`: the network that the student learns from and whose blocks it will accept.
     - `student`: a network with as many blocks.
     - `task`: the task of both.
-    - `plan`: length, optimiser and schedule.
+    - `plan`: length, optimiser and schedule; `plan.stop_at` is an accuracy of the student.
     - `losses`: weights and masks of the PWL terms; by default the paper's. `losses.student_joins_at` sets how they
       combine with `curriculum`: 0 combines them from the start, with 0.5 PWL follows the curriculum at half time, and 1
       trains only the converters, with a student that only distils.
@@ -319,9 +319,9 @@ def train_pair(
         net = make_pair(teacher.model, build(student, seed, where, "student"), task, seed, losses.converters).to(where)
         own = FollowCurriculum(curriculum, teacher, shapes[1], task, seed, where) if curriculum else None
         learner = PairLearner(net, losses, split_of(task, "validation", where), seed, plan.steps, own)
+        learner.stop_at = plan.stop_at
         batches = batches_of(task, seed, plan.batch_size, where, role="pair")
-        history = train(learner, batches, plan, f"{student.family} pair")
-        return [_pack_pair(net, student, history, task, seed, where)]
+        return [_pack_pair(net, student, train(learner, batches, plan, f"{student.family} pair"), task, seed, where)]
 
     recipe = Recipe("pair", VERSIONS["pair"], configuration)
     [entry] = _from_store([recipe], make, f"the pair of family {student.family!r}", task)

@@ -212,7 +212,7 @@ def test_a_folder_without_a_batch_is_refused(tmp_path: Path) -> None:
 
 def test_the_examples_are_good_grids(tmp_path: Path) -> None:
     examples = sorted((Path(__file__).resolve().parents[2] / "presets" / "grids").glob("*.yaml"))
-    assert {"curricula", "loading"} <= {path.stem for path in examples}
+    assert {"curricula", "loading", "language"} <= {path.stem for path in examples}
     for path in examples:
         done = invoke("batch", path, "--out", tmp_path / "out", "--dry-run")
         assert done.exit_code == 0, done.output

@@ -103,9 +103,13 @@ def test_on_the_text_no_student_stops_before_the_others(teacher):
     assert recipes.student_plan(SETTINGS, teacher, 0.01).stop_at == pytest.approx(recipes.DONE * last)
 
 
-def test_students_of_all_places_are_those_of_each_alone(runs):
-    found = recipes.all_students(SETTINGS)
+def test_students_and_pairs_are_those_of_each_alone(runs):
+    found, pairs = recipes.students_and_pairs(SETTINGS)
     assert list(found) == ["grammar", *recipes.ELSEWHERE]
+    for who, width in {"pair": SETTINGS.pair_width, "student": SETTINGS.student_width}.items():
+        assert [pair.net.student.stem.symbols.shape[1] for pair in pairs[who]] == [width] * len(SETTINGS.seeds)
+    alone = recipes.language_pair(SETTINGS, SETTINGS.seeds[1])
+    assert pairs["pair"][1].prefix_accuracy() == alone.prefix_accuracy() != pairs["pair"][0].prefix_accuracy()
     pd.testing.assert_frame_equal(found["grammar"].history, runs.history)
     for place, names in recipes.ELSEWHERE.items():
         assert list(dict.fromkeys(found[place].history["curriculum"])) == list(names)
@@ -117,7 +121,7 @@ def test_students_of_all_places_are_those_of_each_alone(runs):
 
 def test_without_training_on_the_text_its_losses_are_those_of_the_shipped_table(runs):
     settings = SETTINGS.model_copy(update={"train_on_text": False})
-    found = recipes.all_students(settings)
+    found, _ = recipes.students_and_pairs(settings)
     assert sorted(found) == sorted(recipes.language_teachers(settings)) == ["grammar", "other"]
     table = pd.read_csv(paths.results() / recipes.TEXT)
     losses = recipes.text_losses(settings, found)

@@ -137,12 +137,12 @@ def test_students_of_another_teacher_are_made_anew():
     assert changed(one.weights["one_shot", 0], other.weights["one_shot", 0])
 
 
-def make_pair(teacher=None, seed=0, student=VGG_STUDENT, curriculum=None, **losses):
+def make_pair(teacher=None, seed=0, student=VGG_STUDENT, curriculum=None, plan=None, **losses):
     return train_pair(
         teacher or image_teacher(),
         student,
         ToyImages(),
-        PAIR_PLAN,
+        plan or PAIR_PLAN,
         PairLossConfig(**losses),
         seed,
         device="cpu",
@@ -168,6 +168,13 @@ def test_train_pair_loads_what_it_made(never_train):
     for mask in all_masks(3):
         assert torch.equal(first.net(inputs, mask), again.net(inputs, mask))
     assert not any(module.training for module in again.net.modules())
+
+
+def test_a_pair_stops_at_the_accuracy_of_its_plan_as_if_it_had_gone_on():
+    plan = PAIR_PLAN.model_copy(update={"steps": 9, "eval_every": 3})
+    whole, stopped = (make_pair(plan=plan.model_copy(update={"stop_at": at})).history for at in (None, 0.0))
+    assert whole["step"].tolist() == [0, 3, 6, 9]
+    pd.testing.assert_frame_equal(stopped, whole.iloc[:2])
 
 
 @pytest.mark.parametrize(
