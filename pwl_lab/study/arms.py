@@ -133,8 +133,8 @@ PARITY_WORDS = {"steps_student": "student", "steps_all_masks": "all masks"}
 MARGIN = 0.3  # points of accuracy: an arm whose interval lies within makes no difference that matters here
 
 
-def shipped_arms(name: Literal["", "intervals", "tuning", "parity"] = "") -> pd.DataFrame:
-    """One of the shipped tables: the pairs, each arm against `none`, the tuning, or the steps on parity."""
+def shipped_arms(name: Literal["", "intervals", "changes", "tuning", "parity"] = "") -> pd.DataFrame:
+    """A shipped table: the pairs, arms against others and how that changes with the budget, the tuning, or parity."""
     return pd.read_csv(paths.results() / f"pair_curricula{name and f'_{name}'}.csv")
 
 

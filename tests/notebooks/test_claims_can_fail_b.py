@@ -194,15 +194,19 @@ PARITY = {
 MEASURE = {"student": 0, "area": 1, "mixes": 2, "first": 3}
 
 
-def stored_arms(ends=(), rate=0.1, slower=()):
-    """The module, with these ends of intervals, this rate of the arm `early`, and steps of arms multiplied."""
-    tables_of = {name: arms.shipped_arms(name) for name in ("", "intervals", "parity")}
+def stored_arms(ends=(), rate=0.1, slower=(), later=()):
+    """The module, with these ends of intervals, this rate of the arm `early`, and steps of arms multiplied.
+
+    `ends` are those at (run, budget, arm, against, measure), `later` those of changes at (arm, against, measure).
+    """
+    tables_of = {name: arms.shipped_arms(name) for name in ("", "intervals", "changes", "parity")}
     for (arm, column), times in dict(slower).items():
         tables_of["parity"].loc[tables_of["parity"]["arm"] == arm, column] *= times
-    shown = tables_of["intervals"]
-    for (run, arm, against, measure), (low, high) in dict(ends).items():
-        keys = {"run": run, "arm": arm, "against": against, "measure": measure}
-        shown.loc[(shown[list(keys)] == list(keys.values())).all(axis=1), ["low", "high"]] = low, high
+    columns = ["run", "budget", "arm", "against", "measure"]
+    for name, spoilt, keys in (("intervals", ends, columns), ("changes", later, columns[2:])):
+        shown = tables_of[name]
+        for key, (low, high) in dict(spoilt).items():
+            shown.loc[(shown[keys] == list(key)).all(axis=1), ["low", "mean", "high"]] = low, (low + high) / 2, high
     tables_of[""].loc[tables_of[""]["arm"] == "early", "rate"] = rate
     shipped = {"shipped_arms": lambda name="": tables_of[name]}
     same = ("verdict", "ARM_MEASURES", "PARITY_WORDS", "parity_steps", "parity_ratios")
@@ -218,7 +222,7 @@ def steeper(**by):
     return points
 
 
-def crossed(parity=(), last=0.95, ends=(), rate=0.1, slower=(), power=(), there="", **changed):
+def crossed(parity=(), last=0.95, ends=(), rate=0.1, slower=(), later=(), power=(), more=(), there="", **changed):
     """Changes are named curriculum, loading and measure: `one_shot__alone__mixes=(mean, spread)`."""
     values = {key: list(found) for key, found in CROSSED.items()}
     for name, value in changed.items():
@@ -226,6 +230,8 @@ def crossed(parity=(), last=0.95, ends=(), rate=0.1, slower=(), power=(), there=
         values[curriculum, joined][MEASURE[measure]] = value
     rows, powers = [], steeper(**dict(power))
     powers.loc[powers["curriculum"] == there, "reached"] = True
+    for arm, times in dict(more).items():
+        powers.loc[powers["curriculum"] == arm, "samples"] *= times
     for (curriculum, joined), found in values.items():
         for seed in SEEDS:
             student, area, mixes, block = (mean + (seed - 1) * spread for mean, spread in found)
@@ -241,6 +247,7 @@ def crossed(parity=(), last=0.95, ends=(), rate=0.1, slower=(), power=(), there=
         "curricula": ["one_shot", "extracted"],
         "arms": stored_arms(ends, rate),
         "decided": stored_arms(ends).shipped_arms("intervals"),
+        "changes": stored_arms(later=later).shipped_arms("changes"),
         "on_parity": stored_arms(slower=slower).shipped_arms("parity"),
         "powers": powers,
         "fits": arms.arm_exponents(powers),
@@ -272,21 +279,34 @@ CROSSING = {
     "resnet: without PWL the first block lowers it for one-shot, in the mean, within the interval": {
         "one_shot__alone__first": (0.80, 0.0)},
     "stored: checkpoint is better in the student, the mixes and the worst": {
-        "ends": {(1, "checkpoint", "none", "SSSS"): (-0.01, 2.2)}},
-    "stored: early is worse in student and mixes": {"ends": {(1, "early", "none", "mixed"): (-4.1, 0.01)}},
-    "stored: for the worst mix it is open": {"ends": {(1, "early", "none", "worst"): (-7.9, -0.1)}},
-    "stored: auxiliary is worse in all three": {"ends": {(1, "auxiliary", "none", "SSSS"): (-3.1, 0.1)}},
-    "stored: no arm is shown to make no difference": {"ends": {(1, "early", "none", "TTTS"): (-0.29, 0.29)}},
+        "ends": {(1, 240, "checkpoint", "none", "SSSS"): (-0.01, 2.2)}},
+    "stored: early is worse in student and mixes": {"ends": {(1, 240, "early", "none", "mixed"): (-4.1, 0.01)}},
+    "stored: for the worst mix it is open": {"ends": {(1, 240, "early", "none", "worst"): (-7.9, -0.1)}},
+    "stored: auxiliary is worse in all three": {"ends": {(1, 240, "auxiliary", "none", "SSSS"): (-3.1, 0.1)}},
+    "stored: no arm is shown to make no difference": {"ends": {(1, 240, "early", "none", "TTTS"): (-0.29, 0.29)}},
     "stored: every arm chose the rate 0.1": {"rate": 0.2},
     "stored, run 2: checkpoint is better again, in all three": {
-        "ends": {(2, "checkpoint", "none", "SSSS"): (-0.1, 1.3)}},
+        "ends": {(2, 240, "checkpoint", "none", "SSSS"): (-0.1, 1.3)}},
     "stored, run 2: the mixes of final are better than those of none": {
-        "ends": {(2, "final", "none", "mixed"): (-0.1, 1.6)}},
-    "stored, run 2: for its student it is open": {"ends": {(2, "final", "none", "SSSS"): (0.1, 1.0)}},
+        "ends": {(2, 240, "final", "none", "mixed"): (-0.1, 1.6)}},
+    "stored, run 2: for its student it is open": {"ends": {(2, 240, "final", "none", "SSSS"): (0.1, 1.0)}},
     "stored, run 2: checkpoint and final cannot be distinguished": {
-        "ends": {(2, "checkpoint", "final", "SSSS"): (0.1, 0.7)}},
+        "ends": {(2, 240, "checkpoint", "final", "SSSS"): (0.1, 0.7)}},
+    "stored, 480 steps: all mixes and the worst one gain with either stage": {
+        "ends": {(2, 480, "final", "none", "mixed"): (-0.1, 0.8)}},
+    "stored, 480 steps: for student and prefix masks it is open": {
+        "ends": {(2, 480, "checkpoint", "none", "TTSS"): (0.1, 0.5)}},
+    "stored, 480 steps: checkpoint and final cannot be distinguished": {
+        "ends": {(2, 480, "checkpoint", "final", "worst"): (0.1, 1.3)}},
+    "stored: the leads of student and mixes shrink, in the mean": {"later": {("final", "none", "SSSS"): (-0.1, 0.5)}},
+    "stored: no change of a lead excludes 0": {"later": {("checkpoint", "none", "mixed"): (-1.1, -0.1)}},
     "stored exponents: those of sync and extracted are below one-shot's by more than 0.9, with the intervals": {
         "power": {"extracted": 0.2}},
+    "stored exponents: cross's is above one-shot's": {"power": {"cross": -0.6}},
+    "stored: cross saves samples at n = 20, beyond the interval": {"more": {"cross": 2.0}},
+    "stored: at n = 60 that cannot be shown": {"more": {"cross": 0.5}},
+    "stored exponents: with an untrained teacher cross's is like one-shot's": {"power": {"cross_untrained": -1.0}},
+    "stored: at n = 20 cross needs fewer samples with a trained one": {"more": {"cross": 2.5}},
     "stored exponents: recon's cannot be distinguished from one-shot's": {"power": {"recon": -1.0}},
     "stored exponents: sync's is below extracted's": {"power": {"sync": 0.3}},
     "stored: sync saves 3 times as much at n = 60 as at 20, intervals apart": {"power": {"sync": 0.4}},

@@ -238,7 +238,7 @@ def test_the_architecture_names_files_that_are_there() -> None:
 def test_every_shipped_table_is_described_and_says_how_it_was_made() -> None:
     text = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
     results = ROOT / "data" / "results"
-    shared = {path.stem for path in results.glob("pair_curricula_*.csv")}  # one JSON for all four
+    shared = {path.stem for path in results.glob("pair_curricula_*.csv")}  # one JSON for all
     for path in sorted(results.glob("*.csv")):
         assert f"| `{path.name}` |" in text, path.name
         how = results / ("pair_curricula.json" if path.stem in shared else f"{path.stem}.json")
