@@ -16,6 +16,12 @@ Expected of `curricula` before even checkpoints and one-shot ran: one-shot needs
 Even checkpoints are faster than labels, since two or three of the eight lie in the transition, but slower than
 progressive, since the others only guess: two to four times its samples on (50, 4). Extracted with rates beyond those of
 the first grid gains less than a factor of 1.5.
+
+Expected of `curricula` before (100, 4) ran with settings beyond the ends of the grid: labels, whose best rate there was
+the largest, gain another factor of 1.2 to 2, so that they need 25 to 50 times the samples of extracted; even checkpoints
+need four to eight times those of progressive, a wider gap than on (50, 4), since labels are slower beside them; one-shot
+is labels again; on (50, 4) nothing changes by more than a fifth. In the common setting (a learning rate that is too
+small for it) even gains less than a factor of 2 over labels.
 """
 
 import argparse
@@ -31,6 +37,7 @@ import torch
 
 from pwl_lab.fast.two_layer import Nets, joined
 from pwl_lab.study.parity_sweep import (
+    EVENLY,
     Curriculum,
     Draws,
     Setting,
@@ -42,8 +49,12 @@ from pwl_lab.study.parity_sweep import (
     train_teachers,
 )
 
+CLIMBS = 8  # at most so many rounds of neighbouring settings
 TUNING, REPORTED = tuple(range(100, 108)), tuple(range(16))
 PLAIN, HEAVY = (0.05, 0.1, 0.2, 0.4, 0.8), (0.005, 0.01, 0.02, 0.04, 0.08)  # learning rates without and with momentum
+STAGES = (25, 50, 100, 200, 400, 800, 1_600)
+RATES = {0.0: (*PLAIN, 1.6, 3.2, 6.4), 0.9: (*HEAVY, 0.16, 0.32, 0.64)}  # without and with momentum
+LENGTHS, WEIGHTS = (3, 6, 12, *STAGES), (1.0, 5.0, 25.0, 125.0, 625.0)
 SETTING = ["lr", "momentum", "stage_steps", "hidden_weight"]
 
 Grid = dict[tuple[int, int], list[Setting]]  # settings by size (n, k), equally many for each
@@ -52,6 +63,24 @@ Grid = dict[tuple[int, int], list[Setting]]  # settings by size (n, k), equally 
 def rates(plain: Iterable[float], heavy: Iterable[float]) -> list[tuple[float, float]]:
     """Pairs of learning rate and momentum: none for the first rates, 0.9 for the others."""
     return [*((rate, 0.0) for rate in plain), *((rate, 0.9) for rate in heavy)]
+
+
+def beside(values: tuple[float, ...], value: float) -> tuple[float, ...]:
+    """A value and its neighbours."""
+    at = values.index(value)
+    return values[max(at - 1, 0) : at + 2]
+
+
+def neighbours(best: Setting, name: str) -> list[Setting]:
+    """All settings one step away from this one, in any of its parts, with and without momentum."""
+    at = RATES[best.momentum].index(best.lr)
+    lengths = beside(LENGTHS, best.stage_steps) if best.stage_steps else (0,)
+    weights = beside(WEIGHTS, best.hidden_weight) if name == "extracted" else (best.hidden_weight,)
+    pairs = [(rate, momentum) for momentum, values in RATES.items() for rate in values[max(at - 1, 0) : at + 2]]
+    return [
+        Setting(rate, momentum, int(steps), weight)
+        for (rate, momentum), steps, weight in product(pairs, lengths, weights)
+    ]
 
 
 @dataclass(frozen=True)
@@ -134,6 +163,7 @@ class Sweep:
         Where a single setting is tried per size, it takes the place of another one's rows.
         """
         known, many = self.known(suffix), range(len(tried[self.sizes[0]]))
+        by = ["curriculum", "n", "k", "seed", *(SETTING if suffix == "_tuning" or len(many) > 1 else [])]
         there = set(known.loc[known["curriculum"] == name, ["n", "k", *SETTING]].itertuples(index=False, name=None))
         left = [i for i in many if any((*size, *astuple(tried[size][i])) not in there for size in self.sizes)]
         if left:
@@ -144,7 +174,7 @@ class Sweep:
             found = train_students(
                 teachers.draws, shown, curriculum, settings, width, batch, budget // batch, growing()  # type: ignore[arg-type]
             ).assign(curriculum=name, width=width, machine=self.asked.machine)  # fmt: skip
-            self.write(suffix, found, ["curriculum", "n", "k", "seed", *(SETTING if len(many) > 1 else [])])
+            self.write(suffix, found, by)
             print(f"{self.name}{suffix} {name}: {len(found)} students in {time.monotonic() - begun:.0f} s", flush=True)
             known = self.known(suffix)
         return known[known["curriculum"] == name].merge(pd.DataFrame(self.sizes, columns=["n", "k"]))
@@ -156,6 +186,25 @@ class Sweep:
                 "_tuning", self.tuning, name, self.all_sizes(one.settings(self.asked.smoke)), width, batch, one.budget
             )
             self.report(name, best_settings(table), width, batch, 2 * one.budget)
+
+    def climbed(self, tried: dict[str, Tried], width: int, batch: int) -> None:
+        """As `tuned`, for a single size, but wherever the best setting has neighbours that were not tried, they follow.
+
+        They get no more samples than the best median: a setting that needs more would not be better.
+        """
+        (size,) = self.sizes
+        for name, one in tried.items():
+            new, budget = one.settings(self.asked.smoke), one.budget
+            for _ in range(1 if self.asked.smoke else CLIMBS):
+                table = self.run("_tuning", self.tuning, name, {size: new}, width, batch, budget)
+                best = best_settings(table)
+                there = set(table[SETTING].itertuples(index=False, name=None))
+                budget = int(min(budget, best["samples"].iloc[0]))
+                new = [near for near in neighbours(Setting.of(best.iloc[0]), name) if astuple(near) not in there]
+                new = [near for near in new if near.stage_steps * batch < budget]
+                if not new:
+                    break
+            self.report(name, best, width, batch, 2 * one.budget)
 
     def report(self, name: str, best: pd.DataFrame, width: int, batch: int, budget: int) -> None:
         """Students of the reported draws, each with the setting that was best at its size."""
@@ -178,7 +227,6 @@ class Sweep:
         return REPORTED[:2] if self.asked.smoke else REPORTED[: self.asked.draws]
 
 
-STAGES = (25, 50, 100, 200, 400, 800, 1_600)
 SMOKE = Tried(20_000, (50, 100))
 FASTER = rates(PLAIN[1:], HEAVY[1:])  # without the smallest rates, which would take the longest to be rejected
 
@@ -196,7 +244,7 @@ def sizes(asked: argparse.Namespace) -> None:
 
 
 def curricula(asked: argparse.Namespace) -> None:
-    """Notebook 02: every curriculum at its own best settings beside the common ones; batches of 128."""
+    """Notebook 02: every curriculum at its best, beyond the grid if it lies at an end, beside the common settings."""
     n, k = (10, 3) if asked.smoke else (asked.bits, 4)
     plan = TeacherPlan(width=128 if asked.smoke else 1024, budget=20_000)
     sweep = Sweep("curricula", asked, [(n, k)], plan)
@@ -205,14 +253,17 @@ def curricula(asked: argparse.Namespace) -> None:
         "labels": single,
         "extracted": Tried(100_000, (12, 25, 50, 100), (1.0, 5.0, 25.0), rates((0.8, 1.6), (0.08, 0.16, 0.32))),
         "progressive 0.8": Tried(300_000, (50, 100, 200, 400), rates=rates((0.8, 1.6), (0.08, 0.16))),
-        "even": Tried(400_000, (25, 50, 100, 200), rates=rates((0.2, 0.4, 0.8, 1.6), (0.02, 0.04, 0.08, 0.16))),
-        "one_shot": single,
+        "even": Tried(400_000, (25, 50, 100, 200), rates=rates((0.2, 0.4, 0.8, 1.6), (0.02, 0.04, 0.08, 0.16)))
+        if n <= 50
+        else Tried(1_000_000, (50, 100, 200), rates=rates((0.8, 1.6), (0.08, 0.16))),
     }
-    sweep.tuned(dict.fromkeys(tried, SMOKE) if asked.smoke else tried, 64, 128)
-    common = {"extracted": 600, "progressive 0.8": 600, "labels": 0} | ({"one_shot": 0} if n <= 50 else {})
+    sweep.climbed(dict.fromkeys(tried, SMOKE) if asked.smoke else tried, 64, 128)
+    # 600 steps before the final teacher's output is shown, which `even` shares between its seven checkpoints.
+    common = {"extracted": 600, "progressive 0.8": 600, "even": 600 // (EVENLY - 1), "one_shot": 0, "labels": 0}
     for name, steps in common.items():
         grid = sweep.all_sizes([Setting(0.2, 0.0, steps, 5.0)])
         sweep.run("_common", sweep.reported, name, grid, 64, 128, 5 * single.budget)
+    sweep.climbed({"one_shot": SMOKE if asked.smoke else single}, 64, 128)  # the longest, last
 
 
 def ladder(asked: argparse.Namespace) -> None:

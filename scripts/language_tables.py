@@ -1,17 +1,19 @@
-"""The two shipped tables of notebook 07: the best learning rate of each curriculum, and the comparison over more teachers.
+"""The shipped tables of notebook 07: the best learning rate of each curriculum, more teachers, and students on the text.
 
     python scripts/language_tables.py tuning      # writes data/results/language_tuning.csv
     python scripts/language_tables.py teachers    # writes data/results/language_teachers.csv, at the rates of the first
+    python scripts/language_tables.py text        # writes data/results/language_text.csv
 
-Each has one row per curriculum, learning rate and seed; a seed has a teacher and a student of its own for every
+The first two have one row per curriculum, learning rate and seed; a seed has a teacher and a student of its own for every
 curriculum. `steps_90` and `steps_95` are the steps to that share of the teacher's accuracy, empty where the budget was
-not enough: on the validation strings for `tuning`, on the test strings for `teachers`. Beside each table is a JSON file
-that says how it was made. The store keeps every student, so an interrupted run goes on where it stopped (and its
-minutes are those of the last run).
+not enough: on the validation strings for `tuning`, on the test strings for `teachers`. The third has one row per
+curriculum and seed: the student's `loss` on the test windows. All its students share one teacher, as in the notebook.
+
+Beside each table is a JSON file that says how it was made. The store keeps every student, so an interrupted run goes on
+where it stopped (and its minutes are those of the last run).
 """
 
 import argparse
-import json
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -28,6 +30,7 @@ from pwl_lab.support.files import write_json
 
 TUNING_SEEDS = (10, 11, 12)
 TEACHER_SEEDS = tuple(range(20, 28))
+TEXT_SEEDS = tuple(range(8))  # the notebook's own and more
 RATES = (0.002, 0.004, 0.008, 0.016, 0.032)
 BUDGET = 2_400  # a slow rate may be the best one of a slow curriculum
 
@@ -71,22 +74,42 @@ def table_of(points: list[LanguageCurriculumSettings], split: str) -> pd.DataFra
     return table.astype({"steps_90": "Int64", "steps_95": "Int64"})
 
 
+def text_table(settings: LanguageCurriculumSettings) -> pd.DataFrame:
+    """One row per curriculum and seed: the loss on the test windows, in nats."""
+    runs = recipes.language_students(settings, recipes.ELSEWHERE["text"], "text")
+    losses = recipes.final_losses(runs, recipes.language_task(settings, "text"))
+    same = {"student_lr": settings.other_lr}
+    return pd.DataFrame(
+        [
+            {"curriculum": name} | same | {"seed": seed, "loss": loss}
+            for name, values in losses.items()
+            for seed, loss in zip(settings.seeds, values, strict=True)
+        ]
+    )
+
+
 def _one_a_teacher(points: list[LanguageCurriculumSettings]) -> list[LanguageCurriculumSettings]:
     """One of the points for each seed: the others have the same teacher."""
     return list({one.seeds: one for one in points}.values())
 
 
+def make(table: str, preset: str) -> tuple[pd.DataFrame, str, str]:
+    """A table, the split on which it was measured, and its file's name."""
+    if table == "text":
+        return text_table(LanguageCurriculumSettings.load(preset, seeds=TEXT_SEEDS)), "test", recipes.TEXT
+    if table == "tuning":
+        return table_of(tuning_points(preset), "validation"), "validation", recipes.TUNING
+    return table_of(teacher_points(preset), "test"), "test", recipes.TEACHERS
+
+
 def main() -> None:
     """Make one of the tables, and print what it says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", choices=["tuning", "teachers"])
+    parser.add_argument("table", choices=["tuning", "teachers", "text"])
     parser.add_argument("--preset", default="lesson")
     asked, begun = parser.parse_args(), time.monotonic()
-    tuning = asked.table == "tuning"
-    split = "validation" if tuning else "test"
-    points = tuning_points(asked.preset) if tuning else teacher_points(asked.preset)
-    table = table_of(points, split)
-    path = paths.results() / (recipes.TUNING if tuning else recipes.TEACHERS)
+    table, split, name = make(asked.table, asked.preset)
+    path = paths.results() / name
     path.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(path, index=False)
     made = {
@@ -97,7 +120,8 @@ def main() -> None:
         "made": provenance(),
     }
     write_json(path.with_suffix(".json"), made)
-    print(json.dumps(recipes.best_rates(table)) if tuning else recipes.over_teachers(table))
+    said = {recipes.TUNING: recipes.best_rates, recipes.TEACHERS: recipes.over_teachers}
+    print(said[name](table) if name in said else table.groupby("curriculum", sort=False)["loss"].describe())
 
 
 if __name__ == "__main__":

@@ -21,22 +21,26 @@ the second run**, with `final`: it is the schedule and the soft output, not the 
 output alone mixed 1.2 points better than plain PWL in notebook 05, which is the whole lead of `checkpoint`. So `final`
 is ahead of `none` by about a point in the mixes, and `checkpoint` minus `final` is within half a point of zero. At 480
 steps every difference is about half of that at 240, but for `auxiliary`, which pulls at the states to the end.
+
+**Expected before the run at 480 steps** (`none`, `checkpoint`, `final`; the teachers of run 2): the leads over `none`
+shrink to about half and do not turn. In the mixes `checkpoint` is ahead by 0.2 to 0.8 points and `final` by 0 to 0.6;
+`checkpoint` minus `final` stays within half a point of zero. The paired differences scatter less than at 240 steps.
 """
 
 import argparse
-import base64
 import json
 import multiprocessing
 import os
 import time
-import zlib
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from points import Point, append, hits, one_thread, packed, read, test_images, unpacked, work_off
 
 os.environ.setdefault("TQDM_DISABLE", "1")
 
@@ -52,14 +56,8 @@ from pwl_lab.support.files import write_json
 from pwl_lab.swap.evaluation import score_masks
 from pwl_lab.swap.masks import all_masks
 from pwl_lab.swap.pair_training import PairLearner, PairLossConfig
-from pwl_lab.swap.swapnet import mask_logits
-from pwl_lab.tasks import datasets
-from pwl_lab.tasks.base import Batch
-from pwl_lab.tasks.images import ImageTask
 from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.training import TrainedModel, TrainPlan, image_plan
-
-Point = dict[str, Any]
 
 FAMILIES = ("resnet", "vgg")
 BUDGETS = (240, 960, 480, 1_920)  # in the order of their value
@@ -98,30 +96,6 @@ def settings_of(family: str, smoke: bool, device: str) -> CrossingSettings:
     return CrossingSettings.load(preset, family=family, device=device)
 
 
-def full_test(task: ImageTask, images: str | None, device: str) -> Batch:
-    """All 10,000 test images of Fashion-MNIST if their folder is known, prepared as the task's; else its own."""
-    if images is None:
-        return task.split("test", device)
-    raw = datasets.load("fashion-mnist", images)["test"]
-    batch = Batch(task.normalise(torch.from_numpy(raw.images)), torch.from_numpy(raw.labels).long())
-    return batch.to(device)
-
-
-@torch.no_grad()
-def hits_of(net: Any, data: Batch) -> np.ndarray:
-    """Which samples each mask gets right, [masks, samples]."""
-    found = []
-    for inputs, labels in zip(torch.split(data.inputs, 1_000), torch.split(data.labels, 1_000), strict=True):
-        logits = mask_logits(net, inputs, all_masks(net.n_blocks))
-        found.append(torch.stack([logits[mask].argmax(dim=-1) == labels for mask in all_masks(net.n_blocks)]).cpu())
-    return torch.cat(found, dim=1).numpy()
-
-
-def packed(hits: np.ndarray) -> str:
-    """Hits as text: bits, compressed."""
-    return base64.b85encode(zlib.compress(np.packbits(hits, axis=1).tobytes(), 9)).decode()
-
-
 def image_point(point: Point, asked: argparse.Namespace, device: str) -> Point:
     """One pair on images."""
     settings = settings_of(point["family"], asked.smoke, device)
@@ -138,10 +112,10 @@ def image_point(point: Point, asked: argparse.Namespace, device: str) -> Point:
     if arm.name == "checkpoint":
         found["checkpoint_accuracy"] = teacher.checkpoint(at_accuracy=arm.at_accuracy).accuracy
     if point["kind"] == "arms":
-        hits = hits_of(net, full_test(task, asked.images, device))
-        found["images"] = int(hits.shape[1])
-        found["test"] = dict(zip(all_masks(net.n_blocks), hits.mean(axis=1).tolist(), strict=True))
-        found["hits"] = packed(hits)
+        whole = asked.images is not None
+        right = hits(net, test_images(task, asked.images, device) if whole else task.split("test", device))
+        found["test"] = dict(zip(all_masks(net.n_blocks), right.mean(axis=1).tolist(), strict=True))
+        found |= packed(right)
     return found
 
 
@@ -200,37 +174,24 @@ def parity_point(point: Point, asked: argparse.Namespace, device: str) -> Point:
     return found
 
 
-def run_point(work: tuple[Point, argparse.Namespace, float]) -> Point | None:
-    """One point in a worker; None if the time is over. An error is a result: one bad point must not end the run."""
-    point, asked, until = work
-    if time.time() > until:
-        return None
-    try:
-        if point["kind"] == "teacher":
-            begun = time.monotonic()
-            teacher = image_teacher(settings_of(point["family"], asked.smoke, DEVICE), point["seed"])
-            found: Point = {"seconds": round(time.monotonic() - begun, 2), "test": teacher.test_accuracy}
-        else:
-            parity = point["family"].startswith("parity")
-            found = (parity_point if parity else image_point)(point, asked, DEVICE)
-    except Exception as error:  # noqa: BLE001 - named in the results, where it is seen
-        found = {"error": f"{type(error).__name__}: {error}"}
-    return point | found | {"device": DEVICE}
+def run_point(asked: argparse.Namespace, point: Point) -> None:
+    """One point in a worker, into the file of points."""
+    if point["kind"] == "teacher":
+        begun = time.monotonic()
+        teacher = image_teacher(settings_of(point["family"], asked.smoke, DEVICE), point["seed"])
+        found: Point = {"seconds": round(time.monotonic() - begun, 2), "test": teacher.test_accuracy}
+    else:
+        parity = point["family"].startswith("parity")
+        found = (parity_point if parity else image_point)(point, asked, DEVICE)
+    append(asked.out / "points.jsonl", [point | found | {"device": DEVICE}])
 
 
 def begin(devices: Any, store: str) -> None:
-    """Prepare a worker: one thread, its device, exact arithmetic on a GPU."""
+    """Prepare a worker and give it its device."""
     global DEVICE  # one process, one device
-    torch.set_num_threads(1)
-    torch.backends.cudnn.allow_tf32 = False
+    one_thread()
     os.environ["PWL_LAB_STORE"] = store
     DEVICE = devices.get()
-
-
-def read(path: Path) -> list[Point]:
-    """The points that are done."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [point for point in map(json.loads, lines) if "error" not in point]
 
 
 def score(accuracy: Mapping[str, float]) -> float:
@@ -342,19 +303,13 @@ def whole_seeds(folders: Iterable[Path]) -> list[Point]:
     )
 
 
-def unpacked(point: Point) -> np.ndarray:
-    """The hits of a point, [masks, samples]."""
-    bits = np.frombuffer(zlib.decompress(base64.b85decode(point["hits"])), np.uint8)
-    return np.unpackbits(bits.reshape(len(point["test"]), -1), axis=1)[:, : point["images"]].astype(bool)
-
-
 def by_measure(point: Point) -> dict[str, np.ndarray]:
     """Each measure of a pair as a value per test image; its mean is the accuracy."""
-    masks, hits = list(point["test"]), unpacked(point)
+    masks, right = list(point["test"]), unpacked(point)
     mixed = [i for i, mask in enumerate(masks) if len(set(mask)) == 2]
-    found = {mask: hits[masks.index(mask)].astype(float) for mask in ("SSSS", "TSSS", "TTSS", "TTTS")}
-    worst = min(mixed, key=lambda i: hits[i].mean())
-    return found | {"mixed": hits[mixed].mean(axis=0), "worst": hits[worst].astype(float)}
+    found = {mask: right[masks.index(mask)].astype(float) for mask in ("SSSS", "TSSS", "TTSS", "TTTS")}
+    worst = min(mixed, key=lambda i: right[i].mean())
+    return found | {"mixed": right[mixed].mean(axis=0), "worst": right[worst].astype(float)}
 
 
 def row_of(point: Point) -> Point:
@@ -365,8 +320,8 @@ def row_of(point: Point) -> Point:
     return row | {"images": point["images"], "checkpoint_accuracy": point.get("checkpoint_accuracy")}
 
 
-def interval_rows(points: list[Point]) -> Iterable[Point]:
-    """One arm minus another, seed by seed and image by image, in percentage points, over both: the pairs of `AGAINST`."""
+def gains(points: list[Point]) -> Iterable[tuple[Point, pd.DataFrame]]:
+    """One arm minus another (the pairs of `AGAINST`), a row per seed and a column per image, and which difference it is."""
     groups: dict[tuple[int, str, int], dict[str, dict[int, dict[str, np.ndarray]]]] = {}
     for point in points:
         group = groups.setdefault((point["run"], point["family"], point["budget"]), {})
@@ -375,10 +330,27 @@ def interval_rows(points: list[Point]) -> Iterable[Point]:
         for arm, against in AGAINST:
             seeds, plain = group.get(arm, {}), group.get(against, {})
             for measure in next(iter(seeds.values()), {}) if plain else ():
-                gains = pd.DataFrame([mine[measure] - plain[at][measure] for at, mine in seeds.items() if at in plain])
-                low, mean, high = (round(100 * end, 4) for end in crossed_interval(gains))
                 row = {"run": run, "family": family, "budget": budget, "arm": arm, "against": against}
-                yield row | {"measure": measure, "low": low, "mean": mean, "high": high, "seeds": len(gains)}
+                both = {at: mine[measure] - plain[at][measure] for at, mine in seeds.items() if at in plain}
+                yield row | {"measure": measure}, pd.DataFrame.from_dict(both, orient="index")
+
+
+def interval_row(row: Point, gain: pd.DataFrame) -> Point:
+    """The mean of a difference in percentage points and its interval over seeds and images."""
+    low, mean, high = (round(100 * end, 4) for end in crossed_interval(gain))
+    return row | {"low": low, "mean": mean, "high": high, "seeds": len(gain)}
+
+
+def change_rows(found: Iterable[tuple[Point, pd.DataFrame]]) -> Iterable[Point]:
+    """By how much a difference at a budget is larger than at the next smaller one, seed by seed and image by image."""
+    before: dict[tuple[Any, ...], tuple[int, pd.DataFrame]] = {}
+    for row, gain in sorted(found, key=lambda one: one[0]["budget"]):
+        key = tuple(row[name] for name in ("run", "family", "arm", "against", "measure"))
+        if key in before:
+            budget, less = before[key]
+            seeds = gain.index.intersection(less.index)
+            yield interval_row(row | {"before": budget}, gain.loc[seeds] - less.loc[seeds])
+        before[key] = row["budget"], gain
 
 
 def ship(asked: argparse.Namespace) -> None:
@@ -400,9 +372,11 @@ def ship(asked: argparse.Namespace) -> None:
         if point["kind"].startswith("plateau")
     ]
     parity = list({tuple(row[key] for key in ("kind", *keys)): row for row in reversed(parity)}.values())[::-1]
+    compared = list(gains(pairs))
     for name, rows in {
         "pair_curricula": [row_of(point) for point in pairs],
-        "pair_curricula_intervals": list(interval_rows(pairs)),
+        "pair_curricula_intervals": [interval_row(*one) for one in compared],
+        "pair_curricula_changes": list(change_rows(compared)),
         "pair_curricula_tuning": tuned,
         "pair_curricula_parity": parity,
     }.items():
@@ -417,6 +391,7 @@ def ship(asked: argparse.Namespace) -> None:
         "tables": {
             "pair_curricula": "a row per pair: test accuracies; `mixed` is the mean of all mixed masks, `worst` the worst",
             "pair_curricula_intervals": "an arm minus another (`against`), points of test accuracy, 95% over seeds and images",
+            "pair_curricula_changes": "such a difference minus that at the budget `before`, on the same seeds and images",
             "pair_curricula_tuning": "validation: the mean of the student's accuracy and of the mean over all mixed masks",
             "pair_curricula_parity": "steps until the student and until all masks have 99% of the validation samples",
         },
@@ -459,30 +434,19 @@ def main() -> None:
 
 
 def work(asked: argparse.Namespace) -> None:
-    """Start the workers and append every result at once."""
+    """Work off the lists of points, one after the other."""
     asked.out.mkdir(parents=True, exist_ok=True)
     path, until = asked.out / "points.jsonl", time.time() + asked.budget_seconds
-    done = read(path)
-    seen = {named(point) for point in done}
-    context = multiprocessing.get_context("spawn")
-    devices = context.Queue()
-    for device in [asked.device] * asked.processes + ["cpu"] * asked.cpu_processes:
-        devices.put(device)
-    store = str((asked.store or asked.out / "store").absolute())
-    workers = asked.processes + asked.cpu_processes
-    with context.Pool(workers, begin, (devices, store)) as pool, path.open("a") as lines:
-        for points in phases(asked.verb, asked, done):
-            left = [point for point in points if named(point) not in seen]
-            for found in pool.imap_unordered(run_point, [(point, asked, until) for point in left]):
-                if found is None:
-                    continue
-                lines.write(json.dumps(found) + "\n")
-                lines.flush()
-                if "error" not in found:
-                    done.append(found)
-                    seen.add(named(found))
-                shown = {key: value for key, value in found.items() if key not in ("hits", "test")}
-                print(f"{until - time.time():6.0f} s left", json.dumps(shown), flush=True)
+    done, devices = read(path), multiprocessing.get_context("spawn").Queue()
+    given = devices, str((asked.store or asked.out / "store").absolute())
+    workers = [asked.device] * asked.processes + ["cpu"] * asked.cpu_processes
+    for points in phases(asked.verb, asked, done):
+        for device in workers:
+            devices.put(device)
+        seen = {named(point) for point in done}
+        left = [point for point in points if named(point) not in seen]
+        work_off(partial(run_point, asked), left, len(workers), until, begin, given)
+        done[:] = read(path)
 
 
 if __name__ == "__main__":

@@ -29,23 +29,28 @@ Expected, before the first run:
   alone about one-shot's exponent, ST alone somewhat lower, both between one-shot and sync.
 - the same losses with the teacher's *untrained* network (its decisions still those of the trained one): one-shot's
   exponent. If one of them gains as much as with the trained teacher, the gain is not the teacher's hidden structure.
+
+Expected, before the run of cross, which came last: one-shot's exponent after all, with and without a trained teacher.
+The student's first block, which has to find the support, takes part in mask ST only, and there no state of the teacher
+meets its inputs: until something of the support is found, its gradient depends on the support through the label alone,
+as one-shot's does. (Sync compares its state with the teacher's on the same input.) Cross may save a factor, or a part
+that does not depend on n, since mask TS hands the second block over ready-made. An exponent below one-shot's by more
+than 0.5 would refute the argument. With an untrained teacher: no faster than one-shot at any n.
 """
 
 import argparse
-import json
 import math
-import multiprocessing as mp
-import queue
 import time
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
+from points import append, read, work_off
 from safetensors.torch import load_file, save_file
 from stacked_pairs import BATCH, EVERY, Arm, Draws, K, Pairs, Setting, errors, train_teachers
 from torch import Tensor
@@ -89,15 +94,6 @@ def _teacher_path(out: Path, part: str) -> Path:
     return out / f"teachers_{part}.safetensors"
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def _append(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    with path.open("a") as file:
-        file.write("".join(json.dumps(row) + "\n" for row in rows))
-
-
 def _draws(part: str, asked: argparse.Namespace) -> Draws:
     if asked.smoke:
         return Draws((12, 16), TUNING[:2] if part == "tune" else (0, 1), asked.device)
@@ -116,7 +112,7 @@ def make_teachers(part: str, asked: argparse.Namespace) -> None:
     wrong = errors(net, draws).tolist()
     save_file({name: one.half().contiguous().cpu() for name, one in net.items()}, _teacher_path(asked.out, part))
     found = zip(draws.members, wrong, arrived.tolist(), strict=True)
-    _append(
+    append(
         asked.out / f"teachers_{part}.jsonl",
         [{"n": n, "draw": draw, "wrong": share, "arrived": at} for (n, draw), share, at in found],
     )
@@ -160,14 +156,15 @@ def between(tuned: Mapping[int, Setting], n: int) -> Setting:
 def _settings(name: str, part: str, draws: Draws, asked: argparse.Namespace) -> list[list[Setting]]:
     if part == "tune":
         return [[one] * len(draws) for one in grid(ARMS[name], asked.smoke)]
-    tuned = chosen(_lines(asked.out / "tune.jsonl"), ARMS[name].like or name)
+    tuned = chosen(read(asked.out / "tune.jsonl"), ARMS[name].like or name)
     found = [between(tuned, n) for n, _ in draws.members]
     return [[one if ARMS[name].term == "none" else replace(one, weight=one.weight or 1.0) for one in found]]
 
 
-def run_point(point: tuple[str, str], asked: argparse.Namespace) -> None:
+def run_point(asked: argparse.Namespace, point: tuple[str, str]) -> None:
     """One arm, tuned or measured: a line for every network."""
     (part, name), begun = point, time.monotonic()
+    torch.set_float32_matmul_precision("high")
     draws = _draws(part, asked)
     teacher = {key: one.float().to(asked.device) for key, one in load_file(_teacher_path(asked.out, part)).items()}
     settings = _settings(name, part, draws, asked)
@@ -193,52 +190,23 @@ def run_point(point: tuple[str, str], asked: argparse.Namespace) -> None:
             draws.members * len(settings), pairs.settings, reached.tolist(), ran.tolist(), strict=True
         )
     ]
-    _append(asked.out / f"{part}{'_cut' if cut else ''}.jsonl", rows)
+    append(asked.out / f"{part}{'_cut' if cut else ''}.jsonl", rows)
     done, per_second = int((reached > 0).sum()), int(ran.sum()) / seconds
     said = f"{done} of {len(rows)} there, {pairs.done} steps, {seconds:.0f} s, {per_second:.0f} network-steps/s"
     print(f"{part} {name}: {said}{', cut' if cut else ''}", flush=True)
 
 
-def work(todo: Any, asked: argparse.Namespace) -> None:
-    """A worker process: takes points until there are none or the time is over."""
-    torch.set_num_threads(1)
-    torch.set_float32_matmul_precision("high")
-    while time.time() < asked.until:
-        try:
-            point = todo.get_nowait()
-        except queue.Empty:
-            return
-        try:
-            run_point(point, asked)
-        except Exception:  # noqa: BLE001  # one arm less, not all that this worker would still do
-            traceback.print_exc()
-
-
 def run_points(part: str, asked: argparse.Namespace) -> None:
     """All arms of a part that are not finished, by several processes."""
-    names = asked.arms.split(",") if asked.arms else list(ARMS)
-    have = {row["arm"] for row in _lines(asked.out / f"{part}.jsonl")}
-    context = mp.get_context("spawn")
-    tuned = {row["arm"] for row in _lines(asked.out / "tune.jsonl")}
-    names = [name for name in names if name not in have]
-    if part == "tune":
-        wanted = [name for name in names if not ARMS[name].like]
-    else:
-        wanted = [name for name in names if (ARMS[name].like or name) in tuned]
-    todo = context.Queue()
-    for name in wanted:
-        todo.put((part, name))
-    time.sleep(0.5)  # the queue is filled by a thread
-    workers = [context.Process(target=work, args=(todo, asked)) for _ in range(min(asked.processes, len(wanted)))]
-    for one in workers:
-        one.start()
-    for one in workers:
-        one.join()
+    have, tuned = ({row["arm"] for row in read(asked.out / f"{name}.jsonl")} for name in (part, "tune"))
+    names = [name for name in (asked.arms.split(",") if asked.arms else ARMS) if name not in have]
+    wanted = [name for name in names if (not ARMS[name].like if part == "tune" else (ARMS[name].like or name) in tuned)]
+    work_off(partial(run_point, asked), [(part, name) for name in wanted], asked.processes, asked.until)
 
 
 def students(out: Path) -> pd.DataFrame:
     """A row per measured student, cut arms included, in the columns of `pwl_lab.study.exponents`."""
-    measured = pd.DataFrame([*_lines(out / "measure.jsonl"), *_lines(out / "measure_cut.jsonl")])
+    measured = pd.DataFrame([*read(out / "measure.jsonl"), *read(out / "measure_cut.jsonl")])
     measured = measured.drop_duplicates(["arm", "n", "draw"])  # what was cut and is finished now
     samples = BATCH * measured["steps"].astype(float).fillna(measured["ran"]).astype("int64")
     found = measured.rename(columns={"arm": "curriculum", "draw": "seed"})[["curriculum", "n", "seed"]]
@@ -250,12 +218,10 @@ def ship(out: Path) -> None:
     """The measured students as `data/results/parity_pairs.csv` with how they were made."""
     table = students(out)
     table.to_csv(paths.results() / "parity_pairs.csv", index=False)
-    tuning, teachers = (pd.DataFrame(_lines(out / f"{name}.jsonl")) for name in ("tune", "teachers_measure"))
-    measured = pd.DataFrame([*_lines(out / "measure.jsonl"), *_lines(out / "measure_cut.jsonl")])
+    tuning, teachers = (pd.DataFrame(read(out / f"{name}.jsonl")) for name in ("tune", "teachers_measure"))
+    measured = pd.DataFrame([*read(out / "measure.jsonl"), *read(out / "measure_cut.jsonl")])
     points = pd.concat([tuning, measured]).drop_duplicates(["arm", "seconds"])
-    chosen_at = {
-        arm: {str(n): asdict(one) for n, one in chosen(_lines(out / "tune.jsonl"), arm).items()} for arm in ARMS
-    }
+    chosen_at = {arm: {str(n): asdict(one) for n, one in chosen(read(out / "tune.jsonl"), arm).items()} for arm in ARMS}
     write_json(
         paths.results() / "parity_pairs.json",
         {

@@ -40,11 +40,9 @@ seed see the same batches, so one process trains them one after the other, and t
 """
 
 import argparse
-import base64
 import json
-import multiprocessing
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from itertools import count, product
 from pathlib import Path
@@ -53,6 +51,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from points import Point, append, hits, packed, read, test_images, unpacked, work_off
 from safetensors.torch import load_file, save_file
 
 from pwl_lab.distill.targets import Activations
@@ -62,10 +61,9 @@ from pwl_lab.support.seeding import initialisation
 from pwl_lab.swap.masks import all_masks
 from pwl_lab.swap.orders import loading_orders
 from pwl_lab.swap.pair_training import PairLearner, PairLossConfig
-from pwl_lab.swap.swapnet import SwapNet, mask_logits
-from pwl_lab.tasks import datasets
+from pwl_lab.swap.swapnet import SwapNet
 from pwl_lab.tasks.augment import Augmentation
-from pwl_lab.tasks.base import Batch, batches_of, split_of
+from pwl_lab.tasks.base import batches_of, split_of
 from pwl_lab.tasks.images import ImageTask
 from pwl_lab.training import fit, image_plan, train
 
@@ -93,8 +91,6 @@ LOSSES = {"vgg": (0.25, 4.0), "resnet": (0.25, 6.0), "vit": (0.1, 2.0)}  # sync 
 RATES, DEFAULT_RATE = (0.05, 0.1, 0.2), 0.1
 TUNING_SEEDS, SEEDS = (100, 101), tuple(range(8))
 EPOCHS = 6  # of teacher and pair, as in `lesson` (there the teacher of vgg has 5, vit 8)
-
-Point = dict[str, Any]  # family, arm, seed, lr
 
 
 def image_task(smoke: bool) -> ImageTask:
@@ -134,7 +130,7 @@ def sizes(family: str, arm: str) -> dict[str, int]:
     return {f"{name}_bytes": parameter_bytes(part) for name, part in parts.items()}
 
 
-def train_teacher(seen: tuple[str, int], folder: Path, device: str, smoke: bool, epochs: int) -> Path:
+def train_teacher(folder: Path, device: str, smoke: bool, epochs: int, seen: tuple[str, int]) -> Path:
     """The teacher of a family and seed, in a file; made if it is not there."""
     family, seed = seen
     path = folder / "teachers" / f"{family}-{seed}.safetensors"
@@ -179,7 +175,7 @@ def train_student(
     """The pair of a point and the optimiser steps per second of its training."""
     family, seed, task = point["family"], point["seed"], image_task(smoke)
     net = make_pair(family, point["arm"], task, seed, device)
-    net.teacher.load_state_dict(load_file(train_teacher((family, seed), folder, device, smoke, epochs), device=device))
+    net.teacher.load_state_dict(load_file(train_teacher(folder, device, smoke, epochs, (family, seed)), device=device))
     epoch = task.steps_per_epoch(128)
     plan = image_plan(epochs * epoch, point["lr"], eval_every=epochs * epoch)
     sync, cross = LOSSES[family]
@@ -189,25 +185,6 @@ def train_student(
     begun = time.monotonic()
     train(learner, batches_of(task, seed, plan.batch_size, device, role="pair"), plan, f"{family} {point['arm']}")
     return net.eval(), plan.steps / (time.monotonic() - begun)
-
-
-@torch.no_grad()
-def hits(net: SwapNet, data: Batch, chunk: int = 1_000) -> np.ndarray:
-    """Whether each mask (a row, in the order of `all_masks`) predicts the label of each image (a column)."""
-    masks, rows = all_masks(BLOCKS), []
-    for inputs, labels in zip(data.inputs.split(chunk), data.labels.split(chunk), strict=True):
-        logits = mask_logits(net, inputs, masks)
-        rows.append(torch.stack([logits[mask].argmax(dim=-1) == labels for mask in masks]).cpu())
-    return torch.cat(rows, dim=1).numpy()
-
-
-def test_images(images: str | None, smoke: bool, device: str) -> Batch:
-    """All 10,000 official test images, normalised as the training images are; with `smoke` the bundled 2,000."""
-    task = image_task(smoke)
-    if smoke:
-        return split_of(task, "test", device)
-    raw = datasets.load("fashion-mnist", images)["test"]
-    return Batch(task.normalise(torch.from_numpy(raw.images)), torch.from_numpy(raw.labels).long()).to(device)
 
 
 def curve(right: np.ndarray) -> dict[str, float]:
@@ -225,30 +202,21 @@ def curve(right: np.ndarray) -> dict[str, float]:
 
 
 def evaluate_points(
-    points: list[Point], folder: Path, device: str, smoke: bool, epochs: int, images: str | None, deadline: float
+    folder: Path, device: str, smoke: bool, epochs: int, images: str | None, deadline: float, points: list[Point]
 ) -> None:
     """Train the pairs of one family and seed, as far as time goes, and append what was found to their files."""
-    shared = SharedTeacher()
+    shared, task = SharedTeacher(), image_task(smoke)
     for point in points:
         if time.time() > deadline:
             return
         begun = time.process_time()
         net, speed = train_student(point, shared, folder, device, smoke, epochs)
         tuning = point["table"] == "tuning"
-        data = split_of(image_task(smoke), "validation", device) if tuning else test_images(images, smoke, device)
-        right = hits(net, data)
+        bundled = split_of(task, "validation" if tuning else "test", device)  # with `smoke` the tests are of these
+        right = hits(net, bundled if tuning or smoke else test_images(task, images, device))
         line = point | curve(right) | {"steps_per_second": round(speed, 2)}
         line |= {"seconds": round(time.process_time() - begun, 1)}  # of a core
-        if not tuning:
-            line |= {"images": right.shape[1], "hits": base64.b85encode(np.packbits(right).tobytes()).decode()}
-        with (folder / f"{point['table']}.jsonl").open("a") as file:  # one write: lines of processes do not mix
-            file.write(json.dumps(line) + "\n")
-
-
-def read_lines(path: Path) -> list[Point]:
-    """The finished points of a file; a last line that was cut off is left out."""
-    lines = path.read_text().splitlines() if path.is_file() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
+        append(folder / f"{point['table']}.jsonl", [line | ({} if tuning else packed(right))])
 
 
 def chosen_rates(lines: Iterable[Point]) -> dict[tuple[str, str], float]:
@@ -268,7 +236,7 @@ def chosen_rates(lines: Iterable[Point]) -> dict[tuple[str, str], float]:
 def points_of(verb: str, folder: Path, asked: argparse.Namespace) -> list[Point]:
     """What is to be done and is not done yet, the most valuable first: whole seeds, one after the other."""
     table = "tuning" if verb == "tune" else "measured"
-    rates = chosen_rates(read_lines(folder / "tuning.jsonl"))
+    rates = chosen_rates(read(folder / "tuning.jsonl"))
     arms = [(family, arm) for family in asked.families for arm in ARMS]
     if verb == "tune":
         tuned = [(family, arm) for family, arm in arms if arm not in LIKE]
@@ -276,17 +244,16 @@ def points_of(verb: str, folder: Path, asked: argparse.Namespace) -> list[Point]
     else:
         wanted = [(*one, seed, rates[one]) for seed in range(asked.seeds) for one in arms]
     wanted = [one for one in wanted if not asked.smoke or (one[2] in (0, 1, 100) and one[3] == DEFAULT_RATE)]
-    done = {(one["family"], one["arm"], one["seed"], one["lr"]) for one in read_lines(folder / f"{table}.jsonl")}
+    done = {(one["family"], one["arm"], one["seed"], one["lr"]) for one in read(folder / f"{table}.jsonl")}
     names = ("family", "arm", "seed", "lr")
     return [{"table": table} | dict(zip(names, one, strict=True)) for one in wanted if one not in done]
 
 
 def right_by_arm(lines: Iterable[Point]) -> dict[tuple[str, str], pd.DataFrame]:
     """For each (family, arm): rows (mask, seed), a column per image, whether the mask predicts its label."""
-    masks, found = all_masks(BLOCKS), {}
+    found: dict[tuple[str, str], dict[int, pd.DataFrame]] = {}
     for one in lines:
-        bits = np.unpackbits(np.frombuffer(base64.b85decode(one["hits"]), np.uint8), count=len(masks) * one["images"])
-        frame = pd.DataFrame(bits.reshape(len(masks), -1).astype(bool), index=masks)
+        frame = pd.DataFrame(unpacked(one), index=all_masks(BLOCKS))
         found.setdefault((one["family"], one["arm"]), {})[one["seed"]] = frame
     return {key: pd.concat(seeds, names=["seed", "mask"]).swaplevel() for key, seeds in found.items()}
 
@@ -336,7 +303,7 @@ def write_tables(folder: Path) -> None:
     from pwl_lab.support import paths
     from pwl_lab.support.files import write_json
 
-    tuning, lines = (read_lines(folder / f"{name}.jsonl") for name in ("tuning", "measured"))
+    tuning, lines = (read(folder / f"{name}.jsonl") for name in ("tuning", "measured"))
     rates = chosen_rates(tuning)
     lines = [
         one for one in lines if one["lr"] == rates[one["family"], one["arm"]]
@@ -373,42 +340,18 @@ def complete_seeds(lines: Iterable[Point]) -> dict[str, list[int]]:
     return {name: sorted(seed for family, seed in there if family == name) for name in {family for family, _ in there}}
 
 
-def until(deadline: float, task: Callable[[Any], object], item: Any) -> str:
-    """Do one piece of work unless time is over; the message of its error, if there is one."""
-    if time.time() > deadline:
-        return ""
-    try:
-        torch.set_num_threads(1)
-        torch.backends.cudnn.allow_tf32 = False  # the same arithmetic as on a CPU
-        task(item)
-    except Exception as error:  # noqa: BLE001  one point that fails must not take the others with it
-        return f"{item}: {type(error).__name__}: {error}"
-    return ""
-
-
-def work_off(verb: str, asked: argparse.Namespace) -> None:
-    """Teachers first, then the points, on several processes."""
+def work_all(verb: str, asked: argparse.Namespace) -> None:
+    """Teachers first, then the points."""
     deadline, folder = time.time() + asked.budget_seconds, Path(asked.out)
     folder.mkdir(parents=True, exist_ok=True)
     points = points_of(verb, folder, asked)
     teachers = list(dict.fromkeys((point["family"], point["seed"]) for point in points))
-    common = {"folder": folder, "device": asked.device, "smoke": asked.smoke, "epochs": asked.epochs}
     of_a_seed = [[one for one in points if (one["family"], one["seed"]) == teacher] for teacher in teachers]
-    jobs: list[tuple[partial[Any], list[Any]]] = [(partial(train_teacher, **common), teachers)]
-    jobs.append((partial(evaluate_points, **common, images=asked.images, deadline=deadline), of_a_seed))
-    with multiprocessing.get_context("spawn").Pool(asked.processes) as pool:
-        for task, items in jobs:
-            begun = time.monotonic()
-            errors = [found for found in pool.imap_unordered(partial(until, deadline, task), items) if found]
-            print(
-                f"{len(items)} x {task.func.__name__}: {time.monotonic() - begun:.0f} s; errors: {errors[:3]}",
-                flush=True,
-            )
-    lines = read_lines(folder / f"{'tuning' if verb == 'tune' else 'measured'}.jsonl")
+    common = folder, asked.device, asked.smoke, asked.epochs
+    work_off(partial(train_teacher, *common), teachers, asked.processes, deadline)
+    work_off(partial(evaluate_points, *common, asked.images, deadline), of_a_seed, asked.processes, deadline)
+    lines = read(folder / f"{'tuning' if verb == 'tune' else 'measured'}.jsonl")
     print(f"{len(lines)} points are there, {len(points_of(verb, folder, asked))} are missing", flush=True)
-    if lines:
-        speeds = pd.DataFrame(lines).groupby(["family", "arm"])[["steps_per_second", "seconds"]].median()
-        print(f"steps per second of one process, and core-seconds of a point:\n{speeds}", flush=True)
 
 
 def main() -> None:
@@ -433,7 +376,7 @@ def main() -> None:
     if asked.verb == "tables":
         write_tables(Path(asked.out))
         return
-    work_off(asked.verb, asked)
+    work_all(asked.verb, asked)
 
 
 if __name__ == "__main__":

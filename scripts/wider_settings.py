@@ -16,11 +16,10 @@ import argparse
 import json
 import time
 from dataclasses import astuple
-from itertools import product
 from pathlib import Path
 
 import pandas as pd
-from complexity_tables import HEAVY, PLAIN, REPORTED, SETTING, STAGES, TUNING
+from complexity_tables import LENGTHS, RATES, REPORTED, SETTING, TUNING, WEIGHTS, neighbours
 
 from pwl_lab.fast.two_layer import joined
 from pwl_lab.study.exponents import setting_medians
@@ -36,27 +35,7 @@ from pwl_lab.study.parity_sweep import (
 )
 from pwl_lab.study.store import shipped
 
-RATES = {0.0: (*PLAIN, 1.6, 3.2, 6.4), 0.9: (*HEAVY, 0.16, 0.32, 0.64)}  # without and with momentum
-LENGTHS, WEIGHTS = (3, 6, 12, *STAGES), (1.0, 5.0, 25.0, 125.0, 625.0)
 BATCH, WIDTH = 32, 64
-
-
-def beside(values: tuple[float, ...], value: float) -> tuple[float, ...]:
-    """A value and its neighbours."""
-    at = values.index(value)
-    return values[max(at - 1, 0) : at + 2]
-
-
-def neighbours(best: Setting, name: str) -> list[Setting]:
-    """All settings one step away from this one, in any of its parts, with and without momentum."""
-    at = RATES[best.momentum].index(best.lr)
-    lengths = beside(LENGTHS, best.stage_steps) if best.stage_steps else (0,)
-    weights = beside(WEIGHTS, best.hidden_weight) if name == "extracted" else (best.hidden_weight,)
-    rates = [(rate, momentum) for momentum, values in RATES.items() for rate in values[max(at - 1, 0) : at + 2]]
-    return [
-        Setting(rate, momentum, int(steps), weight)
-        for (rate, momentum), steps, weight in product(rates, lengths, weights)
-    ]
 
 
 def at_end(best: Setting, name: str) -> str:

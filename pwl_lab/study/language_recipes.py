@@ -4,6 +4,7 @@ Each has a `place`: the main grammar, the other grammar, or the text.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
@@ -17,7 +18,7 @@ from pwl_lab.models import ModelConfig, language_transformer
 from pwl_lab.models.blocknet import BlockNet
 from pwl_lab.study import tables
 from pwl_lab.study.intervals import Interval, mean_interval, median_interval
-from pwl_lab.study.language_settings import TEACHERS, TUNING, LanguageCurriculumSettings
+from pwl_lab.study.language_settings import TEACHERS, TEXT, TUNING, LanguageCurriculumSettings
 from pwl_lab.study.results import DistillationRuns, Pair
 from pwl_lab.study.verbs import distill, run_cases, train_or_load, train_pair
 from pwl_lab.support import paths
@@ -31,7 +32,7 @@ Place = Literal["grammar", "other", "text"]
 Who = Literal["teacher", "student", "pair"]
 CONTROLS = ("reversed", "untrained")
 ELSEWHERE: dict[Place, tuple[str, ...]] = {  # the curricula in the other two places
-    "other": ("one_shot_soft", "extracted", "last_block", "at_once"),
+    "other": ("one_shot_soft", "extracted"),
     "text": ("scratch", "one_shot_soft", "extracted"),
 }
 DONE = 0.97  # of the teacher's accuracy: a student that reaches it stops
@@ -62,8 +63,9 @@ def language_teacher(settings: LanguageCurriculumSettings, place: Place = "gramm
     On the text, where only the end is compared, teacher and students are evaluated four times.
     """
     task = language_task(settings, place)
+    steps = {"grammar": settings.teacher_steps, "other": settings.other_teacher_steps, "text": settings.text_steps}
     plan = TrainPlan(
-        steps=settings.text_steps if place == "text" else settings.teacher_steps,
+        steps=steps[place],
         batch_size=settings.teacher_batch_size,
         optimiser="adam",
         lr=settings.teacher_lr,
@@ -75,14 +77,19 @@ def language_teacher(settings: LanguageCurriculumSettings, place: Place = "gramm
     return train_or_load(network(settings, task, "teacher"), task, plan, settings.seeds[0], settings.device)
 
 
+def elsewhere(settings: LanguageCurriculumSettings) -> dict[Place, tuple[str, ...]]:
+    """The places besides the main grammar where students are trained, with the names of their curricula."""
+    return {place: names for place, names in ELSEWHERE.items() if place != "text" or settings.train_on_text}
+
+
 def _rarely(steps: int) -> int:
     """Steps between evaluations where only the end counts: on the text."""
     return max(1, steps // 4)
 
 
 def language_teachers(settings: LanguageCurriculumSettings) -> dict[Place, TrainedModel]:
-    """The teachers of the three places, trained in parallel."""
-    places: tuple[Place, ...] = ("other", "text", "grammar")  # the longest first
+    """The teachers of the places where students are trained, in parallel."""
+    places: list[Place] = [*elsewhere(settings), "grammar"]  # the longest first
     cases = [{"settings": settings, "place": place} for place in places]
     return dict(zip(places, run_cases(language_teacher, cases, "teachers", settings.device), strict=True))
 
@@ -224,13 +231,20 @@ def student_plan(
 
 
 def all_students(settings: LanguageCurriculumSettings) -> dict[Place, DistillationRuns]:
-    """The students of all places, trained in parallel: those of one place and one learning rate on the same batches."""
+    """The students of all places, trained in parallel: those of one place and one learning rate on the same batches.
+
+    Those with untrained states have a teacher, and so batches, of their own.
+    """
     names, rates = list(language_curricula(settings)), learning_rates(settings)
-    grouped: list[tuple[Place, Sequence[str]]] = list(ELSEWHERE.items())
-    grouped += [("grammar", [name for name in names if rates[name] == rate]) for rate in sorted(set(rates.values()))]
+    alike = defaultdict[tuple[bool, float], list[str]](list)
+    for name in names:
+        alike[name == "untrained", rates[name]].append(name)
+    grouped: list[tuple[Place, Sequence[str]]] = [("grammar", mine) for _, mine in sorted(alike.items())]
+    grouped[1:1] = elsewhere(settings).items()  # the longest first: at `lesson`, most curricula have the lowest rate
     cases = [{"settings": settings, "names": mine, "place": place} for place, mine in grouped]
     made = run_cases(language_students, cases, "students", settings.device)
-    return {"grammar": joined(made[len(ELSEWHERE) :], names), **dict(zip(ELSEWHERE, made, strict=False))}
+    by_place = {place: [one for one, (at, _) in zip(made, grouped, strict=True) if at == place] for place, _ in grouped}
+    return {place: joined(parts, names) for place, parts in by_place.items()}
 
 
 def joined(parts: Sequence[DistillationRuns], names: Sequence[str]) -> DistillationRuns:
@@ -303,6 +317,14 @@ def final_losses(runs: DistillationRuns, task: SequenceTask) -> dict[str, list[f
         loss = label_loss(predict(runs.student(name, seed), test.inputs), test.labels)
         found.setdefault(name, []).append(loss.item())
     return {name: found[name] for name in dict.fromkeys(runs.history["curriculum"]) if name in found}
+
+
+def text_losses(settings: LanguageCurriculumSettings, runs: Mapping[Place, DistillationRuns]) -> dict[str, list[float]]:
+    """The final losses on the text: of its students in `runs`, or, if there are none, those in the shipped table."""
+    if "text" in runs:
+        return final_losses(runs["text"], language_task(settings, "text"))
+    table = pd.read_csv(paths.results() / TEXT)
+    return {str(name): mine["loss"].tolist() for name, mine in table.groupby("curriculum", sort=False)}
 
 
 def loss_table(losses: Mapping[str, Sequence[float]], against: str = "one_shot_soft") -> pd.DataFrame:

@@ -10,9 +10,10 @@ from pwl_lab.support import paths
 from pwl_lab.support.config import Fraction, LearningRate, Settings, Steps
 from pwl_lab.support.errors import invalid
 
-# Both in data/results/, made by scripts/language_tables.py.
+# All in data/results/, made by scripts/language_tables.py.
 TUNING = "language_tuning.csv"
 TEACHERS = "language_teachers.csv"
+TEXT = "language_text.csv"
 
 
 def _tuned_grammars() -> list[str]:
@@ -51,6 +52,7 @@ class LanguageCurriculumSettings(Settings):
     teacher_lr: LearningRate = Field(3e-3, description="peak learning rate of the teacher (Adam, cosine)")
     teacher_batch_size: BatchSize = Field(64, description="strings per step for the teacher")
     teacher_steps: Steps = Field(1_200, description="steps of the teacher")
+    other_teacher_steps: Steps = Field(900, description="steps of the teacher of the other grammar")
     teacher_eval_every: Steps = Field(50, description="steps between evaluations and checkpoints of the teacher")
     checkpoint_accuracy: Fraction = Field(0.6, description="progressive's checkpoint: the first that reaches this")
     tuned: bool = Field(
@@ -67,13 +69,16 @@ class LanguageCurriculumSettings(Settings):
     other_lr: LearningRate = Field(8e-3, description="learning rate of students on the other grammar and the text")
     other_batch_size: BatchSize = Field(64, description="strings per step for the students of the other grammar")
     other_budget_steps: Steps = Field(650, description="upper limit for the students of the other grammar")
-    text_length: int = Field(32, ge=2, le=512, description="characters in a window of the text")
-    text_steps: Steps = Field(800, description="steps on the text, for the teacher and for each student")
+    train_on_text: bool = Field(
+        True, description="train on the text now; False: show the shipped table (data/results/language_text.csv)"
+    )
+    text_length: int = Field(32, ge=2, le=512, description="characters in a window of the text, if it is trained on")
+    text_steps: Steps = Field(800, description="steps on the text, if it is trained on, for teacher and students")
     pair_width: Width = Field(8, description="channels per token in the student of the pair")
     pair_heads: Heads = Field(2, description="attention heads of the student of the pair")
     pair_lr: LearningRate = Field(8e-3, description="peak learning rate of a pair (Adam, cosine)")
     pair_steps: Steps = Field(500, description="steps of the pair's student and converters")
-    pwl_steps: Steps = Field(500, description="the same where the pair's student is as large as the other students")
+    pwl_steps: Steps = Field(300, description="the same where the pair's student is as large as the other students")
 
     def check_together(self) -> None:
         """The grammars have to be valid, heads divide widths, and every curriculum leaves steps for the output.

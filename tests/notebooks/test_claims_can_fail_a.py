@@ -100,8 +100,14 @@ SINGLE |= {
     "batch 1, lr 0.01": 0.048,
 }
 SPIKES: dict[int, dict[str, tuple[float, ...]]] = {
-    4: {name: (first, 0.055, 0.08 if name == "momentum 0.9, lr 0.2" else 0.008) for name, first in SINGLE.items()},
-    6: {"as it is": (0.03, 0.02, 0.01, 0.05, 0.01), "batch 1, lr 0.01": (0.06, 0.03, 0.03, 0.03, 0.05)},
+    4: {name: (first, 0.055, 0.08 if name == "momentum 0.9, lr 0.2" else 0.008) for name, first in SINGLE.items()}
+    | {"initial weights times 3": (0.02, 0.055, 0.055)},
+    6: {
+        "as it is": (0.03, 0.02, 0.01, 0.05, 0.01, 0.2),
+        "batch 1, lr 0.01": (0.06, 0.03, 0.03, 0.03, 0.05, 0.2),
+        "batch 1, lr 0.005": (0.03, 0.02, 0.01, 0.05, 0.01, 0.2),
+        "initial weights times 3": (0.01, 0.01, 0.03, 0.02, 0.05, 0.2),
+    },
 }
 
 
@@ -377,11 +383,19 @@ CASES: dict[tuple[str, int], tuple[Callable[[], dict[str, Any]], list[tuple[str,
         [
             ("k = 4: pairs stand out", lambda names: peak(names, "batch 1,024", 1, "p in", 0.1)),
             ("there, triples do", lambda names: peak(names, "momentum 0.9, lr 0.2", 3, "p in", 0.02)),
+            ("large initial weights raise", lambda names: peak(names, "initial weights times 3", 3, "p in", 0.009)),
             ("noisy steps bring out", lambda names: peak(names, "lr 0.4", 1, "p in", [0.0, 0.0, 0.0, 0.1])),
             ("weight decay changes", lambda names: peak(names, "weight decay 0.001", 1, "p in", 0.05)),
             ("with small initial weights", lambda names: peak(names, "initial weights times 0.1", 1, "r in", 0.1)),
+        ],
+    ),
+    ("01_sparse_parity_teacher", 2): (
+        spikes,
+        [
             ("k = 6, batches of 128", lambda names: peak(names, "as it is", 2, "p in", 0.06, 6)),
             ("k = 6, single samples", lambda names: peak(names, "batch 1, lr 0.01", 5, "p in", [0.05, 0.05, 0.05, 0.07], 6)),
+            ("they do in no other plan", lambda names: peak(names, "batch 1, lr 0.005", 1, "p in", 0.06, 6)),
+            ("k = 6, large initial weights", lambda names: peak(names, "initial weights times 3", 4, "p in", 0.05, 6)),
             ("k = 6: single samples raise", lambda names: peak(names, "as it is", 1, "p in", [0.03, 0.03, 0.03, 0.12], 6)),
         ],
     ),

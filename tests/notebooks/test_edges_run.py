@@ -28,7 +28,12 @@ TAKEN = {  # each failed once after the training: with a KeyError, a division by
     "03": [{"n_bits": 2}, {"k_sparse": 4}, {"stage_steps": 9}],
     "04": [BLOCKS, {"batch_size": 2, "n_train": 100}],
     "05": [{"loadings": ["followed"]}, {"parity_k_sparse": 4, "parity_steps": 1}],
-    "07": [{"teacher_steps": 1}, {"grammar": "cfg3b_tail", "mask_rate": 0.01}, {"text_length": 2, "seeds": [1, 0]}],
+    "07": [
+        {"teacher_steps": 1},
+        {"grammar": "cfg3b_tail", "mask_rate": 0.01},
+        {"text_length": 2, "seeds": [1, 0]},
+        {"train_on_text": False},
+    ],
     "08": [
         {"two_phase_k": 1},
         {"two_phase_k": 5},

@@ -199,8 +199,8 @@ def script():
 def point_of(script, arm, seed, right):
     hits = np.random.default_rng(seed).random((16, 50)) < right
     test = dict(zip(script.all_masks(4), hits.mean(axis=1).tolist(), strict=True))
-    common = {"kind": "arms", "family": "vgg", "budget": 240, "rate": 0.1, "variant": {}, "images": 50}
-    return common | {"arm": arm, "seed": seed, "test": test, "hits": script.packed(hits)}
+    common = {"kind": "arms", "family": "vgg", "budget": 240, "rate": 0.1, "variant": {}}
+    return common | {"arm": arm, "seed": seed, "test": test} | script.packed(hits)
 
 
 def test_only_seeds_with_all_arms_of_their_run_are_reported(script, tmp_path):
@@ -219,7 +219,23 @@ def test_only_seeds_with_all_arms_of_their_run_are_reported(script, tmp_path):
     row = script.row_of(point)
     mixed = [value for mask, value in point["test"].items() if len(set(mask)) == 2]
     assert (row["mixed"], row["worst"]) == pytest.approx((np.mean(mixed), min(mixed)), abs=1e-5)
-    assert all(one["mean"] == 0 for one in script.interval_rows(found))  # the same hits in every arm
+    assert all(script.interval_row(*one)["mean"] == 0 for one in script.gains(found))  # the same hits in every arm
+
+
+def test_a_lead_is_compared_with_that_at_the_smaller_budget_seed_by_seed(script):
+    shares = {240: {"none": 0.5, "checkpoint": 0.8}, 480: {"none": 0.5, "checkpoint": 0.6}}
+    points = [
+        point_of(script, arm, seed, right) | {"run": 1, "budget": budget}
+        for budget, by_arm in shares.items()
+        for arm, right in by_arm.items()
+        for seed in (0, 1, 2) if (budget, seed) != (480, 2)
+    ]  # fmt: skip
+    leads = {(row["budget"], row["measure"]): gain for row, gain in script.gains(points)}
+    [change] = [row for row in script.change_rows(script.gains(points)) if row["measure"] == "mixed"]
+    assert (change["budget"], change["before"], change["seeds"]) == (480, 240, 2)
+    both = leads[480, "mixed"].mean(axis=1) - leads[240, "mixed"].mean(axis=1)
+    assert change["mean"] == pytest.approx(100 * both[[0, 1]].mean(), abs=1e-3)
+    assert change["low"] < change["mean"] < change["high"] < 0
 
 
 def test_points_are_tuned_on_other_seeds_and_each_arm_has_its_best_rate(script):

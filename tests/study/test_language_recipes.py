@@ -109,6 +109,20 @@ def test_students_of_all_places_are_those_of_each_alone(runs):
     pd.testing.assert_frame_equal(found["grammar"].history, runs.history)
     for place, names in recipes.ELSEWHERE.items():
         assert list(dict.fromkeys(found[place].history["curriculum"])) == list(names)
+    teachers = recipes.language_teachers(SETTINGS)
+    assert sorted(teachers) == sorted(found)
+    task = recipes.language_task(SETTINGS, "text")
+    assert recipes.text_losses(SETTINGS, found) == recipes.final_losses(found["text"], task)
+
+
+def test_without_training_on_the_text_its_losses_are_those_of_the_shipped_table(runs):
+    settings = SETTINGS.model_copy(update={"train_on_text": False})
+    found = recipes.all_students(settings)
+    assert sorted(found) == sorted(recipes.language_teachers(settings)) == ["grammar", "other"]
+    table = pd.read_csv(paths.results() / recipes.TEXT)
+    losses = recipes.text_losses(settings, found)
+    assert list(losses) == list(recipes.ELSEWHERE["text"])
+    assert [loss for values in losses.values() for loss in values] == table["loss"].tolist()
 
 
 def test_accuracy_at_steps_holds_the_last_value_and_has_none_for_a_student_that_diverged(runs):

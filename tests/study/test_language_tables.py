@@ -71,6 +71,24 @@ def test_the_shipped_tables_hold_every_curriculum_for_every_seed(script, name):
     assert (paths.results() / name).with_suffix(".json").is_file()
 
 
+def test_the_table_of_the_text_has_the_losses_of_the_notebooks_students(script, store):
+    tiny = {"teacher_steps": 8, "teacher_eval_every": 4, "eval_strings": 16, "text_length": 8, "text_steps": 20}
+    settings = LanguageCurriculumSettings.load("smoke", **tiny, seeds=[2, 5], device="cpu")
+    table, runs = script.text_table(settings), recipes.all_students(settings)
+    assert table["seed"].tolist() == [2, 5] * len(recipes.ELSEWHERE["text"])
+    by_curriculum = {name: mine["loss"].tolist() for name, mine in table.groupby("curriculum", sort=False)}
+    assert by_curriculum == recipes.text_losses(settings, runs)
+
+
+def test_the_shipped_table_of_the_text_has_the_notebooks_seeds_and_more(script):
+    table = pd.read_csv(paths.results() / recipes.TEXT)
+    reported = set(LanguageCurriculumSettings.load("lesson").seeds)
+    for name in recipes.ELSEWHERE["text"]:
+        assert table.loc[table["curriculum"] == name, "seed"].tolist() == list(script.TEXT_SEEDS)
+    assert reported <= set(script.TEXT_SEEDS)
+    assert (paths.results() / recipes.TEXT).with_suffix(".json").is_file()
+
+
 def test_the_other_teachers_students_had_the_rates_that_the_tuning_chose():
     table = pd.read_csv(paths.results() / recipes.TUNING)
     chosen = recipes.best_rates(table)
