@@ -17,7 +17,7 @@ from pwl_lab.runner.page import write_page
 from pwl_lab.runner.run_folder import RunStatus
 from pwl_lab.widgets.frames import png
 
-LINE = "value = " + " + ".join(["number"] * 12)  # 114 letters; the project's longest lines have 120
+LINE = "long_number = 1000 + " + " + ".join(["number"] * 11) + "  #"  # 120 letters, as the longest lines of the project
 SMALLEST = 11  # pixels
 SMALLEST_IN_FIGURES = 8.8, 7  # pixels on the page, and points in the figure (class names above small pictures)
 FIGURE = b64encode(png(plots.network("TSST"))).decode()
@@ -74,6 +74,7 @@ def test_nothing_is_cut_or_wider_than_the_window(
 ):
     window = browser.new_page(viewport={"width": width, "height": 900})
     window.goto(request.getfixturevalue(made).as_uri())
+    window.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
     found, controls_cut = window.evaluate(MEASURE), cut(window)
     window.close()
     assert found["page"] <= width
