@@ -23,7 +23,6 @@ ROOT = Path(__file__).resolve().parents[1]
 SIZE = {"width": 1100, "height": 760}
 RATE = 64_000  # bytes per second
 MOST_BYTES = 300_000
-UNTIL = 'async (mask) => (await import("./main.js")).app.mask === mask'
 
 
 def main() -> None:
@@ -44,7 +43,7 @@ def main() -> None:
         page.locator("main[data-phase=ready]").wait_for()
         page.get_by_label("Bandwidth").select_option(str(RATE))
         page.get_by_role("button", name="Load", exact=True).click()
-        page.wait_for_function(UNTIL, arg=given.mask)
+        page.locator("#mask").filter(has_text=given.mask).wait_for()
         page.wait_for_timeout(1_000)  # the next block is on its way
         shown = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
         server.close()

@@ -373,7 +373,7 @@ function controls() {
   button("load").disabled = !["ready", "loading", "paused", "done"].includes(phase);
   button("restart").disabled = ["starting", "ready", "broken"].includes(phase);
   button("count").disabled = !running();
-  for (const id of ["model", "order", "rate"]) select(id).disabled = ["starting", "loading", "paused", "broken"].includes(phase);
+  for (const id of ["model", "order", "precision", "rate"]) select(id).disabled = ["starting", "loading", "paused", "broken"].includes(phase);
   if (phase !== "broken") $("problem").hidden = phase !== "failed";
 }
 

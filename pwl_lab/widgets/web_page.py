@@ -152,10 +152,10 @@ class LivePage:
 class PageLink:
     """Where the page is, or how to make it, for a notebook that nothing serves."""
 
-    def __init__(self, notebook: str, reason: str = "") -> None:
-        """`notebook` is the one whose output folder the link begins in; `reason`: why there is no live page."""
-        page = paths.web_page() / "index.html"
-        self.target = os.path.relpath(page, paths.output(notebook)) if page.is_file() else None
+    def __init__(self, name: str, notebook: str, reason: str = "The page has not been built.") -> None:
+        """As `loading_page`; `reason`: why there is no live page, said if there is none to link to."""
+        page, there = paths.web_page() / "index.html", (paths.web_page() / MODELS / name / MODEL).is_file()
+        self.target = f"{os.path.relpath(page, paths.output(notebook))}#{name}" if there else None
         self.reason = reason
 
     def __repr__(self) -> str:
@@ -166,7 +166,7 @@ class PageLink:
         """A paragraph."""
         make = "<code>make web</code> writes the page and serves it to this machine"
         if self.target is None:
-            return f"<p>{html.escape(self.reason) or 'The page has not been built.'} {make}.</p>"
+            return f"<p>{html.escape(self.reason)} {make}.</p>"
         return f'<p><a href="{html.escape(self.target)}">A network that answers while it loads</a> ({make}).</p>'
 
 
@@ -180,11 +180,11 @@ def loading_page(bundle: Path, name: str, notebook: str, interactive: bool = Tru
     - `interactive`: whether there is a kernel that can serve the page.
     """
     if not interactive:
-        return PageLink(notebook)
+        return PageLink(name, notebook)
     try:
         return LivePage(bundle, name)
     except MissingDataError as error:
-        return PageLink(notebook, f"{error}.")
+        return PageLink(name, notebook, f"{error}.")
 
 
 def _sources() -> list[Path]:
