@@ -15,7 +15,15 @@ from pwl_lab.distill.targets import Member
 from pwl_lab.loading.bundle import check_exportable
 from pwl_lab.models.blocknet import BlockNet, ModelConfig, build, parameter_bytes, unit_bytes
 from pwl_lab.study import tables
-from pwl_lab.study.code_changes import Entry, answers_of, check_keepable, check_kept, kept_answers, mask_answers
+from pwl_lab.study.code_changes import (
+    Entry,
+    answers_of,
+    check_keepable,
+    check_kept,
+    kept_answers,
+    mask_answers,
+    with_own_code,
+)
 from pwl_lab.study.results import SPLITS, DistillationRuns, Pair
 from pwl_lab.study.store import Artifact, NotMadeError, Recipe, Store, may_make, only_stored
 from pwl_lab.support import config
@@ -55,7 +63,7 @@ def train_or_load(
     _check_kinds(model=(model, ModelConfig), plan=(plan, TrainPlan))
     where = config.device(device)
     configuration = {"model": model, "task": task.fingerprint(), "plan": plan, "seed": seed}
-    recipe = Recipe("teacher", VERSIONS["teacher"], configuration)
+    recipe = Recipe("teacher", VERSIONS["teacher"], with_own_code(configuration, model, task))
 
     def make(_: list[Recipe]) -> list[Artifact]:
         _shapes(model, task)
@@ -238,9 +246,10 @@ def _student_recipes(
 ) -> list[Recipe]:
     """The recipe of each student. It depends neither on its curriculum's name nor on the rest of its cohort."""
     common = {"teacher": teacher.fingerprint, "student": student, "task": task.fingerprint(), "plan": plan}
+    own = {one: with_own_code(common, student, task, one) for one in {member.curriculum for member in members}}
     return [
-        Recipe("students", VERSIONS["students"], common | {"curriculum": member.curriculum, "seed": member.seed})
-        for member in members
+        Recipe("students", VERSIONS["students"], own[one.curriculum] | {"curriculum": one.curriculum, "seed": one.seed})
+        for one in members
     ]
 
 
@@ -323,7 +332,7 @@ def train_pair(
         history = train(learner, batches, plan, f"{student.family} pair")
         return [_pack_pair(net, student, history, task, seed, where)]
 
-    recipe = Recipe("pair", VERSIONS["pair"], configuration)
+    recipe = Recipe("pair", VERSIONS["pair"], with_own_code(configuration, student, task, curriculum))
     [entry] = _from_store([recipe], make, f"the pair of family {student.family!r}", task)
     net = make_pair(teacher.model, student.make(), task, seed, losses.converters).to(where)
     entry.restore(net.student, "student")
