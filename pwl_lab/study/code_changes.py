@@ -22,10 +22,10 @@ from pwl_lab.loading.tensors import plain
 from pwl_lab.models.blocknet import ModelConfig
 from pwl_lab.study.store import Artifact
 from pwl_lab.support.errors import InvalidValueError, PwlLabError, invalid
-from pwl_lab.support.own_code import code_of
+from pwl_lab.support.own_code import code_of, located
 from pwl_lab.support.seeding import generator, initialisation
 from pwl_lab.swap.swapnet import SwapNet, mask_logits
-from pwl_lab.tasks.base import Task
+from pwl_lab.tasks.base import Batch, Task
 from pwl_lab.training import predict
 
 N_SAMPLES = 16
@@ -139,7 +139,10 @@ def check_keepable(config: ModelConfig, task: Task) -> None:
     with initialisation(0, "probe", "keeping"):
         net = config.make()
         if net.n_blocks != config.n_blocks:
-            raise invalid("model", config, f"{config.n_blocks} blocks, as it states; it builds {net.n_blocks}")
+            at = located(type(config))
+            raise invalid(
+                "model", config, f"{config.n_blocks} blocks, as it states; it builds {net.n_blocks}; see {at}"
+            )
         with torch.no_grad():
             net.train()(_samples(task)["inputs"])
             for parameter in net.parameters():
@@ -162,12 +165,17 @@ def check_kept(config: ModelConfig, net: nn.Module, task: Task) -> None:
 
 def _not_keepable(config: ModelConfig, why: str) -> InvalidValueError:
     """The error for a network that cannot be stored."""
-    return invalid("model", config, f"a network that its state_dict can restore from a safetensors file ({why})")
+    kept = f"a network that its state_dict can restore from a safetensors file ({why})"
+    return invalid("model", config, f"{kept}; see {located(type(config))}")
 
 
 def _samples(task: Task) -> dict[str, Tensor]:
     """The samples on which networks are compared, and their labels."""
     batch = task.split("validation")
+    if not isinstance(batch, Batch):
+        raise invalid(
+            f"split validation of {located(type(task))}", type(batch).__name__, "a Batch of inputs and labels"
+        )
     return {name: getattr(batch, name)[:N_SAMPLES].cpu().clone() for name in ("inputs", "labels")}
 
 

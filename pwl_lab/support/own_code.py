@@ -11,9 +11,11 @@ import enum
 import functools
 import hashlib
 import inspect
+import os
 import site
 import sys
 import sysconfig
+import traceback
 import types
 import warnings
 from collections.abc import Iterator, Mapping
@@ -60,20 +62,26 @@ def _not_installed(file: str) -> bool:
 def located(thing: object) -> str:
     """The name of a class or function, with file and line if it is the reader's own: `Rings (mine.py, line 7)`."""
     thing = inspect.unwrap(getattr(thing, "__func__", thing))  # type: ignore[arg-type]
-    name = getattr(thing, "__qualname__", type(thing).__qualname__)
+    name = str(getattr(thing, "__qualname__", type(thing).__qualname__)).rpartition("<locals>.")[2]
     if not is_own(thing):
-        return str(name)
-    codes = [one.__code__ for one in _functions(thing)]
-    if not codes:
-        return f"{name} ({thing.__module__})"
-    first = min(codes, key=lambda code: code.co_firstlineno)
-    line = first.co_firstlineno
+        return name
+    file, line = getattr(sys.modules.get(thing.__module__), "__file__", None) or "", 0
+    for code in sorted((one.__code__ for one in _functions(thing)), key=lambda one: -one.co_firstlineno):
+        file, line = code.co_filename, code.co_firstlineno
     if isinstance(thing, type):
         with suppress(OSError, TypeError):  # a class of a notebook, before Python 3.13
             line = inspect.getsourcelines(thing)[1]
-    file = Path(first.co_filename)
-    shown = "notebook cell" if "ipykernel" in first.co_filename else file.name
+    shown = "notebook cell" if "ipykernel" in file else Path(file).name
     return f"{name} ({shown}, line {line})"
+
+
+def raised_at(error: BaseException) -> str:
+    """Where the reader's own code raised an error: `mine.py, line 12`; empty if it was not his."""
+    ours = f"{Path(__file__).resolve().parents[1]}{os.sep}"
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if _not_installed(frame.filename) and not str(Path(frame.filename).resolve()).startswith((ours, "<")):
+            return f"{Path(frame.filename).name}, line {frame.lineno}"
+    return ""
 
 
 def _functions(thing: object) -> Iterator[types.FunctionType]:
