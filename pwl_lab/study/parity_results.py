@@ -40,7 +40,7 @@ def samples_by_draw(students: pd.DataFrame, best: pd.DataFrame, by: Sequence[str
     return wide[[name for name in CURRICULA if name in wide]]
 
 
-def ratios_table(parts: dict[str, pd.DataFrame], slow: str = "scratch") -> pd.DataFrame:
+def ratios_table(parts: dict[str, pd.DataFrame], slow: str = "one_shot") -> pd.DataFrame:
     """Per task and curriculum, for each part: thousand samples to 99%, and how many times fewer than `slow`'s.
 
     Medians with 95% intervals, and how many draws arrived.

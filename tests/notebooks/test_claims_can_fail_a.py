@@ -426,9 +426,10 @@ CASES: dict[tuple[str, int], tuple[Callable[[], dict[str, Any]], list[tuple[str,
     ("02_distillation_curricula", 2): (
         tuned_curricula,
         [
-            ("one-shot needs what labels need", lambda names: slow_down(names, "each at its best", "one_shot", 1.01)),
-            ("at their best: labels need", lambda names: slow_down(names, "each at its best", "scratch", 0.65)),
-            ("with the same setting for all", lambda names: slow_down(names, "the same setting for all", "scratch", 2.5)),
+            ("(50, 4): one-shot needs what", lambda names: slow_down(names, "each at its best", "one_shot", 1.01)),
+            ("(100, 4): at their best, within", lambda names: slow_down(names, "each at its best", "one_shot", 1.3)),
+            ("at their best: one-shot needs", lambda names: slow_down(names, "each at its best", "one_shot", 0.65)),
+            ("with the same setting for all", lambda names: slow_down(names, "the same setting for all", "one_shot", 2.5)),
             ("at their best: progressive", lambda names: slow_down(names, "each at its best", "progressive", 0.8)),
             ("even needs twice", lambda names: slow_down(names, "each at its best", "even", 0.55)),
             ("(50, 4): even needs fewer", lambda names: slow_down(names, "each at its best", "even", 1.9)),
