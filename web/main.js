@@ -77,7 +77,9 @@ async function start() {
     app.ort = await import(/** @type {string} */ ("./runtime/ort.wasm.min.mjs"));
     app.ort.env.wasm.numThreads = 1;
     app.ort.env.wasm.wasmPaths = new URL("./runtime/", import.meta.url).href;
-    await app.ort.InferenceSession.create(new Uint8Array(await (await fetch("runtime/empty.onnx")).arrayBuffer()));
+    const warm = await app.ort.InferenceSession.create(new Uint8Array(await (await fetch("runtime/warm-up.onnx")).arrayBuffer()));
+    await warm.run({ state: new app.ort.Tensor("float32", new Float32Array(16), [1, 1, 4, 4]) });
+    await warm.release();
     put($("runtime"), `ONNX Runtime Web (${bytesIn(list.runtime_bytes)}) took ${secondsIn((performance.now() - begun) / 1000)} to start, ` +
       "before the clock runs: it belongs to the page, not to the network.");
     for (const { name, folder } of list.models) make("option", { value: folder, textContent: name }, select("model"));
@@ -197,8 +199,8 @@ function arrived({ block, letter }) {
   if (app.mask === before) return;
   clock();
   app.points = [...app.points, { seconds: app.seconds, accuracy: accuracyOf(app.mask), mask: app.mask }];
-  swapped();
   if (!before) keepPredicting(aborter.signal);
+  swapped();
 }
 
 /** Predict again and again while blocks arrive. @param {AbortSignal} signal */

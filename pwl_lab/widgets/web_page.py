@@ -11,6 +11,8 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pwl_lab.loading.onnx_units import FORMAT as UNITS_FORMAT
 from pwl_lab.loading.onnx_units import MODEL, shards_of, write_units
 from pwl_lab.study.recipes import loading_pair
@@ -23,6 +25,7 @@ from pwl_lab.support.files import work_folder, write_bytes, write_json
 
 FORMAT = 1  # of models.json; the page refuses a higher one
 LOOPBACK = "127.0.0.1"
+ENDS: dict[str, list[str | int]] = {"state": ["batch", 1, 4, 4], "next": ["batch", 2]}  # of the warm-up graph
 TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".wasm": "application/wasm"}
 FAMILIES = ("vgg", "resnet", "vit")
 LIST, MODELS, RUNTIME = "models.json", "models", "runtime"
@@ -61,7 +64,7 @@ def write_page(bundle: Path, folder: Path, name: str) -> None:
         write_bytes(whole / path.name, path.read_bytes())
     for path in runtime:
         write_bytes(whole / RUNTIME / path.name, path.read_bytes())
-    write_bytes(whole / RUNTIME / "empty.onnx", _empty_graph())
+    write_bytes(whole / RUNTIME / "warm-up.onnx", _warm_up_graph())
     found = sorted(path.name for path in models.iterdir() if not path.name.startswith("."))
     write_json(
         whole / LIST,
@@ -117,6 +120,7 @@ class _Handler(SimpleHTTPRequestHandler):
     """Files, without a line in the notebook for each; a browser wants to know the types of these."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or every small file waits 40 ms for the acknowledgement of its header
 
     def guess_type(self, path: Any) -> str:
         """Of scripts and WebAssembly, whatever this machine's own table says."""
@@ -204,12 +208,22 @@ def _runtime() -> list[Path]:
     return found
 
 
-def _empty_graph() -> bytes:
-    """A graph that does nothing: with it the page starts the runtime before any network is loaded."""
-    from onnx import TensorProto, helper
+def _warm_up_graph() -> bytes:
+    """A tiny network of the common operations: the page runs it once, so that the runtime is compiled before any bytes come."""
+    from onnx import TensorProto, helper, numpy_helper
 
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("state", "next")]
-    graph = helper.make_graph([helper.make_node("Identity", ["state"], ["next"])], "empty", ends[:1], ends[1:])
+    shapes = {"kernel": (2, 1, 3, 3), "scale": (2,), "shift": (2,), "mean": (2,), "variance": (2,), "weight": (2, 8)}
+    weights = [numpy_helper.from_array(np.ones(shape, np.float32), name) for name, shape in shapes.items()]
+    nodes = [
+        helper.make_node("Conv", ["state", "kernel"], ["a"], pads=[1, 1, 1, 1]),
+        helper.make_node("BatchNormalization", ["a", "scale", "shift", "mean", "variance"], ["b"]),
+        helper.make_node("Relu", ["b"], ["c"]),
+        helper.make_node("MaxPool", ["c"], ["d"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Flatten", ["d"], ["e"]),
+        helper.make_node("Gemm", ["e", "weight"], ["next"], transB=1),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in ENDS.items()]
+    graph = helper.make_graph(nodes, "warm-up", ends[:1], ends[1:], weights)
     opsets: list[Any] = [helper.make_opsetid("", 18)]
     content: bytes = helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
     return content

@@ -121,7 +121,7 @@ def test_every_file_that_the_page_asks_for_is_beside_it(checkout: Path, tmp_path
         asked += re.findall(
             r'(?:from |fetch\(|import\(.*\()"(?:\./)?([\w./-]+)"', (tmp_path / "site" / name).read_text()
         )
-    assert {"player.js", "canvas.js", "runtime/ort.wasm.min.mjs", "runtime/empty.onnx"} <= set(asked) <= there
+    assert {"player.js", "canvas.js", "runtime/ort.wasm.min.mjs", "runtime/warm-up.onnx"} <= set(asked) <= there
     assert {name for name in there if name.endswith(".ts") or "json" in name} == {
         "models.json",
         "models/vgg/model.json",
