@@ -319,8 +319,7 @@ def train_pair(
         net = make_pair(teacher.model, build(student, seed, where, "student"), task, seed, losses.converters).to(where)
         own = FollowCurriculum(curriculum, teacher, shapes[1], task, seed, where) if curriculum else None
         learner = PairLearner(net, losses, split_of(task, "validation", where), seed, plan.steps, own)
-        learner.stop_at = plan.stop_at
-        batches = batches_of(task, seed, plan.batch_size, where, role="pair")
+        learner.stop_at, batches = plan.stop_at, batches_of(task, seed, plan.batch_size, where, role="pair")
         return [_pack_pair(net, student, train(learner, batches, plan, f"{student.family} pair"), task, seed, where)]
 
     recipe = Recipe("pair", VERSIONS["pair"], with_own_code(configuration, student, task, curriculum))
