@@ -302,7 +302,6 @@ def train_pair(
     where, losses = config.device(device), PairLossConfig() if losses is None else losses
     _check_kinds(teacher=(teacher, TrainedModel), student=(student, ModelConfig), plan=(plan, TrainPlan))
     _check_kinds(losses=(losses, PairLossConfig), **{"curriculum": (curriculum, Curriculum)} if curriculum else {})
-    check_task(task)
     shapes = _checked_shapes((teacher.config, student), task, to_export)
     configuration = {
         "teacher": teacher.fingerprint,
@@ -345,6 +344,7 @@ def _checked_shapes(
     models: tuple[ModelConfig, ModelConfig], task: Task, to_export: bool
 ) -> list[list[tuple[int, ...]]]:
     """The shapes of the hidden states of teacher and student. Raises errors and warns as `train_pair` describes."""
+    check_task(task)
     shapes = [shapes_of(model, task) for model in models]
     check_shapes(*shapes)
     check_whole_cube(models[0].n_blocks)
