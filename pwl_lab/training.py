@@ -21,11 +21,12 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from pwl_lab.fast.allocator import keep_freed_memory
-from pwl_lab.models.blocknet import BlockNet, ModelConfig, build, evaluating
+from pwl_lab.models.blocknet import BlockNet, ModelConfig, build
 from pwl_lab.support.config import Fraction, Frozen, LearningRate, Steps
 from pwl_lab.support.errors import DivergedError, invalid
 from pwl_lab.support.progress import Progress
 from pwl_lab.support.resuming import Training
+from pwl_lab.support.rows import evaluating
 from pwl_lab.tasks.base import Batch, Task, accuracy, at_once, batches_of, check_inputs, label_loss, split_of
 from pwl_lab.tasks.checks import check_count
 

@@ -14,6 +14,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import batch_overhead
+import page_loading
 import plain_pair
 import stub_sweep
 import torch
@@ -337,7 +338,7 @@ def main() -> None:
         rows.append(resuming_row())
     rows += [teacher_row(threads) for threads in (1, 2)]
     rows.append(bundle_row())
-    for measure in (stub_sweep.sweep_rows, batch_overhead.overhead_rows):
+    for measure in (stub_sweep.sweep_rows, batch_overhead.overhead_rows, page_loading.page_rows):
         with tempfile.TemporaryDirectory() as folder:
             rows += measure(Path(folder))
     for one in rows:

@@ -5,6 +5,8 @@ entries with the checksum of their weights, and the metrics without times. `comp
 with 1 where anything does. Weights and metrics are equal only on one machine with one number of threads: record both
 there. The entries' keys hold everywhere, and `tests/notebooks/test_series_smoke.py` compares them with
 `tests/golden/smoke.json`, which `record --keys` writes: there each notebook begins with an empty store.
+`recipes FILE` writes what each recipe of `study/verbs.py` makes of tiny networks, with its version, for
+`tests/study/test_recipe_versions.py`: run it with `tests/golden/recipes.json` once a version was raised.
 """
 
 import argparse
@@ -30,7 +32,13 @@ def main() -> int:
     comparing = verbs.add_parser("compare", help="two recordings of one machine")
     comparing.add_argument("old", type=Path)
     comparing.add_argument("new", type=Path)
+    verbs.add_parser("recipes", help="what each recipe makes of tiny networks").add_argument("file", type=Path)
     given = parser.parse_args()
+    if given.verb == "recipes":
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["PWL_LAB_RUNS"] = folder
+            given.file.write_text(json.dumps(recipe_results(), indent=1) + "\n", encoding="utf-8")
+        return 0
     if given.verb == "record":
         with tempfile.TemporaryDirectory() as folder:
             os.environ |= {"PWL_LAB_RUNS": folder, "OMP_NUM_THREADS": "1"}
@@ -40,6 +48,47 @@ def main() -> int:
     differences = list(differing(*(json.loads(path.read_text(encoding="utf-8")) for path in (given.old, given.new))))
     print("\n".join(differences) or "nothing differs")
     return bool(differences)
+
+
+def recipe_results() -> dict[str, Any]:
+    """By recipe: its version, and the last losses and accuracies of tiny networks trained with it, on one thread."""
+    import torch
+
+    from pwl_lab.distill.curriculum import extracted, one_shot, progressive
+    from pwl_lab.models import MLPConfig, ResNetConfig
+    from pwl_lab.study.verbs import VERSIONS, distill, train_or_load, train_pair
+    from pwl_lab.tasks.base import label_loss
+    from pwl_lab.tasks.images import ImageTask
+    from pwl_lab.tasks.parity import SparseParity
+    from pwl_lab.training import TrainPlan
+
+    torch.set_num_threads(1)
+    plan = TrainPlan(steps=24, batch_size=16, eval_every=8, lr=0.05, clip_norm=2.0, keep_checkpoints=True)
+    parity, images = SparseParity(n_bits=8, k_sparse=2, eval_samples=64), ImageTask("digits")
+    found: dict[str, Any] = {kind: {"version": version} for kind, version in VERSIONS.items()}
+    wide, narrow = MLPConfig(n_inputs=8, widths=(24, 24)), MLPConfig(n_inputs=8, widths=(8, 8))
+    teacher = train_or_load(wide, parity, plan, device="cpu")
+    found["teacher"] |= last_row(teacher.history)
+    curricula = {"soft": one_shot(), "progressive": progressive(at_steps=[8], steps=8), "extracted": extracted(steps=8)}
+    split, net = parity.split("validation"), narrow.make()
+    for (name, _), weights in distill(teacher, narrow, parity, curricula, [0], plan, device="cpu").weights.items():
+        net.load_state_dict(weights)
+        found["students"][name] = rounded(label_loss(net(split.inputs), split.labels).item())
+    big, small = (ResNetConfig(channels=(width,) * 3, depths=(1, 1, 1)) for width in (6, 4))
+    pair = train_pair(train_or_load(big, images, plan, device="cpu"), small, images, plan, device="cpu")
+    found["pair"] |= last_row(pair.history)
+    return found
+
+
+def last_row(history: Any) -> dict[str, float]:
+    """The last value of each loss; accuracies would say less, and times nothing."""
+    losses = history.select_dtypes("float").drop(columns=["seconds"], errors="ignore").iloc[-1].dropna()
+    return {name: rounded(value) for name, value in losses.items() if "accuracy" not in name}
+
+
+def rounded(value: float) -> float:
+    """Six digits of it."""
+    return float(f"{value:.6g}")
 
 
 def record(runs: Path, weights: bool) -> dict[str, Any]:

@@ -47,6 +47,7 @@ SUBJECTS: dict[str, tuple[str, dict[str, str]]] = {
 }
 # What is kept of a sweep's file.
 THINNED: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
+    "curricula_tuning": setting_medians,
     "sizes_tuning": setting_medians,
     "bits_tuning": setting_medians,
     "costs": teacher_costs,

@@ -2,6 +2,7 @@
 
 const PIECE_S = 0.05; // how much of the link a piece takes, so that bars move smoothly
 const BACKLOG_MS = 500; // bytes that go on arriving while the page computes: what a browser's buffers hold at most
+const PATIENCE_MS = 15_000; // without a single byte
 const sleep = (/** @type {number} */ ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /** @typedef {{ file: string, bytes: number, sha256: string }} FileFacts */
@@ -14,6 +15,7 @@ export class Link {
   constructor(rate) {
     this.rate = rate;
     this.free = 0; // when the last piece will have arrived, in milliseconds
+    this.patience = PATIENCE_MS;
     /** @type {Promise<void> | null} */
     this.closed = null;
     this.open = () => {};
@@ -55,15 +57,25 @@ export class Link {
  */
 export async function fetchFile(url, facts, link, came, signal) {
   const content = new Uint8Array(facts.bytes);
+  const silence = new AbortController(), both = AbortSignal.any([signal, silence.signal]);
+  /** @template T @param {Promise<T>} answer @returns {Promise<T>} */
+  const inTime = async (answer) => {
+    const timer = setTimeout(() => silence.abort(), link.patience);
+    try {
+      return await answer;
+    } finally {
+      clearTimeout(timer);
+    }
+  };
   let size = 0;
   try {
-    const response = await fetch(url, { cache: "no-store", signal });
+    const response = await inTime(fetch(url, { cache: "no-store", signal: both }));
     if (!response.ok || !response.body) {
       throw new TransferError(`the server answers ${response.status} ${response.statusText}`.trim());
     }
     const reader = response.body.getReader();
     for (;;) {
-      const { done, value } = await reader.read();
+      const { done, value } = await inTime(reader.read());
       if (done) break;
       if (size + value.length > facts.bytes) throw new TransferError(`more than the ${facts.bytes} bytes announced came`);
       for (let begin = 0; begin < value.length; begin += link.pieceBytes) {
@@ -77,7 +89,8 @@ export async function fetchFile(url, facts, link, came, signal) {
     }
   } catch (error) {
     if (signal.aborted || error instanceof TransferError) throw error;
-    throw new TransferError(`the connection broke after ${size} of ${facts.bytes} bytes`, { cause: error });
+    const what = silence.signal.aborted ? `nothing came for ${link.patience / 1000} s` : "the connection broke";
+    throw new TransferError(`${what} after ${size} of ${facts.bytes} bytes`, { cause: error });
   }
   if (size !== facts.bytes) throw new TransferError(`${size} bytes came instead of ${facts.bytes}`);
   if ((await sha256(content)) !== facts.sha256) throw new TransferError("its checksum is wrong");

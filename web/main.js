@@ -3,12 +3,13 @@
 import canvas from "./canvas.js";
 import { Chart } from "./chart.js";
 import { fetchFile, Link, TransferError } from "./link.js";
-import { argmax, Network, softmax } from "./network.js";
+import { argmax, bitsOf, isTeacher, Network, softmax } from "./network.js";
 import { normalise, PictureError, pictureFrom, show } from "./pictures.js";
 import { bytesIn, make, percent, put, secondsIn } from "./player.js";
 
 /** @typedef {import("./network.js").Model} Model */
 /** @typedef {{ pixels: Uint8Array, words: string, label: number | null }} Picture */
+/** @typedef {{ block: number, letter: string }} Step block 0: the student; a small letter: as int8 */
 
 const FORMAT = 1; // of models.json and model.json
 const RATES = [64e3, 250e3, 1e6, 4e6, 16e6, Infinity]; // bytes per second
@@ -46,18 +47,29 @@ export const app = {
 };
 let aborter = new AbortController(); // ends a load that was superseded
 let ticking = 0; // the clock's last look, in milliseconds
+/** @type {(() => void)[]} */ let breaths = []; // what waits for the pause after a prediction
 
+const letters = () => select("precision").value; // the student's, then the teacher's, each time that its blocks come
 const order = () => app.model.orders[select("order").value];
+/** What comes, in its order. @returns {Step[]} */
+const steps = () => [...letters()].flatMap((letter) => (isTeacher(letter) ? order() : [0]).map((block) => ({ block, letter })));
+const namesOf = (/** @type {Step} */ { block, letter }) =>
+  app.model.arrivals[block].map((name) => name + bitsOf(letter)).filter((name) => name in app.model.units);
 const size = (/** @type {string[]} */ names) => names.reduce((sum, name) => sum + app.model.units[name].bytes, 0);
-const steps = () => [0, ...order()]; // numbers in `arrivals`: the student, then the blocks as they come
+const wholeSize = () => size(steps().flatMap(namesOf));
 const allOf = (/** @type {string} */ letter) => letter.repeat(app.model.n_blocks);
 const running = () => app.chosen || app.mask;
+/** NaN if nobody has measured it. */
 const accuracyOf = (/** @type {string} */ mask) => app.model.accuracies.test?.[mask] ?? app.model.images.hits[mask] / app.pictures.length;
+const accuracyWords = (/** @type {string} */ mask) => (isNaN(accuracyOf(mask)) ? "not measured" : percent(accuracyOf(mask)));
 const rateWords = (/** @type {number} */ rate) => (rate === Infinity ? "unlimited" : `${bytesIn(rate)}/s`);
-const blockName = (/** @type {number} */ step) => (step ? `block ${step}` : "the student");
+const stepName = (/** @type {Step} */ { block, letter }) => (block ? `block ${block}` : "the student") + (bitsOf(letter) && " (int8)");
+/** Resolves in the pause after the next prediction, for what would hold a prediction up. */
+const breath = () => (app.mask ? new Promise((resolve) => breaths.push(() => resolve(null))) : null);
 const median = (/** @type {number[]} */ values) => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)];
 
 async function start() {
+  $("unserved").hidden = true;
   if (typeof WebAssembly === "undefined") return broken("This page needs WebAssembly, which is switched off in this browser.");
   try {
     const list = await json("models.json");
@@ -65,10 +77,14 @@ async function start() {
     app.ort = await import(/** @type {string} */ ("./runtime/ort.wasm.min.mjs"));
     app.ort.env.wasm.numThreads = 1;
     app.ort.env.wasm.wasmPaths = new URL("./runtime/", import.meta.url).href;
-    await app.ort.InferenceSession.create(new Uint8Array(await (await fetch("runtime/empty.onnx")).arrayBuffer()));
+    const warm = await app.ort.InferenceSession.create(new Uint8Array(await (await fetch("runtime/warm-up.onnx")).arrayBuffer()));
+    await warm.run({ state: new app.ort.Tensor("float32", new Float32Array(16), [1, 1, 4, 4]) });
+    await warm.release();
     put($("runtime"), `ONNX Runtime Web (${bytesIn(list.runtime_bytes)}) took ${secondsIn((performance.now() - begun) / 1000)} to start, ` +
       "before the clock runs: it belongs to the page, not to the network.");
     for (const { name, folder } of list.models) make("option", { value: folder, textContent: name }, select("model"));
+    const asked = location.hash.slice(1);
+    if (list.models.some((/** @type {{ folder: string }} */ { folder }) => folder === asked)) select("model").value = asked;
     select("model").parentElement?.toggleAttribute("hidden", list.models.length < 2);
     await open();
   } catch (error) {
@@ -110,7 +126,10 @@ async function open() {
   }));
   select("order").replaceChildren(...Object.entries(app.model.orders).map(([name, blocks]) =>
     make("option", { value: name, textContent: `${name} (${blocks.join("-")})` })));
-  const total = size(Object.keys(app.model.units)), first = RATES.find((rate) => total / rate <= LONGEST_LOAD_S);
+  const inInt8 = namesOf({ block: 1, letter: "t" }).length > 0;
+  select("precision").value = "ST";
+  select("precision").parentElement?.toggleAttribute("hidden", !inInt8);
+  const total = wholeSize(), first = RATES.find((rate) => total / rate <= LONGEST_LOAD_S);
   select("rate").replaceChildren(...RATES.map((rate) => make("option", { value: rate, textContent: rateWords(rate) })));
   select("rate").value = String(first);
   app.page = 0;
@@ -124,6 +143,7 @@ async function open() {
 async function restart() {
   aborter.abort();
   aborter = new AbortController();
+  breaths = [];
   const before = app.network;
   app.network = new Network(app.ort, app.model);
   await before?.release();
@@ -141,10 +161,10 @@ async function load() {
   ticking = performance.now();
   requestAnimationFrame(tick);
   controls();
-  let step = 0;
+  let [step] = steps();
   try {
     for (step of steps()) {
-      for (const name of app.model.arrivals[step]) if (!app.network.has(name)) await bring(name, signal);
+      for (const name of namesOf(step)) if (!app.network.has(name)) await bring(name, signal);
       arrived(step);
     }
     app.phase = "done";
@@ -153,7 +173,8 @@ async function load() {
     app.phase = "failed";
     const why = error instanceof TransferError ? said(error) : `it cannot be run (${said(error)})`;
     const goesOn = app.mask ? `${app.mask} goes on predicting` : "nothing can predict yet";
-    put($("reason"), `${blockName(step)[0].toUpperCase()}${blockName(step).slice(1)} did not arrive: ${why}. ${app.mask ? "Meanwhile " : ""}${goesOn}.`);
+    const name = stepName(step), what = name[0].toUpperCase() + name.slice(1);
+    put($("reason"), `${what} did not arrive: ${why}. ${app.mask ? "Meanwhile " : ""}${goesOn}.`);
   }
   clock();
   controls();
@@ -165,19 +186,21 @@ async function bring(name, signal) {
   const facts = app.model.units[name];
   const content = await fetchFile(`${app.folder}/${facts.file}`, facts, app.link, (bytes) => { app.came[name] = bytes; }, signal);
   const network = app.network;
+  await breath();
   await network.add(name, content);
   signal.throwIfAborted();
 }
 
-/** @param {number} step */
-function arrived(step) {
+/** @param {Step} step */
+function arrived({ block, letter }) {
   const before = app.mask;
-  app.mask = step ? app.mask.slice(0, step - 1) + "T" + app.mask.slice(step) : app.mask || allOf("S");
+  if (block ? app.mask[block - 1] === "T" : app.mask) return; // it had come before a Retry
+  app.mask = block ? app.mask.slice(0, block - 1) + letter + app.mask.slice(block) : allOf(letter);
   if (app.mask === before) return;
   clock();
   app.points = [...app.points, { seconds: app.seconds, accuracy: accuracyOf(app.mask), mask: app.mask }];
-  swapped();
   if (!before) keepPredicting(aborter.signal);
+  swapped();
 }
 
 /** Predict again and again while blocks arrive. @param {AbortSignal} signal */
@@ -194,6 +217,7 @@ async function keepPredicting(signal) {
       Object.assign(app, { firstPrediction: app.seconds, bytesAtFirst: arrivedBytes() });
     }
     before = now;
+    breaths.shift()?.();
     await sleep(PACE_MS);
   }
   pace();
@@ -231,7 +255,8 @@ async function countRight() {
     await sleep(0);
   }
   if (signal.aborted) return;
-  put($("tally"), `${mask}: ${right} of ${app.pictures.length} right here, ${images.hits[mask]} in PyTorch`);
+  const wanted = images.hits[mask] ?? "not counted";
+  put($("tally"), `${mask}: ${right} of ${app.pictures.length} right here, ${wanted} in PyTorch`);
   controls();
 }
 
@@ -240,7 +265,7 @@ function swapped() {
   const mask = running();
   app.chosen = app.chosen === app.mask ? "" : app.chosen;
   put($("mask"), mask ? `${mask} answers` : "no answer yet");
-  put($("accuracy"), mask ? percent(accuracyOf(mask)) : "…");
+  put($("accuracy"), mask ? accuracyWords(mask) : "…");
   button("follow").hidden = !app.chosen;
   if (!mask) bars();
   controls();
@@ -253,65 +278,72 @@ function swapped() {
 
 /** In words, for everyone, and read aloud. */
 function tell() {
-  const mask = running(), teachers = mask.split("T").length - 1;
+  const mask = running(), teachers = [...mask].filter(isTeacher).length;
   const when = app.phase === "ready" ? "" : ` ${bytesIn(arrivedBytes())} have arrived, after ${secondsIn(app.seconds)}.`;
   put($("said"), mask
-    ? `${mask}: ${teachers} of ${mask.length} blocks are the teacher's, test accuracy ${percent(accuracyOf(mask))}.${when}`
+    ? `${mask}: ${teachers} of ${mask.length} blocks are the teacher's, test accuracy ${accuracyWords(mask)}.${when}`
     : app.phase === "broken" ? "" : `Nothing has been loaded yet: no network can answer.${when}`);
 }
 
 /** The curve so far, and what else the same link could have brought. */
 function plan() {
-  const { rate } = app.link, n = app.model.n_blocks, whole = Array.from({ length: n }, (_, i) => `teacher-${i + 1}`);
-  const alone = { name: "the student alone", seconds: size(app.model.arrivals[0]) / rate, accuracy: accuracyOf(allOf("S")), colour: "#0072B2", dashes: "2 3" };
-  const teacher = { name: "the whole teacher first", seconds: size(whole) / rate, accuracy: accuracyOf(allOf("T")), colour: "#444", dashes: "8 4" };
-  const masks = Object.keys(app.model.images.hits);
-  chart.set(app.points, rate === Infinity ? [] : [alone, teacher], masks.map(accuracyOf), size(Object.keys(app.model.units)) / rate);
-  put($("legend"), rate === Infinity ? "The thick line is what happens here."
-    : `The thick line is what happens here. On the same link: ${alone.name} (dotted), ${teacher.name} (dashed, from ${secondsIn(teacher.seconds)} on).`);
+  const { rate } = app.link, whole = (/** @type {string} */ letter) =>
+    Array.from({ length: app.model.n_blocks }, (_, i) => `teacher-${i + 1}${bitsOf(letter)}`);
+  const rivals = [
+    { name: "the student alone", units: app.model.arrivals[0], mask: allOf("S"), colour: "#0072B2", dashes: "2 3", words: "dotted" },
+    { name: "the whole teacher first", units: whole("T"), mask: allOf("T"), colour: "#444", dashes: "8 4", words: "dashed" },
+    { name: "the teacher in int8", units: whole("t"), mask: allOf("t"), colour: "#009E73", dashes: "9 3 2 3", words: "dashes and dots" },
+  ].filter((one) => rate !== Infinity && one.units.every((name) => name in app.model.units))
+    .map((one) => ({ ...one, seconds: size(one.units) / rate, accuracy: accuracyOf(one.mask) }));
+  const ways = rivals.map((one) => `${one.name} (${one.words}, from ${secondsIn(one.seconds)} on)`).join(", ");
+  chart.set(app.points, rivals, Object.keys(app.model.images.hits).map(accuracyOf), wholeSize() / rate);
+  put($("legend"), `The thick line is what happens here.${ways && ` On the same link: ${ways}.`}`);
 }
 
 function units() {
-  const box = (/** @type {string} */ kind, /** @type {number} */ step) => {
+  const box = (/** @type {string} */ kind, /** @type {number} */ block) => {
     const one = make(kind, { className: "unit" }, $("units"));
     make("i", {}, one);
-    make("span", { textContent: step ? blockName(step) : "student" }, one);
-    make("small", { textContent: bytesIn(size(app.model.arrivals[step])) }, one);
+    make("span", { textContent: block ? `block ${block}` : "student" }, one);
+    make("small", { textContent: bytesIn(size(namesOfBlock(block))) }, one);
     return one;
   };
   $("units").replaceChildren();
   box("div", 0);
-  for (let step = 1; step <= app.model.n_blocks; step++) {
-    Object.assign(box("button", step), { type: "button", onclick: () => give(step) });
+  for (let block = 1; block <= app.model.n_blocks; block++) {
+    Object.assign(box("button", block), { type: "button", onclick: () => give(block) });
   }
 }
 
-/** Hand a block to the other network. @param {number} step */
-function give(step) {
-  const mask = running(), other = mask[step - 1] === "T" ? "S" : "T";
-  app.chosen = mask.slice(0, step - 1) + other + mask.slice(step);
+/** All that comes for a block. @param {number} block */
+const namesOfBlock = (block) => steps().filter((step) => step.block === block).flatMap(namesOf);
+
+/** Hand a block to the other network. @param {number} block */
+function give(block) {
+  const mask = running(), other = isTeacher(mask[block - 1]) ? letters()[0] : app.mask[block - 1];
+  app.chosen = mask.slice(0, block - 1) + other + mask.slice(block);
   swapped();
 }
 
 /** Bars of bytes, and the owners of the blocks. */
 function fill() {
   const mask = running();
-  [...$("units").children].forEach((child, step) => {
-    const one = /** @type {HTMLButtonElement} */ (child), names = app.model.arrivals[step];
+  [...$("units").children].forEach((child, block) => {
+    const one = /** @type {HTMLButtonElement} */ (child), names = namesOfBlock(block);
     const share = names.reduce((sum, name) => sum + (app.came[name] ?? 0), 0) / size(names);
-    const there = step === 0 ? Boolean(app.mask) : app.mask[step - 1] === "T", owner = step === 0 ? "S" : (mask[step - 1] ?? "");
+    const letter = block === 0 ? "S" : (mask[block - 1] ?? "");
     /** @type {HTMLElement} */ (one.firstElementChild).style.width = `${100 * share}%`;
     one.dataset.full = String(share >= 1);
-    one.dataset.owner = owner;
-    if (step === 0) return;
-    const name = { T: "teacher", S: "student", "": "nobody yet" }[owner] ?? "";
+    one.dataset.owner = letter.toUpperCase();
+    if (block === 0) return;
+    const name = letter ? (isTeacher(letter) ? "teacher" : "student") + (bitsOf(letter) && ", int8") : "nobody yet";
     one.dataset.name = name;
-    one.disabled = !there;
-    one.setAttribute("aria-pressed", String(owner === "T"));
-    one.setAttribute("aria-label", `block ${step}: ${name}`);
+    one.disabled = !app.mask || !isTeacher(app.mask[block - 1]);
+    one.setAttribute("aria-pressed", String(isTeacher(letter)));
+    one.setAttribute("aria-label", `block ${block}: ${name}`);
   });
   put($("clock"), `${app.seconds.toFixed(1)} s`);
-  put($("came"), `${bytesIn(arrivedBytes())} of ${bytesIn(size(Object.keys(app.model.units)))}`);
+  put($("came"), `${bytesIn(arrivedBytes())} of ${bytesIn(wholeSize())}`);
 }
 
 function pace() {
@@ -343,7 +375,7 @@ function controls() {
   button("load").disabled = !["ready", "loading", "paused", "done"].includes(phase);
   button("restart").disabled = ["starting", "ready", "broken"].includes(phase);
   button("count").disabled = !running();
-  for (const id of ["model", "order", "rate"]) select(id).disabled = ["starting", "loading", "paused", "broken"].includes(phase);
+  for (const id of ["model", "order", "precision", "rate"]) select(id).disabled = ["starting", "loading", "paused", "broken"].includes(phase);
   if (phase !== "broken") $("problem").hidden = phase !== "failed";
 }
 
@@ -427,6 +459,7 @@ button("earlier").onclick = () => { app.page -= 1; gallery(); };
 button("later").onclick = () => { app.page += 1; gallery(); };
 select("model").onchange = () => open().catch((error) => broken(`This network cannot be opened: ${said(error)}.`));
 select("order").onchange = restart;
+select("precision").onchange = restart;
 select("rate").onchange = restart;
 ownPictures();
 start();

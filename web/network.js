@@ -12,15 +12,20 @@
  * }} Model
  */
 
+/** Whether a letter of a mask names the teacher. @param {string} letter */
+export const isTeacher = (letter) => letter.toUpperCase() === "T";
+
+/** What the names of units end with that a small letter stands for: their weights are int8. @param {string} letter */
+export const bitsOf = (letter) => (letter === letter.toUpperCase() ? "" : "-8bit");
+
 /** The units of a mask's network in the order in which they run. @param {string} mask */
 export function chain(mask) {
-  const owner = (/** @type {number} */ i) => `${mask[i] === "T" ? "teacher" : "student"}-${i + 1}`;
-  const names = [owner(0)];
-  for (let i = 1; i < mask.length; i++) {
-    if (mask[i] !== mask[i - 1]) names.push(`${mask[i] === "T" ? "decoder" : "encoder"}-${i}`);
-    names.push(owner(i));
-  }
-  return names;
+  return [...mask].flatMap((letter, i) => {
+    const own = `${isTeacher(letter) ? "teacher" : "student"}-${i + 1}${bitsOf(letter)}`;
+    if (i === 0 || isTeacher(letter) === isTeacher(mask[i - 1])) return [own];
+    // A converter comes with the teacher's block beside it.
+    return [isTeacher(letter) ? `decoder-${i}${bitsOf(letter)}` : `encoder-${i}${bitsOf(mask[i - 1])}`, own];
+  });
 }
 
 /** Probabilities from logits. @param {ArrayLike<number>} logits */
@@ -60,7 +65,9 @@ export class Network {
 
   /** @param {string} name @param {Uint8Array} content an ONNX file */
   async add(name, content) {
-    const session = await this.inTurn(() => this.ort.InferenceSession.create(content, { executionProviders: ["wasm"] }));
+    // Without the option, matrix products with int8 weights would round their inputs too.
+    const options = { executionProviders: ["wasm"], extra: { session: { disable_quant_qdq: "1" } } };
+    const session = await this.inTurn(() => this.ort.InferenceSession.create(content, options));
     this.sessions.set(name, session);
   }
 

@@ -6,9 +6,10 @@ import time
 import pandas as pd
 import torch
 
-from pwl_lab.models.blocknet import BlockNet, evaluating
+from pwl_lab.models.blocknet import BlockNet
 from pwl_lab.study.results import Pair
 from pwl_lab.support.errors import invalid
+from pwl_lab.support.rows import evaluating
 from pwl_lab.tasks.images import ImageTask
 
 WARM_UP = 20  # predictions before the first one that counts: they choose kernels

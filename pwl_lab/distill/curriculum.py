@@ -4,14 +4,18 @@ One-shot distillation is one stage; progressive distillation has one stage per t
 curriculum has one stage per block of the final teacher, then its output (arXiv 2503.17494).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
 from pwl_lab.support.config import Fraction, Frozen
 from pwl_lab.support.errors import invalid
+
+if TYPE_CHECKING:  # a notebook's settings are checked without torch
+    from torch import Tensor
 
 
 class Labels(Frozen):
@@ -106,7 +110,45 @@ def _joined(numbers: Sequence[int]) -> str:
     return " and ".join(filter(None, [", ".join(map(str, numbers[:-1])), str(numbers[-1])]))
 
 
-Target = Annotated[Labels | TeacherOutput | TeacherHidden, Field(discriminator="kind")]
+class OwnTarget(Frozen, ABC):
+    """A target of the reader's own. Its `kind` names the loss in a history: `kind: Literal["mine"] = "mine"`."""
+
+    kind: str
+    block: Block | None = Field(None, description="it is about the hidden state after this block; None: the logits")
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """The block, if there is one."""
+        return () if self.block is None else (self.block,)
+
+    @abstractmethod
+    def wanted(self, states: "Sequence[Tensor]", logits: "Tensor") -> "Tensor":
+        """What students should match, from the final teacher's hidden states and (scored) logits for a batch."""
+
+    @abstractmethod
+    def loss(self, ours: "Tensor", wanted: "Tensor") -> "Tensor":
+        """The loss of one student, a single number, from its hidden state or (scored) logits."""
+
+    def __str__(self) -> str:
+        """For figures."""
+        return self.kind if self.block is None else f"block {self.block}, {self.kind}"
+
+
+def _own(value: Any) -> Any:
+    if not isinstance(value, OwnTarget):
+        raise ValueError("an instance of OwnTarget, or one of ours")
+    return value
+
+
+Target = (
+    Annotated[Labels | TeacherOutput | TeacherHidden, Field(discriminator="kind")]
+    | Annotated[SerializeAsAny[OwnTarget], BeforeValidator(_own)]
+)
+
+
+def blocks_of(target: Target) -> tuple[int, ...]:
+    """The blocks whose hidden states a target is about; none if it is about the logits."""
+    return target.blocks if isinstance(target, TeacherHidden | OwnTarget) else ()
 
 
 class Stage(Frozen):
@@ -134,14 +176,12 @@ class Stage(Frozen):
 
     @model_validator(mode="after")
     def _block_needs_hidden(self) -> Self:
-        if self.trains == "block" and self.target.kind != "hidden":
-            raise ValueError("trains = 'block' needs a hidden target; labels and outputs train the whole network")
-        if (
-            self.trains == "block"
-            and isinstance(self.target, TeacherHidden)
-            and isinstance(self.target.block, str | tuple)
-        ):
-            raise ValueError("trains = 'block' needs a target of one block, not of several at once")
+        if self.trains == "block":
+            block = getattr(self.target, "block", None)
+            if not isinstance(self.target, TeacherHidden) and block is None:
+                raise ValueError("trains = 'block' needs a hidden target; labels and outputs train the whole network")
+            if isinstance(block, str | tuple):
+                raise ValueError("trains = 'block' needs a target of one block, not of several at once")
         return self
 
 
@@ -172,11 +212,10 @@ class Curriculum(Frozen):
             blocks = every if target.block is None else [every if target.block == "all" else target.block]
             if stage.steps is None and len(blocks) > 1:
                 raise invalid("steps", None, f"a number of steps: each of the {n_blocks} blocks needs a length")
-            for block in blocks:
-                numbered = target.model_copy(update={"block": block})
-                if (last := max(numbered.blocks)) > n_blocks:
-                    raise invalid("block", last, f"from 1 to {n_blocks}, the blocks that both networks have")
-                stages.append(stage.model_copy(update={"target": numbered}))
+            numbered = [target.model_copy(update={"block": block}) for block in blocks]
+            stages += [stage.model_copy(update={"target": one}) for one in numbered]
+        if (last := max((max(blocks_of(stage.target), default=0) for stage in stages), default=0)) > n_blocks:
+            raise invalid("block", last, f"from 1 to {n_blocks}, the blocks that both networks have")
         return Curriculum(stages=tuple(stages))
 
     def starts(self) -> list[int]:

@@ -5,9 +5,10 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
-from pwl_lab.distill.curriculum import Labels, Target, TeacherHidden
+from pwl_lab.distill.curriculum import Labels, OwnTarget, Target, TeacherHidden
 from pwl_lab.models.blocknet import real_tokens
 from pwl_lab.support.errors import invalid
+from pwl_lab.support.own_code import located
 
 
 def target_loss(
@@ -18,10 +19,18 @@ def target_loss(
     Arguments:
     - `target`: the target of the current stage; a hidden one has a single block.
     - `ours`: each student's hidden state in the target's block, or its logits for any other target (`scored`).
-    - `wanted`: the result of `TeacherTargets.compute` for the target: the labels, the teacher's class probabilities, or
-      its hidden state projected for each student.
+    - `wanted`: the result of `TeacherTargets.compute` for the target: the labels, the teacher's class probabilities,
+      its hidden state projected for each student, or what a target of the reader's own says.
     - `pads`: whether hidden states are zero at padded positions (`BlockNet.pads`), which then do not count.
+
+    Raises InvalidValueError if a target of the reader's own gives anything but a number for each student.
     """
+    if isinstance(target, OwnTarget):
+        losses = [target.loss(one, wanted) for one in ours]
+        if not all(isinstance(loss, Tensor) and loss.dim() == 0 for loss in losses):
+            seen = type(losses[0]).__name__ + f" of shape {list(losses[0].shape)}" * isinstance(losses[0], Tensor)
+            raise invalid(located(type(target).loss), seen, "a tensor with one number, such as a mean")
+        return torch.stack(losses)
     if isinstance(target, TeacherHidden):
         difference = ours[:, :, : target.width] - wanted  # (members, batch, channels, *positions)
         loss = target.weight * difference.square().mean(dim=tuple(range(1, difference.dim())))

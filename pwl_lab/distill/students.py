@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor, nn
 
-from pwl_lab.distill.curriculum import Stage, Target, TeacherHidden
+from pwl_lab.distill.curriculum import Stage, Target, TeacherHidden, blocks_of
 from pwl_lab.distill.losses import target_loss
 from pwl_lab.distill.targets import Member, TeacherTargets, calibration_inputs
 from pwl_lab.fast import is_plain
@@ -138,9 +138,9 @@ class CurriculumGroup:
 
     def needs(self, stage: Stage) -> tuple[int, int] | None:
         """The last block that `stage` runs and the first that it trains; None for an output, which needs all of them."""
-        if not isinstance(stage.target, TeacherHidden):
+        if not (blocks := blocks_of(stage.target)):
             return None
-        last = max(stage.target.blocks)
+        last = max(blocks)
         return last, last if stage.trains == "block" else 1
 
     def losses(
@@ -158,13 +158,14 @@ class CurriculumGroup:
         - `ours`: what `stage` needs: the hidden states of its members, or only their logits.
         - `wanted`: the result of `targets.compute` for the batch.
         """
-        if not isinstance(stage.target, TeacherHidden):
-            return target_loss(stage.target, scored(ours[0], batch.labels), wanted[stage.target])
         losses, seeds = [], [member.seed for member in self.members]
-        for block, target in zip(stage.target.blocks, stage.target.parts, strict=True):
-            theirs = wanted[target][targets.rows(target, seeds)]
+        for target in stage.targets:
+            theirs, blocks = wanted[target], blocks_of(target)
+            if isinstance(target, TeacherHidden):
+                theirs = theirs[targets.rows(target, seeds)]
             # Each member's numbers contiguous, whatever the cohort: the same mean, bit for bit.
-            losses.append(target_loss(target, ours[block - 1].contiguous(), theirs, targets.pads))
+            found = ours[blocks[0] - 1].contiguous() if blocks else scored(ours[0], batch.labels)
+            losses.append(target_loss(target, found, theirs, targets.pads))
         return torch.stack(losses).mean(dim=0)
 
     def in_last_stage(self, step: int) -> bool:

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
-from pwl_lab.distill.curriculum import Curriculum, Labels, Target, TeacherHidden, TeacherOutput
+from pwl_lab.distill.curriculum import Curriculum, Labels, OwnTarget, Target, TeacherHidden, TeacherOutput, blocks_of
 from pwl_lab.distill.losses import teacher_probabilities
 from pwl_lab.fast import projecting, sped_up_by
 from pwl_lab.models.blocknet import BlockNet, real_tokens
@@ -113,7 +113,8 @@ class Activations(NamedTuple):
 
     def at(self, target: Target) -> Tensor:
         """The activation that `target` is about: the hidden state of its one block, or the logits."""
-        return self.states[target.blocks[0] - 1] if isinstance(target, TeacherHidden) else self.logits
+        blocks = blocks_of(target)
+        return self.states[blocks[0] - 1] if blocks else self.logits
 
 
 @dataclass(frozen=True)
@@ -177,8 +178,8 @@ class TeacherTargets:
     def compute(
         self, batch: Batch, targets: Collection[Target], known: Activations | None = None
     ) -> dict[Target, Tensor]:
-        """What the students should match, per target: the batch's labels, the teacher's class probabilities, or its
-        hidden state projected for every seed.
+        """What the students should match, per target: the batch's labels, the teacher's class probabilities, its hidden
+        state projected for every seed, or what a target of the reader's own says.
 
         Labels and probabilities are those of `scored` labels; a projected state is zero at padded positions.
 
@@ -200,6 +201,8 @@ class TeacherTargets:
                 state = final().at(target)
                 projected = self.projections[target](state)
                 wanted[target] = projected * real_tokens(state).unsqueeze(1) if self.pads else projected
+            elif isinstance(target, OwnTarget):
+                wanted[target] = target.wanted(final().states, scored(final().logits, batch.labels))
             else:
                 logits = final().logits if target.final else self.checkpoints[target](batch.inputs)
                 wanted[target] = teacher_probabilities(scored(logits, batch.labels), target.temperature)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pwl_lab.distill.curriculum import Curriculum, Stage, extracted, one_shot, progressive
+from pwl_lab.distill.curriculum import Curriculum, Stage, TeacherOutput, extracted, one_shot, progressive
 from pwl_lab.distill.losses import teacher_probabilities
 from pwl_lab.distill.targets import Projection, random_projection
 from pwl_lab.exercises.checking import attempt, refusal, same_numbers, same_values
@@ -75,7 +75,7 @@ def _told(stages: Sequence[Stage]) -> list[str]:
     """Each stage in words."""
     words = []
     for stage in stages:
-        says = f", temperature {stage.target.temperature:g}" if stage.target.kind == "output" else ""
+        says = f", temperature {stage.target.temperature:g}" if isinstance(stage.target, TeacherOutput) else ""
         words.append(f"{stage.target}{says}, {stage.steps or 'to the end'}")
     return words
 

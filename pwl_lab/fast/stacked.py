@@ -32,15 +32,22 @@ class Blocks(Protocol):
 
 
 def is_stackable(student: nn.Module) -> bool:
-    """Whether the student has only parameters, none of them shared, and no layer that computes a batch in parts.
+    """Whether the student has only parameters, none of them shared, no dropout, and no layer that computes in parts.
 
-    Buffers (such as those of batch norms) change in place, and stacking would untie shared parameters. A layer in parts
-    has no memory to spare for several students at once.
+    Buffers (such as those of batch norms) change in place, and stacking would untie shared parameters. Dropout acts in
+    some blocks and not in others, where a stage trains some of them. A layer in parts has no memory to spare for several
+    students at once.
     """
     names = {name for name, _ in student.named_parameters()}
-    if any(getattr(module, "in_parts", False) for module in student.modules()):
+    if any(getattr(module, "in_parts", False) or _drops(module) for module in student.modules()):
         return False
     return student.state_dict().keys() == names and not list(student.buffers())  # a buffer need not be in `state_dict`
+
+
+def _drops(module: nn.Module) -> bool:
+    """Whether a layer sets some values to zero at random."""
+    rate = module.p if isinstance(module, nn.modules.dropout._DropoutNd) else getattr(module, "dropout", 0.0)
+    return isinstance(rate, float) and rate > 0
 
 
 class StackedCohort:

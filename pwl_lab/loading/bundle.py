@@ -26,6 +26,8 @@ from pwl_lab.loading.weightless import (
     build_empty,
     check_fillable,
     check_registered,
+    import_families,
+    modules_of,
     weightless,
 )
 from pwl_lab.models.blocknet import BlockNet, ModelConfig
@@ -102,6 +104,9 @@ class BundleIndex(Frozen):
         default_factory=dict, description="split -> swap mask -> accuracy in [0, 1], measured when it was written"
     )
     made: dict[str, Any] = Field(default_factory=dict, description="from what, when and with which versions")
+    modules: dict[str, str] = Field(
+        default_factory=dict, description="family -> module that defines it, if it is not one of pwl_lab's"
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -158,8 +163,8 @@ def read_index(text: bytes, address: str) -> BundleIndex:
     return index
 
 
-def parse_index(text: bytes, address: str) -> BundleIndex:
-    """The index of the bundle at `address`.
+def parse_index(text: bytes, address: str, imports: bool = False) -> BundleIndex:
+    """The index of the bundle at `address`; with `imports`, the modules that it names are imported for unknown families.
 
     This does not check whether the shards can hold the networks that it describes. Raises BundleError for an invalid
     index: UnsupportedIndexError for a newer format or an unknown family.
@@ -175,13 +180,24 @@ def parse_index(text: bytes, address: str) -> BundleIndex:
         raise UnsupportedIndexError(
             f"{address}: {INDEX} has format {made_for}; this version of pwl_lab reads up to {FORMAT}. Update pwl_lab"
         )
+    modules = content.get("modules")
+    named = (
+        {key: value for key, value in modules.items() if isinstance(value, str)} if isinstance(modules, dict) else {}
+    )
     try:
+        if imports:
+            import_families(named)
         return BundleIndex.model_validate(content)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in problem["loc"]) or "as a whole"
-        kind = UnsupportedIndexError if problem["type"] == UNKNOWN_FAMILY else BundleError
-        raise kind(f"{address}: {INDEX} is not a valid bundle index ({field}: {problem['msg']})") from error
+        unknown = problem["type"] == UNKNOWN_FAMILY
+        kind, why = UnsupportedIndexError if unknown else BundleError, problem["msg"]
+        if unknown and named and not imports:
+            why += f"; the bundle names {', '.join(sorted({*named.values()}))}, which open(..., imports=True) imports"
+        raise kind(f"{address}: {INDEX} is not a valid bundle index ({field}: {why})") from error
+    except InvalidValueError as error:
+        raise UnsupportedIndexError(f"{address}: {error}") from error
 
 
 class Networks:
@@ -308,6 +324,7 @@ def write_bundle(
         "class_names": tuple(class_names),
         "accuracies": {split: dict(table) for split, table in (accuracies or {}).items()},
         "made": dict(made or {}),
+        "modules": modules_of(configs),
     }
     with new_folder(folder) as part:
         shards = tuple(_write_shards(net, part, int8))
@@ -315,8 +332,9 @@ def write_bundle(
             index = BundleIndex(shards=shards, **facts)
         except InvalidValueError as error:
             raise InvalidValueError(f"this pair cannot be written as a bundle ({error})") from error
-        # Readers that know nothing of tokens need not: they would refuse the field.
-        unused = {"inputs": {"n_tokens"}} if index.inputs.n_tokens is None else None
+        # Readers that know nothing of tokens or modules need not: they would refuse the field.
+        unused: dict[str, Any] = {"inputs": {"n_tokens"}} if index.inputs.n_tokens is None else {}
+        unused |= {} if index.modules else {"modules": True}
         (part / INDEX).write_text(index.model_dump_json(indent=1, exclude=unused) + "\n", encoding="utf-8")
         if folder.exists():
             shutil.rmtree(folder)

@@ -98,6 +98,7 @@ class ProgressiveModel(Closing):
         keep_student: bool = False,
         retry: Retry | None = None,
         timeout: float | None = None,
+        imports: bool = False,
     ) -> Self:
         """Load the model at `address`; returns as soon as the student is loaded.
 
@@ -115,6 +116,8 @@ class ProgressiveModel(Closing):
           necessary: with the last teacher block, or at the end.
         - `retry`: how often to retry after a fault, and how long to wait before it.
         - `timeout`: the most seconds to wait for index and boot set; None for no limit.
+        - `imports`: import the modules that the bundle names for families that are not known here. They must be installed
+          or lie beside the program; set it only for bundles that you trust, since importing a module runs its code.
 
         If a shard is lost, the most accurate mask of the blocks that have arrived runs (`best_mask`), judged by the
         bundle's validation accuracies. Errors in a teacher block, or in its description in the index, show when its
@@ -131,7 +134,7 @@ class ProgressiveModel(Closing):
         with ExitStack() as undo:
             source = undo.enter_context(open_source(address, throttle))
             with source.until(timeout):
-                index = fetch_index(source, retry)
+                index = fetch_index(source, retry, imports)
                 first = index.shard(BOOT, 8 if int8_first else 32)
                 first_mask = ("s" if int8_first else "S") * index.n_blocks
                 shards = [first, *schedule(index, "prefix", None, int8_first)]

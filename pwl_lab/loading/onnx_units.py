@@ -9,7 +9,6 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,8 +18,9 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from pwl_lab.loading.bundle import BOOT, BundleIndex, check_folder
+from pwl_lab.loading.tensors import quantise
 from pwl_lab.loading.transfer import CHOOSES
-from pwl_lab.loading.units import Parts, Workshop, assemble
+from pwl_lab.loading.units import Parts, Running, Workshop, assemble
 from pwl_lab.support import paths
 from pwl_lab.support.errors import InvalidValueError, MissingDataError, invalid
 from pwl_lab.support.files import file_sha256, new_folder, write_json
@@ -35,6 +35,9 @@ MODEL, IMAGES = "model.json", "images.bin"
 TOLERANCE = 1e-4  # between the logits of ONNX Runtime and torch; a few 1e-6 are usual
 N_CHECKED = 64  # images on which every mask is compared
 MOST_CHANGES = 12  # images that are listed because their prediction changes
+# ONNX Runtime would round the inputs of a matrix product to int8 as well if its weights are; so it turns them into floats.
+FLOAT_ACTIVATIONS = ("session.disable_quant_qdq", "1")
+CHUNK = 500  # images computed at once
 N_IMAGES = 300  # test images beside the units, to try the network on
 EXTRA = "the packages onnx, onnxscript and onnxruntime; install them with: pip install -e '.[web]'"
 
@@ -62,20 +65,18 @@ def write_units(bundle: Path, folder: Path, n_images: int = N_IMAGES) -> dict[st
     if paths.names_in(paths.local_folder(folder, "folder"), "folder"):
         raise invalid("folder", str(folder), "a folder that is new or empty")
     index = check_folder(bundle)
-    shown, samples = _test_images(index, n_images)
+    task, shown, samples = _test_images(index, n_images)
     masks = all_masks(check_whole_cube(index.n_blocks))
-    student, teacher = _networks(index, bundle)
+    owners = _networks(index, bundle)
     with new_folder(folder) as part:
-        files = {unit.name: _export(unit, part) for unit in _units(index, student, teacher)}
-        networks = {mask: assemble(mask, student, teacher) for mask in masks}
-        checked = samples.inputs[:N_CHECKED]
-        with torch.inference_mode():
-            wanted = {mask: network(checked) for mask, network in networks.items()}
-            right = {
-                mask: network(samples.inputs).argmax(dim=-1) == samples.labels for mask, network in networks.items()
-            }
-        difference = _check_all(part, files, checked, wanted)
+        files = {name: facts for unit in _units(index, owners) for name, facts in _write(unit, part, "s" in owners)}
+        orders, coarse = _orders(index, files), []
+        if "s" in owners:
+            coarse = list(dict.fromkeys(mask for blocks in orders.values() for mask in _coarse_path(blocks)))
+        networks = {mask: _assembled(mask, owners) for mask in (*masks, *coarse)}
+        difference = _check_all(part, files, samples.inputs[:N_CHECKED], networks)
         (part / IMAGES).write_bytes(shown.numpy().tobytes())
+        test = {mask: float(_right(networks[mask], task.split("test")).float().mean()) for mask in coarse}
         content = {
             "format": FORMAT,
             "n_blocks": index.n_blocks,
@@ -83,27 +84,48 @@ def write_units(bundle: Path, folder: Path, n_images: int = N_IMAGES) -> dict[st
             "class_names": index.class_names,
             "units": files,
             "arrivals": _arrivals(index.n_blocks, files),
-            "orders": _orders(index, files),
-            "accuracies": index.accuracies,
-            "images": _facts(part / IMAGES) | _image_facts(samples, right),
-            "checked": {"images": len(checked), "tolerance": TOLERANCE, "largest_difference": difference},
+            "orders": orders,
+            "accuracies": {
+                split: table | (test if split == "test" else {}) for split, table in index.accuracies.items()
+            },
+            "images": _facts(part / IMAGES) | _image_facts(samples, networks),
+            "checked": {"images": N_CHECKED, "tolerance": TOLERANCE, "largest_difference": difference},
             "made": index.made,
+            "shards": shards_of(bundle),
         }
         write_json(part / MODEL, content)
     return content
 
 
+def shards_of(bundle: Path) -> list[str]:
+    """The checksums of a bundle's weights, by which units tell what they were made of."""
+    return [shard.sha256 for shard in check_folder(bundle).shards]
+
+
 def chain(mask: str) -> list[str]:
-    """The units of a mask's network in the order in which they run, converters included."""
-    names = [f"{_OWNER[mask[0]]}-1"]
-    for boundary, (before, after) in enumerate(pairwise(mask), start=1):
-        if before != after:
-            names.append(f"{'decoder' if after == 'T' else 'encoder'}-{boundary}")
-        names.append(f"{_OWNER[after]}-{boundary + 1}")
+    """The units of a mask's network in the order in which they run, converters included; small letters are int8."""
+    names = []
+    for block, (before, letter) in enumerate(zip(f" {mask}", mask, strict=False), start=1):
+        if block > 1 and before.upper() != letter.upper():  # a converter comes with the teacher's block beside it
+            names.append(
+                f"decoder-{block - 1}" + _BITS[letter] if letter in "Tt" else f"encoder-{block - 1}" + _BITS[before]
+            )
+        names.append(f"{'teacher' if letter in 'Tt' else 'student'}-{block}{_BITS[letter]}")
     return names
 
 
-_OWNER = {"S": "student", "T": "teacher"}
+AT_8_BITS = "-8bit"  # at the end of the name of a unit with int8 weights
+_BITS = {"S": "", "T": "", "s": AT_8_BITS, "t": AT_8_BITS}
+
+
+def _coarse_path(blocks: Sequence[int]) -> Iterator[str]:
+    """The masks on the way if every block comes as int8 first, in this order, and then as float32."""
+    mask = "s" * len(blocks)
+    yield mask
+    for letter in "tT":
+        for block in blocks:
+            mask = mask[: block - 1] + letter + mask[block:]
+            yield mask
 
 
 def _check_installed() -> None:
@@ -115,8 +137,8 @@ def _check_installed() -> None:
         raise MissingDataError(f"exporting to ONNX needs {EXTRA} ({error})") from error
 
 
-def _test_images(index: BundleIndex, n: int) -> tuple[UInt8[Tensor, "n channels height width"], Batch]:
-    """The first test images of the dataset that the pair was trained on, as bytes and as inputs.
+def _test_images(index: BundleIndex, n: int) -> tuple[ImageTask, UInt8[Tensor, "n channels height width"], Batch]:
+    """The task that the pair was trained on, and its first test images, as bytes and as inputs.
 
     Raises InvalidValueError for a bundle that does not take images or name its dataset.
     """
@@ -129,27 +151,42 @@ def _test_images(index: BundleIndex, n: int) -> tuple[UInt8[Tensor, "n channels 
     if task.input_shape != index.inputs.shape:
         raise invalid("inputs of the bundle", index.inputs.shape, f"{task.input_shape}, those of {name}")
     shown, samples = task.sample(min(n, task.size("test")))
-    return shown.reshape(len(shown), *task.input_shape) if shown.ndim == 3 else shown.permute(0, 3, 1, 2), samples
+    shown = shown.reshape(len(shown), *task.input_shape) if shown.ndim == 3 else shown.permute(0, 3, 1, 2)
+    return task, shown, samples
 
 
-def _networks(index: BundleIndex, bundle: Path) -> tuple[dict[int, Parts], dict[int, Parts]]:
-    """The parts of student and teacher, by block, from the bundle's float32 shards."""
-    workshop, contents = Workshop(index, "cpu"), {}
-    for block in range(index.n_blocks + 1):
-        file = bundle / index.shard(block).file
-        contents[block] = torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8)
-    student = workshop.student(index.shard(BOOT), contents[BOOT])
-    return student, {b: workshop.unit(index.shard(b), contents[b]) for b in range(1, index.n_blocks + 1)}
+Owners = dict[str, dict[int, Parts]]  # the parts of `S`, `T` and perhaps, as int8, of `s` and `t`, by block
 
 
-def _units(index: BundleIndex, student: Mapping[int, Parts], teacher: Mapping[int, Parts]) -> Iterator[Unit]:
-    """All units; a converter that changes nothing is none."""
-    owners = {"student": (student, index.student_shapes), "teacher": (teacher, index.teacher_shapes)}
-    for owner, (parts, shapes) in owners.items():
+def _networks(index: BundleIndex, bundle: Path) -> Owners:
+    """Student and teacher, out of the bundle's shards."""
+    workshop, owners = Workshop(index, "cpu"), Owners()
+    for shard in index.shards:
+        content = torch.frombuffer(bytearray((bundle / shard.file).read_bytes()), dtype=torch.uint8)
+        if shard.block == BOOT:
+            owners["s" if shard.bits == 8 else "S"] = workshop.student(shard, content)
+        else:
+            owners.setdefault("t" if shard.bits == 8 else "T", {})[shard.block] = workshop.unit(shard, content)
+    return owners
+
+
+def _assembled(mask: str, owners: Owners) -> Running:
+    """The network of a mask whose student is of one precision throughout."""
+    teacher = {block: owners[letter][block] for block, letter in enumerate(mask, start=1) if letter in "Tt"}
+    return assemble(mask, owners["s" if "s" in mask else "S"], teacher)
+
+
+def _units(index: BundleIndex, owners: Owners) -> Iterator[Unit]:
+    """All units as float32; a converter that changes nothing is none."""
+    teacher = owners["T"]
+    for name, parts, shapes in (
+        ("student", owners["S"], index.student_shapes),
+        ("teacher", teacher, index.teacher_shapes),
+    ):
         for block, own in parts.items():
             modules = [own[part] for part in ("stem", "block", "head") if part in own]
             yield Unit(
-                f"{owner}-{block}", nn.Sequential(*modules), shapes[block - 2] if block > 1 else index.inputs.shape
+                f"{name}-{block}", nn.Sequential(*modules), shapes[block - 2] if block > 1 else index.inputs.shape
             )
     for boundary in range(1, index.n_blocks):
         for name, module, shapes in (
@@ -160,10 +197,25 @@ def _units(index: BundleIndex, student: Mapping[int, Parts], teacher: Mapping[in
                 yield Unit(f"{name}-{boundary}", module, shapes[boundary - 1])
 
 
-def _export(unit: Unit, folder: Path) -> dict[str, Any]:
-    """Write one unit as ONNX, for batches of any length; raises InvalidValueError, naming unit and operation."""
+def _write(unit: Unit, folder: Path, coarse: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Write a unit, with `coarse` as int8 as well; yield the name of each and the facts about its file."""
+    model = export_graph(unit)
+    for name, content in (
+        (unit.name, model),
+        (unit.name + AT_8_BITS, _at_8_bits(model, unit.module) if coarse else None),
+    ):
+        if content is not None:
+            path = folder / f"{name}.onnx"
+            path.write_bytes(content.SerializeToString())
+            yield name, _facts(path)
+
+
+def export_graph(unit: Unit) -> Any:
+    """A unit as an ONNX model (`onnx.ModelProto`), for batches of any length.
+
+    Raises InvalidValueError, naming unit and operation, if it cannot be exported.
+    """
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of libraries that nobody asked for
-    path = folder / f"{unit.name}.onnx"
     example = torch.zeros(2, *unit.shape)  # a batch of one would be taken for a constant
     try:
         with warnings.catch_warnings(), torch.no_grad():
@@ -173,10 +225,59 @@ def _export(unit: Unit, folder: Path) -> dict[str, Any]:
                 input_names=["state"], output_names=["next"], verbose=False,
             )  # fmt: skip
         assert program is not None
-        program.save(str(path), external_data=False)
+        model = program.model_proto
     except Exception as error:  # the exporter raises whatever its parts do
         raise InvalidValueError(f"{unit.name} cannot be exported to ONNX: {_reason(error)}") from error
-    return _facts(path)
+    # Stack traces and the like, for developers, are most of the bytes of a small unit. Shapes are worked out by a runtime.
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    del graph.value_info[:]
+    return model
+
+
+def _at_8_bits(model: Any, module: nn.Module) -> Any:
+    """The model with the weights of `module` as int8 and a scale for each channel, as in the bundle's int8 shards."""
+    from onnx import ModelProto, helper, numpy_helper
+
+    coarse = ModelProto()
+    coarse.CopyFrom(model)
+    graph, nodes = coarse.graph, []
+    for tensor in list(graph.initializer):
+        found = _weight_behind(torch.tensor(numpy_helper.to_array(tensor)), module)
+        if found is None:
+            continue
+        integers, scales, transposed = found
+        graph.initializer.remove(tensor)
+        for name, part in (("int8", integers.mT if transposed else integers), ("scale", scales)):
+            graph.initializer.append(numpy_helper.from_array(part.contiguous().numpy(), f"{tensor.name}.{name}"))
+        inputs = [f"{tensor.name}.int8", f"{tensor.name}.scale"]
+        nodes.append(helper.make_node("DequantizeLinear", inputs, [tensor.name], axis=int(transposed)))
+    nodes += graph.node
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return coarse
+
+
+def _weight_behind(values: Tensor, module: nn.Module) -> tuple[Tensor, Tensor, bool] | None:
+    """The module's weight that the exporter has made `values` of: integers, scales, and whether it was transposed.
+
+    The exporter folds a batch norm into the convolution before it, which multiplies the weights of each channel. None if
+    no weight of at least two dimensions, times a number for each channel, has these values.
+    """
+    for name, own in module.state_dict().items():
+        for transposed in (False, True) if own.ndim == 2 else (False,):
+            given = values.mT if transposed and values.ndim == 2 else values
+            if own.ndim < 2 or given.dtype != own.dtype or given.shape != own.shape:
+                continue
+            flat, wanted = own.flatten(1).double(), given.flatten(1).double()
+            factors = ((flat * wanted).sum(1) / (flat * flat).sum(1)).nan_to_num()
+            if torch.allclose(flat * factors[:, None], wanted, rtol=0, atol=1e-6 * float(wanted.abs().max())):
+                integers, scales = quantise({name: own}).values()
+                signs = torch.where(factors < 0, -1, 1).to(torch.int8).reshape(-1, *[1] * (own.ndim - 1))
+                return integers * signs, scales * factors.abs().float(), transposed
+    return None
 
 
 def _reason(error: BaseException) -> str:
@@ -214,10 +315,18 @@ def _orders(index: BundleIndex, files: Mapping[str, Any]) -> dict[str, list[int]
     return orders
 
 
-def _image_facts(samples: Batch, right: Mapping[str, Bool[Tensor, " images"]]) -> dict[str, Any]:
+def _right(network: Running, samples: Batch) -> Bool[Tensor, " samples"]:
+    """Which of the samples the network gets right."""
+    with torch.inference_mode():
+        parts = [network(inputs).argmax(dim=-1) for inputs in torch.split(samples.inputs, CHUNK)]
+    return torch.cat(parts) == samples.labels
+
+
+def _image_facts(samples: Batch, networks: Mapping[str, Running]) -> dict[str, Any]:
     """The images' labels, how many each mask gets right, and those that the student gets wrong and the teacher right."""
-    ends = sorted(right)  # all S, ..., all T
-    changes = (~right[ends[0]] & right[ends[-1]]).nonzero().flatten().tolist()
+    right = {mask: _right(network, samples) for mask, network in networks.items()}
+    student, teacher = (right[letter * len(next(iter(networks)))] for letter in "ST")
+    changes = (~student & teacher).nonzero().flatten().tolist()
     return {
         "labels": samples.labels.tolist(),
         "hits": {mask: int(ones.sum()) for mask, ones in right.items()},
@@ -229,7 +338,7 @@ def _check_all(
     folder: Path,
     files: Mapping[str, Mapping[str, Any]],
     inputs: Float[Tensor, "batch *shape"],
-    wanted: Mapping[str, Float[Tensor, "batch classes"]],
+    networks: Mapping[str, Running],
 ) -> float:
     """The largest difference between ONNX Runtime's logits and those of torch, over all masks.
 
@@ -237,14 +346,17 @@ def _check_all(
     """
     import onnxruntime
 
-    quiet = onnxruntime.SessionOptions()
-    quiet.log_severity_level = 3
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry(*FLOAT_ACTIVATIONS)
     sessions = {
-        name: onnxruntime.InferenceSession(str(folder / facts["file"]), quiet, providers=["CPUExecutionProvider"])
+        name: onnxruntime.InferenceSession(str(folder / facts["file"]), options, providers=["CPUExecutionProvider"])
         for name, facts in files.items()
     }
     worst = 0.0
-    for mask, logits in wanted.items():
+    for mask, network in networks.items():
+        with torch.inference_mode():
+            logits = network(inputs)
         found = _run([sessions[name] for name in chain(mask) if name in sessions], inputs.numpy())
         difference = float(np.abs(found - logits.numpy()).max())
         if not difference <= TOLERANCE:  # also if it is NaN

@@ -212,13 +212,13 @@ class Transfer:
         return None if self.cache is None else Path(self.cache) / f"{shard.sha256}.safetensors"
 
 
-def fetch_index(source: Source, retry: Retry) -> BundleIndex:
+def fetch_index(source: Source, retry: Retry, imports: bool = False) -> BundleIndex:
     """The index (see `parse_index`), with retries after temporary faults. Raises BundleError."""
 
     def attempt() -> BundleIndex:
         text = source.read(INDEX, MOST_INDEX_BYTES)
         try:
-            return parse_index(text, source.address)
+            return parse_index(text, source.address, imports)
         except UnsupportedIndexError:
             raise
         except BundleError as error:

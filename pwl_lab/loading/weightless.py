@@ -3,8 +3,10 @@
 The weights are read from files afterwards; initial values take no memory and no time.
 """
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Annotated, Any
 
 import torch
@@ -14,7 +16,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pwl_lab.models.blocknet import FAMILIES, BlockNet, ModelConfig
-from pwl_lab.support.errors import invalid, shown
+from pwl_lab.support.errors import InvalidValueError, invalid, shown
+from pwl_lab.support.own_code import is_own, located
 
 MOST_TENSORS = 10_000  # of a network built from a description in a file
 UNKNOWN_FAMILY = "unknown_family"  # what pydantic calls the error
@@ -38,6 +41,29 @@ def _by_family(value: Any) -> Any:
         problem = error.errors(include_url=False)[0]
         where = ".".join(map(str, problem["loc"])) or "as a whole"
         raise ValueError(f"{where}: {problem['msg'].removeprefix('Value error, ')}") from error
+
+
+def modules_of(configs: Sequence[ModelConfig]) -> dict[str, str]:
+    """The modules, by family, that define families of the reader's own; without those of a notebook or a script."""
+    own = [type(config) for config in configs if is_own(type(config))]
+    return {cls.model_fields["family"].default: cls.__module__ for cls in own if not cls.__module__.startswith("__")}
+
+
+def import_families(modules: Mapping[str, str]) -> None:
+    """Import the modules of families that are not registered. Raises InvalidValueError if one does not register its family."""
+    for family, module in modules.items():
+        if family in FAMILIES:
+            continue
+        if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", module):
+            raise invalid("module", module, "the name of a module, as in `import name`")
+        try:
+            import_module(module)
+        except Exception as error:  # a module of the reader's own may raise anything
+            raise InvalidValueError(
+                f"module {module}, which defines family {family}, cannot be imported: {error}"
+            ) from error
+        if family not in FAMILIES:
+            raise InvalidValueError(f"module {module} no longer defines family {family}")
 
 
 # A configuration of any family: one of ours, or the reader's own.
@@ -68,8 +94,9 @@ class _Weightless(TorchFunctionMode):
         return (torch.empty if function is torch.randn else function)(*args, **kwargs)
 
 
-_INIT = (nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_, nn.init.kaiming_normal_)
-_FILLING = {Tensor.uniform_, Tensor.normal_, *_INIT}
+_INIT = ("uniform", "normal", "trunc_normal", "constant", "ones", "zeros", "eye", "orthogonal")
+_SCALED = ("kaiming_uniform", "kaiming_normal", "xavier_uniform", "xavier_normal")
+_FILLING = {Tensor.uniform_, Tensor.normal_, *(getattr(nn.init, f"{name}_") for name in (*_INIT, *_SCALED))}
 _MAKING = {torch.empty, torch.zeros, torch.ones, torch.full, torch.arange, torch.rand, torch.randn, torch.tensor}
 
 
@@ -100,7 +127,7 @@ def check_registered(config: ModelConfig) -> None:
     """Raise InvalidValueError unless the class of `config` is the one registered for its family."""
     if FAMILIES.get(config.family) is not type(config):
         own = 'a class with its own family, as in `family: Literal["mine"] = "mine"`'
-        raise invalid("model", config, f"{own}, by which the reader of a bundle finds it")
+        raise invalid("model", config, f"{own}, by which the reader of a bundle finds it; see {located(type(config))}")
 
 
 def check_fillable(config: ModelConfig) -> None:
@@ -108,9 +135,8 @@ def check_fillable(config: ModelConfig) -> None:
     try:
         net = build_empty(config)
     except Exception as error:  # a network of the reader's own may raise anything without memory
-        raise invalid(
-            "model", config, f"a network that can be built without memory for its weights ({error})"
-        ) from error
+        what = f"a network that can be built without memory for its weights ({error}); see {located(type(config).make)}"
+        raise invalid("model", config, what) from error
     kept = net.state_dict()
     for path, module in net.named_modules():
         for name, value in {**vars(module), **dict(module.named_buffers(recurse=False))}.items():

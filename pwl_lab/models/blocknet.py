@@ -1,10 +1,9 @@
 """`BlockNet`: every network of the study is a stem, `n` blocks and a head, and returns the state after each block."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from inspect import get_annotations
-from typing import Any, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Num
@@ -12,19 +11,8 @@ from torch import Tensor, nn
 
 from pwl_lab.support.config import Frozen
 from pwl_lab.support.errors import invalid
+from pwl_lab.support.rows import Parts, cut, evaluating
 from pwl_lab.support.seeding import initialisation
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """A context in which `module` is in eval mode; afterwards each submodule returns to its previous mode."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
 
 
 class BlockNet(nn.Module):
@@ -62,6 +50,37 @@ class BlockNet(nn.Module):
             raise invalid("blocks", 0, "at least 1 block")
         self.stem, self.blocks, self.head = stem, nn.ModuleList(blocks), head
         self.n_tokens, self.pads = n_tokens, pads
+
+    @classmethod
+    def of(
+        cls,
+        module: nn.Module,
+        input_shape: Sequence[int],
+        *,
+        stem: Parts,
+        blocks: Sequence[Parts],
+        head: Parts,
+        channels: Literal["first", "last"] = "first",
+        n_tokens: int | None = None,
+    ) -> Self:
+        """A network of the parts of `module`, whose forward must run them one after the other.
+
+        A part is the path of a submodule, such as `layer1` or `encoder.layer.0`, or a layer or function that stands for
+        what the forward does between submodules, such as `nn.Flatten()`. Stem, head and each block may also be lists.
+
+        Arguments:
+        - `module`: any module; its code stays as it is, and the network consists of its submodules.
+        - `input_shape`: the shape of one sample, for a comparison with the module's own outputs.
+        - `stem`, `blocks`, `head`: the parts, with an entry of `blocks` for each block.
+        - `channels`: which dimension of the states between blocks holds the channels: `first`, as in (batch, channels,
+          height, width), or `last`, as in (batch, tokens, width).
+        - `n_tokens`: see `__init__`.
+
+        Raises UnknownNameError for a wrong path, and InvalidValueError, which says what was found, if the parts in a row
+        do not compute what the module does.
+        """
+        first, *others, last = cut(module, input_shape, stem, blocks, head, channels, n_tokens)
+        return cls(first, others, last, n_tokens)
 
     @property
     def n_blocks(self) -> int:

@@ -22,8 +22,9 @@ from pwl_lab.tasks.base import Task
 
 HIDES = -1e9  # added to a score; finite, so that a string of padding alone does not become NaN
 # The scores of a layer are heads x tokens^2 for each string: 32 heads and 367 tokens make 17 MB. A layer for longer strings
-# than LONG computes at most MOST_SCORES at once, and again in the backward pass instead of keeping them.
-LONG = 128
+# than LONG computes at most MOST_SCORES at once, and again in the backward pass instead of keeping them. At 128 tokens, nine
+# stacked students of 8 heads would keep 20 GB of a batch of 512.
+LONG = 100
 MOST_SCORES = 2**26
 
 

@@ -226,28 +226,34 @@ class ExplorerFigure:
     inside and outside the support.
     """
 
-    def __init__(self, runs: DistillationRuns, readings: TeacherReadings, magnified: bool = False) -> None:
+    def __init__(self, runs: DistillationRuns, readings: TeacherReadings | None, magnified: bool = False) -> None:
         """Both on the same task; a final teacher that took more steps than any student is left out.
 
+        Without `readings`, which only teachers of a parity have, there is the panel of the students alone.
         `magnified` shows the teacher's training and a little more, on a linear axis with room for its transition.
         """
         curves = curves_over_seeds(runs.history)
         self.students = curves["median"]
-        steps, final = readings.table["step"], readings.table["final"]
-        self.kept = readings.table[~final | (steps <= self.students.index.max())]
+        self.kept = pd.DataFrame({"step": []}, dtype=int)
+        if readings is not None:
+            steps, final = readings.table["step"], readings.table["final"]
+            self.kept = readings.table[~final | (steps <= self.students.index.max())]
+        heights = (1.5, 1, 1.2) if readings else (1.5,)
         lowest = min(0.38, curves["min"].min().min() - 0.02)
         with style.context():
-            self.figure = Figure(figsize=(9, 6.2), layout="constrained")
-            panels = self.figure.subplots(3, 1, sharex=True, height_ratios=(1.5, 1, 1.2))
+            self.figure = Figure(figsize=(9, 6.2 if readings else 3.2), layout="constrained")
+            panels = self.figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
             self._draw_students(panels[0], curves)
-            self._draw_teacher(panels[1])
-            self._draw_probe(panels[2])
+            if readings:
+                self._draw_teacher(panels[1])
+                self._draw_probe(panels[2])
             self._lines = [axes.axvline(0, color="black", lw=1.5) for axes in panels]
             self._title = panels[0].set_title("step", loc="left", y=1)
-            self._time_axis(panels[2], magnified)
+            self._time_axis(panels[-1], magnified)
             for axes in panels[:2]:
                 axes.set_ylim(lowest, 1.05)
-                style.chance_line(axes, 0.5)
+                if readings:
+                    style.chance_line(axes, 0.5)
             self.figure.draw_without_rendering()
             self.figure.set_layout_engine("none")
 

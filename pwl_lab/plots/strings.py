@@ -141,7 +141,7 @@ def probe_lines(probe: pd.DataFrame, reliance: Mapping[str, pd.DataFrame], phase
     - `reliance`: for each grammar, as from `token_probes.neighbour_reliance`; thin lines are the exact posterior's.
     - `phases`: as in `teacher_phases`; shaded for the teacher that is probed.
     """
-    figure, (left, right) = style.row_of_axes(9, 3.6, 2)
+    figure, (left, right) = style.row_of_axes(9, 4, 2)
     last = max(probe["block"])
     for block, mine in probe.groupby("block"):
         shade = mpl.colormaps["Oranges"](0.35 + 0.6 * block / last)
@@ -151,13 +151,15 @@ def probe_lines(probe: pd.DataFrame, reliance: Mapping[str, pd.DataFrame], phase
     style.accuracy_axis(left, "parents read off")
     for (name, table), dashes in zip(reliance.items(), ("-", "--", "-.", ":"), strict=False):
         right.plot(table["step"], table["change"], color=OWNER["T"], lw=2, ls=dashes, marker="o", ms=4, label=name)
-        words = f"exact posterior, {name}"
+        words = f"exact, {name}"
         right.axhline(table["exact"].iloc[0], color=LEVEL["learned"][0], lw=1, ls=dashes, label=words)
     right.set(ylabel="change without the neighbours", ylim=(0, None))
     right.yaxis.set_major_formatter(Percent())
     if phases:
         left.axvspan(*phases, color="#EEEEEE", zorder=0)
-    for axes in (left, right):
+    for axes, ncols in ((left, 3), (right, 2)):
         style.steps_axis(axes)
-        axes.legend(fontsize=NOTE, frameon=True, framealpha=1, edgecolor="none")  # lines run behind it
+        axes.legend(
+            fontsize=NOTE, loc="lower left", bbox_to_anchor=(0, 1), ncols=ncols, columnspacing=1, handlelength=2.6
+        )
     return figure

@@ -1,7 +1,8 @@
 """Checks that a network loaded from the store is the one that was saved.
 
-Weights alone do not define a network: the reader may change its code, and keys do not cover code. So an entry stores
-the outputs of its networks for a few samples, and these are compared when it is loaded.
+Weights alone do not define a network: its code may change. The key of an entry covers the reader's own code
+(`with_own_code`), but not the code of this package or of an installed one. So an entry also stores the outputs of its
+networks for a few samples, and these are compared when it is loaded.
 """
 
 import copy
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -21,9 +22,10 @@ from pwl_lab.loading.tensors import plain
 from pwl_lab.models.blocknet import ModelConfig
 from pwl_lab.study.store import Artifact
 from pwl_lab.support.errors import InvalidValueError, PwlLabError, invalid
+from pwl_lab.support.own_code import code_of, located
 from pwl_lab.support.seeding import generator, initialisation
 from pwl_lab.swap.swapnet import SwapNet, mask_logits
-from pwl_lab.tasks.base import Task
+from pwl_lab.tasks.base import Batch, Task
 from pwl_lab.training import predict
 
 N_SAMPLES = 16
@@ -40,6 +42,15 @@ Net = TypeVar("Net", bound=nn.Module)
 
 class ChangedCodeError(PwlLabError):
     """A stored result was computed by code that has changed since."""
+
+
+def with_own_code(configuration: dict[str, Any], *things: object) -> dict[str, Any]:
+    """A recipe's configuration with digests of the reader's own code that `things` use, so that an edit trains again.
+
+    Without such code it stays as it is: our own code counts by the recipe's version.
+    """
+    digests = code_of(*things)
+    return {**configuration, "code": digests} if digests else configuration
 
 
 @dataclass(frozen=True)
@@ -128,7 +139,10 @@ def check_keepable(config: ModelConfig, task: Task) -> None:
     with initialisation(0, "probe", "keeping"):
         net = config.make()
         if net.n_blocks != config.n_blocks:
-            raise invalid("model", config, f"{config.n_blocks} blocks, as it states; it builds {net.n_blocks}")
+            at = located(type(config))
+            raise invalid(
+                "model", config, f"{config.n_blocks} blocks, as it states; it builds {net.n_blocks}; see {at}"
+            )
         with torch.no_grad():
             net.train()(_samples(task)["inputs"])
             for parameter in net.parameters():
@@ -151,12 +165,17 @@ def check_kept(config: ModelConfig, net: nn.Module, task: Task) -> None:
 
 def _not_keepable(config: ModelConfig, why: str) -> InvalidValueError:
     """The error for a network that cannot be stored."""
-    return invalid("model", config, f"a network that its state_dict can restore from a safetensors file ({why})")
+    kept = f"a network that its state_dict can restore from a safetensors file ({why})"
+    return invalid("model", config, f"{kept}; see {located(type(config))}")
 
 
 def _samples(task: Task) -> dict[str, Tensor]:
     """The samples on which networks are compared, and their labels."""
     batch = task.split("validation")
+    if not isinstance(batch, Batch):
+        raise invalid(
+            f"split validation of {located(type(task))}", type(batch).__name__, "a Batch of inputs and labels"
+        )
     return {name: getattr(batch, name)[:N_SAMPLES].cpu().clone() for name in ("inputs", "labels")}
 
 

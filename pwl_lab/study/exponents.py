@@ -93,11 +93,16 @@ def ratio_to(points: pd.DataFrame, curriculum: str = "one_shot", against: str = 
     - `curriculum`, `against`: numerator and denominator.
     """
     draws = points.assign(samples=or_never(points)).pivot(index="seed", columns="curriculum", values="samples")
-    both = draws[[curriculum, against]].dropna().to_numpy()
-    one, other = resampled_medians(both, numpy_generator(0, "bootstrap", "ratio")).T
-    finite = np.isfinite(other)
+    return ratio(draws, curriculum, against)
+
+
+def ratio(draws: pd.DataFrame, one: str, other: str) -> Interval:
+    """As `ratio_to`, of two columns of a table with a row per draw; a resample takes the same draws for both."""
+    both = draws[[one, other]].dropna().to_numpy(float)
+    above, below = resampled_medians(both, numpy_generator(0, "bootstrap", "ratio")).T
+    finite = np.isfinite(below)
     finite[0] = True  # the median of all draws stays
-    return between((one / other)[finite])
+    return between((above / below)[finite])
 
 
 def medians_table(points: pd.DataFrame) -> pd.DataFrame:

@@ -9,17 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from pwl_lab.study.exponents import or_never, ratio_to
-from pwl_lab.study.intervals import (
-    Interval,
-    between,
-    in_words,
-    mean_interval,
-    median_interval,
-    resampled_medians,
-)
+from pwl_lab.study.exponents import or_never, ratio, ratio_to
+from pwl_lab.study.intervals import in_words, mean_interval, median_interval
 from pwl_lab.study.store import shipped
-from pwl_lab.support.seeding import numpy_generator
 
 CURRICULA = ("scratch", "one_shot", "progressive", "even", "extracted")
 MEASURES = {"p": "|E[p χ]|", "decision": "|E[decision χ]|", "r": "|correlation|"}  # of the sweep's probe, in words
@@ -48,46 +40,36 @@ def samples_by_draw(students: pd.DataFrame, best: pd.DataFrame, by: Sequence[str
     return wide[[name for name in CURRICULA if name in wide]]
 
 
-def ratio(samples: pd.DataFrame, one: str, other: str, confidence: float = 0.95) -> Interval:
-    """The median samples of one curriculum over the median of another: lower end, ratio, upper end.
+def ratios_table(parts: dict[str, pd.DataFrame], slow: str = "one_shot") -> pd.DataFrame:
+    """Per task and curriculum, for each part: thousand samples to 99%, and how many times fewer than `slow`'s.
 
-    Each is resampled by itself: a draw's support and initial weights are the same for all curricula, but not always its
-    samples, because parts of a sweep ran on another machine.
+    Medians with 95% intervals, and how many draws arrived.
 
     Arguments:
-    - `samples`: a row per draw, as from `samples_by_draw`; empty where a curriculum did not run.
-    - `one`, `other`: the curricula.
-    - `confidence`: the share of such intervals that contain the true ratio.
-    """
-    medians = [
-        resampled_medians(samples[name].dropna().to_numpy(float), numpy_generator(0, "bootstrap", name))
-        for name in (one, other)
-    ]
-    with np.errstate(invalid="ignore"):  # of two infinite medians
-        return between(medians[0] / medians[1], confidence)
-
-
-def ratios_table(parts: dict[str, pd.DataFrame], against: str = "extracted") -> pd.DataFrame:
-    """Per task and curriculum, for each part: thousand samples to 99%, and the ratio to `against`, with 95% intervals.
-
-    `parts`: for each name, the samples as from `samples_by_draw`.
+    - `parts`: for each name, the samples as from `samples_by_draw`.
+    - `slow`: the curriculum that the others are compared with, where it ran.
     """
     rows: dict[tuple[str, str], dict[tuple[str, str], str]] = {}
     for name, samples in parts.items():
         for (k, n), mine in samples.groupby(["k", "n"]):
             for curriculum in samples:
-                row, there = rows.setdefault((f"({n}, {k})", curriculum), {}), mine[curriculum].dropna()
-                if len(there):
-                    row[name, "thousand samples"] = in_words(median_interval((there / 1_000).tolist()), 0)
-                    row[name, f"of {against}"] = in_words(ratio(mine, curriculum, against), 1)
-                    row[name, "arrived"] = f"{int(np.isfinite(there).sum())} of {len(there)}"
-    return pd.DataFrame(rows).T.fillna("–").rename_axis(["task", "curriculum"])
+                if (there := mine[curriculum].dropna()).empty:
+                    continue
+                row = rows.setdefault((f"({n}, {k})", curriculum), {})
+                row[name, "thousand samples"] = in_words(median_interval((there / 1_000).tolist()), 0)
+                row[name, "arrived"] = f"{int(np.isfinite(there).sum())} of {len(there)}"
+                if slow in mine and mine[[slow, curriculum]].notna().all(axis=1).any():
+                    row[name, "times fewer"] = in_words(ratio(mine, slow, curriculum), 1)
+    order = [(name, word) for name in parts for word in ("thousand samples", "times fewer", "arrived")]
+    table = pd.DataFrame(rows).T.fillna("–").rename_axis(["task", "curriculum"])
+    tasks = dict.fromkeys(task for task, _ in table.index)
+    return table.reindex([(task, name) for task in tasks for name in CURRICULA if (task, name) in rows], columns=order)
 
 
 def settings_table(best: pd.DataFrame) -> pd.DataFrame:
-    """The best setting of each curriculum per task; a star marks a value at an end of its grid."""
+    """The best setting of each curriculum per task; a star marks a value that was the last one tried."""
     rows = {}
-    for row in best.to_dict("records"):
+    for row in best.sort_values(["k", "n"], kind="stable").to_dict("records"):
         edges, name = str(row["edge"]).split(" "), str(row["curriculum"])
         words = {
             "lr": "learning rate",

@@ -24,7 +24,7 @@ from pwl_lab.swap.masks import all_masks, check_whole_cube
 from pwl_lab.swap.orders import loading_orders
 from pwl_lab.swap.pair_training import PairLossConfig
 from pwl_lab.tasks.augment import Augmentation
-from pwl_lab.tasks.base import IGNORED, Batch, Task, class_names_of, scored, tokens_of
+from pwl_lab.tasks.base import IGNORED, Batch, Task, class_names_of, scored
 from pwl_lab.tasks.checks import check_count
 from pwl_lab.tasks.images import ImageTask
 from pwl_lab.tasks.parity import SparseParity
@@ -258,7 +258,7 @@ def sample_predictions(pair: Pair, task: ImageTask, n_samples: int = 6, pool: in
 
     Raises InvalidValueError for a pair of more than `MOST_BLOCKS` blocks.
     """
-    images, batch = task.sample(pool)
+    images, batch = task.sample(min(pool, task.size("test")))
     device = next(pair.net.parameters()).device
     predicted, _ = pair.predictions(batch.inputs.to(device), loading_orders(pair.n_blocks)["prefix"])
     changes = (predicted[1:] != predicted[:-1]).sum(dim=0).cpu()
@@ -295,33 +295,34 @@ def _predictions(
     return SamplePredictions(images=images, labels=batch.labels, class_names=names, probabilities=by_mask, kind=kind)
 
 
-HIDDEN = "□"  # a masked token, as it is shown
+HIDDEN, MOST_SHOWN = "□", 16  # a masked token as it is shown, and how many numbers of a sample are
 VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥"}
 
 
 def string_predictions(
     pair: Pair, n_samples: int = 6, pool: int = 400, kind: Literal["picked", "drawn"] = "picked"
 ) -> StringPredictions:
-    """Test strings of a pair whose task has a label for each token, and the predictions of each mask.
+    """Test samples of a pair as text, and the predictions of each mask: strings, or numbers in a row with one label.
 
     Arguments:
     - `pair`: the pair whose masks predict.
-    - `n_samples`: how many strings.
-    - `pool`: the number of test strings to pick from.
+    - `n_samples`: how many samples.
+    - `pool`: the number of test samples to pick from.
     - `kind`: `picked`: those whose predictions change most often while blocks arrive in prefix order. `drawn`: the first
       ones of the split, whatever is predicted.
 
-    Raises InvalidValueError for a pair of another kind, and for one of more than `MOST_BLOCKS` blocks.
+    Raises InvalidValueError for a pair for images, and for one of more than `MOST_BLOCKS` blocks.
     """
-    if tokens_of(pair.task) is None:
-        raise invalid("pair", pair.task.name, "a pair for strings of tokens; for images, use sample_predictions")
+    if len(pair.task.input_shape) > 1:
+        raise invalid("pair", pair.task.name, "a pair for strings or numbers; for images, use sample_predictions")
     device = next(pair.net.parameters()).device
     batch = pair.task.split("test")
     batch = Batch(batch.inputs[:pool], batch.labels[:pool])
     chosen = torch.arange(len(batch))
     if kind == "picked":
         predicted, _ = pair.predictions(batch.inputs.to(device), loading_orders(pair.n_blocks)["prefix"])
-        changes = ((predicted[1:] != predicted[:-1]).cpu() & (batch.labels != IGNORED)).sum(dim=(0, 2))
+        changed = (predicted[1:] != predicted[:-1]).cpu() & (batch.labels != IGNORED)
+        changes = changed.reshape(*changed.shape[:2], -1).sum(dim=(0, 2))
         chosen = changes.argsort(descending=True, stable=True)
     inputs, labels = batch.inputs[chosen[:n_samples]], batch.labels[chosen[:n_samples]]
     masks = all_masks(check_whole_cube(pair.n_blocks))
@@ -344,6 +345,11 @@ def _names_of(task: Task) -> tuple[str, ...]:
 def _shown_strings(task: Task, inputs: Tensor, labels: Tensor) -> tuple[tuple[StringToken, ...], ...]:
     """The strings without their padding. If the next token is predicted, each stands where it would follow."""
     names, numbers, shown = (*_names_of(task), HIDDEN), count(), []
+    if labels.dim() == 1:  # a row of numbers, then the place of the answer
+        words = [
+            [f"{one:.3g}" for one in row[:MOST_SHOWN]] + ["…"] * (len(row) > MOST_SHOWN) for row in inputs.tolist()
+        ]
+        return tuple((*(StringToken(word, None) for word in row), StringToken("?", next(numbers))) for row in words)
     ahead = getattr(task, "objective", None) == "next"
     for tokens, wanted in zip(inputs.tolist(), labels.tolist(), strict=True):
         both = zip(wanted if ahead else tokens, wanted, strict=True)
@@ -381,7 +387,7 @@ def soft_targets(teacher: TrainedModel, task: ImageTask, label: int, sure: float
     - `sure`: the wanted probability of that class.
     - `pool`: the number of test images to pick from.
     """
-    images, batch = task.sample(pool)
+    images, batch = task.sample(min(pool, task.size("test")))
     logits = predict(teacher.model, batch.inputs.to(next(teacher.model.parameters()).device)).cpu()
     distance = (logits.softmax(dim=1)[:, label] - sure).abs()
     distance[batch.labels != label] = torch.inf

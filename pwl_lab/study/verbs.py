@@ -15,7 +15,16 @@ from pwl_lab.distill.targets import Member
 from pwl_lab.loading.bundle import check_exportable
 from pwl_lab.models.blocknet import BlockNet, ModelConfig, build, parameter_bytes, unit_bytes
 from pwl_lab.study import tables
-from pwl_lab.study.code_changes import Entry, answers_of, check_keepable, check_kept, kept_answers, mask_answers
+from pwl_lab.study.code_changes import (
+    Entry,
+    answers_of,
+    check_keepable,
+    check_kept,
+    kept_answers,
+    mask_answers,
+    with_own_code,
+)
+from pwl_lab.study.fitting import check_task, shapes_of
 from pwl_lab.study.results import SPLITS, DistillationRuns, Pair
 from pwl_lab.study.store import Artifact, NotMadeError, Recipe, Store, may_make, only_stored
 from pwl_lab.support import config
@@ -26,7 +35,7 @@ from pwl_lab.swap.evaluation import score_masks
 from pwl_lab.swap.masks import check_whole_cube
 from pwl_lab.swap.pair_training import FollowCurriculum, PairLearner, PairLossConfig
 from pwl_lab.swap.swapnet import SwapNet, check_shapes
-from pwl_lab.tasks.base import Task, batches_of, split_of, tokens_of
+from pwl_lab.tasks.base import Task, batches_of, split_of
 from pwl_lab.tasks.checks import check_count
 from pwl_lab.training import Checkpoint, TrainedModel, TrainPlan, fit, train
 
@@ -53,12 +62,13 @@ def train_or_load(
     task's inputs.
     """
     _check_kinds(model=(model, ModelConfig), plan=(plan, TrainPlan))
+    check_task(task)
     where = config.device(device)
     configuration = {"model": model, "task": task.fingerprint(), "plan": plan, "seed": seed}
-    recipe = Recipe("teacher", VERSIONS["teacher"], configuration)
+    recipe = Recipe("teacher", VERSIONS["teacher"], with_own_code(configuration, model, task))
 
     def make(_: list[Recipe]) -> list[Artifact]:
-        _shapes(model, task)
+        shapes_of(model, task)
         check_keepable(model, task)
         return [_pack_teacher(fit(model, task, plan, seed, where), task)]
 
@@ -91,19 +101,6 @@ def _checked_seeds(seeds: Sequence[int]) -> list[int]:
     if len(set(whole)) != len(whole):
         raise invalid("seeds", whole, config.EACH_SEED_ONCE)
     return whole
-
-
-def _shapes(model: ModelConfig, task: Task) -> list[tuple[int, ...]]:
-    """The shapes of a network's hidden states. Raises InvalidValueError if it does not accept the task's inputs."""
-    net, n_tokens = model.make(), tokens_of(task)
-    if net.n_tokens != n_tokens:
-        takes, gives = ("numbers" if n is None else f"{n} different tokens" for n in (net.n_tokens, n_tokens))
-        raise invalid("model", model, f"a network that takes {gives}, the inputs of the task; this one takes {takes}")
-    try:
-        return net.state_shapes(task.input_shape)
-    except RuntimeError as error:  # torch's, of matrices that do not fit
-        what = f"a task whose inputs the network of family {model.family!r} accepts ({error})"
-        raise invalid("input shape of the task", tuple(task.input_shape), what) from error
 
 
 def _from_store(
@@ -206,6 +203,7 @@ def distill(
     """
     _check_kinds(teacher=(teacher, TrainedModel), student=(student, ModelConfig), plan=(plan, TrainPlan))
     _check_kinds(**{f"curricula[{name!r}]": (one, Curriculum) for name, one in curricula.items()})
+    check_task(task)
     where, n_blocks = config.device(device), min(student.n_blocks, teacher.config.n_blocks)
     written_out = {name: curriculum.for_blocks(n_blocks) for name, curriculum in curricula.items()}
     whole = _checked_seeds(seeds)
@@ -216,8 +214,8 @@ def distill(
     of_key = {recipe.key: member for recipe, member in zip(recipes, members, strict=True)}
 
     def make(missing: list[Recipe]) -> list[Artifact]:
-        _shapes(teacher.config, task)
-        _shapes(student, task)
+        shapes_of(teacher.config, task)
+        shapes_of(student, task)
         check_keepable(student, task)
         those = [of_key[recipe.key] for recipe in missing]
         result = distil_members(teacher, student, task, those, plan, device=where)
@@ -238,9 +236,10 @@ def _student_recipes(
 ) -> list[Recipe]:
     """The recipe of each student. It depends neither on its curriculum's name nor on the rest of its cohort."""
     common = {"teacher": teacher.fingerprint, "student": student, "task": task.fingerprint(), "plan": plan}
+    own = {one: with_own_code(common, student, task, one) for one in {member.curriculum for member in members}}
     return [
-        Recipe("students", VERSIONS["students"], common | {"curriculum": member.curriculum, "seed": member.seed})
-        for member in members
+        Recipe("students", VERSIONS["students"], own[one.curriculum] | {"curriculum": one.curriculum, "seed": one.seed})
+        for one in members
     ]
 
 
@@ -319,11 +318,10 @@ def train_pair(
         net = make_pair(teacher.model, build(student, seed, where, "student"), task, seed, losses.converters).to(where)
         own = FollowCurriculum(curriculum, teacher, shapes[1], task, seed, where) if curriculum else None
         learner = PairLearner(net, losses, split_of(task, "validation", where), seed, plan.steps, own)
-        learner.stop_at = plan.stop_at
-        batches = batches_of(task, seed, plan.batch_size, where, role="pair")
+        learner.stop_at, batches = plan.stop_at, batches_of(task, seed, plan.batch_size, where, role="pair")
         return [_pack_pair(net, student, train(learner, batches, plan, f"{student.family} pair"), task, seed, where)]
 
-    recipe = Recipe("pair", VERSIONS["pair"], configuration)
+    recipe = Recipe("pair", VERSIONS["pair"], with_own_code(configuration, student, task, curriculum))
     [entry] = _from_store([recipe], make, f"the pair of family {student.family!r}", task)
     net = make_pair(teacher.model, student.make(), task, seed, losses.converters).to(where)
     entry.restore(net.student, "student")
@@ -346,7 +344,8 @@ def _checked_shapes(
     models: tuple[ModelConfig, ModelConfig], task: Task, to_export: bool
 ) -> list[list[tuple[int, ...]]]:
     """The shapes of the hidden states of teacher and student. Raises errors and warns as `train_pair` describes."""
-    shapes = [_shapes(model, task) for model in models]
+    check_task(task)
+    shapes = [shapes_of(model, task) for model in models]
     check_shapes(*shapes)
     check_whole_cube(models[0].n_blocks)
     try:

@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
-from pwl_lab.models.blocknet import BlockNet, evaluating
+from pwl_lab.models.blocknet import BlockNet
 from pwl_lab.support.errors import invalid
+from pwl_lab.support.rows import evaluating
 from pwl_lab.swap.masks import all_masks, check_whole_cube
 from pwl_lab.swap.swapnet import SwapNet, mask_logits
 from pwl_lab.tasks.base import Batch, at_once, check_inputs, check_labels, scored

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pwl_lab.distill.curriculum import Curriculum, TeacherHidden
+from pwl_lab.distill.curriculum import Curriculum, blocks_of
 from pwl_lab.distill.losses import real_share, soft_loss, target_loss
 from pwl_lab.distill.targets import Activations, Member, TeacherTargets, calibration_inputs
 from pwl_lab.fast import feature_distance as fast_distance
@@ -203,13 +203,13 @@ class FollowCurriculum:
             self.targets.calibrate(calibration_inputs(task, seed, device))
 
     def __call__(self, seen: Pass, step: int) -> tuple[Losses, Float[Tensor, ""]]:
-        """One term, named after the kind of the stage's target: `labels`, `output` or `hidden`."""
+        """One term, named after the kind of the stage's target, such as `labels`, `output` or `hidden`."""
         stage = self.curriculum.stage_at(step)
         wanted = self.targets.compute(seen.batch, stage.targets, seen.teacher)
         losses = []
         for target in stage.targets:
             ours = seen.student.at(target)
-            ours = ours if isinstance(target, TeacherHidden) else scored(ours, seen.batch.labels)
+            ours = ours if blocks_of(target) else scored(ours, seen.batch.labels)
             # A cohort of one.
             losses.append(target_loss(target, ours.unsqueeze(0), wanted[target], self.targets.pads)[0])
         loss = torch.stack(losses).mean()

@@ -16,8 +16,9 @@ from jaxtyping import Float, Num
 from torch import Tensor, nn
 
 from pwl_lab.fast import mixing, sped_up_by
-from pwl_lab.models.blocknet import BlockNet, evaluating, real_tokens
+from pwl_lab.models.blocknet import BlockNet, real_tokens
 from pwl_lab.support.errors import invalid
+from pwl_lab.support.rows import evaluating
 from pwl_lab.swap.masks import check_mask
 
 

@@ -11,6 +11,7 @@ from pwl_lab.widgets.curriculum_builder import CurriculumBuilder, curriculum_bui
 from pwl_lab.widgets.frames import Choice, Frame, FramePage, FramePicker, FrameTable
 from pwl_lab.widgets.loader import LayerLoader, LayerPage, layer_loader
 from pwl_lab.widgets.sliders import checkpoint_slider, curriculum_explorer, loading_timeline
+from pwl_lab.widgets.web_page import LivePage, PageLink, loading_page
 
 __all__ = [
     "Choice",
@@ -21,11 +22,14 @@ __all__ = [
     "FrameTable",
     "LayerLoader",
     "LayerPage",
+    "LivePage",
     "OwnPicture",
+    "PageLink",
     "checkpoint_slider",
     "curriculum_builder",
     "curriculum_explorer",
     "layer_loader",
+    "loading_page",
     "loading_timeline",
     "own_picture",
     "picture_chooser",

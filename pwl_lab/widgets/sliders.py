@@ -55,13 +55,13 @@ def checkpoint_slider(
 
 
 def curriculum_explorer(
-    runs: DistillationRuns, readings: TeacherReadings, at_most: int = 24, interactive: bool = True
+    runs: DistillationRuns, readings: TeacherReadings | None = None, at_most: int = 24, interactive: bool = True
 ) -> FramePicker | FramePage:
     """A slider over the steps of students and teacher: how far each of them is at that step.
 
     Arguments:
     - `runs`: the students, by curriculum and seed.
-    - `readings`: what `probe_teacher` read from each of the teacher's checkpoints.
+    - `readings`: what `probe_teacher` read from each of the teacher's checkpoints; None for a task that has no bits.
     - `at_most`: the largest number of steps to choose from.
     - `interactive`: a live widget; otherwise a control for a page without a kernel.
     """
@@ -80,16 +80,17 @@ def _words(figure: plots.ExplorerFigure, stages: pd.DataFrame, step: int) -> str
     """The three panels at a step, as text."""
     row = figure.students.loc[latest(figure.students.index.tolist(), step)]
     students = [f"{name.replace('_', '-')} {row[name]:.1%}{_stage(stages, name, step)}" for name in figure.students]
+    said = f"After {step:,} steps the students (median over seeds; band: worst to best): {', '.join(students)}."
+    if figure.kept.empty:
+        return said
     point = latest(sorted(figure.kept["step"].unique()), step)
     probe = figure.kept[figure.kept["step"] == point]
     read = [
         f"degree {reading.degree} {reading.in_support:.3f} in the support, {reading.off_support:.3f} outside it"
         for reading in probe.itertuples()
     ]
-    return (
-        f"After {step:,} steps the students (median over seeds; band: worst to best): {', '.join(students)}.\n"
-        f"The teacher as it was at step {point:,}: {probe['accuracy'].iloc[0]:.1%}; correlation: {'; '.join(read)}."
-    )
+    accuracy = probe["accuracy"].iloc[0]
+    return f"{said}\nThe teacher as it was at step {point:,}: {accuracy:.1%}; correlation: {'; '.join(read)}."
 
 
 def _stage(stages: pd.DataFrame, name: str, step: int) -> str:

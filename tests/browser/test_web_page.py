@@ -16,6 +16,8 @@ from labpage import cut
 from PIL import Image
 from playwright.sync_api import Page
 
+from pwl_lab.loading.model import ProgressiveModel
+from pwl_lab.loading.throttle import Throttle
 from pwl_lab.study.recipes import loading_pair
 from pwl_lab.study.results import Pair
 from pwl_lab.study.settings import LoadingSettings
@@ -51,7 +53,7 @@ class Site:
             patched.setenv("PWL_LAB_RUNS", str(self.folder / "runs"))
             patched.delenv("PWL_LAB_STORE", raising=False)
             self.pairs[family] = loading_pair(LoadingSettings.load("smoke", family=family), 0)[1]
-        self.pairs[family].export(self.folder / family, int8=False)
+        self.pairs[family].export(self.folder / family)
         write_page(self.folder / family, self.folder / "site", family)
 
     def files(self) -> dict[str, bytes]:
@@ -132,6 +134,18 @@ def said(page: Page) -> str:
     return page.get_by_role("status").inner_text()
 
 
+def logits_in(page: Page, masks: list[str]) -> dict[str, list[float]]:
+    """The logits that the page computes for its first images."""
+    return page.evaluate(f"""(async () => {{
+        {APP}
+        const {{ normalise }} = await import('./pictures.js');
+        const some = app.pictures.slice(0, {N_COMPARED});
+        const inputs = normalise(some.flatMap((one) => [...one.pixels]), app.model.inputs), found = {{}};
+        for (const mask of {json.dumps(masks)}) found[mask] = [...await app.network.logits(inputs, some.length, mask)];
+        return found;
+    }})()""")
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_logits_of_every_mask_are_those_of_torch(opened: Callable, site: Site, family: str) -> None:
     page, pair = opened(family), site.pairs[family]
@@ -139,15 +153,7 @@ def test_the_logits_of_every_mask_are_those_of_torch(opened: Callable, site: Sit
     reached(page, "done")
     samples = TASK.sample(N_COMPARED)[1]
     wanted = mask_logits(pair.net, samples.inputs, all_masks(4))
-    script = f"""(async () => {{
-        {APP}
-        const {{ normalise }} = await import('./pictures.js');
-        const some = app.pictures.slice(0, {N_COMPARED});
-        const inputs = normalise(some.flatMap((one) => [...one.pixels]), app.model.inputs), found = {{}};
-        for (const mask of {json.dumps(all_masks(4))}) found[mask] = [...await app.network.logits(inputs, some.length, mask)];
-        return found;
-    }})()"""
-    found = page.evaluate(script)
+    found = logits_in(page, all_masks(4))
     for mask, logits in wanted.items():
         np.testing.assert_allclose(np.reshape(found[mask], logits.shape), logits.numpy(), atol=1e-4, err_msg=mask)
     page.get_by_role("button", name="Count right answers").click()
@@ -211,6 +217,75 @@ def test_a_block_that_does_not_come_is_named_and_the_rest_goes_on(
     own = [line for line in page.console_errors if not line.startswith("Failed to load resource")]  # the browser's line
     assert own == []
     page.console_errors.clear()
+
+
+def test_a_link_that_falls_silent_is_given_up_and_one_that_is_gone_is_noticed(
+    opened: Callable, server: FaultyServer
+) -> None:
+    page = opened()
+    server.faults["models/vgg/teacher-1.onnx"] = Fault(times=1, stall_after=500)
+    page.evaluate(f"(async () => {{ {APP} app.link.patience = 300; }})()")
+    begin(page)
+    reached(page, "failed")
+    assert "Block 1 did not arrive: nothing came for 0.3 s after 500 of" in page.locator("#problem").inner_text()
+    page.context.set_offline(True)
+    page.get_by_role("button", name="Retry").click()
+    page.locator("#problem").filter(has_text="the connection broke after 0 of").wait_for()
+    reached(page, "failed")
+    assert "Meanwhile SSSS goes on predicting" in page.locator("#problem").inner_text()
+    page.context.set_offline(False)
+    page.get_by_role("button", name="Retry").click()
+    reached(page, "done")
+    page.console_errors.clear()  # the browser's own lines
+
+
+def test_a_block_is_made_ready_only_in_the_pause_after_a_prediction(opened: Callable) -> None:
+    page = opened()
+    page.evaluate(f"""(async () => {{
+        {APP}
+        const log = globalThis.log = [], create = app.ort.InferenceSession.create.bind(app.ort.InferenceSession);
+        app.ort.InferenceSession.create = (...all) => {{ log.push("made"); return create(...all); }};
+        const logits = app.network.logits.bind(app.network);
+        app.network.logits = async (...all) => {{ const found = await logits(...all); log.push("asked"); return found; }};
+    }})()""")
+    begin(page)
+    reached(page, "done")
+    log = page.evaluate("globalThis.log")
+    first = log.index("asked")
+    assert log[:first] == ["made"] * 4, "the student"
+    assert log.count("made") == 14
+    assert "made made" not in " ".join(log[first:])
+
+
+def test_int8_comes_first_where_it_is_chosen(opened: Callable, site: Site) -> None:
+    page = opened()
+    page.get_by_label("Weights").select_option("int8 first")
+    begin(page)
+    reached(page, "done")
+    points = ask(page, "app.points")
+    way = ["ssss", "tsss", "ttss", "ttts", "tttt", "Tttt", "TTtt", "TTTt", "TTTT"]
+    assert [point["mask"] for point in points] == way
+    model = ask(page, "app.model")
+    assert [point["accuracy"] for point in points] == [model["accuracies"]["test"][mask] for mask in way]
+    coarse, whole = (
+        sum(unit["bytes"] for name, unit in model["units"].items() if re.fullmatch(rf"teacher-\d{mark}", name))
+        for mark in ("-8bit", "")
+    )
+    assert coarse < 0.6 * whole, "smoke's networks are small"
+    bundle = site.folder / "vgg"
+    with ProgressiveModel.open(bundle, throttle=Throttle(0.05), int8_first=True, device="cpu") as loader:
+        inputs = TASK.sample(N_COMPARED)[1].inputs
+        seen = {}
+        while "TTTT" not in seen:
+            answer = loader.predict(inputs)
+            seen[answer.mask] = answer.logits
+    found = logits_in(page, [mask for mask in way if mask in seen])
+    for mask, logits in found.items():
+        np.testing.assert_allclose(np.reshape(logits, seen[mask].shape), seen[mask].numpy(), atol=1e-4, err_msg=mask)
+    page.get_by_role("button", name="block 2:").press("Enter")
+    assert page.locator("#mask").inner_text() == "TsTT answers"
+    assert page.locator("#accuracy").inner_text() == "not measured"
+    page.locator("#which").filter(has_text="TsTT says").wait_for()
 
 
 def test_without_the_student_nothing_can_predict_until_it_is_there(opened: Callable, server: FaultyServer) -> None:
@@ -305,7 +380,7 @@ def test_an_enormous_picture_is_refused_in_words(opened: Callable, tmp_path: Pat
 
 def test_a_page_of_a_newer_format_says_so(page: Page, server: FaultyServer) -> None:
     server.files["models/vgg/model.json"] = b'{"format": 2}'
-    page.goto(server.url + "/index.html")
+    page.goto(server.url + "/index.html#vgg")
     reached(page, "broken")
     assert "has format 2, and this page reads up to 1" in page.locator("#problem").inner_text()
     assert page.get_by_role("button", name="Load", exact=True).is_disabled()

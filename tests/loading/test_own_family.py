@@ -1,5 +1,7 @@
 """A family of the reader's own: its bundles open wherever the module that defines it is imported."""
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +13,14 @@ from bundles import bundle_of, expected, pair_of
 from torch import nn
 
 from pwl_lab.loading.bundle import Inputs, check_folder, write_bundle
+from pwl_lab.loading.server import BundleServer
 from pwl_lab.loading.weightless import check_fillable, check_registered
 from pwl_lab.models import BlockNet, MLPConfig, ModelConfig, build
+from pwl_lab.study.verbs import train_or_load, train_pair
 from pwl_lab.support.errors import InvalidValueError
 from pwl_lab.swap.swapnet import SwapNet
+from pwl_lab.tasks.parity import SparseParity
+from pwl_lab.training import TrainPlan
 
 MODULE = """
 from typing import Literal
@@ -41,6 +47,39 @@ class Sine(nn.Module):
 
     def forward(self, state):
         return torch.sin(self.map(state) + self.phase)
+"""
+OF_PARTS = """
+from typing import Literal
+import torch
+from torch import nn
+from pwl_lab.models import BlockNet, ModelConfig
+
+class Plain(nn.Module):  # knows nothing of this project
+    def __init__(self, width):
+        super().__init__()
+        self.enter, self.leave = nn.Linear(6, width), nn.Linear(width, 2)
+        self.layers = nn.ModuleList([nn.Linear(width, width) for _ in range(2)])
+        nn.init.xavier_uniform_(self.enter.weight)
+        self.register_buffer("shift", torch.linspace(0, 1, 2), persistent=False)
+
+    def forward(self, x):
+        x = self.enter(x)
+        for layer in self.layers:
+            x = layer(x)
+        return self.leave(torch.relu(x))
+
+class PlainConfig(ModelConfig):
+    family: Literal["plain parts"] = "plain parts"
+    width: int
+
+    @property
+    def n_blocks(self):
+        return 2
+
+    def make(self):
+        return BlockNet.of(
+            Plain(self.width), (6,), stem="enter", blocks=["layers.0", "layers.1"], head=[torch.relu, "leave"]
+        )
 """
 OPEN = """
 import torch
@@ -85,9 +124,71 @@ def test_a_bundle_of_ones_own_family_opens_where_its_module_is_imported(sine, tm
     )
 
 
+IMPORTING = OPEN.replace('device="cpu"', 'device="cpu", imports=True')
+
+
+@pytest.fixture
+def plain_bundle(tmp_path: Path, store_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """A pair of networks by their parts, trained and exported; the inputs and the logits of each of its masks."""
+    (tmp_path / "plain_parts.py").write_text(OF_PARTS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "plain_parts", raising=False)
+    from plain_parts import PlainConfig
+
+    task, plan = SparseParity(n_bits=6, k_sparse=2, eval_samples=64), TrainPlan(steps=8, batch_size=8, eval_every=4)
+    teacher = train_or_load(PlainConfig(width=9), task, plan, device="cpu")
+    pair = train_pair(teacher, PlainConfig(width=5), task, plan, device="cpu", to_export=True)
+    pair.export(tmp_path / "bundle")
+    inputs = task.split("test").inputs[:7]
+    torch.save(inputs, tmp_path / "inputs.pt")
+    return expected(pair.net, inputs)
+
+
+def test_a_bundle_of_parts_is_served_and_opened_by_the_import_path_that_it_names(plain_bundle, tmp_path):
+    assert json.loads((tmp_path / "bundle" / "index.json").read_text())["modules"] == {"plain parts": "plain_parts"}
+    with BundleServer(tmp_path / "bundle") as server:
+        opened = run(tmp_path, IMPORTING.replace('"bundle"', repr(server.url)))
+    assert opened.returncode == 0, opened.stderr
+    torch.testing.assert_close(torch.load(tmp_path / "logits.pt"), plain_bundle["TT"])
+
+
+def test_no_module_is_imported_unasked(plain_bundle, tmp_path):
+    (tmp_path / "plain_parts.py").write_text("open('imported', 'w').close()")
+    refused = run(tmp_path, OPEN)
+    assert re.search(
+        "unknown family 'plain parts' .*; the bundle names plain_parts, which open.*, imports=True. imports",
+        refused.stderr,
+    )
+    assert not (tmp_path / "imported").exists()
+    refused = run(tmp_path, IMPORTING)
+    assert "module plain_parts no longer defines family plain parts" in refused.stderr
+    assert (tmp_path / "imported").exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        (
+            "no_such_module",
+            "module no_such_module, which defines family plain parts, cannot be imported: No module named",
+        ),
+        ("os; import this", "module = 'os; import this' is not allowed: the name of a module"),
+        ("../plain", "the name of a module"),
+        (3, "import the module that defines it first"),
+    ],
+)
+def test_a_module_that_is_not_there_is_named(plain_bundle, tmp_path, module, words):
+    index = json.loads((tmp_path / "bundle" / "index.json").read_text())
+    (tmp_path / "bundle" / "index.json").write_text(json.dumps(index | {"modules": {"plain parts": module}}))
+    refused = run(tmp_path, IMPORTING)
+    assert refused.returncode != 0
+    assert words in refused.stderr.strip().splitlines()[-1]
+
+
 def test_bundles_are_written_as_before(tmp_path):
     bundle_of(pair_of("mlp"), tmp_path / "bundle", "mlp")
     text = (tmp_path / "bundle" / "index.json").read_text()
+    assert '"modules"' not in text
     fields = ["family", "n_inputs", "widths", "n_classes", "blocks_end"]
     places = [text.index(f'"{field}"', text.index('"teacher"')) for field in fields]
     assert places == sorted(places)

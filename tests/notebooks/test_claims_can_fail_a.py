@@ -141,13 +141,18 @@ def peak(names: dict[str, Any], setting: str, degree: int, column: str, values: 
 
 def tuned_curricula() -> dict[str, Any]:
     """Samples to 99% of sixteen draws on two tasks, with the common setting and tuned."""
-    medians = {"scratch": (600, 170), "progressive": (110, 34), "extracted": (92, 14)}
+    medians = {"scratch": (600, 170), "one_shot": (600, 170), "progressive": (110, 24), "extracted": (92, 9)}
+    medians["even"] = (500, 88)
+    late = np.append(np.ones(16), np.tile([1.2, 2.5], 8))  # on (100, 4) half of the draws
     index = pd.MultiIndex.from_tuples([(4, n, seed) for n in (50, 100) for seed in range(16)], names=["k", "n", "seed"])
-    spread = np.tile(np.linspace(0.8, 1.2, 16), 2) * 1_000
+    random, draws = np.random.default_rng(0), np.linspace(0.8, 1.2, 16) * 1_000
+    spread = {name: np.append(random.permutation(draws), random.permutation(draws)) for name in medians}
+    spread["one_shot"] = spread["scratch"]
     parts = {
-        part: pd.DataFrame({name: both[which] * spread for name, both in medians.items()}, index=index)
+        part: pd.DataFrame({name: both[which] * spread[name] for name, both in medians.items()}, index=index)
         for which, part in enumerate(("the same setting for all", "each at its best"))
     }
+    parts["each at its best"]["even"] *= late
     teachers = pd.DataFrame({"n": [50, 100], "reached": [60_000, 290_000]})
     names = {"parts": parts, "teachers": teachers, "store": Names(shipped=lambda name: teachers)}
     return common() | names | {"settings": Names(stock=False)}
@@ -421,11 +426,16 @@ CASES: dict[tuple[str, int], tuple[Callable[[], dict[str, Any]], list[tuple[str,
     ("02_distillation_curricula", 2): (
         tuned_curricula,
         [
-            ("at their best: labels need", lambda names: slow_down(names, "each at its best", "scratch", 0.65)),
-            ("with the same setting for all", lambda names: slow_down(names, "the same setting for all", "scratch", 2)),
+            ("(50, 4): one-shot needs what", lambda names: slow_down(names, "each at its best", "one_shot", 1.01)),
+            ("(100, 4): at their best, within", lambda names: slow_down(names, "each at its best", "one_shot", 1.3)),
+            ("at their best: one-shot needs", lambda names: slow_down(names, "each at its best", "one_shot", 0.65)),
+            ("with the same setting for all", lambda names: slow_down(names, "the same setting for all", "one_shot", 2.5)),
             ("at their best: progressive", lambda names: slow_down(names, "each at its best", "progressive", 0.8)),
-            ("extracted gains most", lambda names: slow_down(names, "the same setting for all", "progressive", 3)),
-            ("the slowest extracted", lambda names: names["teachers"].update({"reached": {0: 15_000}})),
+            ("even needs twice", lambda names: slow_down(names, "each at its best", "even", 0.55)),
+            ("(50, 4): even needs fewer", lambda names: slow_down(names, "each at its best", "even", 1.9)),
+            ("(100, 4): even cannot", lambda names: slow_down(names, "each at its best", "even", 0.7)),
+            ("(50, 4): extracted gains most", lambda names: slow_down(names, "the same setting for all", "progressive", 3)),
+            ("the slowest extracted", lambda names: names["teachers"].update({"reached": {0: 10_000}})),
         ],
     ),
     ("02b_which_choices_matter", 0): (

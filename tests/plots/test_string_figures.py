@@ -95,7 +95,7 @@ def test_probes_have_a_line_for_each_block_and_each_grammar():
     figure = plots.probe_lines(probe, reliance, phases=(10, 40))
     left, right = figure.axes
     assert (left.patches[0].get_x(), left.patches[0].get_width()) == (10, 30)
-    assert [line.get_label() for line in right.lines[1::2]] == ["exact posterior, hidden", "exact posterior, tail"]
+    assert [line.get_label() for line in right.lines[1::2]] == ["exact, hidden", "exact, tail"]
     assert [line.get_label() for line in left.lines[:3]] == ["embedding", "block 1", "block 2"]
     assert left.lines[2].get_ydata().tolist() == pytest.approx([0.7, 0.7])
     assert [line.get_ydata()[1] for line in right.lines] == [0.5, 0.6, 0.4, 0.6]

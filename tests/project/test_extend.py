@@ -1,23 +1,46 @@
 """The examples of docs/extend.md run as they stand, and the bundle that they write opens in another process."""
 
+import json
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from pwl_lab.support import paths
 
 PAGE = paths.root() / "docs" / "extend.md"
+LONGEST = 50  # lines of an example
+OPENING = """
+import torch
+from pwl_lab.loading.model import ProgressiveModel
+with ProgressiveModel.open("runs/rings", imports=True) as model:
+    model.wait("TTT")
+    logits = model.predict(torch.tensor([[0.0, 0.1], [1.0, 0.2], [2.0, -2.0]])).logits
+print(logits.argmax(dim=1).tolist())
+"""
 
 
-def examples():
-    return re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+def examples(kind: str = "python") -> list[str]:
+    return re.findall(rf"```{kind}\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 
 
-def with_words(words):
+def with_words(words: str) -> str:
     (found,) = (one for one in examples() if words in one)
     return found
+
+
+def run(folder: Path, code: str) -> subprocess.CompletedProcess:
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.mark.parametrize("number", range(len(examples())))
+def test_an_example_is_short(number):
+    assert len(examples()[number].splitlines()) < LONGEST
 
 
 @pytest.mark.usefixtures("store_folder")
@@ -31,9 +54,7 @@ def test_the_examples_run_and_their_bundle_opens_where_the_network_is_defined(tm
     }
     shown = {}
     for name, code in programs.items():
-        (tmp_path / f"{name}.py").write_text(code)
-        done = subprocess.run([sys.executable, f"{name}.py"], cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        done = run(tmp_path, code)
         assert "export" not in done.stderr  # no warning that it will be refused
         shown[name] = done.stdout
     assert shown["all"] == shown["again"]
@@ -43,12 +64,20 @@ def test_the_examples_run_and_their_bundle_opens_where_the_network_is_defined(tm
 
 
 @pytest.mark.usefixtures("store_folder")
+def test_a_network_that_exists_already_takes_the_place_of_the_other(tmp_path):
+    task, _, both = examples()[:3]
+    (tmp_path / "parts.py").write_text(task + with_words("class Encoder("))
+    instead = both.replace("SkipConfig(width=24)", "EncoderConfig(width=16)").replace("SkipConfig(", "EncoderConfig(")
+    assert instead.count("EncoderConfig(") == 2
+    run(tmp_path, f"from parts import *\n{instead}")
+    assert json.loads((tmp_path / "runs" / "rings" / "index.json").read_text())["modules"] == {"encoder": "parts"}
+    assert run(tmp_path, OPENING).stdout == "[0, 1, 2]\n"
+
+
+@pytest.mark.usefixtures("store_folder")
 def test_a_task_of_strings_is_learned_distilled_and_paired(tmp_path):
     (tmp_path / "runs").mkdir()
-    done = subprocess.run(
-        [sys.executable, "-c", with_words("Twins(Task)")], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    done = run(tmp_path, with_words("Twins(Task)"))
     perplexities = [float(number) for number in re.findall(r"\d\.\d+(?=[,\]])", done.stdout.partition("perplexity")[2])]
     assert len(perplexities) == 4
     assert 3 > perplexities[0] > perplexities[-1] > 1  # guessing has 3
@@ -56,20 +85,39 @@ def test_a_task_of_strings_is_learned_distilled_and_paired(tmp_path):
 
 
 @pytest.mark.usefixtures("store_folder")
-def test_the_dataset_is_read_and_checked(tmp_path):
-    dataset = with_words("stripes")
-    done = subprocess.run([sys.executable, "-c", dataset], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def test_a_curriculum_and_a_target_train_students_and_are_shown(tmp_path):
+    code = with_words("mine = Curriculum(") + with_words("Likeness(OwnTarget)")
+    done = run(tmp_path, f"{code}\nprint(widgets.curriculum_explorer(runs).table.frames.popitem()[1].words)")
+    assert len(re.findall(r"^one[-_]shot", done.stdout, re.M)) == 2
+    assert re.search(r"alike \d+\.\d% \(shown: final output\)", done.stdout)
+
+
+@pytest.mark.usefixtures("store_folder")
+def test_the_dataset_is_read_checked_and_learned(tmp_path):
+    done = run(tmp_path, with_words("DATASETS[") + with_words("picture_chooser"))
     assert done.stdout == "('noise', 'stripes') torch.Size([50, 1, 16, 16])\n"
 
 
 def test_the_grammar_and_the_text_are_tasks(tmp_path):
-    code = with_words("gossip") + with_words("TextTask(length")
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = run(tmp_path, with_words("gossip") + with_words("TextTask(length"))
     ceiling, string, clause, *rest = done.stdout.splitlines()
     assert re.fullmatch(r"Ceiling\(accuracy=0\.\d+, loss=\d\.\d+\)", ceiling)
     assert "'animal'" in string
     # 0.3 times three times 1/2 for the articles, 1/4 for the animals, and the verbs, one of each
     assert clause == f"{0.3 / 8**3 * 0.75 * 0.25:.2g} [[4, 9]]"
     assert rest[0].startswith("83 ")
+
+
+@pytest.mark.usefixtures("store_folder")
+def test_a_notebook_of_ones_own_runs_in_a_batch_and_is_reported_on(tmp_path):
+    run(tmp_path, with_words("nbformat.write"))
+    (commands,) = examples("sh")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["sh", "-e", "-c", commands], cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = [json.loads(one.read_text()) for one in (tmp_path / "runs" / "mine").glob("points/*/metrics.json")]
+    assert len(found) == 4
+    assert all(0.4 < one["accuracy"][0] <= 1 for one in found)
+    assert json.loads((tmp_path / "runs" / "report" / "status.json").read_text())["status"] == "ok"

@@ -197,6 +197,13 @@ def test_index_of_an_empty_folder(project: Path) -> None:
     assert "0 of 3 ok" in write_index(project / "runs" / "none").read_text()
 
 
+def test_the_index_leads_to_the_page_in_the_browser_if_that_was_built(project: Path) -> None:
+    assert "web/index.html" not in write_index(project / "runs" / "none").read_text()
+    (project / "runs" / "web").mkdir()
+    (project / "runs" / "web" / "index.html").touch()
+    assert '<a href="../web/index.html">' in write_index(project / "runs" / "none").read_text()
+
+
 def test_the_question_of_a_notebook_is_plain_text() -> None:
     asked = "# T\n\n**Question.** *Which* of [two](01_b.ipynb)\nis `x`, with $k$ bits?\n\nMore."
     assert question_of({"cells": [{"cell_type": "markdown", "source": asked}]}) == "Which of two is x, with k bits?"

@@ -1,6 +1,11 @@
-"""What comes out of the store is the network that was put in, or an error says why not; what cannot be kept is not trained."""
+"""What comes out of the store is the network that was put in, or an error says why not; what cannot be kept is not trained.
+
+Most of these tests hide the reader's code from the keys, as the code of this package is hidden from them: they are about
+the answers that an entry keeps. That an edit trains again is tested at the end.
+"""
 
 import copy
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +25,7 @@ from pwl_lab.study import code_changes, verbs
 from pwl_lab.study.code_changes import ChangedCodeError, Entry, answers_of, check_keepable, kept_answers, mask_answers
 from pwl_lab.study.store import Artifact
 from pwl_lab.study.verbs import distill, train_or_load, train_pair
+from pwl_lab.support import own_code
 from pwl_lab.support.errors import InvalidValueError
 from pwl_lab.swap.swapnet import SwapNet
 from pwl_lab.tasks.base import Batch
@@ -162,6 +168,13 @@ CHANGES = {
 @pytest.fixture(autouse=True)
 def _unchanged(store_folder, monkeypatch):
     monkeypatch.setitem(globals(), "CHANGE", torch.relu)
+    monkeypatch.setattr(code_changes, "code_of", lambda *_: {})
+
+
+@pytest.fixture
+def in_keys(monkeypatch):
+    """The reader's code is part of the keys, as it is outside of these tests."""
+    monkeypatch.setattr(code_changes, "code_of", own_code.code_of)
 
 
 def states(found) -> dict[str, torch.Tensor]:
@@ -373,3 +386,57 @@ def test_old_weights_are_not_given_to_a_task_that_has_changed(verb, changed, mon
     monkeypatch.setitem(globals(), "OF_THE_TASK", TASK_CHANGES[changed])
     with pytest.raises(ChangedCodeError, match=rf"has other {changed} than when it was stored, .*/store/"):
         VERBS[verb](Own())
+
+
+def entries(store_folder) -> int:
+    return len(list(store_folder.glob("*/*/record.json")))
+
+
+@pytest.mark.usefixtures("in_keys")
+@pytest.mark.filterwarnings("ignore:export\\(\\) will refuse")
+@pytest.mark.parametrize("change", ["another sign", "another function"])
+@pytest.mark.parametrize("verb", VERBS)
+def test_an_edit_of_the_network_trains_again_and_undoing_it_finds_the_old_one(verb, change, monkeypatch, store_folder):
+    before, made = states(VERBS[verb](Own())), entries(store_folder)
+    states(VERBS[verb](Own()))
+    assert entries(store_folder) == made
+    with monkeypatch.context() as edited:
+        edited.setitem(globals(), "CHANGE", CHANGES[change])
+        after = states(VERBS[verb](Own()))
+    assert entries(store_folder) == 2 * made
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in states(VERBS[verb](Own())).items())
+    assert entries(store_folder) == 2 * made
+
+
+@pytest.mark.usefixtures("in_keys")
+@pytest.mark.filterwarnings("ignore:export\\(\\) will refuse")
+@pytest.mark.parametrize("verb", VERBS)
+def test_an_edit_of_the_task_trains_again(verb, monkeypatch, store_folder):
+    monkeypatch.setitem(globals(), "TASK", OwnParity(n_bits=6, k_sparse=2, eval_samples=64))
+    VERBS[verb](Own())
+    made = entries(store_folder)
+    monkeypatch.setitem(globals(), "OF_THE_TASK", TASK_CHANGES["labels"])
+    VERBS[verb](Own())
+    assert entries(store_folder) == 2 * made
+
+
+@pytest.mark.usefixtures("in_keys")
+def test_what_no_answer_shows_trains_again_too(monkeypatch, store_folder):
+    """A network that differs in training alone, as one with another dropout does."""
+    teacher_of(Own(kind="plain"))
+    monkeypatch.setattr(OwnBlock, "train", lambda self, mode=True: nn.Module.train(self, mode))
+    teacher_of(Own(kind="plain"))
+    assert entries(store_folder) == 2
+
+
+@pytest.mark.usefixtures("in_keys")
+def test_keys_of_our_own_networks_hold_no_code(store_folder):
+    train_or_load(mlp(TASK, 9), TASK, PLAN, device="cpu")
+    (record,) = store_folder.glob("teacher/*/record.json")
+    assert "code" not in json.loads(record.read_text())["configuration"]
+    teacher_of(Own())
+    codes = [
+        json.loads(one.read_text())["configuration"].get("code", {}) for one in store_folder.glob("*/*/record.json")
+    ]
+    assert f"{__name__}.OwnBlock.forward" in codes[0] | codes[1]

@@ -222,6 +222,22 @@ def test_white_space_is_made_visible(pair):
     assert {token.symbol for string in samples.strings for token in string} <= {"a", "␣", "↵", "□"}
 
 
+def test_rows_of_numbers_are_shown_with_a_place_for_the_answer(store_folder):
+    plan = PLAN.model_copy(update={"steps": 4, "eval_every": 2})
+    teacher = train_or_load(MLP_TEACHER, PARITY, plan, device="cpu")
+    pair = train_pair(teacher, MLP_STUDENT, PARITY, plan, device="cpu")
+    samples, test = string_predictions(pair, 3, kind="drawn"), PARITY.split("test")
+    for number, (row, inputs) in enumerate(zip(samples.strings, test.inputs, strict=False)):
+        assert [float(token.symbol) for token in row[:-1]] == inputs.tolist()
+        assert (row[-1].symbol, row[-1].number) == ("?", number)
+    assert samples.labels.tolist() == test.labels[:3].tolist()
+    predicted, _ = pair.predictions(test.inputs[:3], ["TST"])
+    page = widgets.layer_loader(pair, samples, interactive=False)
+    (group,) = page.data["pairs"][0]["groups"].values()
+    assert group["predicted"]["TST"] == predicted[0].tolist()
+    assert group["classes"] == ["0", "1"]
+
+
 def test_pictures_have_their_own_recipe():
     with pytest.raises(InvalidValueError, match="for images, use sample_predictions"):
         string_predictions(scored_pair())

@@ -197,7 +197,9 @@ def test_a_task_without_a_role_is_refused_where_it_would_share_samples():
         def batches(self, seed, batch_size, device="cpu"):
             return super().batches(seed, batch_size, device)
 
-    with pytest.raises(InvalidValueError, match=r"Old\.batches = .*a method that also takes a `role`"):
+    with pytest.raises(
+        InvalidValueError, match=r"Old\.batches \(test_checks\.py, line \d+\) = .*a method that also takes a `role`"
+    ):
         everything(Old())
 
 

@@ -1,0 +1,244 @@
+"""Digests of the reader's own code: the same for the same code in any process, another for any edit that can matter."""
+
+import importlib
+import os
+import subprocess
+import sys
+import tempfile
+import textwrap
+import warnings
+from functools import lru_cache, partial, wraps
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+from torch import nn
+
+from pwl_lab.models import ModelConfig, mlp
+from pwl_lab.support.own_code import code_of, is_own, located
+from pwl_lab.tasks.images import ImageTask
+from pwl_lab.tasks.parity import SparseParity
+
+MINE = """
+import functools
+import torch
+from torch import nn
+import helper_of_mine
+from helper_of_mine import twice
+
+SCALE = 3
+TABLE = {"a": [1, 2]}
+
+def logged(function):
+    @functools.wraps(function)
+    def inner(*args):
+        return function(*args)
+    return inner
+
+@logged
+def act(x):
+    "What it does."
+    return torch.relu(x) * SCALE
+
+def make(gain):
+    return lambda x: x * gain
+
+GAIN = make(2)
+
+class Block(nn.Module):
+    eps = 1e-5
+
+    def __init__(self, width=4):
+        super().__init__()
+        self.map = nn.Linear(width, width)
+
+    def forward(self, x):
+        if x.dim() in {1, 2, 5} or x.name in {"a", "b", "c"}:
+            return GAIN(act(self.map(x)))
+        return helper_of_mine.plus(x, TABLE["a"])
+
+class Other:
+    pass
+
+OTHER = 1
+
+class Derived(Block):
+    @torch.no_grad()
+    def small(self):
+        return self.eps
+
+    @property
+    def size(self):
+        from late_of_mine import thing
+        return twice(thing)
+"""
+HELPER = """
+def plus(x, t):
+    return x + t[0]
+
+def twice(x):
+    return 2 * x
+
+def unused(x):
+    return x
+"""
+
+
+FILES = {"mine": MINE, "helper_of_mine": HELPER, "late_of_mine": "thing = 3\n"}
+CODE = "import mine; from pwl_lab.support.own_code import code_of; print(code_of(mine.Derived()))"
+
+
+def digests(folder: Path, name: str = "mine", old: str = "", new: str = "") -> dict[str, str]:
+    """What is found once a text of one file is another."""
+    folder = Path(tempfile.mkdtemp(dir=folder))
+    assert old in FILES[name]
+    for file, text in FILES.items():
+        (folder / f"{file}.py").write_text(text.replace(old, new) if file == name and old else text)
+        sys.modules.pop(file, None)
+    sys.path.insert(0, str(folder))
+    try:
+        return code_of(importlib.import_module("mine").Derived())
+    finally:
+        sys.path.remove(str(folder))
+        for file in FILES:
+            sys.modules.pop(file, None)
+
+
+MATTERS = [
+    ("torch.relu(x) *", "torch.relu(x) +"),
+    ("SCALE = 3", "SCALE = 4"),
+    ("SCALE = 3", "SCALE = 3.0"),
+    ('{"a": [1, 2]}', '{"a": [2, 2]}'),
+    ("make(2)", "make(3)"),
+    ("eps = 1e-5", "eps = 1e-4"),
+    ("width=4", "width=5"),
+    ("{1, 2, 5}", "{1, 2, 6}"),
+    ("class Derived(Block)", "class Derived(Block, Other)"),
+    ("return function(*args)", "return -function(*args)"),
+    ("twice(thing)", "twice(thing) + 1"),
+    ("@property", "@classmethod"),
+    ("@torch.no_grad()", "@torch.enable_grad()"),
+    ("return self.eps", "return -self.eps"),
+]
+DOES_NOT = [
+    ("mine", '"What it does."', '"Something else."'),
+    ("mine", "SCALE = 3", "# three\n\nSCALE = 3  # of them"),
+    ("mine", "{1, 2, 5}", "{5, 2, 1}"),
+    ("mine", "OTHER = 1", "OTHER = 2"),
+    ("helper_of_mine", "    return x\n", "    return -x\n"),
+]
+
+
+def test_every_edit_that_can_matter_changes_a_digest_and_no_other_does(tmp_path):
+    before = digests(tmp_path)
+    for name in ("mine.Derived", "mine.Block.forward", "mine.act", "helper_of_mine.plus", "helper_of_mine.twice"):
+        assert name in before
+    assert "helper_of_mine.unused" not in before
+    found = [before, *(digests(tmp_path, "mine", *edit) for edit in MATTERS)]
+    found.append(digests(tmp_path, "helper_of_mine", "x + t[0]", "x - t[0]"))
+    found.append(digests(tmp_path, "late_of_mine", "3", "4"))
+    for edit in DOES_NOT:
+        assert digests(tmp_path, *edit) == before, edit
+    for number, one in enumerate(found):
+        same = [other for other in range(number) if found[other] == one]
+        assert not same, (same, number)
+
+
+def test_another_process_finds_the_same(tmp_path):
+    before = digests(tmp_path)
+    (folder,) = tmp_path.iterdir()
+    found = [
+        subprocess.run([sys.executable, "-W", "error", "-c", CODE], cwd=folder, env=os.environ | {"PYTHONHASHSEED": seed},
+                       capture_output=True, text=True, check=True).stdout.strip()
+        for seed in ("1", "2")
+    ]  # fmt: skip
+    assert found == [str(before)] * 2
+
+
+def test_what_is_installed_or_ours_is_not_the_readers():
+    assert not any(map(is_own, (nn.Linear, torch.relu, SparseParity, mlp, textwrap.dedent, textwrap, torch, int)))
+    assert is_own(digests)
+    task = SparseParity(n_bits=6, k_sparse=2)
+    assert code_of(task, mlp(task, 3), ImageTask("digits"), None, 3) == {}
+
+
+class Edited(ModelConfig):
+    """A configuration."""
+
+    family: Literal["edited"] = "edited"
+    width: int = 3
+
+    @property
+    def n_blocks(self) -> int:
+        return 1
+
+    def make(self):
+        return nn.Linear(self.width, 1)
+
+
+def test_the_running_code_counts_and_not_the_file(tmp_path, monkeypatch):
+    (tmp_path / "edited_later.py").write_text("def f(x):\n    return x + 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import edited_later
+
+    before = code_of(edited_later.f)
+    (tmp_path / "edited_later.py").write_text("def f(x):\n    return x - 1\n")
+    assert code_of(edited_later.f) == before
+
+
+def test_code_that_an_instance_of_ours_holds_counts():
+    class Holder:
+        def __init__(self, function):
+            self.function = function
+
+    Holder.__module__ = SparseParity.__module__
+    one, other = (code_of(Holder(function)) for function in (lambda x: x + 1, lambda x: x + 2))
+    assert one
+    assert one != other
+    assert code_of(Holder([partial(wraps(print)(lambda x: x), 1)]))
+    assert code_of(Holder({"a": lru_cache(lambda x: x)}))
+
+
+TENSOR = torch.zeros(3)
+
+
+def with_tensor(x):
+    return x + TENSOR
+
+
+def test_what_cannot_be_inspected_is_said():
+    with pytest.warns(
+        UserWarning, match=r"cannot see whether this changes: a Tensor, used by .*with_tensor.*If it does"
+    ):
+        code_of(with_tensor)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        code_of(Edited(), digests)
+
+
+def test_a_class_without_source_is_digested_as_well():
+    def define(text: str) -> type:
+        names = {"__name__": "__main__", "nn": nn}
+        exec(text, names)
+        return names["Mine"]
+
+    one, other = (define(f"class Mine(nn.Module):\n def forward(self, x):\n  return {text}") for text in ("x", "x + 1"))
+    assert code_of(one).keys() == code_of(other).keys() == {"__main__.Mine", "__main__.Mine.forward"}
+    assert code_of(one) != code_of(other)
+
+
+def test_two_functions_of_one_name_are_two():
+    one, other = (lambda x: x), (lambda x: -x)
+    assert len(code_of(one, other)) == 2
+
+
+def test_a_name_comes_with_its_file_and_line():
+    assert located(Edited) == f"Edited (test_own_code.py, line {line_of('class Edited')})"
+    assert located(Edited.make) == f"Edited.make (test_own_code.py, line {line_of('def make(self)')})"
+    assert located(nn.Linear) == "Linear"
+    assert located(SparseParity.split) == "SparseParity.split"
+
+
+def line_of(text: str) -> int:
+    return next(n for n, line in enumerate(Path(__file__).read_text().splitlines(), 1) if line.strip().startswith(text))
