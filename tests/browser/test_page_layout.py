@@ -22,6 +22,7 @@ SMALLEST = 11  # pixels
 SMALLEST_IN_FIGURES = 8.8, 7  # pixels on the page, and points in the figure (class names above small pictures)
 FIGURE = b64encode(png(plots.network("TSST"))).decode()
 MEASURE = """() => {
+  document.querySelectorAll('details').forEach(one => { one.open = true; });
   const shown = element => element.getBoundingClientRect().width > 0;
   const elements = [...document.querySelectorAll('body *')].filter(shown);
   const own = element => [...element.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
@@ -74,7 +75,6 @@ def test_nothing_is_cut_or_wider_than_the_window(
 ):
     window = browser.new_page(viewport={"width": width, "height": 900})
     window.goto(request.getfixturevalue(made).as_uri())
-    window.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
     found, controls_cut = window.evaluate(MEASURE), cut(window)
     window.close()
     assert found["page"] <= width
@@ -92,6 +92,7 @@ def test_figures_stay_readable_on_a_narrow_page_and_scroll_in_their_boxes(
 ):
     window = browser.new_page(viewport={"width": 390, "height": 844})
     window.goto(request.getfixturevalue(made).as_uri())
+    window.wait_for_selector(".jp-RenderedImage[tabindex]")
     figures = window.evaluate(FIGURES)
     least, points = SMALLEST_IN_FIGURES
     assert figures
@@ -106,6 +107,7 @@ def test_figures_stay_readable_on_a_narrow_page_and_scroll_in_their_boxes(
     window.wait_for_function("box => box.scrollLeft > 0", arg=box.element_handle())
     assert window.evaluate("scrollX") == 0
     window.set_viewport_size({"width": 1366, "height": 900})
+    window.wait_for_function("() => !document.querySelector('.jp-RenderedImage[tabindex]')")
     wide = window.evaluate(FIGURES)
     window.close()
     assert not any(one["cut"] or one["reached"] or "Scroll" in one["note"] for one in wide)
