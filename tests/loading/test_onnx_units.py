@@ -72,7 +72,7 @@ def bundle_of(folder: Path, configs: tuple[ModelConfig, ModelConfig], int8: bool
 
 @pytest.mark.parametrize("family", MODELS)
 def test_units_in_a_chain_are_the_network_of_each_mask(family: str, tmp_path: Path) -> None:
-    net = bundle_of(tmp_path / "bundle", (MODELS[family](128), MODELS[family](6)))
+    net = bundle_of(tmp_path / "bundle", (MODELS[family](48), MODELS[family](6)))
     coarse = copy.deepcopy(net)
     coarse.load_state_dict(dequantise(quantise(net.state_dict())))
     written = write_units(tmp_path / "bundle", tmp_path / "units", N_IMAGES)
@@ -101,7 +101,7 @@ def test_units_in_a_chain_are_the_network_of_each_mask(family: str, tmp_path: Pa
         graph = onnx.load(tmp_path / "units" / f"{name}-8bit.onnx").graph
         left += [one for one in graph.initializer if len(one.dims) > 1 and one.data_type == FLOAT]
     assert sum(len(one.raw_data) for one in left) < 0.02 * teacher, "no weight stays float32"
-    assert sizes["teacher-1-8bit"] + sizes["teacher-2-8bit"] < 0.4 * teacher
+    assert sizes["teacher-1-8bit"] + sizes["teacher-2-8bit"] < 0.6 * teacher, "graphs this small are half overhead"
     way = {"ss", "ts", "tt", "Tt", "st", "tT"}  # both orders of two blocks
     assert set(written["images"]["hits"]) == set(written["accuracies"]["test"]) == way | set(all_masks(2))
 
