@@ -87,7 +87,9 @@ class LanguageCurriculumSettings(Settings):
         """
         from pwl_lab.tasks.grammar import Grammar  # imports numpy, which other notebooks do without
 
-        grammar, _ = (Grammar.load(name) for name in (self.grammar, self.other_grammar))
+        grammar, other = (Grammar.load(name) for name in (self.grammar, self.other_grammar))
+        if grammar.name == other.name:
+            raise invalid("other_grammar", self.other_grammar, f"another grammar than {grammar.name}, which is the first")
         if self.tuned:
             known = _tuned_grammars()
             if grammar.name not in known:
@@ -98,7 +100,8 @@ class LanguageCurriculumSettings(Settings):
             if width % heads:
                 what = f"a divisor of {who}_width = {width}: every head gets an equal part"
                 raise invalid(f"{who}_heads", heads, what)
-        shortest = min(("budget_steps", "other_budget_steps", "text_steps"), key=lambda name: getattr(self, name))
+        budgets = ["budget_steps", "other_budget_steps", *(["text_steps"] if self.train_on_text else [])]
+        shortest = min(budgets, key=lambda name: getattr(self, name))
         stages = {"last_block_steps": 1, "at_once_steps": 1, "block_steps": self.layers}
         limits = {name: (shortest, times) for name, times in stages.items()}
         for name, (budget, times) in (limits | {"checkpoint_steps": ("budget_steps", 1)}).items():
