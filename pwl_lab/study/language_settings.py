@@ -89,7 +89,7 @@ class LanguageCurriculumSettings(Settings):
 
         grammar, other = (Grammar.load(name) for name in (self.grammar, self.other_grammar))
         if grammar.name == other.name:
-            raise invalid("other_grammar", self.other_grammar, f"another grammar than {grammar.name}, which is the first")
+            raise invalid("other_grammar", self.other_grammar, f"another one than `grammar`, {grammar.name}")
         if self.tuned:
             known = _tuned_grammars()
             if grammar.name not in known:
