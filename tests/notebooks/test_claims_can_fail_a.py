@@ -398,6 +398,7 @@ CASES: dict[tuple[str, int], tuple[Callable[[], dict[str, Any]], list[tuple[str,
         spikes,
         [
             ("k = 6, batches of 128", lambda names: peak(names, "as it is", 2, "p in", 0.06, 6)),
+            ("k = 4, large initial", lambda names: peak(names, "initial weights times 3", 3, "p in", [0.10, 0.11, 0.12, 0.13])),
             ("k = 6, single samples", lambda names: peak(names, "batch 1, lr 0.01", 5, "p in", [0.05, 0.05, 0.05, 0.07], 6)),
             ("they do in no other plan", lambda names: peak(names, "batch 1, lr 0.005", 1, "p in", 0.06, 6)),
             ("k = 6, large initial weights", lambda names: peak(names, "initial weights times 3", 4, "p in", 0.05, 6)),
