@@ -131,7 +131,7 @@ def test_the_page_has_trained_curricula_to_choose_from(
         assert words(choice).startswith("Steps to 99%, one number for each seed: chosen ")
         assert "JupyterLab" in words(choice)
         seen.add(picture.get_attribute("src"))
-        assert picture.bounding_box()["width"] <= width
+        assert choice.bounding_box()["width"] <= width, "on a narrow page the picture scrolls in its box"
     assert len(seen) >= 3
     assert cut(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing scrolls sideways"

@@ -21,7 +21,7 @@ from pwl_lab.support.environment import PREFIX, VARIABLES, Variable
 from pwl_lab.support.errors import InvalidValueError, UnknownNameError
 
 MODULES = sorted((ROOT / "pwl_lab").rglob("*.py"))
-KINDS = {"folder": Path, "file": Path, "number": int, "flag": bool, "device": str, "text": str}
+KINDS = {"folder": Path, "file": Path, "number": int, "flag": bool, "device": str, "moment": float, "text": str}
 PATHS = [each for each in VARIABLES.values() if each.kind in ("folder", "file")]
 FOLDERS = [each for each in PATHS if each.kind == "folder"]
 

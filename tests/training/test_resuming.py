@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from toys import PARITY
 
 from pwl_lab.models import MLPConfig
+from pwl_lab.study import code_changes
 from pwl_lab.study.store import Artifact, Recipe, Store
 from pwl_lab.study.verbs import train_or_load
 from pwl_lab.support import environment, processes, resuming
@@ -219,7 +220,18 @@ class Times(nn.Module):
         return self.factor * state
 
 
-def test_code_of_the_readers_own_that_changed_is_noticed(store, monkeypatch):
+def test_code_of_the_readers_own_that_changed_begins_anew(store, monkeypatch):
+    model = Doubled(n_inputs=6, widths=(8,))
+    stopped(monkeypatch, 9, model=model)
+    monkeypatch.setattr(Doubled, "factor", 2.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # another key, so the checkpoint is not even looked at
+        train_or_load(model, PARITY, PLAN, device="cpu")
+    assert resumed_at(store) == []
+
+
+def test_a_change_that_no_key_covers_is_noticed(store, monkeypatch):
+    monkeypatch.setattr(code_changes, "code_of", lambda *_: {})
     model = Doubled(n_inputs=6, widths=(8,))
     stopped(monkeypatch, 9, model=model)
     monkeypatch.setattr(Doubled, "factor", 2.0)
