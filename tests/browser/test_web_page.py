@@ -8,11 +8,13 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 import torch
 from faulty_server import Fault, FaultyServer
-from labpage import cut
+from labpage import cut, open_notebook, run_all
+from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 from playwright.sync_api import Page
 
@@ -36,6 +38,15 @@ N_COMPARED = 64  # images on which every mask's logits are compared
 SLOW = "64000"  # bytes per second; the pairs at `smoke` have some 60 kB
 PATIENCE_MS = 30_000  # for what takes a second when nothing else runs
 APP = "const { app } = await import('./main.js');"
+LIVE = """from pathlib import Path
+from pwl_lab import widgets
+from pwl_lab.study.recipes import loading_pair
+from pwl_lab.study.settings import LoadingSettings
+settings = LoadingSettings.load("smoke")
+pair = loading_pair(settings, settings.seeds[0])[1]
+pair.export(Path("live_bundle"))
+page = widgets.loading_page(Path("live_bundle"), settings.family, "06_loading_under_the_clock")
+page"""
 
 
 class Site:
@@ -403,3 +414,17 @@ def test_all_of_it_fits_the_window(opened: Callable, width: int) -> None:
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         if phase == "ready":
             begin(page)
+
+
+def test_a_notebook_shows_the_page_and_its_kernel_serves_it(page: Page, lab: tuple[str, str, Path]) -> None:
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(new_notebook(cells=[new_code_cell(LIVE)], metadata=kernel), lab[2] / "own_page.ipynb")
+    open_notebook(page, lab, "own_page")
+    run_all(page)
+    assert page.locator("[data-mime-type$='.error']").count() == 0
+    inside = page.frame_locator(".jp-OutputArea-output iframe")
+    inside.locator("main[data-phase=ready]").wait_for(timeout=PATIENCE_MS)
+    inside.get_by_label("Bandwidth").select_option("Infinity")
+    inside.get_by_role("button", name="Load", exact=True).click()
+    inside.locator("main[data-phase=done]").wait_for(timeout=PATIENCE_MS)
+    assert "TTTT" in inside.get_by_role("status").inner_text()
