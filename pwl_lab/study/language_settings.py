@@ -87,14 +87,12 @@ class LanguageCurriculumSettings(Settings):
         """
         from pwl_lab.tasks.grammar import Grammar  # imports numpy, which other notebooks do without
 
-        grammar, other = (Grammar.load(name) for name in (self.grammar, self.other_grammar))
+        grammar, _ = (Grammar.load(name) for name in (self.grammar, self.other_grammar))
         if self.tuned:
             known = _tuned_grammars()
             if grammar.name not in known:
                 what = f"False for the grammar {grammar.name}: {TUNING} has rates for {', '.join(known) or 'none'}"
                 raise invalid("tuned", True, what)
-        if grammar.name == other.name:
-            raise invalid("other_grammar", self.other_grammar, f"another one than `grammar`, {grammar.name}")
         for who in ("teacher", "student", "pair"):
             width, heads = getattr(self, f"{who}_width"), getattr(self, f"{who}_heads")
             if width % heads:

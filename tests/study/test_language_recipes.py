@@ -208,7 +208,6 @@ def test_the_pair_ends_at_the_teacher(store, teacher):
     [
         ({"grammar": "hiden"}, UnknownNameError, "Did you mean 'hidden'"),
         ({"other_grammar": "nowhere.yaml"}, MissingDataError, "nowhere.yaml is missing"),
-        ({"other_grammar": "hidden"}, InvalidValueError, "other_grammar = .*another one than"),
         ({"mask_rate": 1.0}, InvalidValueError, "mask_rate = 1.0"),
         ({"mask_rate": 0.0}, InvalidValueError, "mask_rate = 0.0"),
         ({"teacher_heads": 3}, InvalidValueError, "teacher_heads = 3 .*divisor of teacher_width = 64"),
