@@ -144,10 +144,13 @@ def test_a_play_goes_on_from_a_pause_and_else_begins_with_no_byte(opened: Callab
     player.get_by_label("Teacher blocks loaded").press("ArrowRight")
     seen = watch_a_play(player)
     assert seen[0]["progressive"] == "no answer yet"
-    player.get_by_label("Time").fill("500")
-    seen = watch_a_play(player)
-    assert seen[0]["owners"] == "TTS"
-    assert seen[-1]["ms"] == pytest.approx(1000, rel=0.1)
+    took = []
+    for _ in range(3):  # other work can only make a play longer
+        player.get_by_label("Time").fill("500")
+        seen = watch_a_play(player)
+        assert seen[0]["owners"] == "TTS"
+        took.append(seen[-1]["ms"])
+    assert min(took) == pytest.approx(1000, rel=0.1)
 
 
 def test_any_block_can_be_switched_and_the_order_is_found_again(page: Page, opened: Callable) -> None:
