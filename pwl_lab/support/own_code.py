@@ -9,7 +9,6 @@ version of Python compiles to other code, and so makes everything again.
 import dis
 import enum
 import functools
-import hashlib
 import inspect
 import os
 import site
@@ -24,6 +23,8 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path, PurePath
 from typing import Any
+
+from pwl_lab.support.files import sha256
 
 _OURS = __name__.partition(".")[0]
 _MAIN = {"__main__", "__mp_main__"}  # the latter is what a worker process calls its parent's script
@@ -290,4 +291,4 @@ def _of_module(name: str) -> Any:
 
 
 def _hash(parts: Any) -> str:
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+    return sha256(repr(parts), 16)

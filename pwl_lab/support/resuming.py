@@ -32,7 +32,7 @@ from torch import Tensor
 
 from pwl_lab.support import environment
 from pwl_lab.support.errors import DivergedError, PwlLabError, TimeIsUpError, shown
-from pwl_lab.support.files import new_file, settle, sweep
+from pwl_lab.support.files import new_file, settle, sha256, sweep
 from pwl_lab.support.progress import Progress
 
 EVERY_S = 120.0
@@ -40,7 +40,8 @@ KEPT = 2
 FORMAT = 1
 SUFFIX = ".checkpoint"
 # The code on which a training's bits depend. A change elsewhere (a figure, a widget) does not end a long training.
-CODE = ("fast", "tasks", "models", "distill", "swap", "training.py", "support/seeding.py", "study/verbs.py")
+CODE: tuple[str, ...] = ("fast", "tasks", "models", "distill", "swap", "training.py", "study/verbs.py")
+CODE += ("support/rows.py", "support/seeding.py")
 PACKAGE = Path(__file__).resolve().parents[1]
 
 Element = TypeVar("Element")
@@ -260,7 +261,7 @@ def write(path: Path, state: State, maker: State) -> None:
     """
     tensors: dict[str, Tensor] = {}
     rest = json.dumps(_packed(state, tensors)).encode() + b"\n" + save(tensors)
-    head = {"format": FORMAT, "sha256": hashlib.sha256(rest).hexdigest(), "maker": maker}
+    head = {"format": FORMAT, "sha256": sha256(rest), "maker": maker}
     with new_file(path) as file:
         file.write(json.dumps(head).encode() + b"\n")
         file.write(rest)
@@ -273,7 +274,7 @@ def read(path: Path, maker: State) -> State:
     try:
         first, _, rest = path.read_bytes().partition(b"\n")
         head = json.loads(first)
-        if head["format"] != FORMAT or head["sha256"] != hashlib.sha256(rest).hexdigest():
+        if head["format"] != FORMAT or head["sha256"] != sha256(rest):
             raise ValueError("its content is not what was written")
         theirs = head["maker"]
         if differing := [name for name in maker if theirs.get(name) != maker[name]]:
