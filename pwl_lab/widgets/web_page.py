@@ -198,6 +198,8 @@ def _sources() -> list[Path]:
 
 def _runtime() -> list[Path]:
     """The files of ONNX Runtime Web that npm has fetched. Raises MissingDataError if they are not there."""
+    if not paths.is_checkout():
+        raise paths.needs_checkout("the page on which a network loads needs the runtime that npm installs into")
     folder = paths.web() / "node_modules" / "onnxruntime-web" / "dist"
     found = [folder / name for name in RUNTIME_FILES]
     if not all(path.is_file() for path in found):
