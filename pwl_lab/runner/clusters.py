@@ -3,6 +3,7 @@
 import errno
 import logging
 import multiprocessing
+import os
 import shutil
 import signal
 import socket
@@ -298,7 +299,8 @@ def _local_cluster(number: int, resources: Mapping[str, float], scratch: Path, r
             silence_logs=logging.CRITICAL,
         )
 
-    resource_tracker.ensure_running()  # otherwise the first process starts it, which unblocks SIGINT
+    if os.name == "posix":
+        resource_tracker.ensure_running()  # otherwise the first process starts it, which unblocks SIGINT
     return _started(start, runs)
 
 

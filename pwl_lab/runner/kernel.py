@@ -97,8 +97,9 @@ class KernelGuard:
             return "the kernel is gone"
         if code >= 0:
             return f"the kernel process ended with exit code {code}"
-        hint = ", often because memory ran out" if -code == signal.SIGKILL else ""
-        return f"the kernel process was ended by signal {-code} ({signal.Signals(-code).name}){hint}"
+        name = signal.Signals(-code).name
+        hint = ", often because memory ran out" if name == "SIGKILL" else ""
+        return f"the kernel process was ended by signal {-code} ({name}){hint}"
 
     def end(self) -> None:
         """Kill what is left of the run and remove its sockets."""

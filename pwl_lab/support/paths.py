@@ -1,5 +1,6 @@
 """The locations of files and folders, and the commit of the checkout. Only this module contains fixed paths."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -108,6 +109,14 @@ def local_folder(
     if scheme := scheme_of(path):
         raise invalid(field, f"{scheme}://...", f"a folder on this machine; {elsewhere}")
     return absolute(path, field)
+
+
+def address(target: Path, folder: Path) -> str:
+    """The address of a file for a page in `folder`: relative, or absolute where the file is on another drive."""
+    try:
+        return Path(os.path.relpath(target, folder)).as_posix()
+    except ValueError:
+        return target.absolute().as_uri()
 
 
 def check_path(

@@ -2,7 +2,6 @@
 
 import html
 import json
-import os
 import re
 import shutil
 import threading
@@ -159,7 +158,7 @@ class PageLink:
     def __init__(self, name: str, notebook: str, reason: str = "The page has not been built.") -> None:
         """As `loading_page`; `reason`: why there is no live page, said if there is none to link to."""
         page, there = paths.web_page() / "index.html", (paths.web_page() / MODELS / name / MODEL).is_file()
-        self.target = f"{os.path.relpath(page, paths.output(notebook))}#{name}" if there else None
+        self.target = f"{paths.address(page, paths.output(notebook))}#{name}" if there else None
         self.reason = reason
 
     def __repr__(self) -> str:
