@@ -3,11 +3,11 @@
 import errno
 import logging
 import multiprocessing
-import os
 import shutil
 import signal
 import socket
 import ssl
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import wait
@@ -299,7 +299,7 @@ def _local_cluster(number: int, resources: Mapping[str, float], scratch: Path, r
             silence_logs=logging.CRITICAL,
         )
 
-    if os.name == "posix":
+    if sys.platform != "win32":
         resource_tracker.ensure_running()  # otherwise the first process starts it, which unblocks SIGINT
     return _started(start, runs)
 

@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 def root() -> Path:
     """The folder that holds presets and data: `PWL_LAB_HOME`, the checkout, or the package where there is no checkout."""
-    folder = environment.HOME.get()
+    folder: Path | None = environment.HOME.get()
     if folder is None:
         folder = PACKAGE.parent if (PACKAGE.parent / "presets").is_dir() else PACKAGE
     if not (folder / "presets").is_dir():

@@ -159,6 +159,12 @@ def test_linters_pass(command: tuple[str, ...]) -> None:
 
 
 @pytest.mark.linter
+def test_nothing_is_used_that_windows_does_not_have() -> None:
+    """What only other systems have stands behind a check of sys.platform or a hasattr, which mypy understands."""
+    _run(str(BIN / "mypy"), "--platform", "win32", "--cache-dir", ".mypy_cache/windows")
+
+
+@pytest.mark.linter
 def test_the_types_in_the_scripts_of_the_page_fit() -> None:
     compiler = ROOT / "web" / "node_modules" / ".bin" / "tsc"
     if not compiler.is_file():
