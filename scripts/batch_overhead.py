@@ -64,7 +64,9 @@ def overhead_rows(folder: Path, runs: bool = True) -> list[Row]:
     env, name = with_store(folder / "store"), f"a batch of {len(plan.points)} points of 02 at smoke"
     wall = measured(batch, env, LOOK_S)["seconds"]
     resumed = measured(batch, env, LOOK_S)["seconds"]
-    points = [json.loads((out / "points" / point.hash / "status.json").read_text(encoding="utf-8")) for point in plan.points]
+    points = [
+        json.loads((out / "points" / point.hash / "status.json").read_text(encoding="utf-8")) for point in plan.points
+    ]
     if any(status["status"] != "ok" for status in points):
         raise RuntimeError(f"not every point of {out} is ok: nothing to compare")
     rows = [against(f"{name}, against the points' own seconds", wall, sum(s["seconds"] for s in points) / WORKERS)]
