@@ -81,7 +81,7 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	@touch $@
 
 clean:
-	rm -rf runs .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache build
+	rm -rf runs .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache build dist
 	find . -path ./$(VENV) -prune -o -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 distclean: clean

@@ -58,13 +58,15 @@ def run_one_by_one(plan: BatchPlan, folder: Path) -> float:
 def overhead_rows(folder: Path, runs: bool = True) -> list[Row]:
     """Run the batch in `folder`, resume it, and run its points one by one."""
     grid, out = folder / "grid.yaml", folder / "batch"
-    grid.write_text(GRID)
+    grid.write_text(GRID, encoding="utf-8")
     plan = plan_grid(grid)
     batch = [*COMMAND, "batch", str(grid), "--out", str(out), "--workers", str(WORKERS)]
     env, name = with_store(folder / "store"), f"a batch of {len(plan.points)} points of 02 at smoke"
     wall = measured(batch, env, LOOK_S)["seconds"]
     resumed = measured(batch, env, LOOK_S)["seconds"]
-    points = [json.loads((out / "points" / point.hash / "status.json").read_text()) for point in plan.points]
+    points = [
+        json.loads((out / "points" / point.hash / "status.json").read_text(encoding="utf-8")) for point in plan.points
+    ]
     if any(status["status"] != "ok" for status in points):
         raise RuntimeError(f"not every point of {out} is ok: nothing to compare")
     rows = [against(f"{name}, against the points' own seconds", wall, sum(s["seconds"] for s in points) / WORKERS)]

@@ -24,13 +24,13 @@ Point = dict[str, Any]
 
 def read(path: Path) -> list[Point]:
     """The lines of a file; none if it is not there. A last line that was cut off is left out."""
-    lines = path.read_text().splitlines() if path.is_file() else []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 def append(path: Path, points: Iterable[Mapping[str, Any]]) -> None:
     """Add lines in one write: those of several processes do not mix."""
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write("".join(json.dumps(point) + "\n" for point in points))
 
 

@@ -70,7 +70,7 @@ def tidy(table: pd.DataFrame) -> pd.DataFrame:
 def shipped_seeds(name: str) -> list[int]:
     """The seeds of the table that is shipped now: of a thinned table that was continued, they stay."""
     path = paths.results() / f"{name}.json"
-    return list(json.loads(path.read_text())["seeds"]) if path.exists() else []
+    return list(json.loads(path.read_text(encoding="utf-8"))["seeds"]) if path.exists() else []
 
 
 def main() -> None:

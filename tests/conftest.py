@@ -53,6 +53,7 @@ LONGEST_FIRST = [
     "tests/loading/test_model.py",
     "tests/study/test_code_changes.py",
     "tests/project/test_extend.py",
+    "tests/project/test_sdist.py",
     "tests/study/test_streams.py",
     "tests/models/test_transformer.py",
     "tests/support/test_parameters_cell.py",

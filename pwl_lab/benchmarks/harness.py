@@ -9,6 +9,7 @@ import math
 import mmap
 import os
 import statistics
+import sys
 import threading
 import time
 from collections import Counter
@@ -111,7 +112,7 @@ def cached_share(path: Path) -> float:
     """The share of a file's pages that are in memory, in [0, 1]; 1 if the system does not say."""
     size = path.stat().st_size
     pages = -(-size // mmap.PAGESIZE)
-    tell = getattr(ctypes.CDLL(None), "mincore", None)
+    tell = getattr(ctypes.CDLL(None), "mincore", None) if sys.platform != "win32" else None
     if tell is None or not size:
         return 1.0
     # ctypes can take the address only of a writable mapping; it is private, and nothing is written.

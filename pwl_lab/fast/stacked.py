@@ -6,7 +6,7 @@ into one batched product: with `torch.func.vmap` for any network, and directly f
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from typing import Any, Protocol, Self, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float, Num
@@ -26,9 +26,10 @@ RUN_BY: dict[type[nn.Module], Callable[[Any, Mapping[str, Tensor], Tensor], Tens
 class Blocks(Protocol):
     """The part of `pwl_lab.models.BlockNet` used here; that module is above this one."""
 
-    stem: nn.Module
-    blocks: nn.ModuleList
-    head: nn.Module
+    if TYPE_CHECKING:  # at run time, Python from 3.12 on does not look where a module keeps its submodules
+        stem: nn.Module
+        blocks: nn.ModuleList
+        head: nn.Module
 
 
 def is_stackable(student: nn.Module) -> bool:

@@ -6,7 +6,7 @@ the products, scores are masked in place, and padding is found once for all stud
 """
 
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -22,8 +22,9 @@ class LanguageLayer(Protocol):
     """The part of `pwl_lab.models.language.LanguageLayer` used here; that module is above this one."""
 
     heads: int
-    attention_norm: nn.LayerNorm
-    mlp_norm: nn.LayerNorm
+    if TYPE_CHECKING:  # at run time, Python from 3.12 on does not look where a module keeps its submodules
+        attention_norm: nn.LayerNorm
+        mlp_norm: nn.LayerNorm
 
     def hidden(self, real: Bool[Tensor, "batch tokens"]) -> Float[Tensor, "batch 1 _ tokens"]:
         """What is added to the scores of keys that a query must not see; 0 for the others."""

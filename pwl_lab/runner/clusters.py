@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import ssl
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import wait
@@ -298,7 +299,8 @@ def _local_cluster(number: int, resources: Mapping[str, float], scratch: Path, r
             silence_logs=logging.CRITICAL,
         )
 
-    resource_tracker.ensure_running()  # otherwise the first process starts it, which unblocks SIGINT
+    if sys.platform != "win32":
+        resource_tracker.ensure_running()  # otherwise the first process starts it, which unblocks SIGINT
     return _started(start, runs)
 
 

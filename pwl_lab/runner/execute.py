@@ -93,7 +93,7 @@ def _begun(source: Path, parameters: ResolvedParameters, cells: int) -> RunStatu
     root = paths.root()
     return RunStatus(
         status="running",
-        notebook=str(source.relative_to(root) if source.is_relative_to(root) else source),
+        notebook=(source.relative_to(root) if source.is_relative_to(root) else source).as_posix(),
         preset=parameters.preset,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         cells=cells,

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import os
 import platform
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -53,7 +52,7 @@ def write_index(folder: Path, seconds: float | None = None) -> Path:
         facts=_facts(found, seconds),
         rows=rows,
         duration=_duration,
-        web=os.path.relpath(web, folder) if (web := paths.web_page() / INDEX).is_file() else None,
+        web=paths.address(web, folder) if (web := paths.web_page() / INDEX).is_file() else None,
     )
     write_text(folder / INDEX, text)
     return folder / INDEX

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -69,7 +70,7 @@ class KernelGuard:
     def started(self, process: subprocess.Popen[bytes]) -> None:
         """Take over the kernel's process, the leader of its own group."""
         self._process = process
-        if os.name == "posix":
+        if sys.platform != "win32":
             command = ["/bin/sh", "-c", WATCHDOG, "sh", str(process.pid), self.mark, str(self.folder)]
             # Without the mark of an enclosing run: when that run is ended, the watchdog still has its own work to do.
             own = {name: value for name, value in os.environ.items() if name != MARK}
@@ -97,8 +98,9 @@ class KernelGuard:
             return "the kernel is gone"
         if code >= 0:
             return f"the kernel process ended with exit code {code}"
-        hint = ", often because memory ran out" if -code == signal.SIGKILL else ""
-        return f"the kernel process was ended by signal {-code} ({signal.Signals(-code).name}){hint}"
+        name = signal.Signals(-code).name
+        hint = ", often because memory ran out" if name == "SIGKILL" else ""
+        return f"the kernel process was ended by signal {-code} ({name}){hint}"
 
     def end(self) -> None:
         """Kill what is left of the run and remove its sockets."""
@@ -116,7 +118,7 @@ class KernelGuard:
         if self._process is None:
             return
         with suppress(ProcessLookupError, PermissionError):
-            if os.name == "posix":
+            if sys.platform != "win32":
                 os.killpg(self._process.pid, signal.SIGKILL)
             else:
                 self._process.kill()
@@ -211,7 +213,7 @@ def stop_on_signal(runs: Runs) -> Iterator[None]:
 def _temporary() -> Path:
     """The folder for temporary files, or /tmp if its path is too long for unix sockets."""
     folder = tempfile.gettempdir()
-    too_long = os.name == "posix" and len(os.fsencode(folder)) > LONGEST_TEMPORARY
+    too_long = sys.platform != "win32" and len(os.fsencode(folder)) > LONGEST_TEMPORARY
     return Path("/tmp" if too_long else folder)
 
 

@@ -94,7 +94,7 @@ def navigation(source: Path) -> list[str]:
 
 def _between(page: Path, target: Path, fragment: str) -> str:
     """The address of a file relative to the page."""
-    address = Path(os.path.relpath(target, page.parent.resolve())).as_posix()
+    address = paths.address(target, page.parent.resolve())
     return f"{address}#{fragment}" if fragment else address
 
 

@@ -69,7 +69,7 @@ class Location:
         found = {}
         with self._saying("list"):
             for folder, folders, files in os.walk(self.work / below, onerror=_unless_absent):
-                head = os.path.relpath(folder, self.work)
+                head = Path(folder).relative_to(self.work).as_posix()
                 for file in (*files, *(name for name in folders if name in FILES)):  # which then cannot be read
                     with suppress(*ABSENT):  # deleted since, or a broken link
                         found[f"{head}/{file}"] = Path(folder, file).stat().st_size

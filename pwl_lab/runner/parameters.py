@@ -14,7 +14,7 @@ from pydantic import BaseModel, FiniteFloat, Strict, StrictBool, StrictInt, Vali
 from pwl_lab.study.settings import SETTINGS
 from pwl_lab.support import paths
 from pwl_lab.support.config import Settings, describe, read_preset
-from pwl_lab.support.errors import InvalidValueError, invalid, unknown
+from pwl_lab.support.errors import InvalidValueError, invalid, shown, unknown
 from pwl_lab.support.parameters_cell import NOT_LITERAL, check_literal, values_in
 from pwl_lab.support.yaml12 import read_yaml
 
@@ -94,7 +94,8 @@ def resolve_notebook(name: str | Path) -> Path:
 
     A number is that of a notebook (`4` and `04` are `04_...`), with a letter that of an appendix (`4b` is `04b_...`).
 
-    Raises UnknownNameError naming the nearest one, InvalidValueError when several begin like this.
+    Raises UnknownNameError naming the nearest one, InvalidValueError when several begin like this, and MissingDataError
+    where there is neither such a file nor a checkout.
     """
     folder = paths.notebooks()
     for file in (Path(name), Path(f"{name}.ipynb"), folder / str(name), folder / f"{name}.ipynb"):
@@ -107,6 +108,8 @@ def resolve_notebook(name: str | Path) -> Path:
     found = [stem for stem in known if stem.startswith(begins)] if begins else []
     if len(found) > 1:
         raise invalid("notebook", str(name), f"several notebooks begin like this: {', '.join(found)}")
+    if not found and not paths.is_checkout():
+        raise paths.needs_checkout(f"there is no notebook {shown(str(name))} here. Those of the series need")
     if not found:
         raise unknown("notebook", str(name), known)
     return known[found[0]].resolve()

@@ -109,6 +109,8 @@ def _spelt(path: Path) -> tuple[str, ...]:
 def _chosen(only: Sequence[str]) -> list[Path]:
     """The notebooks to run, in the order of the series."""
     known = series()
+    if not known and not paths.is_checkout():
+        raise paths.needs_checkout("the series needs")
     if not known:
         raise unknown("series in", str(paths.notebooks()), [])
     wanted = [resolve_notebook(part) for entry in only for part in entry.split(",")]

@@ -309,7 +309,7 @@ def shipped(name: str) -> pd.DataFrame:
     """A table of `data/results`. Its `attrs` say how it was made: command, seeds, minutes, commit and machine."""
     path = paths.results() / f"{name}.csv"
     table = pd.read_csv(path)
-    table.attrs = json.loads(path.with_suffix(".json").read_text())
+    table.attrs = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     return table
 
 

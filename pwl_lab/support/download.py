@@ -1,4 +1,4 @@
-"""Where a dataset's files come from: the checkout, a given folder, a package, an earlier download, or a new one.
+"""Where a dataset's files come from: pwl_lab's own data, a given folder, a package, an earlier download, or a new one.
 
 Every file has a recorded SHA-256 and is never used unchecked. pooch downloads and unpacks; its results appear
 completely or not at all.
@@ -57,7 +57,7 @@ class DatasetFiles:
     """The files of a dataset, and where they may be found."""
 
     members: tuple[DataFile, ...]
-    bundled: bool = False  # in the checkout's data folder
+    bundled: bool = False  # in pwl_lab's own data folder
     system_folders: tuple[str, ...] = ()  # where an operating system's package may have installed them
     archive: Archive | None = None  # downloaded instead of single files: it holds them all
     package: str = ""  # the Python package that they come with, by its name on PyPI
@@ -66,7 +66,7 @@ class DatasetFiles:
     def origin(self) -> str:
         """Where the files come from, for a table of datasets."""
         if self.bundled:
-            return "the checkout"
+            return "pwl_lab"
         if self.package:
             return self.package
         return f"download: {self.archive.url if self.archive else self.members[0].url.rpartition('/')[0]}"
@@ -224,7 +224,7 @@ def _unpack(path: Path, folder: str, names: Sequence[str], target: Path) -> None
 def _advice(files: DatasetFiles) -> str:
     """What to do about a missing or wrong file."""
     if files.bundled:
-        return "It comes with the checkout: restore it with git, or create it again as data/README.md describes."
+        return "It comes with pwl_lab: restore it with git, install again, or create it as data/README.md describes."
     names = ", ".join(file.name for file in files.members)
     either = f"{files.archive.name}, or its {names}" if files.archive else names
     return f"Put {either} (gzipped or plain) into one folder and pass it (folder=...), or fetch them while online."

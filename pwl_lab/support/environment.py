@@ -50,6 +50,10 @@ class Variable:
         text = os.environ.get(self.name)
         return _READERS[self.kind](self.name, text) if text else None
 
+    def put(self, text: str) -> None:
+        """Set it, for this process and those that it starts."""
+        os.environ[self.name] = text
+
 
 def refuse_unknown() -> None:
     """Raise UnknownNameError if a variable is set whose name begins like ours but is not known."""
@@ -74,7 +78,7 @@ def stop_after(duration: str) -> None:
     hours, minutes, seconds = (int(part or 0) for part in parts.groups()) if parts else (0, 0, 0)
     if not hours + minutes + seconds:
         raise invalid("--stop-after", duration, "hours, minutes and seconds, such as 8m, 90s or 1h30m")
-    os.environ[STOP_AT.name] = f"{time.time() + 3600 * hours + 60 * minutes + seconds:.1f}"
+    STOP_AT.put(f"{time.time() + 3600 * hours + 60 * minutes + seconds:.1f}")
 
 
 def seconds_left() -> float:
@@ -154,8 +158,12 @@ _READERS: dict[str, Callable[[str, str], Any]] = {
     "text": lambda name, text: text,
 }
 
-HOME = Variable("PWL_LAB_HOME", "folder", "the project's checkout", "the one from which the package was installed")
-RUNS = Variable("PWL_LAB_RUNS", "folder", "where all results go", "runs/ in the project's folder")
+HOME = Variable(
+    "PWL_LAB_HOME", "folder", "a checkout of the project", "the one from which the package was installed, if any"
+)
+RUNS = Variable(
+    "PWL_LAB_RUNS", "folder", "where all results go", "runs/ in the checkout; without one, in the current folder"
+)
 STORE = Variable("PWL_LAB_STORE", "folder", "where trained networks are kept between runs", "store/ in the runs folder")
 DATA = Variable("PWL_LAB_DATA", "folder", "where downloaded datasets are kept", "downloads/ in the runs folder")
 WORKERS = Variable("PWL_LAB_WORKERS", "number", "how many trainings run in parallel", "one more than the cores")

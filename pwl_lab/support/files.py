@@ -13,6 +13,7 @@ import re
 import secrets
 import shutil
 import stat
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
@@ -23,8 +24,7 @@ from filelock import FileLock, Timeout
 
 from pwl_lab.support.errors import MissingDataError, PwlLabError, UnreadableError
 
-POSIX = os.name == "posix"
-if POSIX:  # elsewhere, only its age tells that a writer is gone
+if sys.platform != "win32":  # there, only its age tells that a writer is gone
     import fcntl
 
 UNABLE = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # the errors of a file system without fsync
@@ -186,7 +186,7 @@ def _lock(part: Path) -> Iterator[bool | None]:
 
     A lock ends with its process in any case. Raises OSError if the file or folder cannot be opened.
     """
-    if not POSIX:
+    if sys.platform == "win32":
         yield None
         return
     handle = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -266,8 +266,9 @@ def settle(files: Iterable[Path]) -> None:
     Raises OSError if the disk fails. It takes some milliseconds per file: only for files that later work relies on.
     """
     there = [path for path in files if path.is_file()]
-    folders = {path.parent for path in there} if POSIX else set()
-    how = os.O_RDONLY if POSIX else os.O_RDWR  # Windows: only files that are open for writing
+    windows = sys.platform == "win32"  # which takes only files, and only those that are open for writing
+    folders = set() if windows else {path.parent for path in there}
+    how = os.O_RDWR if windows else os.O_RDONLY
     for path in (*there, *folders):  # the folders last, because they hold the names
         handle = os.open(path, how)
         try:

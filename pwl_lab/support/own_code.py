@@ -263,11 +263,21 @@ def _read_by(code: types.CodeType, *instructions: str) -> set[str]:
 
 def _of_code(code: types.CodeType, doc: str | None = None) -> list[Any]:
     """A function's compiled code without its docstring and line numbers."""
+    if sys.version_info >= (3, 14):  # a docstring moves all constants, so they go by value
+        read = [
+            [one.opname, _constant(one.argval) if one.opcode in dis.hasconst else one.arg]
+            for one in dis.get_instructions(code)
+        ]
+        return [read, code.co_exceptiontable.hex(), code.co_flags & ~inspect.CO_HAS_DOCSTRING, _names(code)]
     constants = [None if doc is not None and one == doc else one for one in code.co_consts[:1]]
-    arguments = code.co_argcount + code.co_kwonlyargcount
-    names = [code.co_names, code.co_varnames[:arguments], code.co_freevars]
     values = [_constant(one) for one in [*constants, *code.co_consts[1:]]]
-    return [code.co_code.hex(), code.co_exceptiontable.hex(), code.co_flags, names, values]
+    return [code.co_code.hex(), code.co_exceptiontable.hex(), code.co_flags, _names(code), values]
+
+
+def _names(code: types.CodeType) -> list[tuple[str, ...]]:
+    """The names that compiled code refers to by number, and those of its arguments."""
+    arguments = code.co_argcount + code.co_kwonlyargcount
+    return [code.co_names, code.co_varnames[:arguments], code.co_freevars]
 
 
 def _constant(value: object) -> Any:

@@ -1,5 +1,6 @@
 """The locations of files and folders, and the commit of the checkout. Only this module contains fixed paths."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -11,15 +12,30 @@ INTERACTIVE = "interactive"  # in the runs folder: the results of notebooks that
 BENCH = "bench.json"  # in the runs folder: the results of the benchmarks
 
 
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
 def root() -> Path:
-    """The project's folder: `PWL_LAB_HOME`, or the checkout that this package was installed from."""
-    folder = environment.HOME.get() or Path(__file__).resolve().parents[2]
+    """The folder that holds presets and data: `PWL_LAB_HOME`, the checkout, or the package where there is no checkout."""
+    folder: Path | None = environment.HOME.get()
+    if folder is None:
+        folder = PACKAGE.parent if (PACKAGE.parent / "presets").is_dir() else PACKAGE
     if not (folder / "presets").is_dir():
-        raise MissingDataError(
-            f"{folder} has no presets/ folder. Install the package from a checkout (pip install -e .) "
-            "or set PWL_LAB_HOME to a checkout."
-        )
+        raise MissingDataError(f"{folder} has no presets/ folder. Set PWL_LAB_HOME to a checkout of the project.")
     return folder
+
+
+def is_checkout() -> bool:
+    """Whether `root` is a checkout, with notebooks; an installed package has only what the library needs."""
+    return root() != PACKAGE
+
+
+def needs_checkout(what: str) -> MissingDataError:
+    """The error for something that only a checkout of the project has."""
+    return MissingDataError(
+        f"{what} a checkout of the project, and this pwl_lab was installed without one, in {PACKAGE}. "
+        "Run the command in a checkout's own environment, or set PWL_LAB_HOME to a checkout of the same version."
+    )
 
 
 def presets() -> Path:
@@ -28,7 +44,7 @@ def presets() -> Path:
 
 
 def notebooks() -> Path:
-    """The folder of the series."""
+    """The folder of the series; an installed package has none."""
     return root() / "notebooks"
 
 
@@ -38,7 +54,7 @@ def web() -> Path:
 
 
 def data() -> Path:
-    """The folder of the data bundled with the checkout."""
+    """The folder of the bundled data."""
     return root() / "data"
 
 
@@ -48,19 +64,21 @@ def results() -> Path:
 
 
 def runs() -> Path:
-    """The folder for all results: `PWL_LAB_RUNS`, or `runs/` in the project's folder."""
+    """The folder for all results: `PWL_LAB_RUNS`, or `runs/` in the checkout; without a checkout, in the current folder."""
+    if environment.RUNS.get() is None and not is_checkout():
+        environment.RUNS.put("runs")  # as if typed here, so that child processes and later calls mean the same folder
     return environment.RUNS.get() or root() / "runs"
 
 
 def from_here(folder: str) -> str:
-    """A folder named by a user, made absolute: relative to the current folder, otherwise to the project's folder.
+    """A folder named by a user, made absolute: relative to the current folder, otherwise to the checkout.
 
     An address (`s3://...`) or an empty name is returned as it is.
     """
     if not folder or "://" in folder:
         return folder
     here = absolute(folder, "folder")
-    return str(here if here.exists() else root() / Path(folder).expanduser())
+    return str(here if here.exists() or not is_checkout() else root() / Path(folder).expanduser())
 
 
 def absolute(path: str | Path, field: str = "out") -> Path:
@@ -91,6 +109,14 @@ def local_folder(
     if scheme := scheme_of(path):
         raise invalid(field, f"{scheme}://...", f"a folder on this machine; {elsewhere}")
     return absolute(path, field)
+
+
+def address(target: Path, folder: Path) -> str:
+    """The address of a file for a page in `folder`: relative, or absolute where the file is on another drive."""
+    try:
+        return Path(os.path.relpath(target, folder)).as_posix()
+    except ValueError:
+        return target.absolute().as_uri()
 
 
 def check_path(
@@ -175,6 +201,8 @@ def output(notebook: str) -> Path:
 
 def commit() -> str | None:
     """The checkout's commit, marked if files differ from it; None outside a git checkout or without git."""
+    if not is_checkout():  # the package may lie in a repository of the reader's own
+        return None
     command = ["git", "-C", str(root()), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)

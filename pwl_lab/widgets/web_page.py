@@ -2,7 +2,6 @@
 
 import html
 import json
-import os
 import re
 import shutil
 import threading
@@ -159,7 +158,7 @@ class PageLink:
     def __init__(self, name: str, notebook: str, reason: str = "The page has not been built.") -> None:
         """As `loading_page`; `reason`: why there is no live page, said if there is none to link to."""
         page, there = paths.web_page() / "index.html", (paths.web_page() / MODELS / name / MODEL).is_file()
-        self.target = f"{os.path.relpath(page, paths.output(notebook))}#{name}" if there else None
+        self.target = f"{paths.address(page, paths.output(notebook))}#{name}" if there else None
         self.reason = reason
 
     def __repr__(self) -> str:
@@ -198,6 +197,8 @@ def _sources() -> list[Path]:
 
 def _runtime() -> list[Path]:
     """The files of ONNX Runtime Web that npm has fetched. Raises MissingDataError if they are not there."""
+    if not paths.is_checkout():
+        raise paths.needs_checkout("the page on which a network loads needs the runtime that npm installs into")
     folder = paths.web() / "node_modules" / "onnxruntime-web" / "dist"
     found = [folder / name for name in RUNTIME_FILES]
     if not all(path.is_file() for path in found):

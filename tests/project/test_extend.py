@@ -5,6 +5,8 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,9 +16,9 @@ from pwl_lab.support import paths
 PAGE = paths.root() / "docs" / "extend.md"
 LONGEST = 50  # lines of an example
 OPENING = """
-import torch
+import sys, torch
 from pwl_lab.loading.model import ProgressiveModel
-with ProgressiveModel.open("runs/rings", imports=True) as model:
+with ProgressiveModel.open(sys.argv[1], imports=True) as model:
     model.wait("TTT")
     logits = model.predict(torch.tensor([[0.0, 0.1], [1.0, 0.2], [2.0, -2.0]])).logits
 print(logits.argmax(dim=1).tolist())
@@ -32,10 +34,21 @@ def with_words(words: str) -> str:
     return found
 
 
-def run(folder: Path, code: str) -> subprocess.CompletedProcess:
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+def run(folder: Path, code: str, *words: str) -> subprocess.CompletedProcess:
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done
+
+
+@contextmanager
+def served(folder: Path, bundle: str) -> Iterator[str]:
+    """The address at which `pwl-lab serve` serves a bundle."""
+    words = [Path(sys.executable).parent / "pwl-lab", "serve", bundle]
+    with subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            yield re.search(r"http://\S+", server.stdout.readline())[0]
+        finally:
+            server.terminate()
 
 
 @pytest.mark.parametrize("number", range(len(examples())))
@@ -71,7 +84,9 @@ def test_a_network_that_exists_already_takes_the_place_of_the_other(tmp_path):
     assert instead.count("EncoderConfig(") == 2
     run(tmp_path, f"from parts import *\n{instead}")
     assert json.loads((tmp_path / "runs" / "rings" / "index.json").read_text())["modules"] == {"encoder": "parts"}
-    assert run(tmp_path, OPENING).stdout == "[0, 1, 2]\n"
+    assert run(tmp_path, OPENING, "runs/rings").stdout == "[0, 1, 2]\n"
+    with served(tmp_path, "runs/rings") as address:
+        assert run(tmp_path, OPENING, address).stdout == "[0, 1, 2]\n"
 
 
 @pytest.mark.usefixtures("store_folder")

@@ -7,7 +7,6 @@ import re
 import statistics
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import nbformat
@@ -15,43 +14,18 @@ import pytest
 from sources import ROOT, SCRIPTS
 
 from pwl_lab.runner.parameters import settings_of
-from pwl_lab.support.yaml12 import read_yaml
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SERIES = [path for path in NOTEBOOKS if re.match(r"\d\d[a-z]?_", path.name)]
 MODULES = sorted((ROOT / "pwl_lab").rglob("*.py"))
 BIN = Path(sys.executable).parent
 
-CONDA_NAMES = {
-    "torch": "pytorch",
-    "playwright": "playwright-python",
-    "jupyter-client": "jupyter_client",
-    "jupyter-server": "jupyter_server",
-}
 LINES_PER_FILE, LINES_PER_FUNCTION = 450, 40  # a file is a subject, not a slice of one
 LINES_PER_CELL, MEDIAN_LINES_PER_CELL = 15, 8
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 each_of_the_series = pytest.mark.parametrize("path", SERIES, ids=lambda path: path.stem)
 each_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-
-
-def test_conda_and_pip_ask_for_the_same() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
-    wanted = {re.sub(r"^[\w.-]+", lambda name: CONDA_NAMES.get(name[0], name[0]), line) for line in wanted}
-    wanted |= {f"python{project['requires-python']}", "pip"}
-    conda = read_yaml((ROOT / "environment.yml").read_text())
-    assert conda["name"] == "pwl-lab"
-    assert conda["channels"] == ["conda-forge"]
-    assert {line for line in conda["dependencies"] if isinstance(line, str)} == wanted
-    assert [line for line in conda["dependencies"] if isinstance(line, dict)] == [{"pip": ["-e ."]}]
-
-
-def test_the_pinned_torch_is_one_that_the_project_allows() -> None:
-    pinned = re.findall(r"^torch==(\d+)\.(\d+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
-    assert len(pinned) == 1
-    assert tuple(map(int, pinned[0])) >= (2, 6)
 
 
 def test_make_and_ci_run_the_same_tests() -> None:
@@ -182,6 +156,12 @@ def test_the_first_cell_is_the_title(path: Path) -> None:
 )
 def test_linters_pass(command: tuple[str, ...]) -> None:
     _run(str(BIN / command[0]), *command[1:])
+
+
+@pytest.mark.linter
+def test_nothing_is_used_that_windows_does_not_have() -> None:
+    """What only other systems have stands behind a check of sys.platform or a hasattr, which mypy understands."""
+    _run(str(BIN / "mypy"), "--platform", "win32", "--cache-dir", ".mypy_cache/windows")
 
 
 @pytest.mark.linter

@@ -251,7 +251,7 @@ def test_list_tells_what_each_data_set_holds_and_where_it_comes_from() -> None:
     assert list(table) == ["name", "fashion-mnist-small", "fashion-mnist", "cifar-10", "cifar-100", "digits"]
     assert table["cifar-100"].split()[1:7] == ["32x32", "colour", "100", "45,000", "5,000", "10,000"]
     assert table["digits"].split()[1:] == ["8x8", "grey", "10", "1,000", "297", "500", "scikit-learn"]
-    assert table["fashion-mnist-small"].endswith("the checkout")
+    assert table["fashion-mnist-small"].endswith("pwl_lab")
     assert table["cifar-10"].endswith("download: https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz")
 
 

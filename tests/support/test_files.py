@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from filelock import Timeout
 
 from pwl_lab.support import files
 from pwl_lab.support.errors import UnreadableError
@@ -127,13 +128,15 @@ def test_what_a_killed_writer_left_is_removed_by_the_next_and_a_live_ones_is_not
     assert parts(tmp_path) == []
 
 
-@pytest.mark.parametrize("why", ["no locks", "another machine"])
+@pytest.mark.parametrize("why", ["no locks", "another machine", "Windows"])
 def test_where_no_lock_tells_only_what_is_a_day_old_goes(why, tmp_path, writer, monkeypatch):
     kill(writer("folder", tmp_path / "a"))
     (name,) = parts(tmp_path)
     part = tmp_path / name
     if why == "no locks":
         monkeypatch.setattr(files.fcntl, "flock", lambda *_: os.close(-1))  # EBADF, as from an NFS
+    elif why == "Windows":
+        monkeypatch.setattr(sys, "platform", "win32")
     else:
         monkeypatch.setattr("platform.node", lambda: "elsewhere")
     sweep(tmp_path)
@@ -145,6 +148,20 @@ def test_where_no_lock_tells_only_what_is_a_day_old_goes(why, tmp_path, writer, 
     os.utime(part / "a", (yesterday, yesterday))
     sweep(tmp_path)
     assert not part.exists()
+
+
+def test_on_windows_everything_is_written_settled_and_locked_without_its_locks(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.delattr(files, "fcntl")
+    write_json(tmp_path / "a.json", {"a": 1})
+    with new_folder(tmp_path / "b") as part:
+        (part / "c").write_bytes(b"1")
+    files.settle([tmp_path / "a.json", tmp_path / "b" / "c"])
+    assert (tmp_path / "b" / "c").read_bytes() == b"1"
+    with files.locked(tmp_path / "b"):
+        assert (tmp_path / "b" / files.LOCK).is_file()
+        with pytest.raises(Timeout), files.locked(tmp_path / "b"):
+            pass
 
 
 @pytest.mark.parametrize("name", [".part-", ".part-two", ".part-of my thesis", ".part-OLD_one8", ".parts", "a.part"])

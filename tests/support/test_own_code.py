@@ -123,6 +123,7 @@ MATTERS = [
 ]
 DOES_NOT = [
     ("mine", '"What it does."', '"Something else."'),
+    ("mine", "def make(gain):\n", "def make(gain):\n    'New.'\n"),
     ("mine", "SCALE = 3", "# three\n\nSCALE = 3  # of them"),
     ("mine", "{1, 2, 5}", "{5, 2, 1}"),
     ("mine", "OTHER = 1", "OTHER = 2"),

@@ -1,0 +1,189 @@
+"""The ways to install: pip, uv, conda, a container, Binder and commands by hand all ask for the same."""
+
+import json
+import re
+import shutil
+import subprocess
+import tomllib
+
+import pytest
+from sources import MODULES, ROOT, read
+
+from pwl_lab.support.yaml12 import read_yaml
+
+PYPROJECT = tomllib.loads(read(ROOT / "pyproject.toml"))
+PROJECT, UV = PYPROJECT["project"], PYPROJECT["tool"]["uv"]
+LOCKS = {
+    "uv.lock": {"pypi.org", "files.pythonhosted.org", "download.pytorch.org"},
+    "web/package-lock.json": set(),  # it leaves the registry to the reader (web/.npmrc)
+}
+ROUTES = ["pyproject.toml", "constraints.txt", "environment.yml", "Dockerfile", "binder/requirements.txt", "web/.npmrc"]
+PYTORCH = "https://download.pytorch.org/whl/cpu"
+CONDA_NAMES = {
+    "torch": "pytorch",
+    "playwright": "playwright-python",
+    "jupyter-client": "jupyter_client",
+    "jupyter-server": "jupyter_server",
+}
+
+
+def hosts(text: str) -> set[str]:
+    return set(re.findall(r"https?://([^/\s\"']+)", text))
+
+
+def sources(text: str) -> str:
+    """The lines of a lock that say where something comes from; npm also notes where its authors take donations."""
+    return "\n".join(line for line in text.splitlines() if re.search(r"\b(resolved|registry|url|index)\b", line))
+
+
+def pinned() -> str:
+    (version,) = re.findall(r"^torch==(\S+)$", read(ROOT / "constraints.txt"), re.MULTILINE)
+    return version
+
+
+def locked() -> list[dict]:
+    return tomllib.loads(read(ROOT / "uv.lock"))["package"]
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_a_lock_names_public_registries_only(name):
+    assert hosts(sources(read(ROOT / name))) == LOCKS[name]
+
+
+@pytest.mark.parametrize("name", ROUTES)
+def test_what_installs_names_public_registries_only(name):
+    assert hosts(read(ROOT / name)) <= set.union({"arxiv.org"}, *LOCKS.values())
+
+
+def test_the_pinned_torch_is_one_that_the_project_allows_and_the_one_of_uv():
+    assert tuple(map(int, pinned().split(".")[:2])) >= (2, 6)
+    assert UV["constraint-dependencies"] == [f"torch=={pinned()}"]
+    assert {one["version"].partition("+")[0] for one in locked() if one["name"] == "torch"} == {pinned()}
+
+
+def test_the_lock_is_of_this_project():
+    """As `uv lock --check` would say, which needs uv."""
+    (ours,) = [one for one in locked() if one["name"] == "pwl-lab"]
+    wanted = {"": PROJECT["dependencies"], **PROJECT["optional-dependencies"]}
+    wanted = {(_name(one), extra) for extra, some in wanted.items() for one in some}
+    asked = ours["metadata"]["requires-dist"]
+    assert {(one["name"], _extra(one)) for one in asked} == wanted
+    ranges = {one["name"]: one["specifier"] for one in asked}
+    for line in PROJECT["dependencies"]:
+        assert line.endswith(ranges[_name(line)]), line
+
+
+def _name(requirement: str) -> str:
+    return re.sub(r"[._-]+", "-", re.match(r"[\w.-]+", requirement)[0])
+
+
+def _extra(asked: dict) -> str:
+    return (re.findall(r"extra == '(\w+)'", asked.get("marker", "")) or [""])[0]
+
+
+def test_uv_takes_torch_without_cuda():
+    assert UV["sources"]["torch"] == {"index": "pytorch-cpu", "marker": "sys_platform == 'linux'"}
+    assert UV["index"] == [{"name": "pytorch-cpu", "url": PYTORCH, "explicit": True}]
+    names = {one["name"] for one in locked()}
+    assert not {name for name in names if name.startswith(("nvidia", "cuda")) or name == "triton"}
+    (linux,) = [one for one in locked() if one["name"] == "torch" and "+cpu" in one["version"]]
+    assert linux["source"] == {"registry": PYTORCH}
+    pythons = {name.rpartition(" ")[2].replace(".", "") for name in PROJECT["classifiers"] if ":: 3." in name}
+    for machine in ("x86_64", "aarch64"):
+        wheels = [wheel["url"] for wheel in linux["wheels"] if wheel["url"].endswith(f"{machine}.whl")]
+        assert {re.search(r"-cp(\d+)-", url)[1] for url in wheels} == pythons
+    assert all(re.fullmatch("sha256:[0-9a-f]{64}", wheel["hash"]) for wheel in linux["wheels"])
+
+
+def test_conda_and_pip_ask_for_the_same():
+    extras = PROJECT["optional-dependencies"]
+    wanted = [*PROJECT["dependencies"], *extras["dev"], *extras["hf"], *extras["web"]]
+    wanted = {re.sub(r"^[\w.-]+", lambda name: CONDA_NAMES.get(name[0], name[0]), line) for line in wanted}
+    wanted |= {f"python{PROJECT['requires-python']}", "pip"}
+    conda = read_yaml(read(ROOT / "environment.yml"))
+    assert conda["name"] == "pwl-lab"
+    assert conda["channels"] == ["conda-forge"]
+    assert {line for line in conda["dependencies"] if isinstance(line, str)} == wanted
+    rest = set(extras) - {"dev", "hf", "web"} - {"s3"}  # `dev` has what `s3` asks for
+    assert [line for line in conda["dependencies"] if isinstance(line, dict)] == [
+        {"pip": [f"-e .[{','.join(sorted(rest))}]"]}
+    ]
+    assert set(extras["s3"]) <= set(extras["dev"])
+
+
+def test_every_folder_of_the_package_is_packed():
+    setup = PYPROJECT["tool"]["setuptools"]
+    folders = {".".join(path.relative_to(ROOT).parent.parts) for path in MODULES}
+    assert set(setup["packages"]) == folders | set(setup["package-dir"])
+    for name, folder in setup["package-dir"].items():
+        assert name == f"pwl_lab.{folder}"
+        assert any((ROOT / folder).glob(setup["package-data"][name][0]))
+
+
+def test_the_container_copies_what_is_there_and_runs_what_is_installed():
+    text = read(ROOT / "Dockerfile").replace("\\\n", " ")
+    steps = [line.split(maxsplit=1) for line in text.splitlines() if line and not line.startswith("#")]
+    for step, rest in steps:
+        if step == "COPY":
+            *sources, _ = [word for word in rest.split() if not word.startswith("--")]
+            assert all((ROOT / source).exists() for source in sources)
+    said = dict(steps)
+    version = re.fullmatch(r"python:(3\.\d+)-slim", said["FROM"])[1]
+    assert f"Programming Language :: Python :: {version}" in PROJECT["classifiers"]
+    assert read(ROOT / "binder" / "runtime.txt").strip() == f"python-{version}"
+    assert said["USER"] == "learner"
+    command = json.loads(said["CMD"])
+    assert command[:2] == ["jupyter", "lab"]
+    assert (ROOT / command[2]).is_dir()
+    assert f"--port={said['EXPOSE']}" in command
+    assert not {"uv.lock", "presets", "data", "pwl_lab"} & set(read(ROOT / ".dockerignore").split())
+
+
+def test_the_dev_container_is_the_same_image_with_everything():
+    told = json.loads(read(ROOT / ".devcontainer" / "devcontainer.json"))
+    assert (ROOT / ".devcontainer" / told["build"]["dockerfile"]).resolve() == ROOT / "Dockerfile"
+    text = read(ROOT / "Dockerfile")
+    assert f"USER {told['remoteUser']}" in text
+    assert f"EXPOSE {told['forwardPorts'][0]}" in text
+    (environment,) = re.findall(r"UV_PROJECT_ENVIRONMENT=(\S+)", text)
+    settings = told["customizations"]["vscode"]["settings"]
+    assert settings["python.defaultInterpreterPath"] == f"{environment}/bin/python"
+    assert "--all-extras" in told["postCreateCommand"]
+
+
+def test_binder_installs_the_pinned_torch_without_cuda():
+    lines = [line for line in read(ROOT / "binder" / "requirements.txt").splitlines() if not line.startswith("#")]
+    assert lines == [f"--extra-index-url {PYTORCH}", "-c ../constraints.txt", "-e ."]
+
+
+def test_the_container_builds():
+    docker = shutil.which("docker")
+    if not docker or subprocess.run([docker, "info"], capture_output=True, check=False).returncode:
+        pytest.skip("no docker engine answers here")
+    done = subprocess.run([docker, "build", "--tag", "pwl-lab-test", ROOT], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4_000:]
+
+
+def said_by_make(target: str) -> list[str]:
+    """What `make TARGET` runs after it has installed, as it is typed in an activated environment."""
+    words = ["make", "--dry-run", "--always-make", target]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    text = done.replace("\\\n", " ").partition(".installed\n")[2]
+    if found := re.search(r"folder=\$\((.*?)\) && echo .*? && +(.*)", text):
+        text = f"{text[: found.start()]}{found[1]}\n{found[2]}".replace('"$folder"', "FOLDER")
+    lines = [" ".join(line.replace(".venv/bin/", "").split()) for line in text.splitlines()]
+    return [line for line in lines if line and not line.startswith(("command -v", "touch"))]
+
+
+def test_the_commands_behind_each_target_are_the_ones_that_are_written_down():
+    section = read(ROOT / "docs" / "usage.md").partition("## Without make")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| `make (\w+)` \| (.*) \|$", section, re.MULTILINE))
+    targets = set(re.findall(r"^\.PHONY: (.*)$", read(ROOT / "Makefile"), re.MULTILINE)[0].split())
+    assert set(rows) == targets - {"help", "install", "clean", "distclean"}
+    for target, commands in rows.items():
+        assert re.findall(r"`([^`]+)`", commands) == said_by_make(target), target
+    install = subprocess.run(
+        ["make", "--dry-run", "--always-make", "install"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    (by_make,) = re.findall(r"(-m pip install) --quiet( .*)", install)
+    assert "".join(by_make).replace("'", '"') in section
