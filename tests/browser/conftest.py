@@ -12,28 +12,22 @@ import nbformat
 import pytest
 from loopback import free_port
 from playwright.sync_api import Browser, Page, sync_playwright
+from script_modules import load_script
 from smoke import SmokeRun
 
 from pwl_lab.support import paths
 
-CHROMIUM = os.environ.get("PWL_CHROMIUM", "/usr/bin/chromium")
-# Only loopback resolves, and Chromium's own background traffic stays off.
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-]
+DRIVEN = load_script("chromium")
 
 
 # Not for the whole session: Playwright's event loop would still run in tests that need one of their own.
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Debian's Chromium, or the one that PWL_CHROMIUM names."""
-    if not Path(CHROMIUM).exists():
-        pytest.skip(f"no browser at {CHROMIUM}; set PWL_CHROMIUM")
+    if not Path(DRIVEN.CHROMIUM).exists():
+        pytest.skip(f"no browser at {DRIVEN.CHROMIUM}; set PWL_CHROMIUM")
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        chromium = playwright.chromium.launch(executable_path=DRIVEN.CHROMIUM, args=DRIVEN.FLAGS)
         yield chromium
         chromium.close()
 
