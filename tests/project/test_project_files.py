@@ -54,6 +54,19 @@ def test_the_pinned_torch_is_one_that_the_project_allows() -> None:
     assert tuple(map(int, pinned[0])) >= (2, 6)
 
 
+def test_the_citation_and_the_changelog_name_the_version_and_the_papers() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    citation = read_yaml((ROOT / "CITATION.cff").read_text())
+    assert str(citation["version"]) == version
+    assert citation["cff-version"] == "1.2.0"
+    assert {"message", "title", "authors", "license"} <= set(citation)
+    assert all({"type", "title", "authors"} <= set(reference) for reference in citation["references"])
+    numbers = {reference["url"].rpartition("/")[2] for reference in citation["references"]}
+    assert numbers == set(re.findall(r"arXiv[ :](\d{4}\.\d{5})", (ROOT / "README.md").read_text()))
+    releases = re.findall(r"^## (\d+\.\d+\.\d+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert releases[0] == version
+
+
 def test_make_and_ci_run_the_same_tests() -> None:
     ci = ROOT / ".ci" / "run"
     assert ci.stat().st_mode & 0o111
