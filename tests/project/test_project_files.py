@@ -12,6 +12,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from script_modules import load_script
 from sources import ROOT, SCRIPTS
 
 from pwl_lab.runner.parameters import settings_of
@@ -239,6 +240,26 @@ def test_every_folder_says_what_it_is_about() -> None:
     for path in (ROOT / "pwl_lab").glob("*/__init__.py"):
         assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path
         assert f"`{path.parent.name}/`" in (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"), path
+
+
+def test_the_picture_of_the_imports_is_current() -> None:
+    """Otherwise: .venv/bin/python scripts/architecture.py"""
+    script = load_script("architecture")
+    (files, lines), edges = script.sizes(script.ROOT / "pwl_lab"), script.imports(script.ROOT / "pwl_lab")
+    order = script.from_the_ground_up(set(files), edges)
+    drawn = re.search(r"<dc:description>(.*?)</dc:description>", script.FIGURE.read_text(), re.DOTALL)
+    assert drawn
+    assert drawn[1].splitlines() == script.described(order, edges, lines).splitlines()
+    assert all(order.index(source) > order.index(target) for source, target in edges), "imports point down"
+
+
+def test_the_core_is_as_long_as_the_architecture_says() -> None:
+    said = re.search(
+        r"core of the study \(([a-z, ]+): about ([\d,]+) lines\)", (ROOT / "docs" / "architecture.md").read_text()
+    )
+    assert said
+    lines = load_script("architecture").sizes(ROOT / "pwl_lab")[1]
+    assert abs(sum(lines[folder] for folder in said[1].split(", ")) - int(said[2].replace(",", ""))) < 500
 
 
 def test_the_architecture_names_files_that_are_there() -> None:
