@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
@@ -50,22 +51,37 @@ def lab(tmp_path_factory: pytest.TempPathFactory, shared_runs: Path) -> Iterator
     for path in work.glob("*.ipynb"):
         if path.stem != "example_point":  # has no presets
             use_smoke(path)
+    with jupyter("jupyterlab", work, folder, shared_runs, "--LabApp.news_url=None") as (address, token):
+        yield address, token, work
+
+
+@contextmanager
+def jupyter(module: str, work: Path, folder: Path, runs: Path, *options: str) -> Iterator[tuple[str, str]]:
+    """JupyterLab or Notebook 7 on `work`, with nobody's configuration: address and token. It may still be starting."""
     port, token = free_port(), secrets.token_hex(16)
     environment = os.environ | {
         "JUPYTER_CONFIG_DIR": str(folder / "config"),
         "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
         "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
-        "PWL_LAB_RUNS": str(shared_runs),
+        "PWL_LAB_RUNS": str(runs),
     }
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser"]
+    command = [sys.executable, "-m", module, "--no-browser", "--allow-root", "--expose-app-in-browser", *options]
     command += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}"]
-    command += ["--LabApp.news_url=None", f"--ServerApp.root_dir={work}", "--ServerApp.ip=127.0.0.1"]
-    log = (folder / "jupyter.log").open("w")
-    server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=work)
-    yield f"http://127.0.0.1:{port}", token, work
-    server.terminate()
-    server.wait(timeout=30)
-    log.close()
+    command += [f"--ServerApp.root_dir={work}", "--ServerApp.ip=127.0.0.1"]
+    with (folder / "jupyter.log").open("w") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=work)
+        yield f"http://127.0.0.1:{port}", token
+        server.terminate()
+        server.wait(timeout=30)
+
+
+@pytest.fixture
+def notebook_7(tmp_path: Path) -> Iterator[tuple[str, str, Path]]:
+    """Plain Jupyter Notebook on an empty folder: address, token, folder."""
+    work = tmp_path / "work"
+    work.mkdir()
+    with jupyter("notebook", work, tmp_path, tmp_path / "runs") as (address, token):
+        yield address, token, work
 
 
 def use_smoke(path: Path) -> None:
