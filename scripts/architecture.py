@@ -1,9 +1,9 @@
 """The structure of the package, measured from its own imports: a table, and the picture in docs/architecture.md.
 
 `python scripts/architecture.py` prints files and lines of each folder, and writes `docs/figures/imports.svg`: a row a
-folder, from the ground up, and an arc for each pair of folders of which one imports the other, as thick as there are
-imports. An arc on the right points down, as all should; one on the left, in red, points up. `--package DIR` measures
-another checkout's.
+folder, from the ground up, and an arc for each pair of folders of which one imports the other, in three widths. An arc
+on the right points down, as all should; one on the left, in red, points up. The picture shows only what changes seldom
+(lines in thousands), and says it once more in its description. `--package DIR` measures another checkout's.
 """
 
 import argparse
@@ -32,9 +32,9 @@ def main() -> None:
         print(f"{folder:<14}{files[folder]:>4} files{lines[folder]:>7,} lines")
     print(f"{'together':<14}{sum(files.values()):>4} files{sum(lines.values()):>7,} lines")
     figure, axes = plt.subplots(figsize=(8, 0.42 * len(order) + 0.6), layout="constrained")
-    draw(axes, order, edges, files, lines)
+    draw(axes, order, edges, lines)
     plt.rcParams["svg.hashsalt"] = "pwl_lab"  # the same picture has the same bytes
-    figure.savefig(given.out, metadata={"Date": None})
+    figure.savefig(given.out, metadata={"Date": None, "Description": described(order, edges, lines)})
 
 
 def folder_of(parts: tuple[str, ...]) -> str:
@@ -81,13 +81,30 @@ def from_the_ground_up(folders: set[str], edges: Counter[tuple[str, str]]) -> li
     return order
 
 
-def draw(
-    axes: Axes, order: list[str], edges: Counter[tuple[str, str]], files: Counter[str], lines: Counter[str]
-) -> None:
+def size(n_lines: int) -> str:
+    """Lines, roughly: 5,213 are `5 k lines`."""
+    return f"{round(n_lines, -3) // 1_000} k lines" if n_lines >= 500 else "under 500 lines"
+
+
+def width(n_imports: int) -> int:
+    """1 for up to three imports, 2 for up to fifteen, 3 for more."""
+    return 1 + (n_imports > 3) + (n_imports > 15)
+
+
+def described(order: list[str], edges: Counter[tuple[str, str]], lines: Counter[str]) -> str:
+    """What the picture shows, in words: a line a folder, from the top down, with what it imports and how wide the arc is."""
+    return "\n".join(
+        f"{folder} ({size(lines[folder])}): "
+        + ", ".join(f"{target} {width(edges[folder, target])}" for target in order if edges[folder, target])
+        for folder in reversed(order)
+    )
+
+
+def draw(axes: Axes, order: list[str], edges: Counter[tuple[str, str]], lines: Counter[str]) -> None:
     """A box for each folder, an arc for each pair."""
     height = {folder: place for place, folder in enumerate(order)}
     for folder, place in height.items():
-        label = f"{folder}\n{files[folder]} files, {lines[folder]:,} lines"
+        label = f"{folder}\n{size(lines[folder])}"
         box = {"boxstyle": "round,pad=0.25", "facecolor": "#eef3f8", "edgecolor": "#5b7083"}
         axes.text(0, place, label, ha="center", va="center", fontsize=7.5, linespacing=1.15, bbox=box, zorder=3)
     for (source, target), count in sorted(edges.items()):
@@ -101,7 +118,7 @@ def draw(
             connectionstyle="arc3,rad=-0.5",
             arrowstyle="-|>",
             mutation_scale=7,
-            linewidth=min(0.4 + 0.12 * count, 3.0),
+            linewidth=(0.6, 1.4, 2.6)[width(count) - 1],
             color=colour,
             alpha=0.55,
         )

@@ -5,13 +5,13 @@ For each family a pair at `lesson`'s sizes (untrained: weights take no part in t
 that. It needs Chromium and the runtime of the page; without them there are no rows.
 """
 
-import os
 import statistics
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from chromium import CHROMIUM, FLAGS
 from measuring import Row
 from playwright.sync_api import Browser, Page, sync_playwright
 from torch import nn
@@ -26,8 +26,6 @@ from pwl_lab.support.files import file_sha256
 from pwl_lab.swap.swapnet import SwapNet
 from pwl_lab.widgets.web_page import PageServer, write_page
 
-CHROMIUM = os.environ.get("PWL_CHROMIUM", "/usr/bin/chromium")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 RATE = 1_000_000  # bytes per second
 ROUNDS = 7
 WHOLE = "teacher.onnx"

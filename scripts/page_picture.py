@@ -10,7 +10,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from page_loading import CHROMIUM, FLAGS
+from chromium import CHROMIUM, FLAGS
 from PIL import Image
 from playwright.sync_api import sync_playwright
 

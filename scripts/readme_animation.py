@@ -2,7 +2,7 @@
 
 `python scripts/readme_animation.py --preset lesson` reads the first pair of notebook 04 from the store (it trains nothing),
 plays it on a link on which all of it takes about six seconds, and writes `loading.gif` beside the README's figures. It
-needs Chromium: /usr/bin/chromium, or the one that PWL_CHROMIUM names.
+needs Chromium (`chromium.py`).
 """
 
 import argparse
@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from chromium import CHROMIUM, FLAGS
 from PIL import Image, ImageOps
 from playwright.sync_api import Page, sync_playwright
 
@@ -24,7 +25,6 @@ from pwl_lab.study.settings import LoadingSettings
 from pwl_lab.support.environment import ONLY_STORED
 
 ROOT = Path(__file__).resolve().parents[1]
-CHROMIUM = os.environ.get("PWL_CHROMIUM", "/usr/bin/chromium")
 WIDTH, COLOURS = 800, 128
 PLAY_S, HOLD_S, FRAME_S = 6, 2, 0.1  # the play, the end that stays, and each picture
 NAMES = {"vgg": "VGG", "resnet": "ResNet", "vit": "ViT"}
@@ -78,9 +78,7 @@ def film(pair: Pair, samples: recipes.SamplePredictions, order: str, family: str
     player.chosen = {**player.chosen, "order": order}
     count = round(total / MEGABYTE / link / FRAME_S)  # in real time
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        page = opened(
-            playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]).new_page(), player, folder
-        )
+        page = opened(playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS).new_page(), player, folder)
         page.evaluate(TITLE, f"A {NAMES[family]} teacher of {byte_words(pair.teacher_bytes)} arrives at {link:g} MB/s")
         for i in range(count + 1):
             page.evaluate(SEEK, i / count)

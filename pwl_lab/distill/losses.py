@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from pwl_lab.distill.curriculum import Labels, OwnTarget, Target, TeacherHidden
 from pwl_lab.models.blocknet import real_tokens
 from pwl_lab.support.errors import invalid
-from pwl_lab.support.own_code import located
+from pwl_lab.support.own_code import located, naming
 
 
 def target_loss(
@@ -26,7 +26,8 @@ def target_loss(
     Raises InvalidValueError if a target of the reader's own gives anything but a number for each student.
     """
     if isinstance(target, OwnTarget):
-        losses = [target.loss(one, wanted) for one in ours]
+        with naming(type(target).loss):
+            losses = [target.loss(one, wanted) for one in ours]
         if not all(isinstance(loss, Tensor) and loss.dim() == 0 for loss in losses):
             seen = type(losses[0]).__name__ + f" of shape {list(losses[0].shape)}" * isinstance(losses[0], Tensor)
             raise invalid(located(type(target).loss), seen, "a tensor with one number, such as a mean")

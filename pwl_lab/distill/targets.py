@@ -20,6 +20,7 @@ from pwl_lab.distill.losses import teacher_probabilities
 from pwl_lab.fast import projecting, sped_up_by
 from pwl_lab.models.blocknet import BlockNet, real_tokens
 from pwl_lab.support.errors import invalid
+from pwl_lab.support.own_code import naming
 from pwl_lab.support.seeding import generator
 from pwl_lab.tasks.base import Batch, Task, at_once, batches_of, scored
 from pwl_lab.tasks.checks import CALIBRATION_BATCH, CALIBRATION_SAMPLES
@@ -202,7 +203,9 @@ class TeacherTargets:
                 projected = self.projections[target](state)
                 wanted[target] = projected * real_tokens(state).unsqueeze(1) if self.pads else projected
             elif isinstance(target, OwnTarget):
-                wanted[target] = target.wanted(final().states, scored(final().logits, batch.labels))
+                given = final().states, scored(final().logits, batch.labels)
+                with naming(type(target).wanted):
+                    wanted[target] = target.wanted(*given)
             else:
                 logits = final().logits if target.final else self.checkpoints[target](batch.inputs)
                 wanted[target] = teacher_probabilities(scored(logits, batch.labels), target.temperature)

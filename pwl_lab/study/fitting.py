@@ -8,7 +8,7 @@ import torch
 from pwl_lab.models.blocknet import BlockNet, ModelConfig
 from pwl_lab.support.config import content_hash
 from pwl_lab.support.errors import InvalidValueError, invalid
-from pwl_lab.support.own_code import located, raised_at
+from pwl_lab.support.own_code import located, naming, raised_at
 from pwl_lab.tasks.base import Task, tokens_of
 from pwl_lab.tasks.checks import check_count
 from pwl_lab.training import predict
@@ -30,7 +30,8 @@ def check_task(task: Task) -> None:
         raise invalid(f"input_shape of {where}", task.input_shape, "a tuple, such as (2,) or (1, 28, 28)")
     for length in task.input_shape:
         check_count(f"input_shape of {where}", length, 1)
-    facts = task.fingerprint()
+    with naming(type(task).fingerprint):
+        facts = task.fingerprint()
     try:
         if not isinstance(facts, dict):
             raise TypeError(f"a {type(facts).__name__} is no dictionary")
@@ -41,7 +42,9 @@ def check_task(task: Task) -> None:
 
 def shapes_of(model: ModelConfig, task: Task) -> list[tuple[int, ...]]:
     """The shapes of a network's hidden states. Raises InvalidValueError if it does not fit the task."""
-    net, n_tokens, made = model.make(), tokens_of(task), located(type(model).make)
+    n_tokens, made = tokens_of(task), located(type(model).make)
+    with naming(type(model).make):
+        net = model.make()
     if not isinstance(net, BlockNet):
         raise invalid(made, type(net).__name__, "a BlockNet")
     if net.n_tokens != n_tokens:
@@ -54,7 +57,7 @@ def shapes_of(model: ModelConfig, task: Task) -> list[tuple[int, ...]]:
     except Exception as error:  # torch's, of matrices that do not fit, or whatever the reader's network raises
         at = raised_at(error)
         why = f"{error}; raised in {at}" if at else str(error)
-        what = f"a task whose inputs the network of family {model.family!r} accepts ({why})"
+        what = f"a task whose inputs the network of {located(type(model))} accepts ({why})"
         raise invalid("input shape of the task", tuple(task.input_shape), what) from error
     if flat := [number for number, shape in enumerate(shapes, 1) if not shape]:
         raise invalid(made, f"a state of shape [batch] after block {flat[0]}", "states of shape [batch, channels, ...]")

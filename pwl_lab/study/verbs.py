@@ -201,7 +201,12 @@ def distill(
     Raises InvalidValueError before training if an argument has the wrong type, if a seed is given twice, if a
     curriculum needs a block or a checkpoint that the teacher does not have, or if a network does not accept the task's inputs.
     """
-    _check_kinds(teacher=(teacher, TrainedModel), student=(student, ModelConfig), plan=(plan, TrainPlan))
+    _check_kinds(
+        teacher=(teacher, TrainedModel),
+        student=(student, ModelConfig),
+        plan=(plan, TrainPlan),
+        curricula=(curricula, Mapping),
+    )
     _check_kinds(**{f"curricula[{name!r}]": (one, Curriculum) for name, one in curricula.items()})
     check_task(task)
     where, n_blocks = config.device(device), min(student.n_blocks, teacher.config.n_blocks)

@@ -18,12 +18,13 @@ import traceback
 import types
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path, PurePath
 from typing import Any
 
+from pwl_lab.support.errors import InvalidValueError, PwlLabError
 from pwl_lab.support.files import sha256
 
 _OURS = __name__.partition(".")[0]
@@ -83,6 +84,22 @@ def raised_at(error: BaseException) -> str:
         if _not_installed(frame.filename) and not str(Path(frame.filename).resolve()).startswith((ours, "<")):
             return f"{Path(frame.filename).name}, line {frame.lineno}"
     return ""
+
+
+@contextmanager
+def naming(thing: object) -> Iterator[None]:
+    """Inside, an error that the reader's own code raises becomes an InvalidValueError that names `thing`, file and line.
+
+    Errors of this package, and those that no code of his raised, stay as they are.
+    """
+    try:
+        yield
+    except PwlLabError:
+        raise
+    except Exception as error:
+        if not (at := raised_at(error)):
+            raise
+        raise InvalidValueError(f"{located(thing)} raised {type(error).__name__}: {error} ({at})") from error
 
 
 def _functions(thing: object) -> Iterator[types.FunctionType]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pwl_lab.support.errors import InvalidValueError, invalid
-from pwl_lab.support.own_code import located
+from pwl_lab.support.own_code import located, naming
 from pwl_lab.support.resuming import Stream
 from pwl_lab.support.seeding import TEACHER
 
@@ -176,12 +176,15 @@ def batches_of(task: Task, seed: int, batch_size: int, device: str, role: str = 
         taken = ", ".join(one.name for one in known)
         allowed = "a method that also takes a `role`: see pwl_lab.tasks.base.Task"
         raise invalid(located(type(task).batches), f"({taken})", allowed)
-    made = task.batches(seed, batch_size, device, **({"role": role} if takes_role else {}))
+    with naming(type(task).batches):
+        made = task.batches(seed, batch_size, device, **({"role": role} if takes_role else {}))
     if not hasattr(made, "__iter__"):
         raise invalid(located(type(task).batches), type(made).__name__, "an endless iterator, such as a generator")
     batches = iter(made)
     beginning = batches.state() if isinstance(batches, Stream) else {}
-    first = _checked(next(batches, None), task, device, located(type(task).batches))
+    with naming(type(task).batches):
+        first = next(batches, None)
+    first = _checked(first, task, device, located(type(task).batches))
     if not isinstance(batches, Stream):
         return chain([first], batches)
     batches.restore(beginning)
@@ -190,7 +193,9 @@ def batches_of(task: Task, seed: int, batch_size: int, device: str, role: str = 
 
 def split_of(task: Task, name: str, device: str) -> Batch:
     """`task.split(name)`, checked. Raises InvalidValueError if it does not match the task's own description."""
-    return _checked(task.split(name, device), task, device, f"split {name} of {located(type(task))}")
+    with naming(type(task).split):
+        found = task.split(name, device)
+    return _checked(found, task, device, f"split {name} of {located(type(task))}")
 
 
 def _checked(batch: object, task: Task, device: str, what: str) -> Batch:

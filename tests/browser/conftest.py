@@ -6,34 +6,29 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
 import pytest
 from loopback import free_port
 from playwright.sync_api import Browser, Page, sync_playwright
+from script_modules import load_script
 from smoke import SmokeRun
 
 from pwl_lab.support import paths
 
-CHROMIUM = os.environ.get("PWL_CHROMIUM", "/usr/bin/chromium")
-# Only loopback resolves, and Chromium's own background traffic stays off.
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-]
+DRIVEN = load_script("chromium")
 
 
 # Not for the whole session: Playwright's event loop would still run in tests that need one of their own.
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Debian's Chromium, or the one that PWL_CHROMIUM names."""
-    if not Path(CHROMIUM).exists():
-        pytest.skip(f"no browser at {CHROMIUM}; set PWL_CHROMIUM")
+    if not Path(DRIVEN.CHROMIUM).exists():
+        pytest.skip(f"no browser at {DRIVEN.CHROMIUM}; set PWL_CHROMIUM")
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        chromium = playwright.chromium.launch(executable_path=DRIVEN.CHROMIUM, args=DRIVEN.FLAGS)
         yield chromium
         chromium.close()
 
@@ -56,22 +51,37 @@ def lab(tmp_path_factory: pytest.TempPathFactory, shared_runs: Path) -> Iterator
     for path in work.glob("*.ipynb"):
         if path.stem != "example_point":  # has no presets
             use_smoke(path)
+    with jupyter("jupyterlab", work, folder, shared_runs, "--LabApp.news_url=None") as (address, token):
+        yield address, token, work
+
+
+@contextmanager
+def jupyter(module: str, work: Path, folder: Path, runs: Path, *options: str) -> Iterator[tuple[str, str]]:
+    """JupyterLab or Notebook 7 on `work`, with nobody's configuration: address and token. It may still be starting."""
     port, token = free_port(), secrets.token_hex(16)
     environment = os.environ | {
         "JUPYTER_CONFIG_DIR": str(folder / "config"),
         "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
         "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
-        "PWL_LAB_RUNS": str(shared_runs),
+        "PWL_LAB_RUNS": str(runs),
     }
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser"]
+    command = [sys.executable, "-m", module, "--no-browser", "--allow-root", "--expose-app-in-browser", *options]
     command += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}"]
-    command += ["--LabApp.news_url=None", f"--ServerApp.root_dir={work}", "--ServerApp.ip=127.0.0.1"]
-    log = (folder / "jupyter.log").open("w")
-    server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=work)
-    yield f"http://127.0.0.1:{port}", token, work
-    server.terminate()
-    server.wait(timeout=30)
-    log.close()
+    command += [f"--ServerApp.root_dir={work}", "--ServerApp.ip=127.0.0.1"]
+    with (folder / "jupyter.log").open("w") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=work)
+        yield f"http://127.0.0.1:{port}", token
+        server.terminate()
+        server.wait(timeout=30)
+
+
+@pytest.fixture
+def notebook_7(tmp_path: Path) -> Iterator[tuple[str, str, Path]]:
+    """Plain Jupyter Notebook on an empty folder: address, token, folder."""
+    work = tmp_path / "work"
+    work.mkdir()
+    with jupyter("notebook", work, tmp_path, tmp_path / "runs") as (address, token):
+        yield address, token, work
 
 
 def use_smoke(path: Path) -> None:

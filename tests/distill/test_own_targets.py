@@ -108,6 +108,15 @@ def test_another_value_and_another_code_are_another_key(store_folder, monkeypatc
     assert trained() == 3
 
 
+class Raising(Likeness):
+    """Its code is wrong."""
+
+    kind: Literal["raising"] = "raising"
+
+    def wanted(self, states, logits):
+        return states[7]
+
+
 class Everything(Likeness):
     """Its loss has a value for each pair of samples."""
 
@@ -125,6 +134,10 @@ class Everything(Likeness):
         (
             lambda: curriculum_of(Everything(block=1)),
             r"Everything\.loss \(test_own_targets\.py, line \d+\) = .*one number",
+        ),
+        (
+            lambda: curriculum_of(Raising(block=1)),
+            r"Raising\.wanted \(test_own_targets\.py, line \d+\) raised IndexError: .* \(test_own_targets\.py, line \d+\)",
         ),
         (lambda: Curriculum(stages=(Stage(target=Likeness),)), "target = <class .*Likeness"),
         (lambda: Curriculum(stages=(Stage(target={"kind": "likeness", "block": 1}),)), "instance of OwnTarget"),

@@ -10,13 +10,13 @@ RUN_S = 240
 ANSWER_MS = 1_000  # what a reader waits for a picture at most
 
 
-def open_notebook(page: Page, lab: tuple[str, str, Path], name: str) -> None:
-    """Open a notebook and wait for its kernel; the server may still be starting."""
+def open_notebook(page: Page, lab: tuple[str, str, Path], name: str, place: str = "lab/tree") -> None:
+    """Open a notebook in JupyterLab, or at another `place`, and wait for its kernel; the server may still be starting."""
     address, token, _ = lab
     end = time.monotonic() + 60
     while True:
         try:
-            page.goto(f"{address}/lab/tree/{name}.ipynb?token={token}&reset")
+            page.goto(f"{address}/{place}/{name}.ipynb?token={token}&reset")
             break
         except Error:
             if time.monotonic() > end:

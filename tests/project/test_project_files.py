@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from script_modules import load_script
 from sources import ROOT, SCRIPTS
 
 from pwl_lab.runner.parameters import settings_of
@@ -26,6 +27,19 @@ LINES_PER_CELL, MEDIAN_LINES_PER_CELL = 15, 8
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 each_of_the_series = pytest.mark.parametrize("path", SERIES, ids=lambda path: path.stem)
 each_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+def test_the_citation_and_the_changelog_name_the_version_and_the_papers() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    citation = read_yaml((ROOT / "CITATION.cff").read_text())
+    assert str(citation["version"]) == version
+    assert citation["cff-version"] == "1.2.0"
+    assert {"message", "title", "authors", "license"} <= set(citation)
+    assert all({"type", "title", "authors"} <= set(reference) for reference in citation["references"])
+    numbers = {reference["url"].rpartition("/")[2] for reference in citation["references"]}
+    assert numbers == set(re.findall(r"arXiv[ :](\d{4}\.\d{5})", (ROOT / "README.md").read_text()))
+    releases = re.findall(r"^## (\d+\.\d+\.\d+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert releases[0] == version
 
 
 def test_make_and_ci_run_the_same_tests() -> None:
@@ -206,6 +220,26 @@ def test_every_folder_says_what_it_is_about() -> None:
     for path in (ROOT / "pwl_lab").glob("*/__init__.py"):
         assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path
         assert f"`{path.parent.name}/`" in (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"), path
+
+
+def test_the_picture_of_the_imports_is_current() -> None:
+    """Otherwise: .venv/bin/python scripts/architecture.py"""
+    script = load_script("architecture")
+    (files, lines), edges = script.sizes(script.ROOT / "pwl_lab"), script.imports(script.ROOT / "pwl_lab")
+    order = script.from_the_ground_up(set(files), edges)
+    drawn = re.search(r"<dc:description>(.*?)</dc:description>", script.FIGURE.read_text(), re.DOTALL)
+    assert drawn
+    assert drawn[1].splitlines() == script.described(order, edges, lines).splitlines()
+    assert all(order.index(source) > order.index(target) for source, target in edges), "imports point down"
+
+
+def test_the_core_is_as_long_as_the_architecture_says() -> None:
+    said = re.search(
+        r"core of the study \(([a-z, ]+): about ([\d,]+) lines\)", (ROOT / "docs" / "architecture.md").read_text()
+    )
+    assert said
+    lines = load_script("architecture").sizes(ROOT / "pwl_lab")[1]
+    assert abs(sum(lines[folder] for folder in said[1].split(", ")) - int(said[2].replace(",", ""))) < 500
 
 
 def test_the_architecture_names_files_that_are_there() -> None:

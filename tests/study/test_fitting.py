@@ -13,6 +13,7 @@ from pwl_lab.models import BlockNet, ModelConfig, mlp
 from pwl_lab.study import verbs
 from pwl_lab.study.verbs import distill, train_or_load, train_pair
 from pwl_lab.support.errors import InvalidValueError
+from pwl_lab.tasks.base import Batch
 from pwl_lab.training import fit
 
 HERE = r"\(test_fitting\.py, line \d+\)"
@@ -50,6 +51,8 @@ class Wrong(ModelConfig):
     def make(self):
         if self.how == "no network":
             return nn.Linear(6, 2)
+        if self.how == "make raises":
+            raise OSError("no weights here")
         head = nn.Linear(8, 5 if self.how == "classes" else 2)
         return BlockNet(nn.Linear(6, 8), [Block(self.how)], head)
 
@@ -79,6 +82,19 @@ TASKS = {
     "no facts": ({"fingerprint": lambda self: None}, "a NoneType is no dictionary"),
     "facts of numpy": ({"fingerprint": lambda self: {"n": np.int64(3)}}, rf"{HERE} = .*a dictionary of JSON values"),
     "no batches": ({"batches": lambda self, seed, size, device, role: None}, rf"{HERE} = 'NoneType'.*endless iterator"),
+    "other inputs": (
+        {"split": lambda self, name, device="cpu": Batch(torch.zeros(4, 1, 3, 3), torch.zeros(4, dtype=torch.long))},
+        rf"inputs of split validation of Bad {HERE} = 'float32 of shape \[4, 1, 3, 3\]'",
+    ),
+    "split raises": (
+        {"split": lambda self, name, device="cpu": torch.zeros(3)[7]},
+        rf"<lambda> {HERE} raised IndexError: .* \(test_fitting\.py, line \d+\)",
+    ),
+    "batches raise": (
+        {"batches": lambda self, seed, size, device="cpu", role="teacher": (1 // 0 for _ in "ab")},
+        rf"<lambda> {HERE} raised ZeroDivisionError: .* {HERE}",
+    ),
+    "facts raise": ({"fingerprint": lambda self: {"n": self.nothing}}, rf"{HERE} raised AttributeError: .* {HERE}"),
     "no split": ({"split": lambda self, name, device="cpu": None}, rf"of Bad {HERE} = 'NoneType'.*a Batch"),
 }
 
@@ -98,9 +114,10 @@ def test_a_task_that_cannot_be_used_is_named_with_its_place(case, monkeypatch):
 NETWORKS = {
     "no network": rf"Wrong\.make {HERE} = 'Linear' is not allowed: a BlockNet",
     "classes": rf"Wrong\.make {HERE} = 'logits of shape \[2, 5\] for two samples' .*\[2, 2\], one for each class of Sparse",
-    "raises": r"family 'wrong' accepts \('nothing of that name'; raised in test_fitting\.py, line \d+\)",
-    "tuple": "family 'wrong' accepts",
-    "no channels": "family 'wrong' accepts|states of shape",
+    "raises": rf"network of Wrong {HERE} accepts \('nothing of that name'; raised in test_fitting\.py, line \d+\)",
+    "tuple": rf"network of Wrong {HERE} accepts",
+    "no channels": rf"network of Wrong {HERE} accepts|states of shape",
+    "make raises": rf"Wrong\.make {HERE} raised OSError: no weights here {HERE}",
     "blocks": rf"2 blocks, as it states; it builds 1; see Wrong {HERE}",
     "hidden tensor": rf"a network that its state_dict can restore .*; see Wrong {HERE}",
 }
@@ -119,6 +136,12 @@ def test_a_network_that_cannot_be_used_is_named_with_its_place_by_every_verb(how
     if how not in ("blocks", "hidden tensor"):
         with pytest.raises(InvalidValueError, match=NETWORKS[how]):
             train_pair(teacher, Wrong(how=how), PARITY, PLAN, device="cpu")
+
+
+def test_curricula_without_names_are_refused():
+    teacher = fit(mlp(PARITY, 9), PARITY, PLAN, 0)
+    with pytest.raises(InvalidValueError, match="curricula is list, but must be a Mapping"):
+        distill(teacher, mlp(PARITY, 5), PARITY, [one_shot()], [0], PLAN)
 
 
 class Nameless(type(mlp(PARITY, 3))):

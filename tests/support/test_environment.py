@@ -14,13 +14,14 @@ from benches import COMMAND
 from hypothesis import given
 from hypothesis import strategies as st
 from jupyter_client import KernelManager
-from sources import ROOT
+from sources import MODULES, ROOT, SCRIPTS
 
+from pwl_lab.loading.remote import READ_VARIABLES
 from pwl_lab.support import config, environment
 from pwl_lab.support.environment import PREFIX, VARIABLES, Variable
 from pwl_lab.support.errors import InvalidValueError, UnknownNameError
 
-MODULES = sorted((ROOT / "pwl_lab").rglob("*.py"))
+READ_BY_JUPYTER = {"JUPYTER_TOKEN"}  # no code of ours does
 KINDS = {"folder": Path, "file": Path, "number": int, "flag": bool, "device": str, "moment": float, "text": str}
 PATHS = [each for each in VARIABLES.values() if each.kind in ("folder", "file")]
 FOLDERS = [each for each in PATHS if each.kind == "folder"]
@@ -137,6 +138,42 @@ def test_no_other_module_reads_a_variable(path: Path) -> None:
                 r"environ(\.get\(|\[|\.pop\(|\.setdefault\()[^)\]]*\.name|\.name (not )?in os\.environ", words
             )
             assert not reads, words
+
+
+def variables(tree: ast.AST) -> set[str]:
+    """The environment variables that code names: keys of `os.environ`, and of what may be added to it."""
+    keys: list[ast.expr] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Subscript) and "environ" in ast.unparse(node.value):
+            keys.append(node.slice)
+        elif isinstance(node, ast.Call) and re.search(r"environ\.\w+$", ast.unparse(node.func)):
+            keys += node.args[:1]
+        elif isinstance(node, ast.Compare) and "environ" in ast.unparse(node.comparators[0]):
+            keys.append(node.left)
+        elif isinstance(node, ast.Dict):
+            keys += [key for key in node.keys if key]
+    texts = {key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str)}
+    return {text for text in texts if re.fullmatch(r"[A-Z]+_[A-Z_]+|[A-Z]{3,}", text)}
+
+
+def test_the_documents_have_a_row_for_every_variable() -> None:
+    section = (ROOT / "docs" / "usage.md").read_text(encoding="utf-8").partition("## Environment variables\n")[2]
+    rows = [line for line in section.partition("\n## ")[0].splitlines() if line.startswith("| `")]
+    ours = [f"| `{one.name}` | {one.meaning} | {one.kind} | {one.default} |" for one in VARIABLES.values()]
+    assert rows[: len(ours)] == ours
+    others = {name for row in rows[len(ours) :] for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    made = re.findall(r"^(?:un)?export (\w+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    texts = [path.read_text(encoding="utf-8") for path in (*MODULES, *SCRIPTS)]
+    trees = [ast.parse(text) for text in texts if "environ" in text]
+    named = set(made).union(READ_VARIABLES, *map(variables, trees)) - set(VARIABLES)
+    assert others - READ_BY_JUPYTER == named
+
+
+def test_the_search_finds_the_variables_of_a_code() -> None:
+    code = """import os
+os.environ["A_A"]; os.environ.get("B_B", "no"); "C_C" in os.environ; own = os.environ | {"D_D": "E_E"}
+environment["F_F"] = "G_G"; os.environ.pop("HHH"); text = "I_I"; J = {"lower": 1}"""
+    assert variables(ast.parse(code)) == {"A_A", "B_B", "C_C", "D_D", "F_F", "HHH"}
 
 
 SHOW = "import json, os; {show}(json.dumps({{n: v for n, v in os.environ.items() if n.startswith('PWL_LAB_')}}))"

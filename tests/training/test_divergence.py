@@ -45,8 +45,9 @@ def one_bad_start(monkeypatch, bad_seeds):
 
 
 def test_a_diverging_student_neither_stops_nor_moves_the_others(teacher, one_bad_start):
-    with pytest.warns(UserWarning, match=r"one_shot, seed 1: diverged by step 6 .*lr"):
+    with pytest.warns(UserWarning, match=r"(scratch|one_shot), seed 1: diverged by step 6 .*lr") as warned:
         together = distil_cohort(teacher, MLP_STUDENT, PARITY, CURRICULA, (0, 1, 2), PLAN)
+    assert {str(one.message).partition(",")[0] for one in warned} == set(CURRICULA)
     alone = distil_cohort(teacher, MLP_STUDENT, PARITY, CURRICULA, (0, 2), PLAN)
     assert set(together.weights) == set(alone.weights)
     for who in alone.weights:

@@ -1,0 +1,41 @@
+"""Plain Jupyter Notebook 7: the parameters cell is shown, a cell's slider and the layer loader move their pictures."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from labpage import ANSWER_MS, cut, open_notebook, run_all
+from nbformat.v4 import new_code_cell, new_notebook
+from playing import captions
+from playwright.sync_api import Page
+
+HELPERS = Path(__file__).parents[1] / "helpers"
+PARAMETERS = 'preset = "smoke"  # smoke, lesson or paper'
+LOADER = f"""import sys
+sys.path.insert(0, {str(HELPERS)!r})
+from scored import scored_pair, some_predictions
+from pwl_lab import widgets
+widgets.layer_loader(scored_pair(), {{"pictures": some_predictions()}})"""
+
+
+@pytest.mark.browser
+def test_widgets_answer_and_the_parameters_are_shown(page: Page, notebook_7: tuple[str, str, Path]) -> None:
+    cells = [new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), new_code_cell(LOADER)]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(new_notebook(cells=cells, metadata=kernel), notebook_7[2] / "small.ipynb")
+    open_notebook(page, notebook_7, "small", "notebooks")
+    run_all(page)
+    assert 'preset = "smoke"' in page.locator(".jp-CodeCell").first.inner_text()
+    player = page.locator(".pwl-player")
+    player.wait_for(timeout=20_000)
+    assert page.locator("[data-mime-type$='.error']").count() == 0
+    assert "LayerLoader(" not in page.inner_text(".jp-Notebook")
+    assert cut(page) == []
+    status = player.get_by_role("status")
+    status.filter(has_text="SSS: 0 of 3").wait_for(timeout=20_000)  # it is drawn bit by bit
+    player.get_by_label("Teacher blocks loaded").focus()
+    before = captions(player)
+    for count, mask in enumerate(("TSS", "TTS", "TTT"), 1):
+        page.keyboard.press("ArrowRight")
+        status.filter(has_text=f"{mask}: {count} of 3").wait_for(timeout=5 * ANSWER_MS)
+    assert captions(player) != before, "the predictions under the pictures follow"
