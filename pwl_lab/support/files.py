@@ -188,17 +188,17 @@ def _lock(part: Path) -> Iterator[bool | None]:
     """
     if sys.platform == "win32":
         yield None
-        return
-    handle = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    try:
-        locked: bool | None = True
+    else:
+        handle = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            locked = False if isinstance(error, BlockingIOError) else None
-        yield locked
-    finally:
-        os.close(handle)
+            locked: bool | None = True
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                locked = False if isinstance(error, BlockingIOError) else None
+            yield locked
+        finally:
+            os.close(handle)
 
 
 def _remove(part: Path) -> None:

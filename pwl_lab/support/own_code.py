@@ -31,6 +31,7 @@ _OURS = __name__.partition(".")[0]
 _MAIN = {"__main__", "__mp_main__"}  # the latter is what a worker process calls its parent's script
 _PLAIN = (int, float, complex, str, bytes, bool, type(None), type(...), PurePath)
 _BY_REPR = {("torch", "dtype"), ("torch", "device"), ("logging", "Logger")}  # not worth an import of torch
+_ANNOTATIONS = ("__annotate__", "__annotate_func__")  # functions in Python 3.14; annotations do not count in any
 _MOST_FOLLOWED = 1_000  # entries of a collection: longer ones are data
 
 
@@ -208,7 +209,7 @@ class _Survey:
         """The bases and the attributes of a class."""
         parts: list[Any] = [[self._value(base, name) for base in cls.__bases__]]
         for attribute, value in sorted(vars(cls).items()):
-            inside = _inside(value)
+            inside = [] if attribute in _ANNOTATIONS else _inside(value)
             if any(isinstance(one, types.FunctionType) for one in inside) or isinstance(value, type):
                 parts.append([attribute, type(value).__qualname__, [self._value(one, name) for one in inside]])
             elif not attribute.startswith(("__", "_abc_", "model_")) and not inspect.isdatadescriptor(value):
