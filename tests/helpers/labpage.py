@@ -7,13 +7,14 @@ from playwright.sync_api import Error, Page
 
 KERNEL = "window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status"
 RUN_S = 240
+START_S = 180  # a server beside much other work
 ANSWER_MS = 1_000  # what a reader waits for a picture at most
 
 
 def open_notebook(page: Page, lab: tuple[str, str, Path], name: str, place: str = "lab/tree") -> None:
     """Open a notebook in JupyterLab, or at another `place`, and wait for its kernel; the server may still be starting."""
     address, token, _ = lab
-    end = time.monotonic() + 60
+    end = time.monotonic() + START_S
     while True:
         try:
             page.goto(f"{address}/{place}/{name}.ipynb?token={token}&reset")
