@@ -72,7 +72,7 @@ class _Module:
         self.tree = _tree(path)
         self.lines = path.read_text(encoding="utf-8").splitlines()
         own = {node.name: f"{dotted}.{node.name}" for node in self.tree.body if isinstance(node, ast.ClassDef)}
-        self.classes = _Classes(own | _imported(self.tree))
+        self.types = _Types(own | _imported(self.tree))
 
     def section(self, heading: str) -> str:
         """Heading, docstring, then every public class and function in the order of the source."""
@@ -92,7 +92,7 @@ class _Module:
     def _class(self, node: ast.ClassDef) -> str:
         """A class: what it is called with, what it builds on, its docstrings, its members."""
         start = next((one for one in node.body if isinstance(one, Definition) and one.name == "__init__"), None)
-        bases = ", ".join(f"{{py:class}}`~{self.classes.written(base)}`" for base in node.bases)
+        bases = ", ".join(f"{{py:class}}`{self.types.written(base)}`" for base in node.bases)
         about = [f"Builds on {bases}." if bases else "", ast.get_docstring(node) or ""]
         about += [ast.get_docstring(start) or ""] if start else []
         signature = node.name + (self._signature(start, bound=True) if start else "")
@@ -106,7 +106,7 @@ class _Module:
         options += [":async:"] if isinstance(node, ast.AsyncFunctionDef) else []
         about = ast.get_docstring(node) or ""
         if marks & {"property", "cached_property"}:
-            options += [f":type: {self.classes.written(node.returns)}"] if node.returns else []
+            options += [f":type: {self.types.written(node.returns)}"] if node.returns else []
             return _directive("py:property", node.name, options, about)
         bound = kind == "method" and "staticmethod" not in marks
         return _directive(f"py:{kind}", node.name + self._signature(node, bound), options, about)
@@ -120,8 +120,8 @@ class _Module:
             (arguments.posonlyargs or arguments.args)[:1] = []
         for one in ast.walk(arguments):
             if isinstance(one, ast.arg) and one.annotation:
-                one.annotation = self.classes.visit(one.annotation)
-        returns = "" if node.returns is None or node.name == "__init__" else f" -> {self.classes.written(node.returns)}"
+                one.annotation = self.types.visit(one.annotation)
+        returns = "" if node.returns is None or node.name == "__init__" else f" -> {self.types.written(node.returns)}"
         return f"({ast.unparse(arguments)}){returns}"
 
     def _field(self, node: ast.AnnAssign) -> str:
@@ -135,13 +135,13 @@ class _Module:
             value = None
         end = node.end_lineno or node.lineno
         comment = _COMMENT.fullmatch(self.lines[end - 1].encode()[node.end_col_offset :].decode())
-        options = [f":type: {self.classes.written(node.annotation)}"]
+        options = [f":type: {self.types.written(node.annotation)}"]
         options += [f":value: {ast.unparse(value)}"] if value else []
         return _directive("py:attribute", ast.unparse(node.target), options, words or (comment[1] if comment else ""))
 
 
-class _Classes(ast.NodeTransformer):
-    """Annotations with the full names of the package's classes, which Sphinx needs for links, and shows short."""
+class _Types(ast.NodeTransformer):
+    """Annotations with the full names of classes, which Sphinx needs for links; it shows what follows a `~` short."""
 
     def __init__(self, known: dict[str, str]) -> None:
         self.known = known
@@ -151,8 +151,8 @@ class _Classes(ast.NodeTransformer):
         return ast.unparse(self.visit(ast.parse(ast.unparse(annotation), mode="eval").body))
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
-        """A name, full where it is a class of the package."""
-        return ast.parse(self.known.get(node.id, node.id), mode="eval").body
+        """A name, full where that is known."""
+        return ast.parse(f"~{self.known[node.id]}", mode="eval").body if node.id in self.known else node
 
     def visit_Constant(self, node: ast.Constant) -> ast.expr:
         """A text that is an annotation itself (a name, one of several), not the shape of a tensor."""

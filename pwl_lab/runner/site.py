@@ -18,7 +18,7 @@ import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
-from pwl_lab.runner.api_pages import write_api_pages
+from pwl_lab.runner.api_pages import PACKAGE, write_api_pages
 from pwl_lab.runner.index_page import only_shown
 from pwl_lab.runner.links import EXERCISES, INDEX
 from pwl_lab.runner.page import FOLDED, TEMPLATES, mathml, with_formulas_in_summaries, without_remote, without_widgets
@@ -47,7 +47,6 @@ CONFIGURATION = {
     "myst_enable_extensions": ["dollarmath"],
     "myst_disable_syntax": ["myst_line_comment", "myst_block_break", "myst_target"],  # GitHub has none of them
     "myst_heading_anchors": 6,
-    "python_use_unqualified_type_names": True,
     "python_maximum_signature_line_length": 80,
     "add_module_names": False,
     "toc_object_entries": False,
@@ -193,9 +192,22 @@ def _build(sources: Path, target: Path, read: Path) -> None:
 
 
 def setup(app: "Sphinx") -> dict[str, Any]:
-    """Tell Sphinx how formulas are written; it calls this."""
+    """Tell Sphinx how formulas are written, and which names lead nowhere; it calls this."""
     app.add_html_math_renderer("mathml", (_visit_formula, None), (_visit_formula, None))
+    app.connect("doctree-read", _unlink)
     return {"parallel_read_safe": True}
+
+
+def _unlink(app: "Sphinx", document: "nodes.document") -> None:
+    """Leave the types of other packages as text.
+
+    Otherwise Sphinx would look through all names for each `int`, and take `bytes` for a field of that name.
+    """
+    from sphinx.addnodes import pending_xref
+
+    for node in list(document.findall(pending_xref)):
+        if node.get("refdomain") == "py" and not node["reftarget"].startswith(PACKAGE):
+            node.replace_self(node.children)
 
 
 def _visit_formula(writer: Any, node: "nodes.Element") -> None:
