@@ -10,6 +10,7 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pwl_lab.support import paths
 from pwl_lab.support.files import write_text
@@ -155,9 +156,16 @@ class _Types(ast.NodeTransformer):
         return ast.parse(f"~{self.known[node.id]}", mode="eval").body if node.id in self.known else node
 
     def visit_Constant(self, node: ast.Constant) -> ast.expr:
-        """A text that is an annotation itself (a name, one of several), not the shape of a tensor."""
+        """A text that is an annotation itself (a name, one of several), or the shape of a tensor: `" batch"` is one too."""
         names = isinstance(node.value, str) and re.fullmatch(r"[A-Z]\w*(\[[\w, .\[\]|]*\])?( \| \w+)*", node.value)
-        return self.visit(ast.parse(str(node.value), mode="eval").body) if names else node
+        return (
+            self.visit(ast.parse(str(node.value), mode="eval").body) if names else ast.Constant(_stripped(node.value))
+        )
+
+
+def _stripped(value: Any) -> Any:
+    """Text without blanks around it."""
+    return value.strip() if isinstance(value, str) else value
 
 
 _OPTIONS = {"staticmethod": "staticmethod", "classmethod": "classmethod", "abstractmethod": "abstractmethod"}

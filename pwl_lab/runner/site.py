@@ -39,6 +39,7 @@ DOCUMENTS = ("usage", "teaching", "extend", "grids", "clusters", "glossary", "fi
 _COLOUR = re.compile(r"\x1b\[[\d;]*m")  # in Sphinx's messages
 CONFIGURATION = {
     "project": "pwl_lab",
+    "html_title": "pwl_lab",
     "extensions": ["myst_nb", "pwl_lab.runner.site"],
     "nb_execution_mode": "off",
     "nb_ipywidgets_js": {},  # by default, scripts from a content delivery network

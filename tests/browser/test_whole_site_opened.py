@@ -109,11 +109,8 @@ def test_a_slider_changes_its_figure_and_the_player_plays(offline: Page, site: P
     assert picture.get_attribute("src") != before[0]
     assert words.inner_text() != before[1]
     player = offline.locator(".pwl-player").first
-    mask = player.locator(".mask").first.inner_text()
-    player.get_by_role("button", name="Play").click()
-    offline.wait_for_function(
-        "mask => document.querySelector('.pwl-player .mask').textContent !== mask", arg=mask, timeout=30_000
-    )
+    player.locator(".play").click()
+    player.locator("xpath=self::*[@data-mask='TTTT']").wait_for(timeout=60_000)
 
 
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)

@@ -41,7 +41,7 @@ class Own(BaseModel):
         return 2 * self.width
 
 
-def mix(states: Float[Tensor, "batch width"], plan: Plan | None = None) -> Float[Tensor, "batch"]:
+def mix(states: Float[Tensor, "batch width"], plan: Plan | None = None) -> Float[Tensor, " batch"]:
     """Mix them, $x^2$.
 
     Arguments:
