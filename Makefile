@@ -20,12 +20,13 @@ RUNTIME := web/node_modules/.package-lock.json
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run slides check test lab dashboard web bench install clean distclean
+.PHONY: help run slides site check test lab dashboard web bench install clean distclean
 
 help:
 	@echo "make run        execute the series into runs/NAME/ and write its index page (PRESET=lesson, NAME=the preset,"
 	@echo "                JOBS=how many notebooks at once)"
 	@echo "make slides     make slides from the results of make run, out of the cells with a slide type (same PRESET, NAME)"
+	@echo "make site       build one offline site of the results of make run, the docs and an API reference (same PRESET, NAME)"
 	@echo "make check      run linters, type checks and the quick tests in a minute and a half, before a commit (ARGS='...' goes to pytest)"
 	@echo "make test       run all tests, including linters and type checks (ARGS='...' goes to pytest)"
 	@echo "make lab        open JupyterLab on the notebooks (ARGS='...' goes to JupyterLab)"
@@ -41,6 +42,9 @@ run: $(STAMP)
 
 slides: $(STAMP)
 	$(BIN)/pwl-lab slides --name $(or $(NAME),$(PRESET)) $(ARGS)
+
+site: $(STAMP)
+	$(BIN)/pwl-lab site --name $(or $(NAME),$(PRESET)) $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .
@@ -77,7 +81,7 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "pwl_lab needs Python 3.11 or newer; '$(PYTHON)' is not. Try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e '.[dev,hf,loaders,web]'
+	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e '.[dev,hf,loaders,web,site]'
 	@touch $@
 
 clean:

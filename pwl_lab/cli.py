@@ -147,6 +147,15 @@ def slides(
 
 
 @app.command()
+def site(name: Annotated[str, typer.Option(help="the series run to show")] = "lesson") -> None:
+    """Build one site of a series run, the documents and an API reference, with search; it needs no network."""
+    from pwl_lab.runner.series import series_folder
+    from pwl_lab.runner.site import write_site
+
+    typer.echo(write_site(series_folder(name)))
+
+
+@app.command()
 def batch(
     grid: Annotated[Path, typer.Argument(help="the grid file (YAML); examples are in presets/grids/")],
     out: Annotated[str, typer.Option(help="a folder, or s3://bucket/prefix; run the same command again to resume")],

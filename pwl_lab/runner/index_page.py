@@ -65,7 +65,7 @@ def join_pages(folder: Path) -> None:
     """
     from pwl_lab.runner.page import write_source_pages  # imported here because it loads nbconvert
 
-    shown = list(_shown(folder))
+    shown = list(only_shown(folder))
     write_source_pages(shown, folder)
     relink_pages(folder, [page for _, page in shown])
 
@@ -75,7 +75,7 @@ def relink_pages(folder: Path, shown: Iterable[Path] | None = None) -> None:
 
     `shown`: the pages of the notebooks that the series only shows, if they are already known.
     """
-    for page in (page for _, page in _shown(folder)) if shown is None else shown:
+    for page in (page for _, page in only_shown(folder)) if shown is None else shown:
         if page.is_file():
             _relink(page, folder)
     for page in sorted(folder.glob(f"*/{PAGE}")):
@@ -96,7 +96,7 @@ def _relink(page: Path, folder: Path) -> bool:
 
 def check_site(folder: Path) -> None:
     """Raise InvalidValueError where a page of the series would replace one that no series run has left."""
-    marks = {folder / INDEX: f"<title>{TITLE}"} | {target: links.MARK for _, target in _shown(folder)}
+    marks = {folder / INDEX: f"<title>{TITLE}"} | {target: links.MARK for _, target in only_shown(folder)}
     for page, mark in marks.items():
         try:
             text = page.read_text(encoding="utf-8", errors="replace")
@@ -111,7 +111,7 @@ def check_site(folder: Path) -> None:
             raise invalid("name", folder.name, allowed)
 
 
-def _shown(folder: Path) -> Iterator[tuple[Path, Path]]:
+def only_shown(folder: Path) -> Iterator[tuple[Path, Path]]:
     """Each notebook that a series shows without running it, and its page: the exercises, and notebooks that lessons link to."""
     notebooks = paths.notebooks()
     known, linked = series(), "".join(path.read_text(encoding="utf-8") for path in series())

@@ -126,7 +126,12 @@ def offline(exporter: HTMLExporter, nb: NotebookNode, resources: dict[str, Any])
     with _ONE_PAGE, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # nbconvert warns about outputs that have no HTML form
         page, _ = exporter.from_notebook_node(nb, copy.deepcopy(resources))
-    return _REMOTE_LINK.sub("", _REMOTE_SCRIPT.sub("", page))
+    return without_remote(page)
+
+
+def without_remote(text: str) -> str:
+    """HTML without scripts and styles from elsewhere."""
+    return _REMOTE_LINK.sub("", _REMOTE_SCRIPT.sub("", text))
 
 
 @cache
@@ -213,12 +218,7 @@ class PageRenderer(IPythonRenderer):
 
     def block_html(self, html: str) -> str:
         """HTML as it is written, with the formulas in what a folded text is called."""
-        made = str(super().block_html(html))
-        return _SUMMARY.sub(lambda words: re.sub(r"\$([^$]+)\$", self._formula, words[0]), made)
-
-    def _formula(self, found: re.Match[str]) -> str:
-        """A formula between dollars as MathML."""
-        return self.inline_math(found[1])
+        return with_formulas_in_summaries(str(super().block_html(html)))
 
     def _html_embed_images(self, html: str) -> str:
         """The HTML with its images embedded. nbconvert would parse it, and so close a `<details>` before its content."""
@@ -236,6 +236,16 @@ class PageRenderer(IPythonRenderer):
         """A formula written as an environment (align, equation)."""
         text = f"\\begin{{{name}}}{body}\\end{{{name}}}"
         return mathml(text, "block") or super().latex_environment(name, body)
+
+
+def with_formulas_in_summaries(text: str) -> str:
+    """HTML, or markdown, in which what a folded text is called has its formulas as MathML: markdown is not read there."""
+    return _SUMMARY.sub(lambda words: re.sub(r"\$([^$]+)\$", _formula, words[0]), text)
+
+
+def _formula(found: re.Match[str]) -> str:
+    """A formula between dollars as MathML."""
+    return mathml(found[1], "inline") or found[0]
 
 
 def mathml(tex: str, display: str) -> str | None:

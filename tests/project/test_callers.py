@@ -15,6 +15,9 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 # What others call by its name, and why it is not found by a base class of theirs that has it.
 CALLED_FROM_OUTSIDE = {
     "end_helpers": "a kernel calls it in the code that it is sent at its end (`runner/client.py`)",
+    "setup": "Sphinx calls it in each of its extensions (`runner/site.py`)",
+    "_Types.visit_Name": "`ast` calls it for each name (`runner/api_pages.py`)",
+    "_Types.visit_Constant": "the same for each constant",
 }
 # Decorators that hand a function over to whoever will call it.
 REGISTERING = {"model_validator", "field_validator", "model_serializer", "field_serializer", "command", "callback"}

@@ -46,12 +46,14 @@ def test_make_and_ci_run_the_same_tests() -> None:
     ci = ROOT / ".ci" / "run"
     assert ci.stat().st_mode & 0o111
     assert ci.read_text().rstrip().endswith("make test")
-    for target in ("run", "slides", "check", "test", "lab", "dashboard", "web", "bench"):
+    for target in ("run", "slides", "site", "check", "test", "lab", "dashboard", "web", "bench"):
         done = _run("make", "--dry-run", "--always-make", target, "NAME=trial")
         assert "pip install" in done, "each target installs on first use"
     assert "pwl-lab series --preset lesson --name trial" in _run("make", "--dry-run", "run", "NAME=trial")
     assert "pwl-lab slides --name trial" in _run("make", "--dry-run", "slides", "NAME=trial")
     assert "pwl-lab slides --name smoke" in _run("make", "--dry-run", "slides", "PRESET=smoke")
+    assert "pwl-lab site --name trial" in _run("make", "--dry-run", "site", "NAME=trial")
+    assert "pwl-lab site --name smoke" in _run("make", "--dry-run", "site", "PRESET=smoke")
     assert "pwl-lab series --preset smoke" in _run("make", "--dry-run", "run", "PRESET=smoke")
     assert "pwl-lab series --preset lesson --jobs 3" in " ".join(_run("make", "--dry-run", "run", "JOBS=3").split())
     assert "pwl-lab web --preset smoke" in _run("make", "--dry-run", "web", "PRESET=smoke")
