@@ -36,9 +36,8 @@ def sources(text: str) -> str:
     return "\n".join(line for line in text.splitlines() if re.search(r"\b(resolved|registry|url|index)\b", line))
 
 
-def pinned() -> str:
-    (version,) = re.findall(r"^torch==(\S+)$", read(ROOT / "constraints.txt"), re.MULTILINE)
-    return version
+def pinned() -> dict[str, str]:
+    return dict(re.findall(r"^([\w-]+)==(\S+)$", read(ROOT / "constraints.txt"), re.MULTILINE))
 
 
 def locked() -> list[dict]:
@@ -55,10 +54,11 @@ def test_what_installs_names_public_registries_only(name):
     assert hosts(read(ROOT / name)) <= set.union({"arxiv.org"}, *LOCKS.values())
 
 
-def test_the_pinned_torch_is_one_that_the_project_allows_and_the_one_of_uv():
-    assert tuple(map(int, pinned().split(".")[:2])) >= (2, 6)
-    assert UV["constraint-dependencies"] == [f"torch=={pinned()}"]
-    assert {one["version"].partition("+")[0] for one in locked() if one["name"] == "torch"} == {pinned()}
+def test_the_pinned_versions_are_those_of_uv_and_torch_is_one_that_the_project_allows():
+    assert tuple(map(int, pinned()["torch"].split(".")[:2])) >= (2, 6)
+    assert UV["constraint-dependencies"] == [f"{name}=={version}" for name, version in pinned().items()]
+    found = {(one["name"], one["version"].partition("+")[0]) for one in locked() if one["name"] in pinned()}
+    assert found == set(pinned().items())
 
 
 def test_the_lock_is_of_this_project():

@@ -7,6 +7,7 @@ import re
 import statistics
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import nbformat
@@ -15,6 +16,7 @@ from script_modules import load_script
 from sources import ROOT, SCRIPTS
 
 from pwl_lab.runner.parameters import settings_of
+from pwl_lab.support.yaml12 import read_yaml
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SERIES = [path for path in NOTEBOOKS if re.match(r"\d\d[a-z]?_", path.name)]
