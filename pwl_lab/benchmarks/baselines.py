@@ -2,14 +2,15 @@
 
 Every baseline is implemented as well as possible: networks are built without initial weights, plain files are read in
 the fastest way their libraries offer, and a link is never idle while something is computed.
+
+Over a link, progressive loading runs in real time, because its threads compute while bytes come. A baseline only waits
+for one file after the other: how long is known from their sizes, so its clock is set forward instead.
 """
 
 import io
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from torch import Tensor
 from pwl_lab.benchmarks.bitplanes import decode, encode, from_bytes
 from pwl_lab.loading.bundle import BOOT, BundleIndex, Inputs, check_folder, write_bundle
 from pwl_lab.loading.model import ProgressiveModel
-from pwl_lab.loading.sources import FolderSource, open_source
+from pwl_lab.loading.sources import FolderSource
 from pwl_lab.loading.tensors import dequantise, plain, quantise, view_tensors
 from pwl_lab.loading.throttle import Throttle
 from pwl_lab.loading.transfer import Transfer
@@ -157,16 +158,17 @@ class Moment:
     bytes: int
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Job:
     """One load: where from, over which link, with what to ask the networks, and since when the clock runs."""
 
     files: Files
     throttle: Throttle | None
     begun: float
+    link_free_s: float = 0.0  # since the start: when all files downloaded so far have come over the link
 
     def elapsed(self) -> float:
-        """Seconds since the start."""
+        """Seconds since the start; waits for files count as if they had been slept through."""
         return time.perf_counter() - self.begun
 
     def sample(self) -> Tensor:
@@ -174,12 +176,15 @@ class _Job:
         return torch.zeros(1, *self.files.index.inputs.shape)
 
     def download(self, path: Path) -> io.BytesIO:
-        """A file, written down as it comes over the link."""
-        content = io.BytesIO()
-        with closing(open_source(path.parent, self.throttle)) as source:
-            for chunk in source.chunks(path.name):
-                content.write(chunk)
-        content.seek(0)
+        """A file that comes over the link right after the one before it, beside whatever is computed meanwhile.
+
+        The clock is set to the moment when it has come; reading it here takes no time.
+        """
+        assert self.throttle is not None, "a download goes over a link"
+        asked = self.elapsed()
+        content = io.BytesIO(path.read_bytes())
+        self.link_free_s += self.throttle.seconds_for(len(content.getbuffer()))
+        self.begun = time.perf_counter() - max(asked, self.link_free_s)
         return content
 
     def plain(self, path: Path) -> dict[str, Tensor]:
@@ -195,7 +200,7 @@ def moments(baseline: str, files: Files, throttle: Throttle | None = None) -> li
     Arguments:
     - `baseline`: one of `BASELINES`.
     - `files`: the pair, as `write_trained` or `write_full_size` wrote it.
-    - `throttle`: the link that the files come over; None reads them from disk.
+    - `throttle`: the link that the files come over, simulated; None reads them from disk.
     """
     job = _Job(files, throttle, time.perf_counter())
     with torch.inference_mode():
@@ -263,15 +268,13 @@ def _streamed(_: _Job, path: Path) -> dict[str, Tensor]:
 def _bit_planes(job: _Job) -> Iterator[Moment]:
     """The teacher, its most significant bits first (arXiv 2110.00916); a stage is decoded while the next one comes."""
     stages: list[bytes] = []
-    with ThreadPoolExecutor(1) as pool:
-        coming = [pool.submit(job.download, path) for path in job.files.stages()]
-        net = build_empty(job.files.index.teacher)
-        for number, stage in enumerate(coming, start=1):
-            stages.append(stage.result().getvalue())
-            planes = from_bytes(stages)
-            net.load_state_dict(decode(planes, number), assign=True)
-            net.eval()(job.sample())
-            yield Moment(job.elapsed(), f"planes {sum(planes.widths[:number])}", sum(map(len, stages)))
+    net = build_empty(job.files.index.teacher)
+    for number, path in enumerate(job.files.stages(), start=1):
+        stages.append(path.read_bytes() if job.throttle is None else job.download(path).getvalue())
+        planes = from_bytes(stages)
+        net.load_state_dict(decode(planes, number), assign=True)
+        net.eval()(job.sample())
+        yield Moment(job.elapsed(), f"planes {sum(planes.widths[:number])}", sum(map(len, stages)))
 
 
 BASELINES: dict[str, Callable[[_Job], Iterator[Moment]]] = {

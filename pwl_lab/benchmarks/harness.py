@@ -159,8 +159,8 @@ def first_predictions(
     Arguments:
     - `files`: the pair of each size.
     - `states`: for each size `cold`, `warm` and speeds such as `25 MB/s`.
-    - `repeats`: how often cold and warm loads are measured, one at a time. Slow links, where a process mostly waits,
-      are measured once, and as many at a time as there are cores.
+    - `repeats`: how often cold and warm loads are measured, one at a time. Over a slow link, where a progressive load
+      mostly waits, they are measured once, and as many at a time as there are cores.
     - `baselines`: which of them; those that read files themselves are left out over a slow link.
 
     Columns: size, state, way (the baseline), repeat, first_prediction_s and teacher_s (NaN: never), both since the start
@@ -223,8 +223,8 @@ def _first_prediction(files: Files, state: str, baseline: str) -> dict[str, floa
 def timelines(pairs: Mapping[int, Files], throttle: Throttle, data: Batch) -> pd.DataFrame:
     """When each network begins to answer, and how accurately: one row per pair, baseline and network.
 
-    Each load has a fresh process. Over a link it mostly waits, so several are measured at once; they start one after the
-    other, because what a load computes for its first prediction needs a core.
+    Each load has a fresh process. Over a link a progressive one mostly waits, so several are measured at once; they start
+    one after the other, because what a load computes for its first prediction needs a core.
 
     Arguments:
     - `pairs`: by seed, each with all that `ANYTIME_BASELINES` read.

@@ -4,6 +4,7 @@ import importlib
 import shutil
 import sys
 import time
+from itertools import count
 from pathlib import Path
 
 import pandas as pd
@@ -69,6 +70,23 @@ def test_every_baseline_says_which_networks_answered_when(baseline, first, last,
     assert seconds == sorted(seconds)
     assert seconds[0] > 0
     assert sizes == sorted(sizes)
+
+
+def test_a_baseline_waits_for_its_bytes_and_its_link_goes_on_while_it_computes(written, monkeypatch) -> None:
+    link = Throttle(1.0, latency_s=5.0)
+    monkeypatch.setattr(baselines.time, "perf_counter", lambda: 100.0)  # computing takes no time
+    [student] = baselines.moments("student_only", written, link)
+    assert student.seconds == pytest.approx(link.seconds_for(written.student_bytes()))
+    [teacher] = baselines.moments("teacher_torch_load", written, link)
+    assert teacher.seconds == pytest.approx(link.seconds_for((written.folder / baselines.TEACHER_TORCH).stat().st_size))
+    sizes = [path.stat().st_size for path in written.stages()]
+    arrivals = [sum(map(link.seconds_for, sizes[: number + 1])) for number in range(len(sizes))]
+    assert [each.seconds for each in baselines.moments("bit_planes", written, link)] == pytest.approx(arrivals)
+
+    ticks = count()
+    monkeypatch.setattr(baselines.time, "perf_counter", lambda: float(next(ticks)))  # a second between two looks
+    late = [each.seconds for each in baselines.moments("bit_planes", written, link)]
+    assert late == pytest.approx([arrival + 1 for arrival in arrivals])  # the link did not wait for the decoding
 
 
 def test_the_streamer_loads_the_teacher(written):
