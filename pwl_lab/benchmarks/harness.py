@@ -40,6 +40,7 @@ from pwl_lab.support.processes import (
     worker_context,
 )
 from pwl_lab.support.progress import Progress
+from pwl_lab.support.timing import phase
 from pwl_lab.tasks.base import Batch
 
 PRELOADED = [__name__]  # imported once with its dependencies; every fresh process is a fork of that one
@@ -147,6 +148,7 @@ def states_of(files: Files, speeds: Iterable[float], longest_s: float) -> list[s
     return ["cold", "warm", *(f"{speed:g} MB/s" for speed in speeds if size / speed <= longest_s)]
 
 
+@phase("loading")
 def first_predictions(
     files: Mapping[str, Files],
     states: Mapping[str, Sequence[str]],
@@ -219,6 +221,7 @@ def _first_prediction(files: Files, state: str, baseline: str) -> dict[str, floa
     return {"first_prediction_s": found[0].seconds, "teacher_s": whole[0] if whole else math.nan}
 
 
+@phase("loading")
 def timelines(pairs: Mapping[int, Files], throttle: Throttle, data: Batch) -> pd.DataFrame:
     """When each network begins to answer, and how accurately: one row per pair, baseline and network.
 
@@ -255,6 +258,7 @@ def timelines(pairs: Mapping[int, Files], throttle: Throttle, data: Batch) -> pd
     return pd.concat(parts, ignore_index=True)
 
 
+@phase("loading")
 def reading_rates(files: Files, rounds: int = 5) -> dict[str, float]:
     """MB/s from a warm cache: `plain` (one `read` per file, all of them kept) and `verified` (as the loader reads them).
 
@@ -269,6 +273,7 @@ def reading_rates(files: Files, rounds: int = 5) -> dict[str, float]:
     return {name: statistics.median(rates) for name, rates in found.items()}
 
 
+@phase("loading")
 def latencies(folder: Path, throttle: Throttle, loads: int) -> pd.DataFrame:
     """Milliseconds of single predictions while blocks arrive and, exactly as many of each mask, while nothing does.
 
@@ -334,6 +339,7 @@ class Hammered:
         return sum(self.by_mask.values())
 
 
+@phase("loading")
 def hammer(
     folder: Path,
     throttle: Throttle,

@@ -27,6 +27,7 @@ import cloudpickle
 
 from pwl_lab.support import environment, progress
 from pwl_lab.support.errors import PwlLabError, invalid
+from pwl_lab.support.timing import phase
 
 Case = Mapping[str, Any]
 WORKERS = environment.WORKERS.name
@@ -107,7 +108,8 @@ def side_by_side(work: Callable[..., Any], cases: Sequence[Case], description: s
         with without_main():
             futures = [pool.submit(run_packed, case) for case in packed]
         processes = pool._processes  # not public, but in every Python from 3.9 on; a test would notice
-        _follow(futures, reports, description)
+        with phase("training"):
+            _follow(futures, reports, description)
         pool.shutdown()
         return [cloudpickle.loads(future.result()) for future in futures]
     except CaseFailedError as failed:
