@@ -54,7 +54,7 @@ check: $(STAMP)
 	$(BIN)/python -m pytest -m 'not slow and not linter' $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --durations=20 $(ARGS)
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab notebooks $(ARGS)

@@ -123,11 +123,12 @@ def series(
     ] = None,
     stop_after: StopAfter = None,
 ) -> None:
-    """Execute the series and write an index page; it continues after a failure."""
+    """Execute the series, write an index page, and show where the time went; it continues after a failure."""
     _limit(stop_after)
-    from pwl_lab.runner.series import run_series, series_folder
+    from pwl_lab.runner.series import run_series, series_folder, timing_table
 
     ended = run_series(preset, name, only or (), timeout, _progress, _report, jobs)
+    _table(timing_table(ended))
     typer.echo(series_folder(preset if name is None else name) / "index.html")
     _exit(ended)
 

@@ -27,6 +27,7 @@ from pwl_lab.support.errors import DivergedError, invalid
 from pwl_lab.support.progress import Progress
 from pwl_lab.support.resuming import Training
 from pwl_lab.support.rows import evaluating
+from pwl_lab.support.timing import phase
 from pwl_lab.tasks.base import Batch, Task, accuracy, at_once, batches_of, check_inputs, label_loss, split_of
 from pwl_lab.tasks.checks import check_count
 
@@ -136,7 +137,7 @@ def train(learner: Learner, batches: Iterator[Batch], plan: TrainPlan, descripti
     keep_freed_memory()  # for speed alone
     optimiser = make_optimiser(plan, learner.parameter_groups(plan.lr))
     schedule = LambdaLR(optimiser, partial(learning_rate_factor, plan))
-    run = Training(learner, optimiser, schedule, batches, _rows(learner.evaluate(0), 0, plan, {}))
+    run = Training(learner, optimiser, schedule, batches, _evaluated(learner, 0, plan, {}))
     with Progress(description, plan.steps) as bar:
         run.begin(plan, bar)
         for step in range(run.step + 1, plan.steps + 1):
@@ -149,7 +150,7 @@ def train(learner: Learner, batches: Iterator[Batch], plan: TrainPlan, descripti
                 continue
             means = {name: float(sum(values)) / len(values) for name, values in run.seen.items()}
             _check_finite(means, step, description)
-            rows = _rows(learner.evaluate(step), step, plan, means)
+            rows = _evaluated(learner, step, plan, means)
             run.history += rows
             bar.advance(1, loss=means["total"], **_headline(rows))
             bar.evaluated(rows)
@@ -170,10 +171,11 @@ def _one_step(learner: Learner, batch: Batch, step: int, optimiser: torch.optim.
     return {name: value.detach() for name, value in terms.items()}
 
 
-def _rows(rows: list[dict[str, Any]], step: int, plan: TrainPlan, means: dict[str, float]) -> list[dict[str, Any]]:
-    """History rows with step, samples and the mean loss terms in front."""
+@phase("evaluation")
+def _evaluated(learner: Learner, step: int, plan: TrainPlan, means: dict[str, float]) -> list[dict[str, Any]]:
+    """The rows of an evaluation with step, samples and the mean loss terms in front."""
     front = {"step": step, "samples": step * plan.batch_size}
-    return [front | {f"loss_{name}": value for name, value in means.items()} | row for row in rows]
+    return [front | {f"loss_{name}": value for name, value in means.items()} | row for row in learner.evaluate(step)]
 
 
 def _headline(rows: list[dict[str, Any]]) -> dict[str, float]:
@@ -314,6 +316,7 @@ class SupervisedLearner(Learner):
         return self.reached_at is not None and step >= self.plan.saturation * self.reached_at
 
 
+@phase("evaluation")
 @torch.no_grad()
 def predict(model: nn.Module, inputs: Tensor, chunk: int = 512) -> Float[Tensor, "batch *tokens classes"]:
     """Compute logits in eval mode; the model returns to its previous mode afterwards.

@@ -62,9 +62,15 @@ LONGEST_FIRST = [
     "tests/plots/test_plots_widgets.py",
     "tests/widgets/test_layer_loader.py",
     "tests/widgets/test_explorer.py",
+    "tests/runner/test_addresses.py",
+    "tests/runner/test_linked_pages.py",
+    "tests/training/test_resuming.py",
+    "tests/runner/test_report.py",
+    "tests/runner/test_grid.py",
 ]
 SLOW_FOLDERS = ("notebooks", "browser", "faults", "property")
 TESTS = Path(__file__).parent
+PLACES = {TESTS.parent / name: number for number, name in enumerate(LONGEST_FIRST)}
 
 # A shell's background job ignores interrupts, and so would every process that a test starts in order to interrupt it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -77,16 +83,31 @@ settings.load_profile("house")
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """A process for each core, and one more where slow tests run, which often wait; at most four: each imports torch."""
-    return min(4, n_cores() + ("not slow" not in config.option.markexpr))
+    return min(4, n_cores() + (not only_quick(config)))
+
+
+def only_quick(config: pytest.Config) -> bool:
+    """Whether slow tests are left out, as `make check` does."""
+    return "not slow" in config.option.markexpr
+
+
+def is_slow(path: Path) -> bool:
+    """Whether this is a folder or a file of slow tests."""
+    parts = path.relative_to(TESTS).parts
+    return path in PLACES or (bool(parts) and parts[0] in SLOW_FOLDERS)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Files of slow tests that are left out are not even imported: every process would do it again."""
+    return True if only_quick(config) and is_slow(collection_path) else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what `make check` leaves out, and put the longest files first."""
-    places = {TESTS.parent / name: number for number, name in enumerate(LONGEST_FIRST)}
     for item in items:
-        if item.path in places or item.path.relative_to(TESTS).parts[0] in SLOW_FOLDERS:
+        if is_slow(item.path):
             item.add_marker("slow")
-    items.sort(key=lambda item: places.get(item.path, len(places)))
+    items.sort(key=lambda item: PLACES.get(item.path, len(PLACES)))
 
 
 @pytest.fixture(scope="session", autouse=True)

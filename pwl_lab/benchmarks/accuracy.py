@@ -13,9 +13,11 @@ from pwl_lab.loading.throttle import Throttle
 from pwl_lab.loading.transfer import schedule
 from pwl_lab.loading.units import Parts, Workshop, assemble
 from pwl_lab.loading.weightless import build_empty
+from pwl_lab.support.timing import phase
 from pwl_lab.tasks.base import Batch, accuracy, at_once
 
 
+@phase("evaluation")
 def network_accuracies(files: Files, networks: Iterable[str], data: Batch, chunk: int = 512) -> dict[str, float]:
     """Accuracy in [0, 1] on `data` of networks named as in `baselines.Moment`: swap masks, with `t` as int8, and `planes 4`."""
     found = {}

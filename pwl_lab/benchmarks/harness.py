@@ -41,6 +41,7 @@ from pwl_lab.support.processes import (
     worker_context,
 )
 from pwl_lab.support.progress import Progress
+from pwl_lab.support.timing import phase
 from pwl_lab.tasks.base import Batch
 
 PRELOADED = [__name__]  # imported once with its dependencies; every fresh process is a fork of that one
@@ -99,7 +100,7 @@ def warm_up(files: Iterable[Path]) -> None:
 def cool_down(files: Iterable[Path]) -> bool:
     """Drop the files from the operating system's cache; whether that worked (not every system and disk supports it)."""
     files = [Path(path) for path in files]
-    if not hasattr(os, "posix_fadvise"):
+    if sys.platform == "win32" or sys.platform == "darwin":
         return False
     for path in files:
         with path.open("rb") as file:
@@ -112,8 +113,10 @@ def cached_share(path: Path) -> float:
     """The share of a file's pages that are in memory, in [0, 1]; 1 if the system does not say."""
     size = path.stat().st_size
     pages = -(-size // mmap.PAGESIZE)
-    tell = getattr(ctypes.CDLL(None), "mincore", None) if sys.platform != "win32" else None
-    if tell is None or not size:
+    if sys.platform == "win32" or not size:
+        return 1.0
+    tell = getattr(ctypes.CDLL(None), "mincore", None)
+    if tell is None:
         return 1.0
     # ctypes can take the address only of a writable mapping; it is private, and nothing is written.
     with path.open("rb") as file, mmap.mmap(file.fileno(), size, flags=mmap.MAP_PRIVATE, prot=3) as mapped:
@@ -148,6 +151,7 @@ def states_of(files: Files, speeds: Iterable[float], longest_s: float) -> list[s
     return ["cold", "warm", *(f"{speed:g} MB/s" for speed in speeds if size / speed <= longest_s)]
 
 
+@phase("loading")
 def first_predictions(
     files: Mapping[str, Files],
     states: Mapping[str, Sequence[str]],
@@ -220,6 +224,7 @@ def _first_prediction(files: Files, state: str, baseline: str) -> dict[str, floa
     return {"first_prediction_s": found[0].seconds, "teacher_s": whole[0] if whole else math.nan}
 
 
+@phase("loading")
 def timelines(pairs: Mapping[int, Files], throttle: Throttle, data: Batch) -> pd.DataFrame:
     """When each network begins to answer, and how accurately: one row per pair, baseline and network.
 
@@ -256,6 +261,7 @@ def timelines(pairs: Mapping[int, Files], throttle: Throttle, data: Batch) -> pd
     return pd.concat(parts, ignore_index=True)
 
 
+@phase("loading")
 def reading_rates(files: Files, rounds: int = 5) -> dict[str, float]:
     """MB/s from a warm cache: `plain` (one `read` per file, all of them kept) and `verified` (as the loader reads them).
 
@@ -270,6 +276,7 @@ def reading_rates(files: Files, rounds: int = 5) -> dict[str, float]:
     return {name: statistics.median(rates) for name, rates in found.items()}
 
 
+@phase("loading")
 def latencies(folder: Path, throttle: Throttle, loads: int) -> pd.DataFrame:
     """Milliseconds of single predictions while blocks arrive and, exactly as many of each mask, while nothing does.
 
@@ -335,6 +342,7 @@ class Hammered:
         return sum(self.by_mask.values())
 
 
+@phase("loading")
 def hammer(
     folder: Path,
     throttle: Throttle,

@@ -26,6 +26,7 @@ from pwl_lab.loading.units import Parts, Workshop, assemble, tensor_bytes
 from pwl_lab.support import config
 from pwl_lab.support.errors import PwlLabError, invalid
 from pwl_lab.support.retries import Retry
+from pwl_lab.support.timing import phase
 from pwl_lab.swap.masks import check_mask
 from pwl_lab.swap.orders import best_mask
 from pwl_lab.tasks.base import check_images, check_inputs
@@ -224,7 +225,9 @@ class ProgressiveModel(Closing):
 
         if threading.current_thread() is self._installer and not (there() or self._log.finished):
             raise LoadingError("no block can arrive while a callback of `on_swap` waits for it: wait in another thread")
-        if not self._log.wait_for(lambda: there() or self._log.finished, timeout):
+        with phase("loading"):
+            in_time = self._log.wait_for(lambda: there() or self._log.finished, timeout)
+        if not in_time:
             raise TimeoutError(f"{mask or 'the end of loading'} was not reached within {timeout} s: {self.mask} so far")
         status = self.status()
         if mask is not None and not there():

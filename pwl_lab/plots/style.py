@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from pandas.api.typing import SeriesGroupBy
 
 from pwl_lab.study.tables import ORDER_NOTE
+from pwl_lab.support.timing import phase
 
 Dashes = Any  # a line style: matplotlib takes a name, or an offset with the lengths of dashes and gaps
 Look = tuple[str, Dashes, str]  # colour, line style, marker
@@ -139,7 +140,7 @@ STYLE: dict[str, Any] = {
 @contextmanager
 def context() -> Iterator[None]:
     """A context with the study's style: matplotlib's defaults and `STYLE`, whatever the user's own configuration."""
-    with mpl.rc_context():
+    with phase("drawing"), mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(STYLE)  # type: ignore[arg-type]  # it takes any mapping of its own keys
         yield

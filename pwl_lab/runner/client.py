@@ -1,12 +1,13 @@
 """papermill's engine with a client that loses no output, never waits for ever, and reports correctly how a notebook ended."""
 
+import ast
 import asyncio
+import json
 import logging
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from queue import Empty
 from typing import Any
 
 import papermill
@@ -30,6 +31,7 @@ from pwl_lab.runner.kernel import KernelGuard
 from pwl_lab.runner.run_folder import TIME_IS_UP, Ending, RunError
 from pwl_lab.runner.verdict import WidgetError, error_of, expects_errors, is_clean_exit
 from pwl_lab.support.errors import PwlLabError
+from pwl_lab.support.timing import phase
 
 ENGINE = "pwl_lab"
 KERNEL = "python3"
@@ -39,6 +41,7 @@ SHUTDOWN_S = 5.0
 END_HELPERS = (
     "import sys\nif 'pwl_lab.support.processes' in sys.modules: sys.modules['pwl_lab.support.processes'].end_helpers()"
 )
+TOTALS = "__import__('json').dumps(__import__('pwl_lab.support.timing', fromlist=['totals']).totals())"
 QUIET_S = 60  # the last messages of a finished cell may arrive late, but not after a silence as long as this
 LOOK_EVERY_S = 1.0
 
@@ -61,6 +64,7 @@ class Job:
     status: Ending = "ok"
     cell: int | None = None
     error: RunError | None = None
+    phases: dict[str, float] = field(default_factory=dict)
     widget_errors: list[WidgetError] = field(default_factory=list)
 
     def ended(self, status: Ending, error: RunError) -> None:
@@ -131,7 +135,8 @@ class LabClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill has
 
     def start_new_kernel(self, **kwargs: Any) -> None:
         """Start the kernel and hand its process to the guard."""
-        super().start_new_kernel(**kwargs)
+        with phase("kernel"):
+            super().start_new_kernel(**kwargs)
         self.job.guard.started(self.km.provisioner.process)
 
     def execute(self, **kwargs: Any) -> None:
@@ -139,7 +144,8 @@ class LabClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill has
         self.reset_execution_trackers()
         self.nb.metadata.pop("widgets", None)  # from an earlier run, whose errors must not count here
         with self.setup_kernel(**kwargs):
-            reply = self.wait_for_reply(self.kc.kernel_info())
+            with phase("kernel"):
+                reply = self.wait_for_reply(self.kc.kernel_info())
             self.nb.metadata["language_info"] = reply["content"]["language_info"]
             try:
                 self.papermill_execute_cells()
@@ -235,17 +241,19 @@ class LabClient(PapermillNotebookClient):  # type: ignore[misc]  # papermill has
                 f"the cell has ended, but the kernel's last messages for it had not arrived after {QUIET_S} s of silence"
             )
 
+    @phase("kernel")
     def _say_goodbye(self) -> None:
-        """Let a responsive kernel shut down by itself, so that its exit hooks run.
+        """Let a responsive kernel tell where its time went, and shut down by itself, so that its exit hooks run.
 
         jupyter_client's own shutdown interrupts the kernel first, and an interrupt at a bad moment costs its full five
         seconds of patience. A kernel that does not respond is killed at once.
         """
         self.shutdown_kernel = "immediate"
         if self.job.status in ("ok", "failed", "stopped") and not self.job.guard.stopped_by:
-            self.kc.execute(END_HELPERS, silent=True)
-            with suppress(Empty):
-                run_sync(self.kc.shell_channel.get_msg)(timeout=SHUTDOWN_S)
+            asked = self.kc.execute(END_HELPERS, silent=True, user_expressions={"totals": TOTALS})
+            with suppress(TimeoutError):
+                reply = run_sync(asyncio.wait_for)(self._reply_to(asked), SHUTDOWN_S)
+                self.job.phases = _totals(reply["content"])
             self.kc.shutdown()
             self.job.guard.wait(SHUTDOWN_S)
 
@@ -311,6 +319,13 @@ def execute(job: Job) -> None:
         job.ended("stopped", RunError(name=TIME_IS_UP, message=text))
     elif job.guard.stopped_by:
         job.ended("killed", RunError(name=job.guard.stopped_by, message="the run was stopped from outside"))
+
+
+def _totals(content: dict[str, Any]) -> dict[str, float]:
+    """The answer to `TOTALS` in this reply; empty where there is none."""
+    answer = content.get("user_expressions", {}).get("totals", {}).get("data", {}).get("text/plain")
+    found: dict[str, float] = json.loads(ast.literal_eval(answer)) if answer else {}
+    return found
 
 
 def _braces(path: Path) -> str:

@@ -284,7 +284,7 @@ def _local_cluster(number: int, resources: Mapping[str, float], scratch: Path, r
     """
 
     def start() -> LocalCluster:
-        if hasattr(signal, "pthread_sigmask"):
+        if sys.platform != "win32":
             signal.pthread_sigmask(signal.SIG_BLOCK, OF_THE_TERMINAL)
         return _OwnCluster(  # type: ignore[no-untyped-call]  # its __init__ is Dask's
             n_workers=number,

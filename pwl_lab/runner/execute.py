@@ -30,6 +30,7 @@ from pwl_lab.support.environment import OUT, PROGRESS, seconds_left
 from pwl_lab.support.errors import invalid
 from pwl_lab.support.files import settle, write_json, write_text
 from pwl_lab.support.paths import commit
+from pwl_lab.support.timing import PHASES, phase, totals
 from pwl_lab.support.waiting import ticking
 
 __all__ = ["RunStatus", "resolve_notebook", "run_notebook", "settings_of"]
@@ -105,7 +106,7 @@ def _begun(source: Path, parameters: ResolvedParameters, cells: int) -> RunStatu
 @contextmanager
 def _recorded(state: RunStatus, folder: Path) -> Iterator[None]:
     """A context in which `status.json` says that the notebook runs, and afterwards how it ended, even if the runner failed."""
-    begun = time.monotonic()
+    begun, before = time.monotonic(), totals()
     run_folder.write_status(folder, state)  # first, because it says whose the other files are
     try:
         yield
@@ -116,6 +117,10 @@ def _recorded(state: RunStatus, folder: Path) -> Iterator[None]:
         raise
     finally:
         state.seconds = round(time.monotonic() - begun, 2)
+        in_kernel, here = state.phases, totals()
+        spent = {name: in_kernel.get(name, 0) + here.get(name, 0) - before.get(name, 0) for name in PHASES}
+        spent["other"] = max(0.0, state.seconds - sum(spent.values()))
+        state.phases = {name: round(seconds, 2) for name, seconds in spent.items()}
         run_folder.write_status(folder, state)
 
 
@@ -130,7 +135,7 @@ def _execute(
     runs: Runs,
 ) -> None:
     """Run the kernel, write the notebook and its page, and complete `state`."""
-    with _without_unused():  # imported here because an invalid run does not need them
+    with _without_unused(), phase("kernel"):  # imported here because an invalid run does not need them
         import nbformat
 
         from pwl_lab.runner.client import Job, execute
@@ -145,11 +150,14 @@ def _execute(
         kernels = guard.environment(extra | neutral(guard.folder))
         job = Job(source, folder / run_folder.NOTEBOOK, parameters.inject, kernels, timeout, guard)
         execute(job)
-        guard.end()
+        state.phases = job.phases
+        with phase("kernel"):
+            guard.end()
         nb = nbformat.read(source, as_version=4) if job.nb is None else job.nb
         judge(state, job, nb, folder)
         write_text(folder / run_folder.NOTEBOOK, nbformat.writes(nb) + "\n")
-        state.page_error = write_page(nb, folder / run_folder.PAGE, state, source.parent)
+        with phase("page"):
+            state.page_error = write_page(nb, folder / run_folder.PAGE, state, source.parent)
         state.metrics = (folder / run_folder.METRICS).is_file()
         settle(folder / name for name in run_folder.FILES)  # before the status that lists them
         state.files = run_folder.left_files(folder)

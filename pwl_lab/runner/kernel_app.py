@@ -1,9 +1,12 @@
-"""The kernel's own process: ipykernel's application, which drops no messages and ignores the user's IPython configuration.
+"""The kernel's own process: ipykernel's application, which drops no messages, ignores the user's IPython configuration and
+counts the time of cells that import.
 
 Started as `python -m pwl_lab.runner.kernel_app -f CONNECTION_FILE`.
 """
 
+import re
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,10 @@ if __name__ == "__main__" and (sys.path[0] == "" or Path(sys.path[0]) == Path.cw
 
 import zmq
 from ipykernel.kernelapp import IPKernelApp
+
+from pwl_lab.support.timing import phase
+
+IMPORT = re.compile(r"^(import|from) ", re.M)
 
 
 class KernelApp(IPKernelApp):
@@ -25,6 +32,19 @@ class KernelApp(IPKernelApp):
 
     def load_config_file(self, *_: Any, **__: Any) -> None:
         """Read no configuration: that of the user, or of the machine, may change what a notebook shows."""
+
+    def init_shell(self) -> None:
+        """Create the shell; what a cell with an import does, and is no phase by itself, counts as the kernel's start."""
+        super().init_shell()  # type: ignore[no-untyped-call]
+        shell: Any = self.shell
+        importing = ExitStack()
+
+        def begin(info: Any) -> None:
+            if IMPORT.search(info.raw_cell):
+                importing.enter_context(phase("kernel"))
+
+        shell.events.register("pre_run_cell", begin)
+        shell.events.register("post_run_cell", lambda _: importing.close())
 
     def _run_startup_files(self) -> None:
         """Run no startup files, for the same reason."""

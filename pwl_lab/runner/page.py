@@ -72,12 +72,11 @@ def write_page(nb: NotebookNode, target: Path, status: RunStatus, folder: Path) 
 
 def write_source_pages(shown: Iterable[tuple[Path, Path]], base: Path) -> None:
     """Write notebooks that nothing executes as pages of the folder `base`: pairs of a notebook and its page."""
-    exporter = _exporter()  # one for all: most of the time goes into compiling its templates
     for source, target in shown:
         nb = nbformat.read(source, as_version=4)
         target.parent.mkdir(exist_ok=True)
         resources = _resources(nb, target, source, base) | {"run": None, "source": source.name}
-        write_text(target, _html(nb, resources, exporter))
+        write_text(target, _html(nb, resources))
 
 
 def _resources(nb: NotebookNode, target: Path, source: Path, base: Path) -> dict[str, Any]:
@@ -102,8 +101,9 @@ def _parameters(folder: Path) -> dict[str, str]:
     }
 
 
+@cache
 def _exporter() -> "PageExporter":
-    """The exporter that turns notebooks into pages."""
+    """The exporter that turns notebooks into pages. One for all: nine tenths of a small page's time compiled its templates."""
     return PageExporter(  # type: ignore[no-untyped-call]  # nbconvert has no types for it
         raw_template=(TEMPLATES / "page.html.j2").read_text(encoding="utf-8"),
         embed_images=True,
@@ -112,10 +112,10 @@ def _exporter() -> "PageExporter":
     )
 
 
-def _html(nb: NotebookNode, resources: Mapping[str, Any], exporter: "PageExporter | None" = None) -> str:
+def _html(nb: NotebookNode, resources: Mapping[str, Any]) -> str:
     """The page of a notebook without widgets."""
     known = {"mark": links.MARK, "folded": FOLDED, "font": math_font()}
-    page = offline(exporter or _exporter(), nb, known | dict(resources))
+    page = offline(_exporter(), nb, known | dict(resources))
     listed = "".join(f'<li><a href="#{name}">{words}</a></li>' for name, words in _SECTION.findall(page))
     page = page.replace("<!-- sections -->", f"<ol>{listed}</ol>" if listed else "")
     return links.relinked(page, *resources["place"]) if "place" in resources else page

@@ -59,6 +59,7 @@ class RunStatus(BaseModel):
 
     `files`: each file that the run left, once it has ended; one that is another since is damaged, or its reader's own. None
     are listed while it runs, and none were by earlier versions.
+    `phases`: the seconds of each phase of `support/timing.py`, and of all else as `other`; `seconds` in all.
     `page_error` says why `notebook.html` is not there, or what it could not show: the run itself ended as `status` says.
     `cell` counts from 0 in the executed `notebook.ipynb` beside it. A status that still says `running` although nothing
     runs is a run whose own process was killed outright. A run that is `stopped` had to end by a certain time: the next
@@ -73,6 +74,7 @@ class RunStatus(BaseModel):
     error: RunError | None = None
     started: str
     seconds: float = 0.0
+    phases: dict[str, float] = {}
     cells: int
     metrics: bool = False
     files: dict[str, LeftFile] = {}

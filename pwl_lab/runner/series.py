@@ -19,6 +19,10 @@ from pwl_lab.support import paths, processes
 from pwl_lab.support.config import device, read_preset
 from pwl_lab.support.environment import WORKERS, seconds_left
 from pwl_lab.support.errors import InvalidValueError, invalid, unknown
+from pwl_lab.support.files import write_json
+from pwl_lab.support.timing import PHASES
+
+TIMING = "timing.json"
 
 
 def run_series(
@@ -34,7 +38,7 @@ def run_series(
 
     Several at once start with the longest, so that no core is idle at the end; those that measure time run last, each
     alone. A failure does not end the series; a signal ends all that run and begins no other. `runs/<name>/index.html` is
-    renewed whenever one ends.
+    renewed whenever one ends, and `timing.json` beside it says where the time went.
 
     Arguments:
     - `preset`: `smoke`, `lesson` or `paper`.
@@ -72,7 +76,24 @@ def run_series(
             run.renew_index()  # first, so that the pages can link to it
             (relink_pages if run.runs.stopped_by else join_pages)(folder)
             run.renew_index()
+            run.write_timing(jobs)
     return [run.ended[source] for source in chosen if source in run.ended]
+
+
+def timing_table(ended: Sequence[RunStatus]) -> list[tuple[str, ...]]:
+    """Minutes and seconds of each notebook, in all and by phase; the first row has the names, the last the sums."""
+    sums = {name: sum(status.phases.get(name, 0) for status in ended) for name in (*PHASES, "other")}
+    shown = [name for name, seconds in sums.items() if seconds >= 0.5]  # rounded to whole seconds below
+    rows = [(Path(status.notebook).stem, status.seconds, status.phases) for status in ended]
+    rows.append(("all", sum(status.seconds for status in ended), sums))
+    cells = [(stem, _clock(total), *(_clock(spent.get(name, 0)) for name in shown)) for stem, total, spent in rows]
+    return [("minutes", "all", *shown), *cells]
+
+
+def _clock(seconds: float) -> str:
+    """A duration as minutes and seconds, such as `2:05`."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02}"
 
 
 def default_jobs() -> int:
@@ -193,6 +214,15 @@ class _SeriesRun:
         if listener:
             with self.speaking:
                 listener(what)
+
+    def write_timing(self, jobs: int) -> None:
+        """Write the seconds of each notebook of this run, in all and by phase; and how long `jobs` at once took for all."""
+        notebooks = {
+            source.stem: {"status": status.status, "seconds": status.seconds, "phases": status.phases}
+            for source, status in self.ended.items()
+        }
+        took = {"seconds": round(time.monotonic() - self.begun, 2), "jobs": jobs}
+        write_json(self.folder / TIMING, {"preset": self.preset} | took | {"notebooks": notebooks})
 
     def renew_index(self) -> None:
         """Write the index page over what there is by now."""

@@ -4,6 +4,7 @@ This module is imported by workers on any machine, so it brings no more than the
 """
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -111,7 +112,7 @@ class StopUnwanted(WorkerPlugin):
         if self.terminal and threading.current_thread() is threading.main_thread():
             for number in OF_THE_TERMINAL:
                 signal.signal(number, signal.SIG_IGN)
-            if hasattr(signal, "pthread_sigmask"):
+            if sys.platform != "win32":
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, OF_THE_TERMINAL)
 
     def teardown(self, worker: Worker) -> None:

@@ -46,6 +46,7 @@ from pwl_lab.support.files import (
 from pwl_lab.support.paths import commit
 from pwl_lab.support.processes import one_thread
 from pwl_lab.support.resuming import unfinished
+from pwl_lab.support.timing import phase
 
 # The format of an entry's files. It is part of every key, so entries of an older format are not found and need not be
 # read: making them again is cheaper than maintaining code to read them.
@@ -159,7 +160,7 @@ class Store:
                 self._check_writable(missing)
                 begun = time.monotonic()
                 locks.enter_context(unfinished(self._unfinished(missing)))
-                with one_thread():
+                with one_thread(), phase("training"):
                     made = list(make(missing))
                 made_how = provenance() | {"minutes": round((time.monotonic() - begun) / 60 / len(missing), 4)}
                 sweep(self.folder)  # remove leftovers of killed writers, once for all entries
@@ -198,7 +199,8 @@ class Store:
         with self._writing():
             locks.mkdir(parents=True, exist_ok=True)
             lock = FileLock(locks / f"{recipe.kind}-{recipe.key}.lock", is_singleton=True)
-            lock.acquire()
+            with phase("waiting"):
+                lock.acquire()
         try:
             yield
         finally:

@@ -21,6 +21,7 @@ from pwl_lab.distill.targets import Projection, random_projection
 from pwl_lab.models.blocknet import BlockNet
 from pwl_lab.support.errors import unknown
 from pwl_lab.support.seeding import generator
+from pwl_lab.support.timing import phase
 from pwl_lab.tasks.base import Batch, accuracy
 from pwl_lab.tasks.checks import CALIBRATION_SAMPLES, check_count
 from pwl_lab.tasks.parity import SparseParity
@@ -45,6 +46,7 @@ class TwoPhaseResult:
     support_ratio: float
 
 
+@phase("training")
 @torch.no_grad()
 def two_phase(
     task: SparseParity,

@@ -18,7 +18,6 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker, spawn
-from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any, NoReturn
@@ -27,6 +26,7 @@ import cloudpickle
 
 from pwl_lab.support import environment, progress
 from pwl_lab.support.errors import PwlLabError, invalid
+from pwl_lab.support.timing import phase
 
 Case = Mapping[str, Any]
 WORKERS = environment.WORKERS.name
@@ -107,7 +107,8 @@ def side_by_side(work: Callable[..., Any], cases: Sequence[Case], description: s
         with without_main():
             futures = [pool.submit(run_packed, case) for case in packed]
         processes = pool._processes  # not public, but in every Python from 3.9 on; a test would notice
-        _follow(futures, reports, description)
+        with phase("training"):
+            _follow(futures, reports, description)
         pool.shutdown()
         return [cloudpickle.loads(future.result()) for future in futures]
     except CaseFailedError as failed:
@@ -251,7 +252,7 @@ def end_helpers() -> None:
         helper._stop()  # not public, but in every Python from 3.9 on; a test would notice
 
 
-def _begin(watched: Connection, reports: Any, environment: Mapping[str, str]) -> None:
+def _begin(watched: Any, reports: Any, environment: Mapping[str, str]) -> None:
     """Set up a worker: its parent's environment, one thread, progress to the parent, and an end when the parent ends."""
     import torch
 
@@ -263,7 +264,7 @@ def _begin(watched: Connection, reports: Any, environment: Mapping[str, str]) ->
     threading.Thread(target=_end_with_parent, args=(watched,), daemon=True).start()
 
 
-def _end_with_parent(watched: Connection) -> None:
+def _end_with_parent(watched: Any) -> None:
     """Wait until the parent closes its end of the pipe, then leave at once."""
     watched.poll(None)
     os._exit(1)

@@ -11,6 +11,7 @@ from torch import Tensor
 from pwl_lab.models.blocknet import BlockNet
 from pwl_lab.support.errors import invalid
 from pwl_lab.support.rows import evaluating
+from pwl_lab.support.timing import phase
 from pwl_lab.swap.masks import all_masks, check_whole_cube
 from pwl_lab.swap.swapnet import SwapNet, mask_logits
 from pwl_lab.tasks.base import Batch, at_once, check_inputs, check_labels, scored
@@ -44,6 +45,7 @@ class MaskScores:
         return dict(zip(self.masks, shares, strict=True))
 
 
+@phase("evaluation")
 def score_masks(net: SwapNet, data: Batch, masks: Sequence[str] | None = None, chunk: int = 512) -> MaskScores:
     """Evaluate masks on `data`, in one pass.
 
@@ -75,6 +77,7 @@ def score_masks(net: SwapNet, data: Batch, masks: Sequence[str] | None = None, c
     return MaskScores(tuple(masks), hits, samples, nats, torch.cat(parts, dim=1))
 
 
+@phase("evaluation")
 def mask_probabilities(
     net: SwapNet, inputs: Tensor, masks: Sequence[str]
 ) -> Float[Tensor, "masks batch *tokens classes"]:
@@ -114,6 +117,7 @@ def unexplained(converted: Float[Tensor, "batch *shape"], wanted: Float[Tensor, 
     return ((converted - wanted).square().sum() / spread).item()
 
 
+@phase("evaluation")
 @torch.no_grad()
 def boundary_similarity(
     net: SwapNet, inputs: Num[Tensor, "batch *shape"], untrained: BlockNet | None = None

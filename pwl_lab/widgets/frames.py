@@ -22,6 +22,7 @@ from PIL import Image
 
 from pwl_lab.plots import style
 from pwl_lab.support.errors import invalid
+from pwl_lab.support.timing import phase
 
 COLOURS = 256  # of a picture's palette
 DPI = 110
@@ -115,6 +116,7 @@ class Painter:
     It takes a quarter of the time of drawing the whole figure each time.
     """
 
+    @phase("drawing")
     def __init__(self, figure: Figure, moving: Sequence[Artist]) -> None:
         """`moving` are the artists that change, in all their colours; the layout must be final (no layout engine)."""
         self._canvas = _drawn(figure)
@@ -128,6 +130,7 @@ class Painter:
             artist.set_visible(visible)
         self._still = self._canvas.copy_from_bbox(figure.bbox)
 
+    @phase("drawing")
     def png(self, moving: Sequence[Artist]) -> bytes:
         """The figure as it is now; only `moving` may have changed."""
         self._canvas.restore_region(self._still)
@@ -141,6 +144,7 @@ class Painter:
         return _bytes(small)
 
 
+@phase("drawing")
 def png(figure: Figure) -> bytes:
     """The figure as PNG bytes with a palette: less than half the size of full colour."""
     return _bytes(_small(_picture(_drawn(figure))))

@@ -19,8 +19,9 @@ pytestmark = pytest.mark.browser
 
 WIDTHS = {"wide": 1366, "tablet": 700, "phone": 390}
 EXECUTED = ("02", "04")  # the runs that other browser tests need, too
-LESSON = "notebooks/02_distillation_curricula.html"
-PAGES = ("index.html", LESSON, "notebooks/04_progressive_weight_loading.html", "docs/findings.html", "api/swap.html")
+SHOWN = ("02_distillation_curricula.ipynb", "04_progressive_weight_loading.ipynb")
+LESSON, PAIRS = (f"notebooks/{Path(name).stem}.html" for name in SHOWN)
+PAGES = ("index.html", LESSON, PAIRS, Path("docs/findings.md").with_suffix(".html").as_posix(), "api/swap.html")
 
 
 @pytest.fixture(scope="module")

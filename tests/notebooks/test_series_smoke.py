@@ -50,34 +50,30 @@ def test_notebook_runs_at_smoke(notebook: Path, smoke_run: Callable[[str], Smoke
 
 
 @pytest.mark.notebook
-def test_curricula_metrics_have_the_agreed_keys(store_folder: Path, tmp_path: Path) -> None:
-    run_notebook("02", tmp_path, preset="smoke", params={"seeds": [3, 4]})
-    metrics = json.loads((tmp_path / "metrics.json").read_text())
-    for key in ("steps_to_threshold", "final_accuracy"):
-        assert list(metrics[key]) == ["scratch", "one_shot", "progressive", "extracted"]
-        assert all(len(values) == 2 for values in metrics[key].values())
-    assert metrics["budget_steps"] == 600
-    assert metrics["seeds"] == [3, 4]
-
-
-@pytest.mark.notebook
-def test_a_student_that_does_not_get_there_is_null(store_folder: Path, tmp_path: Path) -> None:
-    settings = {"seeds": [0], "student_lr": 1e-4, "budget_steps": 110, "stage_steps": 50}
+def test_curricula_metrics_have_the_agreed_keys_and_null_where_a_student_does_not_get_there(
+    smoke_run, store_folder: Path, tmp_path: Path
+) -> None:
+    settings = {"seeds": [3, 4], "student_lr": 1e-4, "budget_steps": 110, "stage_steps": 50}
     run_notebook("02", tmp_path, preset="smoke", params=settings)
-    metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert metrics["steps_to_threshold"]["one_shot"] == [None]
-    assert metrics["final_accuracy"]["one_shot"][0] < 0.99
+    usual, metrics = (json.loads((out / "metrics.json").read_text()) for out in (smoke_run("02").out, tmp_path))
+    for one in (usual, metrics):
+        for key in ("steps_to_threshold", "final_accuracy"):
+            assert list(one[key]) == ["scratch", "one_shot", "progressive", "extracted"]
+            assert all(len(values) == len(one["seeds"]) for values in one[key].values())
+    assert (usual["budget_steps"], metrics["budget_steps"], metrics["seeds"]) == (600, 110, [3, 4])
+    assert metrics["steps_to_threshold"]["one_shot"] == [None, None]
+    assert max(metrics["final_accuracy"]["one_shot"]) < 0.99
 
 
 @pytest.mark.notebook
-def test_loading_metrics_have_the_agreed_keys_and_the_store_is_used(
+def test_loading_metrics_have_the_agreed_keys_the_store_is_used_and_the_slider_is_there_where_it_is_asked_for(
     smoke_run, store_folder: Path, tmp_path: Path
 ) -> None:
     first = smoke_run("04")
     first.copy_store(store_folder)
     entries = sorted(path for path in store_folder.glob("*/*/record.json"))
-    second = run_notebook("04", tmp_path / "second", preset="smoke")
-    assert first.status.status == second.status == "ok"
+    second = run_notebook("04", tmp_path / "second", preset="smoke", params={"interactive": True})
+    assert (first.status.status, second.status) == ("ok", "ok"), second.error
     assert sorted(path for path in store_folder.glob("*/*/record.json")) == entries, "nothing was made twice"
     metrics = [json.loads((out / "metrics.json").read_text()) for out in (first.out, tmp_path / "second")]
     for one in metrics:
@@ -92,6 +88,11 @@ def test_loading_metrics_have_the_agreed_keys_and_the_store_is_used(
     assert len(gains) == 4
     assert sum(gains) == pytest.approx(metrics[0]["gap"][1])
     assert metrics[0]["prefix_accuracy"][-1] == metrics[0]["teacher_accuracy"]
+    notebook = json.loads((tmp_path / "second" / "notebook.ipynb").read_text())
+    state = notebook["metadata"]["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]
+    names = [model["model_name"] for model in state.values()]
+    assert "IntSliderModel" in names
+    assert "OutputModel" not in names, "nothing of ours writes into an Output widget"
 
 
 @pytest.mark.notebook
@@ -130,18 +131,6 @@ def test_plain_papermill_refuses_an_unknown_name(
     with pytest.raises(papermill.PapermillExecutionError, match="Did you mean 'n_bits'"):
         papermill.execute_notebook(source, tmp_path / "out.ipynb", parameters=parameters, progress_bar=False)
     assert not store_folder.exists()
-
-
-@pytest.mark.notebook
-def test_the_slider_runs_in_batch_where_it_is_asked_for(smoke_run, store_folder: Path, tmp_path: Path) -> None:
-    smoke_run("04").copy_store(store_folder)
-    status = run_notebook("04", tmp_path, preset="smoke", params={"interactive": True})
-    assert status.status == "ok", status.error
-    notebook = json.loads((tmp_path / "notebook.ipynb").read_text())
-    state = notebook["metadata"]["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]
-    names = [model["model_name"] for model in state.values()]
-    assert "IntSliderModel" in names
-    assert "OutputModel" not in names, "nothing of ours writes into an Output widget"
 
 
 @pytest.mark.notebook

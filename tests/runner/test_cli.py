@@ -1,5 +1,6 @@
 import inspect
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -132,6 +133,12 @@ def test_series_goes_on_after_a_failure_and_writes_an_index(project: Path) -> No
     assert 'href="00_a/notebook.html"' in page
     assert "http" not in page
     assert "<script" not in page
+    timing = json.loads((folder / "timing.json").read_text())
+    assert {name: found["status"] for name, found in timing["notebooks"].items()} == states
+    for name, found in timing["notebooks"].items():
+        assert found["phases"]["kernel"] > 0
+        assert sum(found["phases"].values()) == pytest.approx(found["seconds"], abs=0.1)
+        assert re.search(rf"^{name} +\d+:\d\d +\d+:\d\d", done.stdout, re.M)
 
 
 def test_series_checks_before_it_starts(project: Path) -> None:

@@ -49,6 +49,28 @@ log.open("a").write("teacher: 10/20 steps\\nteacher: done\\n")
 """
 
 
+TIMED = """
+import time
+from pwl_lab.support.timing import phase
+time.sleep(0.3)
+with phase("training"):
+    time.sleep(0.4)
+"""
+
+
+@pytest.mark.parametrize(("last", "ended"), [("2 + 2", "ok"), ("1 / 0", "failed")])
+def test_a_run_says_where_its_time_went(write_notebook, tmp_path: Path, last: str, ended: str) -> None:
+    status = run_notebook(write_notebook("# Own", TIMED, "time.sleep(0.5)\n" + last), tmp_path / "out")
+    assert status.status == ended
+    found = status.phases
+    assert found["kernel"] >= 0.3
+    assert found["training"] >= 0.4
+    assert found["page"] > 0
+    assert found["other"] >= 0.5
+    assert found["evaluation"] == 0
+    assert sum(found.values()) == pytest.approx(status.seconds, abs=0.1)  # the cell with the import counts once
+
+
 def test_a_run_leaves_everything(write_notebook, tmp_path: Path) -> None:
     source = write_notebook(
         "# What $x^2$ and $\\unknowncommand$ are",

@@ -59,6 +59,8 @@ def test_a_cell_that_cannot_be_shown_is_named_and_its_source_stands_there(kind, 
 
     broken.jinja_pass_arg = renders.jinja_pass_arg
     monkeypatch.setattr(export.PageExporter, "markdown2html", broken)
+    # The shared exporter would keep the method that it had when it was made.
+    monkeypatch.setattr(export, "_exporter", export._exporter.__wrapped__)
     said = export.write_page(new_notebook(cells=cells), tmp_path / "page.html", OK, tmp_path)
     assert said.startswith(f"cell {index} could not be shown")
     page = (tmp_path / "page.html").read_text()

@@ -10,6 +10,7 @@ import pytest
 from crawling import broken_links
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from pwl_lab.runner.api_pages import PACKAGE
 from pwl_lab.runner.run_folder import RunError, RunStatus, write_status
 from pwl_lab.runner.site import write_site
 from pwl_lab.support.errors import InvalidValueError, PwlLabError
@@ -53,8 +54,8 @@ def _private() -> None:
     """Nobody's business."""
 '''
 CONTRACT = '[[tool.importlinter.contracts]]\nlayers = ["pwl_lab.swap", "pwl_lab.training"]\n'
-README = "# Small\n\nSee [use](docs/use.md#the-second), [first](notebooks/00_first.ipynb), [data](data/README.md).\n"
-USE = "# Use\n\n## The second\n\nBack to [the start](../README.md); [a grid](../presets/grids/one.yaml).\n"
+README = "# Small\n\nSee [use](docs/USE.md#the-second), [first](notebooks/00_FIRST.ipynb), [data](data/README.md).\n"
+USE = "# Use\n\n## The second\n\nBack to [the start](../README.md); [a grid](../presets/grids/ONE.yaml).\n"
 
 
 @pytest.fixture
@@ -64,12 +65,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("PWL_LAB_RUNS", raising=False)
     texts = {
         "README.md": README,
-        "docs/use.md": USE,
+        "docs/USE.md": USE,
         "docs/architecture.md": "# Architecture\n",
-        "docs/figures/one.svg": '<svg xmlns="http://www.w3.org/2000/svg"/>',
+        "docs/figures/ONE.svg": '<svg xmlns="http://www.w3.org/2000/svg"/>',
         "data/README.md": "# Data\n",
         "CITATION.cff": "title: Small\n",
-        "presets/grids/one.yaml": "notebook: 00\n",
+        "presets/grids/ONE.yaml": "notebook: 00\n",
         "pyproject.toml": CONTRACT,
         "pwl_lab/swap/__init__.py": '"""The network side."""\n',
         "pwl_lab/swap/masks.py": MODULE,
@@ -79,9 +80,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     (tmp_path / "notebooks" / "exercises").mkdir(parents=True)
-    for name in ("00_first", "01_second", "exercises/00_exercises"):
+    for name in ("00_FIRST", "01_second", "exercises/00_exercises"):
         nbformat.write(new_notebook(cells=[new_markdown_cell(f"# Of {name}")]), tmp_path / f"notebooks/{name}.ipynb")
-    run = tmp_path / "runs" / "trial" / "00_first"
+    run = tmp_path / "runs" / "trial" / "00_FIRST"
     run.mkdir(parents=True)
     nbformat.write(executed(), run / "notebook.ipynb")
     write_status(run, STATUS)
@@ -112,7 +113,7 @@ def test_a_site_has_all_pages_and_is_the_same_each_time(home: Path) -> None:
     assert first == folder / "site" / "index.html"
     assert broken_links(folder / "site") == []
     found = digests(folder / "site")
-    page = (folder / "site" / "notebooks" / "00_first.html").read_text()
+    page = (folder / "site" / "notebooks" / "00_FIRST.html").read_text()
     assert '<b class="mine">told</b>' in page
     assert "example.org" not in page
     assert page.count("<math") == 2
@@ -143,16 +144,16 @@ def test_the_reference_has_signatures_as_written_and_what_fields_mean(home: Path
         assert said.replace(" ", "") in words.replace(" ", ""), said
     assert "Nobody" not in words
     assert "_hidden" not in words
-    assert 'href="training.html#pwl_lab.training.Plan"' in page.read_text(), "a type leads to its class"
+    assert f'href="training.html#{PACKAGE}.training.Plan"' in page.read_text(), "a type leads to its class"
 
 
 def test_a_run_that_failed_is_said_on_its_page(home: Path) -> None:
     error = RunError(name="ValueError", message="`a` is *wrong*\nmore")
     write_status(
-        home / "runs/trial/00_first", STATUS.model_copy(update={"status": "failed", "cell": 2, "error": error})
+        home / "runs/trial/00_FIRST", STATUS.model_copy(update={"status": "failed", "cell": 2, "error": error})
     )
     write_site(home / "runs" / "trial")
-    page = html.unescape((home / "runs/trial/site/notebooks/00_first.html").read_text())
+    page = html.unescape((home / "runs/trial/site/notebooks/00_FIRST.html").read_text())
     assert "failed" in page
     assert "ValueError: `a` is *wrong*" in page
 
@@ -160,8 +161,8 @@ def test_a_run_that_failed_is_said_on_its_page(home: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "broken", "named"),
     [
-        ("docs/use.md", "# Use\n\n[gone](gone.md)\n", "gone.md"),
-        ("docs/use.md", "# Use\n\n## Other\n", "the-second"),
+        ("docs/USE.md", "# Use\n\n[gone](gone.md)\n", "gone.md"),
+        ("docs/USE.md", "# Use\n\n## Other\n", "the-second"),
         ("pwl_lab/training.py", '"""One."""\n\n\ndef f() -> None:\n    """See [it](nowhere.md)."""\n', "nowhere.md"),
     ],
 )
