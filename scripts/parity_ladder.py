@@ -38,7 +38,12 @@ PLAN = TrainPlan(
     keep_at=(0.6, 0.8), loop="fast",
 )  # fmt: skip
 # Per task (n, k): how many steps extracted shows the hidden layer, and how many samples a student may see.
-TASKS = {(50, 4): (100, 4_000_000), (100, 4): (100, 10_000_000), (100, 5): (200, 30_000_000), (100, 6): (800, 60_000_000)}
+TASKS = {
+    (50, 4): (100, 4_000_000),
+    (100, 4): (100, 10_000_000),
+    (100, 5): (200, 30_000_000),
+    (100, 6): (800, 60_000_000),
+}
 LR, MOMENTUM = 0.16, 0.9  # of the students; heavy-ball
 
 
@@ -65,7 +70,7 @@ def momentum(asked: argparse.Namespace) -> None:
             if any(row.items() <= one.items() for one in rows):
                 continue
             begun = time.process_time()
-            found = teacher(**{name: row[name] for name in ("n", "k", "seed", "nesterov")}, stop_at=0.99)
+            found = teacher(**{name: row[name] for name in ("n", "k", "seed", "nesterov")})
             there = samples_to(found, 0.99)
             rows.append(row | {"samples": there or PLAN.steps * BATCH, "reached": there > 0})
             print(rows[-1], f"{time.process_time() - begun:.0f} s", flush=True)
@@ -106,7 +111,9 @@ def ladder(asked: argparse.Namespace) -> None:
             found["teacher_wrong"] = [1 - one.test_accuracy for one in trained]
             table = pd.concat([one for one in (table, found.drop(columns="seconds")) if len(one)], ignore_index=True)
             table.to_csv(path, index=False)
-            print(found[["n", "k", "curriculum", "seed", "samples", "reached", "teacher_samples"]].to_string(), flush=True)
+            print(
+                found[["n", "k", "curriculum", "seed", "samples", "reached", "teacher_samples"]].to_string(), flush=True
+            )
             print(f"{time.process_time() - begun:.0f} s", flush=True)
 
 
@@ -117,7 +124,9 @@ def ship(asked: argparse.Namespace) -> None:
         table = pd.read_csv(asked.out / f"parity_{name}.csv").sort_values(by, kind="stable")
         table.to_csv(paths.results() / f"parity_{name}.csv", index=False)
         made = {"command": f"python scripts/parity_ladder.py {name}", "seeds": sorted({int(s) for s in table["seed"]})}
-        write_json(paths.results() / f"parity_{name}.json", made | {"minutes": asked.minutes[name], "made": provenance()})
+        write_json(
+            paths.results() / f"parity_{name}.json", made | {"minutes": asked.minutes[name], "made": provenance()}
+        )
 
 
 def main() -> None:
