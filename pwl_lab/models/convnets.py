@@ -129,16 +129,20 @@ class BasicBlock(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         self.norm1, self.norm2 = nn.BatchNorm2d(out_channels), nn.BatchNorm2d(out_channels)
+        self.stride = stride
         self.shortcut = nn.Sequential()
         if stride != 1 or in_channels != out_channels:
             self.shortcut = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
+                nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels)
             )
 
     def forward(self, state: Float[Tensor, "batch c_in h_in w_in"]) -> Float[Tensor, "batch c_out h_out w_out"]:
         """The state after one basic block."""
         change = torch.relu_(self.norm1(self.conv1(state)))  # batch, c_out, h_out, w_out
-        return torch.relu_(self.norm2(self.conv2(change)) + self.shortcut(state))
+        # Not a stride of the 1x1 convolution: with few channels, oneDNN's gradient of it writes past its workspace on
+        # processors without AVX-512 (uxlfoundation/oneDNN, issue 6035). Gradients are wrong then, or the process dies.
+        kept = state[:, :, :: self.stride, :: self.stride]  # batch, c_in, h_out, w_out
+        return torch.relu_(self.norm2(self.conv2(change)) + self.shortcut(kept))
 
 
 def resnet(task: Task, channels: Sequence[int], depths: Sequence[int], stem_stride: int = 1) -> ResNetConfig:

@@ -1,13 +1,16 @@
 """ResNet and ViT against their formulas written out, their stems, and the sizes that are known from elsewhere."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 from torch.nn import functional as F
 from toys import norms, snapshot, used
 
-from pwl_lab.models import ResNetConfig, ViTConfig, build
+from pwl_lab.models import ResNetConfig, VGGConfig, ViTConfig, build
 from pwl_lab.models.convnets import BasicBlock
 from pwl_lab.models.transformer import TransformerLayer
 from pwl_lab.models.vit import Positions
@@ -70,6 +73,35 @@ def resnet_parameters(config):
             if position == 0 and (index > 0 or source != target):
                 total += source * target + 2 * target
     return 9 * config.in_channels * first + 2 * first + total + (widths[-1] + 1) * config.n_classes
+
+
+def few_channels(channels):
+    """A small network of each family for two classes of images with one channel."""
+    shared = {"in_channels": 1, "n_classes": 3}
+    widths = (channels, channels + 1)
+    return [
+        ResNetConfig(**shared, channels=widths, depths=(1, 1)),
+        VGGConfig(**shared, channels=widths, convolutions=(1, 1)),
+        ViTConfig(**shared, image_size=8, patch=2, width=2 * channels, heads=2, layers=(1, 1)),
+    ]
+
+
+@pytest.mark.parametrize("channels", [3, 4, 7, 8, 12])
+@pytest.mark.parametrize("family", [0, 1, 2])
+def test_gradients_of_a_network_with_few_channels_are_those_of_double_precision(family, channels):
+    net = build(few_channels(channels)[family], 0).train()
+    # A strided 1x1 convolution may write where it must not (see BasicBlock): then nothing is run at all.
+    pointwise = [one for one in net.modules() if isinstance(one, nn.Conv2d) and one.kernel_size == (1, 1)]
+    assert all(one.stride == (1, 1) for one in pointwise)
+    generator = torch.Generator().manual_seed(1)
+    images, labels = torch.randn(32, 1, 8, 8, generator=generator), torch.arange(32) % 3
+
+    def gradients(net, images):
+        F.cross_entropy(net(images), labels).backward()
+        return torch.cat([one.grad.double().flatten() for one in net.parameters()])
+
+    exact = gradients(deepcopy(net).double(), images.double())
+    torch.testing.assert_close(gradients(net, images), exact, rtol=1e-3, atol=1e-5)
 
 
 def test_the_sources_residual_network():
