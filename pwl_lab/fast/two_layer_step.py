@@ -19,8 +19,8 @@ def multiplies_in_bfloat16(device: torch.device) -> bool:
     Without such instructions they are as precise, but slower by orders of magnitude.
     """
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
 class _Arrays(NamedTuple):

@@ -87,7 +87,7 @@ class CurriculaSettings(Settings):
     hard_student_lr: LearningRate = Field(0.08, description="SGD learning rate of these students")
     hard_student_momentum: float = Field(0.9, ge=0.0, lt=1.0, description="of these students' SGD")
     hard_stage_steps: Steps = Field(400, description="length of their first stage")
-    hard_budget_steps: Steps = Field(5_000, description="upper limit for each of them")
+    hard_budget_steps: Steps = Field(4_000, description="upper limit for each of them")
     choice_steps: Steps = Field(6_000, description="upper limit for each student where choices are compared")
     choice_seeds: int = Field(4, ge=1, le=1024, description="compare choices on this many seeds, from the first")
     eval_every: Steps = Field(100, description="steps between evaluations of the students")

@@ -191,13 +191,14 @@ def curricula() -> dict[str, Any]:
         "progressive": [1_000, 1_100, 900, 1_100, 1_000, 1_000, 900, 1_000],
         "extracted": [1_000, 1_000, 1_000, 1_100, 1_000, 1_100, 900, 1_000],
     }
-    hard = {"one_shot": [None] * 8, "progressive": [1_000] * 8, "extracted": [800] * 8}
+    hard = {"one_shot": [None] * 8, "progressive": [3_200] * 8, "extracted": [1_500] * 8}
     return common() | {
         "runs": Names(steps_to=lambda threshold: steps),
         "hard_runs": Names(steps_to=lambda threshold: hard),
+        "hard_teacher": Names(history=pd.DataFrame({"step": [0, 150_800]})),
         "found": steps,
         "hard_found": hard,
-        "settings": Names(stock=False, threshold=0.99, budget_steps=12_000, hard_budget_steps=5_000),
+        "settings": Names(stock=False, threshold=0.99, budget_steps=12_000, hard_budget_steps=4_000),
     }
 
 
@@ -415,13 +416,13 @@ CASES: dict[tuple[str, int], tuple[Callable[[], dict[str, Any]], list[tuple[str,
     ("02_distillation_curricula", 1): (
         curricula,
         [
-            ("every extracted student gets there", put("hard_found", "extracted", [800] * 7 + [None])),
+            ("every extracted student gets there", put("hard_found", "extracted", [1_500] * 7 + [None])),
             ("one-shot needs at least twice", put("found", "one_shot", [1_500, 1_600] * 2 + [3_500] * 4)),
             ("extracted and progressive differ", put("found", "progressive", [1_300] * 8)),
             ("one-shot is as fast as labels", put("found", "one_shot", [3_600, 2_600, 3_400, 4_000, 2_700, 3_500, 9_000, 8_100])),
-            ("hard: one-shot gets there in no seed", put("hard_found", "one_shot", [None] * 7 + [4_900])),
-            ("hard: the budget is at least 5 times", put("hard_found", "extracted", [800] * 7 + [1_100])),
-            ("hard: every extracted student is there", put("hard_found", "progressive", [1_000] * 7 + [800])),
+            ("hard: one-shot gets there in no seed", put("hard_found", "one_shot", [None] * 7 + [3_900])),
+            ("hard: extracted needs less than a fiftieth", put("hard_found", "extracted", [1_500] * 7 + [3_100])),
+            ("hard: every extracted student is there", put("hard_found", "progressive", [3_200] * 7 + [1_500])),
         ],
     ),
     ("02_distillation_curricula", 2): (
