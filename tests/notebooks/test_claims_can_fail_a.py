@@ -360,7 +360,35 @@ def become(name: str, value: Any) -> Callable[[dict[str, Any]], None]:
 
 
 Spoil = Callable[[dict[str, Any]], Any]
+
+
 # Per notebook and claims cell: the results for which all claims hold, and for each claim results for which it must not.
+def ladder() -> dict[str, Any]:
+    """Samples to 99% from task to task, with a lead of extracted that grows."""
+    leads, needed = {(50, 4): 9, (100, 4): 22, (100, 5): 60}, {(50, 4): 20, (100, 4): 32, (100, 5): 95, (100, 6): 280}
+    rows = []
+    for (n, k), samples in needed.items():
+        for seed, spread in enumerate(np.linspace(0.9, 1.1, 4)):
+            row = {"n": n, "k": k, "seed": seed, "reached": True}
+            if k == 6 and seed:  # one draw
+                continue
+            rows.append(row | {"curriculum": "extracted", "samples": samples * spread})
+            if (n, k) in leads:
+                rows.append(row | {"curriculum": "one_shot", "samples": leads[n, k] * samples * spread})
+    late = {"n": 100, "k": 6, "seed": 0, "curriculum": "one_shot", "samples": 60_000.0, "reached": False}
+    table = pd.DataFrame([*rows, late])
+    return common() | {"ladder": table, "settings": Names(stock=False)}
+
+
+def slower(task: tuple[int, int], curriculum: str, factor: float) -> Spoil:
+    def spoil(names: dict[str, Any]) -> None:
+        table = names["ladder"]
+        here = (table["n"] == task[0]) & (table["k"] == task[1]) & (table["curriculum"] == curriculum)
+        table.loc[here, "samples"] *= factor
+
+    return spoil
+
+
 CASES: dict[tuple[str, int], tuple[Callable[[], dict[str, Any]], list[tuple[str, Spoil]]]] = {
     ("00_start_here", 0): (
         start_here,
@@ -536,6 +564,13 @@ CASES: dict[tuple[str, int], tuple[Callable[[], dict[str, Any]], list[tuple[str,
             ("rho and n explain more than twice", lambda names: names.update(costs(by_size=0.0))),
             ("rho and n explain more than n, sat", lambda names: names.update(costs(power=0.0, beyond=-0.5))),
             ("beside rho and n", lambda names: names.update(costs(beyond=-0.3))),
+        ],
+    ),
+    ("08_sample_complexity", 7): (
+        ladder,
+        [
+            ("from (50, 4) to (100, 4)", slower((50, 4), "one_shot", 3.0)),
+            ("extracted: from (50, 4) to (100, 6)", slower((100, 6), "extracted", 1.5)),
         ],
     ),
 }  # fmt: skip
