@@ -570,7 +570,7 @@ CASES: dict[tuple[str, int], tuple[Callable[[], dict[str, Any]], list[tuple[str,
         ladder,
         [
             ("from (50, 4) to (100, 4)", slower((50, 4), "one_shot", 3.0)),
-            ("extracted: from (50, 4) to (100, 6)", slower((100, 6), "extracted", 1.5)),
+            ("extracted: from (50, 4) to (100, 6)", slower((100, 6), "extracted", 2.0)),
         ],
     ),
 }  # fmt: skip
