@@ -11,16 +11,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import pandas as pd
 import torch
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from pwl_lab.fast import is_plain
 from pwl_lab.fast.allocator import keep_freed_memory
+from pwl_lab.fast.two_layer_step import TwoLayerStep, two_layers
 from pwl_lab.models.blocknet import BlockNet, ModelConfig, build
 from pwl_lab.support.config import Fraction, Frozen, LearningRate, Steps
 from pwl_lab.support.errors import DivergedError, invalid
@@ -39,7 +41,8 @@ class TrainPlan(Frozen):
     batch_size: int = Field(128, ge=1, description="samples per step")
     optimiser: Literal["sgd", "adam"] = Field("sgd", description="plain or momentum SGD, or Adam")
     lr: LearningRate = Field(0.1, description="(peak) learning rate")
-    momentum: float = Field(0.0, ge=0.0, lt=1.0, description="of SGD; Nesterov's if above 0")
+    momentum: float = Field(0.0, ge=0.0, lt=1.0, description="of SGD")
+    nesterov: bool = Field(True, description="Nesterov's momentum; False: the classical one (heavy-ball)")
     weight_decay: float = Field(0.0, ge=0.0, description="L2 penalty")
     schedule: Literal["constant", "cosine"] = Field(
         "constant", description="cosine: a short warm-up, then decay to a thousandth"
@@ -49,6 +52,18 @@ class TrainPlan(Frozen):
     stop_at: Fraction | None = Field(None, description="stop when the validation accuracy reaches this")
     saturation: float = Field(1.0, ge=1.0, description="train for this multiple of the steps needed to reach `stop_at`")
     keep_checkpoints: bool = Field(False, description="keep the weights of every evaluation until `stop_at` is reached")
+    keep_at: tuple[Fraction, ...] | None = Field(
+        None, description="of these checkpoints, keep only the first that reaches each of these validation accuracies"
+    )
+    loop: Literal["plain", "fast"] = Field(
+        "plain", description="fast: without autograd; for SGD on labels, one hidden layer and two logits only"
+    )
+
+    @model_validator(mode="after")
+    def _fast_is_sgd(self) -> Self:
+        if self.loop == "fast" and (self.optimiser != "sgd" or self.clip_norm is not None):
+            raise ValueError("loop = 'fast' is SGD without clipping: set optimiser = 'sgd' and clip_norm = None")
+        return self
 
 
 def image_plan(
@@ -68,7 +83,7 @@ def make_optimiser(plan: TrainPlan, groups: list[dict[str, Any]]) -> torch.optim
     """The optimiser that `plan` names, for these parameter groups."""
     if plan.optimiser == "adam":
         return torch.optim.Adam(groups, lr=plan.lr, weight_decay=plan.weight_decay, foreach=True)
-    nesterov = plan.momentum > 0
+    nesterov = plan.nesterov and plan.momentum > 0
     return torch.optim.SGD(
         groups, plan.lr, plan.momentum, weight_decay=plan.weight_decay, nesterov=nesterov, foreach=True
     )
@@ -113,6 +128,21 @@ class Learner(ABC):
         """Become what `state` describes, just after creation. What is not trained any more leaves the (new) optimiser."""
         raise NotImplementedError
 
+    def step(self, batch: Batch, step: int, optimiser: torch.optim.Optimizer, plan: TrainPlan) -> Losses:
+        """Take optimiser step `step` (from 1) on this batch; the loss terms before it, detached.
+
+        Raises InvalidValueError for `loop = "fast"`, which only learners with a step of their own know.
+        """
+        if plan.loop == "fast" and not is_plain():
+            raise invalid("loop", "fast", "plain; fast is for networks with one hidden layer and two logits, on labels")
+        terms = self.losses(batch, step - 1)
+        optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(terms["total"])
+        if plan.clip_norm is not None:
+            self.clip_gradients(plan.clip_norm, optimiser)
+        optimiser.step()
+        return {name: value.detach() for name, value in terms.items()}
+
     def clip_gradients(self, largest: float, optimiser: torch.optim.Optimizer) -> None:
         """Scale the gradient so that its norm over all parameters is at most `largest`."""
         nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], largest)
@@ -142,7 +172,7 @@ def train(learner: Learner, batches: Iterator[Batch], plan: TrainPlan, descripti
         run.begin(plan, bar)
         for step in range(run.step + 1, plan.steps + 1):
             run.pause(step - 1)
-            for name, value in _one_step(learner, next(batches), step, optimiser, plan).items():
+            for name, value in learner.step(next(batches), step, optimiser, plan).items():
                 run.seen[name].append(value)
             schedule.step()
             if step % plan.eval_every and step != plan.steps:
@@ -158,17 +188,6 @@ def train(learner: Learner, batches: Iterator[Batch], plan: TrainPlan, descripti
             if learner.finished(step, rows, optimiser):
                 break
     return pd.DataFrame(run.history)
-
-
-def _one_step(learner: Learner, batch: Batch, step: int, optimiser: torch.optim.Optimizer, plan: TrainPlan) -> Losses:
-    """Take optimiser step `step` (from 1) and return the loss terms, detached."""
-    terms = learner.losses(batch, step - 1)
-    optimiser.zero_grad(set_to_none=True)
-    torch.autograd.backward(terms["total"])
-    if plan.clip_norm is not None:
-        learner.clip_gradients(plan.clip_norm, optimiser)
-    optimiser.step()
-    return {name: value.detach() for name, value in terms.items()}
 
 
 @phase("evaluation")
@@ -276,6 +295,16 @@ class SupervisedLearner(Learner):
         self.model, self.validation, self.plan = model, validation, plan
         self.checkpoints: list[Checkpoint] = []
         self.reached_at: int | None = None
+        self._fast_step: TwoLayerStep | None = None
+
+    def step(self, batch: Batch, step: int, optimiser: torch.optim.Optimizer, plan: TrainPlan) -> Losses:
+        """As for every learner; with `loop = "fast"` without autograd, if the network allows it."""
+        if plan.loop == "fast" and self._fast_step is None and not is_plain() and (layers := two_layers(self.model)):
+            assert isinstance(optimiser, torch.optim.SGD)
+            self._fast_step = TwoLayerStep(*layers, optimiser)  # not before the optimiser's momentum is restored
+        if self._fast_step is None:
+            return super().step(batch, step, optimiser, plan)
+        return {"total": self._fast_step(batch.inputs.flatten(1), batch.labels)}
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """All parameters in one group."""
@@ -301,11 +330,16 @@ class SupervisedLearner(Learner):
         """Validation accuracy and cross-entropy; keeps a checkpoint if the plan asks for them."""
         logits = predict(self.model, self.validation.inputs)
         value = accuracy(logits, self.validation.labels)
-        if self.plan.keep_checkpoints and self.reached_at is None:
+        if self.plan.keep_checkpoints and self.reached_at is None and self._is_wanted(value):
             state = {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
             self.checkpoints.append(Checkpoint(step, value, state))
         loss = label_loss(logits, self.validation.labels).item()
         return [{"accuracy": value, "validation_loss": loss}]
+
+    def _is_wanted(self, value: float) -> bool:
+        """Whether to keep a checkpoint of this accuracy: it is the first to reach one of `keep_at`, if that is given."""
+        best = max((one.accuracy for one in self.checkpoints), default=-1.0)
+        return self.plan.keep_at is None or any(best < wanted <= value for wanted in self.plan.keep_at)
 
     def finished(self, step: int, rows: list[dict[str, Any]], optimiser: torch.optim.Optimizer) -> bool:
         """Whether `saturation` times the steps it took to reach `stop_at` are done."""

@@ -28,6 +28,7 @@ from pwl_lab.distill.students import Cohort, CurriculumLearner, SeparateCohort
 from pwl_lab.distill.targets import Member, TeacherTargets, calibration_inputs
 from pwl_lab.fast.allocator import keep_freed_memory
 from pwl_lab.fast.stacked import StackedCohort
+from pwl_lab.fast.two_layer_step import multiplies_in_bfloat16
 from pwl_lab.models import BlockNet, LanguageTransformerConfig, ModelConfig, build, mlp
 from pwl_lab.study.recipes import image_models, image_task
 from pwl_lab.study.settings import LoadingSettings
@@ -265,6 +266,26 @@ def _teacher_row(threads: int) -> dict[str, object]:
     }
 
 
+def two_layer_row(width: int) -> dict[str, object]:
+    """Training a parity teacher with `loop = "fast"`, against the plain loop with its autograd, on (100, 6)."""
+    task, steps = SparseParity(100, 6), 40
+
+    def work(loop: str) -> Callable[[], None]:
+        plan = TrainPlan(steps=steps, lr=0.1, momentum=0.9, loop=loop)
+        learner = SupervisedLearner(build(mlp(task, width), 0), task.split("validation"), plan)
+        optimiser, batches = make_optimiser(plan, learner.parameter_groups(plan.lr)), task.batches(0, 128)
+
+        def some_steps() -> None:
+            for step in range(steps):
+                learner.step(next(batches), step + 1, optimiser, plan)
+
+        return some_steps
+
+    ours, reference = rates(work("fast"), work("plain"), (128 * steps, 128 * steps))
+    name = f"parity teacher, width {width}, the fast loop against the plain one"
+    return row(name, "samples/s", ours, reference) | {"bfloat16": multiplies_in_bfloat16(torch.device("cpu"))}
+
+
 def resuming_row() -> dict[str, object]:
     """Training the wide parity teacher with momentum, with checkpoints as often as a result of the store has them, and without.
 
@@ -336,6 +357,7 @@ def main() -> None:
             rows += pair_rows(family, "all", 4) + pair_rows(family, "prefix", 1)
         rows += [family_row(family) for family in ("vgg", "resnet", "vit")]
         rows.append(resuming_row())
+        rows += [two_layer_row(width) for width in (1024, 4096)]
     rows += [teacher_row(threads) for threads in (1, 2)]
     rows.append(bundle_row())
     for measure in (stub_sweep.sweep_rows, batch_overhead.overhead_rows, page_loading.page_rows):

@@ -49,7 +49,7 @@ from pwl_lab.plots.pairs import (
     similarity_chart,
     strings_by_mask,
 )
-from pwl_lab.plots.parity_tables import degrees_standing_out, few_bits_chart, tuned_curricula
+from pwl_lab.plots.parity_tables import degrees_standing_out, few_bits_chart, task_ladder, tuned_curricula
 from pwl_lab.plots.pictures import PictureFigure, TemperatureFigure, drawn_pictures, soft_targets
 from pwl_lab.plots.scaling import cost_curve, scaling_curves, two_phase_curves
 from pwl_lab.plots.strings import derivation_tree, predictable, probe_lines, teacher_phases
@@ -112,6 +112,7 @@ __all__ = [
     "strings_by_mask",
     "student_kinds",
     "sweep_curves",
+    "task_ladder",
     "teacher_curve",
     "teacher_phases",
     "tuned_curricula",

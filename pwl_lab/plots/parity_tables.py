@@ -72,6 +72,32 @@ def _draws(axes: Axes, row: float, values: Sequence[float], look: Look, alpha: f
 
 
 @style.context()
+def task_ladder(points: pd.DataFrame) -> Figure:
+    """Samples to 99% from task to task: a point per draw, a line through the medians of each curriculum.
+
+    A hollow point did not arrive; it stands at the samples that its student had seen. The line ends where half did not.
+
+    Arguments:
+    - `points`: one row per draw, task (n, k) and curriculum: samples, reached.
+    """
+    tasks = sorted({(k, n) for k, n in zip(points["k"], points["n"], strict=True)})
+    figure, (axes,) = style.row_of_axes(8, 4.4, 1)
+    looks = style.looks(list(dict.fromkeys(points["curriculum"])))
+    for number, (name, (colour, dashes, marker)) in enumerate(looks.items()):
+        mine = points[points["curriculum"] == name]
+        at = [tasks.index((k, n)) for k, n in zip(mine["k"], mine["n"], strict=True)]
+        aside = pd.Series(at, index=mine.index) + 0.12 * (number - (len(looks) - 1) / 2)
+        style.seed_points(axes, aside, mine["samples"], colour, marker, 30, mine["reached"].tolist())
+        medians = or_never(mine).groupby(at).median().replace(np.inf, np.nan)
+        axes.plot(medians, color=colour, ls=dashes, lw=2, label=name.replace("_", "-"))
+    axes.set(yscale="log", ylabel="samples to 99%", xlabel="task (n, k)")
+    axes.set_xticks(range(len(tasks)), [f"({n}, {k})" for k, n in tasks])
+    axes.yaxis.set_major_formatter(_thousands)
+    axes.legend(loc="upper left", fontsize=NOTE)
+    return figure
+
+
+@style.context()
 def degrees_standing_out(peaks: pd.DataFrame, measures: Sequence[str] = ("p", "decision", "r")) -> Figure:
     """The highest reading of each degree below k in the teacher's transition: a row per setting, a panel per measure.
 

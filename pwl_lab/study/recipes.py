@@ -31,15 +31,10 @@ from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.training import TrainedModel, TrainPlan, image_plan, predict
 
 
-def parity_teacher(settings: CurriculaSettings, n_bits: int | None = None) -> tuple[SparseParity, TrainedModel]:
-    """The parity task and the teacher of notebook 02, with its checkpoints.
-
-    Arguments:
-    - `settings`: of that notebook.
-    - `n_bits`: bits of the task; by default those of the settings.
-    """
+def parity_teacher(settings: CurriculaSettings) -> tuple[SparseParity, TrainedModel]:
+    """The parity task and the teacher of notebook 02, with its checkpoints."""
     task = SparseParity(
-        n_bits or settings.n_bits, settings.k_sparse, support=settings.support, eval_samples=settings.eval_samples
+        settings.n_bits, settings.k_sparse, support=settings.support, eval_samples=settings.eval_samples
     )
     plan = TrainPlan(
         steps=settings.teacher_max_steps,
@@ -50,6 +45,7 @@ def parity_teacher(settings: CurriculaSettings, n_bits: int | None = None) -> tu
         stop_at=1.0,
         saturation=settings.saturation,
         keep_checkpoints=True,
+        loop=settings.teacher_loop,
     )
     return task, train_or_load(mlp(task, width=settings.teacher_width), task, plan, device=settings.device)
 

@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 BATCH = "batch.json"  # as `pwl_lab.runner.points` writes it, which stands above this module
+SHIPPED_TEACHER = (100, 6, 1024)  # bits, of which so many matter, and hidden units
 PROBE_SAMPLES = 4_096  # that notebook 02 and the dashboard show the parity teacher
 
 Width = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -56,7 +57,6 @@ class CurriculaSettings(Settings):
 
     section: ClassVar[str] = "distillation_curricula"
     n_bits: int = Field(50, ge=2, le=10_000, description="bits of the parity task")
-    hard_n_bits: int = Field(100, ge=2, le=10_000, description="bits of the hard task")
     k_sparse: int = Field(4, ge=1, le=20, description="how many of them the label depends on")
     support: tuple[int, ...] | None = Field(None, description="which bits these are; drawn from the seed if not given")
     teacher_width: Width = Field(1024, description="hidden units of the teacher")
@@ -65,6 +65,7 @@ class CurriculaSettings(Settings):
     teacher_lr: LearningRate = Field(0.2, description="SGD learning rate of the teacher")
     teacher_momentum: float = Field(0.9, ge=0.0, lt=1.0, description="of the teacher's SGD")
     student_lr: LearningRate = Field(0.2, description="SGD learning rate of the students, without momentum")
+    teacher_loop: Literal["plain", "fast"] = Field("plain", description="fast: without autograd")
     teacher_max_steps: Steps = Field(20_000, description="upper limit for the teacher")
     teacher_eval_every: Steps = Field(25, description="steps between evaluations and checkpoints of the teacher")
     saturation: float = Field(
@@ -74,7 +75,19 @@ class CurriculaSettings(Settings):
     checkpoint_accuracy: Fraction = Field(0.8, description="progressive's checkpoint: the first that reaches this")
     stage_steps: Steps = Field(600, description="length of the first stage (progressive and extracted)")
     budget_steps: Steps = Field(12_000, description="upper limit for each student")
-    hard_budget_steps: Steps = Field(5_000, description="upper limit for each student of the hard task")
+    hard_n_bits: int = Field(100, ge=2, le=10_000, description="bits of the harder task")
+    hard_k_sparse: int = Field(6, ge=1, le=20, description="how many of them its label depends on")
+    hard_teacher: Literal["shipped", "trained"] = Field(
+        "shipped", description="of the harder task: load the one that ships, or train it (minutes)"
+    )
+    hard_teacher_width: Width = Field(1024, description="hidden units of that teacher")
+    hard_teacher_max_steps: Steps = Field(400_000, description="upper limit for that teacher, if it is trained")
+    hard_checkpoint_accuracy: Fraction = Field(0.6, description="as checkpoint_accuracy; shipped: 0.6 or 0.8")
+    hard_student_width: Width = Field(100, description="hidden units of each student of the harder task")
+    hard_student_lr: LearningRate = Field(0.08, description="SGD learning rate of these students")
+    hard_student_momentum: float = Field(0.9, ge=0.0, lt=1.0, description="of these students' SGD")
+    hard_stage_steps: Steps = Field(400, description="length of their first stage")
+    hard_budget_steps: Steps = Field(4_000, description="upper limit for each of them")
     choice_steps: Steps = Field(6_000, description="upper limit for each student where choices are compared")
     choice_seeds: int = Field(4, ge=1, le=1024, description="compare choices on this many seeds, from the first")
     eval_every: Steps = Field(100, description="steps between evaluations of the students")
@@ -84,11 +97,20 @@ class CurriculaSettings(Settings):
     def check_together(self) -> None:
         """The support has to fit into the bits, the curriculum into the budgets."""
         check_bits(self.n_bits, self.k_sparse, self.support)
-        check_bits(self.hard_n_bits, self.k_sparse, self.support)
+        check_bits(self.hard_n_bits, self.hard_k_sparse, None)
         check_probe(self.n_bits, self.k_sparse, PROBE_SAMPLES, off_subsets=300)
         check_orthogonal(self.teacher_width, self.student_width)
-        for budget in (self.budget_steps, self.hard_budget_steps, self.choice_steps):
+        for budget in (self.budget_steps, self.choice_steps):
             _check_stage(self.stage_steps, budget)
+        hard = (self.hard_n_bits, self.hard_k_sparse, self.hard_teacher_width)
+        if self.hard_teacher == "shipped" and hard != SHIPPED_TEACHER:
+            allowed = (
+                f"trained; the one that ships is for hard_n_bits, hard_k_sparse, hard_teacher_width = {SHIPPED_TEACHER}"
+            )
+            raise invalid("hard_teacher", "shipped", allowed)
+        if self.hard_stage_steps >= self.hard_budget_steps:
+            allowed = f"below hard_budget_steps = {self.hard_budget_steps}, or the last stage never begins"
+            raise invalid("hard_stage_steps", self.hard_stage_steps, allowed)
 
 
 class SparseParityTeacherSettings(Settings):

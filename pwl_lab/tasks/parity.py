@@ -18,6 +18,7 @@ from pwl_lab.tasks.base import Batch, Task, check_inputs
 from pwl_lab.tasks.checks import check_bits, check_count, check_support
 
 _EVALUATION = ("validation", "test")
+DRAWN_AT_ONCE = 2_048  # samples
 _RECIPE = 2  # raise it when the same arguments would give other samples
 
 
@@ -92,7 +93,14 @@ class SparseParity(Task):
         """An endless stream of fresh samples, from the stream `data` of `seed` for `role`."""
         check_count("batch_size", batch_size)
         where, random = config.device(device), generator(seed, "data", role)
-        return Stream(lambda _: (self.draw(batch_size, random).to(where), None), random)
+        at_once = max(1, DRAWN_AT_ONCE // batch_size) * batch_size  # the same samples, with fewer calls
+
+        def draw(rest: tuple[Tensor, Tensor] | None) -> tuple[Batch, tuple[Tensor, Tensor] | None]:
+            drawn = Batch(*rest) if rest else self.draw(at_once, random).to(where)
+            later = (drawn.inputs[batch_size:], drawn.labels[batch_size:]) if len(drawn) > batch_size else None
+            return Batch(drawn.inputs[:batch_size], drawn.labels[:batch_size]), later
+
+        return Stream(draw, random)
 
     def split(self, name: str, device: str = "cpu") -> Batch:
         """The fixed evaluation set `validation` or `test`, `eval_samples` samples each."""

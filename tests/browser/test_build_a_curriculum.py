@@ -19,7 +19,7 @@ OWN = """from dataclasses import replace
 from pwl_lab import widgets
 from pwl_lab.study import recipes
 from pwl_lab.study.settings import CurriculaSettings
-sizes = {"n_bits": 16, "hard_n_bits": 18, "k_sparse": 3, "teacher_width": 128, "student_width": 32}
+sizes = {"n_bits": 16, "k_sparse": 3, "teacher_width": 128, "student_width": 32}
 bench = recipes.workbench(CurriculaSettings.load("smoke", **sizes))
 plan = bench.plan.model_copy(update={"steps": 4_000, "stop_at": None})
 widgets.curriculum_builder(replace(bench, plan=plan))"""

@@ -35,6 +35,11 @@ def mlp_teacher() -> TrainedModel:
     return train_or_load(MLPConfig(n_inputs=6, widths=(16, 12)), PARITY, plan, device="cpu")
 
 
+def two_layer_teacher() -> TrainedModel:
+    plan = LONG.model_copy(update={"clip_norm": None, "loop": "fast", "nesterov": False})
+    return train_or_load(MLPConfig(n_inputs=6, widths=(16,)), PARITY, plan, device="cpu")
+
+
 def language_teacher() -> TrainedModel:
     task = GrammarTask("hidden", eval_strings=20)
     config = LanguageTransformerConfig(
@@ -76,7 +81,15 @@ def pair() -> Any:
 
 KINDS: dict[str, Callable[[], Any]] = {
     made.__name__: made
-    for made in (mlp_teacher, language_teacher, image_teacher, stacked_students, separate_students, pair)
+    for made in (
+        mlp_teacher,
+        two_layer_teacher,
+        language_teacher,
+        image_teacher,
+        stacked_students,
+        separate_students,
+        pair,
+    )
 }
 
 

@@ -95,7 +95,7 @@ def test_what_the_settings_let_through_the_probe_can_draw(n_bits: int, k_sparse:
     sizes = {"n_bits": n_bits, "k_sparse": k_sparse}
     ask = {"probe_samples": 64, "off_subsets": 3}
     by_settings = allowed(lambda: SparseParityTeacherSettings.load("smoke", **sizes, **ask))
-    also = allowed(lambda: CurriculaSettings.load("smoke", **sizes, hard_n_bits=max(n_bits, 2)))
+    also = allowed(lambda: CurriculaSettings.load("smoke", **sizes))
     by_probe = allowed(lambda: CorrelationProbe.draw(SparseParity(n_bits, k_sparse), samples=64, off_subsets=3))
     assert by_settings == also == by_probe
 
@@ -103,7 +103,7 @@ def test_what_the_settings_let_through_the_probe_can_draw(n_bits: int, k_sparse:
 @pytest.mark.parametrize(
     ("cls", "sizes"),
     [
-        (CurriculaSettings, {"k_sparse": 20, "n_bits": 50, "hard_n_bits": 50}),
+        (CurriculaSettings, {"k_sparse": 20, "n_bits": 50}),
         (SparseParityTeacherSettings, {"k_sparse": 20, "n_bits": 50}),
         (SparseParityTeacherSettings, {"probe_samples": 1_000_000, "off_subsets": 10_000}),
     ],

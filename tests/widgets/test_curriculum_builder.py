@@ -10,7 +10,7 @@ from pwl_lab.study import recipes
 from pwl_lab.study.settings import CurriculaSettings
 from pwl_lab.widgets.curriculum_builder import HIDDEN, LABELS, OUTPUT, curves_of
 
-SMALL = {"n_bits": 10, "hard_n_bits": 12, "k_sparse": 2, "teacher_width": 64, "student_width": 16}
+SMALL = {"n_bits": 10, "k_sparse": 2, "teacher_width": 64, "student_width": 16}
 LONGEST_S = 60
 
 

@@ -1,0 +1,158 @@
+"""Notebook 02's harder task: by default the papers' own, (100, 6), with a teacher that ships with the project.
+
+Training it takes minutes (`scripts/make_parity_teacher.py`). What ships is the network and its checkpoints in float16, in
+`data/parity_teacher.safetensors`, and beside it a JSON file with the recipe, the history and where it was made.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pwl_lab.distill.curriculum import Curriculum, extracted, one_shot, progressive
+from pwl_lab.models import ModelConfig, mlp
+from pwl_lab.study.settings import CurriculaSettings
+from pwl_lab.study.store import provenance
+from pwl_lab.study.verbs import train_or_load
+from pwl_lab.support import config, paths
+from pwl_lab.support.errors import MissingDataError
+from pwl_lab.support.files import file_sha256, is_file, write_json
+from pwl_lab.tasks.base import accuracy, split_of
+from pwl_lab.tasks.parity import SparseParity
+from pwl_lab.training import Checkpoint, TrainedModel, TrainPlan, predict, weights_hash
+
+CHECKPOINTS = (
+    0.6,
+    0.8,
+)  # validation accuracies whose first checkpoint is kept: every one would take hundreds of megabytes
+EVALUATIONS = 2_000  # of a teacher, at most
+
+
+def hard_task(settings: CurriculaSettings) -> SparseParity:
+    """The harder task."""
+    return SparseParity(settings.hard_n_bits, settings.hard_k_sparse, eval_samples=settings.eval_samples)
+
+
+def _model(settings: CurriculaSettings) -> ModelConfig:
+    """The teacher's architecture."""
+    return mlp(hard_task(settings), width=settings.hard_teacher_width)
+
+
+def teacher_plan(settings: CurriculaSettings) -> TrainPlan:
+    """How its teacher is trained: as that of the first task, but with classical momentum and by the fast loop."""
+    return TrainPlan(
+        steps=settings.hard_teacher_max_steps,
+        batch_size=settings.batch_size,
+        lr=settings.teacher_lr,
+        momentum=settings.teacher_momentum,
+        nesterov=False,
+        eval_every=max(settings.teacher_eval_every, settings.hard_teacher_max_steps // EVALUATIONS),
+        stop_at=1.0,
+        keep_checkpoints=True,
+        keep_at=tuple(sorted({*CHECKPOINTS, settings.hard_checkpoint_accuracy})),
+        loop="fast",
+    )
+
+
+def hard_teacher(settings: CurriculaSettings) -> TrainedModel:
+    """The teacher of the harder task: shipped, or trained, as `settings.hard_teacher` says."""
+    if settings.hard_teacher == "trained":
+        return train_or_load(_model(settings), hard_task(settings), teacher_plan(settings), device=settings.device)
+    return _shipped(settings)
+
+
+def hard_curricula(settings: CurriculaSettings) -> dict[str, Curriculum]:
+    """One-shot, progressive and extracted, with the lengths of this task."""
+    steps, temperature = settings.hard_stage_steps, settings.temperature
+    return {
+        "one_shot": one_shot(temperature),
+        "progressive": progressive([settings.hard_checkpoint_accuracy], steps, temperature),
+        "extracted": extracted(steps, temperature=temperature),
+    }
+
+
+def hard_student_plan(settings: CurriculaSettings) -> TrainPlan:
+    """The training plan of its students."""
+    return TrainPlan(
+        steps=settings.hard_budget_steps,
+        batch_size=settings.batch_size,
+        lr=settings.hard_student_lr,
+        momentum=settings.hard_student_momentum,
+        eval_every=settings.eval_every,
+        stop_at=1.0,
+    )
+
+
+def _files() -> tuple[Path, Path]:
+    """The shipped weights, and what is said of them."""
+    return paths.data() / "parity_teacher.safetensors", paths.data() / "parity_teacher.json"
+
+
+def ship_teacher(settings: CurriculaSettings, minutes: float | None) -> dict[str, Any]:
+    """Write the trained teacher to `data/` in float16; returns what is said of it.
+
+    Arguments:
+    - `settings`: with `hard_teacher = "trained"`.
+    - `minutes`: of a core, that its training took; None: not measured.
+    """
+    trained, (weights, about) = hard_teacher(settings), _files()
+    states = {"final": trained.model.state_dict()} | {f"step{one.step}": one.state for one in trained.checkpoints}
+    save_file(
+        {
+            f"{name}/{key}": tensor.half().contiguous()
+            for name, state in states.items()
+            for key, tensor in state.items()
+        },
+        weights,
+    )
+    told = {
+        "command": "python scripts/make_parity_teacher.py",
+        "task": hard_task(settings).fingerprint(),
+        "model": _model(settings).model_dump(mode="json"),
+        "plan": teacher_plan(settings).model_dump(mode="json"),
+        "seed": 0,
+        "checkpoints": [(one.step, one.accuracy) for one in trained.checkpoints],
+        "reached_at": trained.reached_at,
+        "test_accuracy": trained.test_accuracy,
+        "history": trained.history.round(4).to_dict("list"),
+        "sha256": file_sha256(weights),
+        "core_minutes": minutes,
+        "made": provenance(),
+    }
+    write_json(about, told, lenient=True)
+    rounded = _shipped(settings)
+    test = split_of(hard_task(settings), "test", "cpu")
+    return told | {"rounded": accuracy(predict(rounded.model, test.inputs), test.labels)}
+
+
+def _shipped(settings: CurriculaSettings) -> TrainedModel:
+    """The shipped teacher. Raises MissingDataError if it is not there, or not as described."""
+    weights, about = _files()
+    if not is_file(weights) or not is_file(about):
+        raise MissingDataError(
+            f"{weights} or {about.name} is missing; python scripts/make_parity_teacher.py makes both"
+        )
+    told = json.loads(about.read_text(encoding="utf-8"))
+    if file_sha256(weights) != told["sha256"]:
+        raise MissingDataError(f"{weights} is not the file that {about.name} describes; take both from one commit")
+    device = config.device(settings.device)
+    tensors = {name: tensor.float() for name, tensor in load_file(weights).items()}
+    net = _model(settings).make()
+    net.load_state_dict(_part(tensors, "final"))
+    return TrainedModel(
+        config=_model(settings),
+        model=net.to(device).eval().requires_grad_(False),
+        history=pd.DataFrame(told["history"]),
+        checkpoints=[Checkpoint(step, value, _part(tensors, f"step{step}")) for step, value in told["checkpoints"]],
+        test_accuracy=told["test_accuracy"],
+        reached_at=told["reached_at"],
+        fingerprint=weights_hash(net),
+    )
+
+
+def _part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """One network's weights."""
+    return {key.removeprefix(f"{name}/"): tensor for key, tensor in tensors.items() if key.startswith(f"{name}/")}
