@@ -57,7 +57,7 @@ def test_no_page_names_a_script_or_style_of_another_machine(site: Path) -> None:
 def test_search_finds_words_of_notebooks_documents_and_code(offline: Page, site: Path) -> None:
     for words, address in (
         ("projection", LESSON),
-        ("glossary", "docs/glossary.html"),
+        ("glossary", Path("docs/glossary.md").with_suffix(".html").as_posix()),
         ("random_masks", "api/swap.html#pwl_lab.swap.masks.random_masks"),
     ):
         offline.goto((site / "index.html").as_uri())
