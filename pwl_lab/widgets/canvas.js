@@ -7,6 +7,8 @@ const SIDE = 224, LARGEST = 512, MOST_PIXELS = 5e7, PENS = { thick: 20, thin: 8 
 function render({ model, el }) {
   const make = (name, attributes, parent) => parent.appendChild(Object.assign(document.createElement(name), attributes));
   el.classList.add("drawing-canvas");
+  // Notebook 7 hears a key before the canvas does, but not one for an element marked like this.
+  el.addEventListener("focusin", (event) => { event.target.dataset.lmSuppressShortcuts = "true"; });
   const canvas = make("canvas", { width: SIDE, height: SIDE, tabIndex: 0 }, el);
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-label",

@@ -291,7 +291,10 @@ SCRIPT = """
     range.addEventListener("input", say);
     return [range, () => Number(range.value)];
   };
-  root.addEventListener("keydown", (event) => event.stopPropagation());  // notebooks use the arrow keys themselves
+  // The page around it uses arrow keys, too: slides and JupyterLab hear a key after the control, Notebook 7 before it, but
+  // not one for an element marked like this.
+  root.addEventListener("keydown", (event) => event.stopPropagation());
+  root.addEventListener("focusin", (event) => { event.target.dataset.lmSuppressShortcuts = "true"; });
   const row = root.querySelector(".choices");
   data.choices.forEach((choice, i) => {
     const box = make("div", { className: "choice" }, row);

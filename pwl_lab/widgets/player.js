@@ -189,7 +189,10 @@ function render({ model, el }) {
       frame();
     });
   }
-  root.addEventListener("keydown", (event) => event.stopPropagation()); // notebooks use arrow keys themselves
+  // The page around it uses arrow keys, too: slides and JupyterLab hear a key after the control, Notebook 7 before it, but
+  // not one for an element marked like this.
+  root.addEventListener("keydown", (event) => event.stopPropagation());
+  root.addEventListener("focusin", (event) => { event.target.dataset.lmSuppressShortcuts = "true"; });
   const watcher = new ResizeObserver(() => { chart.resize(); frame(); });
   choose();
   seek(pair.student);
