@@ -2,10 +2,11 @@
 #   docker build -t pwl-lab . && docker run --rm -p 127.0.0.1:8888:8888 pwl-lab
 FROM python:3.13-slim
 
-RUN pip install --no-cache-dir uv==0.13.9 && useradd --create-home learner
+RUN apt-get update && apt-get install -y --no-install-recommends git && rm -rf /var/lib/apt/lists/* && \
+    pip install --no-cache-dir uv==0.13.9 && useradd --create-home learner
 USER learner
 WORKDIR /home/learner/pwl_lab
-# Outside the project's folder, over which the dev container mounts the reader's checkout.
+# Outside the project's folder: the dev container works in the reader's checkout, which lies elsewhere, with the same environment.
 ENV UV_PROJECT_ENVIRONMENT=/home/learner/venv PATH=/home/learner/venv/bin:$PATH OMP_WAIT_POLICY=PASSIVE
 
 # What the lock names comes first: an edit of the code then leaves this layer as it is.

@@ -1,12 +1,12 @@
-"""Sparse parity up to the papers' own task, (100, 6): two tables for `data/results`. See `parity_sweep` for the terms.
+"""Sparse parity up to the papers' own task, (100, 6): tables for `data/results`. See `parity_sweep` for the terms.
 
-    python scripts/parity_ladder.py momentum   # does a teacher need Nesterov's or the classical (heavy-ball) momentum?
-    python scripts/parity_ladder.py precision  # what products in bfloat16 cost in samples
-    python scripts/parity_ladder.py ladder     # how the lead of extracted over one-shot grows with the task
-    python scripts/parity_ladder.py ship       # copy both to data/results, with what made them
+    python scripts/parity_ladder.py momentum --n 50 --k 5  # does a teacher need Nesterov's or classical (heavy-ball) momentum?
+    python scripts/parity_ladder.py precision --n 50 --k 4 # what products in bfloat16 cost in samples
+    python scripts/parity_ladder.py ladder --n 50 --k 4    # how the lead of extracted over one-shot grows with the task
+    python scripts/parity_ladder.py ship                   # copy them to data/results, with what made them
 
 Teachers are of width 1,024, trained as notebook 02's, with the fast loop; they come from the store, and what a table has
-is not made again, so either command may be stopped and run again. Settings of the students were fixed before the run and
+is not made again, so each command may be stopped and run again. Settings of the students were fixed before the run and
 are the same for all tasks, but for the length of extracted's first stage.
 
 Expected before the run:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 def multiplies_in_bfloat16(device: torch.device) -> bool:
     """Whether products in bfloat16 are faster there: on a GPU that has them, or a processor with instructions for them.
 
-    Without such instructions they are as precise, but slower by orders of magnitude.
+    Elsewhere products in bfloat16 give the same values, but are slower by orders of magnitude.
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))

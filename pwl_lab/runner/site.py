@@ -72,6 +72,8 @@ def write_site(folder: Path) -> Path:
     Raises InvalidValueError for a folder without executed notebooks, MissingDataError without the packages of the extra
     `site`, PwlLabError for a broken link and whatever else Sphinx warns about. Then nothing has changed.
     """
+    if not paths.is_checkout():
+        raise paths.needs_checkout("a site needs")
     target = folder / SITE
     if not any((folder / source.stem / NOTEBOOK).is_file() for source in series()):
         command = f"make run NAME={folder.name}, or pwl-lab series --name {folder.name}"
@@ -95,14 +97,18 @@ def _lay_out(folder: Path, sources: Path) -> None:
     shown = [source for source, _ in only_shown(folder)]
     for source in series():
         executed = folder / source.stem / NOTEBOOK
-        nb = nbformat.read(executed if executed.is_file() else source, as_version=4)
+        try:
+            nb = nbformat.read(executed if executed.is_file() else source, as_version=4)
+        except (ValueError, nbformat.ValidationError):
+            raise PwlLabError(f"{executed} is not a notebook; run it again") from None
         _write_notebook(nb, read_status(folder / source.stem), sources / source.relative_to(root))
     for source in shown:
         _write_notebook(nbformat.read(source, as_version=4), None, sources / source.relative_to(root))
-    for source in [*_documents(), root / "data" / "README.md"]:
+    for source in [*_documents(), root / "data" / "README.md", root / "CONTRIBUTING.md"]:
         text = source.read_text(encoding="utf-8").replace("](../README.md", "](../index.md")
         write_text(sources / source.relative_to(root), text)
-    shutil.copy(root / "CITATION.cff", sources)
+    for name in ("CITATION.cff", ".pre-commit-config.yaml"):
+        shutil.copy(root / name, sources)
     shutil.copytree(paths.grids(), sources / "presets" / "grids")
     for place in (sources, sources / "extra"):  # the second for HTML in the README, which names them itself
         shutil.copytree(root / "docs" / "figures", place / "docs" / "figures")
@@ -116,7 +122,7 @@ def _write_contents(shown: list[Path], sources: Path) -> None:
     lessons = [*series(), *(source for source in shown if source.parent.name != EXERCISES)]
     groups = {
         "The series": [*(f"notebooks/{source.stem}" for source in lessons), f"notebooks/{EXERCISES}/index"],
-        "Documents": [*(f"docs/{source.stem}" for source in _documents()), "data/README"],
+        "Documents": [*(f"docs/{source.stem}" for source in _documents()), "data/README", "CONTRIBUTING"],
         "Code": ["api/index"],
     }
     write_text(sources / "notebooks" / EXERCISES / "index.md", f"# Exercises\n\n{_contents(exercises)}")
@@ -160,7 +166,10 @@ def _note(name: str, status: RunStatus | None) -> str:
     if status is None:
         return f"```{{note}}\nNothing in this notebook was run. To work on it, open `{name}` in JupyterLab.\n```"
     where = "" if status.cell is None else f" at cell {status.cell}"
-    what = f"\n\n    {status.error.name}: {status.error.message.splitlines()[0]}" if status.error else ""
+    what = ""
+    if status.error:
+        first = status.error.message.partition("\n")[0]  # of an assertion without words, nothing
+        what = f"\n\n    {status.error.name}: {first}"
     return f"````{{warning}}\nThis run ended as `{status.status}`{where}.{what}\n````"
 
 

@@ -55,6 +55,8 @@ def write_slides(folder: Path, reveal: Path | None = None) -> Path:
 
     Raises InvalidValueError where there are no slides to show, MissingDataError without reveal.js.
     """
+    if not paths.is_checkout():
+        raise paths.needs_checkout("slides need")
     deck = collected(folder)
     place = obtain("reveal.js", REVEAL, reveal)
     parts = {member.name: (place / member.name).read_text(encoding="utf-8") for member in REVEAL.members}

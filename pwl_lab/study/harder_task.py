@@ -24,10 +24,8 @@ from pwl_lab.tasks.base import accuracy, split_of
 from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.training import Checkpoint, TrainedModel, TrainPlan, predict, weights_hash
 
-CHECKPOINTS = (
-    0.6,
-    0.8,
-)  # validation accuracies whose first checkpoint is kept: every one would take hundreds of megabytes
+# Validation accuracies whose first checkpoint is kept: every one would take hundreds of megabytes.
+CHECKPOINTS = (0.6, 0.8)
 EVALUATIONS = 2_000  # of a teacher, at most
 
 
@@ -135,8 +133,12 @@ def _shipped(settings: CurriculaSettings) -> TrainedModel:
         raise MissingDataError(
             f"{weights} or {about.name} is missing; python scripts/make_parity_teacher.py makes both"
         )
-    told = json.loads(about.read_text(encoding="utf-8"))
-    if file_sha256(weights) != told["sha256"]:
+    try:
+        told = json.loads(about.read_text(encoding="utf-8"))
+        expected = told["sha256"]
+    except (ValueError, KeyError, TypeError):
+        raise MissingDataError(f"{about} cannot be read; take it and {weights.name} from one commit") from None
+    if file_sha256(weights) != expected:
         raise MissingDataError(f"{weights} is not the file that {about.name} describes; take both from one commit")
     device = config.device(settings.device)
     tensors = {name: tensor.float() for name, tensor in load_file(weights).items()}

@@ -19,7 +19,7 @@ def root() -> Path:
     """The folder that holds presets and data: `PWL_LAB_HOME`, the checkout, or the package where there is no checkout."""
     folder: Path | None = environment.HOME.get()
     if folder is None:
-        folder = PACKAGE.parent if (PACKAGE.parent / "presets").is_dir() else PACKAGE
+        folder = PACKAGE if (PACKAGE / "presets").is_dir() else PACKAGE.parent
     if not (folder / "presets").is_dir():
         raise MissingDataError(f"{folder} has no presets/ folder. Set PWL_LAB_HOME to a checkout of the project.")
     return folder

@@ -109,7 +109,9 @@ def test_the_library_works_without_a_checkout_and_writes_where_it_was_started(in
     assert not (installed.package / "runs").exists()
 
 
-@pytest.mark.parametrize("words", [["params", "2"], ["run", "04"], ["series", "--preset", "smoke"], ["dashboard"]])
+@pytest.mark.parametrize(
+    "words", [["params", "2"], ["run", "04"], ["series", "--preset", "smoke"], ["dashboard"], ["site"], ["slides"]]
+)
 def test_a_command_that_needs_the_notebooks_says_so(installed, words):
     said = " ".join(run([installed.bin / "pwl-lab", *words], installed.cwd, code=2).stderr.split())
     assert "a checkout of the project" in said

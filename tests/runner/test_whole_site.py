@@ -67,6 +67,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "README.md": README,
         "docs/USE.md": USE,
         "docs/architecture.md": "# Architecture\n",
+        "CONTRIBUTING.md": "# Contributing\n",
+        ".pre-commit-config.yaml": "repos: []\n",
         "docs/figures/ONE.svg": '<svg xmlns="http://www.w3.org/2000/svg"/>',
         "data/README.md": "# Data\n",
         "CITATION.cff": "title: Small\n",
