@@ -53,7 +53,8 @@ def _private() -> None:
     """Nobody's business."""
 '''
 CONTRACT = '[[tool.importlinter.contracts]]\nlayers = ["pwl_lab.swap", "pwl_lab.training"]\n'
-README = "# Small\n\nSee [use](docs/use.md#the-second), [first](notebooks/00_first.ipynb), [data](data/README.md).\n"
+LINKS = "[use](docs/use.md#the-second), [first](notebooks/00_first.ipynb), [data](data/README.md), [how](CONTRIBUTING.md)"
+README = f"# Small\n\nSee {LINKS}.\n"
 USE = "# Use\n\n## The second\n\nBack to [the start](../README.md); [a grid](../presets/grids/one.yaml).\n"
 
 
@@ -68,6 +69,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "docs/architecture.md": "# Architecture\n",
         "docs/figures/one.svg": '<svg xmlns="http://www.w3.org/2000/svg"/>',
         "data/README.md": "# Data\n",
+        "CONTRIBUTING.md": "# Contributing\n\n[Use](docs/use.md); [hooks](.pre-commit-config.yaml).\n",
+        ".pre-commit-config.yaml": "repos: []\n",
         "CITATION.cff": "title: Small\n",
         "presets/grids/one.yaml": "notebook: 00\n",
         "pyproject.toml": CONTRACT,
