@@ -53,7 +53,9 @@ def _private() -> None:
     """Nobody's business."""
 '''
 CONTRACT = '[[tool.importlinter.contracts]]\nlayers = ["pwl_lab.swap", "pwl_lab.training"]\n'
-LINKS = "[use](docs/use.md#the-second), [first](notebooks/00_first.ipynb), [data](data/README.md), [how](CONTRIBUTING.md)"
+LINKS = (
+    "[use](docs/use.md#the-second), [first](notebooks/00_first.ipynb), [data](data/README.md), [how](CONTRIBUTING.md)"
+)
 README = f"# Small\n\nSee {LINKS}.\n"
 USE = "# Use\n\n## The second\n\nBack to [the start](../README.md); [a grid](../presets/grids/one.yaml).\n"
 
