@@ -31,6 +31,7 @@ LONGEST_FIRST = [
     "tests/faults/test_batch_reaching.py",
     "tests/faults/test_many_messages.py",
     "tests/browser/test_dashboard.py",
+    "tests/browser/test_whole_site_opened.py",
     "tests/notebooks/test_dashboard_in_batch.py",
     "tests/faults/test_batch_storage.py",
     "tests/faults/test_batch_faults.py",

@@ -36,6 +36,8 @@ SITE = "site"
 EXTRA = "the packages Sphinx, myst-nb and furo; install them with: pip install -e '.[site]'"
 # The order of the documents in the navigation; those that are not named here follow.
 DOCUMENTS = ("usage", "teaching", "extend", "grids", "clusters", "glossary", "findings", "decisions", "architecture")
+CONTRIBUTING = "CONTRIBUTING.md"
+LINKED = ("CITATION.cff", ".pre-commit-config.yaml")  # files at the root that these pages lead to
 _COLOUR = re.compile(r"\x1b\[[\d;]*m")  # in Sphinx's messages
 CONFIGURATION = {
     "project": "pwl_lab",
@@ -104,10 +106,10 @@ def _lay_out(folder: Path, sources: Path) -> None:
         _write_notebook(nb, read_status(folder / source.stem), sources / source.relative_to(root))
     for source in shown:
         _write_notebook(nbformat.read(source, as_version=4), None, sources / source.relative_to(root))
-    for source in [*_documents(), root / "data" / "README.md", root / "CONTRIBUTING.md"]:
+    for source in [*_documents(), root / "data" / "README.md", root / CONTRIBUTING]:
         text = source.read_text(encoding="utf-8").replace("](../README.md", "](../index.md")
         write_text(sources / source.relative_to(root), text)
-    for name in ("CITATION.cff", ".pre-commit-config.yaml"):
+    for name in LINKED:
         shutil.copy(root / name, sources)
     shutil.copytree(paths.grids(), sources / "presets" / "grids")
     for place in (sources, sources / "extra"):  # the second for HTML in the README, which names them itself
@@ -122,7 +124,7 @@ def _write_contents(shown: list[Path], sources: Path) -> None:
     lessons = [*series(), *(source for source in shown if source.parent.name != EXERCISES)]
     groups = {
         "The series": [*(f"notebooks/{source.stem}" for source in lessons), f"notebooks/{EXERCISES}/index"],
-        "Documents": [*(f"docs/{source.stem}" for source in _documents()), "data/README", "CONTRIBUTING"],
+        "Documents": [*(f"docs/{source.stem}" for source in _documents()), Path(CONTRIBUTING).stem, "data/README"],
         "Code": ["api/index"],
     }
     write_text(sources / "notebooks" / EXERCISES / "index.md", f"# Exercises\n\n{_contents(exercises)}")

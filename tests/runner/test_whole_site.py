@@ -54,7 +54,10 @@ def _private() -> None:
     """Nobody's business."""
 '''
 CONTRACT = '[[tool.importlinter.contracts]]\nlayers = ["pwl_lab.swap", "pwl_lab.training"]\n'
-README = "# Small\n\nSee [use](docs/USE.md#the-second), [first](notebooks/00_FIRST.ipynb), [data](data/README.md).\n"
+LINKS = (
+    "[use](docs/USE.md#the-second), [first](notebooks/00_FIRST.ipynb), [data](data/README.md), [how](CONTRIBUTING.md)"
+)
+README = f"# Small\n\nSee {LINKS}.\n"
 USE = "# Use\n\n## The second\n\nBack to [the start](../README.md); [a grid](../presets/grids/ONE.yaml).\n"
 
 
@@ -67,10 +70,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "README.md": README,
         "docs/USE.md": USE,
         "docs/architecture.md": "# Architecture\n",
-        "CONTRIBUTING.md": "# Contributing\n",
-        ".pre-commit-config.yaml": "repos: []\n",
         "docs/figures/ONE.svg": '<svg xmlns="http://www.w3.org/2000/svg"/>',
         "data/README.md": "# Data\n",
+        "CONTRIBUTING.md": "# Contributing\n\n[Use](docs/USE.md); [hooks](.pre-commit-config.yaml).\n",
+        ".pre-commit-config.yaml": "repos: []\n",
         "CITATION.cff": "title: Small\n",
         "presets/grids/ONE.yaml": "notebook: 00\n",
         "pyproject.toml": CONTRACT,
