@@ -30,7 +30,7 @@ def check_task(task: Task) -> None:
         raise invalid(f"input_shape of {where}", task.input_shape, "a tuple, such as (2,) or (1, 28, 28)")
     for length in task.input_shape:
         check_count(f"input_shape of {where}", length, 1)
-    with naming(type(task).fingerprint):
+    with naming(task.fingerprint):
         facts = task.fingerprint()
     try:
         if not isinstance(facts, dict):
@@ -43,7 +43,7 @@ def check_task(task: Task) -> None:
 def shapes_of(model: ModelConfig, task: Task) -> list[tuple[int, ...]]:
     """The shapes of a network's hidden states. Raises InvalidValueError if it does not fit the task."""
     n_tokens, made = tokens_of(task), located(type(model).make)
-    with naming(type(model).make):
+    with naming(model.make):
         net = model.make()
     if not isinstance(net, BlockNet):
         raise invalid(made, type(net).__name__, "a BlockNet")

@@ -82,7 +82,7 @@ class CurriculaSettings(Settings):
     )
     hard_teacher_width: Width = Field(1024, description="hidden units of that teacher")
     hard_teacher_max_steps: Steps = Field(400_000, description="upper limit for that teacher, if it is trained")
-    hard_checkpoint_accuracy: Fraction = Field(0.6, description="as checkpoint_accuracy; shipped: 0.6 or 0.8")
+    hard_checkpoint_accuracy: Fraction = Field(0.6, description="as that of the first task; shipped: 0.6 or 0.8")
     hard_student_width: Width = Field(100, description="hidden units of each student of the harder task")
     hard_student_lr: LearningRate = Field(0.08, description="SGD learning rate of these students")
     hard_student_momentum: float = Field(0.9, ge=0.0, lt=1.0, description="of these students' SGD")

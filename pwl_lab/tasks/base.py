@@ -176,13 +176,13 @@ def batches_of(task: Task, seed: int, batch_size: int, device: str, role: str = 
         taken = ", ".join(one.name for one in known)
         allowed = "a method that also takes a `role`: see pwl_lab.tasks.base.Task"
         raise invalid(located(type(task).batches), f"({taken})", allowed)
-    with naming(type(task).batches):
+    with naming(task.batches):
         made = task.batches(seed, batch_size, device, **({"role": role} if takes_role else {}))
     if not hasattr(made, "__iter__"):
         raise invalid(located(type(task).batches), type(made).__name__, "an endless iterator, such as a generator")
     batches = iter(made)
     beginning = batches.state() if isinstance(batches, Stream) else {}
-    with naming(type(task).batches):
+    with naming(task.batches):
         first = next(batches, None)
     first = _checked(first, task, device, located(type(task).batches))
     if not isinstance(batches, Stream):
@@ -193,7 +193,7 @@ def batches_of(task: Task, seed: int, batch_size: int, device: str, role: str = 
 
 def split_of(task: Task, name: str, device: str) -> Batch:
     """`task.split(name)`, checked. Raises InvalidValueError if it does not match the task's own description."""
-    with naming(type(task).split):
+    with naming(task.split):
         found = task.split(name, device)
     return _checked(found, task, device, f"split {name} of {located(type(task))}")
 

@@ -256,7 +256,7 @@ def test_two_runs_in_one_folder_the_second_is_refused_until_the_first_is_gone(de
         assert list((desk / "new").iterdir()) == []
     finally:
         holder.kill()
-        holder.wait()
+        holder.communicate()
     assert run_notebook("own.ipynb", "new").status == "ok"
     assert not [name for name in Path("new").iterdir() if name.name.startswith(".")]
 
