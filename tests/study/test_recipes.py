@@ -121,8 +121,9 @@ def pair_key(settings, seed, monkeypatch):
             raise Asked
         return [verbs._pack_teacher(as_trained(recipe.configuration["model"]), drawn)]
 
-    asked, drawn = [], Mock()  # the data set may be one that is not here
-    inputs = torch.rand(2, *recipes.image_task(settings).input_shape)
+    shape, classes = recipes.image_task(settings).input_shape, recipes.image_task(settings).n_classes
+    asked, drawn = [], Mock(input_shape=shape, n_classes=classes, n_tokens=None)  # the data set may not be here
+    inputs = torch.rand(2, *shape)
     drawn.split.return_value = Batch(inputs, torch.zeros(2, dtype=torch.int64))
     with monkeypatch.context() as patched:
         patched.setattr(verbs.Store, "get_all", ask)
