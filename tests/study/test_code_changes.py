@@ -240,6 +240,7 @@ class Noise:
 
     def __init__(self, config: ModelConfig, shape: tuple[int, ...]) -> None:
         self.config, self.shape = config, shape
+        self.input_shape = samples_for(config, 1, shape, torch.Generator()).shape[1:]
 
     def split(self, name: str, device: str = "cpu") -> Batch:
         inputs = samples_for(self.config, 40, self.shape, torch.Generator().manual_seed(5))
