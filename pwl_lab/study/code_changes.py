@@ -22,10 +22,10 @@ from pwl_lab.loading.tensors import plain
 from pwl_lab.models.blocknet import ModelConfig
 from pwl_lab.study.store import Artifact
 from pwl_lab.support.errors import InvalidValueError, PwlLabError, invalid
-from pwl_lab.support.own_code import code_of, located, naming
+from pwl_lab.support.own_code import code_of, located
 from pwl_lab.support.seeding import generator, initialisation
 from pwl_lab.swap.swapnet import SwapNet, mask_logits
-from pwl_lab.tasks.base import Batch, Task
+from pwl_lab.tasks.base import Task, split_of
 from pwl_lab.training import predict
 
 N_SAMPLES = 16
@@ -171,15 +171,7 @@ def _not_keepable(config: ModelConfig, why: str) -> InvalidValueError:
 
 def _samples(task: Task) -> dict[str, Tensor]:
     """The samples on which networks are compared, and their labels."""
-    with naming(task.split):
-        batch = task.split("validation")
-    if not isinstance(batch, Batch):
-        raise invalid(
-            f"split validation of {located(type(task))}", type(batch).__name__, "a Batch of inputs and labels"
-        )
-    if batch.inputs.shape[1:] != tuple(task.input_shape):
-        found = f"{str(batch.inputs.dtype).removeprefix('torch.')} of shape {[*batch.inputs.shape]}"
-        raise invalid(f"inputs of split validation of {located(type(task))}", found, f"shape {task.input_shape}")
+    batch = split_of(task, "validation", "cpu")
     return {name: getattr(batch, name)[:N_SAMPLES].cpu().clone() for name in ("inputs", "labels")}
 
 

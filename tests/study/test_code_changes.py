@@ -28,7 +28,7 @@ from pwl_lab.study.verbs import distill, train_or_load, train_pair
 from pwl_lab.support import own_code
 from pwl_lab.support.errors import InvalidValueError
 from pwl_lab.swap.swapnet import SwapNet
-from pwl_lab.tasks.base import Batch
+from pwl_lab.tasks.base import Batch, Task
 from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.training import TrainPlan, fit
 
@@ -235,12 +235,13 @@ def test_a_configuration_that_miscounts_its_blocks_is_refused():
         check_keepable(Own(says=3), TASK)
 
 
-class Noise:
+class Noise(Task):
     """A task of inputs of any shape."""
 
     def __init__(self, config: ModelConfig, shape: tuple[int, ...]) -> None:
-        self.config, self.shape = config, shape
+        self.name, self.config, self.shape = "noise", config, shape
         self.input_shape = samples_for(config, 1, shape, torch.Generator()).shape[1:]
+        self.n_classes, self.n_tokens = config.n_classes, getattr(config, "n_tokens", None)
 
     def split(self, name: str, device: str = "cpu") -> Batch:
         inputs = samples_for(self.config, 40, self.shape, torch.Generator().manual_seed(5))
