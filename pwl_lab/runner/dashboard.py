@@ -102,8 +102,7 @@ def configuration(port: int) -> dict[str, dict[str, Any]]:
             "progressive_rendering": True,  # show each output as soon as it is there; otherwise the page waits for the last one
             "show_tracebacks": True,  # otherwise the page only says that there was an error
             "file_denylist": [".*"],  # no file beside the notebook is served
-            # JupyterLab's other extensions are not made for this page: that of Notebook 7 fails in it with an error.
-            "extension_allowlist": ["@jupyter-widgets/jupyterlab-manager", "anywidget"],
+            "extension_denylist": ["@jupyter-notebook/lab-extension"],  # Notebook 7's, which fails on this page
             "multi_kernel_manager_class": f"{__name__}.{OneAhead.__name__}",
         },
         "VoilaExecutor": {"timeout": CELL_S},
