@@ -12,8 +12,9 @@ import pandas as pd
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pwl_lab.distill.curriculum import Curriculum, extracted, one_shot, progressive
+from pwl_lab.distill.curriculum import Curriculum
 from pwl_lab.models import ModelConfig, mlp
+from pwl_lab.study import recipes
 from pwl_lab.study.settings import CurriculaSettings
 from pwl_lab.study.store import provenance
 from pwl_lab.study.verbs import train_or_load
@@ -63,25 +64,20 @@ def hard_teacher(settings: CurriculaSettings) -> TrainedModel:
 
 
 def hard_curricula(settings: CurriculaSettings) -> dict[str, Curriculum]:
-    """One-shot, progressive and extracted, with the lengths of this task."""
-    steps, temperature = settings.hard_stage_steps, settings.temperature
-    return {
-        "one_shot": one_shot(temperature),
-        "progressive": progressive([settings.hard_checkpoint_accuracy], steps, temperature),
-        "extracted": extracted(steps, temperature=temperature),
-    }
+    """Those of the first task with the lengths of this one, without labels."""
+    lengths = {"stage_steps": settings.hard_stage_steps, "checkpoint_accuracy": settings.hard_checkpoint_accuracy}
+    known = recipes.parity_curricula(settings.model_copy(update=lengths))
+    return {name: one for name, one in known.items() if name != "scratch"}
 
 
 def hard_student_plan(settings: CurriculaSettings) -> TrainPlan:
-    """The training plan of its students."""
-    return TrainPlan(
-        steps=settings.hard_budget_steps,
-        batch_size=settings.batch_size,
-        lr=settings.hard_student_lr,
-        momentum=settings.hard_student_momentum,
-        eval_every=settings.eval_every,
-        stop_at=1.0,
-    )
+    """The training plan of its students: that of the first task with this one's length, rate and momentum."""
+    own = {
+        "steps": settings.hard_budget_steps,
+        "lr": settings.hard_student_lr,
+        "momentum": settings.hard_student_momentum,
+    }
+    return recipes.student_plan(settings).model_copy(update=own)
 
 
 def _files() -> tuple[Path, Path]:
