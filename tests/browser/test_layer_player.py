@@ -3,14 +3,13 @@
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 
 import pytest
 import torch
 from labpage import cut
 from nbformat.v4 import new_code_cell, new_notebook, new_output
-from playing import captions, first_ms, watch_a_play, words
+from playing import captions, first_ms, stop_the_clock, watch_a_play_for, words
 from playwright.sync_api import Locator, Page
 from scored import as_sure_as, scored_pair, some_predictions, some_strings
 
@@ -20,7 +19,7 @@ from pwl_lab.runner.run_folder import RunStatus
 
 pytestmark = pytest.mark.browser
 STUDENT, UNITS, TEACHER = 20_000, [200_000, 500_000, 1_280_000], 1_900_000  # bytes; two seconds at 1 MB/s
-FRAME_MS = 60  # a browser without a graphics card, beside other work
+FRAME_MS = 17
 
 
 def sized(links: tuple[float, ...], **chosen: object) -> widgets.LayerPage:
@@ -60,21 +59,23 @@ def opened(page: Page, tmp_path: Path) -> Iterator[Callable[..., Locator]]:
 
 def test_a_play_takes_the_time_that_the_bytes_take(opened: Callable) -> None:
     player = opened(sized((1,)))
+    stop_the_clock(player)
     assert player.locator(".speed").inner_text() == "real time"
-    seen = watch_a_play(player)
+    seen = watch_a_play_for(player, 2000 + 2 * FRAME_MS)
     ends = [STUDENT, STUDENT + UNITS[0], STUDENT + sum(UNITS[:2]), STUDENT + sum(UNITS)]  # microseconds at 1 MB/s
     for mask, microseconds in zip(("SSS", "TSS", "TTS", "TTT"), ends, strict=True):
-        shown_ms = first_ms(seen, progressive=f"{mask} answers", owners=mask)
-        assert shown_ms == pytest.approx(microseconds / 1000, rel=0.1, abs=FRAME_MS), mask
-    assert seen[-1]["ms"] == pytest.approx(2000, rel=0.1)
-    assert first_ms(seen, alone="answers now") == pytest.approx(TEACHER / 1000, rel=0.1)
+        assert 0 <= first_ms(seen, progressive=f"{mask} answers", owners=mask) - microseconds / 1000 <= FRAME_MS, mask
+    assert 0 <= seen[-1]["ms"] - 2000 <= FRAME_MS
+    assert 0 <= first_ms(seen, alone="answers now") - TEACHER / 1000 <= FRAME_MS
     for state in seen[1:]:
-        assert state["clock"] * 1000 == pytest.approx(state["ms"], rel=0.1, abs=100), "the clock is the page's"
+        assert state["clock"] * 1000 == pytest.approx(state["ms"], abs=50 + FRAME_MS), "it shows tenths"
     assert (seen[-1]["came"], seen[-1]["accuracy"]) == ("2.0 MB", "80.0%")
 
 
 def test_a_block_changes_hands_when_it_is_full_and_the_teacher_alone_waits(opened: Callable) -> None:
-    seen = watch_a_play(opened(sized((1,))))
+    player = opened(sized((1,)))
+    stop_the_clock(player)
+    seen = watch_a_play_for(player, 2100)
     halfway = 0
     for state in seen:
         if not state["owners"]:
@@ -98,9 +99,8 @@ def test_a_block_changes_hands_when_it_is_full_and_the_teacher_alone_waits(opene
 def test_what_is_too_slow_or_too_fast_to_watch_says_by_how_much_it_is_changed(
     page: Page, opened: Callable, link: float, speed: str, ms: float
 ) -> None:
-    page.clock.install(time=datetime(2030, 1, 1))  # the test's own clock: nobody waits
     player = opened(sized((link,)))
-    page.clock.pause_at(datetime(2030, 1, 2))
+    stop_the_clock(player)
     assert player.locator(".speed").inner_text() == speed
     player.get_by_role("button", name="Play").click()
     page.clock.run_for(round(0.9 * ms))
@@ -141,16 +141,14 @@ def test_every_choice_works_by_keyboard(page: Page, opened: Callable) -> None:
 
 def test_a_play_goes_on_from_a_pause_and_else_begins_with_no_byte(opened: Callable) -> None:
     player = opened(sized((1,)))
+    stop_the_clock(player)
     player.get_by_label("Teacher blocks loaded").press("ArrowRight")
-    seen = watch_a_play(player)
+    seen = watch_a_play_for(player, 2100)
     assert seen[0]["progressive"] == "no answer yet"
-    took = []
-    for _ in range(3):  # other work can only make a play longer
-        player.get_by_label("Time").fill("500")
-        seen = watch_a_play(player)
-        assert seen[0]["owners"] == "TTS"
-        took.append(seen[-1]["ms"])
-    assert min(took) == pytest.approx(1000, rel=0.1)
+    player.get_by_label("Time").fill("500")
+    seen = watch_a_play_for(player, 1100)
+    assert seen[0]["owners"] == "TTS"
+    assert 0 <= seen[-1]["ms"] - 1000 <= FRAME_MS
 
 
 def test_any_block_can_be_switched_and_the_order_is_found_again(page: Page, opened: Callable) -> None:

@@ -1,5 +1,7 @@
 """A player in a browser: what it shows, and what a play shows while it runs, by the page's own clock."""
 
+from datetime import datetime
+
 from playwright.sync_api import Locator
 
 # Plays, and notes each state that is shown with the milliseconds since the button was pressed.
@@ -22,6 +24,22 @@ WATCH = """root => new Promise((done) => {
 def watch_a_play(player: Locator) -> list[dict]:
     """Every state that a play shows, from its beginning to its end."""
     return player.evaluate(WATCH)
+
+
+def stop_the_clock(player: Locator) -> None:
+    """Let time pass on the player's page only where a test says so: nobody waits, and no other work delays a frame."""
+    clock = player.page.clock
+    clock.install(time=datetime(2030, 1, 1))
+    clock.pause_at(datetime(2030, 1, 2))
+
+
+def watch_a_play_for(player: Locator, ms: float) -> list[dict]:
+    """The same as `watch_a_play`, on a page whose clock is stopped, which lets so much time pass; the play has to end by then."""
+    player.evaluate(f"root => {{ window.play = ({WATCH})(root); }}")
+    player.page.clock.run_for(round(ms))
+    seen = player.page.evaluate("Promise.race([window.play, Promise.resolve().then(() => null)])")
+    assert seen, f"still playing after {ms} ms"
+    return seen
 
 
 def first_ms(seen: list[dict], **wanted: str) -> float:

@@ -172,7 +172,7 @@ def dry_run(target: str) -> str:
         pytest.skip("no make here")
     ours = {"MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "PRESET", "NAME", "JOBS", "ARGS", "PORT", "CONSTRAINTS", "PYTHON"}
     env = {name: value for name, value in os.environ.items() if name not in ours}
-    words = ["make", "--dry-run", "--always-make", target]
+    words = ["make", "--no-print-directory", "--dry-run", "--always-make", target]
     return subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout
 
 
