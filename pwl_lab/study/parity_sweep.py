@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pwl_lab.fast.two_layer import Nets, Projections, Rates, Run, Stage, Tasks, Watcher, joined, train_all
 from pwl_lab.support.seeding import generator
+from pwl_lab.support.timing import phase
 from pwl_lab.tasks.checks import CALIBRATION_SAMPLES
 
 Curriculum = Literal["labels", "one_shot", "progressive", "even", "extracted"]
@@ -107,6 +108,7 @@ class Teachers:
     missing: tuple[dict[str, int], ...] = field(default=())
 
 
+@phase("training")
 def train_teachers(draws: Draws, plan: TeacherPlan, even: bool = False, watch: Watcher | None = None) -> Teachers:
     """One teacher for each draw; draws whose teacher does not learn within the budget are left out and named."""
     shape, device = (len(draws.rows), 1), draws.device
@@ -196,6 +198,7 @@ def stages_of(curriculum: Curriculum, steps: Int[Tensor, "groups students"], che
             return (Stage("hidden", steps), Stage("output", steps))
 
 
+@phase("training")
 def train_students(
     draws: Draws,
     teachers: Nets,
