@@ -14,7 +14,6 @@ from pwl_lab.study.store import Store
 from pwl_lab.study.verbs import distill, train_pair
 from pwl_lab.support.errors import InvalidValueError
 
-
 HERE = r"\(test_own_targets\.py, line \d+\)"
 
 
