@@ -66,23 +66,26 @@ def _not_installed(file: str) -> bool:
 
 
 def located(thing: object) -> str:
-    """The name of a class or function, with file and line if it is the reader's own: `Rings (mine.py, line 7)`."""
+    """The name of a class or function, with file and line if it is the reader's own: `Rings (mine.py, line 7)`.
+
+    Of an instance, those of its class. Where no file is known, the module is named.
+    """
     thing = inspect.unwrap(getattr(thing, "__func__", thing))  # type: ignore[arg-type]
     name = str(getattr(thing, "__qualname__", type(thing).__qualname__)).rpartition("<locals>.")[2]
     if not is_own(thing):
         return name
-    file, line = _place(thing)
+    file, line = _place(thing if isinstance(thing, types.FunctionType | type) else type(thing))
     return f"{name} ({_named(file)}, line {line})" if line else f"{name} (defined in {thing.__module__})"
 
 
-def _place(thing: object) -> tuple[str, int]:
+def _place(thing: types.FunctionType | type) -> tuple[str, int]:
     """The file and the line of a class or function of the reader's own; no line if that cannot be found out."""
     if isinstance(thing, types.FunctionType):
         return thing.__code__.co_filename, thing.__code__.co_firstlineno
     with suppress(OSError, TypeError):
-        return inspect.getsourcefile(thing) or "", inspect.getsourcelines(thing)[1]  # type: ignore[arg-type]  # a class
+        return inspect.getsourcefile(thing) or "", inspect.getsourcelines(thing)[1]
     # A class of a notebook: no file is known, but the cells that were run are, the last one at the end.
-    wanted = re.compile(rf"\s*class {thing.__name__}\b")  # type: ignore[attr-defined]
+    wanted = re.compile(rf"\s*class {thing.__name__}\b")
     for file in reversed([one for one in linecache.cache if _CELL in one]):
         for line, text in enumerate(linecache.getlines(file), start=1):
             if wanted.match(text):

@@ -270,6 +270,11 @@ def test_generated_functions_do_not_say_where_a_class_is(own):
     assert located(own) == f"{own.__name__} (test_own_code.py, line {line_of(begins)})"
 
 
+def test_of_an_instance_its_class_is_named():
+    assert located(Edited()) == located(Edited)
+    assert located(nn.Flatten()) == "Flatten"
+
+
 CELL = """
 from pwl_lab.models import MLPConfig
 from pwl_lab.support.own_code import located, raised_at
