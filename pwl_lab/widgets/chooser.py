@@ -7,13 +7,12 @@ import ipywidgets as controls
 from IPython.display import Markdown
 
 from pwl_lab import plots
-from pwl_lab.plots.pictures import guesses, how_chosen
+from pwl_lab.plots.pictures import guesses, how_chosen, string_guesses
 from pwl_lab.study.recipes import Predictions, SamplePredictions, SoftTargets, StringPredictions
 from pwl_lab.study.results import Pair
 from pwl_lab.study.uploads import picture_from
 from pwl_lab.support.errors import InvalidValueError, invalid
 from pwl_lab.support.own_code import located
-from pwl_lab.swap.orders import loading_orders
 from pwl_lab.tasks.base import Task
 from pwl_lab.tasks.images import ImageTask
 from pwl_lab.widgets.canvas import DrawingCanvas
@@ -119,22 +118,13 @@ def _string_frames(pair: Pair, samples: Sequence[StringPredictions]) -> dict[Key
     """A frame for each string of each group."""
     frames: dict[Key, Frame] = {}
     for group in samples:
-        chosen, masks = how_chosen(group, pair), loading_orders(pair.n_blocks)["prefix"]
+        chosen = how_chosen(group, pair)
         for i, string in enumerate(group.strings):
-            numbers = [token.number for token in string if token.number is not None]
-            labels = " ".join(group.class_names[int(group.labels[number])] for number in numbers)
-            said = "; ".join(f"{mask} {_answers(group, mask, numbers)}" for mask in masks)
-            words = f"{' '.join(token.symbol for token in string)}\nLabel: {labels}. {said}.\n{chosen}."
+            words = f"{' '.join(token.symbol for token in string)}\n{string_guesses(group, string)}.\n{chosen}."
             frames[KIND[group.kind], i + 1] = Frame(
                 png(plots.strings_by_mask(replace(group, strings=(string,)))), words
             )
     return frames
-
-
-def _answers(group: StringPredictions, mask: str, numbers: Sequence[int]) -> str:
-    """What a mask predicts at some places, with its probabilities."""
-    predicted, sure = group.predicted[mask], group.confidence[mask]
-    return " ".join(f"{group.class_names[int(predicted[number])]} {float(sure[number]):.0%}" for number in numbers)
 
 
 def own_picture(pair: Pair, task: Task, interactive: bool = True) -> "OwnPicture | Markdown":
