@@ -50,6 +50,8 @@ LONGEST_FIRST = [
     "tests/study/test_crossing.py",
     "tests/study/test_verbs.py",
     "tests/support/test_environment.py",
+    "tests/widgets/test_without_pictures.py",
+    "tests/study/test_own_mistakes.py",
     "tests/loading/test_onnx_units.py",
     "tests/loading/test_model.py",
     "tests/study/test_code_changes.py",

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, mo
 
 from pwl_lab.support.config import Fraction, Frozen
 from pwl_lab.support.errors import invalid
+from pwl_lab.support.own_code import located
 
 if TYPE_CHECKING:  # a notebook's settings are checked without torch
     from torch import Tensor
@@ -136,7 +137,8 @@ class OwnTarget(Frozen, ABC):
 
 def _own(value: Any) -> Any:
     if not isinstance(value, OwnTarget):
-        raise ValueError("an instance of OwnTarget, or one of ours")
+        seen = f"the class {located(value)} itself" if isinstance(value, type) else type(value).__name__
+        raise ValueError(f"an instance of OwnTarget, or one of ours, and not {seen}")
     return value
 
 
@@ -179,7 +181,10 @@ class Stage(Frozen):
         if self.trains == "block":
             block = getattr(self.target, "block", None)
             if not isinstance(self.target, TeacherHidden) and block is None:
-                raise ValueError("trains = 'block' needs a hidden target; labels and outputs train the whole network")
+                whose = f", and {located(type(self.target))} has no block" if isinstance(self.target, OwnTarget) else ""
+                raise ValueError(
+                    f"trains = 'block' needs a hidden target{whose}; labels and outputs train the whole network"
+                )
             if isinstance(block, str | tuple):
                 raise ValueError("trains = 'block' needs a target of one block, not of several at once")
         return self
@@ -214,8 +219,10 @@ class Curriculum(Frozen):
                 raise invalid("steps", None, f"a number of steps: each of the {n_blocks} blocks needs a length")
             numbered = [target.model_copy(update={"block": block}) for block in blocks]
             stages += [stage.model_copy(update={"target": one}) for one in numbered]
-        if (last := max((max(blocks_of(stage.target), default=0) for stage in stages), default=0)) > n_blocks:
-            raise invalid("block", last, f"from 1 to {n_blocks}, the blocks that both networks have")
+        for target in (stage.target for stage in stages):
+            if (last := max(blocks_of(target), default=0)) > n_blocks:
+                whose = f" of {located(type(target))}" if isinstance(target, OwnTarget) else ""
+                raise invalid(f"block{whose}", last, f"from 1 to {n_blocks}, the blocks that both networks have")
         return Curriculum(stages=tuple(stages))
 
     def starts(self) -> list[int]:

@@ -29,7 +29,8 @@ def target_loss(
         with naming(type(target).loss):
             losses = [target.loss(one, wanted) for one in ours]
         if not all(isinstance(loss, Tensor) and loss.dim() == 0 for loss in losses):
-            seen = type(losses[0]).__name__ + f" of shape {list(losses[0].shape)}" * isinstance(losses[0], Tensor)
+            one = losses[0]
+            seen = f"Tensor of shape {list(one.shape)}" if isinstance(one, Tensor) else type(one).__name__
             raise invalid(located(type(target).loss), seen, "a tensor with one number, such as a mean")
         return torch.stack(losses)
     if isinstance(target, TeacherHidden):

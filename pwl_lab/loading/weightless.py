@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from pwl_lab.models.blocknet import FAMILIES, BlockNet, ModelConfig
 from pwl_lab.support.errors import InvalidValueError, invalid, shown
-from pwl_lab.support.own_code import is_own, located
+from pwl_lab.support.own_code import is_own, located, raised_at
 
 MOST_TENSORS = 10_000  # of a network built from a description in a file
 UNKNOWN_FAMILY = "unknown_family"  # what pydantic calls the error
@@ -59,8 +59,9 @@ def import_families(modules: Mapping[str, str]) -> None:
         try:
             import_module(module)
         except Exception as error:  # a module of the reader's own may raise anything
+            at = raised_at(error)
             raise InvalidValueError(
-                f"module {module}, which defines family {family}, cannot be imported: {error}"
+                f"module {module}, which defines family {family}, cannot be imported: {error}" + f" ({at})" * bool(at)
             ) from error
         if family not in FAMILIES:
             raise InvalidValueError(f"module {module} no longer defines family {family}")
@@ -135,7 +136,9 @@ def check_fillable(config: ModelConfig) -> None:
     try:
         net = build_empty(config)
     except Exception as error:  # a network of the reader's own may raise anything without memory
-        what = f"a network that can be built without memory for its weights ({error}); see {located(type(config).make)}"
+        at = raised_at(error)
+        why = f"{error}; raised in {at}" if at else str(error)
+        what = f"a network that can be built without memory for its weights ({why}); see {located(type(config).make)}"
         raise invalid("model", config, what) from error
     kept = net.state_dict()
     for path, module in net.named_modules():
@@ -143,4 +146,6 @@ def check_fillable(config: ModelConfig) -> None:
             whole_name = f"{path}.{name}".removeprefix(".")
             if isinstance(value, Tensor) and whole_name not in kept:
                 there = f"all its tensors in its state_dict; make {whole_name} a parameter or a persistent buffer"
-                raise invalid("model", config, there)
+                raise invalid(
+                    "model", config, f"{there}; see {located(type(module) if is_own(type(module)) else type(config))}"
+                )

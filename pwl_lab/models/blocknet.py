@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pwl_lab.support.config import Frozen
 from pwl_lab.support.errors import invalid
+from pwl_lab.support.own_code import located
 from pwl_lab.support.rows import Parts, cut, evaluating
 from pwl_lab.support.seeding import initialisation
 
@@ -140,7 +141,7 @@ class ModelConfig(Frozen, ABC):
             return  # a base class of several families, or a variant of one
         name, other = (f"{one.__module__}.{one.__qualname__}" for one in (cls, FAMILIES.get(family, cls)))
         if name != other:
-            raise invalid(f"family of {name}", family, f"a name that is not taken by {other}")
+            raise invalid(f"family of {located(cls)}", family, f"a name that is not taken by {other}")
         FAMILIES[family] = cls
 
     @property

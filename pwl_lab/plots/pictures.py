@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pwl_lab.plots import style
 from pwl_lab.plots.style import NOTE, OWNER, Figure, Percent
-from pwl_lab.study.recipes import SamplePredictions, SoftTargets
+from pwl_lab.study.recipes import Predictions, SamplePredictions, SoftTargets, StringPredictions, StringToken
 from pwl_lab.study.results import Pair
 from pwl_lab.swap.orders import loading_orders
 
@@ -103,14 +103,14 @@ def _shown_classes(probabilities: Float[Tensor, "masks classes"]) -> list[int]:
     return sorted(highest.tolist())
 
 
-def share_right(samples: SamplePredictions, mask: str) -> float:
-    """The share of the images that a mask predicts correctly."""
+def share_right(samples: Predictions, mask: str) -> float:
+    """The share of the labels that a mask predicts correctly."""
     right = samples.right(mask)
     return sum(right) / len(right)
 
 
-def how_chosen(samples: SamplePredictions, pair: Pair) -> str:
-    """One line: how the images were chosen, and how many predictions are correct."""
+def how_chosen(samples: Predictions, pair: Pair) -> str:
+    """One line: how the samples were chosen, and how many predictions are correct."""
     student, teacher = "S" * pair.n_blocks, "T" * pair.n_blocks
     right = f"{share_right(samples, student):.0%} of these right at {student}, {share_right(samples, teacher):.0%} at {teacher}"
     everywhere = f"whole test set: {pair.accuracy(student):.0%} and {pair.accuracy(teacher):.0%}"
@@ -221,3 +221,15 @@ def guesses(probabilities: Probabilities, masks: Sequence[str], class_names: Seq
     """One line: the prediction of each mask for a picture, with its probability."""
     tops = {mask: probabilities[mask].max(dim=0) for mask in masks}
     return "; ".join(f"{mask} {class_names[int(top.indices)]} {float(top.values):.0%}" for mask, top in tops.items())
+
+
+def string_guesses(samples: StringPredictions, string: Sequence[StringToken]) -> str:
+    """One line: the labels of one of the strings, and the predictions of each mask, with their probabilities."""
+    numbers, names = [token.number for token in string if token.number is not None], samples.class_names
+
+    def said(mask: str) -> str:
+        predicted, sure = samples.predicted[mask], samples.confidence[mask]
+        return " ".join(f"{names[int(predicted[one])]} {float(sure[one]):.0%}" for one in numbers)
+
+    labels = " ".join(names[int(samples.labels[one])] for one in numbers)
+    return f"Label: {labels}. {'; '.join(f'{one} {said(one)}' for one in loading_orders(samples.n_blocks)['prefix'])}"

@@ -22,7 +22,7 @@ from pwl_lab.loading.tensors import plain
 from pwl_lab.models.blocknet import ModelConfig
 from pwl_lab.study.store import Artifact
 from pwl_lab.support.errors import InvalidValueError, PwlLabError, invalid
-from pwl_lab.support.own_code import code_of, located
+from pwl_lab.support.own_code import code_of, located, naming
 from pwl_lab.support.seeding import generator, initialisation
 from pwl_lab.swap.swapnet import SwapNet, mask_logits
 from pwl_lab.tasks.base import Task, split_of
@@ -144,7 +144,8 @@ def check_keepable(config: ModelConfig, task: Task) -> None:
                 "model", config, f"{config.n_blocks} blocks, as it states; it builds {net.n_blocks}; see {at}"
             )
         with torch.no_grad():
-            net.train()(_samples(task)["inputs"])
+            with naming(type(config)):
+                net.train()(_samples(task)["inputs"])
             for parameter in net.parameters():
                 parameter.add_(0.05 * torch.rand_like(parameter))
         check_kept(config, net, task)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -19,6 +19,7 @@ from pwl_lab.study.testing import all_test_images, tested_on
 from pwl_lab.study.verbs import distill, run_cases, train_or_load, train_pair
 from pwl_lab.support.config import Family
 from pwl_lab.support.errors import invalid
+from pwl_lab.support.own_code import located
 from pwl_lab.support.seeding import generator
 from pwl_lab.swap.masks import all_masks, check_whole_cube
 from pwl_lab.swap.orders import loading_orders
@@ -242,7 +243,15 @@ class StringPredictions(Predictions):
     strings: tuple[tuple[StringToken, ...], ...]
 
 
-def sample_predictions(pair: Pair, task: ImageTask, n_samples: int = 6, pool: int = 400) -> SamplePredictions:
+def _with_pictures(task: Task) -> ImageTask:
+    """The task itself. Raises InvalidValueError if it hands out no pictures."""
+    if isinstance(task, ImageTask) or (hasattr(task, "sample") and hasattr(task, "size")):
+        return cast(ImageTask, task)
+    allowed = "a task with pictures, such as ImageTask; string_predictions shows the inputs of any other"
+    raise invalid("task", located(type(task)), allowed)
+
+
+def sample_predictions(pair: Pair, task: Task, n_samples: int = 6, pool: int = 400) -> SamplePredictions:
     """Test images whose prediction changes while blocks arrive in prefix order, and the predictions of each mask.
 
     Arguments:
@@ -252,8 +261,9 @@ def sample_predictions(pair: Pair, task: ImageTask, n_samples: int = 6, pool: in
     - `pool`: the number of test images to pick from. They are picked *because* they change: they show what loading
       does, not how often.
 
-    Raises InvalidValueError for a pair of more than `MOST_BLOCKS` blocks.
+    Raises InvalidValueError for a task without pictures, and for a pair of more than `MOST_BLOCKS` blocks.
     """
+    task = _with_pictures(task)
     images, batch = task.sample(min(pool, task.size("test")))
     device = next(pair.net.parameters()).device
     predicted, _ = pair.predictions(batch.inputs.to(device), loading_orders(pair.n_blocks)["prefix"])
@@ -262,7 +272,7 @@ def sample_predictions(pair: Pair, task: ImageTask, n_samples: int = 6, pool: in
     return _predictions(pair, task, images[chosen], Batch(batch.inputs[chosen], batch.labels[chosen]), "picked")
 
 
-def drawn_predictions(pair: Pair, task: ImageTask, n_samples: int = 36, seed: int = 0) -> SamplePredictions:
+def drawn_predictions(pair: Pair, task: Task, n_samples: int = 36, seed: int = 0) -> SamplePredictions:
     """Test images drawn at random, and the predictions of each mask: about as accurate as on the whole split.
 
     Arguments:
@@ -271,8 +281,10 @@ def drawn_predictions(pair: Pair, task: ImageTask, n_samples: int = 36, seed: in
     - `n_samples`: how many images.
     - `seed`: determines the images, which are the same for every pair.
 
-    Raises InvalidValueError for a pair of more than `MOST_BLOCKS` blocks, and for more images than there are.
+    Raises InvalidValueError for a task without pictures, for a pair of more than `MOST_BLOCKS` blocks, and for more
+    images than there are.
     """
+    task = _with_pictures(task)
     size = task.size("test")
     check_count("n_samples", n_samples, 1, size, ", the size of the split test")
     images, batch = task.sample(size)
@@ -298,7 +310,7 @@ VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥"}
 def string_predictions(
     pair: Pair, n_samples: int = 6, pool: int = 400, kind: Literal["picked", "drawn"] = "picked"
 ) -> StringPredictions:
-    """Test samples of a pair as text, and the predictions of each mask: strings, or numbers in a row with one label.
+    """Test samples of a pair as text, and the predictions of each mask: strings, or the first numbers of any other input.
 
     Arguments:
     - `pair`: the pair whose masks predict.
@@ -307,10 +319,8 @@ def string_predictions(
     - `kind`: `picked`: those whose predictions change most often while blocks arrive in prefix order. `drawn`: the first
       ones of the split, whatever is predicted.
 
-    Raises InvalidValueError for a pair for images, and for one of more than `MOST_BLOCKS` blocks.
+    Raises InvalidValueError for a pair of more than `MOST_BLOCKS` blocks.
     """
-    if len(pair.task.input_shape) > 1:
-        raise invalid("pair", pair.task.name, "a pair for strings or numbers; for images, use sample_predictions")
     device = next(pair.net.parameters()).device
     batch = pair.task.split("test")
     batch = Batch(batch.inputs[:pool], batch.labels[:pool])
@@ -342,9 +352,9 @@ def _shown_strings(task: Task, inputs: Tensor, labels: Tensor) -> tuple[tuple[St
     """The strings without their padding. If the next token is predicted, each stands where it would follow."""
     names, numbers, shown = (*_names_of(task), HIDDEN), count(), []
     if labels.dim() == 1:  # a row of numbers, then the place of the answer
-        words = [
-            [f"{one:.3g}" for one in row[:MOST_SHOWN]] + ["…"] * (len(row) > MOST_SHOWN) for row in inputs.tolist()
-        ]
+        rows = inputs.flatten(1)
+        more = ["…"] * (rows.shape[1] > MOST_SHOWN)
+        words = [[f"{one:.3g}" for one in row] + more for row in rows[:, :MOST_SHOWN].tolist()]
         return tuple((*(StringToken(word, None) for word in row), StringToken("?", next(numbers))) for row in words)
     ahead = getattr(task, "objective", None) == "next"
     for tokens, wanted in zip(inputs.tolist(), labels.tolist(), strict=True):
@@ -373,7 +383,7 @@ class SoftTargets:
         return (self.logits / temperature).softmax(dim=0)
 
 
-def soft_targets(teacher: TrainedModel, task: ImageTask, label: int, sure: float = 0.8, pool: int = 400) -> SoftTargets:
+def soft_targets(teacher: TrainedModel, task: Task, label: int, sure: float = 0.8, pool: int = 400) -> SoftTargets:
     """The test image of a class for which the teacher's confidence is closest to `sure`.
 
     Arguments:
@@ -382,7 +392,10 @@ def soft_targets(teacher: TrainedModel, task: ImageTask, label: int, sure: float
     - `label`: the class index.
     - `sure`: the wanted probability of that class.
     - `pool`: the number of test images to pick from.
+
+    Raises InvalidValueError for a task without pictures.
     """
+    task = _with_pictures(task)
     images, batch = task.sample(min(pool, task.size("test")))
     logits = predict(teacher.model, batch.inputs.to(next(teacher.model.parameters()).device)).cpu()
     distance = (logits.softmax(dim=1)[:, label] - sure).abs()

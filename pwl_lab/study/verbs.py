@@ -24,11 +24,12 @@ from pwl_lab.study.code_changes import (
     mask_answers,
     with_own_code,
 )
-from pwl_lab.study.fitting import check_task, shapes_of
+from pwl_lab.study.fitting import check_task, n_blocks_of, shapes_of
 from pwl_lab.study.results import SPLITS, DistillationRuns, Pair
 from pwl_lab.study.store import Artifact, NotMadeError, Recipe, Store, may_make, only_stored
 from pwl_lab.support import config
 from pwl_lab.support.errors import InvalidValueError, invalid
+from pwl_lab.support.own_code import located
 from pwl_lab.support.processes import side_by_side
 from pwl_lab.support.seeding import initialisation
 from pwl_lab.swap.evaluation import score_masks
@@ -91,7 +92,7 @@ def _check_kinds(**given: tuple[object, type]) -> None:
     """Raise InvalidValueError for the first named value that is not an instance of its type."""
     for name, (value, kind) in given.items():
         if not isinstance(value, kind):
-            seen = f"the class {value.__name__} itself" if isinstance(value, type) else type(value).__name__
+            seen = f"the class {located(value)} itself" if isinstance(value, type) else type(value).__name__
             raise InvalidValueError(f"{name} is {seen}, but must be a {kind.__name__}")
 
 
@@ -209,7 +210,7 @@ def distill(
     )
     _check_kinds(**{f"curricula[{name!r}]": (one, Curriculum) for name, one in curricula.items()})
     check_task(task)
-    where, n_blocks = config.device(device), min(student.n_blocks, teacher.config.n_blocks)
+    where, n_blocks = config.device(device), min(n_blocks_of(student), teacher.config.n_blocks)
     written_out = {name: curriculum.for_blocks(n_blocks) for name, curriculum in curricula.items()}
     whole = _checked_seeds(seeds)
     members = [Member(name, seed, one) for name, one in written_out.items() for seed in whole]

@@ -24,6 +24,7 @@ from pydantic import (
 
 from pwl_lab.support import environment, paths
 from pwl_lab.support.errors import InvalidValueError, MissingDataError, UnknownNameError, invalid, shown, unknown
+from pwl_lab.support.own_code import is_own, located
 from pwl_lab.support.parameters_cell import values_that_ran
 from pwl_lab.support.yaml12 import read_yaml
 
@@ -77,6 +78,12 @@ class Frozen(BaseModel):
                 raise _refusal(type(self), error, f"parameter of {type(self).__name__}:") from None
 
         __init__.__pydantic_base_init__ = True  # pydantic itself validates nested configurations
+
+        def __new__(cls, *_: Any, **__: Any) -> Self:
+            """Raises InvalidValueError for a class that does not define what its base class asks for."""
+            if missing := sorted(getattr(cls, "__abstractmethods__", ())):
+                raise InvalidValueError(f"{located(cls)} must define {', '.join(missing)}")
+            return super().__new__(cls)
 
     @model_validator(mode="wrap")
     @classmethod
@@ -327,7 +334,8 @@ def _refusal(cls: type[BaseModel], error: ValidationError, kind: str) -> Invalid
     # a missing field may be a misspelt one
     skipped = {"extra_forbidden", "missing"} if misspelt else set()
     lines += [_explain(cls, each) for each in problems if len(each["loc"]) > 1 or each["type"] not in skipped]
-    return (UnknownNameError if misspelt else InvalidValueError)("; ".join(dict.fromkeys(lines)))
+    whose = f"{located(cls)}: " if is_own(cls) else ""
+    return (UnknownNameError if misspelt else InvalidValueError)(whose + "; ".join(dict.fromkeys(lines)))
 
 
 def _explain(cls: type[BaseModel], problem: Mapping[str, Any]) -> str:

@@ -10,7 +10,9 @@ import dis
 import enum
 import functools
 import inspect
+import linecache
 import os
+import re
 import site
 import sys
 import sysconfig
@@ -32,6 +34,7 @@ _MAIN = {"__main__", "__mp_main__"}  # the latter is what a worker process calls
 _PLAIN = (int, float, complex, str, bytes, bool, type(None), type(...), PurePath)
 _BY_REPR = {("torch", "dtype"), ("torch", "device"), ("logging", "Logger")}  # not worth an import of torch
 _ANNOTATIONS = ("__annotate__", "__annotate_func__")  # functions in Python 3.14; annotations do not count in any
+_CELL = "ipykernel"  # in the name of what stands for the file of a notebook's cell
 _MOST_FOLLOWED = 1_000  # entries of a collection: longer ones are data
 
 
@@ -63,27 +66,49 @@ def _not_installed(file: str) -> bool:
 
 
 def located(thing: object) -> str:
-    """The name of a class or function, with file and line if it is the reader's own: `Rings (mine.py, line 7)`."""
+    """The name of a class or function, with file and line if it is the reader's own: `Rings (mine.py, line 7)`.
+
+    Of an instance, those of its class. Where no file is known, the module is named.
+    """
     thing = inspect.unwrap(getattr(thing, "__func__", thing))  # type: ignore[arg-type]
     name = str(getattr(thing, "__qualname__", type(thing).__qualname__)).rpartition("<locals>.")[2]
     if not is_own(thing):
         return name
-    file, line = getattr(sys.modules.get(thing.__module__), "__file__", None) or "", 0
-    for code in sorted((one.__code__ for one in _functions(thing)), key=lambda one: -one.co_firstlineno):
-        file, line = code.co_filename, code.co_firstlineno
-    if isinstance(thing, type):
-        with suppress(OSError, TypeError):  # a class of a notebook, before Python 3.13
-            line = inspect.getsourcelines(thing)[1]
-    shown = "notebook cell" if "ipykernel" in file else Path(file).name
-    return f"{name} ({shown}, line {line})"
+    file, line = _place(thing if isinstance(thing, types.FunctionType | type) else type(thing))
+    return f"{name} ({_named(file)}, line {line})" if line else f"{name} (defined in {thing.__module__})"
+
+
+def _place(thing: types.FunctionType | type) -> tuple[str, int]:
+    """The file and the line of a class or function of the reader's own; no line if that cannot be found out."""
+    if isinstance(thing, types.FunctionType):
+        return thing.__code__.co_filename, thing.__code__.co_firstlineno
+    with suppress(OSError, TypeError):
+        return inspect.getsourcefile(thing) or "", inspect.getsourcelines(thing)[1]
+    # A class of a notebook: no file is known, but the cells that were run are, the last one at the end.
+    wanted = re.compile(rf"\s*class {thing.__name__}\b")
+    for file in reversed([one for one in linecache.cache if _CELL in one]):
+        for line, text in enumerate(linecache.getlines(file), start=1):
+            if wanted.match(text):
+                return file, line
+    # A class that another process sent. Functions that `dataclass` generates have no file.
+    codes = [inspect.unwrap(one).__code__ for one in _functions(thing) if is_own(one)]
+    written = [one for one in codes if not one.co_filename.startswith("<string>")]
+    first = min(written, key=lambda one: one.co_firstlineno, default=None)
+    return (first.co_filename, first.co_firstlineno) if first else ("", 0)
+
+
+def _named(file: str) -> str:
+    """A file for a message; the names of those that stand for the cells of a notebook say nothing."""
+    return "notebook cell" if _CELL in file else Path(file).name
 
 
 def raised_at(error: BaseException) -> str:
-    """Where the reader's own code raised an error: `mine.py, line 12`; empty if it was not his."""
+    """Where the reader's own code raised an error: `mine.py, line 12`; empty if it was not theirs."""
     ours = f"{Path(__file__).resolve().parents[1]}{os.sep}"
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if _not_installed(frame.filename) and not str(Path(frame.filename).resolve()).startswith((ours, "<")):
-            return f"{Path(frame.filename).name}, line {frame.lineno}"
+        theirs = not frame.filename.startswith("<frozen ") and _not_installed(frame.filename)
+        if theirs and not str(Path(frame.filename).resolve()).startswith(ours):
+            return f"{_named(frame.filename)}, line {frame.lineno}"
     return ""
 
 
@@ -91,7 +116,7 @@ def raised_at(error: BaseException) -> str:
 def naming(thing: object) -> Iterator[None]:
     """Inside, an error that the reader's own code raises becomes an InvalidValueError that names `thing`, file and line.
 
-    Errors of this package, and those that no code of his raised, stay as they are.
+    Errors of this package, and those that no code of theirs raised, stay as they are.
     """
     try:
         yield

@@ -33,6 +33,7 @@ from torch import Tensor
 from pwl_lab.support import environment
 from pwl_lab.support.errors import DivergedError, PwlLabError, TimeIsUpError, shown
 from pwl_lab.support.files import new_file, settle, sha256, sweep
+from pwl_lab.support.own_code import naming
 from pwl_lab.support.progress import Progress
 
 EVERY_S = 120.0
@@ -67,7 +68,8 @@ class Stream(Iterator[Element]):
 
     def __next__(self) -> Element:
         """The next element."""
-        element, self._rest = self._draw(self._rest)
+        with naming(self._draw):
+            element, self._rest = self._draw(self._rest)
         return element
 
     def state(self) -> State:

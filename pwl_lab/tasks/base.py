@@ -5,9 +5,10 @@ mistakes without an error: images normalised twice, signed bytes that wrap aroun
 """
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from numbers import Real
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -19,6 +20,7 @@ from pwl_lab.support.errors import InvalidValueError, invalid
 from pwl_lab.support.own_code import located, naming
 from pwl_lab.support.resuming import Stream
 from pwl_lab.support.seeding import TEACHER
+from pwl_lab.tasks.checks import check_count
 
 IGNORED = -100  # the label of a token that is not scored, as PyTorch's losses expect it
 
@@ -109,10 +111,14 @@ def class_names_of(task: Task) -> tuple[str, ...]:
 
     Raises InvalidValueError unless there are none or `task.n_classes` of them.
     """
-    names = tuple(getattr(task, "class_names", Task.class_names))
-    if names and len(names) != task.n_classes:
-        raise invalid("class_names", names, f"a name for each of the {task.n_classes} classes, or none at all")
-    return names
+    with naming(type(task)):
+        names = getattr(task, "class_names", Task.class_names)
+    several = isinstance(names, Collection) and not isinstance(names, str)
+    texts = several and all(isinstance(name, str) for name in names)
+    if not texts or (names and len(names) != task.n_classes):
+        allowed = f"a tuple with a name for each of the {task.n_classes} classes, or none at all"
+        raise invalid(f"class_names of {located(type(task))}", names, allowed)
+    return tuple(names)
 
 
 def normalisation_of(task: Task) -> Normalisation | None:
@@ -120,17 +126,32 @@ def normalisation_of(task: Task) -> Normalisation | None:
 
     Raises InvalidValueError unless it is None or has one mean and one standard deviation per channel.
     """
-    found = getattr(task, "normalisation", Task.normalisation)
-    if found is not None and [len(part) for part in found] != [task.input_shape[0]] * 2:
-        raise invalid(
-            "normalisation", found, f"a mean and a standard deviation for each of the {task.input_shape[0]} channels"
-        )
-    return found if found is None else Normalisation(*map(tuple, found))
+    with naming(type(task)):
+        found = getattr(task, "normalisation", Task.normalisation)
+    if found is None:
+        return None
+    channels = task.input_shape[0]
+    if not isinstance(found, Collection) or [_n_numbers(part) for part in found] != [channels] * 2:
+        allowed = f"a mean and a standard deviation for each of the {channels} channels"
+        raise invalid(f"normalisation of {located(type(task))}", found, allowed)
+    return Normalisation(*map(tuple, found))
+
+
+def _n_numbers(part: object) -> int:
+    """How many numbers there are in a sequence; -1 if it is anything else."""
+    if not isinstance(part, Collection) or not all(isinstance(one, Real) for one in part):
+        return -1
+    return len(part)
 
 
 def tokens_of(task: Task) -> int | None:
-    """The `n_tokens` of `task`, or None if it is not a subclass of `Task` and does not define it."""
-    return getattr(task, "n_tokens", Task.n_tokens)
+    """The `n_tokens` of `task`, or None if it is not a subclass of `Task` and does not define it.
+
+    Raises InvalidValueError unless it is None or a whole number from 1.
+    """
+    with naming(type(task)):
+        found = getattr(task, "n_tokens", Task.n_tokens)
+    return None if found is None else check_count(f"n_tokens of {located(type(task))}", found, 1)
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
@@ -182,13 +203,24 @@ def batches_of(task: Task, seed: int, batch_size: int, device: str, role: str = 
         raise invalid(located(type(task).batches), type(made).__name__, "an endless iterator, such as a generator")
     batches = iter(made)
     beginning = batches.state() if isinstance(batches, Stream) else {}
-    with naming(task.batches):
-        first = next(batches, None)
-    first = _checked(first, task, device, located(type(task).batches))
+    endless = _endless(batches, task)
+    first = _checked(next(endless), task, device, located(type(task).batches))
     if not isinstance(batches, Stream):
-        return chain([first], batches)
+        return chain([first], endless)
     batches.restore(beginning)
     return batches
+
+
+def _endless(batches: Iterator[Batch], task: Task) -> Iterator[Batch]:
+    """The batches of `task`, one after the other. Raises InvalidValueError if they end, or if the reader's code raises."""
+    while True:
+        with naming(task.batches):
+            batch = next(batches, None)
+        if batch is None:
+            raise invalid(
+                located(type(task).batches), "an iterator that ends", "an endless iterator, such as a generator"
+            )
+        yield batch
 
 
 def split_of(task: Task, name: str, device: str) -> Batch:

@@ -1,16 +1,19 @@
-"""Widgets for single pictures: a slider over temperatures, a chooser of test pictures, the reader's own picture."""
+"""Widgets for single samples: a slider over temperatures, a chooser of test pictures or strings, the reader's own picture."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import ipywidgets as controls
 from IPython.display import Markdown
 
 from pwl_lab import plots
-from pwl_lab.plots.pictures import guesses, how_chosen
-from pwl_lab.study.recipes import SamplePredictions, SoftTargets
+from pwl_lab.plots.pictures import guesses, how_chosen, string_guesses
+from pwl_lab.study.recipes import Predictions, SamplePredictions, SoftTargets, StringPredictions
 from pwl_lab.study.results import Pair
 from pwl_lab.study.uploads import picture_from
 from pwl_lab.support.errors import InvalidValueError, invalid
+from pwl_lab.support.own_code import located
+from pwl_lab.tasks.base import Task
 from pwl_lab.tasks.images import ImageTask
 from pwl_lab.widgets.canvas import DrawingCanvas
 from pwl_lab.widgets.frames import (
@@ -22,6 +25,7 @@ from pwl_lab.widgets.frames import (
     FrameTable,
     Key,
     Painter,
+    png,
     show,
     status_line,
     told,
@@ -59,20 +63,44 @@ def temperature_slider(
 
 
 def picture_chooser(
-    pair: Pair, samples: Sequence[SamplePredictions], interactive: bool = True
+    pair: Pair, samples: Sequence[SamplePredictions] | Sequence[StringPredictions], interactive: bool = True
 ) -> FramePicker | FramePage:
     """Choose a test picture and see the probability of each class at each mask of prefix order.
 
+    A task without pictures has strings, or rows of numbers: below one stands what each mask predicts.
+
     Arguments:
     - `pair`: the pair whose masks predict.
-    - `samples`: the groups of pictures to choose from, of equal size and different kinds.
+    - `samples`: the groups to choose from, of equal size and different kinds: all of pictures, or all of strings.
     - `interactive`: a live widget; otherwise a control for a page without a kernel.
 
-    Raises InvalidValueError unless there are groups of equal size and different kinds.
+    Raises InvalidValueError unless there are such groups.
     """
-    sizes = {KIND[group.kind]: len(group.labels) for group in samples}
-    if not samples or len(set(sizes.values())) > 1 or len(sizes) < len(samples):
-        raise invalid("samples", sizes, "groups of equal size, each of a different kind")
+    sizes = {KIND[group.kind]: _size(group) for group in samples}
+    pictures = [group for group in samples if isinstance(group, SamplePredictions)]
+    mixed = len(pictures) not in (0, len(samples))
+    if not samples or mixed or len(set(sizes.values())) > 1 or len(sizes) < len(samples):
+        raise invalid(
+            "samples", sizes, "groups of equal size, each of a different kind, all of pictures or all of strings"
+        )
+    if pictures:
+        what, frames = "Picture", _picture_frames(pair, pictures)
+    else:
+        what, frames = "Sample", _string_frames(pair, [one for one in samples if isinstance(one, StringPredictions)])
+    choices = (
+        Choice(f"{what}s", f"how these test {what.lower()}s were chosen", list(sizes), menu=True),
+        Choice(what, "which of them", range(1, sizes[KIND[samples[0].kind]] + 1)),
+    )
+    return show(FrameTable(choices, frames), interactive)
+
+
+def _size(group: Predictions) -> int:
+    """How many pictures or strings there are to choose from."""
+    return len(group.strings if isinstance(group, StringPredictions) else group.labels)
+
+
+def _picture_frames(pair: Pair, samples: Sequence[SamplePredictions]) -> dict[Key, Frame]:
+    """A frame for each picture of each group."""
     figure = plots.PictureFigure(pair, samples[0].images.shape[1:], samples[0].class_names)
     painter = Painter(figure.figure, figure.moving)
     frames: dict[Key, Frame] = {}
@@ -83,21 +111,34 @@ def picture_chooser(
             figure.at(image, values, label)
             words = f"Label: {group.class_names[label]}. {guesses(values, figure.masks, group.class_names)}.\n{chosen}."
             frames[KIND[group.kind], i + 1] = Frame(painter.png(figure.moving), words)
-    choices = (
-        Choice("Pictures", "how these test pictures were chosen", list(sizes), menu=True),
-        Choice("Picture", "which of them", range(1, len(samples[0].labels) + 1)),
-    )
-    return show(FrameTable(choices, frames), interactive)
+    return frames
 
 
-def own_picture(pair: Pair, task: ImageTask, interactive: bool = True) -> "OwnPicture | Markdown":
+def _string_frames(pair: Pair, samples: Sequence[StringPredictions]) -> dict[Key, Frame]:
+    """A frame for each string of each group."""
+    frames: dict[Key, Frame] = {}
+    for group in samples:
+        chosen = how_chosen(group, pair)
+        for i, string in enumerate(group.strings):
+            words = f"{' '.join(token.symbol for token in string)}\n{string_guesses(group, string)}.\n{chosen}."
+            frames[KIND[group.kind], i + 1] = Frame(
+                png(plots.strings_by_mask(replace(group, strings=(string,)))), words
+            )
+    return frames
+
+
+def own_picture(pair: Pair, task: Task, interactive: bool = True) -> "OwnPicture | Markdown":
     """Draw or upload a picture and see what each mask of prefix order predicts.
 
     Arguments:
     - `pair`: the pair whose masks predict.
     - `task`: defines how images are prepared.
     - `interactive`: the live widget; a page without a kernel only says that one is needed.
+
+    Raises InvalidValueError for any task but an `ImageTask`: no other says how a picture becomes an input.
     """
+    if not isinstance(task, ImageTask):
+        raise invalid("task", located(type(task)), "an ImageTask; no other says how a picture becomes an input")
     return OwnPicture(pair, task) if interactive else Markdown(NO_KERNEL)  # type: ignore[no-untyped-call]
 
 

@@ -241,17 +241,23 @@ def _steps_words(steps: Sequence[int | None]) -> str:
 def examples(bench: Workbench) -> dict[str, Curriculum]:
     """A few curricula, by description, for a page without a kernel."""
     steps = bench.stage_steps
-    early = min(bench.teacher.checkpoints, key=lambda one: abs(one.accuracy - 0.6))  # a small teacher may skip 60%
     labels, hidden, output = Labels(), TeacherHidden(block=1), TeacherOutput(temperature=0.0)
-    checkpoint = TeacherOutput(temperature=0.0, at_step=early.step)
 
     def two(first: Target, length: int, then: Target) -> Curriculum:
         return Curriculum(stages=(Stage(target=first, steps=length), Stage(target=then)))
 
+    near = sorted(bench.teacher.checkpoints, key=lambda one: abs(one.accuracy - 0.6))  # a small teacher may skip 60%
+    early = {
+        f"checkpoint at {one.accuracy:.0%} for {steps} steps, then the output": two(
+            TeacherOutput(temperature=0.0, at_step=one.step), steps, output
+        )
+        for one in near[:1]  # none, if the teacher has no checkpoints
+    }
+    brief = max(1, steps // 6)
     return {
         f"hidden layer for {steps} steps, then the output": two(hidden, steps, output),
-        f"hidden layer for {steps // 6} steps, then the output": two(hidden, steps // 6, output),
-        f"checkpoint at {early.accuracy:.0%} for {steps} steps, then the output": two(checkpoint, steps, output),
+        f"hidden layer for {brief} steps, then the output": two(hidden, brief, output),
+        **early,
         f"labels for {steps} steps, then the output": two(labels, steps, output),
         f"hidden layer for {steps} steps, then the labels": two(hidden, steps, labels),
         "hidden layer until the end": Curriculum(stages=(Stage(target=hidden),)),

@@ -14,6 +14,8 @@ from pwl_lab.study.store import Store
 from pwl_lab.study.verbs import distill, train_pair
 from pwl_lab.support.errors import InvalidValueError
 
+HERE = r"\(test_own_targets\.py, line \d+\)"
+
 
 class Imitated(OwnTarget):
     """The final output again, as a target of one's own."""
@@ -129,17 +131,23 @@ class Everything(Likeness):
 @pytest.mark.parametrize(
     ("curriculum", "words"),
     [
-        (lambda: curriculum_of(Likeness(block=4)), "block = 4 is not allowed: from 1 to 3"),
-        (lambda: curriculum_of(Imitated(), trains="block"), "needs a hidden target"),
+        (lambda: curriculum_of(Likeness(block=4)), rf"block of Likeness {HERE} = 4 is not allowed: from 1 to 3"),
+        (
+            lambda: curriculum_of(Imitated(), trains="block"),
+            rf"needs a hidden target, and Imitated {HERE} has no block",
+        ),
         (
             lambda: curriculum_of(Everything(block=1)),
-            r"Everything\.loss \(test_own_targets\.py, line \d+\) = .*one number",
+            rf"Everything\.loss {HERE} = .*one number",
         ),
         (
             lambda: curriculum_of(Raising(block=1)),
-            r"Raising\.wanted \(test_own_targets\.py, line \d+\) raised IndexError: .* \(test_own_targets\.py, line \d+\)",
+            rf"Raising\.wanted {HERE} raised IndexError: .* {HERE}",
         ),
-        (lambda: Curriculum(stages=(Stage(target=Likeness),)), "target = <class .*Likeness"),
+        (
+            lambda: Curriculum(stages=(Stage(target=Likeness),)),
+            rf"target = <class .*and not the class Likeness {HERE} itself",
+        ),
         (lambda: Curriculum(stages=(Stage(target={"kind": "likeness", "block": 1}),)), "instance of OwnTarget"),
     ],
 )

@@ -202,7 +202,9 @@ def define(family: str, name: str = "OwnConfig") -> type[ModelConfig]:
 
 
 def test_a_family_belongs_to_one_class():
-    words = r"family of __main__\.OwnConfig = 'vgg' is not allowed: .*pwl_lab\.models\.convnets\.VGGConfig"
+    words = (
+        r"family of OwnConfig \(defined in __main__\) = 'vgg' is not allowed: .*pwl_lab\.models\.convnets\.VGGConfig"
+    )
     with pytest.raises(InvalidValueError, match=words):
         define("vgg")
     first, second = define("own, defined twice"), define("own, defined twice")
@@ -210,7 +212,7 @@ def test_a_family_belongs_to_one_class():
     check_registered(second(**sizes))
     with pytest.raises(InvalidValueError, match="a class with its own family"):
         check_registered(first(**sizes))
-    with pytest.raises(InvalidValueError, match=r"family of __main__\.OtherConfig"):
+    with pytest.raises(InvalidValueError, match=r"family of OtherConfig \(defined in __main__\)"):
         define("own, defined twice", "OtherConfig")
 
 

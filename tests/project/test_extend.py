@@ -34,6 +34,24 @@ def with_words(words: str) -> str:
     return found
 
 
+FRAMES = "[len(widget.table.frames), *([str(one) for one in choice.values] for choice in widget.table.choices)]"
+PLAYER = (
+    "[[len(one['accuracy']), [[len(group['strings']), len(group['predicted'])] for group in one['groups'].values()]] "
+    "for one in widget.data['pairs']]"
+)
+
+
+def showing(code: str, what: str) -> str:
+    """The code, whose last line is a widget, and then as JSON what that holds."""
+    before, _, last = code.rstrip().rpartition("\n")
+    return f"{before}\nwidget = {last}\nimport json\nprint('widget', json.dumps({what}))\n"
+
+
+def held(done: subprocess.CompletedProcess) -> list[object]:
+    """What the widgets of a run hold, in their order."""
+    return [json.loads(one) for one in re.findall("^widget (.*)$", done.stdout, re.MULTILINE)]
+
+
 def run(folder: Path, code: str, *words: str) -> subprocess.CompletedProcess:
     done = subprocess.run([sys.executable, "-c", code, *words], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -58,18 +76,19 @@ def test_an_example_is_short(number):
 
 @pytest.mark.usefixtures("store_folder")
 def test_the_examples_run_and_their_bundle_opens_where_the_network_is_defined(tmp_path):
-    task, network, both = examples()[:3]
+    task, network, both, bundle = examples()[:4]
     (tmp_path / "mine.py").write_text(task + network)
-    opening = both[both.index("points = ") :]
+    opening = bundle[bundle.index("points = ") :]
     programs = {
-        "all": task + network + both,
+        "all": task + network + showing(both, PLAYER) + bundle,
         "again": f"from mine import *\nfrom pwl_lab.loading.model import ProgressiveModel\ntask = Rings()\n{opening}",
     }
     shown = {}
     for name, code in programs.items():
         done = run(tmp_path, code)
         assert "export" not in done.stderr  # no warning that it will be refused
-        shown[name] = done.stdout
+        shown[name] = re.sub("^widget.*\n", "", done.stdout, flags=re.MULTILINE)
+        assert held(done) == ([[[8, [[6, 8]]]]] if name == "all" else [])  # a pair: masks, and samples of a group
     assert shown["all"] == shown["again"]
     assert set(re.findall("'(.*?)'", shown["all"])) <= {"inside", "on it", "outside"}
     assert '"family": "skip"' in (tmp_path / "runs" / "rings" / "index.json").read_text()
@@ -78,11 +97,11 @@ def test_the_examples_run_and_their_bundle_opens_where_the_network_is_defined(tm
 
 @pytest.mark.usefixtures("store_folder")
 def test_a_network_that_exists_already_takes_the_place_of_the_other(tmp_path):
-    task, _, both = examples()[:3]
+    task, _, both, bundle = examples()[:4]
     (tmp_path / "parts.py").write_text(task + with_words("class Encoder("))
     instead = both.replace("SkipConfig(width=24)", "EncoderConfig(width=16)").replace("SkipConfig(", "EncoderConfig(")
     assert instead.count("EncoderConfig(") == 2
-    run(tmp_path, f"from parts import *\n{instead}")
+    assert held(run(tmp_path, f"from parts import *\n{showing(instead, PLAYER)}{bundle}")) == [[[8, [[6, 8]]]]]
     assert json.loads((tmp_path / "runs" / "rings" / "index.json").read_text())["modules"] == {"encoder": "parts"}
     assert run(tmp_path, OPENING, "runs/rings").stdout == "[0, 1, 2]\n"
     with served(tmp_path, "runs/rings") as address:
@@ -91,30 +110,45 @@ def test_a_network_that_exists_already_takes_the_place_of_the_other(tmp_path):
 
 @pytest.mark.usefixtures("store_folder")
 def test_a_task_of_strings_is_learned_distilled_and_paired(tmp_path):
-    (tmp_path / "runs").mkdir()
-    done = run(tmp_path, with_words("Twins(Task)"))
+    done = run(tmp_path, showing(with_words("Twins(Task)"), PLAYER))
+    assert held(done) == [[[8, [[6, 8]]]]]
     perplexities = [float(number) for number in re.findall(r"\d\.\d+(?=[,\]])", done.stdout.partition("perplexity")[2])]
     assert len(perplexities) == 4
     assert 3 > perplexities[0] > perplexities[-1] > 1  # guessing has 3
-    assert (tmp_path / "runs" / "strings.svg").read_text().count("<text") > 50
+    assert (tmp_path / "strings.svg").read_text().count("<text") > 50
 
 
 @pytest.mark.usefixtures("store_folder")
 def test_a_curriculum_and_a_target_train_students_and_are_shown(tmp_path):
-    code = with_words("mine = Curriculum(") + with_words("Likeness(OwnTarget)")
-    done = run(tmp_path, f"{code}\nprint(widgets.curriculum_explorer(runs).table.frames.popitem()[1].words)")
+    code = "".join(showing(with_words(words), FRAMES) for words in ("mine = Curriculum(", "Likeness(OwnTarget)"))
+    done = run(tmp_path, f"{code}print(widget.table.frames.popitem()[1].words)")
+    for frames, steps in held(done):
+        assert frames == len(steps) > 10
+        assert steps[-1] == "400"
     assert len(re.findall(r"^one[-_]shot", done.stdout, re.M)) == 2
     assert re.search(r"alike \d+\.\d% \(shown: final output\)", done.stdout)
 
 
 @pytest.mark.usefixtures("store_folder")
 def test_the_dataset_is_read_checked_and_learned(tmp_path):
-    done = run(tmp_path, with_words("DATASETS[") + with_words("picture_chooser"))
-    assert done.stdout == "('noise', 'stripes') torch.Size([50, 1, 16, 16])\n"
+    done = run(tmp_path, with_words("DATASETS[") + showing(with_words("picture_chooser"), FRAMES))
+    assert done.stdout.startswith("('noise', 'stripes') torch.Size([50, 1, 16, 16])\n")
+    kinds = ["picked because they change", "drawn at random"]
+    assert held(done) == [[12, kinds, [str(number) for number in range(1, 7)]]]
 
 
+def test_a_transformer_of_hugging_face_is_cut_at_its_layers(tmp_path):
+    pytest.importorskip("transformers", reason="the extra hf is not installed")
+    done = run(tmp_path, with_words("import transformers"))
+    assert done.stdout == f"3 blocks: {[f'vit.layers.{number}' for number in range(3)]}\n"
+
+
+@pytest.mark.usefixtures("store_folder")
 def test_the_grammar_and_the_text_are_tasks(tmp_path):
-    done = run(tmp_path, with_words("gossip") + with_words("TextTask(length"))
+    learned, text = (showing(with_words(words), PLAYER) for words in ("def loader_of", "TextTask(length"))
+    done = run(tmp_path, with_words("gossip") + learned + text)
+    assert held(done) == [[[8, [[6, 8]]]]] * 2
+    done.stdout = re.sub("^widget.*\n", "", done.stdout, flags=re.MULTILINE)
     ceiling, string, clause, *rest = done.stdout.splitlines()
     assert re.fullmatch(r"Ceiling\(accuracy=0\.\d+, loss=\d\.\d+\)", ceiling)
     assert "'animal'" in string

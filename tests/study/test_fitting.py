@@ -154,6 +154,6 @@ def test_export_names_the_class_that_no_reader_would_find(store_folder, tmp_path
     with pytest.warns(UserWarning, match="export.. will refuse this pair"):
         pair = train_pair(teacher, own, PARITY, PLAN, device="cpu")
     with pytest.raises(
-        InvalidValueError, match=r"the student .*not exported.*a class with its own family.*; see Nameless"
+        InvalidValueError, match=rf"the student .*not exported.*a class with its own family.*; see Nameless {HERE}"
     ):
         pair.export(tmp_path / "bundle")

@@ -6,7 +6,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from scored import scored_pair
 from torch.nn import functional as F
 from toys import LANGUAGE_STUDENT, LANGUAGE_TEACHER, MLP_STUDENT, MLP_TEACHER, PARITY, ToyStrings
 
@@ -236,11 +235,6 @@ def test_rows_of_numbers_are_shown_with_a_place_for_the_answer(store_folder):
     (group,) = page.data["pairs"][0]["groups"].values()
     assert group["predicted"]["TST"] == predicted[0].tolist()
     assert group["classes"] == ["0", "1"]
-
-
-def test_pictures_have_their_own_recipe():
-    with pytest.raises(InvalidValueError, match="for images, use sample_predictions"):
-        string_predictions(scored_pair())
 
 
 def test_a_network_and_a_task_that_do_not_fit_are_named_before_training(store_folder):

@@ -433,10 +433,10 @@ REFUSED = {
     "half a seed": (lambda t: on_students(t, seeds=[1.7]), "seeds = 1.7 is not allowed: a whole number"),
     "other inputs": (
         lambda t: train_or_load(MLP_TEACHER, OTHER_TASK, TEACHER_PLAN),
-        r"input shape of the task = \(7,\)",
+        r"input shape of SparseParity = \(7,\)",
     ),
-    "other inputs of students": (lambda t: on_students(t, task=OTHER_TASK), r"input shape of the task = \(7,\)"),
-    "other inputs of a pair": (lambda t: on_pair(t, task=OTHER_TASK), r"input shape of the task = \(7,\)"),
+    "other inputs of students": (lambda t: on_students(t, task=OTHER_TASK), r"input shape of SparseParity = \(7,\)"),
+    "other inputs of a pair": (lambda t: on_pair(t, task=OTHER_TASK), r"input shape of SparseParity = \(7,\)"),
 }
 
 

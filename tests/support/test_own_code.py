@@ -7,16 +7,20 @@ import sys
 import tempfile
 import textwrap
 import warnings
+from dataclasses import dataclass
 from functools import lru_cache, partial, wraps
 from pathlib import Path
 from typing import Literal
 
+import nbformat
 import pytest
 import torch
+from nbconvert.preprocessors import ExecutePreprocessor
 from torch import nn
 
-from pwl_lab.models import ModelConfig, mlp
-from pwl_lab.support.own_code import code_of, is_own, located
+from pwl_lab.models import MLPConfig, ModelConfig, mlp
+from pwl_lab.support.own_code import code_of, is_own, located, raised_at
+from pwl_lab.tasks.base import Task
 from pwl_lab.tasks.images import ImageTask
 from pwl_lab.tasks.parity import SparseParity
 
@@ -243,3 +247,67 @@ def test_a_name_comes_with_its_file_and_line():
 
 def line_of(text: str) -> int:
     return next(n for n, line in enumerate(Path(__file__).read_text().splitlines(), 1) if line.strip().startswith(text))
+
+
+@dataclass
+class Fields(Task):
+    """All functions in it are generated."""
+
+    size: int = 3
+
+
+class Variant(MLPConfig):
+    """No functions of its own; pydantic adds some."""
+
+
+class Silent(Task):
+    """No functions of its own; `typing` adds one."""
+
+
+@pytest.mark.parametrize("own", [Fields, Variant, Silent, Edited])
+def test_generated_functions_do_not_say_where_a_class_is(own):
+    begins = "@dataclass" if own is Fields else f"class {own.__name__}("
+    assert located(own) == f"{own.__name__} (test_own_code.py, line {line_of(begins)})"
+
+
+def test_of_an_instance_its_class_is_named():
+    assert located(Edited()) == located(Edited)
+    assert located(nn.Flatten()) == "Flatten"
+
+
+CELL = """
+from pwl_lab.models import MLPConfig
+from pwl_lab.support.own_code import located, raised_at
+
+class Variant(MLPConfig):
+    pass
+
+def fails():
+    raise KeyError("x")
+
+try:
+    fails()
+except KeyError as error:
+    print(located(Variant), located(fails), raised_at(error), sep="; ")
+"""
+
+
+def test_a_class_of_a_notebook_is_found_among_its_cells(tmp_path):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(one) for one in ("x = 1", CELL.strip())])
+    ExecutePreprocessor(kernel_name="python3").preprocess(notebook, {"metadata": {"path": str(tmp_path)}})
+    said = notebook.cells[1].outputs[0].text
+    assert said == "Variant (notebook cell, line 4); fails (notebook cell, line 7); notebook cell, line 8\n"
+
+
+def test_of_a_class_that_has_no_file_the_module_is_named():
+    names = {"__name__": "elsewhere", "dataclass": dataclass}
+    exec("@dataclass\nclass Mine:\n size: int = 3", names)
+    assert located(names["Mine"]) == "Mine (defined in elsewhere)"
+
+
+def test_an_error_of_an_import_is_not_said_to_come_from_the_import_system(tmp_path, monkeypatch):
+    (tmp_path / "broken_of_mine.py").write_text("x = 1\nimport nothing_of_that_name\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError) as found:
+        importlib.import_module("broken_of_mine")
+    assert raised_at(found.value) == "broken_of_mine.py, line 2"

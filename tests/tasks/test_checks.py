@@ -291,5 +291,5 @@ def test_what_a_task_says_wrongly_is_refused_before_anything_is_trained(field, v
     task = Named()
     setattr(task, field, value)
     teacher = type(MLP_TEACHER)(**MLP_TEACHER.model_dump() | {"n_inputs": 49, "n_classes": 3})
-    with pytest.raises(InvalidValueError, match=f"{field} = .*{words}"):
+    with pytest.raises(InvalidValueError, match=rf"{field} of Named \(test_checks\.py, line \d+\) = .*{words}"):
         fit(teacher, task, PLAN, 0)
