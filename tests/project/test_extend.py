@@ -113,6 +113,32 @@ def test_the_dataset_is_read_checked_and_learned(tmp_path):
     assert done.stdout == "('noise', 'stripes') torch.Size([50, 1, 16, 16])\n"
 
 
+def test_an_edit_of_what_reads_the_dataset_changes_the_key(tmp_path):
+    code = with_words("DATASETS[") + "\nfrom pwl_lab.support.own_code import code_of\nprint(code_of(stripes))"
+    edited = code.replace('arrays["labels"])', '1 - arrays["labels"])')
+    first, again, other = (run(tmp_path, one).stdout for one in (code, code, edited))
+    assert "__main__.read" in first
+    assert first == again
+    assert first != other
+
+
+IN_WORKERS = """
+from pwl_lab.models import vgg
+from pwl_lab.study.verbs import run_cases, train_or_load
+from pwl_lab.training import TrainPlan
+
+plan, net = TrainPlan(steps=2, batch_size=8, eval_every=2), vgg(stripes, channels=[2, 2], convolutions=[1, 1])
+cases = [{"model": net, "task": stripes, "plan": plan, "seed": seed} for seed in range(3)]
+print(len(run_cases(train_or_load, cases, "stripes", "cpu")))
+"""
+
+
+@pytest.mark.usefixtures("store_folder")
+def test_worker_processes_know_the_dataset(tmp_path, monkeypatch):
+    monkeypatch.setenv("PWL_LAB_WORKERS", "2")
+    assert run(tmp_path, with_words("DATASETS[") + IN_WORKERS).stdout.endswith("\n3\n")
+
+
 def test_the_grammar_and_the_text_are_tasks(tmp_path):
     done = run(tmp_path, with_words("gossip") + with_words("TextTask(length"))
     ceiling, string, clause, *rest = done.stdout.splitlines()
