@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 TIMED = re.compile(r"(seconds|minutes|_s|_ms|_per_s|_mb|latency|clock|area|made|peak|bytes_per_s)(\.|$)")
 
@@ -51,39 +52,117 @@ def main() -> int:
 
 
 def recipe_results() -> dict[str, Any]:
-    """By recipe: its version, and the last losses and accuracies of tiny networks trained with it, on one thread."""
+    """By recipe: its version, and the last losses of tiny networks trained with it, on one thread."""
     import torch
 
-    from pwl_lab.distill.curriculum import extracted, one_shot, progressive
-    from pwl_lab.models import MLPConfig, ResNetConfig
-    from pwl_lab.study.verbs import VERSIONS, distill, train_or_load, train_pair
-    from pwl_lab.tasks.base import label_loss
-    from pwl_lab.tasks.images import ImageTask
-    from pwl_lab.tasks.parity import SparseParity
-    from pwl_lab.training import TrainPlan
+    from pwl_lab.study.verbs import VERSIONS
 
     torch.set_num_threads(1)
-    plan = TrainPlan(steps=24, batch_size=16, eval_every=8, lr=0.05, clip_norm=2.0, keep_checkpoints=True)
-    parity, images = SparseParity(n_bits=8, k_sparse=2, eval_samples=64), ImageTask("digits")
     found: dict[str, Any] = {kind: {"version": version} for kind, version in VERSIONS.items()}
-    wide, narrow = MLPConfig(n_inputs=8, widths=(24, 24)), MLPConfig(n_inputs=8, widths=(8, 8))
-    teacher = train_or_load(wide, parity, plan, device="cpu")
-    found["teacher"] |= last_row(teacher.history)
-    curricula = {"soft": one_shot(), "progressive": progressive(at_steps=[8], steps=8), "extracted": extracted(steps=8)}
-    split, net = parity.split("validation"), narrow.make()
-    for (name, _), weights in distill(teacher, narrow, parity, curricula, [0], plan, device="cpu").weights.items():
-        net.load_state_dict(weights)
-        found["students"][name] = rounded(label_loss(net(split.inputs), split.labels).item())
-    big, small = (ResNetConfig(channels=(width,) * 3, depths=(1, 1, 1)) for width in (6, 4))
-    pair = train_pair(train_or_load(big, images, plan, device="cpu"), small, images, plan, device="cpu")
-    found["pair"] |= last_row(pair.history)
+    for results in (of_parity, of_images, of_more_images, of_language):
+        for kind, name, number in results():
+            found[kind][name] = rounded(number)
     return found
 
 
-def last_row(history: Any) -> dict[str, float]:
+Numbers = Iterator[tuple[str, str, float]]  # the recipe, a name, and what it made
+
+
+def of_parity() -> Numbers:
+    """A teacher, its students, and a teacher of the fast loop with momentum and weight decay."""
+    from pwl_lab.distill.curriculum import extracted, one_shot, progressive
+    from pwl_lab.models import MLPConfig, transformer
+    from pwl_lab.study.verbs import train_or_load
+    from pwl_lab.tasks.parity import SparseParity
+    from pwl_lab.training import TrainPlan
+
+    plan = TrainPlan(steps=24, batch_size=16, eval_every=8, lr=0.05, clip_norm=2.0, keep_checkpoints=True)
+    fast = TrainPlan(steps=24, batch_size=16, eval_every=8, lr=0.05, momentum=0.9, weight_decay=0.01, loop="fast")
+    task = SparseParity(n_bits=8, k_sparse=2, eval_samples=64)
+    wide, narrow = (MLPConfig(n_inputs=8, widths=(width, width)) for width in (24, 8))
+    teacher = train_or_load(wide, task, plan, device="cpu")
+    yield from last_row("teacher", "", teacher)
+    curricula = {"soft": one_shot(), "progressive": progressive(at_steps=[8], steps=8), "extracted": extracted(steps=8)}
+    yield from students_losses("", teacher, narrow, task, curricula, plan)
+    one_layer = MLPConfig(n_inputs=8, widths=(24,))
+    with patch("pwl_lab.fast.two_layer_step.multiplies_in_bfloat16", lambda device: False):  # some processors do
+        yield from last_row("teacher", "fast ", train_or_load(one_layer, task, fast, device="cpu"))
+    tokens = transformer(task, width=8, heads=2, layers=1)
+    yield from last_row("teacher", "transformer ", train_or_load(tokens, task, plan, device="cpu"))
+
+
+def of_images() -> Numbers:
+    """A pair of ResNets as in the paper, and what is kept of it when it is tested on more images."""
+    from pwl_lab.models import ResNetConfig
+    from pwl_lab.study.testing import tested_on
+    from pwl_lab.study.verbs import train_or_load, train_pair
+    from pwl_lab.tasks.images import ImageTask
+    from pwl_lab.training import TrainPlan
+
+    plan = TrainPlan(steps=24, batch_size=16, eval_every=8, lr=0.05, clip_norm=2.0, keep_checkpoints=True)
+    task = ImageTask("digits")
+    big, small = (ResNetConfig(channels=(width,) * 3, depths=(1, 1, 1)) for width in (6, 4))
+    pair = train_pair(train_or_load(big, task, plan, device="cpu"), small, task, plan, device="cpu")
+    yield from last_row("pair", "", pair)
+    masks = tested_on(pair, task, "digits").masks
+    yield from (("tested", mask, loss) for mask, loss in zip(masks["mask"], masks["test_loss"], strict=True))
+
+
+def of_more_images() -> Numbers:
+    """Pairs with an extracted curriculum: VGGs with Adam, ViTs with momentum, both with a cosine and weight decay."""
+    from pwl_lab.distill.curriculum import extracted
+    from pwl_lab.models import vgg, vit
+    from pwl_lab.study.verbs import train_or_load, train_pair
+    from pwl_lab.tasks.images import ImageTask
+    from pwl_lab.training import TrainPlan
+
+    same = {"steps": 16, "batch_size": 16, "eval_every": 8, "schedule": "cosine", "weight_decay": 0.2}
+    task = ImageTask("digits")
+    vggs = [vgg(task, channels=(width, width), convolutions=(1, 1)) for width in (6, 4)]
+    vits = [vit(task, width=width, heads=2, layers=(1, 1), patch=2) for width in (8, 4)]
+    for name, models, plan in (
+        ("vgg ", vggs, TrainPlan(**same, optimiser="adam", lr=0.005)),
+        ("vit ", vits, TrainPlan(**same, momentum=0.9, lr=0.02)),
+    ):
+        teacher = train_or_load(models[0], task, plan, device="cpu")
+        yield from last_row("teacher", name, teacher)
+        pair = train_pair(teacher, models[1], task, plan, device="cpu", curriculum=extracted(steps=6))
+        yield from last_row("pair", name, pair)
+
+
+def of_language() -> Numbers:
+    """A teacher of masked prediction, with padded strings, its students and a pair."""
+    from pwl_lab.distill.curriculum import extracted, one_shot
+    from pwl_lab.models import language_transformer
+    from pwl_lab.study.verbs import train_or_load, train_pair
+    from pwl_lab.tasks.sequences import GrammarTask
+    from pwl_lab.training import TrainPlan
+
+    plan = TrainPlan(steps=16, batch_size=8, eval_every=8, optimiser="adam", lr=0.005, schedule="cosine")
+    task = GrammarTask("hidden", eval_strings=32)
+    wide, narrow = (language_transformer(task, width=width, heads=2, layers=2) for width in (8, 4))
+    teacher = train_or_load(wide, task, plan, device="cpu")
+    yield from last_row("teacher", "language ", teacher)
+    curricula = {"soft": one_shot(), "extracted": extracted(steps=6, at_once=True)}
+    yield from students_losses("language ", teacher, narrow, task, curricula, plan)
+    yield from last_row("pair", "language ", train_pair(teacher, narrow, task, plan, device="cpu"))
+
+
+def students_losses(name: str, teacher: Any, student: Any, task: Any, curricula: Any, plan: Any) -> Numbers:
+    """The validation loss of a student of each curriculum."""
+    from pwl_lab.study.verbs import distill
+    from pwl_lab.tasks.base import label_loss
+
+    split, net = task.split("validation"), student.make()
+    for (curriculum, _), weights in distill(teacher, student, task, curricula, [0], plan, "cpu").weights.items():
+        net.load_state_dict(weights)
+        yield "students", name + curriculum, label_loss(net.eval()(split.inputs), split.labels).item()
+
+
+def last_row(kind: str, name: str, made: Any) -> Numbers:
     """The last value of each loss; accuracies would say less, and times nothing."""
-    losses = history.select_dtypes("float").drop(columns=["seconds"], errors="ignore").iloc[-1].dropna()
-    return {name: rounded(value) for name, value in losses.items() if "accuracy" not in name}
+    losses = made.history.select_dtypes("float").drop(columns=["seconds"], errors="ignore").iloc[-1].dropna()
+    yield from ((kind, name + loss, value) for loss, value in losses.items() if "accuracy" not in loss)
 
 
 def rounded(value: float) -> float:

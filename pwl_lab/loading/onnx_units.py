@@ -145,7 +145,10 @@ def _test_images(index: BundleIndex, n: int) -> tuple[ImageTask, UInt8[Tensor, "
     made_for = index.made.get("task")
     name = made_for.get("name") if isinstance(made_for, dict) else None
     if index.inputs.n_tokens is not None or len(index.inputs.shape) != 3 or name not in DATASETS:
-        what = f"one that was trained on the images of one of {', '.join(DATASETS)}: its index names the task"
+        what = (
+            f"one that was trained on the images of one of {', '.join(DATASETS)}: its index names the task. For a dataset of "
+            "your own, import the module that adds it to DATASETS, then call write_units or write_page from Python"
+        )
         raise invalid("bundle", f"inputs of shape {index.inputs.shape}, task {name!r}", what)
     task = ImageTask(name)
     if task.input_shape != index.inputs.shape:

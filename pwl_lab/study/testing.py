@@ -10,9 +10,11 @@ from dataclasses import replace
 import torch
 
 from pwl_lab.models.blocknet import unit_bytes
+from pwl_lab.study.code_changes import with_own_code
 from pwl_lab.study.results import Pair
 from pwl_lab.study.store import Artifact, Recipe, Store
 from pwl_lab.study.tables import cube_tables
+from pwl_lab.study.verbs import VERSIONS
 from pwl_lab.support import download
 from pwl_lab.support.errors import invalid
 from pwl_lab.swap.evaluation import score_masks
@@ -48,7 +50,8 @@ def tested_on(pair: Pair, task: ImageTask, whole: str) -> Pair:
     - `whole`: from `all_test_images`.
     """
     images, device = ImageTask(whole), next(pair.net.parameters()).device
-    recipe = Recipe("tested", 1, {"pair": pair.fingerprint, "images": images.fingerprint()})
+    configuration = {"pair": pair.fingerprint, "images": images.fingerprint()}
+    recipe = Recipe("tested", VERSIONS["tested"], with_own_code(configuration, images))
 
     def make() -> Artifact:
         raw = datasets.load(whole)["test"]

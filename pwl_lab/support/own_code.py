@@ -6,10 +6,12 @@ runs: a file may have been edited after it was imported. Comments, blank lines a
 version of Python compiles to other code, and so makes everything again.
 """
 
+import ast
 import dis
 import enum
 import functools
 import inspect
+import itertools
 import linecache
 import os
 import re
@@ -22,7 +24,8 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
+from importlib.util import find_spec, resolve_name
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -32,7 +35,14 @@ from pwl_lab.support.files import sha256
 _OURS = __name__.partition(".")[0]
 _MAIN = {"__main__", "__mp_main__"}  # the latter is what a worker process calls its parent's script
 _PLAIN = (int, float, complex, str, bytes, bool, type(None), type(...), PurePath)
-_BY_REPR = {("torch", "dtype"), ("torch", "device"), ("logging", "Logger")}  # not worth an import of torch
+_BY_REPR = {  # not worth an import of torch; the last two say that there is no default, or one that a function makes
+    ("torch", "dtype"),
+    ("torch", "device"),
+    ("logging", "Logger"),
+    ("pydantic_core._pydantic_core", "PydanticUndefinedType"),
+    ("dataclasses", "_HAS_DEFAULT_FACTORY_CLASS"),
+}
+_OF_PYDANTIC = ("model_config", "model_fields", "model_computed_fields")  # attributes that it gives to its models
 _ANNOTATIONS = ("__annotate__", "__annotate_func__")  # functions in Python 3.14; annotations do not count in any
 _CELL = "ipykernel"  # in the name of what stands for the file of a notebook's cell
 _MOST_FOLLOWED = 1_000  # entries of a collection: longer ones are data
@@ -138,7 +148,9 @@ def _functions(thing: object) -> Iterator[types.FunctionType]:
 
 def _inside(thing: object) -> list[object]:
     """What a descriptor or a wrapper calls; anything else is itself."""
-    if isinstance(thing, staticmethod | classmethod | types.MethodType):
+    if isinstance(thing, types.MethodType):
+        return [thing.__func__, thing.__self__]
+    if isinstance(thing, staticmethod | classmethod):
         return [thing.__func__]
     if isinstance(thing, property):
         return [one for one in (thing.fget, thing.fset, thing.fdel) if one is not None]
@@ -146,10 +158,12 @@ def _inside(thing: object) -> list[object]:
         return [thing.func, thing.args, thing.keywords]
     if isinstance(thing, functools.cached_property):
         return [thing.func]
+    if isinstance(thing, functools.singledispatchmethod):
+        return [thing.dispatcher]
     if isinstance(thing, functools._lru_cache_wrapper):
         return [thing.__wrapped__]
     if isinstance(thing, types.FunctionType) and hasattr(thing, "__wrapped__") and not is_own(thing):
-        return [thing.__wrapped__, *_used_by_wrapper(thing)]  # by a decorator of an installed package
+        return [thing.__wrapped__, *_used_by_wrapper(thing), *_implementations(thing)]
     return [thing]
 
 
@@ -161,12 +175,20 @@ def _used_by_wrapper(thing: types.FunctionType) -> Iterator[object]:
                 yield type(value.__self__) if isinstance(value, types.MethodType) else value
 
 
+def _implementations(thing: types.FunctionType) -> Iterator[object]:
+    """The types and functions among which a function of `functools.singledispatch` chooses."""
+    registry = getattr(thing, "registry", None)
+    if hasattr(thing, "dispatch") and isinstance(registry, Mapping):
+        yield from itertools.chain.from_iterable(registry.items())
+
+
 def code_of(*things: object) -> dict[str, str]:
     """A digest by name for each of the reader's own classes and functions that `things` consist of; {} if there is none.
 
     That includes the classes that a class derives from, and whatever their functions refer to: other functions and
-    classes, constants, defaults, closures, modules that they import. For an instance its class counts, and its attributes
-    as far as they are code: its data are not looked at. Warns about what a function refers to and cannot be inspected.
+    classes, constants, defaults, closures. The file of a module that a function imports when it runs counts as a whole.
+    For an instance its class counts, and its attributes as far as they are code: its data are not looked at. Warns about
+    what a function refers to and cannot be inspected.
 
     Arguments:
     - `things`: instances, classes or functions.
@@ -232,12 +254,17 @@ class _Survey:
 
     def _of_class(self, cls: type, name: str) -> list[Any]:
         """The bases and the attributes of a class."""
-        parts: list[Any] = [[self._value(base, name) for base in cls.__bases__]]
+        made_by = [type(cls)] if is_own(type(cls)) else []
+        parts: list[Any] = [[self._value(base, name) for base in (*cls.__bases__, *made_by)]]
+        parts += [[field, self._value(value, name)] for field, value in sorted(_defaults(cls).items())]
+        skipped = _OF_PYDANTIC if "__pydantic_fields__" in vars(cls) else ()
         for attribute, value in sorted(vars(cls).items()):
             inside = [] if attribute in _ANNOTATIONS else _inside(value)
             if any(isinstance(one, types.FunctionType) for one in inside) or isinstance(value, type):
                 parts.append([attribute, type(value).__qualname__, [self._value(one, name) for one in inside]])
-            elif not attribute.startswith(("__", "_abc_", "model_")) and not inspect.isdatadescriptor(value):
+            elif attribute in skipped or attribute.startswith(("__", "_abc_")):
+                continue
+            elif not inspect.isdatadescriptor(value) or is_own(type(value)):
                 parts.append([attribute, self._value(value, f"{name}.{attribute}")])
         return parts
 
@@ -254,9 +281,21 @@ class _Survey:
             if variable in function.__globals__:
                 value = function.__globals__[variable]
                 parts.append([variable, self._global(value, code, name)])
-        for module in sorted(_read_by(code, "IMPORT_NAME")):
-            parts.append([module, _of_module(module)])
+        parts += [[module, module] for module in sorted(_read_by(code, "IMPORT_NAME"))]
+        for module in sorted(_imported_by(code, function.__globals__.get("__package__"))):
+            self._module(module)
         return parts
+
+    def _module(self, name: str) -> None:
+        """Digest the file of a module of the reader's own that is imported when a function runs, and what it imports."""
+        if f"{name} (file)" in self.digests or (file := _file_of(name)) is None:
+            return
+        with suppress(SyntaxError):  # whoever imports it will be told
+            tree = _without_docstrings(ast.parse(file.read_bytes()))
+            self.digests[f"{name} (file)"] = _hash(ast.dump(tree))
+            package = name if file.stem == "__init__" else name.rpartition(".")[0]
+            for module in sorted(_imported_by(compile(tree, name, "exec"), package)):
+                self._module(module)
 
     def _global(self, value: object, code: types.CodeType, user: str) -> Any:
         """What a global name stands for; of a module of the reader's own, what `code` may read from it."""
@@ -332,15 +371,57 @@ def _constant(value: object) -> Any:
     return [type(value).__name__, repr(value)]
 
 
-def _of_module(name: str) -> Any:
-    """The compiled file of a module of the reader's own that a function imports; the name of any other."""
-    with suppress(ImportError, ValueError, AttributeError, SyntaxError):
-        spec = find_spec(name)
-        if spec is not None and spec.origin and name.partition(".")[0] != _OURS:
-            file = Path(spec.origin)
-            if file.suffix == ".py" and _not_installed(spec.origin):
-                return _of_code(compile(file.read_bytes(), name, "exec"))
-    return name
+def _defaults(cls: type) -> dict[str, list[Any]]:
+    """The defaults of the fields that a pydantic model defines: they are not attributes of the class."""
+    found = {}
+    for kind in ("__pydantic_fields__", "__private_attributes__"):
+        inherited = getattr(cls.__base__, kind, {})
+        for name, one in (vars(cls).get(kind) or {}).items():
+            default, other = (
+                [getattr(of, part, None) for part in ("default", "default_factory")]
+                for of in (one, inherited.get(name))
+            )
+            if name not in inherited or any(mine is not theirs for mine, theirs in zip(default, other, strict=True)):
+                found[name] = default
+    return found
+
+
+def _imported_by(code: types.CodeType, package: str | None) -> set[str]:
+    """The modules that compiled code may import, in the function and those inside it: of `a.b`, `a` as well."""
+    read = [one for one in dis.get_instructions(code) if one.opname != "EXTENDED_ARG"]
+    found = set[str]()
+    for number, one in enumerate(read):
+        if one.opname == "IMPORT_NAME":
+            level, names = (before.argval for before in read[number - 2 : number])
+            with suppress(ImportError):  # relative, outside of a package
+                base = resolve_name("." * level + one.argval, package)
+                found.update(itertools.accumulate(base.split("."), "{}.{}".format))
+                found.update(f"{base}.{name}" for name in names or ())
+    return found.union(*(_imported_by(one, package) for one in code.co_consts if isinstance(one, types.CodeType)))
+
+
+def _file_of(name: str) -> Path | None:
+    """The source file of a module of the reader's own, found without an import; None for any other."""
+    first, *rest = name.split(".")
+    with suppress(ImportError, ValueError, AttributeError):
+        spec = find_spec(first) if first != _OURS else None
+        for part in itertools.accumulate(rest, "{}.{}".format, initial=first):
+            if part != first and spec is not None:
+                spec = PathFinder.find_spec(part, spec.submodule_search_locations or [])
+            if spec is None or (spec.origin and not _not_installed(spec.origin)):
+                return None
+        return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+    return None
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    """The same code without the texts that only describe it."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.fix_missing_locations(ast.Pass(lineno=1, col_offset=0))]
+    return tree
 
 
 def _hash(parts: Any) -> str:

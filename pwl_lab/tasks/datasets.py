@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, SupportsIndex
 
 import numpy as np
 from jaxtyping import UInt8
@@ -49,6 +50,11 @@ class Dataset:
     std: tuple[float, ...]
     read: Callable[[Path], dict[str, RawSplit]]  # from the folder that holds its files
     files: DatasetFiles
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
+        """An entry of ours is sent to another process by its name, so that it stays the one that is read there once."""
+        name = next((name for name, entry in OURS.items() if entry is self), None)
+        return (dataset, (name,)) if name else super().__reduce_ex__(protocol)
 
 
 def balanced_order(labels: UInt8[np.ndarray, " n"], seed: int, role: str = TEACHER) -> np.ndarray:
@@ -216,7 +222,7 @@ def dataset(name: str) -> Dataset:
     return DATASETS[name]
 
 
-def fetch(name: str, folder: str | Path | None = None) -> Path:
+def fetch(name: str, folder: str | Path | None = None, entry: Dataset | None = None) -> Path:
     """Make a dataset available on this machine, check its files, and return the folder that holds them.
 
     Data that is bundled, or comes with an installed package, is only checked. Otherwise the files are taken from
@@ -227,32 +233,33 @@ def fetch(name: str, folder: str | Path | None = None) -> Path:
 
     - `name`: a dataset of `DATASETS`, else UnknownNameError.
     - `folder`: the only place to look for the files. InvalidValueError if the data comes with a package.
+    - `entry`: what to use under this name; None takes it from `DATASETS`.
 
     Raises MissingDataError, naming the file, if a file is missing, cannot be downloaded, or does not have the recorded
     checksum.
     """
-    entry = dataset(name)
+    entry = entry or dataset(name)
     location = obtain(name, entry.files, None if folder is None else Path(folder))
     if entry.files.package:
         entry.read(location)  # the checksum covers the arrays, so they have to be read
     return location
 
 
-@functools.cache
-def _load(entry: Dataset, name: str, folder: str | None) -> dict[str, RawSplit]:
-    """The splits, read and checked once per process and folder."""
-    splits = entry.read(fetch(name, folder))
-    for split, raw in splits.items():
-        check_split(f"{name}: {split}", entry, raw, entry.sizes[split])
-    return splits
+_READ: dict[tuple[str, str | None], tuple[Dataset, dict[str, RawSplit]]] = {}  # by name and folder
 
 
-def load(name: str, folder: str | Path | None = None) -> dict[str, RawSplit]:
-    """The three splits of a dataset as bytes. The arrays are shared: do not write to them.
+def load(name: str, folder: str | Path | None = None, entry: Dataset | None = None) -> dict[str, RawSplit]:
+    """The three splits of a dataset as bytes, read once per process. The arrays are shared: do not write to them.
 
-    Raises as `fetch` does, and InvalidValueError for arrays of the wrong type, shape or size.
+    Arguments: as for `fetch`. Raises as `fetch` does, and InvalidValueError for arrays of the wrong type, shape or size.
     """
-    return _load(dataset(name), name, None if folder is None else str(folder))
+    entry, place = entry or dataset(name), (name, None if folder is None else str(folder))
+    if place not in _READ or _READ[place][0] is not entry:  # a newer entry of this name takes the older one's place
+        splits = entry.read(fetch(name, folder, entry))
+        for split, raw in splits.items():
+            check_split(f"{name}: {split}", entry, raw, entry.sizes[split])
+        _READ[place] = entry, splits
+    return _READ[place][1]
 
 
 FASHION_NAMES = "T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot"
@@ -388,3 +395,4 @@ DATASETS: dict[str, Dataset] = {
     ),
     "digits": DIGITS,
 }
+OURS = dict(DATASETS)  # what this package brings, whatever a reader registers

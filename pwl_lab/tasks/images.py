@@ -31,7 +31,7 @@ class ImageTask(Task):
 
     Arguments:
 
-    - `name`: a dataset of `datasets.DATASETS`.
+    - `name`: a dataset of `datasets.DATASETS`; the task keeps its entry, with the code that reads it.
     - `n_train`: the number of training images, class-balanced; None uses all.
     - `augment`: random changes to training batches.
     - `folder`: where the dataset's files are; None looks where `datasets.fetch` does.
@@ -51,6 +51,7 @@ class ImageTask(Task):
     n_classes: int = field(init=False, repr=False, compare=False)
     class_names: tuple[str, ...] = field(init=False, repr=False, compare=False)
     normalisation: Normalisation = field(init=False, repr=False, compare=False)
+    entry: datasets.Dataset = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Check the arguments and take the rest from the registry."""
@@ -67,13 +68,14 @@ class ImageTask(Task):
             "n_classes": len(entry.class_names),
             "class_names": entry.class_names,
             "normalisation": Normalisation(entry.mean, entry.std),
+            "entry": entry,  # other processes do not know a name of the reader's own, and a name would hide an edit
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)  # the dataclass is frozen otherwise
 
     def size(self, split: str) -> int:
         """The number of images in a split. Raises UnknownNameError for an unknown split."""
-        sizes = datasets.dataset(self.name).sizes
+        sizes = self.entry.sizes
         if split not in sizes:
             raise unknown("split", split, sizes)
         return self.n_train if split == "train" and self.n_train is not None else sizes[split]
@@ -132,22 +134,21 @@ class ImageTask(Task):
 
     def fingerprint(self) -> dict[str, Any]:
         """Everything that determines the data, as JSON values: of files the checksums, not the location."""
-        entry = datasets.dataset(self.name)
         return {
             "task": "images",
             "name": self.name,
             "recipe": SPLIT_RECIPE,
-            "sizes": {split: self.size(split) for split in entry.sizes},
+            "sizes": {split: self.size(split) for split in self.entry.sizes},
             "subset_seed": None if self.n_train is None else {"seed": self.subset_seed, "recipe": SUBSET_RECIPE},
             "augment": self.augment.model_dump(mode="json"),
             "normalisation": {name: list(part) for name, part in self.normalisation._asdict().items()},
-            "files": {file.name: file.sha256 for file in entry.files.members},
+            "files": {file.name: file.sha256 for file in self.entry.files.members},
         }
 
     def _split(self, name: str) -> tuple[UInt8[Tensor, "n channels height width"], Int[Tensor, " n"]]:
         """A split as tensors that share memory with `datasets.load`: do not write to them."""
         self.size(name)  # raises for an unknown split before anything is read
-        raw = datasets.load(self.name, self.folder)[name]
+        raw = datasets.load(self.name, self.folder, self.entry)[name]
         if name == "train" and self.n_train is not None:
             raw = raw[datasets.balanced_order(raw.labels, self.subset_seed, "subset")[: self.n_train]]
         return torch.from_numpy(raw.images), torch.from_numpy(raw.labels).long()

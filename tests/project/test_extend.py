@@ -143,6 +143,32 @@ def test_a_transformer_of_hugging_face_is_cut_at_its_layers(tmp_path):
     assert done.stdout == f"3 blocks: {[f'vit.layers.{number}' for number in range(3)]}\n"
 
 
+def test_an_edit_of_what_reads_the_dataset_changes_the_key(tmp_path):
+    code = with_words("DATASETS[") + "\nfrom pwl_lab.support.own_code import code_of\nprint(code_of(stripes))"
+    edited = code.replace('arrays["labels"])', '1 - arrays["labels"])')
+    first, again, other = (run(tmp_path, one).stdout for one in (code, code, edited))
+    assert "__main__.read" in first
+    assert first == again
+    assert first != other
+
+
+IN_WORKERS = """
+from pwl_lab.models import vgg
+from pwl_lab.study.verbs import run_cases, train_or_load
+from pwl_lab.training import TrainPlan
+
+plan, net = TrainPlan(steps=2, batch_size=8, eval_every=2), vgg(stripes, channels=[2, 2], convolutions=[1, 1])
+cases = [{"model": net, "task": stripes, "plan": plan, "seed": seed} for seed in range(3)]
+print(len(run_cases(train_or_load, cases, "stripes", "cpu")))
+"""
+
+
+@pytest.mark.usefixtures("store_folder")
+def test_worker_processes_know_the_dataset(tmp_path, monkeypatch):
+    monkeypatch.setenv("PWL_LAB_WORKERS", "2")
+    assert run(tmp_path, with_words("DATASETS[") + IN_WORKERS).stdout.endswith("\n3\n")
+
+
 @pytest.mark.usefixtures("store_folder")
 def test_the_grammar_and_the_text_are_tasks(tmp_path):
     learned, text = (showing(with_words(words), PLAYER) for words in ("def loader_of", "TextTask(length"))

@@ -18,6 +18,14 @@ SMALL, WHOLE = "fashion-mnist-small", "fashion-mnist"
 MORE = 300  # test images that the bundled 2,000 do not have
 
 
+class InMemory:
+    def __init__(self, splits):
+        self.splits = splits
+
+    def read(self, folder):
+        return self.splits
+
+
 @pytest.fixture
 def whole(monkeypatch):
     """Instead of full Fashion-MNIST, a dataset with the bundled test images and the first validation images after them."""
@@ -27,9 +35,8 @@ def whole(monkeypatch):
         *(np.concatenate([getattr(one, part) for one in (test, more)]) for part in ("images", "labels"))
     )
     splits = {"train": small["train"], "validation": small["validation"], "test": longer}
-    entry = replace(
-        datasets.dataset(SMALL), sizes={name: len(one.labels) for name, one in splits.items()}, read=lambda _: splits
-    )
+    sizes = {name: len(one.labels) for name, one in splits.items()}
+    entry = replace(datasets.dataset(SMALL), sizes=sizes, read=InMemory(splits).read)
     monkeypatch.setitem(datasets.DATASETS, WHOLE, entry)
     return splits
 

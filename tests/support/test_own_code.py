@@ -26,10 +26,13 @@ from pwl_lab.tasks.parity import SparseParity
 
 MINE = """
 import functools
+from dataclasses import dataclass, field
 import torch
+from pydantic import BaseModel, Field
 from torch import nn
 import helper_of_mine
 from helper_of_mine import twice
+from package_of_mine.near import near
 
 SCALE = 3
 TABLE = {"a": [1, 2]}
@@ -50,8 +53,48 @@ def make(gain):
 
 GAIN = make(2)
 
+class Options(BaseModel):
+    gain: float = 2.0
+    table: list = Field(default_factory=lambda: [1, 2])
+    _hidden: int = 4
+
+@dataclass
+class Plain:
+    rows: list = field(default_factory=lambda: [3])
+
+class Meta(type):
+    kind = 1
+
+class Tagged(metaclass=Meta):
+    pass
+
+class Limited:
+    def __init__(self, most):
+        self.most = most
+
+    def __get__(self, owner, kind=None):
+        return self.most
+
+    def __set__(self, owner, value):
+        pass
+
+    def reach(self):
+        return 2 * self.most
+
+REACH = Limited(5).reach
+
+@functools.singledispatch
+def shown(x):
+    return x
+
+@shown.register
+def _(x: int):
+    return x + 10
+
 class Block(nn.Module):
     eps = 1e-5
+    model_gain = 2.0
+    limit = Limited(3)
 
     def __init__(self, width=4):
         super().__init__()
@@ -75,7 +118,8 @@ class Derived(Block):
     @property
     def size(self):
         from late_of_mine import thing
-        return twice(thing)
+        from package_of_mine import late
+        return twice(thing), near(late), shown(1), REACH(), Options(), Plain(), Tagged.kind
 """
 HELPER = """
 def plus(x, t):
@@ -89,7 +133,17 @@ def unused(x):
 """
 
 
-FILES = {"mine": MINE, "helper_of_mine": HELPER, "late_of_mine": "thing = 3\n"}
+FILES = {
+    "mine": MINE,
+    "helper_of_mine": HELPER,
+    "late_of_mine": "'Said.'\nfrom deep_of_mine import deep\n\nclass Thing:\n    'Said, too.'\n\nthing = 3\n",
+    "deep_of_mine": "deep = 5\n",
+    "package_of_mine/__init__": "first = 6\n",
+    "package_of_mine/late": "from . import deeper\n",
+    "package_of_mine/deeper": "deep = 7\n",
+    "package_of_mine/near": "def near(x):\n    from .close import act\n    return act(x)\n",
+    "package_of_mine/close": "def act(x):\n    return x\n",
+}
 CODE = "import mine; from pwl_lab.support.own_code import code_of; print(code_of(mine.Derived()))"
 
 
@@ -97,33 +151,56 @@ def digests(folder: Path, name: str = "mine", old: str = "", new: str = "") -> d
     """What is found once a text of one file is another."""
     folder = Path(tempfile.mkdtemp(dir=folder))
     assert old in FILES[name]
+    (folder / "package_of_mine").mkdir()
     for file, text in FILES.items():
         (folder / f"{file}.py").write_text(text.replace(old, new) if file == name and old else text)
-        sys.modules.pop(file, None)
+    forget()
     sys.path.insert(0, str(folder))
     try:
         return code_of(importlib.import_module("mine").Derived())
     finally:
         sys.path.remove(str(folder))
-        for file in FILES:
-            sys.modules.pop(file, None)
+        forget()
+
+
+def forget() -> None:
+    for file in FILES:
+        sys.modules.pop(file.replace("/", ".").removesuffix(".__init__"), None)
 
 
 MATTERS = [
-    ("torch.relu(x) *", "torch.relu(x) +"),
-    ("SCALE = 3", "SCALE = 4"),
-    ("SCALE = 3", "SCALE = 3.0"),
-    ('{"a": [1, 2]}', '{"a": [2, 2]}'),
-    ("make(2)", "make(3)"),
-    ("eps = 1e-5", "eps = 1e-4"),
-    ("width=4", "width=5"),
-    ("{1, 2, 5}", "{1, 2, 6}"),
-    ("class Derived(Block)", "class Derived(Block, Other)"),
-    ("return function(*args)", "return -function(*args)"),
-    ("twice(thing)", "twice(thing) + 1"),
-    ("@property", "@classmethod"),
-    ("@torch.no_grad()", "@torch.enable_grad()"),
-    ("return self.eps", "return -self.eps"),
+    ("mine", "torch.relu(x) *", "torch.relu(x) +"),
+    ("mine", "SCALE = 3", "SCALE = 4"),
+    ("mine", "SCALE = 3", "SCALE = 3.0"),
+    ("mine", '{"a": [1, 2]}', '{"a": [2, 2]}'),
+    ("mine", "make(2)", "make(3)"),
+    ("mine", "eps = 1e-5", "eps = 1e-4"),
+    ("mine", "width=4", "width=5"),
+    ("mine", "{1, 2, 5}", "{1, 2, 6}"),
+    ("mine", "class Derived(Block)", "class Derived(Block, Other)"),
+    ("mine", "return function(*args)", "return -function(*args)"),
+    ("mine", "twice(thing)", "twice(thing) + 1"),
+    ("mine", "@property", "@classmethod"),
+    ("mine", "@torch.no_grad()", "@torch.enable_grad()"),
+    ("mine", "return self.eps", "return -self.eps"),
+    ("mine", "model_gain = 2.0", "model_gain = 3.0"),
+    ("mine", "gain: float = 2.0", "gain: float = 3.0"),
+    ("mine", "lambda: [1, 2]", "lambda: [1, 3]"),
+    ("mine", "_hidden: int = 4", "_hidden: int = 5"),
+    ("mine", "lambda: [3]", "lambda: [4]"),
+    ("mine", "kind = 1", "kind = 2"),
+    ("mine", "Limited(3)", "Limited(4)"),
+    ("mine", "Limited(5)", "Limited(6)"),
+    ("mine", "return self.most", "return -self.most"),
+    ("mine", "x + 10", "x + 11"),
+    ("mine", "(x: int)", "(x: bool)"),
+    ("helper_of_mine", "x + t[0]", "x - t[0]"),
+    ("late_of_mine", "3", "4"),
+    ("deep_of_mine", "5", "6"),
+    ("package_of_mine/__init__", "6", "7"),
+    ("package_of_mine/late", "deeper", "deeper as other"),
+    ("package_of_mine/deeper", "7", "8"),
+    ("package_of_mine/close", "return x", "return -x"),
 ]
 DOES_NOT = [
     ("mine", '"What it does."', '"Something else."'),
@@ -132,6 +209,8 @@ DOES_NOT = [
     ("mine", "{1, 2, 5}", "{5, 2, 1}"),
     ("mine", "OTHER = 1", "OTHER = 2"),
     ("helper_of_mine", "    return x\n", "    return -x\n"),
+    ("late_of_mine", "'Said.'", "# said"),
+    ("late_of_mine", "'Said, too.'", "pass  # said, too"),
 ]
 
 
@@ -140,9 +219,7 @@ def test_every_edit_that_can_matter_changes_a_digest_and_no_other_does(tmp_path)
     for name in ("mine.Derived", "mine.Block.forward", "mine.act", "helper_of_mine.plus", "helper_of_mine.twice"):
         assert name in before
     assert "helper_of_mine.unused" not in before
-    found = [before, *(digests(tmp_path, "mine", *edit) for edit in MATTERS)]
-    found.append(digests(tmp_path, "helper_of_mine", "x + t[0]", "x - t[0]"))
-    found.append(digests(tmp_path, "late_of_mine", "3", "4"))
+    found = [before, *(digests(tmp_path, *edit) for edit in MATTERS)]
     for edit in DOES_NOT:
         assert digests(tmp_path, *edit) == before, edit
     for number, one in enumerate(found):
