@@ -195,6 +195,41 @@ def test_a_layer_that_runs_twice_is_named():
         BlockNet.of(Twice(), (4,), stem="one", blocks=["act"], head="two")
 
 
+class Shifted(nn.Module):
+    """Has a buffer that its `state_dict` leaves out, and one that is not set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 4), nn.ModuleList([nn.BatchNorm1d(4)])
+        self.one.register_buffer("unset", None, persistent=False)
+        self.two[0].register_buffer("shift", torch.rand(4), persistent=False)
+        self.two[0].register_forward_hook(lambda module, _, output: output + module.shift)
+
+    def forward(self, x):
+        return self.two[0](self.one(x))
+
+
+def test_buffers_that_a_module_leaves_out_are_stored_and_the_module_is_as_before():
+    module, other = Shifted().eval(), Shifted().eval()
+    pretrained = copy.deepcopy(module.state_dict())
+    nets = [BlockNet.of(one, (4,), stem=[], blocks=["one", "two.0"], head=[]) for one in (module, other)]
+    assert nets[0].state_dict().keys() - {"blocks.1.two_0.shift"} == {
+        f"blocks.{name.replace('one', '0.one').replace('two.0', '1.two_0')}" for name in pretrained
+    }
+    inputs = torch.randn(3, 4)
+    for assign in (False, True):
+        nets[1].load_state_dict(nets[0].state_dict(), assign=assign)
+        assert torch.equal(nets[1](inputs), module(inputs))
+    assert module.state_dict().keys() == pretrained.keys()
+    module.load_state_dict(pretrained)
+    short = {name: tensor for name, tensor in nets[0].state_dict().items() if not name.endswith("shift")}
+    with pytest.raises(RuntimeError, match=r'Missing key\(s\) in state_dict: "blocks\.1\.two_0\.shift"'):
+        nets[1].load_state_dict(short)
+    for wrong in (torch.rand(3), torch.rand(1)):
+        with pytest.raises(RuntimeError, match=r"size mismatch for blocks\.1\.two_0\.shift: \[\d\], not \[4\]"):
+            nets[1].load_state_dict(short | {"blocks.1.two_0.shift": wrong})
+
+
 TASK, PLAN = ToyImages(size=8), TrainPlan(steps=12, batch_size=8, eval_every=6, lr=0.05)
 
 
