@@ -5,6 +5,7 @@ import contextlib
 import json
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,7 +17,6 @@ from tornado.http1connection import HTTP1Connection, HTTP1ServerConnection
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPConnection, HTTPHeaders, HTTPMessageDelegate, format_timestamp
 from tornado.iostream import IOStream, StreamClosedError
-from tornado.netutil import bind_sockets
 from tornado.web import Application, HTTPError, StaticFileHandler
 
 from pwl_lab.loading.sources import INDEX, MOST_INDEX_BYTES, Closing, FolderSource, SourceError, check_name, is_inside
@@ -332,7 +332,14 @@ def _bind(port: int) -> socket.socket:
     """A listening socket, on the loopback only."""
     if not 0 <= port <= 65535:
         raise invalid("port", port, "a number from 0 (any free port) to 65535")
+    listening = socket.socket()
     try:
-        return bind_sockets(port, LOOPBACK)[0]
+        if sys.platform != "win32":  # there it would let two servers share a port
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # not taken by connections that have ended
+        listening.setblocking(False)
+        listening.bind((LOOPBACK, port))
+        listening.listen(MOST_AT_ONCE)
     except OSError as error:
+        listening.close()
         raise invalid("port", port, f"a port that is free and allowed ({error.strerror}); 0 picks one") from error
+    return listening
