@@ -232,7 +232,9 @@ class _BundleHandler(StaticFileHandler):
     """Answers GET and HEAD for the listed files, with Range and ETag; anything else gets an error without details."""
 
     # tornado passes the arguments that the application was created with, whatever the base class takes.
-    def initialize(self, path: str, names: frozenset[str], link: Link, guests: _Guests) -> None:  # type: ignore[override]
+    def initialize(  # type: ignore[override]  # see above
+        self, path: str, names: frozenset[str], link: Link, guests: _Guests
+    ) -> None:
         """Called by tornado for each request."""
         super().initialize(path)
         self._names, self._link, self._guests = names, link, guests

@@ -64,7 +64,7 @@ def _not_installed(file: str) -> bool:
 
 def located(thing: object) -> str:
     """The name of a class or function, with file and line if it is the reader's own: `Rings (mine.py, line 7)`."""
-    thing = inspect.unwrap(getattr(thing, "__func__", thing))  # type: ignore[arg-type]
+    thing = inspect.unwrap(getattr(thing, "__func__", thing))  # type: ignore[arg-type]  # anything may be asked about
     name = str(getattr(thing, "__qualname__", type(thing).__qualname__)).rpartition("<locals>.")[2]
     if not is_own(thing):
         return name

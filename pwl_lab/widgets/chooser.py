@@ -98,7 +98,7 @@ def own_picture(pair: Pair, task: ImageTask, interactive: bool = True) -> "OwnPi
     - `task`: defines how images are prepared.
     - `interactive`: the live widget; a page without a kernel only says that one is needed.
     """
-    return OwnPicture(pair, task) if interactive else Markdown(NO_KERNEL)  # type: ignore[no-untyped-call]
+    return OwnPicture(pair, task) if interactive else Markdown(NO_KERNEL)  # type: ignore[no-untyped-call]  # IPython is not annotated
 
 
 def how_to(task: ImageTask) -> str:
