@@ -54,6 +54,7 @@ LONGEST_FIRST = [
     "tests/study/test_own_mistakes.py",
     "tests/loading/test_onnx_units.py",
     "tests/loading/test_model.py",
+    "tests/models/test_hugging_face.py",
     "tests/study/test_code_changes.py",
     "tests/project/test_extend.py",
     "tests/project/test_sdist.py",

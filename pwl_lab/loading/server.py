@@ -5,6 +5,7 @@ import contextlib
 import json
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,7 +17,6 @@ from tornado.http1connection import HTTP1Connection, HTTP1ServerConnection
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPConnection, HTTPHeaders, HTTPMessageDelegate, format_timestamp
 from tornado.iostream import IOStream, StreamClosedError
-from tornado.netutil import bind_sockets
 from tornado.web import Application, HTTPError, StaticFileHandler
 
 from pwl_lab.loading.sources import INDEX, MOST_INDEX_BYTES, Closing, FolderSource, SourceError, check_name, is_inside
@@ -232,7 +232,9 @@ class _BundleHandler(StaticFileHandler):
     """Answers GET and HEAD for the listed files, with Range and ETag; anything else gets an error without details."""
 
     # tornado passes the arguments that the application was created with, whatever the base class takes.
-    def initialize(self, path: str, names: frozenset[str], link: Link, guests: _Guests) -> None:  # type: ignore[override]
+    def initialize(  # type: ignore[override]  # see above
+        self, path: str, names: frozenset[str], link: Link, guests: _Guests
+    ) -> None:
         """Called by tornado for each request."""
         super().initialize(path)
         self._names, self._link, self._guests = names, link, guests
@@ -332,7 +334,14 @@ def _bind(port: int) -> socket.socket:
     """A listening socket, on the loopback only."""
     if not 0 <= port <= 65535:
         raise invalid("port", port, "a number from 0 (any free port) to 65535")
+    listening = socket.socket()
     try:
-        return bind_sockets(port, LOOPBACK)[0]
+        if sys.platform != "win32":  # there it would let two servers share a port
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # not taken by connections that have ended
+        listening.setblocking(False)
+        listening.bind((LOOPBACK, port))
+        listening.listen(MOST_AT_ONCE)
     except OSError as error:
+        listening.close()
         raise invalid("port", port, f"a port that is free and allowed ({error.strerror}); 0 picks one") from error
+    return listening

@@ -211,7 +211,7 @@ class LiveCurves:
         """Draw the curves so far."""
         if self._area is None:
             self._area = ipywidgets.HTML()
-            display(self._area)  # type: ignore[no-untyped-call]
+            display(self._area)  # type: ignore[no-untyped-call]  # IPython is not annotated
         self._area.value = self.html()
 
     def html(self) -> str:

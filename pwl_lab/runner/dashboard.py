@@ -51,7 +51,7 @@ class OneAhead(AsyncMappingKernelManager):
 
     def __init__(self, **options: Any) -> None:
         """The first kernel starts with the server."""
-        super().__init__(**options)  # type: ignore[no-untyped-call]
+        super().__init__(**options)  # type: ignore[no-untyped-call]  # voila is not annotated
         self._ahead: asyncio.Task[str] | None = None
         self._ends = False
         IOLoop.current().add_callback(self._start_ahead)
@@ -61,7 +61,7 @@ class OneAhead(AsyncMappingKernelManager):
             beside_the_notebook = ApiPath("")
             self._ahead = asyncio.ensure_future(super().start_kernel(path=beside_the_notebook))
 
-    async def start_kernel(self, **options: Any) -> str:  # type: ignore[override]
+    async def start_kernel(self, **options: Any) -> str:  # type: ignore[override]  # one of the bases is synchronous
         """The kernel that is ready, or, if another page has just taken that one, a new one."""
         ahead, self._ahead = self._ahead, None
         IOLoop.current().call_later(NEXT_S, self._start_ahead)
@@ -69,16 +69,16 @@ class OneAhead(AsyncMappingKernelManager):
             await asyncio.wait([ahead])
         if not ahead or ahead.exception() or ahead.result() not in self:  # no longer in self: it was killed
             return await super().start_kernel(**options)
-        self.get_kernel(ahead.result()).last_activity = datetime.now(UTC)  # type: ignore[attr-defined] # idle from now on
+        self.get_kernel(ahead.result()).last_activity = datetime.now(UTC)  # type: ignore[attr-defined]  # idle from now on
         return ahead.result()
 
     async def cull_kernel_if_idle(self, kernel_id: str) -> None:
         """Shut down a kernel that has been idle for too long, unless it waits for its page."""
         waits = self._ahead and self._ahead.done() and not self._ahead.exception() and self._ahead.result()
         if kernel_id != waits:
-            await super().cull_kernel_if_idle(kernel_id)  # type: ignore[no-untyped-call]
+            await super().cull_kernel_if_idle(kernel_id)  # type: ignore[no-untyped-call]  # nor is jupyter-server
 
-    async def shutdown_all(self, now: bool = False) -> None:  # type: ignore[override]
+    async def shutdown_all(self, now: bool = False) -> None:  # type: ignore[override]  # as above
         """Shut down every kernel, and start no other one."""
         self._ends = True
         await super().shutdown_all(now=now)

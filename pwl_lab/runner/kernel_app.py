@@ -35,7 +35,7 @@ class KernelApp(IPKernelApp):
 
     def init_shell(self) -> None:
         """Create the shell; what a cell with an import does, and is no phase by itself, counts as the kernel's start."""
-        super().init_shell()  # type: ignore[no-untyped-call]
+        super().init_shell()  # type: ignore[no-untyped-call]  # ipykernel is not annotated
         shell: Any = self.shell
         importing = ExitStack()
 

@@ -61,7 +61,7 @@ def write_slides(folder: Path, reveal: Path | None = None) -> Path:
     place = obtain("reveal.js", REVEAL, reveal)
     parts = {member.name: (place / member.name).read_text(encoding="utf-8") for member in REVEAL.members}
     target = folder / SLIDES
-    exporter = DeckExporter(  # type: ignore[no-untyped-call]
+    exporter = DeckExporter(  # type: ignore[no-untyped-call]  # nbconvert is not annotated
         raw_template=(TEMPLATES / "slides.html.j2").read_text(encoding="utf-8"),
         embed_images=True,
         filters={"latex_output": latex_output},

@@ -80,7 +80,7 @@ def located(thing: object) -> str:
 
     Of an instance, those of its class. Where no file is known, the module is named.
     """
-    thing = inspect.unwrap(getattr(thing, "__func__", thing))  # type: ignore[arg-type]
+    thing = inspect.unwrap(getattr(thing, "__func__", thing))  # type: ignore[arg-type]  # anything may be asked about
     name = str(getattr(thing, "__qualname__", type(thing).__qualname__)).rpartition("<locals>.")[2]
     if not is_own(thing):
         return name

@@ -47,7 +47,11 @@ class Function(nn.Module):
 
 
 class Row(nn.Sequential):
-    """Parts one after the other. Of a part that returns several things, the tensor that comes first is handed on."""
+    """Parts one after the other. Of a part that returns several things, the tensor that comes first is handed on.
+
+    Its `state_dict` also has the parts' buffers that are not persistent, since whatever affects the output is stored with
+    the weights. The parts themselves are as before: the `state_dict` of the module that they belong to does not change.
+    """
 
     def __init__(self, parts: Mapping[str, nn.Module], turned: tuple[bool, bool] = (False, False)) -> None:
         """`turned`: whether the input and the output have their channels in dimension 1, while the parts' are last."""
@@ -62,6 +66,38 @@ class Row(nn.Sequential):
         for part in self:
             state = tensor_in(part(state))
         return state.movedim(-1, 1) if self.turned[1] else state
+
+    def _unsaved(self) -> Iterator[tuple[str, nn.Module, str, Tensor]]:
+        """The buffers that the parts do not save: path, owner, name, value."""
+        for path, owner in self.named_modules(remove_duplicate=False):
+            for name in owner._non_persistent_buffers_set:
+                if (value := owner._buffers.get(name)) is not None:
+                    yield f"{path}.{name}", owner, name, value
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """Called by `state_dict`, before the parts are asked."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for path, _, _, value in self._unsaved():
+            destination[prefix + path] = value if keep_vars else value.detach()
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], strict: bool,
+        missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str],
+    ) -> None:  # fmt: skip
+        """Called by `load_state_dict`, with a `state_dict` of our own, before the parts are: they refuse these buffers."""
+        for path, owner, name, value in self._unsaved():
+            given = state_dict.pop(prefix + path, None)
+            if given is None:
+                missing_keys += [prefix + path] * strict
+            elif given.shape != value.shape:
+                error_msgs.append(f"size mismatch for {prefix + path}: {list(given.shape)}, not {list(value.shape)}")
+            elif local_metadata.get("assign_to_params_buffers", False):
+                setattr(owner, name, given)
+            else:
+                value.copy_(given)
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
 
 
 def tensor_in(output: Any) -> Tensor:
@@ -93,8 +129,6 @@ def cut(
     if channels not in ("first", "last"):
         raise invalid("channels", channels, "first or last")
     groups = [_listed(group) for group in (stem, *blocks, head)]
-    for one in module.modules():
-        one._non_persistent_buffers_set.clear()  # whatever affects the output is stored with the weights
     if not any(tensor.is_meta for tensor in module.state_dict(keep_vars=True).values()):
         _check(module, groups, channels == "last", tuple(input_shape), n_tokens)
     return _rows(module, groups, channels == "last")

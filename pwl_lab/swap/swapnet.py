@@ -137,7 +137,8 @@ class SwapNet(nn.Module):
         """
         super().__init__()
         if teacher.pads != student.pads:
-            raise invalid("pads of the student", student.pads, f"{teacher.pads}, as the teacher's")
+            what = "a network that treats padding as the teacher does (`BlockNet.pads`); those of `BlockNet.of` do not hide it"
+            raise invalid("student", f"a network with pads = {student.pads}", what)
         shapes = teacher.state_shapes(input_shape), student.state_shapes(input_shape)
         converters = Converters(*shapes, placement, pads=teacher.pads)
         self.teacher, self.student, self.converters = teacher, student, converters

@@ -139,7 +139,7 @@ def own_picture(pair: Pair, task: Task, interactive: bool = True) -> "OwnPicture
     """
     if not isinstance(task, ImageTask):
         raise invalid("task", located(type(task)), "an ImageTask; no other says how a picture becomes an input")
-    return OwnPicture(pair, task) if interactive else Markdown(NO_KERNEL)  # type: ignore[no-untyped-call]
+    return OwnPicture(pair, task) if interactive else Markdown(NO_KERNEL)  # type: ignore[no-untyped-call]  # IPython is not annotated
 
 
 def how_to(task: ImageTask) -> str:

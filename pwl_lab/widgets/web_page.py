@@ -76,7 +76,11 @@ def write_page(bundle: Path, folder: Path, name: str) -> None:
 
 
 def write_stored_pairs(preset: str, folder: Path) -> Missing:
-    """Write the page with notebook 04's pair of each family, as far as the store has them; return what is missing."""
+    """Write the page with notebook 04's pair of each family, as far as the store has them; return what is missing.
+
+    Raises as `write_page` does.
+    """
+    _runtime()  # without it no stored pair is of use, and none need be made
     missing = Missing()
     for family in FAMILIES:
         sizes = LoadingSettings.load(preset, family=family)

@@ -1,5 +1,6 @@
-"""Plain Jupyter Notebook 7: the parameters cell is shown, and every kind of control moves what it shows."""
+"""Plain Jupyter Notebook 7: what is typed into the parameters cell counts, and every kind of control moves what it shows."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
@@ -8,6 +9,9 @@ from labpage import ANSWER_MS, cut, open_notebook, run_all
 from nbformat.v4 import new_code_cell, new_notebook
 from playing import captions
 from playwright.sync_api import Page
+from smoke import SmokeRun
+
+from pwl_lab.support import paths
 
 HELPERS = Path(__file__).parents[1] / "helpers"
 PARAMETERS = 'preset = "smoke"  # smoke, lesson or paper'
@@ -45,6 +49,26 @@ def test_controls_answer_and_the_parameters_are_shown(notebook_7: tuple[str, str
     check_player(page)
     check_canvas(page)
     check_frames(page)
+
+
+@pytest.mark.browser
+def test_a_notebook_of_the_series_runs_at_the_preset_that_is_typed(
+    notebook_7: tuple[str, str, Path], smoke_run: Callable[[str], SmokeRun], tmp_path: Path, page: Page
+) -> None:
+    smoke_run("04").copy_store(tmp_path / "runs" / "store")
+    lesson = nbformat.read(paths.notebooks() / "04_progressive_weight_loading.ipynb", 4)
+    lesson.cells.append(new_code_cell('print("It ran at", preset)'))
+    nbformat.write(lesson, notebook_7[2] / "lesson.ipynb")
+    open_notebook(page, notebook_7, "lesson", "notebooks")
+    page.console_errors.clear()  # Notebook 7 logs one of its own while it starts
+    line = page.locator(".cm-line", has_text='preset = "lesson"')
+    line.scroll_into_view_if_needed()
+    line.get_by_text('"lesson"', exact=True).dblclick()  # marks the word between the quotes
+    page.keyboard.type("smoke")
+    run_all(page)
+    page.get_by_text("It ran at smoke").wait_for(timeout=20_000)
+    page.locator(".pwl-player").first.wait_for(timeout=20_000)
+    assert page.locator("[data-mime-type$='.error']").count() == 0
 
 
 def check_player(page: Page) -> None:

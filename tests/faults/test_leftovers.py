@@ -44,7 +44,7 @@ def test_the_socket_folder_of_a_killed_run_is_swept_by_the_next_and_that_of_a_li
     finally:
         for process in started:
             process.kill()
-            process.wait()
+            process.communicate()  # closes its pipe, too
     assert list(temporary.iterdir()) == [live]
 
 

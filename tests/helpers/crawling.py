@@ -1,4 +1,4 @@
-"""The links of pages on disk: each must lead to a file that is there, and to a place that the file has."""
+"""The links of pages on disk, and what they load: a file that is there, and a place that the file has."""
 
 from html.parser import HTMLParser
 from pathlib import Path
@@ -6,11 +6,12 @@ from urllib.parse import unquote, urlsplit
 
 
 class _Reader(HTMLParser):
-    """The links that a page shows, and the places that a link may name."""
+    """The links that a page shows, what it loads, and the places that a link may name."""
 
     def __init__(self) -> None:
         super().__init__()
         self.links: list[str] = []
+        self.loads: list[str] = []  # pictures, scripts, styles
         self.places: set[str] = set()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -18,6 +19,7 @@ class _Reader(HTMLParser):
         self.places |= {value for value in (found.get("id"), found.get("name")) if value}
         if tag == "a" and "href" in found and "hidden" not in found:
             self.links.append(found["href"] or "")
+        self.loads += [value for value in (found.get("src"), tag == "link" and found.get("href")) if value]
 
 
 def read(page: Path) -> _Reader:
@@ -27,11 +29,11 @@ def read(page: Path) -> _Reader:
 
 
 def broken_links(folder: Path) -> list[str]:
-    """Every link of the pages in `folder` that leads nowhere, as `page -> address`; addresses elsewhere are not asked."""
+    """What the pages in `folder` link to or load and is not there, as `page -> address`; addresses elsewhere are not asked."""
     pages = {page.resolve(): read(page) for page in folder.rglob("*.html")}
     broken = []
     for page, reader in pages.items():
-        for address in reader.links:
+        for address in reader.links + reader.loads:
             parts = urlsplit(address)
             if parts.scheme or parts.netloc:
                 continue

@@ -5,16 +5,20 @@ from typing import Literal
 
 import pytest
 import torch
+from bundles import expected
+from opened_elsewhere import answers_elsewhere
 from own_networks import Patches, Positions, ResNet, ResNetParts
 from torch import nn
-from toys import ToyImages
+from toys import ToyImages, ToyStrings
 
 from pwl_lab.distill.curriculum import extracted, one_shot
-from pwl_lab.models import BlockNet, ModelConfig, build
+from pwl_lab.models import BlockNet, ModelConfig, build, language_transformer
+from pwl_lab.models import resnet as resnet_of_ours
 from pwl_lab.study.verbs import distill, train_or_load, train_pair
 from pwl_lab.support.errors import InvalidValueError, UnknownNameError
 from pwl_lab.support.rows import cut
 from pwl_lab.swap.masks import all_masks
+from pwl_lab.swap.swapnet import SwapNet
 from pwl_lab.training import TrainPlan
 
 LAYERS = {
@@ -195,11 +199,46 @@ def test_a_layer_that_runs_twice_is_named():
         BlockNet.of(Twice(), (4,), stem="one", blocks=["act"], head="two")
 
 
+class Shifted(nn.Module):
+    """Has a buffer that its `state_dict` leaves out, and one that is not set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 4), nn.ModuleList([nn.BatchNorm1d(4)])
+        self.one.register_buffer("unset", None, persistent=False)
+        self.two[0].register_buffer("shift", torch.rand(4), persistent=False)
+        self.two[0].register_forward_hook(lambda module, _, output: output + module.shift)
+
+    def forward(self, x):
+        return self.two[0](self.one(x))
+
+
+def test_buffers_that_a_module_leaves_out_are_stored_and_the_module_is_as_before():
+    module, other = Shifted().eval(), Shifted().eval()
+    pretrained = copy.deepcopy(module.state_dict())
+    nets = [BlockNet.of(one, (4,), stem=[], blocks=["one", "two.0"], head=[]) for one in (module, other)]
+    assert nets[0].state_dict().keys() - {"blocks.1.two_0.shift"} == {
+        f"blocks.{name.replace('one', '0.one').replace('two.0', '1.two_0')}" for name in pretrained
+    }
+    inputs = torch.randn(3, 4)
+    for assign in (False, True):
+        nets[1].load_state_dict(nets[0].state_dict(), assign=assign)
+        assert torch.equal(nets[1](inputs), module(inputs))
+    assert module.state_dict().keys() == pretrained.keys()
+    module.load_state_dict(pretrained)
+    short = {name: tensor for name, tensor in nets[0].state_dict().items() if not name.endswith("shift")}
+    with pytest.raises(RuntimeError, match=r'Missing key\(s\) in state_dict: "blocks\.1\.two_0\.shift"'):
+        nets[1].load_state_dict(short)
+    for wrong in (torch.rand(3), torch.rand(1)):
+        with pytest.raises(RuntimeError, match=r"size mismatch for blocks\.1\.two_0\.shift: \[\d\], not \[4\]"):
+            nets[1].load_state_dict(short | {"blocks.1.two_0.shift": wrong})
+
+
 TASK, PLAN = ToyImages(size=8), TrainPlan(steps=12, batch_size=8, eval_every=6, lr=0.05)
 
 
 @pytest.mark.usefixtures("store_folder")
-def test_it_is_trained_distilled_and_paired_like_ours():
+def test_it_is_trained_distilled_paired_and_opened_elsewhere_like_ours(tmp_path):
     teacher = train_or_load(ResNetParts(width=6, depths=(2, 1, 1)), TASK, PLAN, device="cpu")
     curricula = {"soft": one_shot(), "extracted": extracted(steps=3)}
     runs = distill(teacher, ResNetParts(), TASK, curricula, [0, 1], PLAN, device="cpu")
@@ -209,6 +248,31 @@ def test_it_is_trained_distilled_and_paired_like_ours():
     found = train_pair(teacher, ResNetParts(), TASK, PLAN, device="cpu")
     for name, tensor in found.net.state_dict().items():
         assert torch.equal(tensor, pair.net.state_dict()[name])
+    assert found.export(tmp_path / "bundle").modules == {"parts of a resnet": "own_networks"}
+    inputs = TASK.split("test").inputs
+    answers, wanted = answers_elsewhere(tmp_path / "bundle", inputs), expected(pair.net, inputs)
+    for mask, logits in (wanted | {"predicted": wanted["TTT"]}).items():
+        assert torch.equal(answers[mask], logits), mask
+
+
+@pytest.mark.usefixtures("store_folder")
+def test_its_student_may_be_one_of_ours_at_the_same_positions():
+    teacher = train_or_load(ResNetParts(width=6), TASK, PLAN, device="cpu")
+    student = resnet_of_ours(TASK, channels=(3, 4, 5), depths=(1, 1, 1), stem_stride=2)
+    pair = train_pair(teacher, student, TASK, PLAN, device="cpu", to_export=True)
+    positions = [[shape[1:] for shape in net.state_shapes((1, 8, 8))] for net in (pair.net.teacher, pair.net.student)]
+    assert positions == [[(4, 4), (2, 2), (1, 1)]] * 2
+    assert set(pair.masks["mask"]) == set(all_masks(3))
+
+
+@pytest.mark.parametrize("parts_teach", [True, False])
+def test_a_network_that_attends_to_padding_is_no_partner_of_one_that_hides_it(parts_teach):
+    module = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4), nn.Linear(4, 3))
+    parts = BlockNet.of(module, (9,), stem="0", blocks=["1"], head="2", channels="last", n_tokens=5)
+    ours = build(language_transformer(ToyStrings(), width=4, heads=1, layers=1), 0)
+    words = rf"student = 'a network with pads = {parts_teach}' is not allowed: .*`BlockNet\.of` do not hide it"
+    with pytest.raises(InvalidValueError, match=words):
+        SwapNet(*((parts, ours) if parts_teach else (ours, parts)), (9,))
 
 
 class PatchesConfig(ModelConfig):

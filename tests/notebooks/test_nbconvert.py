@@ -1,4 +1,4 @@
-"""A notebook of the series in nbconvert, which knows nothing of us: it executes as it stands."""
+"""A notebook of the series, with widgets, in nbconvert, which knows nothing of us: it executes as it stands."""
 
 import os
 import subprocess
@@ -15,8 +15,8 @@ from pwl_lab.support import paths
 
 @pytest.mark.notebook
 def test_nbconvert_executes_a_notebook(tmp_path: Path, smoke_run: Callable[[str], SmokeRun]) -> None:
-    smoke_run("01").copy_store(tmp_path / "runs" / "store")
-    nb = nbformat.read(paths.notebooks() / "01_sparse_parity_teacher.ipynb", as_version=4)
+    smoke_run("04").copy_store(tmp_path / "runs" / "store")
+    nb = nbformat.read(paths.notebooks() / "04_progressive_weight_loading.ipynb", as_version=4)
     cell = next(cell for cell in nb.cells if "parameters" in cell.metadata.get("tags", []))
     cell.source = cell.source.replace('preset = "lesson"', 'preset = "smoke"')
     nbformat.write(nb, tmp_path / "as_it_stands.ipynb")
@@ -34,4 +34,5 @@ def test_nbconvert_executes_a_notebook(tmp_path: Path, smoke_run: Callable[[str]
     assert done.returncode == 0, done.stderr
     code = [one for one in nbformat.read(tmp_path / "executed.ipynb", as_version=4).cells if one.cell_type == "code"]
     assert [one.execution_count for one in code] == list(range(1, len(code) + 1))
-    assert any("image/png" in output.get("data", {}) for one in code for output in one.outputs)
+    shown = {kind for one in code for output in one.outputs for kind in output.get("data", {})}
+    assert {"image/png", "application/vnd.jupyter.widget-view+json"} <= shown

@@ -1,13 +1,19 @@
 """The ways to install: pip, uv, conda, a container, Binder and commands by hand all ask for the same."""
 
+import ast
 import json
 import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
+from collections.abc import Iterator
+from functools import cache
+from importlib.metadata import packages_distributions, requires
 
 import pytest
+from packaging.requirements import Requirement
 from sources import MODULES, ROOT, read
 
 from pwl_lab.support.yaml12 import read_yaml
@@ -25,6 +31,14 @@ CONDA_NAMES = {
     "playwright": "playwright-python",
     "jupyter-client": "jupyter_client",
     "jupyter-server": "jupyter_server",
+}
+# What a package of ours brings and we import, too.
+BROUGHT = {
+    "dask": "distributed",
+    "docutils": "sphinx",
+    "ipython": "ipykernel",
+    "pydantic-core": "pydantic",
+    "traitlets": "ipywidgets",
 }
 
 
@@ -111,6 +125,60 @@ def test_conda_and_pip_ask_for_the_same():
         {"pip": [f"-e .[{','.join(sorted(rest))}]"]}
     ]
     assert set(extras["s3"]) <= set(extras["dev"])
+
+
+@cache
+def distributions() -> dict[str, set[str]]:
+    """The packages, as registries name them, that bring a module."""
+    return {module: {_name(one).lower() for one in names} for module, names in packages_distributions().items()}
+
+
+def asked_for(*lines: str) -> set[str]:
+    """The packages that requirements name, and those of the table that one of them brings."""
+    names = {_name(line).lower() for line in lines}
+    return names | {name for name, bringer in BROUGHT.items() if bringer in names}
+
+
+def imported(tree: ast.AST, at_import: bool = True) -> Iterator[tuple[str, bool]]:
+    """The modules that code imports, without the library's and ours, and whether importing the code does it already."""
+    for node in ast.iter_child_nodes(tree):
+        names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module] if isinstance(node, ast.ImportFrom) else []
+        for name in (name.partition(".")[0] for name in names):
+            if name not in {*sys.stdlib_module_names, "pwl_lab"}:
+                yield name, at_import
+        guarded = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        guarded |= isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        guarded |= isinstance(node, ast.Try) and any("ImportError" in ast.unparse(one) for one in node.handlers)
+        yield from imported(node, at_import and not guarded)
+
+
+def test_the_package_asks_for_what_it_imports():
+    extras = [line for name, lines in PROJECT["optional-dependencies"].items() if name != "dev" for line in lines]
+    always, at_most = asked_for(*PROJECT["dependencies"]), asked_for(*PROJECT["dependencies"], *extras)
+    found = {(name, first) for path in MODULES for name, first in imported(ast.parse(read(path)))}
+    assert {("torch", True), ("PIL", True), ("ruamel", True), ("onnx", False), ("docutils", False)} <= found
+    unasked = {name for name, first in found if not distributions()[name] & (always if first else at_most)}
+    assert unasked == set()
+
+
+@pytest.mark.parametrize("name", BROUGHT)
+def test_what_another_package_is_said_to_bring_it_brings(name):
+    lines = [Requirement(line) for line in requires(BROUGHT[name])]
+    assert name in {_name(line.name).lower() for line in lines if line.marker is None or line.marker.evaluate()}
+
+
+def test_what_make_installs_can_be_imported():
+    """Otherwise tests that need an extra would be skipped, and nobody would notice."""
+    (extras,) = re.findall(r"-e '\.\[([\w,]+)\]'", read(ROOT / "Makefile"))
+    lines = [Requirement(line) for extra in extras.split(",") for line in PROJECT["optional-dependencies"][extra]]
+    wanted = {_name(line.name).lower() for line in lines if line.marker is None or line.marker.evaluate()}
+    public = {one: names for one, names in distributions().items() if one.isidentifier() and not one.startswith("_")}
+    assert wanted <= set.union(*public.values())
+    modules = [one for one, names in public.items() if names & wanted]
+    code = f"import {', '.join(modules)}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_folder_of_the_package_is_packed():

@@ -44,6 +44,12 @@ def test_the_citation_and_the_changelog_name_the_version_and_the_papers() -> Non
     assert releases[0] == version
 
 
+@each_module
+def test_what_mypy_ignores_has_a_reason(path: Path) -> None:
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if "# type: ignore" in line]
+    assert [line for line in lines if not re.search(r"# type: ignore\[[\w, -]+\]  # \S", line)] == []
+
+
 def test_make_and_ci_run_the_same_tests() -> None:
     ci = ROOT / ".ci" / "run"
     assert ci.stat().st_mode & 0o111

@@ -13,7 +13,8 @@ from types import SimpleNamespace
 import pytest
 from sources import MODULES, ROOT
 
-CONTENTS = ("pyproject.toml", "README.md", "LICENSE", "pwl_lab", "presets", "data")
+FILES = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]  # as a fresh checkout would have them
+EXAMPLE = "{}/presets/grids/example.yaml"  # of the series' own, so it needs one of its notebooks
 BUILD = "import sys, setuptools.build_meta as backend; print(backend.build_sdist(sys.argv[1]))"
 LIBRARY = """
 import json
@@ -54,10 +55,10 @@ print(json.dumps(found))
 def installed(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """The sdist, and an environment with it and with our other packages, in a folder whose name is not plain."""
     folder = tmp_path_factory.mktemp("sdist") / "ein Ordner ü"
-    (folder / "source").mkdir(parents=True)
-    for name in CONTENTS:
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, folder / "source" / name)
+    for name in filter(None, run(FILES, ROOT).stdout.split("\0")):
+        if (ROOT / name).is_file():  # git also lists what was deleted a moment ago
+            (folder / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / "source" / name)
     name = run([sys.executable, "-c", BUILD, str(folder)], folder / "source").stdout.splitlines()[-1]
     environment = folder / "venv"
     run([sys.executable, "-m", "venv", "--without-pip", str(environment)], folder)
@@ -88,7 +89,7 @@ def test_the_sdist_has_the_whole_package_its_presets_and_its_data(installed):
     there = {path.relative_to(ROOT).as_posix() for path in MODULES}
     for folder in ("presets", "data"):
         there |= {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*") if path.is_file()}
-    assert there <= names
+    assert there | {"pwl_lab/py.typed"} <= names
     assert not [name for name in names if name.startswith(("tests", "notebooks", "docs", "scripts", "web"))]
 
 
@@ -96,6 +97,7 @@ def test_the_library_works_without_a_checkout_and_writes_where_it_was_started(in
     done = run([installed.bin / "python", "-c", LIBRARY], installed.cwd)
     found = json.loads(done.stdout.splitlines()[-1])
     assert Path(found.pop("package")).parent == installed.package
+    assert (installed.package / "py.typed").is_file()
     assert Path(found.pop("runs")) == installed.cwd / "runs"
     assert found.pop("rows") > 5
     assert found == {
@@ -110,13 +112,25 @@ def test_the_library_works_without_a_checkout_and_writes_where_it_was_started(in
 
 
 @pytest.mark.parametrize(
-    "words", [["params", "2"], ["run", "04"], ["series", "--preset", "smoke"], ["dashboard"], ["site"], ["slides"]]
+    "words",
+    [
+        *(["params", "2"], ["run", "04"], ["series", "--preset", "smoke"], ["dashboard"], ["site"], ["slides"]),
+        *(["web"], ["export", "bundle", "--out", "page"], ["batch", EXAMPLE, "--out", "batch"]),
+    ],
 )
-def test_a_command_that_needs_the_notebooks_says_so(installed, words):
+def test_a_command_that_needs_a_checkout_says_so(installed, words):
+    words = [word.format(installed.package) for word in words]
     said = " ".join(run([installed.bin / "pwl-lab", *words], installed.cwd, code=2).stderr.split())
     assert "a checkout of the project" in said
     assert "PWL_LAB_HOME" in said
     assert "Traceback" not in said
+
+
+def test_a_batch_of_ones_own_notebook_runs(installed, write_notebook, tmp_path):
+    own = write_notebook("# Own", 'print("size", size)', parameters="size = 3")
+    (tmp_path / "grid.yaml").write_text(f"notebook: {own}\naxes:\n  - product: {{size: [1, 2]}}\n")
+    command = [installed.bin / "pwl-lab", "batch", tmp_path / "grid.yaml", "--out", tmp_path / "out", "--workers", "1"]
+    assert "2 of 2 ok" in run(command, installed.cwd).stdout
 
 
 def test_with_a_checkout_named_or_a_notebook_of_ones_own_it_works(installed, write_notebook):

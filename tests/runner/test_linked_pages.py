@@ -84,6 +84,14 @@ def links_of(page: Path) -> list[str]:
     return read(page).links
 
 
+@pytest.mark.parametrize("named", ["a href", "img src", "script src", "source src", "link href"])
+def test_what_is_not_there_is_found(named: str, tmp_path: Path) -> None:
+    (tmp_path / "there").touch()
+    addresses = ("there", "there?v=1", "data:,x", "https://example.org/x", "gone.svg")
+    (tmp_path / "page.html").write_text("".join(f'<{named}="{one}"></{named.split()[0]}>' for one in addresses))
+    assert broken_links(tmp_path) == ["page.html -> gone.svg"]
+
+
 def test_every_link_of_a_series_leads_to_a_page(site: Path) -> None:
     assert [status.status for status in run_series("smoke", "all", jobs=1)] == ["ok", "ok"]
     run = site / "runs" / "all"

@@ -14,7 +14,7 @@ from benches import COMMAND
 from hypothesis import given
 from hypothesis import strategies as st
 from jupyter_client import KernelManager
-from sources import MODULES, ROOT, SCRIPTS
+from sources import DOCUMENTS, MODULES, ROOT, SCRIPTS, read
 
 from pwl_lab.loading.remote import READ_VARIABLES
 from pwl_lab.support import config, environment
@@ -163,6 +163,9 @@ def test_the_documents_have_a_row_for_every_variable() -> None:
     assert rows[: len(ours)] == ours
     others = {name for row in rows[len(ours) :] for name in re.findall(r"`(\w+)`", row.split("|")[1])}
     made = re.findall(r"^(?:un)?export (\w+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    (image,) = re.findall("^ENV (.*)$", read(ROOT / "Dockerfile"), re.MULTILINE)
+    made += set(re.findall(r"(\w+)=", image)) - {"PATH"}  # no need to explain that
+    made += [name for path in DOCUMENTS for name in re.findall(r"\b([A-Z_]+)=\S+ (?:make|pip)\b", read(path))]
     texts = [path.read_text(encoding="utf-8") for path in (*MODULES, *SCRIPTS)]
     trees = [ast.parse(text) for text in texts if "environ" in text]
     named = set(made).union(READ_VARIABLES, *map(variables, trees)) - set(VARIABLES)
