@@ -312,9 +312,9 @@ def test_the_timeline_widget_picks_a_frame_for_every_choice(written, tmp_path):
     for link in links.options:
         for order in orders.options:
             links.value, orders.value = link, order
-            begun = time.perf_counter()
+            begun = time.process_time()
             widget._show()
-            assert time.perf_counter() - begun < 5  # it only picks
+            assert time.process_time() - begun < 5  # it only picks
             assert order in widget.words.value
             assert link in widget.words.value
             seen.add(bytes(widget.picture.value))

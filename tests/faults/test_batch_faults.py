@@ -157,7 +157,7 @@ def cluster(home: Path, workers: int) -> Iterator[tuple[str, list[subprocess.Pop
         commands += [[*dask, "worker", *common, "--nthreads", "1", "--no-nanny"]] * workers
         processes = [subprocess.Popen(command, cwd=home, stdout=log, stderr=log) for command in commands]
     try:
-        until(file.exists, HANG_S)
+        until(lambda: file.exists() and file.read_text(), HANG_S)  # Dask does not write it in one piece
         yield json.loads(file.read_text())["address"], processes
     finally:
         for process in processes:

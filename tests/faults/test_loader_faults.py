@@ -273,7 +273,9 @@ def test_while_a_server_stalls_the_model_answers_and_close_ends_it(folder, net):
         check_answers(model, net, "TSS")
         begun = time.monotonic()
         model.close()
-        assert time.monotonic() - begun < 5  # the stall would last for ever; `close` gives a thread 5 s at most
+        assert (
+            time.monotonic() - begun < PATIENCE_S
+        )  # the stall would last for ever; `close` gives a thread 5 s at most
         check_answers(model, net, "TSS")
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("pwl-")]
 
