@@ -44,6 +44,7 @@ _BY_REPR = {  # not worth an import of torch; the last two say that there is no 
 }
 _OF_PYDANTIC = ("model_config", "model_fields", "model_computed_fields")  # attributes that it gives to its models
 _ANNOTATIONS = ("__annotate__", "__annotate_func__")  # functions in Python 3.14; annotations do not count in any
+_INSTALLERS = {"site-packages", "dist-packages"}  # also of an environment that another one borrows packages from
 _CELL = "ipykernel"  # in the name of what stands for the file of a notebook's cell
 _MOST_FOLLOWED = 1_000  # entries of a collection: longer ones are data
 
@@ -53,7 +54,7 @@ def _installed() -> tuple[str, ...]:
     """The folders of Python itself and of installed packages."""
     found = [sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     found += [*site.getsitepackages(), site.getusersitepackages()]
-    return tuple({f"{Path(folder).resolve()}/" for folder in found})
+    return tuple({f"{Path(folder).resolve()}{os.sep}" for folder in found})
 
 
 def is_own(thing: object) -> bool:
@@ -72,7 +73,8 @@ def is_own(thing: object) -> bool:
 
 @functools.cache
 def _not_installed(file: str) -> bool:
-    return not str(Path(file).resolve()).startswith(_installed())
+    path = Path(file).resolve()
+    return not str(path).startswith(_installed()) and not _INSTALLERS & set(path.parts)
 
 
 def located(thing: object) -> str:
@@ -403,7 +405,9 @@ def _imported_by(code: types.CodeType, package: str | None) -> set[str]:
 def _file_of(name: str) -> Path | None:
     """The source file of a module of the reader's own, found without an import; None for any other."""
     first, *rest = name.split(".")
-    with suppress(ImportError, ValueError, AttributeError):
+    with suppress(
+        ImportError, ValueError, AttributeError, KeyError
+    ):  # KeyError: below a folder that was never imported
         spec = find_spec(first) if first != _OURS else None
         for part in itertools.accumulate(rest, "{}.{}".format, initial=first):
             if part != first and spec is not None:

@@ -459,7 +459,7 @@ def test_missing_images_are_named_before_anything_starts(name, tmp_path, monkeyp
     for folder in ("presets", "notebooks"):
         (tmp_path / "home" / folder).symlink_to(paths.root() / folder)
     monkeypatch.setenv("PWL_LAB_HOME", str(tmp_path / "home"))
-    images.datasets._load.cache_clear()
+    monkeypatch.setattr(images.datasets, "_READ", {})
     with pytest.raises(MissingDataError, match="fashion-mnist-small"):
         run_notebook(name, tmp_path / "out", preset="smoke")
     assert not (tmp_path / "out").exists()

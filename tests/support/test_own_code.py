@@ -343,8 +343,8 @@ class Silent(Task):
 
 @pytest.mark.parametrize("own", [Fields, Variant, Silent, Edited])
 def test_generated_functions_do_not_say_where_a_class_is(own):
-    begins = "@dataclass" if own is Fields else f"class {own.__name__}("
-    assert located(own) == f"{own.__name__} (test_own_code.py, line {line_of(begins)})"
+    line = line_of(f"class {own.__name__}(") - (own is Fields)  # the decorator belongs to it
+    assert located(own) == f"{own.__name__} (test_own_code.py, line {line})"
 
 
 def test_of_an_instance_its_class_is_named():
@@ -388,3 +388,14 @@ def test_an_error_of_an_import_is_not_said_to_come_from_the_import_system(tmp_pa
     with pytest.raises(ModuleNotFoundError) as found:
         importlib.import_module("broken_of_mine")
     assert raised_at(found.value) == "broken_of_mine.py, line 2"
+
+
+def test_what_lies_among_the_packages_of_any_environment_is_not_the_readers_own(tmp_path, monkeypatch):
+    text = "def act(x):\n    return x\n"
+    for folder in ("site-packages", "project"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"of_{folder[:4]}.py").write_text(text)
+        monkeypatch.syspath_prepend(tmp_path / folder)
+    borrowed, own = (importlib.import_module(name) for name in ("of_site", "of_proj"))
+    assert not is_own(borrowed.act)
+    assert is_own(own.act)
