@@ -1,7 +1,5 @@
 """Recipes that notebooks share: the settings say all of it, and what was made once is found again."""
 
-from unittest.mock import Mock
-
 import nbformat
 import pytest
 import torch
@@ -13,7 +11,7 @@ from pwl_lab.study.settings import LoadingSettings, StartHereSettings
 from pwl_lab.study.store import NotMadeError, only_stored
 from pwl_lab.support import paths
 from pwl_lab.swap.pair_training import PairLossConfig
-from pwl_lab.tasks.base import Batch
+from pwl_lab.tasks.base import Batch, Task
 
 FAMILIES = ["vgg", "resnet", "vit"]
 families = pytest.mark.parametrize("family", FAMILIES)
@@ -121,10 +119,20 @@ def pair_key(settings, seed, monkeypatch):
             raise Asked
         return [verbs._pack_teacher(as_trained(recipe.configuration["model"]), drawn)]
 
-    shape, classes = recipes.image_task(settings).input_shape, recipes.image_task(settings).n_classes
-    asked, drawn = [], Mock(input_shape=shape, n_classes=classes, n_tokens=None)  # the data set may not be here
-    inputs = torch.rand(2, *shape)
-    drawn.split.return_value = Batch(inputs, torch.zeros(2, dtype=torch.int64))
+    class Drawn(Task):  # the data set may not be here
+        name, n_classes = "drawn", recipes.image_task(settings).n_classes
+        input_shape = recipes.image_task(settings).input_shape
+
+        def batches(self, seed, batch_size, device="cpu", role="teacher"):
+            raise AssertionError("nothing is trained")
+
+        def split(self, name, device="cpu"):
+            return Batch(torch.rand(2, *self.input_shape), torch.zeros(2, dtype=torch.int64))
+
+        def fingerprint(self):
+            return {"task": self.name}
+
+    asked, drawn = [], Drawn()
     with monkeypatch.context() as patched:
         patched.setattr(verbs.Store, "get_all", ask)
         patched.setattr(verbs.Entry, "check_task", lambda *_: None)  # which would look at the data set
