@@ -61,16 +61,21 @@ def layers_of(net: nn.Module) -> list[str]:
     return [f"{found}.{number}" for number in range(LAYERS)]
 
 
-class HFVision(ModelConfig):
-    """A vision transformer for pictures of 8 x 8 in patches of 4 x 4."""
+class Encoder(ModelConfig):
+    """A transformer of some kind and width, with its encoder's layers as blocks."""
 
-    family: Literal["hf vision"] = "hf vision"
     kind: str
     width: int
 
     @property
     def n_blocks(self) -> int:
         return LAYERS
+
+
+class HFVision(Encoder):
+    """A vision transformer for pictures of 8 x 8 in patches of 4 x 4."""
+
+    family: Literal["hf vision"] = "hf vision"
 
     def make(self) -> BlockNet:
         name, path, read_out = VISION[self.kind]
@@ -91,16 +96,10 @@ class Answering(nn.Module):
         return symbols(self.net(tokens).logits)
 
 
-class HFMasked(ModelConfig):
+class HFMasked(Encoder):
     """A masked language model, whose output layer may share its weights with the embedding."""
 
     family: Literal["hf masked"] = "hf masked"
-    kind: str
-    width: int
-
-    @property
-    def n_blocks(self) -> int:
-        return LAYERS
 
     def make(self) -> BlockNet:
         name, path, head = MASKED[self.kind]
