@@ -405,9 +405,8 @@ def _imported_by(code: types.CodeType, package: str | None) -> set[str]:
 def _file_of(name: str) -> Path | None:
     """The source file of a module of the reader's own, found without an import; None for any other."""
     first, *rest = name.split(".")
-    with suppress(
-        ImportError, ValueError, AttributeError, KeyError
-    ):  # KeyError: below a folder that was never imported
+    # KeyError: a package without __init__.py, inside one that was never imported.
+    with suppress(ImportError, ValueError, AttributeError, KeyError):
         spec = find_spec(first) if first != _OURS else None
         for part in itertools.accumulate(rest, "{}.{}".format, initial=first):
             if part != first and spec is not None:
