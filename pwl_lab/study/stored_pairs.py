@@ -1,6 +1,7 @@
 """What the store contains: every pair by family and curriculum, and the students of notebook 02. Nothing is trained.
 
-Missing results are listed, with the command that makes them.
+Missing results are listed, with the command that makes them. While there is no pair, the one that ships with the project
+is shown.
 """
 
 import html
@@ -18,10 +19,13 @@ from pwl_lab.study.settings import (
     DashboardSettings,
     LoadingSettings,
 )
+from pwl_lab.study.shipped_pair import FAMILY, PRESET, SEED, shipped_pair
 from pwl_lab.study.store import load_if_stored
 from pwl_lab.support import paths
+from pwl_lab.tasks.base import Task
 
 N_DRAWN = 24  # test images drawn at random: four rows of the player
+SHIPPED = (FAMILY, "plain PWL (ships with the project)")  # under which the shipped pair is shown
 
 
 @dataclass
@@ -46,18 +50,40 @@ class Missing:
 
 @dataclass
 class StoredPairs:
-    """Pairs by (family, curriculum), what each predicts for some groups of images, by name, and what is missing."""
+    """Pairs by (family, curriculum), what each predicts for some groups of images, by name, and what is missing.
+
+    Without a stored pair, the only one is that of `shipped_pair`, by the name `SHIPPED`.
+    """
 
     pairs: dict[tuple[str, str], Pair] = field(default_factory=dict)
     samples: dict[tuple[str, str], dict[str, SamplePredictions]] = field(default_factory=dict)
     missing: Missing = field(default_factory=Missing)
 
+    def add(self, label: tuple[str, str], pair: Pair, task: Task) -> None:
+        """Add a pair and what it predicts for images of its task."""
+        self.pairs[label] = pair
+        self.samples[label] = {
+            "picked because they change": sample_predictions(pair, task),
+            "drawn at random": drawn_predictions(pair, task, N_DRAWN),
+        }
+
 
 def stored_pairs(settings: DashboardSettings, at_most: int | None = None) -> StoredPairs:
     """The pairs of notebooks 04 and 05 at a preset, of each family asked for, as far as the store has them; of one seed each.
 
+    If it has none, the pair that ships with the project.
+
     `at_most`: stop after so many pairs; what comes after them is neither read nor listed as missing.
     """
+    found = _in_the_store(settings, at_most)
+    if not found.pairs:
+        pair = shipped_pair(settings.device)
+        found.add(SHIPPED, pair, pair.task)
+    return found
+
+
+def _in_the_store(settings: DashboardSettings, at_most: int | None) -> StoredPairs:
+    """As `stored_pairs`, but with no pair if none is stored."""
     found, seed = StoredPairs(), settings.seeds[0]
     notebooks: dict[str, type[LoadingSettings | CrossingSettings]] = {"04": LoadingSettings, "05": CrossingSettings}
     for notebook, cls in notebooks.items():
@@ -70,12 +96,7 @@ def stored_pairs(settings: DashboardSettings, at_most: int | None = None) -> Sto
                     return found
                 pair = load_if_stored(load)
                 if pair is not None:
-                    found.pairs[family, curriculum] = pair
-                    task = recipes.image_task(sizes)
-                    found.samples[family, curriculum] = {
-                        "picked because they change": sample_predictions(pair, task),
-                        "drawn at random": drawn_predictions(pair, task, N_DRAWN),
-                    }
+                    found.add((family, curriculum), pair, recipes.image_task(sizes))
             if len(found.pairs) == before:
                 found.missing.commands[f"pairs of notebook {notebook}, {family}"] = command_for(
                     notebook, settings.preset, family if family != own else None
@@ -111,6 +132,11 @@ def command_for(notebook: str, preset: str, family: str | None = None) -> str:
     return f".venv/bin/pwl-lab run {notebook} --preset {preset}{which} --out {folder}"
 
 
-def headline(settings: DashboardSettings) -> str:
+def headline(settings: DashboardSettings, found: StoredPairs) -> str:
     """One line for the top: what is shown, and from where."""
+    if SHIPPED in found.pairs:
+        return (
+            f"No pair of preset {settings.preset} is stored yet. This one ships with the project: "
+            f"{FAMILY} at preset {PRESET}, seed {SEED}."
+        )
     return f"preset {settings.preset}, pairs of seed {settings.seeds[0]}, read from {paths.store()}"

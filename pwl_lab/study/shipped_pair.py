@@ -1,0 +1,132 @@
+"""A trained pair that ships with the project: what there is to show, serve and load before anything was trained.
+
+It is notebook 04's `vgg` pair at `lesson`, of seed 0. `data/vgg_pair/` is its bundle. `data/vgg_pair.json` has the rest: its
+recipe, history, the tables of every mask, which test images each mask gets right, and where it was made.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from pwl_lab.loading.bundle import BOOT, INDEX, BundleIndex, check_folder, parts_of_unit
+from pwl_lab.models.blocknet import parameter_bytes
+from pwl_lab.study.recipes import image_models, image_plan_of_pair, image_task, loading_pair, pair_losses
+from pwl_lab.study.results import Pair
+from pwl_lab.study.settings import LoadingSettings
+from pwl_lab.study.store import provenance
+from pwl_lab.study.verbs import make_pair
+from pwl_lab.support import config, paths
+from pwl_lab.support.errors import MissingDataError
+from pwl_lab.support.files import file_sha256, is_file, write_json
+from pwl_lab.swap.swapnet import SwapNet
+
+PRESET, FAMILY, SEED = "lesson", "vgg", 0
+TABLES = ("history", "masks", "classes")
+MADE_BY = "python scripts/make_vgg_pair.py"
+
+
+def shipped_bundle() -> Path:
+    """The folder of its bundle, which can be opened and served like any other."""
+    return paths.data() / "vgg_pair"
+
+
+def _about() -> Path:
+    """The file with everything but the weights."""
+    return paths.data() / "vgg_pair.json"
+
+
+def shipped_settings(device: config.Device = "auto") -> LoadingSettings:
+    """The settings of notebook 04 that it was trained with."""
+    return LoadingSettings.load(PRESET, family=FAMILY, seeds=(SEED,), device=device)
+
+
+def shipped_pair(device: config.Device = "auto") -> Pair:
+    """The pair, as `recipes.loading_pair` would return it; nothing is trained.
+
+    Raises MissingDataError if its files are missing or not of one commit, BundleError for a damaged bundle.
+    """
+    bundle, about = shipped_bundle(), _about()
+    if not is_file(about):
+        raise MissingDataError(f"{about} is missing; {MADE_BY} makes it and {bundle.name}/")
+    try:
+        told = json.loads(about.read_text(encoding="utf-8"))
+        expected = told["sha256"]
+    except (ValueError, KeyError, TypeError):
+        raise MissingDataError(f"{about} cannot be read; take it and {bundle.name}/ from one commit") from None
+    index = check_folder(bundle)
+    if file_sha256(bundle / INDEX) != expected:
+        raise MissingDataError(f"{bundle} is not the bundle that {about.name} describes; take both from one commit")
+    net = _networks(index, bundle)
+    return Pair(
+        net=net.to(config.device(device)).eval(),
+        seed=SEED,
+        **{name: pd.DataFrame(told["tables"][name]) for name in TABLES},
+        teacher_bytes=parameter_bytes(net.teacher),
+        student_bytes=parameter_bytes(net.student),
+        models=(index.teacher, index.student),
+        task=image_task(shipped_settings()),
+        right=_unpacked(told["right"], told["test_images"]),
+        fingerprint=told["fingerprint"],
+    )
+
+
+def _networks(index: BundleIndex, bundle: Path) -> SwapNet:
+    """Teacher, student and converters with the float32 weights of the bundle."""
+    task = image_task(shipped_settings())
+    net = make_pair(index.teacher.make(), index.student.make(), task, SEED, index.converters)
+    net.student.load_state_dict(load_file(bundle / index.shard(BOOT).file))
+    for block in range(1, index.n_blocks + 1):
+        unit = nn.ModuleDict(parts_of_unit(net.teacher, net.converters, block))
+        unit.load_state_dict(load_file(bundle / index.shard(block).file))
+    return net
+
+
+def _packed(right: Bool[Tensor, "masks samples"]) -> list[str]:
+    """A text of hexadecimal digits for each mask, four samples to a digit."""
+    return [np.packbits(row).tobytes().hex() for row in right.numpy()]
+
+
+def _unpacked(right: list[str], samples: int) -> Bool[Tensor, "masks samples"]:
+    """The inverse of `_packed`."""
+    rows = [np.unpackbits(np.frombuffer(bytes.fromhex(row), dtype=np.uint8), count=samples) for row in right]
+    return torch.from_numpy(np.stack(rows).astype(bool))
+
+
+def ship_pair(minutes: float | None) -> dict[str, Any]:
+    """Train the pair (or load it from the store) and write its files to `data/`; return what is said of it, without tables.
+
+    `minutes`: of a core, that training teacher and pair took; None: not measured.
+    """
+    settings = shipped_settings("cpu")
+    teacher, pair = loading_pair(settings, SEED)
+    task = image_task(settings)
+    pair.export(shipped_bundle())
+    said = {
+        "command": MADE_BY,
+        "notebook": "04_progressive_weight_loading",
+        "preset": PRESET,
+        "seed": SEED,
+        "task": task.fingerprint(),
+        "models": dict(
+            zip(("teacher", "student"), (m.model_dump() for m in image_models(settings, task)), strict=True)
+        ),
+        "teacher_epochs": settings.teacher_epochs,
+        "plan": image_plan_of_pair(settings, task).model_dump(),
+        "losses": pair_losses(settings).model_dump(),
+        "teacher_test_accuracy": teacher.test_accuracy,
+        "fingerprint": pair.fingerprint,
+        "sha256": file_sha256(shipped_bundle() / INDEX),
+        "core_minutes": minutes,
+        "made": provenance(),
+    }
+    tables = {name: getattr(pair, name).to_dict("list") for name in TABLES}
+    hits = {"test_images": pair.right.shape[1], "right": _packed(pair.right)}
+    write_json(_about(), said | {"tables": tables} | hits, lenient=True)
+    return said
