@@ -22,6 +22,8 @@ def runs_at_smoke(out: Path) -> str:
 def test_with_nothing_stored_it_says_how_to_make_it_and_makes_nothing(store_folder: Path, tmp_path: Path) -> None:
     page = runs_at_smoke(tmp_path / "out")
     assert page.count('<div class="frame-page">') == 0
+    assert page.count('<div class="pwl-page">') == 1, "the pair that ships, which says so"
+    assert "No pair of preset smoke is stored yet. This one ships with the project: vgg at preset lesson" in page
     for notebook in ("02", "04", "05"):
         assert f".venv/bin/pwl-lab run {notebook} --preset smoke" in page
     assert not store_folder.exists()
