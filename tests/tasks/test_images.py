@@ -238,6 +238,19 @@ def test_the_full_set_holds_out_all_that_the_small_one_does():
 
 
 @needs_full_set
+def test_the_padded_set_is_the_full_one_with_a_black_border():
+    full, padded = datasets.load("fashion-mnist"), datasets.load("fashion-mnist-32")
+    entry = datasets.dataset("fashion-mnist-32")
+    for split, raw in padded.items():
+        assert np.array_equal(raw.images[:, :, 2:-2, 2:-2], full[split].images)
+        assert np.array_equal(raw.labels, full[split].labels)
+        assert raw.images.sum(dtype=np.int64) == full[split].images.sum(dtype=np.int64)
+    pixels = padded["train"].images
+    assert entry.mean[0] == pytest.approx(pixels.mean() / 255, abs=1e-4)
+    assert entry.std[0] == pytest.approx(pixels.std() / 255, abs=1e-4)
+
+
+@needs_full_set
 def test_the_script_rebuilds_the_bundled_file():
     script = paths.root() / "scripts" / "make_fashion_mnist_small.py"
     done = subprocess.run([sys.executable, script, "--check", "--source", DEBIAN], capture_output=True, text=True)
