@@ -163,6 +163,32 @@ def areas_table(curves: pd.DataFrame, hits: pd.DataFrame, against: str = "prefix
     return pd.DataFrame(rows).T.rename_axis("order")
 
 
+def cube_intervals(hits: pd.DataFrame, masks: pd.DataFrame, orders: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """What pairs of several seeds reach, in points with 95% intervals over seeds and samples: kind, name, low, mean, high.
+
+    The kinds are `mask` (the accuracy of each mask), `block` (what each block of prefix order adds, by the mask with
+    which it has arrived), `area` (of each order, as in `tables.best_order`) and `lead` (prefix order's area minus that
+    of each other order, or minus the accuracy of the student, `alone`).
+
+    Arguments:
+    - `hits`: from `tables.stacked_hits`.
+    - `masks`: from `tables.stacked_masks`, of the same pairs.
+    - `orders`: by name, the masks of each loading order, prefix order among them.
+    """
+    curves, prefix = tables.order_curves(masks, orders), orders["prefix"]
+    areas = {name: area_by_sample(hits, curves[curves["order"] == name]) for name in orders}
+    alone = hits.xs(prefix[0], level="mask").astype(float)
+    found: dict[tuple[str, str], pd.DataFrame] = {
+        ("mask", mask): hits.xs(mask, level="mask") for mask in dict.fromkeys(hits.index.get_level_values("mask"))
+    }
+    found |= {("block", mask): gain(hits, mask, before) for before, mask in pairwise(prefix)}
+    found |= {("area", name): area for name, area in areas.items()}
+    found |= {("lead", name): areas["prefix"] - area for name, area in areas.items() if name != "prefix"}
+    found["lead", "alone"] = areas["prefix"] - alone
+    rows = [(*key, *(round(100 * end, 3) for end in crossed_interval(scores))) for key, scores in found.items()]
+    return pd.DataFrame(rows, columns=["kind", "name", "low", "mean", "high"])
+
+
 def samples_table(
     history: pd.DataFrame, budget: int, batch_size: int, thresholds: Sequence[float] = (0.9, 0.99, 1.0)
 ) -> pd.DataFrame:
