@@ -67,7 +67,7 @@ def told(settings: LoadingSettings, found: dict[int, tuple[TrainedModel, Pair]])
     }
     last = how[max(how)][1]
     return {
-        "batch": f"presets/grids/full_{settings.family}.yaml",
+        "grid": grid_file(settings.family).name,
         "preset": settings.preset,
         "teacher_epochs": settings.teacher_epochs,
         "pair_epochs": settings.pair_epochs,
