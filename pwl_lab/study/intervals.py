@@ -163,7 +163,7 @@ def areas_table(curves: pd.DataFrame, hits: pd.DataFrame, against: str = "prefix
     return pd.DataFrame(rows).T.rename_axis("order")
 
 
-def cube_intervals(hits: pd.DataFrame, masks: pd.DataFrame, orders: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+def cube_intervals(hits: pd.DataFrame, masks: pd.DataFrame, orders: Mapping[str, list[str]]) -> pd.DataFrame:
     """What pairs of several seeds reach, in points with 95% intervals over seeds and samples: kind, name, low, mean, high.
 
     The kinds are `mask` (the accuracy of each mask), `block` (what each block of prefix order adds, by the mask with

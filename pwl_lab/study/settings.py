@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 BATCH = "batch.json"  # as `pwl_lab.runner.points` writes it, which stands above this module
+SHIPPED_PAIR: tuple[Family, tuple[int, ...]] = ("vgg", (0,))  # family and seeds
 SHIPPED_TEACHER = (100, 6, 1024)  # bits, of which so many matter, and hidden units
 PROBE_SAMPLES = 4_096  # that notebook 02 and the dashboard show the parity teacher
 
@@ -259,6 +260,9 @@ class ClockSettings(Settings):
     section: ClassVar[str] = "loading_under_the_clock"
     seeds: Seeds = Field((0, 1, 2), description="pairs of notebook 04: one per seed")
     family: Family = Field("vgg", description="of the trained pairs; trained as notebook 04 does at this preset")
+    pair_source: Literal["trained", "shipped"] = Field(
+        "trained", description="shipped: the one that comes with the project, of vgg and seed 0; nothing is trained"
+    )
     full_sizes: Annotated[tuple[Literal["vgg16", "resnet", "vit_tiny", "vit_base"], ...], EachOnce] = Field(
         ("vgg16", "resnet", "vit_tiny", "vit_base"), description="the papers' sizes, random weights: for timing only"
     )
@@ -277,8 +281,11 @@ class ClockSettings(Settings):
     predictors: int = Field(4, ge=1, le=64, description="threads that predict at the same time")
 
     def check_together(self) -> None:
-        """The pairs are those of notebook 04."""
+        """The pairs are those of notebook 04; only one of them ships."""
         LoadingSettings.load(self.preset, family=self.family)
+        if self.pair_source == "shipped" and (self.family, self.seeds) != SHIPPED_PAIR:
+            allowed = f"trained; the pair that ships is of family, seeds = {SHIPPED_PAIR}"
+            raise invalid("pair_source", "shipped", allowed)
 
 
 class DashboardSettings(Settings):

@@ -15,11 +15,19 @@ from jaxtyping import Bool
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from pwl_lab.loading.bundle import BOOT, INDEX, BundleIndex, check_folder, parts_of_unit
+from pwl_lab.loading.bundle import BOOT, BundleIndex, check_folder, parts_of_unit
+from pwl_lab.loading.sources import INDEX
 from pwl_lab.models.blocknet import parameter_bytes
-from pwl_lab.study.recipes import image_models, image_plan_of_pair, image_task, loading_pair, pair_losses
+from pwl_lab.study.recipes import (
+    image_models,
+    image_plan_of_pair,
+    image_task,
+    loading_pair,
+    loading_pairs,
+    pair_losses,
+)
 from pwl_lab.study.results import Pair
-from pwl_lab.study.settings import LoadingSettings
+from pwl_lab.study.settings import SHIPPED_PAIR, ClockSettings, LoadingSettings
 from pwl_lab.study.store import provenance
 from pwl_lab.study.verbs import make_pair
 from pwl_lab.support import config, paths
@@ -27,7 +35,7 @@ from pwl_lab.support.errors import MissingDataError
 from pwl_lab.support.files import file_sha256, is_file, write_json
 from pwl_lab.swap.swapnet import SwapNet
 
-PRESET, FAMILY, SEED = "lesson", "vgg", 0
+PRESET, FAMILY, SEED = "lesson", SHIPPED_PAIR[0], SHIPPED_PAIR[1][0]
 TABLES = ("history", "masks", "classes")
 MADE_BY = "python scripts/make_vgg_pair.py"
 
@@ -75,6 +83,14 @@ def shipped_pair(device: config.Device = "auto") -> Pair:
         right=_unpacked(told["right"], told["test_images"]),
         fingerprint=told["fingerprint"],
     )
+
+
+def clock_pairs(settings: ClockSettings) -> list[Pair]:
+    """The pairs that notebooks 06 and 06b load, on the CPU: one per seed as notebook 04 trains them, or the shipped one."""
+    if settings.pair_source == "shipped":
+        return [shipped_pair("cpu")]
+    trained = LoadingSettings.load(settings.preset, family=settings.family, seeds=settings.seeds, device="cpu")
+    return loading_pairs(trained)[1]
 
 
 def _networks(index: BundleIndex, bundle: Path) -> SwapNet:

@@ -357,12 +357,13 @@ def clock(wrong=0, finished=True, last=0.9, peak=900, after=2.0, ours=0.5, bits=
     ways = list(harness.FIRST_BASELINES[:3])
     return {
         "timelines": pd.DataFrame(steps, columns=["way", "seed", "accuracy"]),
-        "teachers": [SimpleNamespace(test_accuracy=0.9) for _ in SEEDS],
         "by_seed": by_seed,
         "against_progressive": by_seed.rsub(by_seed["progressive"], axis=0).drop(columns="progressive"),
         "hammered": SimpleNamespace(wrong=wrong, failed=[], finished=finished),
         "status": SimpleNamespace(peak_memory_bytes=peak),
-        "pairs": [SimpleNamespace(teacher_bytes=600)],
+        "pairs": [
+            SimpleNamespace(seed=seed, n_blocks=4, teacher_bytes=600, accuracy={"TTTT": 0.9}.get) for seed in SEEDS
+        ],
         "after_swap": pd.DataFrame({"ms": [after] * 3}),
         "loading": loading,
         "against": pd.DataFrame([[ours, 0.5, 15.0]], columns=ways, index=pd.MultiIndex.from_tuples([("vit_base", "25 MB/s")])),

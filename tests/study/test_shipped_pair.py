@@ -10,8 +10,8 @@ from script_modules import load_script
 from pwl_lab.loading.model import ProgressiveModel
 from pwl_lab.study import shipped_pair, stored_pairs, tables
 from pwl_lab.study.recipes import image_plan_of_pair, image_task, pair_losses
-from pwl_lab.study.settings import DashboardSettings
-from pwl_lab.support.errors import MissingDataError, PwlLabError
+from pwl_lab.study.settings import ClockSettings, DashboardSettings
+from pwl_lab.support.errors import InvalidValueError, MissingDataError, PwlLabError
 from pwl_lab.swap.evaluation import score_masks
 from pwl_lab.swap.orders import loading_orders
 from pwl_lab.tasks.base import Batch, split_of
@@ -118,6 +118,14 @@ def test_a_description_that_cannot_be_read_is_named(elsewhere):
     (elsewhere / "vgg_pair.json").write_text("{")
     with pytest.raises(MissingDataError, match=r"vgg_pair\.json cannot be read; take it and vgg_pair/ from one commit"):
         shipped_pair.shipped_pair("cpu")
+
+
+@pytest.mark.parametrize("other", [{"seeds": (0, 1)}, {"family": "vit", "seeds": (0,)}])
+def test_notebook_06_can_take_it_but_no_other_that_ships(other):
+    with pytest.raises(InvalidValueError, match=r"pair_source = 'shipped' is not allowed.*'vgg'"):
+        ClockSettings.load("lesson", pair_source="shipped", **other)
+    [found] = shipped_pair.clock_pairs(ClockSettings.load("lesson", pair_source="shipped", seeds=(0,)))
+    assert found.fingerprint == shipped_pair.shipped_pair("cpu").fingerprint
 
 
 def test_without_a_stored_pair_it_is_what_the_dashboard_shows(store_folder):
