@@ -167,7 +167,7 @@ def cube_intervals(hits: pd.DataFrame, masks: pd.DataFrame, orders: Mapping[str,
     """What pairs of several seeds reach, in points with 95% intervals over seeds and samples: kind, name, low, mean, high.
 
     The kinds are `mask` (the accuracy of each mask), `block` (what each block of prefix order adds, by the mask with
-    which it has arrived), `area` (of each order, as in `tables.best_order`) and `lead` (prefix order's area minus that
+    which it has arrived), `gap` (the teacher minus the student), `area` (of each order, as in `tables.best_order`) and `lead` (prefix order's area minus that
     of each other order, or minus the accuracy of the student, `alone`).
 
     Arguments:
@@ -182,6 +182,7 @@ def cube_intervals(hits: pd.DataFrame, masks: pd.DataFrame, orders: Mapping[str,
         ("mask", mask): hits.xs(mask, level="mask") for mask in dict.fromkeys(hits.index.get_level_values("mask"))
     }
     found |= {("block", mask): gain(hits, mask, before) for before, mask in pairwise(prefix)}
+    found["gap", prefix[-1]] = gain(hits, prefix[-1], prefix[0])
     found |= {("area", name): area for name, area in areas.items()}
     found |= {("lead", name): areas["prefix"] - area for name, area in areas.items() if name != "prefix"}
     found["lead", "alone"] = areas["prefix"] - alone

@@ -56,7 +56,7 @@ def test_the_seeds_that_are_done_are_shipped_and_other_families_stay(results):
         mine = masks[(masks["family"] == "vgg") & (masks["seed"] == pair.seed)].set_index("mask")
         assert mine["test"].to_dict() == dict(zip(pair.masks["mask"], pair.masks["test"], strict=True))
     assert set(spread["seeds"]) == {2}, "what was there of this family is replaced"
-    assert spread.groupby("kind").size().to_dict() == {"area": 24, "block": 4, "lead": 24, "mask": 16}
+    assert spread.groupby("kind").size().to_dict() == {"area": 24, "block": 4, "gap": 1, "lead": 24, "mask": 16}
     told = json.loads((results / "full_pairs.json").read_text())
     assert told == json.loads((results / "full_pairs_intervals.json").read_text())
     assert told["command"] == "python scripts/full_pairs.py vgg"
@@ -87,6 +87,7 @@ def test_the_intervals_are_those_of_the_other_tables():
         [100 * end for end in intervals.crossed_interval(intervals.gain(hits, "TS", "SS"))], abs=1e-3
     )
     assert found.loc[("mask", "TT"), "mean"] == 87.5
+    assert found.loc[("gap", "TT"), "mean"] == 62.5
     assert found.loc[("area", "prefix"), "mean"] == pytest.approx(25 / 4 + 50 * 3 / 4)
     assert found.loc[("area", "suffix"), "mean"] == pytest.approx(25 * 3 / 4 + 50 / 4)
     assert found.loc[("lead", "suffix"), "mean"] == pytest.approx(12.5)
