@@ -167,8 +167,8 @@ def cube_intervals(hits: pd.DataFrame, masks: pd.DataFrame, orders: Mapping[str,
     """What pairs of several seeds reach, in points with 95% intervals over seeds and samples: kind, name, low, mean, high.
 
     The kinds are `mask` (the accuracy of each mask), `block` (what each block of prefix order adds, by the mask with
-    which it has arrived), `gap` (the teacher minus the student), `area` (of each order, as in `tables.best_order`) and `lead` (prefix order's area minus that
-    of each other order, or minus the accuracy of the student, `alone`).
+    which it has arrived), `gap` (the teacher minus the student), `area` (of each order, as in `tables.best_order`) and
+    `lead` (prefix order's area minus that of each other order, or minus the accuracy of the student, `alone`).
 
     Arguments:
     - `hits`: from `tables.stacked_hits`.
