@@ -43,9 +43,13 @@ def test_with_some_stored_the_rest_is_named(smoke_run, store_folder: Path, tmp_p
 
 
 @pytest.mark.notebook
-def test_its_live_controls_write_into_no_output_widget(smoke_run, store_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stored", [True, False], ids=["a stored pair", "the pair that ships"])
+def test_its_live_controls_write_into_no_output_widget(
+    smoke_run, store_folder: Path, tmp_path: Path, stored: bool
+) -> None:
     """Such a write while a cell runs is what makes Voila wait for ever."""
-    smoke_run("04").copy_store(store_folder)
+    if stored:
+        smoke_run("04").copy_store(store_folder)
     assert run_notebook("dashboard", tmp_path, preset="smoke", params={"interactive": True}).status == "ok"
     notebook = json.loads((tmp_path / "notebook.ipynb").read_text())
     state = notebook["metadata"]["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]

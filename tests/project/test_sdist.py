@@ -22,6 +22,7 @@ import pwl_lab
 from pwl_lab.loading.model import ProgressiveModel
 from pwl_lab.models import mlp
 from pwl_lab.study.settings import LoadingSettings
+from pwl_lab.study.shipped_pair import shipped_pair
 from pwl_lab.study.store import provenance, shipped
 from pwl_lab.study.verbs import train_or_load, train_pair
 from pwl_lab.support import paths
@@ -45,6 +46,7 @@ found = {
     "preset": LoadingSettings.load("smoke").preset,
     "grammar": Grammar.load("hidden").name,
     "rows": len(shipped("complexity_best")),
+    "pair": shipped_pair("cpu").accuracy("TTTT"),
     "images": list(ImageTask("fashion-mnist-small").split("test").inputs.shape),
 }
 print(json.dumps(found))
@@ -105,6 +107,7 @@ def test_the_library_works_without_a_checkout_and_writes_where_it_was_started(in
         "commit": None,
         "preset": "smoke",
         "grammar": "hidden",
+        "pair": 0.9115,
         "images": [2_000, 1, 28, 28],
     }
     assert {path.name for path in installed.cwd.iterdir()} == {"bundle", "runs"}
