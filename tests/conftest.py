@@ -4,8 +4,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import jaxtyping
 import pytest
+import shapecheck
 import torch
 from hypothesis import settings
 
@@ -16,7 +16,7 @@ CHECKED = [
     *("pwl_lab.tasks", "pwl_lab.models", "pwl_lab.fast", "pwl_lab.training", "pwl_lab.distill", "pwl_lab.swap"),
     *("pwl_lab.loading", "pwl_lab.study.two_phase"),
 ]
-jaxtyping.install_import_hook(CHECKED, "shapecheck.check")
+shapecheck.install(CHECKED)
 
 from pwl_lab.runner.execute import _without_unused  # noqa: E402
 
