@@ -82,12 +82,12 @@ def image_plan(
 
 def make_optimiser(plan: TrainPlan, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     """The optimiser that `plan` names, for these parameter groups."""
-    if plan.optimiser == "adam":
-        return _eager(torch.optim.Adam)(groups, lr=plan.lr, weight_decay=plan.weight_decay, foreach=True)
-    nesterov = plan.nesterov and plan.momentum > 0
-    return _eager(torch.optim.SGD)(
-        groups, plan.lr, plan.momentum, weight_decay=plan.weight_decay, nesterov=nesterov, foreach=True
-    )
+    options: dict[str, Any] = {"lr": plan.lr, "weight_decay": plan.weight_decay, "foreach": True}
+    if plan.optimiser == "sgd":
+        options |= {"momentum": plan.momentum, "nesterov": plan.nesterov and plan.momentum > 0}
+    kind = torch.optim.Adam if plan.optimiser == "adam" else torch.optim.SGD
+    made: torch.optim.Optimizer = _eager(kind)(groups, **options)
+    return made
 
 
 @cache
