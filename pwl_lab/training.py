@@ -6,11 +6,12 @@ clipping, evaluation, the history, the progress bar, exact resume, and the error
 """
 
 import hashlib
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal, Self
 
 import pandas as pd
@@ -81,12 +82,23 @@ def image_plan(
 
 def make_optimiser(plan: TrainPlan, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     """The optimiser that `plan` names, for these parameter groups."""
-    if plan.optimiser == "adam":
-        return torch.optim.Adam(groups, lr=plan.lr, weight_decay=plan.weight_decay, foreach=True)
-    nesterov = plan.nesterov and plan.momentum > 0
-    return torch.optim.SGD(
-        groups, plan.lr, plan.momentum, weight_decay=plan.weight_decay, nesterov=nesterov, foreach=True
-    )
+    options: dict[str, Any] = {"lr": plan.lr, "weight_decay": plan.weight_decay, "foreach": True}
+    if plan.optimiser == "sgd":
+        options |= {"momentum": plan.momentum, "nesterov": plan.nesterov and plan.momentum > 0}
+    kind = torch.optim.Adam if plan.optimiser == "adam" else torch.optim.SGD
+    made: torch.optim.Optimizer = _eager(kind)(groups, **options)
+    return made
+
+
+@cache
+def _eager(kind: Any) -> Any:
+    """A subclass of this class of optimisers whose methods are not prepared for torch.compile, and otherwise the same.
+
+    To prepare them, the first optimiser of a process imports torch._dynamo, which takes 1.4 s, half as long as torch itself.
+    """
+    names = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
+    plain = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    return type(kind.__name__, (kind,), plain | {"step": torch.no_grad()(inspect.unwrap(kind.step))})
 
 
 def learning_rate_factor(plan: TrainPlan, step: int) -> float:

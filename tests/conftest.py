@@ -4,12 +4,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import jaxtyping
-import nbformat
 import pytest
+import shapecheck
 import torch
 from hypothesis import settings
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from pwl_lab.support.processes import n_cores
 
@@ -18,7 +16,13 @@ CHECKED = [
     *("pwl_lab.tasks", "pwl_lab.models", "pwl_lab.fast", "pwl_lab.training", "pwl_lab.distill", "pwl_lab.swap"),
     *("pwl_lab.loading", "pwl_lab.study.two_phase"),
 ]
-jaxtyping.install_import_hook(CHECKED, "shapecheck.check")
+shapecheck.install(CHECKED)
+
+from pwl_lab.runner.execute import _without_unused  # noqa: E402
+
+with _without_unused():  # else each of pytest's processes would build the grammar that runs do without
+    import nbformat
+    from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 # The files that take longest, the longest first: begun last, one of them would keep a single process busy at the end.
 # Those that compute and those that mostly wait stand by turns. A file that is missing here only costs time.

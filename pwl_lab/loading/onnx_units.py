@@ -5,10 +5,12 @@ last with its head), or a converter. The graphs of the units that a mask names, 
 of that mask. Before anything is written, ONNX Runtime runs every mask and is compared with torch.
 """
 
+import functools
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -221,7 +223,7 @@ def export_graph(unit: Unit) -> Any:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of libraries that nobody asked for
     example = torch.zeros(2, *unit.shape)  # a batch of one would be taken for a constant
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad(), _one_table_of_operators():
             warnings.simplefilter("ignore")  # about the exporter's own internals
             program = torch.onnx.export(
                 unit.module.eval(), (example,), dynamo=True, dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
@@ -238,6 +240,26 @@ def export_graph(unit: Unit) -> Any:
         part.doc_string = ""
     del graph.value_info[:]
     return model
+
+
+@contextmanager
+def _one_table_of_operators() -> Iterator[None]:
+    """A context in which the exporter keeps its table of operators: to make it again takes as long as to export a block."""
+    from torch.onnx._internal.exporter import _registration  # nothing public leads there
+
+    registry: Any = _registration.ONNXRegistry
+    anew = vars(registry)["from_torchlib"]
+    registry.from_torchlib = classmethod(_remembering(anew.__func__))
+    try:
+        yield
+    finally:
+        registry.from_torchlib = anew
+
+
+@functools.cache
+def _remembering(make: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that makes each thing once, and the same for every call with this `make`."""
+    return functools.cache(make)
 
 
 def _at_8_bits(model: Any, module: nn.Module) -> Any:

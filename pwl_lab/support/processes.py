@@ -96,8 +96,8 @@ def side_by_side(work: Callable[..., Any], cases: Sequence[Case], description: s
     if workers <= 1:
         return [work(**case) for case in cases]
     packed = [pack(work, case) for case in cases]
-    # An optimiser imports torch._dynamo first; functions of a notebook or a script are sent (see `pack`).
-    context = worker_context({getattr(work, "__module__", "__main__"), "torch._dynamo"} - {"__main__"})
+    # Functions of a notebook or a script are sent (see `pack`); most of them train something.
+    context = worker_context({getattr(work, "__module__", "__main__"), "torch"} - {"__main__"})
     reports = context.SimpleQueue()
     # The workers watch one end of a pipe: they end when this process closes the other one, or ends in any way.
     watched, held = context.Pipe(duplex=False)

@@ -12,6 +12,8 @@ import sys
 import warnings
 from pathlib import Path
 
+from pwl_lab.runner.parameters import resolve_notebook
+
 BASES = {  # seconds at most, and every cell runs
     "00b": {"n_bits": 6, "teacher_width": 8, "stage_steps": 50, "budget_steps": 60, "n_train": 128, "epochs": 1,
             "seeds": [3]},
@@ -54,7 +56,7 @@ def outcome(name: str, parameters: dict) -> str:
     from matplotlib import pyplot
     from traitlets.config import Config
 
-    from pwl_lab.runner.parameters import read_notebook, resolve_notebook, resolve_parameters
+    from pwl_lab.runner.parameters import read_notebook, resolve_parameters
     from pwl_lab.support.errors import InvalidValueError
 
     nb = read_notebook(resolve_notebook(name))
@@ -86,4 +88,8 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         found = [outcome(sys.argv[1], BASES[sys.argv[1]] | case) for case in asked]
+    by_hand = "torch.optim" in resolve_notebook(sys.argv[1]).read_text(
+        encoding="utf-8"
+    )  # torch's own optimisers need it
+    assert by_hand or "torch._dynamo" not in sys.modules, "it takes half as long to import as torch, for nothing"
     Path(sys.argv[2]).write_text(json.dumps(found))

@@ -14,7 +14,7 @@ from pwl_lab.study.verbs import train_or_load
 from pwl_lab.support.errors import DivergedError, InvalidValueError
 from pwl_lab.tasks.base import Batch, accuracy
 from pwl_lab.tasks.parity import SparseParity
-from pwl_lab.training import Learner, TrainPlan, fit, learning_rate_factor, predict, train
+from pwl_lab.training import Learner, TrainPlan, fit, learning_rate_factor, make_optimiser, predict, train
 
 TASK = SparseParity(n_bits=5, k_sparse=1, eval_samples=200)
 MODEL = MLPConfig(n_inputs=5, widths=(8,))
@@ -272,3 +272,43 @@ def test_predict_is_in_eval_mode_in_chunks_and_puts_the_mode_back(training):
 def test_bad_plans_are_refused(field, value):
     with pytest.raises(ValueError, match=field):
         TrainPlan(**{"steps": 1} | {field: value})
+
+
+@pytest.mark.parametrize(
+    ("plan", "own"),
+    [
+        (
+            {"momentum": 0.9, "weight_decay": 0.1},
+            lambda groups: torch.optim.SGD(groups, 0.5, 0.9, 0, 0.1, nesterov=True),
+        ),
+        ({"optimiser": "adam", "weight_decay": 0.1}, lambda groups: torch.optim.Adam(groups, 0.5, weight_decay=0.1)),
+    ],
+    ids=["sgd", "adam"],
+)
+def test_an_optimiser_does_what_torchs_does(plan, own):
+    """Also with groups of their own rate, a group that comes later, and a state that is loaded."""
+    plan = PLAN.model_copy(update=plan)
+    found = []
+    for make in (lambda groups: make_optimiser(plan, groups), own):
+        weights = [nn.Parameter(torch.linspace(-1, 1, n)) for n in (3, 4, 5)]
+        optimiser = make([{"params": weights[:1], "lr": 0.1}, {"params": weights[1:2]}])
+        assert isinstance(optimiser, torch.optim.Adam if plan.optimiser == "adam" else torch.optim.SGD)
+        for step in range(6):
+            if step == 2:
+                optimiser.add_param_group({"params": weights[2:], "lr": 0.2})
+            if step == 4:
+                state, optimiser = optimiser.state_dict(), make([{"params": [weight]} for weight in weights])
+                optimiser.load_state_dict(state)
+            optimiser.zero_grad()
+            sum((weight**3).sum() for weight in weights).backward()
+            optimiser.step()
+        optimiser.zero_grad()
+        assert [weight.grad for weight in weights] == [None] * 3
+        found.append((weights, optimiser.state_dict()))
+    (ours, our_state), (theirs, their_state) = found
+    assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+    assert our_state["param_groups"][0]["lr"] == their_state["param_groups"][0]["lr"] == 0.1
+    for number, kept in their_state["state"].items():
+        assert all(
+            torch.equal(torch.as_tensor(value), our_state["state"][number][name]) for name, value in kept.items()
+        )
