@@ -18,6 +18,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from pwl_lab.fast.allocator import keep_freed_memory
+
 MEASURED_AT_ONCE = 256  # samples per group in an evaluation: all at once would take gigabytes
 
 
@@ -389,6 +391,7 @@ def train_all(
     - `snapshots`: thresholds at which the weights are kept.
     - `watch`: called after each evaluation.
     """
+    keep_freed_memory()
     device, shape = run.nets.weight.device, run.rates.lr.shape
     groups = torch.arange(shape[0], device=device)
     out = Outcome(
