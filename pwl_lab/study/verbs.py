@@ -28,7 +28,7 @@ from pwl_lab.study.fitting import check_task, n_blocks_of, shapes_of
 from pwl_lab.study.results import SPLITS, DistillationRuns, Pair
 from pwl_lab.study.store import Artifact, NotMadeError, Recipe, Store, may_make, only_stored
 from pwl_lab.support import config
-from pwl_lab.support.errors import InvalidValueError, invalid
+from pwl_lab.support.errors import InvalidValueError, invalid, unknown
 from pwl_lab.support.own_code import located
 from pwl_lab.support.processes import side_by_side
 from pwl_lab.support.seeding import initialisation
@@ -183,6 +183,7 @@ def distill(
     seeds: Sequence[int],
     plan: TrainPlan,
     device: config.Device = "auto",
+    rates: Mapping[str, float] | None = None,
 ) -> DistillationRuns:
     """Distil `teacher` into a student per curriculum and seed.
 
@@ -198,9 +199,11 @@ def distill(
     - `seeds`: one student per curriculum for each; a seed determines initial weights and projections.
     - `plan`: largest length, optimiser and schedule.
     - `device`: where to compute; it is not part of the store's key.
+    - `rates`: the learning rate of each curriculum that has one of its own, by its name; of the others it is `plan.lr`.
 
     Raises InvalidValueError before training if an argument has the wrong type, if a seed is given twice, if a
-    curriculum needs a block or a checkpoint that the teacher does not have, or if a network does not accept the task's inputs.
+    curriculum needs a block or a checkpoint that the teacher does not have, or if a network does not accept the task's
+    inputs; UnknownNameError for a rate of a curriculum that is not there.
     """
     _check_kinds(
         teacher=(teacher, TrainedModel),
@@ -213,7 +216,10 @@ def distill(
     where, n_blocks = config.device(device), min(n_blocks_of(student), teacher.config.n_blocks)
     written_out = {name: curriculum.for_blocks(n_blocks) for name, curriculum in curricula.items()}
     whole = _checked_seeds(seeds)
-    members = [Member(name, seed, one) for name, one in written_out.items() for seed in whole]
+    rates = {} if rates is None else rates
+    if strange := sorted(rates.keys() - curricula.keys()):
+        raise unknown("curriculum in rates", strange[0], list(curricula))
+    members = [Member(name, seed, one, rates.get(name)) for name, one in written_out.items() for seed in whole]
     if not members:
         raise invalid("curricula and seeds", (list(curricula), list(seeds)), "at least one of each")
     recipes = _student_recipes(teacher, student, task, members, plan)
@@ -241,10 +247,15 @@ def _student_recipes(
     teacher: TrainedModel, student: ModelConfig, task: Task, members: Sequence[Member], plan: TrainPlan
 ) -> list[Recipe]:
     """The recipe of each student. It depends neither on its curriculum's name nor on the rest of its cohort."""
-    common = {"teacher": teacher.fingerprint, "student": student, "task": task.fingerprint(), "plan": plan}
+    common = {"teacher": teacher.fingerprint, "student": student, "task": task.fingerprint()}
     own = {one: with_own_code(common, student, task, one) for one in {member.curriculum for member in members}}
+    plans = {lr: plan if lr is None else TrainPlan(**plan.model_dump() | {"lr": lr}) for lr in {one.lr for one in members}}
     return [
-        Recipe("students", VERSIONS["students"], own[one.curriculum] | {"curriculum": one.curriculum, "seed": one.seed})
+        Recipe(
+            "students",
+            VERSIONS["students"],
+            own[one.curriculum] | {"plan": plans[one.lr], "curriculum": one.curriculum, "seed": one.seed},
+        )
         for one in members
     ]
 

@@ -60,7 +60,8 @@ def _students() -> Any:
     teacher = train_or_load(MLPConfig(n_inputs=6, widths=(32, 16)), PARITY, SHORT, device="cpu")
     curricula = {"one-shot": one_shot(), "extracted": extracted(steps=9)}
     plan = LONG.model_copy(update={"stop_at": 0.55, "eval_every": 3})
-    return distill(teacher, MLPConfig(n_inputs=6, widths=(8, 7)), PARITY, curricula, range(4), plan, device="cpu")
+    student, rates = MLPConfig(n_inputs=6, widths=(8, 7)), {"extracted": 0.3}
+    return distill(teacher, student, PARITY, curricula, range(4), plan, device="cpu", rates=rates)
 
 
 def stacked_students() -> Any:
