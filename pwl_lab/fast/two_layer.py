@@ -286,7 +286,8 @@ class Stepper:
                 of_margins += mask.unsqueeze(1) * -wanted * torch.sigmoid(-wanted * margins) / run.batch_size
                 in_output += mask
         through = of_margins.unsqueeze(3) * nets.out.unsqueeze(1)
-        before = (through if of_hidden is None else through + of_hidden) * (hidden > 0)
+        through = through if of_hidden is None else through.add_(of_hidden)
+        before = torch.ops.aten.threshold_backward(through, hidden, 0)  # 0 where the unit is inactive, in one pass
         self._move(inputs, hidden, of_margins, before, in_output)
         self.step_number += 1
 
