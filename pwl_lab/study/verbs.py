@@ -34,17 +34,19 @@ from pwl_lab.support.processes import side_by_side
 from pwl_lab.support.seeding import initialisation
 from pwl_lab.swap.evaluation import score_masks
 from pwl_lab.swap.masks import check_whole_cube
+from pwl_lab.swap.pair_cohort import train_pairs_together
 from pwl_lab.swap.pair_training import FollowCurriculum, PairLearner, PairLossConfig
 from pwl_lab.swap.swapnet import SwapNet, check_shapes
 from pwl_lab.tasks.base import Task, batches_of, split_of
 from pwl_lab.tasks.checks import check_count
-from pwl_lab.training import Checkpoint, TrainedModel, TrainPlan, fit, train
+from pwl_lab.training import Checkpoint, TrainedModel, TrainPlan, fit
 
 # Raise a number when the same configuration gives another result, or when an entry's content changes. Older entries are
 # then ignored: making them again is cheaper than maintaining code to read them.
 # Students: version 4 has an entry for each student, version 3 had one for each cohort. Pairs: version 5 has the loss of
 # every mask, version 6 which test samples each mask gets right. Tested: what `study/testing.py` keeps beside a pair.
 VERSIONS = {"teacher": 2, "students": 4, "pair": 6, "tested": 1}
+PairArm = tuple[PairLossConfig, Curriculum | None]  # what the pairs of one call differ in
 
 
 def train_or_load(
@@ -249,7 +251,9 @@ def _student_recipes(
     """The recipe of each student. It depends neither on its curriculum's name nor on the rest of its cohort."""
     common = {"teacher": teacher.fingerprint, "student": student, "task": task.fingerprint()}
     own = {one: with_own_code(common, student, task, one) for one in {member.curriculum for member in members}}
-    plans = {lr: plan if lr is None else TrainPlan(**plan.model_dump() | {"lr": lr}) for lr in {one.lr for one in members}}
+    plans = {
+        lr: plan if lr is None else TrainPlan(**plan.model_dump() | {"lr": lr}) for lr in {one.lr for one in members}
+    }
     return [
         Recipe(
             "students",
@@ -316,31 +320,79 @@ def train_pair(
     Raises InvalidValueError before training if an argument has the wrong type, or if the two networks cannot be joined
     (block counts, resolutions), do not accept the task's inputs, or have too many blocks to evaluate every mask.
     """
-    where, losses = config.device(device), PairLossConfig() if losses is None else losses
+    losses = PairLossConfig() if losses is None else losses
+    [pair] = train_pairs(teacher, student, task, plan, [(losses, curriculum)], seed, device, to_export)
+    return pair
+
+
+def train_pairs(
+    teacher: TrainedModel,
+    student: ModelConfig,
+    task: Task,
+    plan: TrainPlan,
+    arms: Sequence[PairArm],
+    seed: int = 0,
+    device: config.Device = "auto",
+    to_export: bool = False,
+) -> list[Pair]:
+    """Pairs of one seed that differ in their losses and in the student's curriculum, each as `train_pair` makes it.
+
+    Those that are not in the store are trained side by side (`PairCohort`), unless `plan.stop_at` may end one earlier.
+    Raises errors and warns as `train_pair` does.
+
+    Arguments:
+    - `arms`: losses and curriculum of each pair, None for the paper's hard and soft loss.
+    - `teacher`, `student`, `task`, `plan`, `seed`, `device`, `to_export`: as in `train_pair`.
+    """
+    where = config.device(device)
     _check_kinds(teacher=(teacher, TrainedModel), student=(student, ModelConfig), plan=(plan, TrainPlan))
-    _check_kinds(losses=(losses, PairLossConfig), **{"curriculum": (curriculum, Curriculum)} if curriculum else {})
+    for losses, curriculum in arms:
+        _check_kinds(losses=(losses, PairLossConfig), **{"curriculum": (curriculum, Curriculum)} if curriculum else {})
     shapes = _checked_shapes((teacher.config, student), task, to_export)
-    configuration = {
+    recipes = _pair_recipes(teacher, student, task, plan, arms, seed)
+    of_key = {recipe.key: arm for recipe, arm in zip(recipes, arms, strict=True)}
+
+    def learner_of(losses: PairLossConfig, curriculum: Curriculum | None) -> PairLearner:
+        net = make_pair(teacher.model, build(student, seed, where, "student"), task, seed, losses.converters).to(where)
+        own = FollowCurriculum(curriculum, teacher, shapes[1], task, seed, where) if curriculum else None
+        learner = PairLearner(net, losses, split_of(task, "validation", where), seed, plan.steps, own)
+        learner.stop_at = plan.stop_at
+        return learner
+
+    def make(missing: list[Recipe]) -> list[Artifact]:
+        check_keepable(student, task)
+        learners, histories = [learner_of(*of_key[recipe.key]) for recipe in missing], []
+        for those in [learners] if plan.stop_at is None else [[learner] for learner in learners]:
+            batches = batches_of(task, seed, plan.batch_size, where, role="pair")
+            histories += train_pairs_together(those, batches, plan, f"{student.family} pair")
+        made = zip(learners, histories, strict=True)
+        return [_pack_pair(learner.net, student, history, task, seed, where) for learner, history in made]
+
+    entries = _from_store(recipes, make, f"the pair of family {student.family!r}", task)
+    nets = [make_pair(teacher.model, student.make(), task, seed, losses.converters).to(where) for losses, _ in arms]
+    return [_loaded_pair(*made, teacher, student, task, seed) for made in zip(nets, entries, recipes, strict=True)]
+
+
+def _pair_recipes(
+    teacher: TrainedModel, student: ModelConfig, task: Task, plan: TrainPlan, arms: Sequence[PairArm], seed: int
+) -> list[Recipe]:
+    """The recipe of each pair. It does not depend on those that it is trained beside."""
+    common = {
         "teacher": teacher.fingerprint,
         "student": student,
         "task": task.fingerprint(),
         "plan": plan,
-        "losses": losses,
-        "curriculum": curriculum and curriculum.model_dump(mode="json"),
         "seed": seed,
     }
+    own = [{"losses": one, "curriculum": after and after.model_dump(mode="json")} for one, after in arms]
+    coded = [with_own_code(common | mine, student, task, arm[1]) for mine, arm in zip(own, arms, strict=True)]
+    return [Recipe("pair", VERSIONS["pair"], configuration) for configuration in coded]
 
-    def make(_: list[Recipe]) -> list[Artifact]:
-        check_keepable(student, task)
-        net = make_pair(teacher.model, build(student, seed, where, "student"), task, seed, losses.converters).to(where)
-        own = FollowCurriculum(curriculum, teacher, shapes[1], task, seed, where) if curriculum else None
-        learner = PairLearner(net, losses, split_of(task, "validation", where), seed, plan.steps, own)
-        learner.stop_at, batches = plan.stop_at, batches_of(task, seed, plan.batch_size, where, role="pair")
-        return [_pack_pair(net, student, train(learner, batches, plan, f"{student.family} pair"), task, seed, where)]
 
-    recipe = Recipe("pair", VERSIONS["pair"], with_own_code(configuration, student, task, curriculum))
-    [entry] = _from_store([recipe], make, f"the pair of family {student.family!r}", task)
-    net = make_pair(teacher.model, student.make(), task, seed, losses.converters).to(where)
+def _loaded_pair(
+    net: SwapNet, entry: Entry, recipe: Recipe, teacher: TrainedModel, student: ModelConfig, task: Task, seed: int
+) -> Pair:
+    """A pair out of its entry; `net` has the teacher's weights and gets the others."""
     entry.restore(net.student, "student")
     entry.restore(net.converters, "converters")
     entry.check(mask_answers(net))

@@ -43,7 +43,7 @@ def never_train(monkeypatch):
     """From here on nothing may be trained."""
 
     def forbid():
-        for name in ("fit", "train", "distil_members"):
+        for name in ("fit", "train_pairs_together", "distil_members"):
             monkeypatch.setattr(verbs, name, lambda *_, **__: pytest.fail("trained again"))
 
     return forbid
