@@ -422,7 +422,7 @@ def _checked_shapes(
     except InvalidValueError as error:
         if to_export:
             raise
-        warnings.warn(f"export() will refuse this pair: {error}", stacklevel=3)
+        warnings.warn(f"export() will refuse this pair: {error}", stacklevel=4)  # for who calls `train_pair`
     return shapes
 
 
