@@ -392,7 +392,7 @@ def train_all(
     - `snapshots`: thresholds at which the weights are kept.
     - `watch`: called after each evaluation.
     """
-    keep_freed_memory()
+    keep_freed_memory()  # for speed alone
     device, shape = run.nets.weight.device, run.rates.lr.shape
     groups = torch.arange(shape[0], device=device)
     out = Outcome(
@@ -402,12 +402,8 @@ def train_all(
         run.nets.at(groups),
         {value: run.nets.at(groups) for value in snapshots},
     )
-    running, stepper, step, last = (
-        torch.ones(shape, dtype=torch.bool, device=device),
-        Stepper(run, random),
-        0,
-        thresholds[-1],
-    )
+    running, stepper = torch.ones(shape, dtype=torch.bool, device=device), Stepper(run, random)
+    step, last = 0, thresholds[-1]
     begins = run.stages[-2].end if len(run.stages) > 1 else torch.zeros(shape, device=device)  # of the last stage
     while step < budget and len(groups):
         ahead = min(eval_at(step), budget) - step
