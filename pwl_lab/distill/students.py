@@ -125,7 +125,9 @@ def make_cohort(config: ModelConfig, seeds: Sequence[int], device: str = "cpu") 
 
 
 class CurriculumGroup:
-    """The students that follow the same curriculum. They are always in the same stage, so they are trained together.
+    """The students that follow the same curriculum at the same learning rate.
+
+    They are always in the same stage, so they are trained together.
 
     Layers that a stage does not train get no gradient at all, not even a zero one, so no optimiser changes them,
     whatever its momentum or weight decay.
@@ -133,7 +135,7 @@ class CurriculumGroup:
 
     def __init__(self, cohort: Cohort, members: list[Member]) -> None:
         """`members` describe the students of `cohort`, in its order."""
-        self.curriculum, self.cohort, self.members = members[0].curriculum, cohort, members
+        self.curriculum, self.lr, self.cohort, self.members = members[0].curriculum, members[0].lr, cohort, members
         self.diverged = torch.zeros(len(members), dtype=torch.bool, device=cohort.parameters()[0].device)
 
     def needs(self, stage: Stage) -> tuple[int, int] | None:
@@ -203,7 +205,7 @@ class CurriculumLearner(Learner):
         plan: TrainPlan,
         validation: Batch | None = None,
     ) -> None:
-        """Group the students by curriculum.
+        """Group the students by curriculum and learning rate.
 
         Arguments:
         - `cohort`, `members`: the students and their descriptions, in the same order.
@@ -216,13 +218,16 @@ class CurriculumLearner(Learner):
         self.validation = evaluation if validation is None else validation
         self._retired: dict[Member, dict[str, Tensor]] = {}
         self.groups: list[CurriculumGroup] = []
-        for curriculum in dict.fromkeys(member.curriculum for member in members):
-            numbers = [number for number, member in enumerate(members) if member.curriculum == curriculum]
+        for alike in dict.fromkeys((member.curriculum, member.lr) for member in members):
+            numbers = [number for number, one in enumerate(members) if (one.curriculum, one.lr) == alike]
             self.groups.append(CurriculumGroup(cohort.part(numbers), [members[number] for number in numbers]))
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
-        """All students in one group."""
-        return [{"params": [p for group in self.groups for p in group.cohort.parameters()], "lr": lr}]
+        """The students of each learning rate in one group."""
+        by_rate = defaultdict[float, list[Tensor]](list)
+        for group in self.groups:
+            by_rate[lr if group.lr is None else group.lr] += group.cohort.parameters()
+        return [{"params": parameters, "lr": rate} for rate, parameters in by_rate.items()]
 
     def losses(self, batch: Batch, step: int) -> Losses:
         """`total` sums over students, so that each one's gradient is as if it trained alone; the other terms are means.
@@ -360,7 +365,7 @@ def distil_members(
     - `teacher`: a trained teacher with the checkpoints that the curricula need.
     - `student`: the architecture of every student.
     - `task`: provides the batches, the validation split (for early stopping) and the test split.
-    - `members`: each student's curriculum (of `Curriculum.for_blocks`) and seed.
+    - `members`: each student's curriculum (of `Curriculum.for_blocks`) and seed, and its learning rate if it has its own.
     - `plan`: length, optimiser and schedule, `batch_size` and `stop_at`.
     - `data_seed`: the seed of the batches, which all students share.
     - `device`: where to compute.

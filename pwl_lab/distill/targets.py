@@ -120,11 +120,12 @@ class Activations(NamedTuple):
 
 @dataclass(frozen=True)
 class Member:
-    """One student of a cohort: its curriculum and its seed."""
+    """One student of a cohort: its curriculum, its seed, and its learning rate where that is not the plan's."""
 
     name: str
     seed: int
     curriculum: Curriculum
+    lr: float | None = None
 
 
 class TeacherTargets:

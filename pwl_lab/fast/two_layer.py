@@ -18,6 +18,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from pwl_lab.fast.allocator import keep_freed_memory
+
 MEASURED_AT_ONCE = 256  # samples per group in an evaluation: all at once would take gigabytes
 
 
@@ -284,7 +286,8 @@ class Stepper:
                 of_margins += mask.unsqueeze(1) * -wanted * torch.sigmoid(-wanted * margins) / run.batch_size
                 in_output += mask
         through = of_margins.unsqueeze(3) * nets.out.unsqueeze(1)
-        before = (through if of_hidden is None else through + of_hidden) * (hidden > 0)
+        through = through if of_hidden is None else through.add_(of_hidden)
+        before = torch.ops.aten.threshold_backward(through, hidden, 0)  # 0 where the unit is inactive, in one pass
         self._move(inputs, hidden, of_margins, before, in_output)
         self.step_number += 1
 
@@ -389,6 +392,7 @@ def train_all(
     - `snapshots`: thresholds at which the weights are kept.
     - `watch`: called after each evaluation.
     """
+    keep_freed_memory()  # for speed alone
     device, shape = run.nets.weight.device, run.rates.lr.shape
     groups = torch.arange(shape[0], device=device)
     out = Outcome(
@@ -398,12 +402,8 @@ def train_all(
         run.nets.at(groups),
         {value: run.nets.at(groups) for value in snapshots},
     )
-    running, stepper, step, last = (
-        torch.ones(shape, dtype=torch.bool, device=device),
-        Stepper(run, random),
-        0,
-        thresholds[-1],
-    )
+    running, stepper = torch.ones(shape, dtype=torch.bool, device=device), Stepper(run, random)
+    step, last = 0, thresholds[-1]
     begins = run.stages[-2].end if len(run.stages) > 1 else torch.zeros(shape, device=device)  # of the last stage
     while step < budget and len(groups):
         ahead = min(eval_at(step), budget) - step

@@ -194,12 +194,14 @@ class LiveCurves:
         """Add new rows of a history, and draw when it is time."""
         for row in rows:
             if row.get("accuracy") is not None:
-                who = (run, str(row.get("curriculum", "")), int(row.get("seed", 0)))
+                one = f"{run} {row['pair']}" if "pair" in row else run  # pairs side by side are numbered
+                who = (one, str(row.get("curriculum", "")), int(row.get("seed", 0)))
                 self._accuracy[who].append((row["step"], row["accuracy"]))
         for row in {row["step"]: row for row in rows}.values():  # the losses are those of all students together
             for name, value in row.items():
                 if name.startswith("loss_"):
-                    self._losses[run, name.removeprefix("loss_")].append((row["step"], value))
+                    number, _, term = name.removeprefix("loss_").rpartition(" ")
+                    self._losses[f"{run} {number}".strip(), term].append((row["step"], value))
         self._redraws.draw(self._show)
 
     def close(self) -> None:

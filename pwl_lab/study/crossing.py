@@ -16,7 +16,7 @@ from pwl_lab.study.intervals import in_points, mean_interval
 from pwl_lab.study.recipes import image_models, image_task, image_teacher, pair_losses
 from pwl_lab.study.results import Pair
 from pwl_lab.study.settings import CrossingSettings
-from pwl_lab.study.verbs import run_cases, train_or_load, train_pair
+from pwl_lab.study.verbs import run_cases, train_or_load, train_pair, train_pairs
 from pwl_lab.swap.orders import loading_orders
 from pwl_lab.swap.pair_training import PairLossConfig
 from pwl_lab.tasks.parity import SparseParity
@@ -75,21 +75,36 @@ def combinations(loadings: Sequence[str], curricula: Sequence[str] = CURRICULA) 
 
 def crossed_pair(settings: CrossingSettings, seed: int, curriculum: str, loading: str) -> Pair:
     """One student of one seed; from the store if it was trained before."""
+    return _crossed(settings, seed, [(curriculum, loading)])[0].pair
+
+
+def crossed_of_seed(settings: CrossingSettings, seed: int) -> list[Crossed]:
+    """All students of one seed. Those that are not in the store are trained side by side, on one pass of the teacher."""
+    return _crossed(settings, seed, combinations(settings.loadings, settings.curricula))
+
+
+def _crossed(settings: CrossingSettings, seed: int, combined: Sequence[tuple[str, str]]) -> list[Crossed]:
+    """The students of one seed with these curricula and loadings."""
     task, teacher = image_task(settings), image_teacher(settings, seed)
     student = image_models(settings, task)[1]
-    losses = pair_losses(settings).model_copy(update={"student_joins_at": LOADINGS[loading]})
     plan = image_plan(
         settings.budget_steps, settings.pair_lr, settings.batch_size, settings.optimiser, settings.eval_every
     )
-    chosen = image_curricula(settings, student.n_blocks).get(curriculum)
-    return train_pair(teacher, student, task, plan, losses, seed, settings.device, chosen)
+    curricula, losses = image_curricula(settings, student.n_blocks), pair_losses(settings)
+    arms = [
+        (losses.model_copy(update={"student_joins_at": LOADINGS[loading]}), curricula.get(name))
+        for name, loading in combined
+    ]
+    pairs = train_pairs(teacher, student, task, plan, arms, seed, settings.device)
+    return [Crossed(*who, pair) for who, pair in zip(combined, pairs, strict=True)]
 
 
 def crossed_pairs(settings: CrossingSettings) -> list[Crossed]:
-    """All combinations and seeds. Those that are not in the store are trained side by side, the teachers first."""
+    """All combinations and seeds. What is not in the store is trained first, several seeds in parallel, teachers first."""
     cases = [{"settings": settings, "seed": seed} for seed in settings.seeds]
     run_cases(image_teacher, cases, "teachers", settings.device)
-    return _every_seed(crossed_pair, settings, combinations(settings.loadings, settings.curricula), "students")
+    by_seed = run_cases(crossed_of_seed, cases, "students", settings.device)
+    return [one for combined in zip(*by_seed, strict=True) for one in combined]
 
 
 def _every_seed(

@@ -198,11 +198,11 @@ def language_students(
     rates = learning_rates(settings) if place == "grammar" else dict.fromkeys(names, settings.other_lr)
     parts = []
     for source in (teacher, with_untrained_states(teacher)):
-        mine = [name for name in names if (name == "untrained") == (source is not teacher)]
-        for rate in sorted({rates[name] for name in mine}):
-            chosen = {name: known[name] for name in mine if rates[name] == rate}
-            plan = student_plan(settings, teacher, rate, place)
-            parts.append(distill(source, student, task, chosen, settings.seeds, plan, settings.device))
+        chosen = {name: known[name] for name in names if (name == "untrained") == (source is not teacher)}
+        if chosen:
+            own = {name: rates[name] for name in chosen}
+            plan = student_plan(settings, teacher, min(own.values()), place)
+            parts.append(distill(source, student, task, chosen, settings.seeds, plan, settings.device, own))
     return joined(parts, names)
 
 
@@ -232,17 +232,14 @@ def student_plan(
 
 
 def student_cases(settings: LanguageCurriculumSettings) -> list[dict[str, Any]]:
-    """What `language_students` is given besides the settings, to make all: those of a place and learning rate together.
+    """What `language_students` is given besides the settings, to make all: those of a teacher together, longest first.
 
-    The longest come first: at `lesson`, most curricula have the lowest rate. Students with untrained states are apart,
-    because their teacher is another one.
+    One pass of the teacher serves all students beside each other, and a step of many costs little more than one of few.
+    Students with untrained states are apart, because their teacher is another one.
     """
-    rates, alike = learning_rates(settings), defaultdict[tuple[bool, float], list[str]](list)
-    for name in language_curricula(settings):
-        alike[name == "untrained", rates[name]].append(name)
-    grouped: list[tuple[Place, Sequence[str]]] = [("grammar", mine) for _, mine in sorted(alike.items())]
-    grouped[1:1] = elsewhere(settings).items()
-    return [{"names": names, "place": place} for place, names in grouped]
+    names = [name for name in language_curricula(settings) if name != "untrained"]
+    grouped: list[tuple[Place, Sequence[str]]] = [("grammar", names), *elsewhere(settings).items()]
+    return [{"names": names, "place": place} for place, names in [*grouped, ("grammar", ["untrained"])]]
 
 
 def students_and_pairs(

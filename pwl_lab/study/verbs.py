@@ -28,23 +28,25 @@ from pwl_lab.study.fitting import check_task, n_blocks_of, shapes_of
 from pwl_lab.study.results import SPLITS, DistillationRuns, Pair
 from pwl_lab.study.store import Artifact, NotMadeError, Recipe, Store, may_make, only_stored
 from pwl_lab.support import config
-from pwl_lab.support.errors import InvalidValueError, invalid
+from pwl_lab.support.errors import InvalidValueError, invalid, unknown
 from pwl_lab.support.own_code import located
 from pwl_lab.support.processes import side_by_side
 from pwl_lab.support.seeding import initialisation
 from pwl_lab.swap.evaluation import score_masks
 from pwl_lab.swap.masks import check_whole_cube
+from pwl_lab.swap.pair_cohort import train_pairs_together
 from pwl_lab.swap.pair_training import FollowCurriculum, PairLearner, PairLossConfig
 from pwl_lab.swap.swapnet import SwapNet, check_shapes
 from pwl_lab.tasks.base import Task, batches_of, split_of
 from pwl_lab.tasks.checks import check_count
-from pwl_lab.training import Checkpoint, TrainedModel, TrainPlan, fit, train
+from pwl_lab.training import Checkpoint, TrainedModel, TrainPlan, fit
 
 # Raise a number when the same configuration gives another result, or when an entry's content changes. Older entries are
 # then ignored: making them again is cheaper than maintaining code to read them.
 # Students: version 4 has an entry for each student, version 3 had one for each cohort. Pairs: version 5 has the loss of
 # every mask, version 6 which test samples each mask gets right. Tested: what `study/testing.py` keeps beside a pair.
 VERSIONS = {"teacher": 2, "students": 4, "pair": 6, "tested": 1}
+PairArm = tuple[PairLossConfig, Curriculum | None]  # what the pairs of one call differ in
 
 
 def train_or_load(
@@ -183,6 +185,7 @@ def distill(
     seeds: Sequence[int],
     plan: TrainPlan,
     device: config.Device = "auto",
+    rates: Mapping[str, float] | None = None,
 ) -> DistillationRuns:
     """Distil `teacher` into a student per curriculum and seed.
 
@@ -198,9 +201,11 @@ def distill(
     - `seeds`: one student per curriculum for each; a seed determines initial weights and projections.
     - `plan`: largest length, optimiser and schedule.
     - `device`: where to compute; it is not part of the store's key.
+    - `rates`: the learning rate of each curriculum that has one of its own, by its name; of the others it is `plan.lr`.
 
     Raises InvalidValueError before training if an argument has the wrong type, if a seed is given twice, if a
-    curriculum needs a block or a checkpoint that the teacher does not have, or if a network does not accept the task's inputs.
+    curriculum needs a block or a checkpoint that the teacher does not have, or if a network does not accept the task's
+    inputs; UnknownNameError for a rate of a curriculum that is not there.
     """
     _check_kinds(
         teacher=(teacher, TrainedModel),
@@ -213,7 +218,10 @@ def distill(
     where, n_blocks = config.device(device), min(n_blocks_of(student), teacher.config.n_blocks)
     written_out = {name: curriculum.for_blocks(n_blocks) for name, curriculum in curricula.items()}
     whole = _checked_seeds(seeds)
-    members = [Member(name, seed, one) for name, one in written_out.items() for seed in whole]
+    rates = {} if rates is None else rates
+    if strange := sorted(rates.keys() - curricula.keys()):
+        raise unknown("curriculum in rates", strange[0], list(curricula))
+    members = [Member(name, seed, one, rates.get(name)) for name, one in written_out.items() for seed in whole]
     if not members:
         raise invalid("curricula and seeds", (list(curricula), list(seeds)), "at least one of each")
     recipes = _student_recipes(teacher, student, task, members, plan)
@@ -241,10 +249,17 @@ def _student_recipes(
     teacher: TrainedModel, student: ModelConfig, task: Task, members: Sequence[Member], plan: TrainPlan
 ) -> list[Recipe]:
     """The recipe of each student. It depends neither on its curriculum's name nor on the rest of its cohort."""
-    common = {"teacher": teacher.fingerprint, "student": student, "task": task.fingerprint(), "plan": plan}
+    common = {"teacher": teacher.fingerprint, "student": student, "task": task.fingerprint()}
     own = {one: with_own_code(common, student, task, one) for one in {member.curriculum for member in members}}
+    plans = {
+        lr: plan if lr is None else TrainPlan(**plan.model_dump() | {"lr": lr}) for lr in {one.lr for one in members}
+    }
     return [
-        Recipe("students", VERSIONS["students"], own[one.curriculum] | {"curriculum": one.curriculum, "seed": one.seed})
+        Recipe(
+            "students",
+            VERSIONS["students"],
+            own[one.curriculum] | {"plan": plans[one.lr], "curriculum": one.curriculum, "seed": one.seed},
+        )
         for one in members
     ]
 
@@ -305,31 +320,79 @@ def train_pair(
     Raises InvalidValueError before training if an argument has the wrong type, or if the two networks cannot be joined
     (block counts, resolutions), do not accept the task's inputs, or have too many blocks to evaluate every mask.
     """
-    where, losses = config.device(device), PairLossConfig() if losses is None else losses
+    losses = PairLossConfig() if losses is None else losses
+    [pair] = train_pairs(teacher, student, task, plan, [(losses, curriculum)], seed, device, to_export)
+    return pair
+
+
+def train_pairs(
+    teacher: TrainedModel,
+    student: ModelConfig,
+    task: Task,
+    plan: TrainPlan,
+    arms: Sequence[PairArm],
+    seed: int = 0,
+    device: config.Device = "auto",
+    to_export: bool = False,
+) -> list[Pair]:
+    """Pairs of one seed that differ in their losses and in the student's curriculum, each as `train_pair` makes it.
+
+    Those that are not in the store are trained side by side (`PairCohort`), unless `plan.stop_at` may end one earlier.
+    Raises errors and warns as `train_pair` does.
+
+    Arguments:
+    - `arms`: losses and curriculum of each pair, None for the paper's hard and soft loss.
+    - `teacher`, `student`, `task`, `plan`, `seed`, `device`, `to_export`: as in `train_pair`.
+    """
+    where = config.device(device)
     _check_kinds(teacher=(teacher, TrainedModel), student=(student, ModelConfig), plan=(plan, TrainPlan))
-    _check_kinds(losses=(losses, PairLossConfig), **{"curriculum": (curriculum, Curriculum)} if curriculum else {})
+    for losses, curriculum in arms:
+        _check_kinds(losses=(losses, PairLossConfig), **{"curriculum": (curriculum, Curriculum)} if curriculum else {})
     shapes = _checked_shapes((teacher.config, student), task, to_export)
-    configuration = {
+    recipes = _pair_recipes(teacher, student, task, plan, arms, seed)
+    of_key = {recipe.key: arm for recipe, arm in zip(recipes, arms, strict=True)}
+
+    def learner_of(losses: PairLossConfig, curriculum: Curriculum | None) -> PairLearner:
+        net = make_pair(teacher.model, build(student, seed, where, "student"), task, seed, losses.converters).to(where)
+        own = FollowCurriculum(curriculum, teacher, shapes[1], task, seed, where) if curriculum else None
+        learner = PairLearner(net, losses, split_of(task, "validation", where), seed, plan.steps, own)
+        learner.stop_at = plan.stop_at
+        return learner
+
+    def make(missing: list[Recipe]) -> list[Artifact]:
+        check_keepable(student, task)
+        learners, histories = [learner_of(*of_key[recipe.key]) for recipe in missing], []
+        for those in [learners] if plan.stop_at is None else [[learner] for learner in learners]:
+            batches = batches_of(task, seed, plan.batch_size, where, role="pair")
+            histories += train_pairs_together(those, batches, plan, f"{student.family} pair")
+        made = zip(learners, histories, strict=True)
+        return [_pack_pair(learner.net, student, history, task, seed, where) for learner, history in made]
+
+    entries = _from_store(recipes, make, f"the pair of family {student.family!r}", task)
+    nets = [make_pair(teacher.model, student.make(), task, seed, losses.converters).to(where) for losses, _ in arms]
+    return [_loaded_pair(*made, teacher, student, task, seed) for made in zip(nets, entries, recipes, strict=True)]
+
+
+def _pair_recipes(
+    teacher: TrainedModel, student: ModelConfig, task: Task, plan: TrainPlan, arms: Sequence[PairArm], seed: int
+) -> list[Recipe]:
+    """The recipe of each pair. It does not depend on those that it is trained beside."""
+    common = {
         "teacher": teacher.fingerprint,
         "student": student,
         "task": task.fingerprint(),
         "plan": plan,
-        "losses": losses,
-        "curriculum": curriculum and curriculum.model_dump(mode="json"),
         "seed": seed,
     }
+    own = [{"losses": one, "curriculum": after and after.model_dump(mode="json")} for one, after in arms]
+    coded = [with_own_code(common | mine, student, task, arm[1]) for mine, arm in zip(own, arms, strict=True)]
+    return [Recipe("pair", VERSIONS["pair"], configuration) for configuration in coded]
 
-    def make(_: list[Recipe]) -> list[Artifact]:
-        check_keepable(student, task)
-        net = make_pair(teacher.model, build(student, seed, where, "student"), task, seed, losses.converters).to(where)
-        own = FollowCurriculum(curriculum, teacher, shapes[1], task, seed, where) if curriculum else None
-        learner = PairLearner(net, losses, split_of(task, "validation", where), seed, plan.steps, own)
-        learner.stop_at, batches = plan.stop_at, batches_of(task, seed, plan.batch_size, where, role="pair")
-        return [_pack_pair(net, student, train(learner, batches, plan, f"{student.family} pair"), task, seed, where)]
 
-    recipe = Recipe("pair", VERSIONS["pair"], with_own_code(configuration, student, task, curriculum))
-    [entry] = _from_store([recipe], make, f"the pair of family {student.family!r}", task)
-    net = make_pair(teacher.model, student.make(), task, seed, losses.converters).to(where)
+def _loaded_pair(
+    net: SwapNet, entry: Entry, recipe: Recipe, teacher: TrainedModel, student: ModelConfig, task: Task, seed: int
+) -> Pair:
+    """A pair out of its entry; `net` has the teacher's weights and gets the others."""
     entry.restore(net.student, "student")
     entry.restore(net.converters, "converters")
     entry.check(mask_answers(net))
@@ -359,7 +422,7 @@ def _checked_shapes(
     except InvalidValueError as error:
         if to_export:
             raise
-        warnings.warn(f"export() will refuse this pair: {error}", stacklevel=3)
+        warnings.warn(f"export() will refuse this pair: {error}", stacklevel=4)  # for who calls `train_pair`
     return shapes
 
 

@@ -166,7 +166,8 @@ class Training:
     @property
     def _device(self) -> torch.device:
         """Where it computes."""
-        device: torch.device = self.optimiser.param_groups[0]["params"][0].device
+        groups = self.optimiser.param_groups  # one may be empty: all that it had are done
+        device: torch.device = next(one.device for group in groups for one in group["params"])
         return device
 
     def pause(self, done: int) -> None:

@@ -294,19 +294,27 @@ class PairLearner(Learner):
 
     def clip_gradients(self, largest: float, optimiser: torch.optim.Optimizer) -> None:
         """Clip student and converters together, or separately as long as the PWL terms must not reach the student."""
-        if self.joined:
-            super().clip_gradients(largest, optimiser)
-            return
-        for group in optimiser.param_groups:
-            nn.utils.clip_grad_norm_(group["params"], largest)
+        student, converters = (list(part.parameters()) for part in (self.net.student, self.net.converters))
+        for together in [student + converters] if self.joined else [student, converters]:
+            nn.utils.clip_grad_norm_(together, largest)
 
-    def losses(self, batch: Batch, step: int) -> Losses:
-        """The student's own terms, `sync`, `recon` and `cross`, all unweighted, and the weighted `total`."""
+    @torch.no_grad()
+    def teacher_activations(self, batch: Batch) -> Activations:
+        """The teacher's, for the inputs of a batch."""
+        return Activations(*self.passes.teacher.hidden_states(batch.inputs))
+
+    def losses(self, batch: Batch, step: int, teacher: Activations | None = None) -> Losses:
+        """The student's own terms, `sync`, `recon` and `cross`, all unweighted, and the weighted `total`.
+
+        Arguments:
+        - `batch`: inputs and labels.
+        - `step`: optimiser steps done.
+        - `teacher`: its activations for the batch, if they are already computed.
+        """
         net = self.net.train()
         if step >= self.freeze_norm_from:
             net.student_norms(training=False)
-        with torch.no_grad():
-            teacher = Activations(*self.passes.teacher.hidden_states(batch.inputs))
+        teacher = self.teacher_activations(batch) if teacher is None else teacher
         student = Activations(*net.student.hidden_states(batch.inputs))
         seen = Pass(batch, teacher, student)
         terms, total = self.objective(seen, step)

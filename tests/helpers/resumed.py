@@ -17,7 +17,7 @@ from toys import PARITY, VGG_STUDENT, VGG_TEACHER, ToyImages
 from pwl_lab.distill.curriculum import extracted, one_shot
 from pwl_lab.fast import plain
 from pwl_lab.models import LanguageTransformerConfig, MLPConfig
-from pwl_lab.study.verbs import distill, train_or_load, train_pair
+from pwl_lab.study.verbs import distill, train_or_load, train_pair, train_pairs
 from pwl_lab.support import resuming
 from pwl_lab.swap.pair_training import PairLossConfig
 from pwl_lab.tasks.images import ImageTask
@@ -60,7 +60,8 @@ def _students() -> Any:
     teacher = train_or_load(MLPConfig(n_inputs=6, widths=(32, 16)), PARITY, SHORT, device="cpu")
     curricula = {"one-shot": one_shot(), "extracted": extracted(steps=9)}
     plan = LONG.model_copy(update={"stop_at": 0.55, "eval_every": 3})
-    return distill(teacher, MLPConfig(n_inputs=6, widths=(8, 7)), PARITY, curricula, range(4), plan, device="cpu")
+    student, rates = MLPConfig(n_inputs=6, widths=(8, 7)), {"extracted": 0.3}
+    return distill(teacher, student, PARITY, curricula, range(4), plan, device="cpu", rates=rates)
 
 
 def stacked_students() -> Any:
@@ -79,6 +80,13 @@ def pair() -> Any:
     return train_pair(teacher, VGG_STUDENT, task, LONG, losses, device="cpu", curriculum=extracted(steps=9))
 
 
+def pairs() -> Any:
+    task = ToyImages()
+    teacher = train_or_load(VGG_TEACHER, task, SHORT, device="cpu")
+    arms = [(PairLossConfig(student_joins_at=0.3, masks="alternating"), extracted(steps=9)), (PairLossConfig(), None)]
+    return train_pairs(teacher, VGG_STUDENT, task, LONG, arms, device="cpu")
+
+
 KINDS: dict[str, Callable[[], Any]] = {
     made.__name__: made
     for made in (
@@ -89,12 +97,15 @@ KINDS: dict[str, Callable[[], Any]] = {
         stacked_students,
         separate_students,
         pair,
+        pairs,
     )
 }
 
 
 def content(result: Any) -> dict[str, Any]:
     """All numbers of a result: tensors by name, and tables as lists."""
+    if isinstance(result, list):
+        return {f"{number}": content(one) for number, one in enumerate(result)}
     if isinstance(result, TrainedModel):
         checkpoints = {f"{one.step}/{name}": value for one in result.checkpoints for name, value in one.state.items()}
         facts = {"history": result.history.to_dict("list"), "reached": result.reached_at, "test": result.test_accuracy}
@@ -109,7 +120,7 @@ def content(result: Any) -> dict[str, Any]:
 
 def main(kind: str, how: str, number: int) -> None:
     resuming.EVERY_S = 0.0
-    if kind in ("pair", "stacked_students", "separate_students"):  # their teachers are not to be killed
+    if kind in ("pair", "pairs", "stacked_students", "separate_students"):  # their teachers are not to be killed
         with_teacher(kind)
     left = [number]
 
@@ -133,7 +144,7 @@ def main(kind: str, how: str, number: int) -> None:
 
 def with_teacher(kind: str) -> None:
     """Make the teacher first."""
-    if kind == "pair":
+    if kind in ("pair", "pairs"):
         train_or_load(VGG_TEACHER, ToyImages(), SHORT, device="cpu")
     elif kind == "separate_students":
         with plain():

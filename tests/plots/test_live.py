@@ -61,6 +61,20 @@ def test_there_is_a_line_for_each_student_in_its_curriculums_look_and_one_for_ea
     assert "aria-label='Training, after 200 steps.'" in html
 
 
+def test_pairs_side_by_side_have_a_line_each():
+    curves = LiveCurves()
+    for step in (0, 20):
+        terms = {f"loss_{number} {name}": 1.0 + step for number in (0, 1) for name in ("sync", "total")}
+        rows = [{"step": step, "accuracy": 0.5, "pair": number, "loss_total": 4.0} | terms for number in (0, 1)]
+        curves.add(rows, "2 vgg pairs")
+    lines = re.findall(r"<polyline points='([^']*)'[^>]*stroke='(#\w+)'", curves.html())
+    colours = [colour for _, colour in lines]
+    assert colours.count(style.NETWORK["student"][0]) == 2
+    assert colours.count(style.LOSS["sync"][0]) == 2
+    assert len(lines) == 4
+    assert all(len(points.split()) == 2 for points, _ in lines)
+
+
 def test_a_student_that_diverged_breaks_no_chart():
     curves = LiveCurves()
     for step, accuracy in ((0, 0.5), (100, float("nan"))):

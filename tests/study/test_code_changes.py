@@ -225,7 +225,7 @@ def test_whatever_shares_memory_or_is_no_plain_float_is_kept_as_it_is(verb, kind
 def test_what_the_store_cannot_hold_is_refused_before_it_is_trained(verb, kind, monkeypatch):
     monkeypatch.setattr(verbs, "fit", lambda *_: pytest.fail("trained"))
     monkeypatch.setattr(verbs, "distil_members", lambda *_: pytest.fail("trained"))
-    monkeypatch.setattr(verbs, "train", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(verbs, "train_pairs_together", lambda *_: pytest.fail("trained"))
     with pytest.raises(InvalidValueError, match=r"model = Own\(.*its state_dict can restore"):
         VERBS[verb](Own(kind=kind))
 

@@ -130,20 +130,36 @@ def test_each_result_stands_with_the_curriculum_loading_and_seed_it_was_made_for
 
     def run_cases(verb, cases, description, device):
         asked.append((verb, cases))
-        return [as_pair(ACCURACY, seed=case["seed"]) for case in cases]
+        return (
+            [verb(**case) for case in cases]
+            if verb is crossing.crossed_of_seed
+            else [as_pair(ACCURACY, seed=case["seed"]) for case in cases]
+        )
 
+    def train_pairs(teacher, student, task, plan, arms, seed, device):
+        assert teacher == f"teacher {seed}"
+        joins = {share: loading for loading, share in crossing.LOADINGS.items()}
+        names = {curriculum: name for name, curriculum in crossing.image_curricula(settings, student.n_blocks).items()}
+        for losses, curriculum in arms:
+            made.append((names.get(curriculum, "none"), joins[losses.student_joins_at], seed))
+        return [as_pair(ACCURACY, seed=seed) for _ in arms]
+
+    made = []
     monkeypatch.setattr(crossing, "run_cases", run_cases)
+    monkeypatch.setattr(crossing, "train_pairs", train_pairs)
+    monkeypatch.setattr(crossing, "image_teacher", teacher_of := lambda settings, seed: f"teacher {seed}")
     settings = SMOKE.model_copy(update={"seeds": (7, 2)})
     found = make(settings)
     verb, cases = asked[-1]
-    assert [(one.curriculum, one.loading, one.pair.seed) for one in found] == [
-        (case["curriculum"], case["loading"], case["seed"]) for case in cases
-    ]
     if make is crossing.crossed_pairs:
-        assert [verb for verb, _ in asked] == [recipes.image_teacher, crossing.crossed_pair]
+        assert [verb for verb, _ in asked] == [teacher_of, crossing.crossed_of_seed]
         ways = crossing.combinations(crossing.LOADINGS)
+        assert made == [(*way, s) for s in (7, 2) for way in ways]
     else:
         assert verb is crossing.parity_pair
+        assert [(one.curriculum, one.loading, one.pair.seed) for one in found] == [
+            (case["curriculum"], case["loading"], case["seed"]) for case in cases
+        ]
         ways = [(name, loading) for name in ("one_shot", "extracted") for loading in ("alone", "combined")]
     assert [(one.curriculum, one.loading, one.pair.seed) for one in found] == [
         (*way, s) for way in ways for s in (7, 2)
@@ -176,7 +192,7 @@ def test_the_hits_of_a_pair_are_its_accuracies_by_image(crossed):
 
 def test_a_crossed_pair_is_loaded_the_second_time(crossed, monkeypatch):
     first = crossed("extracted", "followed")
-    monkeypatch.setattr(verbs, "train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(verbs, "train_pairs_together", lambda *_, **__: pytest.fail("trained again"))
     monkeypatch.setattr(verbs, "fit", lambda *_, **__: pytest.fail("trained again"))
     again = crossed("extracted", "followed")
     assert changed(snapshot(first.net), snapshot(again.net)) == set()

@@ -20,9 +20,14 @@ SETTINGS = DashboardSettings.load("smoke", device="cpu", seeds=(5,))
 @pytest.fixture
 def no_training(monkeypatch):
     """Whoever trains fails the test."""
-    for place, name in ((verbs, "fit"), (verbs, "train"), (verbs, "distil_members"), (verbs, "side_by_side")):
+    for place, name in (
+        (verbs, "fit"),
+        (verbs, "train_pairs_together"),
+        (verbs, "distil_members"),
+        (verbs, "side_by_side"),
+    ):
         monkeypatch.setattr(place, name, lambda *_, **__: pytest.fail("something was trained"))
-    assert verbs.fit.__name__ == verbs.train.__name__ == "<lambda>"
+    assert verbs.fit.__name__ == verbs.train_pairs_together.__name__ == "<lambda>"
     assert training.fit is not verbs.fit
     assert distill.students.distil_members is not verbs.distil_members
 

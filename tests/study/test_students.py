@@ -125,6 +125,28 @@ def test_two_names_of_one_curriculum_share_their_students(trained):
     assert changed(runs.weights["a/0", 0], runs.weights["a/0", 2])
 
 
+def test_students_with_rates_of_their_own_are_those_of_plans_with_these_rates(trained, tmp_path, monkeypatch):
+    own = {"extracted": 0.03, "one_shot": 0.2}
+    beside = students(list(CURRICULA), [0, 1], rates=own)
+    assert len(trained) == 1
+    plans = {name: PLAN.model_copy(update={"lr": own.get(name, PLAN.lr)}) for name in CURRICULA}
+    loaded = {name: students([name], [0, 1], plan=plan) for name, plan in plans.items()}
+    assert len(trained) == 1
+    monkeypatch.setenv("PWL_LAB_STORE", str(tmp_path / "other"))
+    apart = {name: students([name], [0, 1], plan=plan) for name, plan in plans.items()}
+    assert len(trained) == 1 + len(CURRICULA)
+    for name, seed in beside.weights:
+        assert changed(beside.weights[name, seed], loaded[name].weights[name, seed]) == set()
+        assert rows_of(beside, name, seed).equals(rows_of(loaded[name], name, seed))
+        assert_close(beside.weights[name, seed], apart[name].weights[name, seed])
+
+
+def test_one_curriculum_at_two_rates_is_two_students(trained):
+    runs = students(["a", "b"], [0], {"a": one_shot(), "b": one_shot()}, rates={"b": 0.01})
+    assert trained == [[("a", 0), ("b", 0)]]
+    assert changed(runs.weights["a", 0], runs.weights["b", 0])
+
+
 def test_everything_that_makes_another_student_makes_another_entry(trained):
     students(["one_shot"], [0])
     others = [

@@ -43,7 +43,7 @@ def never_train(monkeypatch):
     """From here on nothing may be trained."""
 
     def forbid():
-        for name in ("fit", "train", "distil_members"):
+        for name in ("fit", "train_pairs_together", "distil_members"):
             monkeypatch.setattr(verbs, name, lambda *_, **__: pytest.fail("trained again"))
 
     return forbid
@@ -430,6 +430,8 @@ REFUSED = {
         lambda t: on_students(t, seeds=[1, 2, 1]),
         r"seeds = \[1, 2, 1\] is not allowed: each seed only once",
     ),
+    "a rate of no curriculum": (lambda t: on_students(t, rates={"b": 0.1}), "unknown curriculum in rates 'b'"),
+    "a rate below zero": (lambda t: on_students(t, rates={"a": -0.1}), "lr = -0.1 is not allowed"),
     "half a seed": (lambda t: on_students(t, seeds=[1.7]), "seeds = 1.7 is not allowed: a whole number"),
     "other inputs": (
         lambda t: train_or_load(MLP_TEACHER, OTHER_TASK, TEACHER_PLAN),

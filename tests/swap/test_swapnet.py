@@ -188,7 +188,7 @@ def test_train_pair_refuses_what_cannot_be_joined_before_training(store_folder, 
     def never(*_, **__):
         pytest.fail("training began")
 
-    monkeypatch.setattr("pwl_lab.study.verbs.train", never)
+    monkeypatch.setattr("pwl_lab.study.verbs.train_pairs_together", never)
     with pytest.raises(InvalidValueError, match=words):
         train_pair(as_trained(teacher), student, ToyImages(), TrainPlan(steps=1, batch_size=4), device="cpu")
     assert not list(store_folder.glob("pair/*"))
@@ -260,7 +260,7 @@ def test_a_cube_too_large_to_run_is_refused(store_folder, monkeypatch):
     with pytest.raises(InvalidValueError, match=r"n_blocks = 11.*at most 10.*2\^n"):
         score_masks(net, data)
     assert list(score_masks(net, data, ["S" * 11]).masks) == ["S" * 11]
-    monkeypatch.setattr("pwl_lab.study.verbs.train", lambda *_, **__: pytest.fail("training began"))
+    monkeypatch.setattr("pwl_lab.study.verbs.train_pairs_together", lambda *_, **__: pytest.fail("training began"))
     task = SparseParity(n_bits=2, k_sparse=1)
     with pytest.raises(InvalidValueError, match=r"n_blocks = 11.*at most 10"):
         train_pair(as_trained(config), config, task, TrainPlan(steps=1, batch_size=4), device="cpu")
