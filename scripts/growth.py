@@ -267,7 +267,7 @@ def _panel(axes: Axes, panel: Panel, part: pd.DataFrame) -> None:
     axes.set_ylim(0.6 * low, 6 * high)
     axes.xaxis.set_major_locator(FixedLocator(sizes))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticks(sizes, [f"{size:,.0f}" for size in sizes])
+    axes.set_xticks(sizes, [f"{size:,.0f}" if size < 10_000 else f"{size / 1_000:g}k" for size in sizes])
     style.log_ticks(axes.yaxis, "{x:,g}", (1, 3))
     axes.legend(loc="upper left", fontsize=style.NOTE)
 
