@@ -2,8 +2,12 @@
 
 Ours and the reference take turns within one run; the rows hold the medians, so that a drift of the machine's speed
 touches both alike. Rows: name, ours, reference, unit, ratio (above 1: ours is faster).
+
+    python scripts/bench.py                  # everything but the following
+    python scripts/bench.py --device cuda    # only training, against plain loops on the same device (`device_bench.py`)
 """
 
+import argparse
 import statistics
 import tempfile
 import time
@@ -14,6 +18,8 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import batch_overhead
+import device_bench
+import growth
 import page_loading
 import plain_pair
 import stub_sweep
@@ -33,7 +39,7 @@ from pwl_lab.models import BlockNet, LanguageTransformerConfig, ModelConfig, bui
 from pwl_lab.study.recipes import image_models, image_task
 from pwl_lab.study.settings import LoadingSettings
 from pwl_lab.study.store import provenance
-from pwl_lab.support import paths, resuming
+from pwl_lab.support import config, paths, resuming
 from pwl_lab.support.files import write_json
 from pwl_lab.support.processes import one_thread
 from pwl_lab.support.seeding import generator
@@ -348,8 +354,8 @@ def bundle_row() -> dict[str, object]:
     return row("reading a bundle of ViT-base's size, checksums included", "MB/s", rates["verified"], rates["plain"])
 
 
-def main() -> None:
-    """Measure all rows, print and write them."""
+def all_rows() -> list[dict[str, object]]:
+    """Every row that this machine's processor can measure."""
     with one_thread():  # as everything is trained
         keep_freed_memory()
         rows = [cohort_row(), language_row()]
@@ -363,10 +369,21 @@ def main() -> None:
     for measure in (stub_sweep.sweep_rows, batch_overhead.overhead_rows, page_loading.page_rows):
         with tempfile.TemporaryDirectory() as folder:
             rows += measure(Path(folder))
+    return rows + growth.growth_rows()
+
+
+def main() -> None:
+    """Measure the rows asked for, print and write them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", help="measure training on this device: cpu, cuda, or auto (see PWL_LAB_DEVICE)")
+    parser.add_argument("--size", choices=list(device_bench.SIZES), default="full", help="for --device")
+    asked = parser.parse_args()
+    device = config.device(asked.device) if asked.device else ""
+    rows = device_bench.rows(device, device_bench.SIZES[asked.size]) if device else all_rows()
     for one in rows:
         peak = f", {one['peak_mb']} MB at most" if "peak_mb" in one else ""
         print(f"{one['name']}: {one['ours']} against {one['reference']} {one['unit']}, ratio {one['ratio']}{peak}")
-    write_json(paths.runs() / paths.BENCH, {"rows": rows, "made": provenance()})
+    write_json(paths.runs() / (f"bench-{device}.json" if device else paths.BENCH), {"rows": rows, "made": provenance()})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """How long a command takes and how much memory it needs, with all processes that it starts; and rows against a bar."""
 
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -34,7 +35,7 @@ def measured(command: Sequence[str], env: Mapping[str, str] | None = None, look_
     Processor seconds are of the command and of those of its children that it has waited for. Memory is looked at every
     `look_s` seconds, which itself takes some milliseconds of a core. Raises RuntimeError with what it said where it fails.
     """
-    begun, peak = time.perf_counter(), 0.0
+    begun, peak, own = time.perf_counter(), 0.0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=env)
 
@@ -49,7 +50,10 @@ def measured(command: Sequence[str], env: Mapping[str, str] | None = None, look_
         if process.returncode:
             said.seek(0)
             raise RuntimeError(said.read().decode(errors="replace"))
-    peak = max(peak, used.ru_maxrss / 1024)  # one process may have peaked between two looks
+    if (
+        used.ru_maxrss / 1024 > 1.02 * own
+    ):  # a process that never needs more than the one that started it reports that one's
+        peak = max(peak, used.ru_maxrss / 1024)  # one process may have peaked between two looks
     cpu = used.ru_utime + used.ru_stime
     return {"seconds": round(seconds, 2), "cpu_seconds": round(cpu, 2), "peak_mb": round(peak)}
 

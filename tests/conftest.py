@@ -46,6 +46,7 @@ LONGEST_FIRST = [
     "tests/property/test_hostile_bundles.py",
     "tests/faults/test_runner_faults.py",
     "tests/benchmarks/test_clock.py",
+    "tests/benchmarks/test_device_bench.py",
     "tests/runner/test_execute.py",
     "tests/runner/test_page.py",
     "tests/distill/test_cohort.py",

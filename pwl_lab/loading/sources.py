@@ -3,17 +3,21 @@
 `open_source(address)` picks the right one. Sources on other machines are in `remote.py`.
 """
 
+import os
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from io import FileIO
 from pathlib import Path
-from stat import S_ISREG
+from stat import S_ISLNK, S_ISREG
 from typing import Self
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
+
+import numpy as np
 
 from pwl_lab.loading.throttle import Link, Throttle
 from pwl_lab.support.errors import InvalidValueError, MissingDataError, PwlLabError, invalid, unknown
@@ -77,6 +81,19 @@ class Source(Closing):
         of the file, there are no pieces and no error. Any piece may raise SourceError: the file is missing, unreadable
         or too short, `offset` lies beyond its end, `name` is not a plain file name, or the source is closed.
         """
+
+    def fill(self, name: str, offset: int, memory: memoryview) -> Iterator[int]:
+        """Put the bytes from `offset` on into `memory`, one after the other; yields how many more there are each time.
+
+        A number beyond what is left of `memory` says that the file is longer: of that piece nothing was written. Raises
+        as `chunks` does.
+        """
+        room = np.frombuffer(memory, dtype=np.uint8)
+        for chunk in self.chunks(name, offset):
+            if len(chunk) <= len(room):
+                room[: len(chunk)] = np.frombuffer(chunk, dtype=np.uint8)  # numpy releases the GIL while it copies
+                room = room[len(chunk) :]
+            yield len(chunk)
 
     def read(self, name: str, limit: int) -> bytes:
         """The content of a small file. Raises SourceError (not transient) if it has more than `limit` bytes."""
@@ -159,18 +176,32 @@ class FolderSource(Source):
 
     def chunks(self, name: str, offset: int = 0) -> Iterator[bytes | memoryview]:
         """As `Source.chunks`: views of up to 1 MiB into one buffer. `close` cannot interrupt a read that hangs."""
+        with self._opened(name, offset) as (file, size):
+            view = memoryview(bytearray(min(CHUNK_BYTES, max(1, size - offset))))
+            while n_read := file.readinto(view):
+                yield view[:n_read]
+                self._check_open()
+
+    def fill(self, name: str, offset: int, memory: memoryview) -> Iterator[int]:
+        """As `Source.fill`, from the file straight into `memory`: a copy would cost a third of what a read does."""
+        with self._opened(name, offset) as (file, _):
+            begin, beyond = 0, bytearray(1)  # one byte more than expected is enough to say so
+            while n_read := file.readinto(memory[begin : begin + CHUNK_BYTES] or beyond):
+                begin += n_read
+                yield n_read
+                self._check_open()
+
+    @contextmanager
+    def _opened(self, name: str, offset: int) -> Iterator[tuple[FileIO, int]]:
+        """The file, at `offset`, and its size. Raises as `Source.chunks` does."""
         self._begin(name, offset)
-        path = self.file(name)
         try:
-            with path.open("rb", buffering=0) as file:
-                if offset and offset > path.stat().st_size:
+            with self.file(name).open("rb", buffering=0) as file:
+                size = os.fstat(file.fileno()).st_size
+                if offset > size:
                     raise self._error(name, f"has no byte {offset}")
                 file.seek(offset)
-                buffer = bytearray(CHUNK_BYTES)
-                view = memoryview(buffer)
-                while n_read := file.readinto(buffer):
-                    yield view[:n_read]
-                    self._check_open()
+                yield file, size
         except OSError as error:
             raise self._failure(name, error) from error
 
@@ -179,9 +210,11 @@ class FolderSource(Source):
         check_name(name)
         path = self.path / name
         try:
-            if not S_ISREG(path.stat().st_mode):
+            kind = path.lstat().st_mode
+            linked = S_ISLNK(kind)  # nothing else leaves the folder: a plain file name is right below it
+            if not S_ISREG(path.stat().st_mode if linked else kind):
                 raise self._error(name, "not a file")  # opening a pipe could block for ever
-            if not is_inside(path, self.path):
+            if linked and not is_inside(path, self.path):
                 raise self._error(name, "a link that leaves the bundle's folder")
         except OSError as error:
             raise self._failure(name, error) from error

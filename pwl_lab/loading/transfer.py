@@ -5,16 +5,13 @@ again from its beginning, and never passed on.
 """
 
 import hashlib
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event, Semaphore, Thread
 
-import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
@@ -65,50 +62,92 @@ class Received:
         return Throttle(self.shard.bytes / flowing / MEGABYTE, self.latency_s)
 
 
+class _Beside:
+    """A thread that computes one checksum, of pieces in the order in which they are given."""
+
+    def __init__(self) -> None:
+        self._pieces: SimpleQueue[tuple[hashlib._Hash, memoryview] | None] = SimpleQueue()
+        self._done: SimpleQueue[BaseException | None] = SimpleQueue()  # one for each piece
+        self._behind = 0
+        self._thread = Thread(target=self._work, name="pwl-checksum", daemon=True)
+        self._thread.start()
+
+    def update(self, digest: "hashlib._Hash", piece: memoryview) -> None:
+        """Add a piece to the digest, later; waits as long as too many are to do."""
+        self._pieces.put((digest, piece))
+        self._behind += 1
+        self.wait(AHEAD)
+
+    def wait(self, most: int = 0) -> None:
+        """Wait until at most so many pieces are to do. Raises what the thread raised."""
+        while self._behind > most:
+            self._behind -= 1
+            if (error := self._done.get()) is not None:
+                raise error
+
+    def close(self) -> None:
+        """End the thread, once it has done what it was given."""
+        self._pieces.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (item := self._pieces.get()) is not None:
+            digest, piece = item
+            try:
+                digest.update(piece)  # without the GIL
+            except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
+                self._done.put(error)
+            else:
+                self._done.put(None)
+            del item, digest, piece  # do not keep the memory while waiting
+
+
 class _Arriving:
     """The bytes of one shard as they arrive, with the checksum of those received so far."""
 
     def __init__(self, shard: Shard) -> None:
         self.shard, self.content = shard, torch.empty(shard.bytes, dtype=torch.uint8)
         self.first_at: float | None = None
-        self._bytes = self.content.numpy()
+        self._bytes = self.content.numpy().data
         # A long shard's checksum is computed while its next bytes are read: each of the two takes as long as a disk.
-        self._beside = ThreadPoolExecutor(1, "pwl-checksum") if shard.bytes >= BESIDE else None
+        self._beside = _Beside() if shard.bytes >= BESIDE else None
         self.restart()
 
     def restart(self) -> None:
         """Discard all bytes."""
         self.offset, self._digest = 0, hashlib.sha256()
-        self._pending: deque[Future[None]] = deque()
 
-    def add(self, chunk: bytes | memoryview, now: float) -> None:
-        """Add the next bytes. Raises DamagedShardError if there are too many."""
+    @property
+    def missing(self) -> memoryview:
+        """The memory for the bytes that have not arrived."""
+        return self._bytes[self.offset :]
+
+    def add(self, more: int, now: float) -> None:
+        """So `more` bytes have arrived in `missing`. Raises DamagedShardError if there are too many."""
         self.first_at = now if self.first_at is None else self.first_at
-        if self.offset + len(chunk) > self.shard.bytes:
+        if self.offset + more > self.shard.bytes:
             raise DamagedShardError(f"{self.shard.file} is longer than the {self.shard.bytes:,} bytes recorded")
-        part = self._bytes[self.offset : self.offset + len(chunk)]
-        part[:] = np.frombuffer(chunk, dtype=np.uint8)  # numpy releases the GIL while it copies
-        self.offset += len(chunk)
+        part = self._bytes[self.offset : self.offset + more]
+        self.offset += more
         if self._beside is None:
-            self._digest.update(part.data)
+            self._digest.update(part)
         else:
-            while len(self._pending) > AHEAD:
-                self._pending.popleft().result()
-            self._pending.append(self._beside.submit(self._digest.update, part.data))
+            self._beside.update(self._digest, part)
 
     def finish(self) -> None:
         """Raises SourceError if bytes are missing and DamagedShardError if they are not the recorded ones."""
         if self.offset < self.shard.bytes:
             why = f"ended after {self.offset:,} of {self.shard.bytes:,} bytes"
             raise SourceError(why, transient=True, where=self.shard.file)
-        found = self._digest.hexdigest
-        if (found() if self._beside is None else self._beside.submit(found).result()) != self.shard.sha256:
+        if self._beside is not None:
+            self._beside.wait()
+        if self._digest.hexdigest() != self.shard.sha256:
             raise DamagedShardError(f"{self.shard.file} does not have the recorded checksum")
 
     def close(self) -> None:
         """Stop the second thread."""
         if self._beside is not None:
-            self._beside.shutdown(cancel_futures=True)
+            self._beside.close()
 
 
 @dataclass
@@ -164,12 +203,11 @@ class Transfer:
             raise
 
     def _receive(self, arriving: _Arriving, source: Source, name: str) -> None:
-        """Read the missing bytes of a shard. Raises as `Source.chunks` and `_Arriving.finish` do, and ClosedError."""
-        missing = arriving.offset < arriving.shard.bytes
-        for chunk in source.chunks(name, arriving.offset) if missing else ():
+        """Read the missing bytes of a shard. Raises as `Source.fill` and `_Arriving.finish` do, and ClosedError."""
+        for more in source.fill(name, arriving.offset, arriving.missing) if arriving.missing else ():
             if self.stop.is_set():
                 raise ClosedError("closed while loading")
-            arriving.add(chunk, self.clock())
+            arriving.add(more, self.clock())
         arriving.finish()
 
     def _from_cache(self, arriving: _Arriving) -> bool:

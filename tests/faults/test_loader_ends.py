@@ -72,7 +72,7 @@ def in_storage(folder):
 @pytest.mark.parametrize(
     ("owner", "name", "when"),
     [
-        (sources.FolderSource, "chunks", lambda source, name, *_: name == SECOND),
+        (sources.FolderSource, "fill", lambda source, name, *_: name == SECOND),
         (transfer._Arriving, "finish", lambda arriving: arriving.shard.block == 2),
         (transfer.Transfer, "fetch", lambda transfer, shard: shard.block == 2),
         (units.Workshop, "unit", lambda workshop, shard, content: shard.block == 2),

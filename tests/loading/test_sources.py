@@ -209,6 +209,25 @@ def test_a_folder_gives_views_of_one_buffer(folder):
     assert bytes(views[0][:12_345]) == FILES[BOOT][2 * CHUNK_BYTES :], "only the last one is valid"
 
 
+@pytest.mark.parametrize("throttle", [None, Throttle(1_000.0)], ids=["straight", "copied"])
+@pytest.mark.parametrize("offset", [0, 1, CHUNK_BYTES, len(FILES[BOOT])])
+def test_memory_is_filled_with_the_bytes_of_the_file(folder, throttle, offset):
+    expected = FILES[BOOT][offset:]
+    memory = bytearray(len(expected))
+    with open_source(folder, throttle) as source:
+        assert sum(source.fill(BOOT, offset, memoryview(memory))) == len(expected)
+    assert memory == expected
+
+
+@pytest.mark.parametrize("throttle", [None, Throttle(1_000.0)], ids=["straight", "copied"])
+def test_a_file_that_is_longer_than_the_memory_says_so(folder, throttle):
+    memory = bytearray(len(FILES[BOOT]))
+    room = memoryview(memory)[:-5_000]
+    with open_source(folder, throttle) as source:
+        assert sum(source.fill(BOOT, 0, room)) > len(room)
+    assert bytes(memory[-5_000:]) == bytes(5_000), "beyond the memory nothing is written"
+
+
 def test_a_failing_disk_may_recover(folder, monkeypatch):
     def failing(*_, **__):
         raise OSError(5, "Input/output error")
