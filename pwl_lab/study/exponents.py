@@ -108,13 +108,20 @@ def ratio(draws: pd.DataFrame, one: str, other: str) -> Interval:
 def medians_table(points: pd.DataFrame) -> pd.DataFrame:
     """A row for each size: the median samples of each curriculum, and the ratio of one-shot to extracted as text.
 
+    The ratio of a single draw has no interval.
+
     Arguments:
     - `points`: one row per draw, size (k, n) and curriculum.
     """
     medians = points.assign(samples=or_never(points)).groupby(["k", "n", "curriculum"])["samples"].median().unstack()
     table = medians.reindex(columns=list(CURRICULA))
     both = table.dropna(subset=["one_shot", "extracted"]).index
-    ratios = {size: in_words(ratio_to(points[(points["k"] == size[0]) & (points["n"] == size[1])]), 1) for size in both}
+    ratios = {}
+    for k, n in both:
+        here = points[(points["k"] == k) & (points["n"] == n)]
+        low, middle, high = ratio_to(here)
+        one = (here.groupby("seed")["curriculum"].nunique() > 1).sum() == 1
+        ratios[k, n] = f"{middle:,.1f} (one draw)" if one else in_words((low, middle, high), 1)
     return table.assign(**{"one_shot / extracted": pd.Series(ratios, dtype=object)}).fillna(
         {"one_shot / extracted": ""}
     )

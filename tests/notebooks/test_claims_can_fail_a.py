@@ -365,19 +365,16 @@ Spoil = Callable[[dict[str, Any]], Any]
 # Per notebook and claims cell: the results for which all claims hold, and for each claim results for which it must not.
 def ladder() -> dict[str, Any]:
     """Samples to 99% from task to task, with a lead of extracted that grows."""
-    leads, needed = {(50, 4): 9, (100, 4): 22, (100, 5): 60}, {(50, 4): 20, (100, 4): 32, (100, 5): 95, (100, 6): 280}
+    leads, needed = [9, 22, 60, 120], {(50, 4): 20, (100, 4): 32, (100, 5): 95, (100, 6): 280}
     rows = []
-    for (n, k), samples in needed.items():
+    for lead, ((n, k), samples) in zip(leads, needed.items(), strict=True):
         for seed, spread in enumerate(np.linspace(0.9, 1.1, 4)):
-            row = {"n": n, "k": k, "seed": seed, "reached": True}
             if k == 6 and seed:  # one draw
                 continue
-            rows.append(row | {"curriculum": "extracted", "samples": samples * spread})
-            if (n, k) in leads:
-                rows.append(row | {"curriculum": "one_shot", "samples": leads[n, k] * samples * spread})
-    late = {"n": 100, "k": 6, "seed": 0, "curriculum": "one_shot", "samples": 60_000.0, "reached": False}
-    table = pd.DataFrame([*rows, late])
-    return common() | {"ladder": table, "settings": Names(stock=False)}
+            for curriculum, times in (("extracted", 1), ("one_shot", lead)):
+                row = {"n": n, "k": k, "seed": seed, "curriculum": curriculum, "samples": times * samples * spread}
+                rows.append(row | {"reached": True})
+    return common() | {"ladder": pd.DataFrame(rows), "settings": Names(stock=False)}
 
 
 def slower(task: tuple[int, int], curriculum: str, factor: float) -> Spoil:
@@ -570,6 +567,8 @@ CASES: dict[tuple[str, int], tuple[Callable[[], dict[str, Any]], list[tuple[str,
         ladder,
         [
             ("from (50, 4) to (100, 4)", slower((50, 4), "one_shot", 3.0)),
+            ("the lead of extracted grows", slower((100, 5), "one_shot", 0.3)),
+            ("the lead of extracted grows", slower((100, 6), "one_shot", 0.6)),
             ("extracted: from (50, 4) to (100, 6)", slower((100, 6), "extracted", 2.0)),
         ],
     ),

@@ -65,6 +65,8 @@ def test_a_ratio_is_that_of_medians_over_shared_draws():
     table = exponents.medians_table(points)
     assert table.loc[(3, 16), "one_shot / extracted"] == "4.0 (4.0 to 4.0)"
     assert exponents.medians_table(points[points["curriculum"] == "extracted"])["one_shot / extracted"].eq("").all()
+    only = exponents.medians_table(points[(points["curriculum"] == "extracted") | (points["seed"] == 3)])
+    assert only.loc[(3, 16), "one_shot / extracted"] == "4.0 (one draw)"
 
 
 def test_the_figure_moves_points_apart_and_marks_those_of_this_run():
