@@ -127,7 +127,7 @@ NETWORKS = {
 @pytest.mark.parametrize("how", NETWORKS)
 def test_a_network_that_cannot_be_used_is_named_with_its_place_by_every_verb(how, monkeypatch):
     teacher = fit(mlp(PARITY, 9), PARITY, PLAN, 0)
-    for name in ("fit", "distil_members", "train"):
+    for name in ("fit", "distil_members", "train_pairs_together"):
         monkeypatch.setattr(verbs, name, lambda *_: pytest.fail("trained"))
     with pytest.raises(InvalidValueError, match=NETWORKS[how]):
         train_or_load(Wrong(how=how), PARITY, PLAN, device="cpu")
