@@ -57,7 +57,7 @@ TRANSFORMERS = {
     "one-shot gets there in no seed": {"steps": {"one_shot": [None, 3000, None]}},
     "the budget is at least 3 times extracted's median": {"steps": {"extracted": [1250, 1100, 1000]}},
     "extracted needs 300 steps or more after its first stage": {"steps": {"extracted": [1250, 850, 1000]}},
-    "progressive is ahead of extracted in every seed": {"steps": {"progressive": [800, 900, 800]}},
+    "progressive is ahead of extracted in the median": {"steps": {"progressive": [1_200, 1_300, 1_400]}},
 }
 
 
