@@ -50,9 +50,8 @@ def measured(command: Sequence[str], env: Mapping[str, str] | None = None, look_
         if process.returncode:
             said.seek(0)
             raise RuntimeError(said.read().decode(errors="replace"))
-    if (
-        used.ru_maxrss / 1024 > 1.02 * own
-    ):  # a process that never needs more than the one that started it reports that one's
+    # A process that never needs more than the one that started it reports that one's.
+    if used.ru_maxrss > 1.02 * own:
         peak = max(peak, used.ru_maxrss / 1024)  # one process may have peaked between two looks
     cpu = used.ru_utime + used.ru_stime
     return {"seconds": round(seconds, 2), "cpu_seconds": round(cpu, 2), "peak_mb": round(peak)}
