@@ -120,7 +120,7 @@ def medians_table(points: pd.DataFrame) -> pd.DataFrame:
     for k, n in both:
         here = points[(points["k"] == k) & (points["n"] == n)]
         low, middle, high = ratio_to(here)
-        one = (here.groupby("seed")["curriculum"].nunique() > 1).sum() == 1
+        one = (here.groupby("seed", sort=False)["curriculum"].nunique() > 1).sum() == 1
         ratios[k, n] = f"{middle:,.1f} (one draw)" if one else in_words((low, middle, high), 1)
     return table.assign(**{"one_shot / extracted": pd.Series(ratios, dtype=object)}).fillna(
         {"one_shot / extracted": ""}
