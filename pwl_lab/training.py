@@ -30,6 +30,7 @@ from pwl_lab.support.errors import DivergedError, invalid
 from pwl_lab.support.progress import Progress
 from pwl_lab.support.resuming import Training
 from pwl_lab.support.rows import evaluating
+from pwl_lab.support.seeding import begin_noise, kept_generators
 from pwl_lab.support.timing import phase
 from pwl_lab.tasks.base import Batch, Task, accuracy, at_once, batches_of, check_inputs, label_loss, split_of
 from pwl_lab.tasks.checks import check_count
@@ -92,7 +93,7 @@ def make_optimiser(plan: TrainPlan, groups: list[dict[str, Any]]) -> torch.optim
 
 @cache
 def _eager(kind: Any) -> Any:
-    """A subclass of this class of optimisers whose methods are not prepared for torch.compile, and otherwise the same.
+    """A subclass of this class of optimisers identical, except that its methods are not wrapped for torch.compile.
 
     To prepare them, the first optimiser of a process imports torch._dynamo, which takes 1.4 s, half as long as torch itself.
     """
@@ -180,7 +181,7 @@ def train(learner: Learner, batches: Iterator[Batch], plan: TrainPlan, descripti
     optimiser = make_optimiser(plan, learner.parameter_groups(plan.lr))
     schedule = LambdaLR(optimiser, partial(learning_rate_factor, plan))
     run = Training(learner, optimiser, schedule, batches, _evaluated(learner, 0, plan, {}))
-    with Progress(description, plan.steps) as bar:
+    with Progress(description, plan.steps) as bar, kept_generators(run.device):
         run.begin(plan, bar)
         for step in range(run.step + 1, plan.steps + 1):
             run.pause(step - 1)
@@ -219,10 +220,15 @@ def _check_finite(means: dict[str, float], step: int, description: str) -> None:
     """Raise DivergedError if a loss is not finite."""
     broken = [name for name, value in means.items() if not math.isfinite(value)]
     if broken:
-        raise DivergedError(
-            f"{description}: {', '.join(broken)} is not finite by step {step}. "
-            "Lower the learning rate (lr) or set clip_norm; nothing from this run is kept."
-        )
+        raise diverged(f"{description}: {', '.join(broken)}", step)
+
+
+def diverged(what: str, step: int) -> DivergedError:
+    """The error for a training whose loss was found not to be finite at this step."""
+    return DivergedError(
+        f"{what} is not finite by step {step}. "
+        "Lower the learning rate (lr) or set clip_norm; nothing from this run is kept."
+    )
 
 
 @dataclass(frozen=True)
@@ -280,7 +286,7 @@ def fit(config: ModelConfig, task: Task, plan: TrainPlan, seed: int, device: str
     - `device`: where to compute.
     """
     model = build(config, seed, device)
-    learner = SupervisedLearner(model, split_of(task, "validation", device), plan)
+    learner = SupervisedLearner(model, split_of(task, "validation", device), plan, seed)
     history = train(learner, batches_of(task, seed, plan.batch_size, device), plan, f"{config.family} teacher")
     model.eval().requires_grad_(False)
     test = split_of(task, "test", device)
@@ -302,9 +308,9 @@ def weights_hash(model: nn.Module) -> str:
 class SupervisedLearner(Learner):
     """Cross-entropy on labels: how every teacher is trained."""
 
-    def __init__(self, model: BlockNet, validation: Batch, plan: TrainPlan) -> None:
-        """Early stopping and checkpoints use `validation`; the test split is never seen here."""
-        self.model, self.validation, self.plan = model, validation, plan
+    def __init__(self, model: BlockNet, validation: Batch, plan: TrainPlan, seed: int = 0) -> None:
+        """Early stopping and checkpoints use `validation`; the test split is never seen here. `seed` is that of dropout."""
+        self.model, self.validation, self.plan, self.seed = model, validation, plan, seed
         self.checkpoints: list[Checkpoint] = []
         self.reached_at: int | None = None
         self._fast_step: TwoLayerStep | None = None
@@ -336,6 +342,7 @@ class SupervisedLearner(Learner):
     def losses(self, batch: Batch, step: int) -> Losses:
         """`total`: the mean cross-entropy."""
         self.model.train()
+        begin_noise(self.seed, step, batch.inputs.device)
         return {"total": label_loss(self.model(batch.inputs), batch.labels)}
 
     def evaluate(self, step: int) -> list[dict[str, Any]]:

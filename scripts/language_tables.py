@@ -22,9 +22,9 @@ import pandas as pd
 
 from pwl_lab.study import language_recipes as recipes
 from pwl_lab.study import tables
+from pwl_lab.study.cases import run_cases
 from pwl_lab.study.settings import LanguageCurriculumSettings
 from pwl_lab.study.store import provenance
-from pwl_lab.study.verbs import run_cases
 from pwl_lab.support import paths
 from pwl_lab.support.files import write_json
 

@@ -11,11 +11,12 @@ import time
 import pandas as pd
 
 from pwl_lab.study import tables
+from pwl_lab.study.cases import run_cases
 from pwl_lab.study.recipes import image_models, image_plan_of_pair, image_task, image_teacher, pair_losses
 from pwl_lab.study.results import Pair
 from pwl_lab.study.settings import LoadingSettings
 from pwl_lab.study.store import provenance
-from pwl_lab.study.verbs import run_cases, train_pair
+from pwl_lab.study.verbs import train_pair
 from pwl_lab.support import paths
 from pwl_lab.support.files import write_json
 from pwl_lab.swap.orders import loading_orders

@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +20,7 @@ from pwl_lab.fast import is_plain
 from pwl_lab.fast.stacked import StackedCohort, is_stackable
 from pwl_lab.models.blocknet import BlockNet, ModelConfig, build
 from pwl_lab.support.errors import invalid
+from pwl_lab.support.seeding import begin_noise
 from pwl_lab.tasks.base import Batch, Task, at_once, batches_of, scored, split_of
 from pwl_lab.training import Learner, Losses, TrainedModel, TrainPlan, train
 
@@ -30,6 +31,7 @@ class SeparateCohort:
     def __init__(self, students: Sequence[BlockNet]) -> None:
         """The students are copied."""
         self.students = [deepcopy(student) for student in students]
+        self._noise: tuple[int, list[int]] | None = None  # the step and each student's seed
 
     def __len__(self) -> int:
         """The number of students."""
@@ -57,17 +59,32 @@ class SeparateCohort:
 
         Blocks before `first_trained` run in eval mode and get no gradient.
         """
-        found = [_hidden_states(student, inputs, last, first_trained) for student in self.students]
+        found = [_hidden_states(student, inputs, last, first_trained) for student in self._each_in_its_noise(inputs)]
         return [torch.stack(states) for states in zip(*found, strict=True)]
 
     def logits(self, inputs: Num[Tensor, "batch *shape"]) -> Float[Tensor, "members batch *tokens classes"]:
         """Each student's logits on the same inputs."""
-        return torch.stack([student(inputs) for student in self.students])
+        return torch.stack([student(inputs) for student in self._each_in_its_noise(inputs)])
 
-    def train(self, mode: bool = True) -> None:
-        """Put all of them into training or eval mode."""
+    def train(self, step: int, seeds: list[int]) -> None:
+        """Put all of them into training mode for this step (from 0); what a student draws then depends on it and its seed."""
+        self._noise = step, seeds
         for student in self.students:
-            student.train(mode)
+            student.train()
+
+    def eval(self) -> None:
+        """Put all of them into eval mode."""
+        self._noise = None
+        for student in self.students:
+            student.eval()
+
+    def _each_in_its_noise(self, inputs: Tensor) -> Iterator[BlockNet]:
+        """The students, each where its own draws begin."""
+        for number, student in enumerate(self.students):
+            if self._noise is not None:
+                step, seeds = self._noise
+                begin_noise(seeds[number], step, inputs.device, "student")
+            yield student
 
     def clip_gradients(self, largest: float) -> None:
         """Scale each student's gradient so that its norm over all parameters is at most `largest`."""
@@ -176,7 +193,7 @@ class CurriculumGroup:
 
     def hits(self, split: Batch) -> list[int]:
         """How many scored labels each student gets right; one with a logit that is not finite is marked as diverged."""
-        self.cohort.train(False)
+        self.cohort.eval()
         hits = torch.zeros(len(self.members), dtype=torch.long, device=split.labels.device)
         # All students run at once: of strings, fewer fit in the processor's cache.
         size = at_once(split.inputs, 1024 if split.inputs.is_floating_point() else 256)
@@ -238,7 +255,7 @@ class CurriculumLearner(Learner):
         wanted = self.targets.compute(batch, {target for stage in stages for target in stage.targets})
         terms: dict[str, list[Tensor]] = defaultdict(list)
         going: dict[str, list[Tensor]] = defaultdict(list)
-        for group, stage, ours in zip(self.groups, stages, self._outputs(stages, batch.inputs), strict=True):
+        for group, stage, ours in zip(self.groups, stages, self._outputs(stages, batch.inputs, step), strict=True):
             values = group.losses(stage, ours, batch, wanted, self.targets)  # (members)
             group.diverged |= ~values.detach().isfinite()
             terms[stage.target.kind].append(values.masked_fill(group.diverged, 0.0).sum())
@@ -247,7 +264,7 @@ class CurriculumLearner(Learner):
         means = {kind: value / torch.stack(going[kind]).sum().clamp_min(1) for kind, value in sums.items()}
         return means | {"total": torch.stack(list(sums.values())).sum()}
 
-    def _outputs(self, stages: Sequence[Stage], inputs: Num[Tensor, "batch *shape"]) -> list[list[Tensor]]:
+    def _outputs(self, stages: Sequence[Stage], inputs: Num[Tensor, "batch *shape"], step: int) -> list[list[Tensor]]:
         """What each group's stage needs of its members; groups that need the same run in one pass."""
         alike = defaultdict[tuple[int, int] | None, list[int]](list)
         for number, (group, stage) in enumerate(zip(self.groups, stages, strict=True)):
@@ -256,7 +273,7 @@ class CurriculumLearner(Learner):
         for needs, numbers in alike.items():
             groups = [self.groups[number] for number in numbers]
             cohort = joined([group.cohort for group in groups])
-            cohort.train()
+            cohort.train(step, [member.seed for group in groups for member in group.members])
             outputs = [cohort.logits(inputs)] if needs is None else cohort.hidden_states(inputs, *needs)
             sizes = [len(group.members) for group in groups]
             parts = [torch.split(output, sizes) for output in outputs]

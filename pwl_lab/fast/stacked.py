@@ -125,8 +125,11 @@ class StackedCohort:
         of_all: Tensor = vmap(of_member, in_dims=(0, None if common else 0))(weights, state)
         return of_all
 
-    def train(self, mode: bool = True) -> None:
-        """Nothing in these students behaves differently in training."""
+    def train(self, step: int, seeds: list[int]) -> None:
+        """Nothing in these students behaves differently in training, or draws anything."""
+
+    def eval(self) -> None:
+        """The same."""
 
     def clip_gradients(self, largest: float) -> None:
         """Scale each student's gradient so that its norm over all parameters is at most `largest`."""

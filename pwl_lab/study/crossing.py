@@ -12,11 +12,12 @@ import pandas as pd
 from pwl_lab.distill.curriculum import Curriculum, extracted, one_shot, progressive
 from pwl_lab.models import mlp
 from pwl_lab.study import tables
+from pwl_lab.study.cases import run_cases
 from pwl_lab.study.intervals import in_points, mean_interval
 from pwl_lab.study.recipes import image_models, image_task, image_teacher, pair_losses
 from pwl_lab.study.results import Pair
 from pwl_lab.study.settings import CrossingSettings
-from pwl_lab.study.verbs import run_cases, train_or_load, train_pair, train_pairs
+from pwl_lab.study.verbs import train_or_load, train_pair, train_pairs
 from pwl_lab.swap.orders import loading_orders
 from pwl_lab.swap.pair_training import PairLossConfig
 from pwl_lab.tasks.parity import SparseParity

@@ -17,10 +17,11 @@ from pwl_lab.distill.curriculum import Curriculum, Stage, extracted, from_labels
 from pwl_lab.models import ModelConfig, language_transformer
 from pwl_lab.models.blocknet import BlockNet
 from pwl_lab.study import tables
+from pwl_lab.study.cases import run_cases
 from pwl_lab.study.intervals import Interval, mean_interval, median_interval
 from pwl_lab.study.language_settings import TEACHERS, TEXT, TUNING, LanguageCurriculumSettings
 from pwl_lab.study.results import DistillationRuns, Pair
-from pwl_lab.study.verbs import distill, run_cases, train_or_load, train_pair
+from pwl_lab.study.verbs import distill, train_or_load, train_pair
 from pwl_lab.support import paths
 from pwl_lab.support.config import content_hash
 from pwl_lab.tasks.base import label_loss

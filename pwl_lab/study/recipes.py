@@ -13,10 +13,11 @@ from torch import Tensor
 from pwl_lab.distill.curriculum import Curriculum, extracted, from_labels, one_shot, progressive
 from pwl_lab.distill.probes import CorrelationProbe, TeacherReadings, probe_teacher
 from pwl_lab.models import ModelConfig, mlp, resnet, vgg, vit
+from pwl_lab.study.cases import run_cases
 from pwl_lab.study.results import DistillationRuns, Pair
 from pwl_lab.study.settings import PROBE_SAMPLES, CurriculaSettings, ImageSettings, LoadingSettings
 from pwl_lab.study.testing import all_test_images, tested_on
-from pwl_lab.study.verbs import distill, run_cases, train_or_load, train_pair
+from pwl_lab.study.verbs import distill, train_or_load, train_pair
 from pwl_lab.support.config import Family
 from pwl_lab.support.errors import invalid
 from pwl_lab.support.own_code import located
@@ -64,13 +65,8 @@ def parity_curricula(settings: CurriculaSettings) -> dict[str, Curriculum]:
 
 def student_plan(settings: CurriculaSettings) -> TrainPlan:
     """The training plan of the students of notebook 02."""
-    return TrainPlan(
-        steps=settings.budget_steps,
-        batch_size=settings.batch_size,
-        lr=settings.student_lr,
-        eval_every=settings.eval_every,
-        stop_at=1.0,
-    )
+    steps = {"steps": settings.budget_steps, "eval_every": settings.eval_every}
+    return TrainPlan(**steps, batch_size=settings.batch_size, lr=settings.student_lr, stop_at=1.0)
 
 
 def curricula_runs(

@@ -31,7 +31,7 @@ from pwl_lab import __version__
 from pwl_lab.loading.tensors import plain
 from pwl_lab.support import environment, paths
 from pwl_lab.support.config import content_hash
-from pwl_lab.support.errors import PwlLabError, invalid, unknown
+from pwl_lab.support.errors import DivergedError, PwlLabError, invalid, unknown
 from pwl_lab.support.files import (
     ABSENT,
     exists,
@@ -130,11 +130,14 @@ class Store:
         """The artifact of `recipe`, from the store or made now: `get_all` for a single recipe."""
         return self.get_all([recipe], lambda _: [make()])[0]
 
-    def get_all(self, recipes: Sequence[Recipe], make: Callable[[list[Recipe]], Iterable[Artifact]]) -> list[Artifact]:
+    def get_all(
+        self, recipes: Sequence[Recipe], make: Callable[[list[Recipe]], Iterable[Artifact | DivergedError]]
+    ) -> list[Artifact]:
         """The artifacts of `recipes`, in their order; `make` makes the missing ones together.
 
         Each is made once, even if several processes ask for it at the same time. New artifacts are read back, so that
-        the first call returns the same as every later one.
+        the first call returns the same as every later one. What `make` returns an error for is raised when the others
+        are stored.
         Raises NotMadeError if something is missing and must not be made, UnreadableError if an entry cannot be read,
         and InvalidValueError, before anything is made, if the store cannot be written to.
         """
@@ -147,7 +150,7 @@ class Store:
         return [found[recipe.key] for recipe in recipes]
 
     def _make(
-        self, recipes: Sequence[Recipe], make: Callable[[list[Recipe]], Iterable[Artifact]]
+        self, recipes: Sequence[Recipe], make: Callable[[list[Recipe]], Iterable[Artifact | DivergedError]]
     ) -> dict[str, Artifact]:
         """The artifacts by key: made by another process while this one waited for its locks, or made now."""
         with ExitStack() as locks:
@@ -164,9 +167,13 @@ class Store:
                     made = list(make(missing))
                 made_how = provenance() | {"minutes": round((time.monotonic() - begun) / 60 / len(missing), 4)}
                 sweep(self.folder)  # remove leftovers of killed writers, once for all entries
-                for recipe, artifact in zip(missing, made, strict=True):
-                    self.save(recipe, artifact, made_how)
-                    found[recipe.key] = _read(self.entry(recipe))
+                errors = [one for one in made if isinstance(one, DivergedError)]
+                for recipe, one in zip(missing, made, strict=True):
+                    if not isinstance(one, DivergedError):
+                        self.save(recipe, one, made_how)
+                        found[recipe.key] = _read(self.entry(recipe))
+                if errors:
+                    raise errors[0]
         return found
 
     def _unfinished(self, recipes: Sequence[Recipe]) -> Path:

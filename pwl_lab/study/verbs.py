@@ -1,10 +1,8 @@
 """The study's three verbs, which load earlier results from the store: `train_or_load`, `distill`, `train_pair`."""
 
-import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 from torch import Tensor
@@ -26,11 +24,10 @@ from pwl_lab.study.code_changes import (
 )
 from pwl_lab.study.fitting import check_task, n_blocks_of, shapes_of
 from pwl_lab.study.results import SPLITS, DistillationRuns, Pair
-from pwl_lab.study.store import Artifact, NotMadeError, Recipe, Store, may_make, only_stored
+from pwl_lab.study.store import Artifact, Recipe, Store
 from pwl_lab.support import config
-from pwl_lab.support.errors import InvalidValueError, invalid, unknown
+from pwl_lab.support.errors import DivergedError, InvalidValueError, invalid, unknown
 from pwl_lab.support.own_code import located
-from pwl_lab.support.processes import side_by_side
 from pwl_lab.support.seeding import initialisation
 from pwl_lab.swap.evaluation import score_masks
 from pwl_lab.swap.masks import check_whole_cube
@@ -107,7 +104,7 @@ def _checked_seeds(seeds: Sequence[int]) -> list[int]:
 
 
 def _from_store(
-    recipes: Sequence[Recipe], make: Callable[[list[Recipe]], list[Artifact]], what: str, task: Task
+    recipes: Sequence[Recipe], make: Callable[[list[Recipe]], Sequence[Artifact | DivergedError]], what: str, task: Task
 ) -> list[Entry]:
     """The entries of the recipes, from the store or made now; raises an error if `task` has changed since."""
     store = Store()
@@ -138,45 +135,6 @@ def _named(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"{prefix}/{name}": tensor for name, tensor in state.items()}
 
 
-def run_cases(
-    verb: Callable[..., Any], cases: Sequence[Mapping[str, Any]], description: str, device: config.Device
-) -> list[Any]:
-    """`verb(**case)` for each case; results missing in the store are made first, several cases in parallel.
-
-    On a GPU the cases run one by one (see `side_by_side`).
-
-    Arguments:
-    - `verb`: any function that keeps its results in the store.
-    - `cases`: its arguments by name.
-    - `description`: a name for the progress bar.
-    - `device`: where the verb computes; passed on if it takes a `device`.
-
-    Raises NotMadeError inside `only_stored` for a case that is not in the store, and InvalidValueError for a case with
-    a different `device`.
-    """
-    where = config.device(device)
-    for case in cases:
-        if config.device(case.get("device", where)) != where:
-            raise invalid("device", case["device"], f"the device of all cases, {device!r}")
-    if "device" in inspect.signature(verb).parameters:
-        cases = [{**case, "device": where} for case in cases]
-    if not may_make():
-        return [verb(**case) for case in cases]
-    found: dict[int, Any] = {}
-    for number, case in enumerate(cases):
-        with suppress(NotMadeError), only_stored():
-            found[number] = verb(**case)
-    missing = [case for number, case in enumerate(cases) if number not in found]
-    if len(missing) > 1:
-        side_by_side(_make_only, [{"verb": verb, "case": case} for case in missing], description, where)
-    return [found[number] if number in found else verb(**case) for number, case in enumerate(cases)]
-
-
-def _make_only(verb: Callable[..., Any], case: Mapping[str, Any]) -> None:
-    """Run the case only for its entry in the store: loading that is cheaper than sending the result."""
-    verb(**case)
-
-
 def distill(
     teacher: TrainedModel,
     student: ModelConfig,
@@ -189,7 +147,7 @@ def distill(
 ) -> DistillationRuns:
     """Distil `teacher` into a student per curriculum and seed.
 
-    The store keeps each student separately. Missing students are trained side by side on the same batches, so another
+    The store keeps each student separately. Missing students are trained together on the same batches, so another
     seed or curriculum trains only what is new. The other students in a cohort affect a student's weights only by
     rounding (see `docs/decisions.md`).
 
@@ -212,6 +170,7 @@ def distill(
         student=(student, ModelConfig),
         plan=(plan, TrainPlan),
         curricula=(curricula, Mapping),
+        **({} if rates is None else {"rates": (rates, Mapping)}),
     )
     _check_kinds(**{f"curricula[{name!r}]": (one, Curriculum) for name, one in curricula.items()})
     check_task(task)
@@ -321,7 +280,7 @@ def train_pair(
     (block counts, resolutions), do not accept the task's inputs, or have too many blocks to evaluate every mask.
     """
     losses = PairLossConfig() if losses is None else losses
-    [pair] = train_pairs(teacher, student, task, plan, [(losses, curriculum)], seed, device, to_export)
+    [pair] = _pairs(teacher, student, task, plan, [(losses, curriculum)], seed, device, to_export)
     return pair
 
 
@@ -337,36 +296,59 @@ def train_pairs(
 ) -> list[Pair]:
     """Pairs of one seed that differ in their losses and in the student's curriculum, each as `train_pair` makes it.
 
-    Those that are not in the store are trained side by side (`PairCohort`), unless `plan.stop_at` may end one earlier.
-    Raises errors and warns as `train_pair` does.
+    Those that are not in the store are trained together (`PairCohort`), unless `plan.stop_at` could end one of them early.
+    Raises errors and warns as `train_pair` does; DivergedError, once the others are stored, if one of them diverges.
 
     Arguments:
     - `arms`: losses and curriculum of each pair, None for the paper's hard and soft loss.
     - `teacher`, `student`, `task`, `plan`, `seed`, `device`, `to_export`: as in `train_pair`.
     """
+    return _pairs(teacher, student, task, plan, arms, seed, device, to_export)
+
+
+def _pairs(
+    teacher: TrainedModel,
+    student: ModelConfig,
+    task: Task,
+    plan: TrainPlan,
+    arms: Sequence[PairArm],
+    seed: int,
+    device: config.Device,
+    to_export: bool,
+) -> list[Pair]:
+    """See `train_pairs`; called by the verbs alone, so that a warning names the line that called one of them."""
     where = config.device(device)
     _check_kinds(teacher=(teacher, TrainedModel), student=(student, ModelConfig), plan=(plan, TrainPlan))
     for losses, curriculum in arms:
-        _check_kinds(losses=(losses, PairLossConfig), **{"curriculum": (curriculum, Curriculum)} if curriculum else {})
+        _check_kinds(losses=(losses, PairLossConfig))
+        if curriculum is not None:
+            _check_kinds(curriculum=(curriculum, Curriculum))
     shapes = _checked_shapes((teacher.config, student), task, to_export)
     recipes = _pair_recipes(teacher, student, task, plan, arms, seed)
     of_key = {recipe.key: arm for recipe, arm in zip(recipes, arms, strict=True)}
 
     def learner_of(losses: PairLossConfig, curriculum: Curriculum | None) -> PairLearner:
         net = make_pair(teacher.model, build(student, seed, where, "student"), task, seed, losses.converters).to(where)
-        own = FollowCurriculum(curriculum, teacher, shapes[1], task, seed, where) if curriculum else None
+        own = None if curriculum is None else FollowCurriculum(curriculum, teacher, shapes[1], task, seed, where)
         learner = PairLearner(net, losses, split_of(task, "validation", where), seed, plan.steps, own)
         learner.stop_at = plan.stop_at
         return learner
 
-    def make(missing: list[Recipe]) -> list[Artifact]:
+    def make(missing: list[Recipe]) -> list[Artifact | DivergedError]:
         check_keepable(student, task)
-        learners, histories = [learner_of(*of_key[recipe.key]) for recipe in missing], []
-        for those in [learners] if plan.stop_at is None else [[learner] for learner in learners]:
+        numbers = {recipe.key: number for number, recipe in enumerate(recipes)}
+        names = {recipe.key: f"{student.family} pair, arms[{numbers[recipe.key]}]" for recipe in missing}
+        learners, histories = {key: learner_of(*of_key[key]) for key in names}, list[pd.DataFrame | DivergedError]()
+        for those in [list(names)] if plan.stop_at is None else [[key] for key in names]:
             batches = batches_of(task, seed, plan.batch_size, where, role="pair")
-            histories += train_pairs_together(those, batches, plan, f"{student.family} pair")
-        made = zip(learners, histories, strict=True)
-        return [_pack_pair(learner.net, student, history, task, seed, where) for learner, history in made]
+            of_those = {names[key]: learners[key] for key in those}
+            histories += train_pairs_together(of_those, batches, plan, f"{student.family} pair")
+        return [
+            history
+            if isinstance(history, DivergedError)
+            else _pack_pair(learner.net, student, history, task, seed, where)
+            for learner, history in zip(learners.values(), histories, strict=True)
+        ]
 
     entries = _from_store(recipes, make, f"the pair of family {student.family!r}", task)
     nets = [make_pair(teacher.model, student.make(), task, seed, losses.converters).to(where) for losses, _ in arms]
@@ -384,7 +366,9 @@ def _pair_recipes(
         "plan": plan,
         "seed": seed,
     }
-    own = [{"losses": one, "curriculum": after and after.model_dump(mode="json")} for one, after in arms]
+    own = [
+        {"losses": one, "curriculum": None if after is None else after.model_dump(mode="json")} for one, after in arms
+    ]
     coded = [with_own_code(common | mine, student, task, arm[1]) for mine, arm in zip(own, arms, strict=True)]
     return [Recipe("pair", VERSIONS["pair"], configuration) for configuration in coded]
 
@@ -422,7 +406,7 @@ def _checked_shapes(
     except InvalidValueError as error:
         if to_export:
             raise
-        warnings.warn(f"export() will refuse this pair: {error}", stacklevel=4)  # for who calls `train_pair`
+        warnings.warn(f"export() will refuse this pair: {error}", stacklevel=4)  # who called the verb
     return shapes
 
 

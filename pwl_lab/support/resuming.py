@@ -156,7 +156,7 @@ class Training:
             settings = {f"plan.{name}": value for name, value in plan.model_dump(mode="json").items()}
             settings |= {"training": bar.description, "learner": type(self.learner).__name__}
             # The first evaluation also tells code apart that is not this package's, such as a reader's network.
-            maker = settings | made_by(self._device) | {"first evaluation": repr(self.history)}
+            maker = settings | made_by(self.device) | {"first evaluation": repr(self.history)}
             self._checkpoints = Checkpoints(place.folder / f"{next(place.numbers)}", maker)
             if found := self._checkpoints.newest():
                 self._restore(found)
@@ -164,7 +164,7 @@ class Training:
         bar.evaluated(self.history)
 
     @property
-    def _device(self) -> torch.device:
+    def device(self) -> torch.device:
         """Where it computes."""
         groups = self.optimiser.param_groups  # one may be empty: all that it had are done
         device: torch.device = next(one.device for group in groups for one in group["params"])
@@ -192,7 +192,7 @@ class Training:
             "history": self.history,
             "seen": {name: torch.stack(values) for name, values in self.seen.items()},
             "random": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state() if self._device.type == "cuda" else None,
+            "cuda": torch.cuda.get_rng_state() if self.device.type == "cuda" else None,
         }
 
     def _restore(self, state: State) -> None:
@@ -201,7 +201,7 @@ class Training:
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
         self.step, self.history = state["step"], state["history"]
-        self.seen.update({name: list(values.to(self._device)) for name, values in state["seen"].items()})
+        self.seen.update({name: list(values.to(self.device)) for name, values in state["seen"].items()})
         if isinstance(self.batches, Stream):
             self.batches.restore(state["batches"])
         else:  # a task of the reader's own: its batches are drawn again

@@ -28,6 +28,7 @@ STREAMS = (
     *("init", "student", "converters"),  # initial weights: of teachers, students, converters
     *("data", "evaluation", "order", "augment"),
     *("projection", "masks", "probe", "bootstrap"),
+    "noise",  # what a network draws while it is trained, such as dropout
 )
 TEACHER = "teacher"  # the default role: a teacher, or the only user of a stream
 ROLE = re.compile(r"[a-z][a-z_]*( [0-9]+)?")  # a word, and a number where there are several, such as "block 2"
@@ -78,6 +79,36 @@ def generator(seed: int, name: str, role: str = TEACHER, device: str = "cpu") ->
 def numpy_generator(seed: int, name: str, role: str = TEACHER) -> np.random.Generator:
     """A new numpy generator at the start of a stream, as `generator` gives torch's."""
     return np.random.default_rng(stream_seed(seed, name, role))
+
+
+def begin_noise(seed: int, step: int, device: "torch.device", role: str = TEACHER) -> None:
+    """Put torch's global generator to where the draws of a network in one training step begin, such as those of dropout.
+
+    So they depend on nothing else: neither on what is trained beside it, nor on where a training was resumed.
+
+    Arguments:
+    - `seed`, `role`: as for `stream_seed`, with its errors; the role is a single word.
+    - `step`: optimiser steps done.
+    - `device`: where the network computes.
+    """
+    import torch
+
+    start = stream_seed(seed, "noise", f"{role} {step}")
+    torch.default_generator.manual_seed(
+        start
+    )  # torch.manual_seed also seeds all GPUs, which takes longer than a small step
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(start)
+
+
+@contextmanager
+def kept_generators(device: "torch.device") -> Iterator[None]:
+    """A context after which torch's global generators, of the CPU and of this device, are as before."""
+    import torch
+
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield
 
 
 _INITIALISING = threading.RLock()

@@ -1,15 +1,16 @@
-"""Pairs of one teacher trained side by side on the same batches: one pass of the teacher serves all of them."""
+"""Pairs of one teacher trained together on the same batches: one pass of the teacher serves all of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
 
+from pwl_lab.support.errors import DivergedError
 from pwl_lab.swap.pair_training import PairLearner
 from pwl_lab.tasks.base import Batch
-from pwl_lab.training import Learner, Losses, TrainPlan, train
+from pwl_lab.training import Learner, Losses, TrainPlan, diverged, train
 
 
 class PairCohort(Learner):
@@ -18,6 +19,8 @@ class PairCohort(Learner):
     def __init__(self, pairs: Sequence[PairLearner]) -> None:
         """The learners of pairs that differ in whatever they like, but have the same teacher."""
         self.pairs = list(pairs)
+        device = next(self.pairs[0].net.parameters()).device
+        self.diverged_by = torch.zeros(len(self.pairs), dtype=torch.long, device=device)  # the step; 0: it has not
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """Those of each pair, one after the other."""
@@ -29,22 +32,34 @@ class PairCohort(Learner):
             pair.clip_gradients(largest, optimiser)
 
     def losses(self, batch: Batch, step: int) -> Losses:
-        """`total`, the sum over the pairs: each one's gradient is that of its own. Every term by the pair's number, too."""
+        """`total` sums over the pairs, so that each has its own gradient; every term also appears under its pair's number.
+
+        A pair whose loss is not finite has diverged: its terms are 0 from then on, and it does not affect the others.
+        """
         teacher, terms, totals = self.pairs[0].teacher_activations(batch), Losses(), list[Tensor]()
         for number, pair in enumerate(self.pairs):
             mine = pair.losses(batch, step, teacher)
+            newly = ~mine["total"].detach().isfinite() & (self.diverged_by[number] == 0)
+            self.diverged_by[number].masked_fill_(newly, step + 1)
+            gone = self.diverged_by[number] > 0
+            mine = {name: value.masked_fill(gone, 0.0) for name, value in mine.items()}
             terms |= {f"{number} {name}": value for name, value in mine.items()}
             totals.append(mine["total"])
         return terms | {"total": torch.stack(totals).sum()}
 
+    def finished(self, step: int, rows: list[dict[str, Any]], optimiser: torch.optim.Optimizer) -> bool:
+        """Whether all have diverged."""
+        return bool((self.diverged_by > 0).all())
+
     def state(self) -> dict[str, Any]:
-        """What each pair's learner says."""
-        return {"pairs": [pair.state() for pair in self.pairs]}
+        """The state of each pair's learner, and which have diverged."""
+        return {"pairs": [pair.state() for pair in self.pairs], "diverged_by": self.diverged_by}
 
     def restore(self, state: dict[str, Any], optimiser: torch.optim.Optimizer) -> None:
         """Become what `state` describes."""
         for pair, mine in zip(self.pairs, state["pairs"], strict=True):
             pair.restore(mine, optimiser)
+        self.diverged_by.copy_(state["diverged_by"])
 
     def evaluate(self, step: int) -> list[dict[str, Any]]:
         """The rows of every pair, with its number."""
@@ -52,19 +67,27 @@ class PairCohort(Learner):
 
 
 def train_pairs_together(
-    pairs: Sequence[PairLearner], batches: Iterator[Batch], plan: TrainPlan, description: str
-) -> list[pd.DataFrame]:
-    """Train pairs of one teacher on the same batches; the history of each, as if it had been trained alone.
+    pairs: Mapping[str, PairLearner], batches: Iterator[Batch], plan: TrainPlan, description: str
+) -> list[pd.DataFrame | DivergedError]:
+    """Train pairs of one teacher on the same batches; the history of each as if trained alone, or how it diverged.
 
     Arguments:
-    - `pairs`: their learners; if there is only one, it is trained as always.
+    - `pairs`: their learners by the names that errors give them; if there is only one, it is trained alone.
     - `batches`, `plan`: as for `train`; `plan.stop_at` must not end one before the others.
-    - `description`: the name of one pair in the progress bar.
+    - `description`: a pair in the progress bar.
     """
-    if len(pairs) == 1:
-        return [train(pairs[0], batches, plan, description)]
-    history = train(PairCohort(pairs), batches, plan, f"{len(pairs)} {description}s")
-    return [_history_of(history, number) for number in range(len(pairs))]
+    learners = list(pairs.values())
+    if len(learners) == 1:
+        try:
+            return [train(learners[0], batches, plan, description)]
+        except DivergedError as error:
+            return [error]
+    cohort = PairCohort(learners)
+    history = train(cohort, batches, plan, f"{len(pairs)} {description}s")
+    return [
+        diverged(f"{name}: total", step) if step else _history_of(history, number)
+        for number, (name, step) in enumerate(zip(pairs, cohort.diverged_by.tolist(), strict=True))
+    ]
 
 
 def _history_of(history: pd.DataFrame, number: int) -> pd.DataFrame:

@@ -23,7 +23,7 @@ from pwl_lab.fast import folding, mixing, sped_up_by
 from pwl_lab.models.blocknet import BlockNet
 from pwl_lab.support.config import Frozen, MaskDistribution
 from pwl_lab.support.errors import invalid
-from pwl_lab.support.seeding import generator
+from pwl_lab.support.seeding import begin_noise, generator
 from pwl_lab.swap.masks import random_masks
 from pwl_lab.swap.swapnet import Converters, SwapNet
 from pwl_lab.tasks.base import Batch, Task, accuracy, label_loss, scored
@@ -274,10 +274,11 @@ class PairLearner(Learner):
         - `net`: the pair; its student and converters are trained.
         - `config`: weights and options of the loss.
         - `validation`: the data for the accuracies in the history.
-        - `seed`: the seed of the cross-loss masks.
+        - `seed`: the seed of the cross-loss masks, and of dropout if the student has any.
         - `steps`: the length of the plan.
         - `objective`: the student's own loss; by default the hard and the soft loss.
         """
+        self.seed = seed
         self.freeze_norm_from = config.freeze_norm_at * steps
         self.student_joins_from, self.joined = config.student_joins_at * steps, config.student_joins_at == 0
         self.net, self.config, self.validation = net, config, validation
@@ -315,6 +316,7 @@ class PairLearner(Learner):
         if step >= self.freeze_norm_from:
             net.student_norms(training=False)
         teacher = self.teacher_activations(batch) if teacher is None else teacher
+        begin_noise(self.seed, step, batch.inputs.device, "pair")
         student = Activations(*net.student.hidden_states(batch.inputs))
         seen = Pass(batch, teacher, student)
         terms, total = self.objective(seen, step)

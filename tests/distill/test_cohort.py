@@ -13,6 +13,7 @@ from toys import (
     PLAN,
     VGG_STUDENT,
     VGG_TEACHER,
+    DropoutConfig,
     ToyImages,
     as_trained,
     assert_close,
@@ -109,6 +110,17 @@ def test_students_with_batch_norm_are_as_if_each_were_alone(vgg_teacher, optimis
 def test_clipping_goes_by_each_students_own_gradient(request, teacher):
     curricula = {name: CURRICULA[name] for name in ("scratch", "one_shot")}
     assert_same_as_alone(request.getfixturevalue(teacher), curricula, [0, 1], clip_norm=0.05)
+
+
+def test_students_with_dropout_are_as_if_each_were_alone_whatever_else_is_drawn(mlp_teacher):
+    def trained(curricula, seeds):
+        torch.rand(len(curricula) + len(seeds))
+        return distil_cohort(mlp_teacher, DropoutConfig(width=5), PARITY, curricula, seeds, PLAN).weights
+
+    together = trained(CURRICULA, [0, 3])
+    for (name, seed), weights in together.items():
+        assert_close(weights, trained({name: CURRICULA[name]}, [seed])[name, seed], 1e-9)
+    assert len(together) == 2 * len(CURRICULA)
 
 
 def test_kind_of_cohort_goes_by_batch_norm():

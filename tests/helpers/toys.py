@@ -1,7 +1,7 @@
 """Small tasks and networks for tests: real ones of the package wherever it has them, made without training."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -88,6 +88,23 @@ class ToyStrings(Task):
 
     def fingerprint(self) -> dict[str, Any]:
         return {"task": self.name, "objective": self.objective, "shape": list(self.input_shape), "n": self.samples}
+
+
+class DropoutConfig(ModelConfig):
+    """A network of a reader's own that draws random numbers whenever it is trained."""
+
+    family: Literal["toy-dropout"] = "toy-dropout"
+    width: int
+
+    @property
+    def n_blocks(self) -> int:
+        return 2
+
+    def make(self) -> BlockNet:
+        blocks = [
+            nn.Sequential(nn.Linear(inputs, self.width), nn.ReLU(), nn.Dropout(0.5)) for inputs in (6, self.width)
+        ]
+        return BlockNet(nn.Identity(), blocks, nn.Linear(self.width, 2))
 
 
 PARITY = SparseParity(n_bits=6, k_sparse=2, eval_samples=100)

@@ -154,7 +154,8 @@ def test_an_edit_of_what_reads_the_dataset_changes_the_key(tmp_path):
 
 IN_WORKERS = """
 from pwl_lab.models import vgg
-from pwl_lab.study.verbs import run_cases, train_or_load
+from pwl_lab.study.cases import run_cases
+from pwl_lab.study.verbs import train_or_load
 from pwl_lab.training import TrainPlan
 
 plan, net = TrainPlan(steps=2, batch_size=8, eval_every=2), vgg(stripes, channels=[2, 2], convolutions=[1, 1])

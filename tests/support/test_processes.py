@@ -19,6 +19,7 @@ from toys import MLP_STUDENT, MLP_TEACHER
 
 from pwl_lab.benchmarks.harness import in_fresh_process
 from pwl_lab.study import crossing, recipes, verbs
+from pwl_lab.study.cases import run_cases
 from pwl_lab.study.settings import CrossingSettings, LoadingSettings
 from pwl_lab.study.store import Artifact, NotMadeError, Recipe, Store, load_if_stored, may_make, only_stored
 from pwl_lab.support import config, processes, progress
@@ -27,6 +28,7 @@ from pwl_lab.support.processes import WorkerLostError, n_workers, one_thread, si
 from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.training import TrainPlan
 
+SIDE_BY_SIDE = "pwl_lab.study.cases.side_by_side"
 PARITY = SparseParity(n_bits=6, k_sparse=2, eval_samples=200)
 PLAN = TrainPlan(steps=20, batch_size=8, eval_every=10, lr=0.3)
 PATIENCE_S = 120  # a guard against hanging, however busy the machine is
@@ -251,12 +253,13 @@ def test_each_makes_what_is_missing_side_by_side_and_the_same_as_alone(monkeypat
     alone = verbs.train_or_load(**cases[1])
     asked = []
     monkeypatch.setattr(
-        verbs, "side_by_side", lambda work, cases, *more: asked.extend(cases) or side_by_side(work, cases, *more)
+        SIDE_BY_SIDE,
+        lambda work, cases, *more: asked.extend(cases) or side_by_side(work, cases, *more),
     )
-    together = verbs.run_cases(verbs.train_or_load, cases, "teachers", "cpu")
+    together = run_cases(verbs.train_or_load, cases, "teachers", "cpu")
     assert [case["case"]["seed"] for case in asked] == [0, 2]
     assert [trained.fingerprint for trained in together] == [verbs.train_or_load(**case).fingerprint for case in cases]
-    verbs.run_cases(verbs.train_or_load, cases, "teachers", "cpu")
+    run_cases(verbs.train_or_load, cases, "teachers", "cpu")
     assert len(asked) == 2
     # One more, made in a worker, against the same made here in a store of its own.
     monkeypatch.setenv("PWL_LAB_STORE", str(Store().folder / "other"))
@@ -293,7 +296,7 @@ def test_cases_run_side_by_side_just_where_they_compute_on_the_cpu(
     monkeypatch.setattr(processes, "ProcessPoolExecutor", Mock(side_effect=PoolAsked))
     error = InvalidValueError if computes == "cuda" and not gpu else PoolAsked if computes == "cpu" else None
     with pytest.raises(error) if error else nullcontext():
-        assert verbs.run_cases(note, cases, "notes", device) == [os.getpid()] * 2
+        assert run_cases(note, cases, "notes", device) == [os.getpid()] * 2
 
 
 @pytest.mark.parametrize("passed", [False, True], ids=["by each", "in each case"])
@@ -302,7 +305,7 @@ def test_a_verb_that_takes_a_device_computes_where_its_cases_are_counted(monkeyp
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.delenv("PWL_LAB_DEVICE", raising=False)
     counted = []
-    monkeypatch.setattr(verbs, "side_by_side", lambda work, cases, words, where: counted.append(where))
+    monkeypatch.setattr(SIDE_BY_SIDE, lambda work, cases, words, where: counted.append(where))
 
     def verb(number, device="auto"):
         if not may_make():
@@ -310,7 +313,7 @@ def test_a_verb_that_takes_a_device_computes_where_its_cases_are_counted(monkeyp
         return config.device(device)
 
     cases = [{"number": number} | ({"device": device} if passed else {}) for number in range(2)]
-    assert verbs.run_cases(verb, cases, "notes", device) == counted * 2 == [config.device(device)] * 2
+    assert run_cases(verb, cases, "notes", device) == counted * 2 == [config.device(device)] * 2
 
 
 @pytest.mark.parametrize("recipe", ["loading_pairs", "crossed_pairs", "parity_crossings"])
@@ -327,7 +330,7 @@ def test_recipes_say_where_their_cases_compute(monkeypatch, recipe, device):
 def test_one_case_on_another_device_is_refused(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     with pytest.raises(InvalidValueError, match=r"device = 'cpu' is not allowed: the device of all cases, 'cuda'"):
-        verbs.run_cases(note, [{"folder": "", "number": 0, "device": "cpu"}], "notes", "cuda")
+        run_cases(note, [{"folder": "", "number": 0, "device": "cpu"}], "notes", "cuda")
 
 
 @pytest.mark.usefixtures("store_folder")
@@ -339,11 +342,11 @@ def test_where_nothing_may_be_made_nothing_is():
 
 @pytest.mark.usefixtures("store_folder")
 def test_not_even_side_by_side(monkeypatch):
-    monkeypatch.setattr(verbs, "side_by_side", lambda *_: pytest.fail("workers know nothing of what may not be made"))
+    monkeypatch.setattr(SIDE_BY_SIDE, lambda *_: pytest.fail("workers know nothing of what may not be made"))
     cases = [{"model": MLP_STUDENT, "task": PARITY, "plan": PLAN, "seed": seed, "device": "cpu"} for seed in (0, 1)]
     with only_stored(), pytest.raises(NotMadeError, match="not in the store"):
-        verbs.run_cases(verbs.train_or_load, cases, "teachers", "cpu")
-    assert load_if_stored(verbs.run_cases, verbs.train_or_load, cases, "teachers", "cpu") is None
+        run_cases(verbs.train_or_load, cases, "teachers", "cpu")
+    assert load_if_stored(run_cases, verbs.train_or_load, cases, "teachers", "cpu") is None
     verbs.train_or_load(**cases[0])
     assert load_if_stored(verbs.train_or_load, **cases[1]) is None
     assert load_if_stored(verbs.train_or_load, **cases[0]).model is not None

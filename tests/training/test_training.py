@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from torch import nn
-from toys import VGG_TEACHER, ToyImages, changed, snapshot, used
+from toys import PARITY, VGG_TEACHER, DropoutConfig, ToyImages, changed, snapshot, used
 
 from pwl_lab.models import MLPConfig, build
 from pwl_lab.study.verbs import train_or_load
@@ -142,6 +142,21 @@ def test_a_loss_that_is_not_finite_ends_the_run_by_the_next_evaluation(broken):
     with pytest.raises(DivergedError, match=r"scripted: total is not finite by step 5.*lr.*clip_norm"):
         run(learner, steps=20, eval_every=5)
     assert learner.evaluated == [0]
+
+
+def test_what_a_network_draws_depends_on_seed_and_step_alone_and_torch_s_generator_is_as_before():
+    def weights(seed):
+        torch.rand(seed + 1)
+        return fit(DropoutConfig(width=5), PARITY, TrainPlan(steps=4, batch_size=8), seed).model.state_dict()
+
+    first = weights(0)
+    assert changed(first, weights(0)) == set()
+    drawn = []
+    learner = Scripted(lambda step: drawn.append(torch.rand(1).item()) or {"total": torch.tensor(1.0)})
+    before = torch.get_rng_state()
+    run(learner, steps=3)
+    assert len(set(drawn)) == 3
+    assert torch.equal(before, torch.get_rng_state())
 
 
 class Unbounded(ToyImages):
