@@ -8,6 +8,7 @@ of that mask. Before anything is written, ONNX Runtime runs every mask and is co
 import functools
 import logging
 import re
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -242,18 +243,29 @@ def export_graph(unit: Unit) -> Any:
     return model
 
 
+_EXPORTING = threading.RLock()
+
+
 @contextmanager
 def _one_table_of_operators() -> Iterator[None]:
-    """A context in which the exporter keeps its table of operators: to make it again takes as long as to export a block."""
-    from torch.onnx._internal.exporter import _registration  # nothing public leads there
+    """A context in which the exporter keeps its table of operators: to make it again takes as long as to export a block.
 
-    registry: Any = _registration.ONNXRegistry
-    anew = vars(registry)["from_torchlib"]
-    registry.from_torchlib = classmethod(_remembering(anew.__func__))
-    try:
-        yield
-    finally:
-        registry.from_torchlib = anew
+    Threads take turns. Nothing public leads to the table: where torch has it elsewhere, exports only take longer.
+    """
+    with _EXPORTING:
+        try:
+            from torch.onnx._internal.exporter import _registration
+
+            registry: Any = _registration.ONNXRegistry
+            anew = vars(registry)["from_torchlib"]
+        except (ImportError, AttributeError, KeyError):
+            yield
+            return
+        registry.from_torchlib = classmethod(_remembering(anew.__func__))
+        try:
+            yield
+        finally:
+            registry.from_torchlib = anew
 
 
 @functools.cache

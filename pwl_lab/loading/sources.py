@@ -83,7 +83,7 @@ class Source(Closing):
         """
 
     def fill(self, name: str, offset: int, memory: memoryview) -> Iterator[int]:
-        """Put the bytes from `offset` on into `memory`, one after the other; yields how many more there are each time.
+        """Put the bytes from `offset` on into `memory`, one after the other; yields the size of each piece.
 
         A number beyond what is left of `memory` says that the file is longer: of that piece nothing was written. Raises
         as `chunks` does.

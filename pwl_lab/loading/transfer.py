@@ -5,6 +5,7 @@ again from its beginning, and never passed on.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -73,13 +74,13 @@ class _Beside:
         self._thread.start()
 
     def update(self, digest: "hashlib._Hash", piece: memoryview) -> None:
-        """Add a piece to the digest, later; waits as long as too many are to do."""
+        """Add a piece to the digest, later; waits while too many are pending."""
         self._pieces.put((digest, piece))
         self._behind += 1
         self.wait(AHEAD)
 
     def wait(self, most: int = 0) -> None:
-        """Wait until at most so many pieces are to do. Raises what the thread raised."""
+        """Wait until at most so many pieces are pending. Raises what the thread raised."""
         while self._behind > most:
             self._behind -= 1
             if (error := self._done.get()) is not None:
@@ -105,26 +106,26 @@ class _Beside:
 class _Arriving:
     """The bytes of one shard as they arrive, with the checksum of those received so far."""
 
-    def __init__(self, shard: Shard) -> None:
-        self.shard, self.content = shard, torch.empty(shard.bytes, dtype=torch.uint8)
-        self.first_at: float | None = None
+    def __init__(self, shard: Shard, clock: Callable[[], float]) -> None:
+        self.shard, self.content, self._clock = shard, torch.empty(shard.bytes, dtype=torch.uint8), clock
         self._bytes = self.content.numpy().data
         # A long shard's checksum is computed while its next bytes are read: each of the two takes as long as a disk.
         self._beside = _Beside() if shard.bytes >= BESIDE else None
         self.restart()
 
     def restart(self) -> None:
-        """Discard all bytes."""
+        """Discard all bytes, and the time that they took."""
         self.offset, self._digest = 0, hashlib.sha256()
+        self._begun, self._first_at = self._clock(), math.nan
 
     @property
     def missing(self) -> memoryview:
         """The memory for the bytes that have not arrived."""
         return self._bytes[self.offset :]
 
-    def add(self, more: int, now: float) -> None:
-        """So `more` bytes have arrived in `missing`. Raises DamagedShardError if there are too many."""
-        self.first_at = now if self.first_at is None else self.first_at
+    def add(self, more: int) -> None:
+        """Record that `more` bytes have arrived in `missing`. Raises DamagedShardError if there are too many."""
+        self._first_at = self._clock() if self.offset == 0 else self._first_at
         if self.offset + more > self.shard.bytes:
             raise DamagedShardError(f"{self.shard.file} is longer than the {self.shard.bytes:,} bytes recorded")
         part = self._bytes[self.offset : self.offset + more]
@@ -143,6 +144,11 @@ class _Arriving:
             self._beside.wait()
         if self._digest.hexdigest() != self.shard.sha256:
             raise DamagedShardError(f"{self.shard.file} does not have the recorded checksum")
+
+    def received(self, cached: bool) -> "Received":
+        """The whole shard; the times are those since its bytes were last discarded."""
+        first = self._begun if math.isnan(self._first_at) else self._first_at
+        return Received(self.shard, self.content, first - self._begun, self._clock() - self._begun, cached)
 
     def close(self) -> None:
         """Stop the second thread."""
@@ -168,14 +174,12 @@ class Transfer:
 
     def fetch(self, shard: Shard) -> Received:
         """The shard, verified. Raises SourceError, DamagedShardError or ClosedError once the tries are used up."""
-        begun = self.clock()
-        arriving = _Arriving(shard)
+        arriving = _Arriving(shard, self.clock)
         try:
             cached = self._from_cache(arriving)
             if not cached:
                 self._from_source(arriving)
-            first = begun if arriving.first_at is None else arriving.first_at
-            return Received(shard, arriving.content, first - begun, self.clock() - begun, cached)
+            return arriving.received(cached)
         finally:
             arriving.close()
 
@@ -207,7 +211,7 @@ class Transfer:
         for more in source.fill(name, arriving.offset, arriving.missing) if arriving.missing else ():
             if self.stop.is_set():
                 raise ClosedError("closed while loading")
-            arriving.add(more, self.clock())
+            arriving.add(more)
         arriving.finish()
 
     def _from_cache(self, arriving: _Arriving) -> bool:

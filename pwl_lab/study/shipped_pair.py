@@ -1,4 +1,4 @@
-"""A trained pair that ships with the project: what there is to show, serve and load before anything was trained.
+"""A trained pair that ships with the project: so that there is something to show, serve and load before anything is trained.
 
 It is notebook 04's `vgg` pair at `lesson`, of seed 0. `data/vgg_pair/` is its bundle. `data/vgg_pair.json` has the rest: its
 recipe, history, the tables of every mask, which test images each mask gets right, and where it was made.
@@ -56,7 +56,7 @@ def shipped_settings(device: config.Device = "auto") -> LoadingSettings:
 
 
 def shipped_pair(device: config.Device = "auto") -> Pair:
-    """The pair, as `recipes.loading_pair` would return it; nothing is trained.
+    """The pair that `recipes.loading_pair` would return after its teacher; nothing is trained.
 
     Raises MissingDataError if its files are missing or not of one commit, BundleError for a damaged bundle.
     """
@@ -65,7 +65,9 @@ def shipped_pair(device: config.Device = "auto") -> Pair:
         raise MissingDataError(f"{about} is missing; {MADE_BY} makes it and {bundle.name}/")
     try:
         told = json.loads(about.read_text(encoding="utf-8"))
-        expected = told["sha256"]
+        expected, fingerprint = told["sha256"], told["fingerprint"]
+        kept = {name: pd.DataFrame(told["tables"][name]) for name in TABLES}
+        right = _unpacked(told["right"], told["test_images"])
     except (ValueError, KeyError, TypeError):
         raise MissingDataError(f"{about} cannot be read; take it and {bundle.name}/ from one commit") from None
     index = check_folder(bundle)
@@ -75,13 +77,13 @@ def shipped_pair(device: config.Device = "auto") -> Pair:
     return Pair(
         net=net.to(config.device(device)).eval(),
         seed=SEED,
-        **{name: pd.DataFrame(told["tables"][name]) for name in TABLES},
+        **kept,
         teacher_bytes=parameter_bytes(net.teacher),
         student_bytes=parameter_bytes(net.student),
         models=(index.teacher, index.student),
         task=image_task(shipped_settings()),
-        right=_unpacked(told["right"], told["test_images"]),
-        fingerprint=told["fingerprint"],
+        right=right,
+        fingerprint=fingerprint,
     )
 
 
@@ -116,9 +118,9 @@ def _unpacked(right: list[str], samples: int) -> Bool[Tensor, "masks samples"]:
 
 
 def ship_pair(minutes: float | None) -> dict[str, Any]:
-    """Train the pair (or load it from the store) and write its files to `data/`; return what is said of it, without tables.
+    """Train the pair (or load it from the store) and write its files to `data/`; return its description without the tables.
 
-    `minutes`: of a core, that training teacher and pair took; None: not measured.
+    `minutes`: core minutes that training teacher and pair took; None: not measured.
     """
     settings = shipped_settings("cpu")
     teacher, pair = loading_pair(settings, SEED)

@@ -114,8 +114,12 @@ def test_a_file_that_is_missing_or_changed_is_named(elsewhere, name):
         shipped_pair.shipped_pair("cpu")
 
 
-def test_a_description_that_cannot_be_read_is_named(elsewhere):
-    (elsewhere / "vgg_pair.json").write_text("{")
+@pytest.mark.parametrize("cut", [None, "sha256", "fingerprint", "right", "test_images", *shipped_pair.TABLES])
+def test_a_description_that_cannot_be_read_is_named(elsewhere, cut):
+    about = json.loads((elsewhere / "vgg_pair.json").read_text())
+    kept = {name: value for name, value in about.items() if name not in (cut, "tables")}
+    kept["tables"] = {name: value for name, value in about["tables"].items() if name != cut}
+    (elsewhere / "vgg_pair.json").write_text("{" if cut is None else json.dumps(kept))
     with pytest.raises(MissingDataError, match=r"vgg_pair\.json cannot be read; take it and vgg_pair/ from one commit"):
         shipped_pair.shipped_pair("cpu")
 
