@@ -145,7 +145,7 @@ def teacher(device: str, sizes: Sizes, bfloat16: bool) -> tuple[Step, Step, int]
     learner = SupervisedLearner(build(mlp(task, sizes.teacher), 0).to(device), task.split("validation", device), plan)
     bits = sizes.bits[0]
     net = nn.Sequential(nn.Linear(bits, sizes.teacher), nn.ReLU(), nn.Linear(sizes.teacher, 2)).to(device)
-    optimiser, drawn = torch.optim.SGD(net.parameters(), 0.1, 0.9), batches()
+    optimiser, drawn = torch.optim.SGD(net.parameters(), 0.1, 0.9, nesterov=True), batches()
 
     def plain() -> None:
         batch = next(drawn)

@@ -60,7 +60,7 @@ def record(kind: str, key: str) -> dict[str, Any]:
 
 
 def told(settings: LoadingSettings, found: dict[int, tuple[TrainedModel, Pair]]) -> dict[str, Any]:
-    """What is said of a family's rows."""
+    """The provenance of a family's rows."""
     how = {
         seed: (record("teacher", one.fingerprint), record("pair", two.fingerprint))
         for seed, (one, two) in found.items()

@@ -30,10 +30,10 @@ def together_mb(pid: int) -> float:
 
 
 def measured(command: Sequence[str], env: Mapping[str, str] | None = None, look_s: float = LOOK_S) -> dict[str, float]:
-    """Run a command that must go well: seconds, its processor seconds, and the peak of the memory of all together (MiB).
+    """Run a command that must succeed: seconds, its processor seconds, and the peak of the memory of all together (MiB).
 
     Processor seconds are of the command and of those of its children that it has waited for. Memory is looked at every
-    `look_s` seconds, which itself takes some milliseconds of a core. Raises RuntimeError with what it said where it fails.
+    `look_s` seconds, which itself takes some milliseconds of a core. Raises RuntimeError with its output if it fails.
     """
     begun, peak, own = time.perf_counter(), 0.0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with tempfile.TemporaryFile() as said:

@@ -1,4 +1,4 @@
-"""Three jobs at the papers' sizes, for a GPU that may be had for minutes only; in the order of what they tell.
+"""Three jobs at the papers' sizes, for a GPU that may be had for minutes only; the most informative first.
 
     python scripts/paper_sizes.py parity --stop-after 8m       # (100, 6), a teacher of 50,000 units, students of 100 and 1,000
     python scripts/paper_sizes.py pair --stop-after 8m         # notebook 04's vgg at `paper`, on all of Fashion-MNIST at 32x32
@@ -67,8 +67,9 @@ def parity(preset: str, asked: argparse.Namespace) -> int:
         pd.DataFrame(rows).to_csv(asked.out / "parity.csv", index=False)
         print(rows[-1], flush=True)
 
-    drawn = {seed: teacher_of(settings, seed) for seed in asked.seeds}
-    for seed, (_, teacher) in drawn.items():
+    drawn = {}
+    for seed in asked.seeds:
+        drawn[seed] = (_, teacher) = teacher_of(settings, seed)
         step = first_step(teacher.history, settings.threshold)
         add(seed, "teacher", settings.hard_teacher_width, step, settings.hard_teacher_max_steps)
     learned = {seed: one for seed, one in drawn.items() if one[1].reached_at is not None}

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pwl_lab.study.intervals import RESAMPLES, Interval, between, in_words, resampled_medians, slopes
+from pwl_lab.study.intervals import FEWEST, RESAMPLES, Interval, between, in_words, resampled_medians, slopes
 from pwl_lab.study.store import shipped
 from pwl_lab.support.seeding import numpy_generator
 
@@ -108,7 +108,7 @@ def ratio(draws: pd.DataFrame, one: str, other: str) -> Interval:
 def medians_table(points: pd.DataFrame) -> pd.DataFrame:
     """A row for each size: the median samples of each curriculum, and the ratio of one-shot to extracted as text.
 
-    The ratio of a single draw has no interval.
+    The ratio has its 95% interval; of fewer than six draws, the range of their own ratios; of a single one, neither.
 
     Arguments:
     - `points`: one row per draw, size (k, n) and curriculum.
@@ -116,24 +116,27 @@ def medians_table(points: pd.DataFrame) -> pd.DataFrame:
     medians = points.assign(samples=or_never(points)).groupby(["k", "n", "curriculum"])["samples"].median().unstack()
     table = medians.reindex(columns=list(CURRICULA))
     both = table.dropna(subset=["one_shot", "extracted"]).index
-    ratios = {}
-    for k, n in both:
-        here = points[(points["k"] == k) & (points["n"] == n)]
-        low, middle, high = ratio_to(here)
-        one = (here.groupby("seed", sort=False)["curriculum"].nunique() > 1).sum() == 1
-        ratios[k, n] = f"{middle:,.1f} (one draw)" if one else in_words((low, middle, high), 1)
+    ratios = {(k, n): _ratio_in_words(points[(points["k"] == k) & (points["n"] == n)]) for k, n in both}
     return table.assign(**{"one_shot / extracted": pd.Series(ratios, dtype=object)}).fillna(
         {"one_shot / extracted": ""}
     )
 
 
-TEACHER = [
-    "n",
-    "k",
-    "seed",
-    "weight_decay",
-    "saturation",
-]  # what tells one teacher of `teacher_tables.py costs` from another
+def _ratio_in_words(points: pd.DataFrame) -> str:
+    """See `medians_table`; `points` are of one size."""
+    draws = points.assign(samples=or_never(points)).pivot(index="seed", columns="curriculum", values="samples")
+    both = draws[["one_shot", "extracted"]].dropna()
+    low, middle, high = ratio(draws, "one_shot", "extracted")
+    if len(both) >= FEWEST:
+        return in_words((low, middle, high), 1)
+    if len(both) == 1:
+        return f"{middle:,.1f} (one draw)"
+    own = both["one_shot"] / both["extracted"]
+    return f"{in_words((own.min(), middle, own.max()), 1)[:-1]}, range of {len(both)} draws)"
+
+
+# What tells one teacher of `teacher_tables.py costs` from another.
+TEACHER_COLUMNS = ["n", "k", "seed", "weight_decay", "saturation"]
 # What may predict the samples of extraction; the coefficient of all but weight decay is an exponent.
 PREDICTORS: dict[str, Callable[[pd.DataFrame], "pd.Series[float]"]] = {
     "rho": lambda table: np.log(table["rho"]),
@@ -150,8 +153,8 @@ def teacher_costs(students: pd.DataFrame) -> pd.DataFrame:
     - `students`: one row per teacher and setting (`scripts/teacher_tables.py costs`).
     """
     best = students.assign(samples=or_never(students)).sort_values("samples", kind="stable")
-    kept = [*TEACHER, "rho", "rho off", "samples", "lr", "stage_steps"]
-    return best.drop_duplicates(TEACHER)[kept].sort_values(TEACHER).reset_index(drop=True)
+    kept = [*TEACHER_COLUMNS, "rho", "rho off", "samples", "lr", "stage_steps"]
+    return best.drop_duplicates(TEACHER_COLUMNS)[kept].sort_values(TEACHER_COLUMNS).reset_index(drop=True)
 
 
 @dataclass(frozen=True)

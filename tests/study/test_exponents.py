@@ -67,6 +67,13 @@ def test_a_ratio_is_that_of_medians_over_shared_draws():
     assert exponents.medians_table(points[points["curriculum"] == "extracted"])["one_shot / extracted"].eq("").all()
     only = exponents.medians_table(points[(points["curriculum"] == "extracted") | (points["seed"] == 3)])
     assert only.loc[(3, 16), "one_shot / extracted"] == "4.0 (one draw)"
+    four = points[(points["n"] == 16) & points["seed"].isin([0, 1, 2, 3])]
+    four = four.assign(samples=four["samples"].where((four["seed"] != 2) | (four["curriculum"] == "extracted"), 160.0))
+    own = four.pivot(index="seed", columns="curriculum", values="samples")
+    own = own["one_shot"] / own["extracted"]
+    told = f"{exponents.ratio_to(four)[1]:.1f} ({own.min():,.1f} to {own.max():,.1f}, range of 4 draws)"
+    assert exponents.medians_table(four).loc[(3, 16), "one_shot / extracted"] == told
+    assert own.min() < own.max()
 
 
 def test_the_figure_moves_points_apart_and_marks_those_of_this_run():
