@@ -39,6 +39,7 @@ from pwl_lab.plots.mask_cube import (
     mask_chart,
     mask_lattice,
     order_curves,
+    prefix_by_data,
 )
 from pwl_lab.plots.pairs import (
     architecture,
@@ -103,6 +104,7 @@ __all__ = [
     "planned_charts",
     "predictable",
     "predictions_by_mask",
+    "prefix_by_data",
     "probe_lines",
     "projected_probe",
     "scaling_curves",

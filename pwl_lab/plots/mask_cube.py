@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from math import ceil, floor, log10
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from pwl_lab.plots.style import MASK, NOTE, OWNER, OWNER_INK, Figure, Percent
 from pwl_lab.study import tables
 from pwl_lab.support.errors import invalid
 from pwl_lab.swap.masks import all_masks
+from pwl_lab.swap.orders import loading_orders
 
 NARROW_STEP = 0.08  # the share of the bytes below which a step has no room for bars side by side
 MOST_LATTICE_BLOCKS = 5  # 32 masks; more cannot be read
@@ -77,6 +79,50 @@ def byte_curves(curves: pd.DataFrame, teacher_accuracy: float | None = None) -> 
     style.order_note(figure, areas.index)
     figure.legend(loc="outside upper center", ncols=2)
     return figure
+
+
+@style.context()
+def prefix_by_data(full: pd.DataFrame, own: pd.DataFrame, family: str, run: str) -> Figure:
+    """The prefix curves of pairs trained on much data, a panel per family, and this run's beside that of its own family.
+
+    Means with 95% intervals over seeds and test images.
+
+    Arguments:
+    - `full`: from `intervals.cube_intervals`, with the columns family and seeds.
+    - `own`: the same of this run, without them.
+    - `family`: this run's; it has a panel in any case.
+    - `run`: what this run is called in the legend.
+    """
+    families = list(dict.fromkeys([*full["family"], family]))
+    figure, panels = style.row_of_axes(9, 4.2, len(families), sharey=True)
+    colour, _, marker = style.order_look("prefix")
+    for axes, name in zip(panels, families, strict=True):
+        shipped = full[full["family"] == name]
+        if len(shipped):
+            words = f"all of Fashion-MNIST (stored, {shipped['seeds'].iloc[0]} seeds)"
+            _prefix_bars(axes, shipped, -0.05, color=colour, ls="-", marker=marker, label=words)
+        if name == family:
+            look = {"color": "#444444", "ls": "--", "marker": "s", "mfc": "white"}
+            _prefix_bars(axes, own, 0.05, **look, label=run)
+        axes.set_title(name, fontsize=NOTE)
+        axes.set(xlabel="teacher blocks loaded")
+        style.accuracy_axis(axes, "test accuracy" if axes is panels[0] else "")
+    drawn = {words: line for axes in panels for line, words in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(drawn.values(), drawn.keys(), loc="outside upper center", ncols=2)
+    return figure
+
+
+def _prefix_bars(axes: Axes, spread: pd.DataFrame, shift: float, **keys: Any) -> None:
+    """One prefix curve with its intervals, from the rows of `intervals.cube_intervals`."""
+    masks = spread[spread["kind"] == "mask"].set_index("name")[["low", "mean", "high"]] / 100
+    prefix = masks.loc[loading_orders(len(masks.index[0]))["prefix"]]
+    # With one seed there is no interval, and no bar.
+    bars = style.bar_lengths(
+        prefix["mean"], prefix["low"].fillna(prefix["mean"]), prefix["high"].fillna(prefix["mean"])
+    )
+    blocks = np.arange(len(prefix))
+    axes.errorbar(blocks + shift, prefix["mean"], yerr=bars, lw=2, ms=7, capsize=4, **keys)
+    axes.set_xticks(blocks)
 
 
 def _step_bars(axes: Axes, share: pd.Series, accuracy: SeriesGroupBy, colour: str, shift: float) -> None:

@@ -83,7 +83,15 @@ def kinds_of_students(ends):
     return pd.DataFrame(rows, columns=["arm", "against", "measure", "low", "mean", "high"])
 
 
-def loading(exact=True, family="vgg", ends=(), rates=(), **changed):
+def on_all_pictures(least):
+    """The rows of the stored pairs on all pictures that are looked at; `least` changes some."""
+    found = {("block", "TSSS"): (1.5, 2.0), ("block", "TTSS"): (0.5, 1.0), ("gap", "TTTT"): (5.5, 6.2)}
+    found |= {("lead", "suffix"): (3.5, 4.0), ("lead", "alone"): (2.5, 3.0)} | dict(least)
+    rows = [("vgg", *key, low, mean) for key, (low, mean) in found.items()]
+    return pd.DataFrame(rows, columns=["family", "kind", "name", "low", "mean"])
+
+
+def loading(exact=True, family="vgg", ends=(), rates=(), least=(), **changed):
     """Accuracies are the same for every seed, or one a seed; a mask gets the first images right."""
     accuracy = {mask: np.broadcast_to(share, len(SEEDS)) for mask, share in (ACCURACY | changed).items()}
     rows = {(seed, mask): np.arange(N_IMAGES) < by[seed] * N_IMAGES for seed in SEEDS for mask, by in accuracy.items()}
@@ -108,6 +116,7 @@ def loading(exact=True, family="vgg", ends=(), rates=(), **changed):
         "intervals": intervals,
         "arms": arms,
         "at_equal_bytes": kinds_of_students(ends),
+        "full": on_all_pictures(least),
         "store": SimpleNamespace(shipped=lambda name: rates_of_kinds.rename("lr").rename_axis("arm").reset_index()),
     }
 
@@ -132,6 +141,12 @@ LOADING = {
     "stored: so it is for converters beyond their bytes": {"ends": {(EXTRA, SAME, "prefix"): (0.1, 0.9)}},
     "stored: all mixes and the worst one are open": {"ends": {(NARROW, WIDE, "worst"): (0.1, 0.9)}},
     "stored: narrower has the rate 0.1": {"rates": {NARROW: 0.2}},
+    "all pictures, vgg: in prefix order each block adds something, in the mean": {"least": {("block", "TTSS"): (-1, -0.1)}},
+    "all pictures, vgg: the teacher is above the student, beyond the interval": {"least": {("gap", "TTTT"): (-1, 6)}},
+    "all pictures, vgg: each block adds something, beyond the interval": {"least": {("block", "TTSS"): (-0.1, 1.0)}},
+    "all pictures, vgg: prefix order is ahead of every other order, beyond the interval": {
+        "least": {("lead", "suffix"): (-0.1, 4.0)}
+    },
 }  # fmt: skip
 
 

@@ -49,6 +49,18 @@ SIMILARITY = pd.DataFrame(
 )
 
 
+def spread_of(least, half=0.01):
+    """Rows of `intervals.cube_intervals`, in points: a tenth more for each block."""
+    rows = [("mask", mask, least + 0.1 * mask.count("T")) for mask in all_masks(2)]
+    return pd.DataFrame(
+        [(kind, name, 100 * (mean - half), 100 * mean, 100 * (mean + half)) for kind, name, mean in rows],
+        columns=["kind", "name", "low", "mean", "high"],
+    )
+
+
+FULL = pd.concat([spread_of(0.7).assign(family=family, seeds=n) for family, n in (("vgg", 3), ("resnet", 5))])
+
+
 def parts():
     return outline(SwapNet(build(VGG_TEACHER, 0), build(VGG_STUDENT, 0), (1, 9, 7)), (1, 9, 7))
 
@@ -70,6 +82,7 @@ FIGURES = {
     "mask_lattice": lambda: plots.mask_lattice(MASKS, ORDERS),
     "mask_lattice of one block": lambda: plots.mask_lattice(masks_of(1), loading_orders(1)),
     "mask_lattice of five": lambda: plots.mask_lattice(masks_of(5), loading_orders(5)),
+    "prefix_by_data": lambda: plots.prefix_by_data(FULL, spread_of(0.8), "resnet", "this run"),
     "architecture": lambda: plots.architecture(parts()),
     "similarity_chart": lambda: plots.similarity_chart(SIMILARITY),
 }
@@ -101,6 +114,31 @@ def test_order_curves_draw_every_order_at_its_blocks():
         line = container.lines[0]
         assert line.get_ydata().tolist() == pytest.approx(analysis.mean_curve(CURVES, order))
         assert line.get_xdata() == pytest.approx([0, 1, 2, 3], abs=0.1)
+
+
+def test_prefix_by_data_draws_each_family_and_this_run_beside_its_own():
+    figure = plots.prefix_by_data(FULL, spread_of(0.6), "resnet", "this run")
+    assert [axes.get_title("left") for axes in figure.axes] == ["vgg", "resnet"]
+    assert [len(axes.containers) for axes in figure.axes] == [1, 2]
+    stored, own = figure.axes[1].containers
+    assert stored.lines[0].get_ydata() == pytest.approx([0.7, 0.8, 0.9])
+    assert own.lines[0].get_ydata() == pytest.approx([0.6, 0.7, 0.8])
+    (bars,) = own.lines[2]
+    assert bars.get_segments()[1][:, 1] == pytest.approx([0.69, 0.71])
+    assert legend(figure.axes[0]) == [
+        "all of Fashion-MNIST (stored, 3 seeds)",
+        "all of Fashion-MNIST (stored, 5 seeds)",
+        "this run",
+    ]
+
+
+def test_prefix_by_data_of_a_run_of_one_seed_and_a_family_that_is_not_stored():
+    own = spread_of(0.6).assign(low=np.nan, high=np.nan)
+    figure = plots.prefix_by_data(FULL[FULL["family"] == "vgg"], own, "vit", "this run")
+    assert [axes.get_title("left") for axes in figure.axes] == ["vgg", "vit"]
+    (mine,) = figure.axes[1].containers
+    assert mine.lines[0].get_ydata() == pytest.approx([0.6, 0.7, 0.8])
+    assert np.ptp([segment[:, 1] for segment in mine.lines[2][0].get_segments()], axis=1) == pytest.approx([0, 0, 0])
 
 
 def test_byte_curves_step_where_a_block_is_complete():
