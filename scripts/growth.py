@@ -286,7 +286,7 @@ def measure(names: Iterable[str], path: Path) -> None:
         print(summary(rows).to_string(), flush=True)
 
 
-def ship(path: Path, core_minutes: float) -> None:
+def ship(path: Path, core_minutes: float, note: str) -> None:
     """The table, with what made it."""
     table = pd.read_csv(path)
     order = {name: number for number, name in enumerate(PANELS)}
@@ -294,7 +294,8 @@ def ship(path: Path, core_minutes: float) -> None:
     table.to_csv(paths.results() / "growth.csv", index=False)
     with one_thread():
         made = provenance()
-    facts = {"command": "python scripts/growth.py measure", "seeds": [0], "core_minutes": core_minutes, "made": made}
+    facts = {"command": "python scripts/growth.py measure", "seeds": [0], "core_minutes": core_minutes}
+    facts |= {"note": note, "made": made} if note else {"made": made}
     write_json(paths.results() / "growth.json", facts)
 
 
@@ -309,13 +310,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["measure", "ship", "draw"])
     parser.add_argument("names", nargs="*", help="for `measure`: cohort, images, blocks, cube, batch")
-    parser.add_argument("--core-minutes", type=float, default=0.0, help="for `ship`: how long it took")
+    parser.add_argument("--core-minutes", type=float, help="for `ship`: how long it took")
+    parser.add_argument("--note", default="", help="for `ship`: what a reader of the table should know")
     asked = parser.parse_args()
     path = paths.runs() / "growth.csv"
     if asked.what == "measure":
         measure(asked.names, path)
     elif asked.what == "ship":
-        ship(path, asked.core_minutes)
+        if asked.core_minutes is None:
+            parser.error("ship needs --core-minutes")
+        ship(path, asked.core_minutes, asked.note)
     else:
         draw()
 
