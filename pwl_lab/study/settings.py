@@ -258,6 +258,9 @@ class ClockSettings(Settings):
     """06_loading_under_the_clock: pairs of notebook 04, and networks of the papers' full sizes, loaded by the clock."""
 
     section: ClassVar[str] = "loading_under_the_clock"
+    device: Literal["auto", "cpu"] = Field(
+        "cpu", description="where pairs are trained and loaded: only the CPU is timed"
+    )
     seeds: Seeds = Field((0, 1, 2), description="pairs of notebook 04: one per seed")
     family: Family = Field("vgg", description="of the trained pairs; trained as notebook 04 does at this preset")
     pair_source: Literal["trained", "shipped"] = Field(
