@@ -1,7 +1,7 @@
 """Notebook 04's pairs on all of Fashion-MNIST, as tables for `data/results`.
 
-    pwl-lab batch presets/grids/full_vgg.yaml --out runs/full_vgg  # hours; it may be stopped and run again
-    python scripts/full_pairs.py vgg                                # ship the seeds that are done
+    pwl-lab batch presets/grids/full_pairs.yaml --only family=vgg --out runs/full_pairs  # hours; may be stopped and run again
+    python scripts/full_pairs.py vgg                                                      # ship the seeds that are done
 
 The pairs come from the store, where the batch left them; nothing is trained. Rows of other families stay. There are two
 tables: `full_pairs.csv` has every mask of every seed, `full_pairs_intervals.csv` what all seeds say together, with all n!
@@ -32,17 +32,18 @@ COLUMNS = ["seed", "mask", "teacher_blocks", "teacher_bytes", "validation", "tes
 TABLES = ("full_pairs", "full_pairs_intervals")
 
 
-def grid_file(family: str) -> Path:
-    """The grid of a family."""
-    return paths.presets() / "grids" / f"full_{family}.yaml"
+def grid_file() -> Path:
+    """The grid of all families."""
+    return paths.grids() / "full_pairs.yaml"
 
 
 def settings_of(family: str) -> LoadingSettings:
-    """The settings of all of its points, and their seeds."""
-    grid, faults = read_grid(grid_file(family))
+    """The settings of a family's points, and their seeds."""
+    grid, faults = read_grid(grid_file())
     if grid is None or faults:
         raise SystemExit("\n".join(faults))
-    ((values,),) = grid.axes[0].factors()
+    [points] = grid.axes[0].factors()
+    [values] = [one for one in points if one["family"] == family]
     return LoadingSettings.load(grid.preset, **values, seeds=grid.seeds)
 
 
@@ -67,7 +68,7 @@ def told(settings: LoadingSettings, found: dict[int, tuple[TrainedModel, Pair]])
     }
     last = how[max(how)][1]
     return {
-        "grid": grid_file(settings.family).name,
+        "grid": grid_file().name,
         "preset": settings.preset,
         "teacher_epochs": settings.teacher_epochs,
         "pair_epochs": settings.pair_epochs,
@@ -84,7 +85,9 @@ def ship(family: str) -> None:
     loaded = {seed: load_if_stored(loading_pair, settings, seed) for seed in settings.seeds}
     found = {seed: one for seed, one in loaded.items() if one is not None}
     if len(found) < 2:
-        raise SystemExit(f"{len(found)} of the seeds of {grid_file(family)} are done; two are needed for an interval")
+        raise SystemExit(
+            f"{len(found)} of the seeds of {family} in {grid_file()} are done; two are needed for an interval"
+        )
     pairs = [pair for _, pair in found.values()]
     masks, hits = tables.stacked_masks(pairs), tables.stacked_hits(pairs)
     spread = intervals.cube_intervals(hits, masks, every_order(pairs[0].n_blocks))

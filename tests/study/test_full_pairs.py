@@ -28,7 +28,7 @@ def results(store_folder, tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_grids_are_those_of_one_family_each_on_all_images():
+def test_the_grid_has_each_family_on_all_images():
     for family in full_pairs.FAMILIES:
         settings = full_pairs.settings_of(family)
         assert (settings.family, settings.dataset, settings.preset) == (family, "fashion-mnist", "lesson")
@@ -42,7 +42,7 @@ def test_all_orders_are_there_once():
 
 
 def test_the_seeds_that_are_done_are_shipped_and_other_families_stay(results):
-    with pytest.raises(SystemExit, match=r"0 of the seeds of .*full_vgg\.yaml are done"):
+    with pytest.raises(SystemExit, match=r"0 of the seeds of vgg in .*full_pairs\.yaml are done"):
         full_pairs.ship("vgg")
     pairs = [loading_pair(small("vgg"), seed)[1] for seed in (0, 2)]
     (results / "full_pairs.csv").write_text(
