@@ -10,6 +10,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
+from matplotlib.ticker import MaxNLocator
 from pandas.api.typing import SeriesGroupBy
 
 from pwl_lab.plots import style
@@ -106,6 +107,7 @@ def prefix_by_data(full: pd.DataFrame, own: pd.DataFrame, family: str, run: str)
             _prefix_bars(axes, own, 0.05, **look, label=run)
         axes.set_title(name, fontsize=NOTE)
         axes.set(xlabel="teacher blocks loaded")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # this run may have another number of blocks
         style.accuracy_axis(axes, "test accuracy" if axes is panels[0] else "")
     drawn = {words: line for axes in panels for line, words in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(drawn.values(), drawn.keys(), loc="outside upper center", ncols=2)
@@ -122,7 +124,6 @@ def _prefix_bars(axes: Axes, spread: pd.DataFrame, shift: float, **keys: Any) ->
     )
     blocks = np.arange(len(prefix))
     axes.errorbar(blocks + shift, prefix["mean"], yerr=bars, lw=2, ms=7, capsize=4, **keys)
-    axes.set_xticks(blocks)
 
 
 def _step_bars(axes: Axes, share: pd.Series, accuracy: SeriesGroupBy, colour: str, shift: float) -> None:

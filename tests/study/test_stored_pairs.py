@@ -10,7 +10,7 @@ from scored import scored_pair, some_predictions
 from pwl_lab import distill, training, widgets
 from pwl_lab.runner import dashboard
 from pwl_lab.runner.parameters import parse_parameters, read_notebook, resolve_notebook, resolve_parameters
-from pwl_lab.study import crossing, recipes, store, stored_pairs, verbs
+from pwl_lab.study import cases, crossing, recipes, store, stored_pairs, verbs
 from pwl_lab.study.settings import DashboardSettings
 from pwl_lab.support.errors import InvalidValueError, UnknownNameError
 
@@ -24,7 +24,7 @@ def no_training(monkeypatch):
         (verbs, "fit"),
         (verbs, "train_pairs_together"),
         (verbs, "distil_members"),
-        (verbs, "side_by_side"),
+        (cases, "side_by_side"),
     ):
         monkeypatch.setattr(place, name, lambda *_, **__: pytest.fail("something was trained"))
     assert verbs.fit.__name__ == verbs.train_pairs_together.__name__ == "<lambda>"
