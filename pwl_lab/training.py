@@ -93,7 +93,7 @@ def make_optimiser(plan: TrainPlan, groups: list[dict[str, Any]]) -> torch.optim
 
 @cache
 def _eager(kind: Any) -> Any:
-    """A subclass of this class of optimisers identical, except that its methods are not wrapped for torch.compile.
+    """An identical subclass of this class of optimisers, except that its methods are not wrapped for torch.compile.
 
     To prepare them, the first optimiser of a process imports torch._dynamo, which takes 1.4 s, half as long as torch itself.
     """

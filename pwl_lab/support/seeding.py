@@ -94,9 +94,8 @@ def begin_noise(seed: int, step: int, device: "torch.device", role: str = TEACHE
     import torch
 
     start = stream_seed(seed, "noise", f"{role} {step}")
-    torch.default_generator.manual_seed(
-        start
-    )  # torch.manual_seed also seeds all GPUs, which takes longer than a small step
+    # torch.manual_seed would also seed all GPUs, which takes longer than a small step.
+    torch.default_generator.manual_seed(start)
     if device.type == "cuda":
         with torch.cuda.device(device):
             torch.cuda.manual_seed(start)
