@@ -114,9 +114,14 @@ class _Arriving:
         self.restart()
 
     def restart(self) -> None:
-        """Discard all bytes, and the time that they took."""
+        """Discard all bytes."""
         self.offset, self._digest = 0, hashlib.sha256()
-        self._begun, self._first_at = self._clock(), math.nan
+        self.begin()
+
+    def begin(self) -> None:
+        """A try begins. If it is one for all bytes, so does the time that they take."""
+        if self.offset == 0:
+            self._begun, self._first_at = self._clock(), math.nan
 
     @property
     def missing(self) -> memoryview:
@@ -146,7 +151,7 @@ class _Arriving:
             raise DamagedShardError(f"{self.shard.file} does not have the recorded checksum")
 
     def received(self, cached: bool) -> "Received":
-        """The whole shard; the times are those since its bytes were last discarded."""
+        """The whole shard; the times are those since the last try that began with its first byte."""
         first = self._begun if math.isnan(self._first_at) else self._first_at
         return Received(self.shard, self.content, first - self._begun, self._clock() - self._begun, cached)
 
@@ -208,6 +213,7 @@ class Transfer:
 
     def _receive(self, arriving: _Arriving, source: Source, name: str) -> None:
         """Read the missing bytes of a shard. Raises as `Source.fill` and `_Arriving.finish` do, and ClosedError."""
+        arriving.begin()
         for more in source.fill(name, arriving.offset, arriving.missing) if arriving.missing else ():
             if self.stop.is_set():
                 raise ClosedError("closed while loading")

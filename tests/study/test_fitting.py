@@ -11,8 +11,9 @@ from toys import PARITY, PLAN, ToyImages
 from pwl_lab.distill.curriculum import one_shot
 from pwl_lab.models import BlockNet, ModelConfig, mlp
 from pwl_lab.study import verbs
-from pwl_lab.study.verbs import distill, train_or_load, train_pair
+from pwl_lab.study.verbs import distill, train_or_load, train_pair, train_pairs
 from pwl_lab.support.errors import InvalidValueError
+from pwl_lab.swap.pair_training import PairLossConfig
 from pwl_lab.tasks.base import Batch
 from pwl_lab.training import fit
 
@@ -144,6 +145,20 @@ def test_curricula_without_names_are_refused():
         distill(teacher, mlp(PARITY, 5), PARITY, [one_shot()], [0], PLAN)
 
 
+@pytest.mark.parametrize("rates", [0.1, [0.1], [], ""])
+def test_rates_without_names_are_refused(rates):
+    teacher = fit(mlp(PARITY, 9), PARITY, PLAN, 0)
+    with pytest.raises(InvalidValueError, match=r"rates is .*, but must be a Mapping"):
+        distill(teacher, mlp(PARITY, 5), PARITY, {"a": one_shot()}, [0], PLAN, rates=rates)
+
+
+@pytest.mark.parametrize("curriculum", [[], "", 0, False, (one_shot(),)])
+def test_what_is_no_curriculum_is_refused_however_empty_it_is(curriculum):
+    teacher = fit(mlp(PARITY, 9), PARITY, PLAN, 0)
+    with pytest.raises(InvalidValueError, match=r"curriculum is .*, but must be a Curriculum"):
+        train_pair(teacher, mlp(PARITY, 5), PARITY, PLAN, device="cpu", curriculum=curriculum)
+
+
 class Nameless(type(mlp(PARITY, 3))):
     """A variant of one of ours, without a family of its own."""
 
@@ -151,8 +166,12 @@ class Nameless(type(mlp(PARITY, 3))):
 def test_export_names_the_class_that_no_reader_would_find(store_folder, tmp_path):
     own = Nameless(n_inputs=6, widths=(5, 5))
     teacher = fit(mlp(PARITY, 9, depth=2), PARITY, PLAN, 0)
-    with pytest.warns(UserWarning, match="export.. will refuse this pair"):
+    with pytest.warns(UserWarning, match="export.. will refuse this pair") as caught:
         pair = train_pair(teacher, own, PARITY, PLAN, device="cpu")
+    assert caught[0].filename == __file__
+    with pytest.warns(UserWarning, match="export.. will refuse this pair") as caught:
+        train_pairs(teacher, own, PARITY, PLAN, [(PairLossConfig(), None)], device="cpu")
+    assert caught[0].filename == __file__
     with pytest.raises(
         InvalidValueError, match=rf"the student .*not exported.*a class with its own family.*; see Nameless {HERE}"
     ):
