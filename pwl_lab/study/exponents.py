@@ -92,8 +92,12 @@ def ratio_to(points: pd.DataFrame, curriculum: str = "one_shot", against: str = 
     - `points`: of one size, with one row per draw and curriculum. Draws that lack one of the two are not used.
     - `curriculum`, `against`: numerator and denominator.
     """
-    draws = points.assign(samples=or_never(points)).pivot(index="seed", columns="curriculum", values="samples")
-    return ratio(draws, curriculum, against)
+    return ratio(_by_draw(points), curriculum, against)
+
+
+def _by_draw(points: pd.DataFrame) -> pd.DataFrame:
+    """The samples of one size: a row per draw, a column per curriculum, infinite where it never got there."""
+    return points.assign(samples=or_never(points)).pivot(index="seed", columns="curriculum", values="samples")
 
 
 def ratio(draws: pd.DataFrame, one: str, other: str) -> Interval:
@@ -124,7 +128,7 @@ def medians_table(points: pd.DataFrame) -> pd.DataFrame:
 
 def _ratio_in_words(points: pd.DataFrame) -> str:
     """See `medians_table`; `points` are of one size."""
-    draws = points.assign(samples=or_never(points)).pivot(index="seed", columns="curriculum", values="samples")
+    draws = _by_draw(points)
     both = draws[["one_shot", "extracted"]].dropna()
     low, middle, high = ratio(draws, "one_shot", "extracted")
     if len(both) >= FEWEST:
