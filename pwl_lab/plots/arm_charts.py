@@ -1,4 +1,4 @@
-"""Arms of shipped comparisons: those of notebook 05 on images and on parity, and the kinds of students of 04."""
+"""Arms of shipped comparisons: those of notebook 05 on images and on parity, and the kinds of students of 04b."""
 
 import numpy as np
 import pandas as pd

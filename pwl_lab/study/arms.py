@@ -127,7 +127,7 @@ def train_arm(
 
 # Measures of the shipped tables (`scripts/pair_tables.py`), with their words in figures and tables.
 ARM_MEASURES = {"SSSS": "student alone", "mixed": "mean of all mixes", "worst": "worst mix"}
-# The same of the kinds of students in 04 (`scripts/student_axis.py`).
+# The same of the kinds of students in 04b (`scripts/student_axis.py`).
 STUDENT_MEASURES = {"SSSS": "student alone", "prefix": "mean of prefix mixes"} | ARM_MEASURES
 PARITY_WORDS = {"steps_student": "student", "steps_all_masks": "all masks"}
 MARGIN = 0.3  # points of accuracy: an arm whose interval lies within makes no difference that matters here

@@ -47,7 +47,7 @@ BASES = {  # seconds at most, and every cell runs
            "eval_samples": 64, "two_phase_bits": 5, "two_phase_k": 2, "two_phase_width": 4,
            "two_phase_label_samples": [4, 8], "two_phase_hidden_samples": [4, 8], "two_phase_seeds": 2, "seeds": [3, 1]},
 }  # fmt: skip
-BASES["02b"] = BASES["02"]
+BASES |= {"02b": BASES["02"], "04b": BASES["04"]}
 
 
 def outcome(name: str, parameters: dict) -> str:

@@ -68,6 +68,51 @@ ACCURACY |= {"TTTT": 0.91, "SSST": 0.82, "STST": 0.82}
 N_IMAGES = 4_000
 
 
+def loading(exact=True, family="vgg", **changed):
+    """Accuracies are the same for every seed, or one a seed; a mask gets the first images right."""
+    accuracy = {mask: np.broadcast_to(share, len(SEEDS)) for mask, share in (ACCURACY | changed).items()}
+    rows = {(seed, mask): np.arange(N_IMAGES) < by[seed] * N_IMAGES for seed in SEEDS for mask, by in accuracy.items()}
+    parts = []
+    for seed in SEEDS:
+        own = {mask: float(by[seed]) for mask, by in accuracy.items()}
+        parts.append(tables.mask_table({"validation": own, "test": own}, (10, 20, 30, 40), seed))
+    masks = pd.concat(parts, ignore_index=True)
+    orders = tables.orders_with_best(masks)
+    return {
+        "hits": pd.DataFrame(rows).T.rename_axis(["seed", "mask"]),
+        "masks": masks,
+        "orders": orders,
+        "best": orders["best"],
+        "curves": tables.order_curves(masks, orders),
+        "exact": {"teacher": exact, "student": True},
+        "whole": {"teacher": "TTTT", "student": "SSSS"},
+        "pair": SimpleNamespace(n_blocks=4),
+        "settings": settings_of(family=family),
+        "tables": tables,
+        "intervals": intervals,
+    }
+
+
+LOADING = {
+    "the student is 4.5 points below the teacher or more, at the low end of the interval": {"TTTT": (0.89, 0.91, 0.93)},
+    "in prefix order blocks [1, 2, 3, 4] raise the accuracy, beyond their intervals": {"TTSS": (0.87, 0.88, 0.89)},
+    "in prefix order no block lowers the accuracy beyond its interval": {"TTSS": 0.84},
+    "in prefix order every block raises the accuracy, in the mean": {"TTSS": 0.865},
+    "prefix order's area is above the student's accuracy, beyond its interval": {"TTTS": (0.7, 0.895, 1.0)},
+    "prefix order's area is above that of suffix order, beyond its interval": {"SSST": (0.6, 0.82, 1.0)},
+    "every mask below the student has an ST in it, in the mean": {"TSSS": 0.84},
+    "all teacher is the teacher, all student the student, exactly": {"exact": False},
+    "the best order is prefix order": {"SSST": 0.95, "SSTT": 0.95, "STTT": 0.95},
+    "prefix order's area is above that of contiguous order, beyond its interval": {"STSS": (0.6, 0.851, 1.0)},
+    "suffix order's area is below the student's accuracy, beyond its interval": {"SSST": (0.72, 0.82, 0.92)},
+    "STST and SSST are below the student beyond their intervals": {"STST": (0.72, 0.82, 0.92)},
+    "prefix masks are the best for their number of blocks, in the mean": {"STTS": 0.9},
+}  # fmt: skip
+
+
+# --- 04b
+
+CLASSES = ["Trouser", "Pullover", "Coat", "Shirt"]
 NARROW, WIDE, SAME, EXTRA = [f"{kind}, {rest}" for kind, rest in (
     ("narrower", "learned"), ("shallower", "learned"), ("shallower", "identity"), ("shallower", "extra converters")
 )]  # fmt: skip
@@ -91,71 +136,18 @@ def on_all_pictures(least):
     return pd.DataFrame(rows, columns=["family", "kind", "name", "low", "mean"])
 
 
-def loading(exact=True, family="vgg", ends=(), rates=(), least=(), **changed):
-    """Accuracies are the same for every seed, or one a seed; a mask gets the first images right."""
-    accuracy = {mask: np.broadcast_to(share, len(SEEDS)) for mask, share in (ACCURACY | changed).items()}
-    rows = {(seed, mask): np.arange(N_IMAGES) < by[seed] * N_IMAGES for seed in SEEDS for mask, by in accuracy.items()}
-    parts = []
-    for seed in SEEDS:
-        own = {mask: float(by[seed]) for mask, by in accuracy.items()}
-        parts.append(tables.mask_table({"validation": own, "test": own}, (10, 20, 30, 40), seed))
-    masks = pd.concat(parts, ignore_index=True)
-    orders = tables.orders_with_best(masks)
+def stored_pairs(ends=(), rates=(), least=()):
+    """The tables of stored pairs that the claims read."""
     rates_of_kinds = pd.Series(dict.fromkeys((WIDE, SAME, EXTRA), 0.2) | {NARROW: 0.1} | dict(rates))
     return {
-        "hits": pd.DataFrame(rows).T.rename_axis(["seed", "mask"]),
-        "masks": masks,
-        "orders": orders,
-        "best": orders["best"],
-        "curves": tables.order_curves(masks, orders),
-        "exact": {"teacher": exact, "student": True},
-        "whole": {"teacher": "TTTT", "student": "SSSS"},
-        "pair": SimpleNamespace(n_blocks=4),
-        "settings": settings_of(family=family),
-        "tables": tables,
-        "intervals": intervals,
-        "arms": arms,
         "at_equal_bytes": kinds_of_students(ends),
         "full": on_all_pictures(least),
         "store": SimpleNamespace(shipped=lambda name: rates_of_kinds.rename("lr").rename_axis("arm").reset_index()),
+        "arms": arms,
     }
 
 
-LOADING = {
-    "the student is 4.5 points below the teacher or more, at the low end of the interval": {"TTTT": (0.89, 0.91, 0.93)},
-    "in prefix order blocks [1, 2, 3, 4] raise the accuracy, beyond their intervals": {"TTSS": (0.87, 0.88, 0.89)},
-    "in prefix order no block lowers the accuracy beyond its interval": {"TTSS": 0.84},
-    "in prefix order every block raises the accuracy, in the mean": {"TTSS": 0.865},
-    "prefix order's area is above the student's accuracy, beyond its interval": {"TTTS": (0.7, 0.895, 1.0)},
-    "prefix order's area is above that of suffix order, beyond its interval": {"SSST": (0.6, 0.82, 1.0)},
-    "every mask below the student has an ST in it, in the mean": {"TSSS": 0.84},
-    "all teacher is the teacher, all student the student, exactly": {"exact": False},
-    "the best order is prefix order": {"SSST": 0.95, "SSTT": 0.95, "STTT": 0.95},
-    "prefix order's area is above that of contiguous order, beyond its interval": {"STSS": (0.6, 0.851, 1.0)},
-    "suffix order's area is below the student's accuracy, beyond its interval": {"SSST": (0.72, 0.82, 0.92)},
-    "STST and SSST are below the student beyond their intervals": {"STST": (0.72, 0.82, 0.92)},
-    "prefix masks are the best for their number of blocks, in the mean": {"STTS": 0.9},
-    "stored: in prefix order narrower is behind shallower, identity": {"ends": {(NARROW, SAME, "prefix"): (-0.9, 0.1)}},
-    "stored: so are learned converters, there and alone": {"ends": {(WIDE, SAME, "SSSS"): (-0.9, 0.1)}},
-    "stored: for the shape it is open": {"ends": {(NARROW, WIDE, "prefix"): (-0.9, -0.1)}},
-    "stored: so it is for converters beyond their bytes": {"ends": {(EXTRA, SAME, "prefix"): (0.1, 0.9)}},
-    "stored: all mixes and the worst one are open": {"ends": {(NARROW, WIDE, "worst"): (0.1, 0.9)}},
-    "stored: narrower has the rate 0.1": {"rates": {NARROW: 0.2}},
-    "all pictures, vgg: in prefix order each block adds something, in the mean": {"least": {("block", "TTSS"): (-1, -0.1)}},
-    "all pictures, vgg: the teacher is above the student, beyond the interval": {"least": {("gap", "TTTT"): (-1, 6)}},
-    "all pictures, vgg: each block adds something, beyond the interval": {"least": {("block", "TTSS"): (-0.1, 1.0)}},
-    "all pictures, vgg: prefix order is ahead of every other order, beyond the interval": {
-        "least": {("lead", "suffix"): (-0.1, 4.0)}
-    },
-}  # fmt: skip
-
-
-# --- 04b
-
-CLASSES = ["Trouser", "Pullover", "Coat", "Shirt"]
-
-
-def inside(untrained=0.5, decoder=(0.9, 1.6), gains=(0.01, 0.12, 0.13, 0.11), uneven=0.005, best=None):
+def inside(untrained=0.5, decoder=(0.9, 1.6), gains=(0.01, 0.12, 0.13, 0.11), uneven=0.005, best=None, **stored):
     alike = [
         {"seed": seed, "boundary": boundary, "direction": direction, "before": 0.9, "untrained": untrained}
         | {"unexplained": left[boundary - 1] + 0.01 * seed}
@@ -173,7 +165,8 @@ def inside(untrained=0.5, decoder=(0.9, 1.6), gains=(0.01, 0.12, 0.13, 0.11), un
         for mask in ("SSSS", "TSSS", "TTSS", "TTTS", "TTTT")
         for index in range(len(gains))
     ]
-    return loading(**({best: 0.95} if best else {})) | {
+    names = loading(**({best: 0.95} if best else {})) | stored_pairs(**stored)
+    return names | {
         "alike": pd.DataFrame(alike),
         "classes": pd.DataFrame(classes),
         "task": SimpleNamespace(class_names=CLASSES),
@@ -186,6 +179,18 @@ INSIDE = {
     "vgg: the best mask within any budget is one of prefix order": {"best": "STSS"},
     "vgg: Pullover, Coat and Shirt gain more than the other classes, beyond the interval": {"uneven": 0.1},
     "vgg: at the last boundary the decoder leaves more than the variance, beyond the interval": {"decoder": (2.0, 1.0)},
+    "stored: in prefix order narrower is behind shallower, identity": {"ends": {(NARROW, SAME, "prefix"): (-0.9, 0.1)}},
+    "stored: so are learned converters, there and alone": {"ends": {(WIDE, SAME, "SSSS"): (-0.9, 0.1)}},
+    "stored: for the shape it is open": {"ends": {(NARROW, WIDE, "prefix"): (-0.9, -0.1)}},
+    "stored: so it is for converters beyond their bytes": {"ends": {(EXTRA, SAME, "prefix"): (0.1, 0.9)}},
+    "stored: all mixes and the worst one are open": {"ends": {(NARROW, WIDE, "worst"): (0.1, 0.9)}},
+    "stored: narrower has the rate 0.1": {"rates": {NARROW: 0.2}},
+    "all pictures, vgg: in prefix order each block adds something, in the mean": {"least": {("block", "TTSS"): (-1, -0.1)}},
+    "all pictures, vgg: the teacher is above the student, beyond the interval": {"least": {("gap", "TTTT"): (-1, 6)}},
+    "all pictures, vgg: each block adds something, beyond the interval": {"least": {("block", "TTSS"): (-0.1, 1.0)}},
+    "all pictures, vgg: prefix order is ahead of every other order, beyond the interval": {
+        "least": {("lead", "suffix"): (-0.1, 4.0)}
+    },
 }  # fmt: skip
 
 

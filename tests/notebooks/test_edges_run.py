@@ -27,6 +27,7 @@ TAKEN = {  # each failed once after the training: with a KeyError, a division by
     "02b": [{"stage_steps": 1}, {"teacher_max_steps": 1, "teacher_eval_every": 1}],
     "03": [{"n_bits": 2}, {"k_sparse": 4}, {"stage_steps": 9}],
     "04": [BLOCKS, {"batch_size": 2, "n_train": 100}],
+    "04b": [BLOCKS],
     "05": [{"loadings": ["followed"]}, {"parity_k_sparse": 4, "parity_steps": 1}],
     "07": [
         {"teacher_steps": 1},
@@ -48,6 +49,7 @@ REFUSED = {
     "02b": [{"stage_steps": 30}],
     "03": [{"n_bits": 2, "k_sparse": 3}],
     "04": [{"crop_padding": 8}, {"masks": {"TT": 1.0}}],
+    "04b": [{"crop_padding": 8}],
     "05": [{"loadings": ["alone", "alone"]}, {"early_share": 0.99}],
     "07": [{"block_steps": 2}, {"pair_heads": 3}, {"tuned": True, "grammar": "cfg3b_tail"}],
     "08": [{"widths": [3, 3]}, {"two_phase_k": 6}, {"k_sparse": 4}, {"stage_steps": 10}],
