@@ -17,17 +17,20 @@ from pwl_lab.runner.parameters import resolve_notebook, series
 
 TAG = "hide-input"
 PLUMBING = re.compile(r"\.from_notebook\(globals\(\)\)|\bcheck_claims\(|\brecord_metrics\(")
+IMPORTS = re.compile(r"(?:import|from) ")
 HEADING = re.compile(r"^## +(.+?) *$", re.MULTILINE)
 
 
 def plumbing(cells: list[dict[str, Any]]) -> list[int]:
-    """Which code cells are plumbing: set-up, and everything in the section *Checks*."""
+    """Which code cells are plumbing: imports before the first section, set-up, and everything in the section *Checks*."""
     found, section = [], ""
     for index, cell in enumerate(cells):
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
             section = [section, *HEADING.findall(source)][-1]
-        elif cell["cell_type"] == "code" and (section == "Checks" or PLUMBING.search(source)):
+        elif cell["cell_type"] == "code" and (
+            section == "Checks" or PLUMBING.search(source) or (not section and IMPORTS.match(source))
+        ):
             found.append(index)
     return found
 

@@ -30,6 +30,7 @@ from pwl_lab.plots.curricula import (
     steps_to_threshold,
     teacher_curve,
 )
+from pwl_lab.plots.from_scratch import accuracy_lines, mask_points, named_pictures, prefix_line
 from pwl_lab.plots.live import LiveCurves
 from pwl_lab.plots.mask_cube import (
     MOST_LATTICE_BLOCKS,
@@ -67,6 +68,7 @@ __all__ = [
     "PictureFigure",
     "TemperatureFigure",
     "ablation_chart",
+    "accuracy_lines",
     "anytime_chart",
     "architecture",
     "arm_powers",
@@ -96,6 +98,8 @@ __all__ = [
     "maps_over_steps",
     "mask_chart",
     "mask_lattice",
+    "mask_points",
+    "named_pictures",
     "network",
     "order_curves",
     "parity_arms",
@@ -105,6 +109,7 @@ __all__ = [
     "predictable",
     "predictions_by_mask",
     "prefix_by_data",
+    "prefix_line",
     "probe_lines",
     "projected_probe",
     "scaling_curves",

@@ -33,11 +33,15 @@ from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.training import TrainedModel, TrainPlan, image_plan, predict
 
 
+def parity_task(settings: CurriculaSettings) -> SparseParity:
+    """The parity task of notebook 02."""
+    n, k, samples = settings.n_bits, settings.k_sparse, settings.eval_samples
+    return SparseParity(n, k, support=settings.support, eval_samples=samples)
+
+
 def parity_teacher(settings: CurriculaSettings) -> tuple[SparseParity, TrainedModel]:
     """The parity task and the teacher of notebook 02, with its checkpoints."""
-    task = SparseParity(
-        settings.n_bits, settings.k_sparse, support=settings.support, eval_samples=settings.eval_samples
-    )
+    task = parity_task(settings)
     plan = TrainPlan(
         steps=settings.teacher_max_steps,
         batch_size=settings.batch_size,
