@@ -354,8 +354,7 @@ def clock(wrong=0, finished=True, last=0.9, peak=900, after=2.0, ours=0.5, **are
         "pairs": [
             SimpleNamespace(seed=seed, n_blocks=4, teacher_bytes=600, accuracy={"TTTT": 0.9}.get) for seed in SEEDS
         ],
-        "after_swap": pd.DataFrame({"ms": [after] * 3}),
-        "loading": loading,
+        "groups": {"loading": loading, "first after a swap": pd.DataFrame({"ms": [after] * 3})},
         "against": pd.DataFrame([[ours, 0.5, 15.0]], columns=ways, index=pd.MultiIndex.from_tuples([("vit_base", "25 MB/s")])),
         "settings": settings_of(),
         "harness": harness,
