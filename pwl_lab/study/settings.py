@@ -255,7 +255,7 @@ class FromScratchSettings(Settings):
 
 
 class ClockSettings(Settings):
-    """06_loading_under_the_clock: pairs of notebook 04, and networks of the papers' full sizes, loaded by the clock."""
+    """06_loading_under_the_clock: pairs of notebook 04, and networks of the paper's full sizes, loaded by the clock."""
 
     section: ClassVar[str] = "loading_under_the_clock"
     device: Literal["auto", "cpu"] = Field(
@@ -267,7 +267,7 @@ class ClockSettings(Settings):
         "trained", description="shipped: the one that comes with the project, of vgg and seed 0; nothing is trained"
     )
     full_sizes: Annotated[tuple[Literal["vgg16", "resnet", "vit_tiny", "vit_base"], ...], EachOnce] = Field(
-        ("vgg16", "resnet", "vit_tiny", "vit_base"), description="the papers' sizes, random weights: for timing only"
+        ("vgg16", "resnet", "vit_tiny", "vit_base"), description="the paper's sizes, random weights: for timing only"
     )
     megabytes_per_s: Annotated[tuple[Megabytes, ...], EachOnce] = Field(
         (5.0, 25.0, 100.0), min_length=1, description="slow links for the time to the first prediction"

@@ -39,6 +39,12 @@ def cells_with_claims(notebook: str) -> list[str]:
     return found
 
 
+def cell_of(notebook: str, name: str) -> str:
+    """The source of the cell with this id."""
+    cells = nbformat.read(paths.notebooks() / f"{notebook}.ipynb", as_version=4).cells
+    return str(next(cell.source for cell in cells if cell.id == name))
+
+
 def common() -> dict[str, Any]:
     return {
         "pd": pd,
@@ -137,6 +143,33 @@ def peak(names: dict[str, Any], setting: str, degree: int, column: str, values: 
     here = (table["k"] == k) & (table["setting"] == setting) & (table["degree"] == degree)
     table.loc[here, column] = values
     names["four"] = table[table["k"] == 4]
+
+
+def rounded(
+    blurred: float = 0.005, pairs: float = 0.03, checkpoint: float = 0.12, shown: float = 0.35, hidden: float = 1.0
+) -> dict[str, Any]:
+    """Eight draws at 1, 2, 3, 4 and 8 bits, of which half show pairs at four bits and need `shown` of one-shot's samples."""
+    rows, leaks, given = [], [], {}
+    for seed in SEEDS:
+        for bits in (1, 2, 3, 4, 8):
+            clear = bits == 4 and seed % 2 == 0
+            part = 1.0 if bits == 8 else shown if clear else 1.2 * hidden if bits == 4 else hidden
+            row = {"k": 4, "seed": seed, "bits": bits}
+            rows.append(
+                row | {"curriculum": f"{bits} bits", "samples": 3e5 * part * (1 + 0.02 * seed), "reached": True}
+            )
+            given[seed, bits] = pairs * (1.4 if clear else 0.5) if bits == 4 else 0.006
+            noise = blurred if seed % 2 else 0.004
+            for degree, value in ((1, noise), (2, given[seed, bits]), (3, 0.004), (4, 0.5)):
+                leaks.append(row | {"degree": degree, "decision in": value, "decision off": 0.0062})
+    students, leak = pd.DataFrame(rows), pd.DataFrame(leaks)
+    of_02 = pd.DataFrame(
+        {"progressive": 3e5 * checkpoint * (1 + 0.02 * np.arange(8))}, index=pd.RangeIndex(8, name="seed")
+    )
+    samples = students.pivot(index="seed", columns="curriculum", values="samples").join(of_02)
+    names = common() | {"students": students, "leak": leak, "samples": samples, "settings": Names(stock=False)}
+    exec(compile(cell_of("02b_which_choices_matter", "cell-bits-pairs-table"), "pairs", "exec"), names)
+    return names
 
 
 def tuned_curricula() -> dict[str, Any]:
@@ -409,28 +442,6 @@ CASES: dict[tuple[str, int], tuple[Callable[[], dict[str, Any]], list[tuple[str,
             ("projected: single bits", lambda names: names["projected"].update({"off_support": {3: 0.1}})),
         ],
     ),
-    ("01_sparse_parity_teacher", 1): (
-        spikes,
-        [
-            ("k = 4: pairs stand out", lambda names: peak(names, "batch 1,024", 1, "p in", 0.1)),
-            ("there, triples do", lambda names: peak(names, "momentum 0.9, lr 0.2", 3, "p in", 0.02)),
-            ("large initial weights raise", lambda names: peak(names, "initial weights times 3", 3, "p in", 0.009)),
-            ("noisy steps bring out", lambda names: peak(names, "lr 0.4", 1, "p in", [0.0, 0.0, 0.0, 0.1])),
-            ("weight decay changes", lambda names: peak(names, "weight decay 0.001", 1, "p in", 0.05)),
-            ("with small initial weights", lambda names: peak(names, "initial weights times 0.1", 1, "r in", 0.1)),
-        ],
-    ),
-    ("01_sparse_parity_teacher", 2): (
-        spikes,
-        [
-            ("k = 6, batches of 128", lambda names: peak(names, "as it is", 2, "p in", 0.06, 6)),
-            ("k = 4, large initial", lambda names: peak(names, "initial weights times 3", 3, "p in", [0.10, 0.11, 0.12, 0.13])),
-            ("k = 6, single samples", lambda names: peak(names, "batch 1, lr 0.01", 5, "p in", [0.05, 0.05, 0.05, 0.07], 6)),
-            ("they do in no other plan", lambda names: peak(names, "batch 1, lr 0.005", 1, "p in", 0.06, 6)),
-            ("k = 6, large initial weights", lambda names: peak(names, "initial weights times 3", 4, "p in", 0.05, 6)),
-            ("k = 6: single samples raise", lambda names: peak(names, "as it is", 1, "p in", [0.03, 0.03, 0.03, 0.12], 6)),
-        ],
-    ),
     ("02_distillation_curricula", 0): (
         hand,
         [
@@ -493,6 +504,39 @@ CASES: dict[tuple[str, int], tuple[Callable[[], dict[str, Any]], list[tuple[str,
     ("02b_which_choices_matter", 3): (
         choices,
         [("what 'matters little'", put("found", "projection: not scaled", [1_200, 1_100, 1_100, 1_500]))],
+    ),
+    ("02b_which_choices_matter", 4): (
+        spikes,
+        [
+            ("k = 4: pairs stand out", lambda names: peak(names, "batch 1,024", 1, "p in", 0.1)),
+            ("there, triples do", lambda names: peak(names, "momentum 0.9, lr 0.2", 3, "p in", 0.02)),
+            ("large initial weights raise", lambda names: peak(names, "initial weights times 3", 3, "p in", 0.009)),
+            ("noisy steps bring out", lambda names: peak(names, "lr 0.4", 1, "p in", [0.0, 0.0, 0.0, 0.1])),
+            ("weight decay changes", lambda names: peak(names, "weight decay 0.001", 1, "p in", 0.05)),
+            ("with small initial weights", lambda names: peak(names, "initial weights times 0.1", 1, "r in", 0.1)),
+        ],
+    ),
+    ("02b_which_choices_matter", 5): (
+        spikes,
+        [
+            ("k = 6, batches of 128", lambda names: peak(names, "as it is", 2, "p in", 0.06, 6)),
+            ("k = 4, large initial", lambda names: peak(names, "initial weights times 3", 3, "p in", [0.10, 0.11, 0.12, 0.13])),
+            ("k = 6, single samples", lambda names: peak(names, "batch 1, lr 0.01", 5, "p in", [0.05, 0.05, 0.05, 0.07], 6)),
+            ("they do in no other plan", lambda names: peak(names, "batch 1, lr 0.005", 1, "p in", 0.06, 6)),
+            ("k = 6, large initial weights", lambda names: peak(names, "initial weights times 3", 4, "p in", 0.05, 6)),
+            ("k = 6: single samples raise", lambda names: peak(names, "as it is", 1, "p in", [0.03, 0.03, 0.03, 0.12], 6)),
+        ],
+    ),
+    ("02b_which_choices_matter", 6): (
+        rounded,
+        [
+            ("1 to 3 bits: nothing", lambda names: names.update(rounded(blurred=0.05))),
+            ("4 bits: pairs of the support", lambda names: names.update(rounded(blurred=0.09))),
+            ("no number of bits is shown", lambda names: names.update(rounded(hidden=0.7))),
+            ("each needs more than twice", lambda names: names.update(rounded(checkpoint=0.3))),
+            ("teachers that show pairs", lambda names: names.update(rounded(shown=0.6))),
+            ("teachers that do not", lambda names: names.update(rounded(hidden=0.7))),
+        ],
     ),
     ("08_sample_complexity", 0): (
         sizes,

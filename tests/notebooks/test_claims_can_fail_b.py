@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pwl_lab.benchmarks import harness
-from pwl_lab.study import arms, crossing, exponents, intervals, parity_results, store, tables
+from pwl_lab.study import arms, crossing, exponents, intervals, store, tables
 from pwl_lab.support import paths
 from pwl_lab.swap.masks import all_masks
 
@@ -342,30 +342,7 @@ CROSSING = {
 WAYS = ["progressive", "progressive_8bit_first", "student_only", "teacher_safetensors", "bit_planes"]
 
 
-def few_bits(blurred=0.005, pairs=0.03, checkpoint=0.12, shown=0.35, hidden=1.0):
-    """Eight draws at 1, 2, 3, 4 and 8 bits, of which half show pairs at four bits and need `shown` of one-shot's samples."""
-    students, leak, taken = [], [], {}
-    for seed in range(8):
-        for bits in (1, 2, 3, 4, 8):
-            clear = bits == 4 and seed % 2 == 0
-            part = 1.0 if bits == 8 else shown if clear else 1.2 * hidden if bits == 4 else hidden
-            row = {"k": 4, "seed": seed, "bits": bits}
-            students.append(
-                row | {"curriculum": f"{bits} bits", "samples": 3e5 * part * (1 + 0.02 * seed), "reached": True}
-            )
-            taken[seed, bits] = pairs * (1.4 if clear else 0.5) if bits == 4 else 0.006
-            noise = blurred if seed % 2 else 0.004
-            for degree, value in ((1, noise), (2, taken[seed, bits]), (3, 0.004), (4, 0.5)):
-                leak.append(row | {"degree": degree, "decision in": value, "decision off": 0.0062})
-    students, leak = pd.DataFrame(students), pd.DataFrame(leak)
-    of_02 = pd.DataFrame(
-        {"progressive": 3e5 * checkpoint * (1 + 0.02 * np.arange(8))}, index=pd.RangeIndex(8, name="seed")
-    )
-    samples = students.pivot(index="seed", columns="curriculum", values="samples").join(of_02)
-    return {"students": students, "leak": leak, "samples": samples}
-
-
-def clock(wrong=0, finished=True, last=0.9, peak=900, after=2.0, ours=0.5, bits=None, **areas):
+def clock(wrong=0, finished=True, last=0.9, peak=900, after=2.0, ours=0.5, **areas):
     means = dict(zip(WAYS, (0.80, 0.83, 0.77, 0.20, 0.78), strict=True)) | areas
     by_seed = pd.DataFrame(
         {way: [mean + 0.001 * seed * (way != "progressive") for seed in SEEDS] for way, mean in means.items()}
@@ -382,13 +359,9 @@ def clock(wrong=0, finished=True, last=0.9, peak=900, after=2.0, ours=0.5, bits=
         "pairs": [
             SimpleNamespace(seed=seed, n_blocks=4, teacher_bytes=600, accuracy={"TTTT": 0.9}.get) for seed in SEEDS
         ],
-        "after_swap": pd.DataFrame({"ms": [after] * 3}),
-        "loading": loading,
+        "groups": {"loading": loading, "first after a swap": pd.DataFrame({"ms": [after] * 3})},
         "against": pd.DataFrame([[ours, 0.5, 15.0]], columns=ways, index=pd.MultiIndex.from_tuples([("vit_base", "25 MB/s")])),
         "settings": settings_of(),
-        "parity_results": parity_results,
-        "exponents": exponents,
-        **few_bits(**bits or {}),
         "harness": harness,
         "intervals": intervals,
         "tables": tables,
@@ -406,12 +379,6 @@ CLOCK = {
     "the first prediction after a swap is no slower than p99, in the median": {"after": 6.0},
     "ViT-base, 25 MB/s: at most 1.15 times the student alone": {"ours": 0.6},
     "ViT-base, 25 MB/s: 8 times sooner than the teacher": {"ours": 2.0},
-    "1 to 3 bits: nothing below degree k stands out beyond the interval": {"bits": {"blurred": 0.05}},
-    "4 bits: pairs of the support stand out": {"bits": {"blurred": 0.09}},
-    "no number of bits is shown to be faster than one-shot": {"bits": {"hidden": 0.7}},
-    "each needs more than twice the samples of a checkpoint, with the interval": {"bits": {"checkpoint": 0.3}},
-    "teachers that show pairs: less than half of one-shot's samples, in the median": {"bits": {"shown": 0.6}},
-    "teachers that do not: more than 0.8 of them": {"bits": {"hidden": 0.7}},
 }
 
 
@@ -438,7 +405,7 @@ NOTEBOOKS = {
     "04_progressive_weight_loading": (loading, LOADING, ()),
     "04b_inside_a_pair": (inside, INSIDE, ()),
     "05_curricula_meet_loading": (crossed, CROSSING, ("cell-pwl-asked", "cell-pwl-paired")),
-    "06_loading_under_the_clock": (clock, CLOCK, ("cell-bits-pairs-table",)),
+    "06_loading_under_the_clock": (clock, CLOCK, ()),
     "06b_what_loading_costs": (costs, COSTS, ()),
 }
 

@@ -22,7 +22,7 @@ ABOUT_THE_FIGURE = re.compile(r"^(<details>|#+ |" + re.escape(QUESTION) + ")", r
 TRANSITION = 300  # characters: what is longer than two sentences reads the figure, and is to be folded
 # Longer ones that read no figure: they define what is drawn, or say how the next control is used.
 NO_READINGS = ("Where the owner changes, a *converter* translates", "Press *Play*", "Now load it yourself",
-               "Choose one of them by its number", "The same with controls")  # fmt: skip
+               "Choose one of them by its number")  # fmt: skip
 
 each_notebook = pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
 

@@ -5,9 +5,10 @@ import pytest
 import torch
 from toys import TOY_SIZES, ToyImages, as_trained, changed, snapshot
 
+from pwl_lab.distill import curriculum
 from pwl_lab.models import ResNetConfig, VGGConfig, ViTConfig
 from pwl_lab.study import recipes, verbs
-from pwl_lab.study.settings import LoadingSettings, StartHereSettings
+from pwl_lab.study.settings import CurriculaSettings, LoadingSettings, StartHereSettings
 from pwl_lab.study.store import NotMadeError, only_stored
 from pwl_lab.support import paths
 from pwl_lab.swap.pair_training import PairLossConfig
@@ -168,3 +169,13 @@ def test_notebooks_00_and_04_share_the_first_pair(preset, monkeypatch):
     assert keys == pair_key(settings, settings.seeds[0], monkeypatch)
     assert len(set(keys)) == 2  # a teacher and a pair
     assert keys != pair_key(settings, settings.seeds[0] + 1, monkeypatch)
+
+
+@presets
+def test_the_curricula_that_notebook_02_writes_out_are_those_of_the_recipe(preset):
+    cells = nbformat.read(paths.notebooks() / "02_distillation_curricula.ipynb", as_version=4).cells
+    written = next(cell.source for cell in cells if cell.source.startswith("short, hard = "))
+    names = vars(curriculum) | {"settings": CurriculaSettings.load(preset)}
+    exec(compile(written, "notebook 02", "exec"), names)
+    recipe = recipes.parity_curricula(names["settings"])
+    assert names["curricula"] == {name: one.for_blocks(1) for name, one in recipe.items()}
