@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pwl_lab.benchmarks import harness
-from pwl_lab.study import arms, crossing, exponents, intervals, parity_results, store, tables
+from pwl_lab.study import arms, crossing, exponents, intervals, parity_results, tables
 from pwl_lab.support import paths
 from pwl_lab.swap.masks import all_masks
 
@@ -228,25 +228,13 @@ def stored_arms(ends=(), rate=0.1, slower=(), later=()):
     return SimpleNamespace(**shipped, **{name: getattr(arms, name) for name in same})
 
 
-def steeper(**by):
-    """The shipped students on parity, with these numbers added to the exponents of arms."""
-    points = store.shipped("parity_pairs").astype({"samples": float})
-    for arm, more in by.items():
-        mine = points["curriculum"] == arm
-        points.loc[mine, "samples"] *= (points.loc[mine, "n"] / points["n"].min()) ** more
-    return points
-
-
-def crossed(parity=(), last=0.95, ends=(), rate=0.1, slower=(), later=(), power=(), more=(), there="", **changed):
+def crossed(parity=(), last=0.95, ends=(), rate=0.1, slower=(), later=(), **changed):
     """Changes are named curriculum, loading and measure: `one_shot__alone__mixes=(mean, spread)`."""
     values = {key: list(found) for key, found in CROSSED.items()}
     for name, value in changed.items():
         curriculum, joined, measure = name.split("__")
         values[curriculum, joined][MEASURE[measure]] = value
-    rows, powers = [], steeper(**dict(power))
-    powers.loc[powers["curriculum"] == there, "reached"] = True
-    for arm, times in dict(more).items():
-        powers.loc[powers["curriculum"] == arm, "samples"] *= times
+    rows = []
     for (curriculum, joined), found in values.items():
         for seed in SEEDS:
             student, area, mixes, block = (mean + (seed - 1) * spread for mean, spread in found)
@@ -264,9 +252,6 @@ def crossed(parity=(), last=0.95, ends=(), rate=0.1, slower=(), later=(), power=
         "decided": stored_arms(ends).shipped_arms("intervals"),
         "changes": stored_arms(later=later).shipped_arms("changes"),
         "on_parity": stored_arms(slower=slower).shipped_arms("parity"),
-        "powers": powers,
-        "fits": arms.arm_exponents(powers),
-        "exponents": exponents,
         "settings": settings_of(family="resnet", loadings=("alone", "combined"), parity_steps=600),
         "crossing": crossing,
         "intervals": intervals,
@@ -313,17 +298,6 @@ CROSSING = {
         "ends": {(2, 480, "checkpoint", "final", "worst"): (0.1, 1.3)}},
     "stored: the leads of student and mixes shrink, in the mean": {"later": {("final", "none", "SSSS"): (-0.1, 0.5)}},
     "stored: no change of a lead excludes 0": {"later": {("checkpoint", "none", "mixed"): (-1.1, -0.1)}},
-    "stored exponents: those of sync and extracted are below one-shot's by more than 0.9, with the intervals": {
-        "power": {"extracted": 0.2}},
-    "stored exponents: cross's is above one-shot's": {"power": {"cross": -0.6}},
-    "stored: cross saves samples at n = 20, beyond the interval": {"more": {"cross": 2.0}},
-    "stored: at n = 60 that cannot be shown": {"more": {"cross": 0.5}},
-    "stored exponents: with an untrained teacher cross's is like one-shot's": {"power": {"cross_untrained": -1.0}},
-    "stored: at n = 20 cross needs fewer samples with a trained one": {"more": {"cross": 2.5}},
-    "stored exponents: recon's cannot be distinguished from one-shot's": {"power": {"recon": -1.0}},
-    "stored exponents: sync's is below extracted's": {"power": {"sync": 0.3}},
-    "stored: sync saves 3 times as much at n = 60 as at 20, intervals apart": {"power": {"sync": 0.4}},
-    "stored: with an untrained teacher sync keeps most students from learning": {"there": "sync_untrained"},
     "stored parity: early needs fewer steps than none in every seed": {"slower": {("early", "steps_all_masks"): 9.0}},
     "stored parity: for student and all masks, beyond the interval": {"slower": {("early", "steps_student"): 2.0}},
     "stored parity: auxiliary cannot be distinguished from none": {"slower": {("auxiliary", "steps_student"): 9.0}},
