@@ -1,4 +1,4 @@
-"""Are PWL's extra losses curricula in the sense of sample complexity? A table for notebook 05.
+"""Are PWL's extra losses curricula in the sense of sample complexity? A table for notebook 08.
 
     python scripts/parity_pairs.py all --processes 2       # teachers, tune, measure; --help has sizes, draws, arms
     python scripts/parity_pairs.py slopes                  # what is there so far

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from pwl_lab.plots import style
 from pwl_lab.plots.style import CURRICULUM, LOSS, NOTE, Look
-from pwl_lab.study.arms import ARM_MEASURES, MARGIN, PARITY_WORDS, STUDENT_MEASURES, parity_steps
+from pwl_lab.study.arms import ARM_MEASURES, ARM_WORDS, MARGIN, PARITY_WORDS, STUDENT_MEASURES, parity_steps
 from pwl_lab.study.exponents import Exponents, or_never
 
 ARM: dict[str, Look] = {
@@ -31,7 +31,7 @@ POWER: dict[str, Look] = {  # a control is paler than what it controls
 
 @style.context()
 def arms_chart(intervals: pd.DataFrame) -> Figure:
-    """Each arm minus `none`, in points: a panel per measure, a row per family, budget and run, a bar per arm.
+    """Each arm minus plain PWL, in points: a panel per measure, a row per family, budget and run, a bar per arm.
 
     The grey band is the margin within which a difference does not matter.
 
@@ -54,9 +54,11 @@ def arms_chart(intervals: pd.DataFrame) -> Figure:
             middle = mine.loc[there, "mean"]
             ends = style.bar_lengths(middle, mine.loc[there, "low"], mine.loc[there, "high"])
             heights = [rows.index(row) + APART * (i - (len(names) - 1) / 2) for row in there]
-            axes.errorbar(middle, heights, xerr=ends, color=colour, marker=marker, ls="", capsize=3, label=arm)
+            axes.errorbar(
+                middle, heights, xerr=ends, color=colour, marker=marker, ls="", capsize=3, label=ARM_WORDS[arm]
+            )
         axes.set_title(title, fontsize=NOTE)
-        axes.set_xlabel("points against none")
+        axes.set_xlabel("points against plain PWL")
     style.named_rows(panels[0], [f"{family}, {budget:,} steps,\nrun {run}" for family, budget, run in rows])
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(names))
     return figure
@@ -81,7 +83,7 @@ def parity_arms(parity: pd.DataFrame) -> Figure:
         axes.set_title(f"{title} at 99%", fontsize=NOTE)
         axes.set_xlabel("optimiser steps")
         axes.set_xlim(0, None)
-    style.named_rows(panels[0], names)
+    style.named_rows(panels[0], [ARM_WORDS.get(name, name) for name in names])
     return figure
 
 
@@ -117,7 +119,7 @@ def arm_powers(points: pd.DataFrame, fits: Exponents) -> Figure:
     left.set_xticks(sizes, [str(size) for size in sizes])
     left.set_xticks([], minor=True)
     style.log_ticks(left.yaxis, "{x:,.0f}")
-    style.named_rows(right, [name.replace("one_shot", "one-shot").replace("_", ", ") for name in names])
+    style.named_rows(right, [ARM_WORDS.get(name, name) for name in names])
     right.set(xlabel="exponent of n", xlim=(min(0.0, right.get_xlim()[0]), None))
     return figure
 

@@ -175,6 +175,11 @@ def _share_frame(figure: Figure, panels: Sequence[Axes], label: str) -> None:
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
 
 
+def _in_each(curriculum: str) -> str:
+    """The label of a curriculum where plain PWL is drawn in every panel, whatever the panel is about."""
+    return _name(curriculum) + (" (in every panel)" if curriculum == PWL_ONLY[0] else "")
+
+
 @style.context()
 def crossing_histories(found: Sequence[Crossed], chance: float | None = None) -> Figure:
     """The student's validation accuracy over training: one panel per loading, one line with a band per curriculum.
@@ -194,7 +199,7 @@ def crossing_histories(found: Sequence[Crossed], chance: float | None = None) ->
             mine = [one.pair.history.set_index("step")["accuracy"] for one in shown if one.curriculum == curriculum]
             table = pd.concat(mine, axis=1)
             colour, dashes, _ = CURRICULUM[curriculum]
-            axes.plot(table.mean(axis=1), color=colour, ls=dashes, lw=2, label=_name(curriculum))
+            axes.plot(table.mean(axis=1), color=colour, ls=dashes, lw=2, label=_in_each(curriculum))
             style.band(axes, table.min(axis=1), table.max(axis=1), colour)
         if 0 < LOADINGS[loading] < 1:
             axes.axvline(LOADINGS[loading] * table.index.max(), color="#444444", lw=0.8, ls="--")
@@ -220,7 +225,7 @@ def crossing_prefixes(table: pd.DataFrame) -> Figure:
         for i, (curriculum, mine) in enumerate(chosen.groupby("curriculum", sort=False)):
             accuracy = pd.DataFrame(mine["prefix_accuracy"].tolist()).melt(var_name="blocks")
             style.range_bars(axes, accuracy.groupby("blocks")["value"], CURRICULUM[curriculum], 0.06 * (i - 1.5), ms=5, lw=1.6,
-                       capsize=2, label=_name(curriculum))  # fmt: skip
+                       capsize=2, label=_in_each(curriculum))  # fmt: skip
         axes.set_title(LOADING_WORDS[loading], fontsize=NOTE)
         axes.set_xlabel("teacher blocks loaded")
         axes.set_xticks(range(accuracy["blocks"].max() + 1))

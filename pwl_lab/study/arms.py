@@ -125,6 +125,17 @@ def train_arm(
     return net.eval(), pd.concat(history, ignore_index=True)
 
 
+# The arms of the shipped tables, with their words in figures and tables; a name that is not here is its own word.
+ARM_WORDS = {
+    "none": "plain PWL",
+    "early": "extracted first",
+    "auxiliary": "extracted throughout",
+    "checkpoint": "checkpoint first",
+    "final": "final teacher first",
+    "one_shot": "one-shot",
+    "sync_untrained": "sync, untrained",
+    "cross_untrained": "cross, untrained",
+}
 # Measures of the shipped tables (`scripts/pair_tables.py`), with their words in figures and tables.
 ARM_MEASURES = {"SSSS": "student alone", "mixed": "mean of all mixes", "worst": "worst mix"}
 # The same of the kinds of students in 04b (`scripts/student_axis.py`).
@@ -148,11 +159,12 @@ def verdict(low: float, high: float, margin: float = MARGIN) -> str:
 def arms_table(intervals: pd.DataFrame) -> pd.DataFrame:
     """A row per family, budget, run and arm of notebook 05, as `verdicts_table` has them.
 
-    An arm is compared with `none`, or with the one that stands behind a minus sign.
+    A variant is compared with plain PWL, or with the one that stands behind `minus`.
     """
+    words = intervals[["arm", "against"]].replace(ARM_WORDS)
     plain = intervals["against"] == "none"
-    named = intervals.assign(arm=intervals["arm"].where(plain, intervals["arm"] + " - " + intervals["against"]))
-    table = verdicts_table(named, ARM_MEASURES, ["family", "budget", "run", "arm", "seeds"])
+    named = intervals.assign(variant=words["arm"].where(plain, words["arm"] + " minus " + words["against"]))
+    table = verdicts_table(named, ARM_MEASURES, ["family", "budget", "run", "variant", "seeds"])
     return table.sort_index(ascending=[False, True, True, False, True])
 
 
@@ -197,8 +209,8 @@ def parity_arms_table(parity: pd.DataFrame) -> pd.DataFrame:
             row = rows.setdefault(arm, {})
             row[f"{words}: seeds"] = "{} of {}".format(*arrived.loc[arm])
             row[f"{words}: median steps"] = f"{np.median(steps):,.0f} ({min(steps):,.0f} to {max(steps):,.0f})"
-            row[f"{words}: times none"] = "–" if arm == "none" else in_words(ratios[arm])
-    return pd.DataFrame(rows).T.rename_axis("arm")
+            row[f"{words}: times plain PWL"] = "–" if arm == "none" else in_words(ratios[arm])
+    return pd.DataFrame(rows).T.rename(index=ARM_WORDS).rename_axis("variant")
 
 
 def arm_exponents(points: pd.DataFrame) -> Exponents:
@@ -220,11 +232,11 @@ def exponents_table(points: pd.DataFrame, against: str = "one_shot") -> pd.DataF
     """
     fits, every = arm_exponents(points), points.assign(samples=or_never(points))
     table = every.groupby(["curriculum", "n"], sort=False)["samples"].median().unstack().sort_index(axis=1)
-    table = table.rename(columns="n = {}".format).rename_axis("arm").rename_axis(None, axis=1)
+    table = table.rename(columns="n = {}".format).rename_axis("variant").rename_axis(None, axis=1)
     keys = {arm: (k, arm) for k, arm in fits.slopes}
     table["exponent"] = pd.Series({arm: in_words(fits.of(*key)) for arm, key in keys.items()})
     other = keys[against]
-    table[f"minus {against.replace('_', '-')}'s"] = pd.Series(
+    table[f"minus {ARM_WORDS.get(against, against)}'s"] = pd.Series(
         {arm: in_words(fits.difference(key, other)) for arm, key in keys.items() if key != other}
     )
-    return table
+    return table.rename(index=ARM_WORDS)

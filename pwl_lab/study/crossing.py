@@ -4,7 +4,7 @@ Every student has the same teacher, initial weights, batches and number of steps
 themselves (the curriculum) and in when PWL's losses begin to train them (the loading). Neither paper asks this.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -184,6 +184,39 @@ def against_pwl_table(table: pd.DataFrame) -> pd.DataFrame:
         students = differences.groupby(["curriculum", "loading"], sort=False)["difference"]
         columns[title] = students.agg(lambda mine: in_points(mine.tolist()))
     return pd.DataFrame(columns).rename(index={"one_shot": "one-shot"}).rename_axis(["curriculum", "PWL"])
+
+
+def paired(table: pd.DataFrame) -> dict[tuple[str, str], pd.Series]:
+    """What PWL does to each curriculum, and how extracted compares with one-shot: differences seed by seed.
+
+    By what is compared, in words, and the measure. Comparisons of students that are not in the table are left out.
+    """
+    by_seed = table.pivot(index="seed", columns=["curriculum", "loading"], values=list(MEASURES))
+    there = dict.fromkeys(table["curriculum"])
+    asked = {
+        f"{name.replace('_', '-')}: with PWL minus without": ((name, "combined"), (name, "alone"))
+        for name in CURRICULA
+        if name in there
+    }
+    asked["with PWL: extracted minus one-shot"] = ("extracted", "combined"), ("one_shot", "combined")
+    asked = {words: both for words, both in asked.items() if set(both) <= set(by_seed.columns.droplevel(0))}
+    return {
+        (words, measure): by_seed[measure, *ours] - by_seed[measure, *theirs]
+        for words, (ours, theirs) in asked.items()
+        for measure in MEASURES
+    }
+
+
+def paired_table(differences: Mapping[tuple[str, str], pd.Series]) -> pd.DataFrame:
+    """The same in words: a row per comparison, a column per measure.
+
+    `differences` as from `paired`.
+    """
+    said = {
+        title: {words: in_points(mine.tolist()) for (words, of), mine in differences.items() if of == measure}
+        for measure, title in MEASURES.items()
+    }
+    return pd.DataFrame(said)
 
 
 def parity_pair(settings: CrossingSettings, seed: int, curriculum: str, loading: str, **weights: float) -> Pair:

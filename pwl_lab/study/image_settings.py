@@ -131,7 +131,9 @@ class CrossingSettings(ImageSettings):
     section: ClassVar[str] = "curricula_meet_loading"
     budget_steps: Steps = Field(400, description="optimiser steps of each student, for every curriculum")
     loadings: Annotated[tuple[Literal["alone", "followed", "combined"], ...], EachOnce] = Field(
-        ("alone", "combined"), min_length=1, description="when PWL reaches the student: never, at half time, at once"
+        ("alone", "combined"),
+        min_length=1,
+        description="when PWL reaches the student: alone (never), followed (from half time), combined (at once)",
     )
     curricula: Annotated[tuple[Literal["one_shot", "progressive", "extracted"], ...], EachOnce] = Field(
         ("one_shot", "extracted"), min_length=1, description="which curricula meet loading on images"

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
-from pwl_lab.study import complexity, exponents, intervals, parity_results, tables
+from pwl_lab.study import arms, complexity, exponents, intervals, parity_results, store, tables
 from pwl_lab.support import paths
 
 SEEDS = range(8)
@@ -371,6 +371,23 @@ def costs(power: float = -2.0, by_size: float = 0.9, beyond: float = 0.0) -> dic
     return common() | {"costs": table, "by_rho": by_rho, "settings": Names(stock=False)}
 
 
+def losses(more: dict[str, float] | None = None, times: dict[str, float] | None = None) -> dict[str, Any]:
+    """The shipped students of PWL's losses, with numbers added to exponents and samples multiplied."""
+    table = store.shipped("parity_pairs").astype({"samples": float})
+    grown = (table["n"] / table["n"].min()) ** table["curriculum"].map(more or {}).fillna(0.0)
+    table["samples"] *= grown * table["curriculum"].map(times or {}).fillna(1.0)
+    return common() | {"losses": table, "by_loss": arms.arm_exponents(table), "settings": Names(stock=False)}
+
+
+def other_losses(**changes: dict[str, float]) -> Callable[[dict[str, Any]], None]:
+    """Put results of `losses` with these changes in place of the names."""
+    return lambda names: names.update(losses(**changes))
+
+
+def all_arrive(names: dict[str, Any]) -> None:
+    names["losses"].loc[names["losses"]["curriculum"] == "sync_untrained", "reached"] = True
+
+
 def mean(names: dict[str, Any], target: str, samples: int, column: str, value: float) -> None:
     """Another value with the same interval around it."""
     table = names["means"]
@@ -614,6 +631,26 @@ CASES: dict[tuple[str, int], tuple[Callable[[], dict[str, Any]], list[tuple[str,
             ("the lead of extracted grows", slower((100, 5), "one_shot", 0.3)),
             ("the lead of extracted grows", slower((100, 6), "one_shot", 0.6)),
             ("extracted: from (50, 4) to (100, 6)", slower((100, 6), "extracted", 2.0)),
+        ],
+    ),
+    ("08_sample_complexity", 8): (
+        losses,
+        [
+            ("losses: cross's exponent is above", other_losses(more={"cross": -0.6})),
+            ("losses: cross saves samples", other_losses(times={"cross": 2.0})),
+            ("losses: at n = 60", other_losses(times={"cross": 0.5})),
+            ("losses: with an untrained teacher cross's", other_losses(more={"cross_untrained": -1.0})),
+            ("losses: at n = 20 cross needs", other_losses(times={"cross": 2.5})),
+        ],
+    ),
+    ("08_sample_complexity", 9): (
+        losses,
+        [
+            ("losses: the exponents of sync", other_losses(more={"extracted": 0.2})),
+            ("losses: recon's exponent", other_losses(more={"recon": -1.0})),
+            ("losses: sync's is below", other_losses(more={"sync": 0.3})),
+            ("losses: sync saves 3 times", other_losses(more={"sync": 0.4})),
+            ("losses: with an untrained teacher sync", all_arrive),
         ],
     ),
 }  # fmt: skip

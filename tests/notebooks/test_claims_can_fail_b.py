@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pwl_lab.benchmarks import harness
-from pwl_lab.study import arms, crossing, exponents, intervals, store, tables
+from pwl_lab.study import arms, crossing, intervals, tables
 from pwl_lab.support import paths
 from pwl_lab.swap.masks import all_masks
 
@@ -233,25 +233,13 @@ def stored_arms(ends=(), rate=0.1, slower=(), later=()):
     return SimpleNamespace(**shipped, **{name: getattr(arms, name) for name in same})
 
 
-def steeper(**by):
-    """The shipped students on parity, with these numbers added to the exponents of arms."""
-    points = store.shipped("parity_pairs").astype({"samples": float})
-    for arm, more in by.items():
-        mine = points["curriculum"] == arm
-        points.loc[mine, "samples"] *= (points.loc[mine, "n"] / points["n"].min()) ** more
-    return points
-
-
-def crossed(parity=(), last=0.95, ends=(), rate=0.1, slower=(), later=(), power=(), more=(), there="", **changed):
+def crossed(parity=(), last=0.95, ends=(), rate=0.1, slower=(), later=(), **changed):
     """Changes are named curriculum, loading and measure: `one_shot__alone__mixes=(mean, spread)`."""
     values = {key: list(found) for key, found in CROSSED.items()}
     for name, value in changed.items():
         curriculum, joined, measure = name.split("__")
         values[curriculum, joined][MEASURE[measure]] = value
-    rows, powers = [], steeper(**dict(power))
-    powers.loc[powers["curriculum"] == there, "reached"] = True
-    for arm, times in dict(more).items():
-        powers.loc[powers["curriculum"] == arm, "samples"] *= times
+    rows = []
     for (curriculum, joined), found in values.items():
         for seed in SEEDS:
             student, area, mixes, block = (mean + (seed - 1) * spread for mean, spread in found)
@@ -269,9 +257,6 @@ def crossed(parity=(), last=0.95, ends=(), rate=0.1, slower=(), later=(), power=
         "decided": stored_arms(ends).shipped_arms("intervals"),
         "changes": stored_arms(later=later).shipped_arms("changes"),
         "on_parity": stored_arms(slower=slower).shipped_arms("parity"),
-        "powers": powers,
-        "fits": arms.arm_exponents(powers),
-        "exponents": exponents,
         "settings": settings_of(family="resnet", loadings=("alone", "combined"), parity_steps=600),
         "crossing": crossing,
         "intervals": intervals,
@@ -296,43 +281,34 @@ CROSSING = {
     "resnet: none has a larger area": {"one_shot__combined__area": (0.83, FEW)},
     "resnet: only extracted without PWL has a smaller one": {"one_shot__alone__area": (0.795, 0.0)},
     "resnet: with PWL every block raises the accuracy in prefix order, in the mean": {"last": 0.88},
-    "stored: checkpoint is better in the student, the mixes and the worst": {
+    "stored: checkpoint first is better in the student, the mixes and the worst": {
         "ends": {(1, 240, "checkpoint", "none", "SSSS"): (-0.01, 2.2)}},
-    "stored: early is worse in student and mixes": {"ends": {(1, 240, "early", "none", "mixed"): (-4.1, 0.01)}},
+    "stored: extracted first is worse in student and mixes": {"ends": {(1, 240, "early", "none", "mixed"): (-4.1, 0.01)}},
     "stored: for the worst mix it is open": {"ends": {(1, 240, "early", "none", "worst"): (-7.9, -0.1)}},
-    "stored: auxiliary is worse in all three": {"ends": {(1, 240, "auxiliary", "none", "SSSS"): (-3.1, 0.1)}},
-    "stored: no arm is shown to make no difference": {"ends": {(1, 240, "early", "none", "TTTS"): (-0.29, 0.29)}},
-    "stored: every arm chose the rate 0.1": {"rate": 0.2},
-    "stored, run 2: checkpoint is better again, in all three": {
+    "stored: extracted throughout is worse in all three": {"ends": {(1, 240, "auxiliary", "none", "SSSS"): (-3.1, 0.1)}},
+    "stored: no variant is shown to make no difference": {"ends": {(1, 240, "early", "none", "TTTS"): (-0.29, 0.29)}},
+    "stored: every variant chose the rate 0.1": {"rate": 0.2},
+    "stored, run 2: checkpoint first is better again, in all three": {
         "ends": {(2, 240, "checkpoint", "none", "SSSS"): (-0.1, 1.3)}},
-    "stored, run 2: the mixes of final are better than those of none": {
+    "stored, run 2: the mixes of final teacher first are better than plain PWL's": {
         "ends": {(2, 240, "final", "none", "mixed"): (-0.1, 1.6)}},
     "stored, run 2: for its student it is open": {"ends": {(2, 240, "final", "none", "SSSS"): (0.1, 1.0)}},
-    "stored, run 2: checkpoint and final cannot be distinguished": {
+    "stored, run 2: the two teachers in the early stage cannot be distinguished": {
         "ends": {(2, 240, "checkpoint", "final", "SSSS"): (0.1, 0.7)}},
     "stored, 480 steps: all mixes and the worst one gain with either stage": {
         "ends": {(2, 480, "final", "none", "mixed"): (-0.1, 0.8)}},
     "stored, 480 steps: for student and prefix masks it is open": {
         "ends": {(2, 480, "checkpoint", "none", "TTSS"): (0.1, 0.5)}},
-    "stored, 480 steps: checkpoint and final cannot be distinguished": {
+    "stored, 480 steps: the two teachers in the early stage cannot be distinguished": {
         "ends": {(2, 480, "checkpoint", "final", "worst"): (0.1, 1.3)}},
     "stored: the leads of student and mixes shrink, in the mean": {"later": {("final", "none", "SSSS"): (-0.1, 0.5)}},
     "stored: no change of a lead excludes 0": {"later": {("checkpoint", "none", "mixed"): (-1.1, -0.1)}},
-    "stored exponents: those of sync and extracted are below one-shot's by more than 0.9, with the intervals": {
-        "power": {"extracted": 0.2}},
-    "stored exponents: cross's is above one-shot's": {"power": {"cross": -0.6}},
-    "stored: cross saves samples at n = 20, beyond the interval": {"more": {"cross": 2.0}},
-    "stored: at n = 60 that cannot be shown": {"more": {"cross": 0.5}},
-    "stored exponents: with an untrained teacher cross's is like one-shot's": {"power": {"cross_untrained": -1.0}},
-    "stored: at n = 20 cross needs fewer samples with a trained one": {"more": {"cross": 2.5}},
-    "stored exponents: recon's cannot be distinguished from one-shot's": {"power": {"recon": -1.0}},
-    "stored exponents: sync's is below extracted's": {"power": {"sync": 0.3}},
-    "stored: sync saves 3 times as much at n = 60 as at 20, intervals apart": {"power": {"sync": 0.4}},
-    "stored: with an untrained teacher sync keeps most students from learning": {"there": "sync_untrained"},
-    "stored parity: early needs fewer steps than none in every seed": {"slower": {("early", "steps_all_masks"): 9.0}},
+    "stored parity: extracted first needs fewer steps than plain PWL in every seed": {
+        "slower": {("early", "steps_all_masks"): 9.0}},
     "stored parity: for student and all masks, beyond the interval": {"slower": {("early", "steps_student"): 2.0}},
-    "stored parity: auxiliary cannot be distinguished from none": {"slower": {("auxiliary", "steps_student"): 9.0}},
-    "stored parity: nor can checkpoint": {"slower": {("checkpoint", "steps_student"): 0.01}},
+    "stored parity: extracted throughout cannot be distinguished from plain PWL": {
+        "slower": {("auxiliary", "steps_student"): 9.0}},
+    "stored parity: nor can checkpoint first": {"slower": {("checkpoint", "steps_student"): 0.01}},
     "stored parity: with a checkpoint two pairs do not get there": {"slower": {("checkpoint", "steps_all_masks"): np.nan}},
 }  # fmt: skip
 
@@ -404,7 +380,7 @@ NOTEBOOKS = {
     "03_parity_transformer": (transformers, TRANSFORMERS, ()),
     "04_progressive_weight_loading": (loading, LOADING, ()),
     "04b_inside_a_pair": (inside, INSIDE, ()),
-    "05_curricula_meet_loading": (crossed, CROSSING, ("cell-pwl-asked", "cell-pwl-paired")),
+    "05_curricula_meet_loading": (crossed, CROSSING, ("cell-pwl-paired",)),
     "06_loading_under_the_clock": (clock, CLOCK, ()),
     "06b_what_loading_costs": (costs, COSTS, ()),
 }

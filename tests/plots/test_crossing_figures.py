@@ -17,7 +17,7 @@ from pwl_lab.study.crossing import LOADING_WORDS, LOADINGS, MEASURES, Crossed
 from pwl_lab.swap.masks import all_masks
 
 SEEDS = (4, 1)
-NAMES = ["plain PWL", "one-shot", "progressive", "extracted"]
+NAMES = ["plain PWL (in every panel)", "one-shot", "progressive", "extracted"]
 CURRICULA = ["none", "one_shot", "progressive", "extracted"]
 LOOKS = CURRICULUM
 

@@ -110,18 +110,18 @@ def on_sizes(powers, sizes=(20, 30, 40), draws=16):
 def test_exponents_of_arms_and_by_how_much_they_differ_from_one_shots():
     points = on_sizes({"one_shot": 2.5, "sync": 1.0, "recon": 2.5})
     table = arms.exponents_table(points)
-    assert table.index.tolist() == ["one_shot", "sync", "recon"]  # as they come
+    assert table.index.tolist() == ["one-shot", "sync", "recon"]  # as they come
 
     def found(arm, column):
         middle, low, _, high = table.loc[arm, column].translate(str.maketrans("", "", "()")).split()
         return float(low), float(middle), float(high)
 
-    assert found("one_shot", "exponent")[1] == pytest.approx(2.5, abs=0.1)
+    assert found("one-shot", "exponent")[1] == pytest.approx(2.5, abs=0.1)
     low, middle, high = found("sync", "minus one-shot's")
     assert -1.65 < low < middle < high < -1.35
     low, _, high = found("recon", "minus one-shot's")
     assert low < 0 < high
-    assert pd.isna(table.loc["one_shot", "minus one-shot's"])
+    assert pd.isna(table.loc["one-shot", "minus one-shot's"])
     late = (points["curriculum"] == "recon") & (points["n"] == 40) & (points["seed"] < 8)
     table = arms.exponents_table(points.assign(reached=~late))  # half never got there: that size is left out
     assert np.isinf(table.loc["recon", "n = 40"])
@@ -159,7 +159,7 @@ def test_steps_are_compared_seed_by_seed_and_the_budget_stands_for_never():
     assert np.isnan([low, high]).all()
     shown = arms.parity_arms_table(table)
     assert shown.loc["one-shot", "student: seeds"] == "0 of 1"
-    assert shown.loc["early", "student: times none"].startswith("0.50")
+    assert shown.loc["extracted first", "student: times plain PWL"].startswith("0.50")
 
 
 def test_the_figures_draw_the_tables():

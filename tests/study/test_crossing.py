@@ -252,6 +252,25 @@ def test_intervals_against_pwl_are_those_of_the_paired_differences_in_points():
     assert shown.loc[("extracted", "without PWL"), "student alone"] == f"{mean:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
+def test_pwl_and_the_curricula_are_compared_seed_by_seed():
+    values = {("none", "combined"): 0.5, ("one_shot", "alone"): 0.6, ("one_shot", "combined"): 0.8}
+    values |= {("extracted", "combined"): 0.7}
+    rows = [
+        {"curriculum": name, "loading": loading, "seed": seed} | dict.fromkeys(crossing.MEASURES, value + seed / 100)
+        for (name, loading), value in values.items()
+        for seed in (2, 1)
+    ]
+    found = crossing.paired(pd.DataFrame(rows))
+    said = ["one-shot: with PWL minus without", "with PWL: extracted minus one-shot"]  # extracted has PWL in all rows
+    assert list(found) == [(words, measure) for words in said for measure in crossing.MEASURES]
+    for words, difference in zip(said, (0.2, -0.1), strict=True):
+        assert found[words, "mixed_accuracy"].tolist() == pytest.approx([difference, difference])
+    shown = crossing.paired_table(found)
+    assert shown.index.tolist() == said
+    assert shown.columns.tolist() == list(crossing.MEASURES.values())
+    assert shown.loc[said[0], "student alone"] == "+20.00 (+20.00 to +20.00)"
+
+
 def test_the_smallest_pair_can_leave_a_loss_out(store_folder):
     settings = CrossingSettings.load("smoke", parity_steps=20)
     whole, without = (
