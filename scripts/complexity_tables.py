@@ -31,11 +31,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
 
 from pwl_lab.fast.two_layer import Nets, joined
+from pwl_lab.study.exponents import or_never
 from pwl_lab.study.parity_sweep import (
     EVENLY,
     Curriculum,
@@ -43,7 +45,6 @@ from pwl_lab.study.parity_sweep import (
     Setting,
     TeacherPlan,
     Teachers,
-    best_settings,
     growing,
     train_students,
     train_teachers,
@@ -63,6 +64,25 @@ Grid = dict[tuple[int, int], list[Setting]]  # settings by size (n, k), equally 
 def rates(plain: Iterable[float], heavy: Iterable[float]) -> list[tuple[float, float]]:
     """Pairs of learning rate and momentum: none for the first rates, 0.9 for the others."""
     return [*((rate, 0.0) for rate in plain), *((rate, 0.9) for rate in heavy)]
+
+
+def best_settings(table: pd.DataFrame, by: Sequence[str] = ("k", "n", "curriculum")) -> pd.DataFrame:
+    """Per group of `by`, the setting with the smallest median of samples; students that did not arrive count as never.
+
+    Columns: those of `by`, lr, momentum, stage_steps, hidden_weight, samples (the median; infinite if half never
+    arrived) and `edge`: the settings at an end of the grid.
+    """
+    samples = or_never(table)
+    medians = table.assign(samples=samples).groupby([*by, *SETTING], as_index=False)["samples"].median()
+    best = medians.loc[medians.groupby(list(by))["samples"].idxmin()].reset_index(drop=True)
+    return best.assign(edge=[_edges(medians, row, by) for _, row in best.iterrows()])
+
+
+def _edges(medians: pd.DataFrame, row: "pd.Series[Any]", by: Sequence[str]) -> str:
+    """Which of a best setting's values are the least or largest that were tried with its momentum."""
+    mine = medians[(medians[list(by)] == row[list(by)]).all(axis=1) & (medians["momentum"] == row["momentum"])]
+    tried = {name: sorted(mine[name].unique()) for name in SETTING if name != "momentum"}
+    return " ".join(name for name, values in tried.items() if len(values) > 1 and row[name] in (values[0], values[-1]))
 
 
 def beside(values: tuple[float, ...], value: float) -> tuple[float, ...]:

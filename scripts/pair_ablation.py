@@ -71,7 +71,7 @@ def measures(pair: Pair) -> dict[str, float]:
         "student": float(masks["S" * n_blocks]),
         "prefix_area": tables.order_area(pair.masks, prefix, "validation")[pair.seed],
         "prefix_mean": float(masks[prefix[1:-1]].mean()),
-        "largest_fall": tables.largest_dip(masks[prefix]),
+        "largest_fall": max(0.0, -float(masks[prefix].diff().min())),
         "mixed_mean": float(mixed.mean()),
         "worst": float(masks.min()),
     }

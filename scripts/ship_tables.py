@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pwl_lab.study.exponents import setting_medians, teacher_costs
+from pwl_lab.study.exponents import or_never
 from pwl_lab.support import paths
 from pwl_lab.support.files import write_json
 
@@ -45,6 +45,28 @@ SUBJECTS: dict[str, tuple[str, dict[str, str]]] = {
         {name: name for name in ("complexity_sizes", "complexity_best", "complexity_tuning")},
     ),
 }
+# What tells one teacher of `teacher_tables.py costs` from another.
+TEACHER_COLUMNS = ["n", "k", "seed", "weight_decay", "saturation"]
+
+
+def setting_medians(table: pd.DataFrame) -> pd.DataFrame:
+    """A row per setting: the median of its samples (infinite where half never got there), and how many draws did."""
+    setting = ["curriculum", "k", "n", "lr", "momentum", "stage_steps", "hidden_weight"]
+    grid = table.assign(samples=or_never(table)).groupby(setting, sort=False, as_index=False)
+    return grid.agg(samples=("samples", "median"), reached=("reached", "sum"), draws=("reached", "size"))
+
+
+def teacher_costs(students: pd.DataFrame) -> pd.DataFrame:
+    """One row per teacher: rho, and `samples`, the fewest of its students over all settings (infinite if none got there).
+
+    Arguments:
+    - `students`: one row per teacher and setting (`scripts/teacher_tables.py costs`).
+    """
+    best = students.assign(samples=or_never(students)).sort_values("samples", kind="stable")
+    kept = [*TEACHER_COLUMNS, "rho", "rho off", "samples", "lr", "stage_steps"]
+    return best.drop_duplicates(TEACHER_COLUMNS)[kept].sort_values(TEACHER_COLUMNS).reset_index(drop=True)
+
+
 # What is kept of a sweep's file.
 THINNED: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "curricula_tuning": setting_medians,

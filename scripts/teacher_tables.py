@@ -27,6 +27,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from complexity_tables import REPORTED, TUNING, best_settings
 from torch import Tensor
 
 from pwl_lab.fast.two_layer import Nets, Projections, joined
@@ -34,15 +35,12 @@ from pwl_lab.study.parity_sweep import (
     Draws,
     Setting,
     TeacherPlan,
-    best_settings,
     growing,
     on_device,
     train_students,
     train_teachers,
 )
 from pwl_lab.support.seeding import generator
-
-TUNING, REPORTED = tuple(range(100, 108)), tuple(range(16))
 
 
 class Probe:

@@ -20,9 +20,9 @@ from pathlib import Path
 
 import pandas as pd
 from complexity_tables import LENGTHS, RATES, REPORTED, SETTING, TUNING, WEIGHTS, neighbours
+from ship_tables import setting_medians
 
 from pwl_lab.fast.two_layer import joined
-from pwl_lab.study.exponents import setting_medians
 from pwl_lab.study.parity_sweep import (
     Curriculum,
     Draws,

@@ -29,13 +29,6 @@ def or_never(points: pd.DataFrame) -> "pd.Series[float]":
     return points["samples"].astype(float).where(points["reached"].astype(bool), np.inf)
 
 
-def setting_medians(table: pd.DataFrame) -> pd.DataFrame:
-    """A row per setting: the median of its samples (infinite where half never got there), and how many draws did."""
-    setting = ["curriculum", "k", "n", "lr", "momentum", "stage_steps", "hidden_weight"]
-    grid = table.assign(samples=or_never(table)).groupby(setting, sort=False, as_index=False)
-    return grid.agg(samples=("samples", "median"), reached=("reached", "sum"), draws=("reached", "size"))
-
-
 @dataclass(frozen=True)
 class Exponents:
     """Slopes of log(samples) over log(n), for each k and curriculum, and the same slopes of 2,000 resamples of draws.
@@ -139,8 +132,6 @@ def _ratio_in_words(points: pd.DataFrame) -> str:
     return f"{in_words((own.min(), middle, own.max()), 1)[:-1]}, range of {len(both)} draws)"
 
 
-# What tells one teacher of `teacher_tables.py costs` from another.
-TEACHER_COLUMNS = ["n", "k", "seed", "weight_decay", "saturation"]
 # What may predict the samples of extraction; the coefficient of all but weight decay is an exponent.
 PREDICTORS: dict[str, Callable[[pd.DataFrame], "pd.Series[float]"]] = {
     "rho": lambda table: np.log(table["rho"]),
@@ -148,17 +139,6 @@ PREDICTORS: dict[str, Callable[[pd.DataFrame], "pd.Series[float]"]] = {
     "saturation": lambda table: np.log(table["saturation"]),
     "weight decay": lambda table: table["weight_decay"] / 1e-3,
 }
-
-
-def teacher_costs(students: pd.DataFrame) -> pd.DataFrame:
-    """One row per teacher: rho, and `samples`, the fewest of its students over all settings (infinite if none got there).
-
-    Arguments:
-    - `students`: one row per teacher and setting (`scripts/teacher_tables.py costs`).
-    """
-    best = students.assign(samples=or_never(students)).sort_values("samples", kind="stable")
-    kept = [*TEACHER_COLUMNS, "rho", "rho off", "samples", "lr", "stage_steps"]
-    return best.drop_duplicates(TEACHER_COLUMNS)[kept].sort_values(TEACHER_COLUMNS).reset_index(drop=True)
 
 
 @dataclass(frozen=True)
@@ -179,7 +159,7 @@ def cost_fit(costs: pd.DataFrame, predictors: Sequence[str]) -> CostFit:
     Teachers of one size and seed share a support and initial weights, so these are resampled together.
 
     Arguments:
-    - `costs`: one row per teacher (`teacher_costs`); those that no student learned from are left out.
+    - `costs`: one row per teacher (shipped as `complexity_costs`); those that no student learned from are left out.
     - `predictors`: some of `PREDICTORS`.
     """
     table = costs[np.isfinite(costs["samples"])].reset_index(drop=True)

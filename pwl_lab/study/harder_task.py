@@ -6,24 +6,21 @@ Training it takes minutes (`scripts/make_parity_teacher.py`). What ships is the 
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from pwl_lab.distill.curriculum import Curriculum
 from pwl_lab.models import ModelConfig, mlp
 from pwl_lab.study import recipes
 from pwl_lab.study.settings import CurriculaSettings
-from pwl_lab.study.store import provenance
 from pwl_lab.study.verbs import train_or_load
 from pwl_lab.support import config, paths
 from pwl_lab.support.errors import MissingDataError
-from pwl_lab.support.files import file_sha256, is_file, write_json
-from pwl_lab.tasks.base import accuracy, split_of
+from pwl_lab.support.files import file_sha256, is_file
 from pwl_lab.tasks.parity import SparseParity
-from pwl_lab.training import Checkpoint, TrainedModel, TrainPlan, predict, weights_hash
+from pwl_lab.training import Checkpoint, TrainedModel, TrainPlan, weights_hash
 
 # Validation accuracies whose first checkpoint is kept: every one would take hundreds of megabytes.
 CHECKPOINTS = (0.6, 0.8)
@@ -35,7 +32,7 @@ def hard_task(settings: CurriculaSettings) -> SparseParity:
     return SparseParity(settings.hard_n_bits, settings.hard_k_sparse, eval_samples=settings.eval_samples)
 
 
-def _model(settings: CurriculaSettings) -> ModelConfig:
+def teacher_model(settings: CurriculaSettings) -> ModelConfig:
     """The teacher's architecture."""
     return mlp(hard_task(settings), width=settings.hard_teacher_width)
 
@@ -59,7 +56,9 @@ def teacher_plan(settings: CurriculaSettings) -> TrainPlan:
 def hard_teacher(settings: CurriculaSettings) -> TrainedModel:
     """The teacher of the harder task: shipped, or trained, as `settings.hard_teacher` says."""
     if settings.hard_teacher == "trained":
-        return train_or_load(_model(settings), hard_task(settings), teacher_plan(settings), device=settings.device)
+        return train_or_load(
+            teacher_model(settings), hard_task(settings), teacher_plan(settings), device=settings.device
+        )
     return _shipped(settings)
 
 
@@ -80,51 +79,14 @@ def hard_student_plan(settings: CurriculaSettings) -> TrainPlan:
     return recipes.student_plan(settings).model_copy(update=own)
 
 
-def _files() -> tuple[Path, Path]:
+def shipped_files() -> tuple[Path, Path]:
     """The shipped weights, and what is said of them."""
     return paths.data() / "parity_teacher.safetensors", paths.data() / "parity_teacher.json"
 
 
-def ship_teacher(settings: CurriculaSettings, minutes: float | None) -> dict[str, Any]:
-    """Write the trained teacher to `data/` in float16; returns what is said of it.
-
-    Arguments:
-    - `settings`: with `hard_teacher = "trained"`.
-    - `minutes`: of a core, that its training took; None: not measured.
-    """
-    trained, (weights, about) = hard_teacher(settings), _files()
-    states = {"final": trained.model.state_dict()} | {f"step{one.step}": one.state for one in trained.checkpoints}
-    save_file(
-        {
-            f"{name}/{key}": tensor.half().contiguous()
-            for name, state in states.items()
-            for key, tensor in state.items()
-        },
-        weights,
-    )
-    told = {
-        "command": "python scripts/make_parity_teacher.py",
-        "task": hard_task(settings).fingerprint(),
-        "model": _model(settings).model_dump(mode="json"),
-        "plan": teacher_plan(settings).model_dump(mode="json"),
-        "seed": 0,
-        "checkpoints": [(one.step, one.accuracy) for one in trained.checkpoints],
-        "reached_at": trained.reached_at,
-        "test_accuracy": trained.test_accuracy,
-        "history": trained.history.round(4).to_dict("list"),
-        "sha256": file_sha256(weights),
-        "core_minutes": minutes,
-        "made": provenance(),
-    }
-    write_json(about, told, lenient=True)
-    rounded = _shipped(settings)
-    test = split_of(hard_task(settings), "test", "cpu")
-    return told | {"rounded": accuracy(predict(rounded.model, test.inputs), test.labels)}
-
-
 def _shipped(settings: CurriculaSettings) -> TrainedModel:
     """The shipped teacher. Raises MissingDataError if it is not there, or not as described."""
-    weights, about = _files()
+    weights, about = shipped_files()
     if not is_file(weights) or not is_file(about):
         raise MissingDataError(
             f"{weights} or {about.name} is missing; python scripts/make_parity_teacher.py makes both"
@@ -138,10 +100,10 @@ def _shipped(settings: CurriculaSettings) -> TrainedModel:
         raise MissingDataError(f"{weights} is not the file that {about.name} describes; take both from one commit")
     device = config.device(settings.device)
     tensors = {name: tensor.float() for name, tensor in load_file(weights).items()}
-    net = _model(settings).make()
+    net = teacher_model(settings).make()
     net.load_state_dict(_part(tensors, "final"))
     return TrainedModel(
-        config=_model(settings),
+        config=teacher_model(settings),
         model=net.to(device).eval().requires_grad_(False),
         history=pd.DataFrame(told["history"]),
         checkpoints=[Checkpoint(step, value, _part(tensors, f"step{step}")) for step, value in told["checkpoints"]],

@@ -172,7 +172,7 @@ class Setting:
 
     @classmethod
     def of(cls, row: "pd.Series[Any]") -> "Setting":
-        """That of a row of `best_settings`."""
+        """The setting in a row of a table."""
         return cls(float(row["lr"]), float(row["momentum"]), int(row["stage_steps"]), float(row["hidden_weight"]))
 
 
@@ -275,23 +275,3 @@ def _rows(
                 | {"batch_size": batch_size, "steps": taken, "samples": taken * batch_size, "reached": step >= 0}
             )
     return pd.DataFrame(rows).assign(seconds=round(seconds, 1))
-
-
-def best_settings(table: pd.DataFrame, by: Sequence[str] = ("k", "n", "curriculum")) -> pd.DataFrame:
-    """Per group of `by`, the setting with the smallest median of samples; students that did not arrive count as never.
-
-    Columns: those of `by`, lr, momentum, stage_steps, hidden_weight, samples (the median; infinite if half never
-    arrived) and `edge`: the settings at an end of the grid.
-    """
-    names = ["lr", "momentum", "stage_steps", "hidden_weight"]
-    samples = table["samples"].where(table["reached"], float("inf"))
-    medians = table.assign(samples=samples).groupby([*by, *names], as_index=False)["samples"].median()
-    best = medians.loc[medians.groupby(list(by))["samples"].idxmin()].reset_index(drop=True)
-    return best.assign(edge=[_edges(medians, row, by, names) for _, row in best.iterrows()])
-
-
-def _edges(medians: pd.DataFrame, row: "pd.Series[Any]", by: Sequence[str], names: Sequence[str]) -> str:
-    """Which of a best setting's values are the least or largest that were tried with its momentum."""
-    mine = medians[(medians[list(by)] == row[list(by)]).all(axis=1) & (medians["momentum"] == row["momentum"])]
-    tried = {name: sorted(mine[name].unique()) for name in names if name != "momentum"}
-    return " ".join(name for name, values in tried.items() if len(values) > 1 and row[name] in (values[0], values[-1]))

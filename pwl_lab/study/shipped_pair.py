@@ -6,7 +6,6 @@ recipe, history, the tables of every mask, which test images each mask gets righ
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,21 +17,13 @@ from torch import Tensor, nn
 from pwl_lab.loading.bundle import BOOT, BundleIndex, check_folder, parts_of_unit
 from pwl_lab.loading.sources import INDEX
 from pwl_lab.models.blocknet import parameter_bytes
-from pwl_lab.study.recipes import (
-    image_models,
-    image_plan_of_pair,
-    image_task,
-    loading_pair,
-    loading_pairs,
-    pair_losses,
-)
+from pwl_lab.study.recipes import image_task, loading_pairs
 from pwl_lab.study.results import Pair
 from pwl_lab.study.settings import SHIPPED_PAIR, ClockSettings, LoadingSettings
-from pwl_lab.study.store import provenance
 from pwl_lab.study.verbs import make_pair
 from pwl_lab.support import config, paths
 from pwl_lab.support.errors import MissingDataError
-from pwl_lab.support.files import file_sha256, is_file, write_json
+from pwl_lab.support.files import file_sha256, is_file
 from pwl_lab.swap.swapnet import SwapNet
 
 PRESET, FAMILY, SEED = "lesson", SHIPPED_PAIR[0], SHIPPED_PAIR[1][0]
@@ -45,7 +36,7 @@ def shipped_bundle() -> Path:
     return paths.data() / "vgg_pair"
 
 
-def _about() -> Path:
+def shipped_description() -> Path:
     """The file with everything but the weights."""
     return paths.data() / "vgg_pair.json"
 
@@ -60,7 +51,7 @@ def shipped_pair(device: config.Device = "auto") -> Pair:
 
     Raises MissingDataError if its files are missing or not of one commit, BundleError for a damaged bundle.
     """
-    bundle, about = shipped_bundle(), _about()
+    bundle, about = shipped_bundle(), shipped_description()
     if not is_file(about):
         raise MissingDataError(f"{about} is missing; {MADE_BY} makes it and {bundle.name}/")
     try:
@@ -106,45 +97,7 @@ def _networks(index: BundleIndex, bundle: Path) -> SwapNet:
     return net
 
 
-def _packed(right: Bool[Tensor, "masks samples"]) -> list[str]:
-    """A text of hexadecimal digits for each mask, four samples to a digit."""
-    return [np.packbits(row).tobytes().hex() for row in right.numpy()]
-
-
 def _unpacked(right: list[str], samples: int) -> Bool[Tensor, "masks samples"]:
-    """The inverse of `_packed`."""
+    """Which samples each mask gets right, from hexadecimal digits: four samples to a digit."""
     rows = [np.unpackbits(np.frombuffer(bytes.fromhex(row), dtype=np.uint8), count=samples) for row in right]
     return torch.from_numpy(np.stack(rows).astype(bool))
-
-
-def ship_pair(minutes: float | None) -> dict[str, Any]:
-    """Train the pair (or load it from the store) and write its files to `data/`; return its description without the tables.
-
-    `minutes`: core minutes that training teacher and pair took; None: not measured.
-    """
-    settings = shipped_settings("cpu")
-    teacher, pair = loading_pair(settings, SEED)
-    task = image_task(settings)
-    pair.export(shipped_bundle())
-    said = {
-        "command": MADE_BY,
-        "notebook": "04_progressive_weight_loading",
-        "preset": PRESET,
-        "seed": SEED,
-        "task": task.fingerprint(),
-        "models": dict(
-            zip(("teacher", "student"), (m.model_dump() for m in image_models(settings, task)), strict=True)
-        ),
-        "teacher_epochs": settings.teacher_epochs,
-        "plan": image_plan_of_pair(settings, task).model_dump(),
-        "losses": pair_losses(settings).model_dump(),
-        "teacher_test_accuracy": teacher.test_accuracy,
-        "fingerprint": pair.fingerprint,
-        "sha256": file_sha256(shipped_bundle() / INDEX),
-        "core_minutes": minutes,
-        "made": provenance(),
-    }
-    tables = {name: getattr(pair, name).to_dict("list") for name in TABLES}
-    hits = {"test_images": pair.right.shape[1], "right": _packed(pair.right)}
-    write_json(_about(), said | {"tables": tables} | hits, lenient=True)
-    return said

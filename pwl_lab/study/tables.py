@@ -1,7 +1,6 @@
 """Tables of histories and masks: steps to a threshold, accuracy of every mask, orders, dips, accuracy per byte."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import pairwise
 from typing import Protocol, TypeVar
 
 import pandas as pd
@@ -255,12 +254,6 @@ def mean_curve(curves: pd.DataFrame, order: str) -> list[float]:
     """
     means = curves[curves["order"] == order].groupby("teacher_blocks")["accuracy"].mean()
     return [float(value) for value in means]
-
-
-def largest_dip(curve: Iterable[float]) -> float:
-    """The largest fall from one point of the curve to the next; 0 if it never falls."""
-    values = list(curve)
-    return max([0.0, *(before - after for before, after in pairwise(values))])
 
 
 def check_claims(claims: Mapping[str, bool], enforce: bool, timed: Mapping[str, bool] | None = None) -> pd.DataFrame:

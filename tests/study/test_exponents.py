@@ -6,12 +6,15 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
+from script_modules import load_script
 
 from pwl_lab import plots
 from pwl_lab.study import exponents
 from pwl_lab.study.parity_sweep import Setting
 from pwl_lab.support import paths
 from pwl_lab.support.errors import InvalidValueError
+
+ship_tables = load_script("ship_tables")
 
 SPREAD = (0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3)
 
@@ -117,30 +120,30 @@ def teachers(power=-2.0, noise=0.0, settings=(1.0, 3.0)):
 
 def test_the_cost_of_a_teacher_is_that_of_its_best_student():
     students = teachers()
-    costs = exponents.teacher_costs(students)
+    costs = ship_tables.teacher_costs(students)
     assert len(costs) == 48
     assert costs["samples"].tolist() == pytest.approx((100 * costs["rho"] ** -2).tolist())
     lost = students.assign(reached=(students["stage_steps"] == 150) & (students["seed"] > 0))
-    costs = exponents.teacher_costs(lost)
+    costs = ship_tables.teacher_costs(lost)
     assert np.isinf(costs.loc[costs["seed"] == 0, "samples"]).all()
     assert (costs.loc[costs["seed"] > 0, "stage_steps"] == 150).all()
 
 
 def test_the_exponent_of_the_correlation_is_found_and_can_be_another():
-    low, _, high = exponents.cost_fit(exponents.teacher_costs(teachers(-2.0, 0.1)), ["rho"]).coefficients["rho"]
+    low, _, high = exponents.cost_fit(ship_tables.teacher_costs(teachers(-2.0, 0.1)), ["rho"]).coefficients["rho"]
     assert low < -2 < high
     assert high - low < 1
-    none = exponents.cost_fit(exponents.teacher_costs(teachers(0.0, 0.3)), ["rho"])
+    none = exponents.cost_fit(ship_tables.teacher_costs(teachers(0.0, 0.3)), ["rho"])
     assert none.coefficients["rho"][0] < 0 < none.coefficients["rho"][2]
     assert none.explained < 0.2
-    both = exponents.cost_fit(exponents.teacher_costs(teachers(-1.0)), ["rho", "n"])
+    both = exponents.cost_fit(ship_tables.teacher_costs(teachers(-1.0)), ["rho", "n"])
     assert both.coefficients["rho"] == pytest.approx((-1, -1, -1))
     assert both.coefficients["n"] == pytest.approx((0, 0, 0), abs=1e-9)
     assert both.explained == pytest.approx(1)
 
 
 def test_the_table_and_the_figure_of_costs():
-    costs = exponents.teacher_costs(teachers(-2.0, 0.1))
+    costs = ship_tables.teacher_costs(teachers(-2.0, 0.1))
     costs.loc[0, "samples"] = np.inf
     table = exponents.cost_table(costs)
     assert table.loc["rho", "rho"].startswith("-2.")
@@ -195,7 +198,7 @@ def test_settings_are_tried_until_none_beside_the_best_is_better(wider, tmp_path
         return pd.DataFrame(rows)
 
     grid = [Setting(lr, 0.0, steps, weight) for lr in (0.4, 0.8) for steps in (25, 50) for weight in (5.0, 25.0)]
-    tried = exponents.setting_medians(students("extracted", range(8), grid, 10_000))
+    tried = ship_tables.setting_medians(students("extracted", range(8), grid, 10_000))
     tables.put("tuning", "extracted", (16, 3), tried)
     monkeypatch.setattr(size, "students", students)
     best = wider.climb(tables, size, "extracted", 8)

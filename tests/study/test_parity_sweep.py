@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 import torch
+from script_modules import load_script
 
 from pwl_lab.fast.two_layer import joined
 from pwl_lab.study.parity_sweep import (
@@ -10,7 +11,6 @@ from pwl_lab.study.parity_sweep import (
     Draws,
     Setting,
     TeacherPlan,
-    best_settings,
     every,
     growing,
     train_students,
@@ -101,6 +101,7 @@ def test_the_best_setting_counts_those_that_never_arrive():
             *((0.2, 100, s, True) for s in (200, 210, 900)),
         ]
     ]
+    best_settings = load_script("complexity_tables").best_settings
     best = best_settings(pd.DataFrame(rows)).iloc[0]
     assert (best["lr"], best["stage_steps"], best["samples"]) == (0.2, 100, 210)
     assert best["edge"] == "stage_steps"

@@ -87,9 +87,10 @@ def test_the_script_writes_the_very_same_files(pair, elsewhere, monkeypatch, cap
     before = {path.name: path.read_bytes() for path in elsewhere.rglob("*") if path.is_file()}
     told = json.loads(before["vgg_pair.json"])
     trained = type("Teacher", (), {"test_accuracy": told["teacher_test_accuracy"]})
-    monkeypatch.setattr(shipped_pair, "loading_pair", lambda settings, seed: (trained, pair))
     monkeypatch.setattr("sys.argv", ["make_vgg_pair.py", "--core-minutes", str(told["core_minutes"])])
-    load_script("make_vgg_pair").main()
+    script = load_script("make_vgg_pair")
+    monkeypatch.setattr(script, "loading_pair", lambda settings, seed: (trained, pair))
+    script.main()
     assert json.loads(capsys.readouterr().out)["command"] == "python scripts/make_vgg_pair.py"
     after = {path.name: path.read_bytes() for path in elsewhere.rglob("*") if path.is_file()}
     assert set(after) == set(before)

@@ -170,14 +170,6 @@ def test_loading_orders():
         prefix_mask(3, 2)
 
 
-@pytest.mark.parametrize(
-    ("curve", "dip"),
-    [([0.5, 0.6, 0.9], 0.0), ([0.5, 0.4, 0.9, 0.7], 0.2), ([0.9, 0.8, 0.6, 0.6], 0.2), ([0.4], 0.0), ([], 0.0)],
-)
-def test_largest_dip(curve, dip):
-    assert analysis.largest_dip(iter(curve)) == pytest.approx(dip)
-
-
 def test_check_claims():
     claims = {"faster": True, "never falls": False}
     table = analysis.check_claims(claims, enforce=False)
