@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
+import anywidget
 import ipywidgets as controls
 from IPython.display import Markdown
+from ipywidgets.widgets.trait_types import CByteMemoryView
 
 from pwl_lab import plots
 from pwl_lab.plots.pictures import guesses, how_chosen, string_guesses
@@ -15,7 +18,6 @@ from pwl_lab.support.errors import InvalidValueError, invalid
 from pwl_lab.support.own_code import located
 from pwl_lab.tasks.base import Task
 from pwl_lab.tasks.images import ImageTask
-from pwl_lab.widgets.canvas import DrawingCanvas
 from pwl_lab.widgets.frames import (
     PICTURE,
     Choice,
@@ -31,6 +33,7 @@ from pwl_lab.widgets.frames import (
     told,
 )
 
+FOLDER = Path(__file__).parent
 TEMPERATURES = (1, 1.5, 2, 3, 4, 6, 8, 12, 16, 32)
 KIND = {"drawn": "drawn at random", "picked": "picked because they change"}  # names in the menu
 NO_KERNEL = "With a live kernel, you can draw or upload your own picture here."
@@ -153,6 +156,17 @@ def how_to(task: ImageTask) -> str:
         f"The network knows {len(task.class_names)} classes and always predicts one of them: "
         f"{', '.join(task.class_names)}."
     )
+
+
+class DrawingCanvas(anywidget.AnyWidget):
+    """A black canvas with a white pen, and a file input: `picture` is the PNG after each stroke or file selection.
+
+    It is empty after the canvas is cleared, and if the file is not a picture, which the widget reports itself.
+    """
+
+    _esm = FOLDER / "canvas.js"
+    _css = FOLDER / "canvas.css"
+    picture = CByteMemoryView(help="PNG; empty if there is none").tag(sync=True)
 
 
 class OwnPicture(controls.VBox):  # type: ignore[misc]  # ipywidgets has no types

@@ -21,7 +21,7 @@ sys.path.insert(0, {str(HELPERS)!r})
 from scored import scored_pair, some_predictions
 from pwl_lab import widgets
 widgets.layer_loader(scored_pair(), {{"pictures": some_predictions()}})""",
-    """from pwl_lab.widgets.canvas import DrawingCanvas
+    """from pwl_lab.widgets.chooser import DrawingCanvas
 DrawingCanvas()""",
     """table = widgets.FrameTable(
     (widgets.Choice("Checkpoint", "which one", range(1, 4)),),
