@@ -70,17 +70,6 @@ class Choice:
         return self.values[0] if self.start is None else self.start
 
 
-def link_name(megabytes_per_s: float) -> str:
-    """The name of a link in controls and text."""
-    return f"{megabytes_per_s:g} MB/s"
-
-
-def bandwidth_choice(megabytes_per_s: Sequence[float]) -> Choice:
-    """A slider over bandwidths that starts in the middle."""
-    links = [link_name(speed) for speed in megabytes_per_s]
-    return Choice("Bandwidth", "how fast the bytes arrive", links, start=links[len(links) // 2])
-
-
 @dataclass(frozen=True)
 class FrameTable:
     """A frame for every combination of the choices: `frames[value of the first, value of the second, ...]`."""

@@ -20,8 +20,6 @@ from pwl_lab.widgets.frames import (
     FrameTable,
     Key,
     Painter,
-    bandwidth_choice,
-    link_name,
     png,
     show,
 )
@@ -115,17 +113,18 @@ def loading_timeline(
     - `interactive`: a live widget; otherwise a control for a page without a kernel.
     """
     frames: dict[Key, Frame] = {}
-    for speed in megabytes_per_s:
+    links = [f"{speed:g} MB/s" for speed in megabytes_per_s]
+    for link, speed in zip(links, megabytes_per_s, strict=True):
         plans = plans_for(index, speed, orders)
         for order, plan in plans.items():
             first, last = (second_words(plan["seconds"].iloc[i]) for i in (0, -1))
             words = (
-                f"{order} order at {link_name(speed)}: first prediction after {first}, the whole teacher after {last}, "
+                f"{order} order at {link}: first prediction after {first}, the whole teacher after {last}, "
                 f"mean accuracy over the time shown {anytime_area(plan, horizon(plans)):.1%}"
             )
-            frames[link_name(speed), order] = Frame(png(plots.planned_chart(index, speed, order, orders)), words)
+            frames[link, order] = Frame(png(plots.planned_chart(index, speed, order, orders)), words)
     choices = (
-        bandwidth_choice(megabytes_per_s),
+        Choice("Bandwidth", "how fast the bytes arrive", links, start=links[len(links) // 2]),
         Choice("Loading order", "which teacher block comes when", orders, menu=True),
     )
     return show(FrameTable(choices, frames), interactive)
