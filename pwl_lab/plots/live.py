@@ -26,7 +26,7 @@ MOST_POINTS = 120  # of a line
 LOG_FROM = 8  # the ratio of the largest to the smallest loss from which on the axis is logarithmic
 # The size of a panel and the room around its axes, in SVG units.
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 250, 52, 84, 24, 42
-DASHES = {"-": "", "--": "8 4", "-.": "8 3 2 3", ":": "2 3"}
+LEARNED = 0.99  # the accuracy that counts as learned
 
 Points = Sequence[tuple[float, float]]
 Curves = dict[int, list[tuple[float, float]]]  # by seed: accuracy by step
@@ -72,7 +72,7 @@ def chart(panels: Sequence[Panel], words: str) -> str:
 def _stroke(line: Line) -> str:
     """A line's colour, width and dashes as attributes."""
     colour, dashes, _ = line.look
-    pattern = DASHES[dashes] if isinstance(dashes, str) else " ".join(f"{1.6 * part:g}" for part in dashes[1])
+    pattern = style.svg_dashes(dashes, 1.6)
     return f"stroke='{colour}' stroke-width='{line.width}' stroke-dasharray='{pattern}' opacity='{line.opacity}'"
 
 
@@ -247,7 +247,6 @@ def own_chart(
     mine: Curves,
     marks: Sequence[int],
     budget: int,
-    threshold: float = 0.99,
 ) -> str:
     """A reader's own curriculum during its training, as HTML: its seeds and their median.
 
@@ -257,10 +256,9 @@ def own_chart(
     - `mine`: the one in training.
     - `marks`: the steps at which one of its stages begins.
     - `budget`: the steps of the axis.
-    - `threshold`: the accuracy that counts as learned, drawn as a line.
     """
     own, goal = style.SPARE[0], style.LEVEL["learned"]
-    lines = [Line([(0, threshold), (budget, threshold)], goal, name=f"{threshold:.0%}", width=1)]
+    lines = [Line([(0, LEARNED), (budget, LEARNED)], goal, name=f"{LEARNED:.0%}", width=1)]
     for curves, (name, dashes), grey in zip(
         behind.values(), _behind_looks(behind), ("#A9A9A9", "#6E6E6E"), strict=False
     ):

@@ -136,15 +136,16 @@ def image_grid(task: ImageTask, n_images: int = 20) -> Figure:
     return figure
 
 
-def owner_row(axes: Axes, mask: str, labels: Sequence[str] | None = None) -> None:
-    """Draw a network as a row of blocks in their owners' colours, letters inside, converters where the owner changes."""
+@style.context()
+def network(mask: str) -> Figure:
+    """A network of mixed blocks as a drawing: the owner of each block, and the converters where it changes."""
+    figure, (axes,) = style.row_of_axes(9, 1.5)
     small = NOTE if len(mask) <= 4 else 8 if len(mask) == 5 else 7
     for index, letter in enumerate(mask):
         box = FancyBboxPatch((index + 0.2, 0.1), 0.6, 0.8, boxstyle="round,pad=0.02,rounding_size=0.08",
                              fc=OWNER[letter], ec="black", lw=1)  # fmt: skip
         axes.add_patch(box)
-        text = labels[index] if labels is not None else f"block {index + 1}"
-        axes.text(index + 0.5, 0.5, f"{OWNER_NAME[letter]}\n{text}", ha="center", va="center", fontsize=NOTE)
+        axes.text(index + 0.5, 0.5, f"{OWNER_NAME[letter]}\nblock {index + 1}", ha="center", va="center", fontsize=NOTE)
         axes.annotate("", (index + 0.18, 0.5), (index - 0.18, 0.5), arrowprops={"arrowstyle": "->", "lw": 1.2})
         if index and mask[index - 1] != letter:
             axes.text(index, 0.6, "encoder" if letter == "S" else "decoder", ha="center", fontsize=small)
@@ -153,13 +154,6 @@ def owner_row(axes: Axes, mask: str, labels: Sequence[str] | None = None) -> Non
     axes.text(len(mask) + 0.22, 0.5, "class", ha="left", va="center")
     axes.set(xlim=(-0.6, len(mask) + 0.6), ylim=(0, 1))
     axes.axis("off")
-
-
-@style.context()
-def network(mask: str) -> Figure:
-    """A network of mixed blocks as a drawing: the owner of each block, and the converters where it changes."""
-    figure, (axes,) = style.row_of_axes(9, 1.5)
-    owner_row(axes, mask)
     return figure
 
 

@@ -103,21 +103,6 @@ LEVEL: dict[str, Look] = {
     "student alone": (OWNER_INK["S"], ":", ""),
     "teacher alone": (OWNER["T"], ":", ""),
 }
-MEANINGS: dict[str, dict[str, Look]] = {
-    "network": NETWORK,
-    "curriculum": CURRICULUM,
-    "curriculum on strings": STRINGS,
-    "your own curriculum": {f"number {number}": look for number, look in enumerate(SPARE, start=1)},
-    "loading order": ORDER,
-    "degree in the support": {str(degree): look for degree, look in enumerate(DEGREE, start=1)},
-    "off the support": {"any degree": OFF_SUPPORT},
-    "progressive loading and its baselines": BASELINE,
-    "latency": LATENCY,
-    "converter": CONVERTER,
-    "loss term": LOSS,
-    "swap mask": MASK,
-    "level": LEVEL,
-}
 # In points: the smallest font in a figure, for notes, labels at lines, names of panels. Smaller only where text would
 # overlap otherwise: five blocks or more side by side, long class names, a crowded lattice.
 NOTE = 10
@@ -263,6 +248,17 @@ def note_above(axes: Axes, x: float, words: str, **keys: Any) -> None:
     """Text right above the axes at `x`."""
     axes.annotate(words, (x, 1), xycoords=("data", "axes fraction"), xytext=(0, 3), textcoords="offset points",
                   fontsize=NOTE, **keys)  # fmt: skip
+
+
+def svg_dashes(dashes: Dashes, scale: float) -> str:
+    """A line style as SVG writes it, the lengths of an own pattern times `scale`."""
+    named = {"-": "", "--": "8 4", "-.": "8 3 2 3", ":": "2 3"}
+    return named[dashes] if isinstance(dashes, str) else " ".join(f"{scale * length:g}" for length in dashes[1])
+
+
+def degree_look(degree: int) -> Look:
+    """The look of a monomial's degree."""
+    return DEGREE[(degree - 1) % len(DEGREE)]
 
 
 def level_line(axes: Axes, value: float, words: str, colour: str, ls: Dashes = "--") -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pwl_lab.loading.throttle import Throttle
 from pwl_lab.plots.clock import second_words
-from pwl_lab.plots.style import OWNER, Dashes, byte_words, order_look
+from pwl_lab.plots.style import OWNER, byte_words, order_look, svg_dashes
 from pwl_lab.study import tables
 from pwl_lab.study.recipes import Predictions, SamplePredictions, StringPredictions
 from pwl_lab.study.results import Pair
@@ -31,8 +31,6 @@ ALONE: Label = ("", "")
 LINKS = (0.02, 0.1, 0.3, 1, 3, 10)  # MB/s
 LONGEST_PLAY_S = 15  # the link shown first is the slowest one on which the play runs in real time
 FOLDER = Path(__file__).parent
-# matplotlib's names of dashes as SVG writes them
-DASHES = {"-": "", "--": "8 4", "-.": "8 3 2 3", ":": "2 3"}
 
 
 def layer_loader(
@@ -65,7 +63,8 @@ def layer_loader(
         raise invalid("megabytes_per_s", megabytes_per_s, "at least one link")
     made = [_data_of(label, one, seen[label], orders) for label, one in pairs.items()]
     names = dict.fromkeys(order for one in made for order in one["orders"])
-    looks = {name: _svg(*order_look(name)[:2]) for name in names} | {"teacher alone": _svg(OWNER["T"], "--")}
+    drawn = {name: order_look(name)[:2] for name in names} | {"teacher alone": (OWNER["T"], "--")}
+    looks = {name: {"colour": colour, "dashes": svg_dashes(dashes, 2)} for name, (colour, dashes) in drawn.items()}
     data = {"pairs": made, "links": list(megabytes_per_s), "looks": looks}
     chosen = {"pair": 0, "order": next(iter(names)), "link": _first_link(data), "group": "", "mask": ""}
     return LayerLoader(data=data, **chosen) if interactive else LayerPage(data, chosen)
@@ -119,12 +118,6 @@ def _picture(image: Tensor) -> str:
     written = io.BytesIO()
     (ImageOps.invert(picture) if image.ndim == 2 else picture).save(written, "png")
     return "data:image/png;base64," + b64encode(written.getvalue()).decode()
-
-
-def _svg(colour: str, dashes: Dashes) -> dict[str, str]:
-    """The colour and dashes of a line, for SVG."""
-    lengths = " ".join(f"{2 * length:g}" for length in dashes[1]) if isinstance(dashes, tuple) else DASHES[dashes]
-    return {"colour": colour, "dashes": lengths}
 
 
 class LayerLoader(anywidget.AnyWidget):

@@ -9,8 +9,23 @@ from sources import ROOT
 
 from pwl_lab.plots import style
 from pwl_lab.plots.clock import BASELINE_NAME
-from pwl_lab.plots.style import MEANINGS
 
+# What each group of looks stands for, in the order of the glossary's table.
+MEANINGS: dict[str, dict[str, style.Look]] = {
+    "network": style.NETWORK,
+    "curriculum": style.CURRICULUM,
+    "curriculum on strings": style.STRINGS,
+    "your own curriculum": {f"number {number}": look for number, look in enumerate(style.SPARE, start=1)},
+    "loading order": style.ORDER,
+    "degree in the support": {str(degree): look for degree, look in enumerate(style.DEGREE, start=1)},
+    "off the support": {"any degree": style.OFF_SUPPORT},
+    "progressive loading and its baselines": style.BASELINE,
+    "latency": style.LATENCY,
+    "converter": style.CONVERTER,
+    "loss term": style.LOSS,
+    "swap mask": style.MASK,
+    "level": style.LEVEL,
+}
 # Linear RGB as people without the cone for long, or for medium, wavelengths see it (Machado, Oliveira and Fernandes 2009).
 EYES = {
     "all cones": np.eye(3),

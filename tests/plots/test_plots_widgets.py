@@ -156,10 +156,8 @@ def test_mask_chart_is_sorted_from_the_best():
     assert list(values) == sorted(values, reverse=True)
 
 
-def test_owner_row_draws_owners_and_converters():
-    figure = Figure()
-    plots.pairs.owner_row(figure.subplots(), "TSST")
-    found = words(figure)
+def test_a_network_is_drawn_with_owners_and_converters():
+    found = words(plots.network("TSST"))
     assert [text.split("\n")[0] for text in found if "block" in text] == ["teacher", "student", "student", "teacher"]
     assert [text for text in found if text in ("encoder", "decoder")] == ["encoder", "decoder"]
 
