@@ -1,7 +1,7 @@
 """Tables of histories and masks: steps to a threshold, accuracy of every mask, orders, dips, accuracy per byte."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import pandas as pd
 
@@ -10,6 +10,9 @@ from pwl_lab.swap.evaluation import MaskScores
 from pwl_lab.swap.masks import all_masks
 from pwl_lab.swap.orders import TIE, arrivals, loading_orders, search_order
 
+if TYPE_CHECKING:
+    from pwl_lab.study.results import Pair
+
 Value = TypeVar("Value")
 
 # The meaning of "best" and "worst" for a loading order, in all figures and tables.
@@ -17,22 +20,6 @@ ORDER_NOTE = {
     "best": "the largest area under accuracy against teacher bytes loaded, on the validation split",
     "worst": "the smallest area under accuracy against teacher bytes loaded, on the validation split",
 }
-
-
-class HasMasks(Protocol):
-    """Anything with a table of masks (`mask_table`), such as a pair."""
-
-    masks: pd.DataFrame
-
-
-class HasHits(Protocol):
-    """Anything with a seed that can say what each mask gets right, such as a pair."""
-
-    seed: int
-
-    def hits(self) -> pd.DataFrame:
-        """A row per mask and a column per test sample."""
-        ...
 
 
 def first_step(history: pd.DataFrame, accuracy: float) -> int | None:
@@ -190,12 +177,12 @@ def cube_tables(scores: Mapping[str, MaskScores], unit_bytes: Iterable[int], see
     }
 
 
-def stacked_masks(pairs: Iterable[HasMasks]) -> pd.DataFrame:
+def stacked_masks(pairs: Iterable["Pair"]) -> pd.DataFrame:
     """The mask tables of several pairs (one per seed) as one."""
     return pd.concat([pair.masks for pair in pairs], ignore_index=True)
 
 
-def stacked_hits(pairs: Iterable[HasHits]) -> pd.DataFrame:
+def stacked_hits(pairs: Iterable["Pair"]) -> pd.DataFrame:
     """Which test samples each mask of several pairs (one per seed) gets right: rows (seed, mask), a column per sample."""
     return pd.concat({pair.seed: pair.hits() for pair in pairs}, names=["seed", "mask"])
 
