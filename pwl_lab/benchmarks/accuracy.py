@@ -16,16 +16,18 @@ from pwl_lab.loading.weightless import build_empty
 from pwl_lab.support.timing import phase
 from pwl_lab.tasks.base import Batch, accuracy, at_once
 
+CHUNK = 512  # samples at once, at most
+
 
 @phase("evaluation")
-def network_accuracies(files: Files, networks: Iterable[str], data: Batch, chunk: int = 512) -> dict[str, float]:
+def network_accuracies(files: Files, networks: Iterable[str], data: Batch) -> dict[str, float]:
     """Accuracy in [0, 1] on `data` of networks named as in `baselines.Moment`: swap masks, with `t` as int8, and `planes 4`."""
     found = {}
     masks = _Masks(files)
     with torch.inference_mode():
         for network in networks:
             run = _planes(files, int(network.split()[1])) if network.startswith("planes") else masks.network(network)
-            logits = torch.cat([run(inputs) for inputs in torch.split(data.inputs, at_once(data.inputs, chunk))])
+            logits = torch.cat([run(inputs) for inputs in torch.split(data.inputs, at_once(data.inputs, CHUNK))])
             found[network] = accuracy(logits, data.labels)
     return found
 

@@ -16,12 +16,13 @@ from matplotlib.ticker import SymmetricalLogLocator
 
 from pwl_lab.distill.probes import TeacherReadings
 from pwl_lab.plots import style
-from pwl_lab.plots.style import DEGREE, LEVEL, NOTE, OFF_SUPPORT, OWNER, Figure, Look
+from pwl_lab.plots.style import LEVEL, NOTE, OFF_SUPPORT, OWNER, Figure, Look
 from pwl_lab.study import tables
 from pwl_lab.study.results import DistillationRuns
 
 OTHERS = 12  # bits outside the support in a map: more would make it too fine, and they all look alike
 OUTSIDE = OFF_SUPPORT[0]
+MAPPED = (0.0, 0.55, 0.7, 0.85, 1.0)  # accuracies: the first checkpoint that reached each of them has a map
 LINEAR = 100  # steps; from there on the axis is logarithmic, because students take many times the teacher's steps
 
 
@@ -63,7 +64,7 @@ def checkpoint_probe(readings: TeacherReadings) -> Figure:
 
 def _degree_looks(table: pd.DataFrame) -> list[tuple[int, Look]]:
     """Each degree in the table with its look."""
-    return [(degree, DEGREE[(degree - 1) % len(DEGREE)]) for degree in sorted(table["degree"].unique())]
+    return [(degree, style.degree_look(degree)) for degree in sorted(table["degree"].unique())]
 
 
 def _degree(axes: Axes, rows: pd.DataFrame, steps: Sequence[int], look: Look) -> None:
@@ -82,15 +83,13 @@ def _final(axes: Axes, rows: pd.DataFrame, spot: float, look: Look) -> None:
 
 
 @style.context()
-def maps_over_steps(readings: TeacherReadings, at: Sequence[float] = (0.0, 0.55, 0.7, 0.85, 1.0)) -> Figure:
+def maps_over_steps(readings: TeacherReadings) -> Figure:
     """A teacher's correlations with every bit and pair of bits, as maps side by side; the last is the final teacher's.
 
-    Arguments:
-    - `readings`: from `probe_teacher`.
-    - `at`: accuracies; the first checkpoint that reached each of them has a map.
+    `readings` as from `probe_teacher`.
     """
     accuracies = readings.accuracies
-    reached = [next((step for step in readings.steps if accuracies[step] >= value), None) for value in at]
+    reached = [next((step for step in readings.steps if accuracies[step] >= value), None) for value in MAPPED]
     steps = sorted({step for step in reached if step is not None} | {readings.steps[-1]})
     figure, row = style.row_of_axes(9, 2.3, len(steps))
     for axes, step in zip(row, steps, strict=True):

@@ -189,14 +189,13 @@ def _byte_ticks(smallest: float, end: float) -> list[float]:
 
 
 @style.context()
-def mask_chart(masks: pd.DataFrame, split: str = "test") -> Figure:
+def mask_chart(masks: pd.DataFrame) -> Figure:
     """The accuracy of every swap mask, sorted: mean, worst and best seed, with owners drawn as squares.
 
     Arguments:
     - `masks`: as from `tables.mask_table`, of one or more seeds.
-    - `split`: the column of `masks` that is shown.
     """
-    by_mask = masks.groupby("mask")[split].agg(["mean", "min", "max"]).sort_values("mean", ascending=False)
+    by_mask = masks.groupby("mask")["test"].agg(["mean", "min", "max"]).sort_values("mean", ascending=False)
     n_blocks = len(by_mask.index[0])
     figure, (squares, axes) = style.row_of_axes(9, 0.28 * len(by_mask) + 1, 2, sharey=True, width_ratios=(n_blocks, 34))
     for row, mask in enumerate(by_mask.index):
@@ -211,7 +210,7 @@ def mask_chart(masks: pd.DataFrame, split: str = "test") -> Figure:
     style.note_above(axes, student, "student alone", ha="center", color=OWNER_INK["S"])
     squares.set(xlim=(-0.6, n_blocks - 0.4), ylim=(len(by_mask) - 0.5, -0.5))
     squares.axis("off")
-    axes.set(xlabel=f"{split} accuracy")
+    axes.set(xlabel="test accuracy")
     axes.tick_params(left=False)
     axes.grid(False, axis="y")
     axes.xaxis.set_major_formatter(Percent())
@@ -247,7 +246,7 @@ def class_chart(classes: pd.DataFrame, masks: Sequence[str], class_names: Sequen
 
 
 @style.context()
-def mask_lattice(masks: pd.DataFrame, orders: Mapping[str, Sequence[str]], split: str = "test") -> Figure:
+def mask_lattice(masks: pd.DataFrame, orders: Mapping[str, Sequence[str]]) -> Figure:
     """All masks as a lattice: a column per number of teacher blocks, a line between masks that differ in one block.
 
     Colour and the number in each node: percentage points above or below the student alone, mean over seeds.
@@ -256,12 +255,11 @@ def mask_lattice(masks: pd.DataFrame, orders: Mapping[str, Sequence[str]], split
     Arguments:
     - `masks`: as from `tables.mask_table`, every mask of the cube.
     - `orders`: the masks of each loading order: a path from the student to the teacher.
-    - `split`: the column of `masks` that is shown.
     """
     n_blocks = tables.check_cube(masks)
     if n_blocks > MOST_LATTICE_BLOCKS:
         raise invalid("n_blocks", n_blocks, f"at most {MOST_LATTICE_BLOCKS}: a lattice of more masks cannot be read")
-    means = masks.groupby("mask")[split].mean()
+    means = masks.groupby("mask")["test"].mean()
     gain = 100 * (means - means["S" * n_blocks])
     spots = _lattice_spots(n_blocks)
     figure, (axes,) = style.row_of_axes(9, 1.6 + 0.6 * max(abs(y) * 2 + 1 for _, y in spots.values()))

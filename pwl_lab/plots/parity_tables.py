@@ -1,6 +1,7 @@
 """Figures of the shipped tables of sweeps over sparse parity: tuned curricula, degrees that stand out, few bits."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,10 +10,11 @@ from matplotlib.colors import to_rgba
 from matplotlib.lines import Line2D
 
 from pwl_lab.plots import style
-from pwl_lab.plots.style import BASELINE, CURRICULUM, DEGREE, NOTE, OFF_SUPPORT, OWNER, Figure, Look
+from pwl_lab.plots.style import BASELINE, CURRICULUM, NOTE, OFF_SUPPORT, OWNER, Figure, Look
 from pwl_lab.study.exponents import or_never
 from pwl_lab.study.parity_results import CURRICULA, MEASURES
 
+Spots = Any  # the coordinates of points: a Series or an Index
 PALE = 0.35  # how opaque the setting is that was the same for all curricula
 SHIFT = 0.19  # how far the two settings' rows are apart
 
@@ -97,34 +99,36 @@ def task_ladder(points: pd.DataFrame) -> Figure:
     return figure
 
 
+def _degree_points(axes: Axes, degree: int, inside: tuple[Spots, Spots], outside: tuple[Spots, Spots]) -> None:
+    """A degree's points (x, y): filled in the support, hollow and grey outside it."""
+    colour, _, marker = style.degree_look(degree)
+    axes.scatter(*inside, marker=marker, s=24, color=colour, linewidths=0, label=f"degree {degree}")
+    axes.scatter(*outside, marker=marker, s=24, facecolors="none", edgecolors=OFF_SUPPORT[0], linewidths=0.9, zorder=1)
+
+
 @style.context()
-def degrees_standing_out(peaks: pd.DataFrame, measures: Sequence[str] = ("p", "decision", "r")) -> Figure:
+def degrees_standing_out(peaks: pd.DataFrame) -> Figure:
     """The highest reading of each degree below k in the teacher's transition: a row per setting, a panel per measure.
 
     A filled point per draw in the support; a hollow grey one for the mean over draws outside it.
 
     Arguments:
     - `peaks`: one row per setting, seed and degree, as shipped in `parity_spike`, of one k.
-    - `measures`: of `parity_results.MEASURES`.
     """
     settings, k = list(dict.fromkeys(peaks["setting"])), int(peaks["k"].iloc[0])
-    figure, panels = style.row_of_axes(9, 0.4 * len(settings) + 1.5, len(measures), sharey=True)
-    for axes, measure in zip(panels, measures, strict=True):
+    figure, panels = style.row_of_axes(9, 0.4 * len(settings) + 1.5, len(MEASURES), sharey=True)
+    for axes, (measure, words) in zip(panels, MEASURES.items(), strict=True):
         for degree in range(1, k):
-            colour, _, marker = DEGREE[(degree - 1) % len(DEGREE)]
-            shift = 0.16 * (degree - k / 2)
-            mine = peaks[peaks["degree"] == degree]
-            axes.scatter(mine[f"{measure} in"], mine["setting"].map(settings.index) + shift, marker=marker, s=24,
-                         color=colour, linewidths=0)  # fmt: skip
-            outside = mine.groupby("setting")[f"{measure} off"].mean()
-            axes.scatter(outside, [settings.index(one) + shift for one in outside.index], marker=marker, s=24,
-                         facecolors="none", edgecolors=OFF_SUPPORT[0], linewidths=0.9, zorder=1)  # fmt: skip
-        axes.set(xlim=(0, None), xlabel=MEASURES[measure])
+            mine, shift = peaks[peaks["degree"] == degree], 0.16 * (degree - k / 2)
+            inside, outside = mine[f"{measure} in"], mine.groupby("setting")[f"{measure} off"].mean()
+            _degree_points(axes, degree, (inside, mine["setting"].map(settings.index) + shift),
+                           (outside, outside.index.map(settings.index) + shift))  # fmt: skip
+        axes.set(xlim=(0, None), xlabel=words)
         for row in range(len(settings) - 1):
             axes.axhline(row + 0.5, color="#E5E5E5", lw=0.8, zorder=0)
         axes.grid(visible=False, axis="y")
     style.named_rows(panels[0], settings)
-    looks = [(degree, DEGREE[(degree - 1) % len(DEGREE)]) for degree in range(1, k)]
+    looks = [(degree, style.degree_look(degree)) for degree in range(1, k)]
     handles = [Line2D([], [], ls="", marker=look[2], color=look[0], label=f"degree {degree}") for degree, look in looks]
     handles.append(
         Line2D([], [], ls="", marker="o", mfc="none", mec=OFF_SUPPORT[0], label="hollow: outside the support")
@@ -147,13 +151,10 @@ def few_bits_chart(students: pd.DataFrame, leak: pd.DataFrame, levels: Mapping[s
     bits, k = sorted(leak["bits"].unique()), int(leak["k"].iloc[0])
     figure, (left, right) = style.row_of_axes(10, 4.2, 2)
     for degree in range(1, k):
-        colour, _, marker = DEGREE[(degree - 1) % len(DEGREE)]
         mine, shift = leak[leak["degree"] == degree], 0.2 * (degree - k / 2)
-        at = mine["bits"].map(bits.index) + shift
-        left.scatter(at, mine["decision in"], marker=marker, s=24, color=colour, linewidths=0, label=f"degree {degree}")
         outside = mine.groupby("bits")["decision off"].mean()
-        left.scatter([bits.index(one) + shift for one in outside.index], outside, marker=marker, s=24, zorder=1,
-                     facecolors="none", edgecolors=OFF_SUPPORT[0], linewidths=0.9)  # fmt: skip
+        _degree_points(left, degree, (mine["bits"].map(bits.index) + shift, mine["decision in"]),
+                       (outside.index.map(bits.index) + shift, outside))  # fmt: skip
     samples, (colour, dashes, marker) = or_never(students), BASELINE["bit_planes"]
     edge, there = 2 * samples[np.isfinite(samples)].max(), np.isfinite(samples)
     right.scatter(students["bits"].map(bits.index), samples.where(there, edge), marker=marker, s=28, linewidths=0.9,

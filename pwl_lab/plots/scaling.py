@@ -1,6 +1,6 @@
 """Figures of sample complexity: samples over sizes, widths and correlations, and the two-phase scheme of the proofs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,9 @@ from pwl_lab.plots import style
 from pwl_lab.plots.style import CURRICULUM, NOTE, SPARE, Figure
 from pwl_lab.study.complexity import two_phase_means
 from pwl_lab.study.exponents import CostFit, Exponents, or_never
+from pwl_lab.study.intervals import Interval, in_words
 
+EXPECTED = -2  # the exponent of rho (`scripts/teacher_tables.py`)
 APART = 1.03  # the factor between the points of two curricula at one size, on a logarithmic axis
 
 
@@ -68,7 +70,7 @@ def _of_panel(part: pd.DataFrame, panels: str) -> str:
     return ", ".join(f"{name} = {part[name].iloc[0]:g}" for name in (*fixed, panels))
 
 
-def _lines(axes: Axes, part: pd.DataFrame, size: str, fits: Mapping[str, Sequence[float]]) -> None:
+def _lines(axes: Axes, part: pd.DataFrame, size: str, fits: Mapping[str, Interval]) -> None:
     """Points and medians of each curriculum; the points a little to one side, so that none hides another's."""
     looks = style.looks(list(dict.fromkeys(part["curriculum"])))
     for i, (name, (colour, dashes, marker)) in enumerate(looks.items()):
@@ -77,8 +79,7 @@ def _lines(axes: Axes, part: pd.DataFrame, size: str, fits: Mapping[str, Sequenc
         style.seed_points(axes, aside, mine["samples"], colour, marker, 26, mine["reached"].tolist())
         label = name.replace("_", "-")
         if name in fits:
-            low, middle, high = fits[name]
-            label += f": {middle:.2f} ({low:.2f} to {high:.2f})"
+            label += f": {in_words(fits[name])}"
         medians = mine.assign(samples=or_never(mine)).groupby(size)["samples"].median()
         axes.plot(medians.replace(np.inf, np.nan), color=colour, ls=dashes, lw=2, label=label)
 
@@ -136,26 +137,25 @@ def two_phase_curves(table: pd.DataFrame) -> Figure:
 
 
 @style.context()
-def cost_curve(costs: pd.DataFrame, fit: CostFit, expected: float = -2) -> Figure:
+def cost_curve(costs: pd.DataFrame, fit: CostFit) -> Figure:
     """Samples that extraction needs against rho, both axes logarithmic: a point per teacher, a look and a line per n.
 
     Arguments:
     - `costs`: one row per teacher, as shipped; those that no student learned from are not drawn.
     - `fit`: of `rho` and `n`: one exponent of rho for all n, the slope of the solid lines.
-    - `expected`: the slope of the dotted line, through the centre of all points.
     """
     figure, (axes,) = style.row_of_axes(8, 4.6)
     shown = costs[np.isfinite(costs["samples"])]
-    low, slope, high = fit.coefficients["rho"]
+    slope = fit.coefficients["rho"][1]
     for (n, mine), (colour, _, marker) in zip(shown.groupby("n"), SPARE, strict=False):
         axes.scatter(mine["rho"], mine["samples"], color=colour, marker=marker, s=42, alpha=0.8, linewidths=0,
                      label=f"n = {n:g}")  # fmt: skip
         ends = np.array([mine["rho"].min(), mine["rho"].max()])
         axes.plot(ends, np.exp(fit.intercept) * ends**slope * n ** fit.coefficients["n"][1], color=colour, lw=2)
-    axes.plot([], [], color="#444444", lw=2, label=f"fit: exponent {slope:.2f} ({low:.2f} to {high:.2f})")
+    axes.plot([], [], color="#444444", lw=2, label=f"fit: exponent {in_words(fit.coefficients['rho'])}")
     ends, centre = np.array([shown["rho"].min(), shown["rho"].max()]), np.exp(np.log(shown[["rho", "samples"]]).mean())
-    line = centre["samples"] * (ends / centre["rho"]) ** expected
-    axes.plot(ends, line, color="#444444", ls=(0, (1, 2)), label=f"expected: {expected:g}")
+    line = centre["samples"] * (ends / centre["rho"]) ** EXPECTED
+    axes.plot(ends, line, color="#444444", ls=(0, (1, 2)), label=f"expected: {EXPECTED:g}")
     axes.set(xscale="log", yscale="log", ylabel="samples to 99%")
     axes.set_xlabel(r"$\rho$: correlation of the projected targets with bits of the support")
     style.log_ticks(axes.xaxis, "{x:g}", (1, 1.2, 1.5, 2, 2.25, 2.5, 2.75, 3, 3.25, 3.5, 4, 5, 7))

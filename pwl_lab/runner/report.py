@@ -21,6 +21,7 @@ from pwl_lab.runner.run_folder import METRICS, PARAMS, parse_json
 from pwl_lab.support.errors import unknown
 
 LONGEST_LIST = 64
+CHARACTERS = 84  # in a line of a notebook's table
 AT_ONCE = 1_000  # how many files are held in memory
 FACTS = ("hash", "status", "seconds", "note", "seed")  # the table's own columns, besides axes and metrics
 LIMIT = "budget_steps"  # if a null among the metrics means "not within the budget", this is the budget
@@ -155,12 +156,12 @@ class BatchReport:
         statuses: dict[str, int] = self.points["status"].value_counts().to_dict()
         return {"points": len(self.points)} | statuses
 
-    def head(self, rows: int, characters: int = 84) -> pd.DataFrame:
-        """The first `rows` of `points`, with as many columns as fit into `characters`."""
+    def head(self, rows: int) -> pd.DataFrame:
+        """The first `rows` of `points`, with as many columns as fit into a line of a notebook."""
         table = self.points if self.points["note"].any() else self.points.drop(columns="note")
         table = table.assign(hash=table["hash"].str[:8]).set_index("hash").iloc[:rows].round(3)
         room = np.cumsum([max(len(name), 7) + 2 for name in table.columns])
-        return table.iloc[:, : max(3, int((room <= characters).sum()))]
+        return table.iloc[:, : max(3, int((room <= CHARACTERS).sum()))]
 
     def values(self, metric: str) -> pd.DataFrame:
         """The values of a metric or a family, one row per point, part and seed: hash, axes, seed, part, value, reached.

@@ -133,8 +133,8 @@ def area_by_sample(hits: pd.DataFrame, curve: pd.DataFrame) -> pd.DataFrame:
     return hits.mul(weights, level="mask", axis=0).groupby(level="seed", sort=False).sum()
 
 
-def areas_table(curves: pd.DataFrame, hits: pd.DataFrame, against: str = "prefix") -> pd.DataFrame:
-    """One row per loading order: its blocks, its area (mean over seeds, least, most), and points `against` another.
+def areas_table(curves: pd.DataFrame, hits: pd.DataFrame) -> pd.DataFrame:
+    """One row per loading order: its blocks, its area (mean over seeds, least, most), and points against prefix order.
 
     Areas are as in `tables.best_order`. The last column has a 95% interval of the differences, over seeds and samples,
     or a dash for the same order under another name.
@@ -142,7 +142,6 @@ def areas_table(curves: pd.DataFrame, hits: pd.DataFrame, against: str = "prefix
     Arguments:
     - `curves`: from `tables.order_curves`.
     - `hits`: from `tables.stacked_hits`, of the same pairs.
-    - `against`: the order that the others are compared with.
     """
     areas = tables.order_areas(curves).pivot(index="seed", columns="order", values="area")
     by_sample = {order: area_by_sample(hits, mine) for order, mine in curves.groupby("order")}
@@ -158,8 +157,8 @@ def areas_table(curves: pd.DataFrame, hits: pd.DataFrame, against: str = "prefix
             "least": f"{area.min():.2%}",
             "most": f"{area.max():.2%}",
         }
-        same = blocks == named[against]
-        rows[order][f"points against {against}"] = "–" if same else in_points(by_sample[order] - by_sample[against])
+        same = blocks == named["prefix"]
+        rows[order]["points against prefix"] = "–" if same else in_points(by_sample[order] - by_sample["prefix"])
     return pd.DataFrame(rows).T.rename_axis("order")
 
 

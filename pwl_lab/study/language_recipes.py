@@ -18,7 +18,7 @@ from pwl_lab.models import ModelConfig, language_transformer
 from pwl_lab.models.blocknet import BlockNet
 from pwl_lab.study import tables
 from pwl_lab.study.cases import run_cases
-from pwl_lab.study.intervals import Interval, mean_interval, median_interval
+from pwl_lab.study.intervals import Interval, in_words, mean_interval, median_interval
 from pwl_lab.study.language_settings import TEACHERS, TEXT, TUNING, LanguageCurriculumSettings
 from pwl_lab.study.results import DistillationRuns, Pair
 from pwl_lab.study.verbs import distill, train_or_load, train_pair
@@ -32,6 +32,7 @@ from pwl_lab.training import TrainedModel, TrainPlan, predict
 Place = Literal["grammar", "other", "text"]
 Who = Literal["teacher", "student", "pair"]
 CONTROLS = ("reversed", "untrained")
+AGAINST = "one_shot_soft"  # the curriculum that the others are compared with in tables, seed by seed
 ELSEWHERE: dict[Place, tuple[str, ...]] = {  # the curricula in the other two places
     "other": ("one_shot_soft", "extracted"),
     "text": ("scratch", "one_shot_soft", "extracted"),
@@ -148,23 +149,21 @@ def more_teachers(grammar: str) -> pd.DataFrame:
     return table[table["grammar"] == grammar]
 
 
-def over_teachers(table: pd.DataFrame, against: str = "one_shot_soft") -> pd.DataFrame:
+def over_teachers(table: pd.DataFrame) -> pd.DataFrame:
     """Steps to 95% of the teacher where every student has a teacher of its own: one row per curriculum.
 
-    How many students got there, the median of their steps, and the median of the ratio to another curriculum with its
+    How many students got there, the median of their steps, and the median of the ratio to `AGAINST` with its
     interval (see `ratio_over_teachers`).
 
     Arguments:
     - `table`: one row per curriculum and seed: steps_95 (missing: not reached) and budget.
-    - `against`: the curriculum in the ratio's denominator.
     """
     rows = {}
     for name, mine in table.groupby("curriculum", sort=False):
-        low, middle, high = ratio_over_teachers(table, str(name), against)
         rows[name] = {
             "reached": f"{mine['steps_95'].notna().sum()} of {len(mine)}",
             "median steps": f"{_within_budget(mine).median():,.0f}",
-            f"of {against}'s": "–" if name == against else f"{middle:.2f} ({low:.2f} to {high:.2f})",
+            f"of {AGAINST}'s": "–" if name == AGAINST else in_words(ratio_over_teachers(table, str(name), AGAINST)),
         }
     return pd.DataFrame(rows).T.rename_axis("curriculum")
 
@@ -346,45 +345,43 @@ def text_losses(settings: LanguageCurriculumSettings, runs: Mapping[Place, Disti
     return {str(name): mine["loss"].tolist() for name, mine in table.groupby("curriculum", sort=False)}
 
 
-def loss_table(losses: Mapping[str, Sequence[float]], against: str = "one_shot_soft") -> pd.DataFrame:
-    """One row per curriculum: the mean loss in nats, the perplexity, and the difference to another with its 95% interval.
+def loss_table(losses: Mapping[str, Sequence[float]]) -> pd.DataFrame:
+    """One row per curriculum: the mean loss in nats, the perplexity, and the difference to `AGAINST` with its 95% interval.
 
     Arguments:
     - `losses`: as from `final_losses`, one for each seed.
-    - `against`: the curriculum that the others are compared with, seed by seed.
     """
     means = {name: sum(values) / len(values) for name, values in losses.items()}
     columns = {
         "nats": {name: f"{mean:.3f}" for name, mean in means.items()},
         "perplexity": {name: f"{math.exp(mean):.2f}" for name, mean in means.items()},
-        f"against {against}": _differences(losses, against, "+.3f"),
+        f"against {AGAINST}": _differences(losses, "+.3f"),
     }
     return pd.DataFrame(columns).rename_axis("curriculum")
 
 
-def steps_table(steps: Mapping[str, Sequence[int | None]], budget: int, against: str = "one_shot_soft") -> pd.DataFrame:
+def steps_table(steps: Mapping[str, Sequence[int | None]], budget: int) -> pd.DataFrame:
     """One row per curriculum: how many students got there, the mean steps, and the difference as in `loss_table`.
 
     Arguments:
     - `steps`: for each seed; None, which counts as `budget`: not reached.
     - `budget`: the most steps.
-    - `against`: the curriculum that the others are compared with, seed by seed.
     """
     within = {name: [budget if one is None else one for one in values] for name, values in steps.items()}
     columns = {
         "reached": {name: f"{len(v) - list(v).count(None)} of {len(v)}" for name, v in steps.items()},
         "mean steps": {name: f"{sum(values) / len(values):,.0f}" for name, values in within.items()},
-        f"against {against}": _differences(within, against, "+,.0f"),
+        f"against {AGAINST}": _differences(within, "+,.0f"),
     }
     return pd.DataFrame(columns).rename_axis("curriculum")
 
 
-def _differences(values: Mapping[str, Sequence[float]], against: str, form: str) -> dict[str, str]:
-    """For each curriculum, the mean difference to another with its 95% interval, seed by seed, in words."""
+def _differences(values: Mapping[str, Sequence[float]], form: str) -> dict[str, str]:
+    """For each curriculum, the mean difference to `AGAINST` with its 95% interval, seed by seed, in words."""
     words = {}
     for name, mine in values.items():
-        low, middle, high = mean_interval([a - b for a, b in zip(mine, values[against], strict=True)])
-        words[name] = "–" if name == against else f"{middle:{form}} ({low:{form}} to {high:{form}})"
+        low, middle, high = mean_interval([a - b for a, b in zip(mine, values[AGAINST], strict=True)])
+        words[name] = "–" if name == AGAINST else f"{middle:{form}} ({low:{form}} to {high:{form}})"
     return words
 
 

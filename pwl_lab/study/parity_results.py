@@ -14,6 +14,7 @@ from pwl_lab.study.intervals import in_words, mean_interval, median_interval
 from pwl_lab.study.store import shipped
 
 CURRICULA = ("scratch", "one_shot", "progressive", "even", "extracted")
+ALL_SAID = 8  # bits at which a teacher says what it says at full precision
 MEASURES = {"p": "|E[p χ]|", "decision": "|E[decision χ]|", "r": "|correlation|"}  # of the sweep's probe, in words
 
 
@@ -35,19 +36,17 @@ def samples_by_draw(students: pd.DataFrame, best: pd.DataFrame, by: Sequence[str
         kept = mine.assign(curriculum=mine["curriculum"].replace(names))
         parts.append(kept[kept["curriculum"].isin(CURRICULA)])
     found = pd.concat(parts)
-    found = found.assign(samples=found["samples"].where(found["reached"], float("inf")))
-    wide = found.pivot(index=[*by, "seed"], columns="curriculum", values="samples")
+    wide = found.assign(samples=or_never(found)).pivot(index=[*by, "seed"], columns="curriculum", values="samples")
     return wide[[name for name in CURRICULA if name in wide]]
 
 
-def ratios_table(parts: dict[str, pd.DataFrame], slow: str = "one_shot") -> pd.DataFrame:
-    """Per task and curriculum, for each part: thousand samples to 99%, and how many times fewer than `slow`'s.
+def ratios_table(parts: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Per task and curriculum, for each part: thousand samples to 99%, and how many times fewer than one-shot's.
 
     Medians with 95% intervals, and how many draws arrived.
 
     Arguments:
     - `parts`: for each name, the samples as from `samples_by_draw`.
-    - `slow`: the curriculum that the others are compared with, where it ran.
     """
     rows: dict[tuple[str, str], dict[tuple[str, str], str]] = {}
     for name, samples in parts.items():
@@ -58,8 +57,8 @@ def ratios_table(parts: dict[str, pd.DataFrame], slow: str = "one_shot") -> pd.D
                 row = rows.setdefault((f"({n}, {k})", curriculum), {})
                 row[name, "thousand samples"] = in_words(median_interval((there / 1_000).tolist()), 0)
                 row[name, "arrived"] = f"{int(np.isfinite(there).sum())} of {len(there)}"
-                if slow in mine and mine[[slow, curriculum]].notna().all(axis=1).any():
-                    row[name, "times fewer"] = in_words(ratio(mine, slow, curriculum), 1)
+                if "one_shot" in mine and mine[["one_shot", curriculum]].notna().all(axis=1).any():
+                    row[name, "times fewer"] = in_words(ratio(mine, "one_shot", curriculum), 1)
     order = [(name, word) for name in parts for word in ("thousand samples", "times fewer", "arrived")]
     table = pd.DataFrame(rows).T.fillna("–").rename_axis(["task", "curriculum"])
     tasks = dict.fromkeys(task for task, _ in table.index)
@@ -133,25 +132,23 @@ def given_away(leak: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, index=["degree", "low", "excess", "high"]).T.rename_axis("bits").astype({"degree": int})
 
 
-def few_bits_table(students: pd.DataFrame, leak: pd.DataFrame, without: int = 8) -> pd.DataFrame:
+def few_bits_table(students: pd.DataFrame, leak: pd.DataFrame) -> pd.DataFrame:
     """A row per number of bits: the rounded teacher's accuracy, what it gives away, and samples of students shown it first.
 
     Arguments:
     - `students`, `leak`: as from `few_bits`.
-    - `without`: the number of bits at which the teacher says what it says at full precision; ratios are to these students.
     """
     points, rows = students.assign(curriculum=students["bits"].astype(str)), {}
     for bits, found in given_away(leak).iterrows():
         mine = points[points["bits"] == bits]
-        ends = (
-            ratio_to(points[points["bits"].isin((bits, without))], str(bits), str(without)) if bits != without else None
-        )
+        both = points[points["bits"].isin((bits, ALL_SAID))]
+        ends = None if bits == ALL_SAID else ratio_to(both, str(bits), str(ALL_SAID))
         rows[bits] = {
             "teacher's accuracy": f"{leak.loc[leak['bits'] == bits, 'accuracy'].mean():.1%}",
             "degree": f"{found['degree']:.0f}",
             "in minus off": in_words(found[["low", "excess", "high"]], 3),
             "thousand samples": in_words(median_interval((or_never(mine) / 1_000).tolist()), 0),
-            f"of {without} bits": "1" if ends is None else in_words(ends),
+            f"of {ALL_SAID} bits": "1" if ends is None else in_words(ends),
             "arrived": f"{int(mine['reached'].sum())} of {len(mine)}",
         }
     return pd.DataFrame(rows).T.rename_axis("bits")

@@ -78,15 +78,10 @@ def shown_string(task: GrammarTask, number: int = 0) -> ShownString:
     )
 
 
-def telling_string(task: GrammarTask, among: int = 200) -> ShownString:
-    """The one of the first test strings in which some tokens can be predicted and others cannot, with one replaced.
-
-    Arguments:
-    - `task`: the grammar and its splits.
-    - `among`: how many strings to choose from.
-    """
+def telling_string(task: GrammarTask) -> ShownString:
+    """The one of the first 200 test strings in which some tokens can be predicted and others cannot, with one replaced."""
     test = task.split("test")
-    batch = Batch(test.inputs[:among], test.labels[:among])
+    batch = Batch(test.inputs[:200], test.labels[:200])
     best, scored = task.posterior(batch).amax(dim=-1), batch.labels != IGNORED
     unlike = [row[kept].std(correction=0).item() if kept.any() else 0.0 for row, kept in zip(best, scored, strict=True)]
     replaced = (scored & (batch.inputs != task.mask) & (batch.inputs != batch.labels)).any(dim=1)

@@ -191,13 +191,13 @@ class GrammarTask(SequenceTask):
         posterior = token_posterior(self.grammar, batch.inputs, seen)
         return (posterior.log() - seen + as_scored).softmax(dim=-1).where(real[..., None], 0.0)
 
-    def ceiling(self, split: str = "test", n: int | None = None, device: str = "cpu") -> Ceiling:
+    def ceiling(self, split: str = "test", n: int | None = None) -> Ceiling:
         """The best that any predictor can expect on the first `n` strings of an evaluation set (default: all).
 
         The accuracy is the mean of the largest probability over the scored tokens, the loss that of the entropy. On a
         set of some hundred strings a network may exceed them a little, by chance.
         """
-        whole = self.split(split, device)
+        whole = self.split(split)
         check_count("n", len(whole) if n is None else n)
         batch = Batch(whole.inputs[:n], whole.labels[:n])
         best = self.posterior(batch)[batch.labels != IGNORED]  # [scored, classes]
