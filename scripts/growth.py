@@ -27,6 +27,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 from measuring import COMMAND, Row, measured
+from points import ship_table
 from stub_sweep import REPORT, stub_runner
 
 from pwl_lab.distill.curriculum import extracted, one_shot
@@ -40,9 +41,8 @@ from pwl_lab.runner.grid import plan_grid
 from pwl_lab.study.intervals import slopes
 from pwl_lab.study.recipes import image_models, image_task
 from pwl_lab.study.settings import LoadingSettings
-from pwl_lab.study.store import provenance, shipped
+from pwl_lab.study.store import shipped
 from pwl_lab.support import paths
-from pwl_lab.support.files import write_json
 from pwl_lab.support.processes import one_thread
 from pwl_lab.swap.evaluation import score_masks
 from pwl_lab.swap.pair_training import PairLearner, PairLossConfig
@@ -291,12 +291,9 @@ def ship(path: Path, core_minutes: float, note: str) -> None:
     table = pd.read_csv(path)
     order = {name: number for number, name in enumerate(PANELS)}
     table = table.sort_values("panel", key=lambda column: column.map(order), kind="stable")
-    table.to_csv(paths.results() / "growth.csv", index=False)
+    facts: dict[str, object] = {"seeds": [0], "core_minutes": core_minutes} | ({"note": note} if note else {})
     with one_thread():
-        made = provenance()
-    facts = {"command": "python scripts/growth.py measure", "seeds": [0], "core_minutes": core_minutes}
-    facts |= {"note": note, "made": made} if note else {"made": made}
-    write_json(paths.results() / "growth.json", facts)
+        ship_table("growth", table, command="python scripts/growth.py measure", **facts)
 
 
 def draw() -> None:

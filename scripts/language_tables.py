@@ -19,14 +19,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
+from points import ship_table
 
 from pwl_lab.study import language_recipes as recipes
 from pwl_lab.study import tables
 from pwl_lab.study.cases import run_cases
 from pwl_lab.study.settings import LanguageCurriculumSettings
-from pwl_lab.study.store import provenance
-from pwl_lab.support import paths
-from pwl_lab.support.files import write_json
 
 TUNING_SEEDS = (10, 11, 12)
 TEACHER_SEEDS = tuple(range(20, 28))
@@ -109,17 +107,14 @@ def main() -> None:
     parser.add_argument("--preset", default="lesson")
     asked, begun = parser.parse_args(), time.monotonic()
     table, split, name = make(asked.table, asked.preset)
-    path = paths.results() / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(path, index=False)
-    made = {
-        "command": f"python scripts/language_tables.py {asked.table} --preset {asked.preset}",
-        "split": split,
-        "seeds": sorted({int(seed) for seed in table["seed"]}),
-        "minutes": round((time.monotonic() - begun) / 60, 1),  # without what an earlier run had put into the store
-        "made": provenance(),
-    }
-    write_json(path.with_suffix(".json"), made)
+    ship_table(
+        name.removesuffix(".csv"),
+        table,
+        command=f"python scripts/language_tables.py {asked.table} --preset {asked.preset}",
+        split=split,
+        seeds=sorted({int(seed) for seed in table["seed"]}),
+        minutes=round((time.monotonic() - begun) / 60, 1),  # without what an earlier run had put into the store
+    )
     said = {recipes.TUNING: recipes.best_rates, recipes.TEACHERS: recipes.over_teachers}
     print(said[name](table) if name in said else table.groupby("curriculum", sort=False)["loss"].describe())
 

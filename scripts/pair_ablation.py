@@ -9,16 +9,14 @@ import json
 import time
 
 import pandas as pd
+from points import ship_table
 
 from pwl_lab.study import tables
 from pwl_lab.study.cases import run_cases
 from pwl_lab.study.recipes import image_models, image_plan_of_pair, image_task, image_teacher, pair_losses
 from pwl_lab.study.results import Pair
 from pwl_lab.study.settings import LoadingSettings
-from pwl_lab.study.store import provenance
 from pwl_lab.study.verbs import train_pair
-from pwl_lab.support import paths
-from pwl_lab.support.files import write_json
 from pwl_lab.swap.orders import loading_orders
 from pwl_lab.swap.pair_training import PairLossConfig
 
@@ -97,19 +95,15 @@ def main() -> None:
     run_cases(image_teacher, list(teachers.values()), "teachers", settings.device)
     pairs = run_cases(variant_pair, cases, "pairs", settings.device)
     table = pd.DataFrame([row | measures(pair) for row, pair in zip(rows, pairs, strict=True)])
-    folder = paths.results()
-    folder.mkdir(parents=True, exist_ok=True)
-    table.round(5).to_csv(folder / "pair_ablation.csv", index=False)
-    pair = LoadingSettings.load(asked.preset, family=asked.family)
-    made = {
-        "command": f"python scripts/pair_ablation.py --family {asked.family} --preset {asked.preset}",
-        "pair": pair.model_dump(mode="json", include=DESCRIBED),
-        "split": "validation",
-        "seeds": asked.seeds,
-        "minutes": round((time.monotonic() - begun) / 60, 1),
-        "made": provenance(),
-    }
-    write_json(folder / "pair_ablation.json", made)
+    made = ship_table(
+        "pair_ablation",
+        table.round(5),
+        command=f"python scripts/pair_ablation.py --family {asked.family} --preset {asked.preset}",
+        pair=LoadingSettings.load(asked.preset, family=asked.family).model_dump(mode="json", include=DESCRIBED),
+        split="validation",
+        seeds=asked.seeds,
+        minutes=round((time.monotonic() - begun) / 60, 1),
+    )
     print(table.groupby(["group", "variant"], sort=False).mean(numeric_only=True).drop(columns="seed").round(4))
     print(json.dumps(made))
 

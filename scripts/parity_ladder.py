@@ -23,15 +23,14 @@ from typing import Any
 
 import pandas as pd
 import torch
+from points import ship_table
 
 from pwl_lab.fast.two_layer import Nets, Tasks
 from pwl_lab.fast.two_layer_step import TwoLayerStep, two_layers
 from pwl_lab.models import build, mlp
 from pwl_lab.study.parity_sweep import TEST_SAMPLES, Curriculum, Draws, Setting, growing, on_device, train_students
-from pwl_lab.study.store import provenance
 from pwl_lab.study.verbs import train_or_load
 from pwl_lab.support import paths
-from pwl_lab.support.files import write_json
 from pwl_lab.tasks.base import accuracy
 from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.training import TrainedModel, TrainPlan, predict
@@ -148,9 +147,8 @@ def ship(asked: argparse.Namespace) -> None:
     for name, minutes in zip(("momentum", "ladder"), asked.core_minutes, strict=True):
         by = [*("k", "n"), *(["curriculum"] if name == "ladder" else []), "seed"]
         table = pd.read_csv(asked.out / f"parity_{name}.csv").sort_values(by, kind="stable")
-        table.to_csv(paths.results() / f"parity_{name}.csv", index=False)
-        made = {"command": f"python scripts/parity_ladder.py {name}", "seeds": sorted({int(s) for s in table["seed"]})}
-        write_json(paths.results() / f"parity_{name}.json", made | {"core_minutes": minutes, "made": provenance()})
+        command, seeds = f"python scripts/parity_ladder.py {name}", sorted({int(seed) for seed in table["seed"]})
+        ship_table(f"parity_{name}", table, command=command, seeds=seeds, core_minutes=minutes)
 
 
 def main() -> None:

@@ -50,15 +50,12 @@ from typing import Any
 
 import pandas as pd
 import torch
-from points import append, read, work_off
+from points import append, read, ship_table, work_off
 from safetensors.torch import load_file, save_file
 from stacked_pairs import BATCH, EVERY, Arm, Draws, K, Pairs, Setting, errors, train_teachers
 from torch import Tensor
 
 from pwl_lab.study.arms import exponents_table
-from pwl_lab.study.store import provenance
-from pwl_lab.support import paths
-from pwl_lab.support.files import write_json
 
 TUNING = tuple(range(100, 108))
 TEACHER_BUDGET, SETTLE = 20_000, 500
@@ -217,25 +214,22 @@ def students(out: Path) -> pd.DataFrame:
 def ship(out: Path) -> None:
     """The measured students as `data/results/parity_pairs.csv` with how they were made."""
     table = students(out)
-    table.to_csv(paths.results() / "parity_pairs.csv", index=False)
     tuning, teachers = (pd.DataFrame(read(out / f"{name}.jsonl")) for name in ("tune", "teachers_measure"))
     measured = pd.DataFrame([*read(out / "measure.jsonl"), *read(out / "measure_cut.jsonl")])
-    points = pd.concat([tuning, measured]).drop_duplicates(["arm", "seconds"])
+    trained = pd.concat([tuning, measured]).drop_duplicates(["arm", "seconds"])
     chosen_at = {arm: {str(n): asdict(one) for n, one in chosen(read(out / "tune.jsonl"), arm).items()} for arm in ARMS}
-    write_json(
-        paths.results() / "parity_pairs.json",
-        {
-            "command": "python scripts/parity_pairs.py all, then ship",
-            "draws": {"reported": sorted(set(table["seed"].tolist())), "tuning": list(TUNING)},
-            "chosen": {arm: found for arm, found in chosen_at.items() if found},
-            "batch_size": BATCH,
-            "teachers": {
-                "wrong in 65,536 samples, at most": teachers["wrong"].max(),
-                "steps": teachers["arrived"].tolist(),
-            },
-            "minutes": round(points["seconds"].sum() / 60, 1),  # of the pairs, by the clock of a shared machine
-            "made": provenance(),
+    ship_table(
+        "parity_pairs",
+        table,
+        command="python scripts/parity_pairs.py all, then ship",
+        draws={"reported": sorted(set(table["seed"].tolist())), "tuning": list(TUNING)},
+        chosen={arm: found for arm, found in chosen_at.items() if found},
+        batch_size=BATCH,
+        teachers={
+            "wrong in 65,536 samples, at most": teachers["wrong"].max(),
+            "steps": teachers["arrived"].tolist(),
         },
+        minutes=round(trained["seconds"].sum() / 60, 1),  # of the pairs, by the clock of a shared machine
     )
 
 

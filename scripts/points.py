@@ -1,4 +1,7 @@
-"""Points of a table, worked off by several processes: a finished one is a line of a file at once and is not done again."""
+"""Points of a table, worked off by several processes: a finished one is a line of a file at once and is not done again.
+
+And how a table is shipped.
+"""
 
 import base64
 import json
@@ -11,8 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
+from pwl_lab.study.store import provenance
+from pwl_lab.support import paths
+from pwl_lab.support.files import write_json
 from pwl_lab.swap.masks import all_masks
 from pwl_lab.swap.swapnet import SwapNet, mask_logits
 from pwl_lab.tasks import datasets
@@ -32,6 +39,18 @@ def append(path: Path, points: Iterable[Mapping[str, Any]]) -> None:
     """Add lines in one write: those of several processes do not mix."""
     with path.open("a", encoding="utf-8") as file:
         file.write("".join(json.dumps(point) + "\n" for point in points))
+
+
+def ship_table(name: str, table: pd.DataFrame, **facts: Any) -> dict[str, Any]:
+    """Write a table to `data/results`, and beside it a JSON file with these facts, the commit, the machine and the time.
+
+    Returns what the JSON file says.
+    """
+    path, made = paths.results() / f"{name}.csv", facts | {"made": provenance()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.to_csv(path, index=False)
+    write_json(path.with_suffix(".json"), made)
+    return made
 
 
 def attempt(do: Callable[[Any], object], until: float, item: Any) -> str:

@@ -51,7 +51,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from points import Point, append, hits, packed, read, test_images, unpacked, work_off
+from points import Point, append, hits, packed, read, ship_table, test_images, unpacked, work_off
 from safetensors.torch import load_file, save_file
 
 from pwl_lab.distill.targets import Activations
@@ -299,9 +299,6 @@ def accuracy_rows(lines: Iterable[Point]) -> Iterable[dict[str, Any]]:
 
 def write_tables(folder: Path) -> None:
     """`data/results/student_axis*.csv`, each with a JSON file that says how it was made."""
-    from pwl_lab.study.store import provenance
-    from pwl_lab.support import paths
-    from pwl_lab.support.files import write_json
 
     tuning, lines = (read(folder / f"{name}.jsonl") for name in ("tuning", "measured"))
     rates = chosen_rates(tuning)
@@ -317,7 +314,7 @@ def write_tables(folder: Path) -> None:
     }
     if tuning:
         tables["student_axis_tuning"] = pd.DataFrame(tuning)[names].sort_values(names[:4]).round(5)
-    made = {
+    facts = {
         "command": "python scripts/student_axis.py tune, then measure, then tables",
         "preset": "lesson, but for the networks: see the script",
         "teacher": f"{LAYERS} layers a block, {CHANNELS}; {EPOCHS} epochs of the bundled 10,000 images",
@@ -325,12 +322,9 @@ def write_tables(folder: Path) -> None:
         "tuning": {"seeds": sorted({one["seed"] for one in tuning}), "split": "validation"},  # no seeds: not tuned
         "split": f"test, {whole[0]['images']:,} images",
         "core_minutes": round(sum(one["seconds"] for one in [*tuning, *whole]) / 60, 1),  # without the teachers
-        "made": provenance(),
     }
-    for name, table in tables.items():
-        table.to_csv(paths.results() / f"{name}.csv", index=False)
-        write_json(paths.results() / f"{name}.json", made)
-    print(json.dumps(made, indent=1))
+    made = [ship_table(name, table, **facts) for name, table in tables.items()]
+    print(json.dumps(made[0], indent=1))
 
 
 def complete_seeds(lines: Iterable[Point]) -> dict[str, list[int]]:
