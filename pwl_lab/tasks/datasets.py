@@ -175,7 +175,9 @@ def read_records(
     return records[:, :label_bytes].copy(), records[:, label_bytes:].reshape(-1, *CIFAR_SHAPE).copy()
 
 
-def read_cifar(folder: Path, train: tuple[str, ...], test: str, label_bytes: int) -> dict[str, RawSplit]:
+def read_cifar(
+    folder: Path, train: tuple[str, ...], test: str, label_bytes: int, n_validation: int = 5_000
+) -> dict[str, RawSplit]:
     """The splits (see `hold_out`) from the files of records named `train` and `test`.
 
     If a record has several labels, the last and finest one is used. Raises as `read_records` does.
@@ -186,7 +188,7 @@ def read_cifar(folder: Path, train: tuple[str, ...], test: str, label_bytes: int
         labels, images = (np.concatenate(part) for part in zip(*parts, strict=True))
         return RawSplit(images, labels[:, -1])
 
-    return hold_out(read(*train), read(test), 5_000)
+    return hold_out(read(*train), read(test), n_validation)
 
 
 def read_digits(folder: Path) -> dict[str, RawSplit]:
