@@ -23,7 +23,7 @@ TINY = Grammar(
 MASKED = "_"
 
 
-def tiny_strings() -> dict[str, float]:
+def strings_of() -> dict[str, float]:
     """All strings of the tiny grammar with their probabilities."""
     below: dict[str, dict[str, float]] = {token: {token: 1.0} for token in TINY.tokens}
     for symbol in reversed(TINY.symbols):
@@ -53,7 +53,7 @@ def posterior(answer: Callable[[dict[str, float], str, int], Mapping[str, float]
     )
     for seen, position in (("_a_b", 0), ("____", 2), ("_b_b_b", 0)):
         on = f"the strings of the tiny grammar, {seen!r} and position {position}"
-        given = attempt(answer, tiny_strings(), seen, position, hint=hint, on=on)
+        given = attempt(answer, strings_of(), seen, position, hint=hint, on=on)
         if not isinstance(given, Mapping) or set(given) != set(TINY.tokens):
             found = sorted(map(str, given)) if isinstance(given, Mapping) else type(given).__name__
             raise refusal("posterior", "a dict with a probability for each token is expected", hint, list("ab"), found)
@@ -67,7 +67,7 @@ def _wrong(seen: str, position: int) -> dict[str, list[float]]:
     """What the usual mistakes give."""
 
     def shares(fits: Callable[[str], bool], counted: bool = False, whole: bool = True) -> list[float]:
-        rows = {string: 1.0 if counted else p for string, p in tiny_strings().items() if fits(string)}
+        rows = {string: 1.0 if counted else p for string, p in strings_of().items() if fits(string)}
         found = [sum((p for string, p in rows.items() if string[position] == token), 0.0) for token in TINY.tokens]
         total = sum(found)
         return [value / total for value in found] if whole and total else found

@@ -96,7 +96,7 @@ def test_every_check_has_a_wrong_answer_here():
 
 
 def test_the_strings_of_the_tiny_grammar_are_all_that_it_derives():
-    strings = check.tiny_strings()
+    strings = check.strings_of()
     assert sum(strings.values()) == pytest.approx(1)
     assert len(strings) == 2 * 2 + 2 * 2 * 2
     assert strings["bbab"] == pytest.approx(0.75 * 0.5 * 0.8)
