@@ -59,7 +59,7 @@ def recipe_results() -> dict[str, Any]:
 
     torch.set_num_threads(1)
     found: dict[str, Any] = {kind: {"version": version} for kind, version in VERSIONS.items()}
-    for results in (of_parity, of_images, of_more_images, of_language):
+    for results in (of_parity, of_complexity, of_images, of_more_images, of_language):
         for kind, name, number in results():
             found[kind][name] = rounded(number)
     return found
@@ -89,6 +89,21 @@ def of_parity() -> Numbers:
         yield from last_row("teacher", "fast ", train_or_load(one_layer, task, fast, device="cpu"))
     tokens = transformer(task, width=8, heads=2, layers=1)
     yield from last_row("teacher", "transformer ", train_or_load(tokens, task, plan, device="cpu"))
+
+
+def of_complexity() -> Numbers:
+    """The tables of notebook 08: samples of students of two widths, and the two-phase scheme."""
+    from pwl_lab.study.complexity import over_widths, two_phase_table
+    from pwl_lab.study.settings import ComplexitySettings
+
+    settings = ComplexitySettings.load(
+        "smoke", seeds=[0, 1], device="cpu", teacher_width=64, width_n_bits=8, widths=[8, 16], budget_steps=4000,
+        two_phase_bits=8, two_phase_k=2, two_phase_width=16, two_phase_label_samples=[50, 200], two_phase_hidden_samples=[50],
+    )  # fmt: skip
+    for row in over_widths(settings).itertuples():
+        yield "sweep", f"{row.curriculum} {row.width} {row.seed}", row.samples
+    for row in two_phase_table(settings).to_dict("records"):
+        yield "two_phase", f"{row['target']} {row['samples']} {row['seed']}", row["support ratio"]
 
 
 def of_images() -> Numbers:

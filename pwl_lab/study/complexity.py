@@ -1,7 +1,7 @@
 """What notebook 08 trains: students of parity over sizes and widths, and the two-phase scheme of the proofs."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise, product
 from typing import Literal
@@ -12,11 +12,11 @@ import pandas as pd
 from pwl_lab.models import mlp
 from pwl_lab.study.exponents import or_never
 from pwl_lab.study.intervals import mean_interval
-from pwl_lab.study.parity_sweep import Draws, Setting, TeacherPlan, growing, train_students, train_teachers
+from pwl_lab.study.parity_sweep import Draws, Setting, TeacherPlan, Teachers, growing, train_students, train_teachers
 from pwl_lab.study.settings import ComplexitySettings
-from pwl_lab.study.store import shipped
+from pwl_lab.study.store import Artifact, Recipe, Store, shipped
 from pwl_lab.study.two_phase import StepTarget, expected_ratio, two_phase
-from pwl_lab.study.verbs import train_or_load
+from pwl_lab.study.verbs import VERSIONS, train_or_load
 from pwl_lab.support.config import device
 from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.training import TrainedModel, TrainPlan
@@ -62,6 +62,7 @@ def trained_here(
 
     Each student has the settings that were best at the nearest size of the shipped table, unless `settings` has its own.
     The student of a teacher that did not learn within its budget counts as one that never arrives, with a warning.
+    The store keeps the table: all draws of a size come from one stream of samples, so they are trained together.
 
     Arguments:
     - `settings`: of notebook 08.
@@ -69,26 +70,47 @@ def trained_here(
     - `widths`: hidden units of the students.
     - `seeds`: one draw each.
     """
-    draws = Draws.of([(n_bits, k_sparse)], [OWN_DRAWS[seed] for seed in seeds], device(settings.device))
+    best, own = shipped("complexity_best"), [OWN_DRAWS[seed] for seed in seeds]
     plan = TeacherPlan(
         width=settings.teacher_width, lr=settings.teacher_lr, momentum=settings.teacher_momentum,
         batch_size=settings.teacher_batch_size, budget=settings.teacher_max_steps, checkpoints=()
     )  # fmt: skip
-    teachers = train_teachers(draws, plan)
-    if teachers.missing:
-        warnings.warn(f"({n_bits}, {k_sparse}): {len(teachers.missing)} teachers did not learn", stacklevel=3)
-    best, found = shipped("complexity_best"), []
+    tuned: dict[str, Setting] = {
+        name: _setting(settings, best[best["curriculum"] == name], n_bits, k_sparse) for name in TRAINED_HERE
+    }
+    students = {"batch_size": settings.batch_size, "budget": settings.budget_steps, "threshold": settings.threshold}
+    made_of = {"n_bits": n_bits, "k_sparse": k_sparse, "seeds": own, "teacher": vars(plan), "widths": list(widths)}
+    configuration = made_of | {"settings": {name: vars(one) for name, one in tuned.items()}, "students": students}
+
+    def make() -> Artifact:
+        draws = Draws.of([(n_bits, k_sparse)], own, device(settings.device))
+        teachers = train_teachers(draws, plan)
+        return Artifact(
+            tables={"students": _students(settings, teachers, tuned, widths)}, info={"missing": len(teachers.missing)}
+        )
+
+    kept = Store().get(Recipe("sweep", VERSIONS["sweep"], configuration), make)
+    if kept.info["missing"]:
+        warnings.warn(f"({n_bits}, {k_sparse}): {kept.info['missing']} teachers did not learn", stacklevel=3)
+    return kept.tables["students"]
+
+
+def _students(
+    settings: ComplexitySettings, teachers: Teachers, tuned: Mapping[str, Setting], widths: Sequence[int]
+) -> pd.DataFrame:
+    """The rows of `trained_here`: students of each width and curriculum, and those whose teacher did not learn."""
+    found = []
     for width, curriculum in product(widths, TRAINED_HERE):
-        tuned = _setting(settings, best[best["curriculum"] == curriculum], n_bits, k_sparse)
         if teachers.draws.rows:
             table = train_students(
-                teachers.draws, teachers.nets, curriculum, [[tuned]], width, settings.batch_size, settings.budget_steps,
-                growing(), settings.threshold,
+                teachers.draws, teachers.nets, curriculum, [[tuned[curriculum]]], width, settings.batch_size,
+                settings.budget_steps, growing(), settings.threshold,
             )  # fmt: skip
             found.append(table.assign(width=width))
         steps = settings.budget_steps
         lost = {"width": width, "curriculum": curriculum, "steps": steps, "samples": steps * settings.batch_size}
-        found.extend(pd.DataFrame([row | lost | vars(tuned) | {"reached": False}]) for row in teachers.missing)
+        lost |= vars(tuned[curriculum]) | {"reached": False}
+        found.extend(pd.DataFrame([row | lost]) for row in teachers.missing)
     return pd.concat(found, ignore_index=True)[COLUMNS]
 
 
@@ -106,26 +128,32 @@ def two_phase_table(settings: ComplexitySettings) -> pd.DataFrame:
     """The two-phase scheme of the proofs, with both targets: one row per target, number of samples and seed.
 
     Columns target (`labels` or `hidden`), samples, seed, accuracy and support ratio (`TwoPhaseResult`), and expected
-    ratio: what theory expects of labels (`expected_ratio`; missing for the hidden layer, of which it says nothing).
+    ratio: what theory expects of labels (`expected_ratio`; missing for the hidden layer, of which it says nothing). The store
+    keeps the table.
 
     Arguments:
     - `settings`: of notebook 08; those that begin with `two_phase_` are for this table.
     """
     n_bits, k = settings.two_phase_bits, settings.two_phase_k
     task, teacher = complexity_teacher(settings, n_bits, k)
-    net = teacher.model.cpu()
     amounts: dict[StepTarget, Sequence[int]] = {
         "labels": settings.two_phase_label_samples,
         "hidden": settings.two_phase_hidden_samples,
     }
-    rows = []
-    for target, samples in amounts.items():
-        for seed in settings.seeds[: settings.two_phase_seeds]:
-            for found in two_phase(task, net, settings.two_phase_width, samples, seed, target):
+    seeds, width = settings.seeds[: settings.two_phase_seeds], settings.two_phase_width
+    made_of = {"teacher": teacher.fingerprint, "task": task.fingerprint(), "width": width}
+
+    def make() -> Artifact:
+        net, rows = teacher.model.cpu(), []
+        for (target, samples), seed in product(amounts.items(), seeds):
+            for found in two_phase(task, net, width, samples, seed, target):
                 expected = expected_ratio(n_bits, k, found.samples) if target == "labels" else float("nan")
                 row = {"target": target, "samples": found.samples, "seed": seed, "accuracy": found.accuracy}
                 rows.append(row | {"support ratio": found.support_ratio, "expected ratio": expected})
-    return pd.DataFrame(rows)
+        return Artifact(tables={"phases": pd.DataFrame(rows)})
+
+    configuration = made_of | {"samples": amounts, "seeds": seeds}
+    return Store().get(Recipe("two_phase", VERSIONS["two_phase"], configuration), make).tables["phases"]
 
 
 def two_phase_means(phases: pd.DataFrame) -> pd.DataFrame:

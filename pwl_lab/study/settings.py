@@ -188,7 +188,9 @@ class ComplexitySettings(Settings):
     sizes: Sizes = Field((16, 24, 36, 54), description="bits n of these tasks")
     size_seeds: int = Field(6, ge=1, le=1024, description="train at these sizes with this many seeds, from the first")
     widths: Sizes = Field((16, 32, 64, 128), description="student widths that are compared")
-    width_n_bits: int = Field(36, ge=4, le=10_000, description="bits of the task (k = 4) on which widths are compared")
+    width_n_bits: int = Field(
+        36, ge=4, le=10_000, description="bits of the task (4 of them relevant) on which widths are compared"
+    )
     teacher_width: Width = Field(1024, description="hidden units of each teacher")
     teacher_lr: LearningRate = Field(0.2, description="SGD learning rate of the teachers")
     teacher_momentum: float = Field(0.9, ge=0.0, lt=1.0, description="of the teachers' SGD")
