@@ -111,3 +111,16 @@ def test_figures_stay_readable_on_a_narrow_page_and_scroll_in_their_boxes(
     wide = window.evaluate(FIGURES)
     window.close()
     assert not any(one["cut"] or one["reached"] or "Scroll" in one["note"] for one in wide)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1366, 1000, 700, 390])
+def test_the_parameters_of_a_run_fill_the_width(browser: Browser, page_of_04: Path, width: int):
+    window = browser.new_page(viewport={"width": width, "height": 900})
+    window.goto(page_of_04.as_uri())
+    lefts = window.evaluate(
+        "() => [...document.querySelectorAll('.run-parameters dt')].map(e => e.getBoundingClientRect().x)"
+    )
+    window.close()
+    assert len(lefts) > 20
+    assert len(set(lefts)) >= max(2, width // 250), "columns"
