@@ -7,6 +7,8 @@ Takes about twenty minutes on two idle cores and keeps every pair in the store: 
 import argparse
 import json
 import time
+from collections.abc import Iterable
+from itertools import pairwise
 
 import pandas as pd
 from points import ship_table
@@ -60,6 +62,12 @@ def variant_pair(settings: LoadingSettings, losses: PairLossConfig, seed: int) -
     return train_pair(teacher, student, task, plan, losses, seed, settings.device)
 
 
+def largest_dip(curve: Iterable[float]) -> float:
+    """The largest fall from one point of the curve to the next; 0 if it never falls."""
+    values = list(curve)
+    return max([0.0, *(before - after for before, after in pairwise(values))])
+
+
 def measures(pair: Pair) -> dict[str, float]:
     """What a variant is judged by, on the validation split, in [0, 1]."""
     masks, n_blocks = pair.masks.set_index("mask")["validation"], pair.n_blocks
@@ -69,7 +77,7 @@ def measures(pair: Pair) -> dict[str, float]:
         "student": float(masks["S" * n_blocks]),
         "prefix_area": tables.order_area(pair.masks, prefix, "validation")[pair.seed],
         "prefix_mean": float(masks[prefix[1:-1]].mean()),
-        "largest_fall": max(0.0, -float(masks[prefix].diff().min())),
+        "largest_fall": largest_dip(masks[prefix]),
         "mixed_mean": float(mixed.mean()),
         "worst": float(masks.min()),
     }

@@ -299,7 +299,6 @@ def accuracy_rows(lines: Iterable[Point]) -> Iterable[dict[str, Any]]:
 
 def write_tables(folder: Path) -> None:
     """`data/results/student_axis*.csv`, each with a JSON file that says how it was made."""
-
     tuning, lines = (read(folder / f"{name}.jsonl") for name in ("tuning", "measured"))
     rates = chosen_rates(tuning)
     lines = [

@@ -1,7 +1,7 @@
 """Figures of the shipped tables of sweeps over sparse parity: tuned curricula, degrees that stand out, few bits."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from pwl_lab.plots.style import BASELINE, CURRICULUM, NOTE, OFF_SUPPORT, OWNER, 
 from pwl_lab.study.exponents import or_never
 from pwl_lab.study.parity_results import CURRICULA, MEASURES
 
-Spots = Any  # the coordinates of points: a Series or an Index
+Spots: TypeAlias = "pd.Series[Any] | pd.Index[Any]"  # the coordinates of points
 PALE = 0.35  # how opaque the setting is that was the same for all curricula
 SHIFT = 0.19  # how far the two settings' rows are apart
 

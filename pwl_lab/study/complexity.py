@@ -78,9 +78,19 @@ def trained_here(
     tuned: dict[str, Setting] = {
         name: _setting(settings, best[best["curriculum"] == name], n_bits, k_sparse) for name in TRAINED_HERE
     }
-    students = {"batch_size": settings.batch_size, "budget": settings.budget_steps, "threshold": settings.threshold}
-    made_of = {"n_bits": n_bits, "k_sparse": k_sparse, "seeds": own, "teacher": vars(plan), "widths": list(widths)}
-    configuration = made_of | {"settings": {name: vars(one) for name, one in tuned.items()}, "students": students}
+    configuration = {
+        "n_bits": n_bits,
+        "k_sparse": k_sparse,
+        "seeds": own,
+        "teacher": vars(plan),
+        "widths": list(widths),
+        "settings": {name: vars(one) for name, one in tuned.items()},
+        "students": {
+            "batch_size": settings.batch_size,
+            "budget": settings.budget_steps,
+            "threshold": settings.threshold,
+        },
+    }
 
     def make() -> Artifact:
         draws = Draws.of([(n_bits, k_sparse)], own, device(settings.device))
@@ -141,7 +151,13 @@ def two_phase_table(settings: ComplexitySettings) -> pd.DataFrame:
         "hidden": settings.two_phase_hidden_samples,
     }
     seeds, width = settings.seeds[: settings.two_phase_seeds], settings.two_phase_width
-    made_of = {"teacher": teacher.fingerprint, "task": task.fingerprint(), "width": width}
+    configuration = {
+        "teacher": teacher.fingerprint,
+        "task": task.fingerprint(),
+        "width": width,
+        "samples": amounts,
+        "seeds": seeds,
+    }
 
     def make() -> Artifact:
         net, rows = teacher.model.cpu(), []
@@ -152,7 +168,6 @@ def two_phase_table(settings: ComplexitySettings) -> pd.DataFrame:
                 rows.append(row | {"support ratio": found.support_ratio, "expected ratio": expected})
         return Artifact(tables={"phases": pd.DataFrame(rows)})
 
-    configuration = made_of | {"samples": amounts, "seeds": seeds}
     return Store().get(Recipe("two_phase", VERSIONS["two_phase"], configuration), make).tables["phases"]
 
 

@@ -192,11 +192,8 @@ def paired(table: pd.DataFrame) -> dict[tuple[str, str], pd.Series]:
     By what is compared, in words, and the measure. Comparisons of students that are not in the table are left out.
     """
     by_seed = table.pivot(index="seed", columns=["curriculum", "loading"], values=list(MEASURES))
-    there = dict.fromkeys(table["curriculum"])
     asked = {
-        f"{name.replace('_', '-')}: with PWL minus without": ((name, "combined"), (name, "alone"))
-        for name in CURRICULA
-        if name in there
+        f"{name.replace('_', '-')}: with PWL minus without": ((name, "combined"), (name, "alone")) for name in CURRICULA
     }
     asked["with PWL: extracted minus one-shot"] = ("extracted", "combined"), ("one_shot", "combined")
     asked = {words: both for words, both in asked.items() if set(both) <= set(by_seed.columns.droplevel(0))}

@@ -80,3 +80,11 @@ def test_measures_are_read_from_the_validation_split():
         }
     )
     assert set(ABLATED) <= set(found)
+
+
+@pytest.mark.parametrize(
+    ("curve", "dip"),
+    [([0.5, 0.6, 0.9], 0.0), ([0.5, 0.4, 0.9, 0.7], 0.2), ([0.9, 0.8, 0.6, 0.6], 0.2), ([0.4], 0.0), ([], 0.0)],
+)
+def test_largest_dip(curve, dip):
+    assert pair_ablation.largest_dip(iter(curve)) == pytest.approx(dip)
