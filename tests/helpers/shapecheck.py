@@ -8,18 +8,21 @@ each argument and each result against its annotation, one size for each name of 
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from types import CellType, FunctionType
 from typing import Any, ForwardRef, Literal, Self, get_args, get_origin
 
 import jaxtyping
+import numpy as np
+import torch
 from beartype import BeartypeConf, beartype
 
 # A whole number is a float, as for every type checker. TypeError is what jaxtyping raises.
 _beartype = beartype(conf=BeartypeConf(is_pep484_tower=True, violation_type=TypeError))
 _by_jaxtyping = jaxtyping.jaxtyped
 _scope = jaxtyping.jaxtyped("context")  # names of axes have sizes of their own in it; entered anew by each call
+PLAIN = (torch.Tensor, torch.nn.Parameter, np.ndarray)
 _inner: dict[tuple[Any, ...], FunctionType] = {}
 
 
@@ -48,7 +51,7 @@ def _checked(thing: Any = None, **options: Any) -> Any:
         return _by_jaxtyping(thing, **options)  # which also knows names that are not there yet
     checked = _inner_check(thing) if "<locals>" in thing.__qualname__ else check(thing)
     shaped = any(inspect.isclass(part) and issubclass(part, jaxtyping.AbstractArray) for part in parts)
-    return _in_a_scope(checked) if shaped else checked
+    return _in_a_scope(checked, thing, parts) if shaped else checked
 
 
 def _parts(hint: Any) -> Iterator[Any]:
@@ -58,13 +61,62 @@ def _parts(hint: Any) -> Iterator[Any]:
         yield from _parts(part)
 
 
-def _in_a_scope(checked: Callable[..., Any]) -> Callable[..., Any]:
+def _in_a_scope(checked: Callable[..., Any], thing: FunctionType, parts: list[Any]) -> Callable[..., Any]:
+    """Check what differs from all that was checked before: types, dtypes and shapes are all that annotations speak of."""
+    by_value = any(get_origin(part) is Literal for part in parts)
+    fine: dict[Hashable, set[Hashable]] = {}  # by what the arguments are: what the results were
+    given: list[Any] = []
+    only_check = _beartype(_signature_alone(thing, given))
+
     @functools.wraps(checked)
     def call(*args: Any, **kwargs: Any) -> Any:
-        with _scope:
-            return checked(*args, **kwargs)
+        key = _described((args, tuple(kwargs.items())), by_value)
+        if key is None or key not in fine or torch.compiler.is_compiling():
+            with _scope:
+                result = checked(*args, **kwargs)
+            if key is not None and (made := _described(result, by_value)) is not None:
+                fine[key] = {made}
+            return result
+        result = thing(*args, **kwargs)
+        made = _described(result, by_value)
+        if made is None or made not in fine[key]:
+            given.append(result)
+            with _scope:
+                only_check(*args, **kwargs)
+            fine[key].add(made)
+        return result
 
     return call
+
+
+def _described(thing: Any, by_value: bool) -> Hashable:
+    """All that a check of it may depend on, or None if that is not known: of a tensor, its type, dtype and shape."""
+    kind = type(thing)
+    if kind in PLAIN:
+        return kind, thing.dtype, thing.shape
+    if kind is tuple or kind is list or hasattr(kind, "_fields"):
+        parts = [_described(part, by_value) for part in thing]
+        return None if None in parts else (kind, *parts)
+    if isinstance(thing, type):
+        return thing
+    if kind in (str, int, bool) and by_value:
+        return kind, thing
+    return None if isinstance(thing, Iterable | torch.Tensor) and not isinstance(thing, str | torch.nn.Module) else kind
+
+
+def _signature_alone(thing: FunctionType, given: list[Any]) -> FunctionType:
+    """A function with the same parameters and annotations that gives out what was `given` last."""
+    signature = inspect.signature(thing)
+    plain = [
+        one.replace(annotation=one.empty, default=one.empty if one.default is one.empty else None)
+        for one in signature.parameters.values()
+    ]
+    names = {"_given": given}
+    exec(f"def alone{inspect.Signature(plain)}: return _given.pop()", names)
+    alone: Any = names["alone"]
+    alone.__annotations__, alone.__module__ = thing.__annotations__, thing.__module__
+    alone.__name__, alone.__qualname__ = thing.__name__, thing.__qualname__
+    return alone
 
 
 def _inner_check(thing: FunctionType) -> Any:

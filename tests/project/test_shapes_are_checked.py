@@ -13,7 +13,7 @@ SOURCE = """
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from jaxtyping import Float, Int
@@ -48,6 +48,21 @@ def counting(start: int):
 
 def pieces(whole: Float[Tensor, "n"]) -> Iterator[Float[Tensor, ""]]:
     yield from whole
+
+
+ANSWERS = []
+
+
+def answered(question: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+    return ANSWERS.pop()
+
+
+def ways(state: Float[Tensor, "n"], way: Literal["keep", "drop"] = "keep") -> Float[Tensor, "..."]:
+    return state
+
+
+def named(states: dict[str, Float[Tensor, "n"]]) -> Float[Tensor, "n"]:
+    return states["one"]
 
 
 @dataclass
@@ -124,3 +139,19 @@ def test_what_does_not_fit_is_refused(made: ModuleType, ask: Callable[[ModuleTyp
 def test_within_a_function_each_is_itself(made: ModuleType) -> None:
     one, other = made.counting(1)[0], made.counting(40)[0]
     assert (one(1), other(2), one.__name__, one.__qualname__) == ("2", "42", "further", "counting.<locals>.further")
+
+
+def test_what_fitted_before_is_no_excuse_for_what_comes_after_it(made: ModuleType) -> None:
+    for _ in range(2):
+        made.ANSWERS += [TWO, TWO]
+        assert made.answered(TWO) is made.answered(question=TWO)
+        for answer in (THREE, TWO.long(), "two"):
+            made.ANSWERS.append(answer)
+            with pytest.raises(TypeError, match="violates"):
+                made.answered(TWO)
+        made.ways(TWO, "keep")
+        with pytest.raises(TypeError, match="violates"):
+            made.ways(TWO, "turn")
+        made.named({"one": TWO})
+        with pytest.raises(TypeError, match="violates"):
+            made.named({"one": TWO.long()})
