@@ -381,7 +381,7 @@ def main() -> None:
     device = config.device(asked.device) if asked.device else ""
     rows = device_bench.rows(device, device_bench.SIZES[asked.size]) if device else all_rows()
     for one in rows:
-        peak = f", {one['peak_mb']} MB at most" if "peak_mb" in one else ""
+        peak = f", {one['peak_mib']} MiB at most" if "peak_mib" in one else ""
         print(f"{one['name']}: {one['ours']} against {one['reference']} {one['unit']}, ratio {one['ratio']}{peak}")
     write_json(paths.runs() / (f"bench-{device}.json" if device else paths.BENCH), {"rows": rows, "made": provenance()})
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-TIMED = re.compile(r"(seconds|minutes|_s|_ms|_per_s|_mb|latency|clock|area|made|peak|bytes_per_s)(\.|$)")
+TIMED = re.compile(r"(seconds|minutes|_s|_ms|_per_s|_mib|latency|clock|area|made|peak|bytes_per_s)(\.|$)")
 
 
 def main() -> int:

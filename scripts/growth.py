@@ -186,7 +186,7 @@ def series(largest_batch: int) -> dict[str, Callable[[], list[Row]]]:
             with tempfile.TemporaryDirectory(dir=paths.runs()) as folder:
                 for name, cost in batch_costs(Path(folder), points).items():
                     rows.append({"panel": "batch", "series": name, "size": points, "cost": cost["cpu_seconds"]})
-                    rows.append({"panel": "memory", "series": name, "size": points, "cost": cost["peak_mb"]})
+                    rows.append({"panel": "memory", "series": name, "size": points, "cost": cost["peak_mib"]})
         return rows
 
     def cohorts() -> list[Row]:

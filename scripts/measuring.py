@@ -18,7 +18,7 @@ COMMAND = [sys.executable, "-c", "from pwl_lab.cli import app; app()"]
 LOOK_S = 0.1  # between two looks at the processes
 
 
-def together_mb(pid: int) -> float:
+def together_mib(pid: int) -> float:
     """Resident memory of a process and all that it has started, in MiB; what they share counts for each."""
     total = 0
     with suppress(psutil.Error):
@@ -41,7 +41,7 @@ def measured(command: Sequence[str], env: Mapping[str, str] | None = None, look_
 
         def watch() -> None:
             nonlocal peak
-            peak = max(peak, together_mb(process.pid))
+            peak = max(peak, together_mib(process.pid))
 
         with ticking(watch, look_s):
             _, code, used = os.wait4(process.pid, 0)
@@ -54,11 +54,11 @@ def measured(command: Sequence[str], env: Mapping[str, str] | None = None, look_
     if used.ru_maxrss > 1.02 * own:
         peak = max(peak, used.ru_maxrss / 1024)  # one process may have peaked between two looks
     cpu = used.ru_utime + used.ru_stime
-    return {"seconds": round(seconds, 2), "cpu_seconds": round(cpu, 2), "peak_mb": round(peak)}
+    return {"seconds": round(seconds, 2), "cpu_seconds": round(cpu, 2), "peak_mib": round(peak)}
 
 
 def barred(name: str, seconds: float, bar: float, **more: object) -> Row:
-    """A row for `bench.json` whose reference is a bar in seconds; `limit_mb` in `more` is one for `peak_mb`."""
+    """A row for `bench.json` whose reference is a bar in seconds; `limit_mib` in `more` is one for `peak_mib`."""
     facts = {"name": name, "ours": round(seconds, 2), "reference": round(bar, 2), "unit": "s, the reference is the bar"}
     return facts | {"ratio": round(bar / seconds, 3)} | more
 
@@ -66,13 +66,13 @@ def barred(name: str, seconds: float, bar: float, **more: object) -> Row:
 def is_over(one: Mapping[str, object]) -> bool:
     """Whether a row is over its bar: in time, or in memory where it has one for that."""
     slow = "bar" in str(one["unit"]) and float(one["ours"]) > float(one["reference"])  # type: ignore[arg-type]
-    return slow or int(one.get("peak_mb", 0)) > int(one.get("limit_mb", sys.maxsize))  # type: ignore[call-overload]
+    return slow or int(one.get("peak_mib", 0)) > int(one.get("limit_mib", sys.maxsize))  # type: ignore[call-overload]
 
 
 def say(rows: Sequence[Row]) -> int:
     """Print rows with their bars; how many are over them, of those that count (all but where `counts` is False)."""
     for one in rows:
-        memory = f", {one['peak_mb']} of {one['limit_mb']} MiB" if "limit_mb" in one else ""
+        memory = f", {one['peak_mib']} of {one['limit_mib']} MiB" if "limit_mib" in one else ""
         words = ("over" if one.get("counts", True) else "over (does not count)") if is_over(one) else "within"
         note = f"; {one['note']}" if "note" in one else ""
         print(f"{one['name']}: {one['ours']} of {one['reference']} s{memory}: {words}{note}")

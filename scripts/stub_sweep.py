@@ -26,7 +26,7 @@ sys.path.append(str(paths.root() / "tests" / "helpers"))
 import stub_runner
 
 BITS, SEEDS = 50, 10  # x 5 widths x 4 stage lengths
-LIMIT_S, LIMIT_MB = 10, 1024
+LIMIT_S, LIMIT_MIB = 10, 1024
 REPORT = """
 import sys
 from pwl_lab import plots
@@ -41,7 +41,7 @@ report.listing(found.kinds_of_failure()).to_html(), found.failures.head(20), fou
 
 def row(name: str, found: dict[str, float], **more: object) -> Row:
     """One row for `bench.json`, against the limits."""
-    facts = {"cpu_seconds": found["cpu_seconds"], "peak_mb": found["peak_mb"], "limit_mb": LIMIT_MB}
+    facts = {"cpu_seconds": found["cpu_seconds"], "peak_mib": found["peak_mib"], "limit_mib": LIMIT_MIB}
     return barred(name, found["seconds"], LIMIT_S, **facts, note=f"{found['cpu_seconds']} s of processor time", **more)
 
 

@@ -23,7 +23,7 @@ def measuring(monkeypatch: pytest.MonkeyPatch):
 
 def test_memory_is_that_of_the_children_too(measuring) -> None:
     found = measuring.measured([sys.executable, "-c", PARENT])
-    assert found["peak_mb"] > 200
+    assert found["peak_mib"] > 200
     assert found["seconds"] > 3
 
 
@@ -33,7 +33,7 @@ def test_a_command_that_fails_is_no_measurement(measuring) -> None:
 
 
 def test_what_is_over_its_bar_is_said_and_counted(measuring, capsys) -> None:
-    memory = {"peak_mb": 2000, "limit_mb": 1024}
+    memory = {"peak_mib": 2000, "limit_mib": 1024}
     rows = [
         measuring.barred("quick", 4.9, 5),
         measuring.barred("slow", 5.1, 5),
