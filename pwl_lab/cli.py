@@ -119,7 +119,8 @@ def series(
     only: Annotated[list[str] | None, typer.Option(help="only these notebooks: 02, or 02,04")] = None,
     timeout: Timeout = None,
     jobs: Annotated[
-        int | None, typer.Option("-j", "--jobs", help="how many notebooks run at once; default: one per core")
+        int | None,
+        typer.Option("-j", "--jobs", help="how many notebooks run at once; default: one per core (one with a GPU)"),
     ] = None,
     stop_after: StopAfter = None,
 ) -> None:
@@ -247,7 +248,7 @@ def export(
     to: Annotated[
         Literal["web", "onnx"], typer.Option(help="web: a page on which the network loads; onnx: the units alone")
     ] = "web",
-    name: Annotated[str, typer.Option(help="of the network, in the page's menu")] = "network",
+    name: Annotated[str, typer.Option(help="the network's name in the page's menu (only with --to web)")] = "network",
 ) -> None:
     """Write a bundle's units as ONNX, for other runtimes, or as a page on which the network loads in the browser."""
     if to == "onnx":

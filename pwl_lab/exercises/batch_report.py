@@ -40,12 +40,12 @@ def mean_steps(answer: Callable[[Sequence[int | None], int], tuple[float, bool]]
         found = attempt(answer, steps, budget, hint=hint, on=f"steps {steps} and a budget of {budget}")
         mean, bound = float(np.mean(full)), None in steps
         mistakes = {
-            "a step that was never reached is not step 0": [float(np.mean([step or 0 for step in steps])), bound],
+            "a missing student does not count as 0 steps": [float(np.mean([step or 0 for step in steps])), bound],
             "this is the median, not the mean": [float(np.median(full)), bound],
-            "it is a lower bound only if some student did not reach it": [mean, not bound],
+            "it is a lower bound if, and only if, some student did not get there": [mean, not bound],
         }
         if there:
-            wrong = "students that did not reach it are left out, so leaving out the slowest makes the mean smaller"
+            wrong = "students that did not get there are left out: they are the slowest, so the mean is too small"
             mistakes = {wrong: [float(np.mean(there)), bound], **mistakes}
         name = f"mean_steps of {steps}"
         pair = pair_of(name, found, "(mean, whether it is a lower bound)", hint)

@@ -37,7 +37,10 @@ def three_curricula(answer: Callable[[float, int], Mapping[str, Sequence[Stage]]
 
 def extract_then_checkpoint(answer: Callable[[float, int, float], Sequence[Stage]]) -> str:
     """`answer(at_accuracy, steps, temperature)`: the stages of `custom_curriculum`: extract, checkpoint, final output."""
-    hint = "TeacherHidden(), then TeacherOutput(at_accuracy=...), then TeacherOutput(): each with its Stage, two with `steps`"
+    hint = (
+        "TeacherHidden(), then TeacherOutput(at_accuracy=..., temperature=...), then TeacherOutput(temperature=...): "
+        "a Stage for each, the first two with `steps`"
+    )
     name, at, steps = "extract_then_checkpoint", 0.8, 300
     for temperature in (0.0, 2.0):
         on = f"at_accuracy={at}, steps={steps}, temperature={temperature:g}"

@@ -98,7 +98,7 @@ def prepare(
     """
     if force and retry_failed:
         raise InvalidValueError(
-            "--force and --retry-failed are not allowed together: one redoes all, one what ended badly"
+            "--force and --retry-failed are not allowed together: one runs all points, one only those that failed"
         )
     plan, location = plan_grid(grid), location_at(out)
     check_own(location)
@@ -348,7 +348,8 @@ def read_states(out: Location | Path | str) -> list[PointState]:
         listed = parse_json(location.read([BATCH])[BATCH])["points"]
         points = {str(entry["hash"]): dict(entry["values"]) for entry in listed}
     except (ValueError, KeyError, TypeError):
-        raise invalid("folder", str(location), f"there is no batch: {BATCH} cannot be read") from None
+        allowed = f"the folder or address of a batch; there is no batch here ({BATCH} is missing or cannot be read)"
+        raise invalid("folder", str(location), allowed) from None
     at_work = find_holder(location) is not None
     results = read_results(location, list(points))
     running = [name for name, each in results.items() if each.status and each.status.status == "running"]

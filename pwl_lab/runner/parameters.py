@@ -193,7 +193,7 @@ def parse_parameters(pairs: Iterable[str]) -> dict[str, Any]:
         name, sign, text = pair.partition("=")
         name = name.strip()
         if not sign or not name.isidentifier():
-            raise invalid("-p", pair, "expected key=value")
+            raise invalid("-p", pair, "a name and a value, such as n_bits=30")
         if name in values:
             raise invalid("-p", pair, f"{name} is given twice")
         try:

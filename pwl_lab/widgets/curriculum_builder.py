@@ -162,7 +162,7 @@ class CurriculumBuilder(controls.VBox):  # type: ignore[misc]  # ipywidgets has 
         if steps < 1:
             return "A stage needs at least 1 step. To leave it out, remove it."
         if taken >= self.bench.plan.steps:
-            return f"The stages up to here take {taken:,} of {self.bench.plan.steps:,} steps: none is left."
+            return f"The stages up to here take {taken:,} of {self.bench.plan.steps:,} steps: none is left for the last stage."
         return ""
 
     def _begin(self) -> None:

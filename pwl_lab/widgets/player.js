@@ -328,7 +328,7 @@ function teacherAlone(ui, pair, bytes) {
   ui.teacher.bar.style.width = `${100 * share}%`;
   ui.teacher.box.dataset.owner = there ? "T" : "";
   ui.teacher.box.dataset.full = there;
-  put(ui.alone, bytes === null ? "not on this clock" : there ? "answers now" : "still waiting");
+  put(ui.alone, bytes === null ? "not timed (mask by hand)" : there ? "answers now" : "still waiting");
   ui.alone.dataset.waiting = !there;
   put(ui.aloneAccuracy, there ? percent(pair.accuracy["T".repeat(pair.units.length)]) : "…");
 }

@@ -156,7 +156,7 @@ def test_any_block_can_be_switched_and_the_order_is_found_again(page: Page, open
     player.get_by_role("button", name="block 2: student").press("Space")
     assert words(player).startswith("STS: 1 of 3 teacher blocks loaded, test accuracy 60.0%. 520 kB have arrived")
     player.get_by_role("button", name="block 2: teacher").wait_for()
-    assert player.locator(".answer").last.inner_text() == "not on this clock"
+    assert player.locator(".answer").last.inner_text() == "not timed (mask by hand)"
     player.get_by_role("button", name="block 1: student").press("Space")
     assert words(player).startswith("TTS: 2 of 3")
     assert player.locator(".answer").last.inner_text() == "still waiting"
