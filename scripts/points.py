@@ -9,7 +9,7 @@ import multiprocessing
 import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,18 @@ def append(path: Path, points: Iterable[Mapping[str, Any]]) -> None:
         file.write("".join(json.dumps(point) + "\n" for point in points))
 
 
+@cache
+def commit() -> str | None:
+    """The commit, as it is before a command writes anything: its first table would else make it a changed one."""
+    return paths.commit()
+
+
 def ship_table(name: str, table: pd.DataFrame, **facts: Any) -> dict[str, Any]:
     """Write a table to `data/results`, and beside it a JSON file with these facts, the commit, the machine and the time.
 
     Returns what the JSON file says.
     """
-    path, made = paths.results() / f"{name}.csv", facts | {"made": provenance()}
+    path, made = paths.results() / f"{name}.csv", facts | {"made": provenance() | {"commit": commit()}}
     path.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(path, index=False)
     write_json(path.with_suffix(".json"), made)

@@ -175,3 +175,14 @@ def test_the_tables_are_of_whole_seeds_at_the_chosen_rates(tmp_path, monkeypatch
     assert table["accuracy"].between(0.79, 0.9).all()
     assert set(pd.read_csv(tmp_path / "student_axis_intervals.csv")["seeds"]) == {2}
     assert json.loads((tmp_path / "student_axis.json").read_text())["seeds"] == {"vgg": [0, 1]}
+
+
+def test_all_tables_of_a_command_are_of_the_commit_before_it_wrote_anything(tmp_path, monkeypatch):
+    points = load_script("points")
+    monkeypatch.setattr(paths, "results", lambda: tmp_path)
+    monkeypatch.setattr(paths, "commit", lambda: "abc-dirty" if any(tmp_path.iterdir()) else "abc")
+    table = pd.DataFrame({"steps": [1]})
+    points.commit.cache_clear()
+    made = [points.ship_table(name, table)["made"]["commit"] for name in ("one", "two")]
+    points.commit.cache_clear()
+    assert made == ["abc", "abc"]
