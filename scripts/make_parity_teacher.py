@@ -27,6 +27,7 @@ def ship_teacher(settings: CurriculaSettings, minutes: float | None) -> dict[str
     - `settings`: with `hard_teacher = "trained"`.
     - `minutes`: of a core, that its training took; None: not measured.
     """
+    made = provenance()  # before anything is written: that would make the commit a changed one
     trained, (weights, about) = hard_teacher(settings), shipped_files()
     states = {"final": trained.model.state_dict()} | {f"step{one.step}": one.state for one in trained.checkpoints}
     save_file(
@@ -49,7 +50,7 @@ def ship_teacher(settings: CurriculaSettings, minutes: float | None) -> dict[str
         "history": trained.history.round(4).to_dict("list"),
         "sha256": file_sha256(weights),
         "core_minutes": minutes,
-        "made": provenance(),
+        "made": made,
     }
     write_json(about, told, lenient=True)
     rounded = hard_teacher(settings.model_copy(update={"hard_teacher": "shipped"}))

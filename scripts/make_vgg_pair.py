@@ -39,6 +39,7 @@ def ship_pair(minutes: float | None) -> dict[str, Any]:
 
     `minutes`: core minutes that training teacher and pair took; None: not measured.
     """
+    made = provenance()  # before anything is written: that would make the commit a changed one
     settings = shipped_settings("cpu")
     teacher, pair = loading_pair(settings, SEED)
     task = image_task(settings)
@@ -59,7 +60,7 @@ def ship_pair(minutes: float | None) -> dict[str, Any]:
         "fingerprint": pair.fingerprint,
         "sha256": file_sha256(shipped_bundle() / INDEX),
         "core_minutes": minutes,
-        "made": provenance(),
+        "made": made,
     }
     tables = {name: getattr(pair, name).to_dict("list") for name in TABLES}
     hits = {"test_images": pair.right.shape[1], "right": packed(pair.right)}

@@ -373,16 +373,6 @@ def ship(asked: argparse.Namespace) -> None:
     ]
     parity = list({tuple(row[key] for key in ("kind", *keys)): row for row in reversed(parity)}.values())[::-1]
     compared = list(gains(pairs))
-    for name, rows in {
-        "pair_curricula": [row_of(point) for point in pairs],
-        "pair_curricula_intervals": [interval_row(*one) for one in compared],
-        "pair_curricula_changes": list(change_rows(compared)),
-        "pair_curricula_tuning": tuned,
-        "pair_curricula_parity": parity,
-    }.items():
-        table = pd.DataFrame(rows)
-        whole = {column: "Int64" for column in steps[:2] if column in table}
-        table.astype(whole).to_csv(paths.results() / f"{name}.csv", index=False)
     seconds = sum(point.get("seconds", 0.0) for point in everything)
     made = {
         "command": "python scripts/pair_tables.py all --out DIR, then python scripts/pair_tables.py tables --points DIR",
@@ -399,6 +389,16 @@ def ship(asked: argparse.Namespace) -> None:
         "core_minutes": round(seconds / 60, 1),
         "made": provenance(),
     }
+    for name, rows in {
+        "pair_curricula": [row_of(point) for point in pairs],
+        "pair_curricula_intervals": [interval_row(*one) for one in compared],
+        "pair_curricula_changes": list(change_rows(compared)),
+        "pair_curricula_tuning": tuned,
+        "pair_curricula_parity": parity,
+    }.items():
+        table = pd.DataFrame(rows)
+        whole = {column: "Int64" for column in steps[:2] if column in table}
+        table.astype(whole).to_csv(paths.results() / f"{name}.csv", index=False)
     write_json(paths.results() / "pair_curricula.json", made)
 
 

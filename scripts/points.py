@@ -42,9 +42,9 @@ def append(path: Path, points: Iterable[Mapping[str, Any]]) -> None:
 
 
 @cache
-def commit() -> str | None:
-    """The commit, as it is before a command writes anything: its first table would else make it a changed one."""
-    return paths.commit()
+def made() -> dict[str, Any]:
+    """The provenance of all tables of a command, as it is before the first: that one would make the commit a changed one."""
+    return provenance()
 
 
 def ship_table(name: str, table: pd.DataFrame, **facts: Any) -> dict[str, Any]:
@@ -52,11 +52,11 @@ def ship_table(name: str, table: pd.DataFrame, **facts: Any) -> dict[str, Any]:
 
     Returns what the JSON file says.
     """
-    path, made = paths.results() / f"{name}.csv", facts | {"made": provenance() | {"commit": commit()}}
+    path, said = paths.results() / f"{name}.csv", facts | {"made": made()}
     path.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(path, index=False)
-    write_json(path.with_suffix(".json"), made)
-    return made
+    write_json(path.with_suffix(".json"), said)
+    return said
 
 
 def attempt(do: Callable[[Any], object], until: float, item: Any) -> str:

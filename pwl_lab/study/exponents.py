@@ -129,8 +129,8 @@ def _ratio_in_words(points: pd.DataFrame) -> str:
     if len(both) == 1:
         return f"{middle:,.1f} (one draw)"
     own = both["one_shot"] / both["extracted"]
-    words = in_words((own.min(), middle, own.max()), 1).replace("none", "∞")
-    return f"{words[:-1]}, range of {len(both)} draws)"
+    words = f"{middle:,.1f} ({own.min():,.1f} to {own.max():,.1f}, range of {len(both)} draws)"
+    return words.replace("inf", "∞")
 
 
 # What may predict the samples of extraction; the coefficient of all but weight decay is an exponent.

@@ -9,6 +9,7 @@ import pytest
 import torch
 from script_modules import load_script
 
+from pwl_lab.study import store
 from pwl_lab.support import paths
 from pwl_lab.swap.masks import all_masks
 
@@ -180,9 +181,9 @@ def test_the_tables_are_of_whole_seeds_at_the_chosen_rates(tmp_path, monkeypatch
 def test_all_tables_of_a_command_are_of_the_commit_before_it_wrote_anything(tmp_path, monkeypatch):
     points = load_script("points")
     monkeypatch.setattr(paths, "results", lambda: tmp_path)
-    monkeypatch.setattr(paths, "commit", lambda: "abc-dirty" if any(tmp_path.iterdir()) else "abc")
+    monkeypatch.setattr(store, "commit", lambda: "abc-dirty" if any(tmp_path.iterdir()) else "abc")
     table = pd.DataFrame({"steps": [1]})
-    points.commit.cache_clear()
-    made = [points.ship_table(name, table)["made"]["commit"] for name in ("one", "two")]
-    points.commit.cache_clear()
-    assert made == ["abc", "abc"]
+    points.made.cache_clear()
+    commits = [points.ship_table(name, table)["made"]["commit"] for name in ("one", "two")]
+    points.made.cache_clear()
+    assert commits == ["abc", "abc"]

@@ -8,6 +8,7 @@ each argument and each result against its annotation, one size for each name of 
 import dataclasses
 import functools
 import inspect
+import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from types import CellType, FunctionType
@@ -65,8 +66,8 @@ def _in_a_scope(checked: Callable[..., Any], thing: FunctionType, parts: list[An
     """Check what differs from all that was checked before: types, dtypes and shapes are all that annotations speak of."""
     by_value = any(get_origin(part) is Literal for part in parts)
     fine: dict[Hashable, set[Hashable]] = {}  # by what the arguments are: what the results were
-    given: list[Any] = []
-    only_check = _beartype(_signature_alone(thing, given))
+    given = threading.local()  # loaders call from several threads
+    only_check = functools.cache(lambda: _beartype(_signature_alone(thing, given)))  # seldom needed, and dear to make
 
     @functools.wraps(checked)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -80,9 +81,9 @@ def _in_a_scope(checked: Callable[..., Any], thing: FunctionType, parts: list[An
         result = thing(*args, **kwargs)
         made = _described(result, by_value)
         if made is None or made not in fine[key]:
-            given.append(result)
+            given.result = result
             with _scope:
-                only_check(*args, **kwargs)
+                only_check()(*args, **kwargs)
             fine[key].add(made)
         return result
 
@@ -104,15 +105,15 @@ def _described(thing: Any, by_value: bool) -> Hashable:
     return None if isinstance(thing, Iterable | torch.Tensor) and not isinstance(thing, str | torch.nn.Module) else kind
 
 
-def _signature_alone(thing: FunctionType, given: list[Any]) -> FunctionType:
-    """A function with the same parameters and annotations that gives out what was `given` last."""
+def _signature_alone(thing: FunctionType, given: threading.local) -> FunctionType:
+    """A function with the same parameters and annotations that gives out the result that is `given`."""
     signature = inspect.signature(thing)
     plain = [
         one.replace(annotation=one.empty, default=one.empty if one.default is one.empty else None)
         for one in signature.parameters.values()
     ]
     names = {"_given": given}
-    exec(f"def alone{inspect.Signature(plain)}: return _given.pop()", names)
+    exec(f"def alone{inspect.Signature(plain)}: return _given.result", names)
     alone: Any = names["alone"]
     alone.__annotations__, alone.__module__ = thing.__annotations__, thing.__module__
     alone.__name__, alone.__qualname__ = thing.__name__, thing.__qualname__
