@@ -15,7 +15,7 @@ QUESTION = "**Predict.**"
 FOLD = re.compile(
     r"^<details><summary>(?P<summary>.+?)</summary>\n\n(?P<text>.*?)\n\n</details>$", re.MULTILINE | re.DOTALL
 )
-READING = re.compile(r"<b>Read the \w+</b>")
+READING = re.compile(r"<b>Read the \w+( and the \w+)?</b>")
 FIGURE = re.compile(r"^(plots\.|widgets\.|figure$)")
 # Up to here text under a figure is about that figure; after it comes its folded reading, the next section, a question.
 ABOUT_THE_FIGURE = re.compile(r"^(<details>|#+ |" + re.escape(QUESTION) + ")", re.MULTILINE)
