@@ -34,11 +34,11 @@ TASK = {
     "paper": {"hard_n_bits": 100, "hard_k_sparse": 6, "hard_teacher_max_steps": 400_000},
     "smoke": {"hard_n_bits": 24, "hard_k_sparse": 3, "teacher_eval_every": 5},
 }
-# The papers' blocks and identity converters at small widths.
+# Five blocks and identity converters as in the paper, at small widths and depths.
 SMALL_VGG = {
-    "teacher_channels": [8] * 5,
-    "teacher_depths": [2, 2, 3, 3, 3],
-    "student_channels": [8] * 5,
+    "teacher_channels": [4] * 5,
+    "teacher_depths": [1, 1, 1, 2, 2],
+    "student_channels": [4] * 5,
     "student_depths": [1] * 5,
     "converters": "if_different",
     "crop_padding": 4,

@@ -84,6 +84,7 @@ LONGEST_FIRST = [
 ]
 SLOW_FOLDERS = ("notebooks", "browser", "faults", "property")
 TESTS = Path(__file__).parent
+SLOW_TESTS = frozenset((TESTS / "slow.txt").read_text().split())  # scripts/slow_tests.py
 PLACES = {TESTS.parent / name: number for number, name in enumerate(LONGEST_FIRST)}
 
 # A shell's background job ignores interrupts, and so would every process that a test starts in order to interrupt it.
@@ -119,7 +120,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what `make check` leaves out, and put the longest files first."""
     for item in items:
-        if is_slow(item.path):
+        if is_slow(item.path) or item.nodeid.removeprefix("tests/").split("[")[0] in SLOW_TESTS:
             item.add_marker("slow")
     items.sort(key=lambda item: PLACES.get(item.path, len(PLACES)))
 
