@@ -19,6 +19,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 import matplotlib as mpl
@@ -51,6 +53,7 @@ from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.training import TrainedModel, TrainPlan, make_optimiser
 
 ROUNDS = 5
+MASK_ROUNDS = 25  # where sizes have other masks, whose cost differs by how many of their blocks are the teacher's
 BATCH = 128
 FAMILIES = ("vgg", "resnet", "vit")
 BATCHES = (10, 100, 1_000, 10_000, 100_000)  # points
@@ -124,12 +127,12 @@ def pair_of(family: str, blocks: int | None = None) -> tuple[SwapNet, LoadingSet
 
 
 def pair_work(family: str, images: int = BATCH, blocks: int | None = None) -> Work:
-    """Losses and gradients of a PWL step, without the optimiser's part."""
+    """Losses and gradients of one PWL step after another, each with masks of its own; without the optimiser's part."""
     net, settings = pair_of(family, blocks)
     task = image_task(settings)
     learner = PairLearner(net, PairLossConfig(masks="all"), task.split("validation"), 0, 10**6)
-    batch = next(task.batches(0, images))
-    return lambda: learner.losses(batch, 0)["total"].backward()
+    batch, steps = next(task.batches(0, images)), count()
+    return lambda: learner.losses(batch, next(steps))["total"].backward()
 
 
 def cube_work(family: str, blocks: int, images: int = 64) -> Work:
@@ -176,8 +179,8 @@ def batch_costs(folder: Path, points: int) -> dict[str, dict[str, float]]:
 def series(largest_batch: int) -> dict[str, Callable[[], list[Row]]]:
     """Each series by its name, and what measures it: rows of panel, series, size and cost."""
 
-    def timed(panel: str, name: str, works: Callable[[], dict[int, Work]]) -> list[Row]:
-        found = in_turns(works())
+    def timed(panel: str, name: str, works: Callable[[], dict[int, Work]], rounds: int = ROUNDS) -> list[Row]:
+        found = in_turns(works(), rounds)
         return [{"panel": panel, "series": name, "size": size, "cost": 1e3 * cost} for size, cost in found.items()]
 
     def batches() -> list[Row]:
@@ -197,10 +200,10 @@ def series(largest_batch: int) -> dict[str, Callable[[], list[Row]]]:
         return [row for f in FAMILIES for row in timed("images", f, lambda f=f: {n: pair_work(f, n) for n in sizes})]
 
     def blocks() -> list[Row]:
-        sizes = (2, 3, 4, 6, 8)
-        return [
-            row for f in FAMILIES for row in timed("blocks", f, lambda f=f: {n: pair_work(f, BATCH, n) for n in sizes})
-        ]
+        def works(family: str) -> dict[int, Work]:
+            return {n: pair_work(family, BATCH, n) for n in (2, 3, 4, 6, 8)}
+
+        return [row for f in FAMILIES for row in timed("blocks", f, partial(works, f), MASK_ROUNDS)]
 
     def cubes() -> list[Row]:
         sizes = (4, 6, 8, 10)
