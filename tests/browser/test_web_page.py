@@ -175,9 +175,11 @@ def test_the_logits_of_every_mask_are_those_of_torch(opened: Callable, site: Sit
 
 
 def test_the_student_answers_before_any_block_of_the_teacher_is_there(opened: Callable, server: FaultyServer) -> None:
-    page = opened(rate=SLOW)
+    page, first = opened(rate=SLOW), "models/vgg/teacher-1.onnx"
+    server.faults[first] = Fault(headers=typed(first), stall_after=0)
     begin(page)
     until(page, "app.predictions > 0")
+    server.release()
     reached(page, "done")
     model = json.loads(server.files["models/vgg/model.json"])
     sizes = [sum(model["units"][name]["bytes"] for name in step) for step in model["arrivals"]]
@@ -185,10 +187,9 @@ def test_the_student_answers_before_any_block_of_the_teacher_is_there(opened: Ca
     points = ask(page, "app.points")
     assert [point["mask"] for point in points] == ["SSSS", "TSSS", "TTSS", "TTTS", "TTTT"]
     assert [point["accuracy"] for point in points] == [model["accuracies"]["test"][point["mask"]] for point in points]
-    link_s = np.cumsum(sizes) / float(SLOW)  # bytes really trickle, and nothing but bytes takes long
+    link_s = np.cumsum(sizes) / float(SLOW)  # bytes really trickle
     seconds = np.array([point["seconds"] for point in points])
     assert (seconds >= link_s - 0.01).all()
-    assert (seconds <= link_s + 1).all()
     assert seconds[0] <= ask(page, "app.firstPrediction") < seconds[1]
     assert ask(page, "app.predictions") > 10
     assert re.search(
