@@ -11,11 +11,12 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from functools import cache
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import batch_overhead
 import device_bench
@@ -182,21 +183,26 @@ def language_row() -> dict[str, object]:
     return row("cohort of 12 language models, width 16, batch 8", "student-steps/s", ours, reference)
 
 
-def pair_rows(family: str, masks: str, groups: int) -> list[dict[str, object]]:
-    """A PWL training step against the same losses written plainly (`plain_pair.py`), on the same masks.
+ONE_MASK = PairLossConfig(masks="mixture", cross_passes=1, cross_groups=1)  # a step of the paper
+EIGHT_MASKS = PairLossConfig(masks="all", cross_passes=2, cross_groups=4)
 
-    Twice: against torch's own losses, and against a reference that is given a quick feature distance.
+
+def pair_rows(family: str) -> list[dict[str, object]]:
+    """A PWL training step with one mask and with eight, against its losses written plainly (`plain_pair.py`).
+
+    Twice each: against one mask with the converters and the memory layout of the paper's code, and against as many
+    masks with ours and a quick feature distance.
     """
     settings = LoadingSettings.load("lesson", family=family)
     task = image_task(settings)
     teacher, student = (build(model, seed) for seed, model in enumerate(image_models(settings, task)))
     net = SwapNet(teacher, student, task.input_shape)
-    config = PairLossConfig(masks=masks, cross_groups=groups)
-    batch, steps = next(task.batches(0, 128)), 6
+    published, batch, steps = plain_pair.as_published(net), next(task.batches(0, 128)), 6
 
-    def against(distance: plain_pair.Distance, name: str) -> dict[str, object]:
+    def against(
+        name: str, config: PairLossConfig, plainly: Callable[[], Mapping[str, torch.Tensor]]
+    ) -> dict[str, object]:
         learner = PairLearner(net, config, task.split("validation"), 0, 10**6)
-        drawn = random_masks(net.n_blocks, config.masks, generator(0, "masks"))
 
         def ours() -> None:
             for _ in range(steps):
@@ -204,15 +210,27 @@ def pair_rows(family: str, masks: str, groups: int) -> list[dict[str, object]]:
 
         def plain() -> None:
             for _ in range(steps):
-                plain_pair.plain_losses(net.train(), config, batch, drawn, distance)["total"].backward()
+                plainly()["total"].backward()
 
         fast, slow = rates(ours, plain, (steps * 128, steps * 128))
-        title = f"PWL training step, {family}, masks {masks}, {groups} a pass, against {name}"
-        return row(title, "images/s", fast, slow)
+        return row(f"PWL training step, {family}, {name}", "images/s", fast, slow)
 
+    def losses(reference: SwapNet, config: PairLossConfig, distance: plain_pair.Distance) -> Any:
+        drawn = random_masks(net.n_blocks, config.masks, generator(0, "masks"))
+        return partial(plain_pair.plain_losses, reference.train(), config, batch, drawn, distance)
+
+    as_published = losses(published, ONE_MASK, plain_pair.distance)
     return [
-        against(plain_pair.distance, "plain modules and losses"),
-        against(plain_pair.quick_distance, "the same with a quick feature distance"),
+        against("1 mask, against plain losses, converters and layout as published", ONE_MASK, as_published),
+        against(
+            "1 mask, against ours and a quick distance", ONE_MASK, losses(net, ONE_MASK, plain_pair.quick_distance)
+        ),
+        against("8 masks, against 1 mask as published", EIGHT_MASKS, as_published),
+        against(
+            "8 masks, against 8 as ours, quick distance",
+            EIGHT_MASKS,
+            losses(net, EIGHT_MASKS, plain_pair.quick_distance),
+        ),
     ]
 
 
@@ -360,7 +378,7 @@ def all_rows() -> list[dict[str, object]]:
         keep_freed_memory()
         rows = [cohort_row(), language_row()]
         for family in ("vgg", "resnet", "vit"):
-            rows += pair_rows(family, "all", 4) + pair_rows(family, "prefix", 1)
+            rows += pair_rows(family)
         rows += [family_row(family) for family in ("vgg", "resnet", "vit")]
         rows.append(resuming_row())
         rows += [two_layer_row(width) for width in (1024, 4096)]

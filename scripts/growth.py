@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from pathlib import Path
 
 import matplotlib as mpl
@@ -127,12 +126,12 @@ def pair_of(family: str, blocks: int | None = None) -> tuple[SwapNet, LoadingSet
 
 
 def pair_work(family: str, images: int = BATCH, blocks: int | None = None) -> Work:
-    """Losses and gradients of one PWL step after another, each with masks of its own; without the optimiser's part."""
+    """Losses and gradients of a PWL step, each time with other masks; without the optimiser's part."""
     net, settings = pair_of(family, blocks)
     task = image_task(settings)
     learner = PairLearner(net, PairLossConfig(masks="all"), task.split("validation"), 0, 10**6)
-    batch, steps = next(task.batches(0, images)), count()
-    return lambda: learner.losses(batch, next(steps))["total"].backward()
+    batch = next(task.batches(0, images))
+    return lambda: learner.losses(batch, 0)["total"].backward()
 
 
 def cube_work(family: str, blocks: int, images: int = 64) -> Work:

@@ -5,16 +5,17 @@ Every mixed network is computed from the image on, and every conversion where it
 tensors are theirs.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pwl_lab.distill.losses import soft_loss
 from pwl_lab.fast import plain
 from pwl_lab.swap.pair_training import PairLossConfig, feature_distance
-from pwl_lab.swap.swapnet import SwapNet
+from pwl_lab.swap.swapnet import ChannelMap, SwapNet
 from pwl_lab.tasks.base import Batch
 
 Distance = Callable[[Tensor, Tensor], Tensor]
@@ -32,6 +33,32 @@ def quick_distance(ours: Tensor, target: Tensor) -> Tensor:
     difference, dot = a - b, torch.linalg.vecdot
     cosine = dot(a, b) / (dot(a, a) * dot(b, b)).clamp_min(1e-12).sqrt()
     return (dot(difference, difference) / a.shape[1] + 1 - cosine).mean()
+
+
+class PermutingMap(nn.Module):
+    """A token converter as a convolution of size 1 over (batch, channels, tokens): tokens are copied there and back."""
+
+    def __init__(self, converter: ChannelMap) -> None:
+        """With the parameters of `converter`, not a copy."""
+        super().__init__()
+        self.map = converter.map
+
+    def forward(self, state: Tensor) -> Tensor:
+        """The converted state, its channels in dimension 1."""
+        if state.dim() == 2:  # units, no tokens
+            converted: Tensor = self.map(state)
+            return converted
+        return F.conv1d(state.contiguous(), self.map.weight.unsqueeze(-1), self.map.bias)
+
+
+def as_published(net: SwapNet) -> SwapNet:
+    """A copy with the converters of the paper's code, in torch's default memory layout."""
+    published = copy.deepcopy(net).to(memory_format=torch.contiguous_format)
+    for converters in (published.converters.encoders, published.converters.decoders):
+        for i, one in enumerate(converters):
+            if isinstance(one, ChannelMap) and isinstance(one.map, nn.Linear):
+                converters[i] = PermutingMap(one)
+    return published
 
 
 def plain_losses(

@@ -85,6 +85,24 @@ def test_the_two_distances_of_the_reference_are_the_same():
     torch.testing.assert_close(plain_pair.distance(ours, target), plain_pair.quick_distance(ours, target))
 
 
+def test_the_step_as_published_is_the_plain_one(net_and_batch):
+    net, batch = net_and_batch
+    config = PairLossConfig(masks="mixture", cross_passes=1, cross_groups=1)
+    published, reference = plain_pair.as_published(net).train(), copy.deepcopy(net).train()
+    found, expected = (
+        plain_pair.plain_losses(one, config, batch, random_masks(3, "mixture", generator(3, "masks")))
+        for one in (published, reference)
+    )
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-8, atol=1e-10)
+    found["total"].backward()
+    expected["total"].backward()
+    assert_same(gradients(published), gradients(reference))
+    tokens = isinstance(net.converters.encoders[0].map, torch.nn.Linear)
+    assert isinstance(published.converters.encoders[0], plain_pair.PermutingMap) == tokens
+    assert all(weight.is_contiguous() for weight in published.parameters() if weight.dim() == 4)
+
+
 @pytest.mark.parametrize("groups", [1, 3, 4])
 def test_gradients_of_cross_on_batch_statistics_are_those_of_one_mask_after_the_other(net_and_batch, groups):
     net, batch = net_and_batch
