@@ -1,10 +1,11 @@
-"""Add to `tests/slow.txt`, which `make check` leaves out, the tests that took long in a run.
+"""Which tests `make check` leaves out: the list `tests/slow.txt`, from the times that pytest wrote down.
 
-    make check ARGS=--junitxml=runs/tests.xml
-    python scripts/slow_tests.py runs/tests.xml
+    make check ARGS=--junitxml=runs/first.xml  # and once more as runs/second.xml
+    python scripts/slow_tests.py runs/first.xml runs/second.xml
 
-A test is slow if one of its cases took as long as `--seconds`. Whoever comes first waits for what tests share, and that
-may be another one each time. So repeat both commands until nothing is added; nothing is ever taken from the list.
+A test is slow if one of its cases took as long as `--seconds`, in the report where that took the least: whoever comes first
+in a process pays for imports and for what tests share, and that is another test each time. What no report has run stays;
+to judge every test anew, empty the list first.
 """
 
 import argparse
@@ -19,14 +20,23 @@ LIST = paths.root() / "tests/slow.txt"
 SECONDS = 0.3
 
 
-def slow_tests(reports: Iterable[Path], seconds: float) -> set[str]:
-    """The tests of which a case took at least that long, as `folder/file.py::test`, after JUnit files of pytest."""
-    cases = [case for report in reports for case in ElementTree.parse(report).getroot().iter("testcase")]
-    return {
-        f"{case.attrib['classname'].removeprefix('tests.').replace('.', '/')}.py::{case.attrib['name'].split('[')[0]}"
-        for case in cases
-        if float(case.attrib["time"]) >= seconds
-    }
+def longest_cases(report: Path) -> dict[str, float]:
+    """Seconds of the longest case of each test, by `folder/file.py::test`, in a JUnit file of pytest."""
+    found: dict[str, float] = {}
+    for case in ElementTree.parse(report).getroot().iter("testcase"):
+        file = case.attrib["classname"].removeprefix("tests.").replace(".", "/")
+        name = f"{file}.py::{case.attrib['name'].split('[')[0]}"
+        found[name] = max(found.get(name, 0.0), float(case.attrib["time"]))
+    return found
+
+
+def slow_tests(reports: Iterable[Path], listed: set[str], seconds: float) -> set[str]:
+    """The tests that are slow by the reports, and those of `listed` that none of them has run."""
+    found: dict[str, float] = {}
+    for report in reports:
+        for name, longest in longest_cases(report).items():
+            found[name] = min(found.get(name, longest), longest)
+    return {name for name, least in found.items() if least >= seconds} | (listed - found.keys())
 
 
 def main() -> None:
@@ -35,10 +45,11 @@ def main() -> None:
     parser.add_argument("reports", type=Path, nargs="+", metavar="JUNIT.xml")
     parser.add_argument("--seconds", type=float, default=SECONDS)
     asked = parser.parse_args()
-    listed = set(LIST.read_text().split())
-    added = slow_tests(asked.reports, asked.seconds) - listed
-    write_text(LIST, "".join(f"{name}\n" for name in sorted(listed | added)))
-    print(f"{len(added)} slow tests more:", *sorted(added), sep="\n")
+    before = set(LIST.read_text().split())
+    now = slow_tests(asked.reports, before, asked.seconds)
+    write_text(LIST, "".join(f"{name}\n" for name in sorted(now)))
+    changes = [f"+ {name}" for name in sorted(now - before)] + [f"- {name}" for name in sorted(before - now)]
+    print(f"{len(now)} slow tests", *changes, sep="\n")
 
 
 if __name__ == "__main__":

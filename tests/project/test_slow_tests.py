@@ -24,14 +24,26 @@ def test_each_slow_test_exists_and_stands_once_in_order() -> None:
     assert sorted({*SLOW_TESTS}) == SLOW_TESTS
 
 
-def test_a_test_that_took_long_is_added_and_none_is_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    suite = ElementTree.Element("testsuites")
-    for name, seconds in {"test_a[x]": 0.01, "test_a[y]": 0.4, "test_b": 0.29, "test_c": 7}.items():
-        ElementTree.SubElement(suite, "testcase", classname="tests.swap.test_it", name=name, time=str(seconds))
-    report, listed = tmp_path / "junit.xml", tmp_path / "slow.txt"
-    ElementTree.ElementTree(suite).write(report)
-    listed.write_text("swap/test_it.py::test_c\nswap/test_it.py::test_quick_this_time\n")
-    monkeypatch.setattr(slow_tests, "LIST", listed)
-    monkeypatch.setattr("sys.argv", ["slow_tests.py", str(report)])
+def test_a_test_is_slow_by_its_longest_case_in_the_quickest_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [
+        {"test_a[x]": 0.01, "test_a[y]": 0.4, "test_imports": 2.0, "test_quick": 0.0},
+        {"test_a[x]": 0.02, "test_a[y]": 0.3, "test_imports": 0.01, "test_once": 7},
+    ]
+    for number, cases in enumerate(runs):
+        suite = ElementTree.Element("testsuites")
+        for name, seconds in cases.items():
+            ElementTree.SubElement(suite, "testcase", classname="tests.swap.test_it", name=name, time=str(seconds))
+        ElementTree.ElementTree(suite).write(tmp_path / f"{number}.xml")
+    (tmp_path / "slow.txt").write_text("swap/test_it.py::test_imports\nswap/test_it.py::test_not_run\n")
+    monkeypatch.setattr(slow_tests, "LIST", tmp_path / "slow.txt")
+    monkeypatch.setattr("sys.argv", ["slow_tests.py", str(tmp_path / "0.xml"), str(tmp_path / "1.xml")])
     slow_tests.main()
-    assert listed.read_text().split() == [f"swap/test_it.py::test_{name}" for name in ("a", "c", "quick_this_time")]
+    left = [f"swap/test_it.py::test_{name}" for name in ("a", "not_run", "once")]
+    assert (tmp_path / "slow.txt").read_text().split() == left
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        f"+ {left[0]}",
+        f"+ {left[2]}",
+        "- swap/test_it.py::test_imports",
+    ]
