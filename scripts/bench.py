@@ -190,8 +190,8 @@ EIGHT_MASKS = PairLossConfig(masks="all", cross_passes=2, cross_groups=4)
 def pair_rows(family: str) -> list[dict[str, object]]:
     """A PWL training step with one mask and with eight, against its losses written plainly (`plain_pair.py`).
 
-    Twice each: against one mask with the converters and the memory layout of the paper's code, and against as many
-    masks with ours and a quick feature distance.
+    Each is compared with two references: one mask, with the converters and memory layout of the paper's code; and the
+    same number of masks, with our converters and layout and a faster way to compute the feature distance.
     """
     settings = LoadingSettings.load("lesson", family=family)
     task = image_task(settings)

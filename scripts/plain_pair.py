@@ -1,8 +1,8 @@
 """A step of PWL training as a reader of arXiv 2509.22319 would write it: the reference of `bench.py`, and of a test.
 
-Every mixed network is computed from the image on, and every conversion where its loss asks for it. The plain twins in
-`pwl_lab.swap.pair_training` share both between the losses, which would make this reference quicker: only the losses of two
-tensors are theirs.
+Every mixed network is computed from the image on, and every conversion where its loss asks for it. The plain versions in
+`pwl_lab.swap.pair_training` share both between the losses and would be quicker, so this module takes only the loss
+functions of two tensors from the package.
 """
 
 import copy

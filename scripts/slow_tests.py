@@ -3,9 +3,9 @@
     make check ARGS=--junitxml=runs/first.xml  # and once more as runs/second.xml
     python scripts/slow_tests.py runs/first.xml runs/second.xml
 
-A test is slow if one of its cases took as long as `--seconds`, in the report where that took the least: whoever comes first
-in a process pays for imports and for what tests share, and that is another test each time. What no report has run stays;
-to judge every test anew, empty the list first.
+A test is slow if its longest case took `--seconds` or more in every report that has it. One report is not enough: the first
+test in a process also pays for imports and shared fixtures, and which test that is changes from run to run. A listed test
+that is in no report stays listed; to judge all tests again, empty the list before the two runs.
 """
 
 import argparse

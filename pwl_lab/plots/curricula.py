@@ -16,6 +16,7 @@ from pwl_lab.training import TrainedModel
 ABLATED = {"student": "student alone", "prefix_mean": "prefix order,\nmean on the way", "worst": "worst of all masks"}
 # What an ablation changed, where the name in its table is too short to be understood.
 CHANGED = {"equal channels: only where different": "equal channels: no converter there"}
+LINEAR = 2  # points; what an ablation costs spans from tenths of a point to tens
 
 
 @style.context()
@@ -280,6 +281,7 @@ def parity_crossing(found: Sequence[Crossed]) -> Figure:
 def ablation_chart(table: pd.DataFrame) -> Figure:
     """The effect of each change to PWL training, against the default with the same seed: points are seeds, bars means.
 
+    The axis is linear between the two ticks beside 0, and logarithmic outside.
     `table` has one row per group, variant and seed (`scripts/pair_ablation.py`). The variants of `equal channels` have
     a different student than the default: they are compared with the first of them.
     """
@@ -287,7 +289,7 @@ def ablation_chart(table: pd.DataFrame) -> Figure:
     keys = [key for key, _ in table.groupby(["group", "variant"], sort=False) if key[0] != "default"]
     own = next((key for key in keys if key[0] == "equal channels"), None)
     rows = [key for key in keys if key != own]
-    figure, panels = style.row_of_axes(9, 0.3 * len(rows) + 1.4, len(ABLATED), sharey=True)
+    figure, panels = style.row_of_axes(9, 0.3 * len(rows) + 1.4, len(ABLATED), sharex=True, sharey=True)
     for axes, (measure, title) in zip(panels, ABLATED.items(), strict=True):
         axes.axvline(0, color="#444444", lw=1)
         for row, key in enumerate(rows):
@@ -296,6 +298,10 @@ def ablation_chart(table: pd.DataFrame) -> Figure:
             style.seed_row(axes, row, values, values.mean(), ("#222222", "-", "o"))
         axes.set_title(title, fontsize=NOTE)
         axes.set_xlabel("points of accuracy")
+        axes.set_xscale("symlog", linthresh=LINEAR, linscale=0.8)
+        axes.set_xticks([-40, -LINEAR, 0, LINEAR])
+        axes.set_xticks([-30, -20, -10, -5], minor=True)
+        axes.xaxis.set_major_formatter("{x:g}")
     names = [f"{group}: {variant}" for group, variant in rows]
     style.named_rows(panels[0], [CHANGED.get(name, name) for name in names])
     return figure

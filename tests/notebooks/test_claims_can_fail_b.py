@@ -143,12 +143,40 @@ def on_all_pictures(least):
     return pd.DataFrame(rows, columns=["family", "kind", "name", "low", "mean"])
 
 
-def stored_pairs(ends=(), rates=(), least=()):
+ABLATED = ("student", "prefix_mean", "worst")
+LOSSES = {
+    ("default", "default"): (0, 0, 0),
+    ("leave out", "cross"): (2, -24, -62),
+    ("masks", "prefix"): (0.3, 1, -64),
+    ("as published", "slow converters"): (-1, -1, -5),
+}
+
+
+def ablation(lost):
+    """The rows of the ablation that the claims read: points of accuracy for each measure; `lost` changes some."""
+    found = {key: dict(zip(ABLATED, points, strict=True)) for key, points in LOSSES.items()}
+    for (*key, measure), points in dict(lost).items():
+        found[tuple(key)][measure] = points
+    return pd.DataFrame(
+        [
+            {"group": group, "variant": variant, "seed": seed}
+            | {
+                measure: 0.8 + (points + 0.1 * seed * (variant != "default")) / 100
+                for measure, points in values.items()
+            }
+            for (group, variant), values in found.items()
+            for seed in SEEDS
+        ]
+    )
+
+
+def stored_pairs(ends=(), rates=(), least=(), lost=()):
     """The tables of stored pairs that the claims read."""
     rates_of_kinds = pd.Series(dict.fromkeys((WIDE, SAME, EXTRA), 0.2) | {NARROW: 0.1} | dict(rates))
     return {
         "at_equal_bytes": kinds_of_students(ends),
         "full": on_all_pictures(least),
+        "ablation": ablation(lost),
         "store": SimpleNamespace(shipped=lambda name: rates_of_kinds.rename("lr").rename_axis("arm").reset_index()),
         "arms": arms,
     }
@@ -192,6 +220,17 @@ INSIDE = {
     "stored: so it is for converters beyond their bytes": {"ends": {(EXTRA, SAME, "prefix"): (0.1, 0.9)}},
     "stored: all mixes and the worst one are open": {"ends": {(NARROW, WIDE, "worst"): (0.1, 0.9)}},
     "stored: narrower has the rate 0.1": {"rates": {NARROW: 0.2}},
+    **{
+        f"ablation: {claim}": {"lost": {(*row, measure): points}}
+        for claim, row, measure, points in [
+            ("without cross the student alone gains, beyond the interval", ("leave out", "cross"), "student", 0),
+            ("without cross prefix order and the worst mask lose ten points and more", ("leave out", "cross"), "worst", -5),
+            ("with prefix masks the worst mask loses ten points and more", ("masks", "prefix"), "worst", -5),
+            ("with prefix masks prefix order loses nothing that shows", ("masks", "prefix"), "prefix_mean", -3),
+            ("slow converters cost something everywhere, beyond the interval", ("as published", "slow converters"),
+             "student", 0),
+        ]
+    },
     **{
         f"all pictures, {family}: {claim}": {"least": {(family, *row): ends}}
         for families, claim, row, ends in [
