@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 def feature_distance(
     ours: Float[Tensor, "batch channels *positions"],
     target: Float[Tensor, "batch channels *positions"],
-    share: float = 1.0,
+    share: float | Tensor = 1.0,
 ) -> Float[Tensor, ""]:
     """As the plain twin. It has no second derivative."""
     # Channels last: for the memory layout of our convolutional networks this flattening copies nothing.
@@ -33,14 +33,15 @@ class _Distance(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, a: Float[Tensor, "batch size"], b: Float[Tensor, "batch size"], share: float
+        ctx: Any, a: Float[Tensor, "batch size"], b: Float[Tensor, "batch size"], share: float | Tensor
     ) -> Float[Tensor, ""]:
         """`|a - b|^2` is `aa - 2 ab + bb`."""
         length_a, length_b = (torch.linalg.vector_norm(one, dim=1) for one in (a, b))  # (batch)
         product, lengths = torch.linalg.vecdot(a, b), (length_a * length_b).clamp_min(1e-6)
         cosine = product / lengths
         ctx.save_for_backward(a, b, length_a, length_b, lengths, cosine)
-        ctx.size = share * a.shape[1]
+        # A tensor stays one, or a GPU would have to wait for its value; in the precision that a float has.
+        ctx.size = (share.double() if isinstance(share, Tensor) else share) * a.shape[1]
         squares = length_a.square() - 2 * product + length_b.square()
         distance: Tensor = (squares / ctx.size + 1 - cosine).mean()
         return distance

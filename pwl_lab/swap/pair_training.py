@@ -56,7 +56,7 @@ def make_boundaries(
 def feature_distance(
     ours: Float[Tensor, "batch channels *positions"],
     target: Float[Tensor, "batch channels *positions"],
-    share: float = 1.0,
+    share: float | Tensor = 1.0,
 ) -> Float[Tensor, ""]:
     """Mean squared error plus one minus the cosine of the flattened features; 0 if equal (1 if both are all zero).
 
@@ -66,7 +66,7 @@ def feature_distance(
     return F.mse_loss(ours, target) / share + 1 - cosine.mean()
 
 
-def sync_loss(boundaries: Sequence[Boundary], share: float = 1.0) -> Float[Tensor, ""]:
+def sync_loss(boundaries: Sequence[Boundary], share: float | Tensor = 1.0) -> Float[Tensor, ""]:
     """The distance of each network's converted state from the other's state, averaged over the boundaries."""
     terms = [
         feature_distance(b.encoded, b.student, share) + feature_distance(b.decoded, b.teacher, share)
@@ -75,7 +75,9 @@ def sync_loss(boundaries: Sequence[Boundary], share: float = 1.0) -> Float[Tenso
     return torch.stack(terms).mean()
 
 
-def recon_loss(converters: Converters, boundaries: Sequence[Boundary], share: float = 1.0) -> Float[Tensor, ""]:
+def recon_loss(
+    converters: Converters, boundaries: Sequence[Boundary], share: float | Tensor = 1.0
+) -> Float[Tensor, ""]:
     """The distance of each state from itself converted there and back, averaged over the boundaries."""
     terms = [
         feature_distance(converters.decode(b.encoded, b.number), b.teacher, share)
@@ -351,7 +353,7 @@ class PairLearner(Learner):
         """`sync`, `recon` and `cross`. A term with weight 0 is not computed: an ablation shows what that saves."""
         config, terms = self.config, {}
         boundaries = make_boundaries(self.net.converters, seen.teacher.states, seen.student.states)
-        share = real_share(seen.teacher.states[0]).item() if self.net.teacher.pads else 1.0
+        share = real_share(seen.teacher.states[0]) if self.net.teacher.pads else 1.0
         if config.sync:
             terms["sync"] = sync_loss(boundaries, share)
         if config.recon:

@@ -2,6 +2,7 @@
 
 import copy
 from collections import Counter
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -17,10 +18,11 @@ from toys import (
 )
 
 from pwl_lab.distill.losses import soft_loss
+from pwl_lab.fast import plain
 from pwl_lab.models import build
 from pwl_lab.support.seeding import generator
 from pwl_lab.swap.masks import all_masks, random_masks
-from pwl_lab.swap.pair_training import PairLearner, PairLossConfig, make_boundaries, mixed_logits
+from pwl_lab.swap.pair_training import PairLearner, PairLossConfig, feature_distance, make_boundaries, mixed_logits
 from pwl_lab.swap.swapnet import SwapNet
 from pwl_lab.tasks.base import Batch
 
@@ -157,3 +159,19 @@ def test_a_block_is_run_once_for_all_groups_and_on_no_sample_twice(net_and_batch
     mixed_logits(net, make_boundaries(net.converters, *states), wanted, 2)
     # Behind block 1, TS for both halves and ST for one. Behind block 2, TST, SST and STT; TSS twice for one half is once.
     assert rows == {("S", 2, 8): 1, ("T", 2, 4): 1, ("T", 3, 12): 1, ("S", 3, 8): 1}
+
+
+@pytest.mark.parametrize("written", [nullcontext, plain], ids=["fast", "plain"])
+def test_a_share_that_stays_a_tensor_gives_the_same_bits(written):
+    values = []
+    for share in (torch.tensor(0.8125) / 3, float(torch.tensor(0.8125) / 3)):
+        ours, target = (
+            torch.randn(6, 3, 5, generator=torch.Generator().manual_seed(n)).requires_grad_() for n in (1, 2)
+        )
+        with written():
+            found = feature_distance(ours, target, share)
+        found.backward()
+        values.append((found, ours.grad, target.grad))
+    for one, other in zip(*values, strict=True):
+        assert one.dtype == other.dtype == torch.float32
+        assert torch.equal(one, other)
