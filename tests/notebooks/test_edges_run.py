@@ -30,13 +30,10 @@ TAKEN = {  # each failed once after the training: with a KeyError, a division by
     "04b": [BLOCKS],
     "05": [{"loadings": ["followed"]}, {"parity_k_sparse": 4, "parity_steps": 1}],
     "07": [
-        {"teacher_steps": 1, "train_on_text": False},
-        {
-            "grammar": "cfg3b_tail",
-            "mask_rate": 0.01,
-            "text_length": 2,
-            "seeds": [1, 0],
-        },  # the text is a task of its own
+        {"teacher_steps": 1},
+        {"grammar": "cfg3b_tail", "mask_rate": 0.01},
+        {"text_length": 2, "seeds": [1, 0]},
+        {"train_on_text": False},
     ],
     "08": [
         {"two_phase_k": 1},
