@@ -1,9 +1,10 @@
 """A step of SGD on labels for a network with one hidden layer and two logits, without autograd.
 
 The plain twin is `pwl_lab.training.Learner.step`. What is saved: cross-entropy of two logits depends only on their
-difference, so the output layer is a vector; a layer's bias is a row or column of its weights; one matrix product adds
-the gradient to the momentum; and the arrays of the hidden layer's size are written in place, as rarely as possible.
-Where the processor multiplies in bfloat16, the two large products are in that type.
+difference, so the output layer is a vector; a layer's bias is a column of its weights; and the arrays of the hidden
+layer's size are written in place, as rarely as possible. Where the processor multiplies in bfloat16, the two large
+products are in that type: backwards zeros and ones times the weighted inputs, whose rows are then multiplied by the output
+weights. Else that product itself adds to the momentum.
 """
 
 from typing import Any, NamedTuple
@@ -24,11 +25,17 @@ def multiplies_in_bfloat16(device: torch.device) -> bool:
 
 
 class _Arrays(NamedTuple):
-    """What a step on a batch of one size writes into."""
+    """What a step on a batch of one size writes into; memory that is asked for in each step would have to be mapped anew.
+
+    All but the last are in the type of the products.
+    """
 
     inputs: Float[Tensor, "batch n_and_one"]  # the last column is 1
-    hidden: Float[Tensor, "batch units"]
-    gradient: Float[Tensor, "batch units"]  # of the hidden layer
+    weight: Float[Tensor, "units n_and_one"]  # the parameters themselves, if they are of this type
+    hidden: Float[Tensor, "units batch"]
+    active: Float[Tensor, "units batch"]  # 1 where a unit is active, else 0
+    product: Float[Tensor, "units n_and_one"]
+    gradient: Float[Tensor, "units n_and_one"]  # the product, in the type of the parameters
 
 
 class TwoLayerStep:
@@ -50,8 +57,8 @@ class TwoLayerStep:
         own = hidden.weight.dtype
         self.products = products or (torch.bfloat16 if multiplies_in_bfloat16(hidden.weight.device) else own)
         self.group = optimiser.param_groups[0]
-        self.first, self.of_first = _joined(hidden, optimiser, by_input=True)  # (n + 1, units), bias last
-        self.last, self.of_last = _joined(head, optimiser, by_input=False)  # (2, units + 1), bias last
+        self.first, self.of_first = _joined(hidden, optimiser)  # (units, n + 1), bias last
+        self.last, self.of_last = _joined(head, optimiser)  # (2, units + 1), bias last
         self.sides = self.last.new_tensor([[-1.0], [1.0]])  # of the two logits
         self.of_difference = torch.zeros_like(self.last[:1])  # (1, units + 1)
         self.arrays: _Arrays | None = None
@@ -60,59 +67,66 @@ class TwoLayerStep:
     def _arrays_for(self, samples: int) -> _Arrays:
         """The arrays for a batch of this size."""
         if self.arrays is None or len(self.arrays.inputs) != samples:
-            n, units = self.first.shape
-            hidden = self.first.new_empty(samples, units, dtype=self.products)
+            units, n = self.first.shape
             inputs = self.first.new_ones(samples, n, dtype=self.products)
-            self.arrays = _Arrays(inputs, hidden, torch.empty_like(hidden))
+            hidden, product = inputs.new_empty(units, samples), inputs.new_empty(units, n)
+            same = self.products == self.first.dtype
+            weight, gradient = (
+                (self.first, product) if same else (torch.empty_like(product), torch.empty_like(self.first))
+            )
+            self.arrays = _Arrays(inputs, weight, hidden, torch.empty_like(hidden), product, gradient)
         return self.arrays
 
     @torch.no_grad()
     def __call__(self, inputs: Float[Tensor, "batch n"], labels: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
         """Take a step on this batch; the mean cross-entropy before it."""
-        x, hidden, gradient = self._arrays_for(len(inputs))
+        x, weight, hidden, active, product, gradient = self._arrays_for(len(inputs))
         x[:, :-1] = inputs
-        torch.mm(x, self.first.to(self.products), out=hidden).relu_()
-        difference = self.last[1] - self.last[0]  # (units + 1,): of the logits
-        out = difference[:-1].to(self.products)
-        margins = torch.mv(hidden, out).to(self.last.dtype).add_(difference[-1])  # (batch,)
+        torch.mm(weight.copy_(self.first), x.t(), out=hidden)
+        # A negative bfloat16 is a negative integer, and integers are compared several times as fast.
+        (hidden.view(torch.int16) if self.products == torch.bfloat16 else hidden).clamp_min_(0)
+        difference = self.last[1:] - self.last[:1]  # (1, units + 1): of the logits
+        out = difference[:, :-1]
+        margins = (out.to(self.products) @ hidden).squeeze(0).to(self.last.dtype).add_(difference[0, -1])  # (batch,)
         wanted = labels.to(margins.dtype)
         of_margins = margins.sigmoid().sub_(wanted).div_(len(inputs))
         small = of_margins.to(self.products)
-        torch.outer(small, out, out=gradient)
-        torch.ops.aten.threshold_backward(gradient, hidden, 0, grad_input=gradient)
-        self.of_difference[0, :-1] = torch.mv(hidden.t(), small)
+        torch.gt(hidden, 0, out=active)
+        self.of_difference[0, :-1] = torch.mv(hidden, small)
         self.of_difference[0, -1] = of_margins.sum()
-        self._move(self.first, self.of_first, x.t(), gradient)
+        x_small = x * small.unsqueeze(1)
+        if gradient is product:
+            self._move(self.first, self.of_first, active.mul_(out.t()), x_small)
+        else:
+            gradient.copy_(torch.mm(active, x_small, out=product))
+            self._move(self.first, self.of_first, gradient, out.t(), by_row=True)
         self._move(self.last, self.of_last, self.sides, self.of_difference)
         return nn.functional.binary_cross_entropy_with_logits(margins, wanted)
 
-    def _move(self, values: Tensor, momentum: Tensor, left: Tensor, right: Tensor) -> None:
-        """A step of `torch.optim.SGD` on `values`, whose gradient is `left @ right`."""
+    def _move(self, values: Tensor, momentum: Tensor, left: Tensor, right: Tensor, by_row: bool = False) -> None:
+        """A step of `torch.optim.SGD` on `values`, whose gradient is `left @ right`, or `left * right` if `by_row`."""
         lr, beta, decay = self.group["lr"], self.group["momentum"], self.group["weight_decay"]
         penalty = values * decay if decay else None
         if self.group["nesterov"]:  # it moves by gradient + beta * new, and the gradient is new - beta * old
             values.add_(momentum, alpha=lr * beta)
-        if left.dtype == momentum.dtype:
-            momentum.addmm_(left, right, beta=beta)
+        if by_row:
+            momentum.mul_(beta).addcmul_(left, right)
         else:
-            momentum.mul_(beta).add_(left @ right)
+            momentum.addmm_(left, right, beta=beta)
         if penalty is not None:
             momentum.add_(penalty)
         values.sub_(momentum, alpha=lr * (1 + beta) if self.group["nesterov"] else lr)
 
 
-def _joined(layer: nn.Linear, optimiser: torch.optim.SGD, by_input: bool) -> tuple[Tensor, Tensor]:
+def _joined(layer: nn.Linear, optimiser: torch.optim.SGD) -> tuple[Tensor, Tensor]:
     """The layer's weights and bias as one array, and their momentum; the parameters become views of the former.
 
-    The array is (outputs, inputs + 1), or its transpose if `by_input`. If the optimiser has momentum, its buffers become
-    views of the latter, with the values that they have.
+    The arrays are (outputs, inputs + 1). If the optimiser has momentum, its buffers become views of the latter, with the
+    values that they have.
     """
     values = torch.cat([layer.weight.detach(), layer.bias.detach().unsqueeze(1)], dim=1)
-    values = values.t().contiguous() if by_input else values
     momentum = torch.zeros_like(values)
-    (weight, bias), (of_weight, of_bias) = (
-        (one[:, :-1], one[:, -1]) for one in ((array.t() if by_input else array) for array in (values, momentum))
-    )
+    (weight, bias), (of_weight, of_bias) = ((array[:, :-1], array[:, -1]) for array in (values, momentum))
     layer.weight.data, layer.bias.data = weight, bias
     for parameter, mine in ((layer.weight, of_weight), (layer.bias, of_bias)):
         state: dict[str, Any] = optimiser.state[parameter]
