@@ -7,15 +7,25 @@
 Repeat a command while its exit code is 3 (time was up): it goes on from its last checkpoint. What is done stays in the
 store. `parity` writes `parity.csv` to `--out`, a row as soon as it is known, the quick curricula first; the others leave
 their notebook there, with its `metrics.json`. `--smoke` does the same at sizes that take seconds on a CPU.
+
+Of `parity`, the two quick curricula are run for each teacher, with a tenth of the samples that one-shot may take; one-shot,
+which takes nearly all of the time, is run once, for the first teacher that learned. It is then what it amounts to when only
+the teacher's decisions are shown: training on labels, those of `Decided`.
 """
 
 import argparse
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
+from pwl_lab.fast.two_layer_step import multiplies_in_bfloat16, two_layers
 from pwl_lab.models import mlp
 from pwl_lab.runner.execute import run_notebook
 from pwl_lab.study.harder_task import hard_curricula, hard_student_plan, teacher_plan
@@ -24,11 +34,14 @@ from pwl_lab.study.tables import first_step
 from pwl_lab.study.verbs import distill, train_or_load
 from pwl_lab.support import environment, paths
 from pwl_lab.support.errors import TimeIsUpError
+from pwl_lab.tasks.base import Batch
 from pwl_lab.tasks.parity import SparseParity
-from pwl_lab.training import TrainedModel
+from pwl_lab.training import TrainedModel, TrainPlan
 
 STOPPED = 3  # as `pwl-lab` says it
-CURRICULA = ("extracted", "progressive", "one_shot")  # the last one takes nearly all of the time
+QUICK = ("extracted", "progressive")
+QUICKER = {"paper": 10, "smoke": 1}  # how many times fewer samples they may take
+DECIDED_AT_ONCE = 256  # samples
 WIDTHS = {"paper": (100, 1_000), "smoke": (16, 24)}  # of the students
 TASK = {
     "paper": {"hard_n_bits": 100, "hard_k_sparse": 6, "hard_teacher_max_steps": 400_000},
@@ -47,6 +60,55 @@ SMALL_VGG = {
 PAIR: dict[str, dict[str, Any]] = {"paper": {}, "smoke": SMALL_VGG}
 
 
+class Decided(SparseParity):
+    """Sparse parity whose training samples are labelled by a teacher; those that measure keep the true labels."""
+
+    def __init__(self, task: SparseParity, teacher: TrainedModel) -> None:
+        """Label as `teacher`, a network with one hidden layer, decides.
+
+        Its products are in bfloat16 where the fast loop would train with these.
+        """
+        super().__init__(task.n_bits, support=task.support, seed=task.seed, eval_samples=task.eval_samples)
+        layers = two_layers(teacher.model)
+        assert layers is not None
+        hidden, head = layers
+        self.true, self.of_teacher = task, teacher.fingerprint
+        dtype = torch.bfloat16 if multiplies_in_bfloat16(hidden.weight.device) else hidden.weight.dtype
+        self.weight = torch.cat([hidden.weight, hidden.bias.unsqueeze(1)], dim=1).detach().to(dtype)
+        difference = torch.cat([head.weight, head.bias.unsqueeze(1)], dim=1).detach().diff(dim=0)
+        self.out, self.shift = difference[:, :-1].to(dtype), difference[:, -1]
+
+    @torch.no_grad()
+    def decisions(self, inputs: Float[Tensor, "batch n_bits"]) -> Int[Tensor, " batch"]:
+        """1 where the teacher's second logit is the larger one, else 0."""
+        given = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], dim=1).to(self.weight)
+        memory = given.new_empty(
+            len(self.weight), DECIDED_AT_ONCE
+        )  # asked for once: it would have to be mapped each time
+        margins = []
+        for part in torch.split(given, DECIDED_AT_ONCE):
+            hidden = torch.mm(self.weight, part.t(), out=memory[:, : len(part)])  # (units, batch)
+            margins.append((self.out @ hidden.clamp_min_(0)).squeeze(0) + self.shift)
+        return (torch.cat(margins) > 0).long().to(inputs.device)
+
+    def draw(self, samples: int, random: torch.Generator) -> Batch:
+        """Fresh samples, labelled by the teacher."""
+        inputs = super().draw(samples, random).inputs
+        return Batch(inputs, self.decisions(inputs))
+
+    def batches(self, seed: int, batch_size: int, device: str = "cpu", role: str = "student") -> Iterator[Batch]:
+        """Those of a student: not the samples that its teacher saw."""
+        return super().batches(seed, batch_size, device, "student")
+
+    def split(self, name: str, device: str = "cpu") -> Batch:
+        """The task's own, with the true labels."""
+        return self.true.split(name, device)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """As the task's, and the teacher."""
+        return self.true.fingerprint() | {"decided_by": self.of_teacher, "products": str(self.weight.dtype)}
+
+
 def teacher_of(settings: CurriculaSettings, seed: int) -> tuple[SparseParity, TrainedModel]:
     """The task of a draw and its teacher."""
     task = SparseParity(settings.hard_n_bits, settings.hard_k_sparse, seed=seed, eval_samples=settings.eval_samples)
@@ -54,31 +116,45 @@ def teacher_of(settings: CurriculaSettings, seed: int) -> tuple[SparseParity, Tr
     return task, train_or_load(model, task, teacher_plan(settings), seed, settings.device)
 
 
+def one_shot_plan(settings: CurriculaSettings) -> TrainPlan:
+    """One-shot distillation as training on a teacher's decisions, by the fast loop."""
+    return hard_student_plan(settings).model_copy(update={"loop": "fast"})
+
+
 def parity(preset: str, asked: argparse.Namespace) -> int:
     """A row per teacher, and per curriculum, draw and student width: the samples to the threshold."""
     settings = CurriculaSettings.load(preset, **TASK[preset], device=asked.device)
-    plan, rows = hard_student_plan(settings), []
+    whole, rows = one_shot_plan(settings), []
+    quick = hard_student_plan(settings).model_copy(update={"steps": whole.steps // QUICKER[preset]})
     common = {"n": settings.hard_n_bits, "k": settings.hard_k_sparse, "teacher_width": settings.hard_teacher_width}
 
-    def add(seed: int, who: str, width: int, step: int | None, budget: int) -> None:
+    def add(seed: int, who: str, width: int, step: int | None, budget: int, begun: float) -> None:
         """A row, written at once."""
         there = {"samples": (budget if step is None else step) * settings.batch_size, "reached": step is not None}
         rows.append(common | {"curriculum": who, "width": width, "seed": seed} | there)
         pd.DataFrame(rows).to_csv(asked.out / "parity.csv", index=False)
-        print(rows[-1], flush=True)
+        print(rows[-1], f"{(time.perf_counter() - begun) / 60:.1f} min", flush=True)
 
     drawn = {}
     for seed in asked.seeds:
+        begun = time.perf_counter()
         drawn[seed] = (_, teacher) = teacher_of(settings, seed)
         step = first_step(teacher.history, settings.threshold)
-        add(seed, "teacher", settings.hard_teacher_width, step, settings.hard_teacher_max_steps)
+        add(seed, "teacher", settings.hard_teacher_width, step, settings.hard_teacher_max_steps, begun)
     learned = {seed: one for seed, one in drawn.items() if one[1].reached_at is not None}
-    for name in CURRICULA:
+    for name in QUICK:
         curricula = {name: hard_curricula(settings)[name]}
         for seed, (task, teacher) in learned.items():
             for width in WIDTHS[preset]:
-                runs = distill(teacher, mlp(task, width=width), task, curricula, [seed], plan, settings.device)
-                add(seed, name, width, runs.steps_to(settings.threshold)[name][0], plan.steps)
+                begun = time.perf_counter()
+                runs = distill(teacher, mlp(task, width=width), task, curricula, [seed], quick, settings.device)
+                add(seed, name, width, runs.steps_to(settings.threshold)[name][0], quick.steps, begun)
+    for seed, (task, teacher) in [*learned.items()][:1]:
+        for width in asked.one_shot_widths or WIDTHS[preset]:
+            begun = time.perf_counter()
+            decided = Decided(task, teacher)
+            student = train_or_load(mlp(task, width=width), decided, whole, seed, settings.device)
+            add(seed, "one_shot", width, first_step(student.history, settings.threshold), whole.steps, begun)
     return 0
 
 
@@ -108,6 +184,7 @@ def main() -> int:
     parser.add_argument("job", choices=jobs)
     parser.add_argument("--stop-after", metavar="TIME", help="such as 8m")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--one-shot-widths", type=int, nargs="*", help="of `parity`; default: those of all students")
     parser.add_argument("--epochs", type=int, help="of `pair`, for teacher and student; default: the paper's 160")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--smoke", action="store_true")

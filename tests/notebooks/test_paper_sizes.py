@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from script_modules import load_script
 
+from pwl_lab.distill.curriculum import TeacherOutput
+from pwl_lab.distill.targets import TeacherTargets
 from pwl_lab.runner.run_folder import read_status
 from pwl_lab.study import verbs
 from pwl_lab.study.settings import CurriculaSettings, LoadingSettings, ParityTransformerSettings
@@ -39,7 +42,8 @@ def test_parity_stops_goes_on_and_is_then_read_from_the_store(job, tmp_path, mon
     assert not path.exists(), "the first training had no time"
     assert job("parity", "--seeds", "0") == 0
     found = pd.read_csv(path)
-    assert found["curriculum"].tolist() == ["teacher", *(name for name in paper_sizes.CURRICULA for _ in range(2))]
+    names = (*paper_sizes.QUICK, "one_shot")
+    assert found["curriculum"].tolist() == ["teacher", *(name for name in names for _ in range(2))]
     assert found["width"].tolist() == [256, *paper_sizes.WIDTHS["smoke"] * 3]
     assert found.loc[found["curriculum"].isin(["teacher", "extracted"]), "reached"].all()
     whole = path.read_bytes()
@@ -49,6 +53,29 @@ def test_parity_stops_goes_on_and_is_then_read_from_the_store(job, tmp_path, mon
     assert job("parity", "--seeds", "0") == 0
     assert path.read_bytes() == whole
     assert str(found.iloc[-1]["samples"]) in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_one_shot_is_run_once_and_shows_the_decisions_of_its_teacher(job, tmp_path):
+    settings = CurriculaSettings.load("smoke", **paper_sizes.TASK["smoke"])
+    assert job("parity", "--seeds", "0", "1", "--one-shot-widths", "16") == 0
+    found = pd.read_csv(tmp_path / "out" / "parity.csv").groupby("curriculum").size()
+    assert found.to_dict() == {"teacher": 2, "extracted": 4, "progressive": 4, "one_shot": 1}
+    task, teacher = paper_sizes.teacher_of(settings, 0)
+    margins = teacher.model(task.split("test").inputs).diff(dim=1)
+    teacher.model.head.bias.data[1] += margins.abs().median()  # it errs: else its decisions would be the labels
+    decided = paper_sizes.Decided(task, teacher)
+    batch = next(decided.batches(0, 1_000))
+    [shown] = TeacherTargets(teacher, [], []).compute(batch, [TeacherOutput(temperature=0)]).values()
+    wanted = shown.argmax(dim=-1).flatten()
+    agreed = (batch.labels == wanted).float().mean().item()
+    assert agreed == 1.0 if decided.weight.dtype == torch.float32 else agreed > 0.99
+    assert (batch.labels != task.labels(batch.inputs)).float().mean() > 0.05
+    assert torch.equal(decided.split("test").labels, task.labels(decided.split("test").inputs))
+    assert not torch.equal(next(decided.batches(0, 64)).inputs, next(task.batches(0, 64)).inputs), (
+        "its teacher's samples"
+    )
+    teacher.fingerprint += "0"
+    assert paper_sizes.Decided(task, teacher).fingerprint() != decided.fingerprint()
 
 
 def test_a_teacher_that_does_not_learn_has_a_row_and_no_students(job, tmp_path, monkeypatch):
@@ -86,7 +113,7 @@ def test_at_paper_the_jobs_are_those_of_the_papers():
     parity = CurriculaSettings.load("paper", **paper_sizes.TASK["paper"])
     assert (parity.hard_n_bits, parity.hard_k_sparse, parity.hard_teacher_width) == (100, 6, 50_000)
     assert (parity.hard_teacher, paper_sizes.WIDTHS["paper"]) == ("trained", (100, 1_000))
-    assert paper_sizes.hard_student_plan(parity).steps * parity.batch_size >= 60_000_000
+    assert paper_sizes.one_shot_plan(parity).steps * parity.batch_size >= 60_000_000
     assert paper_sizes.teacher_plan(parity).eval_every * parity.batch_size <= 52_000, "a transition spans 250,000"
     pair = LoadingSettings.load("paper", family="vgg", dataset="fashion-mnist-32", **paper_sizes.PAIR["paper"])
     assert pair.teacher_channels == pair.student_channels == (64, 128, 256, 512, 512)
