@@ -124,6 +124,8 @@ class SparseParityTeacherSettings(Settings):
     teacher_width: Width = Field(1024, description="hidden units of the teacher")
     batch_size: int = Field(128, ge=1, le=65_536, description="fresh samples per step")
     teacher_lr: LearningRate = Field(0.15, description="SGD learning rate of the teacher")
+    teacher_momentum: float = Field(0.0, ge=0.0, lt=1.0, description="of the teacher's SGD")
+    teacher_loop: Literal["plain", "fast"] = Field("plain", description="fast: without autograd")
     weight_decay: float = Field(1e-3, ge=0.0, le=1.0, description="L2 penalty; lets the random initial weights fade")
     teacher_max_steps: Steps = Field(20_000, description="upper limit for the teacher, saturation included")
     saturation: float = Field(
