@@ -10,6 +10,7 @@ import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, Literal, Self
@@ -25,7 +26,7 @@ from pwl_lab.fast import is_plain
 from pwl_lab.fast.allocator import keep_freed_memory
 from pwl_lab.fast.two_layer_step import TwoLayerStep, two_layers
 from pwl_lab.models.blocknet import BlockNet, ModelConfig, build
-from pwl_lab.support.config import Fraction, Frozen, LearningRate, Steps
+from pwl_lab.support.config import Fraction, Frozen, LearningRate, Products, Steps
 from pwl_lab.support.errors import DivergedError, invalid
 from pwl_lab.support.progress import Progress
 from pwl_lab.support.resuming import Training
@@ -60,6 +61,12 @@ class TrainPlan(Frozen):
     loop: Literal["plain", "fast"] = Field(
         "plain", description="fast: without autograd; for SGD on labels, one hidden layer and two logits only"
     )
+    # Left out where it is the default: a result is the same, and has the key that it had before there was a choice.
+    products: Products = Field(
+        "float32",
+        exclude_if=lambda value: value == "float32",
+        description="bfloat16: forward passes and their gradients under autocast; weights and evaluations stay as they are",
+    )
 
     @model_validator(mode="after")
     def _fast_is_sgd(self) -> Self:
@@ -69,7 +76,12 @@ class TrainPlan(Frozen):
 
 
 def image_plan(
-    steps: int, lr: float, batch_size: int = 128, optimiser: Literal["sgd", "adam"] = "sgd", eval_every: int = 100
+    steps: int,
+    lr: float,
+    batch_size: int = 128,
+    optimiser: Literal["sgd", "adam"] = "sgd",
+    eval_every: int = 100,
+    products: Products = "float32",
 ) -> TrainPlan:
     """A cosine schedule with, for SGD, the settings of arXiv 2509.22319: Nesterov momentum 0.9, weight decay 5e-4.
 
@@ -78,7 +90,8 @@ def image_plan(
     """
     sizes = {"steps": steps, "batch_size": batch_size, "eval_every": eval_every}
     sgd = {"momentum": 0.9, "weight_decay": 5e-4} if optimiser == "sgd" else {}
-    return TrainPlan(**sizes, **sgd, optimiser=optimiser, lr=lr, schedule="cosine", clip_norm=2.0)
+    kind = {"optimiser": optimiser, "products": products}
+    return TrainPlan(**sizes, **sgd, **kind, lr=lr, schedule="cosine", clip_norm=2.0)
 
 
 def make_optimiser(plan: TrainPlan, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -100,6 +113,11 @@ def _eager(kind: Any) -> Any:
     names = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
     plain = {name: inspect.unwrap(getattr(kind, name)) for name in names}
     return type(kind.__name__, (kind,), plain | {"step": torch.no_grad()(inspect.unwrap(kind.step))})
+
+
+def _products(plan: TrainPlan, device: str) -> AbstractContextManager[object]:
+    """Autocast, if the plan asks for it."""
+    return torch.autocast(device, torch.bfloat16) if plan.products == "bfloat16" else nullcontext()
 
 
 def learning_rate_factor(plan: TrainPlan, step: int) -> float:
@@ -148,7 +166,8 @@ class Learner(ABC):
         """
         if plan.loop == "fast" and not is_plain():
             raise invalid("loop", "fast", "plain; fast is for networks with one hidden layer and two logits, on labels")
-        terms = self.losses(batch, step - 1)
+        with _products(plan, batch.inputs.device.type):
+            terms = self.losses(batch, step - 1)
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(terms["total"])
         if plan.clip_norm is not None:

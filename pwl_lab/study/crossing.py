@@ -88,9 +88,8 @@ def _crossed(settings: CrossingSettings, seed: int, combined: Sequence[tuple[str
     """The students of one seed with these curricula and loadings."""
     task, teacher = image_task(settings), image_teacher(settings, seed)
     student = image_models(settings, task)[1]
-    plan = image_plan(
-        settings.budget_steps, settings.pair_lr, settings.batch_size, settings.optimiser, settings.eval_every
-    )
+    how = settings.batch_size, settings.optimiser, settings.eval_every, settings.products
+    plan = image_plan(settings.budget_steps, settings.pair_lr, *how)
     curricula, losses = image_curricula(settings, student.n_blocks), pair_losses(settings)
     arms = [
         (losses.model_copy(update={"student_joins_at": LOADINGS[loading]}), curricula.get(name))

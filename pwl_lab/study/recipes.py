@@ -124,7 +124,8 @@ def _image_model(settings: ImageSettings, task: ImageTask, who: str) -> ModelCon
 def _plan_in_epochs(settings: ImageSettings, task: ImageTask, epochs: int, lr: float) -> TrainPlan:
     """A plan of `epochs` passes over the images, with an evaluation every half epoch."""
     epoch = task.steps_per_epoch(settings.batch_size)
-    return image_plan(epochs * epoch, lr, settings.batch_size, settings.optimiser, eval_every=max(1, epoch // 2))
+    how = settings.batch_size, settings.optimiser, max(1, epoch // 2), settings.products
+    return image_plan(epochs * epoch, lr, *how)
 
 
 def image_teacher(settings: ImageSettings, seed: int) -> TrainedModel:

@@ -30,6 +30,7 @@ from pwl_lab.support.yaml12 import read_yaml
 
 Device = Literal["auto", "cpu", "cuda"]
 Family = Literal["vgg", "resnet", "vit"]
+Products = Literal["float32", "bfloat16"]
 MaskDistribution = (
     Literal["prefix", "alternating", "mixture", "all"] | dict[str, Annotated[float, Field(gt=0.0, allow_inf_nan=False)]]
 )

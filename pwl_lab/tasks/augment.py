@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from pwl_lab.support.config import Frozen
+from pwl_lab.tasks.base import sent
 from pwl_lab.tasks.checks import check_crop
 
 
@@ -62,7 +63,7 @@ def random_crop(
     """
     n, _, height, width = images.shape
     check_crop(padding, height, width)
-    top, left = torch.randint(0, 2 * padding + 1, (2, n), generator=generator).to(images.device)
+    top, left = sent(torch.randint(0, 2 * padding + 1, (2, n), generator=generator), images.device)
     padded = F.pad(images, (padding, padding, padding, padding), mode="reflect")
     # all windows of the original size, as views: [n, channels, 2*padding + 1, 2*padding + 1, height, width]
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)
@@ -73,7 +74,7 @@ def random_flip(
     images: Float[Tensor, "batch channels height width"], generator: Generator
 ) -> Float[Tensor, "batch channels height width"]:
     """Flip each image horizontally with probability 1/2."""
-    mirrored = (torch.rand(images.shape[0], generator=generator) < 0.5).to(images.device)
+    mirrored = sent(torch.rand(images.shape[0], generator=generator) < 0.5, images.device)
     return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
 
 
@@ -86,6 +87,6 @@ def random_rotation(
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros(n)
     # grid coordinates run from -1 to 1 along both axes, so rotating a non-square image needs its aspect ratio
     rows = (cos, -sin * height / width, zero, sin * width / height, cos, zero)
-    affine = torch.stack(rows, dim=1).view(n, 2, 3).to(images)
+    affine = sent(torch.stack(rows, dim=1).view(n, 2, 3).to(images.dtype), images.device)
     grid = F.affine_grid(affine, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)

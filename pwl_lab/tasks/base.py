@@ -25,6 +25,13 @@ from pwl_lab.tasks.checks import check_count
 IGNORED = -100  # the label of a token that is not scored, as PyTorch's losses expect it
 
 
+def sent(tensor: Tensor, device: str | torch.device) -> Tensor:
+    """The tensor on a device. A GPU takes it from page-locked memory, in its turn: neither waits for the other."""
+    if tensor.device.type == "cpu" and torch.device(device).type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 @dataclass(frozen=True)
 class Batch:
     """Inputs with their labels: a class index for each sample, or for each token of it (`IGNORED`: not scored)."""
@@ -34,7 +41,7 @@ class Batch:
 
     def to(self, device: str) -> "Batch":
         """The same batch on another device."""
-        return Batch(self.inputs.to(device), self.labels.to(device))
+        return Batch(sent(self.inputs, device), sent(self.labels, device))
 
     def __len__(self) -> int:
         """The number of samples."""

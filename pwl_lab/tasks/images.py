@@ -15,7 +15,7 @@ from pwl_lab.support.resuming import Stream
 from pwl_lab.support.seeding import TEACHER, generator
 from pwl_lab.tasks import datasets
 from pwl_lab.tasks.augment import Augmentation
-from pwl_lab.tasks.base import Batch, Normalisation, Task, check_images
+from pwl_lab.tasks.base import Batch, Normalisation, Task, check_images, sent
 from pwl_lab.tasks.checks import check_batch_size, check_count, check_n_train
 
 SPLIT_RECIPE = 1  # raise it when the way images are assigned to splits or drawn into batches changes
@@ -102,7 +102,7 @@ class ImageTask(Task):
         def draw(rest: Tensor | None) -> tuple[Batch, Tensor]:
             if rest is None or not len(rest):  # the next epoch
                 rest = torch.randperm(len(labels), generator=order)[: steps * batch_size].view(steps, batch_size)
-            picked = rest[0].to(where)
+            picked = sent(rest[0], where)
             return Batch(self.augment.apply(self.normalise(images[picked]), augment), labels[picked]), rest[1:]
 
         return Stream(draw, order, augment)

@@ -7,8 +7,8 @@ from toys import TOY_SIZES, ToyImages, as_trained, changed, snapshot
 
 from pwl_lab.distill import curriculum
 from pwl_lab.models import ResNetConfig, VGGConfig, ViTConfig
-from pwl_lab.study import recipes, verbs
-from pwl_lab.study.settings import CurriculaSettings, LoadingSettings, StartHereSettings
+from pwl_lab.study import crossing, recipes, verbs
+from pwl_lab.study.settings import CrossingSettings, CurriculaSettings, LoadingSettings, StartHereSettings
 from pwl_lab.study.store import NotMadeError, only_stored
 from pwl_lab.support import paths
 from pwl_lab.swap.pair_training import PairLossConfig
@@ -83,6 +83,27 @@ def test_the_losses_of_a_pair_have_the_weights_that_were_asked_for():
     losses = recipes.pair_losses(LoadingSettings.load("smoke", sync_weight=0.5, cross_weight=3.0))
     assert losses == recipes.pair_losses(LoadingSettings.load("smoke")).model_copy(update={"sync": 0.5, "cross": 3.0})
     assert LoadingSettings.load("smoke").cross_weight == PairLossConfig().cross  # the paper's
+
+
+@pytest.mark.parametrize("section", [LoadingSettings, CrossingSettings])
+@pytest.mark.parametrize(
+    ("setting", "value"), [("products", "bfloat16"), ("optimiser", "adam"), ("batch_size", 16), ("pair_lr", 0.03)]
+)
+def test_every_training_of_an_image_notebook_is_as_asked_for(section, setting, value, settings, monkeypatch):
+    plans = []
+    monkeypatch.setattr(recipes, "train_or_load", lambda model, task, plan, *_: plans.append(plan) or "a teacher")
+    monkeypatch.setattr(recipes, "train_pair", lambda *given: plans.append(given[3]))
+    monkeypatch.setattr(crossing, "train_pairs", lambda *given: plans.append(given[3]) or [])
+    monkeypatch.setattr(crossing, "image_task", recipes.image_task)
+    asked = section.load("smoke", **(TOY_SIZES | {setting: value}))
+    if section is LoadingSettings:
+        recipes.loading_pair(asked, 0)
+    else:
+        crossing._crossed(asked, 0, [])
+    of_teacher, of_pair = plans
+    field = setting.removeprefix("pair_")
+    assert getattr(of_pair, field) == value
+    assert getattr(of_teacher, field) == (asked.teacher_lr if field == "lr" else value)
 
 
 def test_loading_pairs_are_one_per_seed_in_order(settings):

@@ -27,6 +27,7 @@ from pwl_lab.tasks.base import (
     check_labels,
     class_names_of,
     normalisation_of,
+    sent,
 )
 from pwl_lab.tasks.checks import check_count
 from pwl_lab.tasks.images import ImageTask
@@ -293,3 +294,30 @@ def test_what_a_task_says_wrongly_is_refused_before_anything_is_trained(field, v
     teacher = type(MLP_TEACHER)(**MLP_TEACHER.model_dump() | {"n_inputs": 49, "n_classes": 3})
     with pytest.raises(InvalidValueError, match=rf"{field} of Named \(test_checks\.py, line \d+\) = .*{words}"):
         fit(teacher, task, PLAN, 0)
+
+
+class FakeTensor:
+    """What `sent` asks of a tensor, and what it asked."""
+
+    def __init__(self, device, *calls):
+        self.device, self.calls = torch.device(device), calls
+
+    def pin_memory(self):
+        return FakeTensor(self.device, *self.calls, "pinned")
+
+    def to(self, device, non_blocking=False):
+        return FakeTensor(device, *self.calls, "queued" if non_blocking else "waited for")
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "calls"),
+    [
+        ("cpu", "cuda", ("pinned", "queued")),
+        ("cpu", torch.device("cuda", 1), ("pinned", "queued")),
+        ("cpu", "cpu", ("waited for",)),
+        ("cuda", "cuda", ("waited for",)),  # it is there already: only memory of the CPU can be pinned
+        ("cuda", "cpu", ("waited for",)),
+    ],
+)
+def test_a_card_takes_a_batch_in_its_turn(begin, end, calls):
+    assert inspect.unwrap(sent)(FakeTensor(begin), end).calls == calls

@@ -242,6 +242,28 @@ def test_same_seed_same_numbers_and_another_seed_others(optimiser):
     assert changed(snapshot(first.model), snapshot(other.model)) >= set(dict(first.model.named_parameters()))
 
 
+def test_products_in_bfloat16_are_those_of_training_alone():
+    plan, seen = TrainPlan(steps=1, batch_size=64, lr=0.1), {True: set(), False: set()}
+    assert "products" not in plan.model_dump(), "results of the default keep their keys"
+    coarse = plan.model_copy(update={"products": "bfloat16"})
+    assert (coarse.model_dump()["products"], TrainPlan(**coarse.model_dump())) == ("bfloat16", coarse)
+
+    def note(module, _, found):
+        if isinstance(module, nn.Conv2d):
+            seen[module.training].add(found.dtype)
+
+    expected = fit(VGG_TEACHER, ToyImages(), plan, seed=1)
+    with nn.modules.module.register_module_forward_hook(note):
+        found = fit(VGG_TEACHER, ToyImages(), coarse, seed=1)
+    assert seen == {True: {torch.bfloat16}, False: {torch.float32}}
+    for (name, before), ours, theirs in zip(
+        build(VGG_TEACHER, 1).named_parameters(), found.model.parameters(), expected.model.parameters(), strict=True
+    ):
+        assert ours.dtype == before.dtype
+        error = (ours - theirs).norm() / (theirs - before).norm()
+        assert 0 < error < 0.25, name  # some ten roundings to eight bits; of an unrelated gradient it would be 1.4
+
+
 def test_the_evaluation_does_not_move_the_training():
     often, rarely = (TrainPlan(steps=12, batch_size=8, eval_every=every, lr=0.05) for every in (1, 12))
     first, second = (fit(VGG_TEACHER, ToyImages(), plan, seed=1) for plan in (often, rarely))
