@@ -150,7 +150,7 @@ def parity(preset: str, asked: argparse.Namespace) -> int:
                 runs = distill(teacher, mlp(task, width=width), task, curricula, [seed], quick, settings.device)
                 add(seed, name, width, runs.steps_to(settings.threshold)[name][0], quick.steps, begun)
     for seed, (task, teacher) in [*learned.items()][:1]:
-        for width in asked.one_shot_widths or WIDTHS[preset]:
+        for width in WIDTHS[preset] if asked.one_shot_widths is None else asked.one_shot_widths:
             begun = time.perf_counter()
             decided = Decided(task, teacher)
             student = train_or_load(mlp(task, width=width), decided, whole, seed, settings.device)
