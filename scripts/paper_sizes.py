@@ -3,6 +3,7 @@
     python scripts/paper_sizes.py parity --stop-after 8m       # (100, 6), a teacher of 50,000 units, students of 100 and 1,000
     python scripts/paper_sizes.py pair --stop-after 8m         # notebook 04's vgg at `paper`, on all of Fashion-MNIST at 32x32
     python scripts/paper_sizes.py transformer --stop-after 8m  # notebook 03 at `paper`: (100, 6), 32 heads against 4
+    python scripts/paper_sizes.py ship --core-minutes 90       # copy the table of `parity` to data/results
 
 Repeat a command while its exit code is 3 (time was up): it goes on from its last checkpoint. What is done stays in the
 store. `parity` writes `parity.csv` to `--out`, a row as soon as it is known, the quick curricula first; the others leave
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import points
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -177,14 +179,24 @@ def transformer(preset: str, asked: argparse.Namespace) -> int:
     return whole_notebook("03", preset, asked, {})
 
 
+def ship(preset: str, asked: argparse.Namespace) -> int:
+    """The table of `parity`, with what made it."""
+    table = pd.read_csv(asked.out / "parity.csv")
+    seeds = sorted({int(seed) for seed in table["seed"]})
+    facts = {"command": "python scripts/paper_sizes.py parity", "seeds": seeds, "core_minutes": asked.core_minutes}
+    points.ship_table("parity_paper", table, **facts)
+    return 0
+
+
 def main() -> int:
     """Do, or go on with, the job asked for; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    jobs = {"parity": parity, "pair": pair, "transformer": transformer}
+    jobs = {"parity": parity, "pair": pair, "transformer": transformer, "ship": ship}
     parser.add_argument("job", choices=jobs)
     parser.add_argument("--stop-after", metavar="TIME", help="such as 8m")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--one-shot-widths", type=int, nargs="*", help="of `parity`; default: those of all students")
+    parser.add_argument("--core-minutes", type=float, help="for `ship`")
     parser.add_argument("--epochs", type=int, help="of `pair`, for teacher and student; default: the paper's 160")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--smoke", action="store_true")

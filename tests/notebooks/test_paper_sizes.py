@@ -11,9 +11,9 @@ from script_modules import load_script
 from pwl_lab.distill.curriculum import TeacherOutput
 from pwl_lab.distill.targets import TeacherTargets
 from pwl_lab.runner.run_folder import read_status
-from pwl_lab.study import verbs
+from pwl_lab.study import store, verbs
 from pwl_lab.study.settings import CurriculaSettings, LoadingSettings, ParityTransformerSettings
-from pwl_lab.support import environment
+from pwl_lab.support import environment, paths
 from pwl_lab.tasks.datasets import dataset
 
 paper_sizes = load_script("paper_sizes")
@@ -76,6 +76,16 @@ def test_one_shot_is_run_once_and_shows_the_decisions_of_its_teacher(job, tmp_pa
     )
     teacher.fingerprint += "0"
     assert paper_sizes.Decided(task, teacher).fingerprint() != decided.fingerprint()
+
+
+def test_the_table_is_shipped_with_what_made_it(job, tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "results", lambda: tmp_path / "results")
+    assert job("parity", "--seeds", "1", "--one-shot-widths") == 0
+    assert job("ship", "--core-minutes", "3.5") == 0
+    shipped = store.shipped("parity_paper")
+    pd.testing.assert_frame_equal(shipped, pd.read_csv(tmp_path / "out" / "parity.csv"))
+    assert shipped["curriculum"].tolist() == ["teacher", "extracted", "extracted", "progressive", "progressive"]
+    assert (shipped.attrs["seeds"], shipped.attrs["core_minutes"]) == ([1], 3.5)
 
 
 def test_a_teacher_that_does_not_learn_has_a_row_and_no_students(job, tmp_path, monkeypatch):
