@@ -322,8 +322,7 @@ def string_predictions(
 
     Raises InvalidValueError for a pair of more than `MOST_BLOCKS` blocks.
     """
-    device = next(pair.net.parameters()).device
-    batch = pair.task.split("test")
+    device, batch = next(pair.net.parameters()).device, pair.task.split("test")
     batch = Batch(batch.inputs[:pool], batch.labels[:pool])
     chosen = torch.arange(len(batch))
     if kind == "picked":
