@@ -118,16 +118,22 @@ def teacher_of(settings: CurriculaSettings, seed: int) -> tuple[SparseParity, Tr
     return task, train_or_load(model, task, teacher_plan(settings), seed, settings.device)
 
 
+def student_plan(settings: CurriculaSettings, quicker: int = 1) -> TrainPlan:
+    """How a student is trained until it has the threshold, in at most so many times fewer steps than there may be."""
+    plan = hard_student_plan(settings)
+    return plan.model_copy(update={"steps": plan.steps // quicker, "stop_at": settings.threshold})
+
+
 def one_shot_plan(settings: CurriculaSettings) -> TrainPlan:
     """One-shot distillation as training on a teacher's decisions, by the fast loop."""
-    return hard_student_plan(settings).model_copy(update={"loop": "fast"})
+    return student_plan(settings).model_copy(update={"loop": "fast"})
 
 
 def parity(preset: str, asked: argparse.Namespace) -> int:
     """A row per teacher, and per curriculum, draw and student width: the samples to the threshold."""
     settings = CurriculaSettings.load(preset, **TASK[preset], device=asked.device)
     whole, rows = one_shot_plan(settings), []
-    quick = hard_student_plan(settings).model_copy(update={"steps": whole.steps // QUICKER[preset]})
+    quick = student_plan(settings, QUICKER[preset])
     common = {"n": settings.hard_n_bits, "k": settings.hard_k_sparse, "teacher_width": settings.hard_teacher_width}
 
     def add(seed: int, who: str, width: int, step: int | None, budget: int, begun: float) -> None:
