@@ -42,7 +42,9 @@ class ImageSettings(Settings):
     patch: int = Field(8, ge=2, le=32, description="side of the square of pixels that becomes a token (vit)")
     batch_size: int = Field(128, ge=2, le=8192, description="images per step")
     optimiser: Literal["sgd", "adam"] = Field("sgd", description="of teacher and student")
-    products: Products = Field("float32", description="of training; bfloat16 is faster on some processors and GPUs")
+    products: Products = Field(
+        "float32", description="number type of matrix products in training; bfloat16 is faster on some processors"
+    )
     teacher_epochs: Epochs = Field(6, description="passes over the images for the teacher")
     teacher_lr: LearningRate = Field(0.1, description="peak learning rate of the teacher")
     pair_lr: LearningRate = Field(0.1, description="peak learning rate of the student")
