@@ -65,13 +65,16 @@ class TrainPlan(Frozen):
     products: Products = Field(
         "float32",
         exclude_if=lambda value: value == "float32",
-        description="bfloat16: forward passes and their gradients under autocast; weights and evaluations stay as they are",
+        description="bfloat16: training under autocast; weights and evaluations keep their type. Not for loop = fast, which "
+        "multiplies in bfloat16 wherever that is faster",
     )
 
     @model_validator(mode="after")
     def _fast_is_sgd(self) -> Self:
         if self.loop == "fast" and (self.optimiser != "sgd" or self.clip_norm is not None):
             raise ValueError("loop = 'fast' is SGD without clipping: set optimiser = 'sgd' and clip_norm = None")
+        if self.loop == "fast" and self.products != "float32":
+            raise ValueError("loop = 'fast' chooses the type of its products by itself: leave products out")
         return self
 
 
@@ -213,6 +216,9 @@ def train(learner: Learner, batches: Iterator[Batch], plan: TrainPlan, descripti
             means = {name: float(sum(values)) / len(values) for name, values in run.seen.items()}
             _check_finite(means, step, description)
             rows = _evaluated(learner, step, plan, means)
+            _check_finite(
+                {name: row[name] for row in rows for name in row if name == "validation_loss"}, step, description
+            )
             run.history += rows
             bar.advance(1, loss=means["total"], **_headline(rows))
             bar.evaluated(rows)

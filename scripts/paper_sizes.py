@@ -130,7 +130,10 @@ def one_shot_plan(settings: CurriculaSettings) -> TrainPlan:
 
 
 def parity(preset: str, asked: argparse.Namespace) -> int:
-    """A row per teacher, and per curriculum, draw and student width: the samples to the threshold."""
+    """A row per teacher, and per curriculum, draw and student width: the samples to the threshold, on validation.
+
+    Students are trained for teachers that come to err on no validation sample.
+    """
     settings = CurriculaSettings.load(preset, **TASK[preset], device=asked.device)
     whole, rows = one_shot_plan(settings), []
     quick = student_plan(settings, QUICKER[preset])
@@ -156,7 +159,8 @@ def parity(preset: str, asked: argparse.Namespace) -> int:
             for width in WIDTHS[preset]:
                 begun = time.perf_counter()
                 runs = distill(teacher, mlp(task, width=width), task, curricula, [seed], quick, settings.device)
-                add(seed, name, width, runs.steps_to(settings.threshold)[name][0], quick.steps, begun)
+                validation = runs.history.assign(accuracy=runs.history["validation_accuracy"])  # what stops a training
+                add(seed, name, width, first_step(validation, settings.threshold), quick.steps, begun)
     for seed, (task, teacher) in [*learned.items()][:1]:
         for width in WIDTHS[preset] if asked.one_shot_widths is None else asked.one_shot_widths:
             begun = time.perf_counter()
@@ -189,7 +193,11 @@ def ship(preset: str, asked: argparse.Namespace) -> int:
     """The table of `parity`, with what made it."""
     table = pd.read_csv(asked.out / "parity.csv")
     seeds = sorted({int(seed) for seed in table["seed"]})
+    settings = CurriculaSettings.load(preset, **TASK[preset])
     facts = {"command": "python scripts/paper_sizes.py parity", "seeds": seeds, "core_minutes": asked.core_minutes}
+    plans = {"teacher": teacher_plan(settings), "student": student_plan(settings)}
+    facts |= {name: plan.model_dump(mode="json", exclude_defaults=True) for name, plan in plans.items()}
+    facts |= {"checkpoint_accuracy": settings.hard_checkpoint_accuracy, "stage_steps": settings.hard_stage_steps}
     points.ship_table("parity_paper", table, **facts)
     return 0
 

@@ -21,7 +21,9 @@ def feature_distance(
     """As the plain twin. It has no second derivative."""
     # Channels last: for the memory layout of our convolutional networks this flattening copies nothing.
     a, b = (state.movedim(1, -1).reshape(len(state), -1) for state in (ours, target))  # (batch, size)
-    distance: Tensor = _Distance.apply(a, b, share)  # type: ignore[no-untyped-call]  # torch leaves `apply` untyped
+    with torch.autocast(a.device.type, enabled=False):  # eight bits are too few for `aa - 2 ab + bb`
+        a, b = (one.to(torch.promote_types(one.dtype, torch.float32)) for one in (a, b))
+        distance: Tensor = _Distance.apply(a, b, share)  # type: ignore[no-untyped-call]  # torch leaves `apply` untyped
     return distance
 
 

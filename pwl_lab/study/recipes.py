@@ -51,6 +51,7 @@ def parity_teacher(settings: CurriculaSettings) -> tuple[SparseParity, TrainedMo
         stop_at=1.0,
         saturation=settings.saturation,
         keep_checkpoints=True,
+        keep_at=settings.keep_at,
         loop=settings.teacher_loop,
     )
     return task, train_or_load(mlp(task, width=settings.teacher_width), task, plan, device=settings.device)
@@ -315,8 +316,7 @@ def string_predictions(
 
     Arguments:
     - `pair`: the pair whose masks predict.
-    - `n_samples`: how many samples.
-    - `pool`: the number of test samples to pick from.
+    - `n_samples`, `pool`: how many samples, and the number of test samples to pick them from.
     - `kind`: `picked`: those whose predictions change most often while blocks arrive in prefix order. `drawn`: the first
       ones of the split, whatever is predicted.
 

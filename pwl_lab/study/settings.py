@@ -69,6 +69,9 @@ class CurriculaSettings(Settings):
     teacher_loop: Literal["plain", "fast"] = Field("plain", description="fast: without autograd")
     teacher_max_steps: Steps = Field(20_000, description="upper limit for the teacher")
     teacher_eval_every: Steps = Field(25, description="steps between evaluations and checkpoints of the teacher")
+    keep_at: tuple[Fraction, ...] | None = Field(
+        None, description="of the teacher's checkpoints, keep the first at each of these accuracies; None: all"
+    )
     saturation: float = Field(
         1.0, ge=1.0, le=100.0, description="teacher steps as a multiple of those it needs to reach 100%"
     )
@@ -132,6 +135,9 @@ class SparseParityTeacherSettings(Settings):
         4.0, ge=1.0, le=100.0, description="teacher steps as a multiple of those it needs to reach 100%"
     )
     eval_every: Steps = Field(50, description="steps between evaluations, and between checkpoints")
+    keep_at: tuple[Fraction, ...] | None = Field(
+        None, description="of the teacher's checkpoints, keep the first at each of these accuracies; None: all"
+    )
     eval_samples: int = Field(4096, ge=64, le=1_000_000, description="size of the fixed evaluation set")
     probe_samples: int = Field(16_384, ge=64, le=1_000_000, description="number of fresh inputs for the probe")
     off_subsets: int = Field(300, ge=1, le=10_000, description="subsets outside the support, per degree above 1")

@@ -26,7 +26,7 @@ IGNORED = -100  # the label of a token that is not scored, as PyTorch's losses e
 
 
 def sent(tensor: Tensor, device: str | torch.device) -> Tensor:
-    """The tensor on a device. A GPU takes it from page-locked memory, in its turn: neither waits for the other."""
+    """The tensor on a device. A GPU takes it from page-locked memory, in its turn, so that the CPU need not wait."""
     if tensor.device.type == "cpu" and torch.device(device).type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)

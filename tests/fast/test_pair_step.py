@@ -175,3 +175,20 @@ def test_a_share_that_stays_a_tensor_gives_the_same_bits(written):
     for one, other in zip(*values, strict=True):
         assert one.dtype == other.dtype == torch.float32
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("apart", [1.0, 0.1, 0.02])
+def test_the_distance_of_coarse_features_is_exact(apart):
+    """Under autocast features have eight bits, and `aa - 2 ab + bb` of two that are nearly equal would be noise."""
+    random = torch.Generator().manual_seed(0)
+    target = torch.randn(16, 8, 5, 5, generator=random)
+    ours = target + apart * torch.randn(16, 8, 5, 5, generator=random)
+    coarse = [one.bfloat16().requires_grad_() for one in (ours, target)]
+    fine = [one.detach().double().requires_grad_() for one in coarse]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = feature_distance(*coarse)
+    with plain():
+        expected = feature_distance(*fine)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=0)
+    for one, other in zip(torch.autograd.grad(found, coarse), torch.autograd.grad(expected, fine), strict=True):
+        assert (one - other).norm() < 0.01 * other.norm()

@@ -1,19 +1,19 @@
 """The step without autograd does what the plain one does: losses, weights and momentum, to the precision of its type."""
 
 import copy
+from functools import partial
 
 import pandas as pd
 import pytest
 import torch
 from torch import nn
 
-from pwl_lab import fast
+from pwl_lab import fast, training
 from pwl_lab.distill.curriculum import one_shot
-from pwl_lab.fast import two_layer_step
 from pwl_lab.fast.two_layer_step import TwoLayerStep, two_layers
 from pwl_lab.models import MLPConfig, build, mlp
 from pwl_lab.study.verbs import distill
-from pwl_lab.support.errors import InvalidValueError
+from pwl_lab.support.errors import DivergedError, InvalidValueError
 from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.training import TrainPlan, fit
 
@@ -29,9 +29,11 @@ SGD = {
 }
 
 
+# Float64 takes the way of bfloat16, which is another type than the parameters', without its rounding.
+@pytest.mark.parametrize("products", [torch.float32, torch.float64])
 @pytest.mark.parametrize("sgd", SGD)
-def test_a_training_equals_the_plain_one_up_to_rounding(sgd, monkeypatch):
-    monkeypatch.setattr(two_layer_step, "multiplies_in_bfloat16", lambda device: False)  # some processors do
+def test_a_training_equals_the_plain_one_up_to_rounding(sgd, products, monkeypatch):
+    monkeypatch.setattr(training, "TwoLayerStep", partial(TwoLayerStep, products=products))
     plan = PLAN.model_copy(update=SGD[sgd])
     ours = fit(mlp(TASK, 64), TASK, plan, 0)
     with fast.plain():
@@ -66,8 +68,8 @@ def one_step(products: torch.dtype | None) -> tuple[float, dict[str, torch.Tenso
 def test_a_step_is_as_precise_as_its_products(products):
     loss, changes = one_step(products)
     expected_loss, expected = one_step(None)
-    # Rounded on the way to a gradient, each time by at most half of eps: the weights of both layers, the hidden layer,
-    # the gradients of margins and of the hidden layer, and the product itself.
+    # Rounded on the way to a gradient, each time by at most half of eps: the weights of both layers, the hidden layer, the
+    # gradient of the margins, its product with the inputs, and the product with the active units.
     bound = 6 * torch.finfo(products).eps / 2
     if products == torch.float32:
         bound *= 20  # sums over 128 samples and 512 units are rounded as well, in float32
@@ -94,6 +96,25 @@ def test_another_network_is_refused_before_a_step(config, task):
 def test_another_optimiser_is_refused(change):
     with pytest.raises(InvalidValueError, match="without clipping"):
         PLAN.model_copy(update=change)
+
+
+def test_the_loop_chooses_the_type_of_its_products():
+    with pytest.raises(InvalidValueError, match="by itself"):
+        PLAN.model_copy(update={"products": "bfloat16"})
+
+
+@pytest.mark.parametrize("products", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("spoil", ["rate", "weight"])
+def test_a_network_that_diverges_is_refused_by_the_next_evaluation(products, spoil, monkeypatch):
+    """A negative NaN of bfloat16 is a negative integer, and the unit would pass for one that is never active."""
+    monkeypatch.setattr(training, "TwoLayerStep", partial(TwoLayerStep, products=products))
+    plan = PLAN.model_copy(update={"lr": 10.0, "momentum": 0.99, "steps": 400} if spoil == "rate" else {})
+    if spoil == "weight":
+        spoiled = build(mlp(TASK, 64), 0)
+        spoiled.blocks[0][0].weight.data[3] = -torch.tensor(float("nan"))
+        monkeypatch.setattr(training, "build", lambda *_, **__: spoiled)
+    with pytest.raises(DivergedError, match="not finite by step"):
+        fit(mlp(TASK, 64), TASK, plan, 0)
 
 
 @pytest.mark.usefixtures("store_folder")
