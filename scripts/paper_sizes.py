@@ -165,7 +165,11 @@ def parity(preset: str, asked: argparse.Namespace) -> int:
         for width in WIDTHS[preset] if asked.one_shot_widths is None else asked.one_shot_widths:
             begun = time.perf_counter()
             decided = Decided(task, teacher)
-            student = train_or_load(mlp(task, width=width), decided, whole, seed, settings.device)
+            try:
+                student = train_or_load(mlp(task, width=width), decided, whole, seed, settings.device)
+            except TimeIsUpError as stopped:
+                add(seed, "one_shot", width, None, stopped.step, begun)  # not by then
+                raise
             add(seed, "one_shot", width, first_step(student.history, settings.threshold), whole.steps, begun)
     return 0
 

@@ -34,6 +34,11 @@ class DivergedError(PwlLabError, ArithmeticError):
 class TimeIsUpError(PwlLabError):
     """A training stopped before its end, because it was asked to by that time (`pwl-lab run --stop-after`)."""
 
+    def __init__(self, message: str, step: int = 0) -> None:
+        """After `step` steps."""
+        super().__init__(message)
+        self.step = step
+
 
 class ExerciseError(PwlLabError):
     """An answer to an exercise is not correct yet; the text says what was expected and found, and gives a hint."""

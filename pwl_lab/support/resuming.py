@@ -178,7 +178,7 @@ class Training:
         if time_is_up:
             kept = self._checkpoints.last_step if self._checkpoints else 0
             after = f"goes on from step {kept}" if kept else "begins it anew"
-            raise TimeIsUpError(f"{self._name}: the time is up at step {done}; the same command {after}")
+            raise TimeIsUpError(f"{self._name}: the time is up at step {done}; the same command {after}", done)
 
     def _state(self, done: int) -> State:
         """All of it, as plain values and tensors."""

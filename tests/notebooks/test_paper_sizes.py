@@ -13,7 +13,7 @@ from pwl_lab.distill.targets import TeacherTargets
 from pwl_lab.runner.run_folder import read_status
 from pwl_lab.study import store, verbs
 from pwl_lab.study.settings import CurriculaSettings, LoadingSettings, ParityTransformerSettings
-from pwl_lab.support import environment, paths
+from pwl_lab.support import environment, paths, resuming
 from pwl_lab.tasks.datasets import dataset
 
 paper_sizes = load_script("paper_sizes")
@@ -76,6 +76,25 @@ def test_one_shot_is_run_once_and_shows_the_decisions_of_its_teacher(job, tmp_pa
     )
     teacher.fingerprint += "0"
     assert paper_sizes.Decided(task, teacher).fingerprint() != decided.fingerprint()
+
+
+def test_a_one_shot_student_that_is_stopped_has_a_row_of_what_it_was_given(job, tmp_path, monkeypatch):
+    train_or_load, pause = paper_sizes.train_or_load, resuming.Training.pause
+
+    def late(model, task, *how):
+        """Its time is up after 21 steps."""
+        if isinstance(task, paper_sizes.Decided):
+            monkeypatch.setattr(resuming.Training, "pause", pause_late)
+        return train_or_load(model, task, *how)
+
+    def pause_late(self, done):
+        self._stop_at = 0 if done == 21 else None
+        pause(self, done)
+
+    monkeypatch.setattr(paper_sizes, "train_or_load", late)
+    assert job("parity", "--seeds", "0", "--one-shot-widths", "16") == paper_sizes.STOPPED
+    last = pd.read_csv(tmp_path / "out" / "parity.csv").iloc[-1]
+    assert last[["curriculum", "width", "samples", "reached"]].tolist() == ["one_shot", 16, 21 * 128, False]
 
 
 def test_the_table_is_shipped_with_what_made_it(job, tmp_path, monkeypatch):
