@@ -34,12 +34,17 @@ def target_loss(
             raise invalid(located(type(target).loss), seen, "a tensor with one number, such as a mean")
         return torch.stack(losses)
     if isinstance(target, TeacherHidden):
-        difference = ours[:, :, : target.width] - wanted  # (members, batch, channels, *positions)
+        difference = fine(ours[:, :, : target.width]) - fine(wanted)  # (members, batch, channels, *positions)
         loss = target.weight * difference.square().mean(dim=tuple(range(1, difference.dim())))
         return loss / real_share(wanted[0]) if pads else loss
     if isinstance(target, Labels):
         wanted = F.one_hot(wanted, ours.shape[-1]).to(ours.dtype)  # (batch, classes)
     return cross_entropy_to(ours, wanted)
+
+
+def fine(values: Tensor) -> Tensor:
+    """In float32 at least: under autocast logits and states have eight bits, and on a CPU not every loss casts them."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def real_share(state: Float[Tensor, "batch channels tokens"]) -> Float[Tensor, ""]:
@@ -64,8 +69,8 @@ def soft_loss(
     if not len(student):
         return student.sum()  # a group of strings without a scored token
     divergence = F.kl_div(
-        F.log_softmax(student / temperature, dim=-1),  # (batch, classes)
-        F.log_softmax(teacher / temperature, dim=-1),  # (batch, classes)
+        F.log_softmax(fine(student) / temperature, dim=-1),  # (batch, classes)
+        F.log_softmax(fine(teacher) / temperature, dim=-1),  # (batch, classes)
         reduction="batchmean",
         log_target=True,
     )
@@ -84,7 +89,7 @@ def teacher_probabilities(
         raise invalid("temperature", temperature, "0 (hard decisions) or above")
     if temperature == 0:
         return F.one_hot(logits.argmax(dim=-1), logits.shape[-1]).to(logits.dtype)
-    return (logits / temperature).softmax(dim=-1)
+    return (fine(logits) / temperature).softmax(dim=-1)
 
 
 def cross_entropy_to(
@@ -94,5 +99,5 @@ def cross_entropy_to(
 
     It is 0 for an empty batch: strings without a scored token.
     """
-    terms = -(target * logits.log_softmax(dim=-1)).sum(dim=-1)
+    terms = -(fine(target) * fine(logits).log_softmax(dim=-1)).sum(dim=-1)
     return terms.mean(dim=-1) if terms.shape[-1] else terms.sum(dim=-1)

@@ -159,5 +159,5 @@ def standardise(
 ) -> Float[Tensor, "batch channels *positions"]:
     """Bytes to floats, `(value / 255 - mean) / std` per channel."""
     shape = (1, -1) + (1,) * (images.ndim - 2)  # [1, channels, 1, ...]
-    middle, width = (torch.tensor(part, device=images.device).view(shape) * 255 for part in (mean, std))
+    middle, width = (sent(torch.tensor(part).view(shape) * 255, images.device) for part in (mean, std))
     return images.float().sub_(middle).div_(width)

@@ -192,3 +192,25 @@ def test_the_distance_of_coarse_features_is_exact(apart):
     torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=0)
     for one, other in zip(torch.autograd.grad(found, coarse), torch.autograd.grad(expected, fine), strict=True):
         assert (one - other).norm() < 0.01 * other.norm()
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_under_autocast_networks_are_coarse_and_losses_are_not(kind):
+    teacher, student, shape = PAIRS[kind]
+    net = SwapNet(used(build(teacher, 1)), used(build(student, 2), seed=5), shape)
+    random = torch.Generator().manual_seed(0)
+    batch = Batch(torch.randn(64, *shape, generator=random), torch.randint(teacher.n_classes, (64,), generator=random))
+    products, found = set(), {}
+
+    def note(module, _, output):
+        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
+            products.add(output.dtype)
+
+    for name, setting in (("fine", nullcontext()), ("coarse", torch.autocast("cpu", torch.bfloat16))):
+        learner = PairLearner(copy.deepcopy(net), PairLossConfig(), batch, 3, 10)
+        with torch.nn.modules.module.register_module_forward_hook(note), setting:
+            found[name] = learner.losses(batch, 0)
+    assert products == {torch.float32, torch.bfloat16}
+    for term, value in found["fine"].items():
+        assert found["coarse"][term].dtype == torch.float32, term
+        assert found["coarse"][term].item() == pytest.approx(value.item(), rel=0.05), term
