@@ -54,8 +54,8 @@ def without(**settings: float):
     return lambda plan, groups: OPTIMISER(plan.model_copy(update=settings), groups)
 
 
-def half_a_step(self, values, momentum, left, right):
-    MOVE(self, values, momentum, 0.5 * left, right)
+def half_a_step(self, values, momentum, left, right, **how):
+    MOVE(self, values, momentum, 0.5 * left, right, **how)
 
 
 def padding_is_seen(self, real):
