@@ -191,6 +191,18 @@ def tuned_curricula() -> dict[str, Any]:
     return common() | names | {"settings": Names(stock=False)}
 
 
+def papers_width() -> dict[str, Any]:
+    """The stored runs with a teacher of the papers' width."""
+    return common() | {"paper": store.shipped("parity_paper"), "settings": Names(stock=False)}
+
+
+def student_takes(names: dict[str, Any], curriculum: str, samples: float, reached: bool = True) -> None:
+    """Give the first student of a curriculum another result."""
+    table = names["paper"]
+    first = table.index[table["curriculum"] == curriculum][0]
+    table.loc[first, ["samples", "reached"]] = [samples, reached]
+
+
 def slow_down(names: dict[str, Any], part: str, curriculum: str, factor: Any) -> None:
     names["parts"][part][curriculum] *= factor
 
@@ -489,6 +501,14 @@ CASES: dict[tuple[str, int], tuple[Callable[[], dict[str, Any]], list[tuple[str,
             ("(100, 4): even cannot", lambda names: slow_down(names, "each at its best", "even", 0.7)),
             ("(50, 4): extracted gains most", lambda names: slow_down(names, "the same setting for all", "progressive", 3)),
             ("the slowest extracted", lambda names: names["teachers"].update({"reached": {0: 10_000}})),
+        ],
+    ),
+    ("02_distillation_curricula", 3): (
+        papers_width,
+        [
+            ("50,000 units: every extracted", lambda names: student_takes(names, "progressive", 6_000_000, reached=False)),
+            ("50,000 units: one-shot takes", lambda names: student_takes(names, "one_shot", 30_000_000)),
+            ("50,000 units: each of them takes", lambda names: student_takes(names, "extracted", 1_400_000)),
         ],
     ),
     ("02b_which_choices_matter", 0): (
