@@ -200,7 +200,7 @@ def ship(preset: str, asked: argparse.Namespace) -> int:
     settings = CurriculaSettings.load(preset, **TASK[preset])
     facts = {"command": "python scripts/paper_sizes.py parity", "seeds": seeds, "core_minutes": asked.core_minutes}
     plans = {"teacher": teacher_plan(settings), "student": student_plan(settings)}
-    facts |= {name: plan.model_dump(mode="json", exclude_defaults=True) for name, plan in plans.items()}
+    facts |= {name: plan.model_dump(mode="json") for name, plan in plans.items()}
     facts |= {"checkpoint_accuracy": settings.hard_checkpoint_accuracy, "stage_steps": settings.hard_stage_steps}
     points.ship_table("parity_paper", table, **facts)
     return 0
