@@ -469,14 +469,14 @@ CASES: dict[tuple[str, int], tuple[Callable[[], dict[str, Any]], list[tuple[str,
             ("projected: single bits", lambda names: names["projected"].update({"off_support": {3: 0.1}})),
         ],
     ),
-    ("02_distillation_curricula", 0): (
+    ("02_distillation_curricula", 1): (
         hand,
         [
             ("one step by hand", become("difference", 1e-3)),
             ("the mixed units depend", lambda names: names["by_target"]["extracted"].__setitem__(3, 0.14)),
         ],
     ),
-    ("02_distillation_curricula", 1): (
+    ("02_distillation_curricula", 2): (
         curricula,
         [
             ("every extracted student gets there", put("hard_found", "extracted", [1_500] * 7 + [None])),
@@ -488,7 +488,7 @@ CASES: dict[tuple[str, int], tuple[Callable[[], dict[str, Any]], list[tuple[str,
             ("hard: every extracted student is there", put("hard_found", "progressive", [3_200] * 7 + [1_500])),
         ],
     ),
-    ("02_distillation_curricula", 2): (
+    ("02_distillation_curricula", 3): (
         tuned_curricula,
         [
             ("(50, 4): one-shot needs what", lambda names: slow_down(names, "each at its best", "one_shot", 1.01)),
@@ -503,7 +503,7 @@ CASES: dict[tuple[str, int], tuple[Callable[[], dict[str, Any]], list[tuple[str,
             ("the slowest extracted", lambda names: names["teachers"].update({"reached": {0: 10_000}})),
         ],
     ),
-    ("02_distillation_curricula", 3): (
+    ("02_distillation_curricula", 0): (
         papers_width,
         [
             ("50,000 units: every extracted", lambda names: student_takes(names, "progressive", 6_000_000, reached=False)),
