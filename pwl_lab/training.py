@@ -216,9 +216,8 @@ def train(learner: Learner, batches: Iterator[Batch], plan: TrainPlan, descripti
             means = {name: float(sum(values)) / len(values) for name, values in run.seen.items()}
             _check_finite(means, step, description)
             rows = _evaluated(learner, step, plan, means)
-            _check_finite(
-                {name: row[name] for row in rows for name in row if name == "validation_loss"}, step, description
-            )
+            for row in rows:
+                _check_finite({"validation_loss": row.get("validation_loss", 0.0)}, step, description)
             run.history += rows
             bar.advance(1, loss=means["total"], **_headline(rows))
             bar.evaluated(rows)

@@ -8,7 +8,6 @@ said. At `smoke` size everything is tiny and a turn is one step, to show that it
 Unmeasured on a GPU: no card was at hand when it was written.
 """
 
-import contextlib
 import itertools
 import statistics
 import sys
@@ -111,23 +110,11 @@ def by_turns(device: str, steps: tuple[Step, Step], sizes: Sizes) -> Iterator[fl
     return map(statistics.median, zip(*turns, strict=True))
 
 
-def autocast(device: str, bfloat16: bool) -> contextlib.AbstractContextManager[object]:
-    """A context in which products run in bfloat16, if so; norms, softmax and losses stay in float32."""
-    return torch.autocast(device, torch.bfloat16) if bfloat16 else contextlib.nullcontext()
-
-
-def step_of(learner: Learner, batches: Iterator[Batch], plan: TrainPlan, device: str, bfloat16: bool) -> Step:
-    """One optimiser step of a learner, as `train` takes them, but with autocast if asked for."""
+def step_of(learner: Learner, batches: Iterator[Batch], plan: TrainPlan, bfloat16: bool) -> Step:
+    """One optimiser step of a learner, as `train` takes them, but with products in bfloat16 if asked for."""
+    plan = plan.model_copy(update={"products": "bfloat16" if bfloat16 else "float32"})
     optimiser = make_optimiser(plan, learner.parameter_groups(plan.lr))
-
-    def step() -> None:
-        optimiser.zero_grad(set_to_none=True)
-        with autocast(device, bfloat16):
-            total = learner.losses(next(batches), 0)["total"]
-        total.backward()
-        optimiser.step()
-
-    return step
+    return lambda: learner.step(next(batches), 1, optimiser, plan)
 
 
 def parities(device: str, sizes: Sizes) -> tuple[SparseParity, Callable[[], Iterator[Batch]]]:
@@ -153,7 +140,7 @@ def teacher(device: str, sizes: Sizes, bfloat16: bool) -> tuple[Step, Step, int]
         nn.functional.cross_entropy(net(batch.inputs), batch.labels).backward()
         optimiser.step()
 
-    return step_of(learner, batches(), plan, device, bfloat16), plain, sizes.batch
+    return step_of(learner, batches(), plan, bfloat16), plain, sizes.batch
 
 
 def cohort(device: str, sizes: Sizes, bfloat16: bool) -> tuple[Step, Step, int]:
@@ -171,13 +158,13 @@ def cohort(device: str, sizes: Sizes, bfloat16: bool) -> tuple[Step, Step, int]:
         students = kind([build(mlp(task, sizes.student), one.seed).to(device) for one in some])
         return CurriculumLearner(students, some, targets, task.split("test", device), plan)
 
-    alone = [step_of(learner_of(SeparateCohort, [one]), batches(), plan, device, False) for one in members]
+    alone = [step_of(learner_of(SeparateCohort, [one]), batches(), plan, False) for one in members]
 
     def one_after_another() -> None:
         for step in alone:
             step()
 
-    ours = step_of(learner_of(StackedCohort, members), batches(), plan, device, bfloat16)
+    ours = step_of(learner_of(StackedCohort, members), batches(), plan, bfloat16)
     return ours, one_after_another, len(members)
 
 
@@ -194,7 +181,7 @@ def pair(device: str, sizes: Sizes, bfloat16: bool, family: str) -> tuple[Step, 
     masks = random_masks(net.n_blocks, config.masks, generator(0, "masks"))
 
     def ours() -> None:
-        with autocast(device, bfloat16):
+        with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
             total = learner.losses(next(batches), 0)["total"]
         total.backward()
 

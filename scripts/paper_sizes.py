@@ -84,9 +84,8 @@ class Decided(SparseParity):
     def decisions(self, inputs: Float[Tensor, "batch n_bits"]) -> Int[Tensor, " batch"]:
         """1 where the teacher's second logit is the larger one, else 0."""
         given = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], dim=1).to(self.weight)
-        memory = given.new_empty(
-            len(self.weight), DECIDED_AT_ONCE
-        )  # asked for once: it would have to be mapped each time
+        # Asked for once: it would have to be mapped each time.
+        memory = given.new_empty(len(self.weight), DECIDED_AT_ONCE)
         margins = []
         for part in torch.split(given, DECIDED_AT_ONCE):
             hidden = torch.mm(self.weight, part.t(), out=memory[:, : len(part)])  # (units, batch)

@@ -469,6 +469,14 @@ CASES: dict[tuple[str, int], tuple[Callable[[], dict[str, Any]], list[tuple[str,
             ("projected: single bits", lambda names: names["projected"].update({"off_support": {3: 0.1}})),
         ],
     ),
+    ("02_distillation_curricula", 0): (
+        papers_width,
+        [
+            ("50,000 units: every extracted", lambda names: student_takes(names, "progressive", 6_000_000, reached=False)),
+            ("50,000 units: one-shot takes", lambda names: student_takes(names, "one_shot", 30_000_000)),
+            ("50,000 units: each of them takes", lambda names: student_takes(names, "extracted", 1_400_000)),
+        ],
+    ),
     ("02_distillation_curricula", 1): (
         hand,
         [
@@ -501,14 +509,6 @@ CASES: dict[tuple[str, int], tuple[Callable[[], dict[str, Any]], list[tuple[str,
             ("(100, 4): even cannot", lambda names: slow_down(names, "each at its best", "even", 0.7)),
             ("(50, 4): extracted gains most", lambda names: slow_down(names, "the same setting for all", "progressive", 3)),
             ("the slowest extracted", lambda names: names["teachers"].update({"reached": {0: 10_000}})),
-        ],
-    ),
-    ("02_distillation_curricula", 0): (
-        papers_width,
-        [
-            ("50,000 units: every extracted", lambda names: student_takes(names, "progressive", 6_000_000, reached=False)),
-            ("50,000 units: one-shot takes", lambda names: student_takes(names, "one_shot", 30_000_000)),
-            ("50,000 units: each of them takes", lambda names: student_takes(names, "extracted", 1_400_000)),
         ],
     ),
     ("02b_which_choices_matter", 0): (
