@@ -53,6 +53,17 @@ class KernelApp(IPKernelApp):
     def _run_startup_files(self) -> None:
         """Run no startup files, for the same reason."""
 
+    def start(self) -> None:
+        """Serve requests, then wait for the control thread: the last it does is to flush the outputs.
+
+        ipykernel's first exit hook ends the thread through which they are sent. A flush that comes meanwhile waits for that
+        thread for ever, and the kernel, which waits for the control thread, never ends (cf. positron issue 7142).
+        """
+        super().start()  # type: ignore[no-untyped-call]  # ipykernel is not annotated
+        if self.control_thread and self.control_thread.is_alive():
+            self.control_thread.stop()
+            self.control_thread.join()
+
 
 if __name__ == "__main__":
     gc.set_threshold(OBJECTS_BEFORE_COLLECTION)

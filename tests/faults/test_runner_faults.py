@@ -27,6 +27,29 @@ numbers = [os.getpid(), *(child.pid for child in children)]
 Path(os.environ["PWL_LAB_OUT"], "pids").write_text(" ".join(map(str, numbers)))
 """
 WAIT = "import time\ntime.sleep(600)"
+# The control thread flushes the outputs after a request to shut down, by a message to the thread that sends them. Here that
+# message is late: it comes when the main thread has ended the other thread, unless the main thread waits for the message.
+LATE = """
+def set_up():
+    import collections, threading, time
+    outputs = get_ipython().kernel.iopub_thread
+    wait = outputs.thread.join
+
+    class Late(collections.deque):
+        def append(self, message):
+            super().append(message)
+            if threading.current_thread().name == "Control":
+                wait(1)
+
+    def join(timeout):
+        wait(timeout)
+        time.sleep(0.5)
+
+    outputs._events = Late()
+    outputs.thread.join = join
+
+set_up()  # in names of its own: those of the notebook are gone when it ends
+"""
 
 
 def test_a_cell_that_runs_too_long(write_notebook, tmp_path: Path) -> None:
@@ -57,12 +80,15 @@ def test_a_good_run_leaves_no_children_either(write_notebook, tmp_path: Path) ->
     _check_left_overs(tmp_path / "out")
 
 
-def test_a_good_kernel_ends_by_itself(write_notebook, tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("late", [False, True], ids=["as_it_comes", "control_thread_last"])
+def test_a_good_kernel_ends_by_itself(write_notebook, tmp_path: Path, monkeypatch, late: bool) -> None:
     monkeypatch.setattr(client, "SHUTDOWN_S", 100)  # one that had to be ended would be waited for so long
+    codes = _noted_exit_codes(monkeypatch)
     hook = "import atexit, os, pathlib\natexit.register(pathlib.Path(os.environ['PWL_LAB_OUT'], 'left').touch)"
-    status = run_notebook(write_notebook(hook), tmp_path / "out")
+    status = run_notebook(write_notebook(hook, *[LATE] * late), tmp_path / "out")
+    assert status.status == "ok", status.error
     assert (tmp_path / "out" / "left").exists(), "its exit hooks must have run"
-    assert status.seconds < 100
+    assert codes == [0]
 
 
 def test_a_kernel_that_trained_side_by_side_ends_by_itself_too(write_notebook, tmp_path: Path, monkeypatch) -> None:
@@ -160,6 +186,20 @@ def test_the_guard_finds_a_process_whose_environment_was_not_there_yet(monkeypat
         child = subprocess.Popen(["sleep", "600"], start_new_session=True, env=guard.environment({}))
         monkeypatch.setattr(kernel, "_environment_of", environment)
     until(lambda: child.poll() is not None)
+
+
+def _noted_exit_codes(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
+    """A list to which each run's end adds the exit code of its kernel; None if it has not ended by itself."""
+    codes = []
+
+    def end(guard: KernelGuard) -> None:
+        if guard._process:
+            codes.append(guard._process.poll())
+        whole_end(guard)
+
+    whole_end = KernelGuard.end
+    monkeypatch.setattr(KernelGuard, "end", end)
+    return codes
 
 
 def _started(source: Path, out: Path, **environment: str) -> subprocess.Popen:
