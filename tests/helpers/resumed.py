@@ -52,7 +52,8 @@ def language_teacher() -> TrainedModel:
 def image_teacher() -> TrainedModel:
     task = ImageTask("digits")
     channels = VGG_TEACHER.model_copy(update={"n_classes": 10})
-    return train_or_load(channels, task, LONG.model_copy(update={"batch_size": 400}), device="cpu")
+    plan = LONG.model_copy(update={"batch_size": 400, "products": "bfloat16"})
+    return train_or_load(channels, task, plan, device="cpu")
 
 
 def _students() -> Any:

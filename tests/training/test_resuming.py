@@ -91,11 +91,7 @@ def killed(store: Path, kind: str, how: str, number: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "how", "number"),
-    [
-        *((kind, "step", 17) for kind in KINDS),
-        *((kind, "write", 12) for kind in ("mlp_teacher", "stacked_students", "pair")),
-    ],
+    ("kind", "how", "number"), [(kind, *how) for kind in KINDS for how in (("step", 17), ("write", 12))]
 )
 def test_killed_and_resumed_equals_uninterrupted(kind, how, number, store, monkeypatch, tmp_path):
     killed(store, kind, how, number)
