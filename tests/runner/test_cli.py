@@ -139,6 +139,9 @@ def test_series_goes_on_after_a_failure_and_writes_an_index(project: Path) -> No
         assert found["phases"]["kernel"] > 0
         assert sum(found["phases"].values()) == pytest.approx(found["seconds"], abs=0.1)
         assert re.search(rf"^{name} +\d+:\d\d +\d+:\d\d", done.stdout, re.M)
+    assert (timing["preset"], timing["jobs"]) == ("smoke", 2)
+    assert timing["seconds"] > max(found["seconds"] for found in timing["notebooks"].values())
+    assert re.search(r"^all +\d+:\d\d +\d+:\d\d", done.stdout, re.M)
 
 
 def test_series_checks_before_it_starts(project: Path) -> None:
