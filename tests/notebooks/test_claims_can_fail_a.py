@@ -473,7 +473,7 @@ CASES: dict[tuple[str, int], tuple[Callable[[], dict[str, Any]], list[tuple[str,
         papers_width,
         [
             ("50,000 units: every extracted", lambda names: student_takes(names, "progressive", 6_000_000, reached=False)),
-            ("50,000 units: one-shot takes", lambda names: student_takes(names, "one_shot", 30_000_000)),
+            ("50,000 units: one-shot takes", lambda names: student_takes(names, "one_shot", 23_000_000)),
             ("50,000 units: each of them takes", lambda names: student_takes(names, "extracted", 1_400_000)),
         ],
     ),

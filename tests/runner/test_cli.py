@@ -15,6 +15,7 @@ from pwl_lab import cli
 from pwl_lab.cli import app
 from pwl_lab.runner.index_page import question_of, result_of, write_index
 from pwl_lab.runner.parameters import resolve_notebook, series
+from pwl_lab.runner.series import default_jobs
 from pwl_lab.support import paths
 
 
@@ -139,7 +140,7 @@ def test_series_goes_on_after_a_failure_and_writes_an_index(project: Path) -> No
         assert found["phases"]["kernel"] > 0
         assert sum(found["phases"].values()) == pytest.approx(found["seconds"], abs=0.1)
         assert re.search(rf"^{name} +\d+:\d\d +\d+:\d\d", done.stdout, re.M)
-    assert (timing["preset"], timing["jobs"]) == ("smoke", 2)
+    assert (timing["preset"], timing["jobs"]) == ("smoke", default_jobs())
     assert timing["seconds"] > max(found["seconds"] for found in timing["notebooks"].values())
     assert re.search(r"^all +\d+:\d\d +\d+:\d\d", done.stdout, re.M)
 
