@@ -277,6 +277,9 @@ def choices() -> dict[str, Any]:
         "found": reached,
         "history": None,
         "short_stage": 100,
+        "names": [name for name in CHOICES if name.startswith("checkpoint")],
+        "tried_steps": [300, 475, 550, 700, 750],
+        "kept": {300: 0.5, 475: 0.5, 550: 0.51, 700: 0.8, 750: 0.98},
         "settings": Names(stock=False, choice_steps=6_000, threshold=0.99, eval_every=100),
     }
 
@@ -358,7 +361,7 @@ def phases() -> dict[str, Any]:
                                              (4_000_000, 4.2, 0.7))]  # fmt: skip
     rows += [
         ("hidden", 100, 2.3, 0.51, np.nan),
-        ("hidden", 1_000, 4.6, 0.8, np.nan),
+        ("hidden", 3_000, 5.3, 0.85, np.nan),
         ("hidden", 10_000, 5.6, 0.95, np.nan),
     ]
     columns = ["target", "samples", "ratio", "accuracy", "expected ratio"]
@@ -515,7 +518,7 @@ CASES: dict[tuple[str, int], tuple[Callable[[], dict[str, Any]], list[tuple[str,
         choices,
         [
             ("the first and the last checkpoint", put("found", "checkpoint: step 750", [2_700, 3_400, 3_600, 1_200])),
-            ("a checkpoint from the transition's", put("found", "checkpoint: step 550", [2_400, 1_900, 1_600, 4_100])),
+            ("the last checkpoint that still", put("found", "checkpoint: step 550", [2_400, 1_900, 1_600, 4_100])),
         ],
     ),
     ("02b_which_choices_matter", 1): (
@@ -523,8 +526,7 @@ CASES: dict[tuple[str, int], tuple[Callable[[], dict[str, Any]], list[tuple[str,
         [
             ("a shorter first stage", put("found", "stage length: 100 steps", [400, 400, 400, 1_100])),
             ("no temperature brings", put("found", "temperature: 1", [2_100, 3_800, 4_100, 4_100])),
-            ("the temperatures' medians", put("found", "temperature: 1", [4_800, 4_800, 4_800, 4_800])),
-            ("temperature 1 takes longer", put("found", "temperature: 1", [2_800, 3_800, 4_100, 3_900])),
+            ("the temperatures' medians", put("found", "temperature: 1", [7_100, 7_100, 7_100, 7_100])),
         ],
     ),
     ("02b_which_choices_matter", 2): (
@@ -628,8 +630,8 @@ CASES: dict[tuple[str, int], tuple[Callable[[], dict[str, Any]], list[tuple[str,
     ("08_sample_complexity", 5): (
         phases,
         [
-            ("hidden layer, 1,000 samples", lambda names: mean(names, "hidden", 1_000, "accuracy", -0.07)),
-            ("hidden layer, the largest step", lambda names: mean(names, "hidden", 10_000, "accuracy", -0.04)),
+            ("hidden layer, 3,000 samples", lambda names: mean(names, "hidden", 3_000, "accuracy", -0.12)),
+            ("hidden layer, the largest step", lambda names: mean(names, "hidden", 10_000, "accuracy", -0.14)),
         ],
     ),
     ("08_sample_complexity", 6): (
