@@ -28,8 +28,10 @@ WIDTH_K = 4  # bits that matter in the task on which widths are compared
 COLUMNS = ["k", "n", "width", "curriculum", "seed", "lr", "stage_steps", "steps", "samples", "reached"]
 
 
-def complexity_teacher(settings: ComplexitySettings, n_bits: int, k_sparse: int) -> tuple[SparseParity, TrainedModel]:
-    """A task of this size and a teacher that has just learned it."""
+def complexity_teachers(
+    settings: ComplexitySettings, n_bits: int, k_sparse: int, seeds: Sequence[int]
+) -> tuple[SparseParity, list[TrainedModel]]:
+    """A task of this size and, for each seed, a teacher that has just learned it."""
     task = SparseParity(n_bits, k_sparse, eval_samples=settings.eval_samples)
     plan = TrainPlan(
         steps=settings.teacher_max_steps,
@@ -39,7 +41,8 @@ def complexity_teacher(settings: ComplexitySettings, n_bits: int, k_sparse: int)
         eval_every=TEACHER_EVAL_EVERY,
         stop_at=1.0,
     )
-    return task, train_or_load(mlp(task, width=settings.teacher_width), task, plan, device=settings.device)
+    model = mlp(task, width=settings.teacher_width)
+    return task, [train_or_load(model, task, plan, seed, settings.device) for seed in seeds]
 
 
 def over_sizes(settings: ComplexitySettings) -> pd.DataFrame:
@@ -137,22 +140,22 @@ def _setting(settings: ComplexitySettings, best: pd.DataFrame, n_bits: int, k_sp
 def two_phase_table(settings: ComplexitySettings) -> pd.DataFrame:
     """The two-phase scheme of the proofs, with both targets: one row per target, number of samples and seed.
 
-    Columns target (`labels` or `hidden`), samples, seed, accuracy and support ratio (`TwoPhaseResult`), and expected
-    ratio: what theory expects of labels (`expected_ratio`; missing for the hidden layer, of which it says nothing). The store
-    keeps the table.
+    Columns target (`labels` or `hidden`), samples, seed (of teacher and step), accuracy and support ratio
+    (`TwoPhaseResult`), and expected ratio: what theory expects of labels (`expected_ratio`; missing for the hidden layer, of
+    which it says nothing). The store keeps the table.
 
     Arguments:
     - `settings`: of notebook 08; those that begin with `two_phase_` are for this table.
     """
     n_bits, k = settings.two_phase_bits, settings.two_phase_k
-    task, teacher = complexity_teacher(settings, n_bits, k)
+    seeds, width = settings.seeds[: settings.two_phase_seeds], settings.two_phase_width
+    task, teachers = complexity_teachers(settings, n_bits, k, seeds)
     amounts: dict[StepTarget, Sequence[int]] = {
         "labels": settings.two_phase_label_samples,
         "hidden": settings.two_phase_hidden_samples,
     }
-    seeds, width = settings.seeds[: settings.two_phase_seeds], settings.two_phase_width
     configuration = {
-        "teacher": teacher.fingerprint,
+        "teachers": [teacher.fingerprint for teacher in teachers],
         "task": task.fingerprint(),
         "width": width,
         "samples": amounts,
@@ -160,9 +163,9 @@ def two_phase_table(settings: ComplexitySettings) -> pd.DataFrame:
     }
 
     def make() -> Artifact:
-        net, rows = teacher.model.cpu(), []
-        for (target, samples), seed in product(amounts.items(), seeds):
-            for found in two_phase(task, net, width, samples, seed, target):
+        rows = []
+        for (target, samples), (seed, teacher) in product(amounts.items(), zip(seeds, teachers, strict=True)):
+            for found in two_phase(task, teacher.model.cpu(), width, samples, seed, target):
                 expected = expected_ratio(n_bits, k, found.samples) if target == "labels" else float("nan")
                 row = {"target": target, "samples": found.samples, "seed": seed, "accuracy": found.accuracy}
                 rows.append(row | {"support ratio": found.support_ratio, "expected ratio": expected})

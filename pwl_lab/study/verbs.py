@@ -43,7 +43,7 @@ from pwl_lab.training import Checkpoint, TrainedModel, TrainPlan, fit
 # Students: version 4 has an entry for each student, version 3 had one for each cohort. Pairs: version 5 has the loss of
 # every mask, version 6 which test samples each mask gets right. Tested: what `study/testing.py` keeps beside a pair.
 # Sweep and two_phase: the tables of `study/complexity.py`.
-VERSIONS = {"teacher": 2, "students": 4, "pair": 6, "tested": 1, "sweep": 1, "two_phase": 1}
+VERSIONS = {"teacher": 2, "students": 4, "pair": 6, "tested": 1, "sweep": 1, "two_phase": 2}
 PairArm = tuple[PairLossConfig, Curriculum | None]  # what the pairs of one call differ in
 
 

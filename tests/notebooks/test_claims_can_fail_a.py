@@ -361,7 +361,7 @@ def phases() -> dict[str, Any]:
                                              (4_000_000, 4.2, 0.7))]  # fmt: skip
     rows += [
         ("hidden", 100, 2.3, 0.51, np.nan),
-        ("hidden", 3_000, 5.3, 0.85, np.nan),
+        ("hidden", 1_000, 4.6, 0.7, np.nan),
         ("hidden", 10_000, 5.6, 0.95, np.nan),
     ]
     columns = ["target", "samples", "ratio", "accuracy", "expected ratio"]
@@ -518,7 +518,7 @@ CASES: dict[tuple[str, int], tuple[Callable[[], dict[str, Any]], list[tuple[str,
         choices,
         [
             ("the first and the last checkpoint", put("found", "checkpoint: step 750", [2_700, 3_400, 3_600, 1_200])),
-            ("the last checkpoint that still", put("found", "checkpoint: step 550", [2_400, 1_900, 1_600, 4_100])),
+            ("checkpoints 55 to 95% accurate", put("found", "checkpoint: step 700", [900, 900, 900, 2_100])),
         ],
     ),
     ("02b_which_choices_matter", 1): (
@@ -526,7 +526,6 @@ CASES: dict[tuple[str, int], tuple[Callable[[], dict[str, Any]], list[tuple[str,
         [
             ("a shorter first stage", put("found", "stage length: 100 steps", [400, 400, 400, 1_100])),
             ("no temperature brings", put("found", "temperature: 1", [2_100, 3_800, 4_100, 4_100])),
-            ("the temperatures' medians", put("found", "temperature: 1", [7_100, 7_100, 7_100, 7_100])),
         ],
     ),
     ("02b_which_choices_matter", 2): (
@@ -630,8 +629,8 @@ CASES: dict[tuple[str, int], tuple[Callable[[], dict[str, Any]], list[tuple[str,
     ("08_sample_complexity", 5): (
         phases,
         [
-            ("hidden layer, 3,000 samples", lambda names: mean(names, "hidden", 3_000, "accuracy", -0.12)),
-            ("hidden layer, the largest step", lambda names: mean(names, "hidden", 10_000, "accuracy", -0.14)),
+            ("hidden layer, 1,000 samples", lambda names: mean(names, "hidden", 1_000, "ratio", -1.55)),
+            ("hidden layer, the largest step", lambda names: mean(names, "hidden", 10_000, "accuracy", -0.24)),
         ],
     ),
     ("08_sample_complexity", 6): (
