@@ -2,10 +2,11 @@
 
     pwl-lab batch presets/grids/full_pairs.yaml --only family=vgg --out runs/full_pairs  # hours; may be stopped and run again
     python scripts/full_pairs.py vgg                                                      # ship the seeds that are done
+    python scripts/full_pairs.py longer  # after presets/grids/full_pairs_longer.yaml: the same pairs with more epochs
 
-The pairs come from the store, where the batch left them; nothing is trained. Rows of other families stay. There are two
+The pairs come from the store, where the batch left them; nothing is trained. Rows of other families stay. There are three
 tables: `full_pairs.csv` has every mask of every seed, `full_pairs_intervals.csv` what all seeds say together, with all n!
-loading orders (see `intervals.cube_intervals`).
+loading orders (see `intervals.cube_intervals`), and `full_pairs_longer.csv` every mask of the longer trainings.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import points
 
 from pwl_lab.runner.grid import read_grid
 from pwl_lab.study import intervals, tables
@@ -30,21 +32,22 @@ from pwl_lab.training import TrainedModel
 FAMILIES = ("vgg", "resnet", "vit")
 COLUMNS = ["seed", "mask", "teacher_blocks", "teacher_bytes", "validation", "test"]
 TABLES = ("full_pairs", "full_pairs_intervals")
+LONGER = "full_pairs_longer"
 
 
-def grid_file() -> Path:
-    """The grid of all families."""
-    return paths.grids() / "full_pairs.yaml"
+def settings_in(grid_name: str) -> list[LoadingSettings]:
+    """The settings of a grid's points, with its seeds."""
+    grid, faults = read_grid(paths.grids() / f"{grid_name}.yaml")
+    if grid is None or faults:
+        raise SystemExit("\n".join(faults))
+    [found] = grid.axes[0].factors()
+    return [LoadingSettings.load(grid.preset, **values, seeds=grid.seeds) for values in found]
 
 
 def settings_of(family: str) -> LoadingSettings:
-    """The settings of a family's points, and their seeds."""
-    grid, faults = read_grid(grid_file())
-    if grid is None or faults:
-        raise SystemExit("\n".join(faults))
-    [points] = grid.axes[0].factors()
-    [values] = [one for one in points if one["family"] == family]
-    return LoadingSettings.load(grid.preset, **values, seeds=grid.seeds)
+    """The settings of a family's points in the grid of all families."""
+    [found] = [one for one in settings_in(TABLES[0]) if one.family == family]
+    return found
 
 
 def every_order(n_blocks: int) -> dict[str, list[str]]:
@@ -68,10 +71,10 @@ def told(settings: LoadingSettings, found: dict[int, tuple[TrainedModel, Pair]])
     }
     last = how[max(how)][1]
     return {
-        "grid": grid_file().name,
         "preset": settings.preset,
         "teacher_epochs": settings.teacher_epochs,
         "pair_epochs": settings.pair_epochs,
+        "products": settings.products,
         "seeds": sorted(found),
         "test_images": next(iter(found.values()))[1].right.shape[1],
         "minutes": round(sum(part["minutes"] for parts in how.values() for part in parts), 1),
@@ -85,16 +88,15 @@ def ship(family: str) -> None:
     loaded = {seed: load_if_stored(loading_pair, settings, seed) for seed in settings.seeds}
     found = {seed: one for seed, one in loaded.items() if one is not None}
     if len(found) < 2:
-        raise SystemExit(
-            f"{len(found)} of the seeds of {family} in {grid_file()} are done; two are needed for an interval"
-        )
+        raise SystemExit(f"{len(found)} of the seeds of {family} in {TABLES[0]}.yaml are done; an interval needs two")
     pairs = [pair for _, pair in found.values()]
     masks, hits = tables.stacked_masks(pairs), tables.stacked_hits(pairs)
     spread = intervals.cube_intervals(hits, masks, every_order(pairs[0].n_blocks))
     new = (masks[COLUMNS], spread.assign(seeds=len(pairs)))
     about = paths.results() / f"{TABLES[0]}.json"  # it is the same for both tables
     families = json.loads(about.read_text(encoding="utf-8"))["families"] if about.exists() else {}
-    families = {name: one for name, one in families.items() if name != family} | {family: told(settings, found)}
+    facts = {"grid": f"{TABLES[0]}.yaml"} | told(settings, found)
+    families = {name: one for name, one in families.items() if name != family} | {family: facts}
     families = {name: families[name] for name in FAMILIES if name in families}
     minutes = round(sum(one["minutes"] for one in families.values()), 1)
     command = f"python scripts/full_pairs.py {' '.join(families)}"
@@ -102,6 +104,23 @@ def ship(family: str) -> None:
         path = paths.results() / f"{name}.csv"
         with_family(path, family, mine).to_csv(path, index=False)
         write_json(path.with_suffix(".json"), {"command": command, "minutes": minutes, "families": families})
+
+
+def ship_longer() -> None:
+    """Put the finished points of the grid of longer trainings into their table."""
+    parts, about = [], []
+    for settings in settings_in(LONGER):
+        loaded = {seed: load_if_stored(loading_pair, settings, seed) for seed in settings.seeds}
+        found = {seed: one for seed, one in loaded.items() if one is not None}
+        if found:
+            masks = tables.stacked_masks([pair for _, pair in found.values()])[COLUMNS]
+            parts.append(masks.assign(family=settings.family, epochs=settings.pair_epochs))
+            about.append({"family": settings.family} | told(settings, found))
+    if not parts:
+        raise SystemExit(f"no point of {LONGER}.yaml is done")
+    table = pd.concat(parts)[["family", "epochs", *COLUMNS]]
+    minutes = round(sum(one["minutes"] for one in about), 1)
+    points.ship_table(LONGER, table, command="python scripts/full_pairs.py longer", minutes=minutes, points=about)
 
 
 def with_family(path: Path, family: str, mine: pd.DataFrame) -> pd.DataFrame:
@@ -114,9 +133,9 @@ def with_family(path: Path, family: str, mine: pd.DataFrame) -> pd.DataFrame:
 def main() -> None:
     """Ship the families asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("families", nargs="+", choices=FAMILIES)
-    for family in parser.parse_args().families:
-        ship(family)
+    parser.add_argument("what", nargs="+", choices=[*FAMILIES, "longer"], help="families, or the longer trainings")
+    for name in parser.parse_args().what:
+        ship_longer() if name == "longer" else ship(name)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def test_all_orders_are_there_once():
 
 
 def test_the_seeds_that_are_done_are_shipped_and_other_families_stay(results):
-    with pytest.raises(SystemExit, match=r"0 of the seeds of vgg in .*full_pairs\.yaml are done"):
+    with pytest.raises(SystemExit, match=r"0 of the seeds of vgg in full_pairs\.yaml are done"):
         full_pairs.ship("vgg")
     pairs = [loading_pair(small("vgg"), seed)[1] for seed in (0, 2)]
     (results / "full_pairs.csv").write_text(
@@ -67,6 +67,33 @@ def test_the_seeds_that_are_done_are_shipped_and_other_families_stay(results):
     before = [(results / f"{name}.csv").read_bytes() for name in full_pairs.TABLES]
     full_pairs.ship("vgg")
     assert [(results / f"{name}.csv").read_bytes() for name in full_pairs.TABLES] == before
+
+
+def test_longer_trainings_have_a_table_of_their_own(results, monkeypatch):
+    cases = [small("vgg").model_copy(update={"pair_epochs": epochs, "seeds": (1,)}) for epochs in (1, 2, 3)]
+    monkeypatch.setattr(full_pairs, "settings_in", {"full_pairs_longer": cases}.get)
+    with pytest.raises(SystemExit, match=r"no point of full_pairs_longer\.yaml is done"):
+        full_pairs.ship_longer()
+    pairs = {settings.pair_epochs: loading_pair(settings, 1)[1] for settings in cases[:2]}
+    full_pairs.ship_longer()
+    shipped = pd.read_csv(results / "full_pairs_longer.csv")
+    assert {epochs: len(part) for epochs, part in shipped.groupby("epochs")} == {1: 16, 2: 16}, "the third is not done"
+    for epochs, pair in pairs.items():
+        mine = shipped[shipped["epochs"] == epochs].set_index("mask")["test"].to_dict()
+        assert mine == dict(zip(pair.masks["mask"], pair.masks["test"], strict=True))
+    told = json.loads((results / "full_pairs_longer.json").read_text())
+    assert [(one["family"], one["seeds"], one["pair_epochs"]) for one in told["points"]] == [
+        ("vgg", [1], 1),
+        ("vgg", [1], 2),
+    ]
+
+
+def test_the_longer_trainings_are_those_of_the_grid_but_for_their_epochs():
+    for settings in full_pairs.settings_in("full_pairs_longer"):
+        short = full_pairs.settings_of(settings.family)
+        assert settings.pair_epochs == settings.teacher_epochs > short.pair_epochs
+        own = {name: getattr(short, name) for name in ("teacher_epochs", "pair_epochs", "products", "seeds")}
+        assert settings.model_copy(update=own) == short
 
 
 def test_the_intervals_are_those_of_the_other_tables():
