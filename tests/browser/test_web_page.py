@@ -73,11 +73,16 @@ class Site:
         return {path.relative_to(place).as_posix(): path.read_bytes() for path in place.rglob("*") if path.is_file()}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def runtime() -> None:
+    """Each test's page computes with it."""
+    if not RUNTIME.is_file():
+        pytest.skip("ONNX Runtime Web is not there; fetch it with: npm ci --prefix web")
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     """A page with one network."""
-    if not RUNTIME.is_file():
-        pytest.skip("ONNX Runtime Web is not there; fetch it with: npm ci --prefix web")
     made = Site(tmp_path_factory.mktemp("web"))
     made.add("vgg")
     return made
