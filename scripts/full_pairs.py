@@ -63,6 +63,12 @@ def record(kind: str, key: str) -> dict[str, Any]:
     return dict(json.loads(text)["made"])
 
 
+def done(settings: LoadingSettings) -> dict[int, tuple[TrainedModel, Pair]]:
+    """Teacher and pair of each seed that the store has."""
+    loaded = {seed: load_if_stored(loading_pair, settings, seed) for seed in settings.seeds}
+    return {seed: one for seed, one in loaded.items() if one is not None}
+
+
 def told(settings: LoadingSettings, found: dict[int, tuple[TrainedModel, Pair]]) -> dict[str, Any]:
     """The provenance of a family's rows."""
     how = {
@@ -85,8 +91,7 @@ def told(settings: LoadingSettings, found: dict[int, tuple[TrainedModel, Pair]])
 def ship(family: str) -> None:
     """Put the finished seeds of a family into both tables."""
     settings = settings_of(family)
-    loaded = {seed: load_if_stored(loading_pair, settings, seed) for seed in settings.seeds}
-    found = {seed: one for seed, one in loaded.items() if one is not None}
+    found = done(settings)
     if len(found) < 2:
         raise SystemExit(f"{len(found)} of the seeds of {family} in {TABLES[0]}.yaml are done; an interval needs two")
     pairs = [pair for _, pair in found.values()]
@@ -110,9 +115,7 @@ def ship_longer() -> None:
     """Put the finished points of the grid of longer trainings into their table."""
     parts, about = [], []
     for settings in settings_in(LONGER):
-        loaded = {seed: load_if_stored(loading_pair, settings, seed) for seed in settings.seeds}
-        found = {seed: one for seed, one in loaded.items() if one is not None}
-        if found:
+        if found := done(settings):
             masks = tables.stacked_masks([pair for _, pair in found.values()])[COLUMNS]
             parts.append(masks.assign(family=settings.family, epochs=settings.pair_epochs))
             about.append({"family": settings.family} | told(settings, found))
