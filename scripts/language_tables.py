@@ -51,7 +51,7 @@ def rows_of(settings: LanguageCurriculumSettings, split: str) -> Iterable[dict[s
     """One row per curriculum, for the only seed of `settings`."""
     names, rates = list(recipes.language_curricula(settings)), recipes.learning_rates(settings)
     runs = recipes.language_students(settings, names)
-    history = recipes.of_teacher(runs, recipes.language_teacher(settings)).history
+    history = recipes.of_teacher(runs).history
     if split == "validation":  # where a student was not measured on it, it is not yet in its last stage
         on_validation = history["validation_accuracy"].fillna(0.0).where(history["accuracy"].notna())
         history = history.assign(accuracy=on_validation)

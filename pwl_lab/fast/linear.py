@@ -38,8 +38,8 @@ class FewOutputs(nn.Linear):
 
     def forward(self, inputs: Float[Tensor, "*batch units"]) -> Float[Tensor, "*batch outputs"]:
         """`inputs @ weight^T + bias`."""
-        # Autocast would pass tensors of two types to backward.
-        if is_plain() or torch.is_autocast_enabled(inputs.device.type):
+        # Autocast would pass tensors of two types to backward. It does not know the device `meta`.
+        if is_plain() or inputs.is_meta or torch.is_autocast_enabled(inputs.device.type):
             return super().forward(inputs)
         outputs: Tensor = _FewOutputs.apply(inputs, self.weight, self.bias)  # type: ignore[no-untyped-call]  # torch's own
         return outputs

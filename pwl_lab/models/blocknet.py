@@ -187,6 +187,11 @@ def unit_bytes(net: BlockNet) -> list[int]:
     return sizes
 
 
+def without_weights(net: nn.Module) -> bool:
+    """Whether a network has shapes but no numbers, because its parameters are on PyTorch's device `meta`."""
+    return any(weights.is_meta for weights in net.parameters())
+
+
 def parameter_bytes(module: nn.Module) -> int:
     """The bytes of all parameters and buffers, which is what has to be loaded."""
     return sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())

@@ -1,18 +1,22 @@
 """Several calls of one verb: what is stored is loaded, the rest is made in parallel."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from pwl_lab.study.store import NotMadeError, may_make, only_stored
+from pwl_lab.study.store import NotMadeError, may_make, only_stored, or_shipped
 from pwl_lab.support import config
 from pwl_lab.support.errors import invalid
 from pwl_lab.support.processes import side_by_side
 
 
 def run_cases(
-    verb: Callable[..., Any], cases: Sequence[Mapping[str, Any]], description: str, device: config.Device
+    verb: Callable[..., Any],
+    cases: Sequence[Mapping[str, Any]],
+    description: str,
+    device: config.Device,
+    shipped: Collection[int] = (),
 ) -> list[Any]:
     """`verb(**case)` for each case; results missing in the store are made first, several cases in parallel.
 
@@ -23,6 +27,8 @@ def run_cases(
     - `cases`: its arguments by name.
     - `description`: a name for the progress bar.
     - `device`: where the verb computes; passed on if it takes a `device`.
+    - `shipped`: of these seeds (`case["seed"]`, or all of `case["seeds"]`) results that ship are taken, which have no
+      weights (`shipped_seeds`).
 
     Raises NotMadeError inside `only_stored` for a case that is not in the store, and InvalidValueError for a case with
     a different `device`.
@@ -33,12 +39,17 @@ def run_cases(
             raise invalid("device", case["device"], f"the device of all cases, {device!r}")
     if "device" in inspect.signature(verb).parameters:
         cases = [{**case, "device": where} for case in cases]
+
+    def look_up(case: Mapping[str, Any]) -> Any:
+        with only_stored(), or_shipped({*case.get("seeds", [case.get("seed")])} <= {*shipped}):
+            return verb(**case)
+
     if not may_make():
-        return [verb(**case) for case in cases]
+        return [look_up(case) for case in cases]
     found: dict[int, Any] = {}
     for number, case in enumerate(cases):
-        with suppress(NotMadeError), only_stored():
-            found[number] = verb(**case)
+        with suppress(NotMadeError):
+            found[number] = look_up(case)
     missing = [case for number, case in enumerate(cases) if number not in found]
     if len(missing) > 1:
         side_by_side(_make_only, [{"verb": verb, "case": case} for case in missing], description, where)

@@ -66,6 +66,7 @@ def image_curricula(settings: CrossingSettings, n_blocks: int) -> dict[str, Curr
 
 
 CURRICULA = ("one_shot", "progressive", "extracted")
+PARITY_COMBINED = [(name, loading) for name in ("one_shot", "extracted") for loading in ("alone", "combined")]
 
 
 def combinations(loadings: Sequence[str], curricula: Sequence[str] = CURRICULA) -> list[tuple[str, str]]:
@@ -102,8 +103,8 @@ def _crossed(settings: CrossingSettings, seed: int, combined: Sequence[tuple[str
 def crossed_pairs(settings: CrossingSettings) -> list[Crossed]:
     """All combinations and seeds. What is not in the store is trained first, several seeds in parallel, teachers first."""
     cases = [{"settings": settings, "seed": seed} for seed in settings.seeds]
-    run_cases(image_teacher, cases, "teachers", settings.device)
-    by_seed = run_cases(crossed_of_seed, cases, "students", settings.device)
+    run_cases(image_teacher, cases, "teachers", settings.device, settings.shipped_seeds)
+    by_seed = run_cases(crossed_of_seed, cases, "students", settings.device, settings.shipped_seeds)
     return [one for combined in zip(*by_seed, strict=True) for one in combined]
 
 
@@ -115,7 +116,7 @@ def _every_seed(
     cases = [
         {"settings": settings, "seed": seed, "curriculum": name, "loading": loading} for name, loading, seed in whole
     ]
-    pairs = run_cases(recipe, cases, description, settings.device)
+    pairs = run_cases(recipe, cases, description, settings.device, settings.shipped_seeds)
     return [Crossed(name, loading, pair) for (name, loading, _), pair in zip(whole, pairs, strict=True)]
 
 
@@ -238,8 +239,7 @@ def parity_pair(settings: CrossingSettings, seed: int, curriculum: str, loading:
 
 def parity_crossings(settings: CrossingSettings) -> list[Crossed]:
     """One-shot and extracted on the smallest pair, without and with PWL, all seeds."""
-    combined = [(name, loading) for name in ("one_shot", "extracted") for loading in ("alone", "combined")]
-    return _every_seed(parity_pair, settings, combined, "smallest pairs")
+    return _every_seed(parity_pair, settings, PARITY_COMBINED, "smallest pairs")
 
 
 def parity_table(found: Sequence[Crossed], threshold: float = 0.99) -> pd.DataFrame:

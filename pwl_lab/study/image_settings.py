@@ -6,12 +6,14 @@ from pydantic import Field
 
 from pwl_lab.support.config import (
     MOST_BLOCKS,
+    OTHER_SEEDS,
     EachOnce,
     Epochs,
     Family,
     Fraction,
     LearningRate,
     MaskDistribution,
+    OtherSeeds,
     Products,
     Settings,
     Steps,
@@ -27,6 +29,7 @@ class ImageSettings(Settings):
     """The sizes that the image notebooks share: data, teacher, student and how both are trained."""
 
     split_by: ClassVar[str | None] = "family"
+    other_seeds: OtherSeeds = Field("trained", description=OTHER_SEEDS)
     family: Family = Field("vgg", description="the architecture of teacher and student")
     dataset: str = Field("fashion-mnist-small", description="which images")
     n_train: int | None = Field(None, ge=100, le=60_000, description="use only this many training images")

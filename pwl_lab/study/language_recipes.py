@@ -15,12 +15,13 @@ from torch import Tensor
 
 from pwl_lab.distill.curriculum import Curriculum, Stage, extracted, from_labels, one_shot, progressive
 from pwl_lab.models import ModelConfig, language_transformer
-from pwl_lab.models.blocknet import BlockNet
+from pwl_lab.models.blocknet import BlockNet, without_weights
 from pwl_lab.study import tables
 from pwl_lab.study.cases import run_cases
 from pwl_lab.study.intervals import Interval, in_words, mean_interval, median_interval
 from pwl_lab.study.language_settings import TEACHERS, TEXT, TUNING, LanguageCurriculumSettings
 from pwl_lab.study.results import DistillationRuns, Pair
+from pwl_lab.study.store import load_if_stored, or_shipped
 from pwl_lab.study.verbs import distill, train_or_load, train_pair
 from pwl_lab.support import paths
 from pwl_lab.support.config import content_hash
@@ -184,14 +185,18 @@ def _within_budget(table: pd.DataFrame) -> pd.Series:
 
 
 def language_students(
-    settings: LanguageCurriculumSettings, names: Sequence[str], place: Place = "grammar"
+    settings: LanguageCurriculumSettings,
+    names: Sequence[str],
+    place: Place = "grammar",
+    seeds: Sequence[int] | None = None,
 ) -> DistillationRuns:
     """Students of the teacher of a place.
 
     Arguments:
-    - `settings`: of notebook 07; for each of its seeds there is one student per curriculum.
+    - `settings`: of notebook 07.
     - `names`: some of `language_curricula`.
     - `place`: what the strings are.
+    - `seeds`: one student per curriculum for each; by default those of the settings.
     """
     task, teacher = language_task(settings, place), language_teacher(settings, place)
     known, student = language_curricula(settings), network(settings, task, "student")
@@ -202,7 +207,7 @@ def language_students(
         if chosen:
             own = {name: rates[name] for name in chosen}
             plan = student_plan(settings, teacher, min(own.values()), place)
-            parts.append(distill(source, student, task, chosen, settings.seeds, plan, settings.device, own))
+            parts.append(distill(source, student, task, chosen, seeds or settings.seeds, plan, settings.device, own))
     return joined(parts, names)
 
 
@@ -239,7 +244,16 @@ def student_cases(settings: LanguageCurriculumSettings) -> list[dict[str, Any]]:
     """
     names = [name for name in language_curricula(settings) if name != "untrained"]
     grouped: list[tuple[Place, Sequence[str]]] = [("grammar", names), *elsewhere(settings).items()]
-    return [{"names": names, "place": place} for place, names in [*grouped, ("grammar", ["untrained"])]]
+    cases = [{"names": names, "place": place} for place, names in [*grouped, ("grammar", ["untrained"])]]
+    return [case | {"seeds": seeds} for case in cases for seeds in _cohorts(settings, case)]
+
+
+def _cohorts(settings: LanguageCurriculumSettings, case: dict[str, Any]) -> list[tuple[int, ...]]:
+    """The seeds of a case that are trained together: all of them, unless the results of all but the first ship."""
+    others = settings.shipped_seeds
+    with or_shipped():
+        found = load_if_stored(language_students, settings, **case, seeds=others) if others else None
+    return [settings.seeds] if found is None else [settings.seeds[:1], others]
 
 
 def students_and_pairs(
@@ -254,8 +268,9 @@ def students_and_pairs(
         {"recipe": language_pair, "seed": seed, "who": who} for who in ("pair", "student") for seed in settings.seeds
     ]
     cases = [{"settings": settings} | case for case in (*students[:2], *pairs, *students[2:])]
+    found = run_cases(_made, cases, "students and pairs", settings.device, settings.shipped_seeds)
     runs, made = defaultdict[Place, list[Any]](list), defaultdict[str, list[Any]](list)
-    for case, one in zip(cases, run_cases(_made, cases, "students and pairs", settings.device), strict=True):
+    for case, one in zip(cases, found, strict=True):
         (made[case["who"]] if "who" in case else runs[case["place"]]).append(one)
     return {place: joined(parts, list(language_curricula(settings))) for place, parts in runs.items()}, dict(made)
 
@@ -272,7 +287,8 @@ def joined(parts: Sequence[DistillationRuns], names: Sequence[str]) -> Distillat
     history = history.sort_values(["step", "order"], kind="stable", ignore_index=True).drop(columns="order")
     stages = pd.concat([part.stages for part in parts], ignore_index=True).drop_duplicates(ignore_index=True)
     weights = {key: state for part in parts for key, state in part.weights.items()}
-    return replace(parts[0], history=history, stages=stages, weights=weights)
+    reached = {seed: accuracies for part in parts for seed, accuracies in part.teacher_accuracy.items()}
+    return replace(parts[0], history=history, stages=stages, weights=weights, teacher_accuracy=reached)
 
 
 def some(runs: DistillationRuns, names: Sequence[str]) -> DistillationRuns:
@@ -281,9 +297,12 @@ def some(runs: DistillationRuns, names: Sequence[str]) -> DistillationRuns:
     return replace(runs, history=history, stages=stages)
 
 
-def of_teacher(runs: DistillationRuns, teacher: TrainedModel) -> DistillationRuns:
+def of_teacher(runs: DistillationRuns) -> DistillationRuns:
     """The same students with every accuracy as a fraction of the teacher's, on the same split."""
-    of_test, of_validation = teacher.test_accuracy, float(teacher.history["accuracy"].iloc[-1])
+    of_test, of_validation = (
+        runs.history["seed"].map({seed: both[split] for seed, both in runs.teacher_accuracy.items()})
+        for split in (0, 1)
+    )
     history = runs.history.assign(
         accuracy=runs.history["accuracy"] / of_test,
         validation_accuracy=runs.history["validation_accuracy"] / of_validation,
@@ -304,9 +323,9 @@ class _Borrowed(BlockNet):
 
 def with_untrained_states(teacher: TrainedModel) -> TrainedModel:
     """A teacher with the final output, but the hidden states of its first checkpoint, which is untrained."""
-    first = teacher.checkpoint(at_step=0)
-    net = _Borrowed(teacher.model, teacher.at(first))
-    key = content_hash({"teacher": teacher.fingerprint, "states of step": first.step})
+    bare = without_weights(teacher.model)
+    net = teacher.model if bare else _Borrowed(teacher.model, teacher.at(teacher.checkpoint(at_step=0)))
+    key = content_hash({"teacher": teacher.fingerprint, "states of step": 0})
     return replace(teacher, model=net.eval().requires_grad_(False), fingerprint=key)
 
 
@@ -408,6 +427,6 @@ def language_pair(settings: LanguageCurriculumSettings, seed: int, who: Literal[
     return train_pair(teacher, network(settings, task, who), task, plan, seed=seed, device=settings.device)
 
 
-def fraction_reached(pair: Pair, teacher: TrainedModel, fraction: float = PWL_DONE) -> int | None:
+def fraction_reached(pair: Pair, fraction: float = PWL_DONE) -> int | None:
     """The first step at which a pair's student had this fraction of its teacher's validation accuracy; None: never."""
-    return tables.first_step(pair.history, fraction * float(teacher.history["accuracy"].iloc[-1]))
+    return tables.first_step(pair.history, fraction * pair.accuracy("T" * pair.n_blocks, "validation"))

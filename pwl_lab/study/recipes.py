@@ -186,9 +186,10 @@ def tested_pairs(settings: LoadingSettings) -> tuple[list[TrainedModel], list[Pa
 def _of_all_seeds(
     recipe: Callable[[LoadingSettings, int], tuple[TrainedModel, Pair]], settings: LoadingSettings
 ) -> tuple[list[TrainedModel], list[Pair]]:
-    """The results of `recipe`, made in parallel where they are not in the store."""
+    """The results of `recipe`: of the first seed from the store or made here, of the others as `other_seeds` says."""
     cases = [{"settings": settings, "seed": seed} for seed in settings.seeds]
-    teachers, pairs = zip(*run_cases(recipe, cases, f"{settings.family} pairs", settings.device), strict=True)
+    where, shipped = settings.device, settings.shipped_seeds
+    teachers, pairs = zip(*run_cases(recipe, cases, f"{settings.family} pairs", where, shipped), strict=True)
     return list(teachers), list(pairs)
 
 

@@ -2,15 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from pwl_lab.loading.bundle import BundleIndex, inputs_of, parts_of_unit, write_bundle
-from pwl_lab.models.blocknet import BlockNet, ModelConfig, parameter_bytes, unit_bytes
+from pwl_lab.models.blocknet import BlockNet, ModelConfig, parameter_bytes, unit_bytes, without_weights
 from pwl_lab.study import tables
 from pwl_lab.study.store import provenance
 from pwl_lab.support.errors import invalid
@@ -34,7 +35,8 @@ class DistillationRuns:
     - `history`: one row per student and evaluation: step, samples, curriculum, seed, stage, accuracy on the test split
       (NaN: it diverged) and validation_accuracy, which is measured in the last stage.
     - `stages`: one row per curriculum and stage: the step at which it starts, and its target.
-    - `weights`: of each (curriculum, seed) that did not diverge.
+    - `weights`: of each (curriculum, seed) that did not diverge, and that was trained here (`shipped_seeds`).
+    - `teacher_accuracy`: of each seed's teacher, on the test and the validation split.
     """
 
     student_config: ModelConfig
@@ -42,6 +44,7 @@ class DistillationRuns:
     history: pd.DataFrame
     stages: pd.DataFrame
     weights: dict[tuple[str, int], dict[str, Tensor]]
+    teacher_accuracy: dict[int, tuple[float, float]] = field(default_factory=dict)
 
     def table(self, threshold: float = 0.99) -> pd.DataFrame:
         """One row per curriculum: how many seeds reached `threshold`, after which steps and samples, the final accuracy."""
@@ -58,7 +61,7 @@ class DistillationRuns:
     def student(self, curriculum: str, seed: int) -> BlockNet:
         """One student at the end of its training, on the CPU."""
         if (curriculum, seed) not in self.weights:
-            there = f"a student that did not diverge, one of {sorted(self.weights)}"
+            there = f"a student that was trained here and did not diverge, one of {sorted(self.weights)}"
             raise invalid("(curriculum, seed)", (curriculum, seed), there)
         net = self.student_config.make()
         net.load_state_dict(self.weights[curriculum, seed])
@@ -80,6 +83,7 @@ class Pair:
     - `task`: the task of both.
     - `right`: which test samples (scored tokens, if each has a label) each mask predicts correctly.
     - `fingerprint`: the store's key.
+    - `made`: where and when it was trained (`store.provenance`).
     """
 
     net: SwapNet
@@ -93,6 +97,7 @@ class Pair:
     task: Task
     right: Bool[Tensor, "masks samples"]
     fingerprint: str = ""
+    made: dict[str, Any] = field(default_factory=dict)
 
     @property
     def n_blocks(self) -> int:
@@ -131,8 +136,10 @@ class Pair:
     def probabilities(self, inputs: Tensor, masks: Sequence[str]) -> Float[Tensor, "masks batch *tokens classes"]:
         """The probability of each class for each mask and sample.
 
-        Raises InvalidValueError unless `inputs` are those of the task, on the networks' device.
+        Raises InvalidValueError unless `inputs` are those of the task, on the networks' device, and if there are no
+        weights here.
         """
+        self._check_weights()
         check_inputs(inputs, self.task.input_shape, self.net)
         return mask_probabilities(self.net, inputs, masks)
 
@@ -146,8 +153,18 @@ class Pair:
         confidence, predicted = self.probabilities(inputs, masks).max(dim=-1)
         return predicted, confidence
 
+    def _check_weights(self) -> None:
+        """Raise InvalidValueError if only the results of this pair ship, and not its weights."""
+        if without_weights(self.net):
+            allowed = 'a seed that was trained here: of this one only results ship; other_seeds = "trained" trains it'
+            raise invalid("seed", self.seed, allowed)
+
     def export(self, folder: str | Path, int8: bool = True) -> BundleIndex:
-        """Write a bundle for `ProgressiveModel.open`, with the accuracy of every mask (see `write_bundle`)."""
+        """Write a bundle for `ProgressiveModel.open`, with the accuracy of every mask (see `write_bundle`).
+
+        Raises InvalidValueError if there are no weights here.
+        """
+        self._check_weights()
         accuracies = {split: dict(zip(self.masks["mask"], self.masks[split], strict=True)) for split in SPLITS}
         return write_bundle(
             self.net,
@@ -159,6 +176,19 @@ class Pair:
             {"seed": self.seed, "task": self.task.fingerprint()} | provenance(),
             int8,
         )
+
+
+def origins(pairs: Sequence[Pair]) -> pd.DataFrame:
+    """Where the results of each seed come from: one row per seed, from its first pair.
+
+    Columns: seed, results (`trained here` or `ship with the project`), date, machine, commit.
+    """
+    rows = dict[int, dict[str, str]]()
+    for pair in pairs:
+        where = "ship with the project" if without_weights(pair.net) else "trained here"
+        made = {name: pair.made.get(name, "") for name in ("date", "machine", "commit")}
+        rows.setdefault(pair.seed, {"results": where} | made | {"date": made["date"][:10]})
+    return pd.DataFrame(rows).T.rename_axis("seed")
 
 
 def outline(net: SwapNet, input_shape: Sequence[int]) -> pd.DataFrame:

@@ -82,8 +82,8 @@ def clock_pairs(settings: ClockSettings) -> list[Pair]:
     """The pairs that notebooks 06 and 06b load, on the CPU: one per seed as notebook 04 trains them, or the shipped one."""
     if settings.pair_source == "shipped":
         return [shipped_pair("cpu")]
-    trained = LoadingSettings.load(settings.preset, family=settings.family, seeds=settings.seeds, device="cpu")
-    return loading_pairs(trained)[1]
+    sizes = {"family": settings.family, "seeds": settings.seeds}
+    return loading_pairs(LoadingSettings.load(settings.preset, **sizes, other_seeds="trained", device="cpu"))[1]
 
 
 def _networks(index: BundleIndex, bundle: Path) -> SwapNet:

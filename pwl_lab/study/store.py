@@ -29,6 +29,7 @@ from torch import Tensor
 
 from pwl_lab import __version__
 from pwl_lab.loading.tensors import plain
+from pwl_lab.study import shipped_seeds
 from pwl_lab.support import environment, paths
 from pwl_lab.support.config import content_hash
 from pwl_lab.support.errors import DivergedError, PwlLabError, invalid, unknown
@@ -55,6 +56,7 @@ _TENSORS, _RECORD = "tensors.safetensors", "record.json"
 MOST_TOGETHER = 256  # entries made together: each needs an open lock file, and a process may have about 1,000
 
 _MAY_MAKE = ContextVar("may_make", default=True)
+_OR_SHIPPED = ContextVar("or_shipped", default=False)
 Found = TypeVar("Found")
 
 
@@ -84,6 +86,16 @@ def may_make() -> bool:
     return _MAY_MAKE.get() and not environment.ONLY_STORED.get()
 
 
+@contextmanager
+def or_shipped(allowed: bool = True) -> Iterator[None]:
+    """A context in which a result that ships with the project is taken from there, without weights; if `allowed`."""
+    token = _OR_SHIPPED.set(allowed)
+    try:
+        yield
+    finally:
+        _OR_SHIPPED.reset(token)
+
+
 def load_if_stored(verb: Callable[..., Found], *args: Any, **keys: Any) -> Found | None:
     """`verb(*args, **keys)` if the store has everything it needs, otherwise None. Nothing is made."""
     with suppress(NotMadeError), only_stored():
@@ -93,11 +105,16 @@ def load_if_stored(verb: Callable[..., Found], *args: Any, **keys: Any) -> Found
 
 @dataclass
 class Artifact:
-    """The result of a recipe: named tensors, named tables, and JSON values."""
+    """The result of a recipe: named tensors, named tables, and JSON values.
+
+    Once it is stored, `made` says how (see `provenance`). One of those that ship (`shipped_seeds`) has no weights.
+    """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
+    made: dict[str, Any] = field(default_factory=dict)
+    shipped: bool = False
 
 
 @dataclass(frozen=True)
@@ -182,12 +199,14 @@ class Store:
         return self.folder / "unfinished" / f"{recipes[0].kind}-{name}"
 
     def _find(self, recipe: Recipe, locked: bool = False) -> Artifact | None:
-        """The stored artifact, or None if it is missing or damaged.
+        """The stored artifact (in `or_shipped` the shipped one, if there is any), or None if it is missing or damaged.
 
         If it is locked, a damaged entry is set aside, with a warning. Otherwise it is left alone: another process may
         just be making it again.
         """
         entry = self.entry(recipe)
+        if (found := _shipped(recipe)) is not None:
+            return found
         try:
             return _read(entry) if exists(entry) else None
         except DamagedEntryError as error:
@@ -292,7 +311,13 @@ def _read(folder: Path) -> Artifact:
             raise DamagedEntryError(f"store entry {folder.name}: {name} is missing or has changed")
     tables = {name: _read_table(folder / f"{name}.csv", kinds) for name, kinds in record["columns"].items()}
     tensors = load_file(folder / _TENSORS) if _TENSORS in record["files"] else {}
-    return Artifact(tensors, tables, record["info"])
+    return Artifact(tensors, tables, record["info"], record["made"])
+
+
+def _shipped(recipe: Recipe) -> Artifact | None:
+    """What ships with the project of a result, where that may be taken (`or_shipped`)."""
+    found = shipped_seeds.find(recipe.kind, recipe.key) if _OR_SHIPPED.get() else None
+    return None if found is None else Artifact(**found, shipped=True)
 
 
 def _read_table(path: Path, kinds: dict[str, str]) -> pd.DataFrame:

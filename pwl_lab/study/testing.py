@@ -1,4 +1,4 @@
-"""Pairs that were trained on the bundled images, tested on all official test images.
+"""What is measured on a trained pair and stored beside it: all official test images, and how alike its states are.
 
 The bundled subset of Fashion-MNIST has 2,000 of the 10,000 test images. With the full dataset on this machine, masks
 are tested on all of them. Training and validation stay on the bundled images; no bundled training or validation image
@@ -7,16 +7,18 @@ is a test image of the full dataset.
 
 from dataclasses import replace
 
+import pandas as pd
 import torch
 
-from pwl_lab.models.blocknet import unit_bytes
+from pwl_lab.models.blocknet import build, unit_bytes, without_weights
 from pwl_lab.study.code_changes import with_own_code
 from pwl_lab.study.results import Pair
-from pwl_lab.study.store import Artifact, Recipe, Store
+from pwl_lab.study.store import Artifact, Recipe, Store, or_shipped
 from pwl_lab.study.tables import cube_tables
 from pwl_lab.study.verbs import VERSIONS
 from pwl_lab.support import download
 from pwl_lab.support.errors import invalid
+from pwl_lab.swap import evaluation
 from pwl_lab.swap.evaluation import score_masks
 from pwl_lab.tasks import datasets
 from pwl_lab.tasks.base import Batch
@@ -63,3 +65,20 @@ def tested_on(pair: Pair, task: ImageTask, whole: str) -> Pair:
     kept = Store().get(recipe, make)
     masks = pair.masks.assign(**{name: kept.tables["masks"][name] for name in ("test", "test_loss")})
     return replace(pair, masks=masks, classes=kept.tables["classes"], right=kept.tensors["right"])
+
+
+def similarity(pair: Pair) -> pd.DataFrame:
+    """`evaluation.boundary_similarity` on 512 bundled test images, beside an untrained student, with the pair's seed.
+
+    The store keeps it under the pair's key; that of a pair without weights ships, as the pair does.
+    """
+    recipe = Recipe("similarity", VERSIONS["similarity"], {"pair": pair.fingerprint})
+
+    def make() -> Artifact:
+        device = str(next(pair.net.parameters()).device)
+        inputs = pair.task.split("test", device).inputs[:512]
+        untrained = build(pair.models[1], pair.seed, device, "student")
+        return Artifact(tables={"similarity": evaluation.boundary_similarity(pair.net, inputs, untrained)})
+
+    with or_shipped(without_weights(pair.net)):
+        return Store().get(recipe, make).tables["similarity"].assign(seed=pair.seed)

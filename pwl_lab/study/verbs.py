@@ -11,7 +11,7 @@ from pwl_lab.distill.curriculum import Curriculum
 from pwl_lab.distill.students import DistillationResult, distil_members, stage_table
 from pwl_lab.distill.targets import Member
 from pwl_lab.loading.bundle import check_exportable
-from pwl_lab.models.blocknet import BlockNet, ModelConfig, build, parameter_bytes, unit_bytes
+from pwl_lab.models.blocknet import BlockNet, ModelConfig, build, parameter_bytes, unit_bytes, without_weights
 from pwl_lab.study import tables
 from pwl_lab.study.code_changes import (
     Entry,
@@ -41,9 +41,9 @@ from pwl_lab.training import Checkpoint, TrainedModel, TrainPlan, fit
 # Raise a number when the same configuration gives another result, or when an entry's content changes. Older entries are
 # then ignored: making them again is cheaper than maintaining code to read them.
 # Students: version 4 has an entry for each student, version 3 had one for each cohort. Pairs: version 5 has the loss of
-# every mask, version 6 which test samples each mask gets right. Tested: what `study/testing.py` keeps beside a pair.
+# every mask, version 6 which test samples each mask gets right. Tested, similarity: what `study/testing.py` keeps beside a pair.
 # Sweep and two_phase: the tables of `study/complexity.py`.
-VERSIONS = {"teacher": 2, "students": 4, "pair": 6, "tested": 1, "sweep": 1, "two_phase": 2}
+VERSIONS = {"teacher": 2, "students": 4, "pair": 6, "tested": 1, "similarity": 1, "sweep": 1, "two_phase": 2}
 PairArm = tuple[PairLossConfig, Curriculum | None]  # what the pairs of one call differ in
 
 
@@ -74,14 +74,18 @@ def train_or_load(
         return [_pack_teacher(fit(model, task, plan, seed, where), task)]
 
     [entry] = _from_store([recipe], make, f"the teacher of family {model.family!r}", task)
-    net, info = build(model, seed, where), entry.artifact.info
-    entry.restore(net, "final")
-    entry.check({"teacher": answers_of(net)})
+    net, info, checkpoints = build(model, seed), entry.artifact.info, list[Checkpoint]()
+    if entry.artifact.shipped:
+        net = net.to("meta")
+    else:
+        entry.restore(net, "final")
+        entry.check({"teacher": answers_of(net.to(where))})
+        checkpoints = [Checkpoint(step, value, entry.part(f"step{step}")) for step, value in info["checkpoints"]]
     return TrainedModel(
         config=model,
         model=net.eval().requires_grad_(False),
         history=entry.artifact.tables["history"],
-        checkpoints=[Checkpoint(step, value, entry.part(f"step{step}")) for step, value in info["checkpoints"]],
+        checkpoints=checkpoints,
         test_accuracy=info["test_accuracy"],
         reached_at=info["reached_at"],
         fingerprint=recipe.key,
@@ -202,7 +206,9 @@ def distill(
             entry.restore(net := student.make(), "student")
             entry.check({"student": answers_of(net)})
             weights[member.name, member.seed] = state
-    return DistillationRuns(student, plan, _joined_histories(members, entries), stage_table(members), weights)
+    reached = teacher.test_accuracy, float(teacher.history["accuracy"].iloc[-1])
+    history, stages = _joined_histories(members, entries), stage_table(members)
+    return DistillationRuns(student, plan, history, stages, weights, dict.fromkeys(whole, reached))
 
 
 def _student_recipes(
@@ -352,7 +358,12 @@ def _pairs(
         ]
 
     entries = _from_store(recipes, make, f"the pair of family {student.family!r}", task)
-    nets = [make_pair(teacher.model, student.make(), task, seed, losses.converters).to(where) for losses, _ in arms]
+    bare = without_weights(teacher.model)
+    places = ["meta" if bare or entry.artifact.shipped else where for entry in entries]
+    nets = [
+        make_pair(teacher.model, student.make(), task, seed, losses.converters).to(place)
+        for (losses, _), place in zip(arms, places, strict=True)
+    ]
     return [_loaded_pair(*made, teacher, student, task, seed) for made in zip(nets, entries, recipes, strict=True)]
 
 
@@ -377,10 +388,11 @@ def _pair_recipes(
 def _loaded_pair(
     net: SwapNet, entry: Entry, recipe: Recipe, teacher: TrainedModel, student: ModelConfig, task: Task, seed: int
 ) -> Pair:
-    """A pair out of its entry; `net` has the teacher's weights and gets the others."""
-    entry.restore(net.student, "student")
-    entry.restore(net.converters, "converters")
-    entry.check(mask_answers(net))
+    """A pair out of its entry; `net` has the teacher's weights, if any, and gets the others."""
+    if not without_weights(net):
+        entry.restore(net.student, "student")
+        entry.restore(net.converters, "converters")
+        entry.check(mask_answers(net))
     return Pair(
         net=net.eval(),
         seed=seed,
@@ -391,6 +403,7 @@ def _loaded_pair(
         task=task,
         right=entry.artifact.tensors["right"],
         fingerprint=recipe.key,
+        made=entry.artifact.made,
     )
 
 

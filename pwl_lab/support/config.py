@@ -30,6 +30,8 @@ from pwl_lab.support.yaml12 import read_yaml
 
 Device = Literal["auto", "cpu", "cuda"]
 Family = Literal["vgg", "resnet", "vit"]
+OtherSeeds = Literal["shipped", "trained"]
+OTHER_SEEDS = "results of all seeds but the first: shipped with the project where there are any, or trained here"
 Products = Literal["float32", "bfloat16"]
 MaskDistribution = (
     Literal["prefix", "alternating", "mixture", "all"] | dict[str, Annotated[float, Field(gt=0.0, allow_inf_nan=False)]]
@@ -194,9 +196,15 @@ class Settings(Frozen):
     @property
     def stock(self) -> bool:
         """Whether these are the unchanged sizes of a preset large enough for the notebook's claims (not smoke)."""
-        free = {name: getattr(self, name) for name in ("device", "interactive", self.split_by) if name}
+        chosen = {"device", "interactive", "other_seeds", self.split_by}
+        free = {name: getattr(self, name) for name in type(self).model_fields if name in chosen}
         same = type(self).load(self.preset, **free) == self
         return same and self.preset != "smoke"
+
+    @property
+    def shipped_seeds(self) -> tuple[int, ...]:
+        """The seeds of which results are taken that ship with the project, where there are any: never the first."""
+        return self.seeds[1:] if getattr(self, "other_seeds", "trained") == "shipped" else ()
 
     def banner(self) -> str:
         """One line for the top of a notebook: the sizes, and whether the text applies to them."""

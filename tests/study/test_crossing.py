@@ -128,7 +128,8 @@ def test_in_the_parity_table_a_student_that_never_gets_there_has_no_steps(last):
 def test_each_result_stands_with_the_curriculum_loading_and_seed_it_was_made_for(make, monkeypatch):
     asked = []
 
-    def run_cases(verb, cases, description, device):
+    def run_cases(verb, cases, description, device, shipped):
+        assert shipped == (2,)  # never the first seed
         asked.append((verb, cases))
         return (
             [verb(**case) for case in cases]
@@ -148,7 +149,7 @@ def test_each_result_stands_with_the_curriculum_loading_and_seed_it_was_made_for
     monkeypatch.setattr(crossing, "run_cases", run_cases)
     monkeypatch.setattr(crossing, "train_pairs", train_pairs)
     monkeypatch.setattr(crossing, "image_teacher", teacher_of := lambda settings, seed: f"teacher {seed}")
-    settings = SMOKE.model_copy(update={"seeds": (7, 2)})
+    settings = SMOKE.model_copy(update={"seeds": (7, 2), "other_seeds": "shipped"})
     found = make(settings)
     verb, cases = asked[-1]
     if make is crossing.crossed_pairs:

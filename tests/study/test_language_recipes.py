@@ -1,6 +1,7 @@
 """What notebook 07 trains: the curricula are what their names say, and the tables count as the text says."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pandas as pd
@@ -10,6 +11,7 @@ import torch
 from pwl_lab.models import build
 from pwl_lab.study import language_recipes as recipes
 from pwl_lab.study.settings import LanguageCurriculumSettings
+from pwl_lab.study.store import NotMadeError
 from pwl_lab.support import paths
 from pwl_lab.support.errors import InvalidValueError, MissingDataError, UnknownNameError
 
@@ -90,11 +92,14 @@ def test_the_untrained_states_are_the_first_and_the_output_the_last(teacher, run
     assert any(not torch.equal(one[name], two[name]) for name in one)
 
 
-def test_a_fraction_is_of_the_teachers_accuracy_on_the_same_split(runs):
-    teacher = SimpleNamespace(test_accuracy=0.5, history=pd.DataFrame({"accuracy": [0.3, 0.8]}))
-    shares = recipes.of_teacher(runs, teacher).history
-    for column, whole in {"accuracy": 0.5, "validation_accuracy": 0.8}.items():
-        pd.testing.assert_series_equal(shares[column], runs.history[column] / whole)
+def test_a_fraction_is_of_the_teachers_accuracy_on_the_same_split(runs, teacher):
+    last = teacher.history["accuracy"].iloc[-1]
+    assert runs.teacher_accuracy == dict.fromkeys(SETTINGS.seeds, (teacher.test_accuracy, last))
+    first, second = SETTINGS.seeds
+    shares = recipes.of_teacher(replace(runs, teacher_accuracy={first: (0.5, 0.8), second: (0.25, 0.4)})).history
+    for column, (one, two) in {"accuracy": (0.5, 0.25), "validation_accuracy": (0.8, 0.4)}.items():
+        whole = runs.history["seed"].map({first: one, second: two})
+        pd.testing.assert_series_equal(shares[column], runs.history[column] / whole, check_names=False)
 
 
 def test_on_the_text_no_student_stops_before_the_others(teacher):
@@ -189,10 +194,11 @@ def test_tuned_rates_come_from_the_table_that_is_shipped(tmp_path, monkeypatch):
 
 
 def test_the_pairs_student_is_counted_against_the_validation_accuracy():
-    pair = SimpleNamespace(history=pd.DataFrame({"step": [0, 5, 10], "accuracy": [0.3, 0.5, 0.7]}))
-    teacher = SimpleNamespace(history=pd.DataFrame({"step": [0, 5], "accuracy": [0.3, 0.72]}))
-    assert recipes.fraction_reached(pair, teacher, 0.95) == 10
-    assert recipes.fraction_reached(pair, teacher, 0.99) is None
+    history = pd.DataFrame({"step": [0, 5, 10], "accuracy": [0.3, 0.5, 0.7]})
+    accuracies = {("TT", "validation"): 0.72}
+    pair = SimpleNamespace(history=history, n_blocks=2, accuracy=lambda mask, split: accuracies[mask, split])
+    assert recipes.fraction_reached(pair, 0.95) == 10
+    assert recipes.fraction_reached(pair, 0.99) is None
 
 
 def test_the_pair_ends_at_the_teacher(store, teacher):
@@ -232,3 +238,27 @@ def test_a_grammar_of_ones_own_is_found_from_where_the_reader_is(tmp_path, monke
     settings = LanguageCurriculumSettings.load("smoke", grammar="mine.yaml")
     assert settings.grammar == str(tmp_path / "mine.yaml")
     assert recipes.grammar_task(settings).name == "hidden"
+
+
+def test_seeds_that_ship_are_apart_and_others_in_one_cohort(monkeypatch):
+    """Of the first seed alone, if the results of the others ship; all together, if those of one of them do not."""
+    settings = SETTINGS.model_copy(update={"other_seeds": "shipped", "train_on_text": False})
+    asked = []
+
+    def language_students(settings, names, place, seeds):
+        asked.append((place, seeds))
+        if place == "other":
+            raise NotMadeError("not shipped")
+        return names
+
+    monkeypatch.setattr(recipes, "language_students", language_students)
+    cases = recipes.student_cases(settings)
+    first, *others = settings.seeds
+    assert [(case["place"], case["seeds"]) for case in cases] == [
+        ("grammar", (first,)),
+        ("grammar", tuple(others)),
+        ("other", settings.seeds),
+        ("grammar", (first,)),
+        ("grammar", tuple(others)),
+    ]
+    assert asked == [(place, tuple(others)) for place in ("grammar", "other", "grammar")]

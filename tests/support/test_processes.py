@@ -321,7 +321,7 @@ def test_a_verb_that_takes_a_device_computes_where_its_cases_are_counted(monkeyp
 def test_recipes_say_where_their_cases_compute(monkeypatch, recipe, device):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     where, told = (recipes if recipe == "loading_pairs" else crossing), []
-    monkeypatch.setattr(where, "run_cases", lambda verb, cases, words, on: told.append(on) or [(0, 0)] * len(cases))
+    monkeypatch.setattr(where, "run_cases", lambda verb, cases, words, on, _: told.append(on) or [(0, 0)] * len(cases))
     settings = LoadingSettings if recipe == "loading_pairs" else CrossingSettings
     getattr(where, recipe)(settings.load("smoke", device=device))
     assert set(told) == {device}
