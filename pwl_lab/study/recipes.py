@@ -188,9 +188,8 @@ def _of_all_seeds(
 ) -> tuple[list[TrainedModel], list[Pair]]:
     """The results of `recipe`: of the first seed from the store or made here, of the others as `other_seeds` says."""
     cases = [{"settings": settings, "seed": seed} for seed in settings.seeds]
-    where, shipped = settings.device, settings.shipped_seeds
-    teachers, pairs = zip(*run_cases(recipe, cases, f"{settings.family} pairs", where, shipped), strict=True)
-    return list(teachers), list(pairs)
+    found = run_cases(recipe, cases, f"{settings.family} pairs", settings.device, settings.shipped_seeds)
+    return [teacher for teacher, _ in found], [pair for _, pair in found]
 
 
 class StringToken(NamedTuple):

@@ -39,10 +39,8 @@ from pwl_lab.tasks.checks import check_count
 from pwl_lab.training import Checkpoint, TrainedModel, TrainPlan, fit
 
 # Raise a number when the same configuration gives another result, or when an entry's content changes. Older entries are
-# then ignored: making them again is cheaper than maintaining code to read them.
-# Students: version 4 has an entry for each student, version 3 had one for each cohort. Pairs: version 5 has the loss of
-# every mask, version 6 which test samples each mask gets right. Tested, similarity: what `study/testing.py` keeps beside a pair.
-# Sweep and two_phase: the tables of `study/complexity.py`.
+# then ignored: making them again is cheaper than maintaining code to read them. Tested and similarity are what
+# `study/testing.py` keeps beside a pair, sweep and two_phase the tables of `study/complexity.py`.
 VERSIONS = {"teacher": 2, "students": 4, "pair": 6, "tested": 1, "similarity": 1, "sweep": 1, "two_phase": 2}
 PairArm = tuple[PairLossConfig, Curriculum | None]  # what the pairs of one call differ in
 
@@ -330,7 +328,8 @@ def _pairs(
         _check_kinds(losses=(losses, PairLossConfig))
         if curriculum is not None:
             _check_kinds(curriculum=(curriculum, Curriculum))
-    shapes = _checked_shapes((teacher.config, student), task, to_export)
+    models = (teacher.config, student)
+    shapes = _checked_shapes(models, task, to_export)
     recipes = _pair_recipes(teacher, student, task, plan, arms, seed)
     of_key = {recipe.key: arm for recipe, arm in zip(recipes, arms, strict=True)}
 
@@ -358,13 +357,8 @@ def _pairs(
         ]
 
     entries = _from_store(recipes, make, f"the pair of family {student.family!r}", task)
-    bare = without_weights(teacher.model)
-    places = ["meta" if bare or entry.artifact.shipped else where for entry in entries]
-    nets = [
-        make_pair(teacher.model, student.make(), task, seed, losses.converters).to(place)
-        for (losses, _), place in zip(arms, places, strict=True)
-    ]
-    return [_loaded_pair(*made, teacher, student, task, seed) for made in zip(nets, entries, recipes, strict=True)]
+    nets = [make_pair(teacher.model, student.make(), task, seed, losses.converters) for losses, _ in arms]
+    return [_loaded_pair(*one, models, task, seed, where) for one in zip(nets, entries, recipes, strict=True)]
 
 
 def _pair_recipes(
@@ -386,10 +380,19 @@ def _pair_recipes(
 
 
 def _loaded_pair(
-    net: SwapNet, entry: Entry, recipe: Recipe, teacher: TrainedModel, student: ModelConfig, task: Task, seed: int
+    net: SwapNet,
+    entry: Entry,
+    recipe: Recipe,
+    models: tuple[ModelConfig, ModelConfig],
+    task: Task,
+    seed: int,
+    where: str,
 ) -> Pair:
-    """A pair out of its entry; `net` has the teacher's weights, if any, and gets the others."""
-    if not without_weights(net):
+    """A pair out of its entry; `net` has the teacher's weights and gets the others, if there are any."""
+    if entry.artifact.shipped or without_weights(net):
+        net = net.to("meta")
+    else:
+        net = net.to(where)
         entry.restore(net.student, "student")
         entry.restore(net.converters, "converters")
         entry.check(mask_answers(net))
@@ -397,9 +400,9 @@ def _loaded_pair(
         net=net.eval(),
         seed=seed,
         **{name: entry.artifact.tables[name] for name in ("history", "masks", "classes")},
-        teacher_bytes=parameter_bytes(teacher.model),
+        teacher_bytes=parameter_bytes(net.teacher),
         student_bytes=parameter_bytes(net.student),
-        models=(teacher.config, student),
+        models=models,
         task=task,
         right=entry.artifact.tensors["right"],
         fingerprint=recipe.key,
