@@ -1,6 +1,6 @@
-"""Ship the results of all seeds but the first, as notebooks 04, 04b, 05 and 07 show them at `lesson`, in `data/other_seeds/`.
+"""Ship the results of all seeds but the first, as notebooks 04 to 07 show them at `lesson`, in `data/other_seeds/`.
 
-    pwl-lab run 04 -p other_seeds=trained --out runs/04     # and the same for 04b, 05 and 07
+    pwl-lab run 04 -p other_seeds=trained --out runs/04     # and the same for 04b, 05, 06 and 07
     python scripts/ship_seeds.py 04_vgg 05_resnet 07
 
 Everything comes from the store and nothing is trained. A notebook then takes these results instead of training the seeds,
@@ -18,7 +18,7 @@ import torch
 from pwl_lab.study import crossing, language_recipes, recipes, shipped_seeds
 from pwl_lab.study.settings import CrossingSettings, LanguageCurriculumSettings, LoadingSettings
 from pwl_lab.study.store import NotMadeError, Recipe, Store, only_stored
-from pwl_lab.study.testing import similarity
+from pwl_lab.study.testing import loading_accuracies, similarity
 from pwl_lab.support import paths
 from pwl_lab.support.config import Family
 from pwl_lab.support.files import write_text
@@ -33,6 +33,7 @@ def loading(family: Family, images: Sequence[str] = ("bundled", "all")) -> None:
         for seed in settings.seeds[1:]:
             _, pair = recipes.tested_pair(settings, seed)
             similarity(pair)
+            loading_accuracies(pair)
 
 
 def meeting(family: Family) -> None:

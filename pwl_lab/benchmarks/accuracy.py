@@ -1,22 +1,32 @@
 """The accuracy of every network that predicts during loading, and accuracy against seconds."""
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 
 import pandas as pd
 import torch
 from torch import Tensor
 
 from pwl_lab.benchmarks.baselines import Files
-from pwl_lab.benchmarks.bitplanes import decode, from_bytes
+from pwl_lab.benchmarks.bitplanes import WIDTHS, decode, from_bytes
 from pwl_lab.loading.bundle import BOOT, BundleIndex, Shard
 from pwl_lab.loading.throttle import Throttle
 from pwl_lab.loading.transfer import schedule
 from pwl_lab.loading.units import Parts, Workshop, assemble
 from pwl_lab.loading.weightless import build_empty
 from pwl_lab.support.timing import phase
+from pwl_lab.swap.masks import prefix_mask
 from pwl_lab.tasks.base import Batch, accuracy, at_once
 
 CHUNK = 512  # samples at once, at most
+
+
+def anytime_networks(n_blocks: int) -> list[str]:
+    """The networks that answer while a pair loads, whatever the baseline, by their names in `baselines.Moment`."""
+    prefix = [prefix_mask(done, n_blocks) for done in range(n_blocks + 1)]
+    int8 = [mask.lower() for mask in prefix]
+    refined = ["T" * done + "t" * (n_blocks - done) for done in range(1, n_blocks)]
+    return [*prefix, *int8, *refined, *(f"planes {bits}" for bits in accumulate(WIDTHS))]
 
 
 @phase("evaluation")

@@ -30,6 +30,7 @@ from pwl_lab.loading.tensors import plain, type_name
 from pwl_lab.support.errors import InvalidValueError, invalid
 
 BITS = 16  # bits of a value once all planes are there
+WIDTHS = (2,) * 8  # bits of each plane, unless asked for others
 Floats = NDArray[np.float64]
 Numbers = NDArray[np.uint16]
 Bytes = NDArray[np.uint8]
@@ -84,7 +85,7 @@ class BitPlanes:
         return first | {_CHECK: _as_tensor(_digest(first))}
 
 
-def encode(state: Mapping[str, Tensor], widths: Sequence[int] = (2,) * 8) -> BitPlanes:
+def encode(state: Mapping[str, Tensor], widths: Sequence[int] = WIDTHS) -> BitPlanes:
     """Cut every floating-point tensor of a state dict into planes of bits, most significant first (arXiv 2110.00916).
 
     Arguments:

@@ -25,7 +25,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pwl_lab.benchmarks.accuracy import network_accuracies
 from pwl_lab.benchmarks.baselines import HAS_STREAMER, Files, moments, read_plainly, read_verified
 from pwl_lab.loading.model import ProgressiveModel
 from pwl_lab.loading.throttle import MEGABYTE, Throttle
@@ -42,7 +41,6 @@ from pwl_lab.support.processes import (
 )
 from pwl_lab.support.progress import Progress
 from pwl_lab.support.timing import phase
-from pwl_lab.tasks.base import Batch
 
 PRELOADED = [__name__]  # imported once with its dependencies; every fresh process is a fork of that one
 LOADS_A_CORE = 4  # over a slow link, at once
@@ -225,22 +223,25 @@ def _first_prediction(files: Files, state: str, baseline: str) -> dict[str, floa
 
 
 @phase("loading")
-def timelines(pairs: Mapping[int, Files], throttle: Throttle, data: Batch) -> pd.DataFrame:
-    """When each network begins to answer, and how accurately: one row per pair, baseline and network.
+def timelines(files: Files, throttle: Throttle, accuracies: Mapping[int, Mapping[str, float]]) -> pd.DataFrame:
+    """When each network begins to answer, and how accurately: one row per seed, baseline and network.
+
+    One pair is loaded for all seeds, once for each: those of one architecture have as many bytes, and what these bytes are
+    makes no difference to the time they take.
 
     Each load has a fresh process. Over a link a progressive one mostly waits, so several are measured at once; they start
     one after the other, because what a load computes for its first prediction needs a core.
 
     Arguments:
-    - `pairs`: by seed, each with all that `ANYTIME_BASELINES` read.
+    - `files`: of a pair, with all that `ANYTIME_BASELINES` read.
     - `throttle`: the link that each of them loads over.
-    - `data`: what accuracy is measured on.
+    - `accuracies`: of each seed's networks, by the names of `accuracy.anytime_networks`.
 
     Columns: seed, way (the baseline), seconds, network, bytes (as in `baselines.Moment`) and accuracy in [0, 1].
     """
-    cases = [(seed, baseline) for seed in pairs for baseline in ANYTIME_BASELINES]
+    cases = [(seed, baseline) for seed in accuracies for baseline in ANYTIME_BASELINES]
     rows: list[dict[str, object]] = []
-    warm_up(path for files in pairs.values() for path in files.all())
+    warm_up(files.all())
     turn = threading.Lock()
     with Progress("timelines", len(cases), "load") as bar, ThreadPoolExecutor(LOADS_A_CORE * n_cores()) as pool:
 
@@ -248,17 +249,14 @@ def timelines(pairs: Mapping[int, Files], throttle: Throttle, data: Batch) -> pd
             seed, baseline = case
             with turn:
                 time.sleep(APART_S)
-            found = in_fresh_process(moments, baseline=baseline, files=pairs[seed], throttle=throttle)
-            return [{"seed": seed, "way": baseline, **vars(moment)} for moment in found]
+            found = in_fresh_process(moments, baseline=baseline, files=files, throttle=throttle)
+            known = accuracies[seed]
+            return [{"seed": seed, "way": baseline, **vars(one), "accuracy": known[one.network]} for one in found]
 
         for found in pool.map(measured, cases):
             rows += found
             bar.advance()
-    parts = []
-    for seed, table in pd.DataFrame(rows).groupby("seed", sort=False):
-        accuracies = network_accuracies(pairs[seed], table["network"].unique(), data)
-        parts.append(table.assign(accuracy=table["network"].map(accuracies)))
-    return pd.concat(parts, ignore_index=True)
+    return pd.DataFrame(rows)
 
 
 @phase("loading")

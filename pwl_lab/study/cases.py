@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from pwl_lab.study.store import NotMadeError, may_make, only_stored, or_shipped
+from pwl_lab.study.store import NotMadeError, from_shipped, may_make, only_stored
 from pwl_lab.support import config
 from pwl_lab.support.errors import invalid
 from pwl_lab.support.processes import side_by_side
@@ -16,7 +16,7 @@ def run_cases(
     cases: Sequence[Mapping[str, Any]],
     description: str,
     device: config.Device,
-    shipped: Collection[int] = (),
+    shipped_seeds: Collection[int] = (),
 ) -> list[Any]:
     """`verb(**case)` for each case; results missing in the store are made first, several cases in parallel.
 
@@ -27,8 +27,8 @@ def run_cases(
     - `cases`: its arguments by name.
     - `description`: a name for the progress bar.
     - `device`: where the verb computes; passed on if it takes a `device`.
-    - `shipped`: of these seeds (`case["seed"]`, or all of `case["seeds"]`) results that ship are taken, which have no
-      weights (`shipped_seeds`).
+    - `shipped_seeds`: for these seeds (`case["seed"]`, or all of `case["seeds"]`) what the store lacks is taken, without
+      weights, from what ships with the project (`study/shipped_seeds.py`).
 
     Raises NotMadeError inside `only_stored` for a case that is not in the store, and InvalidValueError for a case with
     a different `device`.
@@ -41,7 +41,9 @@ def run_cases(
         cases = [{**case, "device": where} for case in cases]
 
     def look_up(case: Mapping[str, Any]) -> Any:
-        with only_stored(), or_shipped({*case.get("seeds", [case.get("seed")])} <= {*shipped}):
+        with suppress(NotMadeError), only_stored():
+            return verb(**case)
+        with from_shipped() if _may_ship(case, shipped_seeds) else only_stored():
             return verb(**case)
 
     if not may_make():
@@ -59,3 +61,9 @@ def run_cases(
 def _make_only(verb: Callable[..., Any], case: Mapping[str, Any]) -> None:
     """Run the case only for its entry in the store: loading that is cheaper than sending the result."""
     verb(**case)
+
+
+def _may_ship(case: Mapping[str, Any], shipped_seeds: Collection[int]) -> bool:
+    """Whether all seeds of a case are among these."""
+    seeds = case["seeds"] if "seeds" in case else [case["seed"]] if "seed" in case else []
+    return bool(seeds) and {*seeds} <= {*shipped_seeds}

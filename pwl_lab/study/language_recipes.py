@@ -21,7 +21,7 @@ from pwl_lab.study.cases import run_cases
 from pwl_lab.study.intervals import Interval, in_words, mean_interval, median_interval
 from pwl_lab.study.language_settings import TEACHERS, TEXT, TUNING, LanguageCurriculumSettings
 from pwl_lab.study.results import DistillationRuns, Pair
-from pwl_lab.study.store import load_if_stored, or_shipped
+from pwl_lab.study.store import from_shipped, load_if_stored
 from pwl_lab.study.verbs import distill, train_or_load, train_pair
 from pwl_lab.support import paths
 from pwl_lab.support.config import content_hash
@@ -245,15 +245,23 @@ def student_cases(settings: LanguageCurriculumSettings) -> list[dict[str, Any]]:
     names = [name for name in language_curricula(settings) if name != "untrained"]
     grouped: list[tuple[Place, Sequence[str]]] = [("grammar", names), *elsewhere(settings).items()]
     cases = [{"names": names, "place": place} for place, names in [*grouped, ("grammar", ["untrained"])]]
-    return [case | {"seeds": seeds} for case in cases for seeds in _cohorts(settings, case)]
+    return [case | {"seeds": seeds} for seeds in _cohorts(settings, cases) for case in cases]
 
 
-def _cohorts(settings: LanguageCurriculumSettings, case: dict[str, Any]) -> list[tuple[int, ...]]:
-    """The seeds of a case that are trained together: all of them, unless the results of all but the first ship."""
+def _cohorts(settings: LanguageCurriculumSettings, cases: Sequence[dict[str, Any]]) -> list[tuple[int, ...]]:
+    """The seeds that are trained together: all of them, unless the results of all but the first ship, in every case.
+
+    In every case, for a seed has one teacher, which is either the reader's or the one that its students had elsewhere.
+    """
     others = settings.shipped_seeds
-    with or_shipped():
-        found = load_if_stored(language_students, settings, **case, seeds=others) if others else None
-    return [settings.seeds] if found is None else [settings.seeds[:1], others]
+
+    def stored(seeds: tuple[int, ...]) -> bool:
+        return all(load_if_stored(language_students, settings, **case, seeds=seeds) is not None for case in cases)
+
+    if not others or stored(settings.seeds):
+        return [settings.seeds]
+    with from_shipped():
+        return [settings.seeds[:1], others] if stored(others) else [settings.seeds]
 
 
 def students_and_pairs(

@@ -181,11 +181,11 @@ class Pair:
 def origins(pairs: Sequence[Pair]) -> pd.DataFrame:
     """Where the results of each seed come from: one row per seed, from its first pair.
 
-    Columns: seed, results (`trained here` or `ship with the project`), date, machine, commit.
+    Columns: results (`trained` here, or `shipped` with the project, see `shipped_seeds`), date, machine, commit.
     """
     rows = dict[int, dict[str, str]]()
     for pair in pairs:
-        where = "ship with the project" if without_weights(pair.net) else "trained here"
+        where = "shipped" if without_weights(pair.net) else "trained"
         made = {name: pair.made.get(name, "") for name in ("date", "machine", "commit")}
         rows.setdefault(pair.seed, {"results": where} | made | {"date": made["date"][:10]})
     return pd.DataFrame(rows).T.rename_axis("seed")

@@ -8,7 +8,19 @@ from pydantic import AfterValidator, Field
 from pwl_lab.study.image_settings import CrossingSettings, ImageSettings, LoadingSettings
 from pwl_lab.study.language_settings import LanguageCurriculumSettings
 from pwl_lab.support import paths
-from pwl_lab.support.config import Device, EachOnce, Epochs, Family, Fraction, LearningRate, Seeds, Settings, Steps
+from pwl_lab.support.config import (
+    OTHER_SEEDS,
+    Device,
+    EachOnce,
+    Epochs,
+    Family,
+    Fraction,
+    LearningRate,
+    OtherSeeds,
+    Seeds,
+    Settings,
+    Steps,
+)
 from pwl_lab.support.errors import invalid
 from pwl_lab.tasks.checks import check_bits, check_orthogonal, check_probe
 
@@ -272,6 +284,7 @@ class ClockSettings(Settings):
         "cpu", description="where pairs are trained and loaded: only the CPU is timed"
     )
     seeds: Seeds = Field((0, 1, 2), description="pairs of notebook 04: one per seed")
+    other_seeds: OtherSeeds = Field("trained", description=OTHER_SEEDS)
     family: Family = Field("vgg", description="of the trained pairs; trained as notebook 04 does at this preset")
     pair_source: Literal["trained", "shipped"] = Field(
         "trained", description="shipped: the one that comes with the project, of vgg and seed 0; nothing is trained"

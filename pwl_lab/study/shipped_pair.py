@@ -79,11 +79,11 @@ def shipped_pair(device: config.Device = "auto") -> Pair:
 
 
 def clock_pairs(settings: ClockSettings) -> list[Pair]:
-    """The pairs that notebooks 06 and 06b load, on the CPU: one per seed as notebook 04 trains them, or the shipped one."""
+    """The pairs of notebooks 06 and 06b, on the CPU: one per seed as in notebook 04, or the shipped one."""
     if settings.pair_source == "shipped":
         return [shipped_pair("cpu")]
-    sizes = {"family": settings.family, "seeds": settings.seeds}
-    return loading_pairs(LoadingSettings.load(settings.preset, **sizes, other_seeds="trained", device="cpu"))[1]
+    asked = {name: getattr(settings, name) for name in ("family", "seeds", "other_seeds")}
+    return loading_pairs(LoadingSettings.load(settings.preset, **asked, device="cpu"))[1]
 
 
 def _networks(index: BundleIndex, bundle: Path) -> SwapNet:

@@ -33,7 +33,7 @@ def find(kind: str, key: str) -> dict[str, Any] | None:
     line = _lines(paths.data() / FOLDER).get((kind, key))
     if line is None:
         return None
-    tables = {name: _table(rows, line["columns"][name]) for name, rows in line["tables"].items()}
+    tables = {name: _table(columns, line["columns"][name]) for name, columns in line["tables"].items()}
     tensors = {name: unpacked(bits) for name, bits in line["bits"].items()}
     return {"tables": tables, "tensors": tensors, "info": line["info"], "made": line["made"]}
 
@@ -47,14 +47,16 @@ def _lines(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
             lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
             found |= {(line["kind"], line["key"]): line for line in lines}
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise MissingDataError(f"{path} cannot be read ({error}); take it from a checkout") from error
+            raise MissingDataError(
+                f"{path} cannot be read ({error}); take it from a checkout, or set other_seeds to trained"
+            ) from error
     return found
 
 
-def _table(rows: dict[str, list[Any]], kinds: dict[str, str]) -> pd.DataFrame:
+def _table(columns: dict[str, list[Any]], kinds: dict[str, str]) -> pd.DataFrame:
     """A table with the column types that it had (numpy's one-letter kinds)."""
     types = {name: {"f": "float64", "i": "int64", "u": "uint64", "b": "bool"}.get(kind) for name, kind in kinds.items()}
-    return pd.DataFrame(rows).astype({name: one for name, one in types.items() if one})
+    return pd.DataFrame(columns).astype({name: one for name, one in types.items() if one})
 
 
 def packed(right: Bool[Tensor, "*shape"]) -> dict[str, Any]:

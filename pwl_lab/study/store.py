@@ -56,7 +56,7 @@ _TENSORS, _RECORD = "tensors.safetensors", "record.json"
 MOST_TOGETHER = 256  # entries made together: each needs an open lock file, and a process may have about 1,000
 
 _MAY_MAKE = ContextVar("may_make", default=True)
-_OR_SHIPPED = ContextVar("or_shipped", default=False)
+_FROM_SHIPPED = ContextVar("from_shipped", default=False)
 Found = TypeVar("Found")
 
 
@@ -87,13 +87,17 @@ def may_make() -> bool:
 
 
 @contextmanager
-def or_shipped(allowed: bool = True) -> Iterator[None]:
-    """A context in which a result that ships with the project is taken from there, without weights; if `allowed`."""
-    token = _OR_SHIPPED.set(allowed)
+def from_shipped() -> Iterator[None]:
+    """A context in which the store has what ships with the project and nothing else (`shipped_seeds`): no weights.
+
+    Nothing is made in it either. So a result and all that it was made from are either the reader's own or ship.
+    """
+    token = _FROM_SHIPPED.set(True)
     try:
-        yield
+        with only_stored():
+            yield
     finally:
-        _OR_SHIPPED.reset(token)
+        _FROM_SHIPPED.reset(token)
 
 
 def load_if_stored(verb: Callable[..., Found], *args: Any, **keys: Any) -> Found | None:
@@ -199,14 +203,14 @@ class Store:
         return self.folder / "unfinished" / f"{recipes[0].kind}-{name}"
 
     def _find(self, recipe: Recipe, locked: bool = False) -> Artifact | None:
-        """The stored artifact (in `or_shipped` the shipped one, if there is any), or None if it is missing or damaged.
+        """The stored artifact (in `from_shipped` the shipped one), or None if it is missing or damaged.
 
         If it is locked, a damaged entry is set aside, with a warning. Otherwise it is left alone: another process may
         just be making it again.
         """
         entry = self.entry(recipe)
-        if (found := _shipped(recipe)) is not None:
-            return found
+        if _FROM_SHIPPED.get():
+            return _shipped(recipe)
         try:
             return _read(entry) if exists(entry) else None
         except DamagedEntryError as error:
@@ -315,8 +319,8 @@ def _read(folder: Path) -> Artifact:
 
 
 def _shipped(recipe: Recipe) -> Artifact | None:
-    """What ships with the project of a result, where that may be taken (`or_shipped`)."""
-    found = shipped_seeds.find(recipe.kind, recipe.key) if _OR_SHIPPED.get() else None
+    """What ships with the project of a result; None if nothing does."""
+    found = shipped_seeds.find(recipe.kind, recipe.key)
     return None if found is None else Artifact(**found, shipped=True)
 
 
@@ -351,7 +355,8 @@ def provenance() -> dict[str, Any]:
     """How a result was made: commit, machine, versions, time (UTC)."""
     return {
         "commit": commit(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads",
+        "machine": f"{platform.machine()} ({torch.backends.cpu.get_cpu_capability()}), {os.cpu_count()} cores, "
+        f"{torch.get_num_threads()} torch threads",
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "pwl_lab": __version__},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }

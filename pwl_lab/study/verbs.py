@@ -11,7 +11,7 @@ from pwl_lab.distill.curriculum import Curriculum
 from pwl_lab.distill.students import DistillationResult, distil_members, stage_table
 from pwl_lab.distill.targets import Member
 from pwl_lab.loading.bundle import check_exportable
-from pwl_lab.models.blocknet import BlockNet, ModelConfig, build, parameter_bytes, unit_bytes, without_weights
+from pwl_lab.models.blocknet import BlockNet, ModelConfig, build, parameter_bytes, unit_bytes
 from pwl_lab.study import tables
 from pwl_lab.study.code_changes import (
     Entry,
@@ -39,9 +39,9 @@ from pwl_lab.tasks.checks import check_count
 from pwl_lab.training import Checkpoint, TrainedModel, TrainPlan, fit
 
 # Raise a number when the same configuration gives another result, or when an entry's content changes. Older entries are
-# then ignored: making them again is cheaper than maintaining code to read them. Tested and similarity are what
-# `study/testing.py` keeps beside a pair, sweep and two_phase the tables of `study/complexity.py`.
-VERSIONS = {"teacher": 2, "students": 4, "pair": 6, "tested": 1, "similarity": 1, "sweep": 1, "two_phase": 2}
+# then ignored: making them again is cheaper than code that reads them. The second line is `study/testing.py`'s.
+VERSIONS = {"teacher": 2, "students": 4, "pair": 6, "sweep": 1, "two_phase": 2}
+VERSIONS |= {"tested": 1, "similarity": 1, "loading": 1}
 PairArm = tuple[PairLossConfig, Curriculum | None]  # what the pairs of one call differ in
 
 
@@ -389,7 +389,7 @@ def _loaded_pair(
     where: str,
 ) -> Pair:
     """A pair out of its entry; `net` has the teacher's weights and gets the others, if there are any."""
-    if entry.artifact.shipped or without_weights(net):
+    if entry.artifact.shipped:
         net = net.to("meta")
     else:
         net = net.to(where)

@@ -220,7 +220,12 @@ def test_a_link_on_which_a_teacher_takes_too_long_is_left_out(written):
 
 
 def test_timelines_hold_every_way_with_its_accuracy(written, data):
-    table = harness.timelines({4: written}, QUICK, data)
+    known = accuracy.network_accuracies(written, accuracy.anytime_networks(3), data)
+    table = harness.timelines(written, QUICK, {4: known, 2: dict.fromkeys(known, 0.5)})
+    assert set(table.loc[table["seed"] == 2, "accuracy"]) == {0.5}
+    table = table[table["seed"] == 4]
+    assert table["accuracy"].tolist() == [known[name] for name in table["network"]]
+    assert set(table["network"]) == set(known)
     assert set(table["way"]) == set(harness.ANYTIME_BASELINES)
     assert set(table["seed"]) == {4}
     last = table.groupby("way")["accuracy"].last()
@@ -287,7 +292,8 @@ def test_metrics_are_nested_by_level():
 
 
 def test_the_figures_show_what_the_tables_say(written, data):
-    table = harness.timelines({0: written}, QUICK, data)
+    known = accuracy.network_accuracies(written, accuracy.anytime_networks(3), data)
+    table = harness.timelines(written, QUICK, {0: known})
     anytime = plots.anytime_chart(table, 1.0)
     labels = {text.get_text().split(":")[0] for text in anytime.legends[0].get_texts()}
     assert labels == {plots.clock.baseline_look(name)[0] for name in harness.ANYTIME_BASELINES}

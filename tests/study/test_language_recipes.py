@@ -240,25 +240,23 @@ def test_a_grammar_of_ones_own_is_found_from_where_the_reader_is(tmp_path, monke
     assert recipes.grammar_task(settings).name == "hidden"
 
 
-def test_seeds_that_ship_are_apart_and_others_in_one_cohort(monkeypatch):
-    """Of the first seed alone, if the results of the others ship; all together, if those of one of them do not."""
+@pytest.mark.parametrize("missing", [None, "other", "untrained"])
+def test_seeds_that_ship_are_apart_if_they_ship_in_every_case(monkeypatch, missing):
     settings = SETTINGS.model_copy(update={"other_seeds": "shipped", "train_on_text": False})
-    asked = []
 
     def language_students(settings, names, place, seeds):
-        asked.append((place, seeds))
-        if place == "other":
-            raise NotMadeError("not shipped")
+        if seeds == settings.seeds or missing in (place, *names[:1]):
+            raise NotMadeError("neither stored nor shipped")
         return names
 
     monkeypatch.setattr(recipes, "language_students", language_students)
-    cases = recipes.student_cases(settings)
     first, *others = settings.seeds
-    assert [(case["place"], case["seeds"]) for case in cases] == [
-        ("grammar", (first,)),
-        ("grammar", tuple(others)),
-        ("other", settings.seeds),
-        ("grammar", (first,)),
-        ("grammar", tuple(others)),
-    ]
-    assert asked == [(place, tuple(others)) for place in ("grammar", "other", "grammar")]
+    cohorts = [settings.seeds] if missing else [(first,), tuple(others)]
+    found = [(case["place"], case["seeds"]) for case in recipes.student_cases(settings)]
+    assert found == [(place, seeds) for seeds in cohorts for place in ("grammar", "other", "grammar")]
+
+
+def test_what_is_stored_of_all_seeds_is_not_taken_from_what_ships(monkeypatch):
+    settings = SETTINGS.model_copy(update={"other_seeds": "shipped"})
+    monkeypatch.setattr(recipes, "language_students", lambda settings, names, place, seeds: names)
+    assert {case["seeds"] for case in recipes.student_cases(settings)} == {settings.seeds}

@@ -26,11 +26,12 @@ from pwl_lab.study import shipped_seeds
 from pwl_lab.study.cases import run_cases
 from pwl_lab.study.results import origins, outline
 from pwl_lab.study.settings import SETTINGS
-from pwl_lab.study.store import load_if_stored, or_shipped
+from pwl_lab.study.store import from_shipped, load_if_stored
 from pwl_lab.study.testing import all_test_images
 from pwl_lab.study.verbs import distill, train_or_load, train_pair
 from pwl_lab.support import paths
 from pwl_lab.support.errors import InvalidValueError, MissingDataError
+from pwl_lab.swap.pair_training import PairLossConfig
 from pwl_lab.tasks.parity import SparseParity
 from pwl_lab.training import TrainPlan
 
@@ -80,7 +81,7 @@ def shipped(tmp_path, monkeypatch):
 def test_what_ships_is_what_was_stored_without_weights(shipped, kind):
     teacher, pair, runs = shipped(lambda: small_pair(kind))
     assert load_if_stored(small_pair, kind) is None  # only where it may be taken
-    with or_shipped():
+    with from_shipped():
         teacher_again, again, runs_again = load_if_stored(small_pair, kind)
     pd.testing.assert_frame_equal(teacher_again.history, teacher.history)
     assert (teacher_again.test_accuracy, teacher_again.fingerprint) == (teacher.test_accuracy, teacher.fingerprint)
@@ -97,10 +98,9 @@ def test_what_ships_is_what_was_stored_without_weights(shipped, kind):
 
 def test_without_weights_nothing_is_computed_and_the_error_says_what_to_do(shipped, tmp_path):
     _, pair, _ = shipped(lambda: small_pair("vgg"))
-    with or_shipped():
+    with from_shipped():
         _, again, runs = small_pair("vgg")
     inputs = pair.task.split("test").inputs
-    assert pair.predictions(inputs, ["TS", "ST"] if pair.n_blocks == 2 else [again.masks["mask"][1]])
     for compute in (lambda: again.predictions(inputs, ["S" * pair.n_blocks]), lambda: again.export(tmp_path / "b")):
         with pytest.raises(InvalidValueError, match=r'seed = 1 .*other_seeds = "trained" trains it'):
             compute()
@@ -108,16 +108,28 @@ def test_without_weights_nothing_is_computed_and_the_error_says_what_to_do(shipp
         runs.student("one_shot", 1)
 
 
-def test_a_pair_trained_here_has_no_weights_either_if_its_teacher_has_none(shipped):
-    shipped(lambda: small_pair("vgg")[0])
-    task, teacher_model, student = KINDS["vgg"]
-    own = train_pair(train_or_load(teacher_model, task, PLAN, 1, "cpu"), student, task, PLAN, seed=1, device="cpu")
-    with or_shipped():
-        teacher = train_or_load(teacher_model, task, PLAN, 1, "cpu")
-        again = train_pair(teacher, student, task, PLAN, seed=1, device="cpu")
-    assert torch.equal(again.right, own.right)
-    with pytest.raises(InvalidValueError, match="other_seeds"):
-        again.predictions(task.split("test").inputs, ["S" * own.n_blocks])
+def other_pair(kind, seed):
+    """A pair of other losses, with the same teacher."""
+    task, teacher_model, student = KINDS[kind]
+    teacher = train_or_load(teacher_model, task, PLAN, seed, "cpu")
+    return train_pair(teacher, student, task, PLAN, PairLossConfig(sync=0.5), seed=seed, device="cpu")
+
+
+def test_a_result_and_what_it_was_made_from_are_both_ones_own_or_both_ship(shipped):
+    """The teacher ships, the pair does not: neither is taken, the first time nor later, when the pair is stored."""
+    shipped(lambda: small_pair("vgg", 1))
+    cases = [{"kind": "vgg", "seed": 1}]
+    for _ in range(2):
+        [pair] = run_cases(other_pair, cases, "pairs", "cpu", shipped_seeds=(1,))
+        assert pair.predictions(pair.task.split("test").inputs, ["T" * pair.n_blocks])[0].shape[0] == 1
+
+
+def test_ones_own_results_come_before_those_that_ship(shipped):
+    shipped(lambda: of_seed("mlp", 1))
+    own = of_seed("mlp", 1)
+    [found] = run_cases(of_seed, [{"kind": "mlp", "seed": 1}], "pairs", "cpu", shipped_seeds=(1,))
+    assert origins([found])["results"].tolist() == ["trained"]
+    assert torch.equal(found.right, own.right)
 
 
 def of_seed(kind, seed):
@@ -127,11 +139,11 @@ def of_seed(kind, seed):
 def test_only_the_seeds_that_may_ship_are_taken(shipped):
     made = shipped(lambda: [of_seed("mlp", seed) for seed in (0, 1)])
     cases = [{"kind": "mlp", "seed": seed} for seed in (0, 1, 2)]
-    found = run_cases(of_seed, cases, "pairs", "cpu", shipped=(1, 2))
-    assert origins(found)["results"].tolist() == ["trained here", "ship with the project", "trained here"]
+    found = run_cases(of_seed, cases, "pairs", "cpu", shipped_seeds=(1, 2))
+    assert origins(found)["results"].tolist() == ["trained", "shipped", "trained"]
     assert torch.equal(found[1].right, made[1].right)
     again = run_cases(of_seed, cases, "pairs", "cpu")
-    assert set(origins(again)["results"]) == {"trained here"}
+    assert set(origins(again)["results"]) == {"trained"}
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 7), (16, 2000), (2, 0)])
@@ -151,7 +163,9 @@ def test_a_damaged_file_is_named(tmp_path, monkeypatch, line):
 
 def test_every_notebook_that_takes_them_has_them():
     asking = {cls.section for cls in SETTINGS.values() if cls.load("lesson").shipped_seeds}
-    assert asking == {"progressive_weight_loading", "curricula_meet_loading", "language_model_curriculum"}
+    assert asking == {"progressive_weight_loading", "loading_under_the_clock", "curricula_meet_loading"} | {
+        "language_model_curriculum"
+    }
     assert {"04_vgg", "05_resnet", "07"} <= set(SHIPPED)
     assert not any(cls.load(preset).shipped_seeds for cls in SETTINGS.values() for preset in ("smoke", "paper"))
 
@@ -163,7 +177,7 @@ def test_what_ships_is_what_the_notebook_asks_for(name):
     ask = ship_seeds.FILES[name]
     if not all_test_images("fashion-mnist-small") and name.startswith("04"):
         ask, lines = (lambda: ship_seeds.loading(name[3:], ["bundled"])), {one for one in lines if one[0] != "tested"}
-    with or_shipped():
+    with from_shipped():
         assert {(recipe.kind, recipe.key) for recipe in ship_seeds.asked(ask)} == lines  # and nothing is stored
     assert path.stat().st_size < MOST_BYTES
 
