@@ -15,10 +15,11 @@ from unittest.mock import patch
 
 import torch
 
+from pwl_lab.benchmarks.accuracy import loading_accuracies
 from pwl_lab.study import crossing, language_recipes, recipes, shipped_seeds
 from pwl_lab.study.settings import CrossingSettings, LanguageCurriculumSettings, LoadingSettings
 from pwl_lab.study.store import NotMadeError, Recipe, Store, only_stored
-from pwl_lab.study.testing import loading_accuracies, similarity
+from pwl_lab.study.testing import similarity
 from pwl_lab.support import paths
 from pwl_lab.support.config import Family
 from pwl_lab.support.files import write_text

@@ -2,21 +2,27 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from pwl_lab.benchmarks.baselines import Files
+from pwl_lab.benchmarks.baselines import Files, write_trained
 from pwl_lab.benchmarks.bitplanes import WIDTHS, decode, from_bytes
 from pwl_lab.loading.bundle import BOOT, BundleIndex, Shard
 from pwl_lab.loading.throttle import Throttle
 from pwl_lab.loading.transfer import schedule
 from pwl_lab.loading.units import Parts, Workshop, assemble
 from pwl_lab.loading.weightless import build_empty
+from pwl_lab.study.results import Pair
+from pwl_lab.study.store import Artifact, Recipe
+from pwl_lab.study.testing import beside
+from pwl_lab.study.verbs import VERSIONS
 from pwl_lab.support.timing import phase
 from pwl_lab.swap.masks import prefix_mask
-from pwl_lab.tasks.base import Batch, accuracy, at_once
+from pwl_lab.tasks.base import Batch, accuracy, at_once, split_of
 
 CHUNK = 512  # samples at once, at most
 
@@ -40,6 +46,23 @@ def network_accuracies(files: Files, networks: Iterable[str], data: Batch) -> di
             logits = torch.cat([run(inputs) for inputs in torch.split(data.inputs, at_once(data.inputs, CHUNK))])
             found[network] = accuracy(logits, data.labels)
     return found
+
+
+def loading_accuracies(pair: Pair) -> dict[str, float]:
+    """Test accuracy of each network that answers while the pair loads, by the names of `anytime_networks`.
+
+    The store keeps them under the pair's key; those of a pair without weights ship, as the pair does.
+    """
+    recipe = Recipe("loading", VERSIONS["loading"], {"pair": pair.fingerprint})
+
+    def make() -> Artifact:
+        names = anytime_networks(pair.n_blocks)
+        with TemporaryDirectory() as folder:
+            files = write_trained(pair, Path(folder))
+            found = network_accuracies(files, names, split_of(pair.task, "test", "cpu"))
+        return Artifact(tables={"accuracies": pd.DataFrame(found.items(), columns=["network", "accuracy"])})
+
+    return dict(beside(pair, recipe, make).tables["accuracies"].itertuples(index=False))
 
 
 class _Masks:

@@ -1,4 +1,4 @@
-"""Results of further seeds that ship with the project, so that a reader need train only the first one.
+"""Results of other seeds that ship with the project, so that a reader need train only the first one.
 
 `data/other_seeds/` has a file for each notebook and family, with a line for each entry of the store: its key, tables and
 values, which samples each mask gets right, and how it was made (`scripts/ship_seeds.py` writes them). Weights do not ship:

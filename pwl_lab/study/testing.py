@@ -1,5 +1,4 @@
-"""What is measured on a trained pair and stored beside it: all official test images, how alike its states are, and the
-accuracies on the way while it loads.
+"""What is measured on a trained pair and stored beside it: all official test images, and how alike its states are.
 
 The bundled subset of Fashion-MNIST has 2,000 of the 10,000 test images. With the full dataset on this machine, masks
 are tested on all of them. Training and validation stay on the bundled images; no bundled training or validation image
@@ -9,13 +8,10 @@ is a test image of the full dataset.
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pandas as pd
 import torch
 
-from pwl_lab.benchmarks import accuracy, baselines
 from pwl_lab.models.blocknet import build, unit_bytes, without_weights
 from pwl_lab.study.code_changes import with_own_code
 from pwl_lab.study.results import Pair
@@ -27,7 +23,7 @@ from pwl_lab.support.errors import invalid
 from pwl_lab.swap import evaluation
 from pwl_lab.swap.evaluation import score_masks
 from pwl_lab.tasks import datasets
-from pwl_lab.tasks.base import Batch, split_of
+from pwl_lab.tasks.base import Batch
 from pwl_lab.tasks.images import ImageTask
 
 WHOLE = {"fashion-mnist-small": "fashion-mnist"}  # a bundled subset -> the dataset that it is a part of
@@ -86,27 +82,10 @@ def similarity(pair: Pair) -> pd.DataFrame:
         untrained = build(pair.models[1], pair.seed, device, "student")
         return Artifact(tables={"similarity": evaluation.boundary_similarity(pair.net, inputs, untrained)})
 
-    return _beside(pair, recipe, make).tables["similarity"].assign(seed=pair.seed)
+    return beside(pair, recipe, make).tables["similarity"].assign(seed=pair.seed)
 
 
-def loading_accuracies(pair: Pair) -> dict[str, float]:
-    """Test accuracy of each network that answers while the pair loads, by the names of `accuracy.anytime_networks`.
-
-    The store keeps them as it keeps `similarity`.
-    """
-    recipe = Recipe("loading", VERSIONS["loading"], {"pair": pair.fingerprint})
-
-    def make() -> Artifact:
-        names = accuracy.anytime_networks(pair.n_blocks)
-        with TemporaryDirectory() as folder:
-            files = baselines.write_trained(pair, Path(folder))
-            found = accuracy.network_accuracies(files, names, split_of(pair.task, "test", "cpu"))
-        return Artifact(tables={"accuracies": pd.DataFrame(found.items(), columns=["network", "accuracy"])})
-
-    return dict(_beside(pair, recipe, make).tables["accuracies"].itertuples(index=False))
-
-
-def _beside(pair: Pair, recipe: Recipe, make: Callable[[], Artifact]) -> Artifact:
+def beside(pair: Pair, recipe: Recipe, make: Callable[[], Artifact]) -> Artifact:
     """What is stored beside a pair: of one whose results ship, what ships."""
     with from_shipped() if without_weights(pair.net) else nullcontext():
         return Store().get(recipe, make)

@@ -39,7 +39,7 @@ from pwl_lab.tasks.checks import check_count
 from pwl_lab.training import Checkpoint, TrainedModel, TrainPlan, fit
 
 # Raise a number when the same configuration gives another result, or when an entry's content changes. Older entries are
-# then ignored: making them again is cheaper than code that reads them. The second line is `study/testing.py`'s.
+# then ignored: making them again is cheaper than code that reads them. The second line is measured on pairs.
 VERSIONS = {"teacher": 2, "students": 4, "pair": 6, "sweep": 1, "two_phase": 2}
 VERSIONS |= {"tested": 1, "similarity": 1, "loading": 1}
 PairArm = tuple[PairLossConfig, Curriculum | None]  # what the pairs of one call differ in

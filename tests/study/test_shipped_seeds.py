@@ -1,4 +1,4 @@
-"""Results that ship of further seeds: they are those of the store, no weights come with them, and none is left over."""
+"""Results that ship of other seeds: they are those of the store, no weights come with them, and none is left over."""
 
 import json
 
