@@ -107,9 +107,10 @@ def of_complexity() -> Numbers:
 
 
 def of_images() -> Numbers:
-    """A pair of ResNets as in the paper, and what is kept of it when it is tested on more images."""
+    """A pair of ResNets as in the paper, and what is measured on it afterwards."""
+    from pwl_lab.benchmarks.accuracy import loading_accuracies
     from pwl_lab.models import ResNetConfig
-    from pwl_lab.study.testing import tested_on
+    from pwl_lab.study.testing import similarity, tested_on
     from pwl_lab.study.verbs import train_or_load, train_pair
     from pwl_lab.tasks.images import ImageTask
     from pwl_lab.training import TrainPlan
@@ -121,6 +122,10 @@ def of_images() -> Numbers:
     yield from last_row("pair", "", pair)
     masks = tested_on(pair, task, "digits").masks
     yield from (("tested", mask, loss) for mask, loss in zip(masks["mask"], masks["test_loss"], strict=True))
+    for row in similarity(pair).itertuples():
+        yield "similarity", f"{row.boundary} {row.direction}", row.unexplained
+    found = loading_accuracies(pair)  # a single one may differ by a sample where rounding does
+    yield "loading", "mean", sum(found.values()) / len(found)
 
 
 def of_more_images() -> Numbers:

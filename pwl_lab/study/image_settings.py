@@ -6,7 +6,6 @@ from pydantic import Field
 
 from pwl_lab.support.config import (
     MOST_BLOCKS,
-    OTHER_SEEDS,
     EachOnce,
     Epochs,
     Family,
@@ -29,7 +28,7 @@ class ImageSettings(Settings):
     """The sizes that the image notebooks share: data, teacher, student and how both are trained."""
 
     split_by: ClassVar[str | None] = "family"
-    other_seeds: OtherSeeds = Field("trained", description=OTHER_SEEDS)
+    other_seeds: OtherSeeds = "trained"
     family: Family = Field("vgg", description="the architecture of teacher and student")
     dataset: str = Field("fashion-mnist-small", description="which images")
     n_train: int | None = Field(None, ge=100, le=60_000, description="use only this many training images")

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 from pydantic import AfterValidator, Field
 
 from pwl_lab.support import paths
-from pwl_lab.support.config import OTHER_SEEDS, Fraction, LearningRate, OtherSeeds, Settings, Steps
+from pwl_lab.support.config import Fraction, LearningRate, OtherSeeds, Settings, Steps
 from pwl_lab.support.errors import invalid
 
 # All in data/results/, made by scripts/language_tables.py.
@@ -40,7 +40,7 @@ class LanguageCurriculumSettings(Settings):
     """07_language_model_curriculum: curricula and progressive loading for masked prediction on grammars and text."""
 
     section: ClassVar[str] = "language_model_curriculum"
-    other_seeds: OtherSeeds = Field("trained", description=OTHER_SEEDS)
+    other_seeds: OtherSeeds = "trained"
     grammar: GrammarName = Field("hidden", description="the grammar: its name, or a YAML file")
     other_grammar: GrammarName = Field("cfg3b_tail", description="the grammar on which extraction is tried once more")
     mask_rate: float = Field(0.3, gt=0.0, lt=1.0, description="share of the tokens that have to be predicted")

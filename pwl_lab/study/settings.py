@@ -9,7 +9,6 @@ from pwl_lab.study.image_settings import CrossingSettings, ImageSettings, Loadin
 from pwl_lab.study.language_settings import LanguageCurriculumSettings
 from pwl_lab.support import paths
 from pwl_lab.support.config import (
-    OTHER_SEEDS,
     Device,
     EachOnce,
     Epochs,
@@ -284,7 +283,7 @@ class ClockSettings(Settings):
         "cpu", description="where pairs are trained and loaded: only the CPU is timed"
     )
     seeds: Seeds = Field((0, 1, 2), description="pairs of notebook 04: one per seed")
-    other_seeds: OtherSeeds = Field("trained", description=OTHER_SEEDS)
+    other_seeds: OtherSeeds = "trained"
     family: Family = Field("vgg", description="of the trained pairs; trained as notebook 04 does at this preset")
     pair_source: Literal["trained", "shipped"] = Field(
         "trained", description="shipped: the one that comes with the project, of vgg and seed 0; nothing is trained"

@@ -30,8 +30,12 @@ from pwl_lab.support.yaml12 import read_yaml
 
 Device = Literal["auto", "cpu", "cuda"]
 Family = Literal["vgg", "resnet", "vit"]
-OtherSeeds = Literal["shipped", "trained"]
-OTHER_SEEDS = "of all seeds but the first, use the results that ship with the project (shipped) or train them (trained)"
+OtherSeeds = Annotated[
+    Literal["shipped", "trained"],
+    Field(
+        description="of all seeds but the first, use the results that ship with the project (shipped) or train them (trained)"
+    ),
+]
 Products = Literal["float32", "bfloat16"]
 MaskDistribution = (
     Literal["prefix", "alternating", "mixture", "all"] | dict[str, Annotated[float, Field(gt=0.0, allow_inf_nan=False)]]
