@@ -72,12 +72,11 @@ def train_or_load(
         return [_pack_teacher(fit(model, task, plan, seed, where), task)]
 
     [entry] = _from_store([recipe], make, f"the teacher of family {model.family!r}", task)
-    net, info, checkpoints = build(model, seed), entry.artifact.info, list[Checkpoint]()
-    if entry.artifact.shipped:
-        net = net.to("meta")
-    else:
+    net, info = build(model, seed, "meta" if entry.artifact.shipped else where), entry.artifact.info
+    checkpoints = list[Checkpoint]()
+    if not entry.artifact.shipped:
         entry.restore(net, "final")
-        entry.check({"teacher": answers_of(net.to(where))})
+        entry.check({"teacher": answers_of(net)})
         checkpoints = [Checkpoint(step, value, entry.part(f"step{step}")) for step, value in info["checkpoints"]]
     return TrainedModel(
         config=model,
@@ -389,10 +388,8 @@ def _loaded_pair(
     where: str,
 ) -> Pair:
     """A pair out of its entry; `net` has the teacher's weights and gets the others, if there are any."""
-    if entry.artifact.shipped:
-        net = net.to("meta")
-    else:
-        net = net.to(where)
+    net = net.to("meta" if entry.artifact.shipped else where)
+    if not entry.artifact.shipped:
         entry.restore(net.student, "student")
         entry.restore(net.converters, "converters")
         entry.check(mask_answers(net))

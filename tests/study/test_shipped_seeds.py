@@ -6,20 +6,7 @@ import pandas as pd
 import pytest
 import torch
 from script_modules import load_script
-from toys import (
-    LANGUAGE_STUDENT,
-    LANGUAGE_TEACHER,
-    MLP_STUDENT,
-    MLP_TEACHER,
-    RESNET_STUDENT,
-    RESNET_TEACHER,
-    VGG_STUDENT,
-    VGG_TEACHER,
-    VIT_STUDENT,
-    VIT_TEACHER,
-    ToyImages,
-    ToyStrings,
-)
+from toys import EVERY_PAIR, PAIRS, ToyImages, ToyStrings
 
 from pwl_lab.distill.curriculum import extracted, one_shot
 from pwl_lab.study import shipped_seeds
@@ -37,12 +24,10 @@ from pwl_lab.training import TrainPlan
 
 ship_seeds = load_script("ship_seeds")
 PARITY = SparseParity(n_bits=6, k_sparse=2, eval_samples=200)
+TASKS = {"mlp": PARITY, "language": ToyStrings("masked")}  # the others see pictures
 KINDS = {
-    "mlp": (PARITY, MLP_TEACHER, MLP_STUDENT),
-    "vgg": (ToyImages(), VGG_TEACHER, VGG_STUDENT),
-    "resnet": (ToyImages(), RESNET_TEACHER, RESNET_STUDENT),
-    "vit": (ToyImages(), VIT_TEACHER, VIT_STUDENT),
-    "language": (ToyStrings("masked"), LANGUAGE_TEACHER, LANGUAGE_STUDENT),
+    family: (TASKS.get(family, ToyImages()), teacher, student)
+    for family, (teacher, student, _) in (PAIRS | {"language": EVERY_PAIR["language"]}).items()
 }
 PLAN = TrainPlan(steps=4, batch_size=8, eval_every=2, keep_checkpoints=True)
 SHIPPED = sorted(path.stem for path in (paths.data() / shipped_seeds.FOLDER).glob("*.jsonl"))
