@@ -57,7 +57,6 @@ def ship_pair(minutes: float | None) -> dict[str, Any]:
         "plan": image_plan_of_pair(settings, task).model_dump(),
         "losses": pair_losses(settings).model_dump(),
         "teacher_test_accuracy": teacher.test_accuracy,
-        "fingerprint": pair.fingerprint,
         "sha256": file_sha256(shipped_bundle() / INDEX),
         "core_minutes": minutes,
         "made": made,

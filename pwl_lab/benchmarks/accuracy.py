@@ -2,8 +2,6 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pandas as pd
 import torch
@@ -20,6 +18,8 @@ from pwl_lab.study.results import Pair
 from pwl_lab.study.store import Artifact, Recipe
 from pwl_lab.study.testing import beside
 from pwl_lab.study.verbs import VERSIONS
+from pwl_lab.support import paths
+from pwl_lab.support.files import work_folder
 from pwl_lab.support.timing import phase
 from pwl_lab.swap.masks import prefix_mask
 from pwl_lab.tasks.base import Batch, accuracy, at_once, split_of
@@ -57,8 +57,8 @@ def loading_accuracies(pair: Pair) -> dict[str, float]:
 
     def make() -> Artifact:
         names = anytime_networks(pair.n_blocks)
-        with TemporaryDirectory() as folder:
-            files = write_trained(pair, Path(folder))
+        with work_folder(paths.scratch() / "loading") as folder:
+            files = write_trained(pair, folder)
             found = network_accuracies(files, names, split_of(pair.task, "test", "cpu"))
         return Artifact(tables={"accuracies": pd.DataFrame(found.items(), columns=["network", "accuracy"])})
 

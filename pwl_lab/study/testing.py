@@ -6,7 +6,7 @@ is a test image of the full dataset.
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import suppress
 from dataclasses import replace
 
 import pandas as pd
@@ -15,7 +15,7 @@ import torch
 from pwl_lab.models.blocknet import build, unit_bytes, without_weights
 from pwl_lab.study.code_changes import with_own_code
 from pwl_lab.study.results import Pair
-from pwl_lab.study.store import Artifact, Recipe, Store, from_shipped
+from pwl_lab.study.store import Artifact, NotMadeError, Recipe, Store, from_shipped
 from pwl_lab.study.tables import cube_tables
 from pwl_lab.study.verbs import VERSIONS
 from pwl_lab.support import download
@@ -86,6 +86,10 @@ def similarity(pair: Pair) -> pd.DataFrame:
 
 
 def beside(pair: Pair, recipe: Recipe, make: Callable[[], Artifact]) -> Artifact:
-    """What is stored beside a pair: of one whose results ship, what ships."""
-    with from_shipped() if without_weights(pair.net) else nullcontext():
+    """What is stored beside a pair: of one whose results ship, what ships. Where nothing may be made, it is not stored."""
+    if without_weights(pair.net):
+        with from_shipped():
+            return Store().get(recipe, make)
+    with suppress(NotMadeError):
         return Store().get(recipe, make)
+    return make()
