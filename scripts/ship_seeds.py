@@ -18,7 +18,7 @@ import torch
 from pwl_lab.benchmarks.accuracy import loading_accuracies
 from pwl_lab.study import crossing, language_recipes, recipes, shipped_seeds
 from pwl_lab.study.settings import CrossingSettings, LanguageCurriculumSettings, LoadingSettings
-from pwl_lab.study.store import NotMadeError, Recipe, Store, only_stored
+from pwl_lab.study.store import Artifact, NotMadeError, Recipe, Store, only_stored
 from pwl_lab.study.testing import similarity
 from pwl_lab.support import paths
 from pwl_lab.support.config import Family
@@ -82,7 +82,8 @@ def asked(ask: Callable[[], None]) -> list[Recipe]:
 
 def line_of(recipe: Recipe) -> str:
     """An entry of the store as a line. Of its tensors only those of booleans ship: they say which samples are right."""
-    artifact = Store().get(recipe, make=lambda: {}[recipe.key])
+    with only_stored():
+        artifact = Store().get(recipe, make=Artifact)
     bits = {name: shipped_seeds.packed(one) for name, one in artifact.tensors.items() if one.dtype == torch.bool}
     columns = {name: {c: kind.kind for c, kind in t.dtypes.items()} for name, t in artifact.tables.items()}
     tables = {name: {c: _plain(t[c].tolist()) for c in t} for name, t in artifact.tables.items()}
