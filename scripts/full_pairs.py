@@ -1,22 +1,22 @@
 """Notebook 04's pairs on all of Fashion-MNIST, as tables for `data/results`.
 
     pwl-lab batch presets/grids/full_pairs.yaml --only family=vgg --out runs/full_pairs  # hours; may be stopped and run again
-    python scripts/full_pairs.py vgg                                                      # ship the seeds that are done
-    python scripts/full_pairs.py longer  # after presets/grids/full_pairs_longer.yaml: the same pairs with more epochs
+    python scripts/full_pairs.py                                                         # ship what is done
 
-The pairs come from the store, where the batch left them; nothing is trained. Rows of other families stay. There are three
-tables: `full_pairs.csv` has every mask of every seed, `full_pairs_intervals.csv` what all seeds say together, with all n!
-loading orders (see `intervals.cube_intervals`), and `full_pairs_longer.csv` every mask of the longer trainings.
+The pairs of this grid and of `full_pairs_longer.yaml` come from the store, where the batches left them; nothing is trained.
+Rows of a family and a number of epochs of which the store has nothing stay. There are two tables: `full_pairs.csv` has every
+mask of every seed, and `full_pairs_intervals.csv` what the seeds say together, where there are two or more, with all n!
+loading orders (see `intervals.cube_intervals`).
 """
 
 import argparse
 import json
+from collections.abc import Iterable
 from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import points
 
 from pwl_lab.runner.grid import read_grid
 from pwl_lab.study import intervals, tables
@@ -29,10 +29,11 @@ from pwl_lab.support.files import write_json
 from pwl_lab.swap.orders import loading_orders, masks_on_the_way
 from pwl_lab.training import TrainedModel
 
+GRIDS = ("full_pairs", "full_pairs_longer")
 FAMILIES = ("vgg", "resnet", "vit")
 COLUMNS = ["seed", "mask", "teacher_blocks", "teacher_bytes", "validation", "test"]
 TABLES = ("full_pairs", "full_pairs_intervals")
-LONGER = "full_pairs_longer"
+Case = tuple[str, int]  # a family, and epochs
 
 
 def settings_in(grid_name: str) -> list[LoadingSettings]:
@@ -42,12 +43,6 @@ def settings_in(grid_name: str) -> list[LoadingSettings]:
         raise SystemExit("\n".join(faults))
     [found] = grid.axes[0].factors()
     return [LoadingSettings.load(grid.preset, **values, seeds=grid.seeds) for values in found]
-
-
-def settings_of(family: str) -> LoadingSettings:
-    """The settings of a family's points in the grid of all families."""
-    [found] = [one for one in settings_in(TABLES[0]) if one.family == family]
-    return found
 
 
 def every_order(n_blocks: int) -> dict[str, list[str]]:
@@ -70,16 +65,16 @@ def done(settings: LoadingSettings) -> dict[int, tuple[TrainedModel, Pair]]:
 
 
 def told(settings: LoadingSettings, found: dict[int, tuple[TrainedModel, Pair]]) -> dict[str, Any]:
-    """The provenance of a family's rows."""
+    """The provenance of the rows of a case."""
     how = {
         seed: (record("teacher", one.fingerprint), record("pair", two.fingerprint))
         for seed, (one, two) in found.items()
     }
     last = how[max(how)][1]
     return {
+        "family": settings.family,
+        "epochs": settings.pair_epochs,
         "preset": settings.preset,
-        "teacher_epochs": settings.teacher_epochs,
-        "pair_epochs": settings.pair_epochs,
         "products": settings.products,
         "seeds": sorted(found),
         "test_images": next(iter(found.values()))[1].right.shape[1],
@@ -88,57 +83,58 @@ def told(settings: LoadingSettings, found: dict[int, tuple[TrainedModel, Pair]])
     }
 
 
-def ship(family: str) -> None:
-    """Put the finished seeds of a family into both tables."""
-    settings = settings_of(family)
-    found = done(settings)
-    if len(found) < 2:
-        raise SystemExit(f"{len(found)} of the seeds of {family} in {TABLES[0]}.yaml are done; an interval needs two")
-    pairs = [pair for _, pair in found.values()]
+def spread(pairs: list[Pair]) -> pd.DataFrame:
+    """What the seeds of a case say together; no rows if there is one seed only."""
+    if len(pairs) < 2:
+        return pd.DataFrame()
     masks, hits = tables.stacked_masks(pairs), tables.stacked_hits(pairs)
-    spread = intervals.cube_intervals(hits, masks, every_order(pairs[0].n_blocks))
-    new = (masks[COLUMNS], spread.assign(seeds=len(pairs)))
-    about = paths.results() / f"{TABLES[0]}.json"  # it is the same for both tables
-    families = json.loads(about.read_text(encoding="utf-8"))["families"] if about.exists() else {}
-    facts = {"grid": f"{TABLES[0]}.yaml"} | told(settings, found)
-    families = {name: one for name, one in families.items() if name != family} | {family: facts}
-    families = {name: families[name] for name in FAMILIES if name in families}
-    minutes = round(sum(one["minutes"] for one in families.values()), 1)
-    command = f"python scripts/full_pairs.py {' '.join(families)}"
-    for name, mine in zip(TABLES, new, strict=True):
-        path = paths.results() / f"{name}.csv"
-        with_family(path, family, mine).to_csv(path, index=False)
-        write_json(path.with_suffix(".json"), {"command": command, "minutes": minutes, "families": families})
+    return intervals.cube_intervals(hits, masks, every_order(pairs[0].n_blocks)).assign(seeds=len(pairs))
 
 
-def ship_longer() -> None:
-    """Put the finished points of the grid of longer trainings into their table."""
-    parts, about = [], []
-    for settings in settings_in(LONGER):
+def ship() -> None:
+    """Put all finished seeds of both grids into both tables."""
+    new: dict[str, dict[Case, pd.DataFrame]] = {name: {} for name in TABLES}
+    facts = dict[Case, dict[str, Any]]()
+    for settings in (one for grid in GRIDS for one in settings_in(grid)):
         if found := done(settings):
-            masks = tables.stacked_masks([pair for _, pair in found.values()])[COLUMNS]
-            parts.append(masks.assign(family=settings.family, epochs=settings.pair_epochs))
-            about.append({"family": settings.family} | told(settings, found))
-    if not parts:
-        raise SystemExit(f"no point of {LONGER}.yaml is done")
-    table = pd.concat(parts)[["family", "epochs", *COLUMNS]]
-    minutes = round(sum(one["minutes"] for one in about), 1)
-    points.ship_table(LONGER, table, command="python scripts/full_pairs.py longer", minutes=minutes, points=about)
+            case, pairs = (settings.family, settings.pair_epochs), [pair for _, pair in found.values()]
+            new[TABLES[0]][case], new[TABLES[1]][case] = tables.stacked_masks(pairs)[COLUMNS], spread(pairs)
+            facts[case] = told(settings, found)
+    if not facts:
+        raise SystemExit(f"the store has no pair of {' or '.join(f'{name}.yaml' for name in GRIDS)}")
+    about = paths.results() / f"{TABLES[0]}.json"  # it is the same for both tables
+    before = json.loads(about.read_text(encoding="utf-8"))["points"] if about.exists() else []
+    facts = {(one["family"], one["epochs"]): one for one in before} | facts
+    said = {
+        "command": "python scripts/full_pairs.py",
+        "minutes": round(sum(one["minutes"] for one in facts.values()), 1),
+        "points": [facts[case] for case in in_order(facts)],
+    }
+    for name in TABLES:
+        path = paths.results() / f"{name}.csv"
+        parts = {case: rows for case, rows in (rows_before(path) | new[name]).items() if len(rows)}
+        table = pd.concat({case: parts[case] for case in in_order(parts)}, names=["family", "epochs"])
+        table.reset_index(["family", "epochs"]).to_csv(path, index=False)
+        write_json(path.with_suffix(".json"), said)
 
 
-def with_family(path: Path, family: str, mine: pd.DataFrame) -> pd.DataFrame:
-    """The table at `path`, if there is one, with these rows in place of the family's."""
-    parts = dict(iter(pd.read_csv(path).groupby("family"))) if path.exists() else {}
-    parts[family] = mine.assign(family=family)
-    return pd.concat([parts[name] for name in FAMILIES if name in parts])[["family", *mine.columns]]
+def in_order(cases: Iterable[Case]) -> list[Case]:
+    """Cases as the tables have them: by family, then by epochs."""
+    return sorted(cases, key=lambda case: (FAMILIES.index(case[0]), case[1]))
+
+
+def rows_before(path: Path) -> dict[Case, pd.DataFrame]:
+    """The rows of each case in the table at `path`, if there is one."""
+    if not path.exists():
+        return {}
+    cases = pd.read_csv(path).groupby(["family", "epochs"])
+    return {case: rows.drop(columns=["family", "epochs"]) for case, rows in cases}
 
 
 def main() -> None:
-    """Ship the families asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="+", choices=[*FAMILIES, "longer"], help="families, or the longer trainings")
-    for name in parser.parse_args().what:
-        ship_longer() if name == "longer" else ship(name)
+    """Ship what is done."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    ship()
 
 
 if __name__ == "__main__":

@@ -114,6 +114,35 @@ def prefix_by_data(full: pd.DataFrame, own: pd.DataFrame, family: str, run: str)
     return figure
 
 
+@style.context()
+def ends_by_epochs(masks: pd.DataFrame) -> Figure:
+    """Accuracy of the student alone and of the teacher against epochs of training, a panel per family.
+
+    A thin line for each seed, and a marker at the mean where there is more than one seed.
+
+    Arguments:
+    - `masks`: columns family, epochs, seed, mask and test.
+    """
+    families = list(dict.fromkeys(masks["family"]))
+    figure, panels = style.row_of_axes(9, 3.8, len(families), sharex=True, sharey=True)
+    n_blocks = len(masks["mask"].iloc[0])
+    for axes, family in zip(panels, families, strict=True):
+        for name, letter in (("teacher", "T"), ("student alone", "S")):
+            mine = masks[(masks["family"] == family) & (masks["mask"] == letter * n_blocks)]
+            by_seed = mine.pivot(index="epochs", columns="seed", values="test")
+            colour, dashes, marker = style.NETWORK[style.OWNER_NAME[letter]]
+            axes.plot(by_seed, color=colour, lw=0.9, alpha=0.6, marker=".", ms=3)
+            several = by_seed[by_seed.count(axis=1) > 1].mean(axis=1)
+            axes.plot(several, color=colour, ls=dashes, lw=2.5, marker=marker, ms=8, label=f"{name}, mean over seeds")
+        axes.set_title(family, fontsize=NOTE)
+        axes.set_xscale("log", base=2)
+        axes.set(xlabel="epochs for each")
+        style.accuracy_axis(axes, "test accuracy" if axes is panels[0] else "")
+    panels[0].set_xticks(lengths := sorted(masks["epochs"].unique()), [f"{length}" for length in lengths])
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    return figure
+
+
 def _prefix_bars(axes: Axes, spread: pd.DataFrame, shift: float, **keys: Any) -> None:
     """One prefix curve with its intervals, from the rows of `intervals.cube_intervals`."""
     masks = spread[spread["kind"] == "mask"].set_index("name")[["low", "mean", "high"]] / 100

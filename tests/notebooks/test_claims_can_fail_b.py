@@ -144,15 +144,23 @@ def on_all_pictures(least):
 
 
 def with_more_epochs(spoilt=()):
-    """Accuracies in prefix order of pairs with 8 epochs and more; `spoilt` changes some, by family, epochs and mask."""
-    found = {(family, 8): (0.87, 0.89, 0.90, 0.92, 0.93) for family in ALL}
-    found |= {(family, 16): (0.88, 0.90, 0.91, 0.925, 0.935) for family in ALL} | {
-        ("vgg", 32): (0.882, 0.902, 0.91, 0.93, 0.937)
-    }
-    table = pd.DataFrame(found, index=["SSSS", "TSSS", "TTSS", "TTTS", "TTTT"]).T.rename_axis(["family", "epochs"])
-    for (*pair, mask), accuracy in dict(spoilt).items():
-        table.loc[tuple(pair), mask] = accuracy
-    return table
+    """Accuracies in prefix order of pairs with 8 and 16 epochs, two seeds each, and of one with 32; `spoilt` changes some.
+
+    By family, epochs and mask, or by family, epochs, seed and mask for one seed.
+    """
+    eight, sixteen = (0.87, 0.89, 0.90, 0.92, 0.93), (0.88, 0.90, 0.91, 0.925, 0.94)
+    ways = {(family, 8, seed): eight for family in ALL for seed in (0, 1)}
+    ways |= {(family, 16, seed): sixteen for family in ALL for seed in (0, 1)}
+    ways["vgg", 32, 0] = (0.882, 0.902, 0.91, 0.93, 0.937)
+    named = ["SSSS", "TSSS", "TTSS", "TTTS", "TTTT"]
+    accuracies = pd.DataFrame(ways, index=named).T.rename_axis(["family", "epochs", "seed"]).sort_index()
+    # Of two seeds one is ahead: by so much that the gain is open, but in the student of resnet.
+    ahead = {("vgg", 16, 0, "SSSS"): 0.8845, ("vgg", 16, 1, "SSSS"): 0.872}
+    ahead |= {("vit", 16, 0, "SSSS"): 0.884, ("vit", 16, 1, "SSSS"): 0.872}
+    ahead |= {("resnet", 16, 0, "SSSS"): 0.8801, ("resnet", 16, 0, "TTTT"): 0.9403, ("resnet", 16, 1, "TTTT"): 0.9399}
+    for (*pair, mask), accuracy in (ahead | dict(spoilt)).items():
+        accuracies.loc[tuple(pair), mask] = accuracy
+    return {"accuracies": accuracies, "twice": accuracies.xs(16, level="epochs") - accuracies.xs(8, level="epochs")}
 
 
 ABLATED = ("student", "prefix_mean", "worst")
@@ -188,7 +196,7 @@ def stored_pairs(ends=(), rates=(), least=(), lost=(), epochs=()):
     return {
         "at_equal_bytes": kinds_of_students(ends),
         "full": on_all_pictures(least),
-        "by_epochs": with_more_epochs(epochs),
+        **with_more_epochs(epochs),
         "ablation": ablation(lost),
         "store": SimpleNamespace(shipped=lambda name: rates_of_kinds.rename("lr").rename_axis("arm").reset_index()),
         "arms": arms,
@@ -233,9 +241,14 @@ INSIDE = {
     "stored: so it is for converters beyond their bytes": {"ends": {(EXTRA, SAME, "prefix"): (0.1, 0.9)}},
     "stored: all mixes and the worst one are open": {"ends": {(NARROW, WIDE, "worst"): (0.1, 0.9)}},
     "stored: narrower has the rate 0.1": {"rates": {NARROW: 0.2}},
-    "twice the epochs: student and teacher gain, by at most 2 points": {"epochs": {("vit", 16, "SSSS"): 0.891}},
-    "vgg, four times: student and teacher are within half a point of twice": {"epochs": {("vgg", 32, "TTTT"): 0.942}},
-    "vgg and resnet, more epochs: each block still adds something": {"epochs": {("vgg", 16, "TTTS"): 0.91}},
+    "twice the epochs: every teacher gains, beyond the interval": {"epochs": {("vit", 16, 0, "TTTT"): 0.99}},
+    "twice the epochs: every mask of prefix order gains, in the mean": {"epochs": {("vgg", 16, "TTSS"): 0.89}},
+    "twice the epochs: no gap changes beyond the interval": {"epochs": {("vit", 16, "SSSS"): 0.8801, ("vit", 16, "TTTT"): 0.95}},
+    "twice the epochs: of the students only resnet's gains beyond the interval": {
+        "epochs": {("resnet", 16, 0, "SSSS"): 0.91}
+    },
+    "twice the epochs: the first seed of vgg alone would say a point": {"epochs": {("vgg", 16, 0, "SSSS"): 0.879}},
+    "vgg, four times: student and teacher are within half a point of twice": {"epochs": {("vgg", 32, 0, "TTTT"): 0.946}},
     **{
         f"ablation: {claim}": {"lost": {(*row, measure): points}}
         for claim, row, measure, points in [

@@ -60,6 +60,11 @@ def spread_of(least, half=0.01):
 
 FULL = pd.concat([spread_of(0.7).assign(family=family, seeds=n) for family, n in (("vgg", 3), ("resnet", 5))])
 
+LONGER = pd.concat(
+    masks_of(2, seeds).assign(family=family, epochs=epochs, test=lambda rows, more=epochs / 160: rows["test"] + more)
+    for family, epochs, seeds in (("vgg", 8, (0, 1)), ("vgg", 16, (0, 1)), ("vgg", 32, (0,)), ("vit", 8, (0, 1)))
+)
+
 
 def parts():
     return outline(SwapNet(build(VGG_TEACHER, 0), build(VGG_STUDENT, 0), (1, 9, 7)), (1, 9, 7))
@@ -83,6 +88,7 @@ FIGURES = {
     "mask_lattice of one block": lambda: plots.mask_lattice(masks_of(1), loading_orders(1)),
     "mask_lattice of five": lambda: plots.mask_lattice(masks_of(5), loading_orders(5)),
     "prefix_by_data": lambda: plots.prefix_by_data(FULL, spread_of(0.8), "resnet", "this run"),
+    "ends_by_epochs": lambda: plots.ends_by_epochs(LONGER),
     "architecture": lambda: plots.architecture(parts()),
     "similarity_chart": lambda: plots.similarity_chart(SIMILARITY),
 }
@@ -139,6 +145,19 @@ def test_prefix_by_data_of_a_run_of_one_seed_and_a_family_that_is_not_stored():
     (mine,) = figure.axes[1].containers
     assert mine.lines[0].get_ydata() == pytest.approx([0.6, 0.7, 0.8])
     assert np.ptp([segment[:, 1] for segment in mine.lines[2][0].get_segments()], axis=1) == pytest.approx([0, 0, 0])
+
+
+def test_ends_by_epochs_draws_a_line_for_each_seed_and_the_mean_of_several():
+    figure = plots.ends_by_epochs(LONGER)
+    vgg, vit = figure.axes
+    assert [axes.get_title("left") for axes in figure.axes] == ["vgg", "vit"]
+    first, second, mean = (line.get_ydata() for line in vgg.get_lines()[:3])  # of the teacher
+    assert first == pytest.approx([0.75, 0.8, 0.9])
+    assert second[:2] == pytest.approx([0.76, 0.81])
+    assert np.isnan(second[2])
+    assert mean == pytest.approx([0.755, 0.805]), "32 epochs have one seed"
+    assert vit.get_lines()[-1].get_ydata() == pytest.approx([0.555]), "the student, two seeds"
+    assert legend(vgg) == ["teacher, mean over seeds", "student alone, mean over seeds"]
 
 
 def test_byte_curves_step_where_a_block_is_complete():

@@ -1,6 +1,7 @@
 """The tables of pairs on all of Fashion-MNIST: taken from the store as they are, one family after the other."""
 
 import json
+from itertools import product
 
 import pandas as pd
 import pytest
@@ -12,27 +13,36 @@ from pwl_lab.study.settings import LoadingSettings
 from pwl_lab.swap.orders import loading_orders
 
 full_pairs = load_script("full_pairs")
-SMALL = {"n_train": 256, "teacher_epochs": 1, "pair_epochs": 1, "device": "cpu"}
+SMALL = {"n_train": 256, "teacher_epochs": 1, "device": "cpu"}
 
 
-def small(family):
+def small(family, epochs=1, seeds=(0, 1, 2)):
     """Settings of pairs that are trained in seconds."""
-    return LoadingSettings.load("smoke", family=family, seeds=(0, 1, 2), **SMALL)
+    return LoadingSettings.load("smoke", family=family, seeds=seeds, pair_epochs=epochs, **SMALL)
 
 
 @pytest.fixture
 def results(store_folder, tmp_path, monkeypatch):
-    """The folder for the tables, and a store with two of three seeds."""
-    monkeypatch.setattr(full_pairs, "settings_of", small)
+    """The folder for the tables, an empty store, and two grids of small pairs."""
+    grids = {"full_pairs": [small("vgg"), small("vit")], "full_pairs_longer": [small("vgg", 2, (0,))]}
+    monkeypatch.setattr(full_pairs, "settings_in", grids.get)
     monkeypatch.setattr(full_pairs.paths, "results", lambda: tmp_path)
     return tmp_path
 
 
-def test_the_grid_has_each_family_on_all_images():
-    for family in full_pairs.FAMILIES:
-        settings = full_pairs.settings_of(family)
-        assert (settings.family, settings.dataset, settings.preset) == (family, "fashion-mnist", "lesson")
-        assert settings.seeds == (0, 1, 2, 3, 4)
+def test_the_grids_have_the_same_pairs_with_more_and_more_epochs():
+    first, longer = map(full_pairs.settings_in, full_pairs.GRIDS)
+    assert {(one.family, one.pair_epochs) for one in first} == set(product(full_pairs.FAMILIES, (8, 16)))
+    assert {one.seeds for one in first} == {(0, 1, 2, 3, 4)}
+    assert {one.preset for one in first} == {"lesson"}
+    assert {one.dataset for one in first} == {"fashion-mnist"}
+    short = {one.family: one for one in first if one.pair_epochs == 8}
+    for settings in first + longer:
+        assert settings.pair_epochs == settings.teacher_epochs
+        assert (settings in longer) == (settings.pair_epochs > 16)
+        same = short[settings.family]
+        own = {name: getattr(same, name) for name in ("teacher_epochs", "pair_epochs", "products", "seeds")}
+        assert settings.model_copy(update=own) == same
 
 
 def test_all_orders_are_there_once():
@@ -41,59 +51,42 @@ def test_all_orders_are_there_once():
     assert {"prefix", "suffix", "contiguous", "1-4-3-2"} <= set(orders)
 
 
-def test_the_seeds_that_are_done_are_shipped_and_other_families_stay(results):
-    with pytest.raises(SystemExit, match=r"0 of the seeds of vgg in full_pairs\.yaml are done"):
-        full_pairs.ship("vgg")
-    pairs = [loading_pair(small("vgg"), seed)[1] for seed in (0, 2)]
-    (results / "full_pairs.csv").write_text(
-        "family,seed,mask,teacher_blocks,teacher_bytes,validation,test\nvit,0,SS,0,0,.5,.5\n"
-    )
-    (results / "full_pairs_intervals.csv").write_text("family,kind,name,low,mean,high,seeds\nvgg,mask,SSSS,1,2,3,9\n")
-    full_pairs.ship("vgg")
+def test_what_is_done_is_shipped_and_other_rows_stay(results):
+    with pytest.raises(SystemExit, match=r"no pair of full_pairs\.yaml or full_pairs_longer\.yaml"):
+        full_pairs.ship()
+    head = "family,epochs,seed,mask,teacher_blocks,teacher_bytes,validation,test\n"
+    (results / "full_pairs.csv").write_text(f"{head}vgg,1,9,SS,0,0,.5,.5\nvit,8,0,SS,0,0,.5,.5\n")
+    head = "family,epochs,kind,name,low,mean,high,seeds\n"
+    (results / "full_pairs_intervals.csv").write_text(f"{head}vgg,1,mask,SSSS,1,2,3,9\nvit,8,mask,SS,1,2,3,5\n")
+    old = {"family": "vit", "epochs": 8, "minutes": 100.0}
+    (results / "full_pairs.json").write_text(json.dumps({"points": [old, {"family": "vgg", "epochs": 1}]}))
+    pairs = {(1, 0): loading_pair(small("vgg"), 0)[1], (1, 2): loading_pair(small("vgg"), 2)[1]}
+    pairs[2, 0] = loading_pair(small("vgg", 2), 0)[1]
+    full_pairs.ship()
     masks, spread = (pd.read_csv(results / f"{name}.csv") for name in full_pairs.TABLES)
-    assert masks["family"].tolist() == ["vgg"] * 32 + ["vit"]
-    for pair in pairs:
-        mine = masks[(masks["family"] == "vgg") & (masks["seed"] == pair.seed)].set_index("mask")
+    assert masks[["family", "epochs"]].to_records(index=False).tolist() == [("vgg", 1)] * 32 + [("vgg", 2)] * 16 + [
+        ("vit", 8)
+    ]
+    by_case = dict(iter(masks.groupby(["family", "epochs", "seed"])))
+    for case, pair in pairs.items():
+        mine = by_case["vgg", *case].set_index("mask")
         assert mine["test"].to_dict() == dict(zip(pair.masks["mask"], pair.masks["test"], strict=True))
-    assert set(spread["seeds"]) == {2}, "what was there of this family is replaced"
-    assert spread.groupby("kind").size().to_dict() == {"area": 24, "block": 4, "gap": 1, "lead": 24, "mask": 16}
+    new = spread[spread["family"] == "vgg"]
+    assert set(new["epochs"]) == {1}, "two epochs have one seed, and no interval"
+    assert set(new["seeds"]) == {2}, "what was there of one epoch is replaced"
+    assert new.groupby("kind").size().to_dict() == {"area": 24, "block": 4, "gap": 1, "lead": 24, "mask": 16}
+    assert spread[spread["family"] == "vit"].to_numpy().tolist() == [["vit", 8, "mask", "SS", 1, 2, 3, 5]]
     told = json.loads((results / "full_pairs.json").read_text())
     assert told == json.loads((results / "full_pairs_intervals.json").read_text())
-    assert told["command"] == "python scripts/full_pairs.py vgg"
-    one = told["families"]["vgg"]
-    assert (one["seeds"], one["test_images"], one["pair_epochs"]) == ([0, 2], 2_000, 1)
-    assert told["minutes"] == one["minutes"] > 0
+    one, two, three = told["points"]
+    assert (one["epochs"], one["seeds"], one["test_images"]) == (1, [0, 2], 2_000)
+    assert (two["epochs"], two["seeds"]) == (2, [0])
+    assert three == old
+    assert told["minutes"] == round(sum(point["minutes"] for point in told["points"]), 1) > 100
     assert {"commit", "machine", "versions", "date"} == set(one["made"])
     before = [(results / f"{name}.csv").read_bytes() for name in full_pairs.TABLES]
-    full_pairs.ship("vgg")
+    full_pairs.ship()
     assert [(results / f"{name}.csv").read_bytes() for name in full_pairs.TABLES] == before
-
-
-def test_longer_trainings_have_a_table_of_their_own(results, monkeypatch):
-    cases = [small("vgg").model_copy(update={"pair_epochs": epochs, "seeds": (1,)}) for epochs in (1, 2, 3)]
-    monkeypatch.setattr(full_pairs, "settings_in", {"full_pairs_longer": cases}.get)
-    with pytest.raises(SystemExit, match=r"no point of full_pairs_longer\.yaml is done"):
-        full_pairs.ship_longer()
-    pairs = {settings.pair_epochs: loading_pair(settings, 1)[1] for settings in cases[:2]}
-    full_pairs.ship_longer()
-    shipped = pd.read_csv(results / "full_pairs_longer.csv")
-    assert {epochs: len(part) for epochs, part in shipped.groupby("epochs")} == {1: 16, 2: 16}, "the third is not done"
-    for epochs, pair in pairs.items():
-        mine = shipped[shipped["epochs"] == epochs].set_index("mask")["test"].to_dict()
-        assert mine == dict(zip(pair.masks["mask"], pair.masks["test"], strict=True))
-    told = json.loads((results / "full_pairs_longer.json").read_text())
-    assert [(one["family"], one["seeds"], one["pair_epochs"]) for one in told["points"]] == [
-        ("vgg", [1], 1),
-        ("vgg", [1], 2),
-    ]
-
-
-def test_the_longer_trainings_are_those_of_the_grid_but_for_their_epochs():
-    for settings in full_pairs.settings_in("full_pairs_longer"):
-        short = full_pairs.settings_of(settings.family)
-        assert settings.pair_epochs == settings.teacher_epochs > short.pair_epochs
-        own = {name: getattr(short, name) for name in ("teacher_epochs", "pair_epochs", "products", "seeds")}
-        assert settings.model_copy(update=own) == short
 
 
 def test_the_intervals_are_those_of_the_other_tables():
