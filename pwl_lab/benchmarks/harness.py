@@ -14,11 +14,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cloudpickle
 import pandas as pd
@@ -41,6 +41,9 @@ from pwl_lab.support.processes import (
 )
 from pwl_lab.support.progress import Progress
 from pwl_lab.support.timing import phase
+
+Case = TypeVar("Case")
+Found = TypeVar("Found")
 
 PRELOADED = [__name__]  # imported once with its dependencies; every fresh process is a fork of that one
 LOADS_A_CORE = 4  # over a slow link, at once
@@ -162,7 +165,7 @@ def first_predictions(
     - `files`: the pair of each size.
     - `states`: for each size `cold`, `warm` and speeds such as `25 MB/s`.
     - `repeats`: how often cold and warm loads are measured, one at a time. Over a slow link, where a progressive load
-      mostly waits, they are measured once, and as many at a time as there are cores.
+      mostly waits, they are measured once, several at a time.
     - `baselines`: which of them; those that read files themselves are left out over a slow link.
 
     Columns: size, state, way (the baseline), repeat, first_prediction_s and teacher_s (NaN: never), both since the start
@@ -178,21 +181,45 @@ def first_predictions(
         if not (_is_slow(state) and baseline in DISK_BASELINES)
     ]
     slow = [case for case in cases if _is_slow(case.state)]
+
+    def measured(case: _Case) -> dict[str, object]:
+        return vars(case) | _first_prediction(files[case.size], case.state, case.way)
+
     rows = []
-    with Progress("first predictions", len(cases), "load") as bar, ThreadPoolExecutor(n_cores()) as pool:
-
-        def measured(case: _Case) -> dict[str, object]:
-            return vars(case) | _first_prediction(files[case.size], case.state, case.way)
-
+    with Progress("first predictions", len(cases), "load") as bar:
         for case in cases:
             if not _is_slow(case.state):
                 rows.append(measured(case))
                 bar.advance()
         warm_up(path for size in {case.size for case in slow} for path in files[size].all())
-        for row in pool.map(measured, slow):
-            rows.append(row)
-            bar.advance()
+        rows += _several(measured, slow, bar, size=lambda case: files[case.size].teacher_bytes() / _speed(case.state))
     return pd.DataFrame(rows).dropna(subset="first_prediction_s").reset_index(drop=True)
+
+
+def _several(
+    measure: Callable[[Case], Found],
+    cases: Sequence[Case],
+    bar: Progress,
+    size: Callable[[Case], float] = lambda _: 0.0,
+) -> list[Found]:
+    """What `measure` returns of each load over a link, several at once, for they mostly wait; the largest `size` first.
+
+    They start one after the other, because what a load computes for its first prediction needs a core.
+    """
+    turn = threading.Lock()
+
+    def in_turn(case: Case) -> Found:
+        with turn:
+            time.sleep(APART_S)
+        return measure(case)
+
+    with ThreadPoolExecutor(LOADS_A_CORE * n_cores()) as pool:
+        order = sorted(range(len(cases)), key=lambda index: -size(cases[index]))
+        begun = {index: pool.submit(in_turn, cases[index]) for index in order}
+        for done in as_completed(begun.values()):
+            done.result()  # raises what went wrong, at once
+            bar.advance()
+    return [begun[index].result() for index in range(len(cases))]
 
 
 @dataclass(frozen=True)
@@ -210,9 +237,14 @@ def _is_slow(state: str) -> bool:
     return state.endswith("MB/s")
 
 
+def _speed(link: str) -> float:
+    """The MB/s of the state that is a slow link."""
+    return float(link.split()[0])
+
+
 def _first_prediction(files: Files, state: str, baseline: str) -> dict[str, float]:
     """One measurement; NaN if the state is not available here."""
-    throttle = Throttle(float(state.split()[0])) if _is_slow(state) else None
+    throttle = Throttle(_speed(state)) if _is_slow(state) else None
     if state == "cold" and not cool_down(files.all()):
         return {"first_prediction_s": math.nan, "teacher_s": math.nan}
     if state == "warm":
@@ -229,8 +261,7 @@ def timelines(files: Files, throttle: Throttle, accuracies: Mapping[int, Mapping
     One pair is loaded for all seeds, once for each: those of one architecture have as many bytes, and what these bytes are
     makes no difference to the time they take.
 
-    Each load has a fresh process. Over a link a progressive one mostly waits, so several are measured at once; they start
-    one after the other, because what a load computes for its first prediction needs a core.
+    Each load has a fresh process, and several are measured at once.
 
     Arguments:
     - `files`: of a pair, with all that `ANYTIME_BASELINES` read.
@@ -240,23 +271,17 @@ def timelines(files: Files, throttle: Throttle, accuracies: Mapping[int, Mapping
     Columns: seed, way (the baseline), seconds, network, bytes (as in `baselines.Moment`) and accuracy in [0, 1].
     """
     cases = [(seed, baseline) for seed in accuracies for baseline in ANYTIME_BASELINES]
-    rows: list[dict[str, object]] = []
     warm_up(files.all())
-    turn = threading.Lock()
-    with Progress("timelines", len(cases), "load") as bar, ThreadPoolExecutor(LOADS_A_CORE * n_cores()) as pool:
 
-        def measured(case: tuple[int, str]) -> list[dict[str, object]]:
-            seed, baseline = case
-            with turn:
-                time.sleep(APART_S)
-            found = in_fresh_process(moments, baseline=baseline, files=files, throttle=throttle)
-            known = accuracies[seed]
-            return [{"seed": seed, "way": baseline, **vars(one), "accuracy": known[one.network]} for one in found]
+    def measured(case: tuple[int, str]) -> list[dict[str, object]]:
+        seed, baseline = case
+        found = in_fresh_process(moments, baseline=baseline, files=files, throttle=throttle)
+        known = accuracies[seed]
+        return [{"seed": seed, "way": baseline, **vars(one), "accuracy": known[one.network]} for one in found]
 
-        for found in pool.map(measured, cases):
-            rows += found
-            bar.advance()
-    return pd.DataFrame(rows)
+    with Progress("timelines", len(cases), "load") as bar:
+        found = _several(measured, cases, bar)
+    return pd.DataFrame(row for rows in found for row in rows)
 
 
 @phase("loading")
