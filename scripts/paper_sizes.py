@@ -3,7 +3,7 @@
     python scripts/paper_sizes.py parity --stop-after 8m       # (100, 6), a teacher of 50,000 units, students of 100 and 1,000
     python scripts/paper_sizes.py pair --stop-after 8m         # notebook 04's vgg at `paper`, on all of Fashion-MNIST at 32x32
     python scripts/paper_sizes.py transformer --stop-after 8m  # notebook 03 at `paper`: (100, 6), 32 heads against 4
-    python scripts/paper_sizes.py ship --core-minutes 90       # copy the table of `parity` to data/results
+    python scripts/paper_sizes.py parity --ship --core-minutes 90  # copy its table to data/results; `pair` has one, too
 
 Repeat a command while its exit code is 3 (time was up): it goes on from its last checkpoint. What is done stays in the
 store. `parity` writes `parity.csv` to `--out`, a row as soon as it is known, the quick curricula first; the others leave
@@ -24,14 +24,16 @@ from typing import Any
 import pandas as pd
 import points
 import torch
+from full_pairs import COLUMNS, done, told
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from pwl_lab.fast.two_layer_step import multiplies_in_bfloat16, two_layers
 from pwl_lab.models import mlp
 from pwl_lab.runner.execute import run_notebook
+from pwl_lab.study import tables
 from pwl_lab.study.harder_task import hard_curricula, hard_student_plan, teacher_plan
-from pwl_lab.study.settings import CurriculaSettings
+from pwl_lab.study.settings import CurriculaSettings, LoadingSettings
 from pwl_lab.study.tables import first_step
 from pwl_lab.study.verbs import distill, train_or_load
 from pwl_lab.support import config, environment, paths
@@ -181,14 +183,19 @@ def whole_notebook(name: str, preset: str, asked: argparse.Namespace, params: di
     return {"ok": 0, "stopped": STOPPED}.get(status.status, 1)
 
 
-def pair(preset: str, asked: argparse.Namespace) -> int:
-    """Notebook 04 on padded Fashion-MNIST, with products in bfloat16 where these are quicker."""
+def pair_params(preset: str, asked: argparse.Namespace) -> dict[str, Any]:
+    """What `pair` asks of notebook 04: padded Fashion-MNIST, with products in bfloat16 where these are quicker."""
     params = {"family": "vgg", "dataset": "fashion-mnist-32"} | PAIR[preset]
     if asked.epochs:
         params |= {"teacher_epochs": asked.epochs, "pair_epochs": asked.epochs}
     if multiplies_in_bfloat16(torch.device(config.device(asked.device))):
         params["products"] = "bfloat16"
-    return whole_notebook("04", preset, asked, params)
+    return params
+
+
+def pair(preset: str, asked: argparse.Namespace) -> int:
+    """Notebook 04."""
+    return whole_notebook("04", preset, asked, pair_params(preset, asked))
 
 
 def transformer(preset: str, asked: argparse.Namespace) -> int:
@@ -196,7 +203,7 @@ def transformer(preset: str, asked: argparse.Namespace) -> int:
     return whole_notebook("03", preset, asked, {})
 
 
-def ship(preset: str, asked: argparse.Namespace) -> int:
+def ship_parity(preset: str, asked: argparse.Namespace) -> int:
     """The table of `parity`, with what made it."""
     table = pd.read_csv(asked.out / "parity.csv")
     seeds = sorted({int(seed) for seed in table["seed"]})
@@ -209,15 +216,30 @@ def ship(preset: str, asked: argparse.Namespace) -> int:
     return 0
 
 
+def ship_pair(preset: str, asked: argparse.Namespace) -> int:
+    """Every mask of the finished seeds of `pair`, out of the store."""
+    params = {"seeds": asked.seeds, "device": asked.device} | pair_params(preset, asked)
+    settings = LoadingSettings.load(preset, **params)
+    found = done(settings)
+    if not found:
+        raise SystemExit("no seed of the pair is done")
+    table = tables.stacked_masks([pair for _, pair in found.values()])[COLUMNS]
+    command = f"python scripts/paper_sizes.py pair --epochs {settings.pair_epochs}"
+    points.ship_table("pair_paper", table, command=command, **told(settings, found))
+    return 0
+
+
 def main() -> int:
     """Do, or go on with, the job asked for; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    jobs = {"parity": parity, "pair": pair, "transformer": transformer, "ship": ship}
+    jobs = {"parity": parity, "pair": pair, "transformer": transformer}
+    ships = {"parity": ship_parity, "pair": ship_pair}
     parser.add_argument("job", choices=jobs)
     parser.add_argument("--stop-after", metavar="TIME", help="such as 8m")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--one-shot-widths", type=int, nargs="*", help="of `parity`; default: those of all students")
-    parser.add_argument("--core-minutes", type=float, help="for `ship`")
+    parser.add_argument("--ship", action="store_true", help="train nothing, but put what is done into data/results")
+    parser.add_argument("--core-minutes", type=float, help="of `parity`, for --ship")
     parser.add_argument("--epochs", type=int, help="of `pair`, for teacher and student; default: the paper's 160")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--smoke", action="store_true")
@@ -227,7 +249,7 @@ def main() -> int:
     if asked.stop_after:
         environment.stop_after(asked.stop_after)
     try:
-        return jobs[asked.job]("smoke" if asked.smoke else "paper", asked)
+        return (ships if asked.ship else jobs)[asked.job]("smoke" if asked.smoke else "paper", asked)
     except TimeIsUpError as stopped:
         print(stopped)
         return STOPPED

@@ -100,7 +100,7 @@ def test_a_one_shot_student_that_is_stopped_has_a_row_of_what_it_was_given(job, 
 def test_the_table_is_shipped_with_what_made_it(job, tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "results", lambda: tmp_path / "results")
     assert job("parity", "--seeds", "1", "--one-shot-widths") == 0
-    assert job("ship", "--core-minutes", "3.5") == 0
+    assert job("parity", "--ship", "--core-minutes", "3.5") == 0
     shipped = store.shipped("parity_paper")
     pd.testing.assert_frame_equal(shipped, pd.read_csv(tmp_path / "out" / "parity.csv"))
     assert shipped["curriculum"].tolist() == ["teacher", "extracted", "extracted", "progressive", "progressive"]
@@ -118,13 +118,18 @@ def test_a_teacher_that_does_not_learn_has_a_row_and_no_students(job, tmp_path, 
 
 @pytest.mark.notebook
 @needs_full_set
-def test_the_pair_has_five_blocks_on_padded_pictures(job, tmp_path):
+def test_the_pair_has_five_blocks_on_padded_pictures(job, tmp_path, monkeypatch):
     assert job("pair", "--seeds", "0", "--epochs", "2") == 0
     params = json.loads((tmp_path / "out" / "04" / "params.json").read_text())
     assert (params["dataset"], params["teacher_epochs"], params["pair_epochs"]) == ("fashion-mnist-32", 2, 2)
     found = json.loads((tmp_path / "out" / "04" / "metrics.json").read_text())
     assert len(found["prefix_accuracy"]) == 6
     assert found["test_images"] == 10_000
+    monkeypatch.setattr(paths, "results", lambda: tmp_path / "results")
+    assert job("pair", "--seeds", "0", "1", "--epochs", "2", "--ship") == 0
+    shipped = store.shipped("pair_paper")
+    assert dict(zip(shipped["mask"], shipped["test"], strict=True)) == found["per_seed"]["0"]
+    assert (shipped.attrs["seeds"], shipped.attrs["epochs"], shipped.attrs["test_images"]) == ([0], 2, 10_000)
 
 
 @pytest.mark.notebook
