@@ -4,9 +4,9 @@
     python scripts/full_pairs.py                                                         # ship what is done
 
 The pairs of this grid and of `full_pairs_longer.yaml` come from the store, where the batches left them; nothing is trained.
-Rows of a family and a number of epochs of which the store has nothing stay. There are two tables: `full_pairs.csv` has every
-mask of every seed, and `full_pairs_intervals.csv` what the seeds say together, where there are two or more, with all n!
-loading orders (see `intervals.cube_intervals`).
+A family and a number of epochs stay as they are in the tables until the store has every seed that is there. There are two
+tables: `full_pairs.csv` has every mask of every seed, and `full_pairs_intervals.csv` what the seeds say together, where there
+are two or more, with all n! loading orders (see `intervals.cube_intervals`).
 """
 
 import argparse
@@ -66,11 +66,11 @@ def done(settings: LoadingSettings) -> dict[int, tuple[TrainedModel, Pair]]:
 
 def told(settings: LoadingSettings, found: dict[int, tuple[TrainedModel, Pair]]) -> dict[str, Any]:
     """The provenance of the rows of a case."""
-    how = {
-        seed: (record("teacher", one.fingerprint), record("pair", two.fingerprint))
-        for seed, (one, two) in found.items()
-    }
-    last = how[max(how)][1]
+    runs = []
+    for seed, (teacher, pair) in found.items():
+        first, second = record("teacher", teacher.fingerprint), record("pair", pair.fingerprint)
+        made = {name: second[name] for name in ("commit", "machine", "date")}
+        runs.append({"seed": seed, "minutes": round(first["minutes"] + second["minutes"], 1)} | made)
     return {
         "family": settings.family,
         "epochs": settings.pair_epochs,
@@ -78,8 +78,8 @@ def told(settings: LoadingSettings, found: dict[int, tuple[TrainedModel, Pair]])
         "products": settings.products,
         "seeds": sorted(found),
         "test_images": next(iter(found.values()))[1].right.shape[1],
-        "minutes": round(sum(part["minutes"] for parts in how.values() for part in parts), 1),
-        "made": {name: last[name] for name in ("commit", "machine", "versions", "date")},
+        "minutes": round(sum(run["minutes"] for run in runs), 1),
+        "runs": runs,
     }
 
 
@@ -95,16 +95,21 @@ def ship() -> None:
     """Put all finished seeds of both grids into both tables."""
     new: dict[str, dict[Case, pd.DataFrame]] = {name: {} for name in TABLES}
     facts = dict[Case, dict[str, Any]]()
+    before = {name: rows_before(paths.results() / f"{name}.csv") for name in TABLES}
     for settings in (one for grid in GRIDS for one in settings_in(grid)):
-        if found := done(settings):
-            case, pairs = (settings.family, settings.pair_epochs), [pair for _, pair in found.values()]
+        case, found = (settings.family, settings.pair_epochs), done(settings)
+        there = set(before[TABLES[0]][case]["seed"]) if case in before[TABLES[0]] else set()
+        if missing := sorted(there - set(found)):
+            print(f"{case[0]}, {case[1]} epochs: not in the store for seeds {missing}; left as it is")
+        elif found:
+            pairs = [pair for _, pair in found.values()]
             new[TABLES[0]][case], new[TABLES[1]][case] = tables.stacked_masks(pairs)[COLUMNS], spread(pairs)
             facts[case] = told(settings, found)
     if not facts:
-        raise SystemExit(f"the store has no pair of {' or '.join(f'{name}.yaml' for name in GRIDS)}")
+        raise SystemExit(f"nothing to ship of {' and '.join(f'{name}.yaml' for name in GRIDS)}")
     about = paths.results() / f"{TABLES[0]}.json"  # it is the same for both tables
-    before = json.loads(about.read_text(encoding="utf-8"))["points"] if about.exists() else []
-    facts = {(one["family"], one["epochs"]): one for one in before} | facts
+    earlier = json.loads(about.read_text(encoding="utf-8"))["points"] if about.exists() else []
+    facts = {(one["family"], one["epochs"]): one for one in earlier} | facts
     said = {
         "command": "python scripts/full_pairs.py",
         "minutes": round(sum(one["minutes"] for one in facts.values()), 1),
@@ -112,7 +117,7 @@ def ship() -> None:
     }
     for name in TABLES:
         path = paths.results() / f"{name}.csv"
-        parts = {case: rows for case, rows in (rows_before(path) | new[name]).items() if len(rows)}
+        parts = {case: rows for case, rows in (before[name] | new[name]).items() if len(rows)}
         table = pd.concat({case: parts[case] for case in in_order(parts)}, names=["family", "epochs"])
         table.reset_index(["family", "epochs"]).to_csv(path, index=False)
         write_json(path.with_suffix(".json"), said)

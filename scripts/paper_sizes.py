@@ -222,9 +222,11 @@ def ship_pair(preset: str, asked: argparse.Namespace) -> int:
     settings = LoadingSettings.load(preset, **params)
     found = done(settings)
     if not found:
-        raise SystemExit("no seed of the pair is done")
+        asked_for = f"seeds {list(settings.seeds)}, {settings.pair_epochs} epochs, products in {settings.products}"
+        raise SystemExit(f"the store has no pair of {asked_for}")
     table = tables.stacked_masks([pair for _, pair in found.values()])[COLUMNS]
-    command = f"python scripts/paper_sizes.py pair --epochs {settings.pair_epochs}"
+    seeds = " ".join(map(str, found))
+    command = f"python scripts/paper_sizes.py pair --epochs {settings.pair_epochs} --seeds {seeds}"
     points.ship_table("pair_paper", table, command=command, **told(settings, found))
     return 0
 

@@ -42,7 +42,7 @@ from pwl_lab.support.processes import (
 from pwl_lab.support.progress import Progress
 from pwl_lab.support.timing import phase
 
-Case = TypeVar("Case")
+Load = TypeVar("Load")
 Found = TypeVar("Found")
 
 PRELOADED = [__name__]  # imported once with its dependencies; every fresh process is a fork of that one
@@ -192,33 +192,39 @@ def first_predictions(
                 rows.append(measured(case))
                 bar.advance()
         warm_up(path for size in {case.size for case in slow} for path in files[size].all())
-        rows += _several(measured, slow, bar, size=lambda case: files[case.size].teacher_bytes() / _speed(case.state))
+        rows += _several(
+            measured, slow, bar, lambda case: files[case.size].teacher_bytes() / MEGABYTE / _speed(case.state)
+        )
     return pd.DataFrame(rows).dropna(subset="first_prediction_s").reset_index(drop=True)
 
 
 def _several(
-    measure: Callable[[Case], Found],
-    cases: Sequence[Case],
+    measure: Callable[[Load], Found],
+    cases: Sequence[Load],
     bar: Progress,
-    size: Callable[[Case], float] = lambda _: 0.0,
+    wait_s: Callable[[Load], float] = lambda _: 0.0,
 ) -> list[Found]:
-    """What `measure` returns of each load over a link, several at once, for they mostly wait; the largest `size` first.
+    """What `measure` returns of each load over a link, several at once, for they mostly wait; the longest first.
 
     They start one after the other, because what a load computes for its first prediction needs a core.
     """
     turn = threading.Lock()
 
-    def in_turn(case: Case) -> Found:
+    def in_turn(case: Load) -> Found:
         with turn:
             time.sleep(APART_S)
         return measure(case)
 
     with ThreadPoolExecutor(LOADS_A_CORE * n_cores()) as pool:
-        order = sorted(range(len(cases)), key=lambda index: -size(cases[index]))
+        order = sorted(range(len(cases)), key=lambda index: -wait_s(cases[index]))
         begun = {index: pool.submit(in_turn, cases[index]) for index in order}
-        for done in as_completed(begun.values()):
-            done.result()  # raises what went wrong, at once
-            bar.advance()
+        try:
+            for done in as_completed(begun.values()):
+                done.result()
+                bar.advance()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # those that have not begun
+            raise
     return [begun[index].result() for index in range(len(cases))]
 
 

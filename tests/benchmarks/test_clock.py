@@ -3,6 +3,7 @@
 import importlib
 import shutil
 import sys
+import threading
 import time
 from itertools import count
 from pathlib import Path
@@ -22,6 +23,7 @@ from pwl_lab.loading.model import LoadingError, ProgressiveModel
 from pwl_lab.loading.throttle import Throttle
 from pwl_lab.support.errors import InvalidValueError
 from pwl_lab.support.processes import WorkerLostError
+from pwl_lab.support.progress import Progress
 from pwl_lab.swap.evaluation import score_masks
 from pwl_lab.swap.masks import all_masks
 from pwl_lab.tasks.base import Batch
@@ -332,3 +334,38 @@ def test_a_bundle_without_8_bits_cannot_be_opened_at_8_bits(net, tmp_path):
     write_bundle(net, (teacher, student), tmp_path / "b", Inputs(shape=shape), int8=False)
     with pytest.raises(InvalidValueError, match="bits"):
         ProgressiveModel.open(tmp_path / "b", int8_first=True)
+
+
+def test_loads_over_a_link_run_several_at_once_the_longest_first_and_come_back_in_order(monkeypatch):
+    monkeypatch.setattr(harness, "APART_S", 0.0)
+    monkeypatch.setattr(harness, "n_cores", lambda: 1)
+    begun, cases = [], [1, 5, 2, 8, 3, 7, 4, 6]
+    all_there = threading.Barrier(harness.LOADS_A_CORE)
+
+    def load(wait):
+        begun.append(wait)
+        all_there.wait(60)  # as many as may be at once are there at once
+        return 10 * wait
+
+    with Progress("loads", len(cases), "load") as bar:
+        found = harness._several(load, cases, bar, wait_s=float)
+    assert found == [10 * wait for wait in cases]
+    assert set(begun[: harness.LOADS_A_CORE]) == {5, 6, 7, 8}
+
+
+def test_after_an_error_no_further_load_begins(monkeypatch):
+    monkeypatch.setattr(harness, "APART_S", 0.0)
+    monkeypatch.setattr(harness, "n_cores", lambda: 1)
+    begun, failed = [], threading.Event()
+
+    def load(case):
+        begun.append(case)
+        if case == 0:
+            failed.set()
+            raise OSError("gone")
+        failed.wait(60)
+        time.sleep(0.2)  # until the others are called off
+
+    with pytest.raises(OSError, match="gone"), Progress("loads", 40, "load") as bar:
+        harness._several(load, range(40), bar)
+    assert len(begun) < 20

@@ -146,18 +146,20 @@ def on_all_pictures(least):
 def with_more_epochs(spoilt=()):
     """Accuracies in prefix order of pairs with 8 and 16 epochs, two seeds each, and of one with 32; `spoilt` changes some.
 
-    By family, epochs and mask, or by family, epochs, seed and mask for one seed.
+    By family, images, epochs and mask, or by family, images, epochs, seed and mask for one seed.
     """
-    eight, sixteen = (0.87, 0.89, 0.90, 0.92, 0.93), (0.88, 0.90, 0.91, 0.925, 0.94)
-    ways = {(family, 8, seed): eight for family in ALL for seed in (0, 1)}
-    ways |= {(family, 16, seed): sixteen for family in ALL for seed in (0, 1)}
-    ways["vgg", 32, 0] = (0.882, 0.902, 0.91, 0.93, 0.937)
+    eight, sixteen = (0.87, 0.89, 0.90, 0.92, 0.93), (0.88, 0.90, 0.91, 0.925, 0.935)
+    splits = ("test", "validation")
+    ways = {(family, split, 8, seed): eight for family in ALL for split in splits for seed in (0, 1)}
+    ways |= {(family, split, 16, seed): sixteen for family in ALL for split in splits for seed in (0, 1)}
+    ways |= {("vgg", split, 32, 0): (0.882, 0.902, 0.91, 0.93, 0.937) for split in splits}
     named = ["SSSS", "TSSS", "TTSS", "TTTS", "TTTT"]
-    accuracies = pd.DataFrame(ways, index=named).T.rename_axis(["family", "epochs", "seed"]).sort_index()
-    # Of two seeds one is ahead: by so much that the gain is open, but in the student of resnet.
-    ahead = {("vgg", 16, 0, "SSSS"): 0.8845, ("vgg", 16, 1, "SSSS"): 0.872}
-    ahead |= {("vit", 16, 0, "SSSS"): 0.884, ("vit", 16, 1, "SSSS"): 0.872}
-    ahead |= {("resnet", 16, 0, "SSSS"): 0.8801, ("resnet", 16, 0, "TTTT"): 0.9403, ("resnet", 16, 1, "TTTT"): 0.9399}
+    accuracies = pd.DataFrame(ways, index=named).T.rename_axis(["family", "images", "epochs", "seed"]).sort_index()
+    # Of two seeds one is ahead: by so much that the gain is open, but in teachers and in the student of resnet.
+    ahead = {(family, split, 16, 0, "SSSS"): 0.884 for family in ("vgg", "vit") for split in splits}
+    ahead |= {(family, split, 16, 1, "SSSS"): 0.872 for family in ("vgg", "vit") for split in splits}
+    ahead |= {(family, split, 16, 1, "TTTT"): 0.9351 for family in ALL for split in splits}
+    ahead |= {("resnet", split, 16, seed, "SSSS"): 0.8747 + 0.0006 * seed for split in splits for seed in (0, 1)}
     for (*pair, mask), accuracy in (ahead | dict(spoilt)).items():
         accuracies.loc[tuple(pair), mask] = accuracy
     return {"accuracies": accuracies, "twice": accuracies.xs(16, level="epochs") - accuracies.xs(8, level="epochs")}
@@ -197,6 +199,7 @@ def stored_pairs(ends=(), rates=(), least=(), lost=(), epochs=()):
         "at_equal_bytes": kinds_of_students(ends),
         "full": on_all_pictures(least),
         **with_more_epochs(epochs),
+        "pd": pd,
         "ablation": ablation(lost),
         "store": SimpleNamespace(shipped=lambda name: rates_of_kinds.rename("lr").rename_axis("arm").reset_index()),
         "arms": arms,
@@ -241,14 +244,25 @@ INSIDE = {
     "stored: so it is for converters beyond their bytes": {"ends": {(EXTRA, SAME, "prefix"): (0.1, 0.9)}},
     "stored: all mixes and the worst one are open": {"ends": {(NARROW, WIDE, "worst"): (0.1, 0.9)}},
     "stored: narrower has the rate 0.1": {"rates": {NARROW: 0.2}},
-    "twice the epochs: every teacher gains, beyond the interval": {"epochs": {("vit", 16, 0, "TTTT"): 0.99}},
-    "twice the epochs: every mask of prefix order gains, in the mean": {"epochs": {("vgg", 16, "TTSS"): 0.89}},
-    "twice the epochs: no gap changes beyond the interval": {"epochs": {("vit", 16, "SSSS"): 0.8801, ("vit", 16, "TTTT"): 0.95}},
-    "twice the epochs: of the students only resnet's gains beyond the interval": {
-        "epochs": {("resnet", 16, 0, "SSSS"): 0.91}
+    "twice the epochs: every teacher gains in the mean, by less than a point at the high end": {
+        "epochs": {("vit", "validation", 16, "TTTT"): 0.945}
     },
-    "twice the epochs: the first seed of vgg alone would say a point": {"epochs": {("vgg", 16, 0, "SSSS"): 0.879}},
-    "vgg, four times: student and teacher are within half a point of twice": {"epochs": {("vgg", 32, 0, "TTTT"): 0.946}},
+    "twice the epochs: on the test images every teacher gains, beyond the interval": {
+        "epochs": {("vit", "test", 16, 0, "TTTT"): 0.932}
+    },
+    "twice the epochs: no gap changes beyond the interval": {
+        "epochs": {("vgg", "test", 16, 0, "SSSS"): 0.885, ("vgg", "test", 16, 1, "SSSS"): 0.8849}
+    },
+    "twice the epochs: what the students of vgg and vit gain is open": {"epochs": {("vit", "test", 16, "SSSS"): 0.875}},
+    "twice the epochs: on the test images resnet's student gains, beyond the interval": {
+        "epochs": {("resnet", "test", 16, 0, "SSSS"): 0.885}
+    },
+    "twice the epochs: the first seed of vgg alone would say a point": {
+        "epochs": {("vgg", "test", 16, 0, "SSSS"): 0.879}
+    },
+    "vgg, four times: the teacher gains again, on both kinds of images": {
+        "epochs": {("vgg", "validation", 32, 0, "TTTT"): 0.93}
+    },
     **{
         f"ablation: {claim}": {"lost": {(*row, measure): points}}
         for claim, row, measure, points in [

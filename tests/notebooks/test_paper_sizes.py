@@ -10,6 +10,7 @@ from script_modules import load_script
 
 from pwl_lab.distill.curriculum import TeacherOutput
 from pwl_lab.distill.targets import TeacherTargets
+from pwl_lab.fast.two_layer_step import multiplies_in_bfloat16
 from pwl_lab.runner.run_folder import read_status
 from pwl_lab.study import store, verbs
 from pwl_lab.study.settings import CurriculaSettings, LoadingSettings, ParityTransformerSettings
@@ -122,10 +123,13 @@ def test_the_pair_has_five_blocks_on_padded_pictures(job, tmp_path, monkeypatch)
     assert job("pair", "--seeds", "0", "--epochs", "2") == 0
     params = json.loads((tmp_path / "out" / "04" / "params.json").read_text())
     assert (params["dataset"], params["teacher_epochs"], params["pair_epochs"]) == ("fashion-mnist-32", 2, 2)
+    assert params.get("products") == ("bfloat16" if multiplies_in_bfloat16(torch.device("cpu")) else None)
     found = json.loads((tmp_path / "out" / "04" / "metrics.json").read_text())
     assert len(found["prefix_accuracy"]) == 6
     assert found["test_images"] == 10_000
     monkeypatch.setattr(paths, "results", lambda: tmp_path / "results")
+    with pytest.raises(SystemExit, match=r"the store has no pair of seeds \[0\], 3 epochs, products in"):
+        job("pair", "--seeds", "0", "--epochs", "3", "--ship")
     assert job("pair", "--seeds", "0", "1", "--epochs", "2", "--ship") == 0
     shipped = store.shipped("pair_paper")
     assert dict(zip(shipped["mask"], shipped["test"], strict=True)) == found["per_seed"]["0"]

@@ -52,10 +52,10 @@ def test_all_orders_are_there_once():
 
 
 def test_what_is_done_is_shipped_and_other_rows_stay(results):
-    with pytest.raises(SystemExit, match=r"no pair of full_pairs\.yaml or full_pairs_longer\.yaml"):
+    with pytest.raises(SystemExit, match=r"nothing to ship of full_pairs\.yaml and full_pairs_longer\.yaml"):
         full_pairs.ship()
     head = "family,epochs,seed,mask,teacher_blocks,teacher_bytes,validation,test\n"
-    (results / "full_pairs.csv").write_text(f"{head}vgg,1,9,SS,0,0,.5,.5\nvit,8,0,SS,0,0,.5,.5\n")
+    (results / "full_pairs.csv").write_text(f"{head}vgg,1,2,SS,0,0,.5,.5\nvit,8,0,SS,0,0,.5,.5\n")
     head = "family,epochs,kind,name,low,mean,high,seeds\n"
     (results / "full_pairs_intervals.csv").write_text(f"{head}vgg,1,mask,SSSS,1,2,3,9\nvit,8,mask,SS,1,2,3,5\n")
     old = {"family": "vit", "epochs": 8, "minutes": 100.0}
@@ -83,10 +83,22 @@ def test_what_is_done_is_shipped_and_other_rows_stay(results):
     assert (two["epochs"], two["seeds"]) == (2, [0])
     assert three == old
     assert told["minutes"] == round(sum(point["minutes"] for point in told["points"]), 1) > 100
-    assert {"commit", "machine", "versions", "date"} == set(one["made"])
+    assert [run["seed"] for run in one["runs"]] == [0, 2]
+    assert {"seed", "minutes", "commit", "machine", "date"} == set(one["runs"][0])
     before = [(results / f"{name}.csv").read_bytes() for name in full_pairs.TABLES]
     full_pairs.ship()
     assert [(results / f"{name}.csv").read_bytes() for name in full_pairs.TABLES] == before
+
+
+def test_a_case_that_ships_with_more_seeds_than_the_store_has_stays(results, capsys):
+    loading_pair(small("vgg"), 0)
+    head = "family,epochs,seed,mask,teacher_blocks,teacher_bytes,validation,test\n"
+    rows = f"{head}vgg,1,0,SS,0,0,0.5,0.5\nvgg,1,1,SS,0,0,0.5,0.5\n"
+    (results / "full_pairs.csv").write_text(rows)
+    with pytest.raises(SystemExit, match="nothing to ship"):
+        full_pairs.ship()
+    assert "vgg, 1 epochs: not in the store for seeds [1]; left as it is" in capsys.readouterr().out
+    assert (results / "full_pairs.csv").read_text() == rows
 
 
 def test_the_intervals_are_those_of_the_other_tables():
