@@ -1,9 +1,9 @@
 """Sparse parity up to the papers' own task, (100, 6): tables for `data/results`. See `parity_sweep` for the terms.
 
     python scripts/parity_ladder.py momentum --n 50 --k 5  # does a teacher need Nesterov's or classical (heavy-ball) momentum?
-    python scripts/parity_ladder.py precision --n 50 --k 4 # what products in bfloat16 cost in samples
+    python scripts/parity_ladder.py precision --n 50 --k 6 # what products in bfloat16 cost in samples
     python scripts/parity_ladder.py ladder --n 50 --k 4    # how the lead of extracted over one-shot grows with the task
-    python scripts/parity_ladder.py ship                   # copy them to data/results, with what made them
+    python scripts/parity_ladder.py ship --tables ladder --core-minutes 90  # copy to data/results, with what made it
 
 Teachers are of width 1,024, trained as notebook 02's, with the fast loop; they come from the store, and what a table has
 is not made again, so each command may be stopped and run again. Settings of the students were fixed before the run and
@@ -48,6 +48,7 @@ TASKS = {
     (100, 6): (800, 60_000_000),
 }
 LR, MOMENTUM = 0.16, 0.9  # of the students; heavy-ball
+MOST_PRECISE_STEPS = 40_000  # of a teacher in `precision`
 
 
 def teacher(n: int, k: int, seed: int, **change: Any) -> TrainedModel:
@@ -81,25 +82,32 @@ def momentum(asked: argparse.Namespace) -> None:
 
 
 def precision(asked: argparse.Namespace) -> None:
-    """Print, per seed and type of the fast loop's products, the samples to 99% of a teacher of 256 units on (50, 4).
+    """One row per task, seed and type of the fast loop's products: the samples to 99% of a teacher, on validation.
 
-    Where the processor has no products in bfloat16 they are slow, but as precise: hence the small network.
+    Where the processor has no products in bfloat16 they are slow, but as precise: take a small network there.
     """
+    path = asked.out / "parity_precision.csv"
+    rows = pd.read_csv(path).to_dict("records") if path.exists() else []
     for seed in asked.seeds:
-        task, found = SparseParity(50, 4, seed=seed), {}
+        task = SparseParity(asked.n, asked.k, seed=seed)
         test = task.split("validation")
         for products in (torch.float32, torch.bfloat16):
-            net = build(mlp(task, width=256), seed)
+            name = str(products).removeprefix("torch.")
+            row = {"n": asked.n, "k": asked.k, "width": asked.width, "seed": seed, "products": name}
+            if any(row.items() <= one.items() for one in rows):
+                continue
+            net = build(mlp(task, width=asked.width), seed)
             layers, batches = two_layers(net), task.batches(seed, BATCH)
             assert layers is not None
             step = TwoLayerStep(*layers, torch.optim.SGD(net.parameters(), PLAN.lr, PLAN.momentum), products)
             done, right = 0, 0.0
-            while right < 0.99 and done < 20_000:
+            while right < 0.99 and done < MOST_PRECISE_STEPS:
                 for batch in islice(batches, 25):
                     step(batch.inputs, batch.labels)
                 done, right = done + 25, accuracy(predict(net, test.inputs), test.labels)
-            found[str(products)] = done * BATCH
-        print(seed, found, flush=True)
+            rows.append(row | {"samples": done * BATCH, "reached": right >= 0.99})
+            print(rows[-1], flush=True)
+            pd.DataFrame(rows).to_csv(path, index=False)
 
 
 def as_nets(trained: list[TrainedModel]) -> Nets:
@@ -143,8 +151,8 @@ def ladder(asked: argparse.Namespace) -> None:
 
 
 def ship(asked: argparse.Namespace) -> None:
-    """Both tables, sorted, with what made them."""
-    for name, minutes in zip(("momentum", "ladder"), asked.core_minutes, strict=True):
+    """The tables asked for, sorted, with what made them."""
+    for name, minutes in zip(asked.tables, asked.core_minutes, strict=True):
         by = [*("k", "n"), *(["curriculum"] if name == "ladder" else []), "seed"]
         table = pd.read_csv(asked.out / f"parity_{name}.csv").sort_values(by, kind="stable")
         command, seeds = f"python scripts/parity_ladder.py {name}", sorted({int(seed) for seed in table["seed"]})
@@ -160,7 +168,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(8)))
     parser.add_argument("--curricula", nargs="+", default=["extracted", "one_shot"], choices=[*Curriculum.__args__])
     parser.add_argument("--one-by-one", action="store_true", help="a row as soon as a student is done")
-    parser.add_argument("--core-minutes", type=float, nargs=2, metavar=("MOMENTUM", "LADDER"), help="for `ship`")
+    parser.add_argument("--width", type=int, default=TEACHER_WIDTH, help="of the teachers of `precision`")
+    parser.add_argument("--tables", nargs="+", choices=["momentum", "precision", "ladder"], help="for `ship`")
+    parser.add_argument("--core-minutes", type=float, nargs="+", help="for `ship`, of each table")
     parser.add_argument("--out", type=Path, default=paths.runs() / "parity")
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
