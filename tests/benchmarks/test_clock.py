@@ -227,7 +227,15 @@ def test_timelines_hold_every_way_with_its_accuracy(written, data):
     assert set(table.loc[table["seed"] == 2, "accuracy"]) == {0.5}
     table = table[table["seed"] == 4]
     assert table["accuracy"].tolist() == [known[name] for name in table["network"]]
-    assert set(table["network"]) == set(known)
+    assert set(table["network"]) <= set(known)
+    # On a busy machine two blocks may arrive between two predictions: the network between them then makes none.
+    index = written.index
+    passed = {
+        one
+        for first in (False, True)
+        for one in accuracy.planned_timeline(index, "prefix", QUICK, int8_first=first)["network"]
+    }
+    assert set(known) - set(table["network"]) <= passed - {"SSS", "TTT"}
     assert set(table["way"]) == set(harness.ANYTIME_BASELINES)
     assert set(table["seed"]) == {4}
     last = table.groupby("way")["accuracy"].last()
