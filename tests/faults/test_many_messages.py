@@ -14,7 +14,7 @@ from processes import until
 from pwl_lab.runner import client
 from pwl_lab.runner.execute import run_notebook
 
-MANY = 4_000  # ZeroMQ's own mark is 1,000 at each end, and a unix socket holds some hundreds
+MANY = 3_000  # ZeroMQ's own mark is 1,000 at each end, and a unix socket holds some hundreds
 
 # Each kind is a cell: it sends while the runner is stopped, and so takes in nothing.
 HEAD = """
