@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+import scipy  # its parts load when they are first used: `stats` takes half a second
 
 from pwl_lab.models import mlp
 from pwl_lab.study.exponents import or_never
@@ -201,8 +202,6 @@ def compare_widths(points: pd.DataFrame) -> pd.DataFrame:
     Arguments:
     - `points`: of several widths (`over_widths`).
     """
-    from scipy.stats import mannwhitneyu  # only here: it takes half a second to load
-
     widths = sorted(points["width"].unique())
     pairs = dict.fromkeys([*pairwise(widths), (widths[0], widths[-1])] if widths else [])
     rows = []
@@ -211,6 +210,6 @@ def compare_widths(points: pd.DataFrame) -> pd.DataFrame:
         for narrow, wide in pairs:
             row = {"curriculum": name, "narrow": narrow, "wide": wide}
             row |= {"median, narrow": samples[narrow].median(), "median, wide": samples[wide].median()}
-            rows.append(row | {"p-value": float(mannwhitneyu(samples[narrow], samples[wide]).pvalue)})
+            rows.append(row | {"p-value": float(scipy.stats.mannwhitneyu(samples[narrow], samples[wide]).pvalue)})
     columns = ["curriculum", "narrow", "wide", "median, narrow", "median, wide", "p-value"]
     return pd.DataFrame(rows, columns=columns).set_index(columns[:3])

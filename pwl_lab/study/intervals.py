@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import numpy as np
 import pandas as pd
+import scipy  # its parts load when they are first used: `special` takes a third of a second
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 from pwl_lab.study import tables
 from pwl_lab.support.errors import invalid
@@ -53,7 +53,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     middle, n = float(np.mean(values)), len(values)
     if n < 2:
         return float("nan"), middle, float("nan")
-    half = float(stdtrit(n - 1, (1 + confidence) / 2) * np.std(values, ddof=1) / np.sqrt(n))
+    half = float(scipy.special.stdtrit(n - 1, (1 + confidence) / 2) * np.std(values, ddof=1) / np.sqrt(n))
     return middle - half, middle, middle + half
 
 
@@ -76,7 +76,7 @@ def crossed_interval(scores: pd.DataFrame, confidence: float = 0.95) -> Interval
     rest = values - by_seed[:, None] - by_sample + middle  # what neither the seed nor the sample explains
     noise = (rest**2).sum() / ((n_seeds - 1) * (n_samples - 1))
     samples = max(0.0, by_sample.var(ddof=1) - noise / n_seeds) / n_samples  # variance of the mean over samples
-    half = float(np.hypot(middle - low, stdtrit(n_samples - 1, (1 + confidence) / 2) * np.sqrt(samples)))
+    half = float(np.hypot(middle - low, scipy.special.stdtrit(n_samples - 1, (1 + confidence) / 2) * np.sqrt(samples)))
     return middle - half, middle, middle + half
 
 

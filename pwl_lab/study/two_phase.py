@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import scipy
 import torch
 from jaxtyping import Float
-from scipy.special import bdtr, comb, ndtr
 from torch import Tensor
 
 from pwl_lab.distill.targets import Projection, random_projection
@@ -137,18 +137,22 @@ def _activity(n_bits: int, degree: int, bias: float) -> float:
     if degree > n_bits:
         return 0.0
     negative = np.arange(degree + 1)  # how many of these terms are -1
-    signs = (-1.0) ** negative * comb(degree, negative) / 2.0**degree
+    signs = (-1.0) ** negative * scipy.special.comb(degree, negative) / 2.0**degree
     # The unit is active if w x > -bias, that is if fewer of the remaining terms are -1 than this:
     fewer = np.ceil((n_bits - 2 * negative + bias) / 2)
     rest = n_bits - degree
-    share = np.where(fewer > rest, 1.0, np.where(fewer < 1, 0.0, bdtr(np.clip(fewer - 1, 0, rest), rest, 0.5)))
+    share = np.where(
+        fewer > rest, 1.0, np.where(fewer < 1, 0.0, scipy.special.bdtr(np.clip(fewer - 1, 0, rest), rest, 0.5))
+    )
     return float(signs @ share)
 
 
 def _mean_size(mean: float, deviation: float) -> float:
     """The mean absolute value of a normal variable."""
     ratio = mean / deviation
-    return deviation * (math.sqrt(2 / math.pi) * math.exp(-(ratio**2) / 2) + ratio * (1 - 2 * float(ndtr(-ratio))))
+    return deviation * (
+        math.sqrt(2 / math.pi) * math.exp(-(ratio**2) / 2) + ratio * (1 - 2 * float(scipy.special.ndtr(-ratio)))
+    )
 
 
 class _Target:
