@@ -247,6 +247,8 @@ def main() -> int:
     parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--out", type=Path, default=paths.runs() / "paper")
     asked = parser.parse_args()
+    if asked.ship and asked.job not in ships:
+        parser.error(f"--ship: {asked.job} has no table; {' and '.join(ships)} have")
     asked.out.mkdir(parents=True, exist_ok=True)
     if asked.stop_after:
         environment.stop_after(asked.stop_after)
