@@ -50,11 +50,9 @@ def made() -> dict[str, Any]:
 def ship_table(name: str, table: pd.DataFrame, **facts: Any) -> dict[str, Any]:
     """Write a table to `data/results`, and beside it a JSON file with these facts, the commit, the machine and the time.
 
-    Those are of this process, unless the facts say how it was `made`.
-
     Returns what the JSON file says.
     """
-    path, said = paths.results() / f"{name}.csv", {"made": made()} | facts
+    path, said = paths.results() / f"{name}.csv", facts | {"made": made()}
     path.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(path, index=False)
     write_json(path.with_suffix(".json"), said)

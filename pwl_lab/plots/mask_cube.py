@@ -138,7 +138,8 @@ def ends_by_epochs(masks: pd.DataFrame) -> Figure:
         axes.set_xscale("log", base=2)
         axes.set(xlabel="epochs for each")
         style.accuracy_axis(axes, "test accuracy" if axes is panels[0] else "")
-    panels[0].set_xticks(lengths := sorted(masks["epochs"].unique()), [f"{length}" for length in lengths])
+    lengths = sorted(masks["epochs"].unique())
+    panels[0].set_xticks(lengths, map(str, lengths))
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure
 
